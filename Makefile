@@ -1,0 +1,50 @@
+# make demo   set up and watch the main job: record, lose the network, deliver everything
+# make test   set up and run everything that CI runs
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test check lint debian clean
+
+demo: $(VENV)/.installed
+	$(BIN)/telemetry-agent demo --for 30s
+
+test: debian check lint
+
+check: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(MAKE) python-venv && $(PYTHON) -m venv $(VENV); }
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+# Debian ships venv apart from Python.
+.PHONY: python-venv
+python-venv:
+	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	else echo 'Python has no venv here: sudo apt-get install python3-venv' >&2; exit 1; fi
+
+# Programs that tests start. Without root they are asked for, and in CI they must be there.
+DEBIAN_PACKAGES = strace
+debian:
+	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; \
+	else echo "some tests need: sudo apt-get install$$missing" >&2; fi
+
+clean:
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,5 @@
+"""``python -m telemetry_agent`` is ``telemetry-agent``."""
+
+from telemetry_agent.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""From fixes to disk, and from disk to batches that are acknowledged."""

@@ -1,0 +1,63 @@
+"""The command line: one module per command, imported only when its command runs."""
+
+import importlib
+import os
+import sys
+from typing import Any, ClassVar
+
+import click
+
+from telemetry_agent import __version__
+from telemetry_agent.errors import AgentError
+
+PROGRAM = "telemetry-agent"
+_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+class _LazyGroup(click.Group):
+    """A group that knows the names and first lines of its commands without importing them."""
+
+    summaries: ClassVar[dict[str, str]] = {
+        "decode": "Read NMEA, write one JSON fix per line.",
+        "receive": "The reference endpoint: stores each fix once.",
+        "simulate": "A GNSS receiver on a pty.",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in self.summaries:
+            return None
+        module = importlib.import_module(f"{__name__}.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.summaries.items()))
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM)
+def cli() -> None:
+    """Record GNSS positions and deliver every one of them."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command and exit. Every fault a user can cause is one line on standard error."""
+    try:
+        result: Any = cli.main(args, prog_name=PROGRAM, standalone_mode=False)
+    except click.Abort:
+        sys.exit(_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except AgentError as error:
+        click.echo(f"{PROGRAM}: {error}", err=True)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # The reader of our output has gone (`… | head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(result if isinstance(result, int) else 0)

@@ -1,0 +1,31 @@
+"""The only reader of time.
+
+Intervals, deadlines and beats use ``monotonic_s``. The wall clock of a device without a battery
+clock is often wrong, so it is asked for two things only: the date of a receiver that sends none,
+and to say that a receiver runs ahead; both ask ``synchronised`` first.
+"""
+
+import ctypes
+import time
+
+_TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised to a reliable server
+_STRUCT_TIMEX_BYTES = 512  # larger than struct timex on every Linux
+
+
+class Clock:
+    """The machine's clocks. Tests give a fake with the same three methods."""
+
+    def monotonic_s(self) -> float:
+        """Seconds since some fixed instant; never steps."""
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970-01-01 UTC by the system clock, right or wrong."""
+        return time.time_ns() // 1_000_000
+
+    def synchronised(self) -> bool:
+        """Whether the kernel says that the system clock follows a time server."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        timex = ctypes.create_string_buffer(_STRUCT_TIMEX_BYTES)
+        state: int = libc.adjtimex(timex)
+        return 0 <= state < _TIME_ERROR

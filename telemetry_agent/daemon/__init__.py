@@ -1,0 +1,1 @@
+"""Lifecycle: threads, signals, the service manager. Knows nothing of GNSS."""

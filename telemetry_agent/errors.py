@@ -1,0 +1,59 @@
+"""Every exception that leaves a room of ours.
+
+::
+
+    AgentError                   has a text for the user and an exit status
+    ├── UsageError          2    the command line asks for something impossible
+    ├── ConfigError        78    the config is wrong: names the key, the value, what is allowed
+    ├── UnavailableError   69    the endpoint cannot be reached
+    ├── StorageError       74    the disk or the queue file failed
+    ├── SourceError        74    the receiver cannot be opened, or went away
+    └── QueueLockedError   75    another process holds the queue (names its pid)
+
+The statuses are those of ``sysexits.h``. ``cli.main`` prints the text as one line on standard
+error and exits with the status; nothing else turns an error into an exit.
+"""
+
+from typing import ClassVar
+
+
+class AgentError(Exception):
+    """A fault that the user can see: the text says what is wrong, where, and what to do."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(AgentError):
+    """The command line asks for something impossible."""
+
+    exit_status = 2
+
+
+class ConfigError(AgentError):
+    """The config is wrong."""
+
+    exit_status = 78
+
+
+class UnavailableError(AgentError):
+    """The endpoint cannot be reached."""
+
+    exit_status = 69
+
+
+class StorageError(AgentError):
+    """The disk or the queue file failed."""
+
+    exit_status = 74
+
+
+class SourceError(AgentError):
+    """The receiver cannot be opened, or went away while it was read."""
+
+    exit_status = 74
+
+
+class QueueLockedError(AgentError):
+    """Another process holds the queue."""
+
+    exit_status = 75

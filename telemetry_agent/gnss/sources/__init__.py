@@ -1,0 +1,1 @@
+"""Where a receiver's bytes come from."""

@@ -1,0 +1,146 @@
+"""The values that travel through the agent, in the order of a fix's way.
+
+::
+
+    bytes -> Sentence -> Fix -> Record(seq) -> Batch -> Payload -> Outcome
+
+All are frozen. Quantities are integers at the finest resolution that a receiver sends, so that
+nothing is rounded twice and a value read back from disk equals the one that was stored. An
+unknown quantity is ``None``, never 0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Quality = Literal["gps", "dgps", "pps", "rtk", "float-rtk", "estimated", "manual", "simulated"]
+Flag = Literal["jump", "time", "date", "datum"]
+ReceiverState = Literal[
+    "absent", "busy", "silent", "wrong-baud", "binary", "no-date", "no-fix", "2d", "3d"
+]
+UploadState = Literal["ok", "waiting", "no-route", "unreachable", "portal", "held"]
+
+
+class Fix(NamedTuple):
+    """One position as the receiver gave it. A tuple, because a backlog holds a million."""
+
+    time_ms: int
+    """UTC, milliseconds since 1970-01-01, from the receiver."""
+    lat_e9: int
+    """Latitude, WGS 84, in 1e-9 degrees; north is positive."""
+    lon_e9: int
+    """Longitude, WGS 84, in 1e-9 degrees; east is positive."""
+    alt_mm: int | None = None
+    """Above mean sea level."""
+    geoid_sep_mm: int | None = None
+    """Geoid above the ellipsoid: ellipsoidal height = altitude + separation."""
+    speed_mm_s: int | None = None
+    """Over ground."""
+    course_mdeg: int | None = None
+    """Over ground, true, in 0.001 degrees: 0 <= x < 360000."""
+    mode: Literal[2, 3] = 2
+    """2D or 3D."""
+    quality: Quality = "gps"
+    hdop_e2: int | None = None
+    """Dilutions of precision in 0.01."""
+    vdop_e2: int | None = None
+    pdop_e2: int | None = None
+    sats: int | None = None
+    """Satellites used."""
+    err_h_mm: int | None = None
+    """1 sigma, root of the sum of the variances in latitude and longitude."""
+    err_v_mm: int | None = None
+    flags: tuple[Flag, ...] = ()
+
+
+class Record(NamedTuple):
+    """A fix that has its name. (stream, seq) names it for ever."""
+
+    stream: str
+    """16 hex digits."""
+    seq: int
+    """Counts from 1 in its stream."""
+    device: str
+    fix: Fix
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Fixes of one stream and one device that were leased together, in the order of recording.
+
+    The batch is the lease: while it is out, nothing else touches its records.
+    """
+
+    lease: int
+    """Names the lease in the queue that handed it out."""
+    stream: str
+    device: str
+    records: tuple[Record, ...]
+    live: bool
+    """All committed after the newest fix handed out before; else a run of the backlog."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One HTTP request, as a format made it."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    compressed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for a payload: an HTTP answer that was read to its end or to the cap."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    verified_tls: bool
+    """The answer came from the endpoint itself: a certificate was verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The endpoint took the batch, but for the names it gave back."""
+
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    """seq -> reason: to the dead letters."""
+    retry: frozenset[int] = frozenset()
+    """These stay."""
+    unknown_names: int = 0
+    """Names in the answer that the batch does not hold; ignored."""
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Not now: the batch stays whole and is sent again later."""
+
+    reason: str
+    state: UploadState = "waiting"
+    retry_after_s: float | None = None
+    answered: bool = True
+    """False: the exchange ended without an answer, the endpoint may or may not have the batch."""
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something in this batch is refused: it is halved until the one is found."""
+
+    reason: str
+    too_large: bool = False
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The set-up is wrong: nothing is sent but one attempt each ``backoff_max``."""
+
+    reason: str
+    status: int | None = None
+
+
+Outcome = Delivered | Deferred | Refused | Held

@@ -1,0 +1,110 @@
+"""What every thread of the agent is made of.
+
+A task does one unit of work per ``step``. The loop round it is the same for all::
+
+    arm     bell.clear()
+    check   if stop: return
+    step    wait = task.step(now)      0: again; None: until rung; else seconds
+    wait    bell.wait(wait)
+
+The bell is armed before the step looks at the world, so a ring that arrives while the step runs
+is not lost: the wait returns at once and the step looks again. A ring carries no meaning. That
+makes a spurious ring harmless, and it means that a step decides by state and clock alone.
+"""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from telemetry_agent.clock import Clock
+
+
+class Bell:
+    """Wakes one waiting loop. Any thread may ring it, any number of times."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def ring(self) -> None:
+        """End the current or the next wait."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Arm: only rings from here on count."""
+        self._event.clear()
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Return when rung, or after ``timeout_s`` seconds; ``None`` waits for the ring alone."""
+        self._event.wait(timeout_s)
+
+
+class Task(Protocol):
+    """One of the agent's jobs."""
+
+    name: str
+    bell: Bell
+    max_step_s: float
+    """The longest a step may take; past it the thread counts as stuck."""
+
+    def step(self, now_s: float) -> float | None:
+        """Do one unit of work at monotonic time ``now_s``.
+
+        Returns:
+            0 to be called again at once, ``None`` to wait until rung, else seconds to wait.
+        """
+
+    def wake(self) -> None:
+        """Ring the bell, and end whatever blocking call a step is in where that loses nothing."""
+
+    def close(self) -> None:
+        """Abort a step that does not end by itself, and free what the task holds. Idempotent."""
+
+
+@dataclass
+class Beat:
+    """When a loop last showed life, and by when it must show it again (monotonic seconds)."""
+
+    due_s: float = float("inf")
+
+    def stamp(self, due_s: float) -> None:
+        """Promise the next sign of life by ``due_s``."""
+        self.due_s = due_s
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether the promise is broken."""
+        return now_s > self.due_s
+
+
+@dataclass
+class Stop:
+    """Asks one loop to end; set once, never cleared."""
+
+    _event: threading.Event = field(default_factory=threading.Event)
+
+    def set(self) -> None:
+        """Ask."""
+        self._event.set()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+
+_WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; that is no stuck thread
+
+
+def run_loop(task: Task, stop: Stop, beat: Beat, clock: Clock) -> None:
+    """Step ``task`` until ``stop`` is set. What a step raises ends the loop and is raised."""
+    while True:
+        task.bell.clear()
+        if stop:
+            return
+        now_s = clock.monotonic_s()
+        beat.stamp(now_s + task.max_step_s)
+        wait_s = task.step(now_s)
+        if wait_s != 0:
+            beat.stamp(
+                float("inf")
+                if wait_s is None
+                else clock.monotonic_s() + wait_s + _WAKE_UP_SLACK_S
+            )
+            task.bell.wait(wait_s)

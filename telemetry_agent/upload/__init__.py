@@ -1,0 +1,1 @@
+"""From batches to the endpoint, and its answers to outcomes."""

@@ -1,0 +1,1 @@
+"""The wire formats: one module each, Batch -> Payload and Answer -> Outcome."""
