@@ -103,8 +103,6 @@ def run_loop(task: Task, stop: Stop, beat: Beat, clock: Clock) -> None:
         wait_s = task.step(now_s)
         if wait_s != 0:
             beat.stamp(
-                float("inf")
-                if wait_s is None
-                else clock.monotonic_s() + wait_s + _WAKE_UP_SLACK_S
+                float("inf") if wait_s is None else clock.monotonic_s() + wait_s + _WAKE_UP_SLACK_S
             )
             task.bell.wait(wait_s)
