@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from io import FileIO
 
 import click
 
@@ -48,7 +49,7 @@ def command(*, file: str, stats: bool, fix_rollover: bool) -> None:
 
 def _read(file: str) -> Iterator[bytes]:
     try:
-        with open(0 if file == "-" else file, "rb", buffering=0) as source:
+        with FileIO(0, closefd=False) if file == "-" else FileIO(file) as source:
             while data := source.read(_READ_BYTES):
                 yield data
     except OSError as error:
