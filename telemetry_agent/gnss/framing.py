@@ -24,6 +24,7 @@ MAX_SENTENCE = 130
 
 _DOLLAR = ord("$")
 _RUN = re.compile(rb"[$!][ -#%-~]*")
+_TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
 _LINE_ENDS = frozenset((b"\r\n", b"\n", b"\r", b"\r\r\n"))
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _CHECKSUMS = {bytes((a, b)): int(chr(a) + chr(b), 16) for a in _HEX_DIGITS for b in _HEX_DIGITS}
@@ -49,24 +50,48 @@ class Framer:
     def feed(self, data: bytes) -> list[Sentence]:
         """The sentences that ``data`` completes, in order."""
         sentences: list[Sentence] = []
-        stream = self._tail + data if self._tail else data
+        stream = self._tail + data
         self._tail = b""
+        *ended, last = stream.split(b"$")
+        text = not stream.translate(None, _TEXT)
+        for n, piece in enumerate(ended):
+            if not (n and text and self._take(piece, sentences)):
+                self._scan(b"$" + piece if n else piece, b"$", sentences)
+        if not (ended and text and self._take(last, sentences)):
+            self._scan(b"$" + last if ended else last, b"", sentences)
+        return sentences
+
+    def _take(self, piece: bytes, sentences: list[Sentence]) -> bool:
+        # The common case, in a third of the time: one whole line and nothing else.
+        body, _, rest = piece.rpartition(b"*")
+        if (
+            rest[2:] not in _LINE_ENDS
+            or _CHECKSUMS.get(rest[:2]) != _xor(body)
+            or b"\n" in body
+            or b"\r" in body
+            or not 0 < len(body) <= MAX_SENTENCE - len("$*00")
+        ):
+            return False
+        self._gap_end = b""
+        sentences.append(Sentence(body.decode("ascii")))
+        return True
+
+    def _scan(self, stream: bytes, ended_by: bytes, sentences: list[Sentence]) -> None:
         end = 0
         for run in _RUN.finditer(stream):
             start, run_end = run.span()
             if start > end:
                 self._skip(stream[end:start])
             end = run_end
-            if end == len(stream):
+            after = stream[end : end + 1] or ended_by
+            if not after:
                 self._tail = stream[start : start + MAX_SENTENCE + 1]
-                return sentences
-            sentence = self._judge(stream[start:end], stream[end])
-            if sentence is not None:
+            elif (sentence := self._judge(run[0], after)) is not None:
                 sentences.append(sentence)
         if end < len(stream):
             self._skip(stream[end:])
-            self._gap_end = stream[-1:]
-        return sentences
+            if not ended_by:
+                self._gap_end = stream[-1:]
 
     def finish(self) -> list[Sentence]:
         """The end of the input ends the last sentence too."""
@@ -81,7 +106,7 @@ class Framer:
             self.rejected["garbage-bytes"] += garbage
             self.binary_frames += len(_BINARY.findall(before + gap))
 
-    def _judge(self, run: bytes, ended_by: int) -> Sentence | None:
+    def _judge(self, run: bytes, ended_by: bytes) -> Sentence | None:
         self._gap_end = b""
         if run[0] != _DOLLAR or len(run) == 1:
             return None  # a sentence of AIS, or one `$` of two: neither ours nor garbage
@@ -89,11 +114,11 @@ class Framer:
         checksum = _CHECKSUMS.get(run[star + 1 : star + 3])
         if len(run) > MAX_SENTENCE:
             reason = "too-long"
-        elif star > 0 and checksum == _xor(run[1:star]):
+        elif star > 1 and checksum == _xor(run[1:star]):
             return Sentence(run[1:star].decode("ascii"))
-        elif ended_by not in b"\r\n":
+        elif ended_by not in {b"\r", b"\n"}:
             reason = "aborted"
-        elif star > 0 and checksum is not None:
+        elif star > 1 and checksum is not None:
             reason = "bad-checksum"
         else:
             reason = "no-checksum"
