@@ -75,7 +75,7 @@ def _load(path: Path) -> Recording:
 
 def decode(data: bytes) -> list[Fix]:
     """The fixes of a whole recording."""
-    decoder = Decoder(fix_rollover=False)
+    decoder = Decoder(fix_rollover=False, eager=False)
     return decoder.feed(data, 0.0) + decoder.finish()
 
 

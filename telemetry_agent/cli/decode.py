@@ -29,7 +29,7 @@ def command(*, file: str, stats: bool, fix_rollover: bool) -> None:
     FILE is what a receiver sent; without it, or with -, it is standard input, decoded as it
     comes.
     """
-    decoder = Decoder(fix_rollover=fix_rollover)
+    decoder = Decoder(fix_rollover=fix_rollover, eager=False)
     fixes = 0
     for data in _read(file):
         # A recording has no time of arrival, and a pipe's says nothing: no gap is ever quiet.

@@ -43,7 +43,7 @@ class Assembler:
     ``no-time`` (valid positions without a time of day).
     """
 
-    def __init__(self, dates: Dates, *, baud: int | None) -> None:
+    def __init__(self, dates: Dates, *, eager: bool, baud: int | None) -> None:
         self.counts: Counter[str] = Counter()
         self.state: ReceiverState | None = None
         """What the last epoch said about the receiver: no-fix, no-date, 2d or 3d."""
@@ -55,12 +55,13 @@ class Assembler:
         """So long without a byte means that the receiver has said all."""
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
         self._dates = dates
+        self._eager = eager
         self._cycle = Cycle()
         self._talkers = Talkers()
         self._epoch: Epoch | None = None
         self._judged: Epoch | None = None
         self._closed_by: _Closer = "time"
-        self._gst: Gst | None = None
+        self._gst: Gst | None = None  # came before the epoch that it is about
 
     @property
     def open(self) -> bool:
@@ -86,10 +87,14 @@ class Assembler:
                 self._dates.learn(message.day, instant)
         if epoch is None:
             return fixes
-        if isinstance(message, Gst):
+        if isinstance(message, Gst) and not epoch.take_errors(message):
             self._gst = message
         epoch.join(message)
-        if epoch.instant is not None and self._cycle.ends(message.tag, epoch.seen[message.tag]):
+        if (
+            self._eager
+            and epoch.instant is not None
+            and self._cycle.ends(message.tag, epoch.seen[message.tag])
+        ):
             self._close("cycle", now_s, fixes)
         return fixes
 
@@ -99,7 +104,7 @@ class Assembler:
         epoch = self._epoch
         if epoch is not None and epoch.instant is None and not epoch.reported:
             self._epoch = None
-            self._late(sum(epoch.seen.values()))
+            self._late(*epoch.seen)
         else:
             self._close("quiet", now_s, fixes)
         return fixes
@@ -114,27 +119,31 @@ class Assembler:
         epoch = self._epoch
         if epoch is not None and epoch.is_at(instant, tag):
             return epoch
-        waiting = epoch is not None and epoch.instant is None and not epoch.reported
-        if self._judged is not None and self._judged.is_at(instant, tag):
-            if waiting:
-                self._epoch = None  # it was the end of that instant too
-            self._late(1)
-            return None
-        if not waiting:
-            self._close("time", now_s, fixes)
         if not self._talkers.opens(tag):
             self.counts["other-talker"] += 1
             return None
+        waiting = epoch is not None and epoch.instant is None and not epoch.reported
+        judged = self._judged
+        # If time went on in between and the very sentence comes again, time has stepped back.
+        late = epoch is None or waiting or (judged is not None and tag not in judged.seen)
+        if late and judged is not None and judged.is_at(instant, tag):
+            self._epoch = None if waiting else epoch  # what waited was late as well
+            self._late(tag)
+            return None
+        if not waiting:
+            self._close("time", now_s, fixes)
         if self._epoch is None:
             self._epoch = Epoch()
         self._epoch.instant = instant
+        if self._gst is not None and self._epoch.take_errors(self._gst):
+            self._gst = None
         return self._epoch
 
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
         epoch, tag = self._epoch, message.tag
         if epoch is None:
             if self._closed_by == "cycle" and not self._cycle.begins(tag):
-                self._late(1)
+                self._late(tag)
                 return None
         elif isinstance(message, Report) and tag in epoch.seen:
             # The same sentence again, now without a time: the receiver lost it, this is another
@@ -144,8 +153,10 @@ class Assembler:
             self._epoch = Epoch()
         return self._epoch
 
-    def _late(self, sentences: int) -> None:
-        self.counts["late"] += sentences
+    def _late(self, *tags: str) -> None:
+        self.counts["late"] += len(tags)
+        if self._judged is None or not any(map(self._judged.heard, tags)):
+            return  # another talker repeats: that says nothing about this one's cycle
         if self._closed_by == "cycle":
             self._cycle.broken()
         elif self._closed_by == "quiet":
@@ -158,7 +169,6 @@ class Assembler:
         if by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
         self._judged, self._closed_by, self.judged_s = epoch, by, now_s
-        errors = self._errors(epoch)
         trusted = epoch.trusted()
         if trusted is None or trusted.position_e9 is None:
             self.state = "no-fix"
@@ -175,14 +185,6 @@ class Assembler:
         time_ms, flags = placed
         if self.datum is not None:
             flags = (*flags, "datum")
-        fix = epoch.fix(trusted.position_e9, time_ms, errors, flags)
+        fix = epoch.fix(trusted.position_e9, time_ms, flags)
         self.state = "3d" if fix.mode == 3 else "2d"
         fixes.append(fix)
-
-    def _errors(self, epoch: Epoch) -> Gst | None:
-        # Its time opens no epoch, but says which one it is about: it may come before the epoch.
-        gst = self._gst
-        if gst is None or not (gst.instant is None or epoch.is_at(gst.instant)):
-            return None
-        self._gst = None
-        return gst

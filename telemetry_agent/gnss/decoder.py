@@ -31,6 +31,8 @@ class Decoder:
             runs ahead.
         fix_rollover: whether dates that are older than this release are moved by 1024 weeks. For
             live sources; a recording may be old.
+        eager: whether a fix is out as soon as the last sentence of the receiver's cycle is there,
+            as that was learned. A recording, for which nobody waits, is surer without.
         baud: of a serial line: on a slow one a quiet gap is longer.
     """
 
@@ -44,6 +46,7 @@ class Decoder:
         *,
         wall_clock: WallClock = lambda: None,
         fix_rollover: bool,
+        eager: bool = True,
         baud: int | None = None,
     ) -> None:
         self.sentences = 0
@@ -51,7 +54,7 @@ class Decoder:
         self._framer = Framer()
         self._parser = Parser()
         self._dates = Dates(wall_clock=wall_clock, fix_rollover=fix_rollover)
-        self._assembler = Assembler(self._dates, baud=baud)
+        self._assembler = Assembler(self._dates, eager=eager, baud=baud)
         self._overflows: Counter[str] = Counter()
         self._first_byte_s: float | None = None
         self._last_byte_s = 0.0

@@ -11,6 +11,7 @@ from typing import Any
 
 from telemetry_agent.gnss.fields import Instant
 from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Report, Vtg
+from telemetry_agent.gnss.talkers import group
 from telemetry_agent.model import Fix, Flag, Quality
 
 _SAME_INSTANT_MS = 10
@@ -42,6 +43,8 @@ class Epoch:
     _vdop_e2: int | None = None
     _pdop_e2: int | None = None
     _sats: int | None = None
+    _err_h_mm: int | None = None
+    _err_v_mm: int | None = None
 
     def __init__(self) -> None:
         self.seen: dict[str, int] = {}
@@ -59,6 +62,10 @@ class Epoch:
             return False
         apart = abs(instant - self.instant)
         return apart == 0 or (apart <= _SAME_INSTANT_MS and tag not in self.seen)
+
+    def heard(self, tag: str) -> bool:
+        """Whether the group of talkers of this tag took part."""
+        return group(tag) in map(group, self.seen)
 
     def join(self, message: Message) -> None:
         """Take in one more sentence."""
@@ -112,6 +119,13 @@ class Epoch:
         if gsa.vdop_e2 is not None:
             self._vdop_e2 = gsa.vdop_e2
 
+    def take_errors(self, gst: Gst) -> bool:
+        """Take in GST, if its time is this epoch's or it has none."""
+        if gst.instant is not None and not self.is_at(gst.instant):
+            return False
+        self._err_h_mm, self._err_v_mm = gst.err_h_mm, gst.err_v_mm
+        return True
+
     def trusted(self) -> Report | None:
         """The position that is trusted most; None if there is no fix."""
         if self.veto or not self._reports:
@@ -133,10 +147,8 @@ class Epoch:
             abs(lat_e9 - last_lat_e9) <= _ROUNDING_E9 and abs(lon_e9 - last_lon_e9) <= _ROUNDING_E9
         )
 
-    def fix(
-        self, position_e9: tuple[int, int], time_ms: int, gst: Gst | None, flags: tuple[Flag, ...]
-    ) -> Fix:
-        """The fix at its full time, with the errors that were given for this instant."""
+    def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
+        """The fix at its full time."""
         sats = sum(map(len, self._used.values())) or self._sats
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
@@ -155,8 +167,8 @@ class Epoch:
             self._vdop_e2,
             self._pdop_e2,
             sats,
-            gst.err_h_mm if gst else None,
-            gst.err_v_mm if gst else None,
+            self._err_h_mm,
+            self._err_v_mm,
             flags,
         )
 

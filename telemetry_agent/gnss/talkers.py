@@ -29,7 +29,7 @@ class Talkers:
         """Whether this sentence counts; ``instant`` is None if it says no time."""
         if self._followed is None:
             return True
-        if _group(tag) == self._followed:
+        if group(tag) == self._followed:
             self._ignored_since_ms = None
             return True
         if instant is None:
@@ -46,22 +46,23 @@ class Talkers:
 
     def opens(self, tag: str) -> bool:
         """A sentence with this tag would open an epoch: may it?"""
-        group, last = _group(tag), self._last
-        if group == last:
+        talker, last = group(tag), self._last
+        if talker == last:
             self._run += 1
             if self._run > _RUN_OF_ONE:
                 self._switches = 0
             return True
         self._run = 1
-        self._last = group
+        self._last = talker
         if last:
             self._switches += 1
         if self._switches < _SWITCHES_TO_FOLLOW:
             return True
-        self._followed = group if group == _GNSS else last
-        return group == self._followed
+        self._followed = talker if talker == _GNSS else last
+        return talker == self._followed
 
 
-def _group(tag: str) -> str:
+def group(tag: str) -> str:
+    """What a talker belongs to: the satellite systems together, any other alone."""
     talker = tag[:2]
     return _GNSS if talker in _GNSS_TALKERS else talker
