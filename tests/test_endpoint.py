@@ -4,8 +4,6 @@ import json
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from processes import agent as agent_command
+from processes import run_agent
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.endpoint import Endpoint, Fault
@@ -493,36 +493,26 @@ def test_a_full_disk_is_answered_with_later(endpoint: Endpoint, agent: Agent) ->
 # ---- the command
 
 
-def start(*args: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "telemetry_agent", "receive", *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command(number: signal.Signals, tmp_path: Path) -> None:
-    db = tmp_path / "r.db"
-    process = start("--listen", "127.0.0.1:0", "--db", db, "--fail", "503x1", "--fail", "429x1")
-    assert process.stdout
-    url = urlsplit(process.stdout.readline().strip())
-    client = http.client.HTTPConnection(str(url.hostname), url.port, timeout=LIMIT_S)
-    statuses = []
-    for _ in range(4):
-        client.request("POST", url.path, json.dumps(batch(1, 2)))
-        answer = client.getresponse()
-        answer.read()
-        statuses.append(answer.status)
-    assert statuses == [503, 429, 200, 200]
-    process.send_signal(number)
-    out, err = process.communicate(timeout=LIMIT_S)
-    assert (process.returncode, out) == (0, "")
-    assert err == (
-        f"2 fixes in {db}: 2 new, 2 came again, 0 rejected; 2 requests failed on purpose\n"
-    )
-    client.close()
+    db = str(tmp_path / "r.db")
+    faults = ("--fail", "503x1", "--fail", "429x1")
+    with agent_command("receive", "--listen", "127.0.0.1:0", "--db", db, *faults) as command:
+        url = urlsplit(command.wait_for_line("^http://.*$")[0])
+        client = http.client.HTTPConnection(str(url.hostname), url.port, timeout=LIMIT_S)
+        statuses = []
+        for _ in range(4):
+            client.request("POST", url.path, json.dumps(batch(1, 2)))
+            answer = client.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+        assert statuses == [503, 429, 200, 200]
+        assert command.end(by=number) == 0
+        assert len(command.out) == 1
+        assert command.err == [
+            f"2 fixes in {db}: 2 new, 2 came again, 0 rejected; 2 requests failed on purpose"
+        ]
+        client.close()
 
 
 @pytest.mark.parametrize(
@@ -536,7 +526,7 @@ def test_the_command(number: signal.Signals, tmp_path: Path) -> None:
 def test_the_command_says_in_one_line_what_is_wrong(
     args: list[str], status: int, text: str, tmp_path: Path
 ) -> None:
-    process = start("--listen", "127.0.0.1:0", "--db", tmp_path / "r.db", *args)
-    out, err = process.communicate(timeout=LIMIT_S)
-    assert (process.returncode, out, err.count("\n")) == (status, "", 1)
-    assert text in err
+    db = str(tmp_path / "r.db")
+    ended = run_agent("receive", "--listen", "127.0.0.1:0", "--db", db, *args)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (status, "", 1)
+    assert text in ended.stderr

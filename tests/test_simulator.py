@@ -3,13 +3,12 @@ import math
 import os
 import select
 import signal
-import subprocess
-import sys
 from itertools import islice, pairwise
 from pathlib import Path
 
 import pynmea2
 import pytest
+from processes import agent, run_agent
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import AgentError
@@ -228,24 +227,6 @@ def test_a_link_never_replaces_a_file(tmp_path: Path) -> None:
 # ---- the command
 
 
-class Command:
-    def __init__(self, *args: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "telemetry_agent", "simulate", *map(str, args)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def device(self) -> Path:
-        assert self.process.stdout
-        return Path(self.process.stdout.readline().strip())
-
-    def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=LIMIT_S)
-        return self.process.returncode, out, err
-
-
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     path = tmp_path / "track.nmea"
@@ -255,12 +236,14 @@ def recording(tmp_path: Path) -> Path:
 
 def test_the_command_ends_when_all_was_read(recording: Path, tmp_path: Path) -> None:
     link = tmp_path / "gps"
-    command = Command("--replay", recording, "--rate", 0, "--count", 7, "--link", link)
-    assert command.device() == link
-    port = Port(link)
-    expected = b"".join(islice(Drive(NEW_YEAR_MS), 7))
-    assert port.read(len(expected)) == expected
-    assert command.end() == (0, "", "")
+    args = ("--replay", str(recording), "--rate", "0", "--count", "7", "--link", str(link))
+    with agent("simulate", *args) as command:
+        command.wait_for_line(f"^{link}$")
+        port = Port(link)
+        expected = b"".join(islice(Drive(NEW_YEAR_MS), 7))
+        assert port.read(len(expected)) == expected
+        assert command.wait() == 0
+        assert (len(command.out), command.err) == (1, [])
     assert not link.is_symlink()
     port.close()
 
@@ -268,17 +251,18 @@ def test_the_command_ends_when_all_was_read(recording: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_ends_quietly_when_asked(number: signal.Signals, tmp_path: Path) -> None:
     link = tmp_path / "gps"
-    command = Command("--rate", "10", "--link", link)
-    port = Port(command.device())
-    assert port.read(6) == b"$GPRMC"
-    command.process.send_signal(number)
-    assert command.end() == (0, "", "")
+    with agent("simulate", "--rate", "10", "--link", str(link)) as command:
+        command.wait_for_line(f"^{link}$")
+        port = Port(link)
+        assert port.read(6) == b"$GPRMC"
+        assert command.end(by=number) == 0
+        assert (len(command.out), command.err) == (1, [])
     assert not link.is_symlink()
     port.close()
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "gps").write_text("mine")
-    status, out, err = Command("--link", tmp_path / "gps").end()
-    assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "cannot make a simulated receiver" in err
+    ended = run_agent("simulate", "--link", str(tmp_path / "gps"))
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert "cannot make a simulated receiver" in ended.stderr

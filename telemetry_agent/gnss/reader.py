@@ -11,13 +11,13 @@ to let go of the source, so decoder and source have one user at a time.
 
 import logging
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
 from telemetry_agent.model import Fix, ReceiverState
 from telemetry_agent.tasks import Bell
@@ -25,29 +25,19 @@ from telemetry_agent.tasks import Bell
 _log = logging.getLogger(__name__)
 
 _LONGEST_READ_S = 1.0
-_SILENT_AFTER_S = 10.0
+_SILENT_AFTER_S = 10.0  # some receivers take 8 s for an epoch
 _BACKOFF_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _CLOSE_S = 1.0
 
 
-class Decodes(Protocol):
-    """What the reader needs of a decoder: bytes in, fixes out."""
-
-    counts: Counter[str]
-    state: ReceiverState | None
-
-    def feed(self, data: bytes, now_s: float) -> list[Fix]:
-        """Take what came in at ``now_s``."""
-
-    def due_s(self) -> float | None:
-        """When ``tick`` is due: the quiet gap that ends an epoch."""
-
-    def tick(self, now_s: float) -> list[Fix]:
-        """Take note that nothing came in until ``now_s``."""
-
-    def finish(self) -> list[Fix]:
-        """Nothing comes in any more."""
+_REMEDIES: dict[ReceiverState, str] = {
+    "silent": "nothing comes from {}: check the receiver's wiring and power",
+    "wrong-baud": "what comes from {} is no NMEA: try another baud rate",
+    "binary": "{} speaks a binary protocol: switch its NMEA output on",
+    "no-date": "{} gives positions but no date: switch its RMC or ZDA sentence on",
+}
+_WELL: set[ReceiverState] = {"no-fix", "2d", "3d"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +60,8 @@ class Reader:
     Args:
         source: where bytes come from.
         decoder: makes a fresh one each time the source was opened.
-        record: takes each fix, in the order of arrival. What it raises ends the step.
+        record: takes each fix once, in the order of arrival. What it raises ends the step; the
+            fixes behind are handed on by the next step, or by ``close``.
         clock: tells when bytes came.
     """
 
@@ -80,7 +71,7 @@ class Reader:
     def __init__(
         self,
         source: Source,
-        decoder: Callable[[], Decodes],
+        decoder: Callable[[], Decoder],
         record: Callable[[Fix], object],
         clock: Clock | None = None,
     ) -> None:
@@ -91,10 +82,12 @@ class Reader:
         self._clock = clock or Clock()
         self._in_step = threading.Lock()
         self._over = False
-        self._decoder: Decodes | None = None  # there is one exactly while the source is open
+        self._decoder: Decoder | None = None  # there is one exactly while the source is open
+        self._waiting: deque[Fix] = deque()
         self._fixes = 0
         self._counts: Counter[str] = Counter()  # of the decoders before this one
-        self._bytes_s = 0.0
+        self._bytes_s = 0.0  # when the last ones came, or the source was opened
+        self._speaking_s = 0.0  # since when they come without a silence
         self._retry_s = float("-inf")
         self._backoff_s = _BACKOFF_S
         self._trouble = _Trouble()
@@ -115,21 +108,18 @@ class Reader:
         self.bell.ring()
         self._source.cancel()
 
-    def finish(self) -> None:
-        """Hand on the fix that was still open, and read no more.
-
-        For whoever joined the loop, while ``record`` still takes fixes. Idempotent.
-        """
-        with self._in_step:
-            self._finish()
-
     def close(self) -> None:
-        """See ``Task.close``; does what ``finish`` does if nobody did, and frees the device."""
+        """See ``Task.close``: hand on the fix that was still open, and free the device.
+
+        Call it as soon as the loop has ended, while ``record`` still takes fixes.
+        """
         self.wake()
         # A step that hangs in ``record`` still uses the source: both are left behind.
         if self._in_step.acquire(timeout=_CLOSE_S):
             try:
-                self._finish()
+                self._over = True
+                self._close_source()
+                self._publish(self.status.state)
             finally:
                 self._in_step.release()
 
@@ -141,17 +131,18 @@ class Reader:
         except SourceError as error:
             return self._failed(error, now_s)
         self._decoder = self._new_decoder()
-        self._bytes_s = now_s
+        self._bytes_s, self._speaking_s = now_s, float("inf")
         return 0
 
-    def _read(self, decoder: Decodes, now_s: float) -> float | None:
+    def _read(self, decoder: Decoder, now_s: float) -> float | None:
         due_s = decoder.due_s()
         timeout_s = _LONGEST_READ_S if due_s is None else min(due_s - now_s, _LONGEST_READ_S)
         try:
             data = self._source.read(max(0.0, timeout_s))
         except EndOfSourceError:
-            self._finish()
-            self._tell("silent")
+            self._over = True
+            self._close_source()
+            self._publish("silent")
             _log.info(
                 "replayed %d fixes from %s; a restart replays it as new fixes",
                 self._fixes,
@@ -163,26 +154,34 @@ class Reader:
             return self._failed(error, self._clock.monotonic_s())
         now_s = self._clock.monotonic_s()
         if data:
-            self._heard(now_s)
-        self._hand_on(decoder.feed(data, now_s) if data else decoder.tick(now_s))
-        if now_s - self._bytes_s < _SILENT_AFTER_S:
-            self._tell(decoder.state or self.status.state)
-        elif self.status.state != "silent":
-            self._tell("silent")
-            self._trouble.say(
-                f"nothing comes from {self._source.name}: check the receiver's wiring and power",
-                self._bytes_s,
-            )
+            was_silent = now_s - self._bytes_s >= _SILENT_AFTER_S
+            self._speaking_s = now_s if was_silent else min(self._speaking_s, now_s)
+            self._bytes_s = now_s
+            self._backoff_s = _BACKOFF_S
+            self._hand_on(decoder.feed(data, now_s))
+        else:
+            self._hand_on(decoder.tick(now_s))
+        self._judge(decoder, now_s)
         return 0
 
-    def _heard(self, now_s: float) -> None:
-        self._bytes_s = now_s
-        self._backoff_s = _BACKOFF_S
-        self._trouble.end(self._source.name, now_s)
+    def _judge(self, decoder: Decoder, now_s: float) -> None:
+        before = self.status.state
+        state = decoder.state or before
+        if now_s - self._bytes_s >= _SILENT_AFTER_S:
+            state = "silent"
+        elif decoder.state is None and self._bytes_s - self._speaking_s >= _SILENT_AFTER_S:
+            state = "wrong-baud"  # bytes all the time, but neither sentences nor binary frames
+        self._publish(state)
+        if state == before:
+            return
+        if state in _REMEDIES:
+            self._trouble.say(_REMEDIES[state].format(self._source.name), now_s)
+        elif state in _WELL:
+            self._trouble.end(self._source.name, now_s)
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
-        self._tell("busy" if isinstance(error, BusyError) else "absent")
+        self._publish("busy" if isinstance(error, BusyError) else "absent")
         self._trouble.say(str(error), now_s)
         wait_s = self._backoff_s
         self._retry_s = now_s + wait_s
@@ -190,13 +189,10 @@ class Reader:
         return wait_s
 
     def _hand_on(self, fixes: list[Fix]) -> None:
-        for fix in fixes:
-            self._record(fix)
+        self._waiting += fixes
+        while self._waiting:
+            self._record(self._waiting.popleft())
             self._fixes += 1
-
-    def _finish(self) -> None:
-        self._over = True
-        self._close_source()
 
     def _close_source(self) -> None:
         """Close it at once, so that its node is free to come back; then keep what it gave."""
@@ -208,8 +204,7 @@ class Reader:
             finally:
                 self._counts += decoder.counts
 
-    def _tell(self, state: ReceiverState) -> None:
-        """Publish the new snapshot."""
+    def _publish(self, state: ReceiverState) -> None:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
         counts = self._counts + self._decoder.counts if self._decoder else self._counts.copy()

@@ -1,20 +1,22 @@
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from fakes import FakeClock
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.model import Fix, ReceiverState
+from telemetry_agent.model import Fix
 from telemetry_agent.simulator import Drive, Simulator
 from telemetry_agent.tasks import Beat, Stop, run_loop
 
@@ -22,41 +24,8 @@ LIMIT_S = 10.0
 DAY_MS = 1_798_761_600_000
 
 
-class Decoder:
-    """One fix for each RMC line; it comes out when the next begins, or after a quiet gap."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.state: ReceiverState | None = None
-        self._rest = b""
-        self._open: list[Fix] = []
-        self._due_s: float | None = None
-
-    def feed(self, data: bytes, now_s: float) -> list[Fix]:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        fixes: list[Fix] = []
-        for line in lines:
-            if line.startswith(b"$GPRMC,"):
-                clock = line[7:17].decode()
-                seconds = int(clock[:2]) * 3600 + int(clock[2:4]) * 60 + float(clock[4:])
-                fixes += self.finish()
-                self._open = [Fix(DAY_MS + round(seconds * 1000), 0, 0)]
-                self._due_s = now_s + 0.25
-            elif not line.startswith(b"$GP"):
-                self.counts["garbage"] += 1
-        return fixes
-
-    def due_s(self) -> float | None:
-        return self._due_s
-
-    def tick(self, now_s: float) -> list[Fix]:
-        return self.finish() if self._due_s is not None and now_s >= self._due_s else []
-
-    def finish(self) -> list[Fix]:
-        fixes, self._open, self._due_s = self._open, [], None
-        if fixes:
-            self.state = "3d"
-        return fixes
+def live() -> Decoder:
+    return Decoder(fix_rollover=False)
 
 
 class Recorded:
@@ -92,6 +61,16 @@ def running(reader: Reader) -> Iterator[None]:
         reader.close()
 
 
+def line(second: int) -> bytes:
+    """A whole RMC sentence, an epoch of its own."""
+    return Drive(DAY_MS).epoch(second).splitlines(keepends=True)[0]
+
+
+def gga(second: int) -> bytes:
+    """A position without a date."""
+    return Drive(DAY_MS).epoch(second).splitlines(keepends=True)[2]
+
+
 def epochs_ms(count: int, interval_ms: int = 1000) -> list[int]:
     return [DAY_MS + i * interval_ms for i in range(count)]
 
@@ -102,7 +81,7 @@ def epochs_ms(count: int, interval_ms: int = 1000) -> list[int]:
 def test_all_epochs_are_recorded_the_last_by_the_quiet_gap() -> None:
     recorded = Recorded()
     with Simulator(islice(Drive(DAY_MS), 50), rate_hz=0) as simulator:
-        reader = Reader(SerialSource(simulator.device, 115200), Decoder, recorded)
+        reader = Reader(SerialSource(simulator.device, 115200), live, recorded)
         with running(reader):
             recorded.wait_for(DAY_MS + 49_000)
     assert recorded.times_ms == epochs_ms(50)
@@ -111,24 +90,15 @@ def test_all_epochs_are_recorded_the_last_by_the_quiet_gap() -> None:
 
 def test_at_the_end_the_last_bytes_read_are_recorded() -> None:
     recorded = Recorded()
-    with Simulator([b"$GPRMC,000001.000,A\n"], rate_hz=0) as simulator:
-        reader = Reader(SerialSource(simulator.device, 9600), Patient, recorded)
+    with Simulator([line(1)], rate_hz=0) as simulator:
+        slow = partial(Decoder, fix_rollover=False, baud=1)  # its quiet gap outlasts the test
+        reader = Reader(SerialSource(simulator.device, 9600), slow, recorded)
         with running(reader):
             assert simulator.done.wait(LIMIT_S)
+            assert recorded.times_ms == []
         assert recorded.times_ms == [DAY_MS + 1000]
-        reader.finish()
         reader.close()
         assert recorded.times_ms == [DAY_MS + 1000]
-
-
-class Patient(Decoder):
-    """Its quiet gap is longer than any test."""
-
-    def due_s(self) -> float | None:
-        return None
-
-    def tick(self, now_s: float) -> list[Fix]:
-        return []
 
 
 def test_a_replugged_receiver_is_found_on_its_new_node(
@@ -138,7 +108,7 @@ def test_a_replugged_receiver_is_found_on_its_new_node(
     recorded = Recorded()
     drive = islice(Drive(DAY_MS, interval_ms=100), 60)
     with Simulator(drive, rate_hz=100, link=tmp_path / "gps") as simulator:
-        reader = Reader(SerialSource(simulator.device, 9600), Decoder, recorded)
+        reader = Reader(SerialSource(simulator.device, 9600), live, recorded)
         with running(reader):
             recorded.wait_for(DAY_MS + 1000)
             simulator.unplug()
@@ -155,7 +125,7 @@ def test_a_replugged_receiver_is_found_on_its_new_node(
 def test_a_receiver_that_comes_later_is_read_from_its_first_byte(tmp_path: Path) -> None:
     recorded = Recorded()
     source = Opened(SerialSource(tmp_path / "gps", 9600))
-    reader = Reader(source, Decoder, recorded)
+    reader = Reader(source, live, recorded)
     with running(reader):
         assert source.failed.wait(LIMIT_S)
         assert reader.status.state == "absent"
@@ -183,7 +153,7 @@ class Opened:
 
 def test_a_wake_ends_the_read_at_once() -> None:
     with Simulator([]) as simulator:
-        reader = Reader(SerialSource(simulator.device, 9600), Decoder, Recorded())
+        reader = Reader(SerialSource(simulator.device, 9600), live, Recorded())
         reader.step(0)
         reader.wake()
         assert reader.step(0) == 0
@@ -199,16 +169,16 @@ def test_a_wake_ends_the_read_at_once() -> None:
 def test_a_file_is_replayed_to_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     path = tmp_path / "track.nmea"
-    path.write_bytes(b"".join(islice(Drive(DAY_MS), 30)) + b"junk\n")
+    path.write_bytes(b"".join(islice(Drive(DAY_MS), 30)) + b"$GPRMC,,*00\r\n")
     recorded = Recorded()
-    reader = Reader(ReplaySource(path), Decoder, recorded)
+    reader = Reader(ReplaySource(path), live, recorded)
     while (wait_s := reader.step(0)) == 0:
         pass
     assert wait_s is None
     assert recorded.times_ms == epochs_ms(30)
     assert reader.step(0) is None
     assert caplog.messages == [f"replayed 30 fixes from {path}; a restart replays it as new fixes"]
-    assert (reader.status.state, reader.status.counts) == ("silent", {"garbage": 1})
+    assert (reader.status.state, reader.status.counts) == ("silent", {"bad-checksum": 1})
     reader.close()
 
 
@@ -216,11 +186,14 @@ def test_a_file_is_replayed_to_its_end(tmp_path: Path, caplog: pytest.LogCapture
 
 
 class Script:
-    """A source that does what the test says, one thing for each open or read."""
+    """A source that does what the test says, one thing for each open or read.
+
+    Bytes come, seconds pass with nothing coming, an error is raised.
+    """
 
     name = "gps"
 
-    def __init__(self, clock: "Time", *does: bytes | float | Exception) -> None:
+    def __init__(self, clock: FakeClock, *does: bytes | float | Exception) -> None:
         self._does = list(does)
         self._clock = clock
         self.closed = 0
@@ -230,7 +203,7 @@ class Script:
         if isinstance(what, Exception):
             raise what
         if isinstance(what, float):
-            self._clock.now_s += what
+            self._clock.advance(what)
             return b""
         return what
 
@@ -247,28 +220,29 @@ class Script:
         self.closed += 1
 
 
-class Time(Clock):
-    now_s = 1000.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-
 OK = b""
-LINE = b"$GPRMC,000001.000,A\n"
+UBX = bytes.fromhex("b5620107020000000a2b")
 
 
 def script(*does: bytes | float | Exception) -> tuple[Reader, Script, Callable[[], float | None]]:
-    clock = Time()
+    clock = FakeClock()
     source = Script(clock, *does)
-    reader = Reader(source, Decoder, Recorded(), clock)
+    reader = Reader(source, live, Recorded(), clock)
 
     def step() -> float | None:
         wait_s = reader.step(clock.now_s)
-        clock.now_s += wait_s or 0
+        clock.advance(wait_s or 0)
         return wait_s
 
     return reader, source, step
+
+
+def states(reader: Reader, step: Callable[[], float | None], steps: int) -> list[tuple[str, float]]:
+    seen: list[tuple[str, float]] = []
+    for _ in range(steps):
+        step()
+        seen.append((reader.status.state, reader.status.since_s))
+    return seen
 
 
 def test_patience_grows_to_half_a_minute_and_each_reason_is_said_once(
@@ -276,7 +250,8 @@ def test_patience_grows_to_half_a_minute_and_each_reason_is_said_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     absent, busy = SourceError("gps: no such device"), BusyError("gps is in use")
-    reader, _, step = script(*[absent] * 6, busy, absent, OK, LINE, SourceError("gone"), absent)
+    gone = SourceError("gone")
+    reader, _, step = script(*[absent] * 6, busy, absent, OK, line(0) + line(1), gone, absent)
     assert [step() for _ in range(6)] == [1, 2, 4, 8, 16, 30]
     assert reader.status.state == "absent"
     assert step() == 30
@@ -300,13 +275,15 @@ def test_a_ring_does_not_cut_the_patience_short() -> None:
 
 
 def test_a_device_that_goes_away_is_closed_at_once_and_leaves_its_last_fix() -> None:
-    reader, source, step = script(OK, LINE, SourceError("gone"), OK, LINE)
+    reader, source, step = script(OK, line(0), SourceError("gone"), OK, line(1))
     assert [step() for _ in range(2)] == [0, 0]
     assert (source.closed, reader.status.fixes) == (0, 0)
     assert step() == 1
     assert (source.closed, reader.status.fixes) == (1, 1)
     assert [step() for _ in range(2)] == [0, 0]
     assert reader.status.fixes == 1
+    reader.close()
+    assert source.closed == 2
 
 
 def test_a_device_that_opens_and_dies_is_not_opened_faster_and_faster() -> None:
@@ -315,34 +292,88 @@ def test_a_device_that_opens_and_dies_is_not_opened_faster_and_faster() -> None:
     assert [step() for _ in range(6)] == [0, 1, 0, 2, 0, 4]
 
 
-def test_silence_is_a_state_and_ends_with_the_first_byte(
+def test_silence_is_a_state_and_ends_with_the_next_sentence(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    reader, _, step = script(OK, LINE, 0.25, 9.5, 0.25, 100.0, 1.0, LINE, 1.0)
-    for state, since_s in [
+    sentence = line(3)
+    reader, _, step = script(
+        OK, line(0), 0.25, 9.5, 0.25, 100.0, sentence[:5], 1.0, sentence[5:], 1.0
+    )
+    assert states(reader, step, 10) == [
         ("absent", 1000.0),
         ("absent", 1000.0),
-        ("3d", 1000.25),
-        ("3d", 1000.25),
+        ("2d", 1000.25),
+        ("2d", 1000.25),
         ("silent", 1010.0),
         ("silent", 1010.0),
         ("silent", 1010.0),
-        ("3d", 1111.0),
-    ]:
-        assert step() == 0
-        assert (reader.status.state, reader.status.since_s) == (state, since_s)
+        ("silent", 1010.0),
+        ("no-fix", 1111.0),
+        ("2d", 1112.0),
+    ]
     assert caplog.messages == [
         "nothing comes from gps: check the receiver's wiring and power",
-        "gps is back after 111 s (failures: 1)",
+        "gps is back after 101 s (failures: 1)",
     ]
 
 
+@pytest.mark.parametrize(
+    ("says", "state", "text"),
+    [
+        ([b"\x80\xf3\x0f" * 9] * 12, "wrong-baud", "what comes from gps is no NMEA: try another"),
+        ([UBX] * 12, "binary", "gps speaks a binary protocol: switch its NMEA output on"),
+        (
+            [gga(i) for i in range(12)],
+            "no-date",
+            "gps gives positions but no date: switch",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_said(
+    says: list[bytes], state: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    does: list[bytes | float] = [OK]
+    for data in says:
+        does += [data, 1.0]
+    reader, _, step = script(*does, *[line(i) for i in range(20, 24)])
+    for _ in does:
+        step()
+    assert reader.status.state == state
+    for _ in range(4):
+        step()
+    assert reader.status.state == "2d"
+    said_first, back = caplog.messages
+    assert said_first.startswith(text)
+    assert back.startswith("gps is back after")
+
+
 def test_counts_go_on_over_a_reopening() -> None:
-    reader, _, step = script(OK, b"?\n", SourceError("gone"), OK, b"?\n?\n")
+    bad = b"$GPRMC,,*00\r\n"
+    reader, _, step = script(OK, bad, SourceError("gone"), OK, bad + bad)
     for _ in range(5):
         step()
-    assert reader.status.counts == {"garbage": 3}
+    assert reader.status.counts == {"bad-checksum": 3}
+
+
+def test_a_fix_that_cannot_be_recorded_does_not_take_the_next_with_it() -> None:
+    recorded: list[int] = []
+
+    def record(fix: Fix) -> None:
+        if fix.time_ms == DAY_MS:
+            raise OSError("no space left")
+        recorded.append(fix.time_ms)
+
+    clock = FakeClock()
+    source = Script(clock, OK, line(0) + line(1) + line(2))
+    reader = Reader(source, live, record, clock)
+    reader.step(0)
+    with pytest.raises(OSError, match="no space"):
+        reader.step(0)
+    reader.close()
+    assert recorded == [DAY_MS + 1000, DAY_MS + 2000]
+    assert source.closed == 1
 
 
 def test_close_waits_for_the_step_and_no_step_follows() -> None:
@@ -352,9 +383,9 @@ def test_close_waits_for_the_step_and_no_step_follows() -> None:
         entered.set()
         assert may_go.wait(LIMIT_S)
 
-    clock = Time()
-    source = Script(clock, OK, LINE + LINE, OK)
-    reader = Reader(source, Decoder, slow, clock)
+    clock = FakeClock()
+    source = Script(clock, OK, line(0) + line(1))
+    reader = Reader(source, live, slow, clock)
     reader.step(0)
     stepping = threading.Thread(target=reader.step, args=(0,))
     stepping.start()
@@ -366,6 +397,5 @@ def test_close_waits_for_the_step_and_no_step_follows() -> None:
     may_go.set()
     stepping.join(LIMIT_S)
     closing.join(LIMIT_S)
-    assert source.closed == 1
-    assert reader._fixes == 2
+    assert (source.closed, reader.status.fixes) == (1, 2)
     assert reader.step(0) is None
