@@ -21,6 +21,7 @@ import threading
 import tty
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -284,7 +285,8 @@ class Simulator:
         self._clock = clock or Clock()
         self._line: _Line | None = None
         self._unplugged: _Line | None = None
-        self._orders: SimpleQueue[tuple[Callable[[], None], threading.Event]] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[Callable[[], None], Future[None]]] = SimpleQueue()
+        self._stopping = False
         self._bell = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="simulator", daemon=True)
         self._plug()
@@ -294,8 +296,12 @@ class Simulator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._order(self._stop)
+        self._stopping = True
+        os.eventfd_write(self._bell, 1)
         self._thread.join()
+        self._unplug()
+        if self._unplugged:
+            self._unplugged.forget()
         os.close(self._bell)
 
     @property
@@ -308,17 +314,21 @@ class Simulator:
         self._order(self._unplug)
 
     def replug(self) -> None:
-        """Put the cable back: the same receiver, on another node."""
+        """Put the cable back: the same receiver, on another node.
+
+        Raises:
+            AgentError: as the constructor.
+        """
         self._order(self._plug)
 
     def _order(self, obey: Callable[[], None]) -> None:
         """Have the thread do it, which alone touches the line; return when it is done."""
-        obeyed = threading.Event()
-        self._orders.put((obey, obeyed))
+        done: Future[None] = Future()
+        self._orders.put((obey, done))
         os.eventfd_write(self._bell, 1)
-        obeyed.wait()
+        done.result()
 
-    # From here on only the simulator's thread (and before it starts, the constructor).
+    # From here on only the simulator's thread; before it starts and after it ended, its owner.
 
     def _run(self) -> None:
         try:
@@ -370,29 +380,29 @@ class Simulator:
         if (self._bell, select.POLLIN) in woken:
             os.eventfd_read(self._bell)
         while not self._orders.empty():
-            obey, obeyed = self._orders.get()
+            obey, done = self._orders.get()
             try:
-                obey()
-            finally:
-                obeyed.set()
+                done.set_result(obey())
+            except AgentError as error:
+                done.set_exception(error)
+        if self._stopping:
+            raise _StoppedError
         return bool(woken)
-
-    def _stop(self) -> None:
-        self._unplug()
-        if self._unplugged:
-            self._unplugged.forget()
-        raise _StoppedError
 
     def _plug(self) -> None:
         if self._line:
             return
         try:
-            self._line = _Line()
-            self._node = self._line.device
-            if self._link:
-                _point(self._link, self._node)
+            line = _Line()
+            with contextlib.ExitStack() as failed:
+                failed.callback(line.forget)
+                failed.callback(line.unplug)
+                if self._link:
+                    _point(self._link, line.device)
+                failed.pop_all()
         except OSError as error:
             raise AgentError(f"cannot make a simulated receiver: {error}") from error
+        self._line, self._node = line, line.device
         if self._unplugged:
             self._unplugged.forget()
             self._unplugged = None

@@ -206,6 +206,16 @@ def test_what_was_not_sent_when_the_cable_was_pulled_is_sent_later() -> None:
         port.close()
 
 
+def test_a_replug_that_fails_says_so(tmp_path: Path) -> None:
+    link = tmp_path / "gps"
+    with Simulator([], link=link) as simulator:
+        simulator.unplug()
+        link.write_text("mine")
+        with pytest.raises(AgentError, match="is there already"):
+            simulator.replug()
+    assert link.read_text() == "mine"
+
+
 def test_two_receivers_and_a_link_that_the_second_took(tmp_path: Path) -> None:
     link = tmp_path / "gps"
     link.symlink_to("/nowhere")

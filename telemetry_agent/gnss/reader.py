@@ -30,7 +30,6 @@ _BACKOFF_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _CLOSE_S = 1.0
 
-
 _REMEDIES: dict[ReceiverState, str] = {
     "silent": "nothing comes from {}: check the receiver's wiring and power",
     "wrong-baud": "what comes from {} is no NMEA: try another baud rate",
@@ -113,11 +112,11 @@ class Reader:
 
         Call it as soon as the loop has ended, while ``record`` still takes fixes.
         """
+        self._over = True
         self.wake()
         # A step that hangs in ``record`` still uses the source: both are left behind.
         if self._in_step.acquire(timeout=_CLOSE_S):
             try:
-                self._over = True
                 self._close_source()
                 self._publish(self.status.state)
             finally:
@@ -230,7 +229,7 @@ class _Trouble:
     def end(self, name: str, now_s: float) -> None:
         if self._said:
             _log.info(
-                "%s is back after %.0f s (failures: %d)",
+                "%s works again after %.0f s (failures: %d)",
                 name,
                 now_s - self._since_s,
                 self._times,

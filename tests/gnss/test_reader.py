@@ -119,7 +119,7 @@ def test_a_replugged_receiver_is_found_on_its_new_node(
     assert len(recorded.times_ms) > 40
     gone, back = caplog.messages
     assert gone == f"{tmp_path}/gps went away: check the cable and the power"
-    assert f"{tmp_path}/gps is back after" in back
+    assert f"{tmp_path}/gps works again after" in back
 
 
 def test_a_receiver_that_comes_later_is_read_from_its_first_byte(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_patience_grows_to_half_a_minute_and_each_reason_is_said_once(
     assert caplog.messages == [
         "gps: no such device",
         "gps is in use",
-        "gps is back after 121 s (failures: 8)",
+        "gps works again after 121 s (failures: 8)",
     ]
     assert step() == 1
     assert step() == 2
@@ -314,7 +314,7 @@ def test_silence_is_a_state_and_ends_with_the_next_sentence(
     ]
     assert caplog.messages == [
         "nothing comes from gps: check the receiver's wiring and power",
-        "gps is back after 101 s (failures: 1)",
+        "gps works again after 101 s (failures: 1)",
     ]
 
 
@@ -346,7 +346,7 @@ def test_what_a_user_can_mend_is_said(
     assert reader.status.state == "2d"
     said_first, back = caplog.messages
     assert said_first.startswith(text)
-    assert back.startswith("gps is back after")
+    assert back.startswith("gps works again after")
 
 
 def test_counts_go_on_over_a_reopening() -> None:
