@@ -18,6 +18,7 @@ class _LazyGroup(click.Group):
     """A group that knows the names and first lines of its commands without importing them."""
 
     summaries: ClassVar[dict[str, str]] = {
+        "config": "Look at the config: what is in effect, whether it is right.",
         "decode": "Read NMEA, write one JSON fix per line.",
         "receive": "The reference endpoint: stores each fix once.",
         "simulate": "A GNSS receiver on a pty.",
@@ -50,8 +51,15 @@ def main(args: list[str] | None = None) -> None:
         result: Any = cli.main(args, prog_name=PROGRAM, standalone_mode=False)
     except click.Abort:
         sys.exit(_INTERRUPTED)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else PROGRAM
+        click.echo(f"{PROGRAM}: {error.format_message()} See '{path} --help'.", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"{PROGRAM}: {error.format_message()}", err=True)
         sys.exit(error.exit_code)
     except AgentError as error:
         click.echo(f"{PROGRAM}: {error}", err=True)

@@ -1,0 +1,55 @@
+"""``config show | check | schema``: the config as the daemon would see it."""
+
+import json
+from pathlib import Path
+
+import click
+
+from telemetry_agent import config
+from telemetry_agent.cli.options import config_option, json_option
+
+
+@click.group()
+def command() -> None:
+    """Look at the config: what is in effect, whether it is right, what there is."""
+
+
+@command.command()
+@config_option
+@json_option
+def show(config_path: Path | None, as_json: bool) -> None:
+    """The config in effect, and where each value came from. Durations are in seconds."""
+    loaded = config.load(config_path)
+    rows = {
+        key: {
+            "value": str(value) if isinstance(value, Path) else value,
+            "from": loaded.origins.get(key, "default"),
+        }
+        for key, value in config.effective(loaded.settings).items()
+    }
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    lines = {key: f"{key} = {json.dumps(row['value'])}" for key, row in rows.items()}
+    width = max(map(len, lines.values()))
+    for key, line in lines.items():
+        click.echo(f"{line:<{width}}  # {rows[key]['from']}")
+
+
+@command.command()
+@config_option
+@json_option
+def check(config_path: Path | None, as_json: bool) -> None:
+    """Whether the config is right; exit status 78 and the reason where it is not."""
+    loaded = config.load(config_path)
+    files = [str(file) for file in loaded.files]
+    if as_json:
+        click.echo(json.dumps({"ok": True, "files": files}))
+    else:
+        click.echo(f"the config is right: {', '.join(files) or 'environment only'}")
+
+
+@command.command()
+def schema() -> None:
+    """The JSON Schema of the config, for editors."""
+    click.echo(json.dumps(config.Settings.model_json_schema(), indent=2))

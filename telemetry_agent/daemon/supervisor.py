@@ -1,0 +1,120 @@
+"""Keeps the tasks alive: starts them, rebuilds one that crashed, ends them within a deadline.
+
+A crash of one task never stops another: a dead network must not stop recording, a dead receiver
+must not stop uploading. A task that crashes is logged, counted and built anew after a backoff;
+one that crashes too often within a while ends the process, because then only a fresh start (which
+the service manager gives) can help.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.tasks import Beat, Bell, Stop, Task, run_loop
+
+log = logging.getLogger(__name__)
+
+_CRASHES_ALLOWED = 5
+_CRASH_WINDOW_S = 600.0
+_REBUILD_INITIAL_S = 0.5
+_REBUILD_MAX_S = 30.0
+
+
+class Supervised:
+    """One task and its thread. ``build`` makes the task, and makes it anew after a crash."""
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[[], Task],
+        clock: Clock,
+        give_up: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.beat = Beat()
+        self.crashes = 0
+        self._build = build
+        self._clock = clock
+        self._give_up = give_up
+        self._stop = Stop()
+        self._rebuild_bell = Bell()
+        self.task = build()
+        # A daemon thread: name resolution cannot be interrupted and is left behind at exit.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Ring the task that runs now."""
+        self.task.wake()
+
+    def ask_to_stop(self) -> None:
+        """Ask the loop to end after its step; returns at once."""
+        self._stop.set()
+        self._rebuild_bell.ring()
+        self.task.wake()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end; whether it did."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        recent: deque[float] = deque(maxlen=_CRASHES_ALLOWED)
+        crashed = False
+        while not self._stop:
+            try:
+                if crashed:
+                    self.task.close()
+                    self.task = self._build()
+                    crashed = False
+                run_loop(self.task, self._stop, self.beat, self._clock)
+            except Exception:
+                crashed = True
+                self.crashes += 1
+                self.beat.stamp(float("inf"))
+                log.exception("%s crashed (%d since the start)", self.name, self.crashes)
+                now_s = self._clock.monotonic_s()
+                if len(recent) == recent.maxlen and now_s - recent[0] < _CRASH_WINDOW_S:
+                    log.critical("%s crashes again and again: giving up", self.name)
+                    self._give_up()
+                    return
+                recent.append(now_s)
+                self._rebuild_bell.wait(
+                    min(_REBUILD_MAX_S, _REBUILD_INITIAL_S * 2 ** (len(recent) - 1))
+                )
+
+
+class Supervisor:
+    """The list of tasks. Owned by the main thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tasks: list[Supervised] = []
+        self.gave_up = False
+
+    def add(self, name: str, build: Callable[[], Task]) -> Supervised:
+        """Add a task; it runs once ``start`` is called."""
+        supervised = Supervised(name, build, self._clock, self._give_up)
+        self._tasks.append(supervised)
+        return supervised
+
+    def start(self) -> None:
+        """Start every task, in the order they were added."""
+        for task in self._tasks:
+            task.start()
+
+    def late(self, now_s: float) -> list[str]:
+        """The names of the tasks whose beat is overdue."""
+        return [task.name for task in self._tasks if task.beat.is_late(now_s)]
+
+    def _give_up(self) -> None:
+        # Main sits in sigtimedwait: a signal is what it hears.
+        self.gave_up = True
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,125 @@
+import logging
+import signal
+import threading
+
+import pytest
+from fakes import FakeClock
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.daemon.supervisor import Supervisor
+from telemetry_agent.tasks import Bell
+
+
+class Work:
+    """A task that crashes so many times, then idles."""
+
+    name = "work"
+    max_step_s = 1.0
+
+    def __init__(self, crashes: list[Exception], idle: threading.Event) -> None:
+        self.bell = Bell()
+        self.crashes = crashes
+        self.idle = idle
+        self.closed = False
+
+    def step(self, now_s: float) -> float | None:
+        if self.crashes:
+            raise self.crashes.pop()
+        self.idle.set()
+        return None
+
+    def wake(self) -> None:
+        self.bell.ring()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_task_that_crashes_is_closed_and_built_anew(caplog: pytest.LogCaptureFixture) -> None:
+    crashes: list[Exception] = [RuntimeError("first")]
+    idle = threading.Event()
+    built: list[Work] = []
+
+    def build() -> Work:
+        built.append(Work(crashes, idle))
+        return built[-1]
+
+    supervisor = Supervisor(Clock())
+    work = supervisor.add("work", build)
+    with caplog.at_level(logging.ERROR):
+        supervisor.start()
+        assert idle.wait(5)
+    work.ask_to_stop()
+    assert work.join(5)
+    assert [task.closed for task in built] == [True, False]
+    assert [record.getMessage() for record in caplog.records] == [
+        "work crashed (1 since the start)"
+    ]
+
+
+def test_a_crash_of_one_does_not_stop_another() -> None:
+    other_runs = threading.Event()
+    crashed = threading.Event()
+
+    class Crashes(Work):
+        def step(self, now_s: float) -> float | None:
+            crashed.set()
+            raise RuntimeError
+
+    supervisor = Supervisor(Clock())
+    bad = supervisor.add("bad", lambda: Crashes([], threading.Event()))
+    good = supervisor.add("good", lambda: Work([], other_runs))
+    supervisor.start()
+    assert crashed.wait(5)
+    other_runs.clear()
+    good.wake()
+    assert other_runs.wait(5)
+    for task in (bad, good):
+        task.ask_to_stop()
+        assert task.join(5)
+
+
+def test_a_task_that_crashes_again_and_again_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("telemetry_agent.daemon.supervisor._REBUILD_INITIAL_S", 0.001)
+    signals: list[int] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: signals.append(number))
+    supervisor = Supervisor(FakeClock())
+    work = supervisor.add("work", lambda: Work([RuntimeError("always")], threading.Event()))
+    supervisor.start()
+    assert work.join(5)
+    assert supervisor.gave_up
+    assert signals == [signal.SIGTERM]
+    assert work.crashes == 6
+
+
+def test_a_build_that_fails_counts_as_a_crash() -> None:
+    idle = threading.Event()
+    answers: list[Work | Exception] = [
+        Work([RuntimeError("crash")], idle),
+        RuntimeError("no device"),
+        Work([], idle),
+    ]
+
+    def build() -> Work:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    work = Supervisor(Clock()).add("work", build)
+    work.start()
+    assert idle.wait(5)
+    assert work.crashes == 2
+    work.ask_to_stop()
+    assert work.join(5)
+
+
+def test_who_is_late_is_named() -> None:
+    clock = FakeClock()
+    supervisor = Supervisor(clock)
+    work = supervisor.add("work", lambda: Work([], threading.Event()))
+    work.beat.stamp(clock.now_s + 1)
+    assert supervisor.late(clock.now_s) == []
+    assert supervisor.late(clock.advance(2)) == ["work"]

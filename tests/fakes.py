@@ -1,0 +1,25 @@
+"""Fakes for the seams, shared by the tests of every room."""
+
+from telemetry_agent.clock import Clock
+
+
+class FakeClock(Clock):
+    """Time that passes when the test says so."""
+
+    def __init__(self, *, wall_ms: int = 1_790_000_000_000, synchronised: bool = True) -> None:
+        self.now_s = 1000.0
+        self._wall_offset_ms = wall_ms - int(self.now_s * 1000)
+        self._synchronised = synchronised
+
+    def advance(self, seconds: float) -> float:
+        self.now_s += seconds
+        return self.now_s
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def wall_ms(self) -> int:
+        return int(self.now_s * 1000) + self._wall_offset_ms
+
+    def synchronised(self) -> bool:
+        return self._synchronised

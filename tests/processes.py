@@ -1,0 +1,132 @@
+"""Real processes of ours, for tests from outside."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).parent.parent
+AGENT = (sys.executable, "-m", "telemetry_agent")
+
+
+def environment(extra: Mapping[str, str] = {}) -> dict[str, str]:
+    """Ours without the config's variables, with this checkout first on the path."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("TELEMETRY_AGENT_")}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **extra}
+
+
+class Running:
+    """A started process whose lines are collected as they come."""
+
+    def __init__(self, *args: str, env: Mapping[str, str] = {}, cwd: Path | None = None) -> None:
+        self.args = args
+        self.process = subprocess.Popen(
+            args,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(env),
+            cwd=cwd,
+            text=True,
+            errors="replace",
+        )
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._news = threading.Condition()
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._collect, args=pair, daemon=True)
+            for pair in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _collect(self, stream: IO[str], lines: list[str]) -> None:
+        for line in stream:
+            with self._news:
+                lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def wait_for_line(self, pattern: str, limit_s: float = 20) -> re.Match[str]:
+        """The first line of either stream that holds the pattern."""
+
+        def found() -> re.Match[str] | None:
+            return next(
+                (m for line in self.out + self.err if (m := re.search(pattern, line))), None
+            )
+
+        with self._news:
+            self._news.wait_for(lambda: found() or not self._alive(), limit_s)
+            match = found()
+        assert match, f"no line with {pattern!r} from {self.args}:\n{self.text()}"
+        return match
+
+    def _alive(self) -> bool:
+        return any(reader.is_alive() for reader in self._readers)
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self, limit_s: float = 15, *, by: int = signal.SIGTERM) -> int:
+        """Ask it to end, wait for it and for its last lines."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(by)
+        return self.wait(limit_s)
+
+    def wait(self, limit_s: float = 30) -> int:
+        status = self.process.wait(limit_s)
+        for reader in self._readers:
+            reader.join(5)
+        return status
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.wait()
+
+    def text(self) -> str:
+        return "\n".join(["-- out", *self.out[-50:], "-- err", *self.err[-50:]])
+
+
+@contextlib.contextmanager
+def running(*args: str, env: Mapping[str, str] = {}, cwd: Path | None = None) -> Iterator[Running]:
+    """A process that is gone when the block ends."""
+    started = Running(*args, env=env, cwd=cwd)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.process.kill()
+        started.wait()
+
+
+def agent(
+    *args: str, env: Mapping[str, str] = {}, cwd: Path | None = None
+) -> contextlib.AbstractContextManager[Running]:
+    """One of the agent's commands as a process."""
+    return running(*AGENT, *args, env=env, cwd=cwd)
+
+
+def run_agent(
+    *args: str, env: Mapping[str, str] = {}, cwd: Path | None = None, stdin: bytes = b""
+) -> subprocess.CompletedProcess[str]:
+    """One of the agent's commands, run to its end."""
+    return subprocess.run(
+        [*AGENT, *args],
+        input=stdin.decode("latin-1"),
+        capture_output=True,
+        text=True,
+        encoding="latin-1" if stdin else "utf-8",
+        timeout=60,
+        env=environment(env),
+        cwd=cwd,
+        check=False,
+    )

@@ -1,0 +1,180 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from telemetry_agent import config
+from telemetry_agent.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+MINIMAL = """
+device = "van-07"
+[gps]
+source = "/dev/ttyACM0"
+[upload]
+url = "http://127.0.0.1:8080/v1/fixes"
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(config.ENVIRONMENT_PREFIX) and "__" in name:
+            monkeypatch.delenv(name)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_example_file_loads_and_names_every_key() -> None:
+    loaded = config.load(ROOT / "config.example.toml")
+    assert sorted(loaded.origins) == sorted(config.known_keys())
+
+
+def test_the_example_file_shows_the_defaults(tmp_path: Path) -> None:
+    minimal = config.effective(config.load(write(tmp_path / "c.toml", MINIMAL)).settings)
+    example = config.effective(config.load(ROOT / "config.example.toml").settings)
+    differing = {key for key in minimal if minimal[key] != example[key]}
+    assert differing == {"gps.source", "upload.url"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [('"250ms"', 0.25), ('"30s"', 30), ('"5min"', 300), ('"2h"', 7200), ('"7d"', 604800), ("3", 3)],
+)
+def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
+    path = write(tmp_path / "c.toml", f"{MINIMAL}timeout = {text}\n")
+    assert config.load(path).settings.upload.timeout_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("timout = 3", "upload.timout is no key of the config; did you mean upload.timeout?"),
+        ('timeout = "soon"', "upload.timeout = 'soon': must be a duration such as"),
+        ("timeout = 0", "upload.timeout = 0: must be longer than 0"),
+        ("timeout = true", "upload.timeout = True: must be a duration"),
+        ("max_batch = 0", "upload.max_batch = 0: must be greater than or equal to 1"),
+        ("max_batch = true", "upload.max_batch = True: must be a whole number"),
+        ('format = "xml"', "upload.format = 'xml': must be 'native'"),
+        ("[log]\nlevel = 'loud'", "log.level = 'loud': must be 'debug', 'info', 'warning' or"),
+        ("[sampling]\n", "sampling is no key of the config"),
+    ],
+)
+def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
+    tmp_path: Path, change: str, says: str
+) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL + change)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if not change.startswith("[sampling]"):
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "says"),
+    [
+        ('source = "/dev/ttyACM0"', "", "gps.source is missing"),
+        ('source = "/dev/ttyACM0"', 'source = "ttyACM0"', "gps.source = 'ttyACM0': must be a dev"),
+        ('device = "van-07"', 'device = "raspberrypi"', "would be shared by many devices"),
+        ('device = "van-07"', 'device = "{host}"', "{host} is not one of {hostname}, {serial}"),
+        ("http://127.0.0.1:8080/v1/fixes", "ftp://x", "must be a URL such as https://"),
+        ("http://127.0.0.1:8080/v1/fixes", "http://me:pw@x/", "must hold no user name or password"),
+        ("http://127.0.0.1:8080/v1/fixes", "http://x:99999/", "must be a URL: Port out of range"),
+        ("[gps]", "[gps", "is not valid TOML"),
+    ],
+)
+def test_wrong_values(tmp_path: Path, line: str, replacement: str, says: str) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL.replace(line, replacement))
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert says in str(caught.value)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the config .*nope.toml: No such file"):
+        config.load(tmp_path / "nope.toml")
+
+
+def test_no_config_at_all_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml"))
+    with pytest.raises(ConfigError, match=r"no config: neither .*a\.toml nor .*b\.toml exists"):
+        config.load()
+
+
+def test_the_first_default_path_that_exists_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = write(tmp_path / "b.toml", MINIMAL)
+    monkeypatch.setattr(config, "DEFAULT_PATHS", (tmp_path / "a.toml", second))
+    assert config.load().files == (second,)
+
+
+def test_layers_and_where_each_value_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write(tmp_path / "c.toml", MINIMAL + "max_batch = 10\ntimeout = 1\nflush_every = 1\n")
+    fleet = write(tmp_path / "config.d/10-fleet.toml", "[upload]\ntimeout = 2\nflush_every = 2\n")
+    own = write(tmp_path / "config.d/20-device.toml", '[upload]\nflush_every = "3s"\n')
+    monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__URL", "https://example.com/")
+    monkeypatch.setenv("TELEMETRY_AGENT_DEVICE", "from-env")
+    loaded = config.load(base)
+    upload = loaded.settings.upload
+    assert (upload.max_batch, upload.timeout_s, upload.flush_every_s) == (10, 2, 3)
+    assert upload.url == "https://example.com/"
+    assert loaded.settings.device == "from-env"
+    assert loaded.origins["upload.max_batch"] == str(base)
+    assert loaded.origins["upload.timeout"] == str(fleet)
+    assert loaded.origins["upload.flush_every"] == str(own)
+    assert loaded.origins["upload.url"] == "environment variable TELEMETRY_AGENT_UPLOAD__URL"
+    assert "queue.path" not in loaded.origins
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("TELEMETRY_AGENT_UPLAOD__URL", "x", "TELEMETRY_AGENT_UPLAOD__URL names no key"),
+        ("TELEMETRY_AGENT_UPLOAD__TIMEOT", "3", "upload.timeot is no key"),
+        ("TELEMETRY_AGENT_UPLOAD__TIMEOUT", "x", "upload.timeout = 'x': must be a duration"),
+    ],
+)
+def test_environment_faults_name_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path / "c.toml", MINIMAL))
+    assert says in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_the_device_may_hold_facts_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "gw-3")
+    text = MINIMAL.replace("van-07", "fleet-{hostname}")
+    assert config.load(write(tmp_path / "c.toml", text)).settings.device == "fleet-gw-3"
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    settings = config.load(write(tmp_path / "c.toml", MINIMAL)).settings
+    with pytest.raises(ValueError, match="frozen"):
+        settings.upload.timeout_s = 3
+
+
+def test_the_schema_holds_every_key() -> None:
+    schema = config.Settings.model_json_schema()
+    keys = []
+    for name, part in schema["properties"].items():
+        section = schema["$defs"].get(part.get("$ref", "").rpartition("/")[2])
+        keys += [f"{name}.{key}" for key in section["properties"]] if section else [name]
+    assert sorted(keys) == sorted(config.known_keys())
+    assert json.dumps(schema)

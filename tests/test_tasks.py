@@ -1,0 +1,98 @@
+import threading
+
+import pytest
+from fakes import FakeClock
+
+from telemetry_agent.tasks import Beat, Bell, Stop, run_loop
+
+
+class Steps:
+    """A task that answers its steps from a list, then stops the loop."""
+
+    name = "steps"
+    max_step_s = 1.0
+
+    def __init__(self, waits: list[float | None], stop: Stop) -> None:
+        self.bell = Bell()
+        self.waits = waits
+        self.stop = stop
+        self.called = threading.Semaphore(0)
+
+    def step(self, now_s: float) -> float | None:
+        self.called.release()
+        if not self.waits:
+            self.stop.set()
+            return 0
+        return self.waits.pop(0)
+
+    def wake(self) -> None:
+        self.bell.ring()
+
+    def close(self) -> None:
+        pass
+
+
+def started(task: Steps, beat: Beat | None = None) -> threading.Thread:
+    thread = threading.Thread(target=run_loop, args=(task, task.stop, beat or Beat(), FakeClock()))
+    thread.start()
+    return thread
+
+
+def test_zero_steps_again_at_once() -> None:
+    task = Steps([0, 0, 0], Stop())
+    thread = started(task)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert task.waits == []
+
+
+def test_none_waits_until_rung() -> None:
+    task = Steps([None], Stop())
+    beat = Beat()
+    thread = started(task, beat)
+    assert task.called.acquire(timeout=5)
+    assert not task.called.acquire(blocking=False)
+    task.bell.ring()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_ring_during_the_step_is_not_lost() -> None:
+    class RingsItself(Steps):
+        def step(self, now_s: float) -> float | None:
+            self.bell.ring()
+            return super().step(now_s)
+
+    thread = started(RingsItself([None, None], Stop()))
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_stop_during_a_wait_ends_the_loop_without_another_step() -> None:
+    task = Steps([None], Stop())
+    thread = started(task)
+    assert task.called.acquire(timeout=5)
+    task.stop.set()
+    task.wake()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert not task.called.acquire(blocking=False)
+
+
+def test_an_idle_loop_is_never_late_and_a_stuck_step_is() -> None:
+    clock = FakeClock()
+    beat = Beat()
+    beat.stamp(clock.now_s + 1)
+    assert not beat.is_late(clock.now_s)
+    assert beat.is_late(clock.advance(1.5))
+    beat.stamp(float("inf"))
+    assert not beat.is_late(clock.advance(1e9))
+
+
+def test_what_a_step_raises_leaves_the_loop() -> None:
+    class Raises(Steps):
+        def step(self, now_s: float) -> float | None:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        run_loop(Raises([], Stop()), Stop(), Beat(), FakeClock())
