@@ -172,9 +172,9 @@ class Ledger:
     def suspend(self, batch: Batch) -> None:
         """No answer came."""
         lease = self._end(batch)
-        name = lease.batch if lease.batch != LOOSE else lease.ranges[0][0]
+        mark = Mark(State.UNACK, batch=lease.ranges[0][0])
         for lo, hi in lease.ranges:
-            self._mark(lo, hi, Mark(State.UNACK, batch=name))
+            self._mark(lo, hi, mark)
 
     # Questions
 

@@ -16,7 +16,6 @@ import logging
 import secrets
 import sqlite3
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
@@ -30,15 +29,15 @@ from telemetry_agent.ackqueue.lock import QueueLock
 from telemetry_agent.ackqueue.ranges import runs
 from telemetry_agent.ackqueue.rows import Row, encode, is_sound, stream_from_int, to_record
 from telemetry_agent.ackqueue.schema import Connect, State, connect, make_directories
-from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored
+from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count
 from telemetry_agent.ackqueue.store import ROWS_PER_READ, Store
+from telemetry_agent.ackqueue.writer import Writer
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Fix, Record
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 1.0
 _DOUBTFUL_TIME = {"time", "date"}
 
 
@@ -93,7 +92,6 @@ class AckQueue:
         self.path = path
         self._commit_every_s = commit_every_s
         self._keep_delivered_ms = keep_delivered_s * 1000
-        self._max_uncommitted = max_uncommitted
         self._clock = clock or Clock()
         make_directories(path)
         self._file_lock = QueueLock(path)
@@ -113,17 +111,19 @@ class AckQueue:
         self._stream, self._stream_hex = stream, stream_from_int(stream)
         self._base = last  # the row of a fix put in this run is this plus its seq
         self._seq = 0
-        self._pending: list[tuple[float, Row]] = []  # put at, row; the rows are consecutive
-        self._writing = 0  # fixes in the transaction that runs now
         self._live_since_s: float | None = None
         self._latest_ms: int | None = None  # of the last fix whose time is not in doubt
 
-        self._failures = 0  # writes in a row that the disk refused
-        self._failing_since_s = 0.0
-        self._retry_at_s = 0.0
-
         self._ledger = Ledger(last, marks, differing)
         self._ledger.resume()
+        self._writer = Writer(
+            self._store,
+            self._ledger,
+            self._lock,
+            self._clock,
+            max_uncommitted=max_uncommitted,
+            on_refusal=self._ring,
+        )
         self._oldest: tuple[int, int | None] | None = None  # the oldest pending row, its time
         self._find_oldest()
 
@@ -147,13 +147,12 @@ class AckQueue:
             row = encode(self._base + seq, self._stream, seq, device, fix)
             self._seq = seq
             self._used = True
-            first = not self._pending
-            self._pending.append((now_s, row))
+            first = self._writer.oldest is None
+            self._writer.add(now_s, row)
             if self._live_since_s is None:
                 self._live_since_s = now_s
             if _DOUBTFUL_TIME.isdisjoint(fix.flags):
                 self._latest_ms = fix.time_ms
-            self._bound_memory()
         if self._commit_every_s == 0:
             with self._disk:
                 self._write()
@@ -169,18 +168,14 @@ class AckQueue:
         """
         with self._disk:
             self._check_open()
-            error = self._write()
-        if error is not None:
-            raise self._unwritten(error) from error
+            refusal = self._write()
+        if refusal is not None:
+            raise refusal
 
     def commit_due_s(self) -> float | None:
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
         with self._lock:
-            if self._failures:
-                return self._retry_at_s
-            if self._pending:
-                return self._pending[0][0] + self._commit_every_s
-            return None
+            return self._writer.due_s(self._commit_every_s)
 
     def lease(self, limit: int, *, live_first: bool = True) -> Batch | None:
         """Hand out fixes of one stream and one device, in the order of recording.
@@ -326,7 +321,8 @@ class AckQueue:
             with self._lock:
                 latest_ms = self._latest_ms
                 span = next((span for span in self._ledger.marks if span.value == ACKED), None)
-            if latest_ms is None or span is None or self._failures:
+                refused = self._writer.refused
+            if latest_ms is None or span is None or refused:
                 return False
             end = min(span.hi, span.lo + ROWS_PER_READ - 1)
             kept = (
@@ -345,7 +341,7 @@ class AckQueue:
     def backlog(self) -> Backlog:
         """What waits. Cheap, and never waits for the disk."""
         with self._lock:
-            uncommitted = len(self._pending) + self._writing
+            uncommitted = self._writer.uncommitted
             live = self._ledger.handout.live() + uncommitted
             return Backlog(
                 ready=self._ledger.handout.free.total + uncommitted,
@@ -356,34 +352,11 @@ class AckQueue:
     def stats(self) -> QueueStats:
         """Count everything. Never waits for the disk."""
         with self._lock:
-            in_flight = self._ledger.in_flight()
-            ready = self._ledger.handout.free.total + in_flight
-            marked = self._ledger.marks.total_by_value()
-            uncommitted = len(self._pending) + self._writing
-            oldest_ms: int | None = None
-            if self._oldest is not None:
-                oldest_ms = self._oldest[1]
-            elif self._pending:
-                oldest_ms = self._pending[0][1][4]
-        by_state: Counter[State] = Counter()
-        dead_letters: Counter[str] = Counter()
-        lost: Counter[str] = Counter()
-        for mark, count in marked.items():
-            by_state[mark.state] += count
-            if mark.reason is not None:
-                (dead_letters if mark.state is State.ACK_FAILED else lost)[mark.reason] += count
-        return QueueStats(
-            ready=ready,
-            unack=by_state[State.UNACK],
-            acked=by_state[State.ACKED],
-            ack_failed=by_state[State.ACK_FAILED],
-            in_flight=in_flight,
-            uncommitted=uncommitted,
-            dead_letters=dict(dead_letters),
-            lost=dict(lost),
-            oldest_pending_ms=oldest_ms,
-            file_bytes=_size(self.path) + _size(self.path.with_name(self.path.name + "-wal")),
-        )
+            oldest_ms = self._oldest[1] if self._oldest is not None else None
+            waiting = self._writer.oldest
+            if self._oldest is None and waiting is not None:
+                oldest_ms = waiting[1][4]
+            return count(self._ledger, self._writer.uncommitted, oldest_ms, self.path)
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.
@@ -421,11 +394,12 @@ class AckQueue:
                 if self._closed:
                     return
                 self._closed = True
-            error = self._write() if self._used else None
+            refusal = self._write() if self._used else None
             self._store.close()
             self._file_lock.release()
-        if error is not None:
-            raise self._unwritten(error) from error
+        if refusal is not None:
+            lost = self._writer.uncommitted
+            raise StorageError(f"{refusal}; {lost} fixes that waited in memory are lost")
 
     def __enter__(self) -> Self:
         return self
@@ -440,34 +414,10 @@ class AckQueue:
 
     # The disk lock is held in all that follows, except where it says otherwise.
 
-    def _write(self) -> sqlite3.Error | None:
-        """Write what memory is ahead of the disk by. Returns why the disk refused."""
-        with self._lock:
-            if not self._pending and not self._ledger.has_changes:
-                return None
-            group, self._pending = self._pending, []
-            self._writing = len(group)
-            changes = self._ledger.take_changes()
-        rows = [row for _, row in group]
-        refused: sqlite3.Error | None = None
-        written = False
-        try:
-            self._store.write(rows, changes)
-            written = True
-        except sqlite3.Error as error:
-            refused = error
-        finally:
-            with self._lock:
-                self._writing = 0
-                if not written:
-                    self._pending[:0] = group
-                    self._bound_memory()
-                    self._ledger.give_back_changes(changes)
-                elif rows:
-                    self._ledger.free(rows[0][0], rows[-1][0])
-        self._tell(refused)
+    def _write(self) -> StorageError | None:
+        refusal = self._writer.write()
         self._find_oldest()
-        return refused
+        return refusal
 
     def _hand_out(self, plan: Plan) -> Batch | None:
         """Make a batch of planned rows. ``None`` if all of them were damaged: plan again."""
@@ -487,7 +437,8 @@ class AckQueue:
         with self._lock:
             lease = self._ledger.begin([row[0] for row in taken], plan.batch)
             if self._ledger.handout.live() == 0:
-                self._live_since_s = self._pending[0][0] if self._pending else None
+                waiting = self._writer.oldest
+                self._live_since_s = waiting[0] if waiting is not None else None
         records = tuple(to_record(row, name) for row in taken)
         return Batch(lease, name, device, records, plan.live)
 
@@ -519,28 +470,6 @@ class AckQueue:
         elif self._oldest is None or self._oldest[0] != row:
             self._oldest = (row, self._store.time_ms(row))
 
-    def _tell(self, refused: sqlite3.Error | None) -> None:
-        now_s = self._clock.monotonic_s()
-        if refused is None:
-            if self._failures:
-                log.warning(
-                    "the queue %s can be written again, after %d refusals in %.0f s",
-                    self.path,
-                    self._failures,
-                    now_s - self._failing_since_s,
-                )
-            self._failures = 0
-            return
-        if not self._failures:
-            self._failing_since_s = now_s
-            log.error("%s. Fixes wait in memory; tried again each second", self._unwritten(refused))
-        self._failures += 1
-        self._retry_at_s = now_s + _RETRY_S
-        self._ring()
-
-    def _unwritten(self, error: sqlite3.Error) -> StorageError:
-        return StorageError(f"cannot write the queue {self.path}: {error}")
-
     def _use(self) -> None:
         self._check_open()
         self._used = True
@@ -554,17 +483,3 @@ class AckQueue:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the queue {self.path} is closed")
-
-    def _bound_memory(self) -> None:
-        """Confess the oldest fixes that find no room. The memory lock is held."""
-        excess = len(self._pending) - self._max_uncommitted
-        if excess > 0:
-            self._ledger.lose(self._pending[0][1][0], self._pending[excess - 1][1][0])
-            del self._pending[:excess]
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -1,9 +1,12 @@
 """What a queue tells about itself."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.schema import State
 from telemetry_agent.model import Record
 
@@ -48,3 +51,36 @@ class QueueStats:
     oldest_pending_ms: int | None
     """GNSS time of the oldest recorded fix that is neither delivered nor a dead letter."""
     file_bytes: int
+
+
+def count(
+    ledger: Ledger, uncommitted: int, oldest_pending_ms: int | None, path: Path
+) -> QueueStats:
+    """Sum up a ledger; the cost follows the number of different marks."""
+    by_state: Counter[State] = Counter()
+    dead_letters: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for mark, rows in ledger.marks.total_by_value().items():
+        by_state[mark.state] += rows
+        if mark.reason is not None:
+            (dead_letters if mark.state is State.ACK_FAILED else lost)[mark.reason] += rows
+    in_flight = ledger.in_flight()
+    return QueueStats(
+        ready=ledger.handout.free.total + in_flight,
+        unack=by_state[State.UNACK],
+        acked=by_state[State.ACKED],
+        ack_failed=by_state[State.ACK_FAILED],
+        in_flight=in_flight,
+        uncommitted=uncommitted,
+        dead_letters=dict(dead_letters),
+        lost=dict(lost),
+        oldest_pending_ms=oldest_pending_ms,
+        file_bytes=_size(path) + _size(path.with_name(path.name + "-wal")),
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

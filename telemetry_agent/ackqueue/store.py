@@ -45,7 +45,7 @@ class Store:
         Raises:
             StorageError: It cannot be opened, is no queue, or was written by a newer version.
         """
-        self._path = path
+        self.path = path
         self._connection = open_database(path, connect)
 
     def load(self) -> tuple[int, RangeMap[Mark], set[int]]:
@@ -66,10 +66,10 @@ class Store:
             last_id = self._connection.execute("SELECT max(id) FROM fix").fetchone()[0] or 0
         except sqlite3.Error as error:
             self.close()
-            raise StorageError(f"cannot read the queue {self._path}: {error}") from error
+            raise StorageError(f"cannot read the queue {self.path}: {error}") from error
         for lo, hi, state, reason, batch, crc in rows:
             if crc != _mark_checksum(lo, hi, state, reason, batch) or lo <= last:
-                log.error("the queue %s: the mark of rows %s to %s is damaged", self._path, lo, hi)
+                log.error("the queue %s: the mark of rows %s to %s is damaged", self.path, lo, hi)
                 differing.add(lo)
                 continue
             marks.paint(lo, hi, Mark(State(state), reason, batch))
