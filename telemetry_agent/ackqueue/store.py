@@ -80,8 +80,8 @@ class Store:
         """Store rows and marks, all or nothing. To repeat it changes nothing.
 
         Args:
-            rows: With consecutive numbers, all of one stream. A row that is there already, from
-                a write whose outcome was unknown, is the same one.
+            rows: With consecutive numbers and consecutive names. A row that is there already,
+                from a write whose outcome was unknown, has the same name.
             marks: By first row; ``None`` removes the mark. Writing ``GONE`` deletes its rows.
         """
         execute = self._connection.execute
@@ -129,9 +129,10 @@ class Store:
 
     def _check_stored(self, rows: Sequence[Row]) -> None:
         """A row of another name under one of these numbers would swallow a fix in silence."""
+        row_id, _, stream, seq = rows[0][:4]
         (stored,) = self._connection.execute(
-            "SELECT count(*) FROM fix WHERE id BETWEEN ? AND ? AND stream = ?",
-            (rows[0][0], rows[-1][0], rows[0][2]),
+            "SELECT count(*) FROM fix WHERE id BETWEEN ? AND ? AND stream = ? AND seq - id = ?",
+            (row_id, rows[-1][0], stream, seq - row_id),
         ).fetchone()
         if stored != len(rows):
             raise sqlite3.IntegrityError(
