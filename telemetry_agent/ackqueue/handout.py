@@ -19,8 +19,10 @@ class Plan(NamedTuple):
 
     ranges: list[tuple[int, int]]
     live: bool
-    batch: int
+    batch: int = LOOSE
     """The batch that these were before, or ``LOOSE``."""
+    newest_first: bool = False
+    """Which end must be in the batch if not all of them can be."""
 
     @property
     def size(self) -> int:
@@ -53,11 +55,11 @@ class Handout:
         if oldest is None:
             return None
         if live_first and self.live():
-            return Plan(self._newest(limit), live=True, batch=LOOSE)
+            return Plan(self._newest(limit), live=True, newest_first=True)
         if oldest.value != LOOSE:
             whole = [(span.lo, span.hi) for span in self.free if span.value == oldest.value]
             return Plan(whole, live=False, batch=oldest.value)
-        return Plan(self._oldest(oldest, limit), live=oldest.lo > self.newest, batch=LOOSE)
+        return Plan(self._oldest(oldest, limit), live=oldest.lo > self.newest)
 
     def _newest(self, limit: int) -> list[tuple[int, int]]:
         ranges: list[tuple[int, int]] = []

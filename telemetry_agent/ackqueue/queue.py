@@ -427,12 +427,9 @@ class AckQueue:
             self._set_damaged_aside(plan, {row[0] for row in sound})
         if not sound:
             return None
-        model = sound[-1] if plan.live else sound[0]
-        device, stream = model[1:3]
-        run = (row for row in (reversed(sound) if plan.live else sound))
-        taken = list(takewhile(lambda row: row[1] == device and row[2] == stream, run))
-        if plan.live:
-            taken.reverse()
+        step = -1 if plan.newest_first else 1
+        device, stream = kind = sound[::step][0][1:3]
+        taken = list(takewhile(lambda row: row[1:3] == kind, sound[::step]))[::step]
         name = stream_from_int(stream)
         with self._lock:
             lease = self._ledger.begin([row[0] for row in taken], plan.batch)

@@ -103,6 +103,11 @@ def test_a_batch_holds_one_device_and_one_stream(path: Path) -> None:
             ("a", [5]),
             ("a", [1, 2]),
         ]
+        put(queue, 1, device="a")
+        put(queue, 1, device="b")
+        assert seqs(lease(queue, live_first=False)) == [3, 4]
+        assert seqs(lease(queue, live_first=False)) == [6]
+        assert seqs(lease(queue, live_first=False)) == [7]
     with AckQueue(path) as queue:
         first = lease(queue)
         put(queue, 1, device="a")
@@ -112,8 +117,9 @@ def test_a_batch_holds_one_device_and_one_stream(path: Path) -> None:
         assert [(batch.device, seqs(batch)) for batch in (first, *rest)] == [
             ("a", [1, 2]),
             ("b", [3, 4]),
-            ("a", [5]),
+            ("a", [5, 6]),
         ]
+        assert seqs(lease(queue)) == [7]
         assert queue.lease(1) is None
 
 
