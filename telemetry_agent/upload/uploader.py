@@ -25,6 +25,7 @@ from telemetry_agent.model import (
     Held,
     Outcome,
     Payload,
+    Record,
     Refused,
     UploadState,
 )
@@ -202,18 +203,33 @@ class Uploader:
         return max(0.0, backlog.live_since_s + self._policy.flush_every_s - now_s)
 
     def _lease_probe(self) -> Batch | None:
-        """One fix; each time another one, from the newest back."""
-        batch = self._lease(self._policy.max_batch, live_first=self._policy.live_first)
-        if batch is None:
-            return None
-        at = len(batch.records) - 1 - self._probes % len(batch.records)
+        """One fix: each time another one, and one that is not accused if there is any."""
         self._probes += 1
+        passed: list[Batch] = []
+        probe: Batch | None = None
+        while probe is None:
+            batch = self._lease(self._policy.max_batch, live_first=self._policy.live_first)
+            if batch is None:
+                break
+            innocent = [at for at, r in enumerate(batch.records) if _name(r) not in self._accused]
+            if innocent:
+                probe = self._single_out(batch, innocent[-self._probes % len(innocent)])
+            else:
+                passed.append(batch)
+        if probe is None and passed:
+            batch = passed.pop(self._probes % len(passed))
+            probe = self._single_out(batch, -self._probes % len(batch.records))
+        for batch in passed:
+            self._release(batch)
+        return probe
+
+    def _single_out(self, batch: Batch, at: int) -> Batch:
         if at > 0:
-            older, batch = self._split(batch, at)
-            self._release(older)
+            before, batch = self._split(batch, at)
+            self._release(before)
         if len(batch.records) > 1:
-            batch, newer = self._split(batch, 1)
-            self._release(newer)
+            batch, after = self._split(batch, 1)
+            self._release(after)
         return batch
 
     # How to send it
@@ -269,6 +285,8 @@ class Uploader:
             self._crash_search = True
             self._searching(batch).witness = True
             return Refused(outcome.reason, status=500)
+        if self._crashes.wants_another and len(batch.records) == 1:
+            self._accuse(batch)
         return outcome
 
     # What the answer asks for
@@ -307,7 +325,9 @@ class Uploader:
         self._account.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
         if taken:
             self._crashes.accepted(batch)
-            self._accused = dict.fromkeys(self._accused, True)
+            if self._accused:
+                delivered = {_name(record) for record in batch.records}
+                self._accused = dict.fromkeys(self._accused.keys() - delivered, True)
             if self._search is not None:
                 self._search.accepted(batch)
                 self._bury(self._search)
@@ -318,7 +338,7 @@ class Uploader:
         if self._probing:
             self._accuse(batch)
             return self._hold(reason)
-        if alone and self._accused.get((batch.stream, batch.records[0].seq)):
+        if alone and self._accused.get(_name(batch.records[0])):
             self._fail(batch, reason)
             return 0
         search = self._searching(batch)
@@ -350,7 +370,7 @@ class Uploader:
         return self._hold(search.reason)
 
     def _accuse(self, batch: Batch) -> None:
-        self._accused.setdefault((batch.stream, batch.records[0].seq), False)
+        self._accused.setdefault(_name(batch.records[0]), False)
         while len(self._accused) > _ACCUSED_MAX:
             del self._accused[next(iter(self._accused))]
 
@@ -399,7 +419,7 @@ class Uploader:
     def _fail(self, batch: Batch, reason: str) -> None:
         self._queue.fail(batch, reason)
         del self._leased[batch.lease]
-        self._accused.pop((batch.stream, batch.records[0].seq), None)
+        self._accused.pop(_name(batch.records[0]), None)
         self._account.buried(len(batch.records), reason)
 
     def _release(self, batch: Batch, *, answered: bool = True) -> None:
@@ -411,3 +431,7 @@ class Uploader:
         self._unanswered = self._unanswered or in_flight is not None
         for batch in list(self._leased.values()):
             self._release(batch, answered=batch is not in_flight)
+
+
+def _name(record: Record) -> tuple[str, int]:
+    return record.stream, record.seq
