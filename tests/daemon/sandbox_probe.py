@@ -82,6 +82,7 @@ attempts: dict[str, Callable[[], object]] = {
     "synchronised": Clock().synchronised,
     "host name": lambda: socket.sethostname("x"),
     "foreign device": lambda: os.open("/dev/foreign", os.O_RDWR),
+    "serial port": lambda: os.open("/dev/ttyS191", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK),
     "receiver": receiver,
     "queue": queue,
     "thread": thread,

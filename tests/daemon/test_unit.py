@@ -15,6 +15,7 @@ from systemd_boot import SOURCE, Machine, boot, launcher, require_systemd
 UNIT = "telemetry-agent.service"
 TEXT = (SOURCE / "systemd" / UNIT).read_text()
 STAND_IN = launcher("/opt/source/tests/daemon/standin.py")
+CREDENTIALS = ("client_key", "page_token", "password", "token")
 INSTALLED = {
     "/usr/bin/telemetry-agent": STAND_IN,
     "/usr/lib/sysusers.d/telemetry-agent.conf": (
@@ -77,8 +78,15 @@ def test_start_returns_when_the_agent_says_that_it_is_ready(machine: Machine) ->
     machine.systemctl("start", UNIT)
     assert machine.show(UNIT, "ActiveState") == "active"
     assert machine.show(UNIT, "StatusText") == "recording"
-    command = machine.path(f"/proc/{machine.main_pid(UNIT)}/cmdline").read_bytes()
-    assert b"standin.py" in command
+    assert machine.show(UNIT, "WatchdogUSec") == "30s"
+
+
+def test_the_agent_and_its_state_belong_to_its_own_user(machine: Machine) -> None:
+    machine.systemctl("start", UNIT)
+    process = f"/proc/{machine.main_pid(UNIT)}"
+    for path, mode in ((process, "555"), ("/var/lib/telemetry-agent", "751")):
+        owner = machine.run("stat", "--format=%U:%G %a", path).stdout.strip()
+        assert owner == f"telemetry-agent:telemetry-agent {mode}"
 
 
 def test_journald_gets_levels_and_fields(machine: Machine) -> None:
@@ -156,13 +164,15 @@ def test_every_other_end_is_started_again_without_a_limit() -> None:
 
 
 def test_secrets_come_from_the_credential_store_and_none_is_needed() -> None:
-    files = INSTALLED | {"/etc/credstore/telemetry-agent.token": b"s3cret"}
+    store = {name: f"/etc/credstore/telemetry-agent.{name}" for name in CREDENTIALS}
+    files = INSTALLED | dict.fromkeys(store.values(), b"s3cret")
     with boot({UNIT: TEXT}, files) as machine:
         machine.systemctl("start", UNIT)
-        assert own_entries(machine)[0]["CREDENTIALS"] == "{'token': 's3cret'}"
+        assert own_entries(machine)[0]["CREDENTIALS"] == str(dict.fromkeys(store, "s3cret"))
         held = f"/run/credentials/{UNIT}/token"
         assert machine.run("runuser", "-u", "nobody", "--", "cat", held, check=False).returncode
-        machine.path("/etc/credstore/telemetry-agent.token").unlink()
+        for path in store.values():
+            machine.path(path).unlink()
         machine.systemctl("restart", UNIT)
         assert own_entries(machine)[-3]["CREDENTIALS"] == "{}"
 
@@ -211,11 +221,16 @@ def test_the_sandbox(receiver: str) -> None:
         machine.run("useradd", "stranger")
         # A device that everyone may open, were it not for the unit.
         machine.run("mknod", "--mode=666", "/dev/foreign", "c", "10", "229")
+        # A serial port that no machine has.
+        machine.run("mknod", "--mode=666", "/dev/ttyS191", "c", "4", "255")
         machine.systemctl("start", UNIT)
         facts = json.loads(own_entries(machine)[0]["FACTS"])
         callers = ("root", "telemetry-agent", "engineer", "stranger")
         answers = {user: ask(machine, user).strip() for user in callers}
         readable = {user: read_queue(machine, user) == 0 for user in callers}
+    # systemd allows a kind of device that the kernel knows at the start.
+    known = " ttyS\n" in Path("/proc/devices").read_text()
+    assert (facts.pop("serial port") != "EPERM") is known
     assert facts == {
         "write /etc": "EROFS",
         "write /usr": "EROFS",
