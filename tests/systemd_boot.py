@@ -7,8 +7,11 @@ afterwards, and nothing of it reaches the machine. There is no udev and no D-Bus
 the harmless devices and this machine's ptys only. The units of the machine are not there either:
 systemd, journald, and what the test brings.
 
-Python is bound to ``/opt``, because it may live in a home directory, which ProtectHome hides: use
-``launcher``. It needs root, Linux with overlayfs, and the programs of PROGRAMS.
+Python, its packages and this source are bound to ``/opt``, because they may live in a home
+directory, which ProtectHome hides. To install the agent, put ``"/usr/bin/telemetry-agent":
+launcher("-m telemetry_agent")`` among the files.
+
+It needs root, Linux with overlayfs, and the programs of PROGRAMS.
 
 How it ends: unshare gets SIGKILL, with it PID 1, and with that every process of its namespace;
 when the cgroup says that it is empty, it is removed.
@@ -34,7 +37,10 @@ from typing import Any, TypeVar
 import pytest
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")
-PROGRAMS = ("systemctl", "systemd-sysusers", "journalctl", "unshare", "nsenter", "setpriv")
+PROGRAMS = (
+    *("systemctl", "systemd-analyze", "systemd-sysusers", "journalctl"),
+    *("unshare", "nsenter", "setpriv"),
+)
 SOURCE = Path(__file__).resolve().parents[1]
 
 _LIMIT_S = 20.0
@@ -42,8 +48,6 @@ _UNITS = {
     "boot.target": "[Unit]\nRequires=basic.target\nAfter=basic.target",
     "basic.target": "[Unit]\nRequires=sysinit.target\nAfter=sysinit.target",
     "sysinit.target": "[Unit]\nWants=systemd-journald.service\nAfter=systemd-journald.service",
-    "multi-user.target": "[Unit]",
-    "shutdown.target": "[Unit]\nDefaultDependencies=no",
 }
 _UNITS_OF_THE_MACHINE = (
     "systemd-journald.service",
@@ -187,10 +191,13 @@ class Machine:
         deadline_s = time.monotonic() + limit_s
         while not (result := condition()):
             left_s = deadline_s - time.monotonic()
-            if left_s <= 0 or not select.select([self._follower.stdout], [], [], left_s)[0]:
+            if (
+                left_s <= 0
+                or not select.select([self._follower.stdout], [], [], left_s)[0]
+                or not os.read(self._follower.stdout.fileno(), 1 << 16)
+            ):
                 everything = self.run("journalctl", "--no-pager", "--output=short").stdout
                 pytest.fail(f"{what}: not within {limit_s:g} s. The journal:\n{everything}")
-            os.read(self._follower.stdout.fileno(), 1 << 16)
         return result
 
     def wait_active(self, unit: str, limit_s: float = _LIMIT_S) -> None:

@@ -14,15 +14,13 @@ from systemd_boot import SOURCE, Machine, boot, launcher, require_systemd
 
 UNIT = "telemetry-agent.service"
 TEXT = (SOURCE / "systemd" / UNIT).read_text()
-STAND_IN = launcher("/opt/source/tests/daemon/standin.py")
 CREDENTIALS = ("client_key", "page_token", "password", "token")
 INSTALLED = {
-    "/usr/bin/telemetry-agent": STAND_IN,
+    "/usr/bin/telemetry-agent": launcher("/opt/source/tests/daemon/standin.py"),
     "/usr/lib/sysusers.d/telemetry-agent.conf": (
         SOURCE / "systemd/sysusers.d/telemetry-agent.conf"
     ).read_bytes(),
 }
-
 PROBED = INSTALLED | {
     "/usr/bin/telemetry-agent": launcher("/opt/source/tests/daemon/sandbox_probe.py"),
     "/usr/bin/python-inside": launcher(),
@@ -54,9 +52,8 @@ def test_systemd_understands_every_line(machine: Machine) -> None:
     )
 
 
-def test_the_exposure_score_is_at_most_1_5(tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        require_systemd()
+def test_the_exposure_score_is_at_most_1_5() -> None:
+    require_systemd()
     done = subprocess.run(
         [
             "systemd-analyze",
@@ -107,7 +104,7 @@ def test_a_stuck_thread_is_ended_by_the_watchdog_and_the_agent_started_again() -
         machine.systemctl("start", UNIT)
         stuck = machine.main_pid(UNIT)
         machine.run("kill", "-USR1", str(stuck))
-        machine.wait_for(lambda: machine.show(UNIT, "NRestarts") == "1", "restarted")
+        machine.wait_for(lambda: machine.show(UNIT, "NRestarts") != "0", "restarted")
         machine.wait_active(UNIT)
         assert machine.main_pid(UNIT) not in (0, stuck)
         said = machine.messages(UNIT)
@@ -183,23 +180,23 @@ def test_a_credential_that_a_drop_in_names_by_its_path_must_be_there() -> None:
         assert machine.show(UNIT, "ExecMainStatus") == "243"  # CREDENTIALS
 
 
-def ask(machine: Machine, user: str) -> str:
-    """What the control socket of the probe answers to ``user``."""
-    program = (
-        "import socket; s = socket.socket(socket.AF_UNIX); "
-        "s.connect('/var/lib/telemetry-agent/queue.db.sock'); print(s.recv(99).decode())"
-    )
-    return machine.run("runuser", "-u", user, "--", "/usr/bin/python-inside", "-c", program).stdout
+ASK = """
+import socket
+control = socket.socket(socket.AF_UNIX)
+control.connect("/var/lib/telemetry-agent/queue.db.sock")
+print(control.recv(99).decode(), end="")
+"""
+READ = """
+import sqlite3
+queue = sqlite3.connect("file:/var/lib/telemetry-agent/queue.db?mode=ro", uri=True)
+print(queue.execute("SELECT x FROM t").fetchone()[0], end="")
+"""
 
 
-def read_queue(machine: Machine, user: str) -> int:
-    """The exit status of reading the queue as ``user``."""
-    program = (
-        "import sqlite3; d = sqlite3.connect('file:/var/lib/telemetry-agent/queue.db?mode=ro', "
-        "uri=True); assert d.execute('SELECT x FROM t').fetchone() == (42,)"
-    )
-    argv = ["runuser", "-u", user, "--", "/usr/bin/python-inside", "-c", program]
-    return machine.run(*argv, check=False).returncode
+def by(user: str, machine: Machine, program: str) -> str:
+    """What ``program`` prints when ``user`` runs it; empty where it fails."""
+    argv = ["runuser", "--user", user, "--", "/usr/bin/python-inside", "-c", program]
+    return machine.run(*argv, check=False).stdout
 
 
 @pytest.fixture
@@ -225,9 +222,9 @@ def test_the_sandbox(receiver: str) -> None:
         machine.run("mknod", "--mode=666", "/dev/ttyS191", "c", "4", "255")
         machine.systemctl("start", UNIT)
         facts = json.loads(own_entries(machine)[0]["FACTS"])
-        callers = ("root", "telemetry-agent", "engineer", "stranger")
-        answers = {user: ask(machine, user).strip() for user in callers}
-        readable = {user: read_queue(machine, user) == 0 for user in callers}
+        users = ("root", "telemetry-agent", "engineer", "stranger")
+        answers = [by(user, machine, ASK) for user in users]
+        reads = [by(user, machine, READ) for user in users]
     # systemd allows a kind of device that the kernel knows at the start.
     known = " ttyS\n" in Path("/proc/devices").read_text()
     assert (facts.pop("serial port") != "EPERM") is known
@@ -261,13 +258,8 @@ def test_the_sandbox(receiver: str) -> None:
         "NoNewPrivs": "1",
         "Seccomp": "2",
     }
-    assert answers == {
-        "root": "all",
-        "telemetry-agent": "all",
-        "engineer": "all",
-        "stranger": "status",
-    }
-    assert readable == {"root": True, "telemetry-agent": True, "engineer": True, "stranger": False}
+    assert answers == ["all", "all", "all", "status"]
+    assert reads == ["42", "42", "42", ""]
 
 
 def test_a_drop_in_lets_the_agent_ask_the_kernel_for_the_clock() -> None:
