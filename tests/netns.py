@@ -16,7 +16,6 @@ import contextlib
 import ctypes
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,8 +36,6 @@ class Namespace:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        _ip("netns", "add", name)
-        self.ip("link set lo up")
 
     def ip(self, command: str) -> None:
         """Run ``ip COMMAND`` here."""
@@ -71,11 +68,6 @@ class Namespace:
         with ThreadPoolExecutor(1) as thread_of_its_own:
             return thread_of_its_own.submit(call).result(_IP_LIMIT_S)
 
-    def listen(self, host: str, port: int) -> socket.socket:
-        """A TCP socket that listens here."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return self.inside(lambda: socket.create_server((host, port), family=family))
-
     def remove(self) -> None:
         _ip("netns", "del", self.name)
         shutil.rmtree(Path("/etc/netns", self.name), ignore_errors=True)
@@ -92,7 +84,9 @@ class Network:
     def namespace(self, name: str) -> Namespace:
         """A new one; its full name is unique on the machine."""
         made = Namespace(f"ta{os.getpid()}-{name}")
+        _ip("netns", "add", made.name)
         self.namespaces.append(made)
+        made.ip("link set lo up")
         return made
 
     def cable(self, a: Namespace, a_device: str, b: Namespace, b_device: str) -> None:

@@ -28,7 +28,7 @@ from typing import Literal
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.connectivity.probe import Probe, Word
-from telemetry_agent.connectivity.routes import Address, KernelBell, Path, path
+from telemetry_agent.connectivity.routes import Address, KernelBell, Path
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,6 @@ class Monitor:
             gone: pooled connections that use the old one would hang.
         clock: only says since when the first state holds; a step gets its time passed in.
         rng: draws the random wait.
-        path: asks the kernel for the way to one address.
     """
 
     name = "connectivity"
@@ -79,7 +78,6 @@ class Monitor:
         on_change: Callable[[], None],
         clock: Clock | None = None,
         rng: random.Random | None = None,
-        path: Callable[[Address], Path | None] = path,
     ) -> None:
         self.bell = bell
         self.max_step_s = _CALLBACKS_TAKE_S
@@ -91,7 +89,6 @@ class Monitor:
         self._on_return = on_return
         self._on_change = on_change
         self._rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
-        self._path = path
         self._paths: dict[Address, Path | None] = {}
         self._in_doubt = True
         self._failed_probes = 0
@@ -148,7 +145,7 @@ class Monitor:
     def _look(self, now_s: float) -> None:
         """The kernel had news: is the path still the same?"""
         self._look_due_s = None
-        paths = {address: self._path(address) for address in self._probe.addresses}
+        paths = self._probe.paths()
         changed = any(paths[address] != self._paths.get(address) for address in paths)
         self._paths = paths
         routed = any(paths.values())
@@ -160,7 +157,7 @@ class Monitor:
             return
         # Without a way to a known address the name may have others by now, as where a network
         # that translates IPv4 into IPv6 took the place of another.
-        if changed or not (routed or self._probe.running):
+        if changed or not routed:
             self._start_probe(now_s)
 
     def _start_probe(self, now_s: float) -> None:
@@ -169,10 +166,10 @@ class Monitor:
 
     def _follow_probe(self, now_s: float) -> None:
         verdict = self._probe.poll(now_s)
-        for address in self._probe.addresses:
-            # A known one's path that changed meanwhile is left for _look to find.
-            if address not in self._paths:
-                self._paths[address] = self._path(address)
+        # New addresses are noted; a known one's path that changed is left for _look to find.
+        self._paths = {
+            address: self._paths.get(address, now) for address, now in self._probe.paths().items()
+        }
         if verdict is None:
             return
         if verdict.word == "up":

@@ -81,6 +81,8 @@ class Probe:
         """Begin a try; one that runs is given up."""
         self.cancel()
         self.running = True
+        if self._resolved:
+            self._take_resolution()
         self._resolve_until_s = now_s + _RESOLVE_WITHIN_S
         self._resolve_error = f"no answer within {_RESOLVE_WITHIN_S:g} s"
         self._resolving_since_before = self._resolving
@@ -91,7 +93,10 @@ class Probe:
     def poll(self, now_s: float) -> Verdict | None:
         """How the running try ended, or ``None`` while it goes on."""
         if self._resolved:
-            self._take_resolution(now_s)
+            if not self._take_resolution() and self._resolving_since_before:
+                self._begin_resolution()
+            self._resolving_since_before = False
+            self._connect(now_s)
         for address, (connecting, until_s) in list(self._connecting.items()):
             # Asked again, a connect that was begun says how far it is.
             result = connecting.connect_ex(address.sockaddr)
@@ -113,6 +118,10 @@ class Probe:
         dues = (until_s for _, until_s in self._connecting.values())
         return min(dues, default=self._resolve_until_s)
 
+    def paths(self) -> dict[Address, Path | None]:
+        """The way to each known address, as the kernel has it now."""
+        return {address: self._path(address) for address in self.addresses}
+
     def cancel(self) -> None:
         """Give the running try up. A resolution goes on, its result is kept. Idempotent."""
         self.running = False
@@ -133,21 +142,19 @@ class Probe:
             self._resolved.append(str(error))
         self._bell.ring()
 
-    def _take_resolution(self, now_s: float) -> None:
+    def _take_resolution(self) -> bool:
+        """Note what the thread left; whether it was addresses."""
         result = self._resolved.pop()
         self._resolving = False
-        since_before, self._resolving_since_before = self._resolving_since_before, False
         if isinstance(result, str):
             self._resolve_error = result
-            if since_before:
-                self._begin_resolution()
-            return
+            return False
         kept: list[Address] = []
         for address in dict.fromkeys(result):
             if sum(other.family == address.family for other in kept) < _PER_FAMILY_MAX:
                 kept.append(address)
         self.addresses = tuple(kept)
-        self._connect(now_s)
+        return True
 
     def _connect(self, now_s: float) -> None:
         for address in self.addresses:

@@ -80,7 +80,7 @@ class Address(NamedTuple):
 
 
 class Path(NamedTuple):
-    """Which way packets to an address leave. Another path means that old connections are dead."""
+    """Which way packets to an address leave. On another path, old connections hang."""
 
     source: str
     """The address of ours that they leave from."""
@@ -144,7 +144,7 @@ class KernelBell(Bell):
     """
 
     def __init__(self) -> None:
-        # Not the event of a plain Bell: poll waits for sockets.
+        # In place of a plain Bell's event, because only sockets can be waited for together.
         self.watched: set[socket.socket] = set()
         """Connecting sockets of the waiting thread: one that is done ends the wait."""
         self._rings, self._rung = socket.socketpair()
@@ -160,7 +160,7 @@ class KernelBell(Bell):
 
     def clear(self) -> None:
         """Arm: only rings from here on count. News stay until they are ``heard``."""
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # nothing left; or closed, then the loop is asked to end
             while self._rung.recv(4096):
                 pass
 
@@ -189,7 +189,8 @@ class KernelBell(Bell):
         return news
 
     def close(self) -> None:
-        """Free the sockets. Rings are ignored from here on. Idempotent."""
+        """End a wait and free the sockets. Rings are ignored from here on. Idempotent."""
+        self.ring()
         for each in (self._rings, self._rung, self._news):
             if each is not None:
                 each.close()
@@ -198,13 +199,12 @@ class KernelBell(Bell):
 def _listen() -> socket.socket | None:
     try:
         news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        try:
+            news.bind((0, _GROUPS))
+        except OSError:
+            news.close()
+            raise
     except OSError as error:
-        log.info("no news of links and routes from the kernel (%s): probing only", error.strerror)
-        return None
-    try:
-        news.bind((0, _GROUPS))
-    except OSError as error:
-        news.close()
         log.info("no news of links and routes from the kernel (%s): probing only", error.strerror)
         return None
     news.setblocking(False)

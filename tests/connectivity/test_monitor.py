@@ -3,7 +3,6 @@
 import logging
 import random
 import socket
-from collections.abc import Callable
 
 import pytest
 from fakes import FakeClock
@@ -44,9 +43,9 @@ class FakeBell(KernelBell):
 class FakeProbe(Probe):
     """Ends ``takes_s`` after its start, as the network is then."""
 
-    def __init__(self, bell: KernelBell, judge: Callable[[], Verdict]) -> None:
-        super().__init__("endpoint.test", 80, bell)
-        self.judge = judge
+    def __init__(self, world: "World") -> None:
+        super().__init__("endpoint.test", 80, world.bell, path=lambda _: world.way)
+        self.world = world
         self.takes_s = 0.0
         self.starts: list[float] = []
 
@@ -59,7 +58,7 @@ class FakeProbe(Probe):
             return None
         self.running = False
         self.addresses = (HERE,)
-        return self.judge()
+        return self.world.judge()
 
     def due_s(self) -> float:
         return self.starts[-1] + self.takes_s
@@ -76,7 +75,7 @@ class World:
         self.answers = True
         self.clock = FakeClock()
         self.bell = FakeBell()
-        self.probe = FakeProbe(self.bell, self.judge)
+        self.probe = FakeProbe(self)
         self.returns: list[float] = []
         self.changes: list[float] = []
         self.monitor = Monitor(
@@ -88,7 +87,6 @@ class World:
             on_change=lambda: self.changes.append(self.clock.now_s),
             clock=self.clock,
             rng=random.Random(1),
-            path=lambda _: self.way,
         )
 
     def judge(self) -> Verdict:

@@ -199,6 +199,17 @@ def test_the_same_with_ipv6(wire: Wire, fault: str, breaks: str, mends: str) -> 
         watched.back(since_s, KERNEL_VISIBLE_S)
 
 
+def test_an_ipv6_address_serves_once_the_kernel_has_found_it_unique(wire: Wire) -> None:
+    checking_s = 2.0  # what the kernel takes for that: up to 1 s of random delay, and 1 s
+    with monitor(wire.device, FAR6) as watched:
+        watched.wait("idle up")
+        wire.device.ip(f"addr del {NEAR6}/64 dev eth0")
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        wire.device.ip(f"addr add {NEAR6}/64 dev eth0")
+        watched.back(since_s, checking_s + KERNEL_VISIBLE_S)
+
+
 def test_a_gateway_that_comes_and_goes(wire: Wire) -> None:
     wire.device.ip(f"route add default via {FAR}")
     with monitor(wire.device, BEYOND) as watched:

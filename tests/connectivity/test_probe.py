@@ -178,6 +178,19 @@ def test_a_name_that_moved_is_followed(
     assert probe.addresses == (address_of(server),)
 
 
+def test_a_resolution_that_came_after_the_try_is_not_taken_for_news(
+    server: socket.socket, silent: Address, bell: KernelBell
+) -> None:
+    names = Names([silent], [silent], [address_of(server)])
+    probe = Probe("endpoint.test", 80, bell, resolver=names)
+    probe.start(0.0)
+    until_resolved(probe, bell, 0.0)
+    probe.start(1.0)
+    bell.wait(10)  # the second answer lies there, unread
+    probe.cancel()
+    assert run(probe, bell, 3600.0) == Verdict("up")
+
+
 def no_way(_: Address) -> Path | None:
     return None
 
