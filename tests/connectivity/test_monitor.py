@@ -221,6 +221,14 @@ def test_a_burst_of_news_is_looked_at_once(world: World) -> None:
     assert world.word == "up"
 
 
+def test_news_without_end_do_not_put_off_the_look(world: World) -> None:
+    world.change_way(None)
+    for _ in range(6):
+        world.news()
+        world.run(0.01)
+    assert world.word == "no-route"
+
+
 def test_another_way_while_up_is_a_change_and_costs_no_probe(world: World) -> None:
     world.change_way(ANOTHER_WAY)
     world.run(1)

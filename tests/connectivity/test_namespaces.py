@@ -18,7 +18,7 @@ from processes import Running, running
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.connectivity.probe import resolve
-from telemetry_agent.connectivity.routes import KernelBell, Path, path
+from telemetry_agent.connectivity.routes import Address, KernelBell, Path, path
 
 clock = Clock()
 
@@ -449,24 +449,76 @@ def test_another_gateway_or_source_is_another_way(wire: Wire) -> None:
     assert len({first, second, third}) == 3
 
 
+def test_a_route_for_our_source_alone_decides(wire: Wire, bell: KernelBell) -> None:
+    net, device, far = wire.net, wire.device, wire.far
+    net.cable(device, "eth1", far, "eth1")
+    device.ip("addr add 10.93.0.1/24 dev eth1")
+    device.ip(f"route add default via {FAR}")
+    device.ip("route add default via 10.93.0.2 table 88")
+    device.ip(f"rule add from {NEAR} lookup 88")
+    assert way(device, BEYOND) is not None
+    far.ip("link set eth1 down")
+    wait_for(bell, lambda: way(device, BEYOND) is None)
+
+
 def test_a_link_local_address_is_asked_for_on_its_interface(wire: Wire, bell: KernelBell) -> None:
-    address = wire.device.inside(lambda: resolve("fe80::1%eth0", PORT)[0])
-    wait_for(bell, lambda: wire.device.inside(lambda: path(address)) is not None)
+    wire.net.cable(wire.device, "eth1", wire.far, "eth1")
+
+    def both() -> list[Address]:
+        return [resolve(f"fe80::1%{device}", PORT)[0] for device in ("eth0", "eth1")]
+
+    here = wire.device.inside(both)
+
+    def ways() -> list[bool]:
+        return wire.device.inside(lambda: [path(address) is not None for address in here])
+
+    wait_for(bell, lambda: ways() == [True, True])
     wire.far.ip("link set eth0 down")
-    wait_for(bell, lambda: wire.device.inside(lambda: path(address)) is None)
-    wire.device.ip("link del eth0")
-    assert wire.device.inside(lambda: path(address)) is None
+    wait_for(bell, lambda: ways() == [False, True])
+    wire.far.ip("link set eth0 up")
+    wire.far.ip("link set eth1 down")
+    wait_for(bell, lambda: ways() == [True, False])
+    wire.device.ip("link del eth1")
+    assert ways() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "link set lo alias inner",
+        "addr change 10.99.0.1/32 dev lo valid_lft 999 preferred_lft 999",
+        "route add 10.98.0.0/24 dev lo",
+        "addr change fd99::1/128 dev lo valid_lft 999 preferred_lft 999",
+        "-6 route add fd98::/64 dev lo",
+    ],
+)
+def test_the_kernel_rings_for_each_kind_of_news(change: str) -> None:
+    # Nothing happens on a loopback by itself.
+    with network() as net:
+        device = net.namespace("device")
+        device.ip("addr add 10.99.0.1/32 dev lo")
+        device.ip("addr add fd99::1/128 dev lo")
+        with contextlib.closing(device.inside(KernelBell)) as bell:
+            bell.wait(0.01)
+            assert not bell.heard()
+            device.ip(change)
+            bell.wait(5)
+            assert bell.heard()
 
 
 def test_more_news_than_the_socket_holds_are_news(wire: Wire, bell: KernelBell) -> None:
     assert bell._news is not None
-    bell.heard()
     bell._news.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    for number in range(2, 40):
-        wire.device.ip(f"addr add 10.95.0.{number}/32 dev lo")
-    bell.wait(5)
+
+    def overflow() -> None:
+        bell.heard()
+        for number in range(2, 40):
+            wire.device.ip(f"addr replace 10.95.0.{number}/32 dev lo")
+        bell.wait(5)
+
+    overflow()
     with pytest.raises(OSError, match="No buffer space"):
         bell._news.recv(1)
-    wire.device.ip("addr del 10.95.0.2/32 dev lo")
+    overflow()
     assert bell.heard()
     assert not bell.heard()
