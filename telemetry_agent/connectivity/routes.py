@@ -1,6 +1,6 @@
 """What the kernel knows of the way to the endpoint: its news, and its answer when asked.
 
-News. The kernel tells of every change to links, addresses and routes on a netlink socket. Not one
+News. The kernel tells of every change to links, addresses, routes and rules by netlink. Not one
 message is parsed, because they do not add up to the truth: taking a link down removes its IPv4
 routes without a message for each, and a burst that overflows the socket is lost. So every message,
 and an overflow as well, only means "look again". That is what a ring of a bell means too, hence
@@ -42,7 +42,8 @@ from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
 
-_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links; IPv4 and IPv6 addresses; their routes
+# Links; then addresses, routes and policy rules of IPv4, and of IPv6.
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
 
 _NO_WAY = {
     errno.ENETUNREACH,

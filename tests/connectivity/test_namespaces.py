@@ -227,8 +227,7 @@ def test_a_route_of_a_policy_table_is_a_route(wire: Wire) -> None:
         watched.away("no-route")
         since_s = clock.monotonic_s()
         wire.device.ip("rule add pref 100 lookup 77")
-        # A rule gives no news in the groups of links, addresses and routes.
-        watched.back(since_s, PROBE_EVERY_S + MARGIN_S)
+        watched.back(since_s, KERNEL_VISIBLE_S)
         wire.device.ip("route flush table 77")
         watched.away("no-route")
         since_s = clock.monotonic_s()
@@ -488,19 +487,21 @@ def test_a_link_local_address_is_asked_for_on_its_interface(wire: Wire, bell: Ke
         "link set lo alias inner",
         "addr change 10.99.0.1/32 dev lo valid_lft 999 preferred_lft 999",
         "route add 10.98.0.0/24 dev lo",
+        "rule add pref 100 lookup 77",
         "addr change fd99::1/128 dev lo valid_lft 999 preferred_lft 999",
         "-6 route add fd98::/64 dev lo",
+        "-6 rule add pref 100 lookup 77",
     ],
 )
 def test_the_kernel_rings_for_each_kind_of_news(change: str) -> None:
-    # Nothing happens on a loopback by itself.
     with network() as net:
         device = net.namespace("device")
         device.ip("addr add 10.99.0.1/32 dev lo")
         device.ip("addr add fd99::1/128 dev lo")
         with contextlib.closing(device.inside(KernelBell)) as bell:
-            bell.wait(0.01)
-            assert not bell.heard()
+            bell.wait(0.3)
+            while bell.heard():  # a new IPv6 address is told of twice; then nothing happens there
+                bell.wait(0.3)
             device.ip(change)
             bell.wait(5)
             assert bell.heard()
