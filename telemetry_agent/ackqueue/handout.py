@@ -1,0 +1,83 @@
+"""Which rows the next batch takes. Pure: it knows row numbers, and nothing of fixes.
+
+Rows above ``newest``, the newest that was ever handed out in this run, are live: nobody has heard
+of them yet. All others are backlog. A batch is taken from one side of that line only. Handing
+out moves the line, so what a batch of the newest live rows leaves behind is backlog from then on.
+"""
+
+from typing import NamedTuple
+
+from telemetry_agent.ackqueue.ranges import RangeMap, Span
+
+LOOSE = 0
+"""The value of a row that may travel with any other. Other values are the number of a batch that
+got no answer: its rows travel as they did, so that the endpoint can tell the repeat."""
+
+
+class Plan(NamedTuple):
+    """Rows for one batch, in order."""
+
+    ranges: list[tuple[int, int]]
+    live: bool
+    batch: int = LOOSE
+    """The batch that these were before, or ``LOOSE``."""
+    newest_first: bool = False
+    """Which end must be in the batch if not all of them can be."""
+
+    @property
+    def size(self) -> int:
+        """How many rows."""
+        return sum(hi - lo + 1 for lo, hi in self.ranges)
+
+
+class Handout:
+    """The rows that wait to be handed out."""
+
+    def __init__(self, newest: int) -> None:
+        self.free: RangeMap[int] = RangeMap()
+        self.newest = newest
+
+    def live(self) -> int:
+        """How many of them are live."""
+        count = 0
+        for span in reversed(self.free):
+            if span.hi <= self.newest:
+                break
+            count += span.hi - max(span.lo - 1, self.newest)
+        return count
+
+    def choose(self, limit: int, *, live_first: bool) -> Plan | None:
+        """The newest live rows if there are any and they go first, else the oldest rows.
+
+        At most ``limit``, except for the rows of an earlier batch, which come whole.
+        """
+        oldest = next(iter(self.free), None)
+        if oldest is None:
+            return None
+        if live_first and self.live():
+            return Plan(self._newest(limit), live=True, newest_first=True)
+        if oldest.value != LOOSE:
+            whole = [(span.lo, span.hi) for span in self.free if span.value == oldest.value]
+            return Plan(whole, live=False, batch=oldest.value)
+        return Plan(self._oldest(oldest, limit), live=oldest.lo > self.newest)
+
+    def _newest(self, limit: int) -> list[tuple[int, int]]:
+        ranges: list[tuple[int, int]] = []
+        for span in reversed(self.free):
+            if span.hi <= self.newest or not limit:
+                break
+            lo = max(span.lo, self.newest + 1, span.hi - limit + 1)
+            ranges.append((lo, span.hi))
+            limit -= span.hi - lo + 1
+        return ranges[::-1]
+
+    def _oldest(self, oldest: Span[int], limit: int) -> list[tuple[int, int]]:
+        end = self.newest if oldest.lo <= self.newest else None
+        ranges: list[tuple[int, int]] = []
+        for span in self.free:
+            if not limit or span.value != LOOSE or (end is not None and span.lo > end):
+                break
+            hi = min(span.hi, span.lo + limit - 1, span.hi if end is None else end)
+            ranges.append((span.lo, hi))
+            limit -= hi - span.lo + 1
+        return ranges

@@ -1,0 +1,482 @@
+"""The ack-queue: fixes go to disk, batches come out, and only an acknowledgement ends a fix.
+
+Theory of operation. Each fix gets a row number when it is put, one higher than the last. Rows are
+written in that order and never change. What becomes of them is kept as ranges of row numbers, all
+in memory (``Ledger``), and the disk follows memory: each transaction writes the new rows and
+every mark that differs. So a disk that refuses to write costs nothing but patience, and after a
+crash a row is ready again unless its end was written.
+
+Two locks. ``_lock`` guards memory and is held for microseconds. ``_disk`` guards the connection
+and is held across an fsync; whoever needs both takes ``_disk`` first. ``put``, ``backlog`` and
+``stats`` take only the first, so a slow disk delays no recording. A lease reads its rows with
+``_disk`` alone: they cannot move meanwhile, since whatever takes free rows holds ``_disk``.
+"""
+
+import logging
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from telemetry_agent.ackqueue.handout import Plan
+from telemetry_agent.ackqueue.ledger import ACKED, Ledger
+from telemetry_agent.ackqueue.lock import QueueLock
+from telemetry_agent.ackqueue.ranges import runs
+from telemetry_agent.ackqueue.rows import Row, encode, is_sound, stream_from_int, to_record
+from telemetry_agent.ackqueue.schema import Connect, State, connect, make_directories
+from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count
+from telemetry_agent.ackqueue.store import ROWS_PER_READ, Store
+from telemetry_agent.ackqueue.writer import Writer
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError
+from telemetry_agent.model import Batch, Fix, Record
+
+log = logging.getLogger(__name__)
+
+_DOUBTFUL_TIME = {"time", "date"}
+
+
+class AckQueue:
+    """A durable queue of fixes for one process; any number of its threads may use it.
+
+    ::
+
+        with AckQueue(Path("queue.db")) as queue:
+            queue.put(Fix(1764426119000, 48_117300000, 11_516667000), "van-07")
+            while batch := queue.lease(1000):
+                send(batch.records)
+                queue.ack(batch)
+
+    A batch is out until one of ``ack``, ``fail``, ``release`` and ``split`` ends it; to use it
+    after that is a ValueError, and so is to use a closed queue. A fix that was not acknowledged
+    when the process ends is handed out again by the next.
+
+    When the disk refuses a write, what was to be written stays in memory and is tried again with
+    the next call, or each second by a ``Committer``; the log tells the first failure and the
+    recovery. Only ``commit`` and ``close`` raise for it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        commit_every_s: float = 1.0,
+        keep_delivered_s: float = 86400.0,
+        max_uncommitted: int = 100_000,
+        clock: Clock | None = None,
+        connect: Connect = connect,
+    ) -> None:
+        """Open the queue, made if it is not there. What got no answer is ready again.
+
+        To open and close it without using it writes nothing but a new file.
+
+        Args:
+            path: The database file. ``PATH.lock`` beside it is held until ``close``.
+            commit_every_s: How long a fix may wait in memory: what a power cut may cost. 0: ``put``
+                commits before it returns. Above 0 a ``Committer`` or the caller must commit.
+            keep_delivered_s: How long a delivered fix is kept; see ``purge_delivered``.
+            max_uncommitted: How many fixes memory holds while the disk refuses to write. Past it
+                the oldest are lost, and counted.
+            clock: The machine's clocks.
+            connect: Opens the database file.
+
+        Raises:
+            QueueLockedError: Another process holds the queue.
+            StorageError: The file cannot be opened, is no queue, or is of a newer version.
+        """
+        self.path = path
+        self._commit_every_s = commit_every_s
+        self._keep_delivered_ms = keep_delivered_s * 1000
+        self._clock = clock or Clock()
+        make_directories(path)
+        self._file_lock = QueueLock(path)
+        try:
+            self._store = Store(path, connect)
+            last, marks, differing = self._store.load()
+        except BaseException:
+            self._file_lock.release()
+            raise
+        self._lock = threading.Lock()
+        self._disk = threading.Lock()
+        self._watchers: list[Callable[[], None]] = []
+        self._used = False
+        self._closed = False
+
+        stream = secrets.randbits(64) - 2**63
+        self._stream, self._stream_hex = stream, stream_from_int(stream)
+        self._base = last  # the row of a fix put in this run is this plus its seq
+        self._seq = 0
+        self._live_since_s: float | None = None
+        self._latest_ms: int | None = None  # of the last fix whose time is not in doubt
+
+        self._ledger = Ledger(last, marks, differing)
+        self._ledger.resume()
+        self._writer = Writer(
+            self._store,
+            self._ledger,
+            self._lock,
+            self._clock,
+            max_uncommitted=max_uncommitted,
+            on_refusal=self._ring,
+        )
+        self._oldest: tuple[int, int | None] | None = None  # the oldest pending row, its time
+        self._find_oldest()
+
+    def watch(self, ring: Callable[[], None]) -> None:
+        """Have ``ring`` called, from any thread, when there is something new to do.
+
+        That is the first fix since a commit, and a write that failed and is to be tried again.
+        """
+        self._watchers.append(ring)
+
+    def put(self, fix: Fix, device: str) -> Record:
+        """Name a fix and take it over. Waits for the disk only if ``commit_every_s`` is 0.
+
+        Raises:
+            ValueError: The fix holds what cannot be stored.
+        """
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            self._check_open()
+            seq = self._seq + 1
+            row = encode(self._base + seq, self._stream, seq, device, fix)
+            self._seq = seq
+            self._used = True
+            first = self._writer.oldest is None
+            self._writer.add(now_s, row)
+            if self._live_since_s is None:
+                self._live_since_s = now_s
+            if _DOUBTFUL_TIME.isdisjoint(fix.flags):
+                self._latest_ms = fix.time_ms
+        if self._commit_every_s == 0:
+            with self._disk:
+                self._write()
+        if first:
+            self._ring()
+        return Record(self._stream_hex, seq, device, fix)
+
+    def commit(self) -> None:
+        """Bring everything to disk.
+
+        Raises:
+            StorageError: The disk refused. Nothing is lost by that; it is tried again.
+        """
+        with self._disk:
+            self._check_open()
+            refusal = self._write()
+        if refusal is not None:
+            raise refusal
+
+    def commit_due_s(self) -> float | None:
+        """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
+        with self._lock:
+            return self._writer.due_s(self._commit_every_s)
+
+    def lease(self, limit: int, *, live_first: bool = True) -> Batch | None:
+        """Hand out fixes of one stream and one device, in the order of recording.
+
+        Either live fixes or the oldest run of the backlog, never both. What was a batch that got
+        no answer is the same batch again, unless ``limit`` is smaller. Only what is on disk is
+        handed out; what waits for a commit is committed first.
+
+        Args:
+            limit: The most fixes that the batch may hold.
+            live_first: If there are live fixes, the newest of them; else strictly the oldest.
+
+        Returns:
+            ``None`` if nothing is ready.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        if limit < 1:
+            raise ValueError(f"a batch holds at least one fix, not {limit}")
+        with self._disk:
+            self._use()
+            self._write()
+            while True:
+                with self._lock:
+                    plan = self._ledger.choose(limit, live_first=live_first)
+                if plan is None:
+                    return None
+                batch = self._hand_out(plan)
+                if batch is not None:
+                    return batch
+
+    def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
+        """Make one batch two: its first ``at`` fixes, and the rest."""
+        if not 0 < at < len(batch.records):
+            raise ValueError(f"a batch of {len(batch.records)} fixes cannot be split at {at}")
+        with self._disk:
+            self._use()
+            with self._lock:
+                first, second = self._ledger.split(batch, at)
+        return (
+            replace(batch, lease=first, records=batch.records[:at]),
+            replace(batch, lease=second, records=batch.records[at:]),
+        )
+
+    def ack(
+        self,
+        batch: Batch,
+        *,
+        rejected: Mapping[int, str] = MappingProxyType({}),
+        retry: Collection[int] = (),
+    ) -> None:
+        """The endpoint took the batch. On disk in one transaction.
+
+        Args:
+            batch: As it was handed out.
+            rejected: seq -> reason of those it refused: they become dead letters.
+            retry: The seqs of those it wants again later: they are ready. A seq in both is
+                rejected, one that the batch does not hold is ignored.
+        """
+        with self._disk:
+            self._use()
+            with self._lock:
+                self._ledger.ack(batch, rejected, retry)
+            self._write()
+
+    def fail(self, batch: Batch, reason: str) -> None:
+        """The endpoint refuses the batch for good: its fixes become dead letters."""
+        with self._disk:
+            self._use()
+            with self._lock:
+                self._ledger.fail(batch, reason)
+            self._write()
+
+    def release(self, batch: Batch, *, answered: bool = True) -> None:
+        """Give the batch back undelivered.
+
+        Args:
+            batch: As it was handed out.
+            answered: The endpoint said "later": the fixes are ready, as they were. False: nobody
+                knows whether it has them; they are ``unack``, on disk, until ``resume_unack``.
+        """
+        with self._disk:
+            self._use()
+            with self._lock:
+                if answered:
+                    self._ledger.give_back(batch)
+                else:
+                    self._ledger.suspend(batch)
+            if not answered:
+                self._write()
+
+    def resume_unack(self) -> int:
+        """Make ready what got no answer; each batch keeps together. Returns how many fixes."""
+        with self._disk:
+            self._use()
+            with self._lock:
+                count = self._ledger.resume()
+            self._write()
+        return count
+
+    def retry(self, names: Collection[tuple[str, int]] | None = None) -> int:
+        """Make dead letters ready: all of them, or those with these (stream, seq).
+
+        Returns:
+            How many fixes.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self._disk:
+            self._use()
+            with self._lock:
+                spans = self._ledger.in_state(State.ACK_FAILED)
+            ranges = [(span.lo, span.hi) for span in spans]
+            if names is not None:
+                ranges = runs(
+                    row[0]
+                    for lo, hi in ranges
+                    for row in self._read(lo, hi)
+                    if is_sound(row) and (stream_from_int(row[2]), row[3]) in names
+                )
+            with self._lock:
+                self._ledger.retry(ranges)
+            self._write()
+        return sum(hi - lo + 1 for lo, hi in ranges)
+
+    def purge_delivered(self) -> bool:
+        """Delete some of the delivered fixes that are older than ``keep_delivered_s``.
+
+        Age is the distance in GNSS time, either way, from the last fix put in this run whose time
+        is not in doubt: the system clock of a device may be wrong by years. So nothing is deleted
+        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction.
+
+        Returns:
+            Whether there may be more to delete now.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self._disk:
+            self._check_open()
+            with self._lock:
+                latest_ms = self._latest_ms
+                span = next((span for span in self._ledger.marks if span.value == ACKED), None)
+                refused = self._writer.refused
+            if latest_ms is None or span is None or refused:
+                return False
+            end = min(span.hi, span.lo + ROWS_PER_READ - 1)
+            kept = (
+                row[0]
+                for row in self._read(span.lo, end)
+                if is_sound(row) and abs(row[4] - latest_ms) <= self._keep_delivered_ms
+            )
+            last_old = next(kept, end + 1) - 1
+            if last_old < span.lo:
+                return False
+            with self._lock:
+                self._ledger.purge(span.lo, last_old)
+            self._write()
+            return last_old == end
+
+    def backlog(self) -> Backlog:
+        """What waits. Cheap, and never waits for the disk."""
+        with self._lock:
+            uncommitted = self._writer.uncommitted
+            live = self._ledger.handout.live() + uncommitted
+            return Backlog(
+                ready=self._ledger.handout.free.total + uncommitted,
+                live=live,
+                live_since_s=self._live_since_s if live else None,
+            )
+
+    def stats(self) -> QueueStats:
+        """Count everything. Never waits for the disk."""
+        with self._lock:
+            oldest_ms = self._oldest[1] if self._oldest is not None else None
+            waiting = self._writer.oldest
+            if self._oldest is None and waiting is not None:
+                oldest_ms = waiting[1][4]
+            return count(self._ledger, self._writer.uncommitted, oldest_ms, self.path)
+
+    def stored(self, state: State | None = None) -> Iterator[Stored]:
+        """The sound fixes on disk in the order of recording: all, or those in one state.
+
+        The queue may be used meanwhile; each fix is told as it is when it is read.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self._lock:
+            ranges = [(1, self._base + self._seq)]
+            if state is not None and state is not State.READY:
+                ranges = [(span.lo, span.hi) for span in self._ledger.in_state(state)]
+        for lo, hi in ranges:
+            for first in range(lo, hi + 1, ROWS_PER_READ):
+                with self._disk:
+                    self._check_open()
+                    rows = list(self._read(first, min(hi, first + ROWS_PER_READ - 1)))
+                    with self._lock:
+                        marks = [self._ledger.state_of(row[0]) for row in rows]
+                for row, mark in zip(rows, marks, strict=True):
+                    if mark.state > 0 and state in {None, mark.state} and is_sound(row):
+                        record = to_record(row, stream_from_int(row[2]))
+                        yield Stored(record, mark.state, mark.reason)
+
+    def close(self) -> None:
+        """Commit, and let the next process in. Batches that are out are ready for it. Idempotent.
+
+        Raises:
+            StorageError: The disk refused; the fixes that waited in memory are lost. The queue
+                is closed all the same.
+        """
+        with self._disk:
+            with self._lock:
+                if self._closed:
+                    return
+                self._closed = True
+            refusal = self._write() if self._used else None
+            self._store.close()
+            self._file_lock.release()
+        if refusal is not None:
+            lost = self._writer.uncommitted
+            raise StorageError(f"{refusal}; {lost} fixes that waited in memory are lost")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # The disk lock is held in all that follows, except where it says otherwise.
+
+    def _write(self) -> StorageError | None:
+        refusal = self._writer.write()
+        self._find_oldest()
+        return refusal
+
+    def _hand_out(self, plan: Plan) -> Batch | None:
+        """Make a batch of planned rows. ``None`` if all of them were damaged: plan again."""
+        rows = [row for lo, hi in plan.ranges for row in self._read(lo, hi)]
+        sound = [row for row in rows if is_sound(row)]
+        if len(sound) < plan.size:
+            self._set_damaged_aside(plan, {row[0] for row in sound})
+        if not sound:
+            return None
+        step = -1 if plan.newest_first else 1
+        device, stream = kind = sound[::step][0][1:3]
+        taken = list(takewhile(lambda row: row[1:3] == kind, sound[::step]))[::step]
+        name = stream_from_int(stream)
+        with self._lock:
+            lease = self._ledger.begin([row[0] for row in taken], plan.batch)
+            if self._ledger.handout.live() == 0:
+                waiting = self._writer.oldest
+                self._live_since_s = waiting[0] if waiting is not None else None
+        records = tuple(to_record(row, name) for row in taken)
+        return Batch(lease, name, device, records, plan.live)
+
+    def _set_damaged_aside(self, plan: Plan, sound: set[int]) -> None:
+        damaged = [row for lo, hi in plan.ranges for row in range(lo, hi + 1) if row not in sound]
+        with self._lock:
+            self._ledger.damage(damaged)
+        log.error(
+            "the queue %s: %d fixes are damaged and cannot be sent (rows %d to %d)",
+            self.path,
+            len(damaged),
+            damaged[0],
+            damaged[-1],
+        )
+        self._write()
+
+    def _read(self, lo: int, hi: int) -> Iterator[Row]:
+        try:
+            yield from self._store.read(lo, hi)
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot read the queue {self.path}: {error}") from error
+
+    def _find_oldest(self) -> None:
+        """So that ``stats`` can tell its time without the disk."""
+        with self._lock:
+            row = self._ledger.oldest_pending()
+        if row is None:
+            self._oldest = None
+        elif self._oldest is None or self._oldest[0] != row:
+            self._oldest = (row, self._store.time_ms(row))
+
+    def _use(self) -> None:
+        self._check_open()
+        self._used = True
+
+    # Without the disk lock
+
+    def _ring(self) -> None:
+        for ring in self._watchers:
+            ring()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"the queue {self.path} is closed")

@@ -1,0 +1,226 @@
+"""The tables of the queue file, its pragmas, and how it is opened. Each choice with its reason.
+
+``fix`` holds one row per fix, and a row is never updated. Its primary key is the local order of
+recording, chosen by the queue, so that a put touches the last page of one tree and no index, and
+so that a put whose outcome is unknown can be repeated without storing the fix twice.
+
+``mark`` holds what became of the rows, as ranges of row numbers; a row in no range is ready. So
+to acknowledge a batch is, as a rule, to move the end of one range: one page, whatever the batch.
+
+``fixes`` is a view for people with plain ``sqlite3``: words and units of the documentation.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+
+from telemetry_agent.ackqueue.rows import FLAGS, QUALITIES
+from telemetry_agent.errors import StorageError
+
+Connect = Callable[[Path], sqlite3.Connection]
+
+_QUALITY_WORDS = " ".join(f"WHEN {code} THEN '{word}'" for code, word in enumerate(QUALITIES))
+_FLAG_WORDS = " || ".join(
+    f"iif(fix.flags & {1 << place}, '{word},', '')" for place, word in enumerate(FLAGS)
+)
+
+
+class State(IntEnum):
+    """What became of a row. The positive ones are the public states of the queue."""
+
+    DAMAGED = -1
+    """Unreadable or gone when it was to be sent. The row, if any, stays where it is."""
+    GONE = 0
+    """There is no row: it was kept long enough after delivery, or was lost (with a reason)."""
+    READY = 1
+    """To be sent, together with the others of its batch. (Ready rows of no batch need no mark.)"""
+    UNACK = 2
+    """Sent, and no answer came."""
+    ACKED = 5
+    """Delivered."""
+    ACK_FAILED = 9
+    """Refused by the endpoint: a dead letter (with a reason)."""
+
+
+_APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
+
+_CREATE = (
+    # No AUTOINCREMENT: it costs a second page per commit, and row numbers may come again, for
+    # they name nothing outside this file.
+    """
+    CREATE TABLE fix (
+        id INTEGER PRIMARY KEY,
+        device TEXT NOT NULL,
+        stream INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        time_ms INTEGER NOT NULL,
+        lat_e9 INTEGER NOT NULL,
+        lon_e9 INTEGER NOT NULL,
+        alt_mm INTEGER,
+        geoid_sep_mm INTEGER,
+        speed_mm_s INTEGER,
+        course_mdeg INTEGER,
+        mode INTEGER NOT NULL,
+        quality INTEGER NOT NULL,
+        hdop_e2 INTEGER,
+        vdop_e2 INTEGER,
+        pdop_e2 INTEGER,
+        sats INTEGER,
+        err_h_mm INTEGER,
+        err_v_mm INTEGER,
+        flags INTEGER NOT NULL,
+        crc INTEGER NOT NULL
+    )
+    """,
+    # batch: the rows of one batch that got no answer, so that it can be sent again as it was.
+    """
+    CREATE TABLE mark (
+        lo INTEGER PRIMARY KEY,
+        hi INTEGER NOT NULL,
+        state INTEGER NOT NULL,
+        reason TEXT,
+        batch INTEGER,
+        crc INTEGER NOT NULL
+    )
+    """,
+    # Seconds and milliseconds apart: as one floating point number they would be rounded.
+    f"""
+    CREATE VIEW fixes AS SELECT
+        printf('%016x', fix.stream) AS stream,
+        fix.seq AS seq,
+        fix.device AS device,
+        coalesce(mark.state, {State.READY:d}) AS state,
+        mark.reason AS reason,
+        strftime('%Y-%m-%dT%H:%M:%S', fix.time_ms / 1000, 'unixepoch')
+            || printf('.%03dZ', fix.time_ms % 1000) AS time,
+        fix.lat_e9 / 1e9 AS lat,
+        fix.lon_e9 / 1e9 AS lon,
+        fix.alt_mm / 1e3 AS alt,
+        fix.geoid_sep_mm / 1e3 AS geoid_sep,
+        fix.speed_mm_s / 1e3 AS speed,
+        fix.course_mdeg / 1e3 AS course,
+        fix.mode AS mode,
+        CASE fix.quality {_QUALITY_WORDS} END AS quality,
+        fix.hdop_e2 / 1e2 AS hdop,
+        fix.vdop_e2 / 1e2 AS vdop,
+        fix.pdop_e2 / 1e2 AS pdop,
+        fix.sats AS sats,
+        fix.err_h_mm / 1e3 AS err_h,
+        fix.err_v_mm / 1e3 AS err_v,
+        nullif(rtrim({_FLAG_WORDS}, ','), '') AS flags
+    FROM fix LEFT JOIN mark
+        ON mark.lo = (SELECT max(lo) FROM mark WHERE lo <= fix.id) AND mark.hi >= fix.id
+    WHERE coalesce(mark.state, {State.READY:d}) > 0
+    """,  # noqa: S608 - words of ours
+)
+
+_MIGRATIONS = (_CREATE,)
+"""The statements at place n bring a file from schema version n to n + 1."""
+
+_PRAGMAS = (
+    # The unit of every write; 4096 is the block of the file systems it lies on. Has an effect
+    # only before the first table is made.
+    "PRAGMA page_size = 4096",
+    # A commit appends to one file and syncs once; readers do not block it.
+    "PRAGMA journal_mode = WAL",
+    # With less, a power cut undoes commits, and the names of those fixes are already spent.
+    "PRAGMA synchronous = FULL",
+    # Pages, about 200 KB: at one small commit a second this writes the least to the card, since
+    # the last page of each tree is copied back once for many commits, and the log stays short.
+    "PRAGMA wal_autocheckpoint = 50",
+    # A log that grew once (a long reader, a big group) shrinks again.
+    "PRAGMA journal_size_limit = 1048576",
+    # Positions tell where people were: deleted is gone. It also keeps a scan of a damaged file
+    # from bringing back what was delivered and deleted.
+    "PRAGMA secure_delete = ON",
+    # No temporary file on the card.
+    "PRAGMA temp_store = MEMORY",
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open an existing file, with transactions begun and ended by the caller alone."""
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+
+def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
+    """Open the queue file at ``path``, made with its folders if it is not there.
+
+    Raises:
+        StorageError: It cannot be opened, is no queue, or was written by a newer version.
+    """
+    try:
+        if not path.exists():
+            # Before SQLite holds it, so that it is never readable by all; SQLite gives its
+            # companion files the same mode.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+        connection = connect(path)
+        try:
+            _prepare(connection, path)
+            # A file whose name is not yet on disk is lost with its content at a power cut.
+            _sync_directory(path.parent)
+        except BaseException:
+            connection.close()
+            raise
+    except OSError as error:
+        raise StorageError(f"cannot open the queue {path}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"cannot open the queue {path}: {error}. "
+            f"To go on with a new queue, move this file away (with {path.name}-wal, if there)"
+        ) from error
+    return connection
+
+
+def make_directories(path: Path) -> None:
+    """Make the folders that ``path`` lies in, so that they outlast a power cut.
+
+    Raises:
+        StorageError: One cannot be made.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            _sync_directory(folder.parent)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make the folder {error.filename} for the queue: {error.strerror}"
+        ) from error
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    application_id = _pragma(connection, "application_id")
+    version = _pragma(connection, "user_version")
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application_id != _APPLICATION_ID and (application_id or version or tables):
+        raise StorageError(f"{path} is a database of another program, not a queue")
+    if version > len(_MIGRATIONS):
+        raise StorageError(
+            f"the queue {path} was written by a newer telemetry-agent (its schema is version "
+            f"{version}, this one knows {len(_MIGRATIONS)}): install that version again"
+        )
+    for pragma in _PRAGMAS:
+        connection.execute(pragma).fetchall()
+    if version < len(_MIGRATIONS):
+        connection.execute("BEGIN IMMEDIATE")
+        for statements in _MIGRATIONS[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        connection.execute("COMMIT")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _sync_directory(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,86 @@
+"""What a queue tells about itself."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from telemetry_agent.ackqueue.ledger import Ledger
+from telemetry_agent.ackqueue.schema import State
+from telemetry_agent.model import Record
+
+
+class Backlog(NamedTuple):
+    """What waits, as the uploader needs it to decide."""
+
+    ready: int
+    """Fixes that a lease could hand out now, the uncommitted ones included."""
+    live: int
+    """Those of them that were recorded after the newest fix that was ever handed out."""
+    live_since_s: float | None
+    """Monotonic time at which the oldest live fix was put, or earlier; ``None`` without any."""
+
+
+class Stored(NamedTuple):
+    """A fix in the queue, and what became of it."""
+
+    record: Record
+    state: State
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    """Counts of fixes, by what became of them. The first four are the public states."""
+
+    ready: int
+    """Committed and to be sent; a batch that is out counts here."""
+    unack: int
+    acked: int
+    ack_failed: int
+    in_flight: int
+    """Of the ready ones, those in a batch that is out."""
+    uncommitted: int
+    """Named, and not yet on disk."""
+    dead_letters: Mapping[str, int]
+    """Reason -> count; sums up to ``ack_failed``."""
+    lost: Mapping[str, int]
+    """Reason -> count, since the file was made: ``memory`` (the disk refused for too long),
+    ``damaged`` (the row was not as it was stored)."""
+    oldest_pending_ms: int | None
+    """GNSS time of the oldest recorded fix that is neither delivered nor a dead letter."""
+    file_bytes: int
+
+
+def count(
+    ledger: Ledger, uncommitted: int, oldest_pending_ms: int | None, path: Path
+) -> QueueStats:
+    """Sum up a ledger; the cost follows the number of different marks."""
+    by_state: Counter[State] = Counter()
+    dead_letters: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for mark, rows in ledger.marks.total_by_value().items():
+        by_state[mark.state] += rows
+        if mark.reason is not None:
+            (dead_letters if mark.state is State.ACK_FAILED else lost)[mark.reason] += rows
+    in_flight = ledger.in_flight()
+    return QueueStats(
+        ready=ledger.handout.free.total + in_flight,
+        unack=by_state[State.UNACK],
+        acked=by_state[State.ACKED],
+        ack_failed=by_state[State.ACK_FAILED],
+        in_flight=in_flight,
+        uncommitted=uncommitted,
+        dead_letters=dict(dead_letters),
+        lost=dict(lost),
+        oldest_pending_ms=oldest_pending_ms,
+        file_bytes=_size(path) + _size(path.with_name(path.name + "-wal")),
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,42 @@
+"""What the tests of the queue share: fixes, and a disk that can refuse."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from telemetry_agent.ackqueue.schema import connect
+from telemetry_agent.model import Fix
+
+Refusal = Literal["never", "before", "after"]
+"""Whether COMMIT raises, and if so, before or after it is done."""
+START_MS = 1_764_426_119_000
+
+
+class Disk:
+    """Opens real databases whose COMMIT can fail: for good, or after it was done."""
+
+    def __init__(self) -> None:
+        self.refuses: Refusal = "never"
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        return cast("sqlite3.Connection", _Connection(connect(path), self))
+
+
+class _Connection:
+    def __init__(self, real: sqlite3.Connection, disk: Disk) -> None:
+        self._real = real
+        self._disk = disk
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        if sql != "COMMIT" or self._disk.refuses == "never":
+            return self._real.execute(sql, parameters)
+        if self._disk.refuses == "after":
+            self._real.execute(sql)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def fix_at(second: float = 0, **values: Any) -> Fix:
+    return Fix(START_MS + round(second * 1000), 48_117300000, 11_516667000, **values)

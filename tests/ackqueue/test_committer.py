@@ -1,0 +1,127 @@
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ackqueue.queue_parts import Disk, fix_at
+from fakes import FakeClock
+
+from telemetry_agent.ackqueue.committer import Committer
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.clock import Clock
+from telemetry_agent.tasks import Beat, Stop, run_loop
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def queue(tmp_path: Path, clock: FakeClock, disk: Disk) -> Iterator[AckQueue]:
+    with AckQueue(
+        tmp_path / "queue.db",
+        commit_every_s=2,
+        keep_delivered_s=60,
+        clock=clock,
+        connect=disk.connect,
+    ) as queue:
+        yield queue
+        disk.refuses = "never"
+
+
+def test_a_silent_receiver_delays_no_commit(queue: AckQueue, clock: FakeClock) -> None:
+    committer = Committer(queue)
+    committer.step(clock.monotonic_s())
+    queue.put(fix_at(), "a")
+    assert committer.step(clock.advance(0.5)) == 1.5
+    queue.put(fix_at(), "a")
+    assert queue.stats().uncommitted == 2
+    assert committer.step(clock.advance(1.5)) is not None
+    assert queue.stats().uncommitted == 0
+
+
+def test_a_put_rings_once_for_each_commit(queue: AckQueue, clock: FakeClock) -> None:
+    rings: list[float] = []
+    queue.watch(lambda: rings.append(clock.monotonic_s()))
+    for _ in range(3):
+        queue.put(fix_at(), "a")
+    assert len(rings) == 1
+    queue.commit()
+    queue.put(fix_at(), "a")
+    assert len(rings) == 2
+
+
+def test_what_the_disk_refused_is_tried_each_second(
+    queue: AckQueue, clock: FakeClock, disk: Disk
+) -> None:
+    committer = Committer(queue)
+    committer.step(clock.monotonic_s())
+    queue.put(fix_at(), "a")
+    disk.refuses = "before"
+    assert committer.step(clock.advance(2)) == 1
+    assert committer.step(clock.advance(0.25)) == 0.75
+    disk.refuses = "never"
+    committer.step(clock.advance(0.75))
+    assert queue.stats().uncommitted == 0
+
+
+def test_a_refused_acknowledgement_rings_too(queue: AckQueue, clock: FakeClock, disk: Disk) -> None:
+    queue.put(fix_at(), "a")
+    batch = queue.lease(1)
+    assert batch is not None
+    committer = Committer(queue)
+    committer.step(clock.monotonic_s())
+    committer.bell.clear()
+    disk.refuses = "before"
+    queue.ack(batch)
+    assert committer.bell._event.is_set()
+    assert committer.step(clock.monotonic_s()) == 1
+
+
+def test_it_purges_now_and_then(queue: AckQueue, clock: FakeClock) -> None:
+    committer = Committer(queue)
+    assert committer.step(clock.monotonic_s()) == 300
+    for second in range(1500):
+        queue.put(fix_at(second), "a")
+    batch = queue.lease(2000)
+    assert batch is not None
+    queue.ack(batch)
+    queue.put(fix_at(5000), "a")
+    queue.commit()
+    assert queue.stats().acked == 1500
+    assert committer.step(clock.advance(300)) == 0
+    assert queue.stats().acked == 500
+    while committer.step(clock.monotonic_s()) == 0:
+        pass
+    assert queue.stats().acked == 0
+    assert committer.step(clock.monotonic_s()) == 300
+
+
+def test_its_thread_commits_what_is_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with AckQueue(tmp_path / "other.db", commit_every_s=0.01) as queue:
+        committer = Committer(queue)
+        stop = Stop()
+        thread = threading.Thread(target=run_loop, args=(committer, stop, Beat(), Clock()))
+        thread.start()
+        written = threading.Event()
+        write = queue._store.write
+
+        def tell(*args: Any) -> None:
+            write(*args)
+            written.set()
+
+        monkeypatch.setattr(queue._store, "write", tell)
+        queue.put(fix_at(), "a")
+        assert written.wait(20)
+        stop.set()
+        committer.wake()
+        thread.join(20)
+        assert not thread.is_alive()
+        committer.close()

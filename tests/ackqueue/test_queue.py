@@ -1,0 +1,517 @@
+import logging
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ackqueue.queue_parts import Disk, Refusal, fix_at
+from fakes import FakeClock
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.schema import State
+from telemetry_agent.errors import StorageError
+from telemetry_agent.model import Batch
+
+LIMIT_S = 20
+
+
+def put(queue: AckQueue, count: int, *, start: int = 0, device: str = "a") -> None:
+    for second in range(start, start + count):
+        queue.put(fix_at(second), device)
+
+
+def lease(queue: AckQueue, limit: int = 1000, *, live_first: bool = True) -> Batch:
+    batch = queue.lease(limit, live_first=live_first)
+    assert batch is not None
+    return batch
+
+
+def seqs(batch: Batch) -> list[int]:
+    return [record.seq for record in batch.records]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "queue.db"
+
+
+# What is live
+
+
+def test_the_newest_go_first_and_what_they_leave_behind_is_backlog(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 10)
+        batch = lease(queue, 4)
+        assert (seqs(batch), batch.live) == ([7, 8, 9, 10], True)
+        put(queue, 2)
+        batch = lease(queue, 100)
+        assert (seqs(batch), batch.live) == ([11, 12], True)
+        batch = lease(queue, 100)
+        assert (seqs(batch), batch.live) == ([1, 2, 3, 4, 5, 6], False)
+        assert queue.lease(100) is None
+
+
+def test_oldest_first_is_strict_but_mixes_no_live_with_backlog(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 5)
+        batch = lease(queue, 3, live_first=False)
+        assert (seqs(batch), batch.live) == ([1, 2, 3], True)
+        queue.release(batch)
+        batch = lease(queue, 100, live_first=False)
+        assert (seqs(batch), batch.live) == ([1, 2, 3], False)
+        batch = lease(queue, 100, live_first=False)
+        assert (seqs(batch), batch.live) == ([4, 5], True)
+
+
+def test_what_was_there_at_the_start_is_backlog(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 3)
+    with AckQueue(path) as queue:
+        assert queue.backlog() == (3, 0, None)
+        put(queue, 2)
+        assert lease(queue).live
+        batch = lease(queue)
+        assert (seqs(batch), batch.live) == ([1, 2, 3], False)
+
+
+def test_backlog_tells_since_when_live_fixes_wait(path: Path) -> None:
+    clock = FakeClock()
+    with AckQueue(path, clock=clock) as queue:
+        assert queue.backlog() == (0, 0, None)
+        put(queue, 1)
+        first_s = clock.monotonic_s()
+        clock.advance(5)
+        put(queue, 1)
+        assert queue.backlog() == (2, 2, first_s)
+        batch = lease(queue)
+        assert queue.backlog() == (0, 0, None)
+        clock.advance(5)
+        put(queue, 1)
+        assert queue.backlog() == (1, 1, clock.monotonic_s())
+        queue.release(batch)
+        assert queue.backlog() == (3, 1, clock.monotonic_s())
+
+
+def test_a_batch_holds_one_device_and_one_stream(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 2, device="a")
+        put(queue, 2, device="b")
+        put(queue, 1, device="a")
+        assert [(batch.device, seqs(batch)) for batch in (lease(queue), lease(queue))] == [
+            ("a", [5]),
+            ("a", [1, 2]),
+        ]
+        put(queue, 1, device="a")
+        put(queue, 1, device="b")
+        assert seqs(lease(queue, live_first=False)) == [3, 4]
+        assert seqs(lease(queue, live_first=False)) == [6]
+        assert seqs(lease(queue, live_first=False)) == [7]
+    with AckQueue(path) as queue:
+        first = lease(queue)
+        put(queue, 1, device="a")
+        queue.commit()
+        queue.ack(lease(queue))
+        rest = [lease(queue), lease(queue)]
+        assert [(batch.device, seqs(batch)) for batch in (first, *rest)] == [
+            ("a", [1, 2]),
+            ("b", [3, 4]),
+            ("a", [5, 6]),
+        ]
+        assert seqs(lease(queue)) == [7]
+        assert queue.lease(1) is None
+
+
+# Batches
+
+
+def test_only_what_is_on_disk_is_handed_out(path: Path) -> None:
+    disk = Disk()
+    with AckQueue(path, connect=disk.connect) as queue:
+        put(queue, 2)
+        queue.commit()
+        disk.refuses = "before"
+        put(queue, 3)
+        assert seqs(lease(queue)) == [1, 2]
+        assert queue.lease(100) is None
+        assert queue.stats().uncommitted == 3
+        disk.refuses = "never"
+        assert seqs(lease(queue)) == [3, 4, 5]
+
+
+def test_a_batch_without_an_answer_comes_again_as_it_was_even_after_a_restart(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 6)
+        middle = lease(queue, 4)
+        queue.ack(middle, retry=[4, 6])
+        batch = lease(queue, 3)  # 1, 2, 4: not in one piece
+        assert seqs(batch) == [1, 2, 4]
+        queue.release(batch, answered=False)
+        assert queue.stats().unack == 3
+        assert seqs(lease(queue)) == [6]
+    for _ in range(2):
+        with AckQueue(path) as queue:
+            put(queue, 1)
+            assert lease(queue).live
+            assert seqs(lease(queue)) == [1, 2, 4]
+    with AckQueue(path) as queue:
+        assert seqs(lease(queue, 2)) == [1, 2]
+        assert seqs(lease(queue, 2)) == [4, 6]
+
+
+def test_resume_hands_out_no_batch_that_is_out(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 2)
+        queue.release(lease(queue, 1), answered=False)
+        out = lease(queue)
+        assert seqs(out) == [1]
+        assert queue.resume_unack() == 1
+        assert seqs(lease(queue)) == [2]
+        assert queue.lease(1) is None
+        assert queue.resume_unack() == 0
+
+
+def test_a_batch_ends_once(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 4)
+        batch = lease(queue)
+        halves = queue.split(batch, 1)
+        assert [seqs(half) for half in halves] == [[1], [2, 3, 4]]
+        queue.ack(halves[0])
+        queue.release(halves[1])
+        for ended in (batch, *halves):
+            for use in (queue.ack, queue.release, lambda b: queue.fail(b, "no")):
+                with pytest.raises(ValueError, match="is not out"):
+                    use(ended)
+        assert queue.stats().acked == 1
+        again = lease(queue)
+        for at in (0, 3):
+            with pytest.raises(ValueError, match="cannot be split"):
+                queue.split(again, at)
+        queue.ack(again)
+        with pytest.raises(ValueError, match="at least one"):
+            queue.lease(0)
+
+
+def test_an_answer_sorts_a_batch(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 5)
+        queue.ack(lease(queue), rejected={2: "too old", 3: "\ud800" + "x" * 9999}, retry=[3, 4, 77])
+        stats = queue.stats()
+        assert (stats.ready, stats.acked, stats.ack_failed) == (1, 2, 2)
+        assert stats.dead_letters == {"too old": 1, "?" + "x" * 499: 1}
+        assert [(dead.record.seq, dead.reason) for dead in queue.stored(State.ACK_FAILED)] == [
+            (2, "too old"),
+            (3, "?" + "x" * 499),
+        ]
+        (name,) = {(dead.record.stream, 2) for dead in queue.stored(State.ACK_FAILED)}
+        assert queue.retry([name]) == 1
+        assert seqs(lease(queue)) == [2, 4]
+        assert queue.retry() == 1
+
+
+def test_stored_tells_every_fix_in_order(path: Path) -> None:
+    with AckQueue(path) as queue:
+        names = [queue.put(fix_at(second), "a") for second in range(2500)]
+        queue.ack(lease(queue, 1100))
+        told = list(queue.stored())
+        assert [fix.record for fix in told] == names
+        assert [fix.state for fix in told] == [State.READY] * 1400 + [State.ACKED] * 1100
+        assert [fix.record for fix in queue.stored(State.READY)] == names[:1400]
+        assert [fix.record for fix in queue.stored(State.ACKED)] == names[1400:]
+
+
+# Names and the life of a queue
+
+
+def test_each_start_has_a_stream_of_its_own_and_counts_from_1(path: Path) -> None:
+    names = []
+    for _ in range(3):
+        with AckQueue(path) as queue:
+            names += [queue.put(fix_at(), "a"), queue.put(fix_at(), "a")]
+    assert [name.seq for name in names] == [1, 2] * 3
+    assert len({name.stream for name in names}) == 3
+
+
+def test_with_commit_every_0_a_put_is_on_disk_when_it_returns(path: Path) -> None:
+    with AckQueue(path, commit_every_s=0) as queue:
+        for count in (1, 2, 3):
+            queue.put(fix_at(), "a")
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
+                assert reader.execute("SELECT count(*) FROM fixes").fetchone() == (count,)
+
+
+def test_to_look_at_a_queue_writes_nothing(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 2)
+        queue.release(lease(queue), answered=False)
+    content = path.read_bytes()
+    with AckQueue(path) as queue:
+        assert queue.stats().ready == 2
+        assert queue.stats().oldest_pending_ms == fix_at(0).time_ms
+        assert len(list(queue.stored())) == 2
+    assert path.read_bytes() == content
+
+
+def test_a_closed_queue_says_so(path: Path) -> None:
+    queue = AckQueue(path)
+    put(queue, 1)
+    batch = lease(queue)
+    queue.close()
+    queue.close()
+    for use in (
+        lambda: put(queue, 1),
+        queue.commit,
+        lambda: queue.lease(1),
+        lambda: queue.ack(batch),
+        queue.resume_unack,
+        queue.purge_delivered,
+        lambda: list(queue.stored()),
+    ):
+        with pytest.raises(ValueError, match="is closed"):
+            use()
+
+
+# Damage
+
+
+def test_a_damaged_row_is_never_handed_out_and_is_counted(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 6)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("UPDATE fix SET lat_e9 = lat_e9 + 1 WHERE seq = 1")
+        file.execute("UPDATE fix SET device = 'b' WHERE seq = 3")
+        file.execute("UPDATE fix SET speed_mm_s = 'fast' WHERE seq = 4")
+        file.execute("DELETE FROM fix WHERE seq = 5")
+        file.commit()
+    with AckQueue(path) as queue:
+        assert [fix.record.seq for fix in queue.stored()] == [2, 6]
+        assert queue.lease(1) is not None  # past the first, which is damaged
+        assert seqs(lease(queue)) == [6]
+        assert queue.lease(100) is None
+        stats = queue.stats()
+        assert stats.lost == {"damaged": 4}
+        assert (stats.ready, stats.in_flight) == (2, 2)
+    assert "damaged" in caplog.text
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"damaged": 4}
+        assert seqs(lease(queue)) == [2, 6]
+
+
+def test_a_damaged_mark_sends_again_rather_than_never(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 3)
+        queue.ack(lease(queue, 1))
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("UPDATE mark SET lo = 1")
+        file.commit()
+    with AckQueue(path) as queue:
+        assert seqs(lease(queue)) == [1, 2, 3]
+
+
+# What the disk refuses
+
+
+@pytest.mark.parametrize("refuses", ["before", "after"])
+def test_a_full_disk_costs_patience_only(
+    path: Path, caplog: pytest.LogCaptureFixture, refuses: Refusal
+) -> None:
+    caplog.set_level(logging.INFO)
+    disk, clock = Disk(), FakeClock()
+    with AckQueue(path, connect=disk.connect, clock=clock) as queue:
+        put(queue, 2)
+        batch = lease(queue)
+        disk.refuses = refuses
+        queue.ack(batch)
+        names = [queue.put(fix_at(second), "a") for second in range(3)]
+        for _ in range(5):
+            with pytest.raises(StorageError, match="disk I/O error"):
+                queue.commit()
+            assert queue.commit_due_s() == clock.monotonic_s() + 1
+            clock.advance(1)
+        assert queue.stats().acked == 2
+        assert queue.lease(100) is None
+        disk.refuses = "never"
+        queue.commit()
+        assert list(lease(queue).records) == names
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "cannot write" in told[0]
+    assert "after 7 refusals in 5 s" in told[1]
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT seq FROM fix ORDER BY id").fetchall() == [
+            (seq,) for seq in range(1, 6)
+        ]
+
+
+def test_a_real_full_database_recovers(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 10)
+        queue.commit()
+        limit = queue._store._connection
+        limit.execute("PRAGMA max_page_count = 1")  # as small as it is now
+        put(queue, 1000)
+        with pytest.raises(StorageError, match="full"):
+            queue.commit()
+        put(queue, 1)
+        assert queue.stats().uncommitted == 1001
+        queue.ack(lease(queue))
+        limit.execute("PRAGMA max_page_count = 100000")
+        queue.commit()
+        assert seqs(lease(queue, 2000)) == list(range(11, 1012))
+
+
+def test_memory_is_bounded_while_the_disk_refuses_and_the_loss_is_confessed(path: Path) -> None:
+    disk = Disk()
+    with AckQueue(path, connect=disk.connect, max_uncommitted=10) as queue:
+        put(queue, 2)
+        queue.commit()
+        disk.refuses = "before"
+        put(queue, 15)
+        with pytest.raises(StorageError):
+            queue.commit()
+        assert queue.stats().uncommitted == 10
+        assert queue.stats().lost == {"memory": 5}
+        disk.refuses = "never"
+        assert seqs(lease(queue)) == [1, 2, *range(8, 18)]
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"memory": 5}
+        assert seqs(lease(queue)) == [1, 2, *range(8, 18)]
+
+
+def test_what_a_close_loses_it_tells(path: Path) -> None:
+    disk = Disk()
+    queue = AckQueue(path, connect=disk.connect)
+    put(queue, 3)
+    disk.refuses = "before"
+    with pytest.raises(StorageError, match="3 fixes"):
+        queue.close()
+    AckQueue(path).close()
+
+
+def test_numbers_that_are_taken_swallow_no_fix(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 1)
+        queue.commit()
+        queue._base -= 1  # as if the file had forgotten its last row
+        put(queue, 1)
+        with pytest.raises(StorageError, match="taken"):
+            queue.commit()
+        assert queue.stats().uncommitted == 1
+        queue._writer._pending.clear()
+
+
+# Threads
+
+
+def test_a_stuck_commit_delays_no_put(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 1)
+        stuck, go_on = threading.Event(), threading.Event()
+        write = queue._store.write
+
+        def slow(*args: Any) -> None:
+            stuck.set()
+            assert go_on.wait(LIMIT_S)
+            write(*args)
+
+        monkeypatch.setattr(queue._store, "write", slow)
+        committer = threading.Thread(target=queue.commit)
+        committer.start()
+        assert stuck.wait(LIMIT_S)
+        put(queue, 5)
+        assert queue.backlog().ready == 6
+        assert queue.stats().uncommitted == 6
+        go_on.set()
+        committer.join(LIMIT_S)
+        assert queue.stats().ready == 1
+        assert seqs(lease(queue)) == list(range(1, 7))
+
+
+@pytest.mark.parametrize("commit_every_s", [0, 1])
+def test_many_threads_put_while_others_lease_and_acknowledge(
+    path: Path, commit_every_s: float
+) -> None:
+    putters, each = 4, 200
+    delivered: list[tuple[str, int]] = []
+    done = threading.Event()
+    with AckQueue(path, commit_every_s=commit_every_s) as queue:
+
+        def deliver() -> None:
+            while True:
+                last = done.is_set()
+                batch = queue.lease(50)
+                if batch is None:
+                    if last:
+                        return
+                    continue
+                if len(batch.records) > 1:
+                    batch, rest = queue.split(batch, len(batch.records) // 2)
+                    queue.release(rest, answered=rest.records[0].seq % 2 == 0)
+                queue.ack(batch)
+                delivered.extend((r.stream, r.seq) for r in batch.records)
+                queue.resume_unack()
+
+        threads = [threading.Thread(target=put, args=(queue, each)) for _ in range(putters)]
+        leasers = [threading.Thread(target=deliver) for _ in range(2)]
+        for thread in threads + leasers:
+            thread.start()
+        for thread in threads:
+            thread.join(LIMIT_S)
+        done.set()
+        for thread in leasers:
+            thread.join(LIMIT_S)
+        while batch := queue.lease(50):
+            queue.ack(batch)
+            delivered.extend((r.stream, r.seq) for r in batch.records)
+        assert len(delivered) == len(set(delivered)) == putters * each
+        assert queue.stats().acked == putters * each
+
+
+# What was delivered
+
+
+def test_delivered_fixes_are_deleted_by_age_in_gnss_time(path: Path) -> None:
+    with AckQueue(path, keep_delivered_s=100) as queue:
+        put(queue, 3000)
+        queue.put(fix_at(9_000_000), "a")  # a date in the future, delivered and gone by
+        put(queue, 50, start=3000)
+        while batch := queue.lease(1000):
+            queue.ack(batch, rejected={10: "no"})
+        queue.put(fix_at(0, flags=("time",)), "a")
+        steps = 1
+        while queue.purge_delivered():
+            steps += 1
+        assert steps >= 3
+        kept = [fix.record for fix in queue.stored()]
+        assert kept[0].seq == 10
+        assert [record.fix.time_ms for record in kept[1:-1]] == [
+            fix_at(second).time_ms for second in (*range(2949, 3000), 9_000_000, *range(3000, 3050))
+        ]
+        queue.put(fix_at(3200), "a")
+        while queue.purge_delivered():
+            pass
+        assert [fix.record.seq for fix in queue.stored(State.ACKED)] == []
+        queue.commit()
+        stats = queue.stats()
+        assert (stats.acked, stats.ack_failed, stats.ready, stats.lost) == (0, 1, 2, {})
+    with AckQueue(path, keep_delivered_s=100) as queue:
+        assert not queue.purge_delivered()  # no fix of this run says what time it is
+        assert [fix.record.seq for fix in queue.stored()] == [10, 3052, 3053]
+
+
+def test_nothing_but_delivered_fixes_is_deleted(path: Path) -> None:
+    with AckQueue(path, keep_delivered_s=0) as queue:
+        put(queue, 4)
+        queue.fail(lease(queue, 1), "no")
+        queue.release(lease(queue, 1), answered=False)
+        out = lease(queue, 1)
+        queue.put(fix_at(99999), "a")
+        assert not queue.purge_delivered()
+        assert len(list(queue.stored())) == 4
+        queue.ack(out)
+        queue.purge_delivered()
+        assert [fix.record.seq for fix in queue.stored()] == [1, 3, 4, 5]

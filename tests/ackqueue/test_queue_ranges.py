@@ -1,0 +1,50 @@
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
+
+PAINTS = st.lists(
+    st.tuples(st.integers(1, 30), st.integers(0, 12), st.sampled_from(["a", "b", None]))
+)
+
+
+@given(PAINTS)
+def test_it_agrees_with_a_dict_of_rows_and_holds_its_invariant(
+    paints: list[tuple[int, int, str | None]],
+) -> None:
+    ranges: RangeMap[str] = RangeMap()
+    rows: dict[int, str] = {}
+    mirror: dict[int, Span[str]] = {}
+    for lo, more, value in paints:
+        changed = ranges.paint(lo, lo + more, value)
+        for row in range(lo, lo + more + 1):
+            rows.pop(row, None)
+            if value is not None:
+                rows[row] = value
+        for start in changed:
+            mirror.pop(start, None)
+            if (span := ranges.starting_at(start)) is not None:
+                mirror[start] = span
+
+        spans = list(ranges)
+        assert {row: s.value for s in spans for row in range(s.lo, s.hi + 1)} == rows
+        assert all(span.lo <= span.hi for span in spans)
+        for left, right in pairwise(spans):
+            assert left.hi < right.lo
+            assert left.value != right.value or left.hi + 1 < right.lo
+        assert [mirror[lo] for lo in sorted(mirror)] == spans
+        assert list(reversed(ranges)) == spans[::-1]
+        assert ranges.first() == spans[:1]
+        assert ranges.total == len(rows)
+        held = list(rows.values())
+        assert ranges.total_by_value() == {value: held.count(value) for value in set(held)}
+        assert [ranges.value_at(row) for row in range(45)] == [rows.get(row) for row in range(45)]
+
+
+@given(st.sets(st.integers(1, 40)))
+def test_runs_hold_the_same_rows(rows: set[int]) -> None:
+    found = runs(sorted(rows))
+    assert [row for lo, hi in found for row in range(lo, hi + 1)] == sorted(rows)
+    assert all(left[1] + 1 < right[0] for left, right in pairwise(found))

@@ -1,0 +1,82 @@
+from typing import Any
+
+import pytest
+from ackqueue.queue_parts import fix_at
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry_agent.ackqueue.rows import (
+    FLAGS,
+    QUALITIES,
+    encode,
+    is_sound,
+    stream_from_int,
+    to_record,
+)
+from telemetry_agent.model import Fix, Record
+
+NUMBER = st.integers(-(2**53), 2**53)
+MAYBE = st.none() | NUMBER
+FIXES = st.builds(
+    Fix,
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    MAYBE,
+    MAYBE,
+    MAYBE,
+    MAYBE,
+    st.sampled_from([2, 3]),
+    st.sampled_from(QUALITIES),
+    MAYBE,
+    MAYBE,
+    MAYBE,
+    MAYBE,
+    MAYBE,
+    MAYBE,
+    st.sets(st.sampled_from(FLAGS)).map(lambda flags: tuple(f for f in FLAGS if f in flags)),
+)
+STREAMS = st.integers(-(2**63), 2**63 - 1)
+DEVICES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@given(FIXES, STREAMS, st.integers(1, 2**53), DEVICES)
+def test_what_is_stored_comes_back(fix: Fix, stream: int, seq: int, device: str) -> None:
+    row = encode(7, stream, seq, device, fix)
+    assert is_sound(row)
+    name = stream_from_int(stream)
+    assert len(name) == 16
+    assert int(name, 16) == stream % 2**64
+    assert to_record(row, name) == Record(name, seq, device, fix)
+
+
+@given(FIXES, st.data())
+def test_any_other_value_in_any_column_is_noticed(fix: Fix, data: st.DataObject) -> None:
+    row = encode(7, 5, 1, "van-07", fix)
+    column = data.draw(st.integers(1, len(row) - 1))
+    other = data.draw(
+        st.one_of(NUMBER, st.none(), st.text(), st.binary(), st.floats()).filter(
+            lambda value: value != row[column]
+        )
+    )
+    assert not is_sound((*row[:column], other, *row[column + 1 :]))
+
+
+def test_the_number_of_the_row_is_no_part_of_its_content() -> None:
+    row = encode(7, 5, 1, "van-07", fix_at())
+    assert is_sound((8, *row[1:]))
+
+
+@pytest.mark.parametrize(
+    ("values", "device"),
+    [
+        ({"sats": 2**63}, "a"),
+        ({"sats": 1.5}, "a"),
+        ({"quality": "excellent"}, "a"),
+        ({"flags": ("late",)}, "a"),
+        ({}, "\ud800"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_at_once(values: dict[str, Any], device: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be stored|surrogates"):
+        encode(7, 5, 1, device, fix_at()._replace(**values))

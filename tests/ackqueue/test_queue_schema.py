@@ -1,0 +1,192 @@
+import json
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ackqueue.queue_parts import fix_at
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.rows import encode
+from telemetry_agent.ackqueue.schema import State, connect
+from telemetry_agent.errors import StorageError
+from telemetry_agent.model import Fix
+
+SELECT = """
+import json, sqlite3, sys
+rows = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True)
+rows.row_factory = sqlite3.Row
+print(json.dumps([dict(row) for row in rows.execute("SELECT * FROM fixes")]))
+"""
+
+
+def select_elsewhere(path: Path) -> list[dict[str, object]]:
+    """The view as another process sees it."""
+    shown = subprocess.run(
+        [sys.executable, "-c", SELECT, str(path)], capture_output=True, check=True, timeout=30
+    )
+    rows: list[dict[str, object]] = json.loads(shown.stdout)
+    return rows
+
+
+def test_the_view_shows_fixes_in_the_words_and_units_of_the_documentation(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    full = Fix(
+        time_ms=1_764_426_119_007,
+        lat_e9=-48_117300001,
+        lon_e9=11_516667000,
+        alt_mm=545_400,
+        geoid_sep_mm=46_900,
+        speed_mm_s=11_524,
+        course_mdeg=84_400,
+        mode=3,
+        quality="float-rtk",
+        hdop_e2=90,
+        vdop_e2=120,
+        pdop_e2=150,
+        sats=8,
+        err_h_mm=1_500,
+        err_v_mm=2_250,
+        flags=("jump", "date"),
+    )
+    with AckQueue(path) as queue:
+        name = queue.put(full, "van-07").stream
+        queue.put(Fix(253_402_300_799_999, 0, 0), "Ω 'quoted'")
+        queue.commit()
+        first, second = select_elsewhere(path)
+    assert first == {
+        "stream": name,
+        "seq": 1,
+        "device": "van-07",
+        "state": 1,
+        "reason": None,
+        "time": "2025-11-29T14:21:59.007Z",
+        "lat": -48.117300001,
+        "lon": 11.516667,
+        "alt": 545.4,
+        "geoid_sep": 46.9,
+        "speed": 11.524,
+        "course": 84.4,
+        "mode": 3,
+        "quality": "float-rtk",
+        "hdop": 0.9,
+        "vdop": 1.2,
+        "pdop": 1.5,
+        "sats": 8,
+        "err_h": 1.5,
+        "err_v": 2.25,
+        "flags": "jump,date",
+    }
+    assert second["time"] == "9999-12-31T23:59:59.999Z"
+    assert second["device"] == "Ω 'quoted'"
+    assert second["quality"] == "gps"
+    assert [second[name] for name in ("alt", "speed", "sats", "flags")] == [None] * 4
+
+
+@pytest.mark.parametrize("stream", [0, 1, -1, -(2**63), 2**63 - 1])
+def test_any_stream_is_16_hex_digits(tmp_path: Path, stream: int) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path) as queue:
+        queue._store.write([encode(1, stream, 1, "a", fix_at())], {})
+        assert select_elsewhere(path)[0]["stream"] == f"{stream % 2**64:016x}"
+
+
+def test_states_and_reasons_are_seen_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path) as queue:
+        for second in range(5):
+            queue.put(fix_at(second), "a")
+        batch = queue.lease(2, live_first=False)
+        assert batch is not None
+        queue.ack(batch, rejected={2: "too old"})
+        batch = queue.lease(2, live_first=False)
+        assert batch is not None
+        queue.release(batch, answered=False)
+        seen = [(row["seq"], row["state"], row["reason"]) for row in select_elsewhere(path)]
+    assert seen == [(1, 5, None), (2, 9, "too old"), (3, 2, None), (4, 2, None), (5, 1, None)]
+    assert [int(s) for s in State if s > 0] == [1, 2, 5, 9]
+
+
+def test_pragmas_are_set_and_the_file_is_not_for_all_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "down" / "queue.db"
+    with AckQueue(path) as queue:
+        queue.put(fix_at(), "a")
+        queue.commit()
+
+        def pragma(name: str) -> object:
+            return queue._store._connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+        assert pragma("journal_mode") == "wal"
+        assert pragma("synchronous") == 2
+        assert pragma("secure_delete") == 1
+        assert 20 <= int(str(pragma("wal_autocheckpoint"))) <= 50
+        for end in ("", "-wal", "-shm", ".lock"):
+            mode = path.with_name(path.name + end).stat().st_mode
+            assert stat.S_IMODE(mode) & 0o007 == 0, end
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    AckQueue(path).close()
+    with closing(connect(path)) as file:
+        file.execute("PRAGMA user_version = 99")
+    content = path.read_bytes()
+    with pytest.raises(StorageError, match=r"newer telemetry-agent.*version 99"):
+        AckQueue(path)
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("CREATE TABLE recipes (name TEXT)")
+    content = path.read_bytes()
+    with pytest.raises(StorageError, match="another program"):
+        AckQueue(path)
+    assert path.read_bytes() == content
+
+
+def overwrite_all(path: Path) -> None:
+    path.write_bytes(b"no database, but long enough to be one" * 100)
+
+
+def overwrite_header(path: Path) -> None:
+    path.write_bytes(b"\xff" * 100 + path.read_bytes()[100:])
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [overwrite_all, overwrite_header, cut_short])
+def test_a_file_that_cannot_be_read_is_one_clear_line(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "queue.db"
+    AckQueue(path).close()
+    damage(path)
+    with pytest.raises(StorageError, match="move this file away") as caught:
+        AckQueue(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    AckQueue(path).close()  # the lock was let go
+
+
+def test_a_start_that_was_cut_off_is_made_good(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    path.touch()
+    with AckQueue(path) as queue:
+        queue.put(fix_at(), "a")
+    with AckQueue(path) as queue:
+        assert queue.stats().ready == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=str(tmp_path / "file")):
+        AckQueue(tmp_path / "file" / "queue.db")
