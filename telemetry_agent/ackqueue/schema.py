@@ -170,11 +170,16 @@ def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
     except OSError as error:
         raise StorageError(f"cannot open the queue {path}: {error.strerror}") from error
     except sqlite3.Error as error:
-        raise StorageError(
-            f"cannot open the queue {path}: {error}. "
-            f"To go on with a new queue, move this file away (with {path.name}-wal, if there)"
-        ) from error
+        raise unusable(path, error) from error
     return connection
+
+
+def unusable(path: Path, error: sqlite3.Error) -> StorageError:
+    """What to tell of a file that SQLite cannot open or read at the start."""
+    return StorageError(
+        f"cannot open the queue {path}: {error}. "
+        f"To go on with a new queue, move this file away (with {path.name}-wal, if there)"
+    )
 
 
 def make_directories(path: Path) -> None:
