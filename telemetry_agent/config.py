@@ -33,7 +33,12 @@ _DURATION_ALLOWED = 'a duration such as "250ms", "30s", "5min", "2h", "7d", or a
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)?")
 
 
-def _duration_s(value: object) -> float:
+def duration_s(value: object) -> float:
+    """Seconds of ``"250ms"``, ``"5min"``, ``3`` and so on.
+
+    Raises:
+        ValueError: it is no duration.
+    """
     match = _DURATION.fullmatch(str(value).strip())
     if isinstance(value, bool) or match is None:
         raise ValueError(f"must be {_DURATION_ALLOWED}")
@@ -54,7 +59,7 @@ _DurationSchema = WithJsonSchema(
         ]
     }
 )
-Duration = Annotated[float, BeforeValidator(_duration_s), _DurationSchema]
+Duration = Annotated[float, BeforeValidator(duration_s), _DurationSchema]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive_s)]
 
 

@@ -18,7 +18,10 @@ class _LazyGroup(click.Group):
     """A group that knows the names and first lines of its commands without importing them."""
 
     summaries: ClassVar[dict[str, str]] = {
+        "run": "The daemon, in the foreground.",
+        "queue": "Look at the queue.",
         "config": "Look at the config: what is in effect, whether it is right.",
+        "demo": "Everything on this machine: receiver, agent, endpoint.",
         "decode": "Read NMEA, write one JSON fix per line.",
         "receive": "The reference endpoint: stores each fix once.",
         "simulate": "A GNSS receiver on a pty.",

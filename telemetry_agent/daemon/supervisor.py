@@ -12,6 +12,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.tasks import Beat, Bell, Stop, Task, run_loop
@@ -24,13 +25,16 @@ _REBUILD_INITIAL_S = 0.5
 _REBUILD_MAX_S = 30.0
 
 
-class Supervised:
+T = TypeVar("T", bound=Task)
+
+
+class Supervised(Generic[T]):
     """One task and its thread. ``build`` makes the task, and makes it anew after a crash."""
 
     def __init__(
         self,
         name: str,
-        build: Callable[[], Task],
+        build: Callable[[], T],
         clock: Clock,
         give_up: Callable[[], None],
     ) -> None:
@@ -96,10 +100,10 @@ class Supervisor:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._tasks: list[Supervised] = []
+        self._tasks: list[Supervised[Any]] = []
         self.gave_up = False
 
-    def add(self, name: str, build: Callable[[], Task]) -> Supervised:
+    def add(self, name: str, build: Callable[[], T]) -> Supervised[T]:
         """Add a task; it runs once ``start`` is called."""
         supervised = Supervised(name, build, self._clock, self._give_up)
         self._tasks.append(supervised)

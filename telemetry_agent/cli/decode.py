@@ -1,0 +1,65 @@
+"""``decode``: NMEA in, one JSON fix per line out."""
+
+import json
+import sys
+from collections.abc import Iterator
+from io import FileIO
+
+import click
+
+from telemetry_agent.errors import SourceError
+from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.model import Fix
+
+_READ_BYTES = 65536
+
+
+@click.command(name="decode")
+@click.argument("file", default="-")
+@click.option("--stats", is_flag=True, help="Count rejected input by kind, on standard error.")
+@click.option(
+    "--fix-rollover",
+    is_flag=True,
+    help="Add 1024 weeks to dates that are older than this release, as the daemon does.",
+)
+def command(*, file: str, stats: bool, fix_rollover: bool) -> None:
+    """Read NMEA, write one JSON fix per line.
+
+    FILE is what a receiver sent; without it, or with -, it is standard input, decoded as it
+    comes.
+    """
+    decoder = Decoder(fix_rollover=fix_rollover, eager=False)
+    fixes = 0
+    for data in _read(file):
+        # A recording has no time of arrival, and a pipe's says nothing: no gap is ever quiet.
+        fixes += _write(decoder.feed(data, 0.0))
+    fixes += _write(decoder.finish())
+    dateless = decoder.counts["no-date"]
+    if dateless and not fixes:
+        click.echo(f"{dateless} positions left out: no RMC or ZDA says the date", err=True)
+    if stats:
+        counted = {
+            "sentences": decoder.sentences,
+            "fixes": fixes,
+            "rejected": dict(sorted(decoder.counts.items())),
+        }
+        click.echo(json.dumps(counted), err=True)
+
+
+def _read(file: str) -> Iterator[bytes]:
+    try:
+        with FileIO(0, closefd=False) if file == "-" else FileIO(file) as source:
+            while data := source.read(_READ_BYTES):
+                yield data
+    except OSError as error:
+        name = "standard input" if file == "-" else file
+        raise SourceError(f"cannot read {name}: {error.strerror}") from error
+
+
+def _write(fixes: list[Fix]) -> int:
+    if fixes:
+        lines = [json.dumps(fix_fields(fix), separators=(",", ":")) + "\n" for fix in fixes]
+        sys.stdout.write("".join(lines))
+        sys.stdout.flush()
+    return len(fixes)

@@ -1,0 +1,53 @@
+"""``receive``: the reference endpoint."""
+
+import signal
+from pathlib import Path
+
+import click
+
+from telemetry_agent.endpoint import Endpoint, Fault
+
+_STOPS = {signal.SIGINT, signal.SIGTERM}
+
+
+@click.command("receive")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:8080",
+    show_default=True,
+    help="Port 0: any free one.",
+)
+@click.option(
+    "--db",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default="received.db",
+    show_default=True,
+    help="SQLite file; made if it is not there.",
+)
+@click.option(
+    "--fail",
+    "patterns",
+    metavar="PATTERN",
+    multiple=True,
+    help="Go wrong on purpose, may be given again: 503 (each request), 503:0.3 (3 of 10), "
+    "503x5 (the first 5). Besides a status: drop (store, then close without an answer), "
+    "hang (never answer).",
+)
+def command(listen: str, db: Path, patterns: tuple[str, ...]) -> None:
+    """The reference endpoint: stores each fix once.
+
+    Prints the URL that fixes go to. Ctrl-C ends it with a summary.
+    """
+    # Before any thread starts, so that all of them leave these signals to sigwait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    with Endpoint(listen, db, [Fault.parse(pattern) for pattern in patterns]) as endpoint:
+        click.echo(endpoint.url)
+        signal.sigwait(_STOPS)
+        seen = endpoint.counters
+        click.echo(
+            f"{endpoint.count()} fixes in {db}: {seen['stored']} new, {seen['known']} came again, "
+            f"{seen['rejected']} rejected; {seen['failed']} requests failed on purpose",
+            err=True,
+        )

@@ -1,0 +1,64 @@
+"""``simulate``: a GNSS receiver on a pty."""
+
+import contextlib
+import signal
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import SourceError
+from telemetry_agent.simulator import Drive, Simulator, replay
+
+
+@click.command("simulate")
+@click.option(
+    "--link",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Keep a symlink to the device here; removed at the end.",
+)
+@click.option(
+    "--replay",
+    "recording",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Send this recording as it is, instead of a made-up drive.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    help="Epochs per second, e.g. 10; 0: as fast as the reader takes them.",
+)
+@click.option("--count", type=click.IntRange(1), help="End after so many epochs were read.")
+def command(link: Path | None, recording: Path | None, rate: float, count: int | None) -> None:
+    """A GNSS receiver on a pty.
+
+    Prints the device's path. It begins when a program opens the device, and ends with Ctrl-C, or
+    when everything was sent and read.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _epochs(recording, rate) as epochs,
+        Simulator(islice(epochs, count), rate_hz=rate, link=link) as simulator,
+    ):
+        click.echo(simulator.device)
+        simulator.done.wait()
+
+
+@contextlib.contextmanager
+def _epochs(recording: Path | None, rate: float) -> Iterator[Iterable[bytes]]:
+    if recording is None:
+        yield Drive(Clock().wall_ms(), interval_ms=round(1000 / rate) if rate else 1000)
+        return
+    try:
+        file = recording.open("rb")
+    except OSError as error:
+        raise SourceError(f"cannot read {recording}: {error.strerror}") from error
+    with file:
+        yield replay(file)

@@ -1,0 +1,142 @@
+"""Bytes -> fixes: framing, sentences, epochs and dates put together.
+
+No socket, no thread, no clock: bytes and the time of their arrival come in, fixes come out. Apart
+from the quiet gap, which only a caller of ``tick`` brings in, the result depends on the bytes
+alone and not on how they were cut.
+"""
+
+import re
+from collections import Counter
+
+from telemetry_agent.gnss.assembler import Assembler
+from telemetry_agent.gnss.dates import Dates, WallClock
+from telemetry_agent.gnss.framing import Framer, Sentence
+from telemetry_agent.gnss.sentences import Parser, Txt
+from telemetry_agent.model import Fix, ReceiverState
+
+_STALE_S = 10.0  # some receivers take 8 s for an epoch
+_BINARY_FRAMES = 3
+
+_ANTENNA = re.compile(r"ANT(?:ENNA|STATUS)[ =](\w+)")
+_FIRMWARE = re.compile(r"(?:FWVER=|SW=|(?:ROM|EXT) (?:BASE|CORE) )(.+)")
+_OVERFLOW = re.compile(r"buf.*(?:alloc|overflow|full)", re.IGNORECASE)
+
+
+class Decoder:
+    """Decodes one receiver's stream from its opening on.
+
+    Args:
+        wall_clock: milliseconds since 1970 by the system clock if that is known to be
+            synchronised, else None. It dates a receiver that sends no date, and convicts one that
+            runs ahead.
+        fix_rollover: whether dates that are older than this release are moved by 1024 weeks. For
+            live sources; a recording may be old.
+        eager: whether a fix is out as soon as the last sentence of the receiver's cycle is there,
+            as that was learned. A recording, for which nobody waits, is surer without.
+        baud: of a serial line: on a slow one a quiet gap is longer.
+    """
+
+    antenna: str | None = None
+    """What the receiver last said of its antenna, in capitals: OK, OPEN, SHORT, …"""
+    firmware: str | None = None
+    """The version that the receiver last announced."""
+
+    def __init__(
+        self,
+        *,
+        wall_clock: WallClock = lambda: None,
+        fix_rollover: bool,
+        eager: bool = True,
+        baud: int | None = None,
+    ) -> None:
+        self.sentences = 0
+        """How many were whole and had the right checksum, of whatever type."""
+        self._framer = Framer()
+        self._parser = Parser()
+        self._dates = Dates(wall_clock=wall_clock, fix_rollover=fix_rollover)
+        self._assembler = Assembler(self._dates, eager=eager, baud=baud)
+        self._overflows: Counter[str] = Counter()
+        self._first_byte_s: float | None = None
+        self._last_byte_s = 0.0
+        self._last_sentence_s = 0.0
+        self._binary_frames_before = 0
+
+    def feed(self, data: bytes, now_s: float) -> list[Fix]:
+        """The fixes that these bytes complete; ``now_s`` is when they came, monotonic."""
+        if not data:
+            return []
+        if self._first_byte_s is None:
+            self._first_byte_s = self._last_sentence_s = now_s
+        self._last_byte_s = now_s
+        return self._decode(self._framer.feed(data), now_s)
+
+    def due_s(self) -> float | None:
+        """When ``tick`` would find the line quiet; None while nothing waits."""
+        return self._last_byte_s + self._assembler.quiet_s if self._assembler.open else None
+
+    def tick(self, now_s: float) -> list[Fix]:
+        """The fix that the quiet of the line completes, if it is due."""
+        due_s = self.due_s()
+        return self._assembler.quiet(now_s) if due_s is not None and now_s >= due_s else []
+
+    def finish(self) -> list[Fix]:
+        """What the end of the input completes."""
+        fixes = self._decode(self._framer.finish(), self._last_byte_s)
+        return fixes + self._assembler.finish(self._last_byte_s)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Rejected input by reason; see the parts for what each means."""
+        return (
+            self._framer.rejected
+            + self._parser.rejected
+            + self._dates.counts
+            + self._assembler.counts
+            + self._overflows
+        )
+
+    @property
+    def datum(self) -> str | None:
+        """What the receiver's positions refer to, if it is not WGS 84."""
+        return self._assembler.datum
+
+    @property
+    def state(self) -> ReceiverState | None:
+        """binary, no-date, no-fix, 2d or 3d; None before anything is known.
+
+        Whether the receiver is there at all, silent, or heard at the wrong baud rate is not to be
+        seen in its bytes.
+        """
+        if self._first_byte_s is None:
+            return None
+        if self._last_byte_s - self._last_sentence_s >= _STALE_S:
+            frames = self._framer.binary_frames - self._binary_frames_before
+            return "binary" if frames >= _BINARY_FRAMES else None
+        judged_s = self._assembler.judged_s
+        if self._last_byte_s - (self._first_byte_s if judged_s is None else judged_s) >= _STALE_S:
+            return "no-fix"
+        return self._assembler.state
+
+    def _decode(self, sentences: list[Sentence], now_s: float) -> list[Fix]:
+        fixes: list[Fix] = []
+        if sentences:
+            self.sentences += len(sentences)
+            self._last_sentence_s = now_s
+            self._binary_frames_before = self._framer.binary_frames
+        for sentence in sentences:
+            message = self._parser.parse(sentence)
+            if message is None:
+                continue
+            if isinstance(message, Txt):
+                self._note(message.text)
+            else:
+                fixes += self._assembler.add(message, now_s)
+        return fixes
+
+    def _note(self, text: str) -> None:
+        if antenna := _ANTENNA.search(text.upper()):
+            self.antenna = antenna[1]
+        elif firmware := _FIRMWARE.search(text):
+            self.firmware = firmware[1].strip()
+        elif _OVERFLOW.search(text):
+            self._overflows["receiver-overflow"] += 1

@@ -1,0 +1,188 @@
+"""What a receiver says about one instant, and the judgement over it.
+
+Nothing reaches an epoch from the one before. Inside it the last value of a field wins, whichever
+sentence brings it. Positions have an order of trust besides: it decides where two sentences differ
+by more than their rounding, and keeps the digits of an RTK fix. A sentence that says "no fix"
+vetoes the whole epoch, whoever else has a position: receivers go on sending the last one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from telemetry_agent.gnss.fields import Instant
+from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Report, Vtg
+from telemetry_agent.gnss.talkers import group
+from telemetry_agent.model import Fix, Flag, Quality
+
+_SAME_INSTANT_MS = 10
+_TRUST = ("GGA", "GNS", "RMC", "GLL")
+_ROUNDING_E9 = 1_000  # 0.1 m: four decimals of a minute
+_RTK = frozenset({"rtk", "float-rtk"})
+_LEAST_SATS = 3
+_LEAST_SATS_3D = 4
+
+
+class Epoch:
+    """Collects the sentences of one instant."""
+
+    instant: Instant | None = None
+    """None: no sentence has said it."""
+    last = ""
+    """The tag of the sentence that came last."""
+    reported = False
+    """A position sentence came, with a position or without."""
+    veto = False
+    """One of them says that there is no fix."""
+    _last_kind = ""
+    _gsa_mode: int | None = None
+    _alt_mm: int | None = None
+    _geoid_sep_mm: int | None = None
+    _speed_mm_s: int | None = None
+    _course_mdeg: int | None = None
+    _hdop_e2: int | None = None
+    _vdop_e2: int | None = None
+    _pdop_e2: int | None = None
+    _sats: int | None = None
+    _err_h_mm: int | None = None
+    _err_v_mm: int | None = None
+
+    def __init__(self) -> None:
+        self.seen: dict[str, int] = {}
+        """tag -> how many came, in the order in which each came first."""
+        self._reports: dict[str, Report] = {}  # of each type the last one with a position
+        self._used: dict[str, frozenset[str]] = {}
+
+    def is_at(self, instant: Instant, tag: str | None = None) -> bool:
+        """Whether a sentence with this time and tag speaks of the same instant.
+
+        Some receivers say .758 in one sentence and .76 in the next; the same sentence with
+        another time is always of another instant.
+        """
+        if self.instant is None:
+            return False
+        apart = abs(instant - self.instant)
+        return apart == 0 or (apart <= _SAME_INSTANT_MS and tag not in self.seen)
+
+    def heard(self, tag: str) -> bool:
+        """Whether the group of talkers of this tag took part."""
+        return group(tag) in map(group, self.seen)
+
+    def join(self, message: Message) -> None:
+        """Take in one more sentence."""
+        tag = message.tag
+        self.seen[tag] = self.seen.get(tag, 0) + 1
+        self.last = tag
+        take = _TAKERS.get(type(message))
+        if take is not None:
+            take(self, message)
+
+    def take_report(self, report: Report) -> None:
+        """Take in RMC, GGA, GLL or GNS."""
+        kind = report.tag[2:]
+        self.reported = True
+        if report.veto:
+            self.veto = True
+        if report.position_e9 is None:
+            return
+        self._reports[kind] = report
+        self._last_kind = kind
+        if kind == "RMC":
+            self.take_motion(report)
+        elif kind != "GLL":
+            if report.sats is not None:
+                self._sats = report.sats
+            if report.hdop_e2 is not None:
+                self._hdop_e2 = report.hdop_e2
+            if report.alt_mm is not None:
+                self._alt_mm = report.alt_mm
+            if report.geoid_sep_mm is not None:
+                self._geoid_sep_mm = report.geoid_sep_mm
+
+    def take_motion(self, motion: Report | Vtg) -> None:
+        """Take in the speed and course of RMC or VTG."""
+        if motion.speed_mm_s is not None:
+            self._speed_mm_s = motion.speed_mm_s
+        if motion.course_mdeg is not None:
+            self._course_mdeg = motion.course_mdeg
+
+    def take_gsa(self, gsa: Gsa) -> None:
+        """Take in one GSA of perhaps several."""
+        # One for each system, and a system that has no satellite may say "no fix" for itself.
+        if gsa.mode is not None and gsa.mode > (self._gsa_mode or 0):
+            self._gsa_mode = gsa.mode
+        if gsa.satellites:
+            self._used[gsa.system] = self._used.get(gsa.system, frozenset()) | gsa.satellites
+        if gsa.pdop_e2 is not None:
+            self._pdop_e2 = gsa.pdop_e2
+        if gsa.hdop_e2 is not None:
+            self._hdop_e2 = gsa.hdop_e2
+        if gsa.vdop_e2 is not None:
+            self._vdop_e2 = gsa.vdop_e2
+
+    def take_errors(self, gst: Gst) -> bool:
+        """Take in GST, if its time is this epoch's or it has none."""
+        if gst.instant is not None and not self.is_at(gst.instant):
+            return False
+        self._err_h_mm, self._err_v_mm = gst.err_h_mm, gst.err_v_mm
+        return True
+
+    def trusted(self) -> Report | None:
+        """The position that is trusted most; None if there is no fix."""
+        if self.veto or not self._reports:
+            return None
+        first = next(kind for kind in _TRUST if kind in self._reports)
+        # Some receivers never count their satellites: few of them count only against a GGA that
+        # nobody else vouches for.
+        alone = first == "GGA" and len(self._reports) == 1 and self._gsa_mode not in {2, 3}
+        if alone and (self._sats or 0) < _LEAST_SATS:
+            return None
+        trusted, last = self._reports[first], self._reports[self._last_kind]
+        return last if self._agree(trusted, last) else trusted
+
+    def _agree(self, trusted: Report, last: Report) -> bool:
+        if trusted.position_e9 is None or last.position_e9 is None or trusted.quality in _RTK:
+            return False
+        (lat_e9, lon_e9), (last_lat_e9, last_lon_e9) = trusted.position_e9, last.position_e9
+        return (
+            abs(lat_e9 - last_lat_e9) <= _ROUNDING_E9 and abs(lon_e9 - last_lon_e9) <= _ROUNDING_E9
+        )
+
+    def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
+        """The fix at its full time."""
+        sats = sum(map(len, self._used.values())) or self._sats
+        if self._gsa_mode is not None:
+            solid = self._gsa_mode == 3
+        else:
+            solid = self._alt_mm is not None and (sats or 0) >= _LEAST_SATS_3D
+        return Fix(
+            time_ms,
+            *position_e9,
+            self._alt_mm,
+            self._geoid_sep_mm,
+            self._speed_mm_s,
+            self._course_mdeg,
+            3 if solid else 2,
+            self._quality(),
+            self._hdop_e2,
+            self._vdop_e2,
+            self._pdop_e2,
+            sats,
+            self._err_h_mm,
+            self._err_v_mm,
+            flags,
+        )
+
+    def _quality(self) -> Quality:
+        for kind in _TRUST:
+            report = self._reports.get(kind)
+            if report is not None and report.quality is not None:
+                return report.quality
+        return "gps"
+
+
+# mypy cannot tie a key's type to its value's argument.
+_TAKERS: dict[type, Callable[[Epoch, Any], None]] = {
+    Report: Epoch.take_report,
+    Vtg: Epoch.take_motion,
+    Gsa: Epoch.take_gsa,
+}

@@ -1,0 +1,112 @@
+"""One field of a sentence -> its value, digit by digit, without floats.
+
+What a field does not say clearly is None, as an empty one is: unknown, never 0. Numbers are
+bounded, so that whatever passes fits in 64 bits.
+
+A time of day (``Instant``) is milliseconds since midnight UTC. A second 60 is the same number as
+the second 0 behind it; a bit above all times of day marks it, so that the two are different
+instants of one value. ``time_of_day_ms`` removes the mark.
+
+An epoch repeats its time and position in several sentences, and slow quantities repeat for
+minutes: small caches spare most of the reading.
+"""
+
+from datetime import date
+from functools import lru_cache
+from typing import NewType
+
+Instant = NewType("Instant", int)
+DAY_MS = 86_400_000
+_SECOND_60 = 1 << 28
+_DAY_1970 = date(1970, 1, 1).toordinal()
+
+
+def time_of_day_ms(instant: Instant) -> int:
+    """Milliseconds since midnight; second 60 counts into the minute behind it."""
+    return instant & (_SECOND_60 - 1)
+
+
+@lru_cache(maxsize=32)
+def instant(text: str) -> Instant | None:
+    """``hhmmss`` and an optional fraction of any length, of which milliseconds are kept."""
+    whole, _, fraction = text.partition(".")
+    if len(whole) != 6 or not (whole + fraction).isdecimal():
+        return None
+    hour, minute, second = int(whole[:2]), int(whole[2:4]), int(whole[4:])
+    if hour > 23 or minute > 59 or second > 60:
+        return None
+    ms = (hour * 3600 + minute * 60 + second) * 1000 + int(fraction[:3].ljust(3, "0"))
+    return Instant(ms | _SECOND_60 if second == 60 else ms)
+
+
+@lru_cache(maxsize=8)
+def calendar_day(day: str, month: str, year: str) -> int | None:
+    """Days since 1970 of a date whose parts are 1 or 2, 1 or 2, and 4 digits."""
+    if not (day + month + year).isdecimal() or len(day) > 2 or len(month) > 2 or len(year) != 4:
+        return None
+    try:
+        return date(int(year), int(month), int(day)).toordinal() - _DAY_1970
+    except ValueError:
+        return None
+
+
+def ddmmyy_day(text: str) -> int | None:
+    """Days since 1970 of exactly six digits; a year below 69 is of this century."""
+    if len(text) != 6 or not text.isdecimal():
+        return None
+    century = "20" if text[4:] < "69" else "19"
+    return calendar_day(text[:2], text[2:4], century + text[4:])
+
+
+@lru_cache(maxsize=32)
+def position_e9(lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
+    """Latitude and longitude in 1e-9 degrees, from ``ddmm.mm``, N or S, ``dddmm.mm``, E or W."""
+    lat_e9 = _angle_e9(lat, north, "N", "S", 90_000_000_000)
+    lon_e9 = _angle_e9(lon, east, "E", "W", 180_000_000_000)
+    return None if lat_e9 is None or lon_e9 is None else (lat_e9, lon_e9)
+
+
+def _angle_e9(text: str, sign: str, plus: str, minus: str, limit_e9: int) -> int | None:
+    whole, point, fraction = text.partition(".")
+    if not point or not whole.isdecimal() or not (whole + fraction).isdecimal():
+        return None
+    per_degree: int = 60 * 10 ** len(fraction)
+    minutes = int(whole[-2:] + fraction)
+    angle_e9 = int(whole[:-2] or 0) * 10**9 + (minutes * 10**9 + per_degree // 2) // per_degree
+    if minutes >= per_degree or angle_e9 > limit_e9 or sign not in {plus, minus}:
+        return None
+    return angle_e9 if sign == plus else -angle_e9
+
+
+@lru_cache(maxsize=256)
+def scaled(text: str, numerator: int, denominator: int = 1) -> int | None:
+    """A decimal number times a factor, rounded to the nearest integer, half away from zero."""
+    whole, _, fraction = text.removeprefix("-").partition(".")
+    if not (whole + fraction).isdecimal() or len(whole) > 9:
+        return None
+    divisor: int = denominator * 10 ** len(fraction)
+    size = (int(whole + fraction) * numerator + divisor // 2) // divisor
+    return -size if text[0] == "-" else size
+
+
+def magnitude(text: str, numerator: int, denominator: int = 1) -> int | None:
+    """``scaled``, for what cannot be negative."""
+    size = scaled(text, numerator, denominator)
+    return None if size is None or size < 0 else size
+
+
+def course_mdeg(text: str) -> int | None:
+    """A direction in 0.001 degrees; 360 is 0."""
+    angle = scaled(text, 1000)
+    return None if angle is None or not 0 <= angle <= 360_000 else angle % 360_000
+
+
+def dop_e2(text: str) -> int | None:
+    """A dilution of precision in 0.01; receivers send 99.99 or 0 for none."""
+    dop = scaled(text, 100)
+    return dop if dop is not None and 1 <= dop <= 8999 else None
+
+
+def count(text: str) -> int | None:
+    """A number of satellites."""
+    return int(text) if text.isdecimal() and len(text) < 4 else None

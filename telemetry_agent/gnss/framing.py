@@ -1,0 +1,139 @@
+"""Clean sentences out of any bytes.
+
+Theory of operation. A *run* is a ``$`` or ``!`` and the printable characters behind it that are
+no ``$``. Whatever ends a run (a line end, another ``$``, a byte that is not printable) ends the
+sentence in it, so a torn sentence, a second ``$`` or a binary frame never swallows the sentence
+behind it: the next ``$`` starts anew. A run is judged only when the byte that ends it has arrived
+and nothing else is remembered of what came before, hence the result does not depend on how the
+bytes were cut into chunks. What waits for its end is cut to one character more than a sentence
+may have: enough to find it too long, and memory stays bounded on a line that never ends.
+
+A sentence is accepted when the XOR of its body equals the two hex digits behind its last ``*``.
+Everything else is counted and dropped; no input raises.
+"""
+
+import re
+from collections import Counter
+from typing import NewType
+
+Sentence = NewType("Sentence", str)
+"""What stands between ``$`` and ``*``: printable ASCII whose checksum was right."""
+
+MAX_SENTENCE = 130
+"""Characters from ``$`` on, without the line end. The standard's 82 is often exceeded."""
+
+_DOLLAR = ord("$")
+_RUN = re.compile(rb"[$!][ -#%-~]*")
+_TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
+_LINE_ENDS = frozenset((b"\r\n", b"\n", b"\r", b"\r\r\n"))
+_HEX_DIGITS = b"0123456789ABCDEFabcdef"
+_CHECKSUMS = {bytes((a, b)): int(chr(a) + chr(b), 16) for a in _HEX_DIGITS for b in _HEX_DIGITS}
+# How the frames of UBX, SiRF, CASIC, SkyTraq and RTCM 3 begin.
+_BINARY = re.compile(rb"\xb5\x62|\xa0\xa2|\xba\xce|\xa0\xa1|\xd3[\x00-\x03]")
+
+
+class Framer:
+    """Bytes in, sentences out.
+
+    ``rejected`` counts the input that was dropped, by reason: ``aborted`` (cut short by a ``$``
+    or an unprintable byte), ``no-checksum``, ``bad-checksum``, ``too-long``, and
+    ``garbage-bytes`` (the bytes outside of sentences, line ends aside). ``binary_frames`` counts
+    what looks like the beginning of a binary frame in that garbage.
+    """
+
+    def __init__(self) -> None:
+        self.rejected: Counter[str] = Counter()
+        self.binary_frames = 0
+        self._tail = b""  # the run whose end has not arrived
+        self._gap_end = b""  # the last byte outside of runs, if it is the last byte of all
+
+    def feed(self, data: bytes) -> list[Sentence]:
+        """The sentences that ``data`` completes, in order."""
+        sentences: list[Sentence] = []
+        stream = self._tail + data
+        self._tail = b""
+        *ended, last = stream.split(b"$")
+        text = not stream.translate(None, _TEXT)
+        for n, piece in enumerate(ended):
+            if not (n and text and self._take(piece, sentences)):
+                self._scan(b"$" + piece if n else piece, b"$", sentences)
+        if not (ended and text and self._take(last, sentences)):
+            self._scan(b"$" + last if ended else last, b"", sentences)
+        return sentences
+
+    def _take(self, piece: bytes, sentences: list[Sentence]) -> bool:
+        # The common case, in a third of the time: one whole line and nothing else.
+        body, _, rest = piece.rpartition(b"*")
+        if (
+            rest[2:] not in _LINE_ENDS
+            or _CHECKSUMS.get(rest[:2]) != _xor(body)
+            or b"\n" in body
+            or b"\r" in body
+            or not 0 < len(body) <= MAX_SENTENCE - len("$*00")
+        ):
+            return False
+        self._gap_end = b""
+        sentences.append(Sentence(body.decode("ascii")))
+        return True
+
+    def _scan(self, stream: bytes, ended_by: bytes, sentences: list[Sentence]) -> None:
+        end = 0
+        for run in _RUN.finditer(stream):
+            start, run_end = run.span()
+            if start > end:
+                self._skip(stream[end:start])
+            end = run_end
+            after = stream[end : end + 1] or ended_by
+            if not after:
+                self._tail = stream[start : start + MAX_SENTENCE + 1]
+            elif (sentence := self._judge(run[0], after)) is not None:
+                sentences.append(sentence)
+        if end < len(stream):
+            self._skip(stream[end:])
+            if not ended_by:
+                self._gap_end = stream[-1:]
+
+    def finish(self) -> list[Sentence]:
+        """The end of the input ends the last sentence too."""
+        return self.feed(b"\n")
+
+    def _skip(self, gap: bytes) -> None:
+        before, self._gap_end = self._gap_end, b""
+        if gap in _LINE_ENDS:
+            return
+        garbage = len(gap.translate(None, b"\r\n"))
+        if garbage:
+            self.rejected["garbage-bytes"] += garbage
+            self.binary_frames += len(_BINARY.findall(before + gap))
+
+    def _judge(self, run: bytes, ended_by: bytes) -> Sentence | None:
+        self._gap_end = b""
+        if run[0] != _DOLLAR or len(run) == 1:
+            return None  # a sentence of AIS, or one `$` of two: neither ours nor garbage
+        star = run.rfind(b"*")
+        checksum = _CHECKSUMS.get(run[star + 1 : star + 3])
+        if len(run) > MAX_SENTENCE:
+            reason = "too-long"
+        elif star > 1 and checksum == _xor(run[1:star]):
+            return Sentence(run[1:star].decode("ascii"))
+        elif ended_by not in {b"\r", b"\n"}:
+            reason = "aborted"
+        elif star > 1 and checksum is not None:
+            reason = "bad-checksum"
+        else:
+            reason = "no-checksum"
+        self.rejected[reason] += 1
+        return None
+
+
+def _xor(body: bytes) -> int:
+    # Folds the sentence upon itself, half by half: 3 times as fast as byte by byte.
+    bits = int.from_bytes(body, "little")
+    bits ^= bits >> 512
+    bits ^= bits >> 256
+    bits ^= bits >> 128
+    bits ^= bits >> 64
+    bits &= 0xFFFFFFFFFFFFFFFF
+    bits ^= bits >> 32
+    bits ^= bits >> 16
+    return (bits ^ bits >> 8) & 0xFF

@@ -1,0 +1,238 @@
+"""The reader: keeps a source open, and hands each fix on.
+
+A step is one read that ends by itself within a second. When the device goes away it is closed at
+once, so that the same node can come back, and opened again by name with growing patience. What
+arrived before stays good: the decoder's open epoch is recorded before the decoder is dropped.
+
+Two threads meet here. Steps run in the reader's own; ``wake``, ``close`` and ``status`` come from
+another. ``close`` may arrive in the middle of a step: it cancels the read, then waits for the step
+to let go of the source, so decoder and source have one user at a time.
+"""
+
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
+from telemetry_agent.model import Fix, ReceiverState
+from telemetry_agent.tasks import Bell
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_READ_S = 1.0
+_SILENT_AFTER_S = 10.0  # some receivers take 8 s for an epoch
+_BACKOFF_S = 1.0
+_BACKOFF_MAX_S = 30.0
+_CLOSE_S = 1.0
+
+_REMEDIES: dict[ReceiverState, str] = {
+    "silent": "nothing comes from {}: check the receiver's wiring and power",
+    "wrong-baud": "what comes from {} is no NMEA: try another baud rate",
+    "binary": "{} speaks a binary protocol: switch its NMEA output on",
+    "no-date": "{} gives positions but no date: switch its RMC or ZDA sentence on",
+}
+_WELL: set[ReceiverState] = {"no-fix", "2d", "3d"}
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverStatus:
+    """How the receiver does."""
+
+    source: str
+    state: ReceiverState
+    since_s: float
+    """Monotonic: when it came into this state."""
+    fixes: int = 0
+    """Handed on since the start."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What the decoder counted since the start."""
+
+
+class Reader:
+    """The reader task.
+
+    Args:
+        source: where bytes come from.
+        decoder: makes a fresh one each time the source was opened.
+        record: takes each fix once, in the order of arrival. What it raises ends the step; the
+            fixes behind are handed on by the next step, or by ``close``.
+        clock: tells when bytes came.
+    """
+
+    name = "reader"
+    max_step_s = 30.0  # a read ends within a second, but recording may wait for a slow card
+
+    def __init__(
+        self,
+        source: Source,
+        decoder: Callable[[], Decoder],
+        record: Callable[[Fix], object],
+        clock: Clock | None = None,
+    ) -> None:
+        self.bell = Bell()
+        self._source = source
+        self._new_decoder = decoder
+        self._record = record
+        self._clock = clock or Clock()
+        self._in_step = threading.Lock()
+        self._over = False
+        self._decoder: Decoder | None = None  # there is one exactly while the source is open
+        self._waiting: deque[Fix] = deque()
+        self._fixes = 0
+        self._counts: Counter[str] = Counter()  # of the decoders before this one
+        self._bytes_s = 0.0  # when the last ones came, or the source was opened
+        self._speaking_s = 0.0  # since when they come without a silence
+        self._retry_s = float("-inf")
+        self._backoff_s = _BACKOFF_S
+        self._trouble = _Trouble()
+        self.status = ReceiverStatus(source.name, "absent", self._clock.monotonic_s())
+        """A snapshot, replaced as a whole after each step; read it from any thread."""
+
+    def step(self, now_s: float) -> float | None:
+        """See ``Task.step``: open the source, or read it once."""
+        with self._in_step:
+            if self._over:
+                return None
+            if self._decoder is None:
+                return self._open(now_s)
+            return self._read(self._decoder, now_s)
+
+    def wake(self) -> None:
+        """See ``Task.wake``."""
+        self.bell.ring()
+        self._source.cancel()
+
+    def close(self) -> None:
+        """See ``Task.close``: hand on the fix that was still open, and free the device.
+
+        Call it as soon as the loop has ended, while ``record`` still takes fixes.
+        """
+        self._over = True
+        self.wake()
+        # A step that hangs in ``record`` still uses the source: both are left behind.
+        if self._in_step.acquire(timeout=_CLOSE_S):
+            try:
+                self._close_source()
+                self._publish(self.status.state)
+            finally:
+                self._in_step.release()
+
+    def _open(self, now_s: float) -> float:
+        if now_s < self._retry_s:
+            return self._retry_s - now_s
+        try:
+            self._source.open()
+        except SourceError as error:
+            return self._failed(error, now_s)
+        self._decoder = self._new_decoder()
+        self._bytes_s, self._speaking_s = now_s, float("inf")
+        return 0
+
+    def _read(self, decoder: Decoder, now_s: float) -> float | None:
+        due_s = decoder.due_s()
+        timeout_s = _LONGEST_READ_S if due_s is None else min(due_s - now_s, _LONGEST_READ_S)
+        try:
+            data = self._source.read(max(0.0, timeout_s))
+        except EndOfSourceError:
+            self._over = True
+            self._close_source()
+            self._publish("silent")
+            _log.info(
+                "replayed %d fixes from %s; a restart replays it as new fixes",
+                self._fixes,
+                self._source.name,
+            )
+            return None
+        except SourceError as error:
+            self._close_source()
+            return self._failed(error, self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        if data:
+            was_silent = now_s - self._bytes_s >= _SILENT_AFTER_S
+            self._speaking_s = now_s if was_silent else min(self._speaking_s, now_s)
+            self._bytes_s = now_s
+            self._backoff_s = _BACKOFF_S
+            self._hand_on(decoder.feed(data, now_s))
+        else:
+            self._hand_on(decoder.tick(now_s))
+        self._judge(decoder, now_s)
+        return 0
+
+    def _judge(self, decoder: Decoder, now_s: float) -> None:
+        before = self.status.state
+        state = decoder.state or before
+        if now_s - self._bytes_s >= _SILENT_AFTER_S:
+            state = "silent"
+        elif decoder.state is None and self._bytes_s - self._speaking_s >= _SILENT_AFTER_S:
+            state = "wrong-baud"  # bytes all the time, but neither sentences nor binary frames
+        self._publish(state)
+        if state == before:
+            return
+        if state in _REMEDIES:
+            self._trouble.say(_REMEDIES[state].format(self._source.name), now_s)
+        elif state in _WELL:
+            self._trouble.end(self._source.name, now_s)
+
+    def _failed(self, error: SourceError, now_s: float) -> float:
+        """Not there: try again later."""
+        self._publish("busy" if isinstance(error, BusyError) else "absent")
+        self._trouble.say(str(error), now_s)
+        wait_s = self._backoff_s
+        self._retry_s = now_s + wait_s
+        self._backoff_s = min(2 * wait_s, _BACKOFF_MAX_S)
+        return wait_s
+
+    def _hand_on(self, fixes: list[Fix]) -> None:
+        self._waiting += fixes
+        while self._waiting:
+            self._record(self._waiting.popleft())
+            self._fixes += 1
+
+    def _close_source(self) -> None:
+        """Close it at once, so that its node is free to come back; then keep what it gave."""
+        self._source.close()
+        decoder, self._decoder = self._decoder, None
+        if decoder:
+            try:
+                self._hand_on(decoder.finish())
+            finally:
+                self._counts += decoder.counts
+
+    def _publish(self, state: ReceiverState) -> None:
+        before = self.status
+        since_s = before.since_s if state == before.state else self._clock.monotonic_s()
+        counts = self._counts + self._decoder.counts if self._decoder else self._counts.copy()
+        self.status = ReceiverStatus(before.source, state, since_s, self._fixes, counts)
+
+
+class _Trouble:
+    """Says each kind of trouble once, and once that it is over."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self._times = 0
+        self._since_s = 0.0
+
+    def say(self, text: str, since_s: float) -> None:
+        if not self._said:
+            self._since_s = since_s
+        self._times += 1
+        if text not in self._said:
+            self._said.add(text)
+            _log.warning("%s", text)
+
+    def end(self, name: str, now_s: float) -> None:
+        if self._said:
+            _log.info(
+                "%s works again after %.0f s (failures: %d)",
+                name,
+                now_s - self._since_s,
+                self._times,
+            )
+            self._said.clear()
+            self._times = 0

@@ -1,0 +1,328 @@
+"""One clean sentence -> typed fields.
+
+pynmea2 knows where each field of a sentence stands: its field tables are resolved to positions
+once, at import. Its objects and converters are not used. They read an empty latitude as 0.0,
+let ``nan`` and ``1e5`` pass as numbers, hand back the raw text where a conversion fails, and cost
+ten times as much as picking the field. So the text of each field goes through the validators of
+``fields`` instead.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
+
+import pynmea2
+
+from telemetry_agent.gnss.fields import (
+    Instant,
+    calendar_day,
+    count,
+    course_mdeg,
+    ddmmyy_day,
+    dop_e2,
+    instant,
+    magnitude,
+    position_e9,
+    scaled,
+)
+from telemetry_agent.gnss.framing import Sentence
+from telemetry_agent.model import Quality
+
+_T = TypeVar("_T")
+
+
+class Report(NamedTuple):
+    """A position as RMC, GGA, GLL or GNS reports it; each leaves what it does not carry."""
+
+    tag: str
+    instant: Instant | None
+    veto: bool
+    """The receiver says that it has no fix."""
+    position_e9: tuple[int, int] | None
+    """Latitude and longitude, if the receiver vouches for them and they are whole."""
+    quality: Quality | None
+    day: int | None = None
+    """Days since 1970."""
+    speed_mm_s: int | None = None
+    course_mdeg: int | None = None
+    sats: int | None = None
+    hdop_e2: int | None = None
+    alt_mm: int | None = None
+    geoid_sep_mm: int | None = None
+
+
+class Zda(NamedTuple):
+    """Time and date."""
+
+    tag: str
+    instant: Instant | None
+    day: int | None
+
+
+class Gbs(NamedTuple):
+    """Satellite fault detection: only its time is used, as the beginning of an epoch."""
+
+    tag: str
+    instant: Instant | None
+
+
+class Vtg(NamedTuple):
+    """Speed and course over ground."""
+
+    tag: str
+    speed_mm_s: int | None
+    course_mdeg: int | None
+
+
+class Gsa(NamedTuple):
+    """The satellites in use of one system, and the dilutions of precision."""
+
+    tag: str
+    mode: int | None
+    """1 no fix, 2 2D, 3 3D."""
+    system: str
+    """Satellite numbers are unique within it."""
+    satellites: frozenset[str]
+    pdop_e2: int | None
+    hdop_e2: int | None
+    vdop_e2: int | None
+
+
+class Gst(NamedTuple):
+    """Errors, 1 sigma."""
+
+    tag: str
+    instant: Instant | None
+    err_h_mm: int | None
+    err_v_mm: int | None
+
+
+class Dtm(NamedTuple):
+    """The datum that positions refer to."""
+
+    tag: str
+    datum: str
+
+
+class Txt(NamedTuple):
+    """What the receiver has to say."""
+
+    tag: str
+    text: str
+
+
+Message = Report | Zda | Gbs | Vtg | Gsa | Gst | Dtm | Txt
+
+
+_GGA_QUALITY: dict[str, Quality] = {
+    "1": "gps",
+    "2": "dgps",
+    "3": "pps",
+    "4": "rtk",
+    "5": "float-rtk",
+    "6": "estimated",
+    "7": "manual",
+    "8": "simulated",
+}
+# The mode characters of RMC, GLL and GNS, the best first.
+_MODE_QUALITY: dict[str, Quality] = {
+    "R": "rtk",
+    "F": "float-rtk",
+    "P": "pps",
+    "D": "dgps",
+    "A": "gps",
+    "E": "estimated",
+    "M": "manual",
+    "S": "simulated",
+}
+_GSA_MODE = {"1": 1, "2": 2, "3": 3}
+
+
+def _columns(sentence: Any, names: str) -> Callable[[list[str]], tuple[str, ...]]:
+    """Picks the named fields, in this order, out of a sentence that was split at its commas."""
+    columns = [column[1] for column in sentence.fields]
+    return itemgetter(*(1 + columns.index(name) for name in names.split()))
+
+
+_PLACE = "lat lat_dir lon lon_dir"
+_RMC = _columns(
+    pynmea2.RMC,
+    f"timestamp status {_PLACE} spd_over_grnd true_course datestamp mode_indicator",
+)
+_GGA = _columns(
+    pynmea2.GGA,
+    f"timestamp {_PLACE} gps_qual num_sats horizontal_dil altitude geo_sep",
+)
+_GLL = _columns(pynmea2.GLL, f"timestamp {_PLACE} status faa_mode")
+_GNS = _columns(pynmea2.GNS, f"timestamp {_PLACE} mode_indicator num_sats hdop altitude geo_sep")
+_VTG = _columns(pynmea2.VTG, "true_track spd_over_grnd_kts spd_over_grnd_kmph faa_mode")
+_GST = _columns(pynmea2.GST, "timestamp std_dev_latitude std_dev_longitude std_dev_altitude")
+_ZDA = _columns(pynmea2.ZDA, "timestamp day month year")
+
+_KNOT = (514_444, 1000)  # in mm/s
+_KMH = (10_000, 36)
+_MISSING = [""] * 20  # stands for the fields that a short sentence leaves out
+
+
+class Parser:
+    """Reads the sentences that a fix is made of; ``rejected`` counts what is wrong with them.
+
+    ``short``: fewer fields than the type needs, dropped whole. ``bad-time``, ``bad-date``,
+    ``bad-position``: the field says something that cannot be read, and is taken as unknown.
+    """
+
+    def __init__(self) -> None:
+        self.rejected: Counter[str] = Counter()
+        # With the least number of fields, the tag among them: 8 bits of checksum let damage pass.
+        self._types: dict[str, tuple[int, Callable[[list[str]], Message]]] = {
+            "RMC": (8, self._rmc),
+            "GGA": (13, self._gga),
+            "GLL": (7, self._gll),
+            "GNS": (13, self._gns),
+            "GSA": (18, _gsa),
+            "VTG": (5, _vtg),
+            "GST": (8, self._gst),
+            "ZDA": (4, self._zda),
+            "GBS": (2, self._gbs),
+            "DTM": (2, _dtm),
+            "TXT": (5, _txt),
+        }
+
+    def parse(self, sentence: Sentence) -> Message | None:
+        """The fields of a sentence, or None for a type that is not used, whoever talks."""
+        known = self._types.get(sentence[2:5])
+        if known is None or sentence[5:6] != "," or sentence[0] == "P":
+            return None
+        least, read = known
+        fields = sentence.split(",")
+        if len(fields) < least:
+            self.rejected["short"] += 1
+            return None
+        return read(fields + _MISSING)
+
+    def _rmc(self, fields: list[str]) -> Report:
+        time, status, lat, north, lon, east, knots, course, ddmmyy, mode = _RMC(fields)
+        active = status == "A"
+        # The navigational status behind the mode says nothing: many send 'V' there always.
+        return Report(
+            fields[0],
+            self._instant(time),
+            status == "V",
+            self._position(lat, north, lon, east) if active and mode != "N" else None,
+            _MODE_QUALITY.get(mode),
+            self._known(ddmmyy_day(ddmmyy), ddmmyy, "bad-date") if active else None,
+            magnitude(knots, *_KNOT),
+            course_mdeg(course),
+        )
+
+    def _gga(self, fields: list[str]) -> Report:
+        time, lat, north, lon, east, indicator, sats, hdop, alt, geoid_sep = _GGA(fields)
+        quality = _GGA_QUALITY.get(indicator)
+        return Report(
+            fields[0],
+            self._instant(time),
+            indicator == "0",
+            self._position(lat, north, lon, east) if quality else None,
+            quality,
+            sats=count(sats),
+            hdop_e2=dop_e2(hdop),
+            alt_mm=scaled(alt, 1000),
+            geoid_sep_mm=scaled(geoid_sep, 1000),
+        )
+
+    def _gll(self, fields: list[str]) -> Report:
+        time, lat, north, lon, east, status, mode = _GLL(fields)
+        return Report(
+            fields[0],
+            self._instant(time),
+            status == "V",
+            self._position(lat, north, lon, east) if status == "A" and mode != "N" else None,
+            _MODE_QUALITY.get(mode),
+        )
+
+    def _gns(self, fields: list[str]) -> Report:
+        time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
+        # One mode for each system. The navigational status behind is newer than pynmea2's table.
+        vouched = modes.strip("N") and fields[13] not in {"U", "V"}
+        return Report(
+            fields[0],
+            self._instant(time),
+            veto=False,
+            position_e9=self._position(lat, north, lon, east) if vouched else None,
+            quality=next((word for mode, word in _MODE_QUALITY.items() if mode in modes), None),
+            sats=count(sats),
+            hdop_e2=dop_e2(hdop),
+            alt_mm=scaled(alt, 1000),
+            geoid_sep_mm=scaled(geoid_sep, 1000),
+        )
+
+    def _gst(self, fields: list[str]) -> Gst:
+        time, lat, lon, alt = _GST(fields)
+        lat_mm, lon_mm = magnitude(lat, 1000), magnitude(lon, 1000)
+        err_h_mm = None
+        if lat_mm is not None and lon_mm is not None:
+            err_h_mm = round(math.hypot(lat_mm, lon_mm))
+        return Gst(fields[0], self._instant(time), err_h_mm, magnitude(alt, 1000))
+
+    def _zda(self, fields: list[str]) -> Zda:
+        time, day, month, year = _ZDA(fields)
+        return Zda(
+            fields[0],
+            self._instant(time),
+            self._known(calendar_day(day, month, year), day + month + year, "bad-date"),
+        )
+
+    def _gbs(self, fields: list[str]) -> Gbs:
+        return Gbs(fields[0], self._instant(fields[1]))
+
+    def _instant(self, text: str) -> Instant | None:
+        return self._known(instant(text), text, "bad-time")
+
+    def _position(self, lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
+        return self._known(position_e9(lat, north, lon, east), lat + lon, "bad-position")
+
+    def _known(self, value: _T | None, text: str, reason: str) -> _T | None:
+        if value is None and text:
+            self.rejected[reason] += 1
+        return value
+
+
+def _vtg(fields: list[str]) -> Vtg:
+    course, knots, kmh, mode = _VTG(fields)
+    if mode in {"E", "N"}:
+        return Vtg(fields[0], None, None)
+    if fields[2] != "T" and len(fields) < 9 + len(_MISSING):
+        _, course, _, knots, kmh, *_ = fields  # the layout of old, without letters for the units
+    speed_mm_s = magnitude(knots, *_KNOT)
+    if speed_mm_s is None:
+        speed_mm_s = magnitude(kmh, *_KMH)
+    return Vtg(fields[0], speed_mm_s, course_mdeg(course))
+
+
+def _gsa(fields: list[str]) -> Gsa:
+    # Standard are 12 satellites, 3 dilutions and perhaps an integer that names the system. Other
+    # layouts have more places for satellites; their last three fields are the dilutions too.
+    end = len(fields) - len(_MISSING)
+    system = ""
+    if end == 19 and "." not in fields[18]:
+        system, end = fields[18], 18
+    pdop, hdop, vdop = fields[end - 3 : end]
+    return Gsa(
+        fields[0],
+        _GSA_MODE.get(fields[2]),
+        system or fields[0][:2],
+        frozenset(number for number in fields[3 : end - 3] if number.strip("0")),
+        dop_e2(pdop),
+        dop_e2(hdop),
+        dop_e2(vdop),
+    )
+
+
+def _dtm(fields: list[str]) -> Dtm:
+    return Dtm(fields[0], fields[1])
+
+
+def _txt(fields: list[str]) -> Txt:
+    return Txt(fields[0], ",".join(fields[4:]).rstrip(","))

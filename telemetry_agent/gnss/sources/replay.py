@@ -1,0 +1,55 @@
+"""A recorded file in place of a receiver, for trying things out."""
+
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.sources import EndOfSourceError
+
+_CHUNK_BYTES = 4096
+
+
+class ReplaySource:
+    """Reads a file from its beginning to its end, as fast as it is asked to.
+
+    It keeps no place in the file: a restart replays it, and its fixes are new ones.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def open(self) -> None:
+        """See ``Source.open``."""
+        try:
+            # Opening a pipe would wait for its writer, and nothing could end that wait.
+            if not stat.S_ISREG(self._path.stat().st_mode):
+                raise SourceError(f"{self.name} is no file: file:// replays a recorded one")
+            self._file = self._path.open("rb")
+        except OSError as error:
+            raise SourceError(
+                f"{self.name} cannot be replayed: {error.strerror}: check `gps.source`"
+            ) from error
+
+    def read(self, timeout_s: float) -> bytes:  # noqa: ARG002 - a file never keeps us waiting
+        """See ``Source.read``."""
+        if self._file is None:
+            raise SourceError(f"{self.name} is not open")
+        try:
+            data = self._file.read(_CHUNK_BYTES)
+        except OSError as error:
+            raise SourceError(f"{self.name} cannot be read: {error.strerror}") from error
+        if not data:
+            raise EndOfSourceError
+        return data
+
+    def cancel(self) -> None:
+        """See ``Source.cancel``: no read ever blocks."""
+
+    def close(self) -> None:
+        """See ``Source.close``."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

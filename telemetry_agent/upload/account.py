@@ -1,0 +1,102 @@
+"""What the uploader tells: the state word, the counters, and a log line when something changes."""
+
+import logging
+from dataclasses import dataclass, replace
+
+from telemetry_agent.model import UploadState
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadStatus:
+    """A snapshot. Instants are monotonic seconds; counters run since the start."""
+
+    state: UploadState = "ok"
+    since_s: float = 0.0
+    """When ``state`` began."""
+    requests: int = 0
+    failed_requests: int = 0
+    """Those that delivered nothing."""
+    delivered: int = 0
+    """Fixes that the endpoint took."""
+    dead_letters: int = 0
+    unknown_names: int = 0
+    """Names in answers that their batch did not hold."""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    last_error: str | None = None
+    last_delivery_s: float | None = None
+    next_attempt_s: float | None = None
+    """When a wait ends that the endpoint or the network has imposed."""
+
+
+class Account:
+    """Keeps the status, and logs its changes once: the begin of trouble, its kinds, its end."""
+
+    def __init__(self, now_s: float) -> None:
+        self.status = UploadStatus(since_s=now_s)
+        self._trouble_since_s: float | None = None
+        self._failed_before = 0
+        self._told: set[str] = set()
+
+    def exchanged(self, sent_bytes: int, received_bytes: int) -> None:
+        """A request was made; the bytes are totals since the start."""
+        self.status = replace(
+            self.status,
+            requests=self.status.requests + 1,
+            sent_bytes=sent_bytes,
+            received_bytes=received_bytes,
+        )
+
+    def failed(self) -> None:
+        """The last request delivered nothing."""
+        self.status = replace(self.status, failed_requests=self.status.failed_requests + 1)
+
+    def buried(self, count: int, reason: str) -> None:
+        """So many fixes became dead letters."""
+        before = self.status.dead_letters
+        self.status = replace(self.status, dead_letters=before + count)
+        # The first is said, then the tenth, the hundredth: a poisoned day is no flood of lines.
+        if not before or len(str(before + count)) > len(str(before)):
+            _log.warning("the endpoint refused a fix (%s): %d dead letters", reason, before + count)
+
+    def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
+        """The endpoint took so many fixes: whatever the trouble was, it is over."""
+        self.status = replace(
+            self.status,
+            delivered=self.status.delivered + count,
+            unknown_names=self.status.unknown_names + unknown_names,
+            last_delivery_s=now_s,
+            next_attempt_s=None,
+        )
+        self._enter("ok", now_s)
+        if self._trouble_since_s is not None:
+            _log.info(
+                "delivering again after %.0f s and %d failed requests",
+                now_s - self._trouble_since_s,
+                self.status.failed_requests - self._failed_before,
+            )
+            self._trouble_since_s = None
+            self._told.clear()
+
+    def trouble(self, state: UploadState, reason: str, now_s: float, next_s: float) -> None:
+        """Nothing can be delivered before ``next_s``."""
+        self.status = replace(self.status, last_error=reason, next_attempt_s=next_s)
+        self._enter(state, now_s)
+        if self._trouble_since_s is None:
+            self._trouble_since_s = now_s
+            self._failed_before = self.status.failed_requests - 1
+        # An outage wavers between its causes: one line for all of them.
+        kind = state if state in {"held", "portal"} else "outage"
+        if kind in self._told:
+            return
+        self._told.add(kind)
+        if state == "held":
+            _log.error("uploads are held, nothing is lost: %s; please correct the set-up", reason)
+        else:
+            _log.warning("nothing can be delivered (%s): %s; trying again", state, reason)
+
+    def _enter(self, state: UploadState, now_s: float) -> None:
+        if state != self.status.state:
+            self.status = replace(self.status, state=state, since_s=now_s)

@@ -1,0 +1,82 @@
+"""What the uploader needs of others: the queue, a wire format, the way to the endpoint."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from telemetry_agent.model import Answer, Batch, Outcome, Payload, UploadState
+
+Compression = Literal["none", "gzip"]
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """The exchange ended without an answer: the endpoint may or may not have the batch."""
+
+    reason: str
+    state: UploadState = "unreachable"
+
+
+class Backlog(Protocol):
+    """What is pending. Leased and unanswered fixes do not count."""
+
+    @property
+    def ready(self) -> int: ...  # noqa: D102 - live ones included
+    @property
+    def live(self) -> int: ...  # noqa: D102 - newer than the newest that was ever handed out
+    @property
+    def live_since_s(self) -> float | None: ...  # noqa: D102 - monotonic, of the oldest live fix
+
+
+class Queue(Protocol):
+    """As much of the queue as the uploader knows. A batch is a lease."""
+
+    def lease(self, limit: int, *, live_first: bool) -> Batch | None:
+        """Live fixes if asked for and there; else the oldest that are ready.
+
+        What got no answer comes whole, if it is more than ``limit``, too.
+        """
+
+    def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
+        """The lease as two: the first ``at`` fixes, and the rest."""
+
+    def ack(
+        self, batch: Batch, *, rejected: Mapping[int, str] = ..., retry: Collection[int] = ...
+    ) -> None:
+        """Delivered, but for the names given: dead letters, and those that stay ready."""
+
+    def fail(self, batch: Batch, reason: str) -> None:
+        """To the dead letters."""
+
+    def release(self, batch: Batch, *, answered: bool = True) -> None:
+        """Back to ready, or to unack when no answer came."""
+
+    def resume_unack(self) -> int:
+        """Make unack ready again."""
+
+    def backlog(self) -> Backlog:
+        """What is pending."""
+
+
+class Format(Protocol):
+    """One wire format; a module of ``formats`` is one."""
+
+    def encode(self, batch: Batch, *, compression: Compression) -> Payload:
+        """The request for a batch."""
+
+    def read(self, answer: Answer, batch: Batch) -> Outcome:
+        """What an answer means for it."""
+
+
+class Exchange(Protocol):
+    """The way to the endpoint; see ``transport.Transport``."""
+
+    @property
+    def sent_bytes(self) -> int: ...  # noqa: D102 - at the socket, since the start
+    @property
+    def received_bytes(self) -> int: ...  # noqa: D102 - the same
+
+    def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer: ...  # noqa: D102
+    def abort(self) -> None: ...  # noqa: D102
+    def rearm(self) -> None: ...  # noqa: D102
+    def drop_idle(self) -> None: ...  # noqa: D102

@@ -1,0 +1,413 @@
+"""The uploader: takes a batch from the queue, sends it, and does what the answer asks for.
+
+Theory of operation. A step makes one attempt. What is leased is kept in one table, and a lease
+outlives a step only while a search for a refused fix goes on without delay: every outcome that
+waits (``Deferred``, ``Held``) gives all leases back first, and so does whatever raises. So nothing
+stays leased for ever, and nothing is acknowledged but what an answer acknowledged.
+
+When the next attempt may be made is one instant, ``_not_before_s``. A ring carries no meaning and
+cannot move it; the return of the network can, unless the endpoint itself named the time.
+
+Under ``Held`` one fix is sent each ``backoff_max``, each time another one, so that a single bad
+fix cannot keep the hold up.
+"""
+
+import logging
+import random
+import threading
+from dataclasses import dataclass
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.model import (
+    Batch,
+    Deferred,
+    Delivered,
+    Held,
+    Outcome,
+    Payload,
+    Refused,
+    UploadState,
+)
+from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.account import Account, UploadStatus
+from telemetry_agent.upload.retry import Backoff
+from telemetry_agent.upload.seams import Backlog, Compression, Exchange, Format, NoAnswer, Queue
+from telemetry_agent.upload.search import CrashCount, Search
+from telemetry_agent.upload.sizing import Sizing
+
+_log = logging.getLogger(__name__)
+
+_STEP_SLACK_S = 15.0  # beside the exchanges: encoding, and a disk that takes its time
+_NO_GZIP_THERE = {400, 415, 422, 500}
+_ACCUSED_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPolicy:
+    """How the uploader behaves, as the config's ``[upload]`` says it."""
+
+    max_batch: int = 1000
+    flush_every_s: float = 10.0
+    timeout_s: float = 30.0
+    live_first: bool = True
+    compression: Compression = "gzip"
+    backoff_initial_s: float = 1.0
+    backoff_max_s: float = 300.0
+    resume_spread_s: float = 2.0
+
+
+class Uploader:
+    """The task."""
+
+    name = "upload"
+
+    def __init__(
+        self,
+        queue: Queue,
+        wire_format: Format,
+        transport: Exchange,
+        policy: UploadPolicy,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """``transport`` belongs to the caller, who closes it after ``last_upload``."""
+        self.bell = Bell()
+        self.max_step_s = 2 * policy.timeout_s + _STEP_SLACK_S  # a step may repeat a request plain
+        self._queue = queue
+        self._format = wire_format
+        self._transport = transport
+        self._policy = policy
+        self._clock = clock or Clock()
+        self._rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
+        self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s, self._rng)
+        self._sizing = Sizing(policy.max_batch, policy.flush_every_s)
+        self._account = Account(self._clock.monotonic_s())
+        self._stepping = threading.Lock()
+        self._closed = False
+        self._network_returned = False
+
+        self._leased: dict[int, Batch] = {}
+        self._in_flight: Batch | None = None
+        self._unanswered = True  # a former run may have left some
+        self._failures = 0  # in a row
+        self._not_before_s = 0.0
+        self._endpoint_named_the_time = False
+        self._went_well = False
+
+        self._compression = policy.compression
+        self._gzip_accepted = False
+        self._plain_for_now = False  # the search goes on as the repetition was: plain
+
+        self._search: Search | None = None
+        self._crash_search = False
+        self._crashes = CrashCount()
+        self._probing = False
+        self._probes = 0
+        # Refused alone without a witness; true once the endpoint has accepted another since.
+        self._accused: dict[tuple[str, int], bool] = {}
+
+    def step(self, now_s: float) -> float | None:
+        """Make one attempt, if it is time."""
+        with self._stepping:
+            try:
+                return self._step(now_s)
+            except BaseException:
+                self._release_all()
+                raise
+
+    def wake(self) -> None:
+        """Ring. A request in flight is let go on: ``close`` ends it."""
+        self.bell.ring()
+
+    def close(self) -> None:
+        """Abort a request in flight."""
+        self._closed = True
+        self._transport.abort()
+        self.bell.ring()
+
+    def network_returned(self) -> None:
+        """The network is there again, or another one: do not wait out the backoff."""
+        self._network_returned = True
+        self.bell.ring()
+
+    def status(self) -> UploadStatus:
+        """A snapshot, for any thread."""
+        return self._account.status
+
+    def last_upload(self, timeout_s: float) -> None:
+        """After ``close``: one try to send the newest, if the last exchange went well."""
+        if not self._stepping.acquire(timeout=timeout_s):
+            return
+        try:
+            self._release_all()
+            if self._went_well:
+                self._transport.rearm()
+                batch = self._lease(self._sizing.limit(), live_first=True)
+                if batch is not None:
+                    self._settle(batch, self._attempt(batch, timeout_s))
+        finally:
+            self._release_all()
+            self._stepping.release()
+
+    def _step(self, now_s: float) -> float | None:
+        if self._closed:
+            return None
+        if self._network_returned:
+            self._network_returned = False
+            self._transport.drop_idle()
+            if not self._endpoint_named_the_time:
+                soon_s = now_s + self._rng.uniform(0, self._policy.resume_spread_s)
+                self._not_before_s = min(self._not_before_s, soon_s)
+        if now_s < self._not_before_s:
+            return self._not_before_s - now_s
+        if self._unanswered:
+            self._queue.resume_unack()
+            self._unanswered = False
+        chosen = self._choose(now_s)
+        if not isinstance(chosen, Batch):
+            return chosen
+        return self._settle(chosen, self._attempt(chosen, self._policy.timeout_s))
+
+    # What to send
+
+    def _choose(self, now_s: float) -> Batch | float | None:
+        """A batch to send now, or how long to wait for one."""
+        if self._probing or self._crashes.wants_another:
+            return self._lease_probe()
+        backlog = self._queue.backlog()
+        live_in_s = self._live_in_s(backlog, now_s)
+        live_first = self._policy.live_first and live_in_s == 0
+        limit = self._sizing.limit()
+        if self._search is not None:
+            # A fresh fix does not wait for a search, and may be its witness.
+            batch = self._lease(limit, live_first=True) if live_first else None
+            batch = batch or self._search.next(limit)
+            if batch is not None:
+                return batch
+            if self._search.condemned:
+                return self._give_up(self._search)
+            self._search = None
+            return 0
+        if backlog.ready > backlog.live or live_in_s == 0:
+            return self._lease(limit, live_first=live_first)
+        return live_in_s
+
+    def _live_in_s(self, backlog: Backlog, now_s: float) -> float | None:
+        """When live fixes have had their time to gather company; ``None``: there are none."""
+        if not backlog.live or backlog.live_since_s is None:
+            return None
+        if backlog.live >= self._policy.max_batch:
+            return 0
+        return max(0.0, backlog.live_since_s + self._policy.flush_every_s - now_s)
+
+    def _lease_probe(self) -> Batch | None:
+        """One fix; each time another one, from the newest back."""
+        batch = self._lease(self._policy.max_batch, live_first=self._policy.live_first)
+        if batch is None:
+            return None
+        at = len(batch.records) - 1 - self._probes % len(batch.records)
+        self._probes += 1
+        if at > 0:
+            older, batch = self._split(batch, at)
+            self._release(older)
+        if len(batch.records) > 1:
+            batch, newer = self._split(batch, 1)
+            self._release(newer)
+        return batch
+
+    # How to send it
+
+    def _attempt(self, batch: Batch, timeout_s: float) -> Outcome:
+        if self._search is None:
+            self._plain_for_now = False
+        compression: Compression = "none" if self._plain_for_now else self._compression
+        payload = self._format.encode(batch, compression=compression)
+        outcome = self._send(batch, payload, timeout_s)
+        if not payload.compressed or self._gzip_accepted:
+            return outcome
+        if isinstance(outcome, Delivered):
+            self._gzip_accepted = True
+            return outcome
+        if outcome.status not in _NO_GZIP_THERE:
+            return outcome
+        again = self._send(batch, self._format.encode(batch, compression="none"), timeout_s)
+        if isinstance(again, Delivered):
+            _log.info("the endpoint takes no gzip (%s): uploads stay plain", outcome.status)
+            self._compression = "none"
+        elif isinstance(again, Refused):
+            self._plain_for_now = True
+            self._searching(batch).count_repetition()
+        return again
+
+    def _send(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
+        began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
+        self._in_flight = batch
+        answer = self._transport.exchange(payload, timeout_s)
+        self._in_flight = None
+        elapsed_s = self._clock.monotonic_s() - began_s
+        self._account.exchanged(self._transport.sent_bytes, self._transport.received_bytes)
+        count, size = len(batch.records), len(payload.body)
+        if isinstance(answer, NoAnswer):
+            if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
+                self._sizing.timed_out(count)
+            return Deferred(answer.reason, state=answer.state, answered=False)
+        outcome = self._format.read(answer, batch)
+        if isinstance(outcome, Delivered):
+            self._sizing.took(count, size, elapsed_s)
+        elif isinstance(outcome, Refused) and outcome.too_large:
+            self._sizing.too_large(count, size)
+        return self._reconsider(batch, outcome)
+
+    def _reconsider(self, batch: Batch, outcome: Outcome) -> Outcome:
+        """Take a 500 for a refusal when it is this batch that crashes the endpoint."""
+        if not isinstance(outcome, Deferred) or outcome.status != 500:
+            return outcome
+        if self._search is not None and self._crash_search:
+            return Refused(outcome.reason, status=500)
+        if self._search is None and self._crashes.crashed(batch):
+            self._crash_search = True
+            self._searching(batch).witness = True
+            return Refused(outcome.reason, status=500)
+        return outcome
+
+    # What the answer asks for
+
+    def _settle(self, batch: Batch, outcome: Outcome) -> float | None:
+        """Do it; returns how long to wait. The one place where an outcome is matched."""
+        self._went_well = isinstance(outcome, Delivered)
+        match outcome:
+            case Delivered():
+                return self._delivered(batch, outcome)
+            case Refused(reason, too_large):
+                self._account.failed()
+                return self._refused(batch, reason, too_large=too_large)
+            case Deferred(reason, state, retry_after_s, answered):
+                self._account.failed()
+                if not answered:
+                    self._unanswered = True
+                    self._release(batch, answered=False)
+                return self._wait(state, reason, retry_after_s)
+            case Held(reason):
+                self._account.failed()
+                return self._hold(reason)
+
+    def _delivered(self, batch: Batch, outcome: Delivered) -> float | None:
+        taken = len(batch.records) - len(outcome.rejected) - len(outcome.retry)
+        self._queue.ack(batch, rejected=outcome.rejected, retry=outcome.retry)
+        del self._leased[batch.lease]
+        if outcome.rejected:
+            self._account.buried(len(outcome.rejected), next(iter(outcome.rejected.values())))
+        if not taken and not outcome.rejected:
+            self._account.failed()
+            return self._wait("waiting", "the endpoint took nothing of the batch", None)
+        self._failures = 0
+        self._probing = False
+        self._endpoint_named_the_time = False
+        self._account.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
+        if taken:
+            self._crashes.accepted(batch)
+            self._accused = dict.fromkeys(self._accused, True)
+            if self._search is not None:
+                self._search.accepted(batch)
+                self._bury(self._search)
+        return 0
+
+    def _refused(self, batch: Batch, reason: str, *, too_large: bool) -> float | None:
+        alone = len(batch.records) == 1
+        if self._probing:
+            self._accuse(batch)
+            return self._hold(reason)
+        if alone and self._accused.get((batch.stream, batch.records[0].seq)):
+            self._fail(batch, reason)
+            return 0
+        search = self._searching(batch)
+        search.refused(batch, reason, too_large=too_large)
+        self._bury(search)
+        return self._give_up(search) if search.hopeless else 0
+
+    def _searching(self, batch: Batch) -> Search:
+        if self._search is None:
+            self._search = Search(
+                len(batch.records),
+                self._split,
+                another=lambda: self._lease(1, live_first=self._policy.live_first),
+            )
+        return self._search
+
+    def _bury(self, search: Search) -> None:
+        if search.witness:
+            for batch, reason in search.condemned:
+                self._fail(batch, reason)
+            search.condemned.clear()
+
+    def _give_up(self, search: Search) -> float | None:
+        """No witness is to be had: it is not these fixes, as far as anyone can tell."""
+        for batch, _ in search.condemned:
+            self._accuse(batch)
+        if self._crash_search:
+            return self._wait("waiting", search.reason, None)
+        return self._hold(search.reason)
+
+    def _accuse(self, batch: Batch) -> None:
+        self._accused.setdefault((batch.stream, batch.records[0].seq), False)
+        while len(self._accused) > _ACCUSED_MAX:
+            del self._accused[next(iter(self._accused))]
+
+    def _hold(self, reason: str) -> float | None:
+        self._failures += 1
+        self._probing = True
+        self._endpoint_named_the_time = False
+        return self._pause("held", reason, self._policy.backoff_max_s)
+
+    def _wait(self, state: UploadState, reason: str, retry_after_s: float | None) -> float | None:
+        self._failures += 1
+        self._endpoint_named_the_time = retry_after_s is not None
+        wait_s = max(self._backoff.wait_s(self._failures), retry_after_s or 0.0)
+        return self._pause(state, reason, wait_s)
+
+    def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:
+        self._search = None
+        self._crash_search = False
+        self._release_all()
+        if self._closed:
+            return None
+        now_s = self._clock.monotonic_s()
+        self._not_before_s = now_s + wait_s
+        self._account.trouble(state, reason, now_s, self._not_before_s)
+        return wait_s
+
+    # Leases
+
+    def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
+        batch = self._queue.lease(limit, live_first=live_first)
+        if batch is None:
+            return None
+        self._leased[batch.lease] = batch
+        if len(batch.records) > limit:
+            # It got no answer, so the queue keeps it whole; but it has proved too long.
+            batch, rest = self._split(batch, limit)
+            self._release(rest)
+        return batch
+
+    def _split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
+        halves = self._queue.split(batch, at)
+        del self._leased[batch.lease]
+        self._leased.update((half.lease, half) for half in halves)
+        return halves
+
+    def _fail(self, batch: Batch, reason: str) -> None:
+        self._queue.fail(batch, reason)
+        del self._leased[batch.lease]
+        self._accused.pop((batch.stream, batch.records[0].seq), None)
+        self._account.buried(len(batch.records), reason)
+
+    def _release(self, batch: Batch, *, answered: bool = True) -> None:
+        del self._leased[batch.lease]
+        self._queue.release(batch, answered=answered)
+
+    def _release_all(self) -> None:
+        in_flight, self._in_flight = self._in_flight, None
+        self._unanswered = self._unanswered or in_flight is not None
+        for batch in list(self._leased.values()):
+            self._release(batch, answered=batch is not in_flight)

@@ -1,0 +1,51 @@
+"""The rules, one small recording each.
+
+In ``rules/NAME.txt`` a line with ``$`` is a sentence without its checksum. ``=>`` is a fix that
+must come out, in order, with these fields (``only`` these, if it says so); there must be no other.
+``=#`` counts rejected input by reason. ``! fix-rollover`` switches that on.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nmea import line
+
+from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.gnss.decoder import Decoder
+
+_RULES = sorted((Path(__file__).parent / "rules").glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", _RULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("size", [None, 1, 7])
+def test_rule(path: Path, size: int | None) -> None:
+    text = path.read_text().splitlines()
+    data = b"".join(line(row[1:]) for row in text if row.startswith("$"))
+    decoder = Decoder(fix_rollover="! fix-rollover" in text, eager=False)
+    fixes = []
+    for start in range(0, len(data), size or len(data)):
+        fixes += decoder.feed(data[start : start + (size or len(data))], 0.0)
+    fixes += decoder.finish()
+
+    found = [fix_fields(fix) for fix in fixes]
+    expected = [row.removeprefix("=> ") for row in text if row.startswith("=> ")]
+    assert [fields["time"] for fields in found] == [_fields(row)["time"] for row in expected]
+    for fields, row in zip(found, expected, strict=True):
+        wanted = _fields(row)
+        shown = fields if row.endswith(" only") else {name: fields.get(name) for name in wanted}
+        assert shown == wanted
+    for row in text:
+        if row.startswith("=# "):
+            wanted = json.loads(row.removeprefix("=# "))
+            assert {reason: decoder.counts[reason] for reason in wanted} == wanted
+
+
+def _fields(row: str) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(row.removesuffix(" only"))
+    return fields
+
+
+def test_every_rule_is_read() -> None:
+    assert len(_RULES) > 40

@@ -1,0 +1,401 @@
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from fakes import FakeClock
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.reader import Reader
+from telemetry_agent.gnss.sources import BusyError, Source
+from telemetry_agent.gnss.sources.replay import ReplaySource
+from telemetry_agent.gnss.sources.serial import SerialSource
+from telemetry_agent.model import Fix
+from telemetry_agent.simulator import Drive, Simulator
+from telemetry_agent.tasks import Beat, Stop, run_loop
+
+LIMIT_S = 10.0
+DAY_MS = 1_798_761_600_000
+
+
+def live() -> Decoder:
+    return Decoder(fix_rollover=False)
+
+
+class Recorded:
+    """What was recorded, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.times_ms: list[int] = []
+        self._more = threading.Condition()
+
+    def __call__(self, fix: Fix) -> None:
+        with self._more:
+            self.times_ms.append(fix.time_ms)
+            self._more.notify_all()
+
+    def wait_for(self, time_ms: int) -> None:
+        with self._more:
+            assert self._more.wait_for(lambda: time_ms in self.times_ms, LIMIT_S), self.times_ms
+
+
+@contextmanager
+def running(reader: Reader) -> Iterator[None]:
+    """As the daemon runs a task: a loop in a thread, stopped, woken, joined, closed."""
+    stop = Stop()
+    thread = threading.Thread(target=run_loop, args=(reader, stop, Beat(), Clock()))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reader.wake()
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+        reader.close()
+
+
+def line(second: int) -> bytes:
+    """A whole RMC sentence, an epoch of its own."""
+    return Drive(DAY_MS).epoch(second).splitlines(keepends=True)[0]
+
+
+def gga(second: int) -> bytes:
+    """A position without a date."""
+    return Drive(DAY_MS).epoch(second).splitlines(keepends=True)[2]
+
+
+def epochs_ms(count: int, interval_ms: int = 1000) -> list[int]:
+    return [DAY_MS + i * interval_ms for i in range(count)]
+
+
+# ---- on a simulated receiver
+
+
+def test_all_epochs_are_recorded_the_last_by_the_quiet_gap() -> None:
+    recorded = Recorded()
+    with Simulator(islice(Drive(DAY_MS), 50), rate_hz=0) as simulator:
+        reader = Reader(SerialSource(simulator.device, 115200), live, recorded)
+        with running(reader):
+            recorded.wait_for(DAY_MS + 49_000)
+    assert recorded.times_ms == epochs_ms(50)
+    assert (reader.status.fixes, reader.status.state) == (50, "3d")
+
+
+def test_at_the_end_the_last_bytes_read_are_recorded() -> None:
+    recorded = Recorded()
+    with Simulator([line(1)], rate_hz=0) as simulator:
+        slow = partial(Decoder, fix_rollover=False, baud=1)  # its quiet gap outlasts the test
+        reader = Reader(SerialSource(simulator.device, 9600), slow, recorded)
+        with running(reader):
+            assert simulator.done.wait(LIMIT_S)
+            assert recorded.times_ms == []
+        assert recorded.times_ms == [DAY_MS + 1000]
+        reader.close()
+        assert recorded.times_ms == [DAY_MS + 1000]
+
+
+def test_a_replugged_receiver_is_found_on_its_new_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    recorded = Recorded()
+    drive = islice(Drive(DAY_MS, interval_ms=100), 60)
+    with Simulator(drive, rate_hz=100, link=tmp_path / "gps") as simulator:
+        reader = Reader(SerialSource(simulator.device, 9600), live, recorded)
+        with running(reader):
+            recorded.wait_for(DAY_MS + 1000)
+            simulator.unplug()
+            simulator.replug()
+            recorded.wait_for(DAY_MS + 5900)
+    assert recorded.times_ms == sorted(set(recorded.times_ms))
+    assert set(recorded.times_ms) <= set(epochs_ms(60, 100))
+    assert len(recorded.times_ms) > 40
+    gone, back = caplog.messages
+    assert gone == f"{tmp_path}/gps went away: check the cable and the power"
+    assert f"{tmp_path}/gps works again after" in back
+
+
+def test_a_receiver_that_comes_later_is_read_from_its_first_byte(tmp_path: Path) -> None:
+    recorded = Recorded()
+    source = Opened(SerialSource(tmp_path / "gps", 9600))
+    reader = Reader(source, live, recorded)
+    with running(reader):
+        assert source.failed.wait(LIMIT_S)
+        assert reader.status.state == "absent"
+        with Simulator(islice(Drive(DAY_MS), 5), rate_hz=0, link=tmp_path / "gps"):
+            recorded.wait_for(DAY_MS + 4000)
+    assert recorded.times_ms == epochs_ms(5)
+
+
+class Opened:
+    """A source that tells when it could not be opened."""
+
+    def __init__(self, source: Source) -> None:
+        self.failed = threading.Event()
+        self.name = source.name
+        self.read, self.cancel, self.close = source.read, source.cancel, source.close
+        self._open = source.open
+
+    def open(self) -> None:
+        try:
+            self._open()
+        except SourceError:
+            self.failed.set()
+            raise
+
+
+def test_a_wake_ends_the_read_at_once() -> None:
+    with Simulator([]) as simulator:
+        reader = Reader(SerialSource(simulator.device, 9600), live, Recorded())
+        reader.step(0)
+        reader.wake()
+        assert reader.step(0) == 0
+        thread = threading.Thread(target=reader.step, args=(0,))
+        started_s = Clock().monotonic_s()
+        thread.start()
+        reader.wake()
+        thread.join()
+        assert Clock().monotonic_s() - started_s < 0.9
+        reader.close()
+
+
+def test_a_file_is_replayed_to_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "track.nmea"
+    path.write_bytes(b"".join(islice(Drive(DAY_MS), 30)) + b"$GPRMC,,*00\r\n")
+    recorded = Recorded()
+    reader = Reader(ReplaySource(path), live, recorded)
+    while (wait_s := reader.step(0)) == 0:
+        pass
+    assert wait_s is None
+    assert recorded.times_ms == epochs_ms(30)
+    assert reader.step(0) is None
+    assert caplog.messages == [f"replayed 30 fixes from {path}; a restart replays it as new fixes"]
+    assert (reader.status.state, reader.status.counts) == ("silent", {"bad-checksum": 1})
+    reader.close()
+
+
+# ---- step by step
+
+
+class Script:
+    """A source that does what the test says, one thing for each open or read.
+
+    Bytes come, seconds pass with nothing coming, an error is raised.
+    """
+
+    name = "gps"
+
+    def __init__(self, clock: FakeClock, *does: bytes | float | Exception) -> None:
+        self._does = list(does)
+        self._clock = clock
+        self.closed = 0
+
+    def _next(self) -> bytes:
+        what = self._does.pop(0)
+        if isinstance(what, Exception):
+            raise what
+        if isinstance(what, float):
+            self._clock.advance(what)
+            return b""
+        return what
+
+    def open(self) -> None:
+        self._next()
+
+    def read(self, timeout_s: float) -> bytes:
+        return self._next()
+
+    def cancel(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+OK = b""
+UBX = bytes.fromhex("b5620107020000000a2b")
+
+
+def script(*does: bytes | float | Exception) -> tuple[Reader, Script, Callable[[], float | None]]:
+    clock = FakeClock()
+    source = Script(clock, *does)
+    reader = Reader(source, live, Recorded(), clock)
+
+    def step() -> float | None:
+        wait_s = reader.step(clock.now_s)
+        clock.advance(wait_s or 0)
+        return wait_s
+
+    return reader, source, step
+
+
+def states(reader: Reader, step: Callable[[], float | None], steps: int) -> list[tuple[str, float]]:
+    seen: list[tuple[str, float]] = []
+    for _ in range(steps):
+        step()
+        seen.append((reader.status.state, reader.status.since_s))
+    return seen
+
+
+def test_patience_grows_to_half_a_minute_and_each_reason_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    absent, busy = SourceError("gps: no such device"), BusyError("gps is in use")
+    gone = SourceError("gone")
+    reader, _, step = script(*[absent] * 6, busy, absent, OK, line(0) + line(1), gone, absent)
+    assert [step() for _ in range(6)] == [1, 2, 4, 8, 16, 30]
+    assert reader.status.state == "absent"
+    assert step() == 30
+    assert (reader.status.state, reader.status.since_s) == ("busy", 1061.0)
+    assert [step() for _ in range(3)] == [30, 0, 0]
+    assert caplog.messages == [
+        "gps: no such device",
+        "gps is in use",
+        "gps works again after 121 s (failures: 8)",
+    ]
+    assert step() == 1
+    assert step() == 2
+    assert caplog.messages[3:] == ["gone", "gps: no such device"]
+
+
+def test_a_ring_does_not_cut_the_patience_short() -> None:
+    reader, _, _ = script(SourceError("absent"), OK)
+    assert reader.step(1000.0) == 1
+    assert reader.step(1000.25) == 0.75
+    assert reader.step(1001.0) == 0
+
+
+def test_a_device_that_goes_away_is_closed_at_once_and_leaves_its_last_fix() -> None:
+    reader, source, step = script(OK, line(0), SourceError("gone"), OK, line(1))
+    assert [step() for _ in range(2)] == [0, 0]
+    assert (source.closed, reader.status.fixes) == (0, 0)
+    assert step() == 1
+    assert (source.closed, reader.status.fixes) == (1, 1)
+    assert [step() for _ in range(2)] == [0, 0]
+    assert reader.status.fixes == 1
+    reader.close()
+    assert source.closed == 2
+
+
+def test_a_device_that_opens_and_dies_is_not_opened_faster_and_faster() -> None:
+    gone = SourceError("gone")
+    _, _, step = script(OK, gone, OK, gone, OK, gone)
+    assert [step() for _ in range(6)] == [0, 1, 0, 2, 0, 4]
+
+
+def test_silence_is_a_state_and_ends_with_the_next_sentence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    sentence = line(3)
+    reader, _, step = script(
+        OK, line(0), 0.25, 9.5, 0.25, 100.0, sentence[:5], 1.0, sentence[5:], 1.0
+    )
+    assert states(reader, step, 10) == [
+        ("absent", 1000.0),
+        ("absent", 1000.0),
+        ("2d", 1000.25),
+        ("2d", 1000.25),
+        ("silent", 1010.0),
+        ("silent", 1010.0),
+        ("silent", 1010.0),
+        ("silent", 1010.0),
+        ("no-fix", 1111.0),
+        ("2d", 1112.0),
+    ]
+    assert caplog.messages == [
+        "nothing comes from gps: check the receiver's wiring and power",
+        "gps works again after 101 s (failures: 1)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("says", "state", "text"),
+    [
+        ([b"\x80\xf3\x0f" * 9] * 12, "wrong-baud", "what comes from gps is no NMEA: try another"),
+        ([UBX] * 12, "binary", "gps speaks a binary protocol: switch its NMEA output on"),
+        (
+            [gga(i) for i in range(12)],
+            "no-date",
+            "gps gives positions but no date: switch",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_said(
+    says: list[bytes], state: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    does: list[bytes | float] = [OK]
+    for data in says:
+        does += [data, 1.0]
+    reader, _, step = script(*does, *[line(i) for i in range(20, 24)])
+    for _ in does:
+        step()
+    assert reader.status.state == state
+    for _ in range(4):
+        step()
+    assert reader.status.state == "2d"
+    said_first, back = caplog.messages
+    assert said_first.startswith(text)
+    assert back.startswith("gps works again after")
+
+
+def test_counts_go_on_over_a_reopening() -> None:
+    bad = b"$GPRMC,,*00\r\n"
+    reader, _, step = script(OK, bad, SourceError("gone"), OK, bad + bad)
+    for _ in range(5):
+        step()
+    assert reader.status.counts == {"bad-checksum": 3}
+
+
+def test_a_fix_that_cannot_be_recorded_does_not_take_the_next_with_it() -> None:
+    recorded: list[int] = []
+
+    def record(fix: Fix) -> None:
+        if fix.time_ms == DAY_MS:
+            raise OSError("no space left")
+        recorded.append(fix.time_ms)
+
+    clock = FakeClock()
+    source = Script(clock, OK, line(0) + line(1) + line(2))
+    reader = Reader(source, live, record, clock)
+    reader.step(0)
+    with pytest.raises(OSError, match="no space"):
+        reader.step(0)
+    reader.close()
+    assert recorded == [DAY_MS + 1000, DAY_MS + 2000]
+    assert source.closed == 1
+
+
+def test_close_waits_for_the_step_and_no_step_follows() -> None:
+    entered, may_go = threading.Event(), threading.Event()
+
+    def slow(fix: Fix) -> None:
+        entered.set()
+        assert may_go.wait(LIMIT_S)
+
+    clock = FakeClock()
+    source = Script(clock, OK, line(0) + line(1))
+    reader = Reader(source, live, slow, clock)
+    reader.step(0)
+    stepping = threading.Thread(target=reader.step, args=(0,))
+    stepping.start()
+    assert entered.wait(LIMIT_S)
+    closing = threading.Thread(target=reader.close)
+    closing.start()
+    closing.join(0.05)
+    assert (closing.is_alive(), source.closed) == (True, 0)
+    may_go.set()
+    stepping.join(LIMIT_S)
+    closing.join(LIMIT_S)
+    assert (source.closed, reader.status.fixes) == (1, 2)
+    assert reader.step(0) is None

@@ -1,0 +1,459 @@
+"""A server of our own that misbehaves on command.
+
+::
+
+    with Server(status(503), reset(after_reading=True)) as server:
+        post_to(server.url)
+
+A script is a list of acts. Each request takes the next one, and when the script is over, each
+takes ``then`` (by default: take all and answer 200). What the server took is in ``ledger``.
+"""
+
+import contextlib
+import gzip
+import json
+import select
+import socket
+import ssl
+import struct
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+Name = tuple[str, int]
+
+
+@dataclass
+class Request:
+    """What came in; the names are those of the native format."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    connection: int
+    names: list[Name] = field(default_factory=list)
+
+    @property
+    def json(self) -> Any:
+        body = gzip.decompress(self.body) if "content-encoding" in self.headers else self.body
+        return json.loads(body)
+
+
+class Line:
+    """One connection, from the server's side."""
+
+    def __init__(self, server: "Server", sock: socket.socket, number: int) -> None:
+        self.server = server
+        self.sock = sock
+        self.number = number
+        self._buffer = b""
+
+    def read_request(self) -> Request | None:
+        """The next request; ``None`` when the client has hung up."""
+        while b"\r\n\r\n" not in self._buffer:
+            if not self._more():
+                return None
+        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = first.split(" ", 2)
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+        length = int(headers.get("content-length", "0"))
+        while len(self._buffer) < length:
+            if not self._more():
+                return None
+        body, self._buffer = self._buffer[:length], self._buffer[length:]
+        request = Request(method, target, headers, body, self.number)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            said = request.json
+            request.names = [(said["stream"], fix["seq"]) for fix in said["fixes"]]
+        return request
+
+    def _more(self) -> bool:
+        data = self.sock.recv(65536)
+        self._buffer += data
+        return bool(data)
+
+    def reply(
+        self, status: int = 200, body: bytes | str = b"", headers: Mapping[str, str] = {}
+    ) -> None:
+        """A whole answer."""
+        body = body.encode() if isinstance(body, str) else body
+        self.head(status, {"Content-Length": str(len(body)), **headers})
+        self.sock.sendall(body)
+
+    def head(self, status: int, headers: Mapping[str, str] = {}) -> None:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.sock.sendall(f"HTTP/1.1 {status} Whatever\r\n{lines}\r\n".encode())
+
+    def drip(self, data: bytes, interval_s: float = 0.05) -> None:
+        """One byte at a time, until the end of data, of the client or of the server."""
+        for byte in data:
+            if self.server.stopping.wait(interval_s):
+                return
+            self.sock.sendall(bytes([byte]))
+
+    def hang(self) -> None:
+        """Say and read nothing, until the client hangs up or the server stops."""
+        while not self.server.stopping.is_set():
+            poll = select.poll()
+            poll.register(self.sock, select.POLLRDHUP | select.POLLHUP)
+            poll.register(self.server.stopped_pipe[0], select.POLLIN)
+            if poll.poll():
+                return
+
+    def reset(self) -> None:
+        """Close with RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+
+@dataclass(frozen=True)
+class Act:
+    """What to do with a request; false from ``run``: the connection is over."""
+
+    run: Callable[[Line, Request], bool | None]
+    at_once: bool = False
+    """Do it as soon as a request begins (or a client connects), without reading it."""
+
+
+def answer(
+    status: int = 200,
+    body: bytes | str = b"",
+    headers: Mapping[str, str] = {},
+    *,
+    store: bool | None = None,
+    close: bool = False,
+) -> Act:
+    """A whole answer; the fixes are taken if the status says so, or as ``store`` says."""
+
+    def run(line: Line, request: Request) -> bool:
+        if store if store is not None else 200 <= status < 300:
+            line.server.take(request)
+        line.reply(status, body, headers)
+        return not close
+
+    return Act(run)
+
+
+def refusing(bad: Collection[int], status: int = 400, otherwise: int = 200) -> Act:
+    """Refuse each request that holds one of these seqs, whole."""
+
+    def run(line: Line, request: Request) -> None:
+        if any(seq in bad for _, seq in request.names):
+            line.reply(status, "bad fix")
+        else:
+            line.server.take(request)
+            line.reply(otherwise)
+
+    return Act(run)
+
+
+def at_most(fixes: int) -> Act:
+    """413 for more fixes than that."""
+
+    def run(line: Line, request: Request) -> None:
+        if len(request.names) > fixes:
+            line.reply(413)
+        else:
+            line.server.take(request)
+            line.reply(200)
+
+    return Act(run)
+
+
+def no_gzip(status: int = 400) -> Act:
+    """Take plain requests only."""
+
+    def run(line: Line, request: Request) -> None:
+        if "content-encoding" in request.headers:
+            line.reply(status)
+        else:
+            line.server.take(request)
+            line.reply(200)
+
+    return Act(run)
+
+
+def reset(*, after_reading: bool = False, store: bool = False) -> Act:
+    """Reset the connection, before or after the request was read (and taken)."""
+
+    def run(line: Line, request: Request) -> bool:
+        if store:
+            line.server.take(request)
+        line.reset()
+        return False
+
+    return Act(run, at_once=not after_reading)
+
+
+def hang_up(*, store: bool = False) -> Act:
+    """Read the request, then close without a word."""
+
+    def run(line: Line, request: Request) -> bool:
+        if store:
+            line.server.take(request)
+        return False
+
+    return Act(run)
+
+
+def hang(*, after_reading: bool = True, store: bool = False) -> Act:
+    """Never answer."""
+
+    def run(line: Line, request: Request) -> bool:
+        if store:
+            line.server.take(request)
+        line.hang()
+        return False
+
+    return Act(run, at_once=not after_reading)
+
+
+def says(*parts: bytes, store: bool = False, then_hang: bool = False) -> Act:
+    """Send these bytes as they are, and close (or hang)."""
+
+    def run(line: Line, request: Request) -> bool:
+        if store:
+            line.server.take(request)
+        for part in parts:
+            line.sock.sendall(part)
+        if then_hang:
+            line.hang()
+        return False
+
+    return Act(run)
+
+
+def drips(data: bytes, *, first: bytes = b"", at_once: bool = False) -> Act:
+    """Send ``first``, then the rest one byte at a time."""
+
+    def run(line: Line, request: Request) -> bool:
+        line.sock.sendall(first)
+        line.drip(data)
+        return False
+
+    return Act(run, at_once=at_once)
+
+
+def endless(first: bytes, chunk: bytes) -> Act:
+    """Send ``first``, then ``chunk`` again and again until the client hangs up."""
+
+    def run(line: Line, request: Request) -> bool:
+        line.sock.sendall(first)
+        while not line.server.stopping.is_set():
+            line.sock.sendall(chunk)
+        return False
+
+    return Act(run)
+
+
+def twice(status: int = 200, body: str = "") -> Act:
+    """Answer, and answer again in the same breath."""
+
+    def run(line: Line, request: Request) -> None:
+        line.server.take(request)
+        length = len(body.encode())
+        one = f"HTTP/1.1 {status} OK\r\nContent-Length: {length}\r\n\r\n{body}".encode()
+        line.sock.sendall(one + one)
+
+    return Act(run)
+
+
+class Server:
+    """Listens on loopback while it is entered."""
+
+    def __init__(
+        self, *script: Act, then: Act | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.ledger: Counter[Name] = Counter()
+        """How often each fix was taken."""
+        self.requests: list[Request] = []
+        self.connections = 0
+        self.then = then or answer()
+        self.stopping = threading.Event()
+        self.stopped_pipe = socket.socketpair()
+        self._script = list(script)
+        self._tls = tls
+        self._lock = threading.Condition()
+        self._lines: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self._listener.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/v1/fixes"
+
+    def script(self, *acts: Act) -> None:
+        """More acts, after those that are left."""
+        with self._lock:
+            self._script += acts
+
+    def take(self, request: Request) -> None:
+        """Store each fix of the request."""
+        with self._lock:
+            self.ledger.update(request.names)
+            self._lock.notify_all()
+
+    def wait_for(self, happened: Callable[["Server"], bool], limit_s: float = 20) -> None:
+        """Wait until a request or a stored fix makes it so."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: happened(self), limit_s), (
+                f"{len(self.requests)} requests, {len(self.ledger)} fixes: not what was waited for"
+            )
+
+    def close_idle(self) -> None:
+        """Close every connection from the server's side."""
+        with self._lock:
+            lines, self._lines = self._lines, []
+        for sock in lines:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stopping.set()
+        self.stopped_pipe[1].close()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.close_idle()
+        for thread in self._threads:
+            thread.join(5)
+            assert not thread.is_alive()
+        self.stopped_pipe[0].close()
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        with self._lock:
+            self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.connections += 1
+            with self._lock:
+                self._lines.append(sock)
+            self._start(self._serve, sock, self.connections)
+
+    def _serve(self, sock: socket.socket, number: int) -> None:
+        # A client that hangs up is none of the server's faults.
+        with contextlib.suppress(OSError), contextlib.closing(sock):
+            if self._next_is_at_once():
+                # Before TLS: this is also how a handshake is left hanging.
+                self._next().run(Line(self, sock, number), Request("", "", {}, b"", number))
+                return
+            if self._tls:
+                sock = self._tls.wrap_socket(sock, server_side=True)
+                with self._lock:
+                    self._lines.append(sock)
+            with contextlib.closing(sock):
+                self._talk(Line(self, sock, number))
+
+    def _talk(self, line: Line) -> None:
+        while True:
+            plain_and_waiting = self._tls is None and line.sock.recv(1, socket.MSG_PEEK)
+            if plain_and_waiting and self._next_is_at_once():
+                self._next().run(line, Request("", "", {}, b"", line.number))
+                return
+            request = line.read_request()
+            if request is None:
+                return
+            with self._lock:
+                self.requests.append(request)
+                self._lock.notify_all()
+            if self._next().run(line, request) is False:
+                return
+
+    def _next_is_at_once(self) -> bool:
+        with self._lock:
+            return (self._script[0] if self._script else self.then).at_once
+
+    def _next(self) -> Act:
+        with self._lock:
+            return self._script.pop(0) if self._script else self.then
+
+
+# For localhost and 127.0.0.1, of tests only; the first is valid for a century, the second until
+# 2001.
+_KEY = """\
+-----BEGIN EC PRIVATE KEY-----
+MHcCAQEEIArjFKhbFhchohoEI1R08P7OVbwcFogsT+gC/ckxNmkioAoGCCqGSM49
+AwEHoUQDQgAEHWMWPEBcZL1TJMlo0hOt7ihwyM5ll8jdsel+slDjgYfUYWVrZZ4v
+lxiCkxY6qqkyn2YwxLrGC/nERAFZlc38Uw==
+-----END EC PRIVATE KEY-----
+"""
+_CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBdjCCAR2gAwIBAgIBAjAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
+c3QwIBcNMDAwMTAxMDAwMDAwWhgPMjEyNjAxMDEwMDAwMDBaMBQxEjAQBgNVBAMM
+CWxvY2FsaG9zdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABB1jFjxAXGS9UyTJ
+aNITre4ocMjOZZfI3bHpfrJQ44GH1GFla2WeL5cYgpMWOqqpMp9mMMS6xgv5xEQB
+WZXN/FOjXjBcMBoGA1UdEQQTMBGCCWxvY2FsaG9zdIcEfwAAATAPBgNVHRMBAf8E
+BTADAQH/MB0GA1UdDgQWBBTq+LUgnGGrrlMkqX3Qs+fuUbEgNTAOBgNVHQ8BAf8E
+BAMCAoQwCgYIKoZIzj0EAwIDRwAwRAIgR5/FKIuRKu31bnkkOG7HbcfNwpHUwmg8
+wtBu4tNfBK8CIFGgj2v6rVk4JnYPS7Dho7gFAwuHgV5bkY2iarz0qLB/
+-----END CERTIFICATE-----
+"""
+_EXPIRED = """\
+-----BEGIN CERTIFICATE-----
+MIIBdTCCARugAwIBAgIBAzAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
+c3QwHhcNMDAwMTAxMDAwMDAwWhcNMDEwMTAxMDAwMDAwWjAUMRIwEAYDVQQDDAls
+b2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQdYxY8QFxkvVMkyWjS
+E63uKHDIzmWXyN2x6X6yUOOBh9RhZWtlni+XGIKTFjqqqTKfZjDEusYL+cREAVmV
+zfxTo14wXDAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwDwYDVR0TAQH/BAUw
+AwEB/zAdBgNVHQ4EFgQU6vi1IJxhq65TJKl90LPn7lGxIDUwDgYDVR0PAQH/BAQD
+AgKEMAoGCCqGSM49BAMCA0gAMEUCIQDrCRUAkyw8KfY6gIbC5ZWRNFLQKp60/z3v
+ZjfOIEOxOQIgRnJHk0LtD2+VEFiF7oMaN41xmITfHWMX0j7tsMkBUFE=
+-----END CERTIFICATE-----
+"""
+
+
+def tls_server_context(*, expired: bool = False) -> ssl.SSLContext:
+    """For ``Server(tls=…)``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pair.pem"
+        file.write_text(_KEY + (_EXPIRED if expired else _CERTIFICATE))
+        context.load_cert_chain(file)
+    return context
+
+
+def tls_client_context(*, expired: bool = False) -> ssl.SSLContext:
+    """Trusts the server's certificate (and nothing else)."""
+    return ssl.create_default_context(cadata=_EXPIRED if expired else _CERTIFICATE)
+
+
+@contextlib.contextmanager
+def swallowed_syn() -> Iterator[int]:
+    """A port of loopback that lets connecting hang: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(address)
+        yield address[1]

@@ -1,0 +1,102 @@
+"""Each row of the answer table, with the real process: no traceback, and no lost fix."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from misbehaving import (
+    Act,
+    Server,
+    answer,
+    drips,
+    endless,
+    hang,
+    hang_up,
+    no_gzip,
+    refusing,
+    reset,
+    says,
+    twice,
+)
+from rig import record_backlog, started, stats, write_config
+
+FIXES = 8
+JSON = {"Content-Type": "application/json"}
+OK = b"HTTP/1.1 200 OK\r\n"
+
+# What the endpoint does first (after that it takes everything) and what the agent says.
+ROWS: dict[str, tuple[list[Act], str | None]] = {
+    "200 empty": ([answer(200)], None),
+    "201": ([answer(201)], None),
+    "202 text": ([answer(202, "thanks")], None),
+    "204": ([answer(204)], None),
+    "200 JSON object": ([answer(200, "{}", JSON)], None),
+    "200 retry": ([answer(200, '{"retry":[3]}', JSON)], None),
+    "200 names nobody sent": ([answer(200, '{"rejected":[{"seq":99}]}', JSON)], None),
+    "200 page of a portal": ([answer(200, "<html>Welcome", store=False)], "portal"),
+    "200 broken JSON": ([answer(200, "{", JSON, store=False)], "nothing can be delivered"),
+    "206": ([answer(206, store=False)], "nothing can be delivered"),
+    "302": ([answer(302, headers={"Location": "http://portal/"})], "http://portal/"),
+    "400 for one": ([refusing({5})] * 12, "refused a fix"),
+    "422 for one": ([refusing({5}, 422)] * 12, "refused a fix"),
+    **{
+        str(status): ([answer(status)], "uploads are held")
+        for status in (401, 402, 403, 404, 405, 406, 407, 410, 411, 421, 426, 428, 431, 451, 418)
+    },
+    **{
+        str(status): ([answer(status)], "nothing can be delivered")
+        for status in (408, 409, 423, 424, 425, 429, 502, 503, 504)
+    },
+    "500 with and without gzip": ([answer(500)] * 2, "nothing can be delivered"),
+    "429 Retry-After": ([answer(429, headers={"Retry-After": "1"})], "nothing can be delivered"),
+    "413": ([answer(413), answer(413)], None),
+    "415 no gzip": ([no_gzip(415)] * 12, "takes no gzip"),
+    "400 no gzip": ([no_gzip(400)] * 12, "takes no gzip"),
+    "reset before reading": ([reset()] * 3, "nothing can be delivered"),
+    "reset after storing": ([reset(after_reading=True, store=True)] * 3, "nothing can"),
+    "closed without a word": ([hang_up(store=True)] * 3, "nothing can be delivered"),
+    "no answer": ([hang(store=True)], "no answer within 1 s"),
+    "dripped headers": ([drips(b"X: y\r\n" * 500, first=OK)], "within 1 s"),
+    "dripped body": ([drips(b"x" * 500, first=OK + b"Content-Length: 500\r\n\r\n")], "within 1 s"),
+    "hanging body": (
+        [says(OK + b"Content-Length: 5\r\n\r\n", then_hang=True)],
+        "within 1 s",
+    ),
+    "endless body": ([endless(OK + b"\r\n", b"x" * 4096)], None),
+    "not HTTP": ([says(b"SSH-2.0-dropbear\r\n")], "not HTTP"),
+    "two answers": ([twice()], None),
+}
+
+
+@pytest.fixture(scope="module")
+def backlog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("backlog")
+    record_backlog(folder, FIXES)
+    return folder
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row(row: str, backlog: Path, tmp_path: Path) -> None:
+    acts, says_ = ROWS[row]
+    shutil.copytree(backlog, tmp_path, dirs_exist_ok=True)
+    dead = 1 if row.endswith("for one") else 0
+    with Server(*acts) as server:
+        config = write_config(
+            tmp_path,
+            "/dev/none",
+            server.url,
+            upload={"timeout": "1s", "backoff_initial": "50ms", "backoff_max": "100ms"},
+        )
+        with started(config) as agent:
+            if says_:
+                agent.wait_for_line(says_)
+                if not dead and "gzip" not in row:
+                    agent.wait_for_line("delivering again")
+            server.wait_for(lambda s: len(s.ledger) >= FIXES - dead or row.startswith("endless"))
+            assert agent.end(10) == 0
+            said = agent.text()
+    assert "Traceback" not in said
+    counts = stats(tmp_path)
+    assert (counts.acked, counts.ack_failed) == (FIXES - dead, dead), said
+    if not row.startswith("endless"):
+        assert len(server.ledger) == FIXES - dead

@@ -1,0 +1,133 @@
+"""The commands, their exit statuses and their messages, as a user meets them."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from processes import agent, run_agent, running
+from rig import record_backlog, write_config
+
+COMMANDS = ["run", "queue", "config", "demo", "decode", "receive", "simulate"]
+
+
+def test_help_names_every_command() -> None:
+    result = run_agent("--help")
+    assert result.returncode == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str) -> None:
+    result = run_agent(command, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"Usage: telemetry-agent {command}")
+
+
+def test_the_version() -> None:
+    assert run_agent("--version").stdout.startswith("telemetry-agent, version ")
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "says"),
+    [
+        (["confg"], 2, "telemetry-agent: No such command 'confg'"),
+        (["run", "--nope"], 2, "telemetry-agent: No such option"),
+        (["run", "--config", "nope.toml"], 78, "telemetry-agent: cannot read the config nope.toml"),
+        (["queue", "stats", "--config", "nope.toml"], 78, "cannot read the config nope.toml"),
+        (["decode", "nope.nmea"], 74, "nope.nmea"),
+        (["demo", "--for", "soon"], 2, "must be a duration such as"),
+        (["receive", "--listen", "nonsense", "--db", "x.db"], 2, "--listen nonsense"),
+    ],
+)
+def test_faults_are_one_line(args: list[str], status: int, says: str, tmp_path: Path) -> None:
+    result = run_agent(*args, cwd=tmp_path)
+    assert result.returncode == status
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_wrong_config_starts_nothing(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", upload={"timout": 3})
+    result = run_agent("run", "--config", str(config))
+    assert result.returncode == 78
+    assert result.stderr == (
+        "telemetry-agent: config: upload.timout is no key of the config; "
+        f"did you mean upload.timeout? [{config}]\n"
+    )
+    assert not (tmp_path / "queue.db").exists()
+
+
+def test_a_queue_that_cannot_be_made_ends_with_74(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    config = write_config(
+        tmp_path, "/dev/none", "http://127.0.0.1:9/", queue={"path": f"{tmp_path}/file/queue.db"}
+    )
+    result = run_agent("run", "--config", str(config))
+    assert result.returncode == 74
+    assert result.stderr.count("\n") == 1
+    assert f"{tmp_path}/file" in result.stderr
+
+
+def test_queue_stats(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 3)
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    result = run_agent("queue", "stats", "--config", str(config), "--json")
+    counts = json.loads(result.stdout)
+    states = {name: counts[name] for name in ("ready", "unack", "acked", "ack_failed")}
+    assert states["ready"] + states["unack"] == 3
+    assert states["acked"] == states["ack_failed"] == 0
+    text = run_agent("queue", "stats", "--config", str(config))
+    assert text.returncode == 0
+    assert "ready" in text.stdout
+
+
+def test_queue_stats_of_a_running_agent_names_it(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with agent("run", "--config", str(config)) as running_agent:
+        running_agent.wait_for_line("records van-07")
+        result = run_agent("queue", "stats", "--config", str(config))
+        assert result.returncode == 75
+        assert str(running_agent.process.pid) in result.stderr
+
+
+def test_queue_stats_before_anything_was_recorded(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    result = run_agent("queue", "stats", "--config", str(config))
+    assert result.returncode == 74
+    assert "there is no queue at" in result.stderr
+    assert not (tmp_path / "queue.db").exists()
+
+
+def test_config_show_and_schema(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    shown = json.loads(run_agent("config", "show", "--json", "--config", str(config)).stdout)
+    assert shown["upload.timeout"] == {"value": 2.0, "from": str(config)}
+    assert shown["upload.max_batch"] == {"value": 1000, "from": "default"}
+    schema = json.loads(run_agent("config", "schema").stdout)
+    assert "upload" in schema["properties"]
+
+
+def test_the_demo_delivers_everything_through_a_cut() -> None:
+    result = run_agent("demo", "--for", "6s")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "30 positions were sent, and each arrived exactly once. None was lost." in result.stdout
+    assert "NETWORK AWAY" in result.stdout
+    assert result.stderr == ""
+
+
+def test_ctrl_c_ends_the_demo_with_its_summary() -> None:
+    with agent("demo") as demo:
+        demo.wait_for_line("   2 s ")
+        assert demo.end(20, by=signal.SIGINT) == 0
+        assert "each arrived exactly once" in demo.out[-1]
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    with running(
+        "sh", "-c", f"{sys.executable} -m telemetry_agent config schema | head -1"
+    ) as shell:
+        assert shell.wait() == 0
+        assert shell.err == []

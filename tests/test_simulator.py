@@ -1,0 +1,278 @@
+import io
+import math
+import os
+import select
+import signal
+from itertools import islice, pairwise
+from pathlib import Path
+
+import pynmea2
+import pytest
+from processes import agent, run_agent
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import AgentError
+from telemetry_agent.simulator import Drive, Simulator, replay
+
+NEW_YEAR_MS = 1_798_761_600_000  # 2027-01-01T00:00:00Z
+LIMIT_S = 5.0
+
+
+def sentences(epoch: bytes) -> dict[str, pynmea2.NMEASentence]:
+    parsed = [pynmea2.parse(line, check=True) for line in epoch.decode().splitlines()]
+    return {sentence.sentence_type: sentence for sentence in parsed}
+
+
+class Port:
+    """What a program that opens the device reads, until it has ``size`` bytes."""
+
+    def __init__(self, device: Path) -> None:
+        self.fd = os.open(device, os.O_RDWR | os.O_NOCTTY)
+
+    def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            assert select.select([self.fd], [], [], LIMIT_S)[0], f"{len(data)} of {size} bytes came"
+            data += os.read(self.fd, size - len(data))
+        return data
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+# ---- the drive
+
+
+def test_the_same_seed_gives_the_same_drive() -> None:
+    first, again = Drive(NEW_YEAR_MS, seed=7), Drive(NEW_YEAR_MS, seed=7)
+    assert list(islice(first, 50)) == list(islice(again, 50))
+    assert Drive(NEW_YEAR_MS, seed=8).epoch(0) != first.epoch(0)
+
+
+def test_an_epoch_holds_what_a_receiver_says() -> None:
+    lines = Drive(NEW_YEAR_MS - 1000, interval_ms=100).epoch(3).decode().splitlines(keepends=True)
+    kinds = [pynmea2.parse(line, check=True).sentence_type for line in lines]
+    assert kinds == ["RMC", "VTG", "GGA", "GSA", "GSV", "GSV", "GSV"]
+    assert all(line.endswith("\r\n") and len(line) <= 82 for line in lines)
+    epoch = sentences("".join(lines).encode())
+    rmc, gga, gsa = epoch["RMC"], epoch["GGA"], epoch["GSA"]
+    assert (rmc.data[0], rmc.data[8], rmc.data[1]) == ("235959.300", "311226", "A")
+    assert gga.data[:5] == ["235959.300", *rmc.data[2:6]]
+    assert (len(gsa.data), gsa.data[1]) == (17, "3")
+    assert int(gga.data[6]) == sum(1 for prn in gsa.data[2:14] if prn) > 3
+
+
+def test_midnight_and_new_year_pass() -> None:
+    drive = Drive(NEW_YEAR_MS - 1000)
+    said = [sentences(drive.epoch(i))["RMC"].data for i in range(2)]
+    assert [(rmc[0], rmc[8]) for rmc in said] == [
+        ("235959.000", "311226"),
+        ("000000.000", "010127"),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_car_moves_as_it_says_turns_and_stops(seed: int) -> None:
+    drive = Drive(NEW_YEAR_MS, interval_ms=1000, seed=seed)
+    track = [sentences(drive.epoch(i))["RMC"] for i in range(900)]
+    speeds = [float(rmc.data[6]) * 0.514444 for rmc in track]
+    courses = {rmc.data[7] for rmc in track}
+    assert min(speeds) == 0
+    assert 8 <= max(speeds) <= 14
+    assert len(courses - {""}) == 4
+    for (a, speed_a), (b, speed_b) in pairwise(zip(track, speeds, strict=True)):
+        north_m = (b.latitude - a.latitude) * 111_195
+        east_m = (b.longitude - a.longitude) * 111_195 * math.cos(math.radians(a.latitude))
+        moved_m = math.hypot(north_m, east_m)
+        slower, faster = sorted((speed_a, speed_b))
+        # A corner cuts the way short, and a red light begins from the corner's 3 m/s.
+        assert moved_m <= faster + 0.8
+        assert moved_m >= slower * (0.68 if a.data[7] != b.data[7] else 1) - 0.8
+
+
+# ---- recordings
+
+
+def test_a_recording_is_cut_where_the_time_changes() -> None:
+    epochs = [
+        b"$GPGSV,1,1,00*79\r\n$GPGGA,120000.0,x\r\n$GPVTG,,\r\n$GPGST,115959.9,\r\n",
+        b"\xb5\x62junk$GPGLL,4807.0,N,01131.0,E,120000.5,A\n$GNRMC,120000.5,A\n",
+        b"$GPRMC,120001,A\n$GPRMC,,V",
+    ]
+    assert list(replay(io.BytesIO(b"".join(epochs)))) == epochs
+    assert list(replay([])) == []
+
+
+CORPUS = [
+    b"$GPGGA,1,2\n" * 3 + b"$GPGGA,2\n",
+    bytes(range(256)) * 4,
+    b"$GPRMC,",
+]
+
+
+@pytest.mark.parametrize("recording", CORPUS)
+def test_no_byte_of_a_recording_is_lost(recording: bytes) -> None:
+    assert b"".join(replay(io.BytesIO(recording))) == recording
+
+
+# ---- the line
+
+
+def test_it_waits_for_a_reader_and_loses_no_epoch() -> None:
+    drive = Drive(NEW_YEAR_MS)
+    expected = b"".join(islice(drive, 300))
+    with Simulator(islice(drive, 300), rate_hz=0) as simulator:
+        port = Port(simulator.device)
+        assert port.read(len(expected)) == expected
+        assert simulator.done.wait(LIMIT_S)
+        assert simulator.sent == 300
+        port.close()
+
+
+def test_it_sends_nothing_before_somebody_listens() -> None:
+    with Simulator(Drive(NEW_YEAR_MS), rate_hz=0) as simulator:
+        assert not simulator.done.wait(0.05)
+        assert simulator.sent == 0
+
+
+def test_it_is_not_done_before_all_was_read() -> None:
+    with Simulator([b"x" * 100], rate_hz=0) as simulator:
+        port = Port(simulator.device)
+        port.read(99)
+        assert not simulator.done.wait(0.5)
+        port.read(1)
+        assert simulator.done.wait(LIMIT_S)
+        port.close()
+
+
+def test_epochs_come_at_their_pace() -> None:
+    clock = Clock()
+    with Simulator([b"x"] * 5, rate_hz=20) as simulator:
+        port = Port(simulator.device)
+        port.read(1)
+        first_s = clock.monotonic_s()
+        port.read(4)
+        # The first was late by what it took to be read; the schedule was not.
+        assert clock.monotonic_s() - first_s > 0.15
+        port.close()
+
+
+def test_a_full_pty_makes_it_wait_and_stopping_does_not() -> None:
+    with Simulator([b"x" * 200_000], rate_hz=0) as simulator:
+        port = Port(simulator.device)
+        assert port.read(1) == b"x"
+        assert simulator.sent == 0
+    assert simulator.done.is_set()
+    port.close()
+
+
+def test_commands_to_the_receiver_do_not_fill_the_line() -> None:
+    with Simulator([], rate_hz=0) as simulator:
+        port = Port(simulator.device)
+        written = 0
+        while written < 100_000:
+            assert select.select([], [port.fd], [], LIMIT_S)[1]
+            written += os.write(port.fd, b"$PMTK220,200*2C\r\n")
+        port.close()
+
+
+def test_unplugged_is_an_error_for_who_reads_and_replugged_goes_on(tmp_path: Path) -> None:
+    link = tmp_path / "gps"
+    with Simulator([b"1", b"2", b"3"], rate_hz=0, link=link) as simulator:
+        assert simulator.device == link
+        port = Port(link)
+        assert port.read(3) == b"123"
+        node = link.readlink()
+        simulator.unplug()
+        simulator.unplug()
+        assert not link.is_symlink()
+        with pytest.raises(OSError, match="Input/output"):
+            os.write(port.fd, b"x")
+        simulator.replug()
+        simulator.replug()
+        assert link.readlink() != node
+        port.close()
+
+
+def test_what_was_not_sent_when_the_cable_was_pulled_is_sent_later() -> None:
+    with Simulator([b"x" * 200_000, b"after"], rate_hz=0) as simulator:
+        port = Port(simulator.device)
+        port.read(1)
+        simulator.unplug()
+        port.close()
+        simulator.replug()
+        port = Port(simulator.device)
+        assert port.read(5) == b"after"
+        port.close()
+
+
+def test_a_replug_that_fails_says_so(tmp_path: Path) -> None:
+    link = tmp_path / "gps"
+    with Simulator([], link=link) as simulator:
+        simulator.unplug()
+        link.write_text("mine")
+        with pytest.raises(AgentError, match="is there already"):
+            simulator.replug()
+    assert link.read_text() == "mine"
+
+
+def test_two_receivers_and_a_link_that_the_second_took(tmp_path: Path) -> None:
+    link = tmp_path / "gps"
+    link.symlink_to("/nowhere")
+    with Simulator([], link=link) as first, Simulator([], link=link) as second:
+        assert link.exists()
+        first.unplug()
+        assert link.is_symlink()
+        second.unplug()
+        assert not link.is_symlink()
+
+
+def test_a_link_never_replaces_a_file(tmp_path: Path) -> None:
+    (tmp_path / "gps").write_text("mine")
+    with pytest.raises(AgentError, match="is there already, and is no link"):
+        Simulator([], link=tmp_path / "gps")
+    assert (tmp_path / "gps").read_text() == "mine"
+
+
+# ---- the command
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "track.nmea"
+    path.write_bytes(b"".join(islice(Drive(NEW_YEAR_MS), 20)))
+    return path
+
+
+def test_the_command_ends_when_all_was_read(recording: Path, tmp_path: Path) -> None:
+    link = tmp_path / "gps"
+    args = ("--replay", str(recording), "--rate", "0", "--count", "7", "--link", str(link))
+    with agent("simulate", *args) as command:
+        command.wait_for_line(f"^{link}$")
+        port = Port(link)
+        expected = b"".join(islice(Drive(NEW_YEAR_MS), 7))
+        assert port.read(len(expected)) == expected
+        assert command.wait() == 0
+        assert (len(command.out), command.err) == (1, [])
+    assert not link.is_symlink()
+    port.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_ends_quietly_when_asked(number: signal.Signals, tmp_path: Path) -> None:
+    link = tmp_path / "gps"
+    with agent("simulate", "--rate", "10", "--link", str(link)) as command:
+        command.wait_for_line(f"^{link}$")
+        port = Port(link)
+        assert port.read(6) == b"$GPRMC"
+        assert command.end(by=number) == 0
+        assert (len(command.out), command.err) == (1, [])
+    assert not link.is_symlink()
+    port.close()
+
+
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "gps").write_text("mine")
+    ended = run_agent("simulate", "--link", str(tmp_path / "gps"))
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert "cannot make a simulated receiver" in ended.stderr

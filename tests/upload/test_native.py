@@ -1,0 +1,236 @@
+import gzip
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.model import (
+    Answer,
+    Batch,
+    Deferred,
+    Delivered,
+    Fix,
+    Held,
+    Outcome,
+    Record,
+    Refused,
+)
+from telemetry_agent.upload.formats.native import encode, read
+
+STREAM = "9f0c2d0000000000"
+FIX = Fix(1764426119000, 48_117300000, 11_516667000, alt_mm=545400, mode=3, sats=8)
+
+
+def batch_of(*seqs: int, stream: str = STREAM) -> Batch:
+    records = tuple(Record(stream, seq, "van-07", FIX) for seq in seqs)
+    return Batch(1, stream, "van-07", records, live=False)
+
+
+BATCH = batch_of(17, 18, 19)
+
+
+def test_the_body_is_that_of_the_contract() -> None:
+    payload = encode(batch_of(17), compression="none")
+    assert (
+        payload.body
+        == json.dumps(
+            {
+                "format": "native/1",
+                "device": "van-07",
+                "stream": STREAM,
+                "fixes": [{"seq": 17, **fix_fields(FIX)}],
+            },
+            separators=(",", ":"),
+        ).encode()
+    )
+    assert payload.headers.keys() == {"Content-Type", "Idempotency-Key"}
+    assert payload.headers["Content-Type"] == "application/json"
+    assert not payload.compressed
+
+
+def test_gzip_holds_the_same_body_and_says_so() -> None:
+    plain, packed = (encode(BATCH, compression=how) for how in ("none", "gzip"))
+    assert packed.compressed
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    assert len(packed.body) < len(plain.body)
+    assert packed == encode(BATCH, compression="gzip")
+
+
+def test_what_gzip_would_not_make_smaller_goes_plain() -> None:
+    payload = encode(Batch(1, STREAM, "v", (), live=False), compression="gzip")
+    assert not payload.compressed
+    assert "Content-Encoding" not in payload.headers
+    assert json.loads(payload.body)["fixes"] == []
+
+
+def test_a_device_that_is_no_unicode_does_not_stop_the_upload() -> None:
+    payload = encode(Batch(1, STREAM, "v\udcff", BATCH.records, live=False), compression="none")
+    assert json.loads(payload.body)["device"] == "v\udcff"
+
+
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=6, unique=True),
+    st.lists(st.integers(1, 50), min_size=1, max_size=6, unique=True),
+    st.sampled_from(["none", "gzip"]),
+)
+def test_the_key_is_the_same_exactly_for_the_same_names(
+    one: list[int], other: list[int], how: Any
+) -> None:
+    def key(batch: Batch) -> str:
+        return encode(batch, compression=how).headers["Idempotency-Key"]
+
+    assert key(batch_of(*one)).startswith('"')
+    assert key(batch_of(*one)).endswith('"')
+    assert (key(batch_of(*one)) == key(batch_of(*other))) == (one == other)
+    assert key(batch_of(*one)) != key(batch_of(*one, stream="0" * 16))
+
+
+def answer(
+    status: int,
+    body: bytes | str = b"",
+    *,
+    verified: bool = False,
+    **headers: str,
+) -> Answer:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, named, body.encode() if isinstance(body, str) else body, verified)
+
+
+JSON = "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+@pytest.mark.parametrize("body", ["", " \r\n", "{}", '{"result":"ok"}', "ok", "[]", "1", '"<"'])
+@pytest.mark.parametrize("kind", ["text/html", JSON, ""])
+def test_a_2xx_with_nothing_against_it_delivers(status: int, body: str, kind: str) -> None:
+    if body == "ok" and kind == JSON:
+        body = '"ok"'
+    assert read(answer(status, body, content_type=kind), BATCH) == Delivered(status=status)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        ('{"rejected":[{"seq":17,"reason":"no such lane"}]}', Delivered({17: "no such lane"})),
+        ('{"rejected":[{"seq":17}]}', Delivered({17: "rejected by the endpoint"})),
+        ('{"rejected":[{"seq":17,"reason":"a\\nb\\u0000"}]}', Delivered({17: "a b"})),
+        ('{"retry":[18]}', Delivered(retry=frozenset({18}))),
+        ('{"retry":[17,18,19]}', Delivered(retry=frozenset({17, 18, 19}))),
+        ('{"rejected":[{"seq":17}],"retry":[17]}', Delivered(retry=frozenset({17}))),
+        ('{"rejected":[{"seq":99}],"retry":[98]}', Delivered(unknown_names=2)),
+        ('{"rejected":[17,null,{"seq":"17"},{"seq":true}]}', Delivered(unknown_names=4)),
+        ('{"retry":["18",true,18.5,null]}', Delivered(unknown_names=4)),
+        ('{"rejected":null,"retry":0}', Delivered()),
+    ],
+)
+def test_a_json_object_may_name_single_fixes(body: str, outcome: Delivered) -> None:
+    got = read(answer(200, body), BATCH)
+    assert isinstance(got, Delivered)
+    assert (got.rejected, got.retry, got.unknown_names) == (
+        outcome.rejected,
+        outcome.retry,
+        outcome.unknown_names,
+    )
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 206])
+@pytest.mark.parametrize("body", ["<html>", " \n<!DOCTYPE html>", b"\xef\xbb\xbf<html>"])
+def test_a_web_page_is_a_portal_or_a_wrong_url(status: int, body: str | bytes) -> None:
+    plain = read(answer(status, body, content_type=JSON), BATCH)
+    assert isinstance(plain, Deferred)
+    assert plain.state == "portal"
+    assert isinstance(read(answer(status, body, verified=True), BATCH), Held)
+
+
+@pytest.mark.parametrize(
+    "unclear",
+    [
+        answer(200, "ok", content_type=JSON),
+        answer(200, "{", content_type=JSON),
+        answer(200, '{"rejected":[{"seq":1'),
+        answer(200, "[" * 100_000, content_type=JSON),
+        answer(200, b"\xff\xfe\xfd", content_type=JSON),
+        answer(200, '{"rejected":3}'),
+        answer(200, '{"retry":"all"}'),
+        answer(200, b"\x1f\x8b\x08\x00", content_encoding="gzip"),
+        answer(203, "{}"),
+        answer(205),
+        answer(207, "{}"),
+        answer(101),
+    ],
+)
+def test_what_is_unclear_acknowledges_nothing(unclear: Answer) -> None:
+    got = read(unclear, BATCH)
+    assert isinstance(got, Deferred)
+    assert got.state == "waiting"
+    assert got.answered
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_a_redirect_says_where_it_points_without_its_query(status: int) -> None:
+    to = answer(status, location="https://login.example/start?key=secret")
+    got = read(to, BATCH)
+    assert isinstance(got, Deferred)
+    assert got.state == "portal"
+    assert "https://login.example/start" in got.reason
+    assert "secret" not in got.reason
+    held = read(answer(status, location="/v2", verified=True), BATCH)
+    assert isinstance(held, Held)
+    assert "/v2" in held.reason
+
+
+CONTRACT: list[tuple[type[Outcome], set[int]]] = [
+    (Refused, {400, 413, 422}),
+    (Held, {401, 402, 403, 404, 405, 406, 407, 410, 411, 415, 417, 421, 426, 428, 431, 451, 499}),
+    (Deferred, {408, 409, 423, 424, 425, 429, 500, 501, 502, 503, 504, 507, 511, 599}),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(status, kind) for kind, statuses in CONTRACT for status in statuses]
+)
+@pytest.mark.parametrize("verified", [False, True])
+def test_a_status_means_what_the_table_says(
+    status: int, kind: type[Outcome], *, verified: bool
+) -> None:
+    got = read(answer(status, "why\x1b[31m not", verified=verified), BATCH)
+    assert isinstance(got, kind)
+    assert got.status == status
+    assert not isinstance(got, Delivered)
+    assert got.reason == f"{status}: why [31m not"
+    assert isinstance(got, Refused) == (status in {400, 413, 422})
+    if isinstance(got, Refused):
+        assert got.too_large == (status == 413)
+    if isinstance(got, Deferred):
+        assert got.answered
+        assert got.state == ("portal" if status == 511 else "waiting")
+
+
+def test_later_may_say_when() -> None:
+    got = read(answer(429, retry_after="120"), BATCH)
+    assert isinstance(got, Deferred)
+    assert got.retry_after_s == 120
+
+
+def test_an_error_page_is_not_quoted() -> None:
+    got = read(answer(404, "<html>" + "x" * 9999), BATCH)
+    assert isinstance(got, Held)
+    assert got.reason == "404"
+
+
+@given(st.integers(100, 999), st.binary(max_size=300), st.sampled_from(["", JSON, "text/html"]))
+def test_any_answer_has_an_outcome_that_names_only_fixes_of_the_batch(
+    status: int, body: bytes, kind: str
+) -> None:
+    got = read(answer(status, body, content_type=kind), BATCH)
+    if isinstance(got, Delivered):
+        assert status in {200, 201, 202, 204}
+        assert set(got.rejected) | got.retry <= {17, 18, 19}
+        assert not set(got.rejected) & got.retry
+    else:
+        assert got.reason.isprintable()
+        assert len(got.reason) < 300

@@ -1,0 +1,518 @@
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from misbehaving import (
+    Act,
+    Line,
+    Request,
+    Server,
+    answer,
+    drips,
+    endless,
+    hang,
+    hang_up,
+    reset,
+    says,
+    swallowed_syn,
+    tls_client_context,
+    tls_server_context,
+    twice,
+)
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.network import Network
+from telemetry_agent.upload.seams import NoAnswer
+from telemetry_agent.upload.transport import Transport
+
+PAYLOAD = Payload(b'{"fixes":[]}', {"Content-Type": "application/json"})
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+DEADLINE_S = 0.5
+SLACK_S = 1.0
+
+
+@contextmanager
+def transport_to(url: str, **how: Any) -> Iterator[Transport]:
+    transport = Transport(url, **how)
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+def answered(outcome: Answer | NoAnswer) -> Answer:
+    assert isinstance(outcome, Answer), outcome
+    return outcome
+
+
+def unanswered(outcome: Answer | NoAnswer) -> str:
+    assert isinstance(outcome, NoAnswer), outcome
+    return outcome.reason
+
+
+def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
+    with (
+        Server(answer(202, "fine", {"X-One": "1", "x-Two": "2"})) as server,
+        transport_to(server.url + "?key=1", headers={"X-Mine": "me"}) as transport,
+    ):
+        got = answered(transport.exchange(PAYLOAD, 5))
+        counted = transport.sent_bytes, transport.received_bytes
+    assert (got.status, got.body, got.verified_tls) == (202, b"fine", False)
+    assert got.headers["x-one"] == "1"
+    assert got.headers["x-two"] == "2"
+    (request,) = server.requests
+    assert request.method == "POST"
+    assert request.target == "/v1/fixes?key=1"
+    assert request.body == PAYLOAD.body
+    assert set(request.headers) == {
+        "host",
+        "content-length",
+        "content-type",
+        "user-agent",
+        "accept-encoding",
+        "x-mine",
+    }
+    assert request.headers["accept-encoding"] == "identity"
+    head = sum(len(k) + len(v) + 4 for k, v in request.headers.items())
+    assert counted[0] == len("POST /v1/fixes?key=1 HTTP/1.1\r\n\r\n") + head + len(PAYLOAD.body)
+    assert counted[1] == len(
+        "HTTP/1.1 202 Whatever\r\nContent-Length: 4\r\nX-One: 1\r\nx-Two: 2\r\n\r\nfine"
+    )
+
+
+def test_one_connection_serves_many_exchanges() -> None:
+    with Server() as server, transport_to(server.url) as transport:
+        for _ in range(3):
+            answered(transport.exchange(PAYLOAD, 5))
+        assert server.connections == 1
+        transport.drop_idle()
+        answered(transport.exchange(PAYLOAD, 5))
+        assert server.connections == 2
+
+
+def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
+    with Server() as server, transport_to(server.url) as transport:
+        answered(transport.exchange(PAYLOAD, 5))
+        server.close_idle()
+        answered(transport.exchange(PAYLOAD, 5))
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("fault", [reset(), reset(after_reading=True), hang_up()])
+def test_a_reused_connection_that_fails_is_repeated_once_on_a_fresh_one(fault: Act) -> None:
+    with Server(answer(), fault, answer(201)) as server, transport_to(server.url) as transport:
+        answered(transport.exchange(PAYLOAD, 5))
+        assert answered(transport.exchange(PAYLOAD, 5)).status == 201
+        assert server.connections == 2
+
+
+def test_a_fresh_connection_that_fails_is_not_repeated() -> None:
+    with Server(hang_up(), answer()) as server, transport_to(server.url) as transport:
+        reason = unanswered(transport.exchange(PAYLOAD, 5))
+        assert reason == "the server closed the connection without an answer"
+        assert len(server.requests) == 1
+
+
+def test_a_reused_connection_that_fails_twice_is_repeated_once() -> None:
+    with (
+        Server(answer(), hang_up(), hang_up(), answer()) as server,
+        transport_to(server.url) as transport,
+    ):
+        answered(transport.exchange(PAYLOAD, 5))
+        unanswered(transport.exchange(PAYLOAD, 5))
+        assert len(server.requests) == 3
+
+
+def test_nothing_is_repeated_once_an_answer_has_begun() -> None:
+    broken = says(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+    with Server(answer(), broken, answer()) as server, transport_to(server.url) as transport:
+        answered(transport.exchange(PAYLOAD, 5))
+        reason = unanswered(transport.exchange(PAYLOAD, 5))
+        assert reason == "the answer broke off: the connection closed"
+        assert len(server.requests) == 2
+
+
+def test_a_second_answer_is_never_taken_for_that_to_the_next_request() -> None:
+    with Server(twice(200, "HH"), answer(503)) as server, transport_to(server.url) as transport:
+        assert answered(transport.exchange(PAYLOAD, 5)).body == b"HH"
+        assert answered(transport.exchange(PAYLOAD, 5)).status == 503
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("rest", [b"\r\n", b"\0", b"\r\nHTTP/1.1 200 OK\r\n\r\n", b"HTT"])
+def test_no_rest_of_an_answer_becomes_a_yes_to_the_next_request(rest: bytes) -> None:
+    with (
+        Server(says(OK + rest, then_hang=True), answer(503)) as server,
+        transport_to(server.url) as transport,
+    ):
+        answered(transport.exchange(PAYLOAD, 2))
+        outcome = transport.exchange(PAYLOAD, 0.5)
+        assert isinstance(outcome, NoAnswer) or outcome.status == 503
+
+
+def test_interim_answers_are_passed_over() -> None:
+    spam = b"HTTP/1.1 100 Continue\r\n\r\n" * 500
+    with Server(says(spam + OK)) as server, transport_to(server.url) as transport:
+        assert answered(transport.exchange(PAYLOAD, 5)).body == b"{}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nO\x48\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\nOH",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOH",
+    ],
+)
+def test_bodies_of_every_framing_are_read_to_their_end(body: bytes) -> None:
+    with Server(says(body)) as server, transport_to(server.url) as transport:
+        assert answered(transport.exchange(PAYLOAD, 5)).body == b"OH"
+
+
+def test_the_body_is_raw_and_is_cut_and_the_rest_is_not_read() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+    with Server(endless(head, b"\x1f" * 65536)) as server, transport_to(server.url) as transport:
+        got = answered(transport.exchange(PAYLOAD, 5))
+        assert got.body == b"\x1f" * 256 * 1024
+        assert transport.received_bytes < 400_000
+
+
+@pytest.mark.parametrize(
+    ("first", "chunk"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+        (b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n" * 100),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"1;" + b"x" * 4000 + b"\r\nH\r\n",
+        ),
+    ],
+    ids=["interim answers", "headers", "chunk extensions"],
+)
+def test_an_endless_answer_ends(first: bytes, chunk: bytes) -> None:
+    with Server(endless(first, chunk)) as server, transport_to(server.url) as transport:
+        unanswered(transport.exchange(PAYLOAD, 20))
+        assert transport.received_bytes < 2_000_000
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"HTTP/1.1 abc\r\n\r\n"],
+)
+def test_what_is_not_http_is_no_answer(garbage: bytes) -> None:
+    with Server(says(garbage)) as server, transport_to(server.url) as transport:
+        assert unanswered(transport.exchange(PAYLOAD, 5)).startswith("what came back is not HTTP")
+
+
+@pytest.mark.parametrize("location", ["http://[", "\x7f", "//", "http://x:99999/", "/else"])
+def test_a_redirect_is_an_answer_wherever_it_points(location: str) -> None:
+    with (
+        Server(answer(302, headers={"Location": location})) as server,
+        transport_to(server.url) as transport,
+    ):
+        got = answered(transport.exchange(PAYLOAD, 5))
+        assert got.status == 302
+        assert got.headers["location"] == location.strip()
+        assert len(server.requests) == 1
+
+
+def test_cookies_are_not_sent_back() -> None:
+    with (
+        Server(answer(headers={"Set-Cookie": "portal=1"})) as server,
+        transport_to(server.url) as transport,
+    ):
+        answered(transport.exchange(PAYLOAD, 5))
+        answered(transport.exchange(PAYLOAD, 5))
+        assert "cookie" not in server.requests[1].headers
+
+
+@pytest.mark.parametrize("status", [401, 413, 503])
+def test_a_refusal_is_clear_even_if_its_body_breaks_off(status: int) -> None:
+    head = f"HTTP/1.1 {status} No\r\nContent-Length: 99\r\n\r\nno".encode()
+    with Server(says(head)) as server, transport_to(server.url) as transport:
+        got = answered(transport.exchange(PAYLOAD, 5))
+        assert (got.status, got.body) == (status, b"no")
+
+
+def test_an_answer_given_before_the_request_was_read_counts() -> None:
+    def refuse_early(line: Line, request: Request) -> bool:
+        line.reply(413, "too large")
+        line.hang()
+        return False
+
+    early = Act(refuse_early, at_once=True)
+    big = Payload(b"x" * 300_000, {})
+    with Server(early) as server, transport_to(server.url) as transport:
+        assert answered(transport.exchange(big, 5)).status == 413
+
+
+def test_the_url_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with Server() as server, transport_to(server.url + "?key=secret") as transport:
+        answered(transport.exchange(PAYLOAD, 5))
+    assert "secret" not in caplog.text
+
+
+# Every wait ends by the deadline.
+
+
+def never(host: str, port: int) -> list[Any]:
+    del host, port
+    threading.Event().wait()
+    raise AssertionError
+
+
+LATE_ACTS: list[tuple[str, Act]] = [
+    ("a server that hangs before it reads", hang(after_reading=False)),
+    ("a server that hangs after it has read", hang()),
+    ("a dripped head", drips(b"HTTP/1.1 200 OK\r\n" + b"X-Drip: drip\r\n" * 100)),
+    ("a dripped body", drips(b"x" * 500, first=b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")),
+    ("a hanging body", says(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", then_hang=True)),
+    (
+        "dripped chunks",
+        drips(b"1\r\nx\r\n" * 100, first=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    ),
+    ("dripped interim answers", drips(b"HTTP/1.1 100 Continue\r\n\r\n" * 50)),
+]
+
+
+def assert_ends_in_time(transport: Transport, payload: Payload = PAYLOAD) -> str:
+    began_s = time.monotonic()
+    reason = unanswered(transport.exchange(payload, DEADLINE_S))
+    assert DEADLINE_S - 0.05 <= time.monotonic() - began_s <= DEADLINE_S + SLACK_S
+    return reason
+
+
+@pytest.mark.parametrize("act", [act for _, act in LATE_ACTS], ids=[name for name, _ in LATE_ACTS])
+def test_the_exchange_ends_by_its_deadline(act: Act) -> None:
+    with Server(act) as server, transport_to(server.url) as transport:
+        assert "no answer within 0.5 s" in assert_ends_in_time(transport)
+
+
+def test_the_deadline_ends_a_request_that_nobody_reads() -> None:
+    with Server(hang(after_reading=False)) as server, transport_to(server.url) as transport:
+        reason = assert_ends_in_time(transport, Payload(b"x" * 20_000_000, {}))
+        assert reason == "the request was not read within 0.5 s"
+
+
+def test_the_deadline_ends_a_tls_handshake_that_hangs() -> None:
+    with (
+        Server(hang(after_reading=False), tls=tls_server_context()) as server,
+        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+    ):
+        assert "no TLS handshake with 127.0.0.1:" in assert_ends_in_time(transport)
+
+
+def test_the_deadline_ends_a_tls_handshake_that_drips() -> None:
+    # The head of a record of 16 KiB, and then its bytes.
+    slow = drips(b"\x02" * 500, first=b"\x16\x03\x03\x40\x00", at_once=True)
+    with (
+        Server(slow, tls=tls_server_context()) as server,
+        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+    ):
+        assert "no TLS handshake with 127.0.0.1:" in assert_ends_in_time(transport)
+
+
+def test_the_deadline_ends_connecting() -> None:
+    with swallowed_syn() as port, transport_to(f"http://127.0.0.1:{port}/") as transport:
+        assert assert_ends_in_time(transport) == "no connection to 127.0.0.1 within 0.5 s"
+
+
+def test_the_deadline_ends_name_resolution_and_a_pending_look_up_is_joined() -> None:
+    calls: list[str] = []
+
+    def resolve(host: str, port: int) -> list[Any]:
+        calls.append(host)
+        return never(host, port)
+
+    network = Network(Clock(), resolve)
+    with transport_to("http://far.example/", network=network) as transport:
+        for _ in range(2):
+            reason = assert_ends_in_time(transport)
+            assert reason == "no name server told the address of far.example within 0.5 s"
+    assert calls == ["far.example"]
+
+
+def test_a_look_up_that_comes_late_serves_the_exchange_that_joined_it() -> None:
+    known = threading.Event()
+    with Server() as server:
+
+        def resolve(host: str, port: int) -> list[Any]:
+            known.wait(5)
+            return socket.getaddrinfo("127.0.0.1", server.port, type=socket.SOCK_STREAM)
+
+        network = Network(Clock(), resolve)
+        with transport_to("http://far.example/", network=network) as transport:
+            unanswered(transport.exchange(PAYLOAD, 0.05))
+            threading.Timer(0.05, known.set).start()
+            answered(transport.exchange(PAYLOAD, 5))
+
+
+# An abort ends it at once.
+
+
+def test_an_abort_ends_an_exchange_at_once_and_the_next_until_rearmed() -> None:
+    def run(start: Callable[[], str]) -> None:
+        with transport_to(start(), network=Network(Clock(), resolve)) as transport:
+            outcomes: list[Answer | NoAnswer] = []
+            thread = threading.Thread(
+                target=lambda: outcomes.append(transport.exchange(PAYLOAD, 60))
+            )
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive()
+            began_s = time.monotonic()
+            transport.abort()
+            thread.join(5)
+            assert time.monotonic() - began_s < SLACK_S
+            assert unanswered(outcomes[0]) == "stopped"
+            assert unanswered(transport.exchange(PAYLOAD, 60)) == "stopped"
+
+    def resolve(host: str, port: int) -> list[Any]:
+        if host == "far.example":
+            return never(host, port)
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+    with Server(hang()) as server:
+        run(lambda: server.url)
+    with Server(hang(after_reading=False), tls=tls_server_context()) as server:
+        run(lambda: server.url)
+    with swallowed_syn() as port:
+        run(lambda: f"http://127.0.0.1:{port}/")
+    run(lambda: "http://far.example/")
+
+
+def test_after_an_abort_a_rearmed_transport_works() -> None:
+    with Server() as server, transport_to(server.url) as transport:
+        answered(transport.exchange(PAYLOAD, 5))
+        transport.abort()
+        unanswered(transport.exchange(PAYLOAD, 5))
+        transport.rearm()
+        answered(transport.exchange(PAYLOAD, 5))
+
+
+# TLS
+
+
+def test_tls_is_verified_and_says_so() -> None:
+    with (
+        Server(tls=tls_server_context()) as server,
+        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+    ):
+        big = Payload(b"x" * 1_000_000, {})
+        assert answered(transport.exchange(big, 10)).verified_tls
+        assert answered(transport.exchange(PAYLOAD, 5)).verified_tls
+        assert server.connections == 1
+        assert [len(request.body) for request in server.requests] == [1_000_000, 12]
+        assert transport.sent_bytes > 1_000_000
+
+
+def test_a_certificate_that_nobody_trusts_is_the_network() -> None:
+    with Server(tls=tls_server_context()) as server, transport_to(server.url) as transport:
+        reason = unanswered(transport.exchange(PAYLOAD, 5))
+        assert reason == "certificate not trusted: self-signed certificate"
+        assert server.requests == []
+
+
+def test_an_expired_certificate_casts_doubt_on_the_clock() -> None:
+    with (
+        Server(tls=tls_server_context(expired=True)) as server,
+        transport_to(server.url, ssl_context=tls_client_context(expired=True)) as transport,
+    ):
+        reason = unanswered(transport.exchange(PAYLOAD, 5))
+    assert reason == (
+        "certificate not trusted: certificate has expired (or this machine's clock is wrong)"
+    )
+
+
+def test_a_certificate_for_another_name_is_not_trusted() -> None:
+    network = Network(
+        Clock(), lambda host, port: socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
+    )
+    with Server(tls=tls_server_context()) as server:
+        url = f"https://other.example:{server.port}/"
+        context = tls_client_context()
+        with transport_to(url, ssl_context=context, network=network) as transport:
+            reason = unanswered(transport.exchange(PAYLOAD, 5))
+    assert reason.startswith("certificate not trusted: Hostname mismatch")
+
+
+def test_a_plain_server_behind_an_https_url_is_named() -> None:
+    with Server(drips(b"", first=b"HTTP/1.1 400 Bad Request\r\n\r\n", at_once=True)) as server:
+        url = server.url.replace("http:", "https:")
+        with transport_to(url, ssl_context=tls_client_context()) as transport:
+            reason = unanswered(transport.exchange(PAYLOAD, 5))
+    assert reason == f"TLS handshake with 127.0.0.1:{server.port} failed: wrong version number"
+
+
+# Reaching the server
+
+
+def test_a_refused_connection_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with transport_to(f"http://127.0.0.1:{port}/") as transport:
+        outcome = transport.exchange(PAYLOAD, 5)
+    assert outcome == NoAnswer(f"connection refused by 127.0.0.1:{port}", "unreachable")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "no"), "name far.example does not resolve"),
+        (
+            socket.gaierror(socket.EAI_AGAIN, "no"),
+            "no name server tells the address of far.example",
+        ),
+        (UnicodeError("label too long"), "name far.example does not resolve"),
+    ],
+)
+def test_a_name_that_does_not_resolve_is_named(error: Exception, reason: str) -> None:
+    def resolve(host: str, port: int) -> list[Any]:
+        raise error
+
+    with transport_to("http://far.example/", network=Network(Clock(), resolve)) as transport:
+        assert unanswered(transport.exchange(PAYLOAD, 5)) == reason
+
+
+def test_the_addresses_are_tried_in_turn_and_the_family_that_worked_comes_first() -> None:
+    tried: list[str] = []
+
+    class Watched(Network):
+        def left_s(self, what: str, sock: socket.socket | None = None) -> float:
+            if what.startswith("no connection to"):
+                tried.append(what.removeprefix("no connection to "))
+            return super().left_s(what, sock)
+
+    with Server() as server, socket.socket(socket.AF_INET6) as closed:
+        closed.bind(("::1", 0))
+        dead = closed.getsockname()
+
+        def resolve(host: str, port: int) -> list[Any]:
+            return [
+                (socket.AF_INET6, socket.SOCK_STREAM, 6, "", dead),
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port)),
+            ]
+
+        with transport_to("http://far.example/", network=Watched(Clock(), resolve)) as transport:
+            answered(transport.exchange(PAYLOAD, 5))
+            transport.drop_idle()
+            answered(transport.exchange(PAYLOAD, 5))
+    good = f"127.0.0.1:{server.port}"
+    assert tried == [f"[::1]:{dead[1]}", good, good]
+
+
+def test_no_route_is_a_state_of_its_own() -> None:
+    # A link-local address without an interface: the kernel knows no way there.
+    def resolve(host: str, port: int) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("255.255.255.255", 80))]
+
+    with transport_to("http://far.example/", network=Network(Clock(), resolve)) as transport:
+        outcome = transport.exchange(PAYLOAD, 5)
+    assert outcome == NoAnswer("no route to 255.255.255.255:80", "no-route")

@@ -1,0 +1,661 @@
+"""Each row of the answer table, through the real transport and the real queue."""
+
+import contextlib
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from math import ceil, log2
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeClock
+from misbehaving import (
+    Act,
+    Line,
+    Request,
+    Server,
+    answer,
+    at_most,
+    hang,
+    hang_up,
+    no_gzip,
+    refusing,
+    reset,
+    says,
+    tls_client_context,
+    tls_server_context,
+)
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.model import Batch, Fix, Payload
+from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+
+FIX = Fix(1764426119000, 48_117300000, 11_516667000)
+
+
+class Longest(random.Random):
+    """Draws the end of every interval, so that waits are known."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+class Bench:
+    """A queue, an uploader and a server, and a clock that the test moves."""
+
+    def __init__(self, server: Server, folder: Path, **policy: Any) -> None:
+        self.server = server
+        self.clock = FakeClock()
+        self.queue = AckQueue(folder / "queue.db", clock=self.clock)
+        context = tls_client_context() if server.url.startswith("https") else None
+        self.transport = Transport(server.url, ssl_context=context)
+        self.uploader = Uploader(
+            self.queue,
+            native,
+            self.transport,
+            UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
+            clock=self.clock,
+            rng=Longest(),
+        )
+        self.put_names: list[tuple[str, int]] = []
+
+    def put(self, count: int) -> None:
+        for number in range(count):
+            record = self.queue.put(FIX._replace(time_ms=FIX.time_ms + 1000 * number), "van-07")
+            self.put_names.append((record.stream, record.seq))
+
+    def put_backlog(self, count: int) -> None:
+        """Fixes that were handed out before."""
+        self.put(count)
+        batch = self.queue.lease(count)
+        assert batch is not None
+        self.queue.release(batch)
+
+    def step(self) -> float | None:
+        return self.uploader.step(self.clock.monotonic_s())
+
+    def work(self, steps: int = 500) -> float | None:
+        """Step until there is something to wait for."""
+        for _ in range(steps):
+            wait_s = self.step()
+            if wait_s != 0:
+                return wait_s
+        raise AssertionError("it never waits")
+
+    def work_for(self, seconds: float) -> None:
+        """Step and wait, as the loop does."""
+        end_s = self.clock.now_s + seconds
+        while self.clock.now_s < end_s:
+            wait_s = self.work()
+            if wait_s is None:
+                return
+            self.clock.advance(wait_s)
+
+    @property
+    def state(self) -> str:
+        return self.uploader.status().state
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """ready, unack, acked, dead."""
+        stats = self.queue.stats()
+        assert not stats.in_flight
+        return stats.ready, stats.unack, stats.acked, stats.ack_failed
+
+    @property
+    def dead_seqs(self) -> set[int]:
+        return {
+            stored.record.seq for stored in self.queue.stored() if stored.state.name == "ACK_FAILED"
+        }
+
+    def close(self) -> None:
+        self.transport.close()
+        self.queue.close()
+
+
+@contextlib.contextmanager
+def bench(
+    folder: Path, *script: Act, then: Act | None = None, tls: bool = False, **policy: Any
+) -> Iterator[Bench]:
+    with Server(*script, then=then, tls=tls_server_context() if tls else None) as server:
+        made = Bench(server, folder, **policy)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+# When it sends
+
+
+def test_live_fixes_wait_for_company_and_a_full_batch_waits_no_more(tmp_path: Path) -> None:
+    with bench(tmp_path, max_batch=5) as b:
+        assert b.work() is None
+        b.put(1)
+        assert b.work() == 10
+        b.clock.advance(4)
+        b.put(3)
+        assert b.work() == 6
+        assert not b.server.requests
+        b.put(1)
+        assert b.work() is None
+        assert b.counts == (0, 0, 5, 0)
+        b.put(2)
+        b.clock.advance(10)
+        assert b.work() is None
+        assert [len(request.names) for request in b.server.requests] == [5, 2]
+        assert b.state == "ok"
+
+
+def test_a_backlog_is_sent_at_once_and_live_fixes_that_are_due_come_first(tmp_path: Path) -> None:
+    with bench(tmp_path, max_batch=4) as b:
+        b.put_backlog(8)
+        b.put(1)
+        b.step()
+        b.clock.advance(10)
+        b.step()
+        b.work()
+        sent = [[seq for _, seq in request.names] for request in b.server.requests]
+        assert sent == [[1, 2, 3, 4], [9], [5, 6, 7, 8]]
+
+
+def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
+    with bench(tmp_path, max_batch=4, live_first=False) as b:
+        b.put_backlog(6)
+        b.put(1)
+        b.clock.advance(10)
+        b.work()
+        sent = [seq for request in b.server.requests for _, seq in request.names]
+        assert sent == [1, 2, 3, 4, 5, 6, 7]
+
+
+# The answer table, row by row
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+@pytest.mark.parametrize("body", ["", "{}", "ok"])
+def test_delivered(tmp_path: Path, status: int, body: str) -> None:
+    body = "" if status == 204 else body
+    with bench(tmp_path, answer(status, body)) as b:
+        b.put_backlog(3)
+        assert b.work() is None
+        assert b.counts == (0, 0, 3, 0)
+        status_now = b.uploader.status()
+        assert (status_now.state, status_now.delivered, status_now.requests) == ("ok", 3, 1)
+        assert status_now.sent_bytes == b.transport.sent_bytes > 0
+        assert status_now.received_bytes == b.transport.received_bytes > 0
+
+
+def test_delivered_but_for_names(tmp_path: Path) -> None:
+    said = '{"rejected":[{"seq":1,"reason":"no lane"},{"seq":77}],"retry":[2]}'
+    with bench(tmp_path, answer(200, said)) as b:
+        b.put_backlog(3)
+        b.step()
+        assert b.counts == (1, 0, 1, 1)
+        assert b.queue.stats().dead_letters == {"no lane": 1}
+        assert b.uploader.status().unknown_names == 1
+        assert b.work() is None
+        assert b.counts == (0, 0, 2, 1)
+
+
+def test_an_answer_that_delivers_nothing_backs_off(tmp_path: Path) -> None:
+    with bench(tmp_path, then=answer(200, '{"retry":[1,2]}', store=False)) as b:
+        b.put_backlog(2)
+        assert [b.step(), b.clock.advance(1) and b.step()] == [1, 2]
+        assert b.state == "waiting"
+        assert b.counts == (2, 0, 0, 0)
+
+
+def test_a_portal_is_waited_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    page = answer(200, "<html>Welcome", store=False)
+    with bench(tmp_path, page, page, answer(302, headers={"Location": "http://portal/"})) as b:
+        b.put_backlog(2)
+        for expected_s in (1, 2, 4):
+            assert b.step() == expected_s
+            assert b.state == "portal"
+            assert b.counts == (2, 0, 0, 0)
+            b.clock.advance(expected_s)
+        assert b.work() is None
+        assert b.state == "ok"
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "after 7 s and 3 failed requests" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("fault", [answer(200, "<html>", store=False), answer(301)])
+def test_somebody_else_behind_verified_tls_is_a_wrong_url(tmp_path: Path, fault: Act) -> None:
+    with bench(tmp_path, fault, tls=True) as b:
+        b.put_backlog(2)
+        assert b.work() == 300
+        assert b.state == "held"
+        assert "upload.url is wrong" in (b.uploader.status().last_error or "")
+        b.clock.advance(300)
+        assert b.work() is None
+        assert b.counts == (0, 0, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        answer(200, "{", {"Content-Type": "application/json"}, store=False),
+        answer(203, store=False),
+        answer(206, store=False),
+    ],
+)
+def test_unclear_acknowledges_nothing(tmp_path: Path, fault: Act) -> None:
+    with bench(tmp_path, fault) as b:
+        b.put_backlog(2)
+        assert b.work() == 1
+        assert b.state == "waiting"
+        assert b.counts == (2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("status", [302, 307, 308])
+def test_a_redirect_is_never_followed(tmp_path: Path, status: int) -> None:
+    with bench(tmp_path) as b:
+        b.server.script(answer(status, headers={"Location": b.server.url + "/else"}))
+        b.put_backlog(2)
+        assert b.work() == 1
+        assert len(b.server.requests) == 1
+        assert "/v1/fixes/else" in (b.uploader.status().last_error or "")
+
+
+@pytest.mark.parametrize(
+    "status", [401, 402, 403, 404, 405, 406, 407, 410, 411, 415, 418, 421, 426, 428, 431, 451]
+)
+def test_a_wrong_set_up_holds_everything(
+    tmp_path: Path, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bench(tmp_path, then=answer(status, "no"), compression="none") as b:
+        b.put_backlog(20)
+        for attempt in range(1, 4):
+            assert b.work() == 300
+            assert (b.state, len(b.server.requests)) == ("held", attempt)
+            b.clock.advance(300)
+        assert b.counts == (20, 0, 0, 0)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        b.server.then = answer()
+        assert b.work() is None
+        assert b.counts == (0, 0, 20, 0)
+
+
+@pytest.mark.parametrize("status", [408, 409, 423, 424, 425, 429, 500, 502, 503, 504])
+def test_later_is_later(tmp_path: Path, status: int) -> None:
+    with bench(tmp_path, *[answer(status)] * 11, compression="none") as b:
+        b.put_backlog(2)
+        waits = []
+        for _ in range(11):
+            waits.append(b.step())
+            b.clock.advance(waits[-1] or 0)
+        assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+        assert b.state == "waiting"
+        assert b.counts == (2, 0, 0, 0)
+        assert b.work() is None
+        assert b.counts == (0, 0, 2, 0)
+
+
+def test_retry_after_is_obeyed_whatever_the_network_does(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(503, headers={"Retry-After": "120"})) as b:
+        b.put_backlog(2)
+        assert b.work() == 120
+        b.uploader.network_returned()
+        b.put(5)
+        assert b.work() == 120
+        b.clock.advance(119)
+        assert b.work() == 1
+        b.clock.advance(1)
+        assert b.work() is None
+        assert b.counts == (0, 0, 7, 0)
+
+
+@pytest.mark.parametrize("fault", [reset(), reset(after_reading=True), hang_up()])
+def test_no_answer_makes_the_rows_unack_and_they_are_resumed(tmp_path: Path, fault: Act) -> None:
+    with bench(tmp_path, fault) as b:
+        b.put_backlog(2)
+        assert b.work() == 1
+        assert b.state == "unreachable"
+        assert b.counts == (0, 2, 0, 0)
+        b.clock.advance(1)
+        assert b.work() is None
+        assert b.counts == (0, 0, 2, 0)
+
+
+def test_a_time_out_is_no_answer(tmp_path: Path) -> None:
+    with bench(tmp_path, hang(), timeout_s=0.2) as b:
+        b.put_backlog(2)
+        assert b.work() == 1
+        assert b.uploader.status().last_error == "no answer within 0.2 s"
+        assert b.counts == (0, 2, 0, 0)
+
+
+def test_a_tls_error_is_no_answer(tmp_path: Path) -> None:
+    with bench(tmp_path, tls=True) as b:
+        b.transport.close()
+        b.transport = Transport(b.server.url)  # trusts the public authorities only
+        b.uploader._transport = b.transport
+        b.put_backlog(2)
+        assert b.work() == 1
+        assert (b.state, b.counts) == ("unreachable", (0, 2, 0, 0))
+        assert "certificate not trusted" in (b.uploader.status().last_error or "")
+
+
+def test_the_network_cuts_a_backoff_short(tmp_path: Path) -> None:
+    with bench(tmp_path, *[hang_up()] * 6) as b:
+        b.put_backlog(2)
+        for _ in range(6):
+            b.clock.advance(b.work() or 0)
+        b.server.script(hang_up())
+        assert b.work() == 64
+        b.put(1)
+        assert b.work() == 64  # a put cannot
+        b.uploader.network_returned()
+        assert b.work() == 2  # a fleet does not come back at one instant
+        b.clock.advance(2)
+        b.work()
+        assert b.state == "ok"
+
+
+def test_what_the_server_stored_without_answering_is_sent_again_under_its_own_key(
+    tmp_path: Path,
+) -> None:
+    with bench(tmp_path, hang_up(store=True)) as b:
+        b.put_backlog(3)
+        b.clock.advance(b.work() or 0)
+        assert b.work() is None
+        assert set(b.server.ledger.values()) == {2}
+        keys = {request.headers["idempotency-key"] for request in b.server.requests}
+        assert len(b.server.requests) == 2
+        assert len(keys) == 1
+
+
+# Refused
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("bad", [1, 10, 16])
+def test_one_bad_fix_becomes_a_dead_letter_and_costs_little(
+    tmp_path: Path, status: int, bad: int
+) -> None:
+    with bench(tmp_path, then=refusing({bad}, status), compression="none") as b:
+        b.put_backlog(16)
+        assert b.work() is None
+        assert b.dead_seqs == {bad}
+        assert b.counts == (0, 0, 15, 1)
+        assert len(b.server.requests) <= 1 + 2 * 4
+        assert b.state == "ok"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 16, 100])
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_an_endpoint_that_refuses_everything_kills_nothing(
+    tmp_path: Path, count: int, compression: str
+) -> None:
+    with bench(tmp_path, then=answer(400), compression=compression) as b:
+        b.put_backlog(count)
+        assert b.work() == 300
+        assert b.state == "held"
+        assert len(b.server.requests) <= ceil(log2(count)) + 3
+        b.work_for(3600)
+        assert b.counts == (count, 0, 0, 0)
+        b.server.then = answer()
+        b.clock.advance(300)
+        assert b.work() is None
+        assert b.counts == (0, 0, count, 0)
+
+
+def test_a_bad_fix_that_is_alone_waits_for_a_witness(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({1})) as b:
+        b.put_backlog(1)
+        assert b.work() == 300
+        assert (b.state, b.counts) == ("held", (1, 0, 0, 0))
+        b.work_for(1000)
+        assert b.counts == (1, 0, 0, 0)
+        b.put(1)
+        b.work_for(1000)
+        assert b.dead_seqs == {1}
+        assert b.counts == (0, 0, 1, 1)
+
+
+def test_two_bad_fixes_in_front_of_everything_do_not_block_for_ever(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({1, 2, 30}), max_batch=50) as b:
+        b.put_backlog(40)
+        b.work_for(3600)
+        assert b.dead_seqs == {1, 2, 30}
+        assert b.counts == (0, 0, 37, 3)
+
+
+def test_live_fixes_do_not_wait_for_a_search(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({1}), max_batch=64, compression="none") as b:
+        b.put_backlog(64)
+        b.step()
+        b.step()
+        b.put(1)
+        b.clock.advance(10)
+        b.step()
+        assert [seq for _, seq in b.server.requests[-1].names] == [65]
+        b.work()
+        assert b.dead_seqs == {1}
+        assert len(b.server.requests) <= 2 + 2 * 6
+
+
+def test_a_search_that_is_broken_off_gives_everything_back(tmp_path: Path) -> None:
+    gone = [hang_up(), hang_up()]  # on the kept connection, and on a fresh one
+    with bench(tmp_path, answer(400), answer(400), *gone, compression="none") as b:
+        b.put_backlog(16)
+        assert b.work() == 1
+        assert b.counts == (12, 4, 0, 0)
+        b.clock.advance(1)
+        assert b.work() is None
+        assert b.counts == (0, 0, 16, 0)
+
+
+def test_too_large_is_halved_and_the_limit_remembered(tmp_path: Path) -> None:
+    with bench(tmp_path, then=at_most(30), max_batch=100, compression="none") as b:
+        b.put_backlog(300)
+        assert b.work() is None
+        assert b.counts == (0, 0, 300, 0)
+        assert sum(len(request.names) > 30 for request in b.server.requests) == 2
+
+
+@pytest.mark.parametrize("others", [0, 7])
+def test_one_fix_that_is_too_large_needs_a_witness_too(tmp_path: Path, others: int) -> None:
+    with bench(tmp_path, then=refusing({1}, 413), compression="none") as b:
+        b.put_backlog(1 + others)
+        assert b.work() == (None if others else 300)
+        assert b.counts == ((0, 0, others, 1) if others else (1, 0, 0, 0))
+
+
+def test_five_times_500_while_others_are_accepted_is_poison(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({3}, 500), max_batch=8, compression="none") as b:
+        b.put_backlog(8)
+        for _ in range(8):
+            b.put(1)
+            b.work_for(20)
+        assert b.dead_seqs == {3}
+        b.work_for(60)
+        assert b.counts == (0, 0, 15, 1)
+
+
+def test_five_times_500_with_nothing_else_pending_tries_single_fixes(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({3}, 500), compression="none") as b:
+        b.put_backlog(8)
+        b.work_for(600)
+        assert b.dead_seqs == {3}
+        assert b.counts == (0, 0, 7, 1)
+
+
+def test_an_endpoint_that_is_down_with_500_costs_no_fix_and_no_storm(tmp_path: Path) -> None:
+    with bench(tmp_path, then=answer(500), compression="none") as b:
+        b.put_backlog(16)
+        b.work_for(3600)
+        assert b.counts == (16, 0, 0, 0)
+        assert b.state == "waiting"
+        assert len(b.server.requests) < 30
+        b.server.then = answer()
+        b.clock.advance(300)
+        assert b.work() is None
+        assert b.counts == (0, 0, 16, 0)
+
+
+# Compression
+
+
+@pytest.mark.parametrize("status", [400, 415, 422, 500])
+def test_an_endpoint_without_gzip_is_served_plain(tmp_path: Path, status: int) -> None:
+    with bench(tmp_path, then=no_gzip(status), max_batch=10) as b:
+        b.put_backlog(30)
+        assert b.work() is None
+        assert b.counts == (0, 0, 30, 0)
+        packed = ["content-encoding" in request.headers for request in b.server.requests]
+        assert packed == [True, False, False, False]
+
+
+def test_once_gzip_was_taken_nothing_is_repeated_plain(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(), answer(415), max_batch=10) as b:
+        b.put_backlog(20)
+        assert b.work() == 300
+        assert len(b.server.requests) == 2
+        assert all("content-encoding" in request.headers for request in b.server.requests)
+
+
+def test_a_bad_fix_is_found_where_no_gzip_is_taken(tmp_path: Path) -> None:
+    def run(line: Line, request: Request) -> None:
+        bad = any(seq == 3 for _, seq in request.names)
+        if bad or "content-encoding" in request.headers:
+            line.reply(400)
+        else:
+            line.server.take(request)
+            line.reply(200)
+
+    with bench(tmp_path, then=Act(run)) as b:
+        b.put_backlog(16)
+        b.work_for(1000)
+        assert b.dead_seqs == {3}
+        assert b.counts == (0, 0, 15, 1)
+
+
+# What it tells
+
+
+def test_an_outage_is_two_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with bench(tmp_path, hang_up(), answer(503), hang_up(), hang_up(), answer(429)) as b:
+        b.put_backlog(2)
+        b.work_for(100)
+        assert b.state == "ok"
+    begin, end = caplog.messages
+    assert begin.startswith("nothing can be delivered (unreachable): the server closed the")
+    assert end == "delivering again after 15 s and 4 failed requests"
+
+
+def test_the_status_tells_since_when_and_until(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(503), answer(503)) as b:
+        b.put_backlog(2)
+        b.clock.advance(7)
+        began_s = b.clock.now_s
+        b.clock.advance(b.work() or 0)
+        b.work()
+        status = b.uploader.status()
+        assert (status.state, status.since_s) == ("waiting", began_s)
+        assert status.next_attempt_s == b.clock.now_s + 2
+        assert status.last_error == "503"
+        b.clock.advance(2)
+        b.work()
+        status = b.uploader.status()
+        assert (status.state, status.since_s, status.next_attempt_s) == ("ok", b.clock.now_s, None)
+        assert status.last_delivery_s == b.clock.now_s
+
+
+# Stopping, and faults of our own
+
+
+def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
+    with bench(tmp_path, hang(), timeout_s=60.0) as b:
+        b.put_backlog(2)
+        thread = threading.Thread(target=b.step)
+        thread.start()
+        while not b.server.requests:
+            thread.join(0.01)
+        b.uploader.close()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert b.step() is None
+        b.uploader.last_upload(1)  # the last exchange did not go well
+        assert len(b.server.requests) == 1
+        assert b.counts == (0, 2, 0, 0)
+
+
+def test_the_last_upload_sends_the_newest(tmp_path: Path) -> None:
+    with bench(tmp_path) as b:
+        b.put_backlog(2)
+        assert b.work() is None
+        b.put(3)
+        b.uploader.close()
+        assert b.step() is None
+        b.uploader.last_upload(3)
+        assert b.counts == (0, 0, 5, 0)
+
+
+def test_the_last_upload_ends_by_its_deadline(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(), hang()) as b:
+        b.put_backlog(2)
+        b.work()
+        b.put(1)
+        b.uploader.close()
+        b.uploader.last_upload(0.2)
+        assert b.counts == (0, 1, 2, 0)
+
+
+@pytest.mark.parametrize("where", ["encode", "read"])
+def test_whatever_raises_leaves_nothing_leased(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def encode(self, batch: Batch, **how: Any) -> Payload:
+            if where == "encode":
+                raise RuntimeError("a bug")
+            return native.encode(batch, **how)
+
+        def read(self, *_: object) -> Any:
+            raise RuntimeError("a bug")
+
+    with bench(tmp_path) as b:
+        monkeypatch.setattr(b.uploader, "_format", Broken())
+        b.put_backlog(4)
+        with pytest.raises(RuntimeError):
+            b.step()
+        assert b.counts == (4, 0, 0, 0)
+
+
+def test_a_fault_in_the_exchange_leaves_the_batch_unanswered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Any:
+        raise RuntimeError("a bug")
+
+    with bench(tmp_path) as b:
+        b.put_backlog(4)
+        with monkeypatch.context() as patch:
+            patch.setattr(b.transport, "exchange", broken)
+            with pytest.raises(RuntimeError):
+                b.step()
+        assert b.counts == (0, 4, 0, 0)
+        assert b.work() is None
+        assert b.counts == (0, 0, 4, 0)
+
+
+def test_garbage_makes_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    garbage = [
+        says(b"\0\1\2"),
+        says(b"HTTP/1.1 999 \xff\r\n\r\n"),
+        says(b"HTTP/9.9 200 OK\r\n\r\n"),
+    ]
+    with bench(tmp_path, *garbage) as b:
+        b.put_backlog(2)
+        b.work_for(100)
+        assert b.counts == (0, 0, 2, 0)
+    assert all(record.exc_info is None for record in caplog.records)
