@@ -18,7 +18,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from itertools import takewhile
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -29,7 +30,7 @@ from telemetry_agent.ackqueue.lock import QueueLock
 from telemetry_agent.ackqueue.ranges import runs
 from telemetry_agent.ackqueue.rows import Row, encode, is_sound, stream_from_int, to_record
 from telemetry_agent.ackqueue.schema import Connect, State, connect, make_directories
-from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count
+from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.writer import Writer
 from telemetry_agent.clock import Clock
@@ -38,6 +39,7 @@ from telemetry_agent.model import Batch, Fix, Record
 
 log = logging.getLogger(__name__)
 
+_DEVICE_AND_STREAM = itemgetter(1, 2)
 _DOUBTFUL_TIME = {"time", "date"}
 
 
@@ -131,6 +133,7 @@ class AckQueue:
         """Have ``ring`` called, from any thread, when there is something new to do.
 
         That is the first fix since a commit, and a write that failed and is to be tried again.
+        ``ring`` must return at once and not call the queue.
         """
         self._watchers.append(ring)
 
@@ -350,13 +353,14 @@ class AckQueue:
             )
 
     def stats(self) -> QueueStats:
-        """Count everything. Never waits for the disk."""
+        """Count everything. Never waits for a commit."""
+        file_bytes = size_on_disk(self.path)
         with self._lock:
             oldest_ms = self._oldest[1] if self._oldest is not None else None
             waiting = self._writer.oldest
             if self._oldest is None and waiting is not None:
                 oldest_ms = waiting[1][4]
-            return count(self._ledger, self._writer.uncommitted, oldest_ms, self.path)
+            return count(self._ledger, self._writer.uncommitted, oldest_ms, file_bytes)
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.
@@ -428,8 +432,8 @@ class AckQueue:
         if not sound:
             return None
         step = -1 if plan.newest_first else 1
-        device, stream = kind = sound[::step][0][1:3]
-        taken = list(takewhile(lambda row: row[1:3] == kind, sound[::step]))[::step]
+        (device, stream), run = next(groupby(sound[::step], key=_DEVICE_AND_STREAM))
+        taken = list(run)[::step]
         name = stream_from_int(stream)
         with self._lock:
             lease = self._ledger.begin([row[0] for row in taken], plan.batch)

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
 from telemetry_agent.ackqueue.rows import COLUMNS, Row, is_sound
-from telemetry_agent.ackqueue.schema import Connect, State, open_database
-from telemetry_agent.errors import StorageError
+from telemetry_agent.ackqueue.schema import Connect, State, open_database, unusable
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +54,9 @@ class Store:
             The last row number ever used, the marks, and the first rows of marks that are not as
             stored. A damaged mark is left out: its rows are ready again, so at worst a fix is
             sent twice under its own name.
+
+        Raises:
+            StorageError: The file cannot be read. It is closed.
         """
         marks: RangeMap[Mark] = RangeMap()
         differing: set[int] = set()
@@ -66,7 +68,7 @@ class Store:
             last_id = self._connection.execute("SELECT max(id) FROM fix").fetchone()[0] or 0
         except sqlite3.Error as error:
             self.close()
-            raise StorageError(f"cannot read the queue {self.path}: {error}") from error
+            raise unusable(self.path, error) from error
         for lo, hi, state, reason, batch, crc in rows:
             if crc != _mark_checksum(lo, hi, state, reason, batch) or lo <= last:
                 log.error("the queue %s: the mark of rows %s to %s is damaged", self.path, lo, hi)

@@ -376,5 +376,5 @@ class QueueMachine(RuleBasedStateMachine):
         ]
 
 
-QueueMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+QueueMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
 TestQueueModel = QueueMachine.TestCase
