@@ -62,6 +62,7 @@ def _listen(agent: Agent, load: Callable[[], Settings], clock: Clock) -> int:
             late = agent.supervisor.late(clock.monotonic_s())
             if not late:
                 notify(WATCHDOG=1)
+                log.debug("every thread is in time")
             elif late != told:
                 log.error("stuck: %s", ", ".join(late))
             told = late
