@@ -14,7 +14,6 @@ and is held across an fsync; whoever needs both takes ``_disk`` first. ``put``, 
 
 import logging
 import secrets
-import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
@@ -28,7 +27,7 @@ from telemetry_agent.ackqueue.handout import Plan
 from telemetry_agent.ackqueue.ledger import ACKED, Ledger
 from telemetry_agent.ackqueue.lock import QueueLock
 from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.rows import Row, encode, is_sound, stream_from_int, to_record
+from telemetry_agent.ackqueue.rows import encode, is_sound, stream_from_int, to_record
 from telemetry_agent.ackqueue.schema import Connect, State, connect, make_directories
 from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.store import ROWS_PER_READ, Store
@@ -298,7 +297,7 @@ class AckQueue:
                 ranges = runs(
                     row[0]
                     for lo, hi in ranges
-                    for row in self._read(lo, hi)
+                    for row in self._store.read(lo, hi)
                     if is_sound(row) and (stream_from_int(row[2]), row[3]) in names
                 )
             with self._lock:
@@ -330,7 +329,7 @@ class AckQueue:
             end = min(span.hi, span.lo + ROWS_PER_READ - 1)
             kept = (
                 row[0]
-                for row in self._read(span.lo, end)
+                for row in self._store.read(span.lo, end)
                 if is_sound(row) and abs(row[4] - latest_ms) <= self._keep_delivered_ms
             )
             last_old = next(kept, end + 1) - 1
@@ -378,7 +377,7 @@ class AckQueue:
             for first in range(lo, hi + 1, ROWS_PER_READ):
                 with self._disk:
                     self._check_open()
-                    rows = list(self._read(first, min(hi, first + ROWS_PER_READ - 1)))
+                    rows = list(self._store.read(first, min(hi, first + ROWS_PER_READ - 1)))
                     with self._lock:
                         marks = [self._ledger.state_of(row[0]) for row in rows]
                 for row, mark in zip(rows, marks, strict=True):
@@ -425,7 +424,7 @@ class AckQueue:
 
     def _hand_out(self, plan: Plan) -> Batch | None:
         """Make a batch of planned rows. ``None`` if all of them were damaged: plan again."""
-        rows = [row for lo, hi in plan.ranges for row in self._read(lo, hi)]
+        rows = [row for lo, hi in plan.ranges for row in self._store.read(lo, hi)]
         sound = [row for row in rows if is_sound(row)]
         if len(sound) < plan.size:
             self._set_damaged_aside(plan, {row[0] for row in sound})
@@ -455,12 +454,6 @@ class AckQueue:
             damaged[-1],
         )
         self._write()
-
-    def _read(self, lo: int, hi: int) -> Iterator[Row]:
-        try:
-            yield from self._store.read(lo, hi)
-        except sqlite3.Error as error:
-            raise StorageError(f"cannot read the queue {self.path}: {error}") from error
 
     def _find_oldest(self) -> None:
         """So that ``stats`` can tell its time without the disk."""

@@ -6,7 +6,6 @@ was a lie and the transaction is on disk: to repeat a write changes nothing.
 """
 
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable
 
@@ -89,9 +88,8 @@ class Writer:
         try:
             self._store.write(rows, changes)
             written = True
-        except sqlite3.Error as error:
-            refusal = StorageError(f"cannot write the queue {self._store.path}: {error}")
-            refusal.__cause__ = error
+        except StorageError as error:
+            refusal = error
         finally:
             with self._lock:
                 self._writing = 0

@@ -144,10 +144,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.out = []
 
     def teardown(self) -> None:
-        if hasattr(self, "queue"):
-            self.disk.refuses = "never"
-            self.queue.close()
-        shutil.rmtree(self.folder)
+        try:
+            if hasattr(self, "queue"):
+                self.disk.refuses = "never"
+                self.queue.close()
+        finally:
+            shutil.rmtree(self.folder)
 
     def write(self) -> None:
         self.model.used = True
