@@ -121,7 +121,7 @@ class Epoch:
 
     def take_errors(self, gst: Gst) -> bool:
         """Take in GST, if its time is this epoch's or it has none."""
-        if gst.instant is not None and not self.is_at(gst.instant):
+        if gst.about is not None and not self.is_at(gst.about):
             return False
         self._err_h_mm, self._err_v_mm = gst.err_h_mm, gst.err_v_mm
         return True

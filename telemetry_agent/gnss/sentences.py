@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pynmea2
 
@@ -29,8 +29,6 @@ from telemetry_agent.gnss.fields import (
 )
 from telemetry_agent.gnss.framing import Sentence
 from telemetry_agent.model import Quality
-
-_T = TypeVar("_T")
 
 
 class Report(NamedTuple):
@@ -53,19 +51,13 @@ class Report(NamedTuple):
     geoid_sep_mm: int | None = None
 
 
-class Zda(NamedTuple):
-    """Time and date."""
+class Moment(NamedTuple):
+    """Time and date, as in ZDA. Of GBS only the time is used: it may begin an epoch."""
 
     tag: str
     instant: Instant | None
-    day: int | None
-
-
-class Gbs(NamedTuple):
-    """Satellite fault detection: only its time is used, as the beginning of an epoch."""
-
-    tag: str
-    instant: Instant | None
+    day: int | None = None
+    """Days since 1970."""
 
 
 class Vtg(NamedTuple):
@@ -74,6 +66,7 @@ class Vtg(NamedTuple):
     tag: str
     speed_mm_s: int | None
     course_mdeg: int | None
+    instant: None = None
 
 
 class Gsa(NamedTuple):
@@ -88,15 +81,18 @@ class Gsa(NamedTuple):
     pdop_e2: int | None
     hdop_e2: int | None
     vdop_e2: int | None
+    instant: None = None
 
 
 class Gst(NamedTuple):
     """Errors, 1 sigma."""
 
     tag: str
-    instant: Instant | None
+    about: Instant | None
+    """What they are about; it begins no epoch."""
     err_h_mm: int | None
     err_v_mm: int | None
+    instant: None = None
 
 
 class Dtm(NamedTuple):
@@ -104,6 +100,7 @@ class Dtm(NamedTuple):
 
     tag: str
     datum: str
+    instant: None = None
 
 
 class Txt(NamedTuple):
@@ -111,9 +108,11 @@ class Txt(NamedTuple):
 
     tag: str
     text: str
+    instant: None = None
 
 
-Message = Report | Zda | Gbs | Vtg | Gsa | Gst | Dtm | Txt
+Message = Report | Moment | Vtg | Gsa | Gst | Dtm | Txt
+"""``instant`` is the time of day that the sentence is about and may begin an epoch with."""
 
 
 _GGA_QUALITY: dict[str, Quality] = {
@@ -212,7 +211,7 @@ class Parser:
             status == "V",
             self._position(lat, north, lon, east) if active and mode != "N" else None,
             _MODE_QUALITY.get(mode),
-            self._known(ddmmyy_day(ddmmyy), ddmmyy, "bad-date") if active else None,
+            self._day(ddmmyy_day(ddmmyy), ddmmyy) if active else None,
             magnitude(knots, *_KNOT),
             course_mdeg(course),
         )
@@ -266,27 +265,33 @@ class Parser:
             err_h_mm = round(math.hypot(lat_mm, lon_mm))
         return Gst(fields[0], self._instant(time), err_h_mm, magnitude(alt, 1000))
 
-    def _zda(self, fields: list[str]) -> Zda:
+    def _zda(self, fields: list[str]) -> Moment:
         time, day, month, year = _ZDA(fields)
-        return Zda(
+        return Moment(
             fields[0],
             self._instant(time),
-            self._known(calendar_day(day, month, year), day + month + year, "bad-date"),
+            self._day(calendar_day(day, month, year), day + month + year),
         )
 
-    def _gbs(self, fields: list[str]) -> Gbs:
-        return Gbs(fields[0], self._instant(fields[1]))
+    def _gbs(self, fields: list[str]) -> Moment:
+        return Moment(fields[0], self._instant(fields[1]))
 
     def _instant(self, text: str) -> Instant | None:
-        return self._known(instant(text), text, "bad-time")
+        moment = instant(text)
+        if moment is None and text:
+            self.rejected["bad-time"] += 1
+        return moment
 
     def _position(self, lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
-        return self._known(position_e9(lat, north, lon, east), lat + lon, "bad-position")
+        position = position_e9(lat, north, lon, east)
+        if position is None and (lat or lon):
+            self.rejected["bad-position"] += 1
+        return position
 
-    def _known(self, value: _T | None, text: str, reason: str) -> _T | None:
-        if value is None and text:
-            self.rejected[reason] += 1
-        return value
+    def _day(self, day: int | None, text: str) -> int | None:
+        if day is None and text:
+            self.rejected["bad-date"] += 1
+        return day
 
 
 def _vtg(fields: list[str]) -> Vtg:
