@@ -70,7 +70,7 @@ class Assembler:
     def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
         """Append the fixes that this sentence completes, by its time or by being the last."""
         tag, instant = message.tag, message.instant
-        if not self._talkers.admit(tag, instant):
+        if self._talkers.followed is not None and not self._talkers.admit(tag, instant):
             self.counts["other-talker"] += 1
             return
         epoch = self._epoch
@@ -90,7 +90,8 @@ class Assembler:
         if isinstance(message, Gst) and not epoch.take_errors(message):
             self._gst = message
         epoch.join(message)
-        if self._eager and epoch.instant is not None and self._cycle.ends(tag, epoch.seen[tag]):
+        cycle = self._cycle
+        if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
             self._close("cycle", now_s, fixes)
 
     def quiet(self, now_s: float, fixes: list[Fix]) -> None:
@@ -133,7 +134,7 @@ class Assembler:
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
         epoch, tag = self._epoch, message.tag
         if epoch is None:
-            if self._closed_by == "cycle" and not self._cycle.begins(tag):
+            if self._closed_by == "cycle" and tag != self._cycle.first:
                 self._late(tag)
                 return None
         elif isinstance(message, Report) and tag in epoch.seen:
@@ -157,7 +158,7 @@ class Assembler:
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reported:
             return
-        if by in {"time", "quiet"}:
+        if self._eager and by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
         self._judged, self._closed_by, self.judged_s = epoch, by, now_s
         trusted = epoch.trusted()
