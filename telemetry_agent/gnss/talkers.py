@@ -45,6 +45,8 @@ class Talkers:
 
     def opens(self, tag: str) -> bool:
         """A sentence with this tag would open an epoch: may it?"""
+        if self.followed is not None:
+            return True
         talker, last = group(tag), self._last
         if talker == last:
             self._run += 1
