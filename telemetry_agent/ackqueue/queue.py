@@ -17,8 +17,6 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -27,7 +25,7 @@ from telemetry_agent.ackqueue.handout import Plan
 from telemetry_agent.ackqueue.ledger import ACKED, Ledger
 from telemetry_agent.ackqueue.lock import QueueLock
 from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.rows import encode, is_sound, stream_from_int, to_record
+from telemetry_agent.ackqueue.rows import Row, decode, encode, is_sound, stream_from_int
 from telemetry_agent.ackqueue.schema import Connect, State, connect, make_directories
 from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.store import ROWS_PER_READ, Store
@@ -38,7 +36,6 @@ from telemetry_agent.model import Batch, Fix, Record
 
 log = logging.getLogger(__name__)
 
-_DEVICE_AND_STREAM = itemgetter(1, 2)
 _DOUBTFUL_TIME = {"time", "date"}
 
 
@@ -381,8 +378,10 @@ class AckQueue:
                     with self._lock:
                         marks = [self._ledger.state_of(row[0]) for row in rows]
                 for row, mark in zip(rows, marks, strict=True):
-                    if mark.state > 0 and state in {None, mark.state} and is_sound(row):
-                        record = to_record(row, stream_from_int(row[2]))
+                    if mark.state <= 0 or state not in {None, mark.state}:
+                        continue
+                    record = decode(row)
+                    if record is not None:
                         yield Stored(record, mark.state, mark.reason)
 
     def close(self) -> None:
@@ -423,27 +422,32 @@ class AckQueue:
         return refusal
 
     def _hand_out(self, plan: Plan) -> Batch | None:
-        """Make a batch of planned rows. ``None`` if all of them were damaged: plan again."""
+        """Make a batch of planned rows. ``None`` if none was sound: plan again."""
         rows = [row for lo, hi in plan.ranges for row in self._store.read(lo, hi)]
-        sound = [row for row in rows if is_sound(row)]
-        if len(sound) < plan.size:
-            self._set_damaged_aside(plan, {row[0] for row in sound})
-        if not sound:
-            return None
+        damaged: list[int] = []
+        if len(rows) < plan.size:
+            planned = {row for lo, hi in plan.ranges for row in range(lo, hi + 1)}
+            damaged += planned.difference(row[0] for row in rows)
         step = -1 if plan.newest_first else 1
-        (device, stream), run = next(groupby(sound[::step], key=_DEVICE_AND_STREAM))
-        taken = list(run)[::step]
-        name = stream_from_int(stream)
+        taken = _first_run(rows[::step])[::step]
+        found = [decode(row) for row in taken]
+        records = tuple([record for record in found if record is not None])
+        if len(records) < len(found):
+            damaged += [row[0] for row, record in zip(taken, found, strict=True) if not record]
+            taken = [row for row, record in zip(taken, found, strict=True) if record]
+        if damaged:
+            self._set_aside(sorted(damaged))
+        if not records:
+            return None
         with self._lock:
             lease = self._ledger.begin([row[0] for row in taken], plan.batch)
             if self._ledger.handout.live() == 0:
                 waiting = self._writer.oldest
                 self._live_since_s = waiting[0] if waiting is not None else None
-        records = tuple(to_record(row, name) for row in taken)
-        return Batch(lease, name, device, records, plan.live)
+        first = records[0]
+        return Batch(lease, first.stream, first.device, records, plan.live)
 
-    def _set_damaged_aside(self, plan: Plan, sound: set[int]) -> None:
-        damaged = [row for lo, hi in plan.ranges for row in range(lo, hi + 1) if row not in sound]
+    def _set_aside(self, damaged: list[int]) -> None:
         with self._lock:
             self._ledger.damage(damaged)
         log.error(
@@ -477,3 +481,12 @@ class AckQueue:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the queue {self.path} is closed")
+
+
+def _first_run(rows: list[Row]) -> list[Row]:
+    """The rows up to where device or stream changes."""
+    if not rows:
+        return rows
+    kind = rows[0][1:3]
+    end = next((place for place, row in enumerate(rows) if row[1:3] != kind), len(rows))
+    return rows[:end]
