@@ -100,6 +100,8 @@ class AckQueue:
             self._file_lock.release()
             raise
         self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
+        self._waiters = 0
         self._disk = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
         self._used = False
@@ -152,6 +154,7 @@ class AckQueue:
                 self._live_since_s = now_s
             if _DOUBTFUL_TIME.isdisjoint(fix.flags):
                 self._latest_ms = fix.time_ms
+            self._wake_waiters()
         if self._commit_every_s == 0:
             with self._disk:
                 self._write()
@@ -176,7 +179,9 @@ class AckQueue:
         with self._lock:
             return self._writer.due_s(self._commit_every_s)
 
-    def lease(self, limit: int, *, live_first: bool = True) -> Batch | None:
+    def lease(
+        self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
+    ) -> Batch | None:
         """Hand out fixes of one stream and one device, in the order of recording.
 
         Either live fixes or the oldest run of the backlog, never both. What was a batch that got
@@ -186,6 +191,8 @@ class AckQueue:
         Args:
             limit: The most fixes that the batch may hold.
             live_first: If there are live fixes, the newest of them; else strictly the oldest.
+            timeout_s: How long to wait for something that is ready; ``None``: until there is.
+                To close the queue ends the wait, with the ValueError of a closed queue.
 
         Returns:
             ``None`` if nothing is ready.
@@ -195,17 +202,14 @@ class AckQueue:
         """
         if limit < 1:
             raise ValueError(f"a batch holds at least one fix, not {limit}")
-        with self._disk:
-            self._use()
-            self._write()
-            while True:
-                with self._lock:
-                    plan = self._ledger.choose(limit, live_first=live_first)
-                if plan is None:
-                    return None
-                batch = self._hand_out(plan)
-                if batch is not None:
-                    return batch
+        until_s = None if timeout_s is None else self._clock.monotonic_s() + timeout_s
+        while True:
+            with self._disk:
+                self._use()
+                self._write()
+                batch = self._lease(limit, live_first=live_first)
+            if batch is not None or timeout_s == 0 or not self._wait_until_ready(until_s):
+                return batch
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """Make one batch two: its first ``at`` fixes, and the rest."""
@@ -264,6 +268,7 @@ class AckQueue:
                     self._ledger.give_back(batch)
                 else:
                     self._ledger.suspend(batch)
+                self._wake_waiters()
             if not answered:
                 self._write()
 
@@ -396,6 +401,7 @@ class AckQueue:
                 if self._closed:
                     return
                 self._closed = True
+                self._wake_waiters()
             refusal = self._write() if self._used else None
             self._store.close()
             self._file_lock.release()
@@ -419,7 +425,19 @@ class AckQueue:
     def _write(self) -> StorageError | None:
         refusal = self._writer.write()
         self._find_oldest()
+        with self._lock:
+            self._wake_waiters()
         return refusal
+
+    def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
+        while True:
+            with self._lock:
+                plan = self._ledger.choose(limit, live_first=live_first)
+            if plan is None:
+                return None
+            batch = self._hand_out(plan)
+            if batch is not None:
+                return batch
 
     def _hand_out(self, plan: Plan) -> Batch | None:
         """Make a batch of planned rows. ``None`` if none was sound: plan again."""
@@ -473,6 +491,29 @@ class AckQueue:
         self._used = True
 
     # Without the disk lock
+
+    def _wait_until_ready(self, until_s: float | None) -> bool:
+        """Wait for what a lease may get; False: it is ``until_s``."""
+        with self._ready:
+            self._waiters += 1
+            try:
+                while not (self._closed or self._ledger.handout.free.total):
+                    now_s = self._clock.monotonic_s()
+                    write_s = self._writer.due_s(0)  # the lease commits what waits, or retries
+                    if write_s is not None and write_s <= now_s:
+                        break
+                    if until_s is not None and until_s <= now_s:
+                        return False
+                    ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
+                    self._ready.wait(min(ends_s) - now_s if ends_s else None)
+            finally:
+                self._waiters -= 1
+        return True
+
+    def _wake_waiters(self) -> None:
+        """Each looks for itself. The memory lock is held."""
+        if self._waiters:
+            self._ready.notify_all()
 
     def _ring(self) -> None:
         for ring in self._watchers:
