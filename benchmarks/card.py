@@ -112,11 +112,9 @@ SUBJECTS: dict[str, Callable[[Path, int], None]] = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "as it is": (),
-    **{f"page_size {size}": (f"page_size = {size}",) for size in (512, 2048, 4096)},
+    **{f"page_size {size}": (f"page_size = {size}",) for size in (1024, 2048, 4096)},
     **{f"wal_autocheckpoint {n}": (f"wal_autocheckpoint = {n}",) for n in (20, 50, 1000)},
     "secure_delete off": ("secure_delete = OFF",),
-    "512 and 1000": ("page_size = 512", "wal_autocheckpoint = 1000"),
-    "512 and 400": ("page_size = 512", "wal_autocheckpoint = 400"),
 }
 
 

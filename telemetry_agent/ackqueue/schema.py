@@ -123,7 +123,7 @@ _PRAGMAS = (
     # The unit of every write. A commit of one fix writes one page to the log, and the larger the
     # page, the more often that touches two blocks of the file system. Bytes per fix, one commit
     # each, delivered every 10 s (benchmarks/card.py --choices): 5.5 KB with 512, 6.1 with 1024,
-    # 9.5 with 4096, at the same speed. Has an effect only before the first table is made.
+    # 9.4 with 4096, at the same speed. Has an effect only before the first table is made.
     "PRAGMA page_size = 512",
     # A commit appends to one file and syncs once; readers do not block it.
     "PRAGMA journal_mode = WAL",
@@ -131,7 +131,7 @@ _PRAGMAS = (
     "PRAGMA synchronous = FULL",
     # Pages, so 100 KB. The last page of each tree is copied back once for many commits, and the
     # log stays so short that a start after a power cut is immediate. Measured: five times as
-    # long a log saves 1 % of the bytes, a quarter of it costs 3 %.
+    # long a log saves 2 % of the bytes, a quarter of it costs 5 %.
     "PRAGMA wal_autocheckpoint = 200",
     # A log that grew once (a long reader, a big group) shrinks again.
     "PRAGMA journal_size_limit = 1048576",
