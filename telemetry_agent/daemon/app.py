@@ -18,7 +18,13 @@ from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
-from telemetry_agent.gnss.sources import Source
+from telemetry_agent.gnss.sources import Source, gpsd
+from telemetry_agent.gnss.sources.auto import AutoSource
+from telemetry_agent.gnss.sources.baud import BaudMemory
+from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.gnss.sources.gpsd import GpsdSource
+from telemetry_agent.gnss.sources.hotplug import Hotplug
+from telemetry_agent.gnss.sources.network import TcpSource, UdpSource
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.upload.formats import native
@@ -65,6 +71,7 @@ class Agent:
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
+        self._hotplug = self.supervisor.add("hotplug", self._build_hotplug)
         self.reader = self.supervisor.add("reader", self._build_reader)
         self.queue.watch(self._committer.wake)
         self.queue.watch(self.uploader.wake)
@@ -74,19 +81,28 @@ class Agent:
             self.queue, native, self._transport, _policy(self._settings.upload), clock=self._clock
         )
 
+    def _build_hotplug(self) -> Hotplug:
+        def ring() -> None:
+            self.reader.wake()  # the one that runs by then
+
+        return Hotplug(ring)
+
     def _build_reader(self) -> Reader:
         gps = self._settings.gps
         replays = gps.source.startswith("file:")
+        source = _source(gps, self._settings.queue.path.with_suffix(".baud"))
 
         def decoder() -> Decoder:
             # The dates of a recording are what they are; a receiver's may have rolled over.
-            return Decoder(wall_clock=self._wall_clock, fix_rollover=not replays)
+            baud = source.baud if isinstance(source, SerialSource | AutoSource) else None
+            return Decoder(wall_clock=self._wall_clock, fix_rollover=not replays, baud=baud)
 
         return Reader(
-            _source(gps),
+            source,
             decoder,
             record=lambda fix: self.queue.put(fix, self._settings.device),
             clock=self._clock,
+            arrivals=lambda: self._hotplug.task.arrivals,
         )
 
     def _wall_clock(self) -> int | None:
@@ -99,6 +115,7 @@ class Agent:
     def stop(self) -> None:
         """End within 10 s. The last bytes read are recorded, and one last upload is tried."""
         _end(self.reader, _READER_S)
+        _end(self._hotplug, _ABORT_S)
         try:
             self.queue.commit()
         except StorageError as error:
@@ -124,10 +141,28 @@ def _within(timeout_s: float, act: Callable[[], object]) -> None:
     thread.join(timeout_s)
 
 
-def _source(gps: Gps) -> Source:
-    if gps.source.startswith("file://"):
-        return ReplaySource(Path(gps.source.removeprefix("file://")))
-    return SerialSource(Path(gps.source), gps.baud)
+def _source(gps: Gps, baud_file: Path) -> Source:
+    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have."""
+    commands = [command_bytes(text) for text in gps.on_connect]
+    memory = BaudMemory(baud_file)
+    baud = None if gps.baud == "auto" else gps.baud
+
+    def port(path: Path) -> Source:
+        return SerialSource(path, baud, commands=commands, memory=memory)
+
+    if gps.source == "auto":
+        return AutoSource(port)
+    if gps.source.startswith("/"):
+        return port(Path(gps.source))
+    parts = urlsplit(gps.source)
+    host, number = parts.hostname or "", parts.port or 0
+    if parts.scheme == "gpsd":
+        return GpsdSource(host, number or gpsd.PORT)
+    if parts.scheme == "tcp":
+        return TcpSource(host, number, commands=commands)
+    if parts.scheme == "udp":
+        return UdpSource(host, number)
+    return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
 def _policy(upload: UploadSettings) -> UploadPolicy:
