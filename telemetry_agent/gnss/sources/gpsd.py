@@ -47,7 +47,7 @@ class Reports:
     def __init__(self) -> None:
         self.devices: list[str] | None = None
         self._tail = b""
-        self._epochs = 2  # of reports since the last position sentence
+        self._epochs = 1  # of reports since the last position sentence, as if one had been missed
         self._time: object = None
 
     def feed(self, data: bytes) -> bytes:
@@ -146,9 +146,10 @@ def devices(host: str = "localhost", port: int = PORT, *, clock: Clock | None = 
 def _tpv(tpv: _Report) -> Iterator[str]:
     time, date = _time(tpv)
     mode = tpv.get("mode", 0)
-    if mode < 2 or "lat" not in tpv or "lon" not in tpv:
+    if time and mode < 2:
         yield f"GNRMC,{time},V,,,,,,,{date},,,N"
-        return
+    if not time or mode < 2 or "lat" not in tpv or "lon" not in tpv:
+        return  # gpsd has not heard the whole epoch yet
     quality = _QUALITY.get(tpv.get("status", 1), 1)
     # "alt" is what gpsd before 3.20 called it.
     alt = tpv.get("altMSL", tpv.get("alt"))
