@@ -106,11 +106,10 @@ class GpsdSource(TcpSource):
                 f"{self.name} has no receiver: `sudo gpsdctl add /dev/…`, or name it in "
                 "/etc/default/gpsd"
             )
-        if devices and self._followed not in devices:
+        if devices and self._followed is None:
+            # Sentences do not say of which receiver they are, and a second one may come later.
             self._followed = devices[0]
-            if len(devices) > 1:
-                # Sentences do not say of which receiver they are.
-                self._watch(device=self._followed)
+            self._watch(device=self._followed)
         return said
 
     def remedy(self, state: ReceiverState, heard: bytes) -> str:
