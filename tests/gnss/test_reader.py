@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeClock
+from scripted import ScriptedReceiver
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
@@ -438,3 +439,18 @@ def test_close_waits_for_the_step_and_no_step_follows() -> None:
     closing.join(LIMIT_S)
     assert (source.closed, reader.status.fixes) == (1, 2)
     assert reader.step(0) is None
+
+
+# ---- on a receiver that changes
+
+
+def test_a_receiver_that_comes_back_at_another_speed_is_found_again() -> None:
+    recorded = Recorded()
+    with ScriptedReceiver(line(0) + line(1), baud=9600) as receiver:
+        reader = Reader(SerialSource(receiver.device), live, recorded)
+        with running(reader):
+            recorded.wait_for(DAY_MS)
+            receiver.says = line(2) + line(3)
+            receiver.baud = 115200
+            recorded.wait_for(DAY_MS + 2000)
+            assert reader.status.state == "2d"
