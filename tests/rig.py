@@ -32,8 +32,10 @@ def write_config(
             "timeout": "2s",
             "backoff_initial": "100ms",
             "backoff_max": "500ms",
+            "resume_spread": "100ms",
             **upload,
         },
+        "connectivity": {"probe_every": "200ms"},
         "log": {"level": "debug"},
     }
     for section, values in sections.items():
