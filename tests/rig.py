@@ -72,9 +72,12 @@ def record_backlog(folder: Path, fixes: int) -> None:
     recording.unlink()
 
 
-def started(config: Path) -> contextlib.AbstractContextManager[Running]:
-    """The daemon."""
-    return agent("run", "--config", str(config))
+@contextlib.contextmanager
+def started(config: Path) -> Iterator[Running]:
+    """The daemon, from when it runs."""
+    with agent("run", "--config", str(config)) as daemon:
+        daemon.wait_for_line("telemetry-agent .* records ")
+        yield daemon
 
 
 def stats(folder: Path) -> QueueStats:
