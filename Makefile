@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= --constraint constraints.txt
 BIN = $(VENV)/bin
 
 .PHONY: demo test check lint debian clean
@@ -29,7 +30,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 # Debian ships venv apart from Python.
