@@ -54,12 +54,12 @@ def main(args: list[str] | None = None) -> None:
         result: Any = cli.main(args, prog_name=PROGRAM, standalone_mode=False)
     except click.Abort:
         sys.exit(_INTERRUPTED)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(error.exit_code)
     except click.UsageError as error:
+        text = error.format_message()
         path = error.ctx.command_path if error.ctx else PROGRAM
-        click.echo(f"{PROGRAM}: {error.format_message()} See '{path} --help'.", err=True)
+        # A command that needs a subcommand shows its help in click's name of an error.
+        is_help = text.startswith("Usage:")
+        click.echo(text if is_help else f"{PROGRAM}: {text} See '{path} --help'.", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         click.echo(f"{PROGRAM}: {error.format_message()}", err=True)

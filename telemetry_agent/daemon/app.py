@@ -1,19 +1,19 @@
-"""The only place where real parts are put together, and the life of the process round them."""
+"""The only place where real parts are put together."""
 
 import logging
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from telemetry_agent import __version__
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import Gps, Settings
 from telemetry_agent.config import Upload as UploadSettings
+from telemetry_agent.connectivity.monitor import Monitor
+from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connectivity.routes import KernelBell
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
@@ -27,6 +27,7 @@ from telemetry_agent.gnss.sources.hotplug import Hotplug
 from telemetry_agent.gnss.sources.network import TcpSource, UdpSource
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
+from telemetry_agent.model import Fix, UploadState
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.transport import Transport
@@ -36,17 +37,16 @@ log = logging.getLogger(__name__)
 
 # What each part may take when the agent stops: together under the 10 s that are promised.
 _READER_S = 1.0
+_HOTPLUG_S = 0.5
+_MONITOR_S = 0.5
 _REQUEST_S = 3.0
-_ABORT_S = 0.5
 _LAST_UPLOAD_S = 3.0
+_COMMITTER_S = 0.5
 _QUEUE_S = 1.0
-
-_EX_SOFTWARE = 70  # sysexits.h: a fault of ours; the service manager starts the agent again
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 class Agent:
-    """The parts of a running agent: reader, queue with its committer, uploader.
+    """The parts of a running agent: reader, queue with its committer, uploader, monitor.
 
     Raises:
         QueueLockedError: another process holds the queue.
@@ -54,59 +54,22 @@ class Agent:
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self._clock = clock
         self.queue = AckQueue(
             settings.queue.path,
             commit_every_s=settings.queue.commit_every_s,
             keep_delivered_s=settings.queue.keep_delivered_s,
             clock=clock,
         )
-        self._settings = settings
-        self._clock = clock
-        self._transport = Transport(
-            settings.upload.url,
-            # Longer than a batch gathers, so that the next one finds the connection open.
-            keepalive_expiry_s=3 * settings.upload.flush_every_s,
-            network=Network(clock),
-        )
+        self._transport = self._build_transport()
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
+        self.monitor = self.supervisor.add("connectivity", self._build_monitor)
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
         self._hotplug = self.supervisor.add("hotplug", self._build_hotplug)
         self.reader = self.supervisor.add("reader", self._build_reader)
-        self.queue.watch(self._committer.wake)
         self.queue.watch(self.uploader.wake)
-
-    def _build_uploader(self) -> Uploader:
-        return Uploader(
-            self.queue, native, self._transport, _policy(self._settings.upload), clock=self._clock
-        )
-
-    def _build_hotplug(self) -> Hotplug:
-        def ring() -> None:
-            self.reader.wake()  # the one that runs by then
-
-        return Hotplug(ring)
-
-    def _build_reader(self) -> Reader:
-        gps = self._settings.gps
-        replays = gps.source.startswith("file:")
-        source = _source(gps, self._settings.queue.path.with_suffix(".baud"))
-
-        def decoder() -> Decoder:
-            # The dates of a recording are what they are; a receiver's may have rolled over.
-            baud = source.baud if isinstance(source, SerialSource | AutoSource) else None
-            return Decoder(wall_clock=self._wall_clock, fix_rollover=not replays, baud=baud)
-
-        return Reader(
-            source,
-            decoder,
-            record=lambda fix: self.queue.put(fix, self._settings.device),
-            clock=self._clock,
-            arrivals=lambda: self._hotplug.task.arrivals,
-        )
-
-    def _wall_clock(self) -> int | None:
-        return self._clock.wall_ms() if self._clock.synchronised() else None
 
     def start(self) -> None:
         """Start every thread."""
@@ -114,24 +77,127 @@ class Agent:
 
     def stop(self) -> None:
         """End within 10 s. The last bytes read are recorded, and one last upload is tried."""
-        _end(self.reader, _READER_S)
-        _end(self._hotplug, _ABORT_S)
+        self.reader.end(_READER_S)
         try:
             self.queue.commit()
         except StorageError as error:
             log.error("%s", error)  # noqa: TRY400 - the user's disk, no fault of the code
-        _end(self.uploader, _REQUEST_S)
+        self._hotplug.end(_HOTPLUG_S)
+        self.monitor.end(_MONITOR_S)
+        self.uploader.end(_REQUEST_S)
         last_upload = self.uploader.task.last_upload
-        _within(_LAST_UPLOAD_S + _ABORT_S, lambda: last_upload(_LAST_UPLOAD_S))
-        _end(self._committer, _ABORT_S)
+        _within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
+        self._committer.end(_COMMITTER_S)
         _within(_QUEUE_S, self.queue.close)
 
+    def apply(self, settings: Settings) -> None:
+        """Go on with other settings; no fix is lost.
 
-def _end(supervised: Supervised[Any], timeout_s: float) -> None:
-    supervised.ask_to_stop()
-    supervised.join(timeout_s)
-    supervised.task.close()
-    supervised.join(_ABORT_S)
+        The uploader starts afresh in any case, so that what was held goes on at once.
+        """
+        before, self.settings = self.settings, settings
+        if settings.queue != before.queue:
+            log.warning("[queue] has changed: that takes effect at the next start")
+        if settings.gps != before.gps:
+            self.reader.restart(_READER_S)
+        self.monitor.restart(_MONITOR_S)
+        self.uploader.end(_REQUEST_S)
+        self._transport.close()
+        self._transport = self._build_transport()
+        self.uploader.restart(0)
+
+    def _build_transport(self) -> Transport:
+        upload = self.settings.upload
+        return Transport(
+            upload.url,
+            # Longer than a batch gathers, so that the next one finds the connection open.
+            keepalive_expiry_s=3 * upload.flush_every_s,
+            network=Network(self._clock),
+        )
+
+    def _build_uploader(self) -> Uploader:
+        return Uploader(
+            self.queue,
+            native,
+            self._transport,
+            _policy(self.settings.upload),
+            way=_Way(self.monitor),
+            clock=self._clock,
+        )
+
+    def _build_monitor(self) -> Monitor:
+        settings = self.settings
+        host, port = settings.connectivity.probe or settings.upload.address
+        bell = KernelBell()
+        return Monitor(
+            Probe(host, port, bell),
+            bell,
+            probe_every_s=settings.connectivity.probe_every_s,
+            resume_spread_s=settings.upload.resume_spread_s,
+            on_return=self._network_returned,
+            on_change=self._network_changed,
+            clock=self._clock,
+        )
+
+    def _network_returned(self) -> None:
+        self.uploader.task.network_returned()
+
+    def _network_changed(self) -> None:
+        self.uploader.task.network_changed()
+
+    def _build_hotplug(self) -> Hotplug:
+        return Hotplug(self._port_arrived)
+
+    def _port_arrived(self) -> None:
+        self.reader.wake()
+
+    def _build_reader(self) -> Reader:
+        gps = self.settings.gps
+        source = _source(gps, self.settings.queue.path.with_suffix(".baud"))
+
+        def decoder() -> Decoder:
+            return Decoder(
+                wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
+                # The dates of a recording are what they are; a receiver's may have rolled over.
+                fix_rollover=not isinstance(source, ReplaySource),
+                baud=source.baud if isinstance(source, SerialSource | AutoSource) else None,
+            )
+
+        return Reader(
+            source,
+            decoder,
+            record=self._record,
+            clock=self._clock,
+            arrivals=lambda: self._hotplug.task.arrivals,
+        )
+
+    def _record(self, fix: Fix) -> None:
+        self.queue.put(fix, self.settings.device)
+
+    def __str__(self) -> str:
+        """What it does, in one line; no secret."""
+        settings = self.settings
+        # The rest of a URL may hold a key.
+        return (
+            f"records {settings.device} from {settings.gps.source} into {settings.queue.path}, "
+            f"for {urlsplit(settings.upload.url).netloc}"
+        )
+
+
+class _Way:
+    """The way to the endpoint as the monitor that runs now sees it."""
+
+    def __init__(self, monitor: Supervised[Monitor]) -> None:
+        self._monitor = monitor
+
+    def closed(self) -> tuple[UploadState, str] | None:
+        return self._monitor.task.closed()
+
+    def doubt(self) -> None:
+        self._monitor.task.doubt()
+
+    def answered(self) -> None:
+        self._monitor.task.answered()
 
 
 def _within(timeout_s: float, act: Callable[[], object]) -> None:
@@ -175,28 +241,3 @@ def _policy(upload: UploadSettings) -> UploadPolicy:
         backoff_initial_s=upload.backoff_initial_s,
         backoff_max_s=upload.backoff_max_s,
     )
-
-
-def run(settings: Settings, clock: Clock) -> int:
-    """Run until a signal says stop. Returns the exit status."""
-    # Before any thread starts, so that all inherit it and only sigwait hears of them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    agent = Agent(settings, clock)
-    log.info(
-        "telemetry-agent %s records %s from %s into %s, for %s",
-        __version__,
-        settings.device,
-        settings.gps.source,
-        settings.queue.path,
-        urlsplit(settings.upload.url).netloc,  # the rest of a URL may hold a key
-    )
-    agent.start()
-    number = signal.sigwait(_SIGNALS)
-    if agent.supervisor.gave_up:
-        log.critical("stopping, to be started afresh")
-    else:
-        log.info("stopping on %s", signal.Signals(number).name)
-    agent.stop()
-    stats = agent.queue.stats()
-    log.info("stopped: %d fixes wait for the next start", stats.ready + stats.unack)
-    return _EX_SOFTWARE if agent.supervisor.gave_up else 0

@@ -32,10 +32,7 @@ class Queue(Protocol):
     """As much of the queue as the uploader knows. A batch is a lease."""
 
     def lease(self, limit: int, *, live_first: bool) -> Batch | None:
-        """Live fixes if asked for and there; else the oldest that are ready.
-
-        What got no answer comes whole, if it is more than ``limit``, too.
-        """
+        """Live fixes if asked for and there; else the oldest that are ready."""
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """The lease as two: the first ``at`` fixes, and the rest."""
@@ -80,3 +77,29 @@ class Exchange(Protocol):
     def abort(self) -> None: ...  # noqa: D102
     def rearm(self) -> None: ...  # noqa: D102
     def drop_idle(self) -> None: ...  # noqa: D102
+
+
+class Way(Protocol):
+    """What is known of the way to the endpoint. It delays attempts, and forbids none."""
+
+    def closed(self) -> tuple[UploadState, str] | None:
+        """Why there is no way, in a state word and in words for the user; ``None``: there is."""
+
+    def doubt(self) -> None:
+        """An exchange got no answer."""
+
+    def answered(self) -> None:
+        """An exchange got an answer, whatever it said."""
+
+
+class OpenWay:
+    """Nothing is known: every attempt is worth making."""
+
+    def closed(self) -> None:
+        """See ``Way``."""
+
+    def doubt(self) -> None:
+        """See ``Way``."""
+
+    def answered(self) -> None:
+        """See ``Way``."""

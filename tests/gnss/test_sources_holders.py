@@ -38,6 +38,16 @@ def test_a_login_of_another_user_is_seen_by_its_command_line(machine: Machine) -
     assert holder(PORT, machine.root) == Holder(612, "agetty")
 
 
+def test_a_login_that_cannot_be_seen_is_known_by_its_unit(machine: Machine) -> None:
+    slice_ = machine.root / "sys/fs/cgroup/system.slice/system-serial\\x2dgetty.slice"
+    for tty, pids in (("ttyUSB0", "612\n613\n"), ("ttyUSB1", "700\n"), ("ttyUSB2", "")):
+        unit = slice_ / f"serial-getty@{tty}.service"
+        unit.mkdir(parents=True)
+        (unit / "cgroup.procs").write_text(pids)
+    assert holder(PORT, machine.root) == Holder(612, "agetty")
+    assert holder(Path("/dev/ttyUSB2"), machine.root) is None
+
+
 def test_a_lock_of_another_user_is_seen(machine: Machine) -> None:
     node = machine.root / "dev/ttyUSB0"
     node.write_bytes(b"")

@@ -27,7 +27,7 @@ from misbehaving import (
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.network import Network
+from telemetry_agent.upload.network import BrokenError, Connection, Network
 from telemetry_agent.upload.seams import NoAnswer
 from telemetry_agent.upload.transport import Transport
 
@@ -84,6 +84,17 @@ def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
     assert counted[1] == len(
         "HTTP/1.1 202 Whatever\r\nContent-Length: 4\r\nX-One: 1\r\nx-Two: 2\r\n\r\nfine"
     )
+
+
+def test_a_header_of_the_user_may_hold_any_letters() -> None:
+    with Server() as server, transport_to(server.url, headers={"X-Name": "Zürich"}) as transport:
+        answered(transport.exchange(PAYLOAD, 5))
+    assert server.requests[0].headers["x-name"].encode("latin-1").decode() == "Zürich"
+
+
+def test_a_header_that_cannot_be_sent_is_no_traceback() -> None:
+    with Server() as server, transport_to(server.url, headers={"X-Name": "a\nb"}) as transport:
+        assert unanswered(transport.exchange(PAYLOAD, 5)).startswith("the request cannot be sent")
 
 
 def test_one_connection_serves_many_exchanges() -> None:
@@ -240,16 +251,27 @@ def test_a_refusal_is_clear_even_if_its_body_breaks_off(status: int) -> None:
         assert (got.status, got.body) == (status, b"no")
 
 
-def test_an_answer_given_before_the_request_was_read_counts() -> None:
+def test_an_answer_given_before_the_request_was_read_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse_early(line: Line, request: Request) -> bool:
         line.reply(413, "too large")
         line.hang()
         return False
 
-    early = Act(refuse_early, at_once=True)
-    big = Payload(b"x" * 300_000, {})
-    with Server(early) as server, transport_to(server.url) as transport:
-        assert answered(transport.exchange(big, 5)).status == 413
+    send = Connection.send
+
+    def breaks_at_the_body(self: Connection, data: bytes) -> None:
+        if not data.startswith(b"POST"):
+            raise BrokenError("connection reset by peer")
+        send(self, data)
+
+    monkeypatch.setattr(Connection, "send", breaks_at_the_body)
+    with (
+        Server(Act(refuse_early, at_once=True)) as server,
+        transport_to(server.url) as transport,
+    ):
+        assert answered(transport.exchange(PAYLOAD, 5)).status == 413
 
 
 def test_the_url_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -411,6 +433,16 @@ def test_tls_is_verified_and_says_so() -> None:
         assert server.connections == 1
         assert [len(request.body) for request in server.requests] == [1_000_000, 12]
         assert transport.sent_bytes > 1_000_000
+
+
+def test_a_tls_server_that_hangs_up_is_noticed_at_once() -> None:
+    with (
+        Server(answer(), hang_up(), hang_up(), tls=tls_server_context()) as server,
+        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+    ):
+        answered(transport.exchange(PAYLOAD, 5))
+        reason = unanswered(transport.exchange(PAYLOAD, 5))
+        assert reason == "the server closed the connection without an answer"
 
 
 def test_a_certificate_that_nobody_trusts_is_the_network() -> None:

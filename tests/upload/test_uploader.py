@@ -29,7 +29,9 @@ from misbehaving import (
 )
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.model import Batch, Fix, Payload
+from telemetry_agent.clock import Clock
+from telemetry_agent.model import Batch, Fix, Payload, UploadState
+from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
@@ -44,10 +46,29 @@ class Longest(random.Random):
         return b
 
 
+class FakeWay:
+    """The way to the endpoint as the test wants it."""
+
+    def __init__(self) -> None:
+        self.why: tuple[UploadState, str] | None = None
+        self.heard: list[str] = []
+
+    def closed(self) -> tuple[UploadState, str] | None:
+        return self.why
+
+    def doubt(self) -> None:
+        self.heard.append("doubt")
+
+    def answered(self) -> None:
+        self.heard.append("answered")
+
+
 class Bench:
     """A queue, an uploader and a server, and a clock that the test moves."""
 
-    def __init__(self, server: Server, folder: Path, **policy: Any) -> None:
+    def __init__(
+        self, server: Server, folder: Path, way: "FakeWay | None" = None, **policy: Any
+    ) -> None:
         self.server = server
         self.clock = FakeClock()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
@@ -58,6 +79,7 @@ class Bench:
             native,
             self.transport,
             UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
+            way=way,
             clock=self.clock,
             rng=Longest(),
         )
@@ -119,10 +141,10 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(
-    folder: Path, *script: Act, then: Act | None = None, tls: bool = False, **policy: Any
+    folder: Path, *script: Act, then: Act | None = None, tls: bool = False, **seams: Any
 ) -> Iterator[Bench]:
     with Server(*script, then=then, tls=tls_server_context() if tls else None) as server:
-        made = Bench(server, folder, **policy)
+        made = Bench(server, folder, **seams)
         try:
             yield made
         finally:
@@ -332,6 +354,25 @@ def test_a_time_out_is_no_answer(tmp_path: Path) -> None:
         assert b.counts == (0, 2, 0, 0)
 
 
+def test_a_batch_that_is_too_long_for_the_deadline_is_sent_in_parts(tmp_path: Path) -> None:
+    with bench(tmp_path, timeout_s=0.2) as b:
+
+        def run(line: Line, request: Request) -> None:
+            b.clock.advance(0.03 * len(request.names))  # a slow link
+            if len(request.names) > 6:
+                line.hang()
+            else:
+                line.server.take(request)
+                line.reply(200)
+
+        b.server.then = Act(run)
+        b.put_backlog(16)
+        b.work_for(60)
+        assert b.counts == (0, 0, 16, 0)
+        sizes = [len(request.names) for request in b.server.requests]
+        assert sizes == [16, 8, 4, 4, 4, 4]
+
+
 def test_a_tls_error_is_no_answer(tmp_path: Path) -> None:
     with bench(tmp_path, tls=True) as b:
         b.transport.close()
@@ -353,10 +394,76 @@ def test_the_network_cuts_a_backoff_short(tmp_path: Path) -> None:
         b.put(1)
         assert b.work() == 64  # a put cannot
         b.uploader.network_returned()
-        assert b.work() == 2  # a fleet does not come back at one instant
+        assert b.work() == 10  # for the live one to gather company
+        assert b.counts[2] == 2
         b.clock.advance(2)
         b.work()
         assert b.state == "ok"
+
+
+def test_no_attempt_while_the_way_is_closed_but_one_each_backoff_max(tmp_path: Path) -> None:
+    way = FakeWay()
+    with bench(tmp_path, hang_up(), way=way) as b:
+        b.put_backlog(2)
+        way.why = ("no-route", "no route to 192.0.2.1")
+        assert b.work() == 1  # the first attempt, whatever the monitor thinks
+        assert len(b.server.requests) == 1
+        b.clock.advance(1)
+        assert b.work() == 299
+        assert (b.state, b.uploader.status().last_error) == ("no-route", "no route to 192.0.2.1")
+        b.clock.advance(299)
+        assert b.work() == 300
+        assert len(b.server.requests) == 2
+        assert b.state == "ok"
+        assert way.heard == ["doubt", "answered"]
+
+
+def test_the_return_of_the_network_resumes_at_once(tmp_path: Path) -> None:
+    way = FakeWay()
+    with bench(tmp_path, hang_up(), way=way) as b:
+        b.put_backlog(2)
+        b.work()
+        way.why = ("unreachable", "connection refused")
+        b.clock.advance(100)
+        assert b.work() == 200
+        way.why = None
+        b.uploader.network_returned()
+        assert b.work() is None
+        assert b.counts == (0, 0, 2, 0)
+
+
+def test_a_closed_way_is_no_trouble_while_nothing_is_pending(tmp_path: Path) -> None:
+    way = FakeWay()
+    with bench(tmp_path, way=way) as b:
+        b.put_backlog(1)
+        assert b.work() is None
+        way.why = ("no-route", "no route")
+        assert b.work() == 300
+        assert b.state == "ok"
+
+
+def test_unanswered_rows_stay_unack_while_there_is_something_else_to_try(tmp_path: Path) -> None:
+    with bench(tmp_path, hang_up(), hang_up(), max_batch=2) as b:
+        b.put_backlog(6)
+        b.clock.advance(b.work() or 0)
+        assert b.counts == (4, 2, 0, 0)
+        b.clock.advance(b.work() or 0)
+        assert b.counts == (2, 4, 0, 0)
+        assert b.work() is None  # the third is answered: there is hope for the others
+        assert b.counts == (0, 0, 6, 0)
+        sent = [request.headers["idempotency-key"] for request in b.server.requests]
+        assert len(sent) == 5
+        assert len(set(sent)) == 3
+
+
+def test_a_changed_network_drops_the_kept_connection(tmp_path: Path) -> None:
+    with bench(tmp_path) as b:
+        b.put_backlog(1)
+        b.work()
+        b.uploader.network_changed()
+        b.put_backlog(1)
+        b.work()
+        assert b.server.connections == 2
 
 
 def test_what_the_server_stored_without_answering_is_sent_again_under_its_own_key(
@@ -398,9 +505,14 @@ def test_an_endpoint_that_refuses_everything_kills_nothing(
         b.put_backlog(count)
         assert b.work() == 300
         assert b.state == "held"
-        assert len(b.server.requests) <= ceil(log2(count)) + 3
+        before_alarm = len(b.server.requests)
+        assert before_alarm <= ceil(log2(count)) + 3
         b.work_for(3600)
         assert b.counts == (count, 0, 0, 0)
+        for request in b.server.requests[before_alarm:]:
+            assert len(request.names) == 1
+        each_time = 2 if compression == "gzip" else 1  # packed, and once more plain
+        assert len(b.server.requests) - before_alarm <= 12 * each_time
         b.server.then = answer()
         b.clock.advance(300)
         assert b.work() is None
@@ -486,6 +598,17 @@ def test_five_times_500_with_nothing_else_pending_tries_single_fixes(tmp_path: P
         b.work_for(600)
         assert b.dead_seqs == {3}
         assert b.counts == (0, 0, 7, 1)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_one_fix_per_request_and_the_first_is_bad(tmp_path: Path, status: int) -> None:
+    with bench(tmp_path, then=refusing({1}, status), max_batch=1, live_first=False) as b:
+        b.put(1)
+        b.work_for(400)
+        b.put(4)
+        b.work_for(3600)
+        assert b.dead_seqs == {1}
+        assert b.counts == (0, 0, 4, 1)
 
 
 def test_an_endpoint_that_is_down_with_500_costs_no_fix_and_no_storm(tmp_path: Path) -> None:
@@ -589,6 +712,15 @@ def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
         assert b.counts == (0, 2, 0, 0)
 
 
+def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:
+    with bench(tmp_path) as b:
+        b.uploader.close()
+        b.uploader = Uploader(b.queue, native, b.transport, UploadPolicy(), clock=b.clock)
+        b.put_backlog(2)
+        assert b.work() is None
+        assert b.counts == (0, 0, 2, 0)
+
+
 def test_the_last_upload_sends_the_newest(tmp_path: Path) -> None:
     with bench(tmp_path) as b:
         b.put_backlog(2)
@@ -659,3 +791,30 @@ def test_garbage_makes_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFix
         b.work_for(100)
         assert b.counts == (0, 0, 2, 0)
     assert all(record.exc_info is None for record in caplog.records)
+
+
+def test_as_a_task_it_delivers_what_rings_and_ends_when_asked(tmp_path: Path) -> None:
+    taken = threading.Event()
+
+    def run(line: Line, request: Request) -> None:
+        line.server.take(request)
+        line.reply(200)
+        taken.set()
+
+    with Server(then=Act(run)) as server, AckQueue(tmp_path / "queue.db") as queue:
+        transport = Transport(server.url)
+        uploader = Uploader(queue, native, transport, UploadPolicy(flush_every_s=0.05))
+        queue.watch(uploader.bell.ring)
+        stop, beat, clock = Stop(), Beat(), Clock()
+        thread = threading.Thread(target=run_loop, args=(uploader, stop, beat, clock))
+        thread.start()
+        for _ in range(2):
+            queue.put(FIX, "van-07")
+            assert taken.wait(5)
+            taken.clear()
+        stop.set()
+        uploader.wake()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert sum(server.ledger.values()) == 2
+        transport.close()

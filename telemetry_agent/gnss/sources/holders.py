@@ -2,7 +2,8 @@
 
 Opening a port that another program reads would split the bytes between the two, and not every
 program locks it: a login console does not. So the processes are asked before the port is opened.
-Without root only our own user's files are visible; command lines and locks are visible to all.
+Without root only our own user's files are visible, and in a confined service no other process at
+all. Command lines, locks and the units of systemd tell some of it even then.
 """
 
 import os
@@ -30,6 +31,8 @@ def holder(device: Path, root: Path = Path("/")) -> Holder | None:
     for pid in _processes(proc):
         if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):
             return Holder(pid, _text(proc / str(pid) / "comm") or "a program")
+    for pid in _login_unit(root, device.name):
+        return Holder(pid, "agetty")
     for pid in _lockers(proc, root / device.relative_to("/")):
         if pid != os.getpid():
             return Holder(pid, _text(proc / str(pid) / "comm") or "a program")
@@ -102,6 +105,13 @@ def _is_getty_on(proc: Path, pid: int, device: Path) -> bool:
         return False
     arguments = _text(proc / str(pid) / "cmdline").split("\0")
     return device.name in arguments or str(device) in arguments
+
+
+def _login_unit(root: Path, tty: str) -> Iterator[int]:
+    """The processes of the running unit that logs in on this tty."""
+    units = root / "sys/fs/cgroup/system.slice"
+    for unit in units.glob(f"*getty.slice/serial-getty@{tty}.service/cgroup.procs"):
+        yield from map(int, _text(unit).split())
 
 
 def _lockers(proc: Path, node: Path) -> Iterator[int]:
