@@ -51,6 +51,8 @@ class ReceiverStatus:
     """Handed on since the start."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """What the decoder counted since the start."""
+    antenna: str | None = None
+    """What the receiver last said of its antenna: OK, OPEN, SHORT, …"""
 
 
 class Reader:
@@ -62,6 +64,9 @@ class Reader:
         record: takes each fix once, in the order of arrival. What it raises ends the step; the
             fixes behind are handed on by the next step, or by ``close``.
         clock: tells when bytes came.
+        heard: takes all bytes as they came. Called in the reader's thread, as is ``changed``:
+            neither may wait or raise.
+        changed: called when another state or antenna is in ``status``.
     """
 
     name = "reader"
@@ -73,8 +78,12 @@ class Reader:
         decoder: Callable[[], Decoder],
         record: Callable[[Fix], object],
         clock: Clock | None = None,
+        heard: Callable[[bytes], object] = lambda data: None,
+        changed: Callable[[], object] = lambda: None,
     ) -> None:
         self.bell = Bell()
+        self._heard = heard
+        self._changed = changed
         self._source = source
         self._new_decoder = decoder
         self._record = record
@@ -153,6 +162,7 @@ class Reader:
             return self._failed(error, self._clock.monotonic_s())
         now_s = self._clock.monotonic_s()
         if data:
+            self._heard(data)
             was_silent = now_s - self._bytes_s >= _SILENT_AFTER_S
             self._speaking_s = now_s if was_silent else min(self._speaking_s, now_s)
             self._bytes_s = now_s
@@ -207,7 +217,10 @@ class Reader:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
         counts = self._counts + self._decoder.counts if self._decoder else self._counts.copy()
-        self.status = ReceiverStatus(before.source, state, since_s, self._fixes, counts)
+        antenna = (self._decoder and self._decoder.antenna) or before.antenna
+        self.status = ReceiverStatus(before.source, state, since_s, self._fixes, counts, antenna)
+        if (state, antenna) != (before.state, before.antenna):
+            self._changed()
 
 
 class _Trouble:

@@ -26,6 +26,7 @@ class UploadStatus:
     sent_bytes: int = 0
     received_bytes: int = 0
     last_error: str | None = None
+    last_error_s: float | None = None
     last_delivery_s: float | None = None
     next_attempt_s: float | None = None
     """When a wait ends that the endpoint or the network has imposed."""
@@ -39,6 +40,7 @@ class Account:
         self._trouble_since_s: float | None = None
         self._failed_before = 0
         self._told: set[str] = set()
+        self._report_refused = False
 
     def exchanged(self, sent_bytes: int, received_bytes: int) -> None:
         """A request was made; the bytes are totals since the start."""
@@ -61,6 +63,12 @@ class Account:
         if not before or len(str(before + count)) > len(str(before)):
             _log.warning("the endpoint refused a fix (%s): %d dead letters", reason, before + count)
 
+    def report_refused(self, reason: str) -> None:
+        """The endpoint takes no report without fixes; nothing else follows from that."""
+        if not self._report_refused:
+            self._report_refused = True
+            _log.info("the endpoint takes no report without fixes (%s)", reason)
+
     def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
         """The endpoint took so many fixes: whatever the trouble was, it is over."""
         self.status = replace(
@@ -82,7 +90,9 @@ class Account:
 
     def trouble(self, state: UploadState, reason: str, now_s: float, next_s: float) -> None:
         """Nothing can be delivered before ``next_s``."""
-        self.status = replace(self.status, last_error=reason, next_attempt_s=next_s)
+        self.status = replace(
+            self.status, last_error=reason, last_error_s=now_s, next_attempt_s=next_s
+        )
         self._enter(state, now_s)
         if self._trouble_since_s is None:
             self._trouble_since_s = now_s
