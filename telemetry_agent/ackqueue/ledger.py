@@ -196,6 +196,12 @@ class Ledger:
         """What became of a committed row."""
         return self.marks.value_at(row) or Mark(State.READY)
 
+    def pending(self, last: int) -> int:
+        """How many of the rows up to ``last`` are neither delivered, nor refused, nor gone."""
+        ranges = [span[:2] for span in chain(self.handout.free, self.in_state(State.UNACK))]
+        ranges += chain.from_iterable(lease.ranges for lease in self.leases.values())
+        return sum(min(hi, last) - lo + 1 for lo, hi in ranges if lo <= last)
+
     def oldest_pending(self) -> int | None:
         """The first row that is neither delivered, nor refused, nor gone."""
         rows = [lease.ranges[0][0] for lease in self.leases.values()]

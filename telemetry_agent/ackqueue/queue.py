@@ -416,6 +416,18 @@ class AckQueue:
                 oldest_ms = waiting[1][4]
             return count(self._ledger, self._writer.uncommitted, oldest_ms, file_bytes)
 
+    def last_row(self) -> int:
+        """The place of the newest fix, for ``pending``."""
+        with self._lock:
+            return self._base + self._seq
+
+    def pending(self, last_row: int) -> int:
+        """How many fixes up to that place are to be delivered. Never waits for the disk."""
+        with self._lock:
+            newest = self._base + self._seq
+            committed = newest - self._writer.uncommitted
+            return self._ledger.pending(last_row) + max(0, min(last_row, newest) - committed)
+
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.
 

@@ -78,7 +78,7 @@ class Reader:
         decoder: Callable[[], Decoder],
         record: Callable[[Fix], object],
         clock: Clock | None = None,
-        heard: Callable[[bytes], object] = lambda data: None,
+        heard: Callable[[bytes], object] = lambda _data: None,
         changed: Callable[[], object] = lambda: None,
     ) -> None:
         self.bell = Bell()

@@ -25,6 +25,8 @@ class UploadStatus:
     """Names in answers that their batch did not hold."""
     sent_bytes: int = 0
     received_bytes: int = 0
+    waits: int = 0
+    """How often an attempt ended in a wait."""
     last_error: str | None = None
     last_error_s: float | None = None
     last_delivery_s: float | None = None
@@ -63,6 +65,11 @@ class Account:
         if not before or len(str(before + count)) > len(str(before)):
             _log.warning("the endpoint refused a fix (%s): %d dead letters", reason, before + count)
 
+    def wait_cut_short(self, next_s: float) -> None:
+        """The next attempt is made by then."""
+        if self.status.next_attempt_s is not None:
+            self.status = replace(self.status, next_attempt_s=next_s)
+
     def report_refused(self, reason: str) -> None:
         """The endpoint takes no report without fixes; nothing else follows from that."""
         if not self._report_refused:
@@ -88,10 +95,22 @@ class Account:
             self._trouble_since_s = None
             self._told.clear()
 
-    def trouble(self, state: UploadState, reason: str, now_s: float, next_s: float) -> None:
-        """Nothing can be delivered before ``next_s``."""
+    def trouble(
+        self,
+        state: UploadState,
+        reason: str,
+        now_s: float,
+        next_s: float,
+        *,
+        attempted: bool = True,
+    ) -> None:
+        """Nothing can be delivered before ``next_s``; an attempt has shown it, or the network."""
         self.status = replace(
-            self.status, last_error=reason, last_error_s=now_s, next_attempt_s=next_s
+            self.status,
+            waits=self.status.waits + attempted,
+            last_error=reason,
+            last_error_s=now_s,
+            next_attempt_s=next_s,
         )
         self._enter(state, now_s)
         if self._trouble_since_s is None:

@@ -380,6 +380,10 @@ class QueueMachine(RuleBasedStateMachine):
         pending = [row for row in rows if row.state in {READY, UNACK}] or [
             row for row in rows if row.state == NEW
         ]
+        for place in {0, len(rows) // 2, len(rows)}:
+            waiting = [row for row in rows[:place] if row.state in {NEW, READY, UNACK}]
+            assert self.queue.pending(place) == len(waiting)
+        assert self.queue.last_row() == len(rows)
         oldest_ms = fix_at(pending[0].second).time_ms if pending else None
         assert stats.oldest_pending_ms == oldest_ms
 
