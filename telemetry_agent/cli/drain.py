@@ -1,6 +1,7 @@
 """``drain``: send the backlog now."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,14 +43,18 @@ def _answers(settings: Settings) -> Iterator[dict[str, Any]]:
         check_queue(settings.queue.path)
         from telemetry_agent.daemon.app import drain_alone  # noqa: PLC0415 - imports everything
 
+        # The answers tell it all; the log is for a daemon.
+        logging.getLogger("telemetry_agent").addHandler(logging.NullHandler())
         yield from drain_alone(settings, Clock())
 
 
 def _show_lines(answers: Iterator[dict[str, Any]]) -> None:
+    said = ""
     for answer in answers:
-        click.echo(
-            f"{answer['pending']:,} pending, {answer['delivered']:,} delivered ({answer['state']})"
-        )
+        line = f"{answer['pending']:,} pending, {answer['delivered']:,} delivered"
+        if line != said:
+            click.echo(line)
+        said = line
 
 
 def _show_bar(answers: Iterator[dict[str, Any]]) -> None:

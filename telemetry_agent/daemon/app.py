@@ -133,7 +133,13 @@ class Agent:
 
     def _build_uploader(self) -> Uploader:
         name = (self.queue.stream, self.settings.device)
-        reports = Reports(name, self.status.words, self.status.report, native.encode)
+        reports = Reports(
+            name,
+            self.status.words,
+            self.status.report,
+            native.encode,
+            self._clock.monotonic_s(),
+        )
         return Uploader(
             self.queue,
             native,

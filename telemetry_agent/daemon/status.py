@@ -185,7 +185,7 @@ class Status:
             if fix.sats is not None and now_s - came_s < _FRESH_S:
                 fields["sats"] = fix.sats
         fields["pending"] = pending(queue)
-        if queue.oldest_pending_ms is not None:
+        if fields["pending"] and queue.oldest_pending_ms is not None:
             fields["oldest_pending"] = rfc3339(queue.oldest_pending_ms)
         fields["dead_letters"] = queue.ack_failed
         fields["lost"] = dict(queue.lost)
@@ -248,8 +248,9 @@ class Status:
     def _queue_fields(self) -> dict[str, Any]:
         stats = self._queue()
         fields = queue_fields(stats, self._folder)
-        if stats.oldest_pending_ms is not None and self._newest_ms is not None:
-            fields["oldest_pending_s"] = (self._newest_ms - stats.oldest_pending_ms) / 1000
+        oldest_ms, newest_ms = stats.oldest_pending_ms, self._newest_ms
+        if "oldest_pending" in fields and oldest_ms is not None and newest_ms is not None:
+            fields["oldest_pending_s"] = (newest_ms - oldest_ms) / 1000
         return fields
 
 
@@ -271,7 +272,7 @@ def queue_fields(stats: QueueStats, folder: Path) -> dict[str, Any]:
         "file_bytes": stats.file_bytes,
         "disk_free_bytes": disk_free_bytes(folder),
     }
-    if stats.oldest_pending_ms is not None:
+    if fields["pending"] and stats.oldest_pending_ms is not None:
         fields["oldest_pending"] = rfc3339(stats.oldest_pending_ms)
     return fields
 

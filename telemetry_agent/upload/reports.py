@@ -8,7 +8,8 @@ A *change* is another word: the receiver's state, the upload's, the antenna's. N
 the time and wait for the next report. A receiver that wavers between two words must not cost a
 request each second, so a change that finds no fixes to ride with waits until ``_ALONE_EVERY_S``
 after the last report. The same wait, growing up to the heartbeat, follows a report that was not
-taken, whatever the reason.
+taken, whatever the reason. And the first one waits a little for the receiver to be heard, and for
+fixes to ride with.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from telemetry_agent.model import Batch, Payload
 from telemetry_agent.upload.seams import Compression
 
 _ALONE_EVERY_S = 60.0
+_FIRST_AFTER_S = 10.0
 
 
 class Encode(Protocol):
@@ -37,6 +39,7 @@ class Reports:
         words: what makes a change when it changes; cheap, asked at each step.
         fields: the report, ready for JSON.
         encode: makes the request.
+        now_s: when the agent starts, monotonic.
         heartbeat_s: the longest time between two reports.
     """
 
@@ -46,6 +49,7 @@ class Reports:
         words: Callable[[], tuple[str, ...]],
         fields: Callable[[], Mapping[str, object]],
         encode: Encode,
+        now_s: float,
         heartbeat_s: float = 900.0,
     ) -> None:
         self._name = name
@@ -54,7 +58,7 @@ class Reports:
         self._encode = encode
         self._heartbeat_s = heartbeat_s
         self._told: tuple[str, ...] | None = None
-        self._told_s = 0.0
+        self._told_s = self._began_s = now_s
         self._not_before_s = 0.0
         self._asked_until_s = 0.0
         self._failures = 0  # in a row
@@ -69,7 +73,7 @@ class Reports:
     def alone_in_s(self, now_s: float) -> float:
         """How long until a report is worth a request of its own, if nothing changes."""
         if self._told is None:
-            due_s = 0.0
+            due_s = self._began_s + min(_FIRST_AFTER_S, self._heartbeat_s)
         elif self._words() != self._told:
             due_s = self._told_s + min(_ALONE_EVERY_S, self._heartbeat_s)
         else:
