@@ -354,7 +354,9 @@ class AckQueue:
             with self._lock:
                 if self._latest_ms is not None:
                     return self._latest_ms
-            for row in reversed(list(self._store.read(max(1, self._base - ROWS_PER_READ), self._base))):
+            for row in reversed(
+                list(self._store.read(max(1, self._base - ROWS_PER_READ), self._base))
+            ):
                 fix = to_record(row, "").fix if is_sound(row) else None
                 if fix is not None and _DOUBTFUL_TIME.isdisjoint(fix.flags):
                     return fix.time_ms
