@@ -89,7 +89,8 @@ def ask(queue_path: Path, question: Mapping[str, Any]) -> Answers:
         except OSError as error:
             raise AgentError(f"cannot ask the agent at {path}: {error.strerror}") from error
         try:
-            sock.sendall(json.dumps(question).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # it has spoken already: read what
+                sock.sendall(json.dumps(question).encode() + b"\n")
             with sock.makefile("rb") as lines:
                 for line in lines:
                     sock.settimeout(None)
