@@ -322,8 +322,9 @@ class Uploader:
             return None
         outcome = self._send(batch, reports.encode(batch, compression), timeout_s)
         reports.ended(now_s, taken=isinstance(outcome, Delivered))
-        # Where it is refused it may be for the report: the fixes are judged without it.
-        return None if isinstance(outcome, Refused | Held) else outcome
+        # What it chokes on may be the report: the fixes are judged without it.
+        refused = isinstance(outcome, Refused | Held) or outcome.status == 500
+        return None if refused else outcome
 
     def _send(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
         began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
