@@ -134,7 +134,7 @@ def _change(
     as_json: bool,
 ) -> None:
     _check(names, everything=everything)
-    asked: dict[str, Any] = {"all": True} if everything else {"names": names}
+    asked: dict[str, Any] = {"all": True} if everything else {"names": list(map(list, names))}
     (answer,) = ask(_queue(config_path), {"ask": f"queue {act}", **asked})
     click.echo(json.dumps(answer) if as_json else f"{answer[done]} fixes {done}")
     missing = len(set(names)) - answer[done]

@@ -151,9 +151,9 @@ def _queue(queue: dict[str, Any]) -> str:
 
 def span(seconds: float) -> str:
     """``0.4 s``, ``12 s``, ``5 min``, ``3 h 20 min``, ``4 d 2 h``."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:
@@ -168,7 +168,7 @@ def span(seconds: float) -> str:
 def size(count: float) -> str:
     """``512 B``, ``1.4 MB``."""
     for unit in ("B", "kB", "MB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} GB"
+    return f"{count:,.1f} GB"

@@ -89,6 +89,7 @@ class Agent:
 
     def start(self) -> None:
         """Start every thread."""
+        self._control.task.listen()  # whoever knows that the agent runs can ask it
         self.supervisor.start()
 
     def stop(self) -> None:

@@ -148,10 +148,9 @@ def drain(
     """
     last_row = queue.last_row()
     begun = before = upload()
+    bell.clear()
     hurry()
-    heeded = False
     while True:
-        bell.clear()
         now, pending = upload(), queue.pending(last_row)
         yield {
             "pending": pending,
@@ -166,10 +165,12 @@ def drain(
         if attempts and now.state == "held":
             raise AgentError(f"uploads are held, {pending} fixes wait: {now.last_error}")
         wait_s = (now.next_attempt_s or 0.0) - clock.monotonic_s()
+        # Before it has heeded the hurry, the wait is the one that is cut short.
+        heeded = now.hurries != begun.hurries
         if attempts >= _ATTEMPTS or (heeded and wait_s > _PATIENCE_S):
             raise UnavailableError(f"{pending} fixes wait: {now.last_error}")
         bell.wait(None)
-        heeded = True
+        bell.clear()
 
 
 def tap(

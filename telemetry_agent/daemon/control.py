@@ -139,12 +139,38 @@ class Control:
         self._askers: set[_Asker] = set()
         self._failed = False
 
+    def listen(self) -> bool:
+        """Be there to be asked; ``step`` does it too, if need be. Returns whether that worked."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISSOCK(self._path.lstat().st_mode):
+                    raise FileExistsError(0, "something else is there")
+                self._path.unlink()
+            with _address(self._path) as address:
+                listener.bind(address)
+            self._path.chmod(0o666)  # who may ask what is decided by who asks
+            listener.setblocking(False)
+            listener.listen(_ASKERS)
+        except OSError as error:
+            listener.close()
+            if not self._failed:
+                self._failed = True
+                log.warning(
+                    "the commands cannot reach this agent: cannot listen on %s: %s",
+                    self._path,
+                    error.strerror or error,
+                )
+            return False
+        self._listener = listener
+        return True
+
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
         """Accept one asker, or listen if it does not yet."""
         if self._closed:
             return None
         if self._listener is None:
-            return self._listen()
+            return 0 if self.listen() else _LISTEN_AGAIN_S
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         poll.register(self._waker[0], select.POLLIN)
@@ -179,31 +205,6 @@ class Control:
             self._listener.close()
         for end in self._waker:
             end.close()
-
-    def _listen(self) -> float:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                if not stat.S_ISSOCK(self._path.lstat().st_mode):
-                    raise FileExistsError(0, "something else is there")
-                self._path.unlink()
-            with _address(self._path) as address:
-                listener.bind(address)
-            self._path.chmod(0o666)  # who may ask what is decided by who asks
-            listener.setblocking(False)
-            listener.listen(_ASKERS)
-        except OSError as error:
-            listener.close()
-            if not self._failed:
-                self._failed = True
-                log.warning(
-                    "the commands cannot reach this agent: cannot listen on %s: %s",
-                    self._path,
-                    error.strerror or error,
-                )
-            return _LISTEN_AGAIN_S
-        self._listener = listener
-        return 0
 
     def _welcome(self, sock: socket.socket) -> None:
         asker = _Asker(sock, self._clock)

@@ -27,6 +27,8 @@ class UploadStatus:
     received_bytes: int = 0
     waits: int = 0
     """How often an attempt ended in a wait."""
+    hurries: int = 0
+    """How often ``hurry`` was heeded."""
     last_error: str | None = None
     last_error_s: float | None = None
     last_delivery_s: float | None = None
@@ -69,6 +71,10 @@ class Account:
         """The next attempt is made by then."""
         if self.status.next_attempt_s is not None:
             self.status = replace(self.status, next_attempt_s=next_s)
+
+    def heeded(self) -> None:
+        """Whoever asked to hurry sees from now on what came of it."""
+        self.status = replace(self.status, hurries=self.status.hurries + 1)
 
     def report_refused(self, reason: str) -> None:
         """The endpoint takes no report without fixes; nothing else follows from that."""

@@ -239,15 +239,18 @@ class Uploader:
             self._transport.drop_idle()
         if self._network_returned and self._reports is not None:
             self._reports.network_returned(now_s)
-        if self._hurried:
+        hurried, self._hurried = self._hurried, False
+        if hurried:
             self._failures = 0
-        if self._network_returned or self._hurried:
-            self._network_returned = self._hurried = False
+        if self._network_returned or hurried:
+            self._network_returned = False
             self._hope = True
             self._attempted_s = float("-inf")
             if not self._endpoint_named_the_time:
                 self._not_before_s = now_s
                 self._account.wait_cut_short(now_s)
+        if hurried:
+            self._account.heeded()
 
     # What to send
 
