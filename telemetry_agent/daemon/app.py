@@ -21,7 +21,13 @@ from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
-from telemetry_agent.gnss.sources import Source
+from telemetry_agent.gnss.sources import Source, gpsd
+from telemetry_agent.gnss.sources.auto import AutoSource
+from telemetry_agent.gnss.sources.baud import BaudMemory
+from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.gnss.sources.gpsd import GpsdSource
+from telemetry_agent.gnss.sources.hotplug import Hotplug
+from telemetry_agent.gnss.sources.network import TcpSource, UdpSource
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
@@ -37,6 +43,7 @@ log = logging.getLogger(__name__)
 
 # What each part may take when the agent stops: together under the 10 s that are promised.
 _READER_S = 1.0
+_HOTPLUG_S = 0.5
 _MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
@@ -83,6 +90,7 @@ class Agent:
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self.monitor = self.supervisor.add("connectivity", self._build_monitor)
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
+        self._hotplug = self.supervisor.add("hotplug", self._build_hotplug)
         self.reader = self.supervisor.add("reader", self._build_reader)
         self._control = self.supervisor.add("control", self._build_control)
         self.queue.watch(self.uploader.wake)
@@ -99,6 +107,7 @@ class Agent:
             self.queue.commit()
         except StorageError as error:
             log.error("%s", error)  # noqa: TRY400 - the user's disk, no fault of the code
+        self._hotplug.end(_HOTPLUG_S)
         self.monitor.end(_MONITOR_S)
         self.uploader.end(_REQUEST_S)
         last_upload = self.uploader.task.last_upload
@@ -206,23 +215,32 @@ class Agent:
                 bell,
             )
 
+    def _build_hotplug(self) -> Hotplug:
+        return Hotplug(self._port_arrived)
+
+    def _port_arrived(self) -> None:
+        self.reader.wake()
+
     def _build_reader(self) -> Reader:
+        gps = self.settings.gps
+        source = _source(gps, self.settings.queue.path.with_suffix(".baud"))
+
+        def decoder() -> Decoder:
+            return Decoder(
+                wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
+                # The dates of a recording are what they are; a receiver's may have rolled over.
+                fix_rollover=not isinstance(source, ReplaySource),
+                baud=source.baud if isinstance(source, SerialSource | AutoSource) else None,
+            )
+
         return Reader(
-            _source(self.settings.gps),
-            self._build_decoder,
+            source,
+            decoder,
             record=self._record,
             clock=self._clock,
             heard=self._hearing,
             changed=self.uploader.wake,
-        )
-
-    def _build_decoder(self) -> Decoder:
-        # The dates of a recording are what they are; a receiver's may have rolled over.
-        replays = self.settings.gps.source.startswith("file:")
-        return Decoder(
-            wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
-            fix_rollover=not replays,
-            baud=self.settings.gps.baud,
+            arrivals=lambda: self._hotplug.task.arrivals,
         )
 
     def _record(self, fix: Fix) -> None:
@@ -283,10 +301,28 @@ def _host(settings: Settings) -> str:
     return urlsplit(settings.upload.url).netloc
 
 
-def _source(gps: Gps) -> Source:
-    if gps.source.startswith("file://"):
-        return ReplaySource(Path(gps.source.removeprefix("file://")))
-    return SerialSource(Path(gps.source), gps.baud)
+def _source(gps: Gps, baud_file: Path) -> Source:
+    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have."""
+    commands = [command_bytes(text) for text in gps.on_connect]
+    memory = BaudMemory(baud_file)
+    baud = None if gps.baud == "auto" else gps.baud
+
+    def port(path: Path) -> Source:
+        return SerialSource(path, baud, commands=commands, memory=memory)
+
+    if gps.source == "auto":
+        return AutoSource(port)
+    if gps.source.startswith("/"):
+        return port(Path(gps.source))
+    parts = urlsplit(gps.source)
+    host, number = parts.hostname or "", parts.port or 0
+    if parts.scheme == "gpsd":
+        return GpsdSource(host, number or gpsd.PORT)
+    if parts.scheme == "tcp":
+        return TcpSource(host, number, commands=commands)
+    if parts.scheme == "udp":
+        return UdpSource(host, number)
+    return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
 def _policy(upload: UploadSettings) -> UploadPolicy:

@@ -1,8 +1,11 @@
 """The reader: keeps a source open, and hands each fix on.
 
-A step is one read that ends by itself within a second. When the device goes away it is closed at
-once, so that the same node can come back, and opened again by name with growing patience. What
-arrived before stays good: the decoder's open epoch is recorded before the decoder is dropped.
+A step is one read that ends by itself within a second, or one open, which may take seconds where
+the line's speed is looked for. When the device goes away it is closed at once, so that the same
+node can come back, and opened again by name with growing patience; a receiver that is plugged in
+cuts the patience short. A source from which nothing comes, or nothing that is a sentence, is
+closed and opened again too: some receivers only need that, and others have changed their speed.
+What arrived before stays good: the decoder's open epoch is recorded before the decoder is dropped.
 
 Two threads meet here. Steps run in the reader's own; ``wake``, ``close`` and ``status`` come from
 another. ``close`` may arrive in the middle of a step: it cancels the read, then waits for the step
@@ -18,7 +21,9 @@ from dataclasses import dataclass, field
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
+from telemetry_agent.gnss.sources.protocols import protocol
 from telemetry_agent.model import Fix, ReceiverState
 from telemetry_agent.tasks import Bell
 
@@ -26,16 +31,14 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_READ_S = 1.0
 _SILENT_AFTER_S = 10.0  # some receivers take 8 s for an epoch
+_UNREADABLE_AFTER_S = 5.0
+_KEPT_BYTES = 4096  # of what is no sentence
 _BACKOFF_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _CLOSE_S = 1.0
 
-_REMEDIES: dict[ReceiverState, str] = {
-    "silent": "nothing comes from {}: check the receiver's wiring and power",
-    "wrong-baud": "what comes from {} is no NMEA: try another baud rate",
-    "binary": "{} speaks a binary protocol: switch its NMEA output on",
-    "no-date": "{} gives positions but no date: switch its RMC or ZDA sentence on",
-}
+_NO_DATE = "{} gives positions but no date: switch its RMC or ZDA sentence on"
+_USELESS: set[ReceiverState] = {"silent", "wrong-baud", "binary"}
 _WELL: set[ReceiverState] = {"no-fix", "2d", "3d"}
 
 
@@ -67,6 +70,7 @@ class Reader:
         heard: takes all bytes as they came. Called in the reader's thread, as is ``changed``:
             neither may wait or raise.
         changed: called when another state or antenna is in ``status``.
+        arrivals: counts the ports that were plugged in; a change ends the wait for a reopening.
     """
 
     name = "reader"
@@ -80,6 +84,7 @@ class Reader:
         clock: Clock | None = None,
         heard: Callable[[bytes], object] = lambda _data: None,
         changed: Callable[[], object] = lambda: None,
+        arrivals: Callable[[], int] = lambda: 0,
     ) -> None:
         self.bell = Bell()
         self._heard = heard
@@ -88,6 +93,8 @@ class Reader:
         self._new_decoder = decoder
         self._record = record
         self._clock = clock or Clock()
+        self._arrivals = arrivals
+        self._arrived = arrivals()
         self._in_step = threading.Lock()
         self._over = False
         self._decoder: Decoder | None = None  # there is one exactly while the source is open
@@ -95,7 +102,7 @@ class Reader:
         self._fixes = 0
         self._counts: Counter[str] = Counter()  # of the decoders before this one
         self._bytes_s = 0.0  # when the last ones came, or the source was opened
-        self._speaking_s = 0.0  # since when they come without a silence
+        self._unread = _Unread()
         self._retry_s = float("-inf")
         self._backoff_s = _BACKOFF_S
         self._trouble = _Trouble()
@@ -132,14 +139,18 @@ class Reader:
                 self._in_step.release()
 
     def _open(self, now_s: float) -> float:
-        if now_s < self._retry_s:
+        if self._arrived != (arrived := self._arrivals()):
+            self._arrived = arrived
+            self._backoff_s = _BACKOFF_S  # its name and its rights may need a moment more
+        elif now_s < self._retry_s:
             return self._retry_s - now_s
         try:
             self._source.open()
         except SourceError as error:
-            return self._failed(error, now_s)
+            return self._failed(error, self._clock.monotonic_s())
         self._decoder = self._new_decoder()
-        self._bytes_s, self._speaking_s = now_s, float("inf")
+        self._bytes_s = self._clock.monotonic_s()
+        self._unread = _Unread()
         return 0
 
     def _read(self, decoder: Decoder, now_s: float) -> float | None:
@@ -163,35 +174,45 @@ class Reader:
         now_s = self._clock.monotonic_s()
         if data:
             self._heard(data)
-            was_silent = now_s - self._bytes_s >= _SILENT_AFTER_S
-            self._speaking_s = now_s if was_silent else min(self._speaking_s, now_s)
             self._bytes_s = now_s
-            self._backoff_s = _BACKOFF_S
-            self._hand_on(decoder.feed(data, now_s))
+            fixes = decoder.feed(data, now_s)
+            if self._unread.take(data, decoder.sentences, now_s):
+                self._backoff_s = _BACKOFF_S
+            self._hand_on(fixes)
         else:
             self._hand_on(decoder.tick(now_s))
-        self._judge(decoder, now_s)
-        return 0
+        return self._judge(decoder, now_s)
 
-    def _judge(self, decoder: Decoder, now_s: float) -> None:
+    def _judge(self, decoder: Decoder, now_s: float) -> float:
         before = self.status.state
         state = decoder.state or before
         if now_s - self._bytes_s >= _SILENT_AFTER_S:
             state = "silent"
-        elif decoder.state is None and self._bytes_s - self._speaking_s >= _SILENT_AFTER_S:
-            state = "wrong-baud"  # bytes all the time, but neither sentences nor binary frames
+        elif self._unread.is_hopeless(now_s):
+            state = "binary" if protocol(self._unread.data) else "wrong-baud"
+        elif decoder.state is None:
+            self._publish(before)
+            return 0
+        if state in _USELESS:
+            self._close_source()
+            self._publish(state)
+            if state != before:
+                self._trouble.say(self._source.remedy(state, self._unread.data), now_s)
+            return self._wait(self._clock.monotonic_s())
         self._publish(state)
-        if state == before:
-            return
-        if state in _REMEDIES:
-            self._trouble.say(_REMEDIES[state].format(self._source.name), now_s)
+        if state == "no-date" != before:
+            self._trouble.say(_NO_DATE.format(self._source.name), now_s)
         elif state in _WELL:
             self._trouble.end(self._source.name, now_s)
+        return 0
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
         self._publish("busy" if isinstance(error, BusyError) else "absent")
         self._trouble.say(str(error), now_s)
+        return self._wait(now_s)
+
+    def _wait(self, now_s: float) -> float:
         wait_s = self._backoff_s
         self._retry_s = now_s + wait_s
         self._backoff_s = min(2 * wait_s, _BACKOFF_MAX_S)
@@ -218,9 +239,40 @@ class Reader:
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
         counts = self._counts + self._decoder.counts if self._decoder else self._counts.copy()
         antenna = (self._decoder and self._decoder.antenna) or before.antenna
-        self.status = ReceiverStatus(before.source, state, since_s, self._fixes, counts, antenna)
+        self.status = ReceiverStatus(
+            self._source.name, state, since_s, self._fixes, counts, antenna
+        )
         if (state, antenna) != (before.state, before.antenna):
             self._changed()
+
+
+class _Unread:
+    """What came since the last valid sentence."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self._since_s = 0.0
+        self._sentences = 0
+
+    def take(self, data: bytes, sentences: int, now_s: float) -> bool:
+        """Whether these bytes completed a sentence; ``sentences`` counts them."""
+        if sentences != self._sentences:
+            self._sentences = sentences
+            self.data = b""
+            return True
+        if not self.data:
+            self._since_s = now_s
+        self.data = (self.data + data)[-_KEPT_BYTES:]
+        return False
+
+    def is_hopeless(self, now_s: float) -> bool:
+        """Whether a receiver that can be read would have said something by now.
+
+        More than a sentence must have come: a receiver that speaks every 8 s may have begun one
+        long ago.
+        """
+        long_ago = now_s - self._since_s >= _UNREADABLE_AFTER_S
+        return long_ago and len(self.data) > MAX_SENTENCE
 
 
 class _Trouble:
