@@ -19,7 +19,10 @@ class _LazyGroup(click.Group):
 
     summaries: ClassVar[dict[str, str]] = {
         "run": "The daemon, in the foreground.",
-        "queue": "Look at the queue.",
+        "status": "The running agent at a glance; --watch: live.",
+        "queue": "Look at the queue, put dead letters back, send delivered fixes again.",
+        "drain": "Send the backlog now.",
+        "tap": "What the receiver says, from the running agent.",
         "config": "Look at the config: what is in effect, whether it is right.",
         "demo": "Everything on this machine: receiver, agent, endpoint.",
         "decode": "Read NMEA, write one JSON fix per line.",

@@ -14,6 +14,9 @@ from telemetry_agent.config import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import KernelBell
+from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
+from telemetry_agent.daemon.control import Answers, Command, Control
+from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
@@ -28,8 +31,11 @@ from telemetry_agent.gnss.sources.network import TcpSource, UdpSource
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
+from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.account import UploadStatus
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.network import Network
+from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
@@ -42,19 +48,26 @@ _MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
 _COMMITTER_S = 0.5
+_CONTROL_S = 0.5
 _QUEUE_S = 1.0
 
 
 class Agent:
-    """The parts of a running agent: reader, queue with its committer, uploader, monitor.
+    """The parts of a running agent: reader, queue with its committer, uploader, monitor, control.
+
+    Args:
+        settings: the config.
+        clock: the machine's clocks.
+        reports: whether it reports about itself.
 
     Raises:
         QueueLockedError: another process holds the queue.
         StorageError: the queue cannot be opened.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, *, reports: bool = True) -> None:
         self.settings = settings
+        self._reports = reports
         self._clock = clock
         self.queue = AckQueue(
             settings.queue.path,
@@ -63,16 +76,28 @@ class Agent:
             clock=clock,
         )
         self._transport = self._build_transport()
+        self._hearing: Listeners[[bytes]] = Listeners()
+        self._draining: Listeners[[]] = Listeners()
+        self.status = Status(
+            lambda: (self.settings.device, _host(self.settings)),
+            self.queue.stats,
+            lambda: self.reader.task.status,
+            self._upload_status,
+            settings.queue.path,
+            clock,
+        )
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self.monitor = self.supervisor.add("connectivity", self._build_monitor)
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
         self._hotplug = self.supervisor.add("hotplug", self._build_hotplug)
         self.reader = self.supervisor.add("reader", self._build_reader)
+        self._control = self.supervisor.add("control", self._build_control)
         self.queue.watch(self.uploader.wake)
 
     def start(self) -> None:
         """Start every thread."""
+        self._control.task.listen()  # whoever knows that the agent runs can ask it
         self.supervisor.start()
 
     def stop(self) -> None:
@@ -88,6 +113,7 @@ class Agent:
         last_upload = self.uploader.task.last_upload
         _within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
         self._committer.end(_COMMITTER_S)
+        self._control.end(_CONTROL_S)
         _within(_QUEUE_S, self.queue.close)
 
     def apply(self, settings: Settings) -> None:
@@ -116,12 +142,23 @@ class Agent:
         )
 
     def _build_uploader(self) -> Uploader:
+        name = (self.queue.stream, self.settings.device)
+        reports = Reports(
+            name,
+            self.status.words,
+            self.status.report,
+            native.encode,
+            self._clock.monotonic_s(),
+        )
         return Uploader(
             self.queue,
             native,
             self._transport,
             _policy(self.settings.upload),
             way=_Way(self.monitor),
+            reports=reports if self._reports else None,
+            in_haste=lambda: bool(self._draining),
+            on_step=self._uploader_stepped,
             clock=self._clock,
         )
 
@@ -144,6 +181,39 @@ class Agent:
 
     def _network_changed(self) -> None:
         self.uploader.task.network_changed()
+
+    def _upload_status(self) -> UploadStatus:
+        return self.uploader.task.status()
+
+    def _uploader_stepped(self) -> None:
+        self.status.step_ended()
+        self._draining()
+
+    def _build_control(self) -> Control:
+        commands = queue_commands(self.queue) | {
+            "status": Command(lambda _asked, _bell: self._tell_status(), public=True),
+            "drain": Command(lambda _asked, bell: self.drain(bell)),
+            "tap": Command(
+                lambda asked, bell: tap(
+                    asked, self._hearing, self.reader.task.status, self._clock, bell
+                )
+            ),
+        }
+        return Control(self.queue.path, commands, self._clock)
+
+    def _tell_status(self) -> Answers:
+        yield self.status.snapshot()
+
+    def drain(self, bell: Bell) -> Answers:
+        """Have everything sent that is recorded by now; see ``commands.drain``."""
+        with self._draining.joined(bell.ring):
+            yield from drain(
+                self.queue,
+                self._upload_status,
+                self.uploader.task.hurry,
+                self._clock,
+                bell,
+            )
 
     def _build_hotplug(self) -> Hotplug:
         return Hotplug(self._port_arrived)
@@ -168,19 +238,21 @@ class Agent:
             decoder,
             record=self._record,
             clock=self._clock,
+            heard=self._hearing,
+            changed=self.uploader.wake,
             arrivals=lambda: self._hotplug.task.arrivals,
         )
 
     def _record(self, fix: Fix) -> None:
+        self.status.fix_came(fix)
         self.queue.put(fix, self.settings.device)
 
     def __str__(self) -> str:
         """What it does, in one line; no secret."""
         settings = self.settings
-        # The rest of a URL may hold a key.
         return (
             f"records {settings.device} from {settings.gps.source} into {settings.queue.path}, "
-            f"for {urlsplit(settings.upload.url).netloc}"
+            f"for {_host(settings)}"
         )
 
 
@@ -200,11 +272,33 @@ class _Way:
         self._monitor.task.answered()
 
 
+def drain_alone(settings: Settings, clock: Clock) -> Answers:
+    """Send everything that is recorded, where no agent runs; see ``commands.drain``.
+
+    Raises:
+        QueueLockedError: another process holds the queue.
+        StorageError: the queue cannot be opened.
+    """
+    agent = Agent(settings, clock, reports=False)
+    agent.uploader.start()
+    try:
+        yield from agent.drain(Bell())
+    finally:
+        agent.uploader.end(_REQUEST_S)
+        agent.monitor.task.close()
+        agent.queue.close()
+
+
 def _within(timeout_s: float, act: Callable[[], object]) -> None:
     """Do it in a thread that is left behind where it takes too long."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     thread.join(timeout_s)
+
+
+def _host(settings: Settings) -> str:
+    """Where fixes go; the rest of a URL may hold a key."""
+    return urlsplit(settings.upload.url).netloc
 
 
 def _source(gps: Gps, baud_file: Path) -> Source:

@@ -55,6 +55,8 @@ class ReceiverStatus:
     """Handed on since the start."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """What the decoder counted since the start."""
+    antenna: str | None = None
+    """What the receiver last said of its antenna: OK, OPEN, SHORT, …"""
 
 
 class Reader:
@@ -66,6 +68,9 @@ class Reader:
         record: takes each fix once, in the order of arrival. What it raises ends the step; the
             fixes behind are handed on by the next step, or by ``close``.
         clock: tells when bytes came.
+        heard: takes all bytes as they came. Called in the reader's thread, as is ``changed``:
+            neither may wait or raise.
+        changed: called when another state or antenna is in ``status``.
         arrivals: counts the ports that were plugged in; a change ends the wait for a reopening.
     """
 
@@ -78,9 +83,13 @@ class Reader:
         decoder: Callable[[], Decoder],
         record: Callable[[Fix], object],
         clock: Clock | None = None,
+        heard: Callable[[bytes], object] = lambda _data: None,
+        changed: Callable[[], object] = lambda: None,
         arrivals: Callable[[], int] = lambda: 0,
     ) -> None:
         self.bell = Bell()
+        self._heard = heard
+        self._changed = changed
         self._source = source
         self._new_decoder = decoder
         self._record = record
@@ -166,6 +175,7 @@ class Reader:
             return self._failed(error, self._clock.monotonic_s())
         now_s = self._clock.monotonic_s()
         if data:
+            self._heard(data)
             self._bytes_s = now_s
             fixes = decoder.feed(data, now_s)
             if self._unread.take(data, decoder.sentences, now_s):
@@ -236,7 +246,12 @@ class Reader:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
         counts = self._counts + self._decoder.counts if self._decoder else self._counts.copy()
-        self.status = ReceiverStatus(self._source.name, state, since_s, self._fixes, counts)
+        antenna = (self._decoder and self._decoder.antenna) or before.antenna
+        self.status = ReceiverStatus(
+            self._source.name, state, since_s, self._fixes, counts, antenna
+        )
+        if (state, antenna) != (before.state, before.antenna):
+            self._changed()
 
 
 class _Unread:
