@@ -50,6 +50,8 @@ class Fix(NamedTuple):
     err_h_mm: int | None = None
     """1 sigma, root of the sum of the variances in latitude and longitude."""
     err_v_mm: int | None = None
+    odo_m: int | None = None
+    """Metres driven up to here, over all restarts; None before sampling."""
     flags: tuple[Flag, ...] = ()
 
 

@@ -308,7 +308,8 @@ class AckQueue:
 
         Age is the distance in GNSS time, either way, from the last fix put in this run whose time
         is not in doubt: the system clock of a device may be wrong by years. So nothing is deleted
-        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction.
+        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction. The
+        newest fix stays whatever its age: ``newest`` tells the next run how far this one came.
 
         Returns:
             Whether there may be more to delete now.
@@ -324,7 +325,7 @@ class AckQueue:
                 refused = self._writer.refused
             if latest_ms is None or span is None or refused:
                 return False
-            end = min(span.hi, span.lo + ROWS_PER_READ - 1)
+            end = min(span.hi, span.lo + ROWS_PER_READ - 1, self._base + self._seq - 1)
             kept = (
                 row[0]
                 for row in self._read(span.lo, end)
@@ -357,6 +358,21 @@ class AckQueue:
             if self._oldest is None and waiting is not None:
                 oldest_ms = waiting[1][4]
             return count(self._ledger, self._writer.uncommitted, oldest_ms, self.path)
+
+    def newest(self, limit: int) -> list[Record]:
+        """The newest fixes on disk, whatever became of them, the newest first.
+
+        Fewer than ``limit`` where some were deleted or are damaged.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self._disk:
+            self._check_open()
+            with self._lock:
+                last = self._base + self._seq
+            rows = list(self._read(last - limit + 1, last))
+        return [to_record(row, stream_from_int(row[2])) for row in reversed(rows) if is_sound(row)]
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.

@@ -169,7 +169,7 @@ class Epoch:
             sats,
             self._err_h_mm,
             self._err_v_mm,
-            flags,
+            flags=flags,
         )
 
     def _quality(self) -> Quality:
