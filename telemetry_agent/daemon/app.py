@@ -12,15 +12,17 @@ from telemetry_agent import __version__
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import Gps, Settings
+from telemetry_agent.config import Gps, Sampling, Settings
 from telemetry_agent.config import Upload as UploadSettings
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
+from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.gnss.sources import Source
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
+from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.transport import Transport
@@ -34,6 +36,8 @@ _REQUEST_S = 3.0
 _ABORT_S = 0.5
 _LAST_UPLOAD_S = 3.0
 _QUEUE_S = 1.0
+
+_ROWS_TO_RESUME = 1000  # at 1 Hz more than parking takes
 
 _EX_SOFTWARE = 70  # sysexits.h: a fault of ours; the service manager starts the agent again
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -56,6 +60,10 @@ class Agent:
         )
         self._settings = settings
         self._clock = clock
+        self.sampler = Sampler(
+            _sampling(settings.sampling),
+            [record.fix for record in self.queue.newest(_ROWS_TO_RESUME)],
+        )
         self._transport = Transport(
             settings.upload.url,
             # Longer than a batch gathers, so that the next one finds the connection open.
@@ -82,12 +90,11 @@ class Agent:
             # The dates of a recording are what they are; a receiver's may have rolled over.
             return Decoder(wall_clock=self._wall_clock, fix_rollover=not replays)
 
-        return Reader(
-            _source(gps),
-            decoder,
-            record=lambda fix: self.queue.put(fix, self._settings.device),
-            clock=self._clock,
-        )
+        return Reader(_source(gps), decoder, record=self._record, clock=self._clock)
+
+    def _record(self, fix: Fix) -> None:
+        for chosen in self.sampler.feed(fix):
+            self.queue.put(chosen, self._settings.device)
 
     def _wall_clock(self) -> int | None:
         return self._clock.wall_ms() if self._clock.synchronised() else None
@@ -128,6 +135,19 @@ def _source(gps: Gps) -> Source:
     if gps.source.startswith("file://"):
         return ReplaySource(Path(gps.source.removeprefix("file://")))
     return SerialSource(Path(gps.source), gps.baud)
+
+
+def _sampling(sampling: Sampling) -> SamplingPolicy:
+    return SamplingPolicy(
+        interval_s=sampling.interval_s,
+        distance_m=sampling.distance_m,
+        turn_deg=sampling.turn_deg,
+        parked_radius_m=sampling.parked_radius_m,
+        parked_after_s=sampling.parked_after_s,
+        heartbeat_s=sampling.heartbeat_s,
+        max_hdop=sampling.max_hdop,
+        drop_quality=sampling.drop_quality,
+    )
 
 
 def _policy(upload: UploadSettings) -> UploadPolicy:
