@@ -192,6 +192,7 @@ class Log(_Section):
     """What is said, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json"] = "auto"
 
 
 class Settings(BaseSettings):

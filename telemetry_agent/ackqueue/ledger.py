@@ -193,8 +193,9 @@ class Ledger:
     def oldest_pending(self) -> int | None:
         """The first row that is neither delivered, nor refused, nor gone."""
         rows = [lease.ranges[0][0] for lease in self.leases.values()]
-        rows += [span.lo for span in self.in_state(State.UNACK)[:1]]
         rows += [span.lo for span in self.handout.free.first()]
+        if any(mark.state is State.UNACK for mark in self.marks.total_by_value()):
+            rows.append(self.in_state(State.UNACK)[0].lo)
         return min(rows, default=None)
 
     def _mark(self, lo: int, hi: int, mark: Mark | None) -> None:

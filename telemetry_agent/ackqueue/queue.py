@@ -14,11 +14,11 @@ and is held across an fsync; whoever needs both takes ``_disk`` first. ``put``, 
 
 import logging
 import secrets
-import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from itertools import takewhile
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -27,9 +27,9 @@ from telemetry_agent.ackqueue.handout import Plan
 from telemetry_agent.ackqueue.ledger import ACKED, Ledger
 from telemetry_agent.ackqueue.lock import QueueLock
 from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.rows import Row, encode, is_sound, stream_from_int, to_record
+from telemetry_agent.ackqueue.rows import encode, is_sound, stream_from_int, to_record
 from telemetry_agent.ackqueue.schema import Connect, State, connect, make_directories
-from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count
+from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.writer import Writer
 from telemetry_agent.clock import Clock
@@ -38,6 +38,7 @@ from telemetry_agent.model import Batch, Fix, Record
 
 log = logging.getLogger(__name__)
 
+_DEVICE_AND_STREAM = itemgetter(1, 2)
 _DOUBTFUL_TIME = {"time", "date"}
 
 
@@ -131,6 +132,7 @@ class AckQueue:
         """Have ``ring`` called, from any thread, when there is something new to do.
 
         That is the first fix since a commit, and a write that failed and is to be tried again.
+        ``ring`` must return at once and not call the queue.
         """
         self._watchers.append(ring)
 
@@ -295,7 +297,7 @@ class AckQueue:
                 ranges = runs(
                     row[0]
                     for lo, hi in ranges
-                    for row in self._read(lo, hi)
+                    for row in self._store.read(lo, hi)
                     if is_sound(row) and (stream_from_int(row[2]), row[3]) in names
                 )
             with self._lock:
@@ -328,7 +330,7 @@ class AckQueue:
             end = min(span.hi, span.lo + ROWS_PER_READ - 1, self._base + self._seq - 1)
             kept = (
                 row[0]
-                for row in self._read(span.lo, end)
+                for row in self._store.read(span.lo, end)
                 if is_sound(row) and abs(row[4] - latest_ms) <= self._keep_delivered_ms
             )
             last_old = next(kept, end + 1) - 1
@@ -351,13 +353,14 @@ class AckQueue:
             )
 
     def stats(self) -> QueueStats:
-        """Count everything. Never waits for the disk."""
+        """Count everything. Never waits for a commit."""
+        file_bytes = size_on_disk(self.path)
         with self._lock:
             oldest_ms = self._oldest[1] if self._oldest is not None else None
             waiting = self._writer.oldest
             if self._oldest is None and waiting is not None:
                 oldest_ms = waiting[1][4]
-            return count(self._ledger, self._writer.uncommitted, oldest_ms, self.path)
+            return count(self._ledger, self._writer.uncommitted, oldest_ms, file_bytes)
 
     def newest(self, limit: int) -> list[Record]:
         """The newest fixes on disk, whatever became of them, the newest first.
@@ -371,7 +374,7 @@ class AckQueue:
             self._check_open()
             with self._lock:
                 last = self._base + self._seq
-            rows = list(self._read(last - limit + 1, last))
+            rows = list(self._store.read(last - limit + 1, last))
         return [to_record(row, stream_from_int(row[2])) for row in reversed(rows) if is_sound(row)]
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
@@ -390,7 +393,7 @@ class AckQueue:
             for first in range(lo, hi + 1, ROWS_PER_READ):
                 with self._disk:
                     self._check_open()
-                    rows = list(self._read(first, min(hi, first + ROWS_PER_READ - 1)))
+                    rows = list(self._store.read(first, min(hi, first + ROWS_PER_READ - 1)))
                     with self._lock:
                         marks = [self._ledger.state_of(row[0]) for row in rows]
                 for row, mark in zip(rows, marks, strict=True):
@@ -437,15 +440,15 @@ class AckQueue:
 
     def _hand_out(self, plan: Plan) -> Batch | None:
         """Make a batch of planned rows. ``None`` if all of them were damaged: plan again."""
-        rows = [row for lo, hi in plan.ranges for row in self._read(lo, hi)]
+        rows = [row for lo, hi in plan.ranges for row in self._store.read(lo, hi)]
         sound = [row for row in rows if is_sound(row)]
         if len(sound) < plan.size:
             self._set_damaged_aside(plan, {row[0] for row in sound})
         if not sound:
             return None
         step = -1 if plan.newest_first else 1
-        device, stream = kind = sound[::step][0][1:3]
-        taken = list(takewhile(lambda row: row[1:3] == kind, sound[::step]))[::step]
+        (device, stream), run = next(groupby(sound[::step], key=_DEVICE_AND_STREAM))
+        taken = list(run)[::step]
         name = stream_from_int(stream)
         with self._lock:
             lease = self._ledger.begin([row[0] for row in taken], plan.batch)
@@ -467,12 +470,6 @@ class AckQueue:
             damaged[-1],
         )
         self._write()
-
-    def _read(self, lo: int, hi: int) -> Iterator[Row]:
-        try:
-            yield from self._store.read(lo, hi)
-        except sqlite3.Error as error:
-            raise StorageError(f"cannot read the queue {self.path}: {error}") from error
 
     def _find_oldest(self) -> None:
         """So that ``stats`` can tell its time without the disk."""

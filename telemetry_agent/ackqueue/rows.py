@@ -52,7 +52,7 @@ def encode(row_id: int, stream: int, seq: int, device: str, fix: Fix) -> Row:
             *fix[:_QUALITY],
             _QUALITY_CODES[fix.quality],
             *fix[_QUALITY + 1 : -1],
-            sum(_FLAG_BITS[flag] for flag in set(fix.flags)),
+            sum(_FLAG_BITS[flag] for flag in set(fix.flags)) if fix.flags else 0,
         )
         crc = _checksum(device, numbers)
     except (struct.error, KeyError) as error:

@@ -122,16 +122,19 @@ _MIGRATIONS = (_CREATE,)
 """The statements at place n bring a file from schema version n to n + 1."""
 
 _PRAGMAS = (
-    # The unit of every write; 4096 is the block of the file systems it lies on. Has an effect
+    # The unit of every write. A commit of one fix writes one page to the log, and with pages as
+    # large as a block of the file system that touches two blocks: measured at one commit per
+    # fix, 1024 writes 5.7 KB per fix and 4096 9.0 KB, at the same speed of reading. Has an effect
     # only before the first table is made.
-    "PRAGMA page_size = 4096",
+    "PRAGMA page_size = 1024",
     # A commit appends to one file and syncs once; readers do not block it.
     "PRAGMA journal_mode = WAL",
     # With less, a power cut undoes commits, and the names of those fixes are already spent.
     "PRAGMA synchronous = FULL",
-    # Pages, about 200 KB: at one small commit a second this writes the least to the card, since
-    # the last page of each tree is copied back once for many commits, and the log stays short.
-    "PRAGMA wal_autocheckpoint = 50",
+    # Pages, so 200 KB. The last page of each tree is copied back once for many commits, and the
+    # log stays so short that a start after a power cut is immediate. Measured: five times as
+    # long a log saves 3 % of the bytes.
+    "PRAGMA wal_autocheckpoint = 200",
     # A log that grew once (a long reader, a big group) shrinks again.
     "PRAGMA journal_size_limit = 1048576",
     # Positions tell where people were: deleted is gone. It also keeps a scan of a damaged file
@@ -169,11 +172,16 @@ def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
     except OSError as error:
         raise StorageError(f"cannot open the queue {path}: {error.strerror}") from error
     except sqlite3.Error as error:
-        raise StorageError(
-            f"cannot open the queue {path}: {error}. "
-            f"To go on with a new queue, move this file away (with {path.name}-wal, if there)"
-        ) from error
+        raise unusable(path, error) from error
     return connection
+
+
+def unusable(path: Path, error: sqlite3.Error) -> StorageError:
+    """What to tell of a file that SQLite cannot open or read at the start."""
+    return StorageError(
+        f"cannot open the queue {path}: {error}. "
+        f"To go on with a new queue, move this file away (with {path.name}-wal, if there)"
+    )
 
 
 def make_directories(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +55,7 @@ class QueueStats:
 
 
 def count(
-    ledger: Ledger, uncommitted: int, oldest_pending_ms: int | None, path: Path
+    ledger: Ledger, uncommitted: int, oldest_pending_ms: int | None, file_bytes: int
 ) -> QueueStats:
     """Sum up a ledger; the cost follows the number of different marks."""
     by_state: Counter[State] = Counter()
@@ -75,12 +76,14 @@ def count(
         dead_letters=dict(dead_letters),
         lost=dict(lost),
         oldest_pending_ms=oldest_pending_ms,
-        file_bytes=_size(path) + _size(path.with_name(path.name + "-wal")),
+        file_bytes=file_bytes,
     )
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+def size_on_disk(path: Path) -> int:
+    """The bytes of the queue file and its log. Opens neither."""
+    size = 0
+    for file in (path, path.with_name(path.name + "-wal")):
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size
+    return size

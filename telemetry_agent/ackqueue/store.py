@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
 from telemetry_agent.ackqueue.rows import COLUMNS, Row, is_sound
-from telemetry_agent.ackqueue.schema import Connect, State, open_database
+from telemetry_agent.ackqueue.schema import Connect, State, open_database, unusable
 from telemetry_agent.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Mark(NamedTuple):
 
 
 class Store:
-    """The queue file. What fails raises ``sqlite3.Error``, and nothing of it is stored."""
+    """The queue file."""
 
     def __init__(self, path: Path, connect: Connect) -> None:
         """Open or make the file.
@@ -55,6 +55,9 @@ class Store:
             The last row number ever used, the marks, and the first rows of marks that are not as
             stored. A damaged mark is left out: its rows are ready again, so at worst a fix is
             sent twice under its own name.
+
+        Raises:
+            StorageError: The file cannot be read. It is closed.
         """
         marks: RangeMap[Mark] = RangeMap()
         differing: set[int] = set()
@@ -66,7 +69,7 @@ class Store:
             last_id = self._connection.execute("SELECT max(id) FROM fix").fetchone()[0] or 0
         except sqlite3.Error as error:
             self.close()
-            raise StorageError(f"cannot read the queue {self.path}: {error}") from error
+            raise unusable(self.path, error) from error
         for lo, hi, state, reason, batch, crc in rows:
             if crc != _mark_checksum(lo, hi, state, reason, batch) or lo <= last:
                 log.error("the queue %s: the mark of rows %s to %s is damaged", self.path, lo, hi)
@@ -83,7 +86,43 @@ class Store:
             rows: With consecutive numbers and consecutive names. A row that is there already,
                 from a write whose outcome was unknown, has the same name.
             marks: By first row; ``None`` removes the mark. Writing ``GONE`` deletes its rows.
+
+        Raises:
+            StorageError: The disk refused. Nothing is stored, or, when it failed at the very end,
+                all of it.
         """
+        try:
+            self._write(rows, marks)
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot write the queue {self.path}: {error}") from error
+
+    def read(self, lo: int, hi: int) -> Iterator[Row]:
+        """The rows with these numbers that are there, in order, damaged or not.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        for first in range(lo, hi + 1, ROWS_PER_READ):
+            last = min(hi, first + ROWS_PER_READ - 1)
+            try:
+                rows = self._connection.execute(_SELECT, (first, last)).fetchall()
+            except sqlite3.Error as error:
+                raise StorageError(f"cannot read the queue {self.path}: {error}") from error
+            yield from rows
+
+    def time_ms(self, row_id: int) -> int | None:
+        """The time of one fix, if it can be read."""
+        try:
+            row = next(self.read(row_id, row_id), None)
+        except StorageError:
+            return None
+        return row[4] if row is not None and is_sound(row) else None
+
+    def close(self) -> None:
+        """Copy the log back and close the file."""
+        self._connection.close()
+
+    def _write(self, rows: Sequence[Row], marks: Mapping[int, Span[Mark] | None]) -> None:
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
         try:
@@ -107,25 +146,6 @@ class Store:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
-
-    def read(self, lo: int, hi: int) -> Iterator[Row]:
-        """The rows with these numbers that are there, in order, damaged or not."""
-        for first in range(lo, hi + 1, ROWS_PER_READ):
-            yield from self._connection.execute(
-                _SELECT, (first, min(hi, first + ROWS_PER_READ - 1))
-            ).fetchall()
-
-    def time_ms(self, row_id: int) -> int | None:
-        """The time of one fix, if it can be read."""
-        try:
-            row = next(self.read(row_id, row_id), None)
-        except sqlite3.Error:
-            return None
-        return row[4] if row is not None and is_sound(row) else None
-
-    def close(self) -> None:
-        """Copy the log back and close the file."""
-        self._connection.close()
 
     def _check_stored(self, rows: Sequence[Row]) -> None:
         """A row of another name under one of these numbers would swallow a fix in silence."""

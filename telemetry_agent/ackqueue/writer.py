@@ -6,7 +6,6 @@ was a lie and the transaction is on disk: to repeat a write changes nothing.
 """
 
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable
 
@@ -89,9 +88,8 @@ class Writer:
         try:
             self._store.write(rows, changes)
             written = True
-        except sqlite3.Error as error:
-            refusal = StorageError(f"cannot write the queue {self._store.path}: {error}")
-            refusal.__cause__ = error
+        except StorageError as error:
+            refusal = error
         finally:
             with self._lock:
                 self._writing = 0
@@ -101,9 +99,7 @@ class Writer:
                     self._ledger.give_back_changes(changes)
                 elif rows:
                     self._ledger.free(rows[0][0], rows[-1][0])
-                self._note(refusal)
-        if refusal is not None:
-            self._on_refusal()
+        self._note(refusal)
         return refusal
 
     def _bound_memory(self) -> None:
@@ -113,18 +109,23 @@ class Writer:
             del self._pending[:excess]
 
     def _note(self, refusal: StorageError | None) -> None:
+        """Tell the first refusal, and the end of them."""
         now_s = self._clock.monotonic_s()
-        if refusal is not None:
-            if not self._refusals:
+        with self._lock:
+            before = self._refusals
+            self._refusals = before + 1 if refusal is not None else 0
+            if refusal is not None:
+                self._retry_at_s = now_s + _RETRY_S
+            if not before:
                 self._refused_since_s = now_s
+        if refusal is not None:
+            if not before:
                 log.error("%s. Fixes wait in memory; tried again each second", refusal)
-            self._refusals += 1
-            self._retry_at_s = now_s + _RETRY_S
-        elif self._refusals:
+            self._on_refusal()
+        elif before:
             log.warning(
                 "the queue %s can be written again, after %d refusals in %.0f s",
                 self._store.path,
-                self._refusals,
+                before,
                 now_s - self._refused_since_s,
             )
-            self._refusals = 0

@@ -1,6 +1,5 @@
 """``run``: the daemon in the foreground."""
 
-import logging
 from pathlib import Path
 
 import click
@@ -13,11 +12,8 @@ from telemetry_agent.clock import Clock
 @click.command()
 @config_option
 def command(config_path: Path | None) -> int:
-    """The daemon, in the foreground. Ctrl-C or SIGTERM ends it; nothing is lost."""
-    settings = config.load(config_path).settings
-    logging.basicConfig(
-        level=settings.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s"
-    )
-    from telemetry_agent.daemon import app  # noqa: PLC0415 - a wrong config is told at once
+    """The daemon, in the foreground. Ctrl-C or SIGTERM ends it; SIGHUP reads the config anew."""
+    config.load(config_path)  # a wrong config is told before all parts are imported
+    from telemetry_agent.daemon import service  # noqa: PLC0415
 
-    return app.run(settings, Clock())
+    return service.run(lambda: config.load(config_path).settings, Clock())

@@ -1,20 +1,17 @@
-"""The only place where real parts are put together, and the life of the process round them."""
+"""The only place where real parts are put together."""
 
 import logging
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from telemetry_agent import __version__
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import Gps, Sampling, Settings
 from telemetry_agent.config import Upload as UploadSettings
-from telemetry_agent.daemon.supervisor import Supervised, Supervisor
+from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
@@ -33,14 +30,11 @@ log = logging.getLogger(__name__)
 # What each part may take when the agent stops: together under the 10 s that are promised.
 _READER_S = 1.0
 _REQUEST_S = 3.0
-_ABORT_S = 0.5
 _LAST_UPLOAD_S = 3.0
+_COMMITTER_S = 0.5
 _QUEUE_S = 1.0
 
 _ROWS_TO_RESUME = 1000  # at 1 Hz more than parking takes
-
-_EX_SOFTWARE = 70  # sysexits.h: a fault of ours; the service manager starts the agent again
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 class Agent:
@@ -52,52 +46,21 @@ class Agent:
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self._clock = clock
         self.queue = AckQueue(
             settings.queue.path,
             commit_every_s=settings.queue.commit_every_s,
             keep_delivered_s=settings.queue.keep_delivered_s,
             clock=clock,
         )
-        self._settings = settings
-        self._clock = clock
-        self.sampler = Sampler(
-            _sampling(settings.sampling),
-            [record.fix for record in self.queue.newest(_ROWS_TO_RESUME)],
-        )
-        self._transport = Transport(
-            settings.upload.url,
-            # Longer than a batch gathers, so that the next one finds the connection open.
-            keepalive_expiry_s=3 * settings.upload.flush_every_s,
-            network=Network(clock),
-        )
+        self.sampler = Sampler(_sampling(settings.sampling), self._recent())
+        self._transport = self._build_transport()
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
         self.reader = self.supervisor.add("reader", self._build_reader)
-        self.queue.watch(self._committer.wake)
         self.queue.watch(self.uploader.wake)
-
-    def _build_uploader(self) -> Uploader:
-        return Uploader(
-            self.queue, native, self._transport, _policy(self._settings.upload), clock=self._clock
-        )
-
-    def _build_reader(self) -> Reader:
-        gps = self._settings.gps
-        replays = gps.source.startswith("file:")
-
-        def decoder() -> Decoder:
-            # The dates of a recording are what they are; a receiver's may have rolled over.
-            return Decoder(wall_clock=self._wall_clock, fix_rollover=not replays)
-
-        return Reader(_source(gps), decoder, record=self._record, clock=self._clock)
-
-    def _record(self, fix: Fix) -> None:
-        for chosen in self.sampler.feed(fix):
-            self.queue.put(chosen, self._settings.device)
-
-    def _wall_clock(self) -> int | None:
-        return self._clock.wall_ms() if self._clock.synchronised() else None
 
     def start(self) -> None:
         """Start every thread."""
@@ -105,23 +68,79 @@ class Agent:
 
     def stop(self) -> None:
         """End within 10 s. The last bytes read are recorded, and one last upload is tried."""
-        _end(self.reader, _READER_S)
+        self.reader.end(_READER_S)
         try:
             self.queue.commit()
         except StorageError as error:
             log.error("%s", error)  # noqa: TRY400 - the user's disk, no fault of the code
-        _end(self.uploader, _REQUEST_S)
+        self.uploader.end(_REQUEST_S)
         last_upload = self.uploader.task.last_upload
-        _within(_LAST_UPLOAD_S + _ABORT_S, lambda: last_upload(_LAST_UPLOAD_S))
-        _end(self._committer, _ABORT_S)
+        _within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
+        self._committer.end(_COMMITTER_S)
         _within(_QUEUE_S, self.queue.close)
 
+    def apply(self, settings: Settings) -> None:
+        """Go on with other settings; no fix is lost.
 
-def _end(supervised: Supervised[Any], timeout_s: float) -> None:
-    supervised.ask_to_stop()
-    supervised.join(timeout_s)
-    supervised.task.close()
-    supervised.join(_ABORT_S)
+        The uploader starts afresh in any case, so that what was held goes on at once.
+        """
+        before, self.settings = self.settings, settings
+        if settings.queue != before.queue:
+            log.warning("[queue] has changed: that takes effect at the next start")
+        self.sampler.policy = _sampling(settings.sampling)
+        if settings.gps != before.gps:
+            self.reader.restart(_READER_S)
+        self.uploader.end(_REQUEST_S)
+        self._transport.close()
+        self._transport = self._build_transport()
+        self.uploader.restart(0)
+
+    def _build_transport(self) -> Transport:
+        upload = self.settings.upload
+        return Transport(
+            upload.url,
+            # Longer than a batch gathers, so that the next one finds the connection open.
+            keepalive_expiry_s=3 * upload.flush_every_s,
+            network=Network(self._clock),
+        )
+
+    def _build_uploader(self) -> Uploader:
+        policy = _policy(self.settings.upload)
+        return Uploader(self.queue, native, self._transport, policy, clock=self._clock)
+
+    def _build_reader(self) -> Reader:
+        return Reader(
+            _source(self.settings.gps), self._build_decoder, record=self._record, clock=self._clock
+        )
+
+    def _build_decoder(self) -> Decoder:
+        # The dates of a recording are what they are; a receiver's may have rolled over.
+        replays = self.settings.gps.source.startswith("file:")
+        return Decoder(
+            wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
+            fix_rollover=not replays,
+            baud=self.settings.gps.baud,
+        )
+
+    def _record(self, fix: Fix) -> None:
+        for chosen in self.sampler.feed(fix):
+            self.queue.put(chosen, self.settings.device)
+
+    def _recent(self) -> list[Fix]:
+        try:
+            return [record.fix for record in self.queue.newest(_ROWS_TO_RESUME)]
+        except StorageError as error:
+            log.error("%s; the odometer starts at 0", error)  # noqa: TRY400 - the user's disk
+            return []
+
+    def __str__(self) -> str:
+        """What it does, in one line; no secret."""
+        settings = self.settings
+        # The rest of a URL may hold a key.
+        return (
+            f"records {settings.device} from {settings.gps.source} into {settings.queue.path}, "
+            f"for {urlsplit(settings.upload.url).netloc}"
+        )
 
 
 def _within(timeout_s: float, act: Callable[[], object]) -> None:
@@ -160,28 +179,3 @@ def _policy(upload: UploadSettings) -> UploadPolicy:
         backoff_initial_s=upload.backoff_initial_s,
         backoff_max_s=upload.backoff_max_s,
     )
-
-
-def run(settings: Settings, clock: Clock) -> int:
-    """Run until a signal says stop. Returns the exit status."""
-    # Before any thread starts, so that all inherit it and only sigwait hears of them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    agent = Agent(settings, clock)
-    log.info(
-        "telemetry-agent %s records %s from %s into %s, for %s",
-        __version__,
-        settings.device,
-        settings.gps.source,
-        settings.queue.path,
-        urlsplit(settings.upload.url).netloc,  # the rest of a URL may hold a key
-    )
-    agent.start()
-    number = signal.sigwait(_SIGNALS)
-    if agent.supervisor.gave_up:
-        log.critical("stopping, to be started afresh")
-    else:
-        log.info("stopping on %s", signal.Signals(number).name)
-    agent.stop()
-    stats = agent.queue.stats()
-    log.info("stopped: %d fixes wait for the next start", stats.ready + stats.unack)
-    return _EX_SOFTWARE if agent.supervisor.gave_up else 0

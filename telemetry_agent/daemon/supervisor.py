@@ -23,6 +23,7 @@ _CRASHES_ALLOWED = 5
 _CRASH_WINDOW_S = 600.0
 _REBUILD_INITIAL_S = 0.5
 _REBUILD_MAX_S = 30.0
+_ABORT_S = 0.5
 
 
 T = TypeVar("T", bound=Task)
@@ -39,50 +40,65 @@ class Supervised(Generic[T]):
         give_up: Callable[[], None],
     ) -> None:
         self.name = name
-        self.beat = Beat()
         self.crashes = 0
         self._build = build
         self._clock = clock
         self._give_up = give_up
-        self._stop = Stop()
-        self._rebuild_bell = Bell()
         self.task = build()
-        # A daemon thread: name resolution cannot be interrupted and is left behind at exit.
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._prepare()
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
+    def restart(self, timeout_s: float) -> None:
+        """End the task as ``end`` does, and run one that is built anew."""
+        self.end(timeout_s)
+        self.task = self._build()
+        self._prepare()
+        self.start()
+
+    def _prepare(self) -> None:
+        self.beat = Beat()
+        self._stop = Stop()
+        self._rebuild_bell = Bell()
+        # A daemon thread: name resolution cannot be interrupted and is left behind at exit.
+        self._thread = threading.Thread(
+            target=self._run, args=(self._stop, self.beat), name=self.name, daemon=True
+        )
+
     def wake(self) -> None:
         """Ring the task that runs now."""
         self.task.wake()
 
-    def ask_to_stop(self) -> None:
-        """Ask the loop to end after its step; returns at once."""
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs: after ``end`` that means it was left behind."""
+        return self._thread.is_alive()
+
+    def end(self, timeout_s: float) -> None:
+        """Ask the loop to end after its step; past ``timeout_s`` abort the step. Close the task."""
         self._stop.set()
         self._rebuild_bell.ring()
         self.task.wake()
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for the thread to end; whether it did."""
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        self.task.close()
+        self._thread.join(_ABORT_S)
 
-    def _run(self) -> None:
+    def _run(self, stop: Stop, beat: Beat) -> None:
         recent: deque[float] = deque(maxlen=_CRASHES_ALLOWED)
         crashed = False
-        while not self._stop:
+        while not stop:
             try:
                 if crashed:
                     self.task.close()
                     self.task = self._build()
                     crashed = False
-                run_loop(self.task, self._stop, self.beat, self._clock)
+                run_loop(self.task, stop, beat, self._clock)
             except Exception:
                 crashed = True
                 self.crashes += 1
-                self.beat.stamp(float("inf"))
+                beat.stamp(float("inf"))
                 log.exception("%s crashed (%d since the start)", self.name, self.crashes)
                 now_s = self._clock.monotonic_s()
                 if len(recent) == recent.maxlen and now_s - recent[0] < _CRASH_WINDOW_S:

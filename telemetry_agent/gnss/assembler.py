@@ -22,7 +22,7 @@ from telemetry_agent.gnss.cycle import Cycle
 from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.fields import Instant
-from telemetry_agent.gnss.sentences import Dtm, Gbs, Gst, Message, Report, Zda
+from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report
 from telemetry_agent.gnss.talkers import Talkers
 from telemetry_agent.model import Fix, ReceiverState
 
@@ -30,7 +30,6 @@ _QUIET_S = 0.25
 _QUIET_BAUD = 9600  # slower lines take longer over one sentence
 _QUIET_GROWTH = 1.5
 _QUIET_AT_MOST = 4  # times what it was
-_TIMED = (Report, Zda, Gbs)
 _Closer = Literal["time", "cycle", "quiet", "end"]
 _WGS_84 = frozenset({"", "W84", "P90"})
 
@@ -68,52 +67,45 @@ class Assembler:
         """Whether anything waits for its end."""
         return self._epoch is not None
 
-    def add(self, message: Message, now_s: float) -> list[Fix]:
-        """The fixes that this sentence completes, by its time or by being its cycle's last."""
-        instant = message.instant if isinstance(message, _TIMED) else None
-        if not self._talkers.admit(message.tag, instant):
+    def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
+        """Append the fixes that this sentence completes, by its time or by being the last."""
+        tag, instant = message.tag, message.instant
+        if self._talkers.followed is not None and not self._talkers.admit(tag, instant):
             self.counts["other-talker"] += 1
-            return []
-        if isinstance(message, Dtm):
-            self.datum = None if message.datum in _WGS_84 else message.datum
-            return []
-        fixes: list[Fix] = []
+            return
+        epoch = self._epoch
         if instant is None:
+            if isinstance(message, Dtm):
+                self.datum = None if message.datum in _WGS_84 else message.datum
+                return
             epoch = self._epoch_of_untimed(message, now_s, fixes)
         else:
-            epoch = self._epoch_of(instant, message.tag, now_s, fixes)
+            if epoch is None or epoch.instant != instant:
+                epoch = self._epoch_of(instant, tag, now_s, fixes)
             # After the epoch before was closed: if time jumped, this date is none of its own.
-            if isinstance(message, (Report, Zda)) and message.day is not None:
+            if isinstance(message, (Report, Moment)) and message.day is not None:
                 self._dates.learn(message.day, instant)
         if epoch is None:
-            return fixes
+            return
         if isinstance(message, Gst) and not epoch.take_errors(message):
             self._gst = message
         epoch.join(message)
-        if (
-            self._eager
-            and epoch.instant is not None
-            and self._cycle.ends(message.tag, epoch.seen[message.tag])
-        ):
+        cycle = self._cycle
+        if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
             self._close("cycle", now_s, fixes)
-        return fixes
 
-    def quiet(self, now_s: float) -> list[Fix]:
-        """The line was quiet for ``quiet_s``."""
-        fixes: list[Fix] = []
+    def quiet(self, now_s: float, fixes: list[Fix]) -> None:
+        """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
         epoch = self._epoch
         if epoch is not None and epoch.instant is None and not epoch.reported:
             self._epoch = None
             self._late(*epoch.seen)
         else:
             self._close("quiet", now_s, fixes)
-        return fixes
 
-    def finish(self, now_s: float) -> list[Fix]:
-        """Nothing more will come."""
-        fixes: list[Fix] = []
+    def finish(self, now_s: float, fixes: list[Fix]) -> None:
+        """Append the fix that the end of the input completes."""
         self._close("end", now_s, fixes)
-        return fixes
 
     def _epoch_of(self, instant: Instant, tag: str, now_s: float, fixes: list[Fix]) -> Epoch | None:
         epoch = self._epoch
@@ -142,7 +134,7 @@ class Assembler:
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
         epoch, tag = self._epoch, message.tag
         if epoch is None:
-            if self._closed_by == "cycle" and not self._cycle.begins(tag):
+            if self._closed_by == "cycle" and tag != self._cycle.first:
                 self._late(tag)
                 return None
         elif isinstance(message, Report) and tag in epoch.seen:
@@ -166,7 +158,7 @@ class Assembler:
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reported:
             return
-        if by in {"time", "quiet"}:
+        if self._eager and by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
         self._judged, self._closed_by, self.judged_s = epoch, by, now_s
         trusted = epoch.trusted()

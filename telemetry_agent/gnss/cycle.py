@@ -13,11 +13,17 @@ _EPOCHS_AT_MOST = 80
 class Cycle:
     """Learns from the epochs that went by."""
 
+    first = ""
+    """The tag that begins the cycle; empty while nothing is learned, as the next two."""
+    last = ""
+    """The tag that ends it,"""
+    count = 0
+    """when it comes for this time."""
+
     def __init__(self) -> None:
-        self._shape: tuple[str, str, int] | None = None
+        self._shape = ("", "", 0)
         self._repeats = 0
         self._needed = _EPOCHS_TO_LEARN
-        self._learned: tuple[str, str, int] | None = None
 
     def ended(self, first: str, last: str, count: int) -> None:
         """An epoch ended by itself and had this shape."""
@@ -25,17 +31,10 @@ class Cycle:
         self._repeats = self._repeats + 1 if shape == self._shape else 1
         self._shape = shape
         if self._repeats >= self._needed:
-            self._learned = shape
-
-    def ends(self, tag: str, count: int) -> bool:
-        """Whether the ``count``-th sentence with this tag completes the epoch."""
-        return self._learned is not None and self._learned[1:] == (tag, count)
-
-    def begins(self, tag: str) -> bool:
-        """Whether a sentence without a time that follows a complete epoch opens the next."""
-        return self._learned is None or self._learned[0] == tag
+            self.first, self.last, self.count = shape
 
     def broken(self) -> None:
         """A sentence came after the one that was believed to be the last."""
-        self._shape = self._learned = None
-        self._needed = min(2 * self._needed, _EPOCHS_AT_MOST)
+        if self.last:
+            self._needed = min(2 * self._needed, _EPOCHS_AT_MOST)
+        self.first, self.last, self.count = self._shape = ("", "", 0)

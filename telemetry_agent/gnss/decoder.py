@@ -76,13 +76,17 @@ class Decoder:
 
     def tick(self, now_s: float) -> list[Fix]:
         """The fix that the quiet of the line completes, if it is due."""
+        fixes: list[Fix] = []
         due_s = self.due_s()
-        return self._assembler.quiet(now_s) if due_s is not None and now_s >= due_s else []
+        if due_s is not None and now_s >= due_s:
+            self._assembler.quiet(now_s, fixes)
+        return fixes
 
     def finish(self) -> list[Fix]:
         """What the end of the input completes."""
         fixes = self._decode(self._framer.finish(), self._last_byte_s)
-        return fixes + self._assembler.finish(self._last_byte_s)
+        self._assembler.finish(self._last_byte_s, fixes)
+        return fixes
 
     @property
     def counts(self) -> Counter[str]:
@@ -130,7 +134,7 @@ class Decoder:
             if isinstance(message, Txt):
                 self._note(message.text)
             else:
-                fixes += self._assembler.add(message, now_s)
+                self._assembler.add(message, now_s, fixes)
         return fixes
 
     def _note(self, text: str) -> None:

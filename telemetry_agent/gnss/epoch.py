@@ -18,6 +18,7 @@ _SAME_INSTANT_MS = 10
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
 _ROUNDING_E9 = 1_000  # 0.1 m: four decimals of a minute
 _RTK = frozenset({"rtk", "float-rtk"})
+_NO_SATELLITE = frozenset({"", "0", "00", "000"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
 
@@ -50,7 +51,7 @@ class Epoch:
         self.seen: dict[str, int] = {}
         """tag -> how many came, in the order in which each came first."""
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
-        self._used: dict[str, frozenset[str]] = {}
+        self._used: dict[str, set[str]] = {}
 
     def is_at(self, instant: Instant, tag: str | None = None) -> bool:
         """Whether a sentence with this time and tag speaks of the same instant.
@@ -110,8 +111,7 @@ class Epoch:
         # One for each system, and a system that has no satellite may say "no fix" for itself.
         if gsa.mode is not None and gsa.mode > (self._gsa_mode or 0):
             self._gsa_mode = gsa.mode
-        if gsa.satellites:
-            self._used[gsa.system] = self._used.get(gsa.system, frozenset()) | gsa.satellites
+        self._used.setdefault(gsa.system, set()).update(gsa.satellites)
         if gsa.pdop_e2 is not None:
             self._pdop_e2 = gsa.pdop_e2
         if gsa.hdop_e2 is not None:
@@ -121,7 +121,7 @@ class Epoch:
 
     def take_errors(self, gst: Gst) -> bool:
         """Take in GST, if its time is this epoch's or it has none."""
-        if gst.instant is not None and not self.is_at(gst.instant):
+        if gst.about is not None and not self.is_at(gst.about):
             return False
         self._err_h_mm, self._err_v_mm = gst.err_h_mm, gst.err_v_mm
         return True
@@ -149,7 +149,7 @@ class Epoch:
 
     def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
         """The fix at its full time."""
-        sats = sum(map(len, self._used.values())) or self._sats
+        sats = sum(len(used - _NO_SATELLITE) for used in self._used.values()) or self._sats
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
         else:

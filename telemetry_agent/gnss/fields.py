@@ -39,7 +39,6 @@ def instant(text: str) -> Instant | None:
     return Instant(ms | _SECOND_60 if second == 60 else ms)
 
 
-@lru_cache(maxsize=8)
 def calendar_day(day: str, month: str, year: str) -> int | None:
     """Days since 1970 of a date whose parts are 1 or 2, 1 or 2, and 4 digits."""
     if not (day + month + year).isdecimal() or len(day) > 2 or len(month) > 2 or len(year) != 4:
@@ -50,6 +49,7 @@ def calendar_day(day: str, month: str, year: str) -> int | None:
         return None
 
 
+@lru_cache(maxsize=8)
 def ddmmyy_day(text: str) -> int | None:
     """Days since 1970 of exactly six digits; a year below 69 is of this century."""
     if len(text) != 6 or not text.isdecimal():
@@ -78,7 +78,6 @@ def _angle_e9(text: str, sign: str, plus: str, minus: str, limit_e9: int) -> int
     return angle_e9 if sign == plus else -angle_e9
 
 
-@lru_cache(maxsize=256)
 def scaled(text: str, numerator: int, denominator: int = 1) -> int | None:
     """A decimal number times a factor, rounded to the nearest integer, half away from zero."""
     whole, _, fraction = text.removeprefix("-").partition(".")
@@ -89,24 +88,49 @@ def scaled(text: str, numerator: int, denominator: int = 1) -> int | None:
     return -size if text[0] == "-" else size
 
 
-def magnitude(text: str, numerator: int, denominator: int = 1) -> int | None:
-    """``scaled``, for what cannot be negative."""
-    size = scaled(text, numerator, denominator)
-    return None if size is None or size < 0 else size
+@lru_cache(maxsize=64)
+def mm(text: str) -> int | None:
+    """Metres, as millimetres."""
+    return scaled(text, 1000)
 
 
+@lru_cache(maxsize=64)
+def error_mm(text: str) -> int | None:
+    """A standard deviation in metres, as millimetres."""
+    return _not_negative(scaled(text, 1000))
+
+
+@lru_cache(maxsize=64)
+def knots_mm_s(text: str) -> int | None:
+    """A speed in knots, as mm/s."""
+    return _not_negative(scaled(text, 514_444, 1000))
+
+
+@lru_cache(maxsize=64)
+def kmh_mm_s(text: str) -> int | None:
+    """A speed in km/h, as mm/s."""
+    return _not_negative(scaled(text, 10_000, 36))
+
+
+def _not_negative(value: int | None) -> int | None:
+    return None if value is None or value < 0 else value
+
+
+@lru_cache(maxsize=64)
 def course_mdeg(text: str) -> int | None:
     """A direction in 0.001 degrees; 360 is 0."""
     angle = scaled(text, 1000)
     return None if angle is None or not 0 <= angle <= 360_000 else angle % 360_000
 
 
+@lru_cache(maxsize=64)
 def dop_e2(text: str) -> int | None:
     """A dilution of precision in 0.01; receivers send 99.99 or 0 for none."""
     dop = scaled(text, 100)
     return dop if dop is not None and 1 <= dop <= 8999 else None
 
 
+@lru_cache(maxsize=64)
 def count(text: str) -> int | None:
     """A number of satellites."""
     return int(text) if text.isdecimal() and len(text) < 4 else None

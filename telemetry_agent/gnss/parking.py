@@ -8,6 +8,7 @@ outside twice as far. A jump is neither inside nor outside.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from telemetry_agent.gnss.geodesy import Place, distance_m, noise_m, offset_e9, place_of
 from telemetry_agent.model import Fix
@@ -16,39 +17,43 @@ _FIXES_TO_LEAVE = 3
 _LEAVING_MM_S = 1000
 
 
+class Circle(NamedTuple):
+    """What counts as parking."""
+
+    radius_m: float
+    """0: nothing does."""
+    after_s: float
+    """How long the device must stay inside."""
+
+    def limit_m(self, fix: Fix) -> float:
+        """How far from the centre a fix may be."""
+        return max(self.radius_m, noise_m(fix))
+
+
 class Parking:
-    """Follows one device.
+    """Follows one device."""
 
-    Args:
-        radius_m: of the circle; 0: it is never parked.
-        after_s: how long it must stay inside.
-        recent: the fixes that were recorded last, the newest first: a device that was parked when
-            the agent stopped is parked when it starts again.
-    """
-
-    def __init__(self, radius_m: float, after_s: float, recent: Iterable[Fix]) -> None:
+    def __init__(self) -> None:
         self.parked = False
         self.place: Place = (0, 0)
         """The centre of the circle."""
         self.inside = False
         """Whether the last fix was in it."""
-        self._radius_m = radius_m
-        self._after_s = after_s
         self._fixes = 0
         self._stayed_s = 0.0
         self._leaving = 0
-        self._resume(recent)
 
-    def follow(self, fix: Fix, step_s: float | None, *, jump: bool) -> None:
+    def follow(self, fix: Fix, step_s: float | None, circle: Circle, *, jump: bool) -> None:
         """Take in one fix; ``step_s`` since the one before, None if time stepped back."""
-        if not self._radius_m:
+        if not circle.radius_m:
+            self.parked = False
             return
         if not self.parked:
             self._stayed_s += step_s or 0.0
         if jump:
             self.inside = False
             return
-        limit_m, way_m = self._limit_m(fix), distance_m(self.place, place_of(fix))
+        limit_m, way_m = circle.limit_m(fix), distance_m(self.place, place_of(fix))
         self.inside = bool(self._fixes) and way_m <= limit_m
         if self.parked and self.inside:
             self._leaving = 0
@@ -58,38 +63,38 @@ class Parking:
             if self._leaving == _FIXES_TO_LEAVE or way_m > 2 * limit_m:
                 self._enter(fix)
         elif self.inside:
-            self._stay(fix)
+            self._stay(fix, circle)
         else:
             self._enter(fix)
 
-    def _limit_m(self, fix: Fix) -> float:
-        return max(self._radius_m, noise_m(fix))
+    def resume(self, recent: Iterable[Fix], circle: Circle) -> None:
+        """Take up what was recorded last, the newest first.
 
-    def _enter(self, fix: Fix) -> None:
-        """A new circle."""
-        self.place, self._fixes, self._stayed_s = place_of(fix), 1, 0.0
-        self.parked, self._leaving = False, 0
-
-    def _stay(self, fix: Fix) -> None:
-        self._fixes += 1
-        north_e9, east_e9 = offset_e9(self.place, place_of(fix))
-        lat_e9, lon_e9 = self.place
-        self.place = (lat_e9 + north_e9 / self._fixes, lon_e9 + east_e9 / self._fixes)
-        self.parked = self._stayed_s >= self._after_s
-
-    def _resume(self, recent: Iterable[Fix]) -> None:
-        """Enter at the newest fix, then go back in time as long as the device was there."""
+        A device that was parked when the agent stopped is parked when it starts again.
+        """
         newest_ms: int | None = None
         for fix in recent:
-            if not self._radius_m or "jump" in fix.flags:
+            if "jump" in fix.flags:
                 continue
             if newest_ms is None:
                 newest_ms = fix.time_ms
                 self._enter(fix)
                 continue
             stayed_s = (newest_ms - fix.time_ms) / 1000
-            away = distance_m(self.place, place_of(fix)) > self._limit_m(fix)
+            away = distance_m(self.place, place_of(fix)) > circle.limit_m(fix)
             if away or stayed_s < self._stayed_s:
                 return
             self._stayed_s = stayed_s
-            self._stay(fix)
+            self._stay(fix, circle)
+
+    def _enter(self, fix: Fix) -> None:
+        """A new circle."""
+        self.place, self._fixes, self._stayed_s = place_of(fix), 1, 0.0
+        self.parked, self._leaving = False, 0
+
+    def _stay(self, fix: Fix, circle: Circle) -> None:
+        self._fixes += 1
+        north_e9, east_e9 = offset_e9(self.place, place_of(fix))
+        lat_e9, lon_e9 = self.place
+        self.place = (lat_e9 + north_e9 / self._fixes, lon_e9 + east_e9 / self._fixes)
+        self.parked = self._stayed_s >= circle.after_s

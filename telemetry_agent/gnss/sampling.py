@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from telemetry_agent.gnss.geodesy import distance_m, place_of
 from telemetry_agent.gnss.jumps import Jumps
 from telemetry_agent.gnss.odometer import Odometer
-from telemetry_agent.gnss.parking import Parking
+from telemetry_agent.gnss.parking import Circle, Parking
 from telemetry_agent.model import Fix, Quality
 
 _TURNING_MM_S = 1500  # slower, the course is noise
@@ -49,6 +49,11 @@ class SamplingPolicy:
     """0: off."""
     drop_quality: Collection[Quality] = ()
 
+    @property
+    def circle(self) -> Circle:
+        """What counts as parking."""
+        return Circle(self.parked_radius_m, self.parked_after_s)
+
 
 class Sampler:
     """Takes every fix in the order of arrival and gives those to be recorded.
@@ -63,12 +68,14 @@ class Sampler:
     """
 
     def __init__(self, policy: SamplingPolicy, recent: Sequence[Fix] = ()) -> None:
+        self.policy = policy
+        """May be replaced by another at any time."""
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
-        self._policy = policy
         self._jumps = Jumps(last)
         self._odometer = Odometer(last)
-        self._parking = Parking(policy.parked_radius_m, policy.parked_after_s, recent)
+        self._parking = Parking()
+        self._parking.resume(recent, policy.circle)
         self._last_ms = None if last is None else last.time_ms
         self._steps_s: deque[float] = deque(maxlen=_STEPS)
         self._recorded = last
@@ -91,7 +98,7 @@ class Sampler:
         self._gap_s += step_s or 0.0
         jump = self._jumps.judge(fix, step_s)
         was_parked = self._parking.parked
-        self._parking.follow(fix, step_s, jump=jump)
+        self._parking.follow(fix, step_s, self.policy.circle, jump=jump)
         parks = self._parking.parked
         if not parks:
             self._odometer.drive(fix, step_s, jump=jump)
@@ -100,10 +107,10 @@ class Sampler:
         fix = fix._replace(
             odo_m=self._odometer.odo_m, flags=("jump", *fix.flags) if jump else fix.flags
         )
-        if not self._policy.interval_s:
+        if not self.policy.interval_s:
             return self._record(fix)
         if was_parked and parks:
-            beat = not jump and self._is_over(self._policy.heartbeat_s)
+            beat = not jump and self._is_over(self.policy.heartbeat_s)
             return self._stand(fix, due=step_s is None or beat)
         held, self._held = self._held, None
         if held is not None:
@@ -114,9 +121,9 @@ class Sampler:
         return []
 
     def _refusal(self, fix: Fix) -> str | None:
-        if fix.quality in self._policy.drop_quality:
+        if fix.quality in self.policy.drop_quality:
             return "quality"
-        if self._policy.max_hdop and (fix.hdop_e2 or 0) > 100 * self._policy.max_hdop:
+        if self.policy.max_hdop and (fix.hdop_e2 or 0) > 100 * self.policy.max_hdop:
             return "hdop"
         return None
 
@@ -136,25 +143,25 @@ class Sampler:
         return self._gap_s >= interval_s - period_s / 2
 
     def _is_due(self, fix: Fix, *, jump: bool) -> bool:
-        if self._is_over(self._policy.interval_s):
+        if self._is_over(self.policy.interval_s):
             return True
         return not jump and (self._is_far(fix) or self._has_turned(fix))
 
     def _is_far(self, fix: Fix) -> bool:
-        least_m = self._policy.distance_m
+        least_m = self.policy.distance_m
         if not least_m or self._recorded is None:
             return False
         return distance_m(place_of(self._recorded), place_of(fix)) >= least_m
 
     def _has_turned(self, fix: Fix) -> bool:
         course_mdeg = _course_mdeg(fix)
-        if not self._policy.turn_deg or course_mdeg is None:
+        if not self.policy.turn_deg or course_mdeg is None:
             return False
         if self._course_mdeg is None:
             self._course_mdeg = course_mdeg
         apart_mdeg = abs(course_mdeg - self._course_mdeg)
         apart_mdeg = min(apart_mdeg, _FULL_TURN_MDEG - apart_mdeg)
-        return apart_mdeg >= 1000 * self._policy.turn_deg
+        return apart_mdeg >= 1000 * self.policy.turn_deg
 
     def _stand(self, fix: Fix, *, due: bool) -> list[Fix]:
         """Still parked."""

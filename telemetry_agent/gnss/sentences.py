@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pynmea2
 
@@ -22,15 +22,15 @@ from telemetry_agent.gnss.fields import (
     course_mdeg,
     ddmmyy_day,
     dop_e2,
+    error_mm,
     instant,
-    magnitude,
+    kmh_mm_s,
+    knots_mm_s,
+    mm,
     position_e9,
-    scaled,
 )
 from telemetry_agent.gnss.framing import Sentence
 from telemetry_agent.model import Quality
-
-_T = TypeVar("_T")
 
 
 class Report(NamedTuple):
@@ -43,29 +43,23 @@ class Report(NamedTuple):
     position_e9: tuple[int, int] | None
     """Latitude and longitude, if the receiver vouches for them and they are whole."""
     quality: Quality | None
-    day: int | None = None
-    """Days since 1970."""
-    speed_mm_s: int | None = None
-    course_mdeg: int | None = None
     sats: int | None = None
     hdop_e2: int | None = None
     alt_mm: int | None = None
     geoid_sep_mm: int | None = None
+    day: int | None = None
+    """Days since 1970."""
+    speed_mm_s: int | None = None
+    course_mdeg: int | None = None
 
 
-class Zda(NamedTuple):
-    """Time and date."""
-
-    tag: str
-    instant: Instant | None
-    day: int | None
-
-
-class Gbs(NamedTuple):
-    """Satellite fault detection: only its time is used, as the beginning of an epoch."""
+class Moment(NamedTuple):
+    """Time and date, as in ZDA. Of GBS only the time is used: it may begin an epoch."""
 
     tag: str
     instant: Instant | None
+    day: int | None = None
+    """Days since 1970."""
 
 
 class Vtg(NamedTuple):
@@ -74,6 +68,7 @@ class Vtg(NamedTuple):
     tag: str
     speed_mm_s: int | None
     course_mdeg: int | None
+    instant: None = None
 
 
 class Gsa(NamedTuple):
@@ -84,19 +79,23 @@ class Gsa(NamedTuple):
     """1 no fix, 2 2D, 3 3D."""
     system: str
     """Satellite numbers are unique within it."""
-    satellites: frozenset[str]
+    satellites: list[str]
+    """Their numbers as sent; unused places are empty or 0."""
     pdop_e2: int | None
     hdop_e2: int | None
     vdop_e2: int | None
+    instant: None = None
 
 
 class Gst(NamedTuple):
     """Errors, 1 sigma."""
 
     tag: str
-    instant: Instant | None
+    about: Instant | None
+    """What they are about; it begins no epoch."""
     err_h_mm: int | None
     err_v_mm: int | None
+    instant: None = None
 
 
 class Dtm(NamedTuple):
@@ -104,6 +103,7 @@ class Dtm(NamedTuple):
 
     tag: str
     datum: str
+    instant: None = None
 
 
 class Txt(NamedTuple):
@@ -111,9 +111,11 @@ class Txt(NamedTuple):
 
     tag: str
     text: str
+    instant: None = None
 
 
-Message = Report | Zda | Gbs | Vtg | Gsa | Gst | Dtm | Txt
+Message = Report | Moment | Vtg | Gsa | Gst | Dtm | Txt
+"""``instant`` is the time of day that the sentence is about and may begin an epoch with."""
 
 
 _GGA_QUALITY: dict[str, Quality] = {
@@ -161,9 +163,7 @@ _VTG = _columns(pynmea2.VTG, "true_track spd_over_grnd_kts spd_over_grnd_kmph fa
 _GST = _columns(pynmea2.GST, "timestamp std_dev_latitude std_dev_longitude std_dev_altitude")
 _ZDA = _columns(pynmea2.ZDA, "timestamp day month year")
 
-_KNOT = (514_444, 1000)  # in mm/s
-_KMH = (10_000, 36)
-_MISSING = [""] * 20  # stands for the fields that a short sentence leaves out
+_MISSING = [""] * 13  # stands for the fields that a short sentence leaves out
 
 
 class Parser:
@@ -175,19 +175,20 @@ class Parser:
 
     def __init__(self) -> None:
         self.rejected: Counter[str] = Counter()
-        # With the least number of fields, the tag among them: 8 bits of checksum let damage pass.
-        self._types: dict[str, tuple[int, Callable[[list[str]], Message]]] = {
-            "RMC": (8, self._rmc),
-            "GGA": (13, self._gga),
-            "GLL": (7, self._gll),
-            "GNS": (13, self._gns),
-            "GSA": (18, _gsa),
-            "VTG": (5, _vtg),
-            "GST": (8, self._gst),
-            "ZDA": (4, self._zda),
-            "GBS": (2, self._gbs),
-            "DTM": (2, _dtm),
-            "TXT": (5, _txt),
+        # With the number of fields, the tag among them: the least that a sentence must have, as 8
+        # bits of checksum let damage pass, and those that are read.
+        self._types: dict[str, tuple[int, int, Callable[[list[str]], Message]]] = {
+            "RMC": (8, 13, self._rmc),
+            "GGA": (13, 13, self._gga),
+            "GLL": (7, 8, self._gll),
+            "GNS": (13, 14, self._gns),
+            "GSA": (18, 18, _gsa),
+            "VTG": (5, 5, _vtg),
+            "GST": (8, 9, self._gst),
+            "ZDA": (4, 5, self._zda),
+            "GBS": (2, 2, self._gbs),
+            "DTM": (2, 2, _dtm),
+            "TXT": (5, 5, _txt),
         }
 
     def parse(self, sentence: Sentence) -> Message | None:
@@ -195,12 +196,14 @@ class Parser:
         known = self._types.get(sentence[2:5])
         if known is None or sentence[5:6] != "," or sentence[0] == "P":
             return None
-        least, read = known
+        least, full, read = known
         fields = sentence.split(",")
-        if len(fields) < least:
-            self.rejected["short"] += 1
-            return None
-        return read(fields + _MISSING)
+        if len(fields) < full:
+            if len(fields) < least:
+                self.rejected["short"] += 1
+                return None
+            fields += _MISSING
+        return read(fields)
 
     def _rmc(self, fields: list[str]) -> Report:
         time, status, lat, north, lon, east, knots, course, ddmmyy, mode = _RMC(fields)
@@ -212,9 +215,9 @@ class Parser:
             status == "V",
             self._position(lat, north, lon, east) if active and mode != "N" else None,
             _MODE_QUALITY.get(mode),
-            self._known(ddmmyy_day(ddmmyy), ddmmyy, "bad-date") if active else None,
-            magnitude(knots, *_KNOT),
-            course_mdeg(course),
+            day=self._day(ddmmyy_day(ddmmyy), ddmmyy) if active else None,
+            speed_mm_s=knots_mm_s(knots),
+            course_mdeg=course_mdeg(course),
         )
 
     def _gga(self, fields: list[str]) -> Report:
@@ -226,10 +229,10 @@ class Parser:
             indicator == "0",
             self._position(lat, north, lon, east) if quality else None,
             quality,
-            sats=count(sats),
-            hdop_e2=dop_e2(hdop),
-            alt_mm=scaled(alt, 1000),
-            geoid_sep_mm=scaled(geoid_sep, 1000),
+            count(sats),
+            dop_e2(hdop),
+            mm(alt),
+            mm(geoid_sep),
         )
 
     def _gll(self, fields: list[str]) -> Report:
@@ -246,65 +249,73 @@ class Parser:
         time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
         # One mode for each system. The navigational status behind is newer than pynmea2's table.
         vouched = modes.strip("N") and fields[13] not in {"U", "V"}
+        veto = False  # it is silent where GGA says 0
         return Report(
             fields[0],
             self._instant(time),
-            veto=False,
-            position_e9=self._position(lat, north, lon, east) if vouched else None,
-            quality=next((word for mode, word in _MODE_QUALITY.items() if mode in modes), None),
-            sats=count(sats),
-            hdop_e2=dop_e2(hdop),
-            alt_mm=scaled(alt, 1000),
-            geoid_sep_mm=scaled(geoid_sep, 1000),
+            veto,
+            self._position(lat, north, lon, east) if vouched else None,
+            next((word for mode, word in _MODE_QUALITY.items() if mode in modes), None),
+            count(sats),
+            dop_e2(hdop),
+            mm(alt),
+            mm(geoid_sep),
         )
 
     def _gst(self, fields: list[str]) -> Gst:
         time, lat, lon, alt = _GST(fields)
-        lat_mm, lon_mm = magnitude(lat, 1000), magnitude(lon, 1000)
+        lat_mm, lon_mm = error_mm(lat), error_mm(lon)
         err_h_mm = None
         if lat_mm is not None and lon_mm is not None:
             err_h_mm = round(math.hypot(lat_mm, lon_mm))
-        return Gst(fields[0], self._instant(time), err_h_mm, magnitude(alt, 1000))
+        return Gst(fields[0], self._instant(time), err_h_mm, error_mm(alt))
 
-    def _zda(self, fields: list[str]) -> Zda:
+    def _zda(self, fields: list[str]) -> Moment:
         time, day, month, year = _ZDA(fields)
-        return Zda(
+        return Moment(
             fields[0],
             self._instant(time),
-            self._known(calendar_day(day, month, year), day + month + year, "bad-date"),
+            self._day(calendar_day(day, month, year), day + month + year),
         )
 
-    def _gbs(self, fields: list[str]) -> Gbs:
-        return Gbs(fields[0], self._instant(fields[1]))
+    def _gbs(self, fields: list[str]) -> Moment:
+        return Moment(fields[0], self._instant(fields[1]))
 
     def _instant(self, text: str) -> Instant | None:
-        return self._known(instant(text), text, "bad-time")
+        moment = instant(text)
+        if moment is None and text:
+            self.rejected["bad-time"] += 1
+        return moment
 
     def _position(self, lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
-        return self._known(position_e9(lat, north, lon, east), lat + lon, "bad-position")
+        position = position_e9(lat, north, lon, east)
+        if position is None and (lat or lon):
+            self.rejected["bad-position"] += 1
+        return position
 
-    def _known(self, value: _T | None, text: str, reason: str) -> _T | None:
-        if value is None and text:
-            self.rejected[reason] += 1
-        return value
+    def _day(self, day: int | None, text: str) -> int | None:
+        if day is None and text:
+            self.rejected["bad-date"] += 1
+        return day
 
 
 def _vtg(fields: list[str]) -> Vtg:
-    course, knots, kmh, mode = _VTG(fields)
-    if mode in {"E", "N"}:
-        return Vtg(fields[0], None, None)
-    if fields[2] != "T" and len(fields) < 9 + len(_MISSING):
-        _, course, _, knots, kmh, *_ = fields  # the layout of old, without letters for the units
-    speed_mm_s = magnitude(knots, *_KNOT)
+    if len(fields) < 9 and fields[2] != "T":
+        course, _, knots, kmh = fields[1:5]  # the layout of old, without letters for the units
+    else:
+        course, knots, kmh, mode = _VTG(fields + _MISSING)
+        if mode in {"E", "N"}:
+            return Vtg(fields[0], None, None)
+    speed_mm_s = knots_mm_s(knots)
     if speed_mm_s is None:
-        speed_mm_s = magnitude(kmh, *_KMH)
+        speed_mm_s = kmh_mm_s(kmh)
     return Vtg(fields[0], speed_mm_s, course_mdeg(course))
 
 
 def _gsa(fields: list[str]) -> Gsa:
     # Standard are 12 satellites, 3 dilutions and perhaps an integer that names the system. Other
     # layouts have more places for satellites; their last three fields are the dilutions too.
-    end = len(fields) - len(_MISSING)
+    end = len(fields)
     system = ""
     if end == 19 and "." not in fields[18]:
         system, end = fields[18], 18
@@ -313,7 +324,7 @@ def _gsa(fields: list[str]) -> Gsa:
         fields[0],
         _GSA_MODE.get(fields[2]),
         system or fields[0][:2],
-        frozenset(number for number in fields[3 : end - 3] if number.strip("0")),
+        fields[3 : end - 3],
         dop_e2(pdop),
         dop_e2(hdop),
         dop_e2(vdop),

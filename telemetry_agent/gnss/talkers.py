@@ -19,17 +19,16 @@ class Talkers:
     """Decides who is listened to."""
 
     def __init__(self) -> None:
-        self._followed: str | None = None
+        self.followed: str | None = None
+        """The group that is listened to; None: everybody."""
         self._ignored_since_ms: int | None = None
         self._last = ""
         self._switches = 0
         self._run = 0
 
     def admit(self, tag: str, instant: Instant | None) -> bool:
-        """Whether this sentence counts; ``instant`` is None if it says no time."""
-        if self._followed is None:
-            return True
-        if group(tag) == self._followed:
+        """While a group is followed: whether this sentence counts, with its time if it says one."""
+        if group(tag) == self.followed:
             self._ignored_since_ms = None
             return True
         if instant is None:
@@ -40,12 +39,14 @@ class Talkers:
         apart_ms = (time_ms - self._ignored_since_ms) % DAY_MS
         if not _SILENCE_MS <= apart_ms <= DAY_MS - _SILENCE_MS:
             return False
-        self._followed = self._ignored_since_ms = None
+        self.followed = self._ignored_since_ms = None
         self._switches = 0
         return True
 
     def opens(self, tag: str) -> bool:
         """A sentence with this tag would open an epoch: may it?"""
+        if self.followed is not None:
+            return True
         talker, last = group(tag), self._last
         if talker == last:
             self._run += 1
@@ -58,8 +59,8 @@ class Talkers:
             self._switches += 1
         if self._switches < _SWITCHES_TO_FOLLOW:
             return True
-        self._followed = talker if talker == _GNSS else last
-        return talker == self._followed
+        self.followed = talker if talker == _GNSS else last
+        return talker == self.followed
 
 
 def group(tag: str) -> str:

@@ -32,10 +32,7 @@ class Queue(Protocol):
     """As much of the queue as the uploader knows. A batch is a lease."""
 
     def lease(self, limit: int, *, live_first: bool) -> Batch | None:
-        """Live fixes if asked for and there; else the oldest that are ready.
-
-        What got no answer comes whole, if it is more than ``limit``, too.
-        """
+        """Live fixes if asked for and there; else the oldest that are ready."""
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """The lease as two: the first ``at`` fixes, and the rest."""

@@ -63,7 +63,7 @@ class Search:
 
     def next(self, limit: int) -> Batch | None:
         """The next batch to try, of at most ``limit`` fixes; ``None``: nothing is left to try."""
-        self._trying = self._choose(max(limit, 1))
+        self._trying = self._choose(limit)
         return self._trying.batch if self._trying else None
 
     def accepted(self, batch: Batch) -> None:

@@ -7,18 +7,20 @@ endpoint*: what it called too large, in bytes, because one giant must not shrink
 others to its count.
 
 A slow answer may be a slow server, which smaller batches only make worse. So slowness alone
-shrinks a batch to a sixteenth at most; time-outs shrink it down to one fix, and success grows it.
+shrinks a batch to a sixteenth at most. Time-outs shrink it down to one fix; from there it grows
+while twice as long an exchange would still end in time.
 """
 
 
 class Sizing:
     """The limit for the next batch, learned from the last."""
 
-    def __init__(self, max_batch: int, hold_up_s: float) -> None:
-        """``hold_up_s``: the longest that one exchange should take."""
+    def __init__(self, max_batch: int, hold_up_s: float, timeout_s: float) -> None:
+        """``hold_up_s``: the longest that an exchange should take; ``timeout_s``: that it may."""
         self._max_batch = max_batch
         self._floor = max(1, max_batch // 16)
         self._hold_up_s = max(hold_up_s, 1.0)
+        self._timeout_s = timeout_s
         self._count = max_batch
         self._max_bytes: int | None = None
         self._bytes_per_fix = 0.0
@@ -34,7 +36,7 @@ class Sizing:
         self._bytes_per_fix = body_bytes / count
         full = count >= self._count
         if self._count < self._floor:
-            grows = full
+            grows = full and elapsed_s < self._timeout_s / 2
         elif elapsed_s > self._hold_up_s:
             self._count = max(self._floor, min(self._count, count // 2))
             grows = False

@@ -32,7 +32,7 @@ sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 import httpcore  # noqa: E402 - after the line above
 import httpx  # noqa: E402 - the same
 
-# At level info httpx logs each URL, and a URL may hold a key.
+# They log each URL and header, and either may hold a key.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 logging.getLogger("httpcore").setLevel(logging.WARNING)
 
@@ -84,7 +84,11 @@ class Transport:
         request = httpx.Request(
             "POST",
             self._url,
-            headers={**self._headers, **payload.headers},
+            # As bytes: httpx refuses a str that is not ASCII.
+            headers={
+                name.encode(): value.encode()
+                for name, value in {**self._headers, **payload.headers}.items()
+            },
             content=payload.body,
         )
         self._network.begin(timeout_s)

@@ -30,6 +30,7 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.account import Account, UploadStatus
+from telemetry_agent.upload.leases import Leases, name_of
 from telemetry_agent.upload.retry import Backoff
 from telemetry_agent.upload.seams import Backlog, Compression, Exchange, Format, NoAnswer, Queue
 from telemetry_agent.upload.search import CrashCount, Search
@@ -77,17 +78,18 @@ class Uploader:
         self._queue = queue
         self._format = wire_format
         self._transport = transport
+        self._transport.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
         self._clock = clock or Clock()
         self._rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
         self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s, self._rng)
-        self._sizing = Sizing(policy.max_batch, policy.flush_every_s)
+        self._sizing = Sizing(policy.max_batch, policy.flush_every_s, policy.timeout_s)
         self._account = Account(self._clock.monotonic_s())
         self._stepping = threading.Lock()
         self._closed = False
         self._network_returned = False
 
-        self._leased: dict[int, Batch] = {}
+        self._leases = Leases(queue)
         self._in_flight: Batch | None = None
         self._unanswered = True  # a former run may have left some
         self._failures = 0  # in a row
@@ -113,7 +115,7 @@ class Uploader:
             try:
                 return self._step(now_s)
             except BaseException:
-                self._release_all()
+                self._abandon()
                 raise
 
     def wake(self) -> None:
@@ -140,14 +142,14 @@ class Uploader:
         if not self._stepping.acquire(timeout=timeout_s):
             return
         try:
-            self._release_all()
+            self._abandon()
             if self._went_well:
                 self._transport.rearm()
-                batch = self._lease(self._sizing.limit(), live_first=True)
+                batch = self._leases.take(self._sizing.limit(), live_first=True)
                 if batch is not None:
                     self._settle(batch, self._attempt(batch, timeout_s))
         finally:
-            self._release_all()
+            self._abandon()
             self._stepping.release()
 
     def _step(self, now_s: float) -> float | None:
@@ -174,23 +176,29 @@ class Uploader:
     def _choose(self, now_s: float) -> Batch | float | None:
         """A batch to send now, or how long to wait for one."""
         if self._probing or self._crashes.wants_another:
-            return self._lease_probe()
+            self._probes += 1
+            return self._leases.take_one(
+                self._policy.max_batch,
+                live_first=self._policy.live_first,
+                not_of=self._accused,
+                turn=self._probes,
+            )
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
         live_first = self._policy.live_first and live_in_s == 0
         limit = self._sizing.limit()
         if self._search is not None:
             # A fresh fix does not wait for a search, and may be its witness.
-            batch = self._lease(limit, live_first=True) if live_first else None
+            batch = self._leases.take(limit, live_first=True) if live_first else None
             batch = batch or self._search.next(limit)
             if batch is not None:
                 return batch
             if self._search.condemned:
                 return self._give_up(self._search)
-            self._search = None
+            self._end_search()
             return 0
         if backlog.ready > backlog.live or live_in_s == 0:
-            return self._lease(limit, live_first=live_first)
+            return self._leases.take(limit, live_first=live_first)
         return live_in_s
 
     def _live_in_s(self, backlog: Backlog, now_s: float) -> float | None:
@@ -201,26 +209,9 @@ class Uploader:
             return 0
         return max(0.0, backlog.live_since_s + self._policy.flush_every_s - now_s)
 
-    def _lease_probe(self) -> Batch | None:
-        """One fix; each time another one, from the newest back."""
-        batch = self._lease(self._policy.max_batch, live_first=self._policy.live_first)
-        if batch is None:
-            return None
-        at = len(batch.records) - 1 - self._probes % len(batch.records)
-        self._probes += 1
-        if at > 0:
-            older, batch = self._split(batch, at)
-            self._release(older)
-        if len(batch.records) > 1:
-            batch, newer = self._split(batch, 1)
-            self._release(newer)
-        return batch
-
     # How to send it
 
     def _attempt(self, batch: Batch, timeout_s: float) -> Outcome:
-        if self._search is None:
-            self._plain_for_now = False
         compression: Compression = "none" if self._plain_for_now else self._compression
         payload = self._format.encode(batch, compression=compression)
         outcome = self._send(batch, payload, timeout_s)
@@ -269,6 +260,8 @@ class Uploader:
             self._crash_search = True
             self._searching(batch).witness = True
             return Refused(outcome.reason, status=500)
+        if self._crashes.wants_another and len(batch.records) == 1:
+            self._accuse(batch)
         return outcome
 
     # What the answer asks for
@@ -286,7 +279,7 @@ class Uploader:
                 self._account.failed()
                 if not answered:
                     self._unanswered = True
-                    self._release(batch, answered=False)
+                    self._leases.give_back(batch, answered=False)
                 return self._wait(state, reason, retry_after_s)
             case Held(reason):
                 self._account.failed()
@@ -294,8 +287,7 @@ class Uploader:
 
     def _delivered(self, batch: Batch, outcome: Delivered) -> float | None:
         taken = len(batch.records) - len(outcome.rejected) - len(outcome.retry)
-        self._queue.ack(batch, rejected=outcome.rejected, retry=outcome.retry)
-        del self._leased[batch.lease]
+        self._leases.acknowledge(batch, outcome)
         if outcome.rejected:
             self._account.buried(len(outcome.rejected), next(iter(outcome.rejected.values())))
         if not taken and not outcome.rejected:
@@ -307,19 +299,20 @@ class Uploader:
         self._account.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
         if taken:
             self._crashes.accepted(batch)
-            self._accused = dict.fromkeys(self._accused, True)
+            if self._accused:
+                delivered = {name_of(record) for record in batch.records}
+                self._accused = dict.fromkeys(self._accused.keys() - delivered, True)
             if self._search is not None:
                 self._search.accepted(batch)
                 self._bury(self._search)
         return 0
 
     def _refused(self, batch: Batch, reason: str, *, too_large: bool) -> float | None:
-        alone = len(batch.records) == 1
         if self._probing:
             self._accuse(batch)
             return self._hold(reason)
-        if alone and self._accused.get((batch.stream, batch.records[0].seq)):
-            self._fail(batch, reason)
+        if len(batch.records) == 1 and self._accused.get(name_of(batch.records[0])):
+            self._bury_one(batch, reason)
             return 0
         search = self._searching(batch)
         search.refused(batch, reason, too_large=too_large)
@@ -330,16 +323,21 @@ class Uploader:
         if self._search is None:
             self._search = Search(
                 len(batch.records),
-                self._split,
-                another=lambda: self._lease(1, live_first=self._policy.live_first),
+                self._leases.split,
+                another=lambda: self._leases.take(1, live_first=self._policy.live_first),
             )
         return self._search
 
     def _bury(self, search: Search) -> None:
         if search.witness:
             for batch, reason in search.condemned:
-                self._fail(batch, reason)
+                self._bury_one(batch, reason)
             search.condemned.clear()
+
+    def _bury_one(self, batch: Batch, reason: str) -> None:
+        self._leases.bury(batch, reason)
+        self._accused.pop(name_of(batch.records[0]), None)
+        self._account.buried(1, reason)
 
     def _give_up(self, search: Search) -> float | None:
         """No witness is to be had: it is not these fixes, as far as anyone can tell."""
@@ -350,7 +348,7 @@ class Uploader:
         return self._hold(search.reason)
 
     def _accuse(self, batch: Batch) -> None:
-        self._accused.setdefault((batch.stream, batch.records[0].seq), False)
+        self._accused.setdefault(name_of(batch.records[0]), False)
         while len(self._accused) > _ACCUSED_MAX:
             del self._accused[next(iter(self._accused))]
 
@@ -367,9 +365,7 @@ class Uploader:
         return self._pause(state, reason, wait_s)
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:
-        self._search = None
-        self._crash_search = False
-        self._release_all()
+        self._abandon()
         if self._closed:
             return None
         now_s = self._clock.monotonic_s()
@@ -377,37 +373,16 @@ class Uploader:
         self._account.trouble(state, reason, now_s, self._not_before_s)
         return wait_s
 
-    # Leases
-
-    def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
-        batch = self._queue.lease(limit, live_first=live_first)
-        if batch is None:
-            return None
-        self._leased[batch.lease] = batch
-        if len(batch.records) > limit:
-            # It got no answer, so the queue keeps it whole; but it has proved too long.
-            batch, rest = self._split(batch, limit)
-            self._release(rest)
-        return batch
-
-    def _split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
-        halves = self._queue.split(batch, at)
-        del self._leased[batch.lease]
-        self._leased.update((half.lease, half) for half in halves)
-        return halves
-
-    def _fail(self, batch: Batch, reason: str) -> None:
-        self._queue.fail(batch, reason)
-        del self._leased[batch.lease]
-        self._accused.pop((batch.stream, batch.records[0].seq), None)
-        self._account.buried(len(batch.records), reason)
-
-    def _release(self, batch: Batch, *, answered: bool = True) -> None:
-        del self._leased[batch.lease]
-        self._queue.release(batch, answered=answered)
-
-    def _release_all(self) -> None:
+    def _abandon(self) -> None:
+        """Give everything back. What was being sent may have arrived."""
+        self._end_search()
         in_flight, self._in_flight = self._in_flight, None
-        self._unanswered = self._unanswered or in_flight is not None
-        for batch in list(self._leased.values()):
-            self._release(batch, answered=batch is not in_flight)
+        if in_flight is not None:
+            self._unanswered = True
+            self._leases.give_back(in_flight, answered=False)
+        self._leases.give_all_back()
+
+    def _end_search(self) -> None:
+        self._search = None
+        self._crash_search = False
+        self._plain_for_now = False

@@ -4,8 +4,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.schema import connect
-from telemetry_agent.model import Fix
+from telemetry_agent.model import Batch, Fix
 
 Refusal = Literal["never", "before", "after"]
 """Whether COMMIT raises, and if so, before or after it is done."""
@@ -40,3 +41,18 @@ class _Connection:
 
 def fix_at(second: float = 0, **values: Any) -> Fix:
     return Fix(START_MS + round(second * 1000), 48_117300000, 11_516667000, **values)
+
+
+def put(queue: AckQueue, count: int, *, start: int = 0, device: str = "a") -> None:
+    for second in range(start, start + count):
+        queue.put(fix_at(second), device)
+
+
+def lease(queue: AckQueue, limit: int = 1000, *, live_first: bool = True) -> Batch:
+    batch = queue.lease(limit, live_first=live_first)
+    assert batch is not None
+    return batch
+
+
+def seqs(batch: Batch) -> list[int]:
+    return [record.seq for record in batch.records]

@@ -144,10 +144,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.out = []
 
     def teardown(self) -> None:
-        if hasattr(self, "queue"):
-            self.disk.refuses = "never"
-            self.queue.close()
-        shutil.rmtree(self.folder)
+        try:
+            if hasattr(self, "queue"):
+                self.disk.refuses = "never"
+                self.queue.close()
+        finally:
+            shutil.rmtree(self.folder)
 
     def write(self) -> None:
         self.model.used = True
@@ -376,5 +378,5 @@ class QueueMachine(RuleBasedStateMachine):
         ]
 
 
-QueueMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+QueueMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
 TestQueueModel = QueueMachine.TestCase

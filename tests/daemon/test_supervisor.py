@@ -1,6 +1,7 @@
 import logging
 import signal
 import threading
+from queue import SimpleQueue
 
 import pytest
 from fakes import FakeClock
@@ -49,9 +50,9 @@ def test_a_task_that_crashes_is_closed_and_built_anew(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.ERROR):
         supervisor.start()
         assert idle.wait(5)
-    work.ask_to_stop()
-    assert work.join(5)
     assert [task.closed for task in built] == [True, False]
+    work.end(5)
+    assert not work.is_alive
     assert [record.getMessage() for record in caplog.records] == [
         "work crashed (1 since the start)"
     ]
@@ -75,22 +76,21 @@ def test_a_crash_of_one_does_not_stop_another() -> None:
     good.wake()
     assert other_runs.wait(5)
     for task in (bad, good):
-        task.ask_to_stop()
-        assert task.join(5)
+        task.end(5)
+        assert not task.is_alive
 
 
 def test_a_task_that_crashes_again_and_again_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("telemetry_agent.daemon.supervisor._REBUILD_INITIAL_S", 0.001)
-    signals: list[int] = []
-    monkeypatch.setattr("os.kill", lambda pid, number: signals.append(number))
+    signals: SimpleQueue[int] = SimpleQueue()
+    monkeypatch.setattr("os.kill", lambda pid, number: signals.put(number))
     supervisor = Supervisor(FakeClock())
     work = supervisor.add("work", lambda: Work([RuntimeError("always")], threading.Event()))
     supervisor.start()
-    assert work.join(5)
+    assert signals.get(timeout=5) == signal.SIGTERM
     assert supervisor.gave_up
-    assert signals == [signal.SIGTERM]
     assert work.crashes == 6
 
 
@@ -112,8 +112,8 @@ def test_a_build_that_fails_counts_as_a_crash() -> None:
     work.start()
     assert idle.wait(5)
     assert work.crashes == 2
-    work.ask_to_stop()
-    assert work.join(5)
+    work.end(5)
+    assert not work.is_alive
 
 
 def test_who_is_late_is_named() -> None:
@@ -123,3 +123,18 @@ def test_who_is_late_is_named() -> None:
     work.beat.stamp(clock.now_s + 1)
     assert supervisor.late(clock.now_s) == []
     assert supervisor.late(clock.advance(2)) == ["work"]
+
+
+def test_a_restarted_task_is_built_anew_and_runs() -> None:
+    first, second = threading.Event(), threading.Event()
+    tasks = [Work([], first), Work([], second)]
+    built = list(tasks)
+    work = Supervisor(Clock()).add("work", lambda: built.pop(0))
+    work.start()
+    assert first.wait(5)
+    work.restart(5)
+    assert second.wait(5)
+    assert [task.closed for task in tasks] == [True, False]
+    work.end(5)
+    assert tasks[1].closed
+    assert not work.is_alive

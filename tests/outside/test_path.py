@@ -66,7 +66,7 @@ def test_a_device_that_vanishes_and_returns_on_another_node(
             agent.wait_for_line("went away: check the cable")
             before = endpoint.count()
             simulator.replug()
-            agent.wait_for_line("is back after")
+            agent.wait_for_line("works again after")
             assert endpoint.wait_for(before + 20, 20)
             assert agent.end() == 0
         times = [time for _, _, time in endpoint.received()]

@@ -75,6 +75,10 @@ def test_one_bad_fix_costs_at_most_two_requests_a_level(size: int) -> None:
         assert found.requests - 1 <= 2 * ceil(log2(size))
 
 
+def test_a_half_that_must_hold_the_culprit_is_not_tried_whole() -> None:
+    assert search(64, {64}).requests == 1 + 6 + 1  # whole, six first halves, the culprit
+
+
 @given(st.integers(2, 1000), st.data())
 def test_one_bad_fix_in_many_costs_at_most_two_requests_a_level(
     size: int, data: st.DataObject

@@ -86,6 +86,17 @@ def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
     )
 
 
+def test_a_header_of_the_user_may_hold_any_letters() -> None:
+    with Server() as server, transport_to(server.url, headers={"X-Name": "Zürich"}) as transport:
+        answered(transport.exchange(PAYLOAD, 5))
+    assert server.requests[0].headers["x-name"].encode("latin-1").decode() == "Zürich"
+
+
+def test_a_header_that_cannot_be_sent_is_no_traceback() -> None:
+    with Server() as server, transport_to(server.url, headers={"X-Name": "a\nb"}) as transport:
+        assert unanswered(transport.exchange(PAYLOAD, 5)).startswith("the request cannot be sent")
+
+
 def test_one_connection_serves_many_exchanges() -> None:
     with Server() as server, transport_to(server.url) as transport:
         for _ in range(3):
@@ -243,12 +254,14 @@ def test_a_refusal_is_clear_even_if_its_body_breaks_off(status: int) -> None:
 def test_an_answer_given_before_the_request_was_read_counts() -> None:
     def refuse_early(line: Line, request: Request) -> bool:
         line.reply(413, "too large")
-        line.hang()
+        line.reset()
         return False
 
-    early = Act(refuse_early, at_once=True)
-    big = Payload(b"x" * 300_000, {})
-    with Server(early) as server, transport_to(server.url) as transport:
+    with (
+        Server(Act(refuse_early, at_once=True)) as server,
+        transport_to(server.url) as transport,
+    ):
+        big = Payload(b"x" * 20_000_000, {})
         assert answered(transport.exchange(big, 5)).status == 413
 
 
@@ -411,6 +424,16 @@ def test_tls_is_verified_and_says_so() -> None:
         assert server.connections == 1
         assert [len(request.body) for request in server.requests] == [1_000_000, 12]
         assert transport.sent_bytes > 1_000_000
+
+
+def test_a_tls_server_that_hangs_up_is_noticed_at_once() -> None:
+    with (
+        Server(answer(), hang_up(), hang_up(), tls=tls_server_context()) as server,
+        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+    ):
+        answered(transport.exchange(PAYLOAD, 5))
+        reason = unanswered(transport.exchange(PAYLOAD, 5))
+        assert reason == "the server closed the connection without an answer"
 
 
 def test_a_certificate_that_nobody_trusts_is_the_network() -> None:

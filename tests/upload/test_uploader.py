@@ -29,7 +29,9 @@ from misbehaving import (
 )
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Fix, Payload
+from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
@@ -332,6 +334,25 @@ def test_a_time_out_is_no_answer(tmp_path: Path) -> None:
         assert b.counts == (0, 2, 0, 0)
 
 
+def test_a_batch_that_is_too_long_for_the_deadline_is_sent_in_parts(tmp_path: Path) -> None:
+    with bench(tmp_path, timeout_s=0.2) as b:
+
+        def run(line: Line, request: Request) -> None:
+            b.clock.advance(0.03 * len(request.names))  # a slow link
+            if len(request.names) > 6:
+                line.hang()
+            else:
+                line.server.take(request)
+                line.reply(200)
+
+        b.server.then = Act(run)
+        b.put_backlog(16)
+        b.work_for(60)
+        assert b.counts == (0, 0, 16, 0)
+        sizes = [len(request.names) for request in b.server.requests]
+        assert sizes == [16, 8, 4, 4, 4, 4]
+
+
 def test_a_tls_error_is_no_answer(tmp_path: Path) -> None:
     with bench(tmp_path, tls=True) as b:
         b.transport.close()
@@ -398,9 +419,14 @@ def test_an_endpoint_that_refuses_everything_kills_nothing(
         b.put_backlog(count)
         assert b.work() == 300
         assert b.state == "held"
-        assert len(b.server.requests) <= ceil(log2(count)) + 3
+        before_alarm = len(b.server.requests)
+        assert before_alarm <= ceil(log2(count)) + 3
         b.work_for(3600)
         assert b.counts == (count, 0, 0, 0)
+        for request in b.server.requests[before_alarm:]:
+            assert len(request.names) == 1
+        each_time = 2 if compression == "gzip" else 1  # packed, and once more plain
+        assert len(b.server.requests) - before_alarm <= 12 * each_time
         b.server.then = answer()
         b.clock.advance(300)
         assert b.work() is None
@@ -486,6 +512,17 @@ def test_five_times_500_with_nothing_else_pending_tries_single_fixes(tmp_path: P
         b.work_for(600)
         assert b.dead_seqs == {3}
         assert b.counts == (0, 0, 7, 1)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_one_fix_per_request_and_the_first_is_bad(tmp_path: Path, status: int) -> None:
+    with bench(tmp_path, then=refusing({1}, status), max_batch=1, live_first=False) as b:
+        b.put(1)
+        b.work_for(400)
+        b.put(4)
+        b.work_for(3600)
+        assert b.dead_seqs == {1}
+        assert b.counts == (0, 0, 4, 1)
 
 
 def test_an_endpoint_that_is_down_with_500_costs_no_fix_and_no_storm(tmp_path: Path) -> None:
@@ -589,6 +626,15 @@ def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
         assert b.counts == (0, 2, 0, 0)
 
 
+def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:
+    with bench(tmp_path) as b:
+        b.uploader.close()
+        b.uploader = Uploader(b.queue, native, b.transport, UploadPolicy(), clock=b.clock)
+        b.put_backlog(2)
+        assert b.work() is None
+        assert b.counts == (0, 0, 2, 0)
+
+
 def test_the_last_upload_sends_the_newest(tmp_path: Path) -> None:
     with bench(tmp_path) as b:
         b.put_backlog(2)
@@ -659,3 +705,30 @@ def test_garbage_makes_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFix
         b.work_for(100)
         assert b.counts == (0, 0, 2, 0)
     assert all(record.exc_info is None for record in caplog.records)
+
+
+def test_as_a_task_it_delivers_what_rings_and_ends_when_asked(tmp_path: Path) -> None:
+    taken = threading.Event()
+
+    def run(line: Line, request: Request) -> None:
+        line.server.take(request)
+        line.reply(200)
+        taken.set()
+
+    with Server(then=Act(run)) as server, AckQueue(tmp_path / "queue.db") as queue:
+        transport = Transport(server.url)
+        uploader = Uploader(queue, native, transport, UploadPolicy(flush_every_s=0.05))
+        queue.watch(uploader.bell.ring)
+        stop, beat, clock = Stop(), Beat(), Clock()
+        thread = threading.Thread(target=run_loop, args=(uploader, stop, beat, clock))
+        thread.start()
+        for _ in range(2):
+            queue.put(FIX, "van-07")
+            assert taken.wait(5)
+            taken.clear()
+        stop.set()
+        uploader.wake()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert sum(server.ledger.values()) == 2
+        transport.close()

@@ -1,0 +1,1 @@
+"""Is there a way to the endpoint, and when does it come back."""

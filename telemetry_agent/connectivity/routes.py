@@ -1,0 +1,212 @@
+"""What the kernel knows of the way to the endpoint: its news, and its answer when asked.
+
+News. The kernel tells of every change to links, addresses, routes and rules by netlink. Not one
+message is parsed, because they do not add up to the truth: taking a link down removes its IPv4
+routes without a message for each, and a burst that overflows the socket is lost. So every message,
+and an overflow as well, only means "look again". That is what a ring of a bell means too, hence
+``KernelBell``: a bell that the kernel also rings.
+
+The answer. ``path`` connects a UDP socket to the address, which sends nothing but makes the kernel
+choose a route and a source address. Thereby policy rules, tunnels, LAN endpoints without a default
+route and IPv6 count as they do for a real connection. What a namespace with a veth pair showed
+(Linux 6.18):
+
+====================  =============================  =====================================
+fault                 connecting a UDP socket        the matching route (RTM_GETROUTE)
+====================  =============================  =====================================
+link down             ENETUNREACH                    ENETUNREACH
+address removed       ENETUNREACH                    ENETUNREACH
+route deleted, throw  ENETUNREACH                    ENETUNREACH
+unreachable           EHOSTUNREACH                   EHOSTUNREACH
+prohibit              EACCES                         EACCES
+blackhole             EINVAL                         EINVAL
+carrier lost          succeeds                       has the flag ``linkdown``
+====================  =============================  =====================================
+
+The last row is why the route is asked for too. Only the route as it stands in the table
+(``RTM_F_FIB_MATCH``) has that flag; the answer to a plain RTM_GETROUTE does not. A route with
+several gateways has the flag at each of them: it is not judged here, it counts as a way, and as
+another one when a gateway is lost.
+"""
+
+import contextlib
+import errno
+import logging
+import math
+import select
+import socket
+import struct
+from typing import Any, NamedTuple
+
+from telemetry_agent.tasks import Bell
+
+log = logging.getLogger(__name__)
+
+# Links; then addresses, routes and policy rules of IPv4, and of IPv6.
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
+
+_NO_WAY = {
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.EACCES,  # a prohibit route
+    errno.EINVAL,  # a blackhole route
+    errno.ENETDOWN,
+    errno.EADDRNOTAVAIL,  # no address of ours to send from
+    errno.EAFNOSUPPORT,  # IPv6 is switched off
+    errno.ENODEV,  # the interface of a link-local address is gone
+}
+
+# linux/netlink.h and linux/rtnetlink.h, in the machine's own byte order
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, two prefix lengths, …, flags
+_ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
+_RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
+_NLM_F_REQUEST = 1
+_RTM_F_FIB_MATCH = 0x2000
+_RTNH_F_DEAD_OR_LINKDOWN = 0x1 | 0x10
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 1, 2, 4, 5, 9, 18
+_WHICH_WAY = {_RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA}
+_KERNEL_ANSWERS_WITHIN_S = 1.0
+
+
+class Address(NamedTuple):
+    """One of the endpoint's addresses, as ``getaddrinfo`` gives it."""
+
+    family: int
+    sockaddr: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        host, port = self.sockaddr[:2]
+        return f"[{host}]:{port}" if self.family == socket.AF_INET6 else f"{host}:{port}"
+
+
+class Path(NamedTuple):
+    """Which way packets to an address leave. On another path, old connections hang."""
+
+    source: str
+    """The address of ours that they leave from."""
+    route: tuple[tuple[int, bytes], ...] = ()
+    """Interface and gateway as the kernel names them; empty where it could not be asked."""
+
+
+def path(address: Address) -> Path | None:
+    """Ask the kernel for the way to an address; ``None``: there is none. Sends nothing.
+
+    What cannot be asked counts as a way: only the kernel's own no is a no.
+    """
+    try:
+        with socket.socket(address.family, socket.SOCK_DGRAM) as asking:
+            asking.connect(address.sockaddr)
+            source = str(asking.getsockname()[0])
+    except OSError as error:
+        return None if error.errno in _NO_WAY else Path("")
+    try:
+        flags, route = _matching_route(address, source)
+    except OSError:
+        return Path(source)
+    return None if flags & _RTNH_F_DEAD_OR_LINKDOWN else Path(source, route)
+
+
+def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int, bytes], ...]]:
+    """The flags of the route that the kernel would take, and the attributes that say where to."""
+    ends = [
+        (kind, socket.inet_pton(address.family, host.partition("%")[0]))
+        for kind, host in ((_RTA_DST, address.sockaddr[0]), (_RTA_SRC, source))
+    ]
+    if address.family == socket.AF_INET6 and (scope := address.sockaddr[3]):
+        ends.append((_RTA_OIF, struct.pack("=I", scope)))
+    bits = 8 * len(ends[0][1])
+    message = _ROUTE.pack(address.family, bits, bits, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH) + b"".join(
+        _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value for kind, value in ends
+    )
+    header = _HEADER.pack(_HEADER.size + len(message), _RTM_GETROUTE, _NLM_F_REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
+        asking.settimeout(_KERNEL_ANSWERS_WITHIN_S)
+        asking.send(header + message)
+        answer = asking.recv(65536)
+    length, kind = _HEADER.unpack_from(answer)[:2]
+    if kind != _RTM_NEWROUTE:
+        raise OSError(errno.EPROTO, "no route in the kernel's answer")
+    flags: int = _ROUTE.unpack_from(answer, _HEADER.size)[-1]
+    attributes = []
+    at = _HEADER.size + _ROUTE.size
+    while at + _ATTRIBUTE.size <= length:
+        size, kind = _ATTRIBUTE.unpack_from(answer, at)
+        if kind in _WHICH_WAY:
+            attributes.append((kind, answer[at + _ATTRIBUTE.size : at + size]))
+        at += max(_ATTRIBUTE.size, (size + 3) & ~3)
+    return flags, tuple(attributes)
+
+
+class KernelBell(Bell):
+    """A bell that any thread rings, and the kernel by its news; for one waiting thread.
+
+    Where the kernel gives no news (no netlink in a container), any thread still rings it.
+    """
+
+    def __init__(self) -> None:
+        # In place of a plain Bell's event, because only sockets can be waited for together.
+        self.watched: set[socket.socket] = set()
+        """Connecting sockets of the waiting thread: one that is done ends the wait."""
+        self._rings, self._rung = socket.socketpair()
+        self._rings.setblocking(False)
+        self._rung.setblocking(False)
+        self._news = _listen()
+
+    def ring(self) -> None:
+        """End the current or the next wait."""
+        # Full: it is rung already. Closed: nobody waits any more.
+        with contextlib.suppress(OSError):
+            self._rings.send(b"\0")
+
+    def clear(self) -> None:
+        """Arm: only rings from here on count. News stay until they are ``heard``."""
+        with contextlib.suppress(OSError):  # nothing left; or closed, then the loop is asked to end
+            while self._rung.recv(4096):
+                pass
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Return when rung, at news, when a watched socket is done, or after ``timeout_s``."""
+        poll = select.poll()
+        poll.register(self._rung, select.POLLIN)
+        if self._news is not None:
+            poll.register(self._news, select.POLLIN)
+        for connecting in self.watched:
+            poll.register(connecting, select.POLLOUT)
+        poll.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
+
+    def heard(self) -> bool:
+        """Whether the kernel gave news since the last call."""
+        news = False
+        if self._news is not None:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    try:
+                        self._news.recv(1)  # cuts the message short: nobody reads it
+                    except OSError as error:
+                        if error.errno != errno.ENOBUFS:  # lost news are news
+                            raise
+                    news = True
+        return news
+
+    def close(self) -> None:
+        """End a wait and free the sockets. Rings are ignored from here on. Idempotent."""
+        self.ring()
+        for each in (self._rings, self._rung, self._news):
+            if each is not None:
+                each.close()
+
+
+def _listen() -> socket.socket | None:
+    try:
+        news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        try:
+            news.bind((0, _GROUPS))
+        except OSError:
+            news.close()
+            raise
+    except OSError as error:
+        log.info("no news of links and routes from the kernel (%s): probing only", error.strerror)
+        return None
+    news.setblocking(False)
+    return news

@@ -1,0 +1,245 @@
+"""Where the daemon's log goes, and in which form.
+
+::
+
+    format   standard error is        a record becomes
+    auto     a stream to journald     one entry with fields, over journald's own protocol
+    auto     anything else            one readable line
+    json     whatever it is           one JSON object on one line
+
+A message says everything that a person needs. What a program wants to search for comes beside it,
+as ``extra={"fields": {"STATE": "no-fix", "COUNT": 3}}``, in the names of journald (capitals,
+digits and underscores): journald and JSON carry it, readable lines leave it out.
+
+A traceback is told of a crash only, that is where ``log.exception`` is used. Secrets that the
+caller names are masked in everything, because the text of a foreign exception may quote any. Other
+people's loggers are heard from warnings up, whatever the level: httpx tells each request, and
+httpcore's debugging prints the headers.
+"""
+
+import faulthandler
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Literal
+
+PROGRAM = "telemetry-agent"
+JOURNAL_SOCKET = "/run/systemd/journal/socket"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MASK = "***"
+_SHORTEST_SECRET = 4  # masking "a" would hide the log, not the secret
+
+log = logging.getLogger(__name__)
+
+
+def configure(
+    level: str,
+    format: Literal["auto", "json"],  # noqa: A002 - the config's own name for it
+    device: str,
+    secrets: Collection[str] = (),
+) -> None:
+    """Set up the log of this process; call it again to change it.
+
+    Args:
+        level: the least that the agent's own loggers say: debug, info, warning, error.
+        format: as above.
+        device: the device's name, in each entry of journald and each JSON object.
+        secrets: texts that no record may show; those of fewer than 4 characters are not masked.
+    """
+    handler: logging.Handler
+    if format == "auto" and _stderr_is_journal():
+        handler = JournalHandler(device, secrets)
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Json(device, secrets) if format == "json" else _Readable(secrets))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("telemetry_agent").setLevel(level.upper())
+    sys.excepthook = _log_crash
+    threading.excepthook = _log_thread_crash
+    # The watchdog ends a stuck agent by SIGABRT: this prints where each thread stood.
+    faulthandler.enable(2)
+
+
+class _Text(logging.Formatter):
+    """A record as text: the message, and the traceback of a crash; secrets masked in both."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        super().__init__()
+        # The longest first: one secret may hold another.
+        self._secrets = sorted(
+            {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET},
+            key=len,
+            reverse=True,
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(filter(None, (self.message(record), self.traceback(record))))
+
+    def message(self, record: logging.LogRecord) -> str:
+        return self._masked(record.getMessage())
+
+    def traceback(self, record: logging.LogRecord) -> str:
+        """Empty without an exception."""
+        return self._masked(self.formatException(record.exc_info)) if record.exc_info else ""
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        return {
+            name: self._masked(value) if isinstance(value, str) else value
+            for name, value in fields.items()
+        }
+
+    def _masked(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, _MASK)
+        return text
+
+
+class _Readable(_Text):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{_time(record)} {record.levelname.lower()}: {super().format(record)}"
+
+
+class _Json(_Text):
+    def __init__(self, device: str, secrets: Collection[str]) -> None:
+        super().__init__(secrets)
+        self._device = device
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "message": self.message(record),
+            "logger": record.name,
+            "device": self._device,
+            "fields": self.fields(record),
+        }
+        if traceback := self.traceback(record):
+            said["traceback"] = traceback
+        return json.dumps(said, ensure_ascii=False, default=str)
+
+
+def _time(record: logging.LogRecord) -> str:
+    # Not fromtimestamp: where time_t has 32 bits it ends in 2038.
+    moment = _EPOCH + timedelta(milliseconds=int(record.created * 1000))
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class JournalHandler(logging.Handler):
+    """Speaks to journald: a datagram for each record, never waiting.
+
+    A thread that records positions must not hang because journald does: a record that finds the
+    socket full is dropped, and the next one that passes is preceded by the count. Where the socket
+    fails otherwise (journald is gone, the record is too large for a datagram) the record goes to
+    standard error, each line with its priority in front, as systemd reads it there.
+    """
+
+    def __init__(
+        self, device: str, secrets: Collection[str] = (), address: str = JOURNAL_SOCKET
+    ) -> None:
+        super().__init__()
+        self._device = device
+        self._text = _Text(secrets)
+        self._address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send ``record``."""
+        try:
+            if self._dropped:
+                self._send(self._confession())
+                self._dropped = 0
+            self._send(record)
+        except BlockingIOError:
+            self._dropped += 1
+        except OSError:
+            self._print(record)
+        except Exception:  # noqa: BLE001 - a record that cannot be rendered must not end its thread
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+        super().close()
+
+    def _confession(self) -> logging.LogRecord:
+        return logging.makeLogRecord(
+            {
+                "name": __name__,
+                "levelno": logging.WARNING,
+                "msg": f"{self._dropped} log records were lost: journald was busy",
+                "fields": {"COUNT": self._dropped},
+            }
+        )
+
+    def _send(self, record: logging.LogRecord) -> None:
+        entry = {
+            "MESSAGE": self._text.format(record),
+            "PRIORITY": _priority(record),
+            "SYSLOG_IDENTIFIER": PROGRAM,
+            "LOGGER": record.name,
+            "DEVICE": self._device,
+        } | self._text.fields(record)
+        self._socket.sendto(journal_datagram(entry), self._address)
+
+    def _print(self, record: logging.LogRecord) -> None:
+        lines = self._text.format(record).splitlines()
+        sys.stderr.write("".join(f"<{_priority(record)}>{line}\n" for line in lines))
+        sys.stderr.flush()
+
+
+def journal_datagram(fields: dict[str, Any]) -> bytes:
+    """``fields`` as journald's native protocol frames them.
+
+    ``NAME=value`` and a line feed; a value that holds a line feed itself comes as the name, a line
+    feed, its length in 64 bits little-endian, the value and a line feed.
+    """
+    datagram = bytearray()
+    for name, value in fields.items():
+        raw = str(value).encode("utf-8", "replace")
+        if b"\n" in raw:
+            datagram += b"%s\n%s%s\n" % (name.encode(), len(raw).to_bytes(8, "little"), raw)
+        else:
+            datagram += b"%s=%s\n" % (name.encode(), raw)
+    return bytes(datagram)
+
+
+def _priority(record: logging.LogRecord) -> int:
+    """The syslog priority."""
+    for level, priority in ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4)):
+        if record.levelno >= level:
+            return priority
+    return 6 if record.levelno >= logging.INFO else 7
+
+
+def _stderr_is_journal() -> bool:
+    """Whether standard error is the stream that JOURNAL_STREAM, which is inherited, names."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _log_crash(
+    kind: type[BaseException], value: BaseException, traceback: TracebackType | None
+) -> None:
+    log.critical("the agent crashed", exc_info=(kind, value, traceback))
+
+
+def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:
+    if crash.exc_type is SystemExit or crash.exc_value is None:
+        return
+    name = crash.thread.name if crash.thread else "a thread"
+    log.critical(
+        "%s crashed", name, exc_info=(crash.exc_type, crash.exc_value, crash.exc_traceback)
+    )

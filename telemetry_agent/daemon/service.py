@@ -1,0 +1,89 @@
+"""The process round the agent: signals, readiness, watchdog, reload.
+
+Main starts the threads and then only listens: it sits in ``sigtimedwait`` with all signals
+blocked, so there are no signal handlers, and feeds the service manager's watchdog as long as every
+thread is in time.
+"""
+
+import logging
+import signal
+from collections.abc import Callable
+
+from telemetry_agent import __version__
+from telemetry_agent.clock import Clock
+from telemetry_agent.config import Settings
+from telemetry_agent.daemon import logs
+from telemetry_agent.daemon.app import Agent
+from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
+from telemetry_agent.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_EX_SOFTWARE = 70  # sysexits.h: a fault of ours; the service manager starts the agent again
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_LOOK_EVERY_S = 10.0
+
+
+def run(load: Callable[[], Settings], clock: Clock) -> int:
+    """Run until a signal says stop; SIGHUP reads the config anew. Returns the exit status.
+
+    Raises:
+        ConfigError: the config is wrong.
+        QueueLockedError: another process holds the queue.
+        StorageError: the queue cannot be opened.
+    """
+    settings = load()
+    _configure_logs(settings)
+    # Before any thread starts, so that all inherit it and only main hears of them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    agent = Agent(settings, clock)
+    agent.start()
+    log.info("telemetry-agent %s %s", __version__, agent)
+    notify(READY=1, STATUS=str(agent))
+    number = _listen(agent, load, clock)
+    notify(STOPPING=1, STATUS="stopping")
+    if agent.supervisor.gave_up:
+        log.critical("stopping, to be started afresh")
+    else:
+        log.info("stopping on %s", signal.Signals(number).name)
+    agent.stop()
+    stats = agent.queue.stats()
+    log.info("stopped: %d fixes wait for the next start", stats.ready + stats.unack)
+    return _EX_SOFTWARE if agent.supervisor.gave_up else 0
+
+
+def _listen(agent: Agent, load: Callable[[], Settings], clock: Clock) -> int:
+    """Until a signal says stop: which one."""
+    every_s = watchdog_interval_s() or _LOOK_EVERY_S
+    told: list[str] = []
+    while True:
+        heard = signal.sigtimedwait(_SIGNALS, every_s)
+        if heard is None:
+            late = agent.supervisor.late(clock.monotonic_s())
+            if not late:
+                notify(WATCHDOG=1)
+                log.debug("every thread is in time")
+            elif late != told:
+                log.error("stuck: %s", ", ".join(late))
+            told = late
+        elif heard.si_signo == signal.SIGHUP:
+            notify(RELOADING=1)
+            _reload(agent, load)
+            notify(READY=1, STATUS=str(agent))
+        else:
+            return heard.si_signo
+
+
+def _reload(agent: Agent, load: Callable[[], Settings]) -> None:
+    try:
+        settings = load()
+    except ConfigError as error:
+        log.error("the old config stays: %s", error)  # noqa: TRY400 - the user's, no fault of ours
+        return
+    _configure_logs(settings)
+    agent.apply(settings)
+    log.info("reloaded: %s", agent)
+
+
+def _configure_logs(settings: Settings) -> None:
+    logs.configure(settings.log.level, settings.log.format, settings.device)

@@ -1,0 +1,54 @@
+"""What the service manager hears of the agent: readiness, status, signs of life.
+
+One datagram for each message, to the socket that NOTIFY_SOCKET names. Where nobody manages the
+agent (a terminal, a container) there is no such socket, and every call is silent.
+"""
+
+import logging
+import os
+import socket
+
+log = logging.getLogger(__name__)
+
+_SEND_LIMIT_S = 1.0  # the main thread has signals to hear
+
+
+def notify(**assignments: str | int) -> bool:
+    """Tell the service manager, as in ``notify(READY=1, STATUS="recording")``.
+
+    The names are those of sd_notify(3): READY, STATUS, WATCHDOG, STOPPING, and RELOADING before
+    the READY that ends a reload. A line break in a value would begin another assignment: it is
+    sent as a space.
+
+    Returns:
+        Whether it was sent: not where nobody listens, nor where the socket fails, which is
+        logged. The agent goes on either way.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    message = "\n".join(
+        f"{name}={' '.join(str(value).splitlines())}" for name, value in assignments.items()
+    )
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.settimeout(_SEND_LIMIT_S)
+            # A name that begins with @ is in the kernel's abstract namespace, which spells it NUL.
+            path = "\0" + address[1:] if address[0] == "@" else address
+            manager.sendto(message.encode("utf-8", "replace"), path)
+    except OSError as error:
+        log.warning("the service manager cannot be told at %s: %s", address, error.strerror)
+        return False
+    return True
+
+
+def watchdog_interval_s() -> float | None:
+    """How often ``notify(WATCHDOG=1)`` is due: twice within the unit's WatchdogSec.
+
+    Returns:
+        ``None`` without a watchdog, or where it watches another process than this one.
+    """
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    allowed_us = os.environ.get("WATCHDOG_USEC", "")
+    return int(allowed_us) / 2e6 if allowed_us.isdecimal() and int(allowed_us) > 0 else None

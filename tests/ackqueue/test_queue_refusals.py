@@ -1,0 +1,143 @@
+"""What the queue does when the file is damaged, or the disk refuses."""
+
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ackqueue.queue_parts import Disk, Refusal, fix_at, lease, put, seqs
+from fakes import FakeClock
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.errors import StorageError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "queue.db"
+
+
+def test_a_damaged_row_is_never_handed_out_and_is_counted(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 6)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("UPDATE fix SET lat_e9 = lat_e9 + 1 WHERE seq = 1")
+        file.execute("UPDATE fix SET device = 'b' WHERE seq = 3")
+        file.execute("UPDATE fix SET speed_mm_s = 'fast' WHERE seq = 4")
+        file.execute("DELETE FROM fix WHERE seq = 5")
+        file.commit()
+    with AckQueue(path) as queue:
+        assert [fix.record.seq for fix in queue.stored()] == [2, 6]
+        assert queue.lease(1) is not None  # past the first, which is damaged
+        assert seqs(lease(queue)) == [6]
+        assert queue.lease(100) is None
+        stats = queue.stats()
+        assert stats.lost == {"damaged": 4}
+        assert (stats.ready, stats.in_flight) == (2, 2)
+    assert "damaged" in caplog.text
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"damaged": 4}
+        assert seqs(lease(queue)) == [2, 6]
+
+
+def test_a_damaged_mark_sends_again_rather_than_never(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 3)
+        queue.ack(lease(queue, 1))
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("UPDATE mark SET lo = 1")
+        file.commit()
+    with AckQueue(path) as queue:
+        assert seqs(lease(queue)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("refuses", ["before", "after"])
+def test_a_full_disk_costs_patience_only(
+    path: Path, caplog: pytest.LogCaptureFixture, refuses: Refusal
+) -> None:
+    caplog.set_level(logging.INFO)
+    disk, clock = Disk(), FakeClock()
+    with AckQueue(path, connect=disk.connect, clock=clock) as queue:
+        put(queue, 2)
+        batch = lease(queue)
+        disk.refuses = refuses
+        queue.ack(batch)
+        names = [queue.put(fix_at(second), "a") for second in range(3)]
+        for _ in range(5):
+            with pytest.raises(StorageError, match="disk I/O error"):
+                queue.commit()
+            assert queue.commit_due_s() == clock.monotonic_s() + 1
+            clock.advance(1)
+        assert queue.stats().acked == 2
+        assert queue.lease(100) is None
+        disk.refuses = "never"
+        queue.commit()
+        assert list(lease(queue).records) == names
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "cannot write" in told[0]
+    assert "after 7 refusals in 5 s" in told[1]
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT seq FROM fix ORDER BY id").fetchall() == [
+            (seq,) for seq in range(1, 6)
+        ]
+
+
+def test_a_real_full_database_recovers(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 10)
+        queue.commit()
+        limit = queue._store._connection
+        limit.execute("PRAGMA max_page_count = 1")  # as small as it is now
+        put(queue, 1000)
+        with pytest.raises(StorageError, match="full"):
+            queue.commit()
+        put(queue, 1)
+        assert queue.stats().uncommitted == 1001
+        queue.ack(lease(queue))
+        limit.execute("PRAGMA max_page_count = 100000")
+        queue.commit()
+        assert seqs(lease(queue, 2000)) == list(range(11, 1012))
+
+
+def test_memory_is_bounded_while_the_disk_refuses_and_the_loss_is_confessed(path: Path) -> None:
+    disk = Disk()
+    with AckQueue(path, connect=disk.connect, max_uncommitted=10) as queue:
+        put(queue, 2)
+        queue.commit()
+        disk.refuses = "before"
+        put(queue, 15)
+        with pytest.raises(StorageError):
+            queue.commit()
+        assert queue.stats().uncommitted == 10
+        assert queue.stats().lost == {"memory": 5}
+        disk.refuses = "never"
+        assert seqs(lease(queue)) == [1, 2, *range(8, 18)]
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"memory": 5}
+        assert seqs(lease(queue)) == [1, 2, *range(8, 18)]
+
+
+def test_what_a_close_loses_it_tells(path: Path) -> None:
+    disk = Disk()
+    queue = AckQueue(path, connect=disk.connect)
+    put(queue, 3)
+    disk.refuses = "before"
+    with pytest.raises(StorageError, match="3 fixes"):
+        queue.close()
+    AckQueue(path).close()
+
+
+def test_numbers_that_are_taken_swallow_no_fix(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 1)
+        queue.commit()
+        queue._base -= 1  # as if the file had forgotten its last row
+        put(queue, 1)
+        with pytest.raises(StorageError, match="taken"):
+            queue.commit()
+        assert queue.stats().uncommitted == 1
+        queue._writer._pending.clear()

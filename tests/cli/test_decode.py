@@ -1,0 +1,165 @@
+"""The command ``decode``, from outside."""
+
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nmea import gga, line, rmc
+
+_ROOT = Path(__file__).parents[2]
+_ENVIRONMENT = os.environ | {"PYTHONPATH": str(_ROOT)}
+_DECODE = (sys.executable, "-m", "telemetry_agent", "decode")
+
+
+def decode(*args: str, data: bytes = b"") -> tuple[int, list[dict[str, Any]], str]:
+    done = subprocess.run(
+        [*_DECODE, *args],
+        input=data,
+        capture_output=True,
+        env=_ENVIRONMENT,
+        check=False,
+        timeout=60,
+    )
+    return (
+        done.returncode,
+        [json.loads(row) for row in done.stdout.splitlines()],
+        done.stderr.decode(),
+    )
+
+
+@contextmanager
+def decoding(**pipes: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(_DECODE, env=_ENVIRONMENT, bufsize=0, **pipes)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def test_a_file_and_standard_input_give_the_same(tmp_path: Path) -> None:
+    recording = tmp_path / "drive.nmea"
+    recording.write_bytes(b"".join(gga(f"12350{n}") + rmc(f"12350{n}") for n in range(3)))
+    status, fixes, error = decode(str(recording))
+    assert (status, error) == (0, "")
+    assert fixes[0] == {
+        "time": "2026-11-23T12:35:00.000Z",
+        "lat": 48.1173,
+        "lon": 11.516666667,
+        "alt": 545.4,
+        "geoid_sep": 46.9,
+        "speed": 11.524,
+        "course": 84.4,
+        "mode": 3,
+        "quality": "gps",
+        "hdop": 0.9,
+        "sats": 8,
+    }
+    assert [fix["time"][17:19] for fix in fixes] == ["00", "01", "02"]
+    assert decode(data=recording.read_bytes()) == (0, fixes, "")
+    assert decode("-", data=recording.read_bytes()) == (0, fixes, "")
+
+
+def test_stats_count_what_was_rejected_on_standard_error() -> None:
+    data = rmc("123519") + rmc("123520").replace(b"4807", b"4808") + b"\xb5\x62\n"
+    status, fixes, error = decode("--stats", data=data)
+    assert (status, len(fixes)) == (0, 1)
+    assert json.loads(error) == {
+        "sentences": 1,
+        "fixes": 1,
+        "rejected": {"bad-checksum": 1, "garbage-bytes": 2},
+    }
+
+
+def test_dates_of_a_recording_are_moved_only_if_asked() -> None:
+    old = rmc("123519", date="090407")
+    assert decode(data=old)[1][0]["time"] == "2007-04-09T12:35:19.000Z"
+    assert decode("--fix-rollover", data=old)[1][0]["time"] == "2026-11-23T12:35:19.000Z"
+
+
+def test_positions_without_a_date_are_told_of() -> None:
+    status, fixes, error = decode(data=gga("123519") + gga("123520"))
+    assert (status, fixes) == (0, [])
+    assert error == "2 positions left out: no RMC or ZDA says the date\n"
+
+
+def test_what_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.nmea"
+    for file, reason in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
+        status, fixes, error = decode(str(file))
+        assert (status, fixes) == (74, [])
+        assert error == f"telemetry-agent: cannot read {file}: {reason}\n"
+
+
+def test_a_stream_is_decoded_as_it_comes() -> None:
+    with decoding(stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(rmc("123519") + rmc("123520"))
+        assert select.select([process.stdout], [], [], 20)[0]
+        assert b"12:35:19" in process.stdout.readline()
+        process.stdin.write(rmc("123521"))
+        assert b"12:35:20" in process.stdout.readline()
+
+
+def test_ctrl_c_ends_it_quietly() -> None:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with decoding(**pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(rmc("123519") + rmc("123520"))
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert b"Traceback" not in error
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
+    recording = tmp_path / "long.nmea"
+    recording.write_bytes(
+        b"".join(rmc(f"{n // 3600:02}{n // 60 % 60:02}{n % 60:02}") for n in range(20_000))
+    )
+    with (
+        recording.open("rb") as stdin,
+        decoding(stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(20) == 1
+        assert process.stderr.read() == b""
+
+
+def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
+    recording = tmp_path / "noise.nmea"
+    with recording.open("wb") as file:
+        for _ in range(60):
+            file.write(b"$GPTXT," + b"x" * 1_000_000 + line("GPGSV,1,1,00"))
+    limit = 40 * 1024 * 1024
+
+    def within_the_limit() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+    done = subprocess.run(
+        [*_DECODE, "--stats", str(recording)],
+        env=_ENVIRONMENT,
+        capture_output=True,
+        preexec_fn=within_the_limit,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stderr)["rejected"] == {"too-long": 60}

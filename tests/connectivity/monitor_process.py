@@ -1,0 +1,90 @@
+"""The monitor as a process: ``HOST PORT PROBE_EVERY_S RESUME_SPREAD_S``.
+
+Prints what it says, each line with the monotonic time, which is the same in all processes.
+With NO_NETLINK in the environment the kernel gives no netlink, as in some containers.
+SIGUSR1 is an exchange without an answer, SIGUSR2 one with an answer, SIGTERM the end.
+"""
+
+import errno
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.connectivity.monitor import Monitor
+from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connectivity.routes import KernelBell
+from telemetry_agent.tasks import Beat, Stop, run_loop
+
+clock = Clock()
+
+
+def say(word: str) -> None:
+    sys.stdout.write(f"{word} {clock.monotonic_s():.6f}\n")
+    sys.stdout.flush()
+
+
+class Words(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"log {record.getMessage()} at")
+
+
+class Loop(Monitor):
+    """Says when it goes to sleep, so that a test knows that there is nothing left to do."""
+
+    def step(self, now_s: float) -> float | None:
+        wait_s = super().step(now_s)
+        if wait_s is None:
+            say(f"idle {self.state.word}")
+        return wait_s
+
+
+class NoNetlink(socket.socket):
+    def __init__(
+        self, family: int = -1, kind: int = -1, proto: int = -1, fileno: int | None = None
+    ) -> None:
+        if family == socket.AF_NETLINK:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        super().__init__(family, kind, proto, fileno)
+
+
+def main() -> None:
+    host, port, probe_every_s, resume_spread_s = sys.argv[1:]
+    heard = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    if "NO_NETLINK" in os.environ:
+        socket.socket = NoNetlink  # type: ignore[assignment, misc]
+    logging.basicConfig(level=logging.INFO, handlers=[Words()])
+    bell = KernelBell()
+    monitor = Loop(
+        Probe(host, int(port), bell),
+        bell,
+        probe_every_s=float(probe_every_s),
+        resume_spread_s=float(resume_spread_s),
+        on_return=lambda: say("return"),
+        on_change=lambda: say("change"),
+        rng=random.Random(1),
+    )
+    stop = Stop()
+    thread = threading.Thread(target=run_loop, args=(monitor, stop, Beat(), clock))
+    thread.start()
+    while True:
+        got = signal.sigwait(heard)
+        if got == signal.SIGUSR1:
+            monitor.doubt()
+        elif got == signal.SIGUSR2:
+            monitor.answered()
+        else:
+            break
+    stop.set()
+    monitor.wake()
+    thread.join(5)
+    monitor.close()
+    say("end")
+
+
+main()

@@ -1,0 +1,525 @@
+"""The monitor in a network of its own that is broken in every way, as a real process.
+
+A far machine listens, and counts connections: while the network is up there are none.
+"""
+
+import contextlib
+import pathlib
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from netns import Namespace, Network, network
+from processes import Running, running
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.connectivity.probe import resolve
+from telemetry_agent.connectivity.routes import Address, KernelBell, Path, path
+
+clock = Clock()
+
+PROBE_EVERY_S = 2.0
+KERNEL_VISIBLE_S = 1.0
+MARGIN_S = 1.0  # a loaded machine
+SCRIPT = str(pathlib.Path(__file__).parent / "monitor_process.py")
+PORT = 8080
+NEAR, FAR = "10.91.0.1", "10.91.0.2"
+NEAR6, FAR6 = "fd91::1", "fd91::2"
+BEYOND, BEYOND6 = "10.92.0.1", "fd92::1"  # on the far machine's loopback: needs a route
+
+
+class Endpoint:
+    """Listens in a namespace on every address. Closing it is a process that stopped."""
+
+    def __init__(self, where: Namespace) -> None:
+        self._where = where
+        self._peers: list[int] = []
+        self._accepts = threading.Condition()
+        self._listening = where.inside(
+            lambda: socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True)
+        )
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, peer = self._listening.accept()
+                connection.close()
+                with self._accepts:
+                    self._peers.append(peer[1])
+                    self._accepts.notify_all()
+
+    def accepted(self) -> int:
+        """How many connections have come. One of ours, not counted, comes after them."""
+        last = self._where.inside(lambda: socket.create_connection(("::1", PORT), 5))
+        with last, self._accepts:
+            ours = last.getsockname()[1]
+            assert self._accepts.wait_for(lambda: ours in self._peers, 5)
+            self._peers.remove(ours)
+            return len(self._peers)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # ends the accept
+        self._thread.join(5)
+        self._listening.close()
+
+
+class Watched:
+    """A running monitor. ``wait`` gives what it says next, and when."""
+
+    def __init__(self, process: Running) -> None:
+        self.process = process
+        self._read = 0
+
+    def wait(self, pattern: str, limit_s: float = 20) -> float:
+        """The monotonic time of the next line that matches; lines before it are passed over."""
+        line = re.compile(rf"^(?:{pattern}).* (\d+\.\d+)$")
+        with self.process._news:
+            self.process._news.wait_for(lambda: self._next(line) is not None, limit_s)
+        at = self._next(line)
+        assert at is not None, f"no {pattern!r} after line {self._read}:\n{self.process.text()}"
+        self._read = at + 1
+        match = line.match(self.process.out[at])
+        assert match
+        return float(match[1])
+
+    def _next(self, line: re.Pattern[str]) -> int | None:
+        lines = self.process.out
+        return next((i for i in range(self._read, len(lines)) if line.match(lines[i])), None)
+
+    def away(self, word: str) -> float:
+        return self.wait(f"log .* {word}: ")
+
+    def back(self, since_s: float, within_s: float) -> None:
+        """It says within the time, counted from ``since_s``, that the network returned."""
+        took_s = self.wait("return") - since_s
+        sys.stdout.write(f"return after {took_s * 1000:.0f} ms (limit {within_s:.1f} s)\n")
+        assert took_s < within_s
+        self.wait("idle up")
+
+    def said(self, word: str) -> int:
+        return sum(line.startswith(word) for line in self.process.out)
+
+
+@contextlib.contextmanager
+def monitor(
+    device: Namespace, host: str = FAR, *, spread_s: float = 0.0, env: Mapping[str, str] = {}
+) -> Iterator[Watched]:
+    """A monitor in the namespace, that ends as it should."""
+    args = (sys.executable, SCRIPT, host, str(PORT), str(PROBE_EVERY_S), str(spread_s))
+    with running(*device.command(*args), env=env) as process:
+        watched = Watched(process)
+        yield watched
+        assert process.end() == 0, process.text()
+        assert process.err == []
+
+
+class Wire:
+    """A device and a far machine, joined by one cable, with both families."""
+
+    def __init__(self, net: Network) -> None:
+        self.net = net
+        self.device, self.far = net.namespace("device"), net.namespace("far")
+        for each in (self.device, self.far):
+            each.sysctl("ipv6.conf.all.keep_addr_on_down", "1")
+            each.sysctl("ipv6.conf.default.keep_addr_on_down", "1")
+        net.cable(self.device, "eth0", self.far, "eth0")
+        self.device.ip(f"addr add {NEAR}/24 dev eth0")
+        self.device.ip(f"addr add {NEAR6}/64 dev eth0 nodad")
+        self.far.ip(f"addr add {FAR}/24 dev eth0")
+        self.far.ip(f"addr add {FAR6}/64 dev eth0 nodad")
+        self.far.ip(f"addr add {BEYOND}/32 dev lo")
+        self.far.ip(f"addr add {BEYOND6}/128 dev lo nodad")
+        self.endpoint = Endpoint(self.far)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with network() as net:
+        made = Wire(net)
+        try:
+            yield made
+        finally:
+            made.endpoint.close()
+
+
+BREAKS = {
+    "link down": ("device", "link set eth0 down", "link set eth0 up"),
+    "carrier lost": ("far", "link set eth0 down", "link set eth0 up"),
+    "address removed": ("device", f"addr del {NEAR}/24 dev eth0", f"addr add {NEAR}/24 dev eth0"),
+    "blackhole": ("device", f"route add blackhole {FAR}", f"route del blackhole {FAR}"),
+    "unreachable": ("device", f"route add unreachable {FAR}", f"route del unreachable {FAR}"),
+    "prohibit": ("device", f"route add prohibit {FAR}", f"route del prohibit {FAR}"),
+    "throw": ("device", f"route add throw {FAR}", f"route del throw {FAR}"),
+}
+
+
+@pytest.mark.parametrize("fault", BREAKS)
+def test_a_fault_that_the_kernel_sees_is_no_route_and_its_end_a_return(
+    wire: Wire, fault: str
+) -> None:
+    # A LAN endpoint: there is no default route at any time.
+    where, breaks, mends = BREAKS[fault]
+    broken: Namespace = getattr(wire, where)
+    with monitor(wire.device) as watched:
+        watched.wait("idle up")
+        assert watched.said("return") == 0
+        broken.ip(breaks)
+        watched.away("no-route")
+        assert watched.said("change") == 1
+        seen = wire.endpoint.accepted()
+        since_s = clock.monotonic_s()
+        broken.ip(mends)
+        watched.back(since_s, KERNEL_VISIBLE_S)
+        assert watched.said("change") == 2
+        assert wire.endpoint.accepted() == seen + 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "breaks", "mends"),
+    [
+        ("link down", "link set eth0 down", "link set eth0 up"),
+        ("address removed", f"addr del {NEAR6}/64 dev eth0", f"addr add {NEAR6}/64 dev eth0 nodad"),
+        ("blackhole", f"-6 route add blackhole {FAR6}", f"-6 route del blackhole {FAR6}"),
+    ],
+)
+def test_the_same_with_ipv6(wire: Wire, fault: str, breaks: str, mends: str) -> None:
+    with monitor(wire.device, FAR6) as watched:
+        watched.wait("idle up")
+        wire.device.ip(breaks)
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        wire.device.ip(mends)
+        watched.back(since_s, KERNEL_VISIBLE_S)
+
+
+def test_an_ipv6_address_serves_once_the_kernel_has_found_it_unique(wire: Wire) -> None:
+    checking_s = 2.0  # what the kernel takes for that: up to 1 s of random delay, and 1 s
+    with monitor(wire.device, FAR6) as watched:
+        watched.wait("idle up")
+        wire.device.ip(f"addr del {NEAR6}/64 dev eth0")
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        wire.device.ip(f"addr add {NEAR6}/64 dev eth0")
+        watched.back(since_s, checking_s + KERNEL_VISIBLE_S)
+
+
+def test_a_gateway_that_comes_and_goes(wire: Wire) -> None:
+    wire.device.ip(f"route add default via {FAR}")
+    with monitor(wire.device, BEYOND) as watched:
+        watched.wait("idle up")
+        wire.device.ip("route del default")
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        wire.device.ip(f"route add default via {FAR}")
+        watched.back(since_s, KERNEL_VISIBLE_S)
+
+
+def test_a_route_of_a_policy_table_is_a_route(wire: Wire) -> None:
+    wire.device.ip(f"route add {BEYOND}/32 via {FAR} table 77")
+    with monitor(wire.device, BEYOND) as watched:
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        wire.device.ip("rule add pref 100 lookup 77")
+        watched.back(since_s, KERNEL_VISIBLE_S)
+        wire.device.ip("route flush table 77")
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        wire.device.ip(f"route add {BEYOND}/32 via {FAR} table 77")
+        watched.back(since_s, KERNEL_VISIBLE_S)
+
+
+def test_another_interface_is_a_change_and_no_return(wire: Wire) -> None:
+    net, device, far = wire.net, wire.device, wire.far
+    net.cable(device, "wlan0", far, "wlan0")
+    device.ip("addr add 10.93.0.1/24 dev wlan0")
+    far.ip("addr add 10.93.0.2/24 dev wlan0")
+    device.ip(f"route add default via {FAR} metric 100")
+    device.ip("route add default via 10.93.0.2 metric 600")
+    with monitor(device, BEYOND) as watched:
+        watched.wait("idle up")
+        device.ip("link set eth0 down")
+        watched.wait("change")
+        watched.wait("idle up")
+        device.ip("link set wlan0 down")
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        device.ip("link set wlan0 up")
+        device.ip("route add default via 10.93.0.2 metric 600")
+        watched.back(since_s, KERNEL_VISIBLE_S)
+        assert watched.said("return") == 1
+
+
+@pytest.mark.parametrize("dead_ipv4", [False, True])
+def test_ipv6_alone_serves_also_beside_a_dead_ipv4(wire: Wire, dead_ipv4: bool) -> None:
+    if dead_ipv4:  # it has a route, and nobody answers there
+        wire.device.hosts({"endpoint.test": ["10.91.0.99", FAR6]})
+    else:
+        wire.device.ip(f"addr del {NEAR}/24 dev eth0")
+        wire.device.hosts({"endpoint.test": [FAR, FAR6]})
+    began_s = clock.monotonic_s()
+    with monitor(wire.device, "endpoint.test") as watched:
+        assert watched.wait("idle up") - began_s < 2 + MARGIN_S  # no address is waited out
+        wire.device.ip("link set eth0 down")
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        wire.device.ip("link set eth0 up")
+        watched.back(since_s, KERNEL_VISIBLE_S)
+
+
+def test_an_endpoint_that_stops_and_returns_is_found_within_probe_every(wire: Wire) -> None:
+    with monitor(wire.device) as watched:
+        watched.wait("idle up")
+        wire.endpoint.close()
+        watched.process.send(signal.SIGUSR1)
+        watched.away("unreachable")
+        since_s = clock.monotonic_s()
+        wire.endpoint = Endpoint(wire.far)
+        watched.back(since_s, PROBE_EVERY_S + MARGIN_S)
+        assert watched.said("change") == 0
+        assert wire.endpoint.accepted() == 1
+
+
+def test_a_peer_that_drops_everything_is_unreachable_and_its_return_needs_no_doubt(
+    wire: Wire,
+) -> None:
+    wire.device.ip(f"route add default via {FAR}")
+    with monitor(wire.device, BEYOND) as watched:
+        watched.wait("idle up")
+        wire.far.ip(f"addr del {BEYOND}/32 dev lo")
+        wire.far.ip(f"route add blackhole {BEYOND}")
+        watched.process.send(signal.SIGUSR1)
+        watched.away("unreachable")
+        since_s = clock.monotonic_s()
+        wire.far.ip(f"route del blackhole {BEYOND}")
+        wire.far.ip(f"addr add {BEYOND}/32 dev lo")
+        # A SYN may have left just before, into the hole: TCP repeats it after 1 s.
+        watched.back(since_s, PROBE_EVERY_S + MARGIN_S)
+
+
+def test_the_route_returns_while_a_probe_hangs(wire: Wire) -> None:
+    wire.device.ip(f"route add default via {FAR}")
+    wire.device.ip("link add hole type veth peer name nobody")
+    wire.device.ip("link set hole up")
+    wire.device.ip("link set nobody up")
+    wire.device.ip(f"route add {BEYOND} dev hole")  # has a carrier, and nobody answers
+    with monitor(wire.device, BEYOND) as watched:
+        watched.away("unreachable")
+        wire.device.ip("link set hole down")
+        since_s = clock.monotonic_s()
+        watched.back(since_s, KERNEL_VISIBLE_S)
+
+
+def test_the_return_waits_a_random_part_of_the_spread(wire: Wire) -> None:
+    spread_s = 2.0  # the seed draws 0.13 of it
+    with monitor(wire.device, spread_s=spread_s) as watched:
+        watched.wait("idle up")
+        wire.device.ip("link set eth0 down")
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        wire.device.ip("link set eth0 up")
+        assert watched.wait("return") - since_s > 0.13 * spread_s
+        assert watched.wait("idle up") - since_s < KERNEL_VISIBLE_S + spread_s
+
+
+def test_while_up_there_is_no_traffic_whatever_else_changes(wire: Wire) -> None:
+    with monitor(wire.device) as watched:
+        watched.wait("idle up")
+        assert wire.endpoint.accepted() == 1
+        for number in range(3):  # each is news, and none concerns the endpoint
+            wire.device.ip(f"link add other{number} type veth peer name peer{number}")
+            wire.device.ip(f"addr add 10.94.{number}.1/24 dev other{number}")
+            wire.device.ip(f"link set other{number} up")
+            watched.wait("idle up")
+        # The first that concerns it: what came before has been dealt with by then.
+        wire.device.ip(f"route add {FAR}/32 via {NEAR}")
+        watched.wait("change")
+        watched.wait("idle up")
+        assert watched.said("change") == 1
+        assert watched.said("return") == 0
+        assert wire.endpoint.accepted() == 1
+
+
+def test_a_name_that_resolves_only_once_the_network_is_there(wire: Wire) -> None:
+    wire.device.ip("link set eth0 down")
+    wire.device.hosts({})
+    with monitor(wire.device, "endpoint.test") as watched:
+        watched.away("unreachable")
+        # The file is bound into the process: written in place, it is seen there.
+        wire.device.hosts({"endpoint.test": [FAR]})
+        since_s = clock.monotonic_s()
+        wire.device.ip("link set eth0 up")
+        watched.back(since_s, KERNEL_VISIBLE_S)
+
+
+def test_an_answer_outweighs_the_probe(wire: Wire) -> None:
+    wire.endpoint.close()
+    with monitor(wire.device) as watched:
+        watched.away("unreachable")
+        since_s = clock.monotonic_s()
+        watched.process.send(signal.SIGUSR2)
+        watched.back(since_s, KERNEL_VISIBLE_S)
+
+
+def test_without_netlink_the_probe_alone_serves(wire: Wire) -> None:
+    with monitor(wire.device, env={"NO_NETLINK": "1"}) as watched:
+        watched.wait("log no news of links and routes from the kernel")
+        watched.wait("idle up")
+        wire.device.ip("link set eth0 down")
+        watched.process.send(signal.SIGUSR1)
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        wire.device.ip("link set eth0 up")
+        watched.back(since_s, PROBE_EVERY_S + MARGIN_S)
+
+
+def way(device: Namespace, host: str) -> Path | None:
+    """What the kernel of a namespace says of the way to a host."""
+    return device.inside(lambda: path(resolve(host, PORT)[0]))
+
+
+def connects(device: Namespace, host: str) -> bool:
+    """Whether the kernel of a namespace lets a UDP socket connect."""
+    address = resolve(host, PORT)[0]
+
+    def call() -> bool:
+        with socket.socket(address.family, socket.SOCK_DGRAM) as asking:
+            return asking.connect_ex(address.sockaddr) == 0
+
+    return device.inside(call)
+
+
+@pytest.fixture
+def bell(wire: Wire) -> Iterator[KernelBell]:
+    """Hears the news of the device's kernel."""
+    made = wire.device.inside(KernelBell)
+    yield made
+    made.close()
+
+
+def wait_for(bell: KernelBell, comes_true: Callable[[], bool]) -> None:
+    """Wait until news have made it true. The kernel notes a carrier a moment after the fact."""
+    until_s = clock.monotonic_s() + 10
+    while not comes_true():
+        assert clock.monotonic_s() < until_s
+        bell.wait(until_s - clock.monotonic_s())
+        bell.heard()
+
+
+@pytest.mark.parametrize("far", [FAR, FAR6])
+def test_a_lost_carrier_is_no_way_though_the_kernel_still_connects(
+    wire: Wire, bell: KernelBell, far: str
+) -> None:
+    before = way(wire.device, far)
+    assert before is not None
+    wire.far.ip("link set eth0 down")
+    wait_for(bell, lambda: way(wire.device, far) is None)
+    assert connects(wire.device, far), "then the route need not be asked for"
+    wire.far.ip("link set eth0 up")
+    wait_for(bell, lambda: way(wire.device, far) == before)
+
+
+def test_of_two_gateways_the_loss_of_one_is_another_way(wire: Wire, bell: KernelBell) -> None:
+    net, device, far = wire.net, wire.device, wire.far
+    net.cable(device, "eth1", far, "eth1")
+    device.ip("addr add 10.93.0.1/24 dev eth1")
+    device.ip(f"route add default nexthop via {FAR} nexthop via 10.93.0.2")
+    both = way(device, BEYOND)
+    far.ip("link set eth1 down")
+    wait_for(bell, lambda: way(device, BEYOND) != both)
+    assert None not in {both, way(device, BEYOND)}
+
+
+def test_another_gateway_or_source_is_another_way(wire: Wire) -> None:
+    wire.device.ip(f"route add default via {FAR}")
+    first = way(wire.device, BEYOND)
+    wire.device.ip("route replace default via 10.91.0.3")
+    second = way(wire.device, BEYOND)
+    wire.device.ip("addr add 10.91.0.9/24 dev eth0")
+    wire.device.ip("route replace default via 10.91.0.3 src 10.91.0.9")
+    third = way(wire.device, BEYOND)
+    assert None not in {first, second, third}
+    assert len({first, second, third}) == 3
+
+
+def test_a_route_for_our_source_alone_decides(wire: Wire, bell: KernelBell) -> None:
+    net, device, far = wire.net, wire.device, wire.far
+    net.cable(device, "eth1", far, "eth1")
+    device.ip("addr add 10.93.0.1/24 dev eth1")
+    device.ip(f"route add default via {FAR}")
+    device.ip("route add default via 10.93.0.2 table 88")
+    device.ip(f"rule add from {NEAR} lookup 88")
+    assert way(device, BEYOND) is not None
+    far.ip("link set eth1 down")
+    wait_for(bell, lambda: way(device, BEYOND) is None)
+
+
+def test_a_link_local_address_is_asked_for_on_its_interface(wire: Wire, bell: KernelBell) -> None:
+    wire.net.cable(wire.device, "eth1", wire.far, "eth1")
+
+    def both() -> list[Address]:
+        return [resolve(f"fe80::1%{device}", PORT)[0] for device in ("eth0", "eth1")]
+
+    here = wire.device.inside(both)
+
+    def ways() -> list[bool]:
+        return wire.device.inside(lambda: [path(address) is not None for address in here])
+
+    wait_for(bell, lambda: ways() == [True, True])
+    wire.far.ip("link set eth0 down")
+    wait_for(bell, lambda: ways() == [False, True])
+    wire.far.ip("link set eth0 up")
+    wire.far.ip("link set eth1 down")
+    wait_for(bell, lambda: ways() == [True, False])
+    wire.device.ip("link del eth1")
+    assert ways() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "link set lo alias inner",
+        "addr change 10.99.0.1/32 dev lo valid_lft 999 preferred_lft 999",
+        "route add 10.98.0.0/24 dev lo",
+        "rule add pref 100 lookup 77",
+        "addr change fd99::1/128 dev lo valid_lft 999 preferred_lft 999",
+        "-6 route add fd98::/64 dev lo",
+        "-6 rule add pref 100 lookup 77",
+    ],
+)
+def test_the_kernel_rings_for_each_kind_of_news(change: str) -> None:
+    with network() as net:
+        device = net.namespace("device")
+        device.ip("addr add 10.99.0.1/32 dev lo")
+        device.ip("addr add fd99::1/128 dev lo")
+        with contextlib.closing(device.inside(KernelBell)) as bell:
+            bell.wait(0.3)
+            while bell.heard():  # a new IPv6 address is told of twice; then nothing happens there
+                bell.wait(0.3)
+            device.ip(change)
+            bell.wait(5)
+            assert bell.heard()
+
+
+def test_more_news_than_the_socket_holds_are_news(wire: Wire, bell: KernelBell) -> None:
+    assert bell._news is not None
+    bell._news.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+
+    def overflow() -> None:
+        bell.heard()
+        for number in range(2, 40):
+            wire.device.ip(f"addr replace 10.95.0.{number}/32 dev lo")
+        bell.wait(5)
+
+    overflow()
+    with pytest.raises(OSError, match="No buffer space"):
+        bell._news.recv(1)
+    overflow()
+    assert bell.heard()
+    assert not bell.heard()

@@ -1,0 +1,320 @@
+"""The unit as it is shipped, under a real systemd."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from misbehaving import Server, hang
+from rig import simulated
+from systemd_boot import SOURCE, Machine, boot, launcher, require_systemd
+
+from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.simulator import Simulator
+
+UNIT = "telemetry-agent.service"
+TEXT = (SOURCE / "systemd" / UNIT).read_text()
+CREDENTIALS = ("client_key", "page_token", "password", "token")
+CONFIG = """\
+device = "van-07"
+[gps]
+source = "{source}"
+[upload]
+url = "{url}"
+flush_every = "200ms"
+backoff_max = "1s"
+[log]
+level = "debug"
+"""
+NOWHERE = "http://127.0.0.1:9/"
+INSTALLED = {
+    "/usr/bin/telemetry-agent": launcher("-m telemetry_agent"),
+    "/etc/telemetry-agent/config.toml": CONFIG.format(source="/dev/none", url=NOWHERE).encode(),
+    "/usr/lib/sysusers.d/telemetry-agent.conf": (
+        SOURCE / "systemd/sysusers.d/telemetry-agent.conf"
+    ).read_bytes(),
+}
+PROBED = INSTALLED | {
+    "/usr/bin/telemetry-agent": launcher("/opt/source/tests/daemon/sandbox_probe.py"),
+    "/usr/bin/python-inside": launcher(),
+}
+
+
+def drop_in(*lines: str) -> dict[str, str]:
+    """The shipped unit, and a drop-in as an engineer would write it."""
+    return {UNIT: TEXT, f"{UNIT}.d/test.conf": "\n".join(["[Service]", *lines])}
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with boot({UNIT: TEXT}, INSTALLED) as machine:
+        yield machine
+
+
+def config(source: str, url: str) -> dict[str, bytes]:
+    """The agent is installed, with this config."""
+    text = CONFIG.format(source=source, url=url)
+    return INSTALLED | {"/etc/telemetry-agent/config.toml": text.encode()}
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Iterator[Simulator]:
+    """A receiver for everybody."""
+    with simulated(tmp_path, rate_hz=5) as simulator:
+        simulator.device.chmod(0o666)
+        yield simulator
+
+
+def own_entries(machine: Machine) -> list[dict[str, Any]]:
+    return [entry for entry in machine.journal(UNIT) if "LOGGER" in entry]
+
+
+def test_systemd_understands_every_line(machine: Machine) -> None:
+    version = int(machine.systemctl("--version").split()[1])
+    done = machine.run("systemd-analyze", "verify", f"/run/systemd/system/{UNIT}", check=False)
+    complaints = [line.split(": ", 1)[1] for line in done.stderr.splitlines() if UNIT in line]
+    unknown = ["RestartSteps", "RestartMaxDelaySec"] if version < 254 else []
+    assert sorted(set(complaints)) == sorted(
+        f"Unknown key '{key}' in section [Service], ignoring." for key in unknown
+    )
+
+
+def test_the_exposure_score_is_at_most_1_5() -> None:
+    require_systemd()
+    done = subprocess.run(
+        [
+            "systemd-analyze",
+            "security",
+            "--offline=true",
+            "--threshold=15",
+            SOURCE / "systemd" / UNIT,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Overall exposure level" in done.stdout
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+def test_start_returns_when_the_agent_says_that_it_is_ready(machine: Machine) -> None:
+    machine.systemctl("start", UNIT)
+    assert machine.show(UNIT, "ActiveState") == "active"
+    assert machine.show(UNIT, "StatusText").startswith("records van-07 from /dev/none")
+    assert machine.show(UNIT, "WatchdogUSec") == "30s"
+
+
+def test_the_agent_and_its_state_belong_to_its_own_user(machine: Machine) -> None:
+    machine.systemctl("start", UNIT)
+    process = f"/proc/{machine.main_pid(UNIT)}"
+    for path, mode in ((process, "555"), ("/var/lib/telemetry-agent", "751")):
+        owner = machine.run("stat", "--format=%U:%G %a", path).stdout.strip()
+        assert owner == f"telemetry-agent:telemetry-agent {mode}"
+
+
+def test_the_path_of_a_fix_under_the_sandbox(simulator: Simulator, tmp_path: Path) -> None:
+    with Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint:
+        source = str(simulator.device.resolve())
+        with boot({UNIT: TEXT}, config(source, endpoint.url)) as machine:
+            machine.systemctl("start", UNIT)
+            assert endpoint.wait_for(10, 20), machine.messages(UNIT)
+            machine.systemctl("stop", UNIT)
+            assert machine.show(UNIT, "ExecMainStatus") == "0"
+
+
+def test_journald_gets_levels_and_fields(machine: Machine) -> None:
+    machine.systemctl("start", UNIT)
+    machine.wait_for(lambda: "no such device" in machine.messages(UNIT), "a warning")
+    names = ("PRIORITY", "DEVICE", "LOGGER", "SYSLOG_IDENTIFIER", "_SYSTEMD_UNIT")
+    said = {
+        entry["MESSAGE"].partition(" ")[0]: [entry.get(name) for name in names]
+        for entry in own_entries(machine)
+    }
+    rest = ["telemetry-agent", UNIT]
+    assert said["telemetry-agent"] == ["6", "van-07", "telemetry_agent.daemon.service", *rest]
+    assert said["/dev/none:"] == ["4", "van-07", "telemetry_agent.gnss.reader", *rest]
+
+
+def test_a_stuck_thread_is_ended_by_the_watchdog_and_the_agent_started_again() -> None:
+    files = INSTALLED | {
+        "/usr/bin/telemetry-agent": launcher("/opt/source/tests/daemon/stuck_agent.py")
+    }
+    with boot(drop_in("WatchdogSec=2s", "RestartSec=0"), files) as machine:
+        machine.systemctl("start", UNIT)
+        stuck = machine.main_pid(UNIT)
+        machine.path("/etc/telemetry-agent/stuck").touch()
+        machine.wait_for(lambda: "stuck: reader" in machine.messages(UNIT), "noticed")
+        machine.path("/etc/telemetry-agent/stuck").unlink()
+        machine.wait_for(lambda: machine.show(UNIT, "NRestarts") != "0", "restarted")
+        machine.wait_active(UNIT)
+        assert machine.main_pid(UNIT) not in (0, stuck)
+        said = machine.messages(UNIT)
+    assert "Watchdog timeout" in said
+    # Where each thread stood, for whoever has to find out why.
+    assert "Fatal Python error: Aborted" in said
+    assert "step_or_hang" in said
+
+
+def test_an_endpoint_that_hangs_is_no_fault_and_does_not_hold_up_a_stop(
+    simulator: Simulator,
+) -> None:
+    with Server(then=hang()) as server:
+        files = config(str(simulator.device.resolve()), server.url)
+        with boot(drop_in("WatchdogSec=1s"), files) as machine:
+            machine.systemctl("start", UNIT)
+            server.wait_for(lambda s: bool(s.requests))
+            # Without an answer for longer than the watchdog is patient.
+            machine.wait_for(lambda: machine.messages(UNIT).count("is in time") > 3, "fed")
+            assert machine.show(UNIT, "NRestarts") == "0"
+            machine.systemctl("stop", UNIT)
+            assert machine.show(UNIT, "Result") == "success"
+            assert machine.show(UNIT, "ExecMainStatus") == "0"
+
+
+def test_reload_keeps_the_process(machine: Machine) -> None:
+    machine.systemctl("start", UNIT)
+    before = machine.main_pid(UNIT)
+    text = CONFIG.format(source="/dev/other", url=NOWHERE)
+    machine.path("/etc/telemetry-agent/config.toml").write_text(text)
+    machine.systemctl("reload", UNIT)
+    machine.wait_for(
+        lambda: "records van-07 from /dev/other" in machine.show(UNIT, "StatusText"), "reloaded"
+    )
+    machine.wait_active(UNIT)
+    assert machine.main_pid(UNIT) == before
+
+
+def test_a_wrong_config_is_not_started_again() -> None:
+    files = INSTALLED | {"/etc/telemetry-agent/config.toml": b"nonsense"}
+    with boot(drop_in("RestartSec=0"), files) as machine:
+        machine.systemctl("start", UNIT, check=False)
+        machine.wait_for(lambda: machine.show(UNIT, "ActiveState") == "failed", "failed")
+        assert machine.show(UNIT, "ExecMainStatus") == "78"
+        assert machine.show(UNIT, "NRestarts") == "0"
+
+
+def test_every_other_end_is_started_again_without_a_limit() -> None:
+    blocked = "/var/lib/telemetry-agent/queue.db/there is a folder in its place"
+    with boot(drop_in("RestartSec=0"), INSTALLED | {blocked: b""}) as machine:
+        machine.systemctl("start", UNIT, check=False)
+        # systemd's own limit would end it after 5 within 10 s.
+        machine.wait_for(lambda: int(machine.show(UNIT, "NRestarts")) > 6, "seventh restart")
+        machine.path(blocked).unlink()
+        machine.path("/var/lib/telemetry-agent/queue.db").rmdir()
+        machine.wait_active(UNIT)
+
+
+def test_secrets_come_from_the_credential_store_and_none_is_needed() -> None:
+    store = {name: f"/etc/credstore/telemetry-agent.{name}" for name in CREDENTIALS}
+    with boot({UNIT: TEXT}, INSTALLED | dict.fromkeys(store.values(), b"s3cret")) as machine:
+        machine.systemctl("start", UNIT)
+        held = f"/run/credentials/{UNIT}"
+        assert machine.run("ls", held).stdout.split() == sorted(store)
+        assert machine.run("cat", f"{held}/token").stdout == "s3cret"
+        asked = machine.run("runuser", "-u", "nobody", "--", "cat", f"{held}/token", check=False)
+        assert asked.returncode
+        for path in store.values():
+            machine.path(path).unlink()
+        machine.systemctl("restart", UNIT)
+        assert machine.run("ls", held, check=False).stdout == ""
+
+
+def test_a_credential_that_a_drop_in_names_by_its_path_must_be_there() -> None:
+    with boot(drop_in("LoadCredential=token:/nonexistent"), INSTALLED) as machine:
+        machine.systemctl("start", UNIT, check=False)
+        assert machine.show(UNIT, "ExecMainStatus") == "243"  # CREDENTIALS
+
+
+ASK = """
+import socket
+control = socket.socket(socket.AF_UNIX)
+control.connect("/var/lib/telemetry-agent/queue.db.sock")
+print(control.recv(99).decode(), end="")
+"""
+READ = """
+import sqlite3
+queue = sqlite3.connect("file:/var/lib/telemetry-agent/queue.db?mode=ro", uri=True)
+print(queue.execute("SELECT x FROM t").fetchone()[0], end="")
+"""
+
+
+def by(user: str, machine: Machine, program: str) -> str:
+    """What ``program`` prints when ``user`` runs it; empty where it fails."""
+    argv = ["runuser", "--user", user, "--", "/usr/bin/python-inside", "-c", program]
+    return machine.run(*argv, check=False).stdout
+
+
+@pytest.fixture
+def receiver() -> Iterator[str]:
+    """A pty, as serial receivers come: for root and the group dialout."""
+    master, slave = os.openpty()
+    path = Path(os.ttyname(slave))
+    path.chmod(0o660)
+    shutil.chown(path, group="dialout")
+    yield str(path)
+    os.close(master)
+    os.close(slave)
+
+
+def test_the_sandbox(receiver: str) -> None:
+    files = PROBED | {"/tmp/of-another": b"", "/run/systemd/timesync/synchronized": b""}
+    with boot(drop_in(f"Environment=RECEIVER={receiver}"), files) as machine:
+        machine.run("useradd", "--groups=telemetry-agent", "engineer")
+        machine.run("useradd", "stranger")
+        # A device that everyone may open, were it not for the unit.
+        machine.run("mknod", "--mode=666", "/dev/foreign", "c", "10", "229")
+        # A serial port that no machine has.
+        machine.run("mknod", "--mode=666", "/dev/ttyS191", "c", "4", "255")
+        machine.systemctl("start", UNIT)
+        facts = json.loads(own_entries(machine)[0]["FACTS"])
+        users = ("root", "telemetry-agent", "engineer", "stranger")
+        answers = [by(user, machine, ASK) for user in users]
+        reads = [by(user, machine, READ) for user in users]
+    # systemd allows a kind of device that the kernel knows at the start.
+    known = " ttyS\n" in Path("/proc/devices").read_text()
+    assert (facts.pop("serial port") != "EPERM") is known
+    assert facts == {
+        "write /etc": "EROFS",
+        "write /usr": "EROFS",
+        "write /proc/sys": "EROFS",
+        "write cgroup": "EROFS",
+        "write state": "ok",
+        "write runtime": "ok",
+        "list /root": "EACCES",
+        "list /home": "EACCES",
+        "others in /tmp": 0,
+        "others in /proc": 0,
+        "packet socket": "EAFNOSUPPORT",
+        "route socket": "ok",
+        "read /proc/net": "ok",
+        "writable code": "EPERM",
+        "ctypes callback": 7,
+        "user namespace": "EPERM",
+        "adjtimex": "EPERM",
+        "synchronised": True,  # timesyncd says so
+        "host name": "EPERM",
+        "foreign device": "EPERM",
+        "receiver": "ok",
+        "queue": "wal",
+        "thread": "ok",
+        "core dump": [0, 0],
+        "CapBnd": "0000000000000000",
+        "CapEff": "0000000000000000",
+        "NoNewPrivs": "1",
+        "Seccomp": "2",
+    }
+    assert answers == ["all", "all", "all", "status"]
+    assert reads == ["42", "42", "42", ""]
+
+
+def test_a_drop_in_lets_the_agent_ask_the_kernel_for_the_clock() -> None:
+    calls = "SystemCallFilter=adjtimex clock_adjtime clock_adjtime64"
+    with boot(drop_in("ProtectClock=no", calls, "Environment=RECEIVER=/none"), PROBED) as machine:
+        machine.systemctl("start", UNIT)
+        facts = json.loads(own_entries(machine)[0]["FACTS"])
+    assert facts["adjtimex"] != "EPERM"

@@ -1,0 +1,141 @@
+"""Networks of our own, to break: namespaces, veth pairs between them, processes inside.
+
+::
+
+    with network() as net:
+        device, far = net.namespace("device"), net.namespace("far")
+        net.cable(device, "eth0", far, "eth0")
+        device.ip("addr add 10.1.0.1/24 dev eth0")
+        with running(*device.command("sleep", "9")): ...
+
+Needs root and iproute2. Namespaces carry our pid in their names and are removed at the end, and
+with them their links, addresses and routes.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
+_IP_LIMIT_S = 10
+
+
+class Namespace:
+    """A machine of its own as far as the network is concerned; its loopback is up."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def ip(self, command: str) -> None:
+        """Run ``ip COMMAND`` here."""
+        _ip("-n", self.name, *command.split())
+
+    def command(self, *args: str) -> tuple[str, ...]:
+        """The command line that runs ``args`` here, as the process that is started itself."""
+        return ("ip", "netns", "exec", self.name, *args)
+
+    def sysctl(self, name: str, value: str) -> None:
+        """Set ``net.NAME`` here."""
+        setting = Path("/proc/sys/net", *name.split("."))
+        self.inside(lambda: setting.write_text(value))
+
+    def hosts(self, names: Mapping[str, Sequence[str]]) -> None:
+        """What ``/etc/hosts`` says to processes that are started here from now on."""
+        folder = Path("/etc/netns", self.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"{address} {name}\n" for name, found in names.items() for address in found]
+        folder.joinpath("hosts").write_text("".join(lines))
+
+    def inside(self, function: Callable[[], T]) -> T:
+        """Call a function in a thread that lives here: sockets that it makes stay here."""
+
+        def call() -> T:
+            with Path("/run/netns", self.name).open("rb") as handle:
+                _enter(handle.fileno())
+            return function()
+
+        with ThreadPoolExecutor(1) as thread_of_its_own:
+            return thread_of_its_own.submit(call).result(_IP_LIMIT_S)
+
+    def remove(self) -> None:
+        _ip("netns", "del", self.name)
+        shutil.rmtree(Path("/etc/netns", self.name), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            Path("/etc/netns").rmdir()  # ours, if it is empty
+
+
+class Network:
+    """Namespaces that end together."""
+
+    def __init__(self) -> None:
+        self.namespaces: list[Namespace] = []
+
+    def namespace(self, name: str) -> Namespace:
+        """A new one; its full name is unique on the machine."""
+        made = Namespace(f"ta{os.getpid()}-{name}")
+        _ip("netns", "add", made.name)
+        self.namespaces.append(made)
+        made.ip("link set lo up")
+        return made
+
+    def cable(self, a: Namespace, a_device: str, b: Namespace, b_device: str) -> None:
+        """Join two with a pair of interfaces, both up. Taking one down cuts the other's carrier."""
+        _ip("link", "add", a_device, "netns", a.name, "type", "veth",
+            "peer", "name", b_device, "netns", b.name)  # fmt: skip
+        a.ip(f"link set {a_device} up")
+        b.ip(f"link set {b_device} up")
+
+
+@contextlib.contextmanager
+def network() -> Iterator[Network]:
+    """A network that is gone when the block ends; skips the test where none can be made."""
+    if lack := _lack():
+        if os.environ.get("CI"):
+            pytest.fail(f"network namespaces cannot be made: {lack}")
+        pytest.skip(f"network namespaces cannot be made: {lack}")
+    made = Network()
+    try:
+        yield made
+    finally:
+        for namespace in made.namespaces:
+            namespace.remove()
+
+
+@cache
+def _lack() -> str:
+    """What is missing for a namespace with a veth pair; empty: nothing."""
+    if os.geteuid() != 0:
+        return "not root"
+    if shutil.which("ip") is None:
+        return "no ip command (package iproute2)"
+    tried = Network()
+    try:
+        a, b = tried.namespace("try-a"), tried.namespace("try-b")
+        tried.cable(a, "eth0", b, "eth0")
+    except subprocess.CalledProcessError as error:
+        return str(error.stderr).strip()
+    finally:
+        for namespace in tried.namespaces:
+            namespace.remove()
+    return ""
+
+
+def _enter(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def _ip(*args: str) -> None:
+    subprocess.run(["ip", *args], check=True, capture_output=True, text=True, timeout=_IP_LIMIT_S)

@@ -1,0 +1,69 @@
+"""SIGHUP: a changed config is applied without losing a fix, or refused in words."""
+
+import signal
+from pathlib import Path
+
+from misbehaving import Server, answer
+from rig import simulated, started, write_config
+
+from telemetry_agent.endpoint import Endpoint
+
+
+def test_a_changed_name_and_url_lose_nothing(tmp_path: Path) -> None:
+    old = Endpoint("127.0.0.1:0", tmp_path / "old.db")
+    new = Endpoint("127.0.0.1:0", tmp_path / "new.db")
+    with old, new, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), old.url)
+        with started(config) as agent:
+            assert old.wait_for(20, 20), agent.text()
+            text = config.read_text().replace(old.url, new.url).replace("van-07", "van-08")
+            config.write_text(text)
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line("reloaded: records van-08")
+            assert new.wait_for(20, 20), agent.text()
+            simulator.hush()
+            assert new.wait_for(simulator.sent - old.count(), 20)
+            assert agent.end() == 0
+        names = [(stream, seq) for store in (old, new) for stream, seq, _ in store.received()]
+        times = {time for store in (old, new) for _, _, time in store.received()}
+        assert len(set(names)) == len(times) == simulator.sent
+
+
+def test_a_wrong_config_keeps_the_old_one(tmp_path: Path) -> None:
+    endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
+    with endpoint, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), endpoint.url)
+        with started(config) as agent:
+            assert endpoint.wait_for(5, 20), agent.text()
+            config.write_text(config.read_text() + "\n[upload]\nurl = 3\n")
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line("the old config stays: the config .* is not valid TOML")
+            assert endpoint.wait_for(endpoint.count() + 20, 20)
+            assert agent.end() == 0
+
+
+def test_a_changed_receiver_is_opened(tmp_path: Path) -> None:
+    endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
+    with endpoint, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, "/dev/none", endpoint.url)
+        with started(config) as agent:
+            agent.wait_for_line("/dev/none: no such device")
+            config.write_text(config.read_text().replace("/dev/none", str(simulator.device)))
+            agent.send(signal.SIGHUP)
+            assert endpoint.wait_for(20, 20), agent.text()
+            assert agent.end() == 0
+
+
+def test_what_was_held_goes_on_at_once(tmp_path: Path) -> None:
+    with Server(then=answer(401)) as wrong, simulated(tmp_path) as simulator:
+        endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
+        with endpoint:
+            config = write_config(
+                tmp_path, str(simulator.device), wrong.url, upload={"backoff_max": "1h"}
+            )
+            with started(config) as agent:
+                agent.wait_for_line("uploads are held")
+                config.write_text(config.read_text().replace(wrong.url, endpoint.url))
+                agent.send(signal.SIGHUP)
+                assert endpoint.wait_for(20, 20), agent.text()
+                assert agent.end() == 0
