@@ -25,8 +25,8 @@ def offset_e9(start: Place, end: Place) -> Place:
     return end[0] - start[0], east_e9
 
 
-def distance_m(start: Place, end: Place) -> float:
-    """Metres between two places.
+def offset_m(start: Place, end: Place) -> tuple[float, float]:
+    """How far north and east ``end`` lies, in metres.
 
     By the curvature of the ellipsoid at the latitude between them: right to a millionth up to
     10 km, to a percent up to 1,000 km, away from the poles.
@@ -36,10 +36,12 @@ def distance_m(start: Place, end: Place) -> float:
     slimness = 1 - _E2 * sin(latitude) ** 2
     normal_m = _A_M / sqrt(slimness)
     meridian_m = normal_m * (1 - _E2) / slimness
-    return hypot(
-        radians(north_e9 / 1e9) * meridian_m,
-        radians(east_e9 / 1e9) * normal_m * cos(latitude),
-    )
+    return radians(north_e9 / 1e9) * meridian_m, radians(east_e9 / 1e9) * normal_m * cos(latitude)
+
+
+def distance_m(start: Place, end: Place) -> float:
+    """Metres between two places; see ``offset_m``."""
+    return hypot(*offset_m(start, end))
 
 
 def noise_m(fix: Fix) -> float:

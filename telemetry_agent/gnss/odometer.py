@@ -14,6 +14,7 @@ the power goes. It never falls.
 from math import inf
 
 from telemetry_agent.gnss.geodesy import Place, distance_m, noise_m, place_of
+from telemetry_agent.gnss.motion import Step
 from telemetry_agent.model import Fix
 
 _MOVING_MM_S = 500
@@ -40,26 +41,26 @@ class Odometer:
         """Metres driven."""
         return round(self._told_m)
 
-    def drive(self, fix: Fix, step_s: float | None, *, jump: bool) -> None:
-        """Take in one fix; ``step_s`` since the one before, None if time stepped back.
+    def drive(self, step: Step) -> None:
+        """Take in one fix.
 
-        Where the fix is no place to be trusted, the way to the next one that is counts no more
-        than the reported speed allows.
+        A jump is no place to come to or from: the way across it counts no more than the speed
+        allows.
         """
-        speed_mm_s = fix.speed_mm_s
-        driven_m = inf if speed_mm_s is None else speed_mm_s / 1000 * (step_s or 0.0)
-        if jump:
+        driven_m = inf if step.speed_m_s is None else step.speed_m_s * (step.elapsed_s or 0.0)
+        if step.jump:
             self._bridge_m = driven_m + (self._open_m if self._bridge_m is None else self._bridge_m)
             return
-        here = place_of(fix)
         if self._from is None:
-            self._from = here
-        way_m = distance_m(self._from, here)
-        moves = speed_mm_s is not None and speed_mm_s >= _MOVING_MM_S
+            self._from = step.place
+        way_m = distance_m(self._from, step.place)
+        reported_mm_s = step.fix.speed_mm_s
+        moves = reported_mm_s is not None and reported_mm_s >= _MOVING_MM_S
+        chord_m = max(_CHORD_MOVING_M if moves else _CHORD_STANDING_M, noise_m(step.fix))
         if self._bridge_m is not None:
-            self._end_chord(here, min(way_m, self._bridge_m + driven_m))
-        elif way_m >= max(_CHORD_MOVING_M if moves else _CHORD_STANDING_M, noise_m(fix)):
-            self._end_chord(here, way_m)
+            self._end_chord(step.place, min(way_m, self._bridge_m + driven_m))
+        elif way_m >= chord_m:
+            self._end_chord(step.place, way_m)
         else:
             self._open_m = way_m
             if moves:

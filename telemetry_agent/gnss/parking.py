@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from telemetry_agent.gnss.geodesy import Place, distance_m, noise_m, offset_e9, place_of
+from telemetry_agent.gnss.motion import Step
 from telemetry_agent.model import Fix
 
 _FIXES_TO_LEAVE = 3
-_LEAVING_MM_S = 1000
+_LEAVING_M_S = 1.0
 
 
 class Circle(NamedTuple):
@@ -43,29 +44,29 @@ class Parking:
         self._stayed_s = 0.0
         self._leaving = 0
 
-    def follow(self, fix: Fix, step_s: float | None, circle: Circle, *, jump: bool) -> None:
-        """Take in one fix; ``step_s`` since the one before, None if time stepped back."""
+    def follow(self, step: Step, circle: Circle) -> None:
+        """Take in one fix."""
         if not circle.radius_m:
             self.parked = False
             return
         if not self.parked:
-            self._stayed_s += step_s or 0.0
-        if jump:
+            self._stayed_s += step.elapsed_s or 0.0
+        if step.jump:
             self.inside = False
             return
-        limit_m, way_m = circle.limit_m(fix), distance_m(self.place, place_of(fix))
+        limit_m, way_m = circle.limit_m(step.fix), distance_m(self.place, step.place)
         self.inside = bool(self._fixes) and way_m <= limit_m
         if self.parked and self.inside:
             self._leaving = 0
         elif self.parked:
-            moves = fix.speed_mm_s is None or fix.speed_mm_s > _LEAVING_MM_S
+            moves = step.speed_m_s is None or step.speed_m_s > _LEAVING_M_S
             self._leaving = self._leaving + 1 if moves else 0
             if self._leaving == _FIXES_TO_LEAVE or way_m > 2 * limit_m:
-                self._enter(fix)
+                self._enter(step.place)
         elif self.inside:
-            self._stay(fix, circle)
+            self._stay(step.place, circle)
         else:
-            self._enter(fix)
+            self._enter(step.place)
 
     def resume(self, recent: Iterable[Fix], circle: Circle) -> None:
         """Take up what was recorded last, the newest first.
@@ -78,23 +79,23 @@ class Parking:
                 continue
             if newest_ms is None:
                 newest_ms = fix.time_ms
-                self._enter(fix)
+                self._enter(place_of(fix))
                 continue
             stayed_s = (newest_ms - fix.time_ms) / 1000
             away = distance_m(self.place, place_of(fix)) > circle.limit_m(fix)
             if away or stayed_s < self._stayed_s:
                 return
             self._stayed_s = stayed_s
-            self._stay(fix, circle)
+            self._stay(place_of(fix), circle)
 
-    def _enter(self, fix: Fix) -> None:
+    def _enter(self, place: Place) -> None:
         """A new circle."""
-        self.place, self._fixes, self._stayed_s = place_of(fix), 1, 0.0
+        self.place, self._fixes, self._stayed_s = place, 1, 0.0
         self.parked, self._leaving = False, 0
 
-    def _stay(self, fix: Fix, circle: Circle) -> None:
+    def _stay(self, place: Place, circle: Circle) -> None:
         self._fixes += 1
-        north_e9, east_e9 = offset_e9(self.place, place_of(fix))
+        north_e9, east_e9 = offset_e9(self.place, place)
         lat_e9, lon_e9 = self.place
         self.place = (lat_e9 + north_e9 / self._fixes, lon_e9 + east_e9 / self._fixes)
         self.parked = self._stayed_s >= circle.after_s

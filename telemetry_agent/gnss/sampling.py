@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from telemetry_agent.gnss.geodesy import distance_m, place_of
-from telemetry_agent.gnss.jumps import Jumps
+from telemetry_agent.gnss.motion import Motion
 from telemetry_agent.gnss.odometer import Odometer
 from telemetry_agent.gnss.parking import Circle, Parking
 from telemetry_agent.model import Fix, Quality
@@ -72,7 +72,7 @@ class Sampler:
         """May be replaced by another at any time."""
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
-        self._jumps = Jumps(last)
+        self._motion = Motion(last)
         self._odometer = Odometer(last)
         self._parking = Parking()
         self._parking.resume(recent, policy.circle)
@@ -94,16 +94,17 @@ class Sampler:
         if reason is not None:
             self.dropped[reason] += 1
             return []
-        step_s = self._step_s(fix)
-        self._gap_s += step_s or 0.0
-        jump = self._jumps.judge(fix, step_s)
+        elapsed_s = self._elapsed_s(fix)
+        self._gap_s += elapsed_s or 0.0
+        step = self._motion.judge(fix, elapsed_s)
         was_parked = self._parking.parked
-        self._parking.follow(fix, step_s, self.policy.circle, jump=jump)
+        self._parking.follow(step, self.policy.circle)
         parks = self._parking.parked
         if not parks:
-            self._odometer.drive(fix, step_s, jump=jump)
+            self._odometer.drive(step)
         elif not was_parked:
             self._odometer.park(self._parking.place)
+        jump = step.jump
         fix = fix._replace(
             odo_m=self._odometer.odo_m, flags=("jump", *fix.flags) if jump else fix.flags
         )
@@ -111,11 +112,11 @@ class Sampler:
             return self._record(fix)
         if was_parked and parks:
             beat = not jump and self._is_over(self.policy.heartbeat_s)
-            return self._stand(fix, due=step_s is None or beat)
+            return self._stand(fix, due=elapsed_s is None or beat)
         held, self._held = self._held, None
         if held is not None:
             return [*self._record(held), *self._record(fix)]
-        if parks or was_parked or step_s is None or self._is_due(fix, jump=jump):
+        if parks or was_parked or elapsed_s is None or self._is_due(fix, jump=jump):
             return self._record(fix)
         self.dropped["not-due"] += 1
         return []
@@ -127,7 +128,7 @@ class Sampler:
             return "hdop"
         return None
 
-    def _step_s(self, fix: Fix) -> float | None:
+    def _elapsed_s(self, fix: Fix) -> float | None:
         last_ms, self._last_ms = self._last_ms, fix.time_ms
         if last_ms is None or fix.time_ms < last_ms:
             return None
