@@ -16,7 +16,7 @@ from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.model import Fix
+from telemetry_agent.model import Fix, Sky
 from telemetry_agent.simulator import Drive, Simulator
 from telemetry_agent.tasks import Beat, Stop, run_loop
 
@@ -347,6 +347,16 @@ def test_what_a_user_can_mend_is_said(
     said_first, back = caplog.messages
     assert said_first.startswith(text)
     assert back.startswith("gps works again after")
+
+
+def test_the_sky_is_that_of_the_open_device() -> None:
+    reader, _, step = script(OK, Drive(DAY_MS).epoch(0), SourceError("gone"))
+    assert reader.sky() == Sky()
+    for _ in range(2):
+        step()
+    assert len(reader.sky().satellites) == 11
+    step()
+    assert reader.sky() == Sky()
 
 
 def test_counts_go_on_over_a_reopening() -> None:
