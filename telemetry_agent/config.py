@@ -142,6 +142,19 @@ def _url(value: str) -> str:
     return value
 
 
+def _host_and_port(value: object) -> tuple[str, int] | None:
+    """``"host:port"``, ``"[::1]:port"``; nothing for an empty text."""
+    if not value:
+        return None
+    host, _, port = str(value).rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError('must be host:port, such as "example.com:443" or "[2001:db8::1]:443"')
+    return host.strip("[]"), int(port)
+
+
+_ProbeSchema = WithJsonSchema({"type": "string"})
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -186,6 +199,20 @@ class Upload(_Section):
     compression: Literal["none", "gzip"] = "gzip"
     backoff_initial_s: PositiveDuration = Field(1.0, alias="backoff_initial")
     backoff_max_s: PositiveDuration = Field(300.0, alias="backoff_max")
+    resume_spread_s: Duration = Field(2.0, alias="resume_spread")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the endpoint."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+class Connectivity(_Section):
+    """How the way to the endpoint is watched."""
+
+    probe: Annotated[tuple[str, int] | None, BeforeValidator(_host_and_port), _ProbeSchema] = None
+    probe_every_s: PositiveDuration = Field(30.0, alias="probe_every")
 
 
 class Log(_Section):
@@ -211,6 +238,7 @@ class Settings(BaseSettings):
     sampling: Sampling
     queue: Queue
     upload: Upload
+    connectivity: Connectivity
     log: Log
 
     @classmethod

@@ -241,10 +241,12 @@ def drips(data: bytes, *, first: bytes = b"", at_once: bool = False) -> Act:
     return Act(run, at_once=at_once)
 
 
-def endless(first: bytes, chunk: bytes) -> Act:
+def endless(first: bytes, chunk: bytes, *, store: bool = False) -> Act:
     """Send ``first``, then ``chunk`` again and again until the client hangs up."""
 
     def run(line: Line, request: Request) -> bool:
+        if store:
+            line.server.take(request)
         line.sock.sendall(first)
         while not line.server.stopping.is_set():
             line.sock.sendall(chunk)

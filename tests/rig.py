@@ -33,8 +33,10 @@ def write_config(
             "timeout": "2s",
             "backoff_initial": "100ms",
             "backoff_max": "500ms",
+            "resume_spread": "100ms",
             **upload,
         },
+        "connectivity": {"probe_every": "200ms"},
         "log": {"level": "debug"},
     }
     for section, values in sections.items():
@@ -71,9 +73,12 @@ def record_backlog(folder: Path, fixes: int) -> None:
     recording.unlink()
 
 
-def started(config: Path) -> contextlib.AbstractContextManager[Running]:
-    """The daemon."""
-    return agent("run", "--config", str(config))
+@contextlib.contextmanager
+def started(config: Path) -> Iterator[Running]:
+    """The daemon, from when it runs."""
+    with agent("run", "--config", str(config)) as daemon:
+        daemon.wait_for_line("telemetry-agent .* records ")
+        yield daemon
 
 
 def stats(folder: Path) -> QueueStats:

@@ -98,6 +98,11 @@ class Monitor:
         self._probe_due_s: float | None = now_s
         self._return_due_s: float | None = None
 
+    def closed(self) -> tuple[Literal["no-route", "unreachable"], str] | None:
+        """Why there is no way to the endpoint; ``None``: there is one, as far as is known."""
+        state = self.state
+        return None if state.word == "up" else (state.word, state.error)
+
     def doubt(self) -> None:
         """An exchange got no answer. Any thread may say so."""
         self._told.append("doubt")
@@ -185,7 +190,7 @@ class Monitor:
         self._return_due_s = None
         before = self.state
         if word != before.word:
-            log.warning("%s %s: %s", self._probe.target, word, error)
+            log.debug("%s %s: %s", self._probe.target, word, error)
         since_s = now_s if before.word == "up" else before.since_s
         self.state = NetworkState(word, since_s, error, before.returns)
 
@@ -193,7 +198,7 @@ class Monitor:
         self._return_due_s = None
         self._probe_due_s = None
         before = self.state
-        log.info(
+        log.debug(
             "%s is back after %.0f s and %d probes in vain",
             self._probe.target,
             now_s - before.since_s,

@@ -11,7 +11,10 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import Gps, Sampling, Settings
 from telemetry_agent.config import Upload as UploadSettings
-from telemetry_agent.daemon.supervisor import Supervisor
+from telemetry_agent.connectivity.monitor import Monitor
+from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connectivity.routes import KernelBell
+from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
@@ -19,7 +22,7 @@ from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.gnss.sources import Source
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.model import Fix
+from telemetry_agent.model import Fix, UploadState
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.transport import Transport
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # What each part may take when the agent stops: together under the 10 s that are promised.
 _READER_S = 1.0
+_MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
 _COMMITTER_S = 0.5
@@ -38,7 +42,7 @@ _ROWS_TO_RESUME = 1000  # at 1 Hz more than parking takes
 
 
 class Agent:
-    """The parts of a running agent: reader, queue with its committer, uploader.
+    """The parts of a running agent: reader, queue with its committer, uploader, monitor.
 
     Raises:
         QueueLockedError: another process holds the queue.
@@ -58,6 +62,7 @@ class Agent:
         self._transport = self._build_transport()
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
+        self.monitor = self.supervisor.add("connectivity", self._build_monitor)
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
         self.reader = self.supervisor.add("reader", self._build_reader)
         self.queue.watch(self.uploader.wake)
@@ -73,6 +78,7 @@ class Agent:
             self.queue.commit()
         except StorageError as error:
             log.error("%s", error)  # noqa: TRY400 - the user's disk, no fault of the code
+        self.monitor.end(_MONITOR_S)
         self.uploader.end(_REQUEST_S)
         last_upload = self.uploader.task.last_upload
         _within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
@@ -90,6 +96,7 @@ class Agent:
         self.sampler.policy = _sampling(settings.sampling)
         if settings.gps != before.gps:
             self.reader.restart(_READER_S)
+        self.monitor.restart(_MONITOR_S)
         self.uploader.end(_REQUEST_S)
         self._transport.close()
         self._transport = self._build_transport()
@@ -105,8 +112,34 @@ class Agent:
         )
 
     def _build_uploader(self) -> Uploader:
-        policy = _policy(self.settings.upload)
-        return Uploader(self.queue, native, self._transport, policy, clock=self._clock)
+        return Uploader(
+            self.queue,
+            native,
+            self._transport,
+            _policy(self.settings.upload),
+            way=_Way(self.monitor),
+            clock=self._clock,
+        )
+
+    def _build_monitor(self) -> Monitor:
+        settings = self.settings
+        host, port = settings.connectivity.probe or settings.upload.address
+        bell = KernelBell()
+        return Monitor(
+            Probe(host, port, bell),
+            bell,
+            probe_every_s=settings.connectivity.probe_every_s,
+            resume_spread_s=settings.upload.resume_spread_s,
+            on_return=self._network_returned,
+            on_change=self._network_changed,
+            clock=self._clock,
+        )
+
+    def _network_returned(self) -> None:
+        self.uploader.task.network_returned()
+
+    def _network_changed(self) -> None:
+        self.uploader.task.network_changed()
 
     def _build_reader(self) -> Reader:
         return Reader(
@@ -141,6 +174,22 @@ class Agent:
             f"records {settings.device} from {settings.gps.source} into {settings.queue.path}, "
             f"for {urlsplit(settings.upload.url).netloc}"
         )
+
+
+class _Way:
+    """The way to the endpoint as the monitor that runs now sees it."""
+
+    def __init__(self, monitor: Supervised[Monitor]) -> None:
+        self._monitor = monitor
+
+    def closed(self) -> tuple[UploadState, str] | None:
+        return self._monitor.task.closed()
+
+    def doubt(self) -> None:
+        self._monitor.task.doubt()
+
+    def answered(self) -> None:
+        self._monitor.task.answered()
 
 
 def _within(timeout_s: float, act: Callable[[], object]) -> None:

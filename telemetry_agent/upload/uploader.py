@@ -6,7 +6,11 @@ waits (``Deferred``, ``Held``) gives all leases back first, and so does whatever
 stays leased for ever, and nothing is acknowledged but what an answer acknowledged.
 
 When the next attempt may be made is one instant, ``_not_before_s``. A ring carries no meaning and
-cannot move it; the return of the network can, unless the endpoint itself named the time.
+cannot move it; the return of the network can, unless the endpoint itself named the time. While
+the way to the endpoint is known to be closed, an attempt is made each ``backoff_max`` only.
+
+What got no answer stays ``unack`` until there is reason to hope: the network returned, some
+exchange was answered, or there is nothing else to try.
 
 Under ``Held`` one fix is sent each ``backoff_max``, each time another one, so that a single bad
 fix cannot keep the hold up.
@@ -32,7 +36,16 @@ from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.account import Account, UploadStatus
 from telemetry_agent.upload.leases import Leases, name_of
 from telemetry_agent.upload.retry import Backoff
-from telemetry_agent.upload.seams import Backlog, Compression, Exchange, Format, NoAnswer, Queue
+from telemetry_agent.upload.seams import (
+    Backlog,
+    Compression,
+    Exchange,
+    Format,
+    NoAnswer,
+    OpenWay,
+    Queue,
+    Way,
+)
 from telemetry_agent.upload.search import CrashCount, Search
 from telemetry_agent.upload.sizing import Sizing
 
@@ -54,7 +67,6 @@ class UploadPolicy:
     compression: Compression = "gzip"
     backoff_initial_s: float = 1.0
     backoff_max_s: float = 300.0
-    resume_spread_s: float = 2.0
 
 
 class Uploader:
@@ -69,6 +81,7 @@ class Uploader:
         transport: Exchange,
         policy: UploadPolicy,
         *,
+        way: Way | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -80,19 +93,23 @@ class Uploader:
         self._transport = transport
         self._transport.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
+        self._way = way or OpenWay()
         self._clock = clock or Clock()
-        self._rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
-        self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s, self._rng)
+        rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
+        self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng)
         self._sizing = Sizing(policy.max_batch, policy.flush_every_s, policy.timeout_s)
         self._account = Account(self._clock.monotonic_s())
         self._stepping = threading.Lock()
         self._closed = False
         self._network_returned = False
+        self._network_changed = False
 
         self._leases = Leases(queue)
         self._in_flight: Batch | None = None
         self._unanswered = True  # a former run may have left some
+        self._hope = True  # that those without an answer get one now
         self._failures = 0  # in a row
+        self._attempted_s = float("-inf")
         self._not_before_s = 0.0
         self._endpoint_named_the_time = False
         self._went_well = False
@@ -129,9 +146,13 @@ class Uploader:
         self.bell.ring()
 
     def network_returned(self) -> None:
-        """The network is there again, or another one: do not wait out the backoff."""
+        """The network is there again: do not wait out the backoff. Any thread may say so."""
         self._network_returned = True
         self.bell.ring()
+
+    def network_changed(self) -> None:
+        """The way is another one: the kept connection would hang. Any thread may say so."""
+        self._network_changed = True
 
     def status(self) -> UploadStatus:
         """A snapshot, for any thread."""
@@ -155,20 +176,31 @@ class Uploader:
     def _step(self, now_s: float) -> float | None:
         if self._closed:
             return None
+        if self._network_changed:
+            self._network_changed = False
+            self._transport.drop_idle()
         if self._network_returned:
             self._network_returned = False
-            self._transport.drop_idle()
+            self._hope = True
+            self._attempted_s = float("-inf")
             if not self._endpoint_named_the_time:
-                soon_s = now_s + self._rng.uniform(0, self._policy.resume_spread_s)
-                self._not_before_s = min(self._not_before_s, soon_s)
+                self._not_before_s = now_s
         if now_s < self._not_before_s:
             return self._not_before_s - now_s
-        if self._unanswered:
-            self._queue.resume_unack()
+        pending = self._queue.backlog().ready > 0
+        if self._unanswered and (self._hope or not pending):
+            pending = self._queue.resume_unack() > 0 or pending
             self._unanswered = False
+        closed = self._way.closed()
+        retry_s = self._attempted_s + self._policy.backoff_max_s
+        if closed is not None and now_s < retry_s:
+            if pending:
+                self._account.trouble(*closed, now_s, retry_s)
+            return retry_s - now_s
         chosen = self._choose(now_s)
         if not isinstance(chosen, Batch):
             return chosen
+        self._attempted_s = now_s
         return self._settle(chosen, self._attempt(chosen, self._policy.timeout_s))
 
     # What to send
@@ -242,7 +274,11 @@ class Uploader:
         if isinstance(answer, NoAnswer):
             if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
                 self._sizing.timed_out(count)
+            self._hope = False
+            self._way.doubt()
             return Deferred(answer.reason, state=answer.state, answered=False)
+        self._hope = True
+        self._way.answered()
         outcome = self._format.read(answer, batch)
         if isinstance(outcome, Delivered):
             self._sizing.took(count, size, elapsed_s)

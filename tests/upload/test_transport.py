@@ -27,7 +27,7 @@ from misbehaving import (
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.network import Network
+from telemetry_agent.upload.network import BrokenError, Connection, Network
 from telemetry_agent.upload.seams import NoAnswer
 from telemetry_agent.upload.transport import Transport
 
@@ -251,18 +251,27 @@ def test_a_refusal_is_clear_even_if_its_body_breaks_off(status: int) -> None:
         assert (got.status, got.body) == (status, b"no")
 
 
-def test_an_answer_given_before_the_request_was_read_counts() -> None:
+def test_an_answer_given_before_the_request_was_read_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse_early(line: Line, request: Request) -> bool:
         line.reply(413, "too large")
-        line.reset()
+        line.hang()
         return False
 
+    send = Connection.send
+
+    def breaks_at_the_body(self: Connection, data: bytes) -> None:
+        if not data.startswith(b"POST"):
+            raise BrokenError("connection reset by peer")
+        send(self, data)
+
+    monkeypatch.setattr(Connection, "send", breaks_at_the_body)
     with (
         Server(Act(refuse_early, at_once=True)) as server,
         transport_to(server.url) as transport,
     ):
-        big = Payload(b"x" * 20_000_000, {})
-        assert answered(transport.exchange(big, 5)).status == 413
+        assert answered(transport.exchange(PAYLOAD, 5)).status == 413
 
 
 def test_the_url_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
