@@ -135,7 +135,7 @@ class Decoder:
             self._binary_frames_before = self._framer.binary_frames
         for sentence in sentences:
             if sentence[2:6] == "GSV,":
-                self._in_view.take(sentence, now_s)
+                self._in_view.keep((now_s, sentence))
                 continue
             message = self._parser.parse(sentence)
             if message is None:

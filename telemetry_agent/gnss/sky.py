@@ -1,21 +1,22 @@
 """The satellites in view.
 
-GSV is most of what a modern receiver says and nobody needs it for a fix, so its sentences are kept
-as they came, the last whole series of each system and signal, and read only when somebody asks.
-A series may take several epochs, so it does not end with them.
+GSV is most of what a modern receiver says and nobody needs it for a fix, so the last of its
+sentences are kept as they came, and read only when somebody asks. A series may take several
+epochs, so it does not end with them.
 
 A satellite is told by its system and its number there. Receivers number them in several ways (a
 GLONASS satellite is 8 or 72, one of SBAS 36 or 123); here all are brought to one, so that the same
 satellite in GSV, of any signal, and in GSA is the same.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from telemetry_agent.gnss.framing import Sentence
 from telemetry_agent.model import Constellation, Satellite
 
 _STALE_S = 30.0
+_KEPT = 200  # three epochs of all systems and signals
 
 # By talker in GSV, by talker or number in GSA. Where GN or an old GP speaks for all, and where an
 # id is not known, the number tells.
@@ -50,33 +51,13 @@ _RANGES: tuple[tuple[int, int, Constellation, int], ...] = (
 _SIGNALS = frozenset("0123456789ABCDEF")
 
 
-class _Series(NamedTuple):
-    sentences: tuple[Sentence, ...]
-    complete_s: float
-
-
 class InView:
-    """Keeps the latest GSV series. One thread may take, any other may ask."""
+    """Keeps the last GSV sentences. One thread may keep, any other may ask."""
 
     def __init__(self) -> None:
-        self._begun: dict[str, tuple[Sentence, ...]] = {}
-        self._whole: dict[str, _Series] = {}
-
-    def take(self, sentence: Sentence, now_s: float) -> None:
-        """Take in one GSV sentence, whoever talks."""
-        total, number, _ = (sentence[6:] + ",,").split(",", 2)
-        key = sentence[:2] + _signal(sentence)
-        before = self._begun.pop(key, ())
-        if key[:2] not in _SYSTEMS or not (number.isdecimal() and total.isdecimal()):
-            return
-        place, last = int(number), int(total)
-        series = (sentence,) if place == 1 else (*before, sentence)
-        if len(series) != place or not place <= last:
-            return  # one is missing: wait for the next series
-        if place == last:
-            self._whole[key] = _Series(series, now_s)
-        else:
-            self._begun[key] = series
+        self._kept: deque[tuple[float, Sentence]] = deque(maxlen=_KEPT)
+        self.keep = self._kept.append
+        """Take in the time of arrival and one GSV sentence, whoever talks."""
 
     def satellites(self, used: Mapping[str, set[str]], now_s: float) -> tuple[Satellite, ...]:
         """Each satellite once, with the best of its signals, by system and number.
@@ -91,12 +72,11 @@ class InView:
             for number in numbers
             if number.isdecimal()
         }
+        fresh = [sentence for heard_s, sentence in list(self._kept) if now_s - heard_s < _STALE_S]
         seen: dict[tuple[Constellation, int], Satellite] = {}
-        for key, series in list(self._whole.items()):
-            if now_s - series.complete_s > _STALE_S:
-                continue
-            for number, elevation_deg, azimuth_deg, snr_db in _groups(series.sentences):
-                identity = _identity(key[:2], number)
+        for talker, sentences in _whole_series(fresh):
+            for number, elevation_deg, azimuth_deg, snr_db in _groups(sentences):
+                identity = _identity(talker, number)
                 if identity is None:
                     continue
                 before = seen.get(identity)
@@ -107,15 +87,34 @@ class InView:
         return tuple(sorted(seen.values()))
 
 
+def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentence]]]:
+    """The last whole series of each talker and signal."""
+    begun: dict[str, list[Sentence]] = {}
+    whole: dict[str, list[Sentence]] = {}
+    for sentence in sentences:
+        total, number, _ = (sentence[6:] + ",,").split(",", 2)
+        talker, key = sentence[:2], sentence[:2] + _signal(sentence)
+        series = begun.pop(key, [])
+        if talker not in _SYSTEMS or not (number.isdecimal() and total.isdecimal()):
+            continue
+        series = [sentence] if int(number) == 1 else [*series, sentence]
+        if len(series) != int(number):
+            continue  # one is missing: wait for the next series
+        if number == total:
+            whole[key] = series
+        else:
+            begun[key] = series
+    for key, series in whole.items():
+        yield key[:2], series
+
+
 def _signal(sentence: Sentence) -> str:
     """The signal's id, where there is one field more than four for each satellite."""
     signal = sentence[-1]
     return signal if sentence.count(",") % 4 == 0 and signal in _SIGNALS else ""
 
 
-def _groups(
-    sentences: tuple[Sentence, ...],
-) -> Iterator[tuple[int, int | None, int | None, int | None]]:
+def _groups(sentences: list[Sentence]) -> Iterator[tuple[int, int | None, int | None, int | None]]:
     """Number, elevation, azimuth and signal to noise; a place that is empty is skipped."""
     for sentence in sentences:
         fields = sentence.split(",")
