@@ -108,9 +108,7 @@ class Sampler:
         fix = fix._replace(
             odo_m=self._odometer.odo_m, flags=("jump", *fix.flags) if jump else fix.flags
         )
-        if not self.policy.interval_s:
-            return self._record(fix)
-        if was_parked and parks:
+        if was_parked and parks and self.policy.interval_s:
             beat = not jump and self._is_over(self.policy.heartbeat_s)
             return self._stand(fix, due=elapsed_s is None or beat)
         held, self._held = self._held, None
@@ -159,7 +157,7 @@ class Sampler:
         if not self.policy.turn_deg or course_mdeg is None:
             return False
         if self._course_mdeg is None:
-            self._course_mdeg = course_mdeg
+            self._course_mdeg = course_mdeg  # the first course is no turn
         apart_mdeg = abs(course_mdeg - self._course_mdeg)
         apart_mdeg = min(apart_mdeg, _FULL_TURN_MDEG - apart_mdeg)
         return apart_mdeg >= 1000 * self.policy.turn_deg

@@ -183,6 +183,11 @@ def test_a_shorter_stop_is_no_parking() -> None:
 
 def test_parking_can_be_switched_off_meanwhile() -> None:
     sampler = parked()
+    held = feed(sampler, standing(201, 1))
+    sampler.policy = SamplingPolicy(interval_s=0)
+    assert seconds([*held, *feed(sampler, standing(202, 3))]) == [201, 202, 203, 204]
+    assert sampler.parked
+    sampler = parked()
     sampler.policy = SamplingPolicy(parked_radius_m=0)
     assert len(feed(sampler, standing(201, 50))) == 51  # the one that waited comes too
     sampler.policy = SamplingPolicy(parked_radius_m=5)
@@ -200,6 +205,13 @@ def test_a_jump_is_flagged_and_the_way_back_is_none() -> None:
     assert len(kept) == 20
     assert [i for i, fix in enumerate(kept) if "jump" in fix.flags] == [10]
     assert kept[-1].odo_m == pytest.approx(190, abs=1)
+
+
+def test_a_jump_asks_for_nothing() -> None:
+    policy = SamplingPolicy(interval_s=60, distance_m=100, turn_deg=15, parked_radius_m=0)
+    aside = at(3, 400, speed_m_s=5, course_deg=200)
+    fixes = [at(i, 5 * i, speed_m_s=5) for i in range(10)]
+    assert seconds(feed(Sampler(policy), [*fixes[:3], aside, *fixes[4:]])) == [0]
 
 
 def test_a_place_that_lasts_is_no_jump_for_long() -> None:
