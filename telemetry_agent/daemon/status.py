@@ -152,7 +152,6 @@ class Status:
         """
         now_s = self._clock.monotonic_s()
         device, host = self._identity()
-        upload = self._upload_fields(now_s, host)
         return {
             "running": True,
             "version": __version__,
@@ -160,7 +159,7 @@ class Status:
             "pid": os.getpid(),
             "uptime_s": _tenths(now_s - self._began_s),
             "receiver": self._receiver_fields(now_s),
-            "upload": upload,
+            "upload": self._upload_fields(now_s, host),
             "queue": self._queue_fields(),
         }
 
