@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ def command(config_path: Path | None, *, as_json: bool) -> int:
     It takes less than 15 s, with and without a running agent, and changes nothing. The endpoint
     is sent a batch without any position. Exit status 1 if something failed.
     """
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # signs need no UTF-8
     logging.disable()  # what the parts log in passing is in the findings
     counts: Counter[Verdict] = Counter()
     found: list[Finding] = []

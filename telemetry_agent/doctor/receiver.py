@@ -15,7 +15,9 @@ from telemetry_agent.doctor.sky import LISTENED, as_told, listened
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import Source, gpsd, holders
+from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.machine import Candidate, candidate, find_receivers
+from telemetry_agent.gnss.sources.serial import SerialSource
 
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
 
@@ -88,16 +90,26 @@ class Receiver:
             return
         finally:
             source.close()
-        baud = getattr(source, "baud", None)
-        yield from listened(source, heard, baud, self._clock)
+        yield from listened(source, heard, self._baud(source), self._clock, live=self._is_live())
 
     def _hear(self, source: Source) -> Heard:
         decoder = Decoder(
             wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
-            fix_rollover=not self._gps.source.startswith("file:"),
-            baud=getattr(source, "baud", None),
+            fix_rollover=self._is_live(),
+            baud=self._baud(source),
         )
         return hear(source, decoder, self._patience, self._clock)
+
+    def _is_live(self) -> bool:
+        return not self._gps.source.startswith("file:")
+
+    def _baud(self, source: Source) -> int | None:
+        """The speed of the line, if it is one that has a speed, and it is known."""
+        if Path(source.name).resolve().name.startswith("ttyACM"):
+            return None  # USB all the way: the number means nothing
+        if isinstance(source, SerialSource | AutoSource):
+            return source.baud
+        return self._gps.baud if self._path and isinstance(self._gps.baud, int) else None
 
     def _unopened(self, error: SourceError) -> Iterator[Finding]:
         said, remedy = parted(str(error))
@@ -139,7 +151,7 @@ class Receiver:
 
     def _without_port(self) -> Finding:
         source = self._gps.source
-        if source.startswith("file:"):
+        if not self._is_live():
             return warned(
                 "device",
                 f"{source} is a recording, not a receiver",

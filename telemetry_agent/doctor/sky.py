@@ -21,17 +21,27 @@ _UNREAL = {"estimated", "manual", "simulated"}
 _CLOCK_OFF_MS = 30_000
 
 
-def listened(source: Source, heard: Heard, baud: int | None, clock: Clock) -> Iterator[Finding]:
-    """A finding for each of ``LISTENED``; ``baud`` is that of a serial line."""
+def listened(
+    source: Source, heard: Heard, baud: int | None, clock: Clock, *, live: bool
+) -> Iterator[Finding]:
+    """A finding for each of ``LISTENED``.
+
+    Args:
+        source: what was listened to.
+        heard: what came.
+        baud: the speed of the line, where that limits what can come.
+        clock: what GNSS time is compared with.
+        live: whether it was a receiver; the times of a recording are long ago.
+    """
     if not heard.types:
         yield _unheard(source, heard)
         yield from (skipped(name, "needs sentences") for name in LISTENED[1:])
         return
     yield _sentences(heard, baud)
-    yield _line_load(source, heard, baud)
+    yield _line_load(heard, baud)
     yield _antenna(heard)
     yield _fix(heard)
-    yield _clock(heard, clock)
+    yield _clock(heard, clock) if live else skipped("clock", "a recording tells no time")
 
 
 def _unheard(source: Source, heard: Heard) -> Finding:
@@ -64,12 +74,12 @@ def _sentences(heard: Heard, baud: int | None) -> Finding:
     return passed("sentences", f"{count} heard{speed}: {kinds}")
 
 
-def _line_load(source: Source, heard: Heard, baud: int | None) -> Finding:
+def _line_load(heard: Heard, baud: int | None) -> Finding:
     name = "line load"
     if heard.decoder.counts["receiver-overflow"]:
         return _overloaded("the receiver says that its buffer overflows", heard)
-    if baud is None or "ttyACM" in source.name or "usb-u-blox" in source.name:
-        return skipped(name, "no line with a speed")
+    if baud is None:
+        return skipped(name, "no serial line of known speed")
     load = heard.bytes_per_s * 10 / baud  # a byte takes ten bits
     said = f"{load:.0%} of {baud} baud"
     return passed(name, said) if load < _HIGH_LOAD else _overloaded(said, heard)

@@ -245,11 +245,13 @@ def a_simulated_position(bench: Bench) -> None:
 @fault("clock", "warn", r"system clock is 14 days behind GNSS time \(2026-11-23T", "set-ntp true")
 def a_clock_that_is_behind(bench: Bench) -> None:
     bench.clock = Calendar(START_MS - 14 * 86_400_000, synchronised=False)
+    bench.plug_in(*driving())
 
 
 @fault("clock", "warn", "a synchronised system clock is 60 days ahead", "its date may|rolled over")
 def a_receiver_in_the_past(bench: Bench) -> None:
     bench.clock = Calendar(START_MS + 60 * 86_400_000)
+    bench.plug_in(*driving())
 
 
 # The disk and the queue
