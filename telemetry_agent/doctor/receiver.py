@@ -98,7 +98,11 @@ class Receiver:
             fix_rollover=self._is_live(),
             baud=self._baud(source),
         )
-        return hear(source, decoder, self._patience, self._clock)
+        heard = hear(source, decoder, self._patience, self._clock)
+        if decoder.antenna is None and self._agent.status is not None:
+            # Most tell it when they start, and only the agent was there to hear it.
+            decoder.antenna = self._agent.status["receiver"].get("antenna")
+        return heard
 
     def _is_live(self) -> bool:
         return not self._gps.source.startswith("file:")

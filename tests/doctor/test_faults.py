@@ -502,6 +502,11 @@ def an_agent_from_before_the_upgrade(bench: Bench) -> None:
     runs(bench, version="0.0.1")
 
 
+@fault("antenna", "fail", "sees no antenna", "plug the antenna in")
+def a_cut_antenna_of_which_only_the_agent_heard(bench: Bench) -> None:
+    runs(bench, receiver={"source": "/dev/ttyACM0", "state": "3d", "antenna": "OPEN"})
+
+
 @fault("delivery", "fail", "held: 401: unknown token; 3 positions wait", "reload telemetry-agent")
 def uploads_that_are_held(bench: Bench) -> None:
     runs(bench, upload={"state": "held", "last_error": "401: unknown token"})
