@@ -35,18 +35,14 @@ class Account:
         Raises:
             OSError: nobody can tell.
         """
+        status = path.stat()
+        wanted = os.R_OK | os.W_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)
         if self.uid == os.geteuid():
-            return os.access(path, os.R_OK | os.W_OK)
+            return os.access(path, wanted)
         if self.uid == 0:
             return True
-        status = path.stat()
-        if self.uid == status.st_uid:
-            wanted = stat.S_IRUSR | stat.S_IWUSR
-        elif status.st_gid in self.gids:
-            wanted = stat.S_IRGRP | stat.S_IWGRP
-        else:
-            wanted = stat.S_IROTH | stat.S_IWOTH
-        return status.st_mode & wanted == wanted
+        shift = 6 if self.uid == status.st_uid else 3 if status.st_gid in self.gids else 0
+        return status.st_mode >> shift & wanted == wanted
 
 
 def agents_account(pid: int | None, user: str) -> Account:

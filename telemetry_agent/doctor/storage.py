@@ -1,5 +1,6 @@
 """Where fixes wait: the folder, the disk under it, and the queue in it."""
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -20,6 +21,9 @@ from telemetry_agent.errors import QueueLockedError, StorageError
 
 _SLOW_WRITE_S = 0.5
 _VERIFY_S = 4.0
+_OF_THE_SERVICE = Path("/var/lib/telemetry-agent")  # StateDirectory of the unit
+_BY_THE_DISK = {"damaged", "memory"}
+"""The reasons for a loss that nobody asked for."""
 
 
 class Storage:
@@ -40,30 +44,18 @@ class Storage:
 
     def folder(self) -> Iterator[Finding]:
         """May the agent write there, and how long does that take: ``state directory``."""
-        name = "state directory"
-        folder = self._path.parent
-        account = self._agent.account
+        name, folder = "state directory", self._path.parent
         try:
-            place = _existing(folder)
-            if not place.is_dir():
-                yield failed(name, f"{place} is no folder", "set queue.path to another place")
-                return
-            for target in (place, self._path, *_companions(self._path)):
-                if _is_there(target) and not account.may_write(target):
-                    yield failed(
-                        name,
-                        f"{account.name} may not write {target} ({owner_of(target)})",
-                        f"`sudo chown -R {account.name}: {place}`",
-                    )
-                    return
+            if not _is_there(folder):
+                yield self._missing(folder)
+            elif not folder.is_dir():
+                yield failed(name, f"{folder} is no folder", "set queue.path to another place")
+            elif forbidden := self._forbidden(folder):
+                yield forbidden
+            else:
+                yield self._write(folder)
         except PermissionError:
             yield warned(name, f"no permission to look into {folder}", "use sudo")
-            return
-        if place != folder:
-            yield passed(name, f"{folder} is not there yet, {account.name} may make it")
-            return
-        try:
-            yield self._write(folder)
         except OSError as error:
             yield _refused(folder, error)
 
@@ -92,6 +84,38 @@ class Storage:
         except PermissionError:
             yield warned("queue", f"no permission to look for {self._path}", "use sudo")
 
+    def _missing(self, folder: Path) -> Finding:
+        name, account = "state directory", self._agent.account
+        above = _existing(folder)
+        if not above.is_dir():
+            return failed(name, f"{above} is no folder", "set queue.path to another place")
+        if folder == _OF_THE_SERVICE:
+            return passed(name, f"{folder} is made when the service starts")
+        if account.may_write(above):
+            return passed(name, f"{folder} is not there yet, {account.name} may make it")
+        return failed(
+            name,
+            f"{folder} is not there, and {account.name} may not make it",
+            f"`sudo install -d -o {account.name} {folder}`",
+        )
+
+    def _forbidden(self, folder: Path) -> Finding | None:
+        """What the agent may not write, if there is such a thing."""
+        account = self._agent.account
+        files = [self._path, *_companions(self._path)]
+        for target in (folder, *files):
+            if not _is_there(target) or account.may_write(target):
+                continue
+            remedy = f"`sudo chown {account.name}: {target}`"
+            if target == folder and set(folder.iterdir()) - set(files):
+                remedy = f"it holds other things too: set queue.path below {_OF_THE_SERVICE}"
+            return failed(
+                "state directory",
+                f"{account.name} may not write {target} ({owner_of(target)})",
+                remedy,
+            )
+        return None
+
     def _write(self, folder: Path) -> Finding:
         began_s = self._clock.monotonic_s()
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as probe:
@@ -108,11 +132,11 @@ class Storage:
 
     def _verify(self) -> Finding:
         try:
-            lock = QueueLock(self._path)
-            try:
+            with contextlib.ExitStack() as stack:
+                # Not to be made here: a lock file of root would keep the agent out.
+                if _is_there(_lock(self._path)):
+                    stack.callback(QueueLock(self._path).release)
                 return self._read_all()
-            finally:
-                lock.release()
         except QueueLockedError as error:
             return skipped("queue", str(error))
         except StorageError as error:
@@ -154,7 +178,11 @@ def _is_there(path: Path) -> bool:
 
 
 def _companions(path: Path) -> list[Path]:
-    return [path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock")]
+    return [*(path.with_name(path.name + end) for end in ("-wal", "-shm")), _lock(path)]
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
 
 
 def _refused(folder: Path, error: OSError) -> Finding:
@@ -171,10 +199,12 @@ def _refused(folder: Path, error: OSError) -> Finding:
 def _as_told(queue: dict[str, Any]) -> Finding:
     """What the running agent says of its queue: it checks each position that it sends."""
     said = f"{queue['pending']} positions wait, {queue['delivered']} delivered ones are kept"
-    if lost := queue["lost"]:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in lost.items())
+    lost = ", ".join(
+        f"{count} {reason}" for reason, count in queue["lost"].items() if reason in _BY_THE_DISK
+    )
+    if lost:
         return warned(
-            "queue", f"{said}; lost: {reasons}", "the disk loses data or refuses it: replace it"
+            "queue", f"{said}; lost: {lost}", "the disk loses data or refuses it: replace it"
         )
     if dead := sum(queue["dead_letters"].values()):
         return warned(

@@ -263,12 +263,36 @@ def a_file_for_the_state_directory(bench: Bench) -> None:
     bench.state.touch()
 
 
-@fault("state directory", "fail", r"nobody may not write .*/state \(root:", "chown -R", ROOT_ONLY)
+@fault(
+    "state directory",
+    "fail",
+    r"nobody may not write .*/state \(root:",
+    "chown nobody: /",
+    ROOT_ONLY,
+)
 def a_state_directory_of_root(bench: Bench) -> None:
     bench.user = "nobody"
 
 
-@fault("state directory", "fail", "nobody may not write .*queue.db", "chown -R nobody:", ROOT_ONLY)
+@fault("state directory", "fail", "nobody may not write", "holds other things too", ROOT_ONLY)
+def a_queue_among_other_things(bench: Bench) -> None:
+    bench.user = "nobody"
+    (bench.state / "others").touch()
+
+
+@fault("state directory", "fail", "is not there, and nobody may not make", "install -d", ROOT_ONLY)
+def a_state_directory_that_cannot_be_made(bench: Bench) -> None:
+    bench.user = "nobody"
+    bench.state /= "deep"
+
+
+@fault(
+    "state directory",
+    "fail",
+    "nobody may not write .*queue.db",
+    r"chown nobody: \S+/queue\.db`",
+    ROOT_ONLY,
+)
 def a_queue_of_root(bench: Bench) -> None:
     bench.user = "nobody"
     bench.state.chmod(0o777)
@@ -524,7 +548,7 @@ def dead_letters(bench: Bench) -> None:
 
 @fault("queue", "warn", "lost: 7 damaged", "replace it")
 def a_disk_that_loses_data(bench: Bench) -> None:
-    runs(bench, queue=STATUS["queue"] | {"lost": {"damaged": 7}})  # type: ignore[operator]
+    runs(bench, queue=STATUS["queue"] | {"lost": {"damaged": 7, "discarded": 2}})  # type: ignore[operator]
 
 
 @fault("sentences", "fail", "nothing comes from", "wiring, power and gps.baud")
