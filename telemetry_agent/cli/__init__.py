@@ -20,6 +20,7 @@ class _LazyGroup(click.Group):
     summaries: ClassVar[dict[str, str]] = {
         "init": "Find the receiver, try the endpoint, write the config.",
         "run": "The daemon, in the foreground.",
+        "doctor": "Check everything from the receiver to the endpoint; say the remedies.",
         "status": "The running agent at a glance; --watch: live.",
         "queue": "Look at the queue, put dead letters back, send delivered fixes again.",
         "drain": "Send the backlog now.",
