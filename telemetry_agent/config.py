@@ -18,16 +18,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.json_schema import WithJsonSchema
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from telemetry_agent.errors import ConfigError
+from telemetry_agent.gnss.sources.baud import BAUD_RATES
+from telemetry_agent.gnss.sources.commands import command_bytes
 from telemetry_agent.model import Quality
 
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
-BAUD_RATES = (4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600)
 
 _DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_ALLOWED = 'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds'
@@ -111,19 +121,41 @@ def _device_name(value: str) -> str:
     return name
 
 
+_SOURCES = (
+    "auto, a device such as /dev/serial/by-id/…, gpsd://HOST:PORT, tcp://HOST:PORT, "
+    "udp://:PORT, or file:///PATH to replay a recording"
+)
+
+
 def _source(value: str) -> str:
-    if value.startswith("/") and len(value) > 1:
+    kind, scheme, rest = value.partition("://")
+    if value == "auto" or (value.startswith("/") and len(value) > 1):
         return value
-    if value.startswith("file:///") and len(value) > len("file:///"):
+    if kind == "file" and len(rest) > 1 and rest.startswith("/"):
         return value
-    raise ValueError(
-        "must be a device such as /dev/serial/by-id/…, or file:///PATH to replay a recording"
-    )
+    if scheme and kind in {"gpsd", "tcp", "udp"}:
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"must be {kind}://HOST:PORT: {error}") from None
+        # gpsd has a port of its own; for UDP the host is our own address, all of them without.
+        whole = parts.netloc and (port or kind == "gpsd") and (parts.hostname or kind == "udp")
+        if whole and port != 0 and "@" not in value and value == f"{kind}://{parts.netloc}":
+            return value
+    raise ValueError(f"must be {_SOURCES}")
 
 
-def _baud(value: int) -> int:
-    if value not in BAUD_RATES:
-        raise ValueError(f"must be one of {', '.join(map(str, BAUD_RATES))}")
+def _baud(value: object) -> object:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)  # as the environment has it
+    if value != "auto" and (isinstance(value, bool) or value not in BAUD_RATES):
+        raise ValueError(f'must be "auto" or one of {", ".join(map(str, sorted(BAUD_RATES)))}')
+    return value
+
+
+def _command(value: str) -> str:
+    command_bytes(value)
     return value
 
 
@@ -162,8 +194,19 @@ class _Section(BaseModel):
 class Gps(_Section):
     """Where positions come from."""
 
-    source: Annotated[str, AfterValidator(_source)]
-    baud: Annotated[int, BeforeValidator(_not_bool), AfterValidator(_baud)] = 9600
+    source: Annotated[str, AfterValidator(_source)] = "auto"
+    baud: Annotated[int | Literal["auto"], BeforeValidator(_baud)] = "auto"
+    on_connect: tuple[Annotated[str, AfterValidator(_command)], ...] = ()
+
+    @field_validator("on_connect")
+    @classmethod
+    def _has_a_way_to_the_receiver(
+        cls, commands: tuple[str, ...], info: ValidationInfo
+    ) -> tuple[str, ...]:
+        source = str(info.data.get("source"))
+        if commands and source.startswith(("gpsd:", "udp:", "file:")):
+            raise ValueError(f"nothing can be sent by way of {source}: leave it empty")
+        return commands
 
 
 class Sampling(_Section):

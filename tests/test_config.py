@@ -89,8 +89,8 @@ def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
 @pytest.mark.parametrize(
     ("line", "replacement", "says"),
     [
-        ('source = "/dev/ttyACM0"', "", "gps.source is missing"),
-        ('source = "/dev/ttyACM0"', 'source = "ttyACM0"', "gps.source = 'ttyACM0': must be a dev"),
+        ("url =", "#", "upload.url is missing"),
+        ('source = "/dev/ttyACM0"', 'source = "ttyACM0"', "gps.source = 'ttyACM0': must be auto"),
         ('device = "van-07"', 'device = "raspberrypi"', "would be shared by many devices"),
         ('device = "van-07"', 'device = "{host}"', "{host} is not one of {hostname}, {serial}"),
         ("http://127.0.0.1:8080/v1/fixes", "ftp://x", "must be a URL such as https://"),
@@ -104,6 +104,88 @@ def test_wrong_values(tmp_path: Path, line: str, replacement: str, says: str) ->
     with pytest.raises(ConfigError) as caught:
         config.load(path)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "auto",
+        "/dev/ttyACM0",
+        "gpsd://localhost:2947",
+        "gpsd://localhost",
+        "gpsd://[::1]:2947",
+        "tcp://192.0.2.1:4001",
+        "udp://:10110",
+        "udp://127.0.0.1:10110",
+        "file:///var/lib/track.nmea",
+    ],
+)
+def test_sources(tmp_path: Path, source: str) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL.replace("/dev/ttyACM0", source))
+    assert config.load(path).settings.gps.source == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "/",
+        "ttyUSB0",
+        "file://track",
+        "gpsd://",
+        "tcp://host",
+        "tcp://:4001",
+        "tcp://host:99999",
+        "tcp://host:0",
+        "tcp://host:4001/path",
+        "tcp://me@host:4001",
+        "udp://",
+        "http://host:80",
+    ],
+)
+def test_what_is_no_source(tmp_path: Path, source: str) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL.replace("/dev/ttyACM0", source))
+    with pytest.raises(ConfigError, match=r"gps\.source = .*: must be "):
+        config.load(path)
+
+
+def test_the_receiver_is_found_by_itself_unless_the_config_says_otherwise(tmp_path: Path) -> None:
+    text = MINIMAL.replace('source = "/dev/ttyACM0"', "")
+    gps = config.load(write(tmp_path / "c.toml", text)).settings.gps
+    assert (gps.source, gps.baud, gps.on_connect) == ("auto", "auto", ())
+
+
+def test_commands_and_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = MINIMAL.replace("[upload]", 'on_connect = ["$PMTK220,200", "ubx:06 04 00 00"]\n[upload]')
+    monkeypatch.setenv("TELEMETRY_AGENT_GPS__BAUD", "38400")
+    gps = config.load(write(tmp_path / "c.toml", text)).settings.gps
+    assert gps.on_connect == ("$PMTK220,200", "ubx:06 04 00 00")
+    assert gps.baud == 38400
+
+
+@pytest.mark.parametrize(
+    ("gps", "says"),
+    [
+        ("baud = 1200", 'gps.baud = 1200: must be "auto" or one of 4800, 9600, 19200, 38400'),
+        ("baud = true", "gps.baud = True: must be"),
+        ('baud = "fast"', "gps.baud = 'fast': must be"),
+        ('on_connect = ["PMTK"]', "gps.on_connect = 'PMTK': 'PMTK' must be like"),
+        ('on_connect = ["ubx:06 08 06 00 C8"]', "says 6 bytes of payload, 1 follow"),
+    ],
+)
+def test_wrong_speeds_and_commands(tmp_path: Path, gps: str, says: str) -> None:
+    text = MINIMAL.replace("[upload]", f"{gps}\n[upload]")
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path / "c.toml", text))
+    assert says in str(caught.value)
+
+
+def test_commands_need_a_way_to_the_receiver(tmp_path: Path) -> None:
+    text = MINIMAL.replace("/dev/ttyACM0", "udp://:10110").replace(
+        "[upload]", 'on_connect = ["$PMTK220,200"]\n[upload]'
+    )
+    with pytest.raises(ConfigError, match=r"gps\.on_connect = .*by way of udp://:10110: leave"):
+        config.load(write(tmp_path / "c.toml", text))
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

@@ -17,8 +17,6 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -27,7 +25,7 @@ from telemetry_agent.ackqueue.handout import Plan
 from telemetry_agent.ackqueue.ledger import ACKED, Ledger
 from telemetry_agent.ackqueue.lock import QueueLock
 from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.rows import encode, is_sound, stream_from_int, to_record
+from telemetry_agent.ackqueue.rows import Row, decode, encode, is_sound, stream_from_int
 from telemetry_agent.ackqueue.schema import Connect, State, connect, make_directories
 from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.store import ROWS_PER_READ, Store
@@ -38,7 +36,6 @@ from telemetry_agent.model import Batch, Fix, Record
 
 log = logging.getLogger(__name__)
 
-_DEVICE_AND_STREAM = itemgetter(1, 2)
 _DOUBTFUL_TIME = {"time", "date"}
 
 
@@ -103,6 +100,8 @@ class AckQueue:
             self._file_lock.release()
             raise
         self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
+        self._waiters = 0
         self._disk = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
         self._used = False
@@ -131,10 +130,16 @@ class AckQueue:
     def watch(self, ring: Callable[[], None]) -> None:
         """Have ``ring`` called, from any thread, when there is something new to do.
 
-        That is the first fix since a commit, and a write that failed and is to be tried again.
-        ``ring`` must return at once and not call the queue.
+        That is the first fix since a commit, fixes that are ready again by ``retry`` or
+        ``resend``, and a write that failed and is to be tried again. ``ring`` must return at once
+        and not call the queue.
         """
         self._watchers.append(ring)
+
+    @property
+    def stream(self) -> str:
+        """The stream of the fixes that are put in this run, 16 hex digits."""
+        return self._stream_hex
 
     def put(self, fix: Fix, device: str) -> Record:
         """Name a fix and take it over. Waits for the disk only if ``commit_every_s`` is 0.
@@ -155,6 +160,7 @@ class AckQueue:
                 self._live_since_s = now_s
             if _DOUBTFUL_TIME.isdisjoint(fix.flags):
                 self._latest_ms = fix.time_ms
+            self._wake_waiters()
         if self._commit_every_s == 0:
             with self._disk:
                 self._write()
@@ -179,7 +185,9 @@ class AckQueue:
         with self._lock:
             return self._writer.due_s(self._commit_every_s)
 
-    def lease(self, limit: int, *, live_first: bool = True) -> Batch | None:
+    def lease(
+        self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
+    ) -> Batch | None:
         """Hand out fixes of one stream and one device, in the order of recording.
 
         Either live fixes or the oldest run of the backlog, never both. What was a batch that got
@@ -189,6 +197,8 @@ class AckQueue:
         Args:
             limit: The most fixes that the batch may hold.
             live_first: If there are live fixes, the newest of them; else strictly the oldest.
+            timeout_s: How long to wait for something that is ready; ``None``: until there is.
+                To close the queue ends the wait, with the ValueError of a closed queue.
 
         Returns:
             ``None`` if nothing is ready.
@@ -198,17 +208,14 @@ class AckQueue:
         """
         if limit < 1:
             raise ValueError(f"a batch holds at least one fix, not {limit}")
-        with self._disk:
-            self._use()
-            self._write()
-            while True:
-                with self._lock:
-                    plan = self._ledger.choose(limit, live_first=live_first)
-                if plan is None:
-                    return None
-                batch = self._hand_out(plan)
-                if batch is not None:
-                    return batch
+        until_s = None if timeout_s is None else self._clock.monotonic_s() + timeout_s
+        while True:
+            with self._disk:
+                self._use()
+                self._write()
+                batch = self._lease(limit, live_first=live_first)
+            if batch is not None or timeout_s == 0 or not self._wait_until_ready(until_s):
+                return batch
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """Make one batch two: its first ``at`` fixes, and the rest."""
@@ -267,6 +274,7 @@ class AckQueue:
                     self._ledger.give_back(batch)
                 else:
                     self._ledger.suspend(batch)
+                self._wake_waiters()
             if not answered:
                 self._write()
 
@@ -288,22 +296,73 @@ class AckQueue:
         Raises:
             StorageError: The file cannot be read.
         """
+        count = self._end_dead_letters(names, self._ledger.make_ready)
+        self._ring()
+        return count
+
+    def discard(self, names: Collection[tuple[str, int]] | None = None) -> int:
+        """Delete dead letters, all or those named; they count as lost, ``discarded``.
+
+        Returns:
+            How many fixes.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        return self._end_dead_letters(names, self._ledger.discard)
+
+    def resend(self, since_ms: int, until_ms: int) -> int:
+        """Make delivered fixes ready again, under their own names.
+
+        Args:
+            since_ms: Their GNSS time is this or later.
+            until_ms: And before this.
+
+        Returns:
+            How many fixes.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        count = 0
+        with self._lock:
+            spans = self._ledger.in_state(State.ACKED)
+        for lo, hi in ((span.lo, span.hi) for span in spans):
+            for first in range(lo, hi + 1, ROWS_PER_READ):
+                with self._disk:
+                    self._use()
+                    rows = [
+                        row[0]
+                        for row in self._store.read(first, min(hi, first + ROWS_PER_READ - 1))
+                        if is_sound(row) and since_ms <= row[4] < until_ms
+                    ]
+                    with self._lock:
+                        # Since the look from above, some may have been resent by another.
+                        ranges = runs(r for r in rows if self._ledger.state_of(r) == ACKED)
+                        self._ledger.make_ready(ranges)
+                    self._write()
+                count += sum(hi - lo + 1 for lo, hi in ranges)
+        self._ring()
+        return count
+
+    def newest_ms(self) -> int | None:
+        """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
         with self._disk:
-            self._use()
+            self._check_open()
             with self._lock:
-                spans = self._ledger.in_state(State.ACK_FAILED)
-            ranges = [(span.lo, span.hi) for span in spans]
-            if names is not None:
-                ranges = runs(
-                    row[0]
-                    for lo, hi in ranges
-                    for row in self._store.read(lo, hi)
-                    if is_sound(row) and (stream_from_int(row[2]), row[3]) in names
-                )
-            with self._lock:
-                self._ledger.retry(ranges)
-            self._write()
-        return sum(hi - lo + 1 for lo, hi in ranges)
+                if self._latest_ms is not None:
+                    return self._latest_ms
+            for row in reversed(
+                list(self._store.read(max(1, self._base - ROWS_PER_READ), self._base))
+            ):
+                fix = to_record(row, "").fix if is_sound(row) else None
+                if fix is not None and _DOUBTFUL_TIME.isdisjoint(fix.flags):
+                    return fix.time_ms
+        return None
 
     def purge_delivered(self) -> bool:
         """Delete some of the delivered fixes that are older than ``keep_delivered_s``.
@@ -362,6 +421,18 @@ class AckQueue:
                 oldest_ms = waiting[1][4]
             return count(self._ledger, self._writer.uncommitted, oldest_ms, file_bytes)
 
+    def last_row(self) -> int:
+        """The place of the newest fix, for ``pending``."""
+        with self._lock:
+            return self._base + self._seq
+
+    def pending(self, last_row: int) -> int:
+        """How many fixes up to that place are to be delivered. Never waits for the disk."""
+        with self._lock:
+            newest = self._base + self._seq
+            committed = newest - self._writer.uncommitted
+            return self._ledger.pending(last_row) + max(0, min(last_row, newest) - committed)
+
     def newest(self, limit: int) -> list[Record]:
         """The newest fixes on disk, whatever became of them, the newest first.
 
@@ -386,8 +457,11 @@ class AckQueue:
             StorageError: The file cannot be read.
         """
         with self._lock:
-            ranges = [(1, self._base + self._seq)]
-            if state is not None and state is not State.READY:
+            last = self._base + self._seq
+            ranges = [(1, last)]
+            if state is State.READY:
+                ranges = [(self._ledger.oldest_pending() or last + 1, last)]
+            elif state is not None:
                 ranges = [(span.lo, span.hi) for span in self._ledger.in_state(state)]
         for lo, hi in ranges:
             for first in range(lo, hi + 1, ROWS_PER_READ):
@@ -397,8 +471,10 @@ class AckQueue:
                     with self._lock:
                         marks = [self._ledger.state_of(row[0]) for row in rows]
                 for row, mark in zip(rows, marks, strict=True):
-                    if mark.state > 0 and state in {None, mark.state} and is_sound(row):
-                        record = to_record(row, stream_from_int(row[2]))
+                    if mark.state <= 0 or state not in {None, mark.state}:
+                        continue
+                    record = decode(row)
+                    if record is not None:
                         yield Stored(record, mark.state, mark.reason)
 
     def close(self) -> None:
@@ -413,6 +489,7 @@ class AckQueue:
                 if self._closed:
                     return
                 self._closed = True
+                self._wake_waiters()
             refusal = self._write() if self._used else None
             self._store.close()
             self._file_lock.release()
@@ -431,35 +508,74 @@ class AckQueue:
     ) -> None:
         self.close()
 
+    def _end_dead_letters(
+        self,
+        names: Collection[tuple[str, int]] | None,
+        end: Callable[[list[tuple[int, int]]], None],
+    ) -> int:
+        with self._disk:
+            self._use()
+            with self._lock:
+                spans = self._ledger.in_state(State.ACK_FAILED)
+            ranges = [(span.lo, span.hi) for span in spans]
+            if names is not None:
+                ranges = runs(
+                    row[0]
+                    for lo, hi in ranges
+                    for row in self._store.read(lo, hi)
+                    if is_sound(row) and (stream_from_int(row[2]), row[3]) in names
+                )
+            with self._lock:
+                end(ranges)
+            self._write()
+        return sum(hi - lo + 1 for lo, hi in ranges)
+
     # The disk lock is held in all that follows, except where it says otherwise.
 
     def _write(self) -> StorageError | None:
         refusal = self._writer.write()
         self._find_oldest()
+        with self._lock:
+            self._wake_waiters()
         return refusal
 
+    def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
+        while True:
+            with self._lock:
+                plan = self._ledger.choose(limit, live_first=live_first)
+            if plan is None:
+                return None
+            batch = self._hand_out(plan)
+            if batch is not None:
+                return batch
+
     def _hand_out(self, plan: Plan) -> Batch | None:
-        """Make a batch of planned rows. ``None`` if all of them were damaged: plan again."""
+        """Make a batch of planned rows. ``None`` if none was sound: plan again."""
         rows = [row for lo, hi in plan.ranges for row in self._store.read(lo, hi)]
-        sound = [row for row in rows if is_sound(row)]
-        if len(sound) < plan.size:
-            self._set_damaged_aside(plan, {row[0] for row in sound})
-        if not sound:
-            return None
+        damaged: list[int] = []
+        if len(rows) < plan.size:
+            planned = {row for lo, hi in plan.ranges for row in range(lo, hi + 1)}
+            damaged += planned.difference(row[0] for row in rows)
         step = -1 if plan.newest_first else 1
-        (device, stream), run = next(groupby(sound[::step], key=_DEVICE_AND_STREAM))
-        taken = list(run)[::step]
-        name = stream_from_int(stream)
+        taken = _first_run(rows[::step])[::step]
+        found = [decode(row) for row in taken]
+        records = tuple([record for record in found if record is not None])
+        if len(records) < len(found):
+            damaged += [row[0] for row, record in zip(taken, found, strict=True) if not record]
+            taken = [row for row, record in zip(taken, found, strict=True) if record]
+        if damaged:
+            self._set_aside(sorted(damaged))
+        if not records:
+            return None
         with self._lock:
             lease = self._ledger.begin([row[0] for row in taken], plan.batch)
             if self._ledger.handout.live() == 0:
                 waiting = self._writer.oldest
                 self._live_since_s = waiting[0] if waiting is not None else None
-        records = tuple(to_record(row, name) for row in taken)
-        return Batch(lease, name, device, records, plan.live)
+        first = records[0]
+        return Batch(lease, first.stream, first.device, records, plan.live)
 
-    def _set_damaged_aside(self, plan: Plan, sound: set[int]) -> None:
-        damaged = [row for lo, hi in plan.ranges for row in range(lo, hi + 1) if row not in sound]
+    def _set_aside(self, damaged: list[int]) -> None:
         with self._lock:
             self._ledger.damage(damaged)
         log.error(
@@ -486,6 +602,29 @@ class AckQueue:
 
     # Without the disk lock
 
+    def _wait_until_ready(self, until_s: float | None) -> bool:
+        """Wait for what a lease may get; False: it is ``until_s``."""
+        with self._ready:
+            self._waiters += 1
+            try:
+                while not (self._closed or self._ledger.handout.free.total):
+                    now_s = self._clock.monotonic_s()
+                    write_s = self._writer.due_s(0)  # the lease commits what waits, or retries
+                    if write_s is not None and write_s <= now_s:
+                        break
+                    if until_s is not None and until_s <= now_s:
+                        return False
+                    ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
+                    self._ready.wait(min(ends_s) - now_s if ends_s else None)
+            finally:
+                self._waiters -= 1
+        return True
+
+    def _wake_waiters(self) -> None:
+        """Each looks for itself. The memory lock is held."""
+        if self._waiters:
+            self._ready.notify_all()
+
     def _ring(self) -> None:
         for ring in self._watchers:
             ring()
@@ -493,3 +632,12 @@ class AckQueue:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the queue {self.path} is closed")
+
+
+def _first_run(rows: list[Row]) -> list[Row]:
+    """The rows up to where device or stream changes."""
+    if not rows:
+        return rows
+    kind = rows[0][1:3]
+    end = next((place for place, row in enumerate(rows) if row[1:3] != kind), len(rows))
+    return rows[:end]

@@ -193,6 +193,48 @@ def test_an_answer_sorts_a_batch(path: Path) -> None:
         assert queue.retry() == 1
 
 
+def test_dead_letters_that_are_discarded_count_as_lost(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 5)
+        queue.ack(lease(queue), rejected={2: "bad", 3: "bad", 5: "worse"})
+        stream = queue.stream
+        assert queue.discard([(stream, 3), (stream, 1), ("0" * 16, 2)]) == 1
+        assert [dead.record.seq for dead in queue.stored(State.ACK_FAILED)] == [2, 5]
+        assert queue.discard() == 2
+        assert queue.stats().lost == {"discarded": 3}
+        assert queue.stats().dead_letters == {}
+        assert [fix.record.seq for fix in queue.stored()] == [1, 4]
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"discarded": 3}
+
+
+def test_delivered_fixes_are_sent_again_under_their_names(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 2500)
+        queue.ack(lease(queue, 2500), rejected={12: "bad"})
+        rung: list[str] = []
+        queue.watch(lambda: rung.append("rung"))
+        assert queue.resend(fix_at(10).time_ms, fix_at(2010).time_ms) == 1999
+        assert rung == ["rung"]
+        again = lease(queue, 2500)
+        assert seqs(again) == [11, *range(13, 2011)]
+        assert again.stream == queue.stream
+        assert queue.resend(fix_at(0).time_ms, fix_at(9999).time_ms) == 500
+        assert queue.resend(fix_at(0).time_ms, fix_at(9999).time_ms) == 0
+    with AckQueue(path) as queue:
+        assert queue.stats().ready == 2499
+
+
+def test_the_newest_time_is_known_after_a_restart(path: Path) -> None:
+    with AckQueue(path) as queue:
+        assert queue.newest_ms() is None
+        put(queue, 3)
+        queue.put(fix_at(9999, flags=("time",)), "a")
+        assert queue.newest_ms() == fix_at(2).time_ms
+    with AckQueue(path) as queue:
+        assert queue.newest_ms() == fix_at(2).time_ms
+
+
 def test_stored_tells_every_fix_in_order(path: Path) -> None:
     with AckQueue(path) as queue:
         names = [queue.put(fix_at(second), "a") for second in range(2500)]

@@ -92,8 +92,9 @@ def test_kill_minus_nine_at_random_moments(tmp_path: Path, endpoint: Endpoint) -
                 daemon.kill()
             copy = tmp_path / f"life-{life}"
             copy.mkdir()
-            for file in tmp_path.glob("queue.db*"):
-                shutil.copy(file, copy)
+            for file in (tmp_path / "queue.db", tmp_path / "queue.db-wal"):
+                if file.exists():
+                    shutil.copy(file, copy)
             on_disk = committed(copy / "queue.db")
             for name, (_, time) in on_disk.items():
                 assert named.setdefault(name, time) == time, f"{name} names two fixes"
