@@ -25,7 +25,7 @@ from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
 from telemetry_agent.gnss.sources.protocols import protocol
-from telemetry_agent.model import Fix, ReceiverState
+from telemetry_agent.model import Fix, ReceiverState, Sky
 from telemetry_agent.tasks import Bell
 
 _log = logging.getLogger(__name__)
@@ -119,6 +119,11 @@ class Reader:
             if self._decoder is None:
                 return self._open(now_s)
             return self._read(self._decoder, now_s)
+
+    def sky(self) -> Sky:
+        """What the receiver last said of its sky; any thread may ask."""
+        decoder = self._decoder
+        return decoder.sky() if decoder else Sky()
 
     def wake(self) -> None:
         """See ``Task.wake``."""

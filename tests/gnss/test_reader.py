@@ -17,7 +17,7 @@ from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.model import Fix, ReceiverState
+from telemetry_agent.model import Fix, ReceiverState, Sky
 from telemetry_agent.simulator import Drive, Simulator
 from telemetry_agent.tasks import Beat, Stop, run_loop
 
@@ -383,6 +383,16 @@ def test_a_receiver_that_is_plugged_in_is_opened_at_once() -> None:
     assert reader.step(clock.now_s) == 1  # its name is not there yet
     assert reader.step(clock.advance(1)) == 0
     assert not source.more()
+
+
+def test_the_sky_is_that_of_the_open_device() -> None:
+    reader, _, step = script(OK, Drive(DAY_MS).epoch(0), SourceError("gone"))
+    assert reader.sky() == Sky()
+    for _ in range(2):
+        step()
+    assert len(reader.sky().satellites) == 11
+    step()
+    assert reader.sky() == Sky()
 
 
 def test_counts_go_on_over_a_reopening() -> None:
