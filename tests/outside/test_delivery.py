@@ -1,6 +1,7 @@
 """Delivery by the real process: to whom, by which way, in which order, and how often."""
 
 import json
+import random
 import signal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from certificates import Authority
 from misbehaving import Act, Line, Request, Server, answer, hang_up
 from processes import run_agent
 from rig import record_backlog, started, stats, write_config
+from schedules import run_schedules
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +106,12 @@ def test_behind_a_proxy_only_the_proxy_is_spoken_to(tmp_path: Path) -> None:
             assert agent.end() == 0
     assert {request.target for request in proxy.requests} == {"http://far.example/v1/fixes"}
     assert "resolve" not in agent.text()
+
+
+def test_whatever_breaks_each_fix_is_stored_once() -> None:
+    """50 random schedules of faults and kills; benchmarks/fault_schedules.py runs more."""
+    first = random.randrange(10**9)
+    told = list(run_schedules(range(first, first + 50)))
+    assert not {first + number: each.faults for number, each in enumerate(told) if each.faults}
+    assert sum(each.repeats for each in told) > 50
+    assert sum(each.kills for each in told) > 10
