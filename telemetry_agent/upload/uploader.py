@@ -40,6 +40,7 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.account import Account, UploadStatus
+from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.leases import Leases, name_of
 from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.retry import Backoff
@@ -340,7 +341,7 @@ class Uploader:
             if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
                 self._sizing.timed_out(count)
             return Deferred(answer.reason, state=answer.state, answered=False)
-        outcome = self._format.read(answer, batch)
+        outcome = self._read(answer, batch)
         if isinstance(outcome, Delivered):
             self._sizing.took(count, size, elapsed_s)
         elif isinstance(outcome, Refused) and outcome.too_large:
@@ -356,6 +357,9 @@ class Uploader:
         else:
             self._way.doubt()
         return answer
+
+    def _read(self, answer: Answer, batch: Batch) -> Outcome:
+        return with_words(self._format.read(answer, batch), self._transport.masked)
 
     def _reconsider(self, batch: Batch, outcome: Outcome) -> Outcome:
         """Take a 500 for a refusal when it is this batch that crashes the endpoint."""
@@ -385,7 +389,7 @@ class Uploader:
         if isinstance(answer, NoAnswer):
             outcome: Outcome = Deferred(answer.reason, state=answer.state, answered=False)
         else:
-            outcome = self._format.read(answer, batch)
+            outcome = self._read(answer, batch)
         now_s = self._clock.monotonic_s()
         asked_wait_s = (outcome.retry_after_s or 0.0) if isinstance(outcome, Deferred) else 0.0
         taken = isinstance(outcome, Delivered)

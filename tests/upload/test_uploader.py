@@ -24,8 +24,8 @@ from misbehaving import (
     refusing,
     reset,
     says,
-    tls_client_context,
     tls_server_context,
+    trusting,
 )
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -72,8 +72,8 @@ class Bench:
         self.server = server
         self.clock = FakeClock()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
-        context = tls_client_context() if server.url.startswith("https") else None
-        self.transport = Transport(server.url, ssl_context=context)
+        access = trusting() if server.url.startswith("https") else None
+        self.transport = Transport(server.url, access=access)
         self.uploader = Uploader(
             self.queue,
             native,
