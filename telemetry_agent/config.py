@@ -34,6 +34,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources.baud import BAUD_RATES
 from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.model import Quality
 
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
@@ -79,6 +80,13 @@ def _not_bool(value: object) -> object:
     return value
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
 
 
@@ -201,6 +209,19 @@ class Gps(_Section):
         return commands
 
 
+class Sampling(_Section):
+    """Which positions are recorded."""
+
+    interval_s: Duration = Field(1.0, alias="interval")
+    distance_m: Amount = 0
+    turn_deg: Annotated[Amount, Field(le=180)] = 0
+    parked_radius_m: Amount = 25
+    parked_after_s: PositiveDuration = Field(180.0, alias="parked_after")
+    heartbeat_s: PositiveDuration = Field(900.0, alias="heartbeat")
+    max_hdop: Amount = 0
+    drop_quality: tuple[Quality, ...] = ()
+
+
 class Queue(_Section):
     """Where fixes wait."""
 
@@ -257,6 +278,7 @@ class Settings(BaseSettings):
 
     device: Annotated[str, AfterValidator(_device_name)] = "{hostname}"
     gps: Gps
+    sampling: Sampling
     queue: Queue
     upload: Upload
     connectivity: Connectivity
@@ -369,7 +391,7 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     """
     faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
     first = faults[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(part for part in first["loc"] if isinstance(part, str))  # not a list's places
     said = {
         "missing": "is missing",
         "extra_forbidden": f"is no key of the config{_suggestion(key)}",

@@ -25,6 +25,7 @@ def write_config(
     """A config with short waits."""
     tables: dict[str, Mapping[str, Any]] = {
         "gps": {"source": source, "baud": 115200},
+        "sampling": {"interval": "0s"},
         "queue": {"path": str(folder / "queue.db"), "commit_every": "100ms"},
         "upload": {
             "url": url,

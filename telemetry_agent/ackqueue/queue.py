@@ -367,7 +367,8 @@ class AckQueue:
 
         Age is the distance in GNSS time, either way, from the last fix put in this run whose time
         is not in doubt: the system clock of a device may be wrong by years. So nothing is deleted
-        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction.
+        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction. The
+        newest fix stays whatever its age: ``newest`` tells the next run how far this one came.
 
         Returns:
             Whether there may be more to delete now.
@@ -383,7 +384,7 @@ class AckQueue:
                 refused = self._writer.refused
             if latest_ms is None or span is None or refused:
                 return False
-            end = min(span.hi, span.lo + ROWS_PER_READ - 1)
+            end = min(span.hi, span.lo + ROWS_PER_READ - 1, self._base + self._seq - 1)
             kept = (
                 row[0]
                 for row in self._store.read(span.lo, end)
@@ -429,6 +430,21 @@ class AckQueue:
             newest = self._base + self._seq
             committed = newest - self._writer.uncommitted
             return self._ledger.pending(last_row) + max(0, min(last_row, newest) - committed)
+
+    def newest(self, limit: int) -> list[Record]:
+        """The newest fixes on disk, whatever became of them, the newest first.
+
+        Fewer than ``limit`` where some were deleted or are damaged.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self._disk:
+            self._check_open()
+            with self._lock:
+                last = self._base + self._seq
+            rows = list(self._store.read(last - limit + 1, last))
+        return [to_record(row, stream_from_int(row[2])) for row in reversed(rows) if is_sound(row)]
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.

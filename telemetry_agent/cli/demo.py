@@ -69,6 +69,7 @@ def _settings(folder: Path, simulator: Simulator, endpoint: Endpoint) -> Setting
         {
             "device": "demo",
             "gps": {"source": str(simulator.device)},
+            "sampling": {"interval": "0s"},
             "queue": {"path": folder / "queue.db", "commit_every": "200ms"},
             "upload": {
                 "url": endpoint.url,

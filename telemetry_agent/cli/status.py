@@ -119,6 +119,9 @@ def _receiver(receiver: dict[str, Any]) -> str:
     if receiver["rejected"]:
         dropped = ", ".join(f"{count:,} {why}" for why, count in receiver["rejected"].items())
         text += f"; dropped {dropped}"
+    if receiver["not_recorded"]:
+        spared = ", ".join(f"{count:,} {why}" for why, count in receiver["not_recorded"].items())
+        text += f"; not recorded {spared}"
     return f"{text} ({receiver['source']})"
 
 

@@ -21,6 +21,7 @@ from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
+from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.gnss.sources import Source, gpsd
 from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.baud import BaudMemory
@@ -51,6 +52,8 @@ _COMMITTER_S = 0.5
 _CONTROL_S = 0.5
 _QUEUE_S = 1.0
 
+_ROWS_TO_RESUME = 1000  # at 1 Hz more than parking takes
+
 
 class Agent:
     """The parts of a running agent: reader, queue with its committer, uploader, monitor, control.
@@ -75,6 +78,7 @@ class Agent:
             keep_delivered_s=settings.queue.keep_delivered_s,
             clock=clock,
         )
+        self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
         self._transport = self._build_transport()
         self._hearing: Listeners[[bytes]] = Listeners()
         self._draining: Listeners[[]] = Listeners()
@@ -85,6 +89,8 @@ class Agent:
             self._upload_status,
             settings.queue.path,
             clock,
+            not_recorded=lambda: self.sampler.dropped,
+            sky=lambda: self.reader.task.sky(),  # noqa: PLW0108 - the reader of then, not of now
         )
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
@@ -124,6 +130,7 @@ class Agent:
         before, self.settings = self.settings, settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
+        self.sampler.policy = SamplingPolicy(**settings.sampling.model_dump())
         if settings.gps != before.gps:
             self.reader.restart(_READER_S)
         self.monitor.restart(_MONITOR_S)
@@ -149,6 +156,7 @@ class Agent:
             self.status.report,
             native.encode,
             self._clock.monotonic_s(),
+            heartbeat_s=self.settings.sampling.heartbeat_s,
         )
         return Uploader(
             self.queue,
@@ -245,7 +253,15 @@ class Agent:
 
     def _record(self, fix: Fix) -> None:
         self.status.fix_came(fix)
-        self.queue.put(fix, self.settings.device)
+        for chosen in self.sampler.feed(fix):
+            self.queue.put(chosen, self.settings.device)
+
+    def _recent(self) -> list[Fix]:
+        try:
+            return [record.fix for record in self.queue.newest(_ROWS_TO_RESUME)]
+        except StorageError as error:
+            log.error("%s; the odometer starts at 0", error)  # noqa: TRY400 - the user's disk
+            return []
 
     def __str__(self) -> str:
         """What it does, in one line; no secret."""

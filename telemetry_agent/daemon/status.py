@@ -8,7 +8,7 @@ uptime, as the agent was there to count.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.clock import Clock
 from telemetry_agent.fixjson import rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
-from telemetry_agent.model import Fix
+from telemetry_agent.model import Fix, Satellite, Sky
 from telemetry_agent.upload.account import UploadStatus
 
 _MINUTE_S = 60.0
@@ -81,6 +81,8 @@ class Status:
         upload: how uploads do.
         path: of the queue; the disk that it lies on is the one whose space is told.
         clock: the machine's clocks.
+        not_recorded: fixes that sampling dropped, by reason.
+        sky: the satellites in view.
     """
 
     def __init__(
@@ -91,7 +93,11 @@ class Status:
         upload: Callable[[], UploadStatus],
         path: Path,
         clock: Clock,
+        not_recorded: Callable[[], Mapping[str, int]] = dict,
+        sky: Callable[[], Sky] = Sky,
     ) -> None:
+        self._not_recorded = not_recorded
+        self._sky = sky
         self._identity = identity
         self._queue = queue
         self._receiver = receiver
@@ -132,7 +138,8 @@ class Status:
 
         ``receiver``: ``source``; ``state`` for ``state_s`` seconds; ``antenna`` as the receiver
         says; ``fixes`` since the start and ``rate_hz`` over the last minute; ``rejected``: what
-        was dropped of its input, by reason; of the last fix, if there was one, ``fix_age_s``,
+        was dropped of its input, and ``not_recorded``: of its fixes, by reason; ``satellites`` in
+        view, see ``Satellite``; of the last fix, if there was one, ``fix_age_s``,
         ``time``, ``mode``, ``quality``, ``sats``, ``hdop``.
 
         ``upload``: ``host``; ``state`` for ``state_s`` seconds; ``last_delivery_s`` ago;
@@ -145,7 +152,6 @@ class Status:
         """
         now_s = self._clock.monotonic_s()
         device, host = self._identity()
-        upload = self._upload_fields(now_s, host)
         return {
             "running": True,
             "version": __version__,
@@ -153,7 +159,7 @@ class Status:
             "pid": os.getpid(),
             "uptime_s": _tenths(now_s - self._began_s),
             "receiver": self._receiver_fields(now_s),
-            "upload": upload,
+            "upload": self._upload_fields(now_s, host),
             "queue": self._queue_fields(),
         }
 
@@ -203,6 +209,8 @@ class Status:
             "fixes": receiver.fixes,
             "rate_hz": round(rate_hz, 2),
             "rejected": dict(receiver.counts),
+            "not_recorded": dict(self._not_recorded()),
+            "satellites": [_known(satellite) for satellite in self._sky().satellites],
         }
         if receiver.antenna is not None:
             fields["antenna"] = receiver.antenna
@@ -252,6 +260,10 @@ class Status:
         if "oldest_pending" in fields and oldest_ms is not None and newest_ms is not None:
             fields["oldest_pending_s"] = (newest_ms - oldest_ms) / 1000
         return fields
+
+
+def _known(satellite: Satellite) -> dict[str, Any]:
+    return {name: value for name, value in satellite._asdict().items() if value is not None}
 
 
 def queue_fields(stats: QueueStats, folder: Path) -> dict[str, Any]:

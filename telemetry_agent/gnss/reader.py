@@ -4,7 +4,8 @@ A step is one read that ends by itself within a second, or one open, which may t
 the line's speed is looked for. When the device goes away it is closed at once, so that the same
 node can come back, and opened again by name with growing patience; a receiver that is plugged in
 cuts the patience short. A source from which nothing comes, or nothing that is a sentence, is
-closed and opened again too: some receivers only need that, and others have changed their speed.
+closed and opened again at once: some receivers only need that, and others have changed their
+speed. Here it is the time in between that grows, so that what does come is heard.
 What arrived before stays good: the decoder's open epoch is recorded before the decoder is dropped.
 
 Two threads meet here. Steps run in the reader's own; ``wake``, ``close`` and ``status`` come from
@@ -24,7 +25,7 @@ from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
 from telemetry_agent.gnss.sources.protocols import protocol
-from telemetry_agent.model import Fix, ReceiverState
+from telemetry_agent.model import Fix, ReceiverState, Sky
 from telemetry_agent.tasks import Bell
 
 _log = logging.getLogger(__name__)
@@ -32,13 +33,13 @@ _log = logging.getLogger(__name__)
 _LONGEST_READ_S = 1.0
 _SILENT_AFTER_S = 10.0  # some receivers take 8 s for an epoch
 _UNREADABLE_AFTER_S = 5.0
+_MAX_PATIENCE = 6  # times the above, until such a source is opened again
 _KEPT_BYTES = 4096  # of what is no sentence
 _BACKOFF_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _CLOSE_S = 1.0
 
 _NO_DATE = "{} gives positions but no date: switch its RMC or ZDA sentence on"
-_USELESS: set[ReceiverState] = {"silent", "wrong-baud", "binary"}
 _WELL: set[ReceiverState] = {"no-fix", "2d", "3d"}
 
 
@@ -103,6 +104,7 @@ class Reader:
         self._counts: Counter[str] = Counter()  # of the decoders before this one
         self._bytes_s = 0.0  # when the last ones came, or the source was opened
         self._unread = _Unread()
+        self._patience = 1
         self._retry_s = float("-inf")
         self._backoff_s = _BACKOFF_S
         self._trouble = _Trouble()
@@ -117,6 +119,11 @@ class Reader:
             if self._decoder is None:
                 return self._open(now_s)
             return self._read(self._decoder, now_s)
+
+    def sky(self) -> Sky:
+        """What the receiver last said of its sky; any thread may ask."""
+        decoder = self._decoder
+        return decoder.sky() if decoder else Sky()
 
     def wake(self) -> None:
         """See ``Task.wake``."""
@@ -177,7 +184,7 @@ class Reader:
             self._bytes_s = now_s
             fixes = decoder.feed(data, now_s)
             if self._unread.take(data, decoder.sentences, now_s):
-                self._backoff_s = _BACKOFF_S
+                self._backoff_s, self._patience = _BACKOFF_S, 1
             self._hand_on(fixes)
         else:
             self._hand_on(decoder.tick(now_s))
@@ -186,33 +193,39 @@ class Reader:
     def _judge(self, decoder: Decoder, now_s: float) -> float:
         before = self.status.state
         state = decoder.state or before
-        if now_s - self._bytes_s >= _SILENT_AFTER_S:
-            state = "silent"
-        elif self._unread.is_hopeless(now_s):
-            state = "binary" if protocol(self._unread.data) else "wrong-baud"
-        elif decoder.state is None:
-            self._publish(before)
-            return 0
-        if state in _USELESS:
-            self._close_source()
+        silent_s, unreadable_s = now_s - self._bytes_s, self._unread.lasts_s(now_s)
+        if silent_s >= _SILENT_AFTER_S:
+            self._useless("silent", silent_s >= _SILENT_AFTER_S * self._patience)
+        elif unreadable_s >= _UNREADABLE_AFTER_S:
+            binary = protocol(self._unread.data) is not None
+            enough = unreadable_s >= _UNREADABLE_AFTER_S * self._patience
+            self._useless("binary" if binary else "wrong-baud", enough)
+        else:
             self._publish(state)
-            if state != before:
-                self._trouble.say(self._source.remedy(state, self._unread.data), now_s)
-            return self._wait(self._clock.monotonic_s())
-        self._publish(state)
-        if state == "no-date" != before:
-            self._trouble.say(_NO_DATE.format(self._source.name), now_s)
-        elif state in _WELL:
-            self._trouble.end(self._source.name, now_s)
+            if state == "no-date" != before:
+                self._trouble.say(_NO_DATE.format(self._source.name), now_s)
+            elif decoder.state in _WELL:
+                self._trouble.end(self._source.name, now_s)
         return 0
+
+    def _useless(self, state: ReceiverState, enough: bool) -> None:
+        """Open it anew when that is found, and from then on whenever it is enough."""
+        before = self.status
+        self._publish(state)
+        told = (state, self._source.name) == (before.state, before.source)
+        if told and not enough:
+            return
+        self._close_source()
+        self._patience = min(2 * self._patience, _MAX_PATIENCE)
+        self._retry_s = float("-inf")
+        if not told:
+            text = self._source.remedy(state, self._unread.data)
+            self._trouble.say(text, self._clock.monotonic_s())
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
         self._publish("busy" if isinstance(error, BusyError) else "absent")
         self._trouble.say(str(error), now_s)
-        return self._wait(now_s)
-
-    def _wait(self, now_s: float) -> float:
         wait_s = self._backoff_s
         self._retry_s = now_s + wait_s
         self._backoff_s = min(2 * wait_s, _BACKOFF_MAX_S)
@@ -265,14 +278,13 @@ class _Unread:
         self.data = (self.data + data)[-_KEPT_BYTES:]
         return False
 
-    def is_hopeless(self, now_s: float) -> bool:
-        """Whether a receiver that can be read would have said something by now.
+    def lasts_s(self, now_s: float) -> float:
+        """For how long nothing came that can be read, while something did; 0 while that is open.
 
         More than a sentence must have come: a receiver that speaks every 8 s may have begun one
         long ago.
         """
-        long_ago = now_s - self._since_s >= _UNREADABLE_AFTER_S
-        return long_ago and len(self.data) > MAX_SENTENCE
+        return now_s - self._since_s if len(self.data) > MAX_SENTENCE else 0.0
 
 
 class _Trouble:

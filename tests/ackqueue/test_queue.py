@@ -396,6 +396,25 @@ def test_delivered_fixes_are_deleted_by_age_in_gnss_time(path: Path) -> None:
         assert [fix.record.seq for fix in queue.stored()] == [10, 3052, 3053]
 
 
+def test_the_newest_fix_stays_however_old_it_is_and_is_known_after_a_restart(path: Path) -> None:
+    with AckQueue(path, keep_delivered_s=0) as queue:
+        assert queue.newest(10) == []
+        put(queue, 30)
+        while batch := queue.lease(1000):
+            queue.ack(batch)
+        while queue.purge_delivered():
+            pass
+        assert [record.seq for record in queue.newest(10)] == [30]
+    with AckQueue(path, keep_delivered_s=0) as queue:
+        assert [record.fix for record in queue.newest(10)] == [fix_at(29)]
+        queue.put(fix_at(40, odo_m=7), "b")
+        queue.commit()
+        assert [record.device for record in queue.newest(2)] == ["b", "a"]
+        assert [record.fix.odo_m for record in queue.newest(1)] == [7]
+        queue.purge_delivered()
+        assert [record.device for record in queue.newest(2)] == ["b"]
+
+
 def test_nothing_but_delivered_fixes_is_deleted(path: Path) -> None:
     with AckQueue(path, keep_delivered_s=0) as queue:
         put(queue, 4)

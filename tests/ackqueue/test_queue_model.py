@@ -323,7 +323,7 @@ class QueueMachine(RuleBasedStateMachine):
         if self.model.latest is None or not any(acked) or refused:
             return
         purged = []
-        for row in self.model.rows[acked.index(True) :]:
+        for row in self.model.rows[acked.index(True) : -1]:  # the newest of all stays
             if row.state != ACKED or abs(row.second - self.model.latest) <= KEEP_S:
                 break
             purged.append(row)

@@ -63,6 +63,8 @@ def test_at_the_start_nothing_is_known(bench: Bench) -> None:
         "fixes": 0,
         "rate_hz": 0.0,
         "rejected": {},
+        "not_recorded": {},
+        "satellites": [],
     }
     assert told["upload"]["state"] == "ok"
     assert told["queue"]["pending"] == 0

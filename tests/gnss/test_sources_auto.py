@@ -106,7 +106,7 @@ def test_a_gpsd_that_has_a_receiver_comes_first(
 
 def test_what_is_not_known_to_be_a_receiver_is_told_and_never_opened(bench: Bench) -> None:
     arduino = bench.add("unknown", "arduino")
-    with pytest.raises(SourceError, match=r"known to be one: a arduino may be a receiver or not"):
+    with pytest.raises(SourceError, match=r"can be used: a arduino may be a receiver or not"):
         bench.source.open()
     assert arduino.done == []
 
@@ -116,11 +116,14 @@ def test_nothing_at_all(bench: Bench) -> None:
         bench.source.open()
 
 
-def test_one_that_cannot_be_opened_gives_way_to_the_next(bench: Bench) -> None:
+def test_one_that_cannot_be_opened_gives_way_to_the_next(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     bench.add("receiver", "ublox", error=BusyError("ublox is taken"))
     bench.add("modem", "lte")
     bench.source.open()
     assert bench.source.name == "/dev/lte"
+    assert caplog.messages == ["using a lte: /dev/lte; ublox is taken"]
 
 
 def test_when_all_fail_each_says_why(bench: Bench) -> None:

@@ -6,7 +6,7 @@ nothing at all goes to the end of the row: the modem is better than a receiver w
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from telemetry_agent.errors import SourceError
@@ -64,16 +64,16 @@ class AutoSource:
             self._say(f"gpsd has {', '.join(served)}: positions come from {self.name}")
             return
         found = self._find()
-        failed: list[SourceError] = []
+        failed: dict[Path, SourceError] = {}
         for port in sorted(filter(_is_safe, found), key=self._last_the_mute):
             self._source = self._open_port(port.path)
             try:
                 self._source.open()
             except SourceError as error:
-                failed.append(error)
+                failed[port.path] = error
                 continue
             self._open_path = port.path
-            others = _left_out(found, port)
+            others = _left_out([other for other in found if other != port], failed)
             self._say(f"using {port.label}: {port.path}" + (f"; {others}" if others else ""))
             return
         raise _none_usable(found, failed)
@@ -121,13 +121,13 @@ def _is_safe(port: Candidate) -> bool:
     return port.safe
 
 
-def _left_out(found: list[Candidate], used: Candidate | None = None) -> str:
+def _left_out(found: list[Candidate], failed: Mapping[Path, SourceError]) -> str:
     """What was found and is not used, and how to have it used."""
     said = []
     for port in found:
-        if port == used:
-            continue
-        if port.blocked:
+        if port.path in failed:
+            said.append(str(failed[port.path]))
+        elif port.blocked:
             said.append(f"{port.label} is not free: {port.blocked}")
         elif port.kind == "unknown":
             by_hand = _BY_HAND.format(port.path)
@@ -137,14 +137,12 @@ def _left_out(found: list[Candidate], used: Candidate | None = None) -> str:
     return "; ".join(said)
 
 
-def _none_usable(found: list[Candidate], failed: list[SourceError]) -> SourceError:
-    if failed:
-        busy = any(isinstance(error, BusyError) for error in failed)
-        text = "; ".join(map(str, failed))
-        return BusyError(text) if busy else SourceError(text)
-    if others := _left_out(found):
-        return SourceError(f"no receiver that is known to be one: {others}")
-    return SourceError(
-        "no receiver found: plug one in, or set gps.source to its device (a serial port of a "
-        "Raspberry Pi's header is switched on by `sudo raspi-config nonint do_serial_hw 0`)"
-    )
+def _none_usable(found: list[Candidate], failed: Mapping[Path, SourceError]) -> SourceError:
+    if not found:
+        return SourceError(
+            "no receiver found: plug one in, or set gps.source to its device (a serial port of a "
+            "Raspberry Pi's header is switched on by `sudo raspi-config nonint do_serial_hw 0`)"
+        )
+    text = f"no receiver that can be used: {_left_out(found, failed)}"
+    busy = any(isinstance(error, BusyError) for error in failed.values())
+    return BusyError(text) if busy else SourceError(text)
