@@ -12,7 +12,8 @@ an abort that comes between two calls must end the next one too. Closing takes t
 ``abort``, so that a descriptor which the system gave to someone else is never shut down.
 
 Name resolution cannot be interrupted. It runs in daemon threads, of which each name has at most
-one: an exchange that finds a look-up pending joins it.
+one: an exchange that finds a look-up pending joins it. Where the name server stays silent, the
+addresses that it told last serve: a network without names is still a way.
 """
 
 import contextlib
@@ -72,8 +73,12 @@ class Network:
         clock: Clock,
         resolve: Resolve = resolve_tcp,
         connect_timeout_s: float = 5.0,
+        look_up_timeout_s: float = 5.0,
     ) -> None:
-        """``connect_timeout_s`` is for each address; a name may have several."""
+        """``connect_timeout_s`` is for each address; a name may have several, which share alike.
+
+        ``look_up_timeout_s`` is how long a name server may be silent where older addresses serve.
+        """
         self.sent_bytes = 0
         """Since the start, at the sockets; so is ``received_bytes``."""
         self.received_bytes = 0
@@ -84,6 +89,7 @@ class Network:
         self._clock = clock
         self._resolve = resolve
         self._connect_timeout_s = connect_timeout_s
+        self._look_up_timeout_s = look_up_timeout_s
         self._until_s = 0.0
         self._timeout_s = 0.0
         self._family = socket.AF_UNSPEC  # the one that worked last is tried first
@@ -91,6 +97,7 @@ class Network:
         self._aborted = False
         self._current: socket.socket | None = None
         self._lookups: dict[tuple[str, int], _Lookup] = {}
+        self._known: dict[tuple[str, int], list[Any]] = {}
 
     def begin(self, timeout_s: float) -> None:
         """Start an exchange that must be over in ``timeout_s`` seconds."""
@@ -156,13 +163,16 @@ class Network:
         addresses.sort(key=lambda address: address[0] != self._family)
         failures: list[str] = []
         states: set[UploadState] = set()
-        for family, kind, protocol, _, address in addresses:
+        for left, (family, kind, protocol, _, address) in zip(
+            range(len(addresses), 0, -1), addresses, strict=True
+        ):
             peer = f"[{address[0]}]:{address[1]}" if ":" in address[0] else "{}:{}".format(*address)
             sock: socket.socket | None = None
             try:
                 sock = socket.socket(family, kind, protocol)
                 left_s = self.left_s(f"no connection to {peer}", sock)
-                sock.settimeout(min(left_s, self._connect_timeout_s))
+                # A dead address leaves time for those behind it.
+                sock.settimeout(min(left_s / left, self._connect_timeout_s))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
@@ -199,13 +209,21 @@ class Network:
                     name=f"resolve {host}",
                     daemon=True,
                 ).start()
+            known = self._known.get((host, port))
+        patient_until_s = self._clock.monotonic_s() + self._look_up_timeout_s
         while True:
             left_s = self.left_s(f"no name server told the address of {host}")
+            if known is not None:
+                left_s = min(left_s, patient_until_s - self._clock.monotonic_s())
+                if left_s <= 0:
+                    return list(known)
             with self._changed:
                 if lookup.result is None and not self._aborted:
                     self._changed.wait(left_s)
                 result = lookup.result
             if isinstance(result, socket.gaierror) and result.errno == socket.EAI_AGAIN:
+                if known is not None:
+                    return list(known)
                 raise NetworkError(f"no name server tells the address of {host}")
             if isinstance(result, Exception):
                 raise NetworkError(f"name {host} does not resolve") from result
@@ -220,6 +238,8 @@ class Network:
             result = error
         with self._changed:
             lookup.result = result
+            if isinstance(result, list):
+                self._known[host, port] = result
             del self._lookups[host, port]
             self._changed.notify_all()
 
