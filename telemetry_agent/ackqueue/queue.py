@@ -359,9 +359,9 @@ class AckQueue:
             for row in reversed(
                 list(self._store.read(max(1, self._base - ROWS_PER_READ), self._base))
             ):
-                fix = to_record(row, "").fix if is_sound(row) else None
-                if fix is not None and _DOUBTFUL_TIME.isdisjoint(fix.flags):
-                    return fix.time_ms
+                record = decode(row)
+                if record is not None and _DOUBTFUL_TIME.isdisjoint(record.fix.flags):
+                    return record.fix.time_ms
         return None
 
     def purge_delivered(self) -> bool:
@@ -446,7 +446,7 @@ class AckQueue:
             with self._lock:
                 last = self._base + self._seq
             rows = list(self._store.read(last - limit + 1, last))
-        return [to_record(row, stream_from_int(row[2])) for row in reversed(rows) if is_sound(row)]
+        return [record for row in reversed(rows) if (record := decode(row)) is not None]
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.

@@ -24,8 +24,8 @@ from misbehaving import (
     refusing,
     reset,
     says,
-    tls_client_context,
     tls_server_context,
+    trusting,
 )
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -72,8 +72,8 @@ class Bench:
         self.server = server
         self.clock = FakeClock()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
-        context = tls_client_context() if server.url.startswith("https") else None
-        self.transport = Transport(server.url, ssl_context=context)
+        access = trusting() if server.url.startswith("https") else None
+        self.transport = Transport(server.url, access=access)
         self.uploader = Uploader(
             self.queue,
             native,
@@ -464,6 +464,29 @@ def test_a_changed_network_drops_the_kept_connection(tmp_path: Path) -> None:
         b.put_backlog(1)
         b.work()
         assert b.server.connections == 2
+
+
+def test_a_changed_network_ends_the_request_that_hangs_in_the_old_one(tmp_path: Path) -> None:
+    way = FakeWay()
+    with bench(tmp_path, hang(), way=way, timeout_s=60.0) as b:
+        b.put_backlog(1)
+        hanging = threading.Thread(target=b.step)
+        hanging.start()
+        b.server.wait_for(lambda server: bool(server.requests))
+        way.why = ("no-route", "no route to 192.0.2.1")
+        b.uploader.network_changed()
+        hanging.join(5)
+        assert not hanging.is_alive()
+        assert b.counts == (0, 1, 0, 0)
+        assert b.state == "ok"
+        assert way.heard == []
+        b.work()
+        assert b.counts == (0, 1, 0, 0)
+        assert b.state == "no-route"
+        way.why = None
+        b.uploader.network_returned()
+        b.work()
+        assert b.counts == (0, 0, 1, 0)
 
 
 def test_what_the_server_stored_without_answering_is_sent_again_under_its_own_key(
