@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= --constraint constraints.txt
 BIN = $(VENV)/bin
 
 .PHONY: demo test check lint debian clean
@@ -29,7 +30,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 # Debian ships venv apart from Python.
@@ -39,7 +40,7 @@ python-venv:
 	else echo 'Python has no venv here: sudo apt-get install python3-venv' >&2; exit 1; fi
 
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
-DEBIAN_PACKAGES = iproute2 systemd
+DEBIAN_PACKAGES = gpsd gpsd-clients iproute2 openssl systemd
 debian:
 	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

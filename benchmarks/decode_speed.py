@@ -1,15 +1,22 @@
-"""Sentences per second: our decoder against pynmea2, pynmeagps and a plain split.
+"""CPU for decoding: ours against gpsd's, pynmea2, pynmeagps and a plain split.
 
     python benchmarks/decode_speed.py [RUNS]
 
-All read the same recordings, which lie where ``tests/corpus.py`` looks for them. The libraries
-get clean lines and have their checksum tested and the fields of a position read, each alone: no
-framing, no dates, no epochs. The plain split is the least that somebody could write: XOR, split,
-``float``, nothing checked. Ours gets bytes in pieces of 512, as a serial port hands them out, and
-makes whole fixes. Contenders take turns; medians and their ratios are printed.
+All read the same two inputs: the recordings that lie where ``tests/corpus.py`` looks for them, and
+ten minutes of a modern receiver with five systems on two signals at 10 Hz (made up: 39 sentences
+in each epoch). The libraries get clean lines and have their checksum tested and the fields of a
+position read, each alone: no framing, no dates, no epochs. The plain split is the least that
+somebody could write: XOR, split, ``float``, nothing checked. Ours gets bytes in pieces of 512, as a
+serial port hands them out, and makes whole fixes. Contenders take turns; medians and their ratios
+are printed. The command ``decode`` and, where Debian's gpsd-clients is installed, gpsd's
+``gpsdecode`` run as processes, start and JSON included.
 """
 
+import random
+import resource
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from functools import reduce
@@ -21,6 +28,7 @@ import pynmeagps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import corpus
+import nmea
 
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.framing import Framer
@@ -108,13 +116,58 @@ def _pynmeagps(_: bytes, lines: list[str]) -> int:
     return values
 
 
-def main() -> None:
-    """Race, then print."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    recordings = [recording for recording in corpus.recordings() if recording.role == "oracle"]
-    if not recordings:
-        sys.exit(f"no recordings in {corpus.FOLDER}")
-    data = b"".join(recording.data for recording in recordings)
+def _modern(epochs: int) -> bytes:
+    """RMC, VTG, GGA, five GSA, 28 GSV for two signals of each system, GLL, GST and ZDA."""
+    draw = random.Random(1)
+    systems = (
+        ("GP", "18", 12),
+        ("GL", "13", 9),
+        ("GA", "72", 11),
+        ("GB", "15", 13),
+        ("GQ", "18", 3),
+    )
+    log = []
+    for epoch in range(epochs):
+        seconds, tenth = divmod(epoch, 10)
+        time_ = f"{10 + seconds // 3600:02}{seconds // 60 % 60:02}{seconds % 60:02}.{tenth}0"
+        place = f"{4807.03812 + epoch * 1e-4:.5f},N,{1131.00012 + epoch * 1.3e-4:010.5f},E"
+        bodies = [
+            f"GNRMC,{time_},A,{place},22.412,84.41,231126,,,D,V",
+            "GNVTG,84.41,T,,M,22.412,N,41.507,K,D",
+            f"GNGGA,{time_},{place},2,12,0.52,545.4,M,46.9,M,,0000",
+        ]
+        for number, (_, _, count) in enumerate(systems, 1):
+            used = ",".join([f"{prn:02}" for prn in range(1, count)][:12] + [""] * (13 - count))
+            bodies.append(f"GNGSA,A,3,{used},0.98,0.52,0.83,{number}")
+        for talker, signals, count in systems:
+            for signal in signals:
+                seen = [
+                    f"{n + 1:02},{7 * n % 90:02},{29 * n % 360:03},{draw.randrange(20, 50)}"
+                    for n in range(count)
+                ]
+                pages = [seen[n : n + 4] for n in range(0, count, 4)]
+                bodies += [
+                    f"{talker}GSV,{len(pages)},{n},{count:02},{','.join(page)},{signal}"
+                    for n, page in enumerate(pages, 1)
+                ]
+        bodies += [
+            f"GNGLL,{place},{time_},A,D",
+            f"GNGST,{time_},12,0.41,0.33,84.0,0.41,0.33,0.87",
+            f"GNZDA,{time_},23,11,2026,00,00",
+        ]
+        log += bodies
+    return b"".join(map(nmea.line, log))
+
+
+def _process(command: list[str], data: bytes) -> float:
+    """CPU seconds of a process that reads this."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, input=data, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _race(title: str, data: bytes, runs: int) -> None:
     lines = _lines(data)
     epochs = _ours(data, lines)
     contenders = {
@@ -123,15 +176,20 @@ def main() -> None:
         "pynmea2": _pynmea2,
         "pynmeagps": _pynmeagps,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    processes = {"decode": [sys.executable, "-m", "telemetry_agent", "decode"]}
+    if shutil.which("gpsdecode"):
+        processes["gpsdecode"] = ["gpsdecode"]
+    seconds: dict[str, list[float]] = {name: [] for name in [*contenders, *processes]}
     for run in range(runs):
         order = list(contenders.items())
         for name, contender in order if run % 2 else reversed(order):
             start = time.process_time()
             contender(data, lines)
             seconds[name].append(time.process_time() - start)
+        for name, command in processes.items():
+            seconds[name].append(_process(command, data))
     ours = statistics.median(seconds["ours"])
-    print(f"{len(recordings)} recordings, {len(lines)} sentences, {epochs} fixes, {runs} runs")
+    print(f"{title}: {len(lines):,} sentences, {epochs:,} fixes, {runs} runs")
     print(f"{'':12}{'sentences/s':>12}{'us/fix':>8}{'time, ours = 1':>16}")
     for name, taken in seconds.items():
         median = statistics.median(taken)
@@ -139,6 +197,17 @@ def main() -> None:
             f"{name:12}{len(lines) / median:12,.0f}{median / epochs * 1e6:8.1f}"
             f"{median / ours:16.2f}"
         )
+
+
+def main() -> None:
+    """Race, then print."""
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    recordings = [recording for recording in corpus.recordings() if recording.role == "oracle"]
+    if not recordings:
+        sys.exit(f"no recordings in {corpus.FOLDER}")
+    data = b"".join(recording.data for recording in recordings)
+    _race(f"{len(recordings)} recordings", data, runs)
+    _race("a modern receiver, 10 min at 10 Hz", _modern(6000), runs)
 
 
 if __name__ == "__main__":

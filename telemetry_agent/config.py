@@ -15,18 +15,36 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import WithJsonSchema
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from telemetry_agent.errors import ConfigError
+from telemetry_agent.gnss.sources.baud import BAUD_RATES
+from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.model import Quality
+from telemetry_agent.secrecy import in_the_clear, masked_headers, masked_url, secret_values
 
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
-BAUD_RATES = (4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600)
 
 _DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_ALLOWED = 'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds'
@@ -69,6 +87,13 @@ def _not_bool(value: object) -> object:
     return value
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
 
 
@@ -103,19 +128,41 @@ def _device_name(value: str) -> str:
     return name
 
 
+_SOURCES = (
+    "auto, a device such as /dev/serial/by-id/…, gpsd://HOST:PORT, tcp://HOST:PORT, "
+    "udp://:PORT, or file:///PATH to replay a recording"
+)
+
+
 def _source(value: str) -> str:
-    if value.startswith("/") and len(value) > 1:
+    kind, scheme, rest = value.partition("://")
+    if value == "auto" or (value.startswith("/") and len(value) > 1):
         return value
-    if value.startswith("file:///") and len(value) > len("file:///"):
+    if kind == "file" and len(rest) > 1 and rest.startswith("/"):
         return value
-    raise ValueError(
-        "must be a device such as /dev/serial/by-id/…, or file:///PATH to replay a recording"
-    )
+    if scheme and kind in {"gpsd", "tcp", "udp"}:
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"must be {kind}://HOST:PORT: {error}") from None
+        # gpsd has a port of its own; for UDP the host is our own address, all of them without.
+        whole = parts.netloc and (port or kind == "gpsd") and (parts.hostname or kind == "udp")
+        if whole and port != 0 and "@" not in value and value == f"{kind}://{parts.netloc}":
+            return value
+    raise ValueError(f"must be {_SOURCES}")
 
 
-def _baud(value: int) -> int:
-    if value not in BAUD_RATES:
-        raise ValueError(f"must be one of {', '.join(map(str, BAUD_RATES))}")
+def _baud(value: object) -> object:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)  # as the environment has it
+    if value != "auto" and (isinstance(value, bool) or value not in BAUD_RATES):
+        raise ValueError(f'must be "auto" or one of {", ".join(map(str, sorted(BAUD_RATES)))}')
+    return value
+
+
+def _command(value: str) -> str:
+    command_bytes(value)
     return value
 
 
@@ -134,6 +181,49 @@ def _url(value: str) -> str:
     return value
 
 
+def _proxy(value: str) -> str:
+    if not value:
+        return value
+    parts = urlsplit(_url(value))
+    if parts.scheme != "http" or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("must be http://HOST:PORT")
+    return f"http://{parts.netloc}"
+
+
+_HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_OUR_HEADERS = {
+    *("accept-encoding", "connection", "content-encoding", "content-length", "content-type"),
+    *("expect", "host", "idempotency-key", "te", "trailer", "transfer-encoding", "upgrade"),
+}
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if name.lower() in _OUR_HEADERS:
+            raise ValueError(f"{name} is set by the agent itself")
+        if not value.isprintable() or value != value.strip():
+            raise ValueError(f"{name} must be printable, without spaces at its ends")
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValueError("each header may be there once")
+    return headers
+
+
+def _host_and_port(value: object) -> tuple[str, int] | None:
+    """``"host:port"``, ``"[::1]:port"``; nothing for an empty text."""
+    if not value:
+        return None
+    host, _, port = str(value).rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError('must be host:port, such as "example.com:443" or "[2001:db8::1]:443"')
+    return host.strip("[]"), int(port)
+
+
+_TextSchema = WithJsonSchema({"type": "string"})
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None), _TextSchema]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -141,8 +231,32 @@ class _Section(BaseModel):
 class Gps(_Section):
     """Where positions come from."""
 
-    source: Annotated[str, AfterValidator(_source)]
-    baud: Annotated[int, BeforeValidator(_not_bool), AfterValidator(_baud)] = 9600
+    source: Annotated[str, AfterValidator(_source)] = "auto"
+    baud: Annotated[int | Literal["auto"], BeforeValidator(_baud)] = "auto"
+    on_connect: tuple[Annotated[str, AfterValidator(_command)], ...] = ()
+
+    @field_validator("on_connect")
+    @classmethod
+    def _has_a_way_to_the_receiver(
+        cls, commands: tuple[str, ...], info: ValidationInfo
+    ) -> tuple[str, ...]:
+        source = str(info.data.get("source"))
+        if commands and source.startswith(("gpsd:", "udp:", "file:")):
+            raise ValueError(f"nothing can be sent by way of {source}: leave it empty")
+        return commands
+
+
+class Sampling(_Section):
+    """Which positions are recorded."""
+
+    interval_s: Duration = Field(1.0, alias="interval")
+    distance_m: Amount = 0
+    turn_deg: Annotated[Amount, Field(le=180)] = 0
+    parked_radius_m: Amount = 25
+    parked_after_s: PositiveDuration = Field(180.0, alias="parked_after")
+    heartbeat_s: PositiveDuration = Field(900.0, alias="heartbeat")
+    max_hdop: Amount = 0
+    drop_quality: tuple[Quality, ...] = ()
 
 
 class Queue(_Section):
@@ -165,6 +279,56 @@ class Upload(_Section):
     compression: Literal["none", "gzip"] = "gzip"
     backoff_initial_s: PositiveDuration = Field(1.0, alias="backoff_initial")
     backoff_max_s: PositiveDuration = Field(300.0, alias="backoff_max")
+    resume_spread_s: Duration = Field(2.0, alias="resume_spread")
+
+    headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(default_factory=dict)
+    token_file: OptionalPath = None
+    username: str = ""
+    password_file: OptionalPath = None
+    ca_file: OptionalPath = None
+    client_cert: OptionalPath = None
+    client_key: OptionalPath = None
+    proxy: Annotated[str, AfterValidator(_proxy)] = ""
+    allow_insecure: bool = False
+
+    @model_validator(mode="after")
+    def _has_one_identity_and_keeps_it(self) -> Self:
+        ways = [key for key in ("token_file", "username") if getattr(self, key)]
+        ways += [f"headers.{name}" for name in self.headers if name.lower() == "authorization"]
+        if len(ways) > 1:
+            raise ValueError(f"upload.{ways[0]} and upload.{ways[1]} exclude each other: keep one")
+        if ":" in self.username or not self.username.isprintable():
+            raise ValueError("upload.username must be printable, without a colon")
+        for key, other in (("password_file", "username"), ("client_key", "client_cert")):
+            if getattr(self, key) and not getattr(self, other):
+                raise ValueError(f"upload.{other} is missing, upload.{key} is set")
+        shown = self.token_file or self.username or secret_values(self.headers)
+        if shown and (fault := self.secret_in_the_clear()):
+            raise ValueError(fault)
+        return self
+
+    def secret_in_the_clear(self) -> str | None:
+        """Why no secret may be sent; ``None``: it may."""
+        host = in_the_clear(self.url, self.proxy if self.url.startswith("http:") else "")
+        if host is None or self.allow_insecure:
+            return None
+        return (
+            f"a secret would be sent to {host} unencrypted: use https in upload.url, "
+            "or set upload.allow_insecure"
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that connections are made to: the endpoint's, or the proxy's."""
+        parts = urlsplit(self.proxy or self.url)
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+class Connectivity(_Section):
+    """How the way to the endpoint is watched."""
+
+    probe: Annotated[tuple[str, int] | None, BeforeValidator(_host_and_port), _TextSchema] = None
+    probe_every_s: PositiveDuration = Field(30.0, alias="probe_every")
 
 
 class Log(_Section):
@@ -187,8 +351,10 @@ class Settings(BaseSettings):
 
     device: Annotated[str, AfterValidator(_device_name)] = "{hostname}"
     gps: Gps
+    sampling: Sampling
     queue: Queue
     upload: Upload
+    connectivity: Connectivity
     log: Log
 
     @classmethod
@@ -244,6 +410,10 @@ def load(path: Path | None = None) -> Loaded:
         settings = Settings(**values)
     except ValidationError as error:
         raise _explained(error, origins) from None
+    except SettingsError as error:
+        field = re.search(r'"(\w+)"', str(error))
+        name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
+        raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
     return Loaded(settings, files, origins)
 
 
@@ -298,17 +468,22 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     """
     faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
     first = faults[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(part for part in first["loc"] if isinstance(part, str))  # not a list's places
     said = {
-        "missing": "is missing",
-        "extra_forbidden": f"is no key of the config{_suggestion(key)}",
+        "missing": " is missing",
+        "extra_forbidden": f" is no key of the config{_suggestion(key)}",
     }.get(first["type"])
-    if said is None:
-        reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        said = f"= {first['input']!r}: {reason}"
+    reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if said is None and first["loc"][:2] == ("upload", "headers"):
+        said = f": {reason}"  # the value may be a secret
+    elif said is None and isinstance(first["input"], dict):
+        key, said = reason, ""  # about several keys, which it names itself
+    elif said is None:
+        value = first["input"]
+        said = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
     place = f" [{origins[key]}]" if key in origins else ""
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return ConfigError(f"config: {key} {said}{place}{more}")
+    return ConfigError(f"config: {key}{said}{place}{more}")
 
 
 def _suggestion(key: str) -> str:
@@ -332,6 +507,15 @@ def known_keys() -> list[str]:
 def effective(settings: Settings) -> dict[str, Any]:
     """Key path -> value as in effect (durations in seconds)."""
     return dict(_walk(Settings, settings))
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """``effective`` with secrets masked."""
+    upload = settings.upload
+    return effective(settings) | {
+        "upload.url": masked_url(upload.url),
+        "upload.headers": masked_headers(upload.headers),
+    }
 
 
 def _walk(model: type[BaseModel], values: BaseModel | None) -> Iterator[tuple[str, Any]]:

@@ -26,12 +26,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from telemetry_agent import __version__
+from telemetry_agent.clock import Clock
 from telemetry_agent.errors import AgentError, StorageError, UsageError
+from telemetry_agent.fixjson import rfc3339
 from telemetry_agent.parcel import BODY_MAX_BYTES, Parcel, RefusedError, parse
 
 _log = logging.getLogger(__name__)
 
 PATH = "/v1/fixes"
+AGENTS_PATH = "/v1/agents"
 _DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
 _IDLE_S = 75.0
 
@@ -39,8 +42,9 @@ _FIXES = """CREATE TABLE IF NOT EXISTS fixes (
     stream TEXT NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL,
     time TEXT NOT NULL, lat REAL NOT NULL, lon REAL NOT NULL, fix TEXT NOT NULL,
     PRIMARY KEY (stream, seq)) WITHOUT ROWID"""
-_AGENTS = """CREATE TABLE IF NOT EXISTS agents (
-    device TEXT PRIMARY KEY, stream TEXT NOT NULL, agent TEXT NOT NULL) WITHOUT ROWID"""
+_REPORTS = """CREATE TABLE IF NOT EXISTS reports (
+    device TEXT PRIMARY KEY, stream TEXT NOT NULL, heard TEXT NOT NULL, agent TEXT NOT NULL)
+    WITHOUT ROWID"""
 
 
 class _Store:
@@ -52,7 +56,7 @@ class _Store:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("BEGIN IMMEDIATE")  # finds out now that the file cannot be written
             self._db.execute(_FIXES)
-            self._db.execute(_AGENTS)
+            self._db.execute(_REPORTS)
             self._db.commit()
         except sqlite3.Error as error:
             raise StorageError(f"cannot write {path}: {error}: choose another --db") from error
@@ -71,8 +75,9 @@ class _Store:
             ).rowcount
             if parcel.agent is not None:
                 self._db.execute(
-                    "INSERT OR REPLACE INTO agents (stream, device, agent) VALUES (?, ?, ?)",
-                    (*name, json.dumps(parcel.agent)),
+                    "INSERT OR REPLACE INTO reports (stream, device, heard, agent)"
+                    " VALUES (?, ?, ?, ?)",
+                    (*name, rfc3339(Clock().wall_ms()), json.dumps(parcel.agent)),
                 )
         return max(0, stored)
 
@@ -129,6 +134,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             else:
                 self._answer(200, answer)
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] == AGENTS_PATH:
+            self._answer(200, self._endpoint.agents())
+        else:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
 
     def _deliver(self, body: bytes) -> dict[str, Any] | None:
         """Store it; return the answer, ``None`` for none at all."""
@@ -328,10 +339,14 @@ class Endpoint:
         count: int = self._store.read("SELECT count(*) FROM fixes")[0][0]
         return count
 
-    def agent(self, device: str) -> Any:
-        """What the agent of ``device`` said last about itself; ``None`` if it never did."""
-        rows = self._store.read("SELECT agent FROM agents WHERE device = ?", device)
-        return json.loads(rows[0][0]) if rows else None
+    def agents(self) -> list[dict[str, Any]]:
+        """What each agent said last about itself, sorted by ``device``.
+
+        Each with ``device``, ``stream``, ``heard`` (when, by the clock of this machine), ``agent``.
+        """
+        rows = self._store.read("SELECT device, stream, heard, agent FROM reports ORDER BY device")
+        names = ("device", "stream", "heard", "agent")
+        return [dict(zip(names, (*row[:3], json.loads(row[3])), strict=True)) for row in rows]
 
     # For the handlers, each in a thread of its own.
 

@@ -12,6 +12,7 @@
 ``hdop`` …     ``hdop``, ``vdop``, ``pdop`` as sent
 ``sats``       satellites used
 ``err_h``      metres, 1 sigma; ``err_v`` likewise
+``odo``        metres driven, whole
 ``flags``      list of jump, time, date, datum
 =============  =========================================================================
 
@@ -72,6 +73,8 @@ def fix_fields(fix: Fix) -> dict[str, object]:  # noqa: C901 - one branch per op
         fields["err_h"] = fix.err_h_mm / 1000
     if fix.err_v_mm is not None:
         fields["err_v"] = fix.err_v_mm / 1000
+    if fix.odo_m is not None:
+        fields["odo"] = fix.odo_m
     if fix.flags:
         fields["flags"] = list(fix.flags)
     return fields

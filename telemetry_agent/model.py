@@ -18,6 +18,7 @@ Flag = Literal["jump", "time", "date", "datum"]
 ReceiverState = Literal[
     "absent", "busy", "silent", "wrong-baud", "binary", "no-date", "no-fix", "2d", "3d"
 ]
+Constellation = Literal["GPS", "GLONASS", "Galileo", "BeiDou", "QZSS", "NavIC", "SBAS"]
 UploadState = Literal["ok", "waiting", "no-route", "unreachable", "portal", "held"]
 
 
@@ -50,7 +51,33 @@ class Fix(NamedTuple):
     err_h_mm: int | None = None
     """1 sigma, root of the sum of the variances in latitude and longitude."""
     err_v_mm: int | None = None
+    odo_m: int | None = None
+    """Metres driven up to here, over all restarts; None before sampling."""
     flags: tuple[Flag, ...] = ()
+
+
+class Satellite(NamedTuple):
+    """One satellite in view."""
+
+    system: Constellation
+    number: int
+    """In its system: 1 … 63, for SBAS 120 … 158."""
+    elevation_deg: int | None
+    """Above the horizon."""
+    azimuth_deg: int | None
+    """Clockwise from north."""
+    snr_db: int | None
+    """Of its best signal, dB-Hz; None: not tracked."""
+    used: bool
+    """In the last fix."""
+
+
+class Sky(NamedTuple):
+    """What the receiver last said of its sky and its antenna."""
+
+    satellites: tuple[Satellite, ...] = ()
+    antenna: str | None = None
+    """In capitals: OK, OPEN, SHORT, …; None: it never said."""
 
 
 class Record(NamedTuple):

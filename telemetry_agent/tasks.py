@@ -42,9 +42,12 @@ class Task(Protocol):
     """One of the agent's jobs."""
 
     name: str
-    bell: Bell
     max_step_s: float
     """The longest a step may take; past it the thread counts as stuck."""
+
+    @property
+    def bell(self) -> Bell:
+        """What the loop waits on."""
 
     def step(self, now_s: float) -> float | None:
         """Do one unit of work at monotonic time ``now_s``.

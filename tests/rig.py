@@ -25,6 +25,7 @@ def write_config(
     """A config with short waits."""
     tables: dict[str, Mapping[str, Any]] = {
         "gps": {"source": source, "baud": 115200},
+        "sampling": {"interval": "0s"},
         "queue": {"path": str(folder / "queue.db"), "commit_every": "100ms"},
         "upload": {
             "url": url,
@@ -32,8 +33,10 @@ def write_config(
             "timeout": "2s",
             "backoff_initial": "100ms",
             "backoff_max": "500ms",
+            "resume_spread": "100ms",
             **upload,
         },
+        "connectivity": {"probe_every": "200ms"},
         "log": {"level": "debug"},
     }
     for section, values in sections.items():
@@ -70,9 +73,12 @@ def record_backlog(folder: Path, fixes: int) -> None:
     recording.unlink()
 
 
-def started(config: Path) -> contextlib.AbstractContextManager[Running]:
-    """The daemon."""
-    return agent("run", "--config", str(config))
+@contextlib.contextmanager
+def started(config: Path, env: Mapping[str, str] = {}) -> Iterator[Running]:
+    """The daemon, from when it runs."""
+    with agent("run", "--config", str(config), env=env) as daemon:
+        daemon.wait_for_line("telemetry-agent .* records ")
+        yield daemon
 
 
 def stats(folder: Path) -> QueueStats:

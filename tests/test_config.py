@@ -62,7 +62,16 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("max_batch = true", "upload.max_batch = True: must be a whole number"),
         ('format = "xml"', "upload.format = 'xml': must be 'native'"),
         ("[log]\nlevel = 'loud'", "log.level = 'loud': must be 'debug', 'info', 'warning' or"),
-        ("[sampling]\n", "sampling is no key of the config"),
+        (
+            "[sampling]\nturn_deg = 181",
+            "sampling.turn_deg = 181: must be less than or equal to 180",
+        ),
+        ("[sampling]\ndistance_m = -1", "sampling.distance_m = -1: must be greater than or equal"),
+        ("[sampling]\nmax_hdop = inf", "sampling.max_hdop = inf: must be a finite number"),
+        ("[sampling]\nmax_hdop = true", "sampling.max_hdop = True: must be a number"),
+        ("[sampling]\nheartbeat = 0", "sampling.heartbeat = 0: must be longer than 0"),
+        ("[sampling]\ndrop_quality = ['bad']", "sampling.drop_quality = 'bad': must be 'gps', "),
+        ("[page]\n", "page is no key of the config"),
     ],
 )
 def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
@@ -73,15 +82,15 @@ def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
         config.load(path)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
-    if not change.startswith("[sampling]"):
+    if not change.startswith("[page]"):
         assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("line", "replacement", "says"),
     [
-        ('source = "/dev/ttyACM0"', "", "gps.source is missing"),
-        ('source = "/dev/ttyACM0"', 'source = "ttyACM0"', "gps.source = 'ttyACM0': must be a dev"),
+        ("url =", "#", "upload.url is missing"),
+        ('source = "/dev/ttyACM0"', 'source = "ttyACM0"', "gps.source = 'ttyACM0': must be auto"),
         ('device = "van-07"', 'device = "raspberrypi"', "would be shared by many devices"),
         ('device = "van-07"', 'device = "{host}"', "{host} is not one of {hostname}, {serial}"),
         ("http://127.0.0.1:8080/v1/fixes", "ftp://x", "must be a URL such as https://"),
@@ -95,6 +104,88 @@ def test_wrong_values(tmp_path: Path, line: str, replacement: str, says: str) ->
     with pytest.raises(ConfigError) as caught:
         config.load(path)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "auto",
+        "/dev/ttyACM0",
+        "gpsd://localhost:2947",
+        "gpsd://localhost",
+        "gpsd://[::1]:2947",
+        "tcp://192.0.2.1:4001",
+        "udp://:10110",
+        "udp://127.0.0.1:10110",
+        "file:///var/lib/track.nmea",
+    ],
+)
+def test_sources(tmp_path: Path, source: str) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL.replace("/dev/ttyACM0", source))
+    assert config.load(path).settings.gps.source == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "/",
+        "ttyUSB0",
+        "file://track",
+        "gpsd://",
+        "tcp://host",
+        "tcp://:4001",
+        "tcp://host:99999",
+        "tcp://host:0",
+        "tcp://host:4001/path",
+        "tcp://me@host:4001",
+        "udp://",
+        "http://host:80",
+    ],
+)
+def test_what_is_no_source(tmp_path: Path, source: str) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL.replace("/dev/ttyACM0", source))
+    with pytest.raises(ConfigError, match=r"gps\.source = .*: must be "):
+        config.load(path)
+
+
+def test_the_receiver_is_found_by_itself_unless_the_config_says_otherwise(tmp_path: Path) -> None:
+    text = MINIMAL.replace('source = "/dev/ttyACM0"', "")
+    gps = config.load(write(tmp_path / "c.toml", text)).settings.gps
+    assert (gps.source, gps.baud, gps.on_connect) == ("auto", "auto", ())
+
+
+def test_commands_and_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = MINIMAL.replace("[upload]", 'on_connect = ["$PMTK220,200", "ubx:06 04 00 00"]\n[upload]')
+    monkeypatch.setenv("TELEMETRY_AGENT_GPS__BAUD", "38400")
+    gps = config.load(write(tmp_path / "c.toml", text)).settings.gps
+    assert gps.on_connect == ("$PMTK220,200", "ubx:06 04 00 00")
+    assert gps.baud == 38400
+
+
+@pytest.mark.parametrize(
+    ("gps", "says"),
+    [
+        ("baud = 1200", 'gps.baud = 1200: must be "auto" or one of 4800, 9600, 19200, 38400'),
+        ("baud = true", "gps.baud = True: must be"),
+        ('baud = "fast"', "gps.baud = 'fast': must be"),
+        ('on_connect = ["PMTK"]', "gps.on_connect = 'PMTK': 'PMTK' must be like"),
+        ('on_connect = ["ubx:06 08 06 00 C8"]', "says 6 bytes of payload, 1 follow"),
+    ],
+)
+def test_wrong_speeds_and_commands(tmp_path: Path, gps: str, says: str) -> None:
+    text = MINIMAL.replace("[upload]", f"{gps}\n[upload]")
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path / "c.toml", text))
+    assert says in str(caught.value)
+
+
+def test_commands_need_a_way_to_the_receiver(tmp_path: Path) -> None:
+    text = MINIMAL.replace("/dev/ttyACM0", "udp://:10110").replace(
+        "[upload]", 'on_connect = ["$PMTK220,200"]\n[upload]'
+    )
+    with pytest.raises(ConfigError, match=r"gps\.on_connect = .*by way of udp://:10110: leave"):
+        config.load(write(tmp_path / "c.toml", text))
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
@@ -178,3 +269,112 @@ def test_the_schema_holds_every_key() -> None:
         keys += [f"{name}.{key}" for key in section["properties"]] if section else [name]
     assert sorted(keys) == sorted(config.known_keys())
     assert json.dumps(schema)
+
+
+# Secrets
+
+
+def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> config.Loaded:
+    text = MINIMAL.replace("http://127.0.0.1:8080/v1/fixes", url)
+    return config.load(write(tmp_path / "c.toml", text + lines))
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (
+            'token_file = "/t"\nusername = "me"\npassword_file = "/p"',
+            "upload.token_file and upload.username exclude each other",
+        ),
+        (
+            'token_file = "/t"\nheaders = {authorization = "Bearer geheim"}',
+            "upload.token_file and upload.headers.authorization exclude each other",
+        ),
+        ('password_file = "/p"', "upload.username is missing, upload.password_file is set"),
+        ('client_key = "/k"', "upload.client_cert is missing, upload.client_key is set"),
+        ('username = "a:b"', "upload.username must be printable, without a colon"),
+        ('headers = {Host = "geheim"}', "upload.headers: Host is set by the agent itself"),
+        ('headers = {"X Y" = "geheim"}', "'X Y' is no name of a header"),
+        ('headers = {X = "geheim\\nY: geheim"}', "X must be printable"),
+        ('headers = {X = "a", x = "geheim"}', "each header may be there once"),
+        ("headers = {X = 3}", "upload.headers.X: must be a valid string"),
+        ('proxy = "https://p:1"', "upload.proxy = 'https://p:1': must be http://HOST:PORT"),
+        ('proxy = "http://p:1/x"', "must be http://HOST:PORT"),
+        ('proxy = "http://me:geheim@p:1"', "must hold no user name or password"),
+    ],
+)
+def test_faults_in_how_the_endpoint_is_approached(tmp_path: Path, lines: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        upload(tmp_path, lines)
+    assert says in str(caught.value)
+    assert "geheim" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ['token_file = "/t"', 'username = "me"\npassword_file = "/p"', 'headers = {X-Api-Key = "k"}'],
+)
+@pytest.mark.parametrize(
+    ("url", "proxy", "host"),
+    [
+        ("http://far.example/", "", "far.example"),
+        ("http://127.0.0.1.far.example/", "", "127.0.0.1.far.example"),
+        ("http://10.0.0.1/", "", "10.0.0.1"),
+        ("http://127.0.0.1/", "http://proxy.example:3128", "proxy.example"),
+        ("http://127.0.0.1/", "", None),
+        ("http://[::1]:80/", "", None),
+        ("http://localhost/", "http://127.0.0.1:3128", None),
+        ("https://far.example/", "http://proxy.example:3128", None),
+    ],
+)
+def test_a_secret_leaves_the_machine_encrypted_or_not_at_all(
+    tmp_path: Path, secret: str, url: str, proxy: str, host: str | None
+) -> None:
+    lines = f'{secret}\nproxy = "{proxy}"\n'
+    assert upload(tmp_path, f"{lines}allow_insecure = true", url).settings.upload.allow_insecure
+    if host is None:
+        upload(tmp_path, lines, url)
+        return
+    with pytest.raises(ConfigError, match=f"a secret would be sent to {host} unencrypted"):
+        upload(tmp_path, lines, url)
+
+
+def test_plain_http_without_a_secret_is_nobodys_business(tmp_path: Path) -> None:
+    upload(tmp_path, 'headers = {X-Fleet = "north"}', "http://far.example/")
+
+
+def test_what_is_shown_holds_no_secret(tmp_path: Path) -> None:
+    loaded = upload(
+        tmp_path,
+        'headers = {Authorization = "Bearer geheim", X-Api-Key = "geheim", X-Fleet = "north"}',
+        "https://example.com/v1?api_key=geheim&db=gps",
+    )
+    shown = config.shown(loaded.settings)
+    assert shown["upload.headers"] == {
+        "Authorization": "***",
+        "X-Api-Key": "***",
+        "X-Fleet": "north",
+    }
+    assert shown["upload.url"] == "https://example.com/v1?api_key=***&db=gps"
+    assert "geheim" in repr(config.effective(loaded.settings))
+
+
+def test_a_password_in_a_url_is_not_quoted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as e:
+        upload(tmp_path, "", "https://me:geheim@x/?key=geheim")
+    assert "upload.url = 'https://***@x/?key=***': must hold no user name" in str(e.value)
+
+
+def test_headers_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", '{"X-Fleet": "south"}')
+    assert upload(tmp_path, "").settings.upload.headers == {"X-Fleet": "south"}
+    monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", "south")
+    with pytest.raises(ConfigError, match="TELEMETRY_AGENT_UPLOAD__… must hold JSON"):
+        upload(tmp_path, "")
+
+
+def test_connections_are_made_to_the_proxy(tmp_path: Path) -> None:
+    assert upload(tmp_path, "").settings.upload.address == ("example.com", 443)
+    behind = upload(tmp_path, 'proxy = "http://proxy.example:3128/"').settings.upload
+    assert (behind.proxy, behind.address) == ("http://proxy.example:3128", ("proxy.example", 3128))

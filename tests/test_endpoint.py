@@ -170,13 +170,19 @@ def test_a_connection_serves_many_requests_and_none_waits_for_nagle(agent: Agent
 def test_what_the_agent_says_of_itself_is_kept_the_last_of_each_device(
     endpoint: Endpoint, agent: Agent
 ) -> None:
-    assert endpoint.agent("van-07") is None
+    assert endpoint.agents() == []
     agent.send(batch(agent={"receiver": "no-fix"}))
     agent.send(batch(1, agent={"receiver": "3d", "pending": 0}))
     agent.send(batch(2))
     agent.send(batch(device="van-08", agent={"receiver": "absent"}))
-    assert endpoint.agent("van-07") == {"receiver": "3d", "pending": 0}
-    assert endpoint.agent("van-08") == {"receiver": "absent"}
+    listed = agent.ask("GET", "/v1/agents")
+    assert listed[0] == 200
+    assert listed[1] == endpoint.agents()
+    assert [(told["device"], told["agent"]) for told in endpoint.agents()] == [
+        ("van-07", {"receiver": "3d", "pending": 0}),
+        ("van-08", {"receiver": "absent"}),
+    ]
+    assert all(told["heard"].endswith("Z") for told in endpoint.agents())
     assert endpoint.count() == 2
 
 

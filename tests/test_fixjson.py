@@ -28,21 +28,22 @@ def test_a_full_fix_has_every_field_in_its_unit() -> None:
         sats=8,
         err_h_mm=1_234,
         err_v_mm=2_000,
+        odo_m=48_120,
         flags=("date", "datum"),
     )
     assert json.dumps(fix_fields(fix)) == (
         '{"time": "2026-11-23T12:35:19.000Z", "lat": 48.1173, "lon": -11.516666667, "alt": 545.4,'
         ' "geoid_sep": -46.9, "speed": 11.524, "course": 84.4, "mode": 3, "quality": "rtk",'
         ' "hdop": 0.9, "vdop": 1.2, "pdop": 1.5, "sats": 8, "err_h": 1.234, "err_v": 2.0,'
-        ' "flags": ["date", "datum"]}'
+        ' "odo": 48120, "flags": ["date", "datum"]}'
     )
 
 
 def test_the_unknown_is_absent_and_zero_is_not_unknown() -> None:
     bare = Fix(time_ms=0, lat_e9=0, lon_e9=0)
     assert list(fix_fields(bare)) == ["time", "lat", "lon", "mode", "quality"]
-    zeros = bare._replace(alt_mm=0, geoid_sep_mm=0, speed_mm_s=0, course_mdeg=0, sats=0)
-    assert {"alt", "geoid_sep", "speed", "course", "sats"} <= fix_fields(zeros).keys()
+    zeros = bare._replace(alt_mm=0, geoid_sep_mm=0, speed_mm_s=0, course_mdeg=0, sats=0, odo_m=0)
+    assert {"alt", "geoid_sep", "speed", "course", "sats", "odo"} <= fix_fields(zeros).keys()
 
 
 @given(st.integers(-180_000_000_000, 180_000_000_000))

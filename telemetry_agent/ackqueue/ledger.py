@@ -26,6 +26,7 @@ from telemetry_agent.model import Batch
 ACKED = Mark(State.ACKED)
 _PURGED = Mark(State.GONE)
 _LOST_IN_MEMORY = Mark(State.GONE, "memory")
+_DISCARDED = Mark(State.GONE, "discarded")
 _DAMAGED = Mark(State.DAMAGED, "damaged")
 
 _REASON_LENGTH = 500  # an endpoint's text is not ours to store without end
@@ -107,11 +108,16 @@ class Ledger:
             self.free(span.lo, span.hi, span.value.batch or LOOSE)
         return sum(span.size for span in spans)
 
-    def retry(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Make these dead letters ready."""
+    def make_ready(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Make these dead letters or delivered fixes ready."""
         for lo, hi in ranges:
             self._mark(lo, hi, None)
             self.free(lo, hi)
+
+    def discard(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """The user gives these dead letters up."""
+        for lo, hi in ranges:
+            self._mark(lo, hi, _DISCARDED)
 
     # Batches
 
@@ -189,6 +195,12 @@ class Ledger:
     def state_of(self, row: int) -> Mark:
         """What became of a committed row."""
         return self.marks.value_at(row) or Mark(State.READY)
+
+    def pending(self, last: int) -> int:
+        """How many of the rows up to ``last`` are neither delivered, nor refused, nor gone."""
+        ranges = [span[:2] for span in chain(self.handout.free, self.in_state(State.UNACK))]
+        ranges += chain.from_iterable(lease.ranges for lease in self.leases.values())
+        return sum(min(hi, last) - lo + 1 for lo, hi in ranges if lo <= last)
 
     def oldest_pending(self) -> int | None:
         """The first row that is neither delivered, nor refused, nor gone."""

@@ -130,10 +130,16 @@ class AckQueue:
     def watch(self, ring: Callable[[], None]) -> None:
         """Have ``ring`` called, from any thread, when there is something new to do.
 
-        That is the first fix since a commit, and a write that failed and is to be tried again.
-        ``ring`` must return at once and not call the queue.
+        That is the first fix since a commit, fixes that are ready again by ``retry`` or
+        ``resend``, and a write that failed and is to be tried again. ``ring`` must return at once
+        and not call the queue.
         """
         self._watchers.append(ring)
+
+    @property
+    def stream(self) -> str:
+        """The stream of the fixes that are put in this run, 16 hex digits."""
+        return self._stream_hex
 
     def put(self, fix: Fix, device: str) -> Record:
         """Name a fix and take it over. Waits for the disk only if ``commit_every_s`` is 0.
@@ -290,29 +296,81 @@ class AckQueue:
         Raises:
             StorageError: The file cannot be read.
         """
+        count = self._end_dead_letters(names, self._ledger.make_ready)
+        self._ring()
+        return count
+
+    def discard(self, names: Collection[tuple[str, int]] | None = None) -> int:
+        """Delete dead letters, all or those named; they count as lost, ``discarded``.
+
+        Returns:
+            How many fixes.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        return self._end_dead_letters(names, self._ledger.discard)
+
+    def resend(self, since_ms: int, until_ms: int) -> int:
+        """Make delivered fixes ready again, under their own names.
+
+        Args:
+            since_ms: Their GNSS time is this or later.
+            until_ms: And before this.
+
+        Returns:
+            How many fixes.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        count = 0
+        with self._lock:
+            spans = self._ledger.in_state(State.ACKED)
+        for lo, hi in ((span.lo, span.hi) for span in spans):
+            for first in range(lo, hi + 1, ROWS_PER_READ):
+                with self._disk:
+                    self._use()
+                    rows = [
+                        row[0]
+                        for row in self._store.read(first, min(hi, first + ROWS_PER_READ - 1))
+                        if is_sound(row) and since_ms <= row[4] < until_ms
+                    ]
+                    with self._lock:
+                        # Since the look from above, some may have been resent by another.
+                        ranges = runs(r for r in rows if self._ledger.state_of(r) == ACKED)
+                        self._ledger.make_ready(ranges)
+                    self._write()
+                count += sum(hi - lo + 1 for lo, hi in ranges)
+        self._ring()
+        return count
+
+    def newest_ms(self) -> int | None:
+        """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
         with self._disk:
-            self._use()
+            self._check_open()
             with self._lock:
-                spans = self._ledger.in_state(State.ACK_FAILED)
-            ranges = [(span.lo, span.hi) for span in spans]
-            if names is not None:
-                ranges = runs(
-                    row[0]
-                    for lo, hi in ranges
-                    for row in self._store.read(lo, hi)
-                    if is_sound(row) and (stream_from_int(row[2]), row[3]) in names
-                )
-            with self._lock:
-                self._ledger.retry(ranges)
-            self._write()
-        return sum(hi - lo + 1 for lo, hi in ranges)
+                if self._latest_ms is not None:
+                    return self._latest_ms
+            for row in reversed(
+                list(self._store.read(max(1, self._base - ROWS_PER_READ), self._base))
+            ):
+                record = decode(row)
+                if record is not None and _DOUBTFUL_TIME.isdisjoint(record.fix.flags):
+                    return record.fix.time_ms
+        return None
 
     def purge_delivered(self) -> bool:
         """Delete some of the delivered fixes that are older than ``keep_delivered_s``.
 
         Age is the distance in GNSS time, either way, from the last fix put in this run whose time
         is not in doubt: the system clock of a device may be wrong by years. So nothing is deleted
-        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction.
+        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction. The
+        newest fix stays whatever its age: ``newest`` tells the next run how far this one came.
 
         Returns:
             Whether there may be more to delete now.
@@ -328,7 +386,7 @@ class AckQueue:
                 refused = self._writer.refused
             if latest_ms is None or span is None or refused:
                 return False
-            end = min(span.hi, span.lo + ROWS_PER_READ - 1)
+            end = min(span.hi, span.lo + ROWS_PER_READ - 1, self._base + self._seq - 1)
             kept = (
                 row[0]
                 for row in self._store.read(span.lo, end)
@@ -363,6 +421,33 @@ class AckQueue:
                 oldest_ms = waiting[1][4]
             return count(self._ledger, self._writer.uncommitted, oldest_ms, file_bytes)
 
+    def last_row(self) -> int:
+        """The place of the newest fix, for ``pending``."""
+        with self._lock:
+            return self._base + self._seq
+
+    def pending(self, last_row: int) -> int:
+        """How many fixes up to that place are to be delivered. Never waits for the disk."""
+        with self._lock:
+            newest = self._base + self._seq
+            committed = newest - self._writer.uncommitted
+            return self._ledger.pending(last_row) + max(0, min(last_row, newest) - committed)
+
+    def newest(self, limit: int) -> list[Record]:
+        """The newest fixes on disk, whatever became of them, the newest first.
+
+        Fewer than ``limit`` where some were deleted or are damaged.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self._disk:
+            self._check_open()
+            with self._lock:
+                last = self._base + self._seq
+            rows = list(self._store.read(last - limit + 1, last))
+        return [record for row in reversed(rows) if (record := decode(row)) is not None]
+
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.
 
@@ -372,8 +457,11 @@ class AckQueue:
             StorageError: The file cannot be read.
         """
         with self._lock:
-            ranges = [(1, self._base + self._seq)]
-            if state is not None and state is not State.READY:
+            last = self._base + self._seq
+            ranges = [(1, last)]
+            if state is State.READY:
+                ranges = [(self._ledger.oldest_pending() or last + 1, last)]
+            elif state is not None:
                 ranges = [(span.lo, span.hi) for span in self._ledger.in_state(state)]
         for lo, hi in ranges:
             for first in range(lo, hi + 1, ROWS_PER_READ):
@@ -419,6 +507,28 @@ class AckQueue:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _end_dead_letters(
+        self,
+        names: Collection[tuple[str, int]] | None,
+        end: Callable[[list[tuple[int, int]]], None],
+    ) -> int:
+        with self._disk:
+            self._use()
+            with self._lock:
+                spans = self._ledger.in_state(State.ACK_FAILED)
+            ranges = [(span.lo, span.hi) for span in spans]
+            if names is not None:
+                ranges = runs(
+                    row[0]
+                    for lo, hi in ranges
+                    for row in self._store.read(lo, hi)
+                    if is_sound(row) and (stream_from_int(row[2]), row[3]) in names
+                )
+            with self._lock:
+                end(ranges)
+            self._write()
+        return sum(hi - lo + 1 for lo, hi in ranges)
 
     # The disk lock is held in all that follows, except where it says otherwise.
 

@@ -90,6 +90,7 @@ def decode(row: Row) -> Record | None:
         sats,
         err_h_mm,
         err_v_mm,
+        odo_m,
         flags,
         crc,
     ) = row
@@ -112,6 +113,7 @@ def decode(row: Row) -> Record | None:
             _ABSENT if sats is None else sats,
             _ABSENT if err_h_mm is None else err_h_mm,
             _ABSENT if err_v_mm is None else err_v_mm,
+            _ABSENT if odo_m is None else odo_m,
             flags,
         )
         if _crc32(device.encode(), _crc32(packed)) != crc:
@@ -136,6 +138,7 @@ def decode(row: Row) -> Record | None:
             sats,
             err_h_mm,
             err_v_mm,
+            odo_m,
             _FLAG_SETS[flags],
         ),
     )

@@ -70,6 +70,7 @@ _CREATE = (
         sats INTEGER,
         err_h_mm INTEGER,
         err_v_mm INTEGER,
+        odo_m INTEGER,
         flags INTEGER NOT NULL,
         crc INTEGER NOT NULL
     )
@@ -109,6 +110,7 @@ _CREATE = (
         fix.sats AS sats,
         fix.err_h_mm / 1e3 AS err_h,
         fix.err_v_mm / 1e3 AS err_v,
+        fix.odo_m AS odo,
         nullif(rtrim({_FLAG_WORDS}, ','), '') AS flags
     FROM fix LEFT JOIN mark
         ON mark.lo = (SELECT max(lo) FROM mark WHERE lo <= fix.id) AND mark.hi >= fix.id

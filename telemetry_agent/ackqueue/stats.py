@@ -48,7 +48,8 @@ class QueueStats:
     """Reason -> count; sums up to ``ack_failed``."""
     lost: Mapping[str, int]
     """Reason -> count, since the file was made: ``memory`` (the disk refused for too long),
-    ``damaged`` (the row was not as it was stored)."""
+    ``damaged`` (the row was not as it was stored), ``discarded`` (dead letters given up by the
+    user)."""
     oldest_pending_ms: int | None
     """GNSS time of the oldest recorded fix that is neither delivered nor a dead letter."""
     file_bytes: int

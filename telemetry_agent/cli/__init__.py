@@ -18,8 +18,13 @@ class _LazyGroup(click.Group):
     """A group that knows the names and first lines of its commands without importing them."""
 
     summaries: ClassVar[dict[str, str]] = {
+        "init": "Find the receiver, try the endpoint, write the config.",
         "run": "The daemon, in the foreground.",
-        "queue": "Look at the queue.",
+        "doctor": "Check everything from the receiver to the endpoint; say the remedies.",
+        "status": "The running agent at a glance; --watch: live.",
+        "queue": "Look at the queue, put dead letters back, send delivered fixes again.",
+        "drain": "Send the backlog now.",
+        "tap": "What the receiver says, from the running agent.",
         "config": "Look at the config: what is in effect, whether it is right.",
         "demo": "Everything on this machine: receiver, agent, endpoint.",
         "decode": "Read NMEA, write one JSON fix per line.",
@@ -54,12 +59,12 @@ def main(args: list[str] | None = None) -> None:
         result: Any = cli.main(args, prog_name=PROGRAM, standalone_mode=False)
     except click.Abort:
         sys.exit(_INTERRUPTED)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(error.exit_code)
     except click.UsageError as error:
+        text = error.format_message()
         path = error.ctx.command_path if error.ctx else PROGRAM
-        click.echo(f"{PROGRAM}: {error.format_message()} See '{path} --help'.", err=True)
+        # A command that needs a subcommand shows its help in click's name of an error.
+        is_help = text.startswith("Usage:")
+        click.echo(text if is_help else f"{PROGRAM}: {text} See '{path} --help'.", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         click.echo(f"{PROGRAM}: {error.format_message()}", err=True)

@@ -10,6 +10,7 @@ import click
 from telemetry_agent.errors import SourceError
 from telemetry_agent.fixjson import fix_fields
 from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.model import Fix
 
 _READ_BYTES = 65536
@@ -30,11 +31,12 @@ def command(*, file: str, stats: bool, fix_rollover: bool) -> None:
     comes.
     """
     decoder = Decoder(fix_rollover=fix_rollover, eager=False)
+    sampler = Sampler(SamplingPolicy(interval_s=0))  # for its metres and jumps: it keeps all
     fixes = 0
     for data in _read(file):
         # A recording has no time of arrival, and a pipe's says nothing: no gap is ever quiet.
-        fixes += _write(decoder.feed(data, 0.0))
-    fixes += _write(decoder.finish())
+        fixes += _write(sampler, decoder.feed(data, 0.0))
+    fixes += _write(sampler, decoder.finish())
     dateless = decoder.counts["no-date"]
     if dateless and not fixes:
         click.echo(f"{dateless} positions left out: no RMC or ZDA says the date", err=True)
@@ -57,9 +59,13 @@ def _read(file: str) -> Iterator[bytes]:
         raise SourceError(f"cannot read {name}: {error.strerror}") from error
 
 
-def _write(fixes: list[Fix]) -> int:
+def _write(sampler: Sampler, fixes: list[Fix]) -> int:
     if fixes:
-        lines = [json.dumps(fix_fields(fix), separators=(",", ":")) + "\n" for fix in fixes]
+        lines = [
+            json.dumps(fix_fields(kept), separators=(",", ":")) + "\n"
+            for fix in fixes
+            for kept in sampler.feed(fix)
+        ]
         sys.stdout.write("".join(lines))
         sys.stdout.flush()
     return len(fixes)

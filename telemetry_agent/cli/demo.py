@@ -69,8 +69,15 @@ def _settings(folder: Path, simulator: Simulator, endpoint: Endpoint) -> Setting
         {
             "device": "demo",
             "gps": {"source": str(simulator.device)},
+            "sampling": {"interval": "0s"},
             "queue": {"path": folder / "queue.db", "commit_every": "200ms"},
-            "upload": {"url": endpoint.url, "flush_every": "1s", "backoff_max": "2s"},
+            "upload": {
+                "url": endpoint.url,
+                "flush_every": "1s",
+                "backoff_max": "2s",
+                "resume_spread": "100ms",
+            },
+            "connectivity": {"probe_every": "500ms"},
             "log": {},
         }
     )

@@ -1,34 +1,183 @@
-"""``queue stats``: look at the queue of an agent that does not run."""
+"""``queue stats | list | retry | resend | discard``: look at the queue, and change it."""
 
 import json
-from dataclasses import asdict
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from telemetry_agent import config
-from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.cli.asking import ask
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import AgentError
+
+_STATES = ("ready", "unack", "acked", "ack_failed")
+_NAME = re.compile(r"([0-9a-f]{16}):(\d{1,18})")
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group()
 def command() -> None:
-    """Look at the queue of an agent that does not run."""
+    """Look at the queue, of a running agent or at rest.
+
+    A fix is named STREAM:SEQ, as `queue list` shows it.
+    """
 
 
 @command.command()
 @config_option
 @json_option
-def stats(config_path: Path | None, as_json: bool) -> None:
+def stats(config_path: Path | None, *, as_json: bool) -> None:
     """How many fixes are ready, unack, acked and ack_failed."""
-    path = config.load(config_path).settings.queue.path
-    if not path.exists():
-        raise StorageError(f"there is no queue at {path}: nothing was recorded yet")
-    with AckQueue(path) as queue:
-        counts = asdict(queue.stats())
+    (counts,) = ask(_queue(config_path), {"ask": "queue stats"})
     if as_json:
         click.echo(json.dumps(counts))
         return
     for name, value in counts.items():
         click.echo(f"{name:<18} {value}")
+
+
+@command.command("list")
+@config_option
+@json_option
+@click.option("--state", type=click.Choice(_STATES), help="Only these; default: all.")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="The most to show, from the oldest on; 0: all.",
+)
+def fixes(config_path: Path | None, *, as_json: bool, state: str | None, limit: int) -> None:
+    """The fixes in the queue in the order of recording: name, time, state, reason."""
+    question = {"ask": "queue list", "state": state, "limit": limit + 1 if limit else None}
+    for shown, fix in enumerate(ask(_queue(config_path), question)):
+        if shown and shown == limit:
+            click.echo(f"… and more: --limit {10 * limit}, or 0 for all", err=True)
+            break
+        if as_json:
+            click.echo(json.dumps(fix))
+        else:
+            name = f"{fix['stream']}:{fix['seq']}"
+            click.echo(
+                f"{name:<24} {fix['time']} {fix['state']:<10} {fix.get('reason', '')}".rstrip()
+            )
+
+
+def _named(function: F) -> F:
+    """Dead letters by name, or all of them."""
+    names = click.argument("names", nargs=-1, metavar="[NAME…]", callback=_read_names)
+    return names(click.option("--all", "everything", is_flag=True, help="All.")(function))
+
+
+def _read_names(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[str, int]]:
+    found = [_NAME.fullmatch(value) for value in values]
+    for value, match in zip(values, found, strict=True):
+        if match is None:
+            raise click.BadParameter(f"{value!r} is no name: it is STREAM:SEQ, as in `queue list`")
+    return [(match[1], int(match[2])) for match in found if match]
+
+
+@command.command()
+@config_option
+@json_option
+@_named
+def retry(
+    config_path: Path | None, *, as_json: bool, names: list[tuple[str, int]], everything: bool
+) -> None:
+    """Put dead letters back: they are sent again."""
+    _change(config_path, "retry", "retried", names, everything=everything, as_json=as_json)
+
+
+@command.command()
+@config_option
+@json_option
+@_named
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def discard(
+    config_path: Path | None,
+    *,
+    as_json: bool,
+    names: list[tuple[str, int]],
+    everything: bool,
+    yes: bool,
+) -> None:
+    """Delete dead letters. They count as lost from then on."""
+    _check(names, everything=everything)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("Nobody can be asked here: --yes is needed.")
+        what = "all dead letters" if everything else f"{len(names)} dead letters"
+        click.confirm(f"Delete {what} for good?", abort=True, err=True)
+    _change(config_path, "discard", "discarded", names, everything=everything, as_json=as_json)
+
+
+def _check(names: list[tuple[str, int]], *, everything: bool) -> None:
+    if bool(names) == everything:
+        raise click.UsageError("Name the dead letters (`queue list --state ack_failed`), or --all.")
+
+
+def _change(
+    config_path: Path | None,
+    act: str,
+    done: str,
+    names: list[tuple[str, int]],
+    *,
+    everything: bool,
+    as_json: bool,
+) -> None:
+    _check(names, everything=everything)
+    asked: dict[str, Any] = {"all": True} if everything else {"names": list(map(list, names))}
+    (answer,) = ask(_queue(config_path), {"ask": f"queue {act}", **asked})
+    click.echo(json.dumps(answer) if as_json else f"{answer[done]} fixes {done}")
+    missing = len(set(names)) - answer[done]
+    if missing > 0:
+        raise AgentError(f"{missing} of these names are no dead letters")
+
+
+def _read_instant(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> dict[str, Any]:
+    """What the agent is asked: a time, or an age before the newest fix."""
+    if value is None:
+        return {}
+    try:
+        return {f"{parameter.name}_age_s": config.duration_s(value)}
+    except ValueError:
+        pass
+    try:
+        instant = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age such as 2h"
+        ) from None
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return {f"{parameter.name}_ms": round(instant.timestamp() * 1000)}
+
+
+@command.command()
+@config_option
+@json_option
+@click.option("--since", metavar="TIME", required=True, callback=_read_instant)
+@click.option("--until", metavar="TIME", callback=_read_instant, help="Default: the newest fix.")
+def resend(
+    config_path: Path | None, *, as_json: bool, since: dict[str, Any], until: dict[str, Any]
+) -> None:
+    """Send delivered fixes again, under their own names, as far as they are kept.
+
+    TIME is a fix's own time such as 2026-11-23T12:35:19Z, or so long before the newest fix: 2h.
+    """
+    (answer,) = ask(_queue(config_path), {"ask": "queue resend", **since, **until})
+    click.echo(json.dumps(answer) if as_json else f"{answer['resent']} fixes are sent again")
+
+
+def _queue(config_path: Path | None) -> Path:
+    return config.load(config_path).settings.queue.path

@@ -1,5 +1,6 @@
 """``receive``: the reference endpoint."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -38,7 +39,8 @@ _STOPS = {signal.SIGINT, signal.SIGTERM}
 def command(listen: str, db: Path, patterns: tuple[str, ...]) -> None:
     """The reference endpoint: stores each fix once.
 
-    Prints the URL that fixes go to. Ctrl-C ends it with a summary.
+    Prints the URL that fixes go to. Ctrl-C ends it with a summary, and a line for each agent that
+    has reported about itself; GET /v1/agents lists them meanwhile.
     """
     # Before any thread starts, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
@@ -51,3 +53,6 @@ def command(listen: str, db: Path, patterns: tuple[str, ...]) -> None:
             f"{seen['rejected']} rejected; {seen['failed']} requests failed on purpose",
             err=True,
         )
+        for told in endpoint.agents():
+            said = json.dumps(told["agent"])
+            click.echo(f"{told['device']}, heard {told['heard']}: {said}", err=True)

@@ -60,7 +60,7 @@ class Monitor:
         resume_spread_s: the longest random wait between the network's return and ``on_return``.
         on_return: called in the monitor's thread when the network came back.
         on_change: called in the monitor's thread when the path to the endpoint is another one, or
-            gone: pooled connections that use the old one would hang.
+            gone: connections that use the old one would hang.
         clock: only says since when the first state holds; a step gets its time passed in.
         rng: draws the random wait.
     """
@@ -97,6 +97,11 @@ class Monitor:
         self._look_due_s: float | None = None
         self._probe_due_s: float | None = now_s
         self._return_due_s: float | None = None
+
+    def closed(self) -> tuple[Literal["no-route", "unreachable"], str] | None:
+        """Why there is no way to the endpoint; ``None``: there is one, as far as is known."""
+        state = self.state
+        return None if state.word == "up" else (state.word, state.error)
 
     def doubt(self) -> None:
         """An exchange got no answer. Any thread may say so."""
@@ -149,10 +154,10 @@ class Monitor:
         changed = any(paths[address] != self._paths.get(address) for address in paths)
         self._paths = paths
         routed = any(paths.values())
-        if changed:
-            self._on_change()
         if paths and not routed:
             self._go_away(now_s, "no-route", f"no route to {', '.join(map(str, paths))}")
+        if changed:
+            self._on_change()  # last: whoever hears it sees the new state
         if self.state.word == "up" and not self._in_doubt:
             return
         # Without a way to a known address the name may have others by now, as where a network
@@ -185,7 +190,7 @@ class Monitor:
         self._return_due_s = None
         before = self.state
         if word != before.word:
-            log.warning("%s %s: %s", self._probe.target, word, error)
+            log.debug("%s %s: %s", self._probe.target, word, error)
         since_s = now_s if before.word == "up" else before.since_s
         self.state = NetworkState(word, since_s, error, before.returns)
 
@@ -193,7 +198,7 @@ class Monitor:
         self._return_due_s = None
         self._probe_due_s = None
         before = self.state
-        log.info(
+        log.debug(
             "%s is back after %.0f s and %d probes in vain",
             self._probe.target,
             now_s - before.since_s,

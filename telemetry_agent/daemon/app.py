@@ -11,16 +11,34 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import Gps, Settings
 from telemetry_agent.config import Upload as UploadSettings
-from telemetry_agent.daemon.supervisor import Supervisor
+from telemetry_agent.connectivity.monitor import Monitor
+from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connectivity.routes import KernelBell
+from telemetry_agent.daemon.access import build_access
+from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
+from telemetry_agent.daemon.control import Answers, Command, Control
+from telemetry_agent.daemon.status import Status
+from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
-from telemetry_agent.gnss.sources import Source
+from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
+from telemetry_agent.gnss.sources import Source, gpsd
+from telemetry_agent.gnss.sources.auto import AutoSource
+from telemetry_agent.gnss.sources.baud import BaudMemory
+from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.gnss.sources.gpsd import GpsdSource
+from telemetry_agent.gnss.sources.hotplug import Hotplug
+from telemetry_agent.gnss.sources.network import TcpSource, UdpSource
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.model import Fix
+from telemetry_agent.model import Fix, UploadState
+from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.account import UploadStatus
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.network import Network
+from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
@@ -28,38 +46,77 @@ log = logging.getLogger(__name__)
 
 # What each part may take when the agent stops: together under the 10 s that are promised.
 _READER_S = 1.0
+_HOTPLUG_S = 0.5
+_MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
 _COMMITTER_S = 0.5
+_CONTROL_S = 0.5
 _QUEUE_S = 1.0
+
+_ROWS_TO_RESUME = 1000  # at 1 Hz more than parking takes
 
 
 class Agent:
-    """The parts of a running agent: reader, queue with its committer, uploader.
+    """The parts of a running agent: reader, queue with its committer, uploader, monitor, control.
+
+    Args:
+        settings: the config.
+        clock: the machine's clocks.
+        reports: whether it reports about itself.
+        secrets: every secret that is read is added to it.
 
     Raises:
+        ConfigError: a secret or a certificate cannot be used.
         QueueLockedError: another process holds the queue.
         StorageError: the queue cannot be opened.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        *,
+        reports: bool = True,
+        secrets: set[str] | None = None,
+    ) -> None:
         self.settings = settings
+        self._reports = reports
+        self.secrets = secrets if secrets is not None else set()
         self._clock = clock
+        access = build_access(settings.upload, self.secrets)
         self.queue = AckQueue(
             settings.queue.path,
             commit_every_s=settings.queue.commit_every_s,
             keep_delivered_s=settings.queue.keep_delivered_s,
             clock=clock,
         )
-        self._transport = self._build_transport()
+        self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
+        self._hearing: Listeners[[bytes]] = Listeners()
+        self._draining: Listeners[[]] = Listeners()
+        self.status = Status(
+            lambda: (self.settings.device, _host(self.settings)),
+            self.queue.stats,
+            lambda: self.reader.task.status,
+            self._upload_status,
+            settings.queue.path,
+            clock,
+            not_recorded=lambda: self.sampler.dropped,
+            sky=lambda: self.reader.task.sky(),  # noqa: PLW0108 - the reader of then, not of now
+        )
+        self._transport = self._build_transport(settings.upload, access)
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
+        self.monitor = self.supervisor.add("connectivity", self._build_monitor)
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
+        self._hotplug = self.supervisor.add("hotplug", self._build_hotplug)
         self.reader = self.supervisor.add("reader", self._build_reader)
+        self._control = self.supervisor.add("control", self._build_control)
         self.queue.watch(self.uploader.wake)
 
     def start(self) -> None:
         """Start every thread."""
+        self._control.task.listen()  # whoever knows that the agent runs can ask it
         self.supervisor.start()
 
     def stop(self) -> None:
@@ -69,65 +126,201 @@ class Agent:
             self.queue.commit()
         except StorageError as error:
             log.error("%s", error)  # noqa: TRY400 - the user's disk, no fault of the code
+        self._hotplug.end(_HOTPLUG_S)
+        self.monitor.end(_MONITOR_S)
         self.uploader.end(_REQUEST_S)
         last_upload = self.uploader.task.last_upload
         _within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
         self._committer.end(_COMMITTER_S)
+        self._control.end(_CONTROL_S)
         _within(_QUEUE_S, self.queue.close)
 
     def apply(self, settings: Settings) -> None:
         """Go on with other settings; no fix is lost.
 
         The uploader starts afresh in any case, so that what was held goes on at once.
+
+        Raises:
+            ConfigError: a secret or a certificate cannot be used. Nothing has changed.
         """
+        access = build_access(settings.upload, self.secrets)
         before, self.settings = self.settings, settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
+        self.sampler.policy = SamplingPolicy(**settings.sampling.model_dump())
         if settings.gps != before.gps:
             self.reader.restart(_READER_S)
+        self.monitor.restart(_MONITOR_S)
         self.uploader.end(_REQUEST_S)
         self._transport.close()
-        self._transport = self._build_transport()
+        self._transport = self._build_transport(settings.upload, access)
         self.uploader.restart(0)
 
-    def _build_transport(self) -> Transport:
-        upload = self.settings.upload
+    def _build_transport(self, upload: UploadSettings, access: Access) -> Transport:
         return Transport(
             upload.url,
+            access=access,
+            proxy=upload.proxy,
             # Longer than a batch gathers, so that the next one finds the connection open.
             keepalive_expiry_s=3 * upload.flush_every_s,
-            network=Network(self._clock),
+            network=Network(self._clock, gnss_ms=self.status.gnss_ms),
         )
 
     def _build_uploader(self) -> Uploader:
-        policy = _policy(self.settings.upload)
-        return Uploader(self.queue, native, self._transport, policy, clock=self._clock)
-
-    def _build_reader(self) -> Reader:
-        return Reader(
-            _source(self.settings.gps), self._build_decoder, record=self._record, clock=self._clock
+        name = (self.queue.stream, self.settings.device)
+        reports = Reports(
+            name,
+            self.status.words,
+            self.status.report,
+            native.encode,
+            self._clock.monotonic_s(),
+            heartbeat_s=self.settings.sampling.heartbeat_s,
+        )
+        return Uploader(
+            self.queue,
+            native,
+            self._transport,
+            _policy(self.settings.upload),
+            way=_Way(self.monitor),
+            reports=reports if self._reports else None,
+            in_haste=lambda: bool(self._draining),
+            on_step=self._uploader_stepped,
+            clock=self._clock,
         )
 
-    def _build_decoder(self) -> Decoder:
-        # The dates of a recording are what they are; a receiver's may have rolled over.
-        replays = self.settings.gps.source.startswith("file:")
-        return Decoder(
-            wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
-            fix_rollover=not replays,
-            baud=self.settings.gps.baud,
+    def _build_monitor(self) -> Monitor:
+        settings = self.settings
+        host, port = settings.connectivity.probe or settings.upload.address
+        bell = KernelBell()
+        return Monitor(
+            Probe(host, port, bell),
+            bell,
+            probe_every_s=settings.connectivity.probe_every_s,
+            resume_spread_s=settings.upload.resume_spread_s,
+            on_return=self._network_returned,
+            on_change=self._network_changed,
+            clock=self._clock,
+        )
+
+    def _network_returned(self) -> None:
+        self.uploader.task.network_returned()
+
+    def _network_changed(self) -> None:
+        self.uploader.task.network_changed()
+
+    def _upload_status(self) -> UploadStatus:
+        return self.uploader.task.status()
+
+    def _uploader_stepped(self) -> None:
+        self.status.step_ended()
+        self._draining()
+
+    def _build_control(self) -> Control:
+        commands = queue_commands(self.queue) | {
+            "status": Command(lambda _asked, _bell: self._tell_status(), public=True),
+            "drain": Command(lambda _asked, bell: self.drain(bell)),
+            "tap": Command(
+                lambda asked, bell: tap(
+                    asked, self._hearing, self.reader.task.status, self._clock, bell
+                )
+            ),
+        }
+        return Control(self.queue.path, commands, self._clock)
+
+    def _tell_status(self) -> Answers:
+        yield self.status.snapshot()
+
+    def drain(self, bell: Bell) -> Answers:
+        """Have everything sent that is recorded by now; see ``commands.drain``."""
+        with self._draining.joined(bell.ring):
+            yield from drain(
+                self.queue,
+                self._upload_status,
+                self.uploader.task.hurry,
+                self._clock,
+                bell,
+            )
+
+    def _build_hotplug(self) -> Hotplug:
+        return Hotplug(self._port_arrived)
+
+    def _port_arrived(self) -> None:
+        self.reader.wake()
+
+    def _build_reader(self) -> Reader:
+        gps = self.settings.gps
+        source = source_of(gps, self.settings.queue.path.with_suffix(".baud"))
+
+        def decoder() -> Decoder:
+            return Decoder(
+                wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
+                # The dates of a recording are what they are; a receiver's may have rolled over.
+                fix_rollover=not isinstance(source, ReplaySource),
+                baud=source.baud if isinstance(source, SerialSource | AutoSource) else None,
+            )
+
+        return Reader(
+            source,
+            decoder,
+            record=self._record,
+            clock=self._clock,
+            heard=self._hearing,
+            changed=self.uploader.wake,
+            arrivals=lambda: self._hotplug.task.arrivals,
         )
 
     def _record(self, fix: Fix) -> None:
-        self.queue.put(fix, self.settings.device)
+        self.status.fix_came(fix)
+        for chosen in self.sampler.feed(fix):
+            self.queue.put(chosen, self.settings.device)
+
+    def _recent(self) -> list[Fix]:
+        try:
+            return [record.fix for record in self.queue.newest(_ROWS_TO_RESUME)]
+        except StorageError as error:
+            log.error("%s; the odometer starts at 0", error)  # noqa: TRY400 - the user's disk
+            return []
 
     def __str__(self) -> str:
         """What it does, in one line; no secret."""
         settings = self.settings
-        # The rest of a URL may hold a key.
         return (
             f"records {settings.device} from {settings.gps.source} into {settings.queue.path}, "
-            f"for {urlsplit(settings.upload.url).netloc}"
+            f"for {_host(settings)}"
         )
+
+
+class _Way:
+    """The way to the endpoint as the monitor that runs now sees it."""
+
+    def __init__(self, monitor: Supervised[Monitor]) -> None:
+        self._monitor = monitor
+
+    def closed(self) -> tuple[UploadState, str] | None:
+        return self._monitor.task.closed()
+
+    def doubt(self) -> None:
+        self._monitor.task.doubt()
+
+    def answered(self) -> None:
+        self._monitor.task.answered()
+
+
+def drain_alone(settings: Settings, clock: Clock) -> Answers:
+    """Send everything that is recorded, where no agent runs; see ``commands.drain``.
+
+    Raises:
+        QueueLockedError: another process holds the queue.
+        StorageError: the queue cannot be opened.
+    """
+    agent = Agent(settings, clock, reports=False)
+    agent.uploader.start()
+    try:
+        yield from agent.drain(Bell())
+    finally:
+        agent.uploader.end(_REQUEST_S)
+        agent.monitor.task.close()
+        agent.queue.close()
 
 
 def _within(timeout_s: float, act: Callable[[], object]) -> None:
@@ -137,10 +330,36 @@ def _within(timeout_s: float, act: Callable[[], object]) -> None:
     thread.join(timeout_s)
 
 
-def _source(gps: Gps) -> Source:
-    if gps.source.startswith("file://"):
-        return ReplaySource(Path(gps.source.removeprefix("file://")))
-    return SerialSource(Path(gps.source), gps.baud)
+def _host(settings: Settings) -> str:
+    """Where fixes go; the rest of a URL may hold a key."""
+    return urlsplit(settings.upload.url).netloc
+
+
+def source_of(gps: Gps, baud_file: Path | None) -> Source:
+    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have.
+
+    Without it nothing is remembered.
+    """
+    commands = [command_bytes(text) for text in gps.on_connect]
+    memory = BaudMemory(baud_file)
+    baud = None if gps.baud == "auto" else gps.baud
+
+    def port(path: Path) -> Source:
+        return SerialSource(path, baud, commands=commands, memory=memory)
+
+    if gps.source == "auto":
+        return AutoSource(port)
+    if gps.source.startswith("/"):
+        return port(Path(gps.source))
+    parts = urlsplit(gps.source)
+    host, number = parts.hostname or "", parts.port or 0
+    if parts.scheme == "gpsd":
+        return GpsdSource(host, number or gpsd.PORT)
+    if parts.scheme == "tcp":
+        return TcpSource(host, number, commands=commands)
+    if parts.scheme == "udp":
+        return UdpSource(host, number)
+    return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
 def _policy(upload: UploadSettings) -> UploadPolicy:

@@ -48,6 +48,8 @@ class Assembler:
         """What the last epoch said about the receiver: no-fix, no-date, 2d or 3d."""
         self.judged_s: float | None = None
         """When it said so."""
+        self.used: dict[str, set[str]] = {}
+        """The satellites of the last epoch that told them, by system id or talker."""
         self.datum: str | None = None
         """What positions refer to, if it is not WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
@@ -161,6 +163,7 @@ class Assembler:
         if self._eager and by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
         self._judged, self._closed_by, self.judged_s = epoch, by, now_s
+        self.used = epoch.used or self.used
         trusted = epoch.trusted()
         if trusted is None or trusted.position_e9 is None:
             self.state = "no-fix"

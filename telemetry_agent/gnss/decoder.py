@@ -12,7 +12,8 @@ from telemetry_agent.gnss.assembler import Assembler
 from telemetry_agent.gnss.dates import Dates, WallClock
 from telemetry_agent.gnss.framing import Framer, Sentence
 from telemetry_agent.gnss.sentences import Parser, Txt
-from telemetry_agent.model import Fix, ReceiverState
+from telemetry_agent.gnss.sky import InView
+from telemetry_agent.model import Fix, ReceiverState, Sky
 
 _STALE_S = 10.0  # some receivers take 8 s for an epoch
 _BINARY_FRAMES = 3
@@ -55,6 +56,7 @@ class Decoder:
         self._parser = Parser()
         self._dates = Dates(wall_clock=wall_clock, fix_rollover=fix_rollover)
         self._assembler = Assembler(self._dates, eager=eager, baud=baud)
+        self._in_view = InView()
         self._overflows: Counter[str] = Counter()
         self._first_byte_s: float | None = None
         self._last_byte_s = 0.0
@@ -121,6 +123,10 @@ class Decoder:
             return "no-fix"
         return self._assembler.state
 
+    def sky(self) -> Sky:
+        """The satellites in view, and the antenna's state. Any thread may ask."""
+        return Sky(self._in_view.satellites(self._assembler.used, self._last_byte_s), self.antenna)
+
     def _decode(self, sentences: list[Sentence], now_s: float) -> list[Fix]:
         fixes: list[Fix] = []
         if sentences:
@@ -128,6 +134,9 @@ class Decoder:
             self._last_sentence_s = now_s
             self._binary_frames_before = self._framer.binary_frames
         for sentence in sentences:
+            if sentence[2:6] == "GSV,":
+                self._in_view.keep((now_s, sentence))
+                continue
             message = self._parser.parse(sentence)
             if message is None:
                 continue

@@ -50,8 +50,9 @@ class Epoch:
     def __init__(self) -> None:
         self.seen: dict[str, int] = {}
         """tag -> how many came, in the order in which each came first."""
+        self.used: dict[str, set[str]] = {}
+        """System id or talker -> the satellites of GSA, as sent, empty places too."""
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
-        self._used: dict[str, set[str]] = {}
 
     def is_at(self, instant: Instant, tag: str | None = None) -> bool:
         """Whether a sentence with this time and tag speaks of the same instant.
@@ -111,7 +112,7 @@ class Epoch:
         # One for each system, and a system that has no satellite may say "no fix" for itself.
         if gsa.mode is not None and gsa.mode > (self._gsa_mode or 0):
             self._gsa_mode = gsa.mode
-        self._used.setdefault(gsa.system, set()).update(gsa.satellites)
+        self.used.setdefault(gsa.system, set()).update(gsa.satellites)
         if gsa.pdop_e2 is not None:
             self._pdop_e2 = gsa.pdop_e2
         if gsa.hdop_e2 is not None:
@@ -149,7 +150,7 @@ class Epoch:
 
     def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
         """The fix at its full time."""
-        sats = sum(len(used - _NO_SATELLITE) for used in self._used.values()) or self._sats
+        sats = sum(len(used - _NO_SATELLITE) for used in self.used.values()) or self._sats
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
         else:
@@ -169,7 +170,7 @@ class Epoch:
             sats,
             self._err_h_mm,
             self._err_v_mm,
-            flags,
+            flags=flags,
         )
 
     def _quality(self) -> Quality:

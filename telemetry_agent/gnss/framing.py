@@ -55,29 +55,33 @@ class Framer:
         sentences: list[Sentence] = []
         stream = self._tail + data
         self._tail = b""
-        *ended, last = stream.split(b"$")
+        before, *pieces = stream.split(b"$")
+        if before:
+            self._scan(before, b"$" if pieces else b"", sentences)
+        if not pieces:
+            return sentences
+        self._gap_end = b""
         text = not stream.translate(None, _TEXT)
-        for n, piece in enumerate(ended):
-            if not (n and text and self._take(piece, sentences)):
-                self._scan(b"$" + piece if n else piece, b"$", sentences)
-        if not (ended and text and self._take(last, sentences)):
-            self._scan(b"$" + last if ended else last, b"", sentences)
+        last = pieces.pop()
+        for piece in pieces:
+            if piece and not (text and self._take(piece, sentences)):
+                self._scan(b"$" + piece, b"$", sentences)
+        if text and b"\n" not in last and b"\r" not in last:
+            self._tail = b"$" + last[:MAX_SENTENCE]
+        elif not (text and self._take(last, sentences)):
+            self._scan(b"$" + last, b"", sentences)
         return sentences
 
     def _take(self, piece: bytes, sentences: list[Sentence]) -> bool:
         # The common case, in a third of the time: one whole line and nothing else.
         body, _, tail = piece.rpartition(b"*")
         checksum = _LINE_TAILS.get(tail)
-        if (
-            checksum is None
-            or checksum != _xor(body)
-            or not 0 < len(body) <= _MAX_BODY
-            or b"\n" in body
-            or b"\r" in body
-        ):
+        if checksum is None or not 0 < len(body) <= _MAX_BODY or checksum != _xor(body):
             return False
-        self._gap_end = b""
-        sentences.append(Sentence(body.decode("ascii")))
+        line = body.decode("ascii")
+        if not line.isprintable():
+            return False  # a line end in it
+        sentences.append(Sentence(line))
         return True
 
     def _scan(self, stream: bytes, ended_by: bytes, sentences: list[Sentence]) -> None:

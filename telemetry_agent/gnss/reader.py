@@ -1,8 +1,12 @@
 """The reader: keeps a source open, and hands each fix on.
 
-A step is one read that ends by itself within a second. When the device goes away it is closed at
-once, so that the same node can come back, and opened again by name with growing patience. What
-arrived before stays good: the decoder's open epoch is recorded before the decoder is dropped.
+A step is one read that ends by itself within a second, or one open, which may take seconds where
+the line's speed is looked for. When the device goes away it is closed at once, so that the same
+node can come back, and opened again by name with growing patience; a receiver that is plugged in
+cuts the patience short. A source from which nothing comes, or nothing that is a sentence, is
+closed and opened again at once: some receivers only need that, and others have changed their
+speed. Here it is the time in between that grows, so that what does come is heard.
+What arrived before stays good: the decoder's open epoch is recorded before the decoder is dropped.
 
 Two threads meet here. Steps run in the reader's own; ``wake``, ``close`` and ``status`` come from
 another. ``close`` may arrive in the middle of a step: it cancels the read, then waits for the step
@@ -18,24 +22,24 @@ from dataclasses import dataclass, field
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
-from telemetry_agent.model import Fix, ReceiverState
+from telemetry_agent.gnss.sources.protocols import protocol
+from telemetry_agent.model import Fix, ReceiverState, Sky
 from telemetry_agent.tasks import Bell
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_READ_S = 1.0
 _SILENT_AFTER_S = 10.0  # some receivers take 8 s for an epoch
+_UNREADABLE_AFTER_S = 5.0
+_MAX_PATIENCE = 6  # times the above, until such a source is opened again
+_KEPT_BYTES = 4096  # of what is no sentence
 _BACKOFF_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _CLOSE_S = 1.0
 
-_REMEDIES: dict[ReceiverState, str] = {
-    "silent": "nothing comes from {}: check the receiver's wiring and power",
-    "wrong-baud": "what comes from {} is no NMEA: try another baud rate",
-    "binary": "{} speaks a binary protocol: switch its NMEA output on",
-    "no-date": "{} gives positions but no date: switch its RMC or ZDA sentence on",
-}
+_NO_DATE = "{} gives positions but no date: switch its RMC or ZDA sentence on"
 _WELL: set[ReceiverState] = {"no-fix", "2d", "3d"}
 
 
@@ -51,6 +55,8 @@ class ReceiverStatus:
     """Handed on since the start."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """What the decoder counted since the start."""
+    antenna: str | None = None
+    """What the receiver last said of its antenna: OK, OPEN, SHORT, …"""
 
 
 class Reader:
@@ -62,6 +68,10 @@ class Reader:
         record: takes each fix once, in the order of arrival. What it raises ends the step; the
             fixes behind are handed on by the next step, or by ``close``.
         clock: tells when bytes came.
+        heard: takes all bytes as they came. Called in the reader's thread, as is ``changed``:
+            neither may wait or raise.
+        changed: called when another state or antenna is in ``status``.
+        arrivals: counts the ports that were plugged in; a change ends the wait for a reopening.
     """
 
     name = "reader"
@@ -73,12 +83,19 @@ class Reader:
         decoder: Callable[[], Decoder],
         record: Callable[[Fix], object],
         clock: Clock | None = None,
+        heard: Callable[[bytes], object] = lambda _data: None,
+        changed: Callable[[], object] = lambda: None,
+        arrivals: Callable[[], int] = lambda: 0,
     ) -> None:
         self.bell = Bell()
+        self._heard = heard
+        self._changed = changed
         self._source = source
         self._new_decoder = decoder
         self._record = record
         self._clock = clock or Clock()
+        self._arrivals = arrivals
+        self._arrived = arrivals()
         self._in_step = threading.Lock()
         self._over = False
         self._decoder: Decoder | None = None  # there is one exactly while the source is open
@@ -86,7 +103,8 @@ class Reader:
         self._fixes = 0
         self._counts: Counter[str] = Counter()  # of the decoders before this one
         self._bytes_s = 0.0  # when the last ones came, or the source was opened
-        self._speaking_s = 0.0  # since when they come without a silence
+        self._unread = _Unread()
+        self._patience = 1
         self._retry_s = float("-inf")
         self._backoff_s = _BACKOFF_S
         self._trouble = _Trouble()
@@ -101,6 +119,11 @@ class Reader:
             if self._decoder is None:
                 return self._open(now_s)
             return self._read(self._decoder, now_s)
+
+    def sky(self) -> Sky:
+        """What the receiver last said of its sky; any thread may ask."""
+        decoder = self._decoder
+        return decoder.sky() if decoder else Sky()
 
     def wake(self) -> None:
         """See ``Task.wake``."""
@@ -123,14 +146,18 @@ class Reader:
                 self._in_step.release()
 
     def _open(self, now_s: float) -> float:
-        if now_s < self._retry_s:
+        if self._arrived != (arrived := self._arrivals()):
+            self._arrived = arrived
+            self._backoff_s = _BACKOFF_S  # its name and its rights may need a moment more
+        elif now_s < self._retry_s:
             return self._retry_s - now_s
         try:
             self._source.open()
         except SourceError as error:
-            return self._failed(error, now_s)
+            return self._failed(error, self._clock.monotonic_s())
         self._decoder = self._new_decoder()
-        self._bytes_s, self._speaking_s = now_s, float("inf")
+        self._bytes_s = self._clock.monotonic_s()
+        self._unread = _Unread()
         return 0
 
     def _read(self, decoder: Decoder, now_s: float) -> float | None:
@@ -153,30 +180,47 @@ class Reader:
             return self._failed(error, self._clock.monotonic_s())
         now_s = self._clock.monotonic_s()
         if data:
-            was_silent = now_s - self._bytes_s >= _SILENT_AFTER_S
-            self._speaking_s = now_s if was_silent else min(self._speaking_s, now_s)
+            self._heard(data)
             self._bytes_s = now_s
-            self._backoff_s = _BACKOFF_S
-            self._hand_on(decoder.feed(data, now_s))
+            fixes = decoder.feed(data, now_s)
+            if self._unread.take(data, decoder.sentences, now_s):
+                self._backoff_s, self._patience = _BACKOFF_S, 1
+            self._hand_on(fixes)
         else:
             self._hand_on(decoder.tick(now_s))
-        self._judge(decoder, now_s)
-        return 0
+        return self._judge(decoder, now_s)
 
-    def _judge(self, decoder: Decoder, now_s: float) -> None:
+    def _judge(self, decoder: Decoder, now_s: float) -> float:
         before = self.status.state
         state = decoder.state or before
-        if now_s - self._bytes_s >= _SILENT_AFTER_S:
-            state = "silent"
-        elif decoder.state is None and self._bytes_s - self._speaking_s >= _SILENT_AFTER_S:
-            state = "wrong-baud"  # bytes all the time, but neither sentences nor binary frames
+        silent_s, unreadable_s = now_s - self._bytes_s, self._unread.lasts_s(now_s)
+        if silent_s >= _SILENT_AFTER_S:
+            self._useless("silent", silent_s >= _SILENT_AFTER_S * self._patience)
+        elif unreadable_s >= _UNREADABLE_AFTER_S:
+            binary = protocol(self._unread.data) is not None
+            enough = unreadable_s >= _UNREADABLE_AFTER_S * self._patience
+            self._useless("binary" if binary else "wrong-baud", enough)
+        else:
+            self._publish(state)
+            if state == "no-date" != before:
+                self._trouble.say(_NO_DATE.format(self._source.name), now_s)
+            elif decoder.state in _WELL:
+                self._trouble.end(self._source.name, now_s)
+        return 0
+
+    def _useless(self, state: ReceiverState, enough: bool) -> None:
+        """Open it anew when that is found, and from then on whenever it is enough."""
+        before = self.status
         self._publish(state)
-        if state == before:
+        told = (state, self._source.name) == (before.state, before.source)
+        if told and not enough:
             return
-        if state in _REMEDIES:
-            self._trouble.say(_REMEDIES[state].format(self._source.name), now_s)
-        elif state in _WELL:
-            self._trouble.end(self._source.name, now_s)
+        self._close_source()
+        self._patience = min(2 * self._patience, _MAX_PATIENCE)
+        self._retry_s = float("-inf")
+        if not told:
+            text = self._source.remedy(state, self._unread.data)
+            self._trouble.say(text, self._clock.monotonic_s())
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
@@ -207,7 +251,40 @@ class Reader:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
         counts = self._counts + self._decoder.counts if self._decoder else self._counts.copy()
-        self.status = ReceiverStatus(before.source, state, since_s, self._fixes, counts)
+        antenna = (self._decoder and self._decoder.antenna) or before.antenna
+        self.status = ReceiverStatus(
+            self._source.name, state, since_s, self._fixes, counts, antenna
+        )
+        if (state, antenna) != (before.state, before.antenna):
+            self._changed()
+
+
+class _Unread:
+    """What came since the last valid sentence."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self._since_s = 0.0
+        self._sentences = 0
+
+    def take(self, data: bytes, sentences: int, now_s: float) -> bool:
+        """Whether these bytes completed a sentence; ``sentences`` counts them."""
+        if sentences != self._sentences:
+            self._sentences = sentences
+            self.data = b""
+            return True
+        if not self.data:
+            self._since_s = now_s
+        self.data = (self.data + data)[-_KEPT_BYTES:]
+        return False
+
+    def lasts_s(self, now_s: float) -> float:
+        """For how long nothing came that can be read, while something did; 0 while that is open.
+
+        More than a sentence must have come: a receiver that speaks every 8 s may have begun one
+        long ago.
+        """
+        return now_s - self._since_s if len(self.data) > MAX_SENTENCE else 0.0
 
 
 class _Trouble:

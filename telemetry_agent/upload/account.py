@@ -25,7 +25,12 @@ class UploadStatus:
     """Names in answers that their batch did not hold."""
     sent_bytes: int = 0
     received_bytes: int = 0
+    waits: int = 0
+    """How often an attempt ended in a wait."""
+    hurries: int = 0
+    """How often ``hurry`` was heeded."""
     last_error: str | None = None
+    last_error_s: float | None = None
     last_delivery_s: float | None = None
     next_attempt_s: float | None = None
     """When a wait ends that the endpoint or the network has imposed."""
@@ -39,6 +44,7 @@ class Account:
         self._trouble_since_s: float | None = None
         self._failed_before = 0
         self._told: set[str] = set()
+        self._report_refused = False
 
     def exchanged(self, sent_bytes: int, received_bytes: int) -> None:
         """A request was made; the bytes are totals since the start."""
@@ -61,6 +67,21 @@ class Account:
         if not before or len(str(before + count)) > len(str(before)):
             _log.warning("the endpoint refused a fix (%s): %d dead letters", reason, before + count)
 
+    def wait_cut_short(self, next_s: float) -> None:
+        """The next attempt is made by then."""
+        if self.status.next_attempt_s is not None:
+            self.status = replace(self.status, next_attempt_s=next_s)
+
+    def heeded(self) -> None:
+        """Whoever asked to hurry sees from now on what came of it."""
+        self.status = replace(self.status, hurries=self.status.hurries + 1)
+
+    def report_refused(self, reason: str) -> None:
+        """The endpoint takes no report without fixes; nothing else follows from that."""
+        if not self._report_refused:
+            self._report_refused = True
+            _log.info("the endpoint takes no report without fixes (%s)", reason)
+
     def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
         """The endpoint took so many fixes: whatever the trouble was, it is over."""
         self.status = replace(
@@ -80,9 +101,23 @@ class Account:
             self._trouble_since_s = None
             self._told.clear()
 
-    def trouble(self, state: UploadState, reason: str, now_s: float, next_s: float) -> None:
-        """Nothing can be delivered before ``next_s``."""
-        self.status = replace(self.status, last_error=reason, next_attempt_s=next_s)
+    def trouble(
+        self,
+        state: UploadState,
+        reason: str,
+        now_s: float,
+        next_s: float,
+        *,
+        attempted: bool = True,
+    ) -> None:
+        """Nothing can be delivered before ``next_s``; an attempt has shown it, or the network."""
+        self.status = replace(
+            self.status,
+            waits=self.status.waits + attempted,
+            last_error=reason,
+            last_error_s=now_s,
+            next_attempt_s=next_s,
+        )
         self._enter(state, now_s)
         if self._trouble_since_s is None:
             self._trouble_since_s = now_s

@@ -12,7 +12,8 @@ an abort that comes between two calls must end the next one too. Closing takes t
 ``abort``, so that a descriptor which the system gave to someone else is never shut down.
 
 Name resolution cannot be interrupted. It runs in daemon threads, of which each name has at most
-one: an exchange that finds a look-up pending joins it.
+one: an exchange that finds a look-up pending joins it. Where the name server stays silent, the
+addresses that it told last serve: a network without names is still a way.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.fixjson import rfc3339
 from telemetry_agent.model import UploadState
 
 Resolve = Callable[[str, int], list[Any]]
@@ -32,6 +34,7 @@ Resolve = Callable[[str, int], list[Any]]
 
 _NO_ROUTE = {errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_CLOCK_IS_RIGHT_MS = 600_000
 _RECV_BYTES = 65536
 
 T = TypeVar("T")
@@ -72,8 +75,19 @@ class Network:
         clock: Clock,
         resolve: Resolve = resolve_tcp,
         connect_timeout_s: float = 5.0,
+        look_up_timeout_s: float = 5.0,
+        gnss_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """``connect_timeout_s`` is for each address; a name may have several."""
+        """Nothing is opened yet.
+
+        Args:
+            clock: The machine's clocks.
+            resolve: Finds the addresses of a name.
+            connect_timeout_s: For each address; a name may have several, which share alike.
+            look_up_timeout_s: How long a name server may be silent where older addresses serve.
+            gnss_ms: UTC now as the receiver has it, in milliseconds since 1970; ``None``: unknown.
+                It tells an expired certificate from a wrong clock.
+        """
         self.sent_bytes = 0
         """Since the start, at the sockets; so is ``received_bytes``."""
         self.received_bytes = 0
@@ -84,6 +98,9 @@ class Network:
         self._clock = clock
         self._resolve = resolve
         self._connect_timeout_s = connect_timeout_s
+        self._gnss_ms = gnss_ms
+        self._session: ssl.SSLSession | None = None
+        self._look_up_timeout_s = look_up_timeout_s
         self._until_s = 0.0
         self._timeout_s = 0.0
         self._family = socket.AF_UNSPEC  # the one that worked last is tried first
@@ -91,6 +108,7 @@ class Network:
         self._aborted = False
         self._current: socket.socket | None = None
         self._lookups: dict[tuple[str, int], _Lookup] = {}
+        self._known: dict[tuple[str, int], list[Any]] = {}
 
     def begin(self, timeout_s: float) -> None:
         """Start an exchange that must be over in ``timeout_s`` seconds."""
@@ -156,13 +174,16 @@ class Network:
         addresses.sort(key=lambda address: address[0] != self._family)
         failures: list[str] = []
         states: set[UploadState] = set()
-        for family, kind, protocol, _, address in addresses:
+        for left, (family, kind, protocol, _, address) in zip(
+            range(len(addresses), 0, -1), addresses, strict=True
+        ):
             peer = f"[{address[0]}]:{address[1]}" if ":" in address[0] else "{}:{}".format(*address)
             sock: socket.socket | None = None
             try:
                 sock = socket.socket(family, kind, protocol)
                 left_s = self.left_s(f"no connection to {peer}", sock)
-                sock.settimeout(min(left_s, self._connect_timeout_s))
+                # A dead address leaves time for those behind it.
+                sock.settimeout(min(left_s / left, self._connect_timeout_s))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
@@ -177,6 +198,36 @@ class Network:
         raise NetworkError(
             "; ".join(dict.fromkeys(failures)),
             "no-route" if states == {"no-route"} else "unreachable",
+        )
+
+    def shake_hands(
+        self, context: ssl.SSLContext, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, host: str
+    ) -> ssl.SSLObject:
+        """TLS that resumes the last session where that was made with the same ``context``.
+
+        A resumed handshake carries no certificates: a quarter of the bytes.
+        """
+        tls = context.wrap_bio(incoming, outgoing, server_hostname=host)
+        if self._session is not None:
+            # Of another context, then its certificates may be others: shake hands in full.
+            with contextlib.suppress(ValueError):
+                tls.session = self._session
+        return tls
+
+    def remember(self, tls: ssl.SSLObject) -> None:
+        """Note the session of a connection that ends."""
+        self._session = tls.session
+
+    def doubt_of_the_clock(self) -> str:
+        """To be said beside a certificate whose time is not now."""
+        wall_ms, gnss_ms = self._clock.wall_ms(), self._gnss_ms()
+        if gnss_ms is None:
+            return " (or this machine's clock is wrong)"
+        if abs(wall_ms - gnss_ms) < _CLOCK_IS_RIGHT_MS:
+            return ""
+        return (
+            f": this machine's clock is wrong, it says {rfc3339(wall_ms)} and GNSS says "
+            f"{rfc3339(gnss_ms)}; please set it"
         )
 
     def _why_not(self, error: OSError, peer: str) -> str:
@@ -199,13 +250,21 @@ class Network:
                     name=f"resolve {host}",
                     daemon=True,
                 ).start()
+            known = self._known.get((host, port))
+        patient_until_s = self._clock.monotonic_s() + self._look_up_timeout_s
         while True:
             left_s = self.left_s(f"no name server told the address of {host}")
+            if known is not None:
+                left_s = min(left_s, patient_until_s - self._clock.monotonic_s())
+                if left_s <= 0:
+                    return list(known)
             with self._changed:
                 if lookup.result is None and not self._aborted:
                     self._changed.wait(left_s)
                 result = lookup.result
             if isinstance(result, socket.gaierror) and result.errno == socket.EAI_AGAIN:
+                if known is not None:
+                    return list(known)
                 raise NetworkError(f"no name server tells the address of {host}")
             if isinstance(result, Exception):
                 raise NetworkError(f"name {host} does not resolve") from result
@@ -220,6 +279,8 @@ class Network:
             result = error
         with self._changed:
             lookup.result = result
+            if isinstance(result, list):
+                self._known[host, port] = result
             del self._lookups[host, port]
             self._changed.notify_all()
 
@@ -279,13 +340,12 @@ class Connection:
         Raises:
             NetworkError: the certificate is not trusted, the handshake failed or took too long.
         """
-        tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
+        tls = self._network.shake_hands(context, self._incoming, self._outgoing, hostname)
         try:
             self._through_tls(tls.do_handshake, f"no TLS handshake with {self._peer}")
         except ssl.SSLCertVerificationError as error:
-            doubt = (
-                " (or this machine's clock is wrong)" if error.verify_code in _WRONG_TIME else ""
-            )
+            wrong_time = error.verify_code in _WRONG_TIME
+            doubt = self._network.doubt_of_the_clock() if wrong_time else ""
             raise NetworkError(
                 f"certificate not trusted: {error.verify_message.rstrip('.')}{doubt}"
             ) from error
@@ -308,6 +368,8 @@ class Connection:
 
     def close(self) -> None:
         """Close without a word to the peer. Idempotent."""
+        if self.tls is not None and not self._closed:
+            self._network.remember(self.tls)
         self._closed = True
         self._network.close(self._sock)
 

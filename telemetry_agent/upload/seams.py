@@ -74,6 +74,33 @@ class Exchange(Protocol):
     def received_bytes(self) -> int: ...  # noqa: D102 - the same
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer: ...  # noqa: D102
+    def masked(self, text: str) -> str: ...  # noqa: D102
     def abort(self) -> None: ...  # noqa: D102
     def rearm(self) -> None: ...  # noqa: D102
     def drop_idle(self) -> None: ...  # noqa: D102
+
+
+class Way(Protocol):
+    """What is known of the way to the endpoint. It delays attempts, and forbids none."""
+
+    def closed(self) -> tuple[UploadState, str] | None:
+        """Why there is no way, in a state word and in words for the user; ``None``: there is."""
+
+    def doubt(self) -> None:
+        """An exchange got no answer."""
+
+    def answered(self) -> None:
+        """An exchange got an answer, whatever it said."""
+
+
+class OpenWay:
+    """Nothing is known: every attempt is worth making."""
+
+    def closed(self) -> None:
+        """See ``Way``."""
+
+    def doubt(self) -> None:
+        """See ``Way``."""
+
+    def answered(self) -> None:
+        """See ``Way``."""

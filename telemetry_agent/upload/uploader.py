@@ -6,19 +6,29 @@ waits (``Deferred``, ``Held``) gives all leases back first, and so does whatever
 stays leased for ever, and nothing is acknowledged but what an answer acknowledged.
 
 When the next attempt may be made is one instant, ``_not_before_s``. A ring carries no meaning and
-cannot move it; the return of the network can, unless the endpoint itself named the time.
+cannot move it; the return of the network can, unless the endpoint itself named the time. While
+the way to the endpoint is known to be closed, an attempt is made each ``backoff_max`` only.
+
+What got no answer stays ``unack`` until there is reason to hope: the network returned, some
+exchange was answered, or there is nothing else to try.
 
 Under ``Held`` one fix is sent each ``backoff_max``, each time another one, so that a single bad
 fix cannot keep the hold up.
+
+Reports of the agent about itself never delay or judge a fix. A batch takes one along only while
+all goes well, and where it is then refused it is sent again without before anything is concluded.
+A report without fixes goes when there is nothing else to do, and its outcome ends there.
 """
 
 import logging
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import (
+    Answer,
     Batch,
     Deferred,
     Delivered,
@@ -30,15 +40,27 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.account import Account, UploadStatus
+from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.leases import Leases, name_of
+from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.retry import Backoff
-from telemetry_agent.upload.seams import Backlog, Compression, Exchange, Format, NoAnswer, Queue
+from telemetry_agent.upload.seams import (
+    Backlog,
+    Compression,
+    Exchange,
+    Format,
+    NoAnswer,
+    OpenWay,
+    Queue,
+    Way,
+)
 from telemetry_agent.upload.search import CrashCount, Search
 from telemetry_agent.upload.sizing import Sizing
 
 _log = logging.getLogger(__name__)
 
 _STEP_SLACK_S = 15.0  # beside the exchanges: encoding, and a disk that takes its time
+_REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
 _NO_GZIP_THERE = {400, 415, 422, 500}
 _ACCUSED_MAX = 256
 
@@ -54,7 +76,6 @@ class UploadPolicy:
     compression: Compression = "gzip"
     backoff_initial_s: float = 1.0
     backoff_max_s: float = 300.0
-    resume_spread_s: float = 2.0
 
 
 class Uploader:
@@ -69,30 +90,57 @@ class Uploader:
         transport: Exchange,
         policy: UploadPolicy,
         *,
+        way: Way | None = None,
+        reports: Reports | None = None,
+        in_haste: Callable[[], bool] = lambda: False,
+        on_step: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """``transport`` belongs to the caller, who closes it after ``last_upload``."""
+        """Put together; nothing is sent before the first step.
+
+        Args:
+            queue: Where fixes wait.
+            wire_format: How a request looks.
+            transport: Belongs to the caller, who closes it after ``last_upload``.
+            policy: What the config says.
+            way: What is known of the way to the endpoint.
+            reports: When and how the agent reports about itself; ``None``: never.
+            in_haste: Whether fresh fixes are sent without waiting for company.
+            on_step: Called in the uploader's thread after each step; must not raise.
+            clock: The machine's clocks.
+            rng: Draws the waits.
+        """
         self.bell = Bell()
-        self.max_step_s = 2 * policy.timeout_s + _STEP_SLACK_S  # a step may repeat a request plain
+        # A step may send a batch with a report, without it, and plain.
+        self.max_step_s = 3 * policy.timeout_s + _STEP_SLACK_S
         self._queue = queue
         self._format = wire_format
         self._transport = transport
         self._transport.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
+        self._way = way or OpenWay()
+        self._reports = reports
+        self._in_haste = in_haste
+        self._on_step = on_step
         self._clock = clock or Clock()
-        self._rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
-        self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s, self._rng)
+        rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
+        self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng)
         self._sizing = Sizing(policy.max_batch, policy.flush_every_s, policy.timeout_s)
         self._account = Account(self._clock.monotonic_s())
         self._stepping = threading.Lock()
         self._closed = False
         self._network_returned = False
+        self._network_changed = False
+        self._hurried = False
 
         self._leases = Leases(queue)
         self._in_flight: Batch | None = None
-        self._unanswered = True  # a former run may have left some
+        queue.resume_unack()  # the uploader before this one may have left some
+        self._unanswered = False
+        self._hope = True  # that those without an answer get one now
         self._failures = 0  # in a row
+        self._attempted_s = float("-inf")
         self._not_before_s = 0.0
         self._endpoint_named_the_time = False
         self._went_well = False
@@ -113,10 +161,12 @@ class Uploader:
         """Make one attempt, if it is time."""
         with self._stepping:
             try:
-                return self._step(now_s)
+                wait_s = self._step(now_s)
             except BaseException:
                 self._abandon()
                 raise
+        self._on_step()
+        return wait_s
 
     def wake(self) -> None:
         """Ring. A request in flight is let go on: ``close`` ends it."""
@@ -129,8 +179,18 @@ class Uploader:
         self.bell.ring()
 
     def network_returned(self) -> None:
-        """The network is there again, or another one: do not wait out the backoff."""
+        """The network is there again: do not wait out the backoff. Any thread may say so."""
         self._network_returned = True
+        self.bell.ring()
+
+    def network_changed(self) -> None:
+        """The way is another one, or none: what uses the old one would hang. From any thread."""
+        self._network_changed = True
+        self._transport.abort()
+
+    def hurry(self) -> None:
+        """Somebody waits for the backlog: try now, unless the endpoint itself named the time."""
+        self._hurried = True
         self.bell.ring()
 
     def status(self) -> UploadStatus:
@@ -153,23 +213,48 @@ class Uploader:
             self._stepping.release()
 
     def _step(self, now_s: float) -> float | None:
+        self._take_news(now_s)
         if self._closed:
             return None
-        if self._network_returned:
-            self._network_returned = False
-            self._transport.drop_idle()
-            if not self._endpoint_named_the_time:
-                soon_s = now_s + self._rng.uniform(0, self._policy.resume_spread_s)
-                self._not_before_s = min(self._not_before_s, soon_s)
         if now_s < self._not_before_s:
             return self._not_before_s - now_s
-        if self._unanswered:
+        pending = self._queue.backlog().ready > 0
+        closed = self._way.closed()
+        retry_s = self._attempted_s + self._policy.backoff_max_s
+        if closed is not None and now_s < retry_s:
+            if pending or self._unanswered:
+                self._account.trouble(*closed, now_s, retry_s, attempted=False)
+            return retry_s - now_s
+        if self._unanswered and (self._hope or not pending):
             self._queue.resume_unack()
             self._unanswered = False
         chosen = self._choose(now_s)
-        if not isinstance(chosen, Batch):
-            return chosen
-        return self._settle(chosen, self._attempt(chosen, self._policy.timeout_s))
+        if isinstance(chosen, Batch):
+            self._attempted_s = now_s
+            return self._settle(chosen, self._attempt(chosen, self._policy.timeout_s))
+        if chosen is None and self._reports is not None:
+            return self._report(self._reports, now_s)
+        return chosen
+
+    def _take_news(self, now_s: float) -> None:
+        if self._network_changed:
+            self._network_changed = False
+            self._transport.rearm()
+            self._transport.drop_idle()
+        if self._network_returned and self._reports is not None:
+            self._reports.network_returned(now_s)
+        hurried, self._hurried = self._hurried, False
+        if hurried:
+            self._failures = 0
+        if self._network_returned or hurried:
+            self._network_returned = False
+            self._hope = True
+            self._attempted_s = float("-inf")
+            if not self._endpoint_named_the_time:
+                self._not_before_s = now_s
+                self._account.wait_cut_short(now_s)
+        if hurried:
+            self._account.heeded()
 
     # What to send
 
@@ -205,7 +290,7 @@ class Uploader:
         """When live fixes have had their time to gather company; ``None``: there are none."""
         if not backlog.live or backlog.live_since_s is None:
             return None
-        if backlog.live >= self._policy.max_batch:
+        if backlog.live >= self._policy.max_batch or self._in_haste():
             return 0
         return max(0.0, backlog.live_since_s + self._policy.flush_every_s - now_s)
 
@@ -213,6 +298,10 @@ class Uploader:
 
     def _attempt(self, batch: Batch, timeout_s: float) -> Outcome:
         compression: Compression = "none" if self._plain_for_now else self._compression
+        if self._reports is not None and self._went_well and not (self._search or self._closed):
+            outcome = self._attempt_with(self._reports, batch, compression, timeout_s)
+            if outcome is not None:
+                return outcome
         payload = self._format.encode(batch, compression=compression)
         outcome = self._send(batch, payload, timeout_s)
         if not payload.compressed or self._gzip_accepted:
@@ -231,24 +320,49 @@ class Uploader:
             self._searching(batch).count_repetition()
         return again
 
+    def _attempt_with(
+        self, reports: Reports, batch: Batch, compression: Compression, timeout_s: float
+    ) -> Outcome | None:
+        """Send the batch with a report, if one is due. ``None``: it is to be sent without."""
+        now_s = self._clock.monotonic_s()
+        if not reports.due(now_s):
+            return None
+        outcome = self._send(batch, reports.encode(batch, compression), timeout_s)
+        reports.ended(now_s, taken=isinstance(outcome, Delivered))
+        # What it chokes on may be the report: the fixes are judged without it.
+        refused = isinstance(outcome, Refused | Held) or outcome.status == 500
+        return None if refused else outcome
+
     def _send(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
         began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
         self._in_flight = batch
-        answer = self._transport.exchange(payload, timeout_s)
+        answer = self._exchange(payload, timeout_s)
         self._in_flight = None
         elapsed_s = self._clock.monotonic_s() - began_s
-        self._account.exchanged(self._transport.sent_bytes, self._transport.received_bytes)
         count, size = len(batch.records), len(payload.body)
         if isinstance(answer, NoAnswer):
             if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
                 self._sizing.timed_out(count)
             return Deferred(answer.reason, state=answer.state, answered=False)
-        outcome = self._format.read(answer, batch)
+        outcome = self._read(answer, batch)
         if isinstance(outcome, Delivered):
             self._sizing.took(count, size, elapsed_s)
         elif isinstance(outcome, Refused) and outcome.too_large:
             self._sizing.too_large(count, size)
         return self._reconsider(batch, outcome)
+
+    def _exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
+        answer = self._transport.exchange(payload, timeout_s)
+        self._account.exchanged(self._transport.sent_bytes, self._transport.received_bytes)
+        self._hope = isinstance(answer, Answer)
+        if self._hope:
+            self._way.answered()
+        elif not self._network_changed:
+            self._way.doubt()
+        return answer
+
+    def _read(self, answer: Answer, batch: Batch) -> Outcome:
+        return with_words(self._format.read(answer, batch), self._transport.masked)
 
     def _reconsider(self, batch: Batch, outcome: Outcome) -> Outcome:
         """Take a 500 for a refusal when it is this batch that crashes the endpoint."""
@@ -263,6 +377,35 @@ class Uploader:
         if self._crashes.wants_another and len(batch.records) == 1:
             self._accuse(batch)
         return outcome
+
+    def _report(self, reports: Reports, now_s: float) -> float:
+        """Send a report without fixes, if it is time; returns how long to wait for the next."""
+        wait_s = reports.alone_in_s(now_s)
+        if wait_s > 0:
+            return wait_s
+        self._attempted_s = now_s
+        batch = reports.without_fixes()
+        payload = reports.encode(batch, self._compression if self._gzip_accepted else "none")
+        answer = self._exchange(payload, min(self._policy.timeout_s, _REPORT_TIMEOUT_S))
+        if self._closed or (self._network_changed and isinstance(answer, NoAnswer)):
+            return 0
+        if isinstance(answer, NoAnswer):
+            outcome: Outcome = Deferred(answer.reason, state=answer.state, answered=False)
+        else:
+            outcome = self._read(answer, batch)
+        now_s = self._clock.monotonic_s()
+        asked_wait_s = (outcome.retry_after_s or 0.0) if isinstance(outcome, Deferred) else 0.0
+        taken = isinstance(outcome, Delivered)
+        next_s = reports.ended(now_s, taken=taken, asked_wait_s=asked_wait_s)
+        if not taken:
+            self._account.failed()
+        elif not self._probing:
+            self._account.delivered(0, 0, now_s)
+        if isinstance(outcome, Deferred):
+            self._account.trouble(outcome.state, outcome.reason, now_s, next_s)
+        elif isinstance(outcome, Refused | Held):
+            self._account.report_refused(outcome.reason)
+        return 0
 
     # What the answer asks for
 
@@ -280,6 +423,10 @@ class Uploader:
                 if not answered:
                     self._unanswered = True
                     self._leases.give_back(batch, answered=False)
+                    if self._network_changed:
+                        # It ended with the old way, and says nothing of the new one.
+                        self._abandon()
+                        return 0
                 return self._wait(state, reason, retry_after_s)
             case Held(reason):
                 self._account.failed()

@@ -193,6 +193,48 @@ def test_an_answer_sorts_a_batch(path: Path) -> None:
         assert queue.retry() == 1
 
 
+def test_dead_letters_that_are_discarded_count_as_lost(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 5)
+        queue.ack(lease(queue), rejected={2: "bad", 3: "bad", 5: "worse"})
+        stream = queue.stream
+        assert queue.discard([(stream, 3), (stream, 1), ("0" * 16, 2)]) == 1
+        assert [dead.record.seq for dead in queue.stored(State.ACK_FAILED)] == [2, 5]
+        assert queue.discard() == 2
+        assert queue.stats().lost == {"discarded": 3}
+        assert queue.stats().dead_letters == {}
+        assert [fix.record.seq for fix in queue.stored()] == [1, 4]
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"discarded": 3}
+
+
+def test_delivered_fixes_are_sent_again_under_their_names(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 2500)
+        queue.ack(lease(queue, 2500), rejected={12: "bad"})
+        rung: list[str] = []
+        queue.watch(lambda: rung.append("rung"))
+        assert queue.resend(fix_at(10).time_ms, fix_at(2010).time_ms) == 1999
+        assert rung == ["rung"]
+        again = lease(queue, 2500)
+        assert seqs(again) == [11, *range(13, 2011)]
+        assert again.stream == queue.stream
+        assert queue.resend(fix_at(0).time_ms, fix_at(9999).time_ms) == 500
+        assert queue.resend(fix_at(0).time_ms, fix_at(9999).time_ms) == 0
+    with AckQueue(path) as queue:
+        assert queue.stats().ready == 2499
+
+
+def test_the_newest_time_is_known_after_a_restart(path: Path) -> None:
+    with AckQueue(path) as queue:
+        assert queue.newest_ms() is None
+        put(queue, 3)
+        queue.put(fix_at(9999, flags=("time",)), "a")
+        assert queue.newest_ms() == fix_at(2).time_ms
+    with AckQueue(path) as queue:
+        assert queue.newest_ms() == fix_at(2).time_ms
+
+
 def test_stored_tells_every_fix_in_order(path: Path) -> None:
     with AckQueue(path) as queue:
         names = [queue.put(fix_at(second), "a") for second in range(2500)]
@@ -352,6 +394,25 @@ def test_delivered_fixes_are_deleted_by_age_in_gnss_time(path: Path) -> None:
     with AckQueue(path, keep_delivered_s=100) as queue:
         assert not queue.purge_delivered()  # no fix of this run says what time it is
         assert [fix.record.seq for fix in queue.stored()] == [10, 3052, 3053]
+
+
+def test_the_newest_fix_stays_however_old_it_is_and_is_known_after_a_restart(path: Path) -> None:
+    with AckQueue(path, keep_delivered_s=0) as queue:
+        assert queue.newest(10) == []
+        put(queue, 30)
+        while batch := queue.lease(1000):
+            queue.ack(batch)
+        while queue.purge_delivered():
+            pass
+        assert [record.seq for record in queue.newest(10)] == [30]
+    with AckQueue(path, keep_delivered_s=0) as queue:
+        assert [record.fix for record in queue.newest(10)] == [fix_at(29)]
+        queue.put(fix_at(40, odo_m=7), "b")
+        queue.commit()
+        assert [record.device for record in queue.newest(2)] == ["b", "a"]
+        assert [record.fix.odo_m for record in queue.newest(1)] == [7]
+        queue.purge_delivered()
+        assert [record.device for record in queue.newest(2)] == ["b"]
 
 
 def test_nothing_but_delivered_fixes_is_deleted(path: Path) -> None:

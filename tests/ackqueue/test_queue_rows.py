@@ -34,6 +34,7 @@ FIXES = st.builds(
     MAYBE,
     MAYBE,
     MAYBE,
+    MAYBE,
     st.sets(st.sampled_from(FLAGS)).map(lambda flags: tuple(f for f in FLAGS if f in flags)),
 )
 STREAMS = st.integers(-(2**63), 2**63 - 1)

@@ -51,6 +51,7 @@ def test_the_view_shows_fixes_in_the_words_and_units_of_the_documentation(tmp_pa
         sats=8,
         err_h_mm=1_500,
         err_v_mm=2_250,
+        odo_m=123_456_789,
         flags=("jump", "date"),
     )
     with AckQueue(path) as queue:
@@ -79,6 +80,7 @@ def test_the_view_shows_fixes_in_the_words_and_units_of_the_documentation(tmp_pa
         "sats": 8,
         "err_h": 1.5,
         "err_v": 2.25,
+        "odo": 123_456_789,
         "flags": "jump,date",
     }
     assert second["time"] == "9999-12-31T23:59:59.999Z"

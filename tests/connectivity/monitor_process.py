@@ -58,7 +58,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, heard)
     if "NO_NETLINK" in os.environ:
         socket.socket = NoNetlink  # type: ignore[assignment, misc]
-    logging.basicConfig(level=logging.INFO, handlers=[Words()])
+    logging.basicConfig(level=logging.DEBUG, handlers=[Words()])
     bell = KernelBell()
     monitor = Loop(
         Probe(host, int(port), bell),

@@ -368,7 +368,7 @@ def test_unreachable_news_that_change_nothing_cost_no_probe(world: World) -> Non
 
 
 def test_each_change_is_said_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     world.answers = False
     world.doubt()
     world.run(100)

@@ -127,6 +127,27 @@ def test_the_path_of_a_fix_under_the_sandbox(simulator: Simulator, tmp_path: Pat
             assert machine.show(UNIT, "ExecMainStatus") == "0"
 
 
+def test_who_may_ask_what_under_the_sandbox() -> None:
+    """The agent sees neither the processes nor the users and groups of others there."""
+    asked = {"status": ["status"], "list": ["queue", "list"]}
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup"]
+    with boot({UNIT: TEXT}, config("/dev/none", NOWHERE)) as machine:
+        machine.systemctl("start", UNIT)
+        for who, may in (
+            ([], {"status", "list"}),
+            (["runuser", "--user", "telemetry-agent", "--"], {"status", "list"}),
+            ([*nobody, "--groups=telemetry-agent"], {"status", "list"}),
+            ([*nobody, "--clear-groups"], {"status"}),
+        ):
+            answered = {
+                name
+                for name, command in asked.items()
+                if machine.run(*who, "/usr/bin/telemetry-agent", *command, check=False).returncode
+                == 0
+            }
+            assert answered == may, who
+
+
 def test_journald_gets_levels_and_fields(machine: Machine) -> None:
     machine.systemctl("start", UNIT)
     machine.wait_for(lambda: "no such device" in machine.messages(UNIT), "a warning")

@@ -6,24 +6,48 @@ must come out, in order, with these fields (``only`` these, if it says so); ther
 """
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import FakeClock
 from nmea import line
 
 from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.gnss.dates import WallClock
 from telemetry_agent.gnss.decoder import Decoder
 
 _RULES = sorted((Path(__file__).parent / "rules").glob("*.txt"))
 
 
+def _wall_clock(year: int, *, synchronised: bool) -> WallClock:
+    clock = FakeClock(
+        wall_ms=round(datetime(year, 6, 1, tzinfo=UTC).timestamp() * 1000),
+        synchronised=synchronised,
+    )
+    return lambda: clock.wall_ms() if clock.synchronised() else None
+
+
 @pytest.mark.parametrize("path", _RULES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("size", [None, 1, 7])
 def test_rule(path: Path, size: int | None) -> None:
+    _check(path, size, lambda: None)
+
+
+# Without a battery a clock says 1970 until a server answers; no date in the rules is after 2028.
+@pytest.mark.parametrize("path", _RULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("year", "synchronised"), [(1970, False), (2028, True), (2040, True), (2040, False)]
+)
+def test_no_rule_depends_on_the_system_clock(path: Path, year: int, synchronised: bool) -> None:
+    _check(path, None, _wall_clock(year, synchronised=synchronised))
+
+
+def _check(path: Path, size: int | None, wall_clock: WallClock) -> None:
     text = path.read_text().splitlines()
     data = b"".join(line(row[1:]) for row in text if row.startswith("$"))
-    decoder = Decoder(fix_rollover="! fix-rollover" in text, eager=False)
+    decoder = Decoder(wall_clock=wall_clock, fix_rollover="! fix-rollover" in text, eager=False)
     fixes = []
     for start in range(0, len(data), size or len(data)):
         fixes += decoder.feed(data[start : start + (size or len(data))], 0.0)

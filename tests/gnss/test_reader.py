@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeClock
+from scripted import ScriptedReceiver
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
@@ -16,7 +17,7 @@ from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.model import Fix
+from telemetry_agent.model import Fix, ReceiverState, Sky
 from telemetry_agent.simulator import Drive, Simulator
 from telemetry_agent.tasks import Beat, Stop, run_loop
 
@@ -141,6 +142,7 @@ class Opened:
         self.failed = threading.Event()
         self.name = source.name
         self.read, self.cancel, self.close = source.read, source.cancel, source.close
+        self.remedy = source.remedy
         self._open = source.open
 
     def open(self) -> None:
@@ -198,6 +200,9 @@ class Script:
         self._clock = clock
         self.closed = 0
 
+    def more(self) -> bool:
+        return bool(self._does)
+
     def _next(self) -> bytes:
         what = self._does.pop(0)
         if isinstance(what, Exception):
@@ -219,9 +224,13 @@ class Script:
     def close(self) -> None:
         self.closed += 1
 
+    def remedy(self, state: ReceiverState, heard: bytes) -> str:
+        return f"{state} after {len(heard)} bytes"
+
 
 OK = b""
-UBX = bytes.fromhex("b5620107020000000a2b")
+UBX = bytes.fromhex("b5620107020000000a31") + bytes(20)
+NOISE = b"\x80\xf3\x0f" * 9
 
 
 def script(*does: bytes | float | Exception) -> tuple[Reader, Script, Callable[[], float | None]]:
@@ -292,61 +301,98 @@ def test_a_device_that_opens_and_dies_is_not_opened_faster_and_faster() -> None:
     assert [step() for _ in range(6)] == [0, 1, 0, 2, 0, 4]
 
 
-def test_silence_is_a_state_and_ends_with_the_next_sentence(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_receiver_that_falls_silent_is_opened_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     sentence = line(3)
-    reader, _, step = script(
-        OK, line(0), 0.25, 9.5, 0.25, 100.0, sentence[:5], 1.0, sentence[5:], 1.0
-    )
-    assert states(reader, step, 10) == [
-        ("absent", 1000.0),
-        ("absent", 1000.0),
+    does: list[bytes | float] = [OK, line(0), 0.25, 9.5, 0.25]
+    does += [OK, 10.0, 9.0, 1.0]
+    does += [OK, 39.0, 1.0]
+    does += [OK, sentence[:5], 1.0, sentence[5:], 1.0]
+    reader, source, step = script(*does)
+    assert states(reader, step, 12)[2:] == [
         ("2d", 1000.25),
         ("2d", 1000.25),
         ("silent", 1010.0),
-        ("silent", 1010.0),
-        ("silent", 1010.0),
-        ("silent", 1010.0),
-        ("no-fix", 1111.0),
-        ("2d", 1112.0),
+        *[("silent", 1010.0)] * 7,
     ]
+    assert source.closed == 3
+    assert states(reader, step, 5)[-1] == ("2d", 1072.0)
     assert caplog.messages == [
-        "nothing comes from gps: check the receiver's wiring and power",
-        "gps works again after 101 s (failures: 1)",
+        "silent after 0 bytes",
+        "gps works again after 62 s (failures: 1)",
     ]
 
 
-@pytest.mark.parametrize(
-    ("says", "state", "text"),
-    [
-        ([b"\x80\xf3\x0f" * 9] * 12, "wrong-baud", "what comes from gps is no NMEA: try another"),
-        ([UBX] * 12, "binary", "gps speaks a binary protocol: switch its NMEA output on"),
-        (
-            [gga(i) for i in range(12)],
-            "no-date",
-            "gps gives positions but no date: switch",
-        ),
-    ],
-)
-def test_what_a_user_can_mend_is_said(
-    says: list[bytes], state: str, text: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("says", "state"), [(NOISE, "wrong-baud"), (UBX, "binary")])
+def test_what_cannot_be_read_for_5_s_is_told_and_opened_again(
+    says: bytes, state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
+    unreadable: list[bytes | float] = [says, 1.0]
+    reader, source, step = script(
+        *[OK, *unreadable * 5], *[OK, *unreadable * 10], OK, line(20), line(21)
+    )
+    closed = 0
+    while source.more():
+        before = source.closed
+        step()
+        if source.closed > before:
+            closed += 1
+            assert reader.status.state == state
+    assert (closed, reader.status.state) == (2, "2d")
+    heard, back = caplog.messages
+    assert heard == f"{state} after {5 * len(says)} bytes"
+    assert back == "gps works again after 10 s (failures: 1)"
+
+
+def test_a_receiver_that_speaks_every_8_s_is_not_taken_for_unreadable() -> None:
     does: list[bytes | float] = [OK]
-    for data in says:
-        does += [data, 1.0]
+    for second in range(0, 40, 8):
+        begun, end = line(second)[:20], line(second)[20:]
+        does += [begun, 0.25, end[:-1], 0.0, end[-1:], 8.0]
+    reader, source, step = script(*does)
+    while source.more():
+        step()
+    assert (source.closed, reader.status.fixes, reader.status.state) == (0, 5, "2d")
+
+
+def test_positions_without_a_date_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    does: list[bytes | float] = [OK]
+    for second in range(12):
+        does += [gga(second), 1.0]
     reader, _, step = script(*does, *[line(i) for i in range(20, 24)])
     for _ in does:
         step()
-    assert reader.status.state == state
-    for _ in range(4):
-        step()
-    assert reader.status.state == "2d"
+    assert states(reader, step, 4)[-1][0] == "2d"
     said_first, back = caplog.messages
-    assert said_first.startswith(text)
+    assert said_first.startswith("gps gives positions but no date: switch")
     assert back.startswith("gps works again after")
+
+
+def test_a_receiver_that_is_plugged_in_is_opened_at_once() -> None:
+    clock, arrivals = FakeClock(), [7]
+    absent = SourceError("absent")
+    source = Script(clock, *[absent] * 6, OK)
+    reader = Reader(source, live, Recorded(), clock, arrivals=lambda: arrivals[0])
+    for _ in range(4):
+        clock.advance(reader.step(clock.now_s) or 0)
+    assert reader.step(clock.now_s) == 16
+    assert reader.step(clock.advance(3)) == 13
+    arrivals[0] += 1
+    assert reader.step(clock.now_s) == 1  # its name is not there yet
+    assert reader.step(clock.advance(1)) == 0
+    assert not source.more()
+
+
+def test_the_sky_is_that_of_the_open_device() -> None:
+    reader, _, step = script(OK, Drive(DAY_MS).epoch(0), SourceError("gone"))
+    assert reader.sky() == Sky()
+    for _ in range(2):
+        step()
+    assert len(reader.sky().satellites) == 11
+    step()
+    assert reader.sky() == Sky()
 
 
 def test_counts_go_on_over_a_reopening() -> None:
@@ -399,3 +445,18 @@ def test_close_waits_for_the_step_and_no_step_follows() -> None:
     closing.join(LIMIT_S)
     assert (source.closed, reader.status.fixes) == (1, 2)
     assert reader.step(0) is None
+
+
+# ---- on a receiver that changes
+
+
+def test_a_receiver_that_comes_back_at_another_speed_is_found_again() -> None:
+    recorded = Recorded()
+    with ScriptedReceiver(line(0) + line(1), baud=9600) as receiver:
+        reader = Reader(SerialSource(receiver.device), live, recorded)
+        with running(reader):
+            recorded.wait_for(DAY_MS)
+            receiver.says = line(2) + line(3)
+            receiver.baud = 115200
+            recorded.wait_for(DAY_MS + 2000)
+            assert reader.status.state == "2d"

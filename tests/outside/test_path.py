@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from misbehaving import Server, answer, hang, refusing
+from processes import agent
 from rig import committed, record_backlog, simulated, started, stats, write_config
 
 from telemetry_agent.endpoint import Endpoint
@@ -21,9 +22,9 @@ def endpoint(tmp_path: Path) -> Endpoint:
 def test_everything_a_receiver_says_arrives_once(tmp_path: Path, endpoint: Endpoint) -> None:
     with endpoint, simulated(tmp_path, 60) as simulator:
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
-        with started(config) as agent:
-            assert endpoint.wait_for(60, 20), agent.text()
-            assert agent.end() == 0
+        with started(config) as daemon:
+            assert endpoint.wait_for(60, 20), daemon.text()
+            assert daemon.end() == 0
         received = endpoint.received()
     assert [seq for _, seq, _ in received] == list(range(1, 61))
     assert len({stream for stream, _, _ in received}) == 1
@@ -35,21 +36,21 @@ def test_everything_a_receiver_says_arrives_once(tmp_path: Path, endpoint: Endpo
 def test_an_outage_loses_nothing_and_live_fixes_resume(tmp_path: Path, endpoint: Endpoint) -> None:
     with endpoint, simulated(tmp_path) as simulator:
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
-        with started(config) as agent:
+        with started(config) as daemon:
             assert endpoint.wait_for(20, 20)
             endpoint.disconnect()
-            agent.wait_for_line("nothing can be delivered")
+            daemon.wait_for_line("nothing can be delivered")
             away = endpoint.count()
             sent = simulator.sent
             while simulator.sent < sent + 40:
                 simulator.done.wait(0.1)
             assert endpoint.count() == away
             endpoint.reconnect()
-            agent.wait_for_line("delivering again after")
+            daemon.wait_for_line("delivering again after")
             assert endpoint.wait_for(simulator.sent + 20, 20)
             simulator.hush()
             assert endpoint.wait_for(simulator.sent, 20)
-            assert agent.end() == 0
+            assert daemon.end() == 0
         received = endpoint.received()
         assert len({time for _, _, time in received}) == len(received) == simulator.sent
     assert stats(tmp_path).ready == stats(tmp_path).unack == 0
@@ -60,15 +61,15 @@ def test_a_device_that_vanishes_and_returns_on_another_node(
 ) -> None:
     with endpoint, simulated(tmp_path) as simulator:
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
-        with started(config) as agent:
+        with started(config) as daemon:
             assert endpoint.wait_for(20, 20)
             simulator.unplug()
-            agent.wait_for_line("went away: check the cable")
+            daemon.wait_for_line("went away: check the cable")
             before = endpoint.count()
             simulator.replug()
-            agent.wait_for_line("works again after")
+            daemon.wait_for_line("works again after")
             assert endpoint.wait_for(before + 20, 20)
-            assert agent.end() == 0
+            assert daemon.end() == 0
         times = [time for _, _, time in endpoint.received()]
         assert len(set(times)) == len(times)
 
@@ -86,25 +87,25 @@ def test_kill_minus_nine_at_random_moments(tmp_path: Path, endpoint: Endpoint) -
                 endpoint.disconnect()
             elif life % 4 == 3:
                 endpoint.reconnect()
-            with started(config) as agent:
-                agent.wait_for_line("records van-07")
+            with started(config) as daemon:
                 simulator.done.wait(draw.uniform(0.0, 0.8))
-                agent.kill()
+                daemon.kill()
             copy = tmp_path / f"life-{life}"
             copy.mkdir()
-            for file in tmp_path.glob("queue.db*"):
-                shutil.copy(file, copy)
+            for file in (tmp_path / "queue.db", tmp_path / "queue.db-wal"):
+                if file.exists():
+                    shutil.copy(file, copy)
             on_disk = committed(copy / "queue.db")
             for name, (_, time) in on_disk.items():
                 assert named.setdefault(name, time) == time, f"{name} names two fixes"
         simulator.hush()
         endpoint.reconnect()
-        with started(config) as agent:
+        with started(config) as daemon:
             received: dict[tuple[str, int], str] = {}
             while missing := named.keys() - received.keys():
                 assert endpoint.wait_for(len(received) + 1, 20), f"{missing} never arrive"
                 received = {(s, n): time for s, n, time in endpoint.received()}
-            assert agent.end() == 0
+            assert daemon.end() == 0
         received = {(s, n): time for s, n, time in endpoint.received()}
     assert len(named) > 100
     for name, time in received.items():
@@ -116,10 +117,10 @@ def test_sigterm_while_a_request_hangs(tmp_path: Path) -> None:
         config = write_config(
             tmp_path, str(simulator.device), server.url, upload={"timeout": "60s"}
         )
-        with started(config) as agent:
+        with started(config) as daemon:
             server.wait_for(lambda s: bool(s.requests))
-            assert agent.end(10) == 0
-            assert not any("Traceback" in line for line in agent.err)
+            assert daemon.end(10) == 0
+            assert not any("Traceback" in line for line in daemon.err)
             sent = simulator.sent
     counts = stats(tmp_path)
     assert counts.acked == 0
@@ -129,18 +130,18 @@ def test_sigterm_while_a_request_hangs(tmp_path: Path) -> None:
 def test_sigint_is_as_good(tmp_path: Path, endpoint: Endpoint) -> None:
     with endpoint, simulated(tmp_path) as simulator:
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
-        with started(config) as agent:
+        with started(config) as daemon:
             assert endpoint.wait_for(10, 20)
-            assert agent.end(10, by=signal.SIGINT) == 0
+            assert daemon.end(10, by=signal.SIGINT) == 0
 
 
 def test_an_endpoint_that_refuses_everything_makes_no_dead_letters(tmp_path: Path) -> None:
     record_backlog(tmp_path, 100)
     with Server(then=answer(400, "no")) as server:
         config = write_config(tmp_path, "/dev/none", server.url, upload={"backoff_max": "1h"})
-        with started(config) as agent:
-            agent.wait_for_line("uploads are held")
-            assert agent.end() == 0
+        with started(config) as daemon:
+            daemon.wait_for_line("uploads are held")
+            assert daemon.end() == 0
     assert len(server.requests) <= ceil(log2(100)) + 3
     counts = stats(tmp_path)
     assert (counts.ready, counts.ack_failed) == (100, 0)
@@ -150,10 +151,10 @@ def test_one_bad_fix_becomes_a_dead_letter_and_the_rest_arrives(tmp_path: Path) 
     record_backlog(tmp_path, 100)
     with Server(then=refusing({42})) as server:
         config = write_config(tmp_path, "/dev/none", server.url)
-        with started(config) as agent:
+        with started(config) as daemon:
             server.wait_for(lambda s: len(s.ledger) == 99)
-            agent.wait_for_line("refused a fix")
-            assert agent.end() == 0
+            daemon.wait_for_line("refused a fix")
+            assert daemon.end() == 0
     assert set(server.ledger.values()) == {1}
     assert len(server.requests) - 1 <= 2 * ceil(log2(100))
     counts = stats(tmp_path)
@@ -165,10 +166,8 @@ def test_a_second_daemon_ends_with_75_and_names_the_first(
 ) -> None:
     with endpoint:
         config = write_config(tmp_path, "/dev/none", endpoint.url)
-        with started(config) as first:
-            first.wait_for_line("records van-07")
-            with started(config) as second:
-                assert second.wait() == 75
-                assert len(second.err) == 1
-                assert f"{tmp_path}/queue.db is in use by" in second.err[0]
-                assert f"pid {first.process.pid}" in second.err[0]
+        with started(config) as first, agent("run", "--config", str(config)) as second:
+            assert second.wait() == 75
+            assert len(second.err) == 1
+            assert f"{tmp_path}/queue.db is in use by" in second.err[0]
+            assert f"pid {first.process.pid}" in second.err[0]

@@ -234,3 +234,26 @@ def test_any_answer_has_an_outcome_that_names_only_fixes_of_the_batch(
     else:
         assert got.reason.isprintable()
         assert len(got.reason) < 300
+
+
+# Reports of the agent about itself
+
+
+def test_a_report_travels_with_fixes_or_alone() -> None:
+    report = {"receiver": "3d", "lost": {}}
+    with_fixes = json.loads(encode(BATCH, compression="none", agent=report).body)
+    assert with_fixes == json.loads(encode(BATCH, compression="none").body) | {"agent": report}
+    alone = json.loads(encode(batch_of(), compression="none", agent=report).body)
+    assert (alone["fixes"], alone["agent"]) == ([], report)
+
+
+def test_a_report_is_part_of_the_key() -> None:
+    batches, agents = (batch_of(), BATCH), (None, {"pending": 1}, {"pending": 2})
+    keys = {
+        encode(batch, compression="none", agent=agent).headers["Idempotency-Key"]
+        for batch in batches
+        for agent in agents
+    }
+    assert len(keys) == 6
+    again = encode(batch_of(), compression="gzip", agent={"pending": 1})
+    assert again.headers["Idempotency-Key"] in keys

@@ -20,14 +20,15 @@ from misbehaving import (
     reset,
     says,
     swallowed_syn,
-    tls_client_context,
     tls_server_context,
+    trusting,
     twice,
 )
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.network import Network
+from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.network import BrokenError, Connection, Network
 from telemetry_agent.upload.seams import NoAnswer
 from telemetry_agent.upload.transport import Transport
 
@@ -59,7 +60,7 @@ def unanswered(outcome: Answer | NoAnswer) -> str:
 def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
     with (
         Server(answer(202, "fine", {"X-One": "1", "x-Two": "2"})) as server,
-        transport_to(server.url + "?key=1", headers={"X-Mine": "me"}) as transport,
+        transport_to(server.url + "?key=1", access=Access({"X-Mine": "me"})) as transport,
     ):
         got = answered(transport.exchange(PAYLOAD, 5))
         counted = transport.sent_bytes, transport.received_bytes
@@ -87,13 +88,15 @@ def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
 
 
 def test_a_header_of_the_user_may_hold_any_letters() -> None:
-    with Server() as server, transport_to(server.url, headers={"X-Name": "Zürich"}) as transport:
+    access = Access({"X-Name": "Zürich"})
+    with Server() as server, transport_to(server.url, access=access) as transport:
         answered(transport.exchange(PAYLOAD, 5))
     assert server.requests[0].headers["x-name"].encode("latin-1").decode() == "Zürich"
 
 
 def test_a_header_that_cannot_be_sent_is_no_traceback() -> None:
-    with Server() as server, transport_to(server.url, headers={"X-Name": "a\nb"}) as transport:
+    access = Access({"X-Token": "a\nb"})
+    with Server() as server, transport_to(server.url, access=access) as transport:
         assert unanswered(transport.exchange(PAYLOAD, 5)).startswith("the request cannot be sent")
 
 
@@ -251,18 +254,27 @@ def test_a_refusal_is_clear_even_if_its_body_breaks_off(status: int) -> None:
         assert (got.status, got.body) == (status, b"no")
 
 
-def test_an_answer_given_before_the_request_was_read_counts() -> None:
+def test_an_answer_given_before_the_request_was_read_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse_early(line: Line, request: Request) -> bool:
         line.reply(413, "too large")
-        line.reset()
+        line.hang()
         return False
 
+    send = Connection.send
+
+    def breaks_at_the_body(self: Connection, data: bytes) -> None:
+        if not data.startswith(b"POST"):
+            raise BrokenError("connection reset by peer")
+        send(self, data)
+
+    monkeypatch.setattr(Connection, "send", breaks_at_the_body)
     with (
         Server(Act(refuse_early, at_once=True)) as server,
         transport_to(server.url) as transport,
     ):
-        big = Payload(b"x" * 20_000_000, {})
-        assert answered(transport.exchange(big, 5)).status == 413
+        assert answered(transport.exchange(PAYLOAD, 5)).status == 413
 
 
 def test_the_url_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -317,7 +329,7 @@ def test_the_deadline_ends_a_request_that_nobody_reads() -> None:
 def test_the_deadline_ends_a_tls_handshake_that_hangs() -> None:
     with (
         Server(hang(after_reading=False), tls=tls_server_context()) as server,
-        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+        transport_to(server.url, access=trusting()) as transport,
     ):
         assert "no TLS handshake with 127.0.0.1:" in assert_ends_in_time(transport)
 
@@ -327,7 +339,7 @@ def test_the_deadline_ends_a_tls_handshake_that_drips() -> None:
     slow = drips(b"\x02" * 500, first=b"\x16\x03\x03\x40\x00", at_once=True)
     with (
         Server(slow, tls=tls_server_context()) as server,
-        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+        transport_to(server.url, access=trusting()) as transport,
     ):
         assert "no TLS handshake with 127.0.0.1:" in assert_ends_in_time(transport)
 
@@ -365,6 +377,27 @@ def test_a_look_up_that_comes_late_serves_the_exchange_that_joined_it() -> None:
             unanswered(transport.exchange(PAYLOAD, 0.05))
             threading.Timer(0.05, known.set).start()
             answered(transport.exchange(PAYLOAD, 5))
+
+
+@pytest.mark.parametrize("silence", ["hangs", "says try again"])
+def test_where_the_name_server_falls_silent_its_last_word_serves(silence: str) -> None:
+    words = [True, False]
+    with Server() as server:
+
+        def resolve(host: str, port: int) -> list[Any]:
+            if words.pop(0):
+                return socket.getaddrinfo("127.0.0.1", server.port, type=socket.SOCK_STREAM)
+            if silence == "hangs":
+                return never(host, port)
+            raise socket.gaierror(socket.EAI_AGAIN, "later")
+
+        network = Network(Clock(), resolve, look_up_timeout_s=0.1)
+        with transport_to("http://far.example/", network=network) as transport:
+            answered(transport.exchange(PAYLOAD, 5))
+            transport.drop_idle()
+            answered(transport.exchange(PAYLOAD, 5))
+    assert words == []
+    assert server.connections == 2
 
 
 # An abort ends it at once.
@@ -416,7 +449,7 @@ def test_after_an_abort_a_rearmed_transport_works() -> None:
 def test_tls_is_verified_and_says_so() -> None:
     with (
         Server(tls=tls_server_context()) as server,
-        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+        transport_to(server.url, access=trusting()) as transport,
     ):
         big = Payload(b"x" * 1_000_000, {})
         assert answered(transport.exchange(big, 10)).verified_tls
@@ -429,7 +462,7 @@ def test_tls_is_verified_and_says_so() -> None:
 def test_a_tls_server_that_hangs_up_is_noticed_at_once() -> None:
     with (
         Server(answer(), hang_up(), hang_up(), tls=tls_server_context()) as server,
-        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+        transport_to(server.url, access=trusting()) as transport,
     ):
         answered(transport.exchange(PAYLOAD, 5))
         reason = unanswered(transport.exchange(PAYLOAD, 5))
@@ -446,7 +479,7 @@ def test_a_certificate_that_nobody_trusts_is_the_network() -> None:
 def test_an_expired_certificate_casts_doubt_on_the_clock() -> None:
     with (
         Server(tls=tls_server_context(expired=True)) as server,
-        transport_to(server.url, ssl_context=tls_client_context(expired=True)) as transport,
+        transport_to(server.url, access=trusting(expired=True)) as transport,
     ):
         reason = unanswered(transport.exchange(PAYLOAD, 5))
     assert reason == (
@@ -460,8 +493,8 @@ def test_a_certificate_for_another_name_is_not_trusted() -> None:
     )
     with Server(tls=tls_server_context()) as server:
         url = f"https://other.example:{server.port}/"
-        context = tls_client_context()
-        with transport_to(url, ssl_context=context, network=network) as transport:
+        access = trusting()
+        with transport_to(url, access=access, network=network) as transport:
             reason = unanswered(transport.exchange(PAYLOAD, 5))
     assert reason.startswith("certificate not trusted: Hostname mismatch")
 
@@ -469,7 +502,7 @@ def test_a_certificate_for_another_name_is_not_trusted() -> None:
 def test_a_plain_server_behind_an_https_url_is_named() -> None:
     with Server(drips(b"", first=b"HTTP/1.1 400 Bad Request\r\n\r\n", at_once=True)) as server:
         url = server.url.replace("http:", "https:")
-        with transport_to(url, ssl_context=tls_client_context()) as transport:
+        with transport_to(url, access=trusting()) as transport:
             reason = unanswered(transport.exchange(PAYLOAD, 5))
     assert reason == f"TLS handshake with 127.0.0.1:{server.port} failed: wrong version number"
 
@@ -529,6 +562,19 @@ def test_the_addresses_are_tried_in_turn_and_the_family_that_worked_comes_first(
             answered(transport.exchange(PAYLOAD, 5))
     good = f"127.0.0.1:{server.port}"
     assert tried == [f"[::1]:{dead[1]}", good, good]
+
+
+def test_a_dead_address_leaves_time_for_the_next() -> None:
+    with Server() as server, swallowed_syn() as dead:
+
+        def resolve(host: str, port: int) -> list[Any]:
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+                for port in (dead, server.port)
+            ]
+
+        with transport_to("http://far.example/", network=Network(Clock(), resolve)) as transport:
+            answered(transport.exchange(PAYLOAD, 1))
 
 
 def test_no_route_is_a_state_of_its_own() -> None:

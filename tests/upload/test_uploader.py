@@ -24,13 +24,13 @@ from misbehaving import (
     refusing,
     reset,
     says,
-    tls_client_context,
     tls_server_context,
+    trusting,
 )
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.model import Batch, Fix, Payload
+from telemetry_agent.model import Batch, Fix, Payload, UploadState
 from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.transport import Transport
@@ -46,20 +46,40 @@ class Longest(random.Random):
         return b
 
 
+class FakeWay:
+    """The way to the endpoint as the test wants it."""
+
+    def __init__(self) -> None:
+        self.why: tuple[UploadState, str] | None = None
+        self.heard: list[str] = []
+
+    def closed(self) -> tuple[UploadState, str] | None:
+        return self.why
+
+    def doubt(self) -> None:
+        self.heard.append("doubt")
+
+    def answered(self) -> None:
+        self.heard.append("answered")
+
+
 class Bench:
     """A queue, an uploader and a server, and a clock that the test moves."""
 
-    def __init__(self, server: Server, folder: Path, **policy: Any) -> None:
+    def __init__(
+        self, server: Server, folder: Path, way: "FakeWay | None" = None, **policy: Any
+    ) -> None:
         self.server = server
         self.clock = FakeClock()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
-        context = tls_client_context() if server.url.startswith("https") else None
-        self.transport = Transport(server.url, ssl_context=context)
+        access = trusting() if server.url.startswith("https") else None
+        self.transport = Transport(server.url, access=access)
         self.uploader = Uploader(
             self.queue,
             native,
             self.transport,
             UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
+            way=way,
             clock=self.clock,
             rng=Longest(),
         )
@@ -121,10 +141,10 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(
-    folder: Path, *script: Act, then: Act | None = None, tls: bool = False, **policy: Any
+    folder: Path, *script: Act, then: Act | None = None, tls: bool = False, **seams: Any
 ) -> Iterator[Bench]:
     with Server(*script, then=then, tls=tls_server_context() if tls else None) as server:
-        made = Bench(server, folder, **policy)
+        made = Bench(server, folder, **seams)
         try:
             yield made
         finally:
@@ -374,10 +394,99 @@ def test_the_network_cuts_a_backoff_short(tmp_path: Path) -> None:
         b.put(1)
         assert b.work() == 64  # a put cannot
         b.uploader.network_returned()
-        assert b.work() == 2  # a fleet does not come back at one instant
+        assert b.work() == 10  # for the live one to gather company
+        assert b.counts[2] == 2
         b.clock.advance(2)
         b.work()
         assert b.state == "ok"
+
+
+def test_no_attempt_while_the_way_is_closed_but_one_each_backoff_max(tmp_path: Path) -> None:
+    way = FakeWay()
+    with bench(tmp_path, hang_up(), way=way) as b:
+        b.put_backlog(2)
+        way.why = ("no-route", "no route to 192.0.2.1")
+        assert b.work() == 1  # the first attempt, whatever the monitor thinks
+        assert len(b.server.requests) == 1
+        b.clock.advance(1)
+        assert b.work() == 299
+        assert (b.state, b.uploader.status().last_error) == ("no-route", "no route to 192.0.2.1")
+        b.clock.advance(299)
+        assert b.work() == 300
+        assert len(b.server.requests) == 2
+        assert b.state == "ok"
+        assert way.heard == ["doubt", "answered"]
+
+
+def test_the_return_of_the_network_resumes_at_once(tmp_path: Path) -> None:
+    way = FakeWay()
+    with bench(tmp_path, hang_up(), way=way) as b:
+        b.put_backlog(2)
+        b.work()
+        way.why = ("unreachable", "connection refused")
+        b.clock.advance(100)
+        assert b.work() == 200
+        way.why = None
+        b.uploader.network_returned()
+        assert b.work() is None
+        assert b.counts == (0, 0, 2, 0)
+
+
+def test_a_closed_way_is_no_trouble_while_nothing_is_pending(tmp_path: Path) -> None:
+    way = FakeWay()
+    with bench(tmp_path, way=way) as b:
+        b.put_backlog(1)
+        assert b.work() is None
+        way.why = ("no-route", "no route")
+        assert b.work() == 300
+        assert b.state == "ok"
+
+
+def test_unanswered_rows_stay_unack_while_there_is_something_else_to_try(tmp_path: Path) -> None:
+    with bench(tmp_path, hang_up(), hang_up(), max_batch=2) as b:
+        b.put_backlog(6)
+        b.clock.advance(b.work() or 0)
+        assert b.counts == (4, 2, 0, 0)
+        b.clock.advance(b.work() or 0)
+        assert b.counts == (2, 4, 0, 0)
+        assert b.work() is None  # the third is answered: there is hope for the others
+        assert b.counts == (0, 0, 6, 0)
+        sent = [request.headers["idempotency-key"] for request in b.server.requests]
+        assert len(sent) == 5
+        assert len(set(sent)) == 3
+
+
+def test_a_changed_network_drops_the_kept_connection(tmp_path: Path) -> None:
+    with bench(tmp_path) as b:
+        b.put_backlog(1)
+        b.work()
+        b.uploader.network_changed()
+        b.put_backlog(1)
+        b.work()
+        assert b.server.connections == 2
+
+
+def test_a_changed_network_ends_the_request_that_hangs_in_the_old_one(tmp_path: Path) -> None:
+    way = FakeWay()
+    with bench(tmp_path, hang(), way=way, timeout_s=60.0) as b:
+        b.put_backlog(1)
+        hanging = threading.Thread(target=b.step)
+        hanging.start()
+        b.server.wait_for(lambda server: bool(server.requests))
+        way.why = ("no-route", "no route to 192.0.2.1")
+        b.uploader.network_changed()
+        hanging.join(5)
+        assert not hanging.is_alive()
+        assert b.counts == (0, 1, 0, 0)
+        assert b.state == "ok"
+        assert way.heard == []
+        b.work()
+        assert b.counts == (0, 1, 0, 0)
+        assert b.state == "no-route"
+        way.why = None
+        b.uploader.network_returned()
+        b.work()
+        assert b.counts == (0, 0, 1, 0)
 
 
 def test_what_the_server_stored_without_answering_is_sent_again_under_its_own_key(

@@ -8,6 +8,7 @@ that finds the receiver under its name, on whatever node it is by then.
 from typing import Protocol
 
 from telemetry_agent.errors import SourceError
+from telemetry_agent.model import ReceiverState
 
 
 class BusyError(SourceError):
@@ -21,8 +22,9 @@ class EndOfSourceError(Exception):
 class Source(Protocol):
     """A receiver, or what stands in for one."""
 
-    name: str
-    """How messages call it."""
+    @property
+    def name(self) -> str:
+        """How messages call it."""
 
     def open(self) -> None:
         """Make it ready to be read.
@@ -44,7 +46,15 @@ class Source(Protocol):
         """
 
     def cancel(self) -> None:
-        """End the read that blocks, or else the next one, at once. From any thread."""
+        """End the open or read that blocks, or else the next one, at once. From any thread."""
 
     def close(self) -> None:
         """Free the device for others. Idempotent."""
+
+    def remedy(self, state: ReceiverState, heard: bytes) -> str:
+        """What to tell the user of a source that was closed because it was of no use.
+
+        Args:
+            state: silent, wrong-baud or binary.
+            heard: what came last, without a valid sentence in it.
+        """

@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import EndOfSourceError
+from telemetry_agent.model import ReceiverState
 
 _CHUNK_BYTES = 4096
 
@@ -53,3 +54,7 @@ class ReplaySource:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def remedy(self, state: ReceiverState, heard: bytes) -> str:  # noqa: ARG002
+        """See ``Source.remedy``."""
+        return f"what {self.name} holds is no NMEA: file:// replays what a receiver sent"

@@ -8,21 +8,34 @@ import contextlib
 import errno
 import fcntl
 import grp
+import logging
 import os
 import pwd
 import stat
 import termios
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import serial
 
+from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
-from telemetry_agent.gnss.sources import BusyError
+from telemetry_agent.gnss.sources import BusyError, holders
+from telemetry_agent.gnss.sources.baud import PATIENCE_S, BaudMemory, Trial, in_order
+from telemetry_agent.gnss.sources.commands import StartWatch
+from telemetry_agent.gnss.sources.machine import candidate
+from telemetry_agent.gnss.sources.protocols import protocol
+from telemetry_agent.model import ReceiverState
+
+_log = logging.getLogger(__name__)
 
 _ABSENT = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR, errno.EIO}
 _BUSY = {errno.EBUSY, errno.EWOULDBLOCK}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
+_WRITE_S = 2.0
+_COMMANDS_EVERY_S = 10.0  # a command that restarts the receiver must not go round in circles
+_SILENT_TRIALS = 2
 
 
 class _Port(serial.Serial):
@@ -31,46 +44,74 @@ class _Port(serial.Serial):
 
 
 class SerialSource:
-    """Reads a serial port at a fixed speed, and keeps other programs off it."""
+    """Reads a serial port, and keeps other programs off it.
 
-    def __init__(self, path: Path, baud: int) -> None:
+    Args:
+        path: the port, or a link to it.
+        baud: its speed; None finds it out at each open.
+        commands: sent after each open, and when the receiver says that it has started.
+        memory: what speed worked.
+        clock: bounds the search for the speed.
+        root: where the machine's /proc and /sys are.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        baud: int | None = None,
+        *,
+        commands: Sequence[bytes] = (),
+        memory: BaudMemory | None = None,
+        clock: Clock | None = None,
+        root: Path = Path("/"),
+    ) -> None:
         self.name = str(path)
+        self.baud = baud
+        """The line's speed; None while it is not known."""
         self._path = path
-        self._baud = baud
+        self._fixed = baud is not None
+        self._commands = commands
+        self._commanded_s = float("-inf")
+        self._starts = StartWatch()
+        self._memory = memory or BaudMemory()
+        self._clock = clock or Clock()
+        self._root = root
+        self._held = b""  # read while the speed was being found
         self._port: _Port | None = None
         self._cancelled = False
         self._guard = threading.Lock()  # so that cancel never meets a port that is half closed
 
     def open(self) -> None:
-        """See ``Source.open``. Nothing of the line is changed but speed, framing and raw mode."""
+        """See ``Source.open``. Nothing of the line is changed but speed, framing and raw mode.
+
+        Where the speed is not known it is looked for: that takes seconds, and none where the one
+        that worked before still does. If none is right, the likeliest is kept.
+        """
+        self._open()
         try:
-            if not stat.S_ISCHR(self._path.stat().st_mode):
-                raise SourceError(self._no_port())
-            port = _Port(self.name, self._baud, timeout=0, exclusive=True)
-            with self._guard:
-                self._port = port
-            # pyserial's "exclusive" is a lock among those who ask for it: this keeps off the rest.
-            fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
+            if not self._fixed:
+                self.baud = self.find_baud()
+            if self.baud is not None:
+                self._send_commands()
         except (OSError, termios.error) as error:
             self.close()
-            raise self._why(error) from error
+            raise self._gone() from error
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
-        port = self._port
-        if port is None:
-            raise SourceError(f"{self.name} is not open")
+        self._opened()
         if self._cancelled:
             self._cancelled = False
             return b""
+        data, self._held = self._held, b""
         try:
-            waiting = port.in_waiting
-            if not waiting:
-                port.timeout = timeout_s
-            data: bytes = port.read(max(1, waiting))
+            data = data or self._take(timeout_s)
+            if self._commands and self._starts.feed(data):
+                _log.info("%s has started: it is sent gps.on_connect again", self.name)
+                self._send_commands()
         except (OSError, termios.error) as error:
             # A raw OSError from in_waiting, or pyserial's "readiness to read but returned no data".
-            raise SourceError(f"{self.name} went away: check the cable and the power") from error
+            raise self._gone() from error
         return data
 
     def cancel(self) -> None:
@@ -84,12 +125,121 @@ class SerialSource:
         """See ``Source.close``."""
         with self._guard:
             port, self._port = self._port, None
+        self._held = b""
+        self._starts = StartWatch()
+        self._commanded_s = float("-inf")
         if port is not None:
             # A pty outlives its last user, and would stay exclusive for nobody. Where this fails,
             # the device is gone, and the mode with it.
             with contextlib.suppress(OSError):
                 fcntl.ioctl(port.fileno(), termios.TIOCNXCL)
             port.close()
+
+    def remedy(self, state: ReceiverState, heard: bytes) -> str:
+        """See ``Source.remedy``."""
+        if state == "binary":
+            return (
+                f"{self.name} speaks {protocol(heard) or 'a binary protocol'} and no NMEA: switch "
+                f"its NMEA output on: `gpsctl -f -n {self.name}` (Debian's gpsd-clients), or "
+                "commands in gps.on_connect"
+            )
+        if state == "wrong-baud":
+            return self._wrong_baud()
+        found = candidate(self._path, self._root)
+        if found and found.kind == "modem":
+            return (
+                f"nothing comes from {self.name} ({found.label}): switch its GNSS on: "
+                "`sudo mmcli -m any --location-enable-gps-unmanaged`"
+            )
+        return f"nothing comes from {self.name}: check the receiver's wiring and power"
+
+    def find_baud(self) -> int | None:
+        """The speed at which the open port speaks; None, and the likeliest set, if none is right.
+
+        A cancel ends the search.
+        """
+        port = self._opened()
+        rates = list(in_order(self._memory[self.name]))
+        silent = 0
+        for baud in rates:
+            port.baudrate = baud
+            trial = Trial()
+            if self._try(trial):
+                self._held = trial.heard
+                self._memory[self.name] = baud
+                return baud
+            silent += not trial.heard
+            # A line on which nothing ever comes says nothing of its speed.
+            if self._cancelled or silent == _SILENT_TRIALS:
+                break
+            termios.tcflush(port.fileno(), termios.TCIFLUSH)
+        port.baudrate = rates[0]
+        return None
+
+    def _try(self, trial: Trial) -> bool:
+        until_s = self._clock.monotonic_s() + PATIENCE_S
+        verdict = None
+        while verdict is None and not self._cancelled:
+            left_s = until_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                break
+            verdict = trial.feed(self._take(left_s))
+        return verdict is True
+
+    def _wrong_baud(self) -> str:
+        if not self._fixed:
+            return (
+                f"what comes from {self.name} is no NMEA at any speed: is it a receiver? Check "
+                "the wiring (ground, and 3.3 V levels on a header)"
+            )
+        found = detect_baud(self._path, root=self._root)
+        likely = f"it speaks at {found}: set gps.baud = {found}" if found else "try another"
+        return (
+            f'what comes from {self.name} at {self.baud} baud is no NMEA: {likely}, or "auto" '
+            "to have it found"
+        )
+
+    def _opened(self) -> _Port:
+        if self._port is None:
+            raise SourceError(f"{self.name} is not open")
+        return self._port
+
+    def _take(self, timeout_s: float) -> bytes:
+        port = self._opened()
+        waiting = port.in_waiting
+        if not waiting:
+            port.timeout = timeout_s
+        data: bytes = port.read(max(1, waiting))
+        return data
+
+    def _open(self) -> None:
+        try:
+            if not stat.S_ISCHR(self._path.stat().st_mode):
+                raise SourceError(self._no_port())
+            device = self._path.resolve()
+            # A pty's maker often has it open as well.
+            if device.name.startswith("tty") and (by := holders.holder(device, self._root)):
+                raise BusyError(holders.explain(device, by, self._root))
+            speed = self.baud or next(in_order(self._memory[self.name]))
+            port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
+            with self._guard:
+                self._port = port
+            # pyserial's "exclusive" is a lock among those who ask for it: this keeps off the rest.
+            fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
+        except (OSError, termios.error) as error:
+            self.close()
+            raise self._why(error) from error
+
+    def _send_commands(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._commanded_s < _COMMANDS_EVERY_S:
+            return
+        self._commanded_s = now_s
+        for command in self._commands:
+            self._opened().write(command)
+
+    def _gone(self) -> SourceError:
+        return SourceError(f"{self.name} went away: check the cable and the power")
 
     def _why(self, error: Exception) -> SourceError:
         number = _errno(error)
@@ -122,6 +272,23 @@ class SerialSource:
             return grp.getgrgid(group).gr_name if group else "dialout"
         except (OSError, KeyError):
             return "dialout"
+
+
+def detect_baud(path: Path, *, clock: Clock | None = None, root: Path = Path("/")) -> int | None:
+    """The speed at which a receiver (NMEA or binary) speaks on this port; None if none is right.
+
+    Takes a second where the speed is a likely one, at most ten. Opens the port: ask first where
+    it is not known to be a receiver's.
+
+    Raises:
+        SourceError: as ``Source.open``.
+    """
+    source = SerialSource(path, clock=clock, root=root)
+    try:
+        source.open()
+        return source.baud
+    finally:
+        source.close()
 
 
 def _user() -> str:

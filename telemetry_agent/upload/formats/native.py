@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from telemetry_agent.fixjson import fix_fields
@@ -13,21 +14,30 @@ _GZIP_LEVEL = 1  # on a small processor the time counts; level 6 saves a tenth m
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def encode(batch: Batch, *, compression: Literal["none", "gzip"]) -> Payload:
+def encode(
+    batch: Batch,
+    *,
+    compression: Literal["none", "gzip"],
+    agent: Mapping[str, object] | None = None,
+) -> Payload:
     """The request for ``batch``: compressed only where that makes it smaller.
 
-    The ``Idempotency-Key`` is made of the names in the batch: the same names have the same key
-    however often they are sent, and other names have another.
+    ``agent`` is what the agent reports about itself; a batch without fixes carries nothing else.
+
+    The ``Idempotency-Key`` is made of the names in the batch, and of the report: the same content
+    has the same key however often it is sent, and other content has another.
     """
-    body = _to_json(
-        {
-            "format": "native/1",
-            "device": batch.device,
-            "stream": batch.stream,
-            "fixes": [{"seq": r.seq, **fix_fields(r.fix)} for r in batch.records],
-        }
-    ).encode()
+    content: dict[str, object] = {
+        "format": "native/1",
+        "device": batch.device,
+        "stream": batch.stream,
+        "fixes": [{"seq": r.seq, **fix_fields(r.fix)} for r in batch.records],
+    }
     names = f"{batch.stream}:{','.join(str(r.seq) for r in batch.records)}"
+    if agent is not None:
+        content["agent"] = agent
+        names += _to_json(agent)
+    body = _to_json(content).encode()
     headers = {
         "Content-Type": "application/json",
         "Idempotency-Key": f'"{hashlib.sha256(names.encode()).hexdigest()[:32]}"',

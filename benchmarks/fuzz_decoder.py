@@ -1,0 +1,78 @@
+"""Damage: a million mutated sentences, and a minute of garbage at 921600 baud.
+
+    python benchmarks/fuzz_decoder.py [SENTENCES] [SEED]
+
+The sentences are those of the recordings that lie where ``tests/corpus.py`` looks for them, and of
+a simulated drive. They are decoded and sampled, and every fix that comes out is made a row of the
+queue. Nothing may raise; memory is told before and after. Then the decoder gets what a line at
+921600 baud carries in a minute when the baud rate is wrong, or when a cable is broken, in several
+kinds; the share of one core that this takes is printed, and what of memory it leaves behind.
+"""
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import mutations
+
+from telemetry_agent.gnss.decoder import Decoder
+
+_BYTES_PER_S = 92_160
+_MINUTE_S = 60
+_READS_PER_S = 50
+
+
+def _rss_kib() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def _fuzz(count: int, seed: int) -> None:
+    bodies = mutations.bodies()
+    mutations.survive(mutations.mutated(bodies, 20_000, seed))  # fills every cache
+    before_kib, start_s = _rss_kib(), time.process_time()
+    lines, fixes = mutations.survive(mutations.mutated(bodies, count, seed + 1))
+    print(
+        f"{lines:,} mutated sentences, seed {seed}: nothing raised, {fixes:,} fixes, "
+        f"{time.process_time() - start_s:.0f} s, memory {_rss_kib() - before_kib:+,} KiB"
+    )
+
+
+def _garbage(kind: str, make: Callable[[int], bytes]) -> None:
+    decoder = Decoder(fix_rollover=False)
+    read = _BYTES_PER_S // _READS_PER_S
+    reads = [make(read) for _ in range(_READS_PER_S)]
+    for data in reads:
+        decoder.feed(data, 0.0)
+    before_kib, start_s = _rss_kib(), time.process_time()
+    for second in range(_MINUTE_S):
+        for data in reads:
+            decoder.feed(data, float(second))
+            decoder.tick(float(second))
+    taken_s = time.process_time() - start_s
+    print(
+        f"a minute of {kind} at 921600 baud: {100 * taken_s / _MINUTE_S:.2f} % of a core, "
+        f"memory {_rss_kib() - before_kib:+,} KiB"
+    )
+
+
+def main() -> None:
+    """Damage, then print."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**32)
+    draw = random.Random(seed)
+    printable = bytes(range(0x20, 0x7F))
+    _garbage("random bytes", draw.randbytes)
+    _garbage("printable characters", lambda size: bytes(draw.choices(printable, k=size)))
+    _garbage("dollars", lambda size: b"$" * size)
+    _garbage("torn sentences", lambda size: (b"$GPRMC,123519,A,48" * size)[:size])
+    _garbage("zeros", bytes)
+    _fuzz(count, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""How a command gets its answers: from the running agent, or from the queue where none runs."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from telemetry_agent.daemon import control
+from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.tasks import Bell
+
+
+def ask(queue_path: Path, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Ask the running agent about its queue; where none runs, open the queue and look.
+
+    Raises:
+        AgentError: see ``control.ask`` and ``open_queue``.
+    """
+    try:
+        yield from control.ask(queue_path, question)
+    except control.NoAgentError:
+        # SQLite and all that is not needed where an agent answers.
+        from telemetry_agent.ackqueue.queue import AckQueue  # noqa: PLC0415
+        from telemetry_agent.daemon.commands import queue_commands  # noqa: PLC0415
+
+        check_queue(queue_path)
+        with AckQueue(queue_path) as queue:
+            yield from queue_commands(queue)[question["ask"]].run(question, Bell())
+
+
+def check_queue(path: Path) -> None:
+    """Whether there is a queue that this user may open.
+
+    Raises:
+        StorageError: there is none; opening would make one.
+        AgentError: no permission.
+    """
+    try:
+        path.stat()
+    except PermissionError:
+        pass
+    except OSError:
+        raise StorageError(f"there is no queue at {path}: nothing was recorded yet") from None
+    if not os.access(path, os.W_OK):
+        raise AgentError(
+            f"no agent runs, and only its user may open the queue {path} itself: use sudo"
+        )

@@ -1,0 +1,77 @@
+"""``drain``: send the backlog now."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from telemetry_agent import config
+from telemetry_agent.cli.asking import check_queue
+from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.clock import Clock
+from telemetry_agent.config import Settings
+from telemetry_agent.daemon import control
+
+
+@click.command()
+@config_option
+@json_option
+def command(config_path: Path | None, *, as_json: bool) -> None:
+    """Send what is recorded by now, without waiting for company or for a backoff.
+
+    The exit status is 0 when nothing of it is left, and 69 if the endpoint cannot be reached. A
+    wait that the endpoint itself asked for is kept. Ctrl-C loses nothing.
+    """
+    answers = _answers(config.load(config_path).settings)
+    if as_json:
+        for answer in answers:
+            click.echo(json.dumps(answer))
+    elif sys.stderr.isatty():
+        _show_bar(answers)
+    else:
+        _show_lines(answers)
+
+
+def _answers(settings: Settings) -> Iterator[dict[str, Any]]:
+    try:
+        yield from control.ask(settings.queue.path, {"ask": "drain"})
+    except control.NoAgentError:
+        check_queue(settings.queue.path)
+        from telemetry_agent.daemon.app import drain_alone  # noqa: PLC0415 - imports everything
+
+        # The answers tell it all; the log is for a daemon.
+        logging.getLogger("telemetry_agent").addHandler(logging.NullHandler())
+        yield from drain_alone(settings, Clock())
+
+
+def _show_lines(answers: Iterator[dict[str, Any]]) -> None:
+    said = ""
+    for answer in answers:
+        line = f"{answer['pending']:,} pending, {answer['delivered']:,} delivered"
+        if line != said:
+            click.echo(line)
+        said = line
+
+
+def _show_bar(answers: Iterator[dict[str, Any]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and not needed elsewhere
+    from rich.progress import Progress  # noqa: PLC0415 - the same
+
+    delivered = 0
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("sending", total=None)
+        for answer in answers:
+            first = progress.tasks[0].total is None
+            total = answer["pending"] if first else progress.tasks[0].total or 0
+            delivered = answer["delivered"]
+            progress.update(
+                bar,
+                total=total,
+                completed=total - answer["pending"],
+                description=answer["state"],
+            )
+    click.echo(f"nothing is left: {delivered:,} delivered")

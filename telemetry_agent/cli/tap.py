@@ -1,0 +1,64 @@
+"""``tap``: what the receiver says, from the running agent."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from telemetry_agent import config
+from telemetry_agent.cli.options import config_option, duration_callback, json_option
+from telemetry_agent.daemon import control
+from telemetry_agent.errors import AgentError
+
+_LINE_MAX = 4096  # a binary protocol has no lines
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--for", "for_s", metavar="DURATION", callback=duration_callback, help="E.g. 60s.")
+def command(config_path: Path | None, *, as_json: bool, for_s: float | None) -> None:
+    """What the receiver says, line by line as it comes, until Ctrl-C.
+
+    It takes nothing away from the agent, which goes on recording. Whoever reads too slowly misses
+    lines, and is told.
+    """
+    path = config.load(config_path).settings.queue.path
+    try:
+        for line in _lines(control.ask(path, {"ask": "tap", "for_s": for_s})):
+            if as_json:
+                click.echo(json.dumps({"line": line.rstrip("\r\n")}))
+            else:
+                _write(line)
+    except control.NoAgentError as error:
+        raise AgentError(
+            "no agent runs, and tap shows what a running one hears: start it, "
+            "or read the receiver itself with cat"
+        ) from error
+
+
+def _lines(answers: Iterator[dict[str, Any]]) -> Iterator[str]:
+    begun = ""
+    for answer in answers:
+        if "state" in answer:
+            click.echo(f"tap: {answer['source']}: {answer['state']}", err=True)
+        if "dropped_bytes" in answer:
+            click.echo(f"tap: read too slowly, {answer['dropped_bytes']} bytes missed", err=True)
+        *whole, begun = (begun + answer.get("raw", "")).split("\n")
+        yield from (f"{line}\n" for line in whole)
+        if len(begun) > _LINE_MAX:
+            yield begun
+            begun = ""
+    if begun:
+        yield begun
+
+
+def _write(line: str) -> None:
+    """Byte for byte; on a terminal without what could upset it."""
+    if sys.stdout.isatty():
+        line = "".join(c if c.isascii() and c.isprintable() else "." for c in line.rstrip()) + "\n"
+    sys.stdout.buffer.write(line.encode("latin-1"))
+    sys.stdout.buffer.flush()

@@ -1,0 +1,231 @@
+"""What can be asked of an agent: each command is a generator of answers, ready for JSON.
+
+The same functions serve the control socket of a running daemon and, where none runs, the command
+line that has opened the queue itself. So both give the same answers.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from typing import Any, Generic, ParamSpec
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.schema import State
+from telemetry_agent.clock import Clock
+from telemetry_agent.daemon.control import Answers, Command
+from telemetry_agent.errors import AgentError, UnavailableError, UsageError
+from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.gnss.reader import ReceiverStatus
+from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.account import UploadStatus
+
+STATES = {state.name.lower(): state for state in State if state > 0}
+"""The public states of the queue, by their names."""
+
+_TAP_BUFFER_BYTES = 256 * 1024
+_ATTEMPTS = 3
+_PATIENCE_S = 60.0
+_EVER_MS = 2**62
+
+P = ParamSpec("P")
+
+
+class Listeners(Generic[P]):
+    """Calls whoever has joined. Any thread may call, join and leave."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[P, object]] = []
+
+    @contextmanager
+    def joined(self, listener: Callable[P, object]) -> Iterator[None]:
+        """While the block runs ``listener`` is called; it must not wait."""
+        with self._lock:
+            self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners.remove(listener)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Tell all of them."""
+        with self._lock:
+            for listener in self._listeners:
+                listener(*args, **kwargs)
+
+    def __bool__(self) -> bool:
+        return bool(self._listeners)
+
+
+def queue_commands(queue: AckQueue) -> dict[str, Command]:
+    """``queue stats | list | retry | discard | resend``."""
+
+    def stats(_asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        yield asdict(queue.stats())
+
+    def fixes(asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        word, limit = asked.get("state"), asked.get("limit")
+        if word is not None and word not in STATES:
+            raise UsageError(f"state {word!r}: one of {', '.join(STATES)}")
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise UsageError(f"limit {limit!r}: a count")
+        for stored in islice(queue.stored(STATES[word] if word else None), limit):
+            answer = {
+                "stream": stored.record.stream,
+                "seq": stored.record.seq,
+                "device": stored.record.device,
+                "time": rfc3339(stored.record.fix.time_ms),
+                "state": stored.state.name.lower(),
+            }
+            yield answer if stored.reason is None else answer | {"reason": stored.reason}
+
+    def retry(asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        yield {"retried": queue.retry(_names(asked))}
+
+    def discard(asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        yield {"discarded": queue.discard(_names(asked))}
+
+    def resend(asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        since_ms = _instant_ms(queue, asked, "since", -_EVER_MS)
+        until_ms = _instant_ms(queue, asked, "until", _EVER_MS)
+        yield {"resent": queue.resend(since_ms, until_ms)}
+
+    return {
+        "queue stats": Command(stats, public=True),
+        "queue list": Command(fixes),
+        "queue retry": Command(retry),
+        "queue discard": Command(discard),
+        "queue resend": Command(resend),
+    }
+
+
+def _names(asked: Mapping[str, Any]) -> set[tuple[str, int]] | None:
+    """``"all": true``, or ``"names": [["9f0c2d…", 17], …]``."""
+    if asked.get("all") is True:
+        return None
+    names = asked.get("names")
+    if not isinstance(names, list) or not all(
+        isinstance(name, list) and list(map(type, name)) == [str, int] for name in names
+    ):
+        raise UsageError('"names" is a list of [stream, seq], or "all" is true')
+    return {(stream, seq) for stream, seq in names}
+
+
+def _instant_ms(queue: AckQueue, asked: Mapping[str, Any], edge: str, default: int) -> int:
+    """``"since_ms"``: GNSS time; ``"since_age_s"``: so long before the newest fix."""
+    instant, age_s = asked.get(f"{edge}_ms"), asked.get(f"{edge}_age_s")
+    if isinstance(instant, int):
+        return instant
+    if isinstance(age_s, int | float):
+        newest_ms = queue.newest_ms()
+        if newest_ms is None:
+            raise AgentError("no fix with a sure time was recorded yet: name a time, not an age")
+        return newest_ms - round(age_s * 1000)
+    if instant is not None or age_s is not None:
+        raise UsageError(f"{edge}_ms is a whole number, {edge}_age_s a number of seconds")
+    return default
+
+
+def drain(
+    queue: AckQueue,
+    upload: Callable[[], UploadStatus],
+    hurry: Callable[[], None],
+    clock: Clock,
+    bell: Bell,
+) -> Answers:
+    """Have everything sent that is recorded by now. Each answer tells how far that is.
+
+    ``hurry`` cuts a wait of the uploader short, and ``bell`` must ring after each of its steps.
+    It ends when nothing is left, and gives up when three attempts in a row delivered nothing, or
+    when the next is more than a minute away.
+
+    Raises:
+        UnavailableError: the endpoint cannot be reached, or takes nothing now.
+        AgentError: uploads are held: the set-up is wrong.
+    """
+    last_row = queue.last_row()
+    begun = before = upload()
+    bell.clear()
+    hurry()
+    while True:
+        now, pending = upload(), queue.pending(last_row)
+        yield {
+            "pending": pending,
+            "delivered": now.delivered - begun.delivered,
+            "state": now.state,
+        }
+        if not pending:
+            return
+        if now.delivered != before.delivered or now.waits < before.waits:
+            before = now
+        attempts = now.waits - before.waits
+        if attempts and now.state == "held":
+            raise AgentError(f"uploads are held, {pending} fixes wait: {now.last_error}")
+        wait_s = (now.next_attempt_s or 0.0) - clock.monotonic_s()
+        # Before it has heeded the hurry, the wait is the one that is cut short.
+        heeded = now.hurries != begun.hurries
+        if attempts >= _ATTEMPTS or (heeded and wait_s > _PATIENCE_S):
+            raise UnavailableError(f"{pending} fixes wait: {now.last_error}")
+        bell.wait(None)
+        bell.clear()
+
+
+def tap(
+    asked: Mapping[str, Any],
+    heard: Listeners[[bytes]],
+    receiver: ReceiverStatus,
+    clock: Clock,
+    bell: Bell,
+) -> Answers:
+    """What the receiver says: ``{"raw": …}``, one character for each byte.
+
+    The first answer tells the ``source`` and its ``state``. What an asker that reads too slowly
+    did not get is told as ``{"dropped_bytes": …}``, where it is missing.
+    """
+    for_s = asked.get("for_s")
+    if for_s is not None and not isinstance(for_s, int | float):
+        raise UsageError(f"for_s {for_s!r}: a number of seconds")
+    end_s = None if for_s is None else clock.monotonic_s() + for_s
+    buffer = _TapBuffer(bell)
+    with heard.joined(buffer.add):
+        yield {"source": receiver.source, "state": receiver.state}
+        while True:
+            bell.clear()
+            data, dropped = buffer.take()
+            if data:
+                yield {"raw": data.decode("latin-1")}
+            if dropped:
+                yield {"dropped_bytes": dropped}
+            left_s = None if end_s is None else end_s - clock.monotonic_s()
+            if left_s is not None and left_s <= 0:
+                return
+            bell.wait(left_s)
+
+
+class _TapBuffer:
+    """Between the reader, which must never wait, and an asker that may."""
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
+        self._lock = threading.Lock()
+        self._data = bytearray()
+        self._dropped = 0
+
+    def add(self, data: bytes) -> None:
+        with self._lock:
+            # Once something is missing, nothing may follow before that was told.
+            if self._dropped or len(self._data) + len(data) > _TAP_BUFFER_BYTES:
+                self._dropped += len(data)
+            else:
+                self._data += data
+        self._bell.ring()
+
+    def take(self) -> tuple[bytes, int]:
+        with self._lock:
+            data, dropped = bytes(self._data), self._dropped
+            self._data.clear()
+            self._dropped = 0
+        return data, dropped

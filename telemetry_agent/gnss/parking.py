@@ -1,0 +1,101 @@
+"""Whether the device is parked: it stays inside a circle for a while.
+
+The circle is as large as the user said, or as the noise of the fix at hand where that is more.
+Its centre is the mean of the fixes since it was entered, and stays where it is once the device is
+parked, so that a device that is carried away slowly leaves it all the same. Drift does not end
+parking: it takes three fixes in a row that are outside and say that they move, or one that is
+outside twice as far. A jump is neither inside nor outside.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from telemetry_agent.gnss.geodesy import Place, distance_m, noise_m, offset_e9, place_of
+from telemetry_agent.gnss.motion import Step
+from telemetry_agent.model import Fix
+
+_FIXES_TO_LEAVE = 3
+_LEAVING_M_S = 1.0
+
+
+class Circle(NamedTuple):
+    """What counts as parking."""
+
+    radius_m: float
+    """0: nothing does."""
+    after_s: float
+    """How long the device must stay inside."""
+
+    def limit_m(self, fix: Fix) -> float:
+        """How far from the centre a fix may be."""
+        return max(self.radius_m, noise_m(fix))
+
+
+class Parking:
+    """Follows one device."""
+
+    def __init__(self) -> None:
+        self.parked = False
+        self.place: Place = (0, 0)
+        """The centre of the circle."""
+        self.inside = False
+        """Whether the last fix was in it."""
+        self._fixes = 0
+        self._stayed_s = 0.0
+        self._leaving = 0
+
+    def follow(self, step: Step, circle: Circle) -> None:
+        """Take in one fix."""
+        if not circle.radius_m:
+            self.parked = False
+            return
+        if not self.parked:
+            self._stayed_s += step.elapsed_s or 0.0
+        if step.jump:
+            self.inside = False
+            return
+        limit_m, way_m = circle.limit_m(step.fix), distance_m(self.place, step.place)
+        self.inside = bool(self._fixes) and way_m <= limit_m
+        if self.parked and self.inside:
+            self._leaving = 0
+        elif self.parked:
+            moves = step.speed_m_s is None or step.speed_m_s > _LEAVING_M_S
+            self._leaving = self._leaving + 1 if moves else 0
+            if self._leaving == _FIXES_TO_LEAVE or way_m > 2 * limit_m:
+                self._enter(step.place)
+        elif self.inside:
+            self._stay(step.place, circle)
+        else:
+            self._enter(step.place)
+
+    def resume(self, recent: Iterable[Fix], circle: Circle) -> None:
+        """Take up what was recorded last, the newest first.
+
+        A device that was parked when the agent stopped is parked when it starts again.
+        """
+        newest_ms: int | None = None
+        for fix in recent:
+            if "jump" in fix.flags:
+                continue
+            if newest_ms is None:
+                newest_ms = fix.time_ms
+                self._enter(place_of(fix))
+                continue
+            stayed_s = (newest_ms - fix.time_ms) / 1000
+            away = distance_m(self.place, place_of(fix)) > circle.limit_m(fix)
+            if away or stayed_s < self._stayed_s:
+                return
+            self._stayed_s = stayed_s
+            self._stay(place_of(fix), circle)
+
+    def _enter(self, place: Place) -> None:
+        """A new circle."""
+        self.place, self._fixes, self._stayed_s = place, 1, 0.0
+        self.parked, self._leaving = False, 0
+
+    def _stay(self, place: Place, circle: Circle) -> None:
+        self._fixes += 1
+        north_e9, east_e9 = offset_e9(self.place, place)
+        lat_e9, lon_e9 = self.place
+        self.place = (lat_e9 + north_e9 / self._fixes, lon_e9 + east_e9 / self._fixes)
+        self.parked = self._stayed_s >= circle.after_s

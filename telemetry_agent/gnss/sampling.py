@@ -1,0 +1,185 @@
+"""Which fixes are worth recording.
+
+Theory of operation. Every fix is looked at, at the full rate: is it a jump, how far was driven, is
+the device parked. Only then it is sampled. While the device moves, a fix is recorded when any of
+these asks for it: the longest gap is over, so many metres from the last recorded fix, so many
+degrees from its course. While it is parked, one fix each heartbeat is recorded. The fix with which
+parking begins is recorded; so is the one with which it ends, and before it the last one that was
+still inside, so that the track leaves the place when the device left it.
+
+Time is what the fixes say. Only the steps between them count, and a step backwards counts as none
+and makes a fix due: a receiver whose time jumps by years wedges nothing.
+
+Nothing is written down for a restart: the rows of the queue say where the device was, how far it
+had come, and whether it stood.
+"""
+
+from collections import Counter, deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from telemetry_agent.gnss.geodesy import distance_m, place_of
+from telemetry_agent.gnss.motion import Motion
+from telemetry_agent.gnss.odometer import Odometer
+from telemetry_agent.gnss.parking import Circle, Parking
+from telemetry_agent.model import Fix, Quality
+
+_TURNING_MM_S = 1500  # slower, the course is noise
+_PERIOD_AT_MOST_S = 10.0  # what takes longer is a gap
+_STEPS = 5
+_FULL_TURN_MDEG = 360_000
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPolicy:
+    """When to record; see ``[sampling]`` in the config."""
+
+    interval_s: float = 1.0
+    """The longest gap while moving; 0: record every fix, parked or not."""
+    distance_m: float = 0.0
+    """0: off."""
+    turn_deg: float = 0.0
+    """0: off."""
+    parked_radius_m: float = 25.0
+    """0: never parked."""
+    parked_after_s: float = 180.0
+    heartbeat_s: float = 900.0
+    """The longest gap while parked."""
+    max_hdop: float = 0.0
+    """0: off."""
+    drop_quality: Collection[Quality] = ()
+
+    @property
+    def circle(self) -> Circle:
+        """What counts as parking."""
+        return Circle(self.parked_radius_m, self.parked_after_s)
+
+
+class Sampler:
+    """Takes every fix in the order of arrival and gives those to be recorded.
+
+    ``dropped`` counts the others, once their fate is sealed: ``quality`` and ``hdop`` (too bad to
+    be looked at), ``parked``, ``not-due``. The last fix of a parked device waits to be recorded
+    if the next one leaves, and is in neither count.
+
+    Args:
+        policy: when to record.
+        recent: what was recorded last, the newest first, of this run or an earlier one.
+    """
+
+    def __init__(self, policy: SamplingPolicy, recent: Sequence[Fix] = ()) -> None:
+        self.policy = policy
+        """May be replaced by another at any time."""
+        self.dropped: Counter[str] = Counter()
+        last = recent[0] if recent else None
+        self._motion = Motion(last)
+        self._odometer = Odometer(last)
+        self._parking = Parking()
+        self._parking.resume(recent, policy.circle)
+        self._last_ms = None if last is None else last.time_ms
+        self._steps_s: deque[float] = deque(maxlen=_STEPS)
+        self._recorded = last
+        self._gap_s = 0.0  # since the last recorded fix
+        self._course_mdeg = None if last is None else _course_mdeg(last)
+        self._held: Fix | None = None  # the last fix inside, while parked
+
+    @property
+    def parked(self) -> bool:
+        """Whether the device is parked."""
+        return self._parking.parked
+
+    def feed(self, fix: Fix) -> list[Fix]:
+        """The fixes to record now, in order, with their metres and their flag ``jump``."""
+        reason = self._refusal(fix)
+        if reason is not None:
+            self.dropped[reason] += 1
+            return []
+        elapsed_s = self._elapsed_s(fix)
+        self._gap_s += elapsed_s or 0.0
+        step = self._motion.judge(fix, elapsed_s)
+        was_parked = self._parking.parked
+        self._parking.follow(step, self.policy.circle)
+        parks = self._parking.parked
+        if not parks:
+            self._odometer.drive(step)
+        elif not was_parked:
+            self._odometer.park(self._parking.place)
+        jump = step.jump
+        fix = fix._replace(
+            odo_m=self._odometer.odo_m, flags=("jump", *fix.flags) if jump else fix.flags
+        )
+        if was_parked and parks and self.policy.interval_s:
+            beat = not jump and self._is_over(self.policy.heartbeat_s)
+            return self._stand(fix, due=elapsed_s is None or beat)
+        held, self._held = self._held, None
+        if held is not None:
+            return [*self._record(held), *self._record(fix)]
+        if parks or was_parked or elapsed_s is None or self._is_due(fix, jump=jump):
+            return self._record(fix)
+        self.dropped["not-due"] += 1
+        return []
+
+    def _refusal(self, fix: Fix) -> str | None:
+        if fix.quality in self.policy.drop_quality:
+            return "quality"
+        if self.policy.max_hdop and (fix.hdop_e2 or 0) > 100 * self.policy.max_hdop:
+            return "hdop"
+        return None
+
+    def _elapsed_s(self, fix: Fix) -> float | None:
+        last_ms, self._last_ms = self._last_ms, fix.time_ms
+        if last_ms is None or fix.time_ms < last_ms:
+            return None
+        step_s = (fix.time_ms - last_ms) / 1000
+        if 0 < step_s < _PERIOD_AT_MOST_S:
+            self._steps_s.append(step_s)
+        return step_s
+
+    def _is_over(self, interval_s: float) -> bool:
+        """Half a period early is nearer than half a period late."""
+        steps_s = sorted(self._steps_s)
+        period_s = steps_s[len(steps_s) // 2] if steps_s else 0.0
+        return self._gap_s >= interval_s - period_s / 2
+
+    def _is_due(self, fix: Fix, *, jump: bool) -> bool:
+        if self._is_over(self.policy.interval_s):
+            return True
+        return not jump and (self._is_far(fix) or self._has_turned(fix))
+
+    def _is_far(self, fix: Fix) -> bool:
+        least_m = self.policy.distance_m
+        if not least_m or self._recorded is None:
+            return False
+        return distance_m(place_of(self._recorded), place_of(fix)) >= least_m
+
+    def _has_turned(self, fix: Fix) -> bool:
+        course_mdeg = _course_mdeg(fix)
+        if not self.policy.turn_deg or course_mdeg is None:
+            return False
+        if self._course_mdeg is None:
+            self._course_mdeg = course_mdeg  # the first course is no turn
+        apart_mdeg = abs(course_mdeg - self._course_mdeg)
+        apart_mdeg = min(apart_mdeg, _FULL_TURN_MDEG - apart_mdeg)
+        return apart_mdeg >= 1000 * self.policy.turn_deg
+
+    def _stand(self, fix: Fix, *, due: bool) -> list[Fix]:
+        """Still parked."""
+        if not (due or self._parking.inside):
+            self.dropped["parked"] += 1
+            return []
+        held, self._held = self._held, None if due else fix
+        if held is not None:
+            self.dropped["parked"] += 1
+        return self._record(fix) if due else []
+
+    def _record(self, fix: Fix) -> list[Fix]:
+        self._recorded, self._gap_s = fix, 0.0
+        course_mdeg = _course_mdeg(fix)
+        if course_mdeg is not None:
+            self._course_mdeg = course_mdeg
+        return [fix]
+
+
+def _course_mdeg(fix: Fix) -> int | None:
+    """The course, if it is fast enough to have one."""
+    return fix.course_mdeg if (fix.speed_mm_s or 0) > _TURNING_MM_S else None

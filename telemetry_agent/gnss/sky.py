@@ -1,0 +1,141 @@
+"""The satellites in view.
+
+GSV is most of what a modern receiver says and nobody needs it for a fix, so the last of its
+sentences are kept as they came, and read only when somebody asks. A series may take several
+epochs, so it does not end with them.
+
+A satellite is told by its system and its number there. Receivers number them in several ways (a
+GLONASS satellite is 8 or 72, one of SBAS 36 or 123); here all are brought to one, so that the same
+satellite in GSV, of any signal, and in GSA is the same.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from telemetry_agent.gnss.framing import Sentence
+from telemetry_agent.model import Constellation, Satellite
+
+_STALE_S = 30.0
+_KEPT = 200  # three epochs of all systems and signals
+
+# By talker in GSV, by talker or number in GSA. Where GN or an old GP speaks for all, and where an
+# id is not known, the number tells.
+_SYSTEMS: dict[str, Constellation | None] = {
+    "GP": None,
+    "1": None,
+    "GN": None,
+    "GL": "GLONASS",
+    "2": "GLONASS",
+    "GA": "Galileo",
+    "3": "Galileo",
+    "GB": "BeiDou",
+    "BD": "BeiDou",
+    "4": "BeiDou",
+    "GQ": "QZSS",
+    "QZ": "QZSS",
+    "5": "QZSS",
+    "GI": "NavIC",
+    "6": "NavIC",
+}
+# First number, last number, whose, and what is added to its own numbers.
+_RANGES: tuple[tuple[int, int, Constellation, int], ...] = (
+    (1, 32, "GPS", 0),
+    (33, 64, "SBAS", -87),
+    (65, 96, "GLONASS", 64),
+    (120, 158, "SBAS", 0),
+    (193, 202, "QZSS", 192),
+    (203, 263, "BeiDou", 200),
+    (301, 336, "Galileo", 300),
+    (401, 463, "BeiDou", 400),
+)
+_SIGNALS = frozenset("0123456789ABCDEF")
+
+
+class InView:
+    """Keeps the last GSV sentences. One thread may keep, any other may ask."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, Sentence]] = deque(maxlen=_KEPT)
+        self.keep = self._kept.append
+        """Take in the time of arrival and one GSV sentence, whoever talks."""
+
+    def satellites(self, used: Mapping[str, set[str]], now_s: float) -> tuple[Satellite, ...]:
+        """Each satellite once, with the best of its signals, by system and number.
+
+        Args:
+            used: the numbers in the last fix, by system id or talker, as GSA says them.
+            now_s: when the receiver last spoke; what is much older is gone.
+        """
+        in_use = {
+            _identity(system, int(number))
+            for system, numbers in used.items()
+            for number in numbers
+            if number.isdecimal()
+        }
+        fresh = [sentence for heard_s, sentence in list(self._kept) if now_s - heard_s < _STALE_S]
+        seen: dict[tuple[Constellation, int], Satellite] = {}
+        for talker, sentences in _whole_series(fresh):
+            for number, elevation_deg, azimuth_deg, snr_db in _groups(sentences):
+                identity = _identity(talker, number)
+                if identity is None:
+                    continue
+                before = seen.get(identity)
+                if before is None or (snr_db or 0) > (before.snr_db or 0):
+                    seen[identity] = Satellite(
+                        *identity, elevation_deg, azimuth_deg, snr_db, identity in in_use
+                    )
+        return tuple(sorted(seen.values()))
+
+
+def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentence]]]:
+    """The last whole series of each talker and signal."""
+    begun: dict[str, list[Sentence]] = {}
+    whole: dict[str, list[Sentence]] = {}
+    for sentence in sentences:
+        total, number, _ = (sentence[6:] + ",,").split(",", 2)
+        talker, key = sentence[:2], sentence[:2] + _signal(sentence)
+        series = begun.pop(key, [])
+        if talker not in _SYSTEMS or not (number.isdecimal() and total.isdecimal()):
+            continue
+        series = [sentence] if int(number) == 1 else [*series, sentence]
+        if len(series) != int(number):
+            continue  # one is missing: wait for the next series
+        if number == total:
+            whole[key] = series
+        else:
+            begun[key] = series
+    for key, series in whole.items():
+        yield key[:2], series
+
+
+def _signal(sentence: Sentence) -> str:
+    """The signal's id, where there is one field more than four for each satellite."""
+    signal = sentence[-1]
+    return signal if sentence.count(",") % 4 == 0 and signal in _SIGNALS else ""
+
+
+def _groups(sentences: list[Sentence]) -> Iterator[tuple[int, int | None, int | None, int | None]]:
+    """Number, elevation, azimuth and signal to noise; a place that is empty is skipped."""
+    for sentence in sentences:
+        fields = sentence.split(",")
+        for first in range(4, len(fields), 4):
+            number, elevation, azimuth, snr, *_ = *fields[first : first + 4], "", "", ""
+            if len(fields) - first > 1 and number.isdecimal() and number.strip("0"):
+                yield (
+                    int(number),
+                    _at_most(90, elevation),
+                    _at_most(360, azimuth),
+                    _at_most(99, snr),
+                )
+
+
+def _at_most(most: int, text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < 4 and int(text) <= most else None
+
+
+def _identity(source: str, number: int) -> tuple[Constellation, int] | None:
+    own = _SYSTEMS.get(source)
+    for first, last, system, offset in _RANGES:
+        if first <= number <= last and own in {None, system}:
+            return system, number - offset
+    return None if own is None or number > 64 else (own, number)

@@ -1,0 +1,69 @@
+"""Commands to a receiver: what the user writes, what goes over the line, and when.
+
+They are sent after each open, and again when the receiver says that it has just started: most
+forget their settings without power.
+"""
+
+import re
+from functools import reduce
+from operator import xor
+
+from telemetry_agent.gnss.sources.protocols import ubx_checksum
+
+_SENTENCE = re.compile(r"\$([ -#%-)+-~]+)(?:\*([0-9A-Fa-f]{2}))?")
+# What u-blox, MediaTek and SiRF receivers say once, when they start.
+_STARTED = re.compile(
+    rb"\$(?:G.TXT,\d+,\d+,\d+,u-blox AG|PMTK010,001\*|PSRF150,1\*)", re.IGNORECASE
+)
+_LONGEST_MARK = 32
+
+
+def command_bytes(text: str) -> bytes:
+    """What to send for ``$PMTK220,200`` (checksum and line end are added) or ``ubx:06 08 …``.
+
+    Behind ``ubx:`` stand class, id, length and payload in hex, as u-center and the manuals show
+    them; the two sync bytes and the checksum are added.
+
+    Raises:
+        ValueError: it is no such command; says why.
+    """
+    if text.startswith("ubx:"):
+        return _ubx(text.removeprefix("ubx:"))
+    match = _SENTENCE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'{text!r} must be like "$PMTK220,200" or "ubx:06 08 06 00 C8 00 …"')
+    checksum = f"{reduce(xor, match[1].encode()):02X}"
+    if match[2] and match[2].upper() != checksum:
+        raise ValueError(f"{text!r} has a wrong checksum: leave it out, it is added")
+    return f"${match[1]}*{checksum}\r\n".encode()
+
+
+def _ubx(digits: str) -> bytes:
+    try:
+        body = bytes.fromhex(digits)
+    except ValueError:
+        raise ValueError(f"ubx:{digits} must be bytes in hex, such as ubx:06 08 …") from None
+    if body.startswith(b"\xb5\x62"):
+        raise ValueError(f"ubx:{digits}: leave out the sync bytes B5 62 and the checksum")
+    says, has = int.from_bytes(body[2:4], "little"), len(body) - 4
+    if has < 0 or says != has:
+        raise ValueError(
+            f"ubx:{digits} must hold class, id, length (2 bytes) and payload: "
+            f"its length says {says} bytes of payload, {max(has, 0)} follow"
+        )
+    return b"\xb5\x62" + body + ubx_checksum(body)
+
+
+class StartWatch:
+    """Notices in a receiver's bytes that it has just started."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, data: bytes) -> bool:
+        """Whether these bytes complete the mark of a start."""
+        seen = self._tail + data
+        marks = list(_STARTED.finditer(seen))
+        rest = seen[marks[-1].end() :] if marks else seen
+        self._tail = rest[-_LONGEST_MARK:]
+        return bool(marks)

@@ -1,0 +1,181 @@
+"""Which serial ports of this machine belong to a GNSS receiver.
+
+A port is taken for a receiver's only by what the kernel says of it, never by opening it: opening
+raises DTR, which resets an Arduino, and may start things on machines that we know nothing of.
+Known are the USB ids of receivers, the one interface of an LTE modem that carries NMEA, and the
+header UART of a Raspberry Pi. The bridges that hide what is behind them (FTDI, CH34x, CP210x,
+PL2303) are found, and left to the user to name.
+
+Everything is read below ``root``, so that a made-up tree stands for a machine.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from telemetry_agent.gnss.sources import holders
+
+Kind = Literal["receiver", "header", "modem", "unknown"]
+_PREFERENCE: tuple[Kind, ...] = ("receiver", "header", "modem", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A serial port that is a receiver's, or may be one."""
+
+    path: Path
+    """The name that stays the same: what to set ``gps.source`` to."""
+    device: Path
+    """The node, such as /dev/ttyACM0."""
+    kind: Kind
+    """``unknown``: only the user knows what is behind it."""
+    label: str
+    """What it is, for people: "u-blox 7"."""
+    blocked: str | None = None
+    """Why it cannot be used as it is, and what to do."""
+
+    @property
+    def safe(self) -> bool:
+        """Whether it may be opened without asking."""
+        return self.kind != "unknown" and self.blocked is None
+
+
+RECEIVERS = {
+    (0x1546, 0x01A4): "u-blox 4",
+    (0x1546, 0x01A5): "u-blox 5",
+    (0x1546, 0x01A6): "u-blox 6",
+    (0x1546, 0x01A7): "u-blox 7",
+    (0x1546, 0x01A8): "u-blox 8",
+    (0x1546, 0x01A9): "u-blox 9",
+    (0x0E8D, 0x3329): "MediaTek GNSS receiver",
+    (0x067B, 0xAAA0): "SiRF GNSS receiver (PS-360)",
+    (0x1163, 0x0100): "DeLorme Earthmate",
+    (0x1163, 0x0200): "DeLorme Earthmate LT",
+    (0x09D7, 0x0100): "NovAtel GNSS receiver",
+    (0x1D50, 0x60C7): "Zubax GNSS",
+}
+# Vendor and product -> what it is, and the interface that carries NMEA.
+MODEMS = {
+    (0x05C6, 0x9215): ("Quectel EC20", 1),
+    (0x2C7C, 0x0121): ("Quectel EC21", 1),
+    (0x2C7C, 0x0125): ("Quectel EC25/EG25", 1),
+    (0x2C7C, 0x0191): ("Quectel EG91", 1),
+    (0x2C7C, 0x0195): ("Quectel EG95", 1),
+    (0x2C7C, 0x0296): ("Quectel BG96", 1),
+    (0x2C7C, 0x0306): ("Quectel EG06", 1),
+    (0x2C7C, 0x0512): ("Quectel EG12/EM12", 1),
+    (0x2C7C, 0x0800): ("Quectel RM500Q", 1),
+    (0x1E0E, 0x9001): ("SIMCom SIM7500/SIM7600", 1),
+    (0x1E0E, 0x9205): ("SIMCom SIM7070", 1),
+    (0x1E0E, 0x9206): ("SIMCom SIM7080", 1),
+    (0x1BC7, 0x1010): ("Telit", 1),
+    (0x1BC7, 0x1060): ("Telit LN920", 3),
+    (0x1BC7, 0x1061): ("Telit LN920", 4),
+    (0x1BC7, 0x1201): ("Telit LE910C1", 3),
+    (0x1BC7, 0x1204): ("Telit LE910C1", 4),
+    (0x1199, 0x9071): ("Sierra MC7455", 2),
+    (0x1199, 0x9091): ("Sierra EM7565", 2),
+    (0x1E2D, 0x005B): ("Cinterion", 4),
+    (0x1E2D, 0x005D): ("Cinterion", 4),
+    (0x1E2D, 0x0061): ("Cinterion", 4),
+    (0x1E2D, 0x0069): ("Cinterion", 4),
+}
+_MODEM_VENDORS = {0x05C6, 0x2C7C, 0x1E0E, 0x1BC7, 0x1199, 0x1E2D, 0x12D1, 0x19D2}
+_BRIDGES = {0x0403: "FTDI", 0x1A86: "CH34x", 0x10C4: "CP210x", 0x067B: "PL2303", 0x0557: "PL2303"}
+
+
+def find_receivers(root: Path = Path("/")) -> list[Candidate]:
+    """All candidates, the best first: receivers, the Pi's header, modems, unknown ports."""
+    found = [*_usb_ports(root), *_header(root)]
+    return sorted(found, key=lambda port: (_PREFERENCE.index(port.kind), str(port.device)))
+
+
+def candidate(path: Path, root: Path = Path("/")) -> Candidate | None:
+    """The candidate that ``path`` names, by whatever name."""
+    device = path.resolve()
+    return next((port for port in find_receivers(root) if port.device == device), None)
+
+
+def _usb_ports(root: Path) -> Iterator[Candidate]:
+    names = _lasting_names(root)
+    for tty in sorted((root / "sys/class/tty").glob("tty*")):
+        interface = _above(tty / "device", "bInterfaceNumber")
+        usb = interface and _above(interface, "idVendor")
+        if not interface or not usb:
+            continue
+        number = int(_text(interface / "bInterfaceNumber") or "0", 16)
+        ids = int(_text(usb / "idVendor"), 16), int(_text(usb / "idProduct"), 16)
+        says = f"{_text(usb / 'manufacturer')} {_text(usb / 'product')}".strip()
+        judged = _judge(ids, number, says)
+        if judged:
+            device = Path("/dev") / tty.name
+            yield Candidate(names.get(tty.name, device), device, *judged)
+
+
+def _judge(ids: tuple[int, int], interface: int, says: str) -> tuple[Kind, str] | None:
+    """What a USB port is; None for what is surely none."""
+    if ids in RECEIVERS:
+        return "receiver", RECEIVERS[ids]
+    if ids in MODEMS:
+        label, nmea = MODEMS[ids]
+        return ("modem", f"{label} modem") if interface == nmea else None
+    if ids[0] in _MODEM_VENDORS:
+        return None
+    bridge = _BRIDGES.get(ids[0], "USB")
+    return "unknown", says or f"{bridge} serial port"
+
+
+def _header(root: Path) -> Iterator[Candidate]:
+    """The UART on the header of a Raspberry Pi."""
+    model = holders.pi_model(root)
+    if "Raspberry Pi" not in model:
+        return
+    path = Path("/dev/serial0")
+    tty = _target(root, path)
+    if "Raspberry Pi 5" in model and tty != "ttyAMA0":
+        # There serial0 is the debug connector, unless the header's port is switched on.
+        path, tty = Path("/dev/ttyAMA0"), "ttyAMA0"
+    if not tty or not (root / "sys/class/tty" / tty).exists():
+        return
+    device = Path("/dev") / tty
+    blocked = None
+    by = holders.holder(device, root)
+    if by:
+        blocked = holders.explain(device, by, root)
+    elif holders.is_console(tty, root):
+        blocked = f"the system console is on {device}: {holders.getty_remedy(tty, root)}"
+    yield Candidate(path, device, "header", f"the header's serial port of this {model}", blocked)
+
+
+def _lasting_names(root: Path) -> dict[str, Path]:
+    """Port, such as ttyUSB0 -> its name below /dev/serial/by-id."""
+    folder = Path("dev/serial/by-id")
+    return {
+        (link.parent / link.readlink()).name: Path("/") / folder / link.name
+        for link in sorted((root / folder).glob("*"))
+        if link.is_symlink()
+    }
+
+
+def _target(root: Path, link: Path) -> str | None:
+    try:
+        return (root / link.relative_to("/")).readlink().name
+    except OSError:
+        return None
+
+
+def _above(path: Path, attribute: str) -> Path | None:
+    """The nearest folder from ``path`` upwards that has this attribute."""
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        if (folder / attribute).is_file():
+            return folder
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""

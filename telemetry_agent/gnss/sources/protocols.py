@@ -1,0 +1,65 @@
+"""Which binary protocol a receiver speaks, told by a whole frame with the right checksum.
+
+The first bytes of a frame are no proof: text that is read at a wrong speed holds them as well.
+"""
+
+from collections.abc import Callable
+from functools import reduce
+from operator import xor
+
+
+def protocol(data: bytes) -> str | None:
+    """UBX, SiRF, SkyTraq or CASIC, if ``data`` holds one of its frames whole."""
+    for name, (header, is_frame) in _PROTOCOLS.items():
+        at = data.find(header)
+        while at >= 0:
+            if is_frame(data[at:]):
+                return name
+            at = data.find(header, at + 1)
+    return None
+
+
+def may_be_binary(data: bytes) -> bool:
+    """Whether a frame may have begun in ``data``."""
+    return any(header in data for header, _ in _PROTOCOLS.values())
+
+
+def ubx_checksum(body: bytes) -> bytes:
+    """Fletcher's over class, id, length and payload."""
+    a = b = 0
+    for byte in body:
+        a = a + byte & 0xFF
+        b = b + a & 0xFF
+    return bytes((a, b))
+
+
+def _is_ubx(frame: bytes) -> bool:
+    end = 6 + int.from_bytes(frame[4:6], "little")
+    return len(frame) >= end + 2 and frame[end : end + 2] == ubx_checksum(frame[2:end])
+
+
+def _is_sirf(frame: bytes) -> bool:
+    end = 4 + int.from_bytes(frame[2:4], "big")
+    checksum = (sum(frame[4:end]) & 0x7FFF).to_bytes(2, "big")
+    return frame[end : end + 4] == checksum + b"\xb0\xb3"
+
+
+def _is_skytraq(frame: bytes) -> bool:
+    end = 4 + int.from_bytes(frame[2:4], "big")
+    return frame[end : end + 3] == bytes((reduce(xor, frame[4:end], 0),)) + b"\r\n"
+
+
+def _is_casic(frame: bytes) -> bool:
+    end = 6 + int.from_bytes(frame[2:4], "little")
+    words = [int.from_bytes(frame[at : at + 4], "little") for at in range(6, end, 4)]
+    # Length, class and id are two words of 16 bits, which count as one of 32.
+    checksum = sum(words) + int.from_bytes(frame[2:6], "little") & 0xFFFFFFFF
+    return len(frame) >= end + 4 and frame[end : end + 4] == checksum.to_bytes(4, "little")
+
+
+_PROTOCOLS: dict[str, tuple[bytes, Callable[[bytes], bool]]] = {
+    "UBX": (b"\xb5\x62", _is_ubx),
+    "SiRF": (b"\xa0\xa2", _is_sirf),
+    "SkyTraq": (b"\xa0\xa1", _is_skytraq),
+    "CASIC": (b"\xba\xce", _is_casic),
+}

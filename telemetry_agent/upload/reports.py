@@ -1,0 +1,116 @@
+"""When the agent reports about itself: at the start, on a change, and each heartbeat.
+
+A report rides with fixes where it can, and is a request of its own only when no fixes wait. So it
+costs next to nothing on the road, and from afar a garage (reports, no fixes), a cut antenna (the
+report says so) and a dead device (silence) look different.
+
+A *change* is another word: the receiver's state, the upload's, the antenna's. Numbers change all
+the time and wait for the next report. A receiver that wavers between two words must not cost a
+request each second, so a change that finds no fixes to ride with waits until ``_ALONE_EVERY_S``
+after the last report. The same wait, growing up to the heartbeat, follows a report that was not
+taken, whatever the reason. And the first one waits a little for the receiver to be heard, and for
+fixes to ride with.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from telemetry_agent.model import Batch, Payload
+from telemetry_agent.upload.seams import Compression
+
+_ALONE_EVERY_S = 60.0
+_FIRST_AFTER_S = 10.0
+
+
+class Encode(Protocol):
+    """A wire format that can carry a report."""
+
+    def __call__(
+        self, batch: Batch, *, compression: Compression, agent: Mapping[str, object]
+    ) -> Payload:
+        """The request for a batch, which may hold no fixes, and a report."""
+
+
+class Reports:
+    """The schedule, and what a report is made of.
+
+    Args:
+        name: the (stream, device) that reports.
+        words: what makes a change when it changes; cheap, asked at each step.
+        fields: the report, ready for JSON.
+        encode: makes the request.
+        now_s: when the agent starts, monotonic.
+        heartbeat_s: the longest time between two reports.
+    """
+
+    def __init__(
+        self,
+        name: tuple[str, str],
+        words: Callable[[], tuple[str, ...]],
+        fields: Callable[[], Mapping[str, object]],
+        encode: Encode,
+        now_s: float,
+        heartbeat_s: float = 900.0,
+    ) -> None:
+        self._name = name
+        self._words = words
+        self._fields = fields
+        self._encode = encode
+        self._heartbeat_s = heartbeat_s
+        self._told: tuple[str, ...] | None = None
+        self._told_s = self._began_s = now_s
+        self._not_before_s = 0.0
+        self._asked_until_s = 0.0
+        self._failures = 0  # in a row
+        self._sending: tuple[str, ...] = ()
+
+    def due(self, now_s: float) -> bool:
+        """Whether a batch of fixes that leaves now should take a report along."""
+        if now_s < self._not_before_s:
+            return False
+        return self._words() != self._told or now_s >= self._told_s + self._heartbeat_s
+
+    def alone_in_s(self, now_s: float) -> float:
+        """How long until a report is worth a request of its own, if nothing changes."""
+        if self._told is None:
+            due_s = self._began_s + min(_FIRST_AFTER_S, self._heartbeat_s)
+        elif self._words() != self._told:
+            due_s = self._told_s + min(_ALONE_EVERY_S, self._heartbeat_s)
+        else:
+            due_s = self._told_s + self._heartbeat_s
+        return max(due_s, self._not_before_s, now_s) - now_s
+
+    def without_fixes(self) -> Batch:
+        """A batch that holds none, for a request of its own. It is no lease."""
+        stream, device = self._name
+        return Batch(0, stream, device, (), live=True)
+
+    def encode(self, batch: Batch, compression: Compression) -> Payload:
+        """The request for ``batch`` with a report as of now."""
+        self._sending = self._words()
+        return self._encode(batch, compression=compression, agent=self._fields())
+
+    def ended(self, now_s: float, *, taken: bool, asked_wait_s: float = 0.0) -> float:
+        """What became of the report that was encoded last.
+
+        Args:
+            now_s: When that was known.
+            taken: Whether the endpoint took it.
+            asked_wait_s: What the endpoint asked to wait.
+
+        Returns:
+            When the next may be sent, monotonic.
+        """
+        if taken:
+            self._told, self._told_s = self._sending, now_s
+            self._failures = 0
+        else:
+            wait_s = min(_ALONE_EVERY_S * 2**self._failures, self._heartbeat_s)
+            self._failures += 1
+            self._asked_until_s = now_s + asked_wait_s
+            self._not_before_s = max(now_s + wait_s, self._asked_until_s)
+        return self._not_before_s
+
+    def network_returned(self, now_s: float) -> None:
+        """Wait no longer than until ``now_s``, but for what the endpoint asked to wait."""
+        self._not_before_s = max(self._asked_until_s, min(self._not_before_s, now_s))

@@ -1,0 +1,275 @@
+"""The control socket over real sockets, with commands of the test's own."""
+
+import contextlib
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.daemon import control
+from telemetry_agent.daemon.control import Answers, Command, Control, NoAgentError, ask
+from telemetry_agent.daemon.supervisor import Supervisor
+from telemetry_agent.errors import AgentError, UnavailableError
+from telemetry_agent.tasks import Bell
+
+LIMIT_S = 10
+
+
+class Commands:
+    """What the tests ask for."""
+
+    def __init__(self) -> None:
+        self.waiting = threading.Semaphore(0)
+        self.ended = threading.Semaphore(0)
+        self.bells: list[Bell] = []
+
+    def echo(self, asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        yield dict(asked)
+        yield {"number": 2}
+
+    def wait(self, asked: Mapping[str, Any], bell: Bell) -> Answers:
+        self.bells.append(bell)
+        try:
+            yield {"waits": True}
+            self.waiting.release()
+            bell.wait(None)
+            yield {"rung": True}
+        finally:
+            self.ended.release()
+
+    def flood(self, _asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        while True:
+            yield {"flood": "x" * 10_000}
+
+    def unavailable(self, _asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        yield {"number": 1}
+        raise UnavailableError("nobody there")
+
+    def crash(self, _asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        raise RuntimeError("a bug")
+        yield {}
+
+    def all(self) -> dict[str, Command]:
+        names = ("echo", "wait", "flood", "unavailable", "crash")
+        return {name: Command(getattr(self, name)) for name in names}
+
+
+@contextlib.contextmanager
+def listening(queue: Path, commands: Commands) -> Iterator[Control]:
+    supervisor = Supervisor(Clock())
+    supervised = supervisor.add("control", lambda: Control(queue, commands.all(), Clock()))
+    supervised.start()
+    wait_until(lambda: answers_at(queue))
+    try:
+        yield supervised.task
+    finally:
+        supervised.end(LIMIT_S)
+        assert supervised.crashes == 0
+
+
+def answers_at(queue: Path) -> bool:
+    try:
+        return bool(list(ask(queue, {"ask": "echo"})))
+    except NoAgentError:
+        return False
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    for _ in range(LIMIT_S * 100):
+        if happened():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it never happens")
+
+
+@pytest.fixture
+def commands() -> Commands:
+    return Commands()
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Path:
+    return tmp_path / "queue.db"
+
+
+@contextlib.contextmanager
+def connected(queue: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(LIMIT_S)
+        sock.connect(str(control.socket_path(queue)))
+        yield sock
+
+
+def said(sock: socket.socket) -> list[Any]:
+    """All lines until the agent hangs up."""
+    data = b""
+    while more := sock.recv(65536):
+        data += more
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def test_answers_come_as_they_were_given(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands):
+        question = {"ask": "echo", "text": "ü\n\x00"}
+        assert list(ask(queue, question)) == [question, {"number": 2}]
+
+
+def test_on_the_wire_it_is_json_lines_with_an_end(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands), connected(queue) as sock:
+        sock.sendall(b'{"ask":')
+        sock.sendall(b'"echo"}\nwhat follows is nobody\'s business\n')
+        assert said(sock) == [{"ask": "echo"}, {"number": 2}, {"end": True}]
+
+
+def test_an_error_keeps_its_kind(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands):
+        answers = ask(queue, {"ask": "unavailable"})
+        assert next(answers) == {"number": 1}
+        with pytest.raises(UnavailableError, match="nobody there"):
+            next(answers)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\n", b"nonsense\n", b"\xff\xfe\n", b"[1]\n", b'{"ask": 7}\n', b"[" * 60_000 + b"\n"],
+)
+def test_what_is_no_question_is_told(line: bytes, queue: Path, commands: Commands) -> None:
+    with listening(queue, commands), connected(queue) as sock:
+        sock.sendall(line)
+        (answer,) = said(sock)
+        assert answer["exit_status"] == 2
+        assert "is needed" in answer["error"]
+
+
+def test_a_question_that_is_not_known_is_told(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands), pytest.raises(AgentError, match="'dance' cannot be asked"):
+        list(ask(queue, {"ask": "dance"}))
+
+
+def test_ten_megabytes_without_a_line_end_are_not_read(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands), connected(queue) as sock:
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            sock.sendall(b"x" * 10_000_000)
+        assert answers_at(queue)
+
+
+def test_who_says_nothing_is_dismissed(
+    queue: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_QUESTION_S", 0.2)
+    with listening(queue, commands), connected(queue) as sock:
+        sock.sendall(b'{"ask"')
+        assert sock.recv(1) == b""
+
+
+def test_one_that_waits_holds_up_no_other(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands):
+        waiting = ask(queue, {"ask": "wait"})
+        assert next(waiting) == {"waits": True}
+        assert commands.waiting.acquire(timeout=LIMIT_S)
+        assert answers_at(queue)
+        commands.bells[0].ring()
+        assert list(waiting) == [{"rung": True}]
+
+
+def test_one_that_does_not_read_holds_up_no_other(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands), connected(queue) as sock:
+        sock.sendall(b'{"ask": "flood"}\n')
+        assert sock.recv(1)
+        assert answers_at(queue)
+
+
+def test_a_command_ends_when_its_asker_leaves(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands):
+        with connected(queue) as sock:
+            sock.sendall(b'{"ask": "wait"}\n')
+            assert commands.waiting.acquire(timeout=LIMIT_S)
+        assert commands.ended.acquire(timeout=LIMIT_S)
+
+
+def test_the_seventeenth_is_sent_away_and_has_room_later(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands):
+        with contextlib.ExitStack() as stack:
+            for _ in range(16):
+                sock = stack.enter_context(connected(queue))
+                sock.sendall(b'{"ask": "wait"}\n')
+                assert commands.waiting.acquire(timeout=LIMIT_S)
+            with pytest.raises(AgentError, match="too many ask at once"):
+                list(ask(queue, {"ask": "echo"}))
+        for _ in range(16):
+            assert commands.ended.acquire(timeout=LIMIT_S)
+        wait_until(lambda: has_room(queue))
+
+
+def has_room(queue: Path) -> bool:
+    try:
+        return bool(list(ask(queue, {"ask": "echo"})))
+    except AgentError:
+        return False
+
+
+def test_a_fault_of_a_command_is_logged_and_told(
+    queue: Path, commands: Commands, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(queue, commands):
+        with pytest.raises(AgentError, match="a fault of the agent"):
+            list(ask(queue, {"ask": "crash"}))
+        assert answers_at(queue)
+    assert any(record.exc_info for record in caplog.records)
+
+
+def test_the_end_of_the_daemon_ends_every_conversation(queue: Path, commands: Commands) -> None:
+    with listening(queue, commands):
+        waiting = ask(queue, {"ask": "wait"})
+        next(waiting)
+        assert commands.waiting.acquire(timeout=LIMIT_S)
+    with pytest.raises(AgentError, match="went away before it had answered"):
+        next(waiting)
+    assert not control.socket_path(queue).exists()
+    with pytest.raises(NoAgentError):
+        next(ask(queue, {"ask": "echo"}))
+
+
+def test_the_socket_of_a_killed_daemon_is_replaced(queue: Path, commands: Commands) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(control.socket_path(queue)))
+    with pytest.raises(NoAgentError):
+        next(ask(queue, {"ask": "echo"}))
+    with listening(queue, commands):
+        assert answers_at(queue)
+
+
+def test_a_file_in_the_way_is_left_alone_and_told_once(
+    queue: Path, commands: Commands, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = control.socket_path(queue)
+    path.write_text("somebody's work")
+    listens_not = Control(queue, commands.all(), Clock())
+    with caplog.at_level(logging.WARNING):
+        waits = [listens_not.step(0.0), listens_not.step(60.0)]
+    assert all(wait_s and wait_s > 1 for wait_s in waits)
+    listens_not.close()
+    assert path.read_text() == "somebody's work"
+    assert [str(path) in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("length", [107, 108, 250])
+def test_a_path_of_any_length_works(length: int, tmp_path: Path, commands: Commands) -> None:
+    folder = tmp_path
+    tail = len("/queue.db.sock")
+    while (left := length - len(str(folder)) - tail - 1) > 100:
+        folder /= "f" * 99
+    if left > 0:
+        folder /= "f" * left
+    folder.mkdir(parents=True)
+    queue = folder / "queue.db"
+    assert len(str(control.socket_path(queue))) == max(length, len(str(tmp_path)) + tail)
+    with listening(queue, commands):
+        assert answers_at(queue)
+    assert list(folder.iterdir()) == []

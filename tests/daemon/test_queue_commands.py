@@ -1,0 +1,250 @@
+"""What can be asked of a queue, and draining, with a real queue and statuses of the test's own."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeClock
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
+from telemetry_agent.errors import AgentError, UnavailableError, UsageError
+from telemetry_agent.gnss.reader import ReceiverStatus
+from telemetry_agent.model import Fix
+from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.account import UploadStatus
+
+FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000)
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[AckQueue]:
+    """Ten fixes, a second apart; 4 and 5 are refused, 6 to 10 wait."""
+    with AckQueue(tmp_path / "queue.db", clock=FakeClock()) as queue:
+        for second in range(5):
+            queue.put(FIX._replace(time_ms=FIX.time_ms + 1000 * second), "van-07")
+        batch = queue.lease(5)
+        assert batch is not None
+        queue.ack(batch, rejected={4: "bad", 5: "worse"})
+        for second in range(5, 10):
+            queue.put(FIX._replace(time_ms=FIX.time_ms + 1000 * second), "van-07")
+        queue.commit()
+        yield queue
+
+
+def told(queue: AckQueue, what: str, **asked: Any) -> list[dict[str, Any]]:
+    return list(queue_commands(queue)[what].run({"ask": what, **asked}, Bell()))
+
+
+def seqs(queue: AckQueue, **asked: Any) -> list[int]:
+    return [fix["seq"] for fix in told(queue, "queue list", **asked)]
+
+
+def test_only_looking_at_counts_is_for_everybody(queue: AckQueue) -> None:
+    public = {name for name, command in queue_commands(queue).items() if command.public}
+    assert public == {"queue stats"}
+
+
+def test_list_tells_name_time_state_and_reason(queue: AckQueue) -> None:
+    assert told(queue, "queue list", state="ack_failed", limit=1) == [
+        {
+            "stream": queue.stream,
+            "seq": 4,
+            "device": "van-07",
+            "time": "2026-11-23T12:00:03.000Z",
+            "state": "ack_failed",
+            "reason": "bad",
+        }
+    ]
+    assert "reason" not in told(queue, "queue list")[0]
+    assert seqs(queue) == list(range(1, 11))
+    assert seqs(queue, state="acked") == [1, 2, 3]
+    assert seqs(queue, state="ready", limit=3) == [6, 7, 8]
+
+
+def test_retry_and_discard_touch_what_is_named(queue: AckQueue) -> None:
+    name = [queue.stream, 4]
+    assert told(queue, "queue retry", names=[name, [queue.stream, 1]]) == [{"retried": 1}]
+    assert seqs(queue, state="ready") == [4, 6, 7, 8, 9, 10]
+    assert told(queue, "queue discard", all=True) == [{"discarded": 1}]
+    assert queue.stats().lost == {"discarded": 1}
+
+
+@pytest.mark.parametrize(
+    ("asked", "again"),
+    [
+        ({"since_ms": FIX.time_ms}, [1, 2, 3]),
+        ({"since_ms": FIX.time_ms + 1000, "until_ms": FIX.time_ms + 2000}, [2]),
+        ({"since_age_s": 8}, [2, 3]),
+        ({"until_age_s": 7.5}, [1, 2]),
+        ({}, [1, 2, 3]),
+    ],
+)
+def test_resend_takes_times_and_ages(
+    asked: dict[str, Any], again: list[int], queue: AckQueue
+) -> None:
+    assert told(queue, "queue resend", **asked) == [{"resent": len(again)}]
+    assert seqs(queue, state="ready") == [*again, 6, 7, 8, 9, 10]
+
+
+def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
+    with AckQueue(tmp_path / "other.db") as empty, pytest.raises(AgentError, match="name a time"):
+        told(empty, "queue resend", since_age_s=5)
+
+
+@pytest.mark.parametrize(
+    ("what", "asked"),
+    [
+        ("queue list", {"state": "lost"}),
+        ("queue list", {"limit": -1}),
+        ("queue list", {"limit": "all"}),
+        ("queue retry", {}),
+        ("queue retry", {"names": "all"}),
+        ("queue discard", {"all": "yes"}),
+        ("queue discard", {"names": [["0" * 16]]}),
+        ("queue resend", {"since_ms": "yesterday"}),
+        ("queue resend", {"until_age_s": [1]}),
+    ],
+)
+def test_what_makes_no_sense_is_told_and_changes_nothing(
+    what: str, asked: dict[str, Any], queue: AckQueue
+) -> None:
+    before = queue.stats()
+    with pytest.raises(UsageError):
+        told(queue, what, **asked)
+    assert queue.stats() == before
+
+
+# Draining
+
+
+class Script(Bell):
+    """A bell whose wait does the next thing that an uploader would do."""
+
+    def __init__(self, queue: AckQueue, *deeds: Any) -> None:
+        super().__init__()
+        self.queue = queue
+        self.clock = FakeClock()
+        self.status = UploadStatus()
+        self.hurried = 0
+        self.rung = False
+        self._deeds = list(deeds)
+
+    def hurry(self) -> None:
+        self.hurried += 1
+        self.ring()  # the uploader may be that quick
+
+    def ring(self) -> None:
+        self.rung = True
+
+    def clear(self) -> None:
+        self.rung = False
+
+    def wait(self, timeout_s: float | None) -> None:
+        if not self.rung:
+            self.status = replace(self.status, hurries=self.hurried)
+            self._deeds.pop(0)(self)
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        return drain(self.queue, lambda: self.status, self.hurry, self.clock, self)
+
+
+def deliver(count: int) -> Any:
+    def deed(script: Script) -> None:
+        batch = script.queue.lease(count, live_first=False)
+        assert batch is not None
+        script.queue.ack(batch)
+        delivered = script.status.delivered + len(batch.records)
+        script.status = replace(script.status, delivered=delivered, state="ok", next_attempt_s=None)
+
+    return deed
+
+
+def fail(state: Any = "unreachable", wait_s: float = 1.0) -> Any:
+    def deed(script: Script) -> None:
+        script.status = replace(
+            script.status,
+            state=state,
+            waits=script.status.waits + 1,
+            last_error="no way",
+            next_attempt_s=script.clock.now_s + wait_s,
+        )
+
+    return deed
+
+
+def record(script: Script) -> None:
+    script.queue.put(FIX, "van-07")
+
+
+def test_drain_ends_when_all_that_was_there_is_sent(queue: AckQueue) -> None:
+    script = Script(queue, deliver(3), record, deliver(2))
+    assert [(a["pending"], a["delivered"]) for a in script.run()] == [
+        (5, 0),
+        (5, 0),
+        (2, 3),
+        (2, 3),
+        (0, 5),
+    ]
+    assert script.hurried == 1
+    assert queue.stats().uncommitted + queue.stats().ready == 1
+
+
+def test_drain_of_an_empty_queue_ends_at_once(tmp_path: Path) -> None:
+    with AckQueue(tmp_path / "other.db") as empty:
+        assert [a["pending"] for a in Script(empty).run()] == [0]
+
+
+def test_drain_goes_on_through_failures_that_end(queue: AckQueue) -> None:
+    fails = [fail(), fail()]
+    script = Script(queue, *fails, deliver(1), *fails, deliver(1), *fails, deliver(3))
+    assert [a["pending"] for a in script.run()][-1] == 0
+
+
+def test_drain_gives_up_after_three_attempts(queue: AckQueue) -> None:
+    script = Script(queue, fail(), fail(), fail())
+    with pytest.raises(UnavailableError, match="5 fixes wait: no way"):
+        list(script.run())
+
+
+def test_drain_does_not_wait_for_more_than_a_minute(queue: AckQueue) -> None:
+    with pytest.raises(UnavailableError):
+        list(Script(queue, fail(wait_s=61)).run())
+    asked_for = Script(queue, lambda _script: None)
+    fail("waiting", 3600)(asked_for)  # before anybody drained
+    with pytest.raises(UnavailableError):
+        list(asked_for.run())
+
+
+def test_drain_forgets_the_wait_that_it_cuts_short(queue: AckQueue) -> None:
+    script = Script(queue, deliver(5))
+    fail(wait_s=300)(script)
+    assert [a["pending"] for a in script.run()] == [5, 5, 0]
+
+
+def test_drain_of_a_held_queue_says_why(queue: AckQueue) -> None:
+    with pytest.raises(AgentError, match="held, 5 fixes wait: no way") as raised:
+        list(Script(queue, fail("held", 0.1)).run())
+    assert raised.value.exit_status == 1
+
+
+# Tapping
+
+
+def test_a_tap_that_reads_too_slowly_misses_the_middle_and_is_told() -> None:
+    heard: Listeners[[bytes]] = Listeners()
+    answers = tap({}, heard, ReceiverStatus("/dev/gps", "3d", 0.0), FakeClock(), Bell())
+    assert next(answers) == {"source": "/dev/gps", "state": "3d"}
+    chunks = [b"%07d\n" % number for number in range(40_000)]
+    for chunk in chunks:
+        heard(chunk)
+    first, dropped = next(answers)["raw"].encode("latin-1"), next(answers)["dropped_bytes"]
+    assert b"".join(chunks).startswith(first)
+    assert len(first) + dropped == 320_000
+    assert len(first) == 256 * 1024
+    heard(b"\xff later")
+    assert next(answers) == {"raw": "\xff later"}
+    answers.close()
+    assert not heard

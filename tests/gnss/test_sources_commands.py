@@ -1,0 +1,174 @@
+from collections.abc import Callable
+
+import pytest
+from nmea import line, rmc
+from scripted import ScriptedReceiver
+
+from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.sources.commands import StartWatch, command_bytes
+from telemetry_agent.gnss.sources.protocols import protocol, ubx_checksum
+from telemetry_agent.gnss.sources.serial import SerialSource
+
+RATE = command_bytes("$PMTK220,200")
+RATE_UBX = command_bytes("ubx:06 08 06 00 C8 00 01 00 01 00")
+EPOCH = rmc("120000")
+
+
+# ---- what goes over the line
+
+
+def test_checksums_are_added() -> None:
+    assert RATE == b"$PMTK220,200*2C\r\n"
+    assert command_bytes("$PMTK220,200*2c") == RATE
+    assert bytes.fromhex("B562 0608 0600 C800 0100 0100 DE6A") == RATE_UBX
+    assert command_bytes("ubx:06080600C80001000100") == RATE_UBX
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "must be like"),
+        ("PMTK220", "must be like"),
+        ("$PMTK220\r\n$X", "must be like"),
+        ("$PMTK220,200*00", "wrong checksum: leave it out"),
+        ("ubx:", "must hold class, id, length"),
+        ("ubx:06 0", "must be bytes in hex"),
+        ("ubx:06 08 06 00 C8", "its length says 6 bytes of payload, 1 follow"),
+        ("ubx:B5 62 06 08 00 00 0E 30", "leave out the sync bytes"),
+    ],
+)
+def test_a_command_that_is_none_says_why(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        command_bytes(text)
+
+
+STARTS = [
+    line("GNTXT,01,01,02,u-blox AG - www.u-blox.com"),
+    line("GPTXT,01,01,02,u-blox ag - www.u-blox.com"),
+    line("PMTK010,001"),
+    line("PSRF150,1"),
+]
+
+
+@pytest.mark.parametrize("said", STARTS)
+def test_a_start_is_noticed_once_however_it_is_cut(said: bytes) -> None:
+    data = EPOCH + said + EPOCH * 20
+    for size in (1, 7, len(data)):
+        watch = StartWatch()
+        seen = [watch.feed(data[i : i + size]) for i in range(0, len(data), size)]
+        assert seen.count(True) == 1
+
+
+def test_other_sentences_are_no_start() -> None:
+    data = EPOCH + line("PMTK010,002") + line("GPTXT,01,01,02,ANTSTATUS=OK") + line("PSRF150,0")
+    assert not StartWatch().feed(data)
+
+
+# ---- a receiver that obeys
+
+
+def faster(receiver: ScriptedReceiver) -> None:
+    receiver.says = rmc("120000.2")
+
+
+@pytest.mark.parametrize("command", [RATE, RATE_UBX])
+def test_commands_are_sent_after_every_open(command: bytes) -> None:
+    with ScriptedReceiver(EPOCH, obeys={command: faster}) as receiver:
+        source = SerialSource(receiver.device, 9600, commands=[command])
+        for times in (1, 2):
+            receiver.says = EPOCH
+            source.open()
+            receiver.wait_for(command, times)
+            said = b""
+            while rmc("120000.2") not in said:
+                said += source.read(1)
+            source.close()
+
+
+def test_commands_are_sent_at_the_speed_that_was_found() -> None:
+    with ScriptedReceiver(EPOCH, baud=115200) as receiver:
+        source = SerialSource(receiver.device, commands=[RATE])
+        source.open()
+        receiver.wait_for(RATE)
+        assert receiver.speed == 115200
+        source.close()
+
+
+class Later:
+    """A clock that jumps when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def read_until() -> Callable[[SerialSource, bytes], None]:
+    def read(source: SerialSource, mark: bytes) -> None:
+        said = b""
+        while mark not in said:
+            said += source.read(1)
+
+    return read
+
+
+def test_a_receiver_that_starts_anew_is_sent_them_again_but_not_in_a_circle(
+    read_until: Callable[[SerialSource, bytes], None],
+) -> None:
+    clock = Later()
+    start = STARTS[2]
+
+    def restart(receiver: ScriptedReceiver) -> None:
+        receiver.says = start + EPOCH
+
+    with ScriptedReceiver(EPOCH, obeys={RATE: restart}) as receiver:
+        source = SerialSource(receiver.device, 9600, commands=[RATE], clock=clock)  # type: ignore[arg-type]
+        source.open()
+        for _ in range(3):
+            read_until(source, start)
+        assert receiver.heard.count(RATE) == 1
+        clock.now_s += 11
+        read_until(source, start)
+        receiver.wait_for(RATE, 2)
+        source.close()
+
+
+def test_a_u_blox_that_speaks_only_ubx_is_switched_to_nmea() -> None:
+    body = bytes.fromhex("0107 0400 01020304")
+    nmea_on = command_bytes("$PUBX,41,1,0007,0003,9600,0")
+
+    def obey(receiver: ScriptedReceiver) -> None:
+        receiver.says = EPOCH
+
+    ubx = b"\xb5\x62" + body + ubx_checksum(body)
+    with ScriptedReceiver(ubx * 3, obeys={nmea_on: obey}) as receiver:
+        source = SerialSource(receiver.device, commands=[nmea_on])
+        source.open()
+        decoder = Decoder(fix_rollover=False)
+        while not decoder.sentences:
+            decoder.feed(source.read(1), 0.0)
+        source.close()
+
+
+# ---- binary protocols
+
+
+FRAMES = {
+    "UBX": bytes.fromhex("B562 0608 0600 C800 0100 0100 DE6A"),
+    "SiRF": bytes.fromhex("A0A2 0003 0B 81 00 008C B0B3"),
+    "SkyTraq": bytes.fromhex("A0A1 0002 83 02 81 0D0A"),
+    "CASIC": bytes.fromhex("BACE 0400 06 00 E8030000 EC030600"),
+}
+
+
+@pytest.mark.parametrize(("name", "frame"), FRAMES.items())
+def test_a_protocol_is_named_by_a_whole_frame(name: str, frame: bytes) -> None:
+    noise = frame[:2] + b"\x01\x00\x02\x00\x07" * 3
+    assert protocol(noise + frame + noise) == name
+    assert protocol(noise + frame[:-1]) is None
+    for i in range(2, len(frame)):
+        broken = bytearray(frame)
+        broken[i] ^= 0x10
+        assert protocol(bytes(broken)) is None

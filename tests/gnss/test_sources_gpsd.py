@@ -1,0 +1,362 @@
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+
+import corpus
+import pytest
+from nmea import line
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.sources import gpsd
+from telemetry_agent.gnss.sources.gpsd import GpsdSource, Reports
+from telemetry_agent.gnss.sources.network import TcpSource
+from telemetry_agent.model import Fix
+from telemetry_agent.simulator import Drive, Simulator, replay
+
+LIMIT_S = 10.0
+NEW_YEAR_MS = 1_798_761_600_000
+_WEEKS_MS = 1024 * 7 * 86_400_000
+END = line("GPTXT,01,01,02,THE END")
+
+GPSD = shutil.which("gpsd", path=os.environ.get("PATH", "") + ":/usr/sbin")
+needs_gpsd = pytest.mark.skipif(
+    GPSD is None and not os.environ.get("CI"), reason="needs gpsd: apt-get install gpsd"
+)
+
+# Recordings of text receivers of many makes that gpsd follows from beginning to end.
+TWENTY = [
+    "ac12",
+    "ait250",
+    "blumax-gps009",
+    "bt-q818",
+    "bu353-glonass",
+    "ch-4701",
+    "com-1289",
+    "firefly-II",
+    "garmin-10x",
+    "gp-320fw-2019-03-28",
+    "gpsdf",
+    "mt3339",
+    "neo-m8n",
+    "nl551e",
+    "pharos-360",
+    "quectel-L70",
+    "sirfstarv-nmea",
+    "skytraq-fix",
+    "ublox-8",
+    "ublox-lea-5h",
+]
+
+
+def decoded(data: bytes) -> list[Fix]:
+    decoder = Decoder(fix_rollover=False, eager=False)
+    return decoder.feed(data, 0.0) + decoder.finish()
+
+
+# ---- a real gpsd, fed through a pty
+
+
+@contextmanager
+def real_gpsd(*devices: Path) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    assert GPSD, "needs gpsd: apt-get install gpsd"
+    process = subprocess.Popen([GPSD, "-N", "-n", "-b", "-S", str(port), *map(str, devices)])
+    try:
+        deadline_s = Clock().monotonic_s() + LIMIT_S
+        while not (there := _answers(port)) and Clock().monotonic_s() < deadline_s:
+            assert process.poll() is None
+        assert there
+        yield port
+    finally:
+        process.terminate()
+        process.wait(LIMIT_S)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def all_that_gpsd_says(data: bytes) -> bytes:
+    """Every line for one recording, sentences and reports."""
+    said = b""
+    epochs = [*replay(io.BytesIO(data)), END * 2]
+    simulator = Simulator(epochs, rate_hz=100)
+    with real_gpsd(simulator.device) as port, closing(TcpSource("127.0.0.1", port)) as client:
+        client.open()
+        client.request(b'?WATCH={"enable":true,"json":true,"raw":1};\n')
+        while b'"WATCH"' not in said:
+            said += client.read(LIMIT_S)
+        with simulator:  # it begins to speak
+            while END not in said:
+                more = client.read(LIMIT_S)
+                assert more, f"gpsd fell silent after {said[-200:]!r}"
+                said += more
+    return said
+
+
+@needs_gpsd
+@pytest.mark.skipif(not corpus.FOLDER.is_dir(), reason="the recordings are not there")
+@pytest.mark.parametrize("name", TWENTY)
+def test_by_way_of_gpsd_a_recording_gives_the_same_fixes(name: str) -> None:
+    data = (corpus.FOLDER / f"{name}.nmea").read_bytes()
+    directly = decoded(data)
+    said = all_that_gpsd_says(data)
+    assert decoded(Reports().feed(said)) == directly
+
+    # The reports alone, as a binary receiver gives them: gpsd 3.22 derives some values and leaves
+    # out an epoch at either end, but what it says agrees.
+    reports = b"".join(part for part in said.splitlines(keepends=True) if part.startswith(b"{"))
+    by_report = decoded(Reports().feed(reports))
+    assert len(by_report) >= len(directly) - 2
+    for fix in by_report:
+        assert any(_agree(fix, other) for other in directly), fix
+
+
+def _agree(ours: Fix, theirs: Fix) -> bool:
+    apart_ms = abs(ours.time_ms - theirs.time_ms) % _WEEKS_MS  # gpsd moves old recordings
+    if min(apart_ms, _WEEKS_MS - apart_ms) > 10:
+        return False
+    limits = {"lat_e9": 200, "lon_e9": 200, "alt_mm": 51, "speed_mm_s": 2, "course_mdeg": 1}
+    for name, limit in limits.items():
+        our, their = getattr(ours, name), getattr(theirs, name)
+        if our is not None and their is not None and abs(our - their) > limit:
+            return False
+    return True
+
+
+@needs_gpsd
+@pytest.mark.skipif(not corpus.FOLDER.is_dir(), reason="the recordings are not there")
+def test_a_receiver_that_speaks_only_ubx_gives_fixes_by_way_of_gpsd() -> None:
+    data = (corpus.FOLDER / "ublox-neo-m8l.nmea").read_bytes()
+    assert decoded(data) == []
+    fixes = decoded(Reports().feed(all_that_gpsd_says(data)))
+    assert len(fixes) >= 15
+    assert {fix.mode for fix in fixes} == {3}
+    assert all(fix.alt_mm is not None and fix.speed_mm_s is not None for fix in fixes)
+    assert any(fix.sats for fix in fixes)
+
+
+@needs_gpsd
+def test_the_source_follows_the_first_of_two_receivers() -> None:
+    first, second = Drive(NEW_YEAR_MS), Drive(NEW_YEAR_MS + 3_600_000, seed=9)
+    one, other = Simulator(first, rate_hz=50), Simulator(second, rate_hz=50)
+    with real_gpsd(one.device, other.device) as port, one, other:
+        both = [str(one.device), str(other.device)]
+        deadline_s = Clock().monotonic_s() + LIMIT_S
+        while gpsd.devices("127.0.0.1", port) != both:  # it answers before it has them
+            assert Clock().monotonic_s() < deadline_s
+        source = GpsdSource("127.0.0.1", port)
+        source.open()
+        decoder = Decoder(fix_rollover=True)
+        fixes: list[Fix] = []
+        while len(fixes) < 10:
+            fixes += decoder.feed(source.read(LIMIT_S), 0.0)
+        source.close()
+    assert {fix.time_ms // 3_600_000 for fix in fixes} == {NEW_YEAR_MS // 3_600_000}
+
+
+# ---- what gpsd says, as sentences
+
+VERSION = {"class": "VERSION", "release": "3.25", "proto_major": 3, "proto_minor": 15}
+TPV = {
+    "class": "TPV",
+    "device": "/dev/ttyACM0",
+    "mode": 3,
+    "time": "2026-11-23T12:35:19.250Z",
+    "lat": -48.117300123,
+    "lon": 11.516667001,
+    "altHAE": 592.3,
+    "altMSL": 545.4,
+    "geoidSep": 46.9,
+    "speed": 11.524,
+    "track": 84.4,
+}
+SKY = {
+    "class": "SKY",
+    "hdop": 0.9,
+    "vdop": 1.1,
+    "pdop": 1.42,
+    "satellites": [
+        *({"PRN": n, "gnssid": 0, "svid": n, "used": True} for n in range(1, 15)),
+        *({"PRN": n + 64, "gnssid": 6, "svid": n, "used": n > 2} for n in range(1, 5)),
+    ],
+}
+
+
+def wire(*reports: object) -> bytes:
+    return b"".join(json.dumps(report).encode() + b"\r\n" for report in reports)
+
+
+def fixes_of(*reports: object) -> list[Fix]:
+    return decoded(Reports().feed(wire(VERSION, *reports)))
+
+
+def test_every_digit_of_a_report_arrives() -> None:
+    gst = {"class": "GST", "time": TPV["time"], "lat": 3.0, "lon": 4.0, "alt": 6.5}
+    assert fixes_of(TPV, SKY, gst) == [
+        Fix(
+            time_ms=1_795_437_319_250,
+            lat_e9=-48_117_300_123,
+            lon_e9=11_516_667_001,
+            alt_mm=545_400,
+            geoid_sep_mm=46_900,
+            speed_mm_s=11_524,
+            course_mdeg=84_400,
+            mode=3,
+            quality="gps",
+            hdop_e2=90,
+            vdop_e2=110,
+            pdop_e2=142,
+            sats=16,
+            err_h_mm=5_000,
+            err_v_mm=6_500,
+        )
+    ]
+
+
+def test_what_a_report_leaves_out_is_unknown() -> None:
+    least = {key: TPV[key] for key in ("class", "time", "lat", "lon")} | {"mode": 2}
+    (fix,) = fixes_of(least)
+    assert fix == Fix(1_795_437_319_250, -48_117_300_123, 11_516_667_001)
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_a_report_without_a_fix_gives_none(mode: int) -> None:
+    assert fixes_of(TPV | {"mode": mode}) == []
+    decoder = Decoder(fix_rollover=False)
+    decoder.feed(Reports().feed(wire({"class": "TPV", "mode": mode, "time": TPV["time"]})), 0.0)
+    decoder.finish()
+    assert decoder.state == "no-fix"
+
+
+@pytest.mark.parametrize("missing", ["time", "lat", "lon"])
+def test_half_a_report_is_passed_over(missing: str) -> None:
+    assert fixes_of({key: value for key, value in TPV.items() if key != missing}) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "quality"),
+    [
+        (0, "gps"),
+        (1, "gps"),
+        (2, "dgps"),
+        (3, "rtk"),
+        (4, "float-rtk"),
+        (5, "estimated"),
+        (7, "manual"),
+        (8, "simulated"),
+        (9, "pps"),
+    ],
+)
+def test_the_quality_of_a_report(status: int, quality: str) -> None:
+    assert [fix.quality for fix in fixes_of(TPV | {"status": status})] == [quality]
+
+
+def test_reports_count_only_where_no_sentences_come() -> None:
+    own = Drive(NEW_YEAR_MS)
+    reports = Reports()
+    said = b""
+    for i in range(5):
+        epoch = own.epoch(i)
+        time = f"2027-01-01T00:00:0{i}.000Z"
+        said += reports.feed(epoch + wire(TPV | {"time": time}))
+    assert decoded(said) == decoded(b"".join(islice(own, 5)))
+    # gpsd has switched the receiver to its binary protocol.
+    later = [TPV | {"time": f"2027-01-01T00:00:1{i}.000Z"} for i in range(4)]
+    fixes = decoded(reports.feed(wire(*later)))
+    assert [fix.time_ms - NEW_YEAR_MS for fix in fixes] == [10_000, 11_000, 12_000, 13_000]
+
+
+def test_lines_may_come_in_any_pieces_and_be_anything() -> None:
+    junk = b'{"class":\n{}\n[1]\n{"class":"TPV","mode":"x","time":3}\nb5620107\n'
+    data = wire(VERSION) + junk + wire(TPV, SKY, TPV | {"time": "2026-11-23T12:35:20.000Z"})
+    whole = Reports().feed(data)
+    pieces = Reports()
+    assert b"".join(pieces.feed(data[i : i + 1]) for i in range(len(data))) == whole
+    assert len(decoded(whole)) == 2
+
+
+# ---- a connection
+
+
+class Server:
+    """A gpsd that says what the test wants, to one client."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+
+    def accept(self) -> socket.socket:
+        self._listener.settimeout(LIMIT_S)
+        return self._listener.accept()[0]
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def test_gpsd_is_asked_and_its_reports_are_read(server: Server) -> None:
+    source = GpsdSource("127.0.0.1", server.port)
+    source.open()
+    with server.accept() as gpsd_side:
+        asked = gpsd_side.recv(1000)
+        assert asked.startswith(b"?WATCH={")
+        assert json.loads(asked[7:].rstrip(b"\n;")) == {"enable": True, "json": True, "raw": 1}
+        gpsd_side.sendall(wire(VERSION, TPV, SKY))
+        data = b""
+        while data.count(b"GSA") < 4:
+            data += source.read(LIMIT_S)
+        assert len(decoded(data)) == 1
+    gone = rf"gpsd://127.0.0.1:{server.port} closed the connection"
+    with pytest.raises(SourceError, match=gone):
+        source.read(LIMIT_S)
+    source.close()
+    source.open()
+    server.accept().close()
+    source.close()
+
+
+def test_a_gpsd_without_a_receiver_says_how_to_give_it_one(server: Server) -> None:
+    source = GpsdSource("127.0.0.1", server.port)
+    source.open()
+    with server.accept() as gpsd_side:
+        gpsd_side.sendall(wire(VERSION, {"class": "DEVICES", "devices": []}))
+        with pytest.raises(SourceError, match=r"has no receiver: `sudo gpsdctl add"):
+            source.read(LIMIT_S)
+    source.close()
+
+
+def test_no_gpsd(server: Server) -> None:
+    server.close()
+    assert gpsd.devices("127.0.0.1", server.port) == []
+    with pytest.raises(SourceError, match=r"cannot be reached \(Connection refused\)"):
+        GpsdSource("127.0.0.1", server.port).open()
+
+
+def test_something_else_on_the_port_is_no_gpsd(server: Server) -> None:
+    def serve() -> None:
+        with server.accept() as other:
+            other.sendall(b"220 smtp\r\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert gpsd.devices("127.0.0.1", server.port) == []
+    thread.join(LIMIT_S)

@@ -1,0 +1,169 @@
+"""Machines of the field, as their kernels describe them."""
+
+from pathlib import Path
+
+import pytest
+from machines import Machine
+
+from telemetry_agent.gnss.sources.machine import find_receivers
+
+PI_4 = "Raspberry Pi 4 Model B Rev 1.4"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+QUECTEL = ("ttyUSB0", "ttyUSB1", "ttyUSB2", "ttyUSB3")
+
+
+def test_nothing(machine: Machine) -> None:
+    machine.uart("ttyS0")
+    assert machine.found() == []
+
+
+@pytest.mark.parametrize("generation", [5, 6, 7, 8, 9])
+def test_u_blox(machine: Machine, generation: int) -> None:
+    name = f"u-blox_AG_-_www.u-blox.com_u-blox_{generation}_-_GPS_GNSS_Receiver"
+    machine.usb(f"1546:01a{generation}", f"u-blox AG|u-blox {generation}", "ttyACM0", by_id=name)
+    path = f"/dev/serial/by-id/usb-{name}-if00"
+    assert machine.found() == [(path, "receiver", f"u-blox {generation}")]
+    assert machine.safe()[0].device == Path("/dev/ttyACM0")
+
+
+def test_media_tek(machine: Machine) -> None:
+    machine.usb("0e8d:3329", "MTK|GPS Receiver", "ttyACM0")
+    assert machine.found() == [("/dev/ttyACM0", "receiver", "MediaTek GNSS receiver")]
+
+
+def test_sirf_behind_its_own_bridge(machine: Machine) -> None:
+    machine.usb("067b:aaa0", "Prolific|", "ttyUSB0")
+    assert machine.found() == [("/dev/ttyUSB0", "receiver", "SiRF GNSS receiver (PS-360)")]
+
+
+def test_globalsat_bu_353_hides_behind_a_bridge(machine: Machine) -> None:
+    machine.usb(
+        "067b:2303",
+        "Prolific Technology Inc.|USB-Serial Controller D",
+        "ttyUSB0",
+        by_id="Prolific_Technology_Inc._USB-Serial_Controller_D",
+    )
+    path = "/dev/serial/by-id/usb-Prolific_Technology_Inc._USB-Serial_Controller_D-if00"
+    label = "Prolific Technology Inc. USB-Serial Controller D"
+    assert machine.found() == [(path, "unknown", label)]
+    assert machine.safe() == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        ("0403:6001", "FTDI|FT232R USB UART"),
+        ("10c4:ea60", "Silicon Labs|CP2102 USB to UART Bridge Controller"),
+        ("1a86:7523", "|USB2.0-Serial"),
+        ("2341:0043", "Arduino (www.arduino.cc)|Arduino Uno"),
+    ],
+)
+def test_what_may_be_anything_is_not_opened(machine: Machine, ids: str, says: str) -> None:
+    machine.usb(ids, says, "ttyUSB0")
+    assert machine.found() == [("/dev/ttyUSB0", "unknown", says.replace("|", " ").strip())]
+    assert machine.safe() == []
+
+
+def test_a_bridge_without_a_name(machine: Machine) -> None:
+    machine.usb("1a86:7523", "", "ttyUSB0")
+    assert machine.found() == [("/dev/ttyUSB0", "unknown", "CH34x serial port")]
+
+
+@pytest.mark.parametrize("ids", ["2c7c:0125", "2c7c:0121", "1e0e:9001"])
+def test_the_nmea_port_of_a_modem_and_no_other(machine: Machine, ids: str) -> None:
+    machine.usb(ids, "Modem|LTE Module", *QUECTEL, "ttyUSB4")
+    ((path, kind, _),) = machine.found()
+    assert (path, kind) == ("/dev/ttyUSB1", "modem")
+    assert len(machine.safe()) == 1
+
+
+def test_a_sim7600_whose_ports_were_numbered_late(machine: Machine) -> None:
+    machine.usb("0403:6001", "FTDI|FT232R", "ttyUSB0")
+    machine.usb("1e0e:9001", "SimTech|SimTech, Incorporated", *[f"ttyUSB{n}" for n in range(1, 6)])
+    assert [str(c.path) for c in machine.safe()] == ["/dev/ttyUSB2"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "interface", "nmea"),
+    [("1bc7:1201", 2, "ttyUSB1"), ("1199:9071", 0, "ttyUSB2")],
+)
+def test_telit_and_sierra(machine: Machine, ids: str, interface: int, nmea: str) -> None:
+    machine.usb(ids, "Maker|Modem", *QUECTEL, interface=interface)
+    assert [str(c.path) for c in machine.safe()] == [f"/dev/{nmea}"]
+
+
+def test_a_modem_whose_nmea_port_is_not_known_is_left_alone(machine: Machine) -> None:
+    machine.usb("12d1:1506", "HUAWEI|HUAWEI Mobile", *QUECTEL)
+    machine.usb("1199:68c0", "Sierra|MC7304", "ttyUSB4", "ttyUSB5")
+    assert machine.found() == []
+
+
+def test_a_u_blox_modem_is_no_receiver(machine: Machine) -> None:
+    machine.usb("1546:1102", "u-blox AG|LISA-U2", "ttyACM0", "ttyACM1")
+    assert machine.safe() == []
+
+
+def test_the_receiver_comes_before_the_modem(machine: Machine) -> None:
+    machine.usb("2c7c:0125", "Quectel|EG25-G", *QUECTEL)
+    machine.usb("1546:01a8", "u-blox AG|u-blox 8", "ttyACM0")
+    assert [c.label for c in machine.safe()] == ["u-blox 8", "Quectel EC25/EG25 modem"]
+
+
+def test_the_header_of_a_pi(machine: Machine) -> None:
+    machine.uart("ttyS0", PI_4)
+    machine.link("serial0", "ttyS0")
+    machine.cmdline("console=tty1 root=/dev/mmcblk0p2")
+    ((path, kind, label),) = machine.found()
+    assert (path, kind) == ("/dev/serial0", "header")
+    assert label == f"the header's serial port of this {PI_4}"
+    assert machine.safe()[0].device == Path("/dev/ttyS0")
+
+
+def test_the_header_of_a_pi_5_is_not_its_debug_connector(machine: Machine) -> None:
+    machine.uart("ttyAMA10", "Raspberry Pi 5 Model B Rev 1.0")
+    machine.link("serial0", "ttyAMA10")
+    assert machine.found() == []
+    machine.uart("ttyAMA0")
+    assert [path for path, _, _ in machine.found()] == ["/dev/ttyAMA0"]
+
+
+def test_a_pi_whose_header_port_is_off(machine: Machine) -> None:
+    machine.uart("ttyAMA1", PI_4)
+    assert machine.found() == []
+
+
+def test_a_pi_with_the_system_console_on_its_header(machine: Machine) -> None:
+    machine.uart("ttyS0", PI_4)
+    machine.link("serial0", "ttyS0")
+    machine.cmdline("console=ttyS0,115200 console=tty1")
+    (port,) = find_receivers(machine.root)
+    assert not port.safe
+    assert port.blocked == (
+        "the system console is on /dev/ttyS0: "
+        "`sudo raspi-config nonint do_serial_cons 1`, then reboot"
+    )
+
+
+def test_a_pi_with_a_login_on_its_header(machine: Machine) -> None:
+    machine.uart("ttyS0", PI_4)
+    machine.link("serial0", "ttyS0")
+    machine.process(612, "agetty", "--keep-baud", "115200,57600,38400,9600", "ttyS0", "vt220")
+    (port,) = find_receivers(machine.root)
+    assert not port.safe
+    assert port.blocked is not None
+    assert port.blocked.startswith("a login console has /dev/ttyS0 (agetty (pid 612)): `sudo raspi")
+
+
+def test_a_pi_3_whose_bluetooth_has_the_header(machine: Machine) -> None:
+    machine.uart("ttyAMA0", "Raspberry Pi 3 Model B Rev 1.2")
+    machine.link("serial0", "ttyAMA0")
+    machine.process(433, "hciattach", "/dev/serial1", has="/dev/ttyAMA0")
+    (port,) = find_receivers(machine.root)
+    assert port.blocked is not None
+    assert port.blocked.startswith("Bluetooth has /dev/ttyAMA0 (hciattach (pid 433)): use the")

@@ -1,0 +1,145 @@
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from nmea import rmc
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.sources.network import SocketSource, TcpSource, UdpSource
+
+LIMIT_S = 5.0
+SENTENCE = rmc("120000")
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT_S)
+        yield listener
+
+
+@pytest.fixture
+def tcp(listener: socket.socket) -> Iterator[TcpSource]:
+    source = TcpSource("127.0.0.1", listener.getsockname()[1], commands=[b"$PMTK220,200*2C\r\n"])
+    yield source
+    source.close()
+
+
+def udp() -> UdpSource:
+    with socket.socket(type=socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        return UdpSource("127.0.0.1", free.getsockname()[1])
+
+
+def send(source: UdpSource, data: bytes) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sender:
+        sender.sendto(data, ("127.0.0.1", int(source.name.rpartition(":")[2])))
+
+
+def test_tcp_sends_the_commands_and_reads(tcp: TcpSource, listener: socket.socket) -> None:
+    for _ in range(2):
+        tcp.open()
+        with listener.accept()[0] as sender:
+            sender.settimeout(LIMIT_S)
+            assert sender.recv(100) == b"$PMTK220,200*2C\r\n"
+            sender.sendall(SENTENCE)
+            assert tcp.read(LIMIT_S) == SENTENCE
+            assert tcp.read(0.01) == b""
+        with pytest.raises(SourceError, match=r"tcp://127.0.0.1:\d+ closed the connection"):
+            tcp.read(LIMIT_S)
+        tcp.close()
+
+
+def test_tcp_without_a_server(tcp: TcpSource, listener: socket.socket) -> None:
+    listener.close()
+    with pytest.raises(SourceError, match=r"cannot be reached \(Connection refused\): check"):
+        tcp.open()
+    with pytest.raises(SourceError, match="is not open"):
+        tcp.read(0)
+
+
+def test_tcp_to_a_name_that_is_none() -> None:
+    with pytest.raises(SourceError, match=r"tcp://receiver\.invalid:1 cannot be reached"):
+        TcpSource("receiver.invalid", 1).open()
+
+
+def test_udp_takes_datagrams_with_and_without_a_line_end() -> None:
+    source = udp()
+    source.open()
+    send(source, SENTENCE)
+    assert source.read(LIMIT_S) == SENTENCE
+    send(source, SENTENCE.rstrip())
+    assert source.read(LIMIT_S) == SENTENCE.rstrip() + b"\n"
+    send(source, SENTENCE[:20])
+    assert source.read(LIMIT_S) == SENTENCE[:20]
+    assert source.read(0.01) == b""
+    source.close()
+    source.close()
+
+
+def test_a_udp_port_in_use_is_told() -> None:
+    source = udp()
+    source.open()
+    port = source.name.rpartition(":")[2]
+    with pytest.raises(SourceError, match=rf"cannot listen at udp://.*`ss -ulpn sport = :{port}`"):
+        UdpSource("127.0.0.1", int(port)).open()
+    source.close()
+
+
+def test_an_empty_datagram_is_no_end() -> None:
+    source = udp()
+    source.open()
+    send(source, b"")
+    assert source.read(LIMIT_S) == b""
+    send(source, SENTENCE)
+    assert source.read(LIMIT_S) == SENTENCE
+    source.close()
+
+
+def test_udp_on_every_address() -> None:
+    assert UdpSource("", 10110).name == "udp://:10110"
+    assert UdpSource("::1", 10110).name == "udp://[::1]:10110"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_cancel_ends_the_read(before: bool) -> None:
+    source = udp()
+    source.open()
+    if before:
+        source.cancel()
+        assert source.read(60) == b""
+    else:
+        timer = threading.Timer(0.05, source.cancel)
+        timer.start()
+        assert source.read(60) == b""
+        timer.join()
+    send(source, SENTENCE)
+    assert source.read(LIMIT_S) == SENTENCE
+    source.close()
+
+
+def test_a_cancel_ends_the_connecting(tcp: TcpSource) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        held = [socket.socket() for _ in range(3)]
+        for client in held:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        source = TcpSource("127.0.0.1", port)
+        timer = threading.Timer(0.05, source.cancel)
+        timer.start()
+        started_s = Clock().monotonic_s()
+        with pytest.raises(SourceError, match=r"cannot be reached \(no answer\)"):
+            source.open()
+        assert Clock().monotonic_s() - started_s < 2
+        timer.join()
+        for client in held:
+            client.close()
+
+
+def test_remedies(tcp: TcpSource) -> None:
+    source: SocketSource = tcp
+    assert "check that its sender runs" in source.remedy("silent", b"")
+    assert "is no NMEA: check what its sender sends" in source.remedy("wrong-baud", b"")

@@ -1,0 +1,515 @@
+"""The commands against a real daemon, and where none runs, as a user meets them."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from misbehaving import Server, answer, hang, refusing
+from processes import AGENT, Running, agent, environment, run_agent, running
+from rig import START_MS, record_backlog, simulated, started, stats, write_config
+
+from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.simulator import Drive
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Endpoint:
+    return Endpoint("127.0.0.1:0", tmp_path / "received.db")
+
+
+class Asked:
+    """The commands of one config."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return run_agent(*args, "--config", str(self.config))
+
+    def json(self, *args: str) -> Any:
+        result = self.run(*args, "--json")
+        assert result.returncode == 0, result.stderr
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        return lines if args[:2] == ("queue", "list") or args[0] == "drain" else lines[0]
+
+    def refused(self, *args: str) -> tuple[int, str]:
+        """Exit status and the one line on standard error."""
+        result = self.run(*args)
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("telemetry-agent: ")
+        return result.returncode, line
+
+
+def listening(daemon: Running) -> None:
+    daemon.wait_for_line("records van-07")
+
+
+# Status
+
+
+def test_status_tells_what_the_agent_knows(tmp_path: Path, endpoint: Endpoint) -> None:
+    with endpoint, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), endpoint.url)
+        asked = Asked(config)
+        with started(config) as daemon:
+            assert endpoint.wait_for(40, 20)
+            told = asked.json("status")
+            assert (told["running"], told["pid"]) == (True, daemon.process.pid)
+            assert (told["receiver"]["state"], told["upload"]["state"]) == ("3d", "ok")
+            assert told["receiver"]["fix_age_s"] < 5
+            assert told["receiver"]["fixes"] >= 40
+            assert told["upload"]["delivered"] >= 40
+            assert told["upload"]["sent_bytes_24h"] > 1000
+            text = asked.run("status").stdout
+            assert "recording: 3d fix, 11 satellites" in text
+            assert "uploading: ok for " in text
+            endpoint.disconnect()
+            daemon.wait_for_line("nothing can be delivered")
+            told = asked.json("status")
+            assert told["upload"]["state"] == "unreachable"
+            assert "connection refused" in told["upload"]["last_error"].lower()
+            simulator.hush()
+            daemon.kill()
+        told = asked.json("status")
+        assert not told["running"]
+        assert told["queue"]["pending"] > 0
+        assert "no agent runs" in asked.run("status").stdout
+
+
+def test_status_before_anything_was_recorded(tmp_path: Path) -> None:
+    asked = Asked(write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/"))
+    result = asked.run("status")
+    assert result.returncode == 0
+    assert result.stdout.startswith("no agent runs\nthere is no queue at")
+    assert not (tmp_path / "queue.db").exists()
+
+
+def test_watch_follows_the_agent_over_its_restart(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with agent("status", "--watch", "--config", str(config)) as watch:
+        watch.wait_for_line("^no agent runs$")
+        with started(config) as daemon:
+            watch.wait_for_line("running for .* recording: absent")
+            daemon.kill()
+        watch.out.clear()
+        watch.wait_for_line("^no agent runs$")
+        assert watch.end(10, by=signal.SIGINT) == 130
+        assert not any(watch.err)
+
+
+def test_the_socket_of_a_killed_daemon_misleads_nobody(tmp_path: Path) -> None:
+    asked = Asked(write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/"))
+    for _ in range(2):
+        with started(asked.config) as daemon:
+            listening(daemon)
+            assert asked.json("status")["running"]
+            daemon.kill()
+        assert (tmp_path / "queue.db.sock").exists()
+        assert not asked.json("status")["running"]
+    with started(asked.config) as daemon:
+        listening(daemon)
+        assert daemon.end() == 0
+    assert not (tmp_path / "queue.db.sock").exists()
+
+
+# The queue
+
+
+@pytest.mark.parametrize("with_daemon", [True, False])
+def test_dead_letters_are_listed_put_back_and_given_up(with_daemon: bool, tmp_path: Path) -> None:
+    record_backlog(tmp_path, 8)
+    with Server(then=refusing({2, 3, 5})) as server:
+        asked = Asked(write_config(tmp_path, "/dev/none", server.url))
+        with started(asked.config) as daemon:
+            server.wait_for(lambda s: len(s.ledger) == 5)
+            counts = asked.json("queue", "stats")
+            while counts["ack_failed"] < 3:
+                counts = asked.json("queue", "stats")
+            assert counts["acked"] == 5
+            if not with_daemon:
+                assert daemon.end() == 0
+            dead = asked.json("queue", "list", "--state", "ack_failed")
+            assert [(fix["seq"], fix["reason"]) for fix in dead] == [
+                (seq, "400: bad fix") for seq in (2, 3, 5)
+            ]
+            stream = dead[0]["stream"]
+            text = asked.run("queue", "list", "--state", "ack_failed").stdout
+            assert f"{stream}:2 " in text
+            # What was delivered is no dead letter.
+            status, line = asked.refused("queue", "retry", f"{stream}:2", f"{stream}:1")
+            assert (status, "1 of these names are no dead letters" in line) == (1, True)
+            status, line = asked.refused("queue", "discard", "--all")
+            assert (status, "--yes is needed" in line) == (2, True)
+            assert asked.json("queue", "discard", f"{stream}:3", "--yes") == {"discarded": 1}
+            server.then = answer()
+            assert asked.json("queue", "retry", "--all")["retried"] in {1, 2}
+            assert asked.json("drain")[-1]["pending"] == 0
+            server.wait_for(lambda s: len(s.ledger) == 7)
+    assert {seq for _, seq in server.ledger} == {1, 2, 4, 5, 6, 7, 8}
+    counts = stats(tmp_path)
+    assert (counts.acked, counts.ack_failed, counts.lost) == (7, 0, {"discarded": 1})
+
+
+@pytest.mark.parametrize("with_daemon", [True, False])
+def test_delivered_fixes_are_sent_again_under_their_names(
+    with_daemon: bool, tmp_path: Path
+) -> None:
+    record_backlog(tmp_path, 10)
+    with Server() as server:
+        asked = Asked(write_config(tmp_path, "/dev/none", server.url))
+        with started(asked.config) as daemon:
+            server.wait_for(lambda s: len(s.ledger) == 10)
+            while asked.json("queue", "stats")["acked"] < 10:
+                pass
+            if not with_daemon:
+                assert daemon.end() == 0
+            since, until = "2026-11-23T12:00:02Z", "2026-11-23T13:00:04+01:00"
+            answer_ = asked.json("queue", "resend", "--since", since, "--until", until)
+            assert answer_ == {"resent": 2}
+            assert asked.json("queue", "resend", "--since", "3s") == {"resent": 4}
+            assert asked.run("drain").returncode == 0
+            server.wait_for(lambda s: sum(s.ledger.values()) == 16)
+            twice = sorted(seq for (_, seq), times in server.ledger.items() if times == 2)
+            assert twice == [3, 4, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["queue", "retry"], "Name the dead letters"),
+        (["queue", "retry", "--all", "0123456789abcdef:1"], "Name the dead letters"),
+        (["queue", "discard", "17"], "'17' is no name: it is STREAM:SEQ"),
+        (["queue", "resend"], "Missing option '--since'"),
+        (["queue", "resend", "--since", "yesterday"], "a time such as 2026-11-23T12:35:19Z"),
+        (["queue", "list", "--state", "lost"], "'lost' is not one of"),
+        (["tap", "--for", "soon"], "must be a duration"),
+    ],
+)
+def test_what_the_command_line_gets_wrong_is_told(
+    args: list[str], says: str, tmp_path: Path
+) -> None:
+    status, line = Asked(write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")).refused(*args)
+    assert status == 2
+    assert says in line
+
+
+def test_a_list_says_that_there_is_more(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 12)
+    asked = Asked(write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/"))
+    result = asked.run("queue", "list", "--limit", "5")
+    assert len(result.stdout.splitlines()) == 5
+    assert "--limit 50, or 0 for all" in result.stderr
+    assert len(asked.json("queue", "list", "--limit", "0")) == 12
+
+
+# Drain
+
+
+@pytest.mark.parametrize("with_daemon", [True, False])
+def test_drain_while_the_endpoint_is_away_and_when_it_is_back(
+    with_daemon: bool, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    record_backlog(tmp_path, 3000)
+    with endpoint:
+        config = write_config(
+            tmp_path,
+            "/dev/none",
+            endpoint.url,
+            upload={"max_batch": 500, "backoff_initial": "1s", "backoff_max": "1h"},
+        )
+        asked = Asked(config)
+        endpoint.disconnect()
+        with started(config) as daemon:
+            daemon.wait_for_line("nothing can be delivered")
+            if not with_daemon:
+                assert daemon.end() == 0
+            status, line = asked.refused("drain")
+            assert (status, "3000 fixes wait: " in line) == (69, True)
+            endpoint.reconnect()
+            told = asked.json("drain")
+            assert 0 <= told[-1]["pending"] <= told[0]["pending"] <= 3000
+            assert told[-1]["pending"] == 0
+            assert endpoint.count() == 3000
+            assert asked.json("drain")[-1]["pending"] == 0
+    assert stats(tmp_path).acked == 3000
+
+
+@pytest.mark.parametrize("with_daemon", [True, False])
+def test_drain_of_a_held_queue_ends_with_1(with_daemon: bool, tmp_path: Path) -> None:
+    record_backlog(tmp_path, 5)
+    with Server(then=answer(401, "who are you")) as server:
+        asked = Asked(write_config(tmp_path, "/dev/none", server.url, upload={"backoff_max": "1h"}))
+        with started(asked.config) as daemon:
+            daemon.wait_for_line("uploads are held")
+            if not with_daemon:
+                assert daemon.end() == 0
+            status, line = asked.refused("drain")
+            assert (status, "held, 5 fixes wait: 401: who are you" in line) == (1, True)
+            server.then = answer()
+            assert asked.run("drain").returncode == 0
+
+
+def test_drain_keeps_what_the_endpoint_asked_for(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 5)
+    with Server(answer(503, headers={"Retry-After": "600"})) as server:
+        asked = Asked(write_config(tmp_path, "/dev/none", server.url))
+        with started(asked.config) as daemon:
+            daemon.wait_for_line("nothing can be delivered")
+            assert asked.refused("drain")[0] == 69
+        assert len(server.requests) == 1
+
+
+def test_ctrl_c_in_a_drain_leaves_nothing_leased(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 5)
+    with Server(hang()) as server:
+        config = write_config(tmp_path, "/dev/none", server.url, upload={"timeout": "60s"})
+        with agent("drain", "--config", str(config)) as drain:
+            server.wait_for(lambda s: bool(s.requests))
+            assert drain.end(10, by=signal.SIGINT) == 130
+            assert "Traceback" not in drain.text()
+        counts = stats(tmp_path)
+        assert (counts.ready + counts.unack, counts.in_flight) == (5, 0)
+        assert Asked(config).run("drain").returncode == 0
+    assert set(server.ledger.values()) == {1}
+
+
+# Tap
+
+
+def test_tap_gives_every_byte_and_takes_none(tmp_path: Path, endpoint: Endpoint) -> None:
+    drive = Drive(START_MS, interval_ms=25)
+    sent = b"".join(drive.epoch(number) for number in range(400))
+    with endpoint, simulated(tmp_path, 400, rate_hz=40) as simulator:
+        config = write_config(tmp_path, str(simulator.device), endpoint.url)
+        with started(config) as daemon:
+            listening(daemon)
+            taps = [
+                subprocess.Popen(
+                    [*AGENT, "tap", "--config", str(config)],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=environment(),
+                )
+                for _ in range(3)
+            ]
+            try:
+                heard = []
+                for tap in taps:
+                    assert tap.stdout
+                    lines = [tap.stdout.readline()]
+                    while not sent.endswith(b"".join(lines[-7:])) or len(lines) < 7:
+                        lines.append(tap.stdout.readline())
+                    heard.append(b"".join(lines[1:]))  # it came in the middle of the first
+            finally:
+                for tap in taps:
+                    tap.kill()
+                    tap.communicate()
+            assert endpoint.wait_for(400, 30)
+            assert daemon.end() == 0
+        times = [time for _, _, time in endpoint.received()]
+    assert len(set(times)) == len(times) == 400
+    for text in heard:
+        assert sent.endswith(text)
+        assert len(text) > len(sent) / 10
+
+
+def test_a_tap_that_does_not_read_holds_up_no_fix(tmp_path: Path, endpoint: Endpoint) -> None:
+    with endpoint, simulated(tmp_path, 3000, rate_hz=0) as simulator:
+        config = write_config(tmp_path, str(tmp_path / "later"), endpoint.url)
+        with started(config) as daemon:
+            listening(daemon)
+            with socket.socket(socket.AF_UNIX) as tap:
+                tap.connect(str(tmp_path / "queue.db.sock"))
+                tap.sendall(b'{"ask":"tap"}\n')
+                assert b'"state": "absent"' in tap.recv(4096)
+                (tmp_path / "later").symlink_to(simulator.device)
+                assert endpoint.wait_for(3000, 60)
+                assert b"dropped_bytes" in _rest(tap, daemon)
+        assert endpoint.count() == 3000
+
+
+def _rest(tap: socket.socket, daemon: Running) -> bytes:
+    """What the tap was told until the end of the daemon."""
+    daemon.send(signal.SIGTERM)
+    data = b""
+    while more := tap.recv(1 << 20):
+        data += more
+    assert daemon.wait() == 0
+    return data
+
+
+def test_tap_ends_after_its_time_and_needs_a_daemon(tmp_path: Path) -> None:
+    with simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), "http://127.0.0.1:9/")
+        asked = Asked(config)
+        status, line = asked.refused("tap")
+        assert (status, "no agent runs" in line) == (1, True)
+        with started(config) as daemon:
+            listening(daemon)
+            result = asked.run("tap", "--for", "1s", "--json")
+    assert result.returncode == 0
+    lines = [json.loads(line)["line"] for line in result.stdout.splitlines()]
+    assert any(line.startswith("$GPGGA") for line in lines)
+
+
+# Who may ask
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """Where another user may go, unlike pytest's folders."""
+    if os.geteuid() != 0:
+        if "CI" in os.environ:
+            pytest.fail("these tests need root")
+        pytest.skip("only root can be another user")
+    folder = Path(tempfile.mkdtemp(prefix="telemetry-agent-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+AS_ANOTHER = """
+import os, sys
+from telemetry_agent.cli import asking, drain, main, queue, status, tap
+from telemetry_agent.daemon import app, service
+user, group, *groups = map(int, sys.argv[1].split())
+os.setgroups(groups)
+os.setgid(group)
+os.setuid(user)
+main(sys.argv[2:])
+"""
+"""Imports first: the other user may not be allowed to read this Python."""
+
+
+def as_another(*args: str, user: int, group: int = NOBODY, groups: list[int]) -> list[str]:
+    """A command line of ours, run by somebody else."""
+    ids = " ".join(map(str, [user, group, *groups]))
+    return [AGENT[0], "-c", AS_ANOTHER, ids, *args]
+
+
+def ask_as(
+    config: Path, *args: str, user: int = NOBODY, groups: list[int]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        as_another(*args, "--config", str(config), user=user, groups=groups),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(),
+    )
+
+
+MANAGING = [
+    ["queue", "list"],
+    ["queue", "retry", "--all"],
+    ["queue", "discard", "--all", "--yes"],
+    ["queue", "resend", "--since", "1h"],
+    ["drain"],
+    ["tap", "--for", "100ms"],
+]
+
+
+def test_strangers_may_look_and_no_more(public_folder: Path) -> None:
+    record_backlog(public_folder, 3)
+    with Server(then=refusing({2})) as server:
+        config = write_config(public_folder, "/dev/none", server.url)
+        with started(config) as daemon:
+            daemon.wait_for_line("refused a fix")
+            for command in (["status"], ["queue", "stats"]):
+                assert ask_as(config, *command, groups=[]).returncode == 0
+            for command in MANAGING:
+                result = ask_as(config, *command, groups=[])
+                assert result.returncode == 1, command
+                assert "only root and the agent's user and group" in result.stderr
+                assert result.stderr.count("\n") == 1
+            assert stats_of(config)["ack_failed"] == 1
+            for command in MANAGING:
+                result = ask_as(config, *command, groups=[os.getegid()])
+                assert result.returncode == 0, result.stderr
+            assert daemon.end() == 0
+        result = ask_as(config, "status", groups=[])
+        assert result.returncode == 0
+        assert "no agent runs, and only its user may open the queue" in result.stdout
+        result = ask_as(config, "queue", "stats", groups=[])
+        assert result.returncode == 1
+        assert "use sudo" in result.stderr
+
+
+def stats_of(config: Path) -> Any:
+    return Asked(config).json("queue", "stats")
+
+
+def test_the_services_user_and_root_may_do_all(public_folder: Path) -> None:
+    user = 54321
+    os.chown(public_folder, user, user)
+    config = write_config(public_folder, "/dev/none", "http://127.0.0.1:9/")
+    run = as_another("run", "--config", str(config), user=user, group=user, groups=[])
+    with running(*run) as daemon:
+        daemon.wait_for_line("records van-07")
+        for command in (["queue", "list"], ["queue", "retry", "--all"], ["drain"]):
+            assert run_agent(*command, "--config", str(config)).returncode == 0
+            assert ask_as(config, *command, user=user, groups=[]).returncode == 0
+            assert ask_as(config, *command, groups=[user]).returncode == 0
+            assert ask_as(config, *command, groups=[]).returncode == 1
+
+
+def test_strangers_leave_room_for_the_service(public_folder: Path) -> None:
+    config = write_config(public_folder, "/dev/none", "http://127.0.0.1:9/")
+    crowd = (
+        "import os, socket, sys\n"
+        "os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
+        "made = [socket.socket(socket.AF_UNIX) for _ in range(30)]\n"
+        "for sock in made: sock.connect(sys.argv[1])\n"
+        "print('here', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with started(config) as daemon:
+        listening(daemon)
+        strangers = subprocess.Popen(
+            [AGENT[0], "-c", crowd, str(public_folder / "queue.db.sock")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert strangers.stdout
+            assert strangers.stdout.readline() == b"here\n"
+            assert Asked(config).run("queue", "list").returncode == 0
+        finally:
+            strangers.communicate()
+
+
+# Reports
+
+
+def test_the_agent_reports_with_and_without_fixes(tmp_path: Path, endpoint: Endpoint) -> None:
+    with endpoint, simulated(tmp_path, 60) as simulator:
+        config = write_config(tmp_path, str(simulator.device), endpoint.url)
+        with started(config) as daemon:
+            assert endpoint.wait_for(60, 20)
+            (told,) = endpoint.agents()
+            assert told["device"] == "van-07"
+            assert told["stream"] == endpoint.received()[0][0]
+            report = told["agent"]
+            assert (report["receiver"], report["upload"]) == ("3d", "ok")
+            assert (report["lost"], report["dead_letters"]) == ({}, 0)
+            assert report["disk_free"] > 0
+            assert daemon.end() == 0
+    with Server() as server:
+        config = write_config(tmp_path, "/dev/none", server.url)
+        with started(config):
+            server.wait_for(lambda s: bool(s.requests), 30)
+        (request,) = server.requests
+        assert request.json["fixes"] == []
+        assert request.json["agent"]["receiver"] == "absent"
+        assert request.headers["idempotency-key"]

@@ -1,0 +1,45 @@
+"""What is recorded, by a real agent over restarts."""
+
+from pathlib import Path
+
+from rig import START_MS, started, write_config
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.model import Fix
+from telemetry_agent.simulator import Drive
+
+
+def recorded(folder: Path, drive: Drive, epochs: range, **sampling: object) -> list[Fix]:
+    recording = folder / "drive.nmea"
+    recording.write_bytes(b"".join(map(drive.epoch, epochs)))
+    config = write_config(
+        folder,
+        f"file://{recording}",
+        "http://127.0.0.1:9/",
+        sampling={"interval": "1s", **sampling},
+    )
+    with started(config) as agent:
+        agent.wait_for_line(f"replayed {len(epochs)} fixes")
+        assert agent.end() == 0
+    with AckQueue(folder / "queue.db") as queue:
+        return [stored.record.fix for stored in queue.stored()]
+
+
+def test_a_drive_is_sampled_and_its_metres_go_on_after_a_restart(tmp_path: Path) -> None:
+    drive = Drive(START_MS, interval_ms=200)
+    whole = recorded(tmp_path, drive, range(1500))
+    assert 290 <= len(whole) <= 310
+    halves = tmp_path / "halves"
+    halves.mkdir()
+    recorded(halves, drive, range(750))
+    joined = recorded(halves, drive, range(750, 1500))
+    assert 290 <= len(joined) <= 310
+    odo = [fix.odo_m or 0 for fix in joined]
+    assert odo == sorted(odo)
+    assert odo[-1] > 1500
+    assert abs(odo[-1] - (whole[-1].odo_m or 0)) < 30
+
+
+def test_the_interval_of_the_config_is_taken(tmp_path: Path) -> None:
+    fixes = recorded(tmp_path, Drive(START_MS), range(100), interval="10s")
+    assert len(fixes) == 10

@@ -1,0 +1,314 @@
+"""When the agent reports about itself, and that no fix ever suffers from it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from misbehaving import Act, Line, Request, Server, answer, hang_up, no_gzip, refusing
+from upload.test_uploader import Bench
+
+from telemetry_agent.model import Batch
+from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.reports import Reports
+
+BATCH = Batch(0, "0" * 16, "van-07", (), live=True)
+
+
+class Said:
+    """What the agent says about itself, as the test wants it."""
+
+    def __init__(self) -> None:
+        self.words: tuple[str, ...] = ("3d", "ok", "")
+        self.asked = 0
+
+    def fields(self) -> dict[str, object]:
+        self.asked += 1
+        return {"receiver": self.words[0], "number": self.asked}
+
+
+def reports(said: Said, now_s: float = 0.0, heartbeat_s: float = 900.0) -> Reports:
+    name = (BATCH.stream, BATCH.device)
+    return Reports(name, lambda: said.words, said.fields, native.encode, now_s, heartbeat_s)
+
+
+def tell(schedule: Reports, now_s: float, *, taken: bool = True, **asked: float) -> float:
+    schedule.encode(BATCH, "none")
+    return schedule.ended(now_s, taken=taken, **asked)
+
+
+# The schedule
+
+
+def test_the_first_rides_at_once_and_goes_alone_after_a_while() -> None:
+    schedule = reports(Said(), now_s=100.0)
+    assert schedule.due(100.0)
+    assert schedule.alone_in_s(100.0) == 10.0
+    assert schedule.alone_in_s(110.0) == 0.0
+
+
+def test_without_a_change_each_heartbeat() -> None:
+    schedule = reports(Said())
+    tell(schedule, 10.0)
+    assert not schedule.due(909.0)
+    assert schedule.alone_in_s(909.0) == 1.0
+    assert schedule.due(910.0)
+    assert schedule.alone_in_s(910.0) == 0.0
+
+
+def test_a_change_rides_at_once_and_goes_alone_once_a_minute_at_most() -> None:
+    said = Said()
+    schedule = reports(said)
+    tell(schedule, 10.0)
+    said.words = ("no-fix", "ok", "OPEN")
+    assert schedule.due(11.0)
+    assert schedule.alone_in_s(11.0) == 59.0
+    assert schedule.alone_in_s(500.0) == 0.0
+    said.words = ("3d", "ok", "")  # back before anybody was told
+    assert not schedule.due(12.0)
+
+
+def test_what_is_told_are_the_words_of_the_report_that_went() -> None:
+    said = Said()
+    schedule = reports(said)
+    schedule.encode(BATCH, "none")
+    said.words = ("silent", "ok", "")
+    schedule.ended(10.0, taken=True)
+    assert schedule.due(11.0)
+
+
+def test_a_receiver_that_wavers_costs_a_request_a_minute() -> None:
+    said = Said()
+    schedule = reports(said)
+    sent = 0
+    for second in range(600):
+        said.words = (("3d", "no-fix")[second % 2], "ok", "")
+        if schedule.alone_in_s(second) == 0:
+            tell(schedule, second)
+            sent += 1
+    assert sent == 10
+
+
+def test_after_failures_the_wait_grows_up_to_the_heartbeat() -> None:
+    schedule = reports(Said())
+    now_s, waits = 10.0, []
+    for _ in range(6):
+        next_s = tell(schedule, now_s, taken=False)
+        assert not schedule.due(next_s - 1)
+        waits.append(schedule.alone_in_s(now_s))
+        assert waits[-1] == next_s - now_s
+        now_s = next_s
+    assert waits == [60, 120, 240, 480, 900, 900]
+
+
+def test_the_return_of_the_network_ends_a_wait_but_none_that_was_asked_for() -> None:
+    schedule = reports(Said())
+    tell(schedule, 10.0, taken=False)
+    schedule.network_returned(20.0)
+    assert schedule.alone_in_s(20.0) == 0.0
+    tell(schedule, 20.0, taken=False, asked_wait_s=500.0)
+    schedule.network_returned(30.0)
+    assert schedule.alone_in_s(30.0) == 490.0
+
+
+# Through the uploader
+
+
+def report_bench(server: Server, folder: Path, **policy: Any) -> tuple[Bench, Said]:
+    made = Bench(server, folder, **policy)
+    said = Said()
+    made.uploader._reports = reports(said, made.clock.now_s)
+    return made, said
+
+
+def fixes_and_report(request: Request) -> tuple[int, bool]:
+    return len(request.json["fixes"]), "agent" in request.json
+
+
+def test_it_rides_with_fixes_once_all_goes_well(tmp_path: Path) -> None:
+    with Server() as server:
+        made, said = report_bench(server, tmp_path, max_batch=10)
+        made.put_backlog(30)
+        made.work()
+        assert [fixes_and_report(r) for r in server.requests] == [
+            (10, False),
+            (10, True),
+            (10, False),
+        ]
+        made.put(10)
+        made.work()
+        said.words = ("2d", "ok", "")
+        made.put(10)
+        made.work()
+        assert [fixes_and_report(r) for r in server.requests[3:]] == [(10, False), (10, True)]
+        assert server.requests[-1].json["agent"]["receiver"] == "2d"
+        made.close()
+
+
+def test_without_fixes_it_goes_alone_with_a_key_of_its_own(tmp_path: Path) -> None:
+    with Server() as server:
+        made, _ = report_bench(server, tmp_path)
+        assert made.work() == 10.0
+        made.work_for(1000)
+        assert [fixes_and_report(r) for r in server.requests] == [(0, True)] * 2
+        assert server.requests[0].json["stream"] == BATCH.stream
+        keys = {request.headers["idempotency-key"] for request in server.requests}
+        assert len(keys) == 2
+        assert made.uploader.status().delivered == 0
+        assert made.state == "ok"
+        made.close()
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500])
+def test_an_endpoint_that_refuses_reports_gets_every_fix(status: int, tmp_path: Path) -> None:
+    """Neither dead letters nor a hold nor a witness come of it."""
+
+    def run(line: Line, request: Request) -> None:
+        if "agent" in request.json:
+            line.reply(status, "no such field")
+        else:
+            line.server.take(request)
+            line.reply()
+
+    with Server(then=Act(run)) as server:
+        made, _ = report_bench(server, tmp_path, backoff_max_s=60.0)
+        began_s = made.clock.now_s
+        for _ in range(40):
+            made.put(1)
+            made.work_for(15)
+        assert len(server.ledger) == 40
+        assert made.counts == (0, 0, 40, 0)
+        assert made.state == "ok"
+        refused = sum("agent" in request.json for request in server.requests)
+        assert 4 < refused <= 5 + (made.clock.now_s - began_s) / 900
+        made.close()
+
+
+def test_a_refused_report_alone_holds_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with Server(answer(401), answer(400)) as server:
+        made, _ = report_bench(server, tmp_path)
+        made.work_for(100)
+        assert len(server.requests) == 2
+        assert made.state == "ok"
+        made.put(1)
+        made.work_for(20)
+        assert made.counts == (0, 0, 1, 0)
+        made.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the endpoint takes no report without fixes (401)"
+    ]
+
+
+def test_a_report_is_no_witness(tmp_path: Path) -> None:
+    """Everything is refused but reports: so it is no fix's fault."""
+
+    def run(line: Line, request: Request) -> None:
+        line.reply(400 if request.names else 200)
+
+    with Server(then=Act(run)) as server:
+        made, _ = report_bench(server, tmp_path)
+        made.work_for(30)
+        made.put(8)
+        made.work_for(3000)
+        assert made.state == "held"
+        assert made.counts == (8, 0, 0, 0)
+        made.close()
+
+
+def test_a_report_that_finds_no_network_tells_the_state_and_delays_no_fix(tmp_path: Path) -> None:
+    with Server(hang_up()) as server:
+        made, _ = report_bench(server, tmp_path, flush_every_s=1.0)
+        made.clock.advance(10)
+        made.work()
+        assert made.state == "unreachable"
+        assert made.uploader.status().next_attempt_s is not None
+        made.put(1)
+        assert made.work() == 1.0
+        made.clock.advance(1.0)
+        made.work()
+        assert made.counts == (0, 0, 1, 0)
+        assert made.state == "ok"
+        made.close()
+
+
+def test_an_imposed_wait_is_kept_by_reports_too(tmp_path: Path) -> None:
+    with Server(answer(429, headers={"Retry-After": "1000"})) as server:
+        made, _ = report_bench(server, tmp_path)
+        made.put_backlog(1)
+        made.work_for(900)
+        assert len(server.requests) == 1
+        made.work_for(200)
+        assert made.counts == (0, 0, 1, 0)
+        made.close()
+
+
+def test_reports_go_plain_until_gzip_was_taken(tmp_path: Path) -> None:
+    with Server(then=no_gzip(415)) as server:
+        made, _ = report_bench(server, tmp_path)
+        made.work_for(20)
+        made.put_backlog(20)
+        made.work_for(1000)
+        assert all(
+            "content-encoding" not in request.headers
+            for request in server.requests
+            if not request.names
+        )
+        assert made.counts == (0, 0, 20, 0)
+        made.close()
+
+
+def test_a_bad_fix_is_found_with_reports_on(tmp_path: Path) -> None:
+    with Server(then=refusing({13})) as server:
+        made, _ = report_bench(server, tmp_path, max_batch=20)
+        made.put_backlog(40)
+        made.work()
+        assert made.dead_seqs == {13}
+        assert made.counts == (0, 0, 39, 1)
+        made.close()
+
+
+# In haste
+
+
+def test_haste_sends_fresh_fixes_without_company(tmp_path: Path) -> None:
+    with Server() as server:
+        made = Bench(server, tmp_path)
+        haste = False
+        made.uploader._in_haste = lambda: haste
+        made.put(1)
+        assert made.work() == 10.0
+        haste = True
+        made.work()
+        assert made.counts == (0, 0, 1, 0)
+        made.close()
+
+
+def test_hurry_cuts_a_backoff_but_not_what_the_endpoint_asked(tmp_path: Path) -> None:
+    later = answer(503, headers={"Retry-After": "1000"})
+    with Server(answer(503), answer(401), later) as server:
+        made = Bench(server, tmp_path, backoff_max_s=300.0)
+        made.put_backlog(1)
+        made.work()
+        for requests in (2, 3, 3):
+            made.uploader.hurry()
+            made.work()
+            assert len(server.requests) == requests
+        assert made.uploader.status().waits == 3
+        made.clock.advance(1000)
+        made.work()
+        assert made.counts == (0, 0, 1, 0)
+        made.close()
+
+
+def test_each_step_is_told(tmp_path: Path) -> None:
+    with Server() as server:
+        made = Bench(server, tmp_path)
+        seen: list[int] = []
+        made.uploader._on_step = lambda: seen.append(made.queue.stats().acked)
+        made.put_backlog(1)
+        made.work()
+        assert seen == [1, 1]
+        made.close()
