@@ -168,14 +168,14 @@ def milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def fdatasync_ms(folder: Path) -> float:
-    """The median of 50 syncs of one page."""
+def fdatasync_ms(folder: Path) -> list[float]:
+    """Fifty syncs of one page."""
     with (folder / "page").open("wb", buffering=0) as file:
         taken = []
         for _ in range(50):
             file.write(bytes(4096))
             taken.append(milliseconds(lambda: os.fdatasync(file.fileno())))
-    return statistics.median(taken)
+    return taken
 
 
 def main() -> None:
@@ -198,13 +198,16 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        sync_ms = fdatasync_ms(folder)
+        syncs_ms: list[float] = []
         for turn in range(turns):
+            syncs_ms += fdatasync_ms(folder)
             turn_theirs(fresh(folder, f"theirs-{turn}"), theirs, few)
             for place, (shape, (group, size, count)) in enumerate(shapes.items()):
                 turn_ours(fresh(folder, f"ours-{turn}-{place}"), ours[shape], count, group, size)
+                syncs_ms += fdatasync_ms(folder)
         theirs_ms, ours_ms = get_with_delivered_kept(fresh(folder, "kept"), 500_000)
 
+    sync_ms = statistics.median(syncs_ms)
     print(f"fdatasync {sync_ms:.2f} ms (median), {turns} turns; fixes a second (ratio)")
     print_rates(theirs, ours, 0)
     base = statistics.median(theirs.bytes_per_fix)
