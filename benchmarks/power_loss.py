@@ -44,9 +44,12 @@ def main() -> int:
                 return 1
             total.states += tally.states
             total.of_recoveries += tally.of_recoveries
-            print(f"\r{done} of {len(running)} stories", end="", file=sys.stderr, flush=True)
+            print(f"\r{total.states:,} states", end="", file=sys.stderr, flush=True)
+            if total.states >= arguments.states:
+                pool.shutdown(cancel_futures=True)
+                break
     print(
-        f"\r{total.states:,} crash states of {len(running)} stories in "
+        f"\r{total.states:,} crash states of {done} stories in "
         f"{time.perf_counter() - start:.0f} s, {total.of_recoveries:,} of them from cuts during "
         "the life after a cut. Every promise was kept."
     )
