@@ -1,6 +1,5 @@
 """All checks in the order of the data's path, and the parts that they look at."""
 
-import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from telemetry_agent import config
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import Settings
 from telemetry_agent.daemon import control
+from telemetry_agent.daemon.access import build_access
 from telemetry_agent.daemon.app import source_of
 from telemetry_agent.doctor.accounts import SERVICE_USER
 from telemetry_agent.doctor.agent import Agent, Ask, TapSource
@@ -21,6 +21,7 @@ from telemetry_agent.doctor.sky import LISTENED
 from telemetry_agent.doctor.storage import Storage
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources import Source
+from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.network import Network, resolve_tcp
 from telemetry_agent.upload.transport import Transport
 
@@ -51,9 +52,16 @@ def examine(config_path: Path | None, site: Site | None = None) -> Iterator[Find
         yield failed("config", said, remedy)
         yield from (skipped(name, "needs config") for name in NAMES[1:])
         return
+    settings = loaded.settings
+    try:
+        access = build_access(settings.upload, set())
+    except ConfigError as error:
+        yield failed("config", *_explained(error))
+        yield from (skipped(name, "needs config") for name in NAMES[1:])
+        return
     files = ", ".join(map(str, loaded.files)) or "the environment"
-    yield passed("config", f"{files}, for the device {loaded.settings.device}")
-    yield from findings(_checks(loaded.settings, site or Site()), limit_s=_ALL_S)
+    yield passed("config", f"{files}, for the device {settings.device}")
+    yield from findings(_checks(settings, access, site or Site()), limit_s=_ALL_S)
 
 
 def _explained(error: ConfigError) -> tuple[str, str]:
@@ -63,7 +71,7 @@ def _explained(error: ConfigError) -> tuple[str, str]:
     return (said, remedy) if parts and text.startswith("no config") else (text, check)
 
 
-def _checks(settings: Settings, site: Site) -> list[Check]:
+def _checks(settings: Settings, access: Access, site: Site) -> list[Check]:
     gps, upload, path = settings.gps, settings.upload, settings.queue.path
     agent = Agent(path, site.ask, site.user)
 
@@ -73,7 +81,8 @@ def _checks(settings: Settings, site: Site) -> list[Check]:
         return source_of(gps, baud_file=None)
 
     def transport() -> Transport:
-        return Transport(upload.url, network=Network(site.clock, site.resolve))
+        network = Network(site.clock, site.resolve)
+        return Transport(upload.url, access=access, proxy=upload.proxy, network=network)
 
     receiver = Receiver(
         gps, agent, source, clock=site.clock, patience=site.patience, root=site.root
@@ -83,7 +92,7 @@ def _checks(settings: Settings, site: Site) -> list[Check]:
         upload,
         settings.device,
         transport,
-        context=ssl.create_default_context,
+        context=access.ssl_context,
         resolve=site.resolve,
         clock=site.clock,
     )

@@ -18,11 +18,11 @@ from bench import START_MS, Bench, Calendar, answers
 from machines import Machine
 from misbehaving import (
     answer,
+    ca_file,
     drips,
     hang,
     says,
     swallowed_syn,
-    tls_client_context,
     tls_server_context,
 )
 from nmea import gga, line, rmc
@@ -422,13 +422,13 @@ def a_self_signed_certificate(bench: Bench) -> None:
 
 @fault("tls", "fail", "expired; this machine's clock says 2026-11-23", "renew the server's")
 def an_expired_certificate(bench: Bench) -> None:
-    trust(bench, tls_client_context(expired=True))
+    trust(bench, ca_file(expired=True))
     bench.serve(tls=tls_server_context(expired=True))
 
 
 @fault("tls", "fail", "the certificate is for another name", "certificate's name in upload.url")
 def a_certificate_for_another_name(bench: Bench) -> None:
-    trust(bench, tls_client_context())
+    trust(bench, ca_file())
     port = bench.serve(tls=tls_server_context()).split(":")[2]
     bench.url = f"https://tracker.example:{port}"
     bench.resolve = lambda _host, number: socket.getaddrinfo("127.0.0.1", number, type=1)
@@ -572,10 +572,13 @@ def machine(bench: Bench) -> Machine:
     return made
 
 
-def trust(bench: Bench, context: Any) -> None:
+def trust(bench: Bench, certificate: Path) -> None:
     """Have this machine trust the server's certificate."""
+    real = ssl.create_default_context
     patch = bench.cleanup.enter_context(pytest.MonkeyPatch.context())
-    patch.setattr(ssl, "create_default_context", lambda: context)
+    patch.setattr(
+        ssl, "create_default_context", lambda cafile=None: real(cafile=cafile or certificate)
+    )
 
 
 @pytest.fixture
