@@ -60,7 +60,7 @@ class Monitor:
         resume_spread_s: the longest random wait between the network's return and ``on_return``.
         on_return: called in the monitor's thread when the network came back.
         on_change: called in the monitor's thread when the path to the endpoint is another one, or
-            gone: pooled connections that use the old one would hang.
+            gone: connections that use the old one would hang.
         clock: only says since when the first state holds; a step gets its time passed in.
         rng: draws the random wait.
     """
@@ -154,10 +154,10 @@ class Monitor:
         changed = any(paths[address] != self._paths.get(address) for address in paths)
         self._paths = paths
         routed = any(paths.values())
-        if changed:
-            self._on_change()
         if paths and not routed:
             self._go_away(now_s, "no-route", f"no route to {', '.join(map(str, paths))}")
+        if changed:
+            self._on_change()  # last: whoever hears it sees the new state
         if self.state.word == "up" and not self._in_doubt:
             return
         # Without a way to a known address the name may have others by now, as where a network

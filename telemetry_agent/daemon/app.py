@@ -249,7 +249,7 @@ class Agent:
 
     def _build_reader(self) -> Reader:
         gps = self.settings.gps
-        source = _source(gps, self.settings.queue.path.with_suffix(".baud"))
+        source = source_of(gps, self.settings.queue.path.with_suffix(".baud"))
 
         def decoder() -> Decoder:
             return Decoder(
@@ -335,8 +335,11 @@ def _host(settings: Settings) -> str:
     return urlsplit(settings.upload.url).netloc
 
 
-def _source(gps: Gps, baud_file: Path) -> Source:
-    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have."""
+def source_of(gps: Gps, baud_file: Path | None) -> Source:
+    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have.
+
+    Without it nothing is remembered.
+    """
     commands = [command_bytes(text) for text in gps.on_connect]
     memory = BaudMemory(baud_file)
     baud = None if gps.baud == "auto" else gps.baud

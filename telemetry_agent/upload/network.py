@@ -12,7 +12,8 @@ an abort that comes between two calls must end the next one too. Closing takes t
 ``abort``, so that a descriptor which the system gave to someone else is never shut down.
 
 Name resolution cannot be interrupted. It runs in daemon threads, of which each name has at most
-one: an exchange that finds a look-up pending joins it.
+one: an exchange that finds a look-up pending joins it. Where the name server stays silent, the
+addresses that it told last serve: a network without names is still a way.
 """
 
 import contextlib
@@ -74,6 +75,7 @@ class Network:
         clock: Clock,
         resolve: Resolve = resolve_tcp,
         connect_timeout_s: float = 5.0,
+        look_up_timeout_s: float = 5.0,
         gnss_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Nothing is opened yet.
@@ -81,7 +83,8 @@ class Network:
         Args:
             clock: The machine's clocks.
             resolve: Finds the addresses of a name.
-            connect_timeout_s: For each address; a name may have several.
+            connect_timeout_s: For each address; a name may have several, which share alike.
+            look_up_timeout_s: How long a name server may be silent where older addresses serve.
             gnss_ms: UTC now as the receiver has it, in milliseconds since 1970; ``None``: unknown.
                 It tells an expired certificate from a wrong clock.
         """
@@ -97,6 +100,7 @@ class Network:
         self._connect_timeout_s = connect_timeout_s
         self._gnss_ms = gnss_ms
         self._session: ssl.SSLSession | None = None
+        self._look_up_timeout_s = look_up_timeout_s
         self._until_s = 0.0
         self._timeout_s = 0.0
         self._family = socket.AF_UNSPEC  # the one that worked last is tried first
@@ -104,6 +108,7 @@ class Network:
         self._aborted = False
         self._current: socket.socket | None = None
         self._lookups: dict[tuple[str, int], _Lookup] = {}
+        self._known: dict[tuple[str, int], list[Any]] = {}
 
     def begin(self, timeout_s: float) -> None:
         """Start an exchange that must be over in ``timeout_s`` seconds."""
@@ -169,13 +174,16 @@ class Network:
         addresses.sort(key=lambda address: address[0] != self._family)
         failures: list[str] = []
         states: set[UploadState] = set()
-        for family, kind, protocol, _, address in addresses:
+        for left, (family, kind, protocol, _, address) in zip(
+            range(len(addresses), 0, -1), addresses, strict=True
+        ):
             peer = f"[{address[0]}]:{address[1]}" if ":" in address[0] else "{}:{}".format(*address)
             sock: socket.socket | None = None
             try:
                 sock = socket.socket(family, kind, protocol)
                 left_s = self.left_s(f"no connection to {peer}", sock)
-                sock.settimeout(min(left_s, self._connect_timeout_s))
+                # A dead address leaves time for those behind it.
+                sock.settimeout(min(left_s / left, self._connect_timeout_s))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
@@ -242,13 +250,21 @@ class Network:
                     name=f"resolve {host}",
                     daemon=True,
                 ).start()
+            known = self._known.get((host, port))
+        patient_until_s = self._clock.monotonic_s() + self._look_up_timeout_s
         while True:
             left_s = self.left_s(f"no name server told the address of {host}")
+            if known is not None:
+                left_s = min(left_s, patient_until_s - self._clock.monotonic_s())
+                if left_s <= 0:
+                    return list(known)
             with self._changed:
                 if lookup.result is None and not self._aborted:
                     self._changed.wait(left_s)
                 result = lookup.result
             if isinstance(result, socket.gaierror) and result.errno == socket.EAI_AGAIN:
+                if known is not None:
+                    return list(known)
                 raise NetworkError(f"no name server tells the address of {host}")
             if isinstance(result, Exception):
                 raise NetworkError(f"name {host} does not resolve") from result
@@ -263,6 +279,8 @@ class Network:
             result = error
         with self._changed:
             lookup.result = result
+            if isinstance(result, list):
+                self._known[host, port] = result
             del self._lookups[host, port]
             self._changed.notify_all()
 

@@ -137,7 +137,8 @@ class Uploader:
 
         self._leases = Leases(queue)
         self._in_flight: Batch | None = None
-        self._unanswered = True  # a former run may have left some
+        queue.resume_unack()  # the uploader before this one may have left some
+        self._unanswered = False
         self._hope = True  # that those without an answer get one now
         self._failures = 0  # in a row
         self._attempted_s = float("-inf")
@@ -183,8 +184,9 @@ class Uploader:
         self.bell.ring()
 
     def network_changed(self) -> None:
-        """The way is another one: the kept connection would hang. Any thread may say so."""
+        """The way is another one, or none: what uses the old one would hang. From any thread."""
         self._network_changed = True
+        self._transport.abort()
 
     def hurry(self) -> None:
         """Somebody waits for the backlog: try now, unless the endpoint itself named the time."""
@@ -211,21 +213,21 @@ class Uploader:
             self._stepping.release()
 
     def _step(self, now_s: float) -> float | None:
+        self._take_news(now_s)
         if self._closed:
             return None
-        self._take_news(now_s)
         if now_s < self._not_before_s:
             return self._not_before_s - now_s
         pending = self._queue.backlog().ready > 0
-        if self._unanswered and (self._hope or not pending):
-            pending = self._queue.resume_unack() > 0 or pending
-            self._unanswered = False
         closed = self._way.closed()
         retry_s = self._attempted_s + self._policy.backoff_max_s
         if closed is not None and now_s < retry_s:
-            if pending:
+            if pending or self._unanswered:
                 self._account.trouble(*closed, now_s, retry_s, attempted=False)
             return retry_s - now_s
+        if self._unanswered and (self._hope or not pending):
+            self._queue.resume_unack()
+            self._unanswered = False
         chosen = self._choose(now_s)
         if isinstance(chosen, Batch):
             self._attempted_s = now_s
@@ -237,6 +239,7 @@ class Uploader:
     def _take_news(self, now_s: float) -> None:
         if self._network_changed:
             self._network_changed = False
+            self._transport.rearm()
             self._transport.drop_idle()
         if self._network_returned and self._reports is not None:
             self._reports.network_returned(now_s)
@@ -354,7 +357,7 @@ class Uploader:
         self._hope = isinstance(answer, Answer)
         if self._hope:
             self._way.answered()
-        else:
+        elif not self._network_changed:
             self._way.doubt()
         return answer
 
@@ -384,7 +387,7 @@ class Uploader:
         batch = reports.without_fixes()
         payload = reports.encode(batch, self._coding.safe)
         answer = self._exchange(payload, min(self._policy.timeout_s, _REPORT_TIMEOUT_S))
-        if self._closed:
+        if self._closed or (self._network_changed and isinstance(answer, NoAnswer)):
             return 0
         if isinstance(answer, NoAnswer):
             outcome: Outcome = Deferred(answer.reason, state=answer.state, answered=False)
@@ -420,6 +423,10 @@ class Uploader:
                 if not answered:
                     self._unanswered = True
                     self._leases.give_back(batch, answered=False)
+                    if self._network_changed:
+                        # It ended with the old way, and says nothing of the new one.
+                        self._abandon()
+                        return 0
                 return self._wait(state, reason, retry_after_s)
             case Held(reason):
                 self._account.failed()

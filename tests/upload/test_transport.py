@@ -379,6 +379,27 @@ def test_a_look_up_that_comes_late_serves_the_exchange_that_joined_it() -> None:
             answered(transport.exchange(PAYLOAD, 5))
 
 
+@pytest.mark.parametrize("silence", ["hangs", "says try again"])
+def test_where_the_name_server_falls_silent_its_last_word_serves(silence: str) -> None:
+    words = [True, False]
+    with Server() as server:
+
+        def resolve(host: str, port: int) -> list[Any]:
+            if words.pop(0):
+                return socket.getaddrinfo("127.0.0.1", server.port, type=socket.SOCK_STREAM)
+            if silence == "hangs":
+                return never(host, port)
+            raise socket.gaierror(socket.EAI_AGAIN, "later")
+
+        network = Network(Clock(), resolve, look_up_timeout_s=0.1)
+        with transport_to("http://far.example/", network=network) as transport:
+            answered(transport.exchange(PAYLOAD, 5))
+            transport.drop_idle()
+            answered(transport.exchange(PAYLOAD, 5))
+    assert words == []
+    assert server.connections == 2
+
+
 # An abort ends it at once.
 
 
@@ -541,6 +562,19 @@ def test_the_addresses_are_tried_in_turn_and_the_family_that_worked_comes_first(
             answered(transport.exchange(PAYLOAD, 5))
     good = f"127.0.0.1:{server.port}"
     assert tried == [f"[::1]:{dead[1]}", good, good]
+
+
+def test_a_dead_address_leaves_time_for_the_next() -> None:
+    with Server() as server, swallowed_syn() as dead:
+
+        def resolve(host: str, port: int) -> list[Any]:
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+                for port in (dead, server.port)
+            ]
+
+        with transport_to("http://far.example/", network=Network(Clock(), resolve)) as transport:
+            answered(transport.exchange(PAYLOAD, 1))
 
 
 def test_no_route_is_a_state_of_its_own() -> None:

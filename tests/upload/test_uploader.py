@@ -466,6 +466,29 @@ def test_a_changed_network_drops_the_kept_connection(tmp_path: Path) -> None:
         assert b.server.connections == 2
 
 
+def test_a_changed_network_ends_the_request_that_hangs_in_the_old_one(tmp_path: Path) -> None:
+    way = FakeWay()
+    with bench(tmp_path, hang(), way=way, timeout_s=60.0) as b:
+        b.put_backlog(1)
+        hanging = threading.Thread(target=b.step)
+        hanging.start()
+        b.server.wait_for(lambda server: bool(server.requests))
+        way.why = ("no-route", "no route to 192.0.2.1")
+        b.uploader.network_changed()
+        hanging.join(5)
+        assert not hanging.is_alive()
+        assert b.counts == (0, 1, 0, 0)
+        assert b.state == "ok"
+        assert way.heard == []
+        b.work()
+        assert b.counts == (0, 1, 0, 0)
+        assert b.state == "no-route"
+        way.why = None
+        b.uploader.network_returned()
+        b.work()
+        assert b.counts == (0, 0, 1, 0)
+
+
 def test_what_the_server_stored_without_answering_is_sent_again_under_its_own_key(
     tmp_path: Path,
 ) -> None:
