@@ -35,12 +35,15 @@ class Account:
         Raises:
             OSError: nobody can tell.
         """
-        status = path.stat()
-        wanted = os.R_OK | os.W_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)
+        return self.may(path, os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0))
+
+    def may(self, path: Path, wanted: int) -> bool:
+        """The same for any of ``os.R_OK | os.W_OK | os.X_OK``."""
         if self.uid == os.geteuid():
             return os.access(path, wanted)
         if self.uid == 0:
             return True
+        status = path.stat()
         shift = 6 if self.uid == status.st_uid else 3 if status.st_gid in self.gids else 0
         return status.st_mode >> shift & wanted == wanted
 

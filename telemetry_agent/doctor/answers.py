@@ -19,7 +19,8 @@ def authentication(answer: Answer, outcome: Outcome) -> Finding:
         return failed(
             name,
             f"{answer.status}: {who}",
-            "correct the credentials under [upload], such as upload.token_file",
+            "correct the credentials under [upload], such as upload.token_file (those of systemd "
+            "are seen while the service runs, and with sudo)",
         )
     if isinstance(outcome, Delivered):
         return passed(name, "accepted")

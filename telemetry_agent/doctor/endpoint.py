@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import os
 import secrets
 import socket
 import ssl
@@ -12,10 +13,16 @@ from urllib.parse import urlsplit
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import Upload
+from telemetry_agent.daemon.access import build_access
+from telemetry_agent.doctor.accounts import Account, owner_of
 from telemetry_agent.doctor.answers import authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
+from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Batch
+from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.formats.answers import with_words
+from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.seams import NoAnswer
 from telemetry_agent.upload.transport import Transport
 
@@ -40,8 +47,7 @@ class Endpoint:
     Args:
         upload: the config.
         device: how the agent calls itself there.
-        transport: makes the way by which the agent itself would send.
-        context: what a certificate must prove; None over plain http.
+        account: who runs the agent, and must be able to read the secrets. Asked when it is known.
         resolve: looks names up.
         clock: the machine's clocks.
     """
@@ -50,21 +56,45 @@ class Endpoint:
         self,
         upload: Upload,
         device: str,
-        transport: Callable[[], Transport],
+        account: Callable[[], Account],
         *,
-        context: Callable[[], ssl.SSLContext],
         resolve: Resolve,
         clock: Clock,
     ) -> None:
         self._upload = upload
         self._device = device
-        self._transport = transport
-        self._context = context
+        self._account = account
+        self._access = Access()
         self._resolve = resolve
         self._clock = clock
         self._host, self._port = upload.address
         self._addresses: list[Any] = []
         self._socket: socket.socket | None = None
+
+    def credentials(self) -> Iterator[Finding]:
+        """Can the agent read what it is to show there: ``credentials``."""
+        upload, account = self._upload, self._account()
+        keys = ("token_file", "password_file", "ca_file", "client_cert", "client_key")
+        files = {key: path for key in keys if (path := getattr(upload, key)) is not None}
+        try:
+            self._access = build_access(upload, set())
+            for key, path in files.items():
+                if not account.may(path, os.R_OK):
+                    yield failed(
+                        "credentials",
+                        f"{account.name} may not read upload.{key}: {path} ({owner_of(path)})",
+                        f"`sudo chown {account.name}: {path}`",
+                    )
+                    return
+        except ConfigError as error:
+            remedy = "correct it, or use sudo" if os.geteuid() else "correct it"
+            yield failed("credentials", str(error).removeprefix("config: "), remedy)
+            return
+        shown = list(files) + [key for key in ("username", "headers") if getattr(upload, key)]
+        if "Authorization" in self._access.headers() and not shown:
+            shown = ["a credential of the service"]
+        said = f"readable: {', '.join(shown)}" if shown else "none are set"
+        yield passed("credentials", said)
 
     def name(self) -> Iterator[Finding]:
         """What address has it: ``name``."""
@@ -94,9 +124,14 @@ class Endpoint:
             if urlsplit(self._upload.url).scheme == "http":
                 yield self._plain()
                 return
+            if self._upload.proxy:
+                yield skipped("tls", "behind the proxy: see answer")
+                return
             try:
                 sock.settimeout(_TLS_S)
-                with self._context().wrap_socket(sock, server_hostname=self._host) as tls:
+                with self._access.ssl_context().wrap_socket(
+                    sock, server_hostname=self._host
+                ) as tls:
                     yield self._certified(tls)
             except ssl.SSLCertVerificationError as error:
                 yield self._not_trusted(error)
@@ -118,7 +153,12 @@ class Endpoint:
     def ask(self) -> Iterator[Finding]:
         """Send a batch without any position: ``authentication``, ``answer``."""
         batch = Batch(0, secrets.token_hex(8), self._device, (), live=True)
-        transport = self._transport()
+        transport = Transport(
+            self._upload.url,
+            access=self._access,
+            proxy=self._upload.proxy,
+            network=Network(self._clock, self._resolve),
+        )
         try:
             answer = transport.exchange(
                 native.encode(batch, compression=self._upload.compression),
@@ -129,10 +169,12 @@ class Endpoint:
         if isinstance(answer, NoAnswer):
             yield skipped("authentication", "no answer")
             yield failed(
-                "answer", answer.reason, "check that the endpoint works: its own log says more"
+                "answer",
+                self._access.masked(answer.reason),
+                "check that the endpoint works: its own log says more",
             )
             return
-        outcome = native.read(answer, batch)
+        outcome = with_words(native.read(answer, batch), self._access.masked)
         yield authentication(answer, outcome)
         yield judged(answer, outcome)
 
@@ -214,7 +256,7 @@ class Endpoint:
                 "use the certificate's name in upload.url, or get one for this name",
             )
         if error.verify_code in _UNKNOWN_ISSUER:
-            if not self._context().cert_store_stats()["x509_ca"]:
+            if not self._access.ssl_context().cert_store_stats()["x509_ca"]:
                 return failed(
                     "tls",
                     "this machine trusts no certificate at all",
@@ -230,8 +272,8 @@ class Endpoint:
 
 SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"
 TRUST = (
-    "copy the certificate of its CA to /usr/local/share/ca-certificates/NAME.crt, "
-    "then `sudo update-ca-certificates`"
+    "set upload.ca_file to the certificate of its CA, or of the server itself where it signed its "
+    "own"
 )
 
 

@@ -1,6 +1,6 @@
 """All checks in the order of the data's path, and the parts that they look at."""
 
-import ssl
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +21,13 @@ from telemetry_agent.doctor.sky import LISTENED
 from telemetry_agent.doctor.storage import Storage
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources import Source
-from telemetry_agent.upload.network import Network, resolve_tcp
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.network import resolve_tcp
 
 _ALL_S = 13.0
 _LISTEN_S = 12.5  # so long may the search for a line's speed take
+
+# Where systemd keeps those of the service while that runs.
+_CREDENTIALS = "/run/credentials/telemetry-agent.service"
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,14 @@ def _explained(error: ConfigError) -> tuple[str, str]:
 
 def _checks(settings: Settings, site: Site) -> list[Check]:
     gps, upload, path = settings.gps, settings.upload, settings.queue.path
+    if os.access(_CREDENTIALS, os.X_OK):
+        os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
     agent = Agent(path, site.ask, site.user)
 
     def source() -> Source:
         if agent.status is not None:
             return TapSource(path, site.patience.silent_s, site.ask)
         return source_of(gps, baud_file=None)
-
-    def transport() -> Transport:
-        return Transport(upload.url, network=Network(site.clock, site.resolve))
 
     receiver = Receiver(
         gps, agent, source, clock=site.clock, patience=site.patience, root=site.root
@@ -82,8 +83,7 @@ def _checks(settings: Settings, site: Site) -> list[Check]:
     endpoint = Endpoint(
         upload,
         settings.device,
-        transport,
-        context=ssl.create_default_context,
+        lambda: agent.account,
         resolve=site.resolve,
         clock=site.clock,
     )
@@ -102,9 +102,10 @@ def _checks(settings: Settings, site: Site) -> list[Check]:
         Check(("state directory",), storage.folder, ("agent",), overdue=hung_disk),
         Check(("file system", "disk space"), storage.disk, overdue=hung_disk),
         Check(("queue",), storage.queue, ("state directory",), 7.0, hung_disk),
+        Check(("credentials",), endpoint.credentials, ("agent",)),
         Check(("name",), endpoint.name, (), 4.0, ("no name server answers", SERVERS)),
         Check(("tcp",), endpoint.tcp, ("name",), 5.0),
-        Check(("tls",), endpoint.tls, ("tcp",), 5.0),
+        Check(("tls",), endpoint.tls, ("credentials", "tcp"), 5.0),
         Check(("authentication", "answer"), endpoint.ask, ("tls",), 6.0),
         Check(("delivery",), agent.delivery, ("agent",)),
     ]
@@ -121,6 +122,7 @@ NAMES = (
     "file system",
     "disk space",
     "queue",
+    "credentials",
     "name",
     "tcp",
     "tls",

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import sqlite3
-import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -17,20 +16,23 @@ import pytest
 from bench import START_MS, Bench, Calendar, answers
 from machines import Machine
 from misbehaving import (
+    _CERTIFICATE,
+    _EXPIRED,
     answer,
     drips,
     hang,
     says,
     swallowed_syn,
-    tls_client_context,
     tls_server_context,
 )
 from nmea import gga, line, rmc
+from processes import ROOT
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.lock import QueueLock
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.daemon import control
+from telemetry_agent.doctor.examination import NAMES
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources.commands import command_bytes
@@ -415,20 +417,20 @@ def a_firewall_that_drops(bench: Bench) -> None:
     bench.url = f"http://127.0.0.1:{bench.cleanup.enter_context(swallowed_syn())}/"
 
 
-@fault("tls", "fail", "certificate not trusted: self-signed", "update-ca-certificates")
+@fault("tls", "fail", "certificate not trusted: self-signed", "set upload.ca_file")
 def a_self_signed_certificate(bench: Bench) -> None:
     bench.serve(tls=tls_server_context())
 
 
 @fault("tls", "fail", "expired; this machine's clock says 2026-11-23", "renew the server's")
 def an_expired_certificate(bench: Bench) -> None:
-    trust(bench, tls_client_context(expired=True))
+    trust(bench, _EXPIRED)
     bench.serve(tls=tls_server_context(expired=True))
 
 
 @fault("tls", "fail", "the certificate is for another name", "certificate's name in upload.url")
 def a_certificate_for_another_name(bench: Bench) -> None:
-    trust(bench, tls_client_context())
+    trust(bench, _CERTIFICATE)
     port = bench.serve(tls=tls_server_context()).split(":")[2]
     bench.url = f"https://tracker.example:{port}"
     bench.resolve = lambda _host, number: socket.getaddrinfo("127.0.0.1", number, type=1)
@@ -443,6 +445,27 @@ def plain_http_where_tls_was_meant(bench: Bench) -> None:
 @fault("tls", "fail", "says nothing", "speaks TLS on this port")
 def a_server_that_never_shakes_hands(bench: Bench) -> None:
     bench.serve(then=hang(after_reading=False), tls=tls_server_context())
+
+
+@fault("credentials", "fail", "upload.token_file: cannot read .*/token", "correct it")
+def a_token_that_is_not_there(bench: Bench) -> None:
+    bench.upload["token_file"] = str(bench.folder / "token")
+
+
+@fault("credentials", "fail", "nobody may not read upload.token_file", "chown nobody:", ROOT_ONLY)
+def a_token_for_root_alone(bench: Bench) -> None:
+    token = bench.folder / "token"
+    token.write_text("s3cret-t0ken")
+    token.chmod(0o600)
+    bench.upload["token_file"] = str(token)
+    bench.user = "nobody"
+    bench.state.chmod(0o777)
+
+
+@fault("answer", "fail", "the proxy does not connect us", "check that the endpoint works")
+def a_proxy_that_refuses(bench: Bench) -> None:
+    bench.upload["proxy"] = bench.serve(then=answer(502)).removesuffix("/v1/fixes")
+    bench.url = "https://tracker.example/v1/fixes"
 
 
 @fault("authentication", "fail", "401: the endpoint asks who we are", "credentials under .upload")
@@ -572,10 +595,11 @@ def machine(bench: Bench) -> Machine:
     return made
 
 
-def trust(bench: Bench, context: Any) -> None:
-    """Have this machine trust the server's certificate."""
-    patch = bench.cleanup.enter_context(pytest.MonkeyPatch.context())
-    patch.setattr(ssl, "create_default_context", lambda: context)
+def trust(bench: Bench, certificate: str) -> None:
+    """Have the agent trust a certificate."""
+    file = bench.folder / "ca.pem"
+    file.write_text(certificate)
+    bench.upload["ca_file"] = str(file)
 
 
 @pytest.fixture
@@ -600,6 +624,16 @@ def test_a_seeded_fault_is_named_with_its_remedy(bench: Bench, seeded: Fault) ->
     assert failing(found) <= {seeded.name}, found
 
 
+def test_no_secret_is_told(bench: Bench) -> None:
+    token = bench.folder / "token"
+    token.write_text("s3cret-t0ken")
+    bench.upload["token_file"] = str(token)
+    bench.serve(then=answer(403, "no rights for s3cret-t0ken"))
+    found = bench.told()
+    assert found["authentication"].verdict == "fail"
+    assert "s3cret" not in str(found)
+
+
 def test_every_remedy_is_there(bench: Bench) -> None:
     found = bench.told()
     assert not failing(found)
@@ -619,3 +653,8 @@ def test_nothing_fails_where_all_is_well(bench: Bench) -> None:
         "line load",
         "tls",
     }
+
+
+def test_every_check_is_described_in_its_order() -> None:
+    text = (ROOT / "docs/doctor.md").read_text()
+    assert tuple(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)) == NAMES
