@@ -461,11 +461,16 @@ def tls_server_context(*, expired: bool = False) -> ssl.SSLContext:
     return context
 
 
-def trusting(*, expired: bool = False) -> Access:
-    """Trusts the server's certificate (and nothing else)."""
+def ca_file(*, expired: bool = False) -> Path:
+    """Where the server's certificate stands."""
     file = Path(_FOLDER.name) / f"ca-{expired}.pem"
     file.write_text(_EXPIRED if expired else _CERTIFICATE)
-    return Access(ca_file=file)
+    return file
+
+
+def trusting(*, expired: bool = False) -> Access:
+    """Trusts the server's certificate (and nothing else)."""
+    return Access(ca_file=ca_file(expired=expired))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import click
 from telemetry_agent import config
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import Settings
+from telemetry_agent.daemon.access import build_access
 from telemetry_agent.errors import ConfigError, SourceError, UsageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import EndOfSourceError
@@ -186,7 +187,8 @@ def _write(path: Path, text: str) -> Settings:
 def _try_endpoint(settings: Settings) -> None:
     """Send a batch without any position, and say what came back."""
     batch = Batch(0, secrets.token_hex(8), settings.device, (), live=True)
-    transport = Transport(settings.upload.url)
+    upload = settings.upload
+    transport = Transport(upload.url, access=build_access(upload, set()), proxy=upload.proxy)
     try:
         answer = transport.exchange(native.encode(batch, compression="none"), 10.0)
     finally:
