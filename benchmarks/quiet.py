@@ -98,9 +98,8 @@ def config(folder: Path, source: Path, url: str) -> str:
 def as_process(folder: Path, text: str) -> Iterator[Path]:
     """The agent, as its folder in ``/proc``."""
     (folder / "config.toml").write_text(text)
-    config = str(folder / "config.toml")
-    args = [sys.executable, "-m", "telemetry_agent", "run", "--config", config]
-    with subprocess.Popen(args) as agent:
+    command = (sys.executable, "-m", "telemetry_agent", "run")
+    with subprocess.Popen([*command, "--config", str(folder / "config.toml")]) as agent:
         try:
             yield Path("/proc", str(agent.pid))
         finally:
@@ -126,7 +125,7 @@ def as_service(text: str) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description="What the agent costs.")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--rate", type=float, default=1.0, help="fixes a second")

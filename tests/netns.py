@@ -41,6 +41,10 @@ class Namespace:
         """Run ``ip COMMAND`` here."""
         _ip("-n", self.name, *command.split())
 
+    def tc(self, command: str) -> None:
+        """Run ``tc COMMAND`` here."""
+        _run("tc", "-n", self.name, *command.split())
+
     def command(self, *args: str) -> tuple[str, ...]:
         """The command line that runs ``args`` here, as the process that is started itself."""
         return ("ip", "netns", "exec", self.name, *args)
@@ -50,12 +54,16 @@ class Namespace:
         setting = Path("/proc/sys/net", *name.split("."))
         self.inside(lambda: setting.write_text(value))
 
-    def hosts(self, names: Mapping[str, Sequence[str]]) -> None:
-        """What ``/etc/hosts`` says to processes that are started here from now on."""
+    def file(self, name: str, text: str) -> None:
+        """What ``/etc/NAME`` says to processes that are started here from now on."""
         folder = Path("/etc/netns", self.name)
         folder.mkdir(parents=True, exist_ok=True)
+        folder.joinpath(name).write_text(text)
+
+    def hosts(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Its ``/etc/hosts``."""
         lines = [f"{address} {name}\n" for name, found in names.items() for address in found]
-        folder.joinpath("hosts").write_text("".join(lines))
+        self.file("hosts", "".join(lines))
 
     def inside(self, function: Callable[[], T]) -> T:
         """Call a function in a thread that lives here: sockets that it makes stay here."""
@@ -138,4 +146,8 @@ def _enter(namespace: int) -> None:
 
 
 def _ip(*args: str) -> None:
-    subprocess.run(["ip", *args], check=True, capture_output=True, text=True, timeout=_IP_LIMIT_S)
+    _run("ip", *args)
+
+
+def _run(*args: str) -> None:
+    subprocess.run(args, check=True, capture_output=True, text=True, timeout=_IP_LIMIT_S)

@@ -684,6 +684,34 @@ def test_a_bad_fix_is_found_where_no_gzip_is_taken(tmp_path: Path) -> None:
         assert b.counts == (0, 0, 15, 1)
 
 
+def test_an_hour_later_gzip_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with bench(tmp_path, then=no_gzip(415), max_batch=10) as b:
+
+        def packed() -> list[bool]:
+            b.put_backlog(20)
+            assert b.work() is None
+            requests = b.server.requests.copy()
+            b.server.requests.clear()
+            return ["content-encoding" in request.headers for request in requests]
+
+        assert packed() == [True, False, False]
+        b.clock.advance(3599)
+        assert packed() == [False, False]
+        b.clock.advance(1)
+        assert packed() == [True, False, False]
+        b.server.then = answer()
+        b.clock.advance(3600)
+        assert packed() == [True, True]
+        assert b.counts == (0, 0, 80, 0)
+    assert caplog.messages == [
+        "the endpoint takes no gzip (415): uploads stay plain",
+        "the endpoint takes gzip now",
+    ]
+
+
 # What it tells
 
 

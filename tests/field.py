@@ -1,0 +1,245 @@
+"""A device with the whole agent, a far machine with the endpoint, and a network to break.
+
+::
+
+    with contextlib.ExitStack() as stack:
+        field = Field(tmp_path, stack)
+        field.start(FAR)
+        field.device.ip("link set eth0 down")
+        outage = field.no_way("link down and up")
+        outage.over(field.mend(field.device, "link set eth0 up"))
+        field.everything_arrived()
+
+Each machine is a network namespace; the agent is a real process in its own. The waits of its config
+are such that only what a test is about can wake the uploader: where the kernel sees the return, the
+next probe is a minute away, and a backoff may be five minutes.
+"""
+
+import contextlib
+import select
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from netns import Namespace, network
+from processes import AGENT, running
+from rig import simulated, stats, write_config
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.connectivity.probe import resolve
+from telemetry_agent.connectivity.routes import KernelBell, path
+from telemetry_agent.endpoint import Endpoint, Fault
+from telemetry_agent.parcel import Parcel
+
+clock = Clock()
+
+KERNEL_S, PROBE_EVERY_S, SPREAD_S = 1.0, 2.0, 0.1
+UNPROBED = {"probe_every": "1min"}
+PROBED = {"probe_every": f"{PROBE_EVERY_S:g}s"}
+PORT = 8080
+RATE_HZ = 20  # of the receiver
+NEAR, FAR = "10.91.0.1", "10.91.0.2"
+NEAR6, FAR6 = "fd91::1", "fd91::2"
+BEYOND = "10.92.0.1"  # on the far machine's loopback: needs a route
+NOBODY = "10.92.0.9"  # the far machine takes what is sent there, and drops it
+NAME_SERVER = "10.92.0.53"
+RESOLVER_S = 1.0  # its time-out, as the resolv.conf of these tests says it
+
+
+class Noting(Endpoint):
+    """The reference endpoint, which also knows when each request came."""
+
+    def __init__(self, listen: str, db: Path, *faults: str) -> None:
+        super().__init__(listen, db, [Fault.parse(fault) for fault in faults])
+        self.arrivals: list[float] = []
+        self.taken: list[tuple[float, str, int, int]] = []
+        """When, and what: stream, first and last seq."""
+        self._arrived = threading.Condition()
+
+    def next_fault(self) -> str | None:
+        with self._arrived:
+            self.arrivals.append(clock.monotonic_s())
+            self._arrived.notify_all()
+        return super().next_fault()
+
+    def take(self, parcel: Parcel) -> dict[str, Any]:
+        seqs = [fix["seq"] for fix in parcel.fixes]
+        if seqs:
+            self.taken.append((clock.monotonic_s(), parcel.stream, seqs[0], seqs[-1]))
+        return super().take(parcel)
+
+    def first_since(self, since_s: float, limit_s: float) -> float:
+        """Seconds from then to the first request."""
+
+        def first() -> float | None:
+            return next((at_s for at_s in self.arrivals if at_s > since_s), None)
+
+        with self._arrived:
+            self._arrived.wait_for(lambda: first() is not None, limit_s)
+            at_s = first()
+        assert at_s is not None, f"no request within {limit_s} s"
+        return at_s - since_s
+
+
+class Field:
+    """A device, a far machine with the endpoint, one cable, both families."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder, self._stack = folder, stack
+        self.net = stack.enter_context(network())
+        self.device, self.far = self.net.namespace("device"), self.net.namespace("far")
+        for each in (self.device, self.far):
+            each.sysctl("ipv6.conf.all.keep_addr_on_down", "1")
+            each.sysctl("ipv6.conf.default.keep_addr_on_down", "1")
+        self.cable("eth0", NEAR, FAR)
+        self.device.ip(f"addr add {NEAR6}/64 dev eth0 nodad")
+        self.far.ip(f"addr add {FAR6}/64 dev eth0 nodad")
+        self.far.ip(f"addr add {BEYOND}/32 dev lo")
+        self.far.ip(f"route add blackhole {NOBODY}")
+
+    def cable(self, device: str, near: str, far: str) -> None:
+        self.net.cable(self.device, device, self.far, device)
+        self.device.ip(f"addr add {near}/24 dev {device}")
+        self.far.ip(f"addr add {far}/24 dev {device}")
+
+    def listen(self, *faults: str) -> None:
+        """Start the endpoint, on every address."""
+        self.endpoint = Noting(f"[::]:{PORT}", self.folder / "received.db", *faults)
+        self._stack.callback(self.endpoint.stop)
+        self.far.inside(self.endpoint.start)
+
+    def start(
+        self,
+        host: str,
+        *,
+        settled: bool = True,
+        upload: Mapping[str, Any] = {},
+        command: tuple[str, ...] = (*AGENT, "run"),
+        **sections: Any,
+    ) -> None:
+        """Start receiver and agent; wait until it delivers."""
+        if not hasattr(self, "endpoint"):
+            self.listen()
+        self.simulator = self._stack.enter_context(simulated(self.folder, rate_hz=RATE_HZ))
+        config = write_config(
+            self.folder,
+            str(self.simulator.device),
+            f"http://{f'[{host}]' if ':' in host else host}:{PORT}/v1/fixes",
+            upload={"backoff_max": "5min", **upload},
+            **{"connectivity": UNPROBED, **sections},
+        )
+        self.agent = self._stack.enter_context(
+            running(*self.device.command(*command, "--config", str(config)))
+        )
+        if settled:
+            assert self.endpoint.wait_for(5, 10), self.agent.text()
+
+    def drive(self, fixes: int) -> None:
+        """Wait until the receiver has sent so many more."""
+        until = self.simulator.sent + fixes
+        while self.simulator.sent < until:
+            self.simulator.done.wait(0.05)
+
+    def connects(self) -> int:
+        """How often a process of the device sent a SYN."""
+        lines = self.device.inside(Path("/proc/thread-self/net/snmp").read_text).splitlines()
+        names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+        return int(values[names.index("ActiveOpens")])
+
+    def mend(self, where: Namespace, *commands: str, address: str = FAR) -> float:
+        """Mend it; when the device's kernel told that there is a way to the address again.
+
+        Of a carrier it tells up to a second late.
+        """
+        there = resolve(address, PORT)[0]
+        until_s = clock.monotonic_s() + 10
+        with contextlib.closing(self.device.inside(KernelBell)) as bell:
+            for command in commands:
+                where.ip(command)
+            told = False
+            while not (told and self.device.inside(lambda: path(there))):
+                bell.wait(until_s - clock.monotonic_s())
+                assert clock.monotonic_s() < until_s
+                told = bell.heard()
+        return clock.monotonic_s()
+
+    def no_way(self, what: str) -> "Outage":
+        """The agent has noticed that there is none: it makes no attempt."""
+        outage = Outage(self, what, KERNEL_S)
+        outage.noticed("no-route")
+        assert outage.attempts == 0, self.agent.text()
+        return outage
+
+    def everything_arrived(self, backlog: int = 0) -> None:
+        """Nothing was lost, and nothing is stored twice."""
+        self.simulator.hush()
+        sent = self.simulator.sent + backlog
+        assert self.endpoint.wait_for(sent, 10), self.agent.text()
+        assert self.agent.end() == 0, self.agent.text()
+        assert not any("Traceback" in line for line in self.agent.err)
+        moments = [(stream, time) for stream, _, time in self.endpoint.received()]
+        assert len(moments) == len(set(moments)) == sent
+        left = stats(self.folder)
+        assert (left.ready, left.unack, left.ack_failed) == (0, 0, 0)
+
+
+class Outage:
+    """From when the agent has ``noticed`` it until it is ``over``; prints what it saw."""
+
+    def __init__(self, field: Field, what: str, within_s: float) -> None:
+        self._field, self._what, self._within_s = field, what, within_s
+        self.attempts = 0
+
+    def noticed(self, word: str) -> None:
+        """Wait for it, and drive on for a while."""
+        self._field.agent.wait_for_line(f"debug: .* {word}: ")
+        count, connects = self._field.endpoint.count(), self._field.connects()
+        self._field.drive(20)
+        self.attempts = self._field.connects() - connects
+        assert self._field.endpoint.count() == count
+
+    def over(self, since_s: float) -> None:
+        """It was mended then: the first request comes in time."""
+        took_s = self._field.endpoint.first_since(since_s, self._within_s + SPREAD_S)
+        limit_ms = 1000 * (self._within_s + SPREAD_S)
+        sys.stdout.write(
+            f"| {self._what} | {1000 * took_s:.0f} ms | {limit_ms:.0f} ms | {self.attempts} |\n"
+        )
+
+
+class NameServer:
+    """Tells whoever asks for anything that it is at ``BEYOND``; while ``mute``, nothing."""
+
+    def __init__(self, where: Namespace) -> None:
+        self.mute = True
+        self._socket = where.inside(self._bind)
+        self._stop, self._stopped = socket.socketpair()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    @staticmethod
+    def _bind() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind((NAME_SERVER, 53))
+        return made
+
+    def close(self) -> None:
+        self._stop.close()
+        self._thread.join(5)
+        self._stopped.close()
+        self._socket.close()
+
+    def _run(self) -> None:
+        while self._stopped not in select.select([self._socket, self._stopped], [], [])[0]:
+            question, peer = self._socket.recvfrom(512)
+            if self.mute:
+                continue
+            end = question.index(b"\0", 12) + 5
+            count = int(question[end - 4 : end - 2] == b"\0\1")  # of addresses: only IPv4 has one
+            head = question[:2] + b"\x81\x80\0\1" + struct.pack(">H", count) + bytes(4)
+            record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(BEYOND)
+            self._socket.sendto(head + question[12:end] + record * count, peer)
