@@ -31,11 +31,11 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     start = time.perf_counter()
-    total = Tally()
+    told, total = 0, Tally()
     stories = range(arguments.seed, arguments.seed + -(-arguments.states // STATES_PER_STORY))
     with ProcessPoolExecutor(arguments.processes) as pool:
         running = [pool.submit(prove, seed, STATES_PER_STORY) for seed in stories]
-        for done, story in enumerate(as_completed(running), 1):
+        for story in as_completed(running):
             try:
                 tally = story.result()
             except BrokenPromiseError as broken:
@@ -43,10 +43,14 @@ def main() -> int:
                 print(f"\n{broken}", file=sys.stderr)
                 return 1
             total.states += tally.states
+            told += 1
             total.of_recoveries += tally.of_recoveries
-            print(f"\r{done} of {len(running)} stories", end="", file=sys.stderr, flush=True)
+            print(f"\r{total.states:,} states", end="", file=sys.stderr, flush=True)
+            if total.states >= arguments.states:
+                pool.shutdown(cancel_futures=True)
+                break
     print(
-        f"\r{total.states:,} crash states of {len(running)} stories in "
+        f"\r{total.states:,} crash states of {told} stories in "
         f"{time.perf_counter() - start:.0f} s, {total.of_recoveries:,} of them from cuts during "
         "the life after a cut. Every promise was kept."
     )

@@ -14,7 +14,7 @@ from telemetry_agent.ackqueue.schema import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch
 
-KEEP_S = 100
+KEEP_S = 30
 
 
 class Workload:
@@ -88,7 +88,7 @@ class Workload:
         self._out = []
 
     def _put(self) -> None:
-        for _ in range(self._draw.choice((1, 1, 1, 3, 30, 100))):
+        for _ in range(self._draw.choice((1, 1, 1, 2, 8, 40))):
             self._second += 1
             begun = self._moment
             device = "b" if self._second % 97 < 20 else "a"

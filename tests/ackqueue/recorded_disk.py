@@ -7,7 +7,6 @@ be as they are. ``power_cut.Platter`` makes of the log what a power cut may leav
 # ruff: noqa: N802 - the methods have the names of SQLite's own interface
 
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -185,4 +184,4 @@ def _refusals() -> Iterator[None]:
 def scratch_folder() -> Path | None:
     """Memory, where there is some: a crash state lives for a millisecond."""
     memory = Path("/dev/shm")
-    return memory if sys.platform == "linux" and memory.is_dir() else None
+    return memory if memory.is_dir() else None
