@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -27,14 +27,21 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.json_schema import WithJsonSchema
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources.baud import BAUD_RATES
 from telemetry_agent.gnss.sources.commands import command_bytes
 from telemetry_agent.model import Quality
+from telemetry_agent.secrecy import in_the_clear, masked_headers, masked_url, secret_values
 
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
@@ -174,6 +181,35 @@ def _url(value: str) -> str:
     return value
 
 
+def _proxy(value: str) -> str:
+    if not value:
+        return value
+    parts = urlsplit(_url(value))
+    if parts.scheme != "http" or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("must be http://HOST:PORT")
+    return f"http://{parts.netloc}"
+
+
+_HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_OUR_HEADERS = {
+    *("accept-encoding", "connection", "content-encoding", "content-length", "content-type"),
+    *("expect", "host", "idempotency-key", "te", "trailer", "transfer-encoding", "upgrade"),
+}
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if name.lower() in _OUR_HEADERS:
+            raise ValueError(f"{name} is set by the agent itself")
+        if not value.isprintable() or value != value.strip():
+            raise ValueError(f"{name} must be printable, without spaces at its ends")
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValueError("each header may be there once")
+    return headers
+
+
 def _host_and_port(value: object) -> tuple[str, int] | None:
     """``"host:port"``, ``"[::1]:port"``; nothing for an empty text."""
     if not value:
@@ -184,7 +220,8 @@ def _host_and_port(value: object) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
-_ProbeSchema = WithJsonSchema({"type": "string"})
+_TextSchema = WithJsonSchema({"type": "string"})
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None), _TextSchema]
 
 
 class _Section(BaseModel):
@@ -244,17 +281,53 @@ class Upload(_Section):
     backoff_max_s: PositiveDuration = Field(300.0, alias="backoff_max")
     resume_spread_s: Duration = Field(2.0, alias="resume_spread")
 
+    headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(default_factory=dict)
+    token_file: OptionalPath = None
+    username: str = ""
+    password_file: OptionalPath = None
+    ca_file: OptionalPath = None
+    client_cert: OptionalPath = None
+    client_key: OptionalPath = None
+    proxy: Annotated[str, AfterValidator(_proxy)] = ""
+    allow_insecure: bool = False
+
+    @model_validator(mode="after")
+    def _has_one_identity_and_keeps_it(self) -> Self:
+        ways = [key for key in ("token_file", "username") if getattr(self, key)]
+        ways += [f"headers.{name}" for name in self.headers if name.lower() == "authorization"]
+        if len(ways) > 1:
+            raise ValueError(f"upload.{ways[0]} and upload.{ways[1]} exclude each other: keep one")
+        if ":" in self.username or not self.username.isprintable():
+            raise ValueError("upload.username must be printable, without a colon")
+        for key, other in (("password_file", "username"), ("client_key", "client_cert")):
+            if getattr(self, key) and not getattr(self, other):
+                raise ValueError(f"upload.{other} is missing, upload.{key} is set")
+        shown = self.token_file or self.username or secret_values(self.headers)
+        if shown and (fault := self.secret_in_the_clear()):
+            raise ValueError(fault)
+        return self
+
+    def secret_in_the_clear(self) -> str | None:
+        """Why no secret may be sent; ``None``: it may."""
+        host = in_the_clear(self.url, self.proxy if self.url.startswith("http:") else "")
+        if host is None or self.allow_insecure:
+            return None
+        return (
+            f"a secret would be sent to {host} unencrypted: use https in upload.url, "
+            "or set upload.allow_insecure"
+        )
+
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the endpoint."""
-        parts = urlsplit(self.url)
+        """Host and port that connections are made to: the endpoint's, or the proxy's."""
+        parts = urlsplit(self.proxy or self.url)
         return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 class Connectivity(_Section):
     """How the way to the endpoint is watched."""
 
-    probe: Annotated[tuple[str, int] | None, BeforeValidator(_host_and_port), _ProbeSchema] = None
+    probe: Annotated[tuple[str, int] | None, BeforeValidator(_host_and_port), _TextSchema] = None
     probe_every_s: PositiveDuration = Field(30.0, alias="probe_every")
 
 
@@ -337,6 +410,10 @@ def load(path: Path | None = None) -> Loaded:
         settings = Settings(**values)
     except ValidationError as error:
         raise _explained(error, origins) from None
+    except SettingsError as error:
+        field = re.search(r'"(\w+)"', str(error))
+        name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
+        raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
     return Loaded(settings, files, origins)
 
 
@@ -393,15 +470,20 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     first = faults[0]
     key = ".".join(part for part in first["loc"] if isinstance(part, str))  # not a list's places
     said = {
-        "missing": "is missing",
-        "extra_forbidden": f"is no key of the config{_suggestion(key)}",
+        "missing": " is missing",
+        "extra_forbidden": f" is no key of the config{_suggestion(key)}",
     }.get(first["type"])
-    if said is None:
-        reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        said = f"= {first['input']!r}: {reason}"
+    reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if said is None and first["loc"][:2] == ("upload", "headers"):
+        said = f": {reason}"  # the value may be a secret
+    elif said is None and isinstance(first["input"], dict):
+        key, said = reason, ""  # about several keys, which it names itself
+    elif said is None:
+        value = first["input"]
+        said = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
     place = f" [{origins[key]}]" if key in origins else ""
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return ConfigError(f"config: {key} {said}{place}{more}")
+    return ConfigError(f"config: {key}{said}{place}{more}")
 
 
 def _suggestion(key: str) -> str:
@@ -425,6 +507,15 @@ def known_keys() -> list[str]:
 def effective(settings: Settings) -> dict[str, Any]:
     """Key path -> value as in effect (durations in seconds)."""
     return dict(_walk(Settings, settings))
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """``effective`` with secrets masked."""
+    upload = settings.upload
+    return effective(settings) | {
+        "upload.url": masked_url(upload.url),
+        "upload.headers": masked_headers(upload.headers),
+    }
 
 
 def _walk(model: type[BaseModel], values: BaseModel | None) -> Iterator[tuple[str, Any]]:

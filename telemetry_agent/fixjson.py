@@ -20,8 +20,10 @@ What is unknown is absent, never 0 or "". Every quotient below is the double nea
 integer, so its shortest form in JSON is exactly the decimal number that the receiver meant.
 """
 
+import json
 from datetime import date
 from functools import lru_cache
+from typing import Any
 
 from telemetry_agent.model import Fix
 
@@ -30,51 +32,66 @@ _DAY_1970 = date(1970, 1, 1).toordinal()
 
 
 @lru_cache(maxsize=8)
-def _day(days: int) -> str:
+def _minute(minutes: int) -> str:
+    """``2026-11-23T12:35:`` of the minutes since 1970."""
     # Not fromtimestamp(): it overflows in 2038 where time_t has 32 bits.
-    return date.fromordinal(_DAY_1970 + days).isoformat()
+    days, minutes = divmod(minutes, 1440)
+    hours, minutes = divmod(minutes, 60)
+    return f"{date.fromordinal(_DAY_1970 + days).isoformat()}T{hours:02}:{minutes:02}:"
 
 
 def rfc3339(time_ms: int) -> str:
     """Milliseconds since 1970 as ``2026-11-23T12:35:19.000Z``."""
-    days, ms = divmod(time_ms, _DAY_MS)
-    seconds, ms = divmod(ms, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{_day(days)}T{hours:02}:{minutes:02}:{seconds:02}.{ms:03}Z"
+    minutes, ms = divmod(time_ms, 60_000)
+    return f"{_minute(minutes)}{ms // 1000:02}.{ms % 1000:03}Z"
 
 
-def fix_fields(fix: Fix) -> dict[str, object]:  # noqa: C901 - one branch per optional field
-    """The fields of a fix, in the order of the table above; ready for ``json.dumps``."""
-    fields: dict[str, object] = {
-        "time": rfc3339(fix.time_ms),
-        "lat": fix.lat_e9 / 1e9,
-        "lon": fix.lon_e9 / 1e9,
-    }
-    if fix.alt_mm is not None:
-        fields["alt"] = fix.alt_mm / 1000
-    if fix.geoid_sep_mm is not None:
-        fields["geoid_sep"] = fix.geoid_sep_mm / 1000
-    if fix.speed_mm_s is not None:
-        fields["speed"] = fix.speed_mm_s / 1000
-    if fix.course_mdeg is not None:
-        fields["course"] = fix.course_mdeg / 1000
-    fields["mode"] = fix.mode
-    fields["quality"] = fix.quality
-    if fix.hdop_e2 is not None:
-        fields["hdop"] = fix.hdop_e2 / 100
-    if fix.vdop_e2 is not None:
-        fields["vdop"] = fix.vdop_e2 / 100
-    if fix.pdop_e2 is not None:
-        fields["pdop"] = fix.pdop_e2 / 100
-    if fix.sats is not None:
-        fields["sats"] = fix.sats
-    if fix.err_h_mm is not None:
-        fields["err_h"] = fix.err_h_mm / 1000
-    if fix.err_v_mm is not None:
-        fields["err_v"] = fix.err_v_mm / 1000
-    if fix.odo_m is not None:
-        fields["odo"] = fix.odo_m
-    if fix.flags:
-        fields["flags"] = list(fix.flags)
+def fix_json(fix: Fix) -> str:
+    """The fields of a fix as JSON in the order of the table above, without the braces.
+
+    Written out field by field: a backlog of a million is encoded here, at twice the speed of a
+    dict that a JSON encoder reads.
+    """
+    (
+        time_ms,
+        lat_e9,
+        lon_e9,
+        alt_mm,
+        geoid_sep_mm,
+        speed_mm_s,
+        course_mdeg,
+        mode,
+        quality,
+        hdop_e2,
+        vdop_e2,
+        pdop_e2,
+        sats,
+        err_h_mm,
+        err_v_mm,
+        odo_m,
+        flags,
+    ) = fix
+    return "".join(
+        [
+            f'"time":"{rfc3339(time_ms)}","lat":{lat_e9 / 1e9},"lon":{lon_e9 / 1e9}',
+            f',"alt":{alt_mm / 1e3}' if alt_mm is not None else "",
+            f',"geoid_sep":{geoid_sep_mm / 1e3}' if geoid_sep_mm is not None else "",
+            f',"speed":{speed_mm_s / 1e3}' if speed_mm_s is not None else "",
+            f',"course":{course_mdeg / 1e3}' if course_mdeg is not None else "",
+            f',"mode":{mode},"quality":"{quality}"',
+            f',"hdop":{hdop_e2 / 1e2}' if hdop_e2 is not None else "",
+            f',"vdop":{vdop_e2 / 1e2}' if vdop_e2 is not None else "",
+            f',"pdop":{pdop_e2 / 1e2}' if pdop_e2 is not None else "",
+            f',"sats":{sats}' if sats is not None else "",
+            f',"err_h":{err_h_mm / 1e3}' if err_h_mm is not None else "",
+            f',"err_v":{err_v_mm / 1e3}' if err_v_mm is not None else "",
+            f',"odo":{odo_m}' if odo_m is not None else "",
+            f',"flags":{json.dumps(flags, separators=(",", ":"))}' if flags else "",
+        ]
+    )
+
+
+def fix_fields(fix: Fix) -> dict[str, Any]:
+    """The same fields as a dict, ready for ``json.dumps``."""
+    fields: dict[str, Any] = json.loads(f"{{{fix_json(fix)}}}")
     return fields

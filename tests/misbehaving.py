@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from telemetry_agent.upload.access import Access
+
 Name = tuple[str, int]
 
 
@@ -267,6 +269,24 @@ def twice(status: int = 200, body: str = "") -> Act:
     return Act(run)
 
 
+def tunnel(*, says: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Act:
+    """As a proxy: connect to where CONNECT says, and pass everything on."""
+
+    def run(line: Line, request: Request) -> bool:
+        host, _, port = request.target.rpartition(":")
+        with socket.create_connection((host, int(port))) as onward:
+            line.sock.sendall(says)
+            ends = {line.sock: onward, onward: line.sock}
+            while readable := select.select([*ends, line.server.stopped_pipe[0]], [], [])[0]:
+                data = readable[0].recv(65536)
+                if not data:
+                    return False
+                ends[readable[0]].sendall(data)
+        return False
+
+    return Act(run)
+
+
 class Server:
     """Listens on loopback while it is entered."""
 
@@ -429,20 +449,28 @@ ZjfOIEOxOQIgRnJHk0LtD2+VEFiF7oMaN41xmITfHWMX0j7tsMkBUFE=
 -----END CERTIFICATE-----
 """
 
+_FOLDER = tempfile.TemporaryDirectory()
+
 
 def tls_server_context(*, expired: bool = False) -> ssl.SSLContext:
     """For ``Server(tls=…)``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "pair.pem"
-        file.write_text(_KEY + (_EXPIRED if expired else _CERTIFICATE))
-        context.load_cert_chain(file)
+    file = Path(_FOLDER.name) / f"pair-{expired}.pem"
+    file.write_text(_KEY + (_EXPIRED if expired else _CERTIFICATE))
+    context.load_cert_chain(file)
     return context
 
 
-def tls_client_context(*, expired: bool = False) -> ssl.SSLContext:
+def ca_file(*, expired: bool = False) -> Path:
+    """Where the server's certificate stands."""
+    file = Path(_FOLDER.name) / f"ca-{expired}.pem"
+    file.write_text(_EXPIRED if expired else _CERTIFICATE)
+    return file
+
+
+def trusting(*, expired: bool = False) -> Access:
     """Trusts the server's certificate (and nothing else)."""
-    return ssl.create_default_context(cadata=_EXPIRED if expired else _CERTIFICATE)
+    return Access(ca_file=ca_file(expired=expired))
 
 
 @contextlib.contextmanager

@@ -74,9 +74,9 @@ def record_backlog(folder: Path, fixes: int) -> None:
 
 
 @contextlib.contextmanager
-def started(config: Path) -> Iterator[Running]:
+def started(config: Path, env: Mapping[str, str] = {}) -> Iterator[Running]:
     """The daemon, from when it runs."""
-    with agent("run", "--config", str(config)) as daemon:
+    with agent("run", "--config", str(config), env=env) as daemon:
         daemon.wait_for_line("telemetry-agent .* records ")
         yield daemon
 

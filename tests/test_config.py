@@ -269,3 +269,112 @@ def test_the_schema_holds_every_key() -> None:
         keys += [f"{name}.{key}" for key in section["properties"]] if section else [name]
     assert sorted(keys) == sorted(config.known_keys())
     assert json.dumps(schema)
+
+
+# Secrets
+
+
+def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> config.Loaded:
+    text = MINIMAL.replace("http://127.0.0.1:8080/v1/fixes", url)
+    return config.load(write(tmp_path / "c.toml", text + lines))
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (
+            'token_file = "/t"\nusername = "me"\npassword_file = "/p"',
+            "upload.token_file and upload.username exclude each other",
+        ),
+        (
+            'token_file = "/t"\nheaders = {authorization = "Bearer geheim"}',
+            "upload.token_file and upload.headers.authorization exclude each other",
+        ),
+        ('password_file = "/p"', "upload.username is missing, upload.password_file is set"),
+        ('client_key = "/k"', "upload.client_cert is missing, upload.client_key is set"),
+        ('username = "a:b"', "upload.username must be printable, without a colon"),
+        ('headers = {Host = "geheim"}', "upload.headers: Host is set by the agent itself"),
+        ('headers = {"X Y" = "geheim"}', "'X Y' is no name of a header"),
+        ('headers = {X = "geheim\\nY: geheim"}', "X must be printable"),
+        ('headers = {X = "a", x = "geheim"}', "each header may be there once"),
+        ("headers = {X = 3}", "upload.headers.X: must be a valid string"),
+        ('proxy = "https://p:1"', "upload.proxy = 'https://p:1': must be http://HOST:PORT"),
+        ('proxy = "http://p:1/x"', "must be http://HOST:PORT"),
+        ('proxy = "http://me:geheim@p:1"', "must hold no user name or password"),
+    ],
+)
+def test_faults_in_how_the_endpoint_is_approached(tmp_path: Path, lines: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        upload(tmp_path, lines)
+    assert says in str(caught.value)
+    assert "geheim" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ['token_file = "/t"', 'username = "me"\npassword_file = "/p"', 'headers = {X-Api-Key = "k"}'],
+)
+@pytest.mark.parametrize(
+    ("url", "proxy", "host"),
+    [
+        ("http://far.example/", "", "far.example"),
+        ("http://127.0.0.1.far.example/", "", "127.0.0.1.far.example"),
+        ("http://10.0.0.1/", "", "10.0.0.1"),
+        ("http://127.0.0.1/", "http://proxy.example:3128", "proxy.example"),
+        ("http://127.0.0.1/", "", None),
+        ("http://[::1]:80/", "", None),
+        ("http://localhost/", "http://127.0.0.1:3128", None),
+        ("https://far.example/", "http://proxy.example:3128", None),
+    ],
+)
+def test_a_secret_leaves_the_machine_encrypted_or_not_at_all(
+    tmp_path: Path, secret: str, url: str, proxy: str, host: str | None
+) -> None:
+    lines = f'{secret}\nproxy = "{proxy}"\n'
+    assert upload(tmp_path, f"{lines}allow_insecure = true", url).settings.upload.allow_insecure
+    if host is None:
+        upload(tmp_path, lines, url)
+        return
+    with pytest.raises(ConfigError, match=f"a secret would be sent to {host} unencrypted"):
+        upload(tmp_path, lines, url)
+
+
+def test_plain_http_without_a_secret_is_nobodys_business(tmp_path: Path) -> None:
+    upload(tmp_path, 'headers = {X-Fleet = "north"}', "http://far.example/")
+
+
+def test_what_is_shown_holds_no_secret(tmp_path: Path) -> None:
+    loaded = upload(
+        tmp_path,
+        'headers = {Authorization = "Bearer geheim", X-Api-Key = "geheim", X-Fleet = "north"}',
+        "https://example.com/v1?api_key=geheim&db=gps",
+    )
+    shown = config.shown(loaded.settings)
+    assert shown["upload.headers"] == {
+        "Authorization": "***",
+        "X-Api-Key": "***",
+        "X-Fleet": "north",
+    }
+    assert shown["upload.url"] == "https://example.com/v1?api_key=***&db=gps"
+    assert "geheim" in repr(config.effective(loaded.settings))
+
+
+def test_a_password_in_a_url_is_not_quoted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as e:
+        upload(tmp_path, "", "https://me:geheim@x/?key=geheim")
+    assert "upload.url = 'https://***@x/?key=***': must hold no user name" in str(e.value)
+
+
+def test_headers_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", '{"X-Fleet": "south"}')
+    assert upload(tmp_path, "").settings.upload.headers == {"X-Fleet": "south"}
+    monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", "south")
+    with pytest.raises(ConfigError, match="TELEMETRY_AGENT_UPLOAD__… must hold JSON"):
+        upload(tmp_path, "")
+
+
+def test_connections_are_made_to_the_proxy(tmp_path: Path) -> None:
+    assert upload(tmp_path, "").settings.upload.address == ("example.com", 443)
+    behind = upload(tmp_path, 'proxy = "http://proxy.example:3128/"').settings.upload
+    assert (behind.proxy, behind.address) == ("http://proxy.example:3128", ("proxy.example", 3128))

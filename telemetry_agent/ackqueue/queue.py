@@ -17,8 +17,6 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -27,7 +25,7 @@ from telemetry_agent.ackqueue.handout import Plan
 from telemetry_agent.ackqueue.ledger import ACKED, Ledger
 from telemetry_agent.ackqueue.lock import QueueLock
 from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.rows import encode, is_sound, stream_from_int, to_record
+from telemetry_agent.ackqueue.rows import Row, decode, encode, is_sound, stream_from_int
 from telemetry_agent.ackqueue.schema import Connect, State, connect, make_directories
 from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.store import ROWS_PER_READ, Store
@@ -38,7 +36,6 @@ from telemetry_agent.model import Batch, Fix, Record
 
 log = logging.getLogger(__name__)
 
-_DEVICE_AND_STREAM = itemgetter(1, 2)
 _DOUBTFUL_TIME = {"time", "date"}
 
 
@@ -103,6 +100,8 @@ class AckQueue:
             self._file_lock.release()
             raise
         self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
+        self._waiters = 0
         self._disk = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
         self._used = False
@@ -161,6 +160,7 @@ class AckQueue:
                 self._live_since_s = now_s
             if _DOUBTFUL_TIME.isdisjoint(fix.flags):
                 self._latest_ms = fix.time_ms
+            self._wake_waiters()
         if self._commit_every_s == 0:
             with self._disk:
                 self._write()
@@ -185,7 +185,9 @@ class AckQueue:
         with self._lock:
             return self._writer.due_s(self._commit_every_s)
 
-    def lease(self, limit: int, *, live_first: bool = True) -> Batch | None:
+    def lease(
+        self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
+    ) -> Batch | None:
         """Hand out fixes of one stream and one device, in the order of recording.
 
         Either live fixes or the oldest run of the backlog, never both. What was a batch that got
@@ -195,6 +197,8 @@ class AckQueue:
         Args:
             limit: The most fixes that the batch may hold.
             live_first: If there are live fixes, the newest of them; else strictly the oldest.
+            timeout_s: How long to wait for something that is ready; ``None``: until there is.
+                To close the queue ends the wait, with the ValueError of a closed queue.
 
         Returns:
             ``None`` if nothing is ready.
@@ -204,17 +208,14 @@ class AckQueue:
         """
         if limit < 1:
             raise ValueError(f"a batch holds at least one fix, not {limit}")
-        with self._disk:
-            self._use()
-            self._write()
-            while True:
-                with self._lock:
-                    plan = self._ledger.choose(limit, live_first=live_first)
-                if plan is None:
-                    return None
-                batch = self._hand_out(plan)
-                if batch is not None:
-                    return batch
+        until_s = None if timeout_s is None else self._clock.monotonic_s() + timeout_s
+        while True:
+            with self._disk:
+                self._use()
+                self._write()
+                batch = self._lease(limit, live_first=live_first)
+            if batch is not None or timeout_s == 0 or not self._wait_until_ready(until_s):
+                return batch
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """Make one batch two: its first ``at`` fixes, and the rest."""
@@ -273,6 +274,7 @@ class AckQueue:
                     self._ledger.give_back(batch)
                 else:
                     self._ledger.suspend(batch)
+                self._wake_waiters()
             if not answered:
                 self._write()
 
@@ -357,9 +359,9 @@ class AckQueue:
             for row in reversed(
                 list(self._store.read(max(1, self._base - ROWS_PER_READ), self._base))
             ):
-                fix = to_record(row, "").fix if is_sound(row) else None
-                if fix is not None and _DOUBTFUL_TIME.isdisjoint(fix.flags):
-                    return fix.time_ms
+                record = decode(row)
+                if record is not None and _DOUBTFUL_TIME.isdisjoint(record.fix.flags):
+                    return record.fix.time_ms
         return None
 
     def purge_delivered(self) -> bool:
@@ -444,7 +446,7 @@ class AckQueue:
             with self._lock:
                 last = self._base + self._seq
             rows = list(self._store.read(last - limit + 1, last))
-        return [to_record(row, stream_from_int(row[2])) for row in reversed(rows) if is_sound(row)]
+        return [record for row in reversed(rows) if (record := decode(row)) is not None]
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.
@@ -469,8 +471,10 @@ class AckQueue:
                     with self._lock:
                         marks = [self._ledger.state_of(row[0]) for row in rows]
                 for row, mark in zip(rows, marks, strict=True):
-                    if mark.state > 0 and state in {None, mark.state} and is_sound(row):
-                        record = to_record(row, stream_from_int(row[2]))
+                    if mark.state <= 0 or state not in {None, mark.state}:
+                        continue
+                    record = decode(row)
+                    if record is not None:
                         yield Stored(record, mark.state, mark.reason)
 
     def close(self) -> None:
@@ -485,6 +489,7 @@ class AckQueue:
                 if self._closed:
                     return
                 self._closed = True
+                self._wake_waiters()
             refusal = self._write() if self._used else None
             self._store.close()
             self._file_lock.release()
@@ -530,30 +535,47 @@ class AckQueue:
     def _write(self) -> StorageError | None:
         refusal = self._writer.write()
         self._find_oldest()
+        with self._lock:
+            self._wake_waiters()
         return refusal
 
+    def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
+        while True:
+            with self._lock:
+                plan = self._ledger.choose(limit, live_first=live_first)
+            if plan is None:
+                return None
+            batch = self._hand_out(plan)
+            if batch is not None:
+                return batch
+
     def _hand_out(self, plan: Plan) -> Batch | None:
-        """Make a batch of planned rows. ``None`` if all of them were damaged: plan again."""
+        """Make a batch of planned rows. ``None`` if none was sound: plan again."""
         rows = [row for lo, hi in plan.ranges for row in self._store.read(lo, hi)]
-        sound = [row for row in rows if is_sound(row)]
-        if len(sound) < plan.size:
-            self._set_damaged_aside(plan, {row[0] for row in sound})
-        if not sound:
-            return None
+        damaged: list[int] = []
+        if len(rows) < plan.size:
+            planned = {row for lo, hi in plan.ranges for row in range(lo, hi + 1)}
+            damaged += planned.difference(row[0] for row in rows)
         step = -1 if plan.newest_first else 1
-        (device, stream), run = next(groupby(sound[::step], key=_DEVICE_AND_STREAM))
-        taken = list(run)[::step]
-        name = stream_from_int(stream)
+        taken = _first_run(rows[::step])[::step]
+        found = [decode(row) for row in taken]
+        records = tuple([record for record in found if record is not None])
+        if len(records) < len(found):
+            damaged += [row[0] for row, record in zip(taken, found, strict=True) if not record]
+            taken = [row for row, record in zip(taken, found, strict=True) if record]
+        if damaged:
+            self._set_aside(sorted(damaged))
+        if not records:
+            return None
         with self._lock:
             lease = self._ledger.begin([row[0] for row in taken], plan.batch)
             if self._ledger.handout.live() == 0:
                 waiting = self._writer.oldest
                 self._live_since_s = waiting[0] if waiting is not None else None
-        records = tuple(to_record(row, name) for row in taken)
-        return Batch(lease, name, device, records, plan.live)
+        first = records[0]
+        return Batch(lease, first.stream, first.device, records, plan.live)
 
-    def _set_damaged_aside(self, plan: Plan, sound: set[int]) -> None:
-        damaged = [row for lo, hi in plan.ranges for row in range(lo, hi + 1) if row not in sound]
+    def _set_aside(self, damaged: list[int]) -> None:
         with self._lock:
             self._ledger.damage(damaged)
         log.error(
@@ -580,6 +602,29 @@ class AckQueue:
 
     # Without the disk lock
 
+    def _wait_until_ready(self, until_s: float | None) -> bool:
+        """Wait for what a lease may get; False: it is ``until_s``."""
+        with self._ready:
+            self._waiters += 1
+            try:
+                while not (self._closed or self._ledger.handout.free.total):
+                    now_s = self._clock.monotonic_s()
+                    write_s = self._writer.due_s(0)  # the lease commits what waits, or retries
+                    if write_s is not None and write_s <= now_s:
+                        break
+                    if until_s is not None and until_s <= now_s:
+                        return False
+                    ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
+                    self._ready.wait(min(ends_s) - now_s if ends_s else None)
+            finally:
+                self._waiters -= 1
+        return True
+
+    def _wake_waiters(self) -> None:
+        """Each looks for itself. The memory lock is held."""
+        if self._waiters:
+            self._ready.notify_all()
+
     def _ring(self) -> None:
         for ring in self._watchers:
             ring()
@@ -587,3 +632,12 @@ class AckQueue:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the queue {self.path} is closed")
+
+
+def _first_run(rows: list[Row]) -> list[Row]:
+    """The rows up to where device or stream changes."""
+    if not rows:
+        return rows
+    kind = rows[0][1:3]
+    end = next((place for place, row in enumerate(rows) if row[1:3] != kind), len(rows))
+    return rows[:end]

@@ -10,6 +10,7 @@ proves itself.
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast, get_args
 
 from telemetry_agent.model import Fix, Flag, Quality, Record
@@ -31,9 +32,12 @@ _FLAG_SETS = tuple(
 )
 _ABSENT = -(2**63)
 _pack = struct.Struct(f"<{len(COLUMNS) - 3}q").pack
+_crc32 = zlib.crc32
+_new_tuple = tuple.__new__  # a named tuple's own constructor takes twice as long
 _QUALITY = Fix._fields.index("quality")
 
 
+@lru_cache(maxsize=16)  # a batch asks a thousand times for the same
 def stream_from_int(number: int) -> str:
     """The 16 hex digits of a stream that is stored as a signed 64-bit integer."""
     return f"{number & 0xFFFF_FFFF_FFFF_FFFF:016x}"
@@ -60,32 +64,92 @@ def encode(row_id: int, stream: int, seq: int, device: str, fix: Fix) -> Row:
     return (row_id, device, *numbers, crc)
 
 
+def decode(row: Row) -> Record | None:
+    """Make a row a record again; ``None``: it is damaged.
+
+    Flags come back in the order of ``FLAGS``. Written out column by column: a batch of a thousand
+    spends its time here, and this is twice as fast as any loop over the columns.
+    """
+    (
+        _,
+        device,
+        stream,
+        seq,
+        time_ms,
+        lat_e9,
+        lon_e9,
+        alt_mm,
+        geoid_sep_mm,
+        speed_mm_s,
+        course_mdeg,
+        mode,
+        quality,
+        hdop_e2,
+        vdop_e2,
+        pdop_e2,
+        sats,
+        err_h_mm,
+        err_v_mm,
+        odo_m,
+        flags,
+        crc,
+    ) = row
+    try:
+        packed = _pack(
+            stream,
+            seq,
+            time_ms,
+            lat_e9,
+            lon_e9,
+            _ABSENT if alt_mm is None else alt_mm,
+            _ABSENT if geoid_sep_mm is None else geoid_sep_mm,
+            _ABSENT if speed_mm_s is None else speed_mm_s,
+            _ABSENT if course_mdeg is None else course_mdeg,
+            mode,
+            quality,
+            _ABSENT if hdop_e2 is None else hdop_e2,
+            _ABSENT if vdop_e2 is None else vdop_e2,
+            _ABSENT if pdop_e2 is None else pdop_e2,
+            _ABSENT if sats is None else sats,
+            _ABSENT if err_h_mm is None else err_h_mm,
+            _ABSENT if err_v_mm is None else err_v_mm,
+            _ABSENT if odo_m is None else odo_m,
+            flags,
+        )
+        if _crc32(device.encode(), _crc32(packed)) != crc:
+            return None
+    except (struct.error, AttributeError):  # no integer where one was, no text for the device
+        return None
+    fix = _new_tuple(
+        Fix,
+        (
+            time_ms,
+            lat_e9,
+            lon_e9,
+            alt_mm,
+            geoid_sep_mm,
+            speed_mm_s,
+            course_mdeg,
+            mode,
+            QUALITIES[quality],
+            hdop_e2,
+            vdop_e2,
+            pdop_e2,
+            sats,
+            err_h_mm,
+            err_v_mm,
+            odo_m,
+            _FLAG_SETS[flags],
+        ),
+    )
+    return _new_tuple(Record, (stream_from_int(stream), seq, device, fix))
+
+
 def is_sound(row: Row) -> bool:
     """Whether the row still holds what was stored."""
-    try:
-        return bool(_checksum(row[1], row[2:-1]) == row[-1])
-    except (struct.error, AttributeError):  # no integer where one was, no text for the device
-        return False
-
-
-def to_record(row: Row, stream: str) -> Record:
-    """Make a sound row a record again; ``stream`` is its stream in hex digits.
-
-    Flags come back in the order of ``FLAGS``.
-    """
-    first = 4
-    quality = first + _QUALITY
-    fix = Fix._make(
-        (
-            *row[first:quality],
-            QUALITIES[row[quality]],
-            *row[quality + 1 : -2],
-            _FLAG_SETS[row[-2]],
-        )
-    )
-    return Record(stream, row[3], row[1], fix)
+    return decode(row) is not None
 
 
 def _checksum(device: str, numbers: Sequence[int | None]) -> int:
     packed = _pack(*[_ABSENT if number is None else number for number in numbers])
-    return zlib.crc32(device.encode(), zlib.crc32(packed))
+    return _crc32(device.encode(), _crc32(packed))

@@ -18,7 +18,9 @@ class _LazyGroup(click.Group):
     """A group that knows the names and first lines of its commands without importing them."""
 
     summaries: ClassVar[dict[str, str]] = {
+        "init": "Find the receiver, try the endpoint, write the config.",
         "run": "The daemon, in the foreground.",
+        "doctor": "Check everything from the receiver to the endpoint; say the remedies.",
         "status": "The running agent at a glance; --watch: live.",
         "queue": "Look at the queue, put dead letters back, send delivered fixes again.",
         "drain": "Send the backlog now.",

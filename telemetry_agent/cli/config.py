@@ -18,14 +18,14 @@ def command() -> None:
 @config_option
 @json_option
 def show(config_path: Path | None, as_json: bool) -> None:
-    """The config in effect, and where each value came from. Durations are in seconds."""
+    """The config in effect, secrets masked, and where values came from. Durations in seconds."""
     loaded = config.load(config_path)
     rows = {
         key: {
             "value": str(value) if isinstance(value, Path) else value,
             "from": loaded.origins.get(key, "default"),
         }
-        for key, value in config.effective(loaded.settings).items()
+        for key, value in config.shown(loaded.settings).items()
     }
     if as_json:
         click.echo(json.dumps(rows, indent=2))

@@ -8,7 +8,7 @@ from io import FileIO
 import click
 
 from telemetry_agent.errors import SourceError
-from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.fixjson import fix_json
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.model import Fix
@@ -61,11 +61,7 @@ def _read(file: str) -> Iterator[bytes]:
 
 def _write(sampler: Sampler, fixes: list[Fix]) -> int:
     if fixes:
-        lines = [
-            json.dumps(fix_fields(kept), separators=(",", ":")) + "\n"
-            for fix in fixes
-            for kept in sampler.feed(fix)
-        ]
+        lines = [f"{{{fix_json(kept)}}}\n" for fix in fixes for kept in sampler.feed(fix)]
         sys.stdout.write("".join(lines))
         sys.stdout.flush()
     return len(fixes)

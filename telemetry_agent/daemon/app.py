@@ -14,6 +14,7 @@ from telemetry_agent.config import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import KernelBell
+from telemetry_agent.daemon.access import build_access
 from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
 from telemetry_agent.daemon.control import Answers, Command, Control
 from telemetry_agent.daemon.status import Status
@@ -33,6 +34,7 @@ from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
 from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.account import UploadStatus
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.network import Network
@@ -62,16 +64,27 @@ class Agent:
         settings: the config.
         clock: the machine's clocks.
         reports: whether it reports about itself.
+        secrets: every secret that is read is added to it.
 
     Raises:
+        ConfigError: a secret or a certificate cannot be used.
         QueueLockedError: another process holds the queue.
         StorageError: the queue cannot be opened.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, *, reports: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        *,
+        reports: bool = True,
+        secrets: set[str] | None = None,
+    ) -> None:
         self.settings = settings
         self._reports = reports
+        self.secrets = secrets if secrets is not None else set()
         self._clock = clock
+        access = build_access(settings.upload, self.secrets)
         self.queue = AckQueue(
             settings.queue.path,
             commit_every_s=settings.queue.commit_every_s,
@@ -79,7 +92,6 @@ class Agent:
             clock=clock,
         )
         self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
-        self._transport = self._build_transport()
         self._hearing: Listeners[[bytes]] = Listeners()
         self._draining: Listeners[[]] = Listeners()
         self.status = Status(
@@ -92,6 +104,7 @@ class Agent:
             not_recorded=lambda: self.sampler.dropped,
             sky=lambda: self.reader.task.sky(),  # noqa: PLW0108 - the reader of then, not of now
         )
+        self._transport = self._build_transport(settings.upload, access)
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self.monitor = self.supervisor.add("connectivity", self._build_monitor)
@@ -126,7 +139,11 @@ class Agent:
         """Go on with other settings; no fix is lost.
 
         The uploader starts afresh in any case, so that what was held goes on at once.
+
+        Raises:
+            ConfigError: a secret or a certificate cannot be used. Nothing has changed.
         """
+        access = build_access(settings.upload, self.secrets)
         before, self.settings = self.settings, settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
@@ -136,16 +153,17 @@ class Agent:
         self.monitor.restart(_MONITOR_S)
         self.uploader.end(_REQUEST_S)
         self._transport.close()
-        self._transport = self._build_transport()
+        self._transport = self._build_transport(settings.upload, access)
         self.uploader.restart(0)
 
-    def _build_transport(self) -> Transport:
-        upload = self.settings.upload
+    def _build_transport(self, upload: UploadSettings, access: Access) -> Transport:
         return Transport(
             upload.url,
+            access=access,
+            proxy=upload.proxy,
             # Longer than a batch gathers, so that the next one finds the connection open.
             keepalive_expiry_s=3 * upload.flush_every_s,
-            network=Network(self._clock),
+            network=Network(self._clock, gnss_ms=self.status.gnss_ms),
         )
 
     def _build_uploader(self) -> Uploader:
@@ -231,7 +249,7 @@ class Agent:
 
     def _build_reader(self) -> Reader:
         gps = self.settings.gps
-        source = _source(gps, self.settings.queue.path.with_suffix(".baud"))
+        source = source_of(gps, self.settings.queue.path.with_suffix(".baud"))
 
         def decoder() -> Decoder:
             return Decoder(
@@ -317,8 +335,11 @@ def _host(settings: Settings) -> str:
     return urlsplit(settings.upload.url).netloc
 
 
-def _source(gps: Gps, baud_file: Path) -> Source:
-    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have."""
+def source_of(gps: Gps, baud_file: Path | None) -> Source:
+    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have.
+
+    Without it nothing is remembered.
+    """
     commands = [command_bytes(text) for text in gps.on_connect]
     memory = BaudMemory(baud_file)
     baud = None if gps.baud == "auto" else gps.baud

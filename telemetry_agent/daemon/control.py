@@ -84,7 +84,7 @@ def ask(queue_path: Path, question: Mapping[str, Any]) -> Answers:
         try:
             with _address(path) as address:
                 sock.connect(address)
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NoAgentError(f"no agent listens on {path}") from error
         except OSError as error:
             raise AgentError(f"cannot ask the agent at {path}: {error.strerror}") from error

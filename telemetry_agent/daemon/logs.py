@@ -29,12 +29,12 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal
 
+from telemetry_agent.secrecy import masked
+
 PROGRAM = "telemetry-agent"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MASK = "***"
-_SHORTEST_SECRET = 4  # masking "a" would hide the log, not the secret
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ def configure(
         level: the least that the agent's own loggers say: debug, info, warning, error.
         format: as above.
         device: the device's name, in each entry of journald and each JSON object.
-        secrets: texts that no record may show; those of fewer than 4 characters are not masked.
+        secrets: texts that no record may show, also those that are added to it later; those of
+            fewer than 4 characters are not masked.
     """
     handler: logging.Handler
     if format == "auto" and _stderr_is_journal():
@@ -72,12 +73,7 @@ class _Text(logging.Formatter):
 
     def __init__(self, secrets: Collection[str]) -> None:
         super().__init__()
-        # The longest first: one secret may hold another.
-        self._secrets = sorted(
-            {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET},
-            key=len,
-            reverse=True,
-        )
+        self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(filter(None, (self.message(record), self.traceback(record))))
@@ -97,9 +93,7 @@ class _Text(logging.Formatter):
         }
 
     def _masked(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, _MASK)
-        return text
+        return masked(text, self._secrets)
 
 
 class _Readable(_Text):

@@ -33,10 +33,11 @@ def run(load: Callable[[], Settings], clock: Clock) -> int:
         StorageError: the queue cannot be opened.
     """
     settings = load()
-    _configure_logs(settings)
+    secrets: set[str] = set()
+    _configure_logs(settings, secrets)
     # Before any thread starts, so that all inherit it and only main hears of them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    agent = Agent(settings, clock)
+    agent = Agent(settings, clock, secrets=secrets)
     agent.start()
     log.info("telemetry-agent %s %s", __version__, agent)
     notify(READY=1, STATUS=str(agent))
@@ -77,13 +78,13 @@ def _listen(agent: Agent, load: Callable[[], Settings], clock: Clock) -> int:
 def _reload(agent: Agent, load: Callable[[], Settings]) -> None:
     try:
         settings = load()
+        agent.apply(settings)
     except ConfigError as error:
         log.error("the old config stays: %s", error)  # noqa: TRY400 - the user's, no fault of ours
         return
-    _configure_logs(settings)
-    agent.apply(settings)
+    _configure_logs(settings, agent.secrets)
     log.info("reloaded: %s", agent)
 
 
-def _configure_logs(settings: Settings) -> None:
-    logs.configure(settings.log.level, settings.log.format, settings.device)
+def _configure_logs(settings: Settings, secrets: set[str]) -> None:
+    logs.configure(settings.log.level, settings.log.format, settings.device, secrets)

@@ -109,6 +109,7 @@ class Status:
         self._lock = threading.Lock()
         self._last_fix: tuple[float, Fix] | None = None
         self._newest_ms: int | None = None
+        self._newest_s = now_s
         self._fixes = Meter(_MINUTE_S, now_s)
         self._delivered_lately = Meter(_MINUTE_S, now_s)
         self._sent_lately = Meter(_DAY_S, now_s, buckets=24)
@@ -121,8 +122,15 @@ class Status:
         with self._lock:
             self._last_fix = now_s, fix
             if _DOUBTFUL_TIME.isdisjoint(fix.flags):
-                self._newest_ms = fix.time_ms
+                self._newest_ms, self._newest_s = fix.time_ms, now_s
             self._fixes.add(now_s, 1)
+
+    def gnss_ms(self) -> int | None:
+        """UTC now, told by the last fix whose time is not in doubt; ``None`` before the first."""
+        with self._lock:
+            if self._newest_ms is None:
+                return None
+            return self._newest_ms + round((self._clock.monotonic_s() - self._newest_s) * 1000)
 
     def step_ended(self) -> None:
         """The uploader made a step."""

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.fixjson import rfc3339
 from telemetry_agent.model import UploadState
 
 Resolve = Callable[[str, int], list[Any]]
@@ -34,6 +35,7 @@ Resolve = Callable[[str, int], list[Any]]
 
 _NO_ROUTE = {errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_CLOCK_IS_RIGHT_MS = 600_000
 _RECV_BYTES = 65536
 _RST_AT_CLOSE = struct.pack("ii", 1, 0)  # linger: on, for 0 s
 
@@ -76,10 +78,17 @@ class Network:
         resolve: Resolve = resolve_tcp,
         connect_timeout_s: float = 5.0,
         look_up_timeout_s: float = 5.0,
+        gnss_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """``connect_timeout_s`` is for each address; a name may have several, which share alike.
+        """Nothing is opened yet.
 
-        ``look_up_timeout_s`` is how long a name server may be silent where older addresses serve.
+        Args:
+            clock: The machine's clocks.
+            resolve: Finds the addresses of a name.
+            connect_timeout_s: For each address; a name may have several, which share alike.
+            look_up_timeout_s: How long a name server may be silent where older addresses serve.
+            gnss_ms: UTC now as the receiver has it, in milliseconds since 1970; ``None``: unknown.
+                It tells an expired certificate from a wrong clock.
         """
         self.sent_bytes = 0
         """Since the start, at the sockets; so is ``received_bytes``."""
@@ -91,6 +100,8 @@ class Network:
         self._clock = clock
         self._resolve = resolve
         self._connect_timeout_s = connect_timeout_s
+        self._gnss_ms = gnss_ms
+        self._session: ssl.SSLSession | None = None
         self._look_up_timeout_s = look_up_timeout_s
         self._until_s = 0.0
         self._timeout_s = 0.0
@@ -193,6 +204,36 @@ class Network:
         raise NetworkError(
             "; ".join(dict.fromkeys(failures)),
             "no-route" if states == {"no-route"} else "unreachable",
+        )
+
+    def shake_hands(
+        self, context: ssl.SSLContext, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, host: str
+    ) -> ssl.SSLObject:
+        """TLS that resumes the last session where that was made with the same ``context``.
+
+        A resumed handshake carries no certificates: a quarter of the bytes.
+        """
+        tls = context.wrap_bio(incoming, outgoing, server_hostname=host)
+        if self._session is not None:
+            # Of another context, then its certificates may be others: shake hands in full.
+            with contextlib.suppress(ValueError):
+                tls.session = self._session
+        return tls
+
+    def remember(self, tls: ssl.SSLObject) -> None:
+        """Note the session of a connection that ends."""
+        self._session = tls.session
+
+    def doubt_of_the_clock(self) -> str:
+        """To be said beside a certificate whose time is not now."""
+        wall_ms, gnss_ms = self._clock.wall_ms(), self._gnss_ms()
+        if gnss_ms is None:
+            return " (or this machine's clock is wrong)"
+        if abs(wall_ms - gnss_ms) < _CLOCK_IS_RIGHT_MS:
+            return ""
+        return (
+            f": this machine's clock is wrong, it says {rfc3339(wall_ms)} and GNSS says "
+            f"{rfc3339(gnss_ms)}; please set it"
         )
 
     def _why_not(self, error: OSError, peer: str) -> str:
@@ -305,13 +346,12 @@ class Connection:
         Raises:
             NetworkError: the certificate is not trusted, the handshake failed or took too long.
         """
-        tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
+        tls = self._network.shake_hands(context, self._incoming, self._outgoing, hostname)
         try:
             self._through_tls(tls.do_handshake, f"no TLS handshake with {self._peer}")
         except ssl.SSLCertVerificationError as error:
-            doubt = (
-                " (or this machine's clock is wrong)" if error.verify_code in _WRONG_TIME else ""
-            )
+            wrong_time = error.verify_code in _WRONG_TIME
+            doubt = self._network.doubt_of_the_clock() if wrong_time else ""
             raise NetworkError(
                 f"certificate not trusted: {error.verify_message.rstrip('.')}{doubt}"
             ) from error
@@ -334,6 +374,8 @@ class Connection:
 
     def close(self) -> None:
         """Close without a word to the peer. Idempotent."""
+        if self.tls is not None and not self._closed:
+            self._network.remember(self.tls)
         self._closed = True
         self._network.close(self._sock)
 

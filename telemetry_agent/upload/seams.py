@@ -74,6 +74,7 @@ class Exchange(Protocol):
     def received_bytes(self) -> int: ...  # noqa: D102 - the same
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer: ...  # noqa: D102
+    def masked(self, text: str) -> str: ...  # noqa: D102
     def abort(self) -> None: ...  # noqa: D102
     def rearm(self) -> None: ...  # noqa: D102
     def drop_idle(self) -> None: ...  # noqa: D102

@@ -6,10 +6,18 @@ runs, a fresh fix waits, so an exchange should not take longer than a fresh fix 
 endpoint*: what it called too large, in bytes, because one giant must not shrink the batches of all
 others to its count.
 
-A slow answer may be a slow server, which smaller batches only make worse. So slowness alone
-shrinks a batch to a sixteenth at most. Time-outs shrink it down to one fix; from there it grows
-while twice as long an exchange would still end in time.
+Nothing is known of the link at first, so the first batch is small and each quick answer doubles
+it. One that took too long shrinks the next in proportion. A slow answer may be a slow server,
+though, which smaller batches only make worse: slowness alone never shrinks a batch below the size
+of the first. Time-outs do, down to one fix; from there it grows while twice as long an exchange
+would still end in time.
+
+Endpoints are reconfigured. So once an hour twice of what was too large is tried again, which costs
+one refused request where nothing has changed.
 """
+
+_FIRST = 64
+_TRY_AGAIN_AFTER_S = 3600.0
 
 
 class Sizing:
@@ -18,11 +26,12 @@ class Sizing:
     def __init__(self, max_batch: int, hold_up_s: float, timeout_s: float) -> None:
         """``hold_up_s``: the longest that an exchange should take; ``timeout_s``: that it may."""
         self._max_batch = max_batch
-        self._floor = max(1, max_batch // 16)
+        self._first = min(max_batch, _FIRST)
         self._hold_up_s = max(hold_up_s, 1.0)
         self._timeout_s = timeout_s
-        self._count = max_batch
+        self._count = self._first
         self._max_bytes: int | None = None
+        self._try_larger_s = 0.0
         self._bytes_per_fix = 0.0
 
     def limit(self) -> int:
@@ -31,26 +40,31 @@ class Sizing:
             return self._count
         return min(self._count, max(1, int(self._max_bytes / self._bytes_per_fix)))
 
-    def took(self, count: int, body_bytes: int, elapsed_s: float) -> None:
+    def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
         """A batch of ``count`` fixes was answered after ``elapsed_s``."""
         self._bytes_per_fix = body_bytes / count
         full = count >= self._count
-        if self._count < self._floor:
+        if self._count < self._first:
             grows = full and elapsed_s < self._timeout_s / 2
         elif elapsed_s > self._hold_up_s:
-            self._count = max(self._floor, min(self._count, count // 2))
+            fitting = int(count * self._hold_up_s / elapsed_s)
+            self._count = max(self._first, min(self._count, fitting))
             grows = False
         else:
             grows = full and elapsed_s < self._hold_up_s / 2
         if grows:
             self._count = min(self._max_batch, 2 * self._count)
+        if self._max_bytes is not None and now_s >= self._try_larger_s:
+            self._max_bytes *= 2
+            self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
     def timed_out(self, count: int) -> None:
         """A batch of ``count`` fixes was on its way when the deadline passed."""
         self._count = max(1, min(self._count, count // 2))
 
-    def too_large(self, count: int, body_bytes: int) -> None:
+    def too_large(self, count: int, body_bytes: int, now_s: float) -> None:
         """The endpoint called this batch too large."""
         self._bytes_per_fix = body_bytes / count
         half = body_bytes // 2
         self._max_bytes = half if self._max_bytes is None else min(self._max_bytes, half)
+        self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S

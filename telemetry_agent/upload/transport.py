@@ -17,12 +17,14 @@ Every failure becomes words here, once.
 import logging
 import ssl
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.network import BrokenError, Connection, Network, NetworkError
 from telemetry_agent.upload.seams import NoAnswer
 
@@ -47,22 +49,24 @@ class Transport:
         self,
         url: str,
         *,
-        headers: Mapping[str, str] | None = None,
-        ssl_context: ssl.SSLContext | None = None,
+        access: Access | None = None,
+        proxy: str = "",
         keepalive_expiry_s: float = 30.0,
         network: Network | None = None,
     ) -> None:
-        """``url`` is http or https and was checked by config; ``headers`` go with each request."""
+        """Nothing is opened yet.
+
+        Args:
+            url: http or https, checked by config.
+            access: Headers and certificates; by default no header, and the system's trust.
+            proxy: ``http://HOST:PORT``; empty: none. The environment's proxies are ignored.
+            keepalive_expiry_s: For how long an idle connection is kept.
+            network: Opens the connections.
+        """
         self._url = httpx.URL(url)
-        self._headers = {
-            "User-Agent": f"telemetry-agent/{__version__}",
-            "Accept-Encoding": "identity",
-            **(headers or {}),
-        }
+        self._access = access or Access()
         self._network = network or Network(Clock())
-        if ssl_context is None and self._url.scheme == "https":
-            ssl_context = ssl.create_default_context()
-        self._wire = _Wire(self._network, ssl_context, keepalive_expiry_s)
+        self._wire = _Wire(self._network, self._access, proxy, keepalive_expiry_s)
         self._client = httpx.Client(transport=self._wire, trust_env=False)
 
     @property
@@ -80,15 +84,18 @@ class Transport:
 
         The body of the answer is cut at 256 KiB.
         """
+        headers = {
+            "User-Agent": f"telemetry-agent/{__version__}",
+            "Accept-Encoding": "identity",
+            **self._access.headers(),
+            **payload.headers,
+        }
         # Not client.build_request(): a request of the client carries its cookies and defaults.
         request = httpx.Request(
             "POST",
             self._url,
             # As bytes: httpx refuses a str that is not ASCII.
-            headers={
-                name.encode(): value.encode()
-                for name, value in {**self._headers, **payload.headers}.items()
-            },
+            headers={name.encode(): value.encode() for name, value in headers.items()},
             content=payload.body,
         )
         self._network.begin(timeout_s)
@@ -102,6 +109,10 @@ class Transport:
             # The server closed the kept connection while the request was on its way.
             outcome = self._try(request)
         return outcome
+
+    def masked(self, text: str) -> str:
+        """``text`` without the secrets that were sent: a server may quote them."""
+        return self._access.masked(text)
 
     def abort(self) -> None:
         """End the exchange in flight, and each one that is begun before ``rearm``."""
@@ -133,7 +144,9 @@ class Transport:
             else:
                 failure = NoAnswer("the server closed the connection without an answer")
         except httpcore.LocalProtocolError as error:
-            failure = NoAnswer(f"the request cannot be sent: {error}")
+            failure = NoAnswer(self.masked(f"the request cannot be sent: {error}"))
+        except httpcore.ProxyError as error:
+            failure = NoAnswer(f"the proxy does not connect us: {words(str(error))}")
         # An abort looks like any failure of the network.
         return NoAnswer("stopped") if self._network.aborted else failure
 
@@ -148,9 +161,9 @@ class Transport:
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that takes nothing is clear without its body.
             if response.status_code < 300 or self._network.aborted:
-                words = str(error) if isinstance(error, NetworkError) else "the connection closed"
+                why = str(error) if isinstance(error, NetworkError) else "the connection closed"
                 state = error.state if isinstance(error, NetworkError) else "unreachable"
-                raise NetworkError(f"the answer broke off: {words}", state) from error
+                raise NetworkError(f"the answer broke off: {why}", state) from error
         finally:
             response.close()
         if self._wire.has_rest():
@@ -167,15 +180,16 @@ class _Wire(httpx.BaseTransport):
     """httpcore's connection pool with our sockets, of one connection."""
 
     def __init__(
-        self, network: Network, ssl_context: ssl.SSLContext | None, keepalive_expiry_s: float
+        self, network: Network, access: Access, proxy: str, keepalive_expiry_s: float
     ) -> None:
-        self._backend = _Backend(network)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=ssl_context,
-            max_connections=1,
-            keepalive_expiry=keepalive_expiry_s,
-            network_backend=self._backend,
-        )
+        self._backend = _Backend(network, access)
+        how: dict[str, Any] = {
+            "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # never used: see _Stream
+            "max_connections": 1,
+            "keepalive_expiry": keepalive_expiry_s,
+            "network_backend": self._backend,
+        }
+        self._pool = httpcore.HTTPProxy(proxy, **how) if proxy else httpcore.ConnectionPool(**how)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
@@ -230,9 +244,10 @@ class _Body(httpx.SyncByteStream):
 class _Backend(httpcore.NetworkBackend):
     """Where httpcore gets its connections."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, access: Access) -> None:
         self.stream: _Stream | None = None
         self._network = network
+        self._access = access
 
     def connect_tcp(
         self,
@@ -242,15 +257,16 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - httpcore's signature
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - httpcore's signature
     ) -> httpcore.NetworkStream:
-        self.stream = _Stream(self._network.connect(host, port))
+        self.stream = _Stream(self._network.connect(host, port), self._access)
         return self.stream
 
 
 class _Stream(httpcore.NetworkStream):
     """A connection as httpcore wants to see it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, access: Access) -> None:
         self.connection = connection
+        self._access = access
         self._data = b""
         self._at = 0
         self._heard_bytes = 0
@@ -284,12 +300,16 @@ class _Stream(httpcore.NetworkStream):
 
     def start_tls(
         self,
-        ssl_context: ssl.SSLContext,
+        ssl_context: ssl.SSLContext,  # noqa: ARG002 - ours follows the files that it is made of
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002 - as above
     ) -> httpcore.NetworkStream:
+        if self.has_rest():
+            # Taken for the endpoint's, words of the proxy would acknowledge a batch.
+            self.close()
+            raise NetworkError("the proxy said more than it was asked")
         try:
-            self.connection.start_tls(ssl_context, server_hostname or "")
+            self.connection.start_tls(self._access.ssl_context(), server_hostname or "")
         except NetworkError:
             self.close()
             raise

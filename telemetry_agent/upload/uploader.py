@@ -40,6 +40,8 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.account import Account, UploadStatus
+from telemetry_agent.upload.coding import Coding
+from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.leases import Leases, name_of
 from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.retry import Backoff
@@ -144,8 +146,7 @@ class Uploader:
         self._endpoint_named_the_time = False
         self._went_well = False
 
-        self._compression = policy.compression
-        self._gzip_accepted = False
+        self._coding = Coding(policy.compression)
         self._plain_for_now = False  # the search goes on as the repetition was: plain
 
         self._search: Search | None = None
@@ -296,24 +297,24 @@ class Uploader:
     # How to send it
 
     def _attempt(self, batch: Batch, timeout_s: float) -> Outcome:
-        compression: Compression = "none" if self._plain_for_now else self._compression
+        now_s = self._clock.monotonic_s()
+        compression: Compression = "none" if self._plain_for_now else self._coding.choice(now_s)
         if self._reports is not None and self._went_well and not (self._search or self._closed):
             outcome = self._attempt_with(self._reports, batch, compression, timeout_s)
             if outcome is not None:
                 return outcome
         payload = self._format.encode(batch, compression=compression)
         outcome = self._send(batch, payload, timeout_s)
-        if not payload.compressed or self._gzip_accepted:
+        if not payload.compressed or self._coding.proven:
             return outcome
         if isinstance(outcome, Delivered):
-            self._gzip_accepted = True
+            self._coding.taken()
             return outcome
         if outcome.status not in _NO_GZIP_THERE:
             return outcome
         again = self._send(batch, self._format.encode(batch, compression="none"), timeout_s)
         if isinstance(again, Delivered):
-            _log.info("the endpoint takes no gzip (%s): uploads stay plain", outcome.status)
-            self._compression = "none"
+            self._coding.only_plain(outcome.status, now_s)
         elif isinstance(again, Refused):
             self._plain_for_now = True
             self._searching(batch).count_repetition()
@@ -343,11 +344,11 @@ class Uploader:
             if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
                 self._sizing.timed_out(count)
             return Deferred(answer.reason, state=answer.state, answered=False)
-        outcome = self._format.read(answer, batch)
+        outcome = self._read(answer, batch)
         if isinstance(outcome, Delivered):
-            self._sizing.took(count, size, elapsed_s)
+            self._sizing.took(count, size, elapsed_s, began_s + elapsed_s)
         elif isinstance(outcome, Refused) and outcome.too_large:
-            self._sizing.too_large(count, size)
+            self._sizing.too_large(count, size, began_s + elapsed_s)
         return self._reconsider(batch, outcome)
 
     def _exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
@@ -359,6 +360,9 @@ class Uploader:
         elif not self._network_changed:
             self._way.doubt()
         return answer
+
+    def _read(self, answer: Answer, batch: Batch) -> Outcome:
+        return with_words(self._format.read(answer, batch), self._transport.masked)
 
     def _reconsider(self, batch: Batch, outcome: Outcome) -> Outcome:
         """Take a 500 for a refusal when it is this batch that crashes the endpoint."""
@@ -381,14 +385,14 @@ class Uploader:
             return wait_s
         self._attempted_s = now_s
         batch = reports.without_fixes()
-        payload = reports.encode(batch, self._compression if self._gzip_accepted else "none")
+        payload = reports.encode(batch, self._coding.safe)
         answer = self._exchange(payload, min(self._policy.timeout_s, _REPORT_TIMEOUT_S))
         if self._closed or (self._network_changed and isinstance(answer, NoAnswer)):
             return 0
         if isinstance(answer, NoAnswer):
             outcome: Outcome = Deferred(answer.reason, state=answer.state, answered=False)
         else:
-            outcome = self._format.read(answer, batch)
+            outcome = self._read(answer, batch)
         now_s = self._clock.monotonic_s()
         asked_wait_s = (outcome.retry_after_s or 0.0) if isinstance(outcome, Deferred) else 0.0
         taken = isinstance(outcome, Delivered)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from telemetry_agent.ackqueue.rows import (
     FLAGS,
     QUALITIES,
+    decode,
     encode,
     is_sound,
     stream_from_int,
-    to_record,
 )
 from telemetry_agent.model import Fix, Record
 
@@ -48,7 +48,7 @@ def test_what_is_stored_comes_back(fix: Fix, stream: int, seq: int, device: str)
     name = stream_from_int(stream)
     assert len(name) == 16
     assert int(name, 16) == stream % 2**64
-    assert to_record(row, name) == Record(name, seq, device, fix)
+    assert decode(row) == Record(name, seq, device, fix)
 
 
 @given(FIXES, st.data())

@@ -65,6 +65,7 @@ def test_a_file_and_standard_input_give_the_same(tmp_path: Path) -> None:
         "quality": "gps",
         "hdop": 0.9,
         "sats": 8,
+        "odo": 0,
     }
     assert [fix["time"][17:19] for fix in fixes] == ["00", "01", "02"]
     assert decode(data=recording.read_bytes()) == (0, fixes, "")

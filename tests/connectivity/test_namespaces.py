@@ -172,6 +172,7 @@ def test_a_fault_that_the_kernel_sees_is_no_route_and_its_end_a_return(
         assert watched.said("return") == 0
         broken.ip(breaks)
         watched.away("no-route")
+        watched.wait("change")
         assert watched.said("change") == 1
         seen = wire.endpoint.accepted()
         since_s = clock.monotonic_s()

@@ -14,6 +14,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 
 COMMANDS = [
     "run",
+    "doctor",
     "status",
     "queue",
     "drain",

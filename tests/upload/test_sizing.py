@@ -4,65 +4,92 @@ from hypothesis import strategies as st
 from telemetry_agent.upload.sizing import Sizing
 
 
-def test_a_batch_is_at_first_as_large_as_allowed() -> None:
-    assert Sizing(1000, 10, 30).limit() == 1000
+def grown(max_batch: int = 1000) -> Sizing:
+    """One that knows a good link."""
+    sizing = Sizing(max_batch, 10, 30)
+    while sizing.limit() < max_batch:
+        sizing.took(sizing.limit(), 1000, 0.1, 0)
+    return sizing
 
 
-def test_slow_answers_shrink_batches_to_a_sixteenth_and_quick_ones_let_them_grow() -> None:
+def test_the_first_batch_is_small_and_quick_answers_double_it() -> None:
     sizing = Sizing(1000, 10, 30)
-    limits = []
-    for _ in range(6):
-        sizing.took(sizing.limit(), 1000, 11)
-        limits.append(sizing.limit())
-    assert limits == [500, 250, 125, 62, 62, 62]
+    limits = [sizing.limit()]
     for _ in range(5):
-        sizing.took(sizing.limit(), 1000, 4)
+        sizing.took(sizing.limit(), 1000, 4, 0)
+        limits.append(sizing.limit())
+    assert limits == [64, 128, 256, 512, 1000, 1000]
+    assert Sizing(7, 10, 30).limit() == 7
+
+
+def test_a_slow_answer_shrinks_the_next_batch_in_proportion() -> None:
+    sizing = grown()
+    sizing.took(1000, 1000, 25, 0)
+    assert sizing.limit() == 400
+    sizing.took(400, 1000, 9, 0)
+    assert sizing.limit() == 400
+
+
+def test_slowness_alone_shrinks_no_further_than_the_first_batch() -> None:
+    sizing = grown()
+    for _ in range(20):
+        sizing.took(sizing.limit(), 1000, 25, 0)  # a slow server, whatever it gets
+    assert sizing.limit() == 64
+    for _ in range(4):
+        sizing.took(sizing.limit(), 1000, 4, 0)
     assert sizing.limit() == 1000
 
 
-def test_between_quick_and_slow_nothing_changes() -> None:
-    sizing = Sizing(1000, 10, 30)
-    sizing.took(1000, 1000, 11)
-    sizing.took(500, 1000, 7)
-    assert sizing.limit() == 500
-
-
 def test_a_short_batch_proves_nothing_about_longer_ones() -> None:
-    sizing = Sizing(1000, 10, 30)
-    sizing.took(1000, 1000, 11)
-    sizing.took(10, 1000, 0.1)
+    sizing = grown()
+    sizing.took(1000, 1000, 20, 0)
+    sizing.took(10, 1000, 0.1, 0)
     assert sizing.limit() == 500
 
 
 def test_time_outs_shrink_batches_down_to_one_and_they_grow_while_time_is_left() -> None:
-    sizing = Sizing(1000, 10, 30)
+    sizing = grown()
     for _ in range(12):
         sizing.timed_out(sizing.limit())
     assert sizing.limit() == 1
     for _ in range(2):
-        sizing.took(sizing.limit(), 1000, 14)
-    sizing.took(4, 1000, 16)
+        sizing.took(sizing.limit(), 1000, 14, 0)
+    sizing.took(4, 1000, 16, 0)
     assert sizing.limit() == 4
     for _ in range(12):
-        sizing.took(sizing.limit(), 1000, 14)  # a slow server, whatever it gets
-    assert sizing.limit() == 62
+        sizing.took(sizing.limit(), 1000, 14, 0)  # a slow server, whatever it gets
+    assert sizing.limit() == 64
 
 
 def test_what_was_too_large_bounds_the_bytes() -> None:
-    sizing = Sizing(1000, 10, 30)
-    sizing.too_large(1000, 100_000)
+    sizing = grown()
+    sizing.too_large(1000, 100_000, 0)
     assert sizing.limit() == 500
-    sizing.took(500, 50_000, 0.1)
+    sizing.took(500, 50_000, 0.1, 1)
     assert sizing.limit() == 500
-    sizing.took(400, 80_000, 0.1)
+    sizing.took(400, 80_000, 0.1, 2)
     assert sizing.limit() == 250
 
 
+def test_once_an_hour_twice_of_what_was_too_large_is_tried() -> None:
+    sizing = grown()
+    sizing.too_large(800, 80_000, 0)
+    limits = []
+    for hour in range(3):
+        sizing.took(400, 40_000, 0.1, hour * 3600 + 3599)
+        limits.append(sizing.limit())
+        sizing.took(400, 40_000, 0.1, hour * 3600 + 3600)
+        limits.append(sizing.limit())
+        if hour == 0:  # the endpoint has not changed yet
+            sizing.too_large(800, 80_000, 3600)
+    assert limits == [400, 800, 400, 800, 800, 1000]
+
+
 def test_one_giant_does_not_shrink_the_batches_of_the_others() -> None:
-    sizing = Sizing(1000, 10, 30)
-    sizing.too_large(1000, 1_050_000)
-    sizing.too_large(1, 1_000_000)
-    sizing.took(1, 200, 0.1)
+    sizing = grown()
+    sizing.too_large(1000, 1_050_000, 0)
+    sizing.too_large(1, 1_000_000, 1)
+    sizing.took(1, 200, 0.1, 2)
     assert sizing.limit() == 1000
 
 
@@ -74,7 +101,7 @@ def test_one_giant_does_not_shrink_the_batches_of_the_others() -> None:
             st.sampled_from(["took", "timed_out", "too_large"]),
             st.integers(1, 5000),
             st.integers(1, 10**7),
-            st.floats(0, 100),
+            st.floats(0, 10_000),
         )
     ),
 )
@@ -82,12 +109,14 @@ def test_the_limit_is_always_possible(
     max_batch: int, hold_up_s: float, events: list[tuple[str, int, int, float]]
 ) -> None:
     sizing = Sizing(max_batch, hold_up_s, 30)
+    now_s = 0.0
     for kind, leased, size, elapsed_s in events:
+        now_s += elapsed_s
         count = min(leased, sizing.limit())
         if kind == "took":
-            sizing.took(count, size, elapsed_s)
+            sizing.took(count, size, elapsed_s, now_s)
         elif kind == "timed_out":
             sizing.timed_out(count)
         else:
-            sizing.too_large(count, size)
+            sizing.too_large(count, size, now_s)
         assert 1 <= sizing.limit() <= max_batch

@@ -20,13 +20,14 @@ from misbehaving import (
     reset,
     says,
     swallowed_syn,
-    tls_client_context,
     tls_server_context,
+    trusting,
     twice,
 )
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.network import BrokenError, Connection, Network
 from telemetry_agent.upload.seams import NoAnswer
 from telemetry_agent.upload.transport import Transport
@@ -59,7 +60,7 @@ def unanswered(outcome: Answer | NoAnswer) -> str:
 def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
     with (
         Server(answer(202, "fine", {"X-One": "1", "x-Two": "2"})) as server,
-        transport_to(server.url + "?key=1", headers={"X-Mine": "me"}) as transport,
+        transport_to(server.url + "?key=1", access=Access({"X-Mine": "me"})) as transport,
     ):
         got = answered(transport.exchange(PAYLOAD, 5))
         counted = transport.sent_bytes, transport.received_bytes
@@ -87,13 +88,15 @@ def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
 
 
 def test_a_header_of_the_user_may_hold_any_letters() -> None:
-    with Server() as server, transport_to(server.url, headers={"X-Name": "Zürich"}) as transport:
+    access = Access({"X-Name": "Zürich"})
+    with Server() as server, transport_to(server.url, access=access) as transport:
         answered(transport.exchange(PAYLOAD, 5))
     assert server.requests[0].headers["x-name"].encode("latin-1").decode() == "Zürich"
 
 
 def test_a_header_that_cannot_be_sent_is_no_traceback() -> None:
-    with Server() as server, transport_to(server.url, headers={"X-Name": "a\nb"}) as transport:
+    access = Access({"X-Token": "a\nb"})
+    with Server() as server, transport_to(server.url, access=access) as transport:
         assert unanswered(transport.exchange(PAYLOAD, 5)).startswith("the request cannot be sent")
 
 
@@ -326,7 +329,7 @@ def test_the_deadline_ends_a_request_that_nobody_reads() -> None:
 def test_the_deadline_ends_a_tls_handshake_that_hangs() -> None:
     with (
         Server(hang(after_reading=False), tls=tls_server_context()) as server,
-        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+        transport_to(server.url, access=trusting()) as transport,
     ):
         assert "no TLS handshake with 127.0.0.1:" in assert_ends_in_time(transport)
 
@@ -336,7 +339,7 @@ def test_the_deadline_ends_a_tls_handshake_that_drips() -> None:
     slow = drips(b"\x02" * 500, first=b"\x16\x03\x03\x40\x00", at_once=True)
     with (
         Server(slow, tls=tls_server_context()) as server,
-        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+        transport_to(server.url, access=trusting()) as transport,
     ):
         assert "no TLS handshake with 127.0.0.1:" in assert_ends_in_time(transport)
 
@@ -446,7 +449,7 @@ def test_after_an_abort_a_rearmed_transport_works() -> None:
 def test_tls_is_verified_and_says_so() -> None:
     with (
         Server(tls=tls_server_context()) as server,
-        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+        transport_to(server.url, access=trusting()) as transport,
     ):
         big = Payload(b"x" * 1_000_000, {})
         assert answered(transport.exchange(big, 10)).verified_tls
@@ -459,7 +462,7 @@ def test_tls_is_verified_and_says_so() -> None:
 def test_a_tls_server_that_hangs_up_is_noticed_at_once() -> None:
     with (
         Server(answer(), hang_up(), hang_up(), tls=tls_server_context()) as server,
-        transport_to(server.url, ssl_context=tls_client_context()) as transport,
+        transport_to(server.url, access=trusting()) as transport,
     ):
         answered(transport.exchange(PAYLOAD, 5))
         reason = unanswered(transport.exchange(PAYLOAD, 5))
@@ -476,7 +479,7 @@ def test_a_certificate_that_nobody_trusts_is_the_network() -> None:
 def test_an_expired_certificate_casts_doubt_on_the_clock() -> None:
     with (
         Server(tls=tls_server_context(expired=True)) as server,
-        transport_to(server.url, ssl_context=tls_client_context(expired=True)) as transport,
+        transport_to(server.url, access=trusting(expired=True)) as transport,
     ):
         reason = unanswered(transport.exchange(PAYLOAD, 5))
     assert reason == (
@@ -490,8 +493,8 @@ def test_a_certificate_for_another_name_is_not_trusted() -> None:
     )
     with Server(tls=tls_server_context()) as server:
         url = f"https://other.example:{server.port}/"
-        context = tls_client_context()
-        with transport_to(url, ssl_context=context, network=network) as transport:
+        access = trusting()
+        with transport_to(url, access=access, network=network) as transport:
             reason = unanswered(transport.exchange(PAYLOAD, 5))
     assert reason.startswith("certificate not trusted: Hostname mismatch")
 
@@ -499,7 +502,7 @@ def test_a_certificate_for_another_name_is_not_trusted() -> None:
 def test_a_plain_server_behind_an_https_url_is_named() -> None:
     with Server(drips(b"", first=b"HTTP/1.1 400 Bad Request\r\n\r\n", at_once=True)) as server:
         url = server.url.replace("http:", "https:")
-        with transport_to(url, ssl_context=tls_client_context()) as transport:
+        with transport_to(url, access=trusting()) as transport:
             reason = unanswered(transport.exchange(PAYLOAD, 5))
     assert reason == f"TLS handshake with 127.0.0.1:{server.port} failed: wrong version number"
 

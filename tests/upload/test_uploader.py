@@ -24,8 +24,8 @@ from misbehaving import (
     refusing,
     reset,
     says,
-    tls_client_context,
     tls_server_context,
+    trusting,
 )
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -72,8 +72,8 @@ class Bench:
         self.server = server
         self.clock = FakeClock()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
-        context = tls_client_context() if server.url.startswith("https") else None
-        self.transport = Transport(server.url, ssl_context=context)
+        access = trusting() if server.url.startswith("https") else None
+        self.transport = Transport(server.url, access=access)
         self.uploader = Uploader(
             self.queue,
             native,
@@ -682,6 +682,34 @@ def test_a_bad_fix_is_found_where_no_gzip_is_taken(tmp_path: Path) -> None:
         b.work_for(1000)
         assert b.dead_seqs == {3}
         assert b.counts == (0, 0, 15, 1)
+
+
+def test_an_hour_later_gzip_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with bench(tmp_path, then=no_gzip(415), max_batch=10) as b:
+
+        def packed() -> list[bool]:
+            b.put_backlog(20)
+            assert b.work() is None
+            requests = b.server.requests.copy()
+            b.server.requests.clear()
+            return ["content-encoding" in request.headers for request in requests]
+
+        assert packed() == [True, False, False]
+        b.clock.advance(3599)
+        assert packed() == [False, False]
+        b.clock.advance(1)
+        assert packed() == [True, False, False]
+        b.server.then = answer()
+        b.clock.advance(3600)
+        assert packed() == [True, True]
+        assert b.counts == (0, 0, 80, 0)
+    assert caplog.messages == [
+        "the endpoint takes no gzip (415): uploads stay plain",
+        "the endpoint takes gzip now",
+    ]
 
 
 # What it tells

@@ -1,6 +1,9 @@
 """What an answer means before any format looks into it: the part that all formats share."""
 
-from telemetry_agent.model import Answer, Deferred, Held, Outcome, Refused
+from collections.abc import Callable
+from dataclasses import replace
+
+from telemetry_agent.model import Answer, Deferred, Delivered, Held, Outcome, Refused
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
@@ -31,6 +34,14 @@ def words(text: str) -> str:
     """What a server wrote, fit for a log line."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(printable.split())[:_WORDS_MAX]
+
+
+def with_words(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
+    """The outcome with its words ``masked``: they are logged, shown and stored."""
+    if isinstance(outcome, Delivered):
+        rejected = {seq: masked(reason) for seq, reason in outcome.rejected.items()}
+        return replace(outcome, rejected=rejected)
+    return replace(outcome, reason=masked(outcome.reason))
 
 
 def _judge_taken(answer: Answer) -> Outcome | None:

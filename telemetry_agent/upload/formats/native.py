@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.fixjson import fix_json
 from telemetry_agent.model import Answer, Batch, Deferred, Delivered, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
 
@@ -27,17 +27,16 @@ def encode(
     The ``Idempotency-Key`` is made of the names in the batch, and of the report: the same content
     has the same key however often it is sent, and other content has another.
     """
-    content: dict[str, object] = {
-        "format": "native/1",
-        "device": batch.device,
-        "stream": batch.stream,
-        "fixes": [{"seq": r.seq, **fix_fields(r.fix)} for r in batch.records],
-    }
+    fixes = [f'{{"seq":{r.seq},{fix_json(r.fix)}}}' for r in batch.records]
     names = f"{batch.stream}:{','.join(str(r.seq) for r in batch.records)}"
+    report = ""
     if agent is not None:
-        content["agent"] = agent
-        names += _to_json(agent)
-    body = _to_json(content).encode()
+        names += (said := _to_json(agent))
+        report = f',"agent":{said}'
+    body = (
+        f'{{"format":"native/1","device":{_to_json(batch.device)},"stream":"{batch.stream}",'
+        f'"fixes":[{",".join(fixes)}]{report}}}'
+    ).encode()
     headers = {
         "Content-Type": "application/json",
         "Idempotency-Key": f'"{hashlib.sha256(names.encode()).hexdigest()[:32]}"',

@@ -1,0 +1,146 @@
+"""Whether the queue gets slower, or larger in memory, with what it holds.
+
+::
+
+    python benchmarks/growth.py [--delivered 10000000] [--pending 1000000] [--folder FOLDER]
+
+The first table compares a queue that keeps few delivered fixes with one that keeps many: the
+median times of a put with its commit, of a lease and of an acknowledgement of 100 fixes, turn by
+turn. The second opens a queue with so many fixes pending and delivers a part of them, in a process
+of its own, so that its memory can be told. 10,000,000 fixes need 1.2 GB of disk and some minutes.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from queue_cycle import DEVICE, fix_at
+
+from telemetry_agent.ackqueue.ledger import ACKED
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.rows import encode
+from telemetry_agent.ackqueue.schema import connect
+from telemetry_agent.ackqueue.store import Store
+
+FEW = 10_000
+BATCH = 100
+TURNS = 300
+_ROWS_PER_WRITE = 20_000
+_STREAM = 1
+
+Medians = dict[str, float]
+
+
+def fill(path: Path, count: int, *, delivered: bool) -> None:
+    """Make a queue with so many fixes, all of them pending or delivered, as use would leave it."""
+    store = Store(path, connect)
+    for first in range(1, count + 1, _ROWS_PER_WRITE):
+        last = min(count, first + _ROWS_PER_WRITE - 1)
+        rows = [encode(n, _STREAM, n, DEVICE, fix_at(n)) for n in range(first, last + 1)]
+        store.write(rows, {1: Span(1, last, ACKED)} if delivered else {})
+    store.close()
+
+
+def cycle(paths: list[Path]) -> list[Medians]:
+    """Milliseconds of each call on each queue, the medians of turns that they take in turn."""
+    with ExitStack() as stack:
+        queues = [stack.enter_context(AckQueue(path, commit_every_s=3600)) for path in paths]
+        taken = [[one_turn(queue) for queue in queues] for _ in range(TURNS)]
+    return [
+        {name: statistics.median(turn[place][name] for turn in taken) for name in taken[0][0]}
+        for place in range(len(paths))
+    ]
+
+
+def one_turn(queue: AckQueue) -> Medians:
+    """Put 100 fixes, the last of them by itself; lease and acknowledge them."""
+    for second in range(BATCH - 1):
+        queue.put(fix_at(second), DEVICE)
+    queue.commit()
+    moments = [time.perf_counter()]
+    put_and_commit(queue)
+    moments.append(time.perf_counter())
+    batch = queue.lease(BATCH, live_first=False)
+    moments.append(time.perf_counter())
+    assert batch is not None
+    queue.ack(batch)
+    moments.append(time.perf_counter())
+    names = ("put and commit", "lease of 100", "ack of 100")
+    return {name: (moments[place + 1] - moments[place]) * 1000 for place, name in enumerate(names)}
+
+
+def put_and_commit(queue: AckQueue) -> None:
+    """One fix to disk."""
+    queue.put(fix_at(0), DEVICE)
+    queue.commit()
+
+
+def start(path: Path) -> Medians:
+    """Open a queue, see what waits, deliver some of it."""
+    began = time.perf_counter()
+    with AckQueue(path) as queue:
+        opened_s = time.perf_counter() - began
+        opened_mb = peak_mb()
+        for _ in range(50):
+            if batch := queue.lease(1000):
+                queue.ack(batch)
+        return {"start, s": opened_s, "MB after it": opened_mb, "MB after 50,000": peak_mb()}
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def start_in_a_process(path: Path) -> Medians:
+    """So that the memory of the one is not the other's."""
+    command = [sys.executable, __file__, "--start", str(path)]
+    figures: Medians = json.loads(
+        subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    )
+    return figures
+
+
+def print_table(few: int, many: int, small: Medians, large: Medians) -> None:
+    """Side by side, with the ratio."""
+    print(f"{'':<24}{few:>12,}{many:>12,}{'ratio':>8}")
+    for name, value in small.items():
+        print(f"{name:<24}{value:>12.2f}{large[name]:>12.2f}{large[name] / value:>8.2f}")
+
+
+def main() -> None:
+    """Run it, print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--delivered", type=int, default=10_000_000)
+    parser.add_argument("--pending", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where to write")
+    parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.start:
+        print(json.dumps(start(arguments.start)))
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        small, large = Path(name) / "small.db", Path(name) / "large.db"
+        fill(small, FEW, delivered=True)
+        fill(large, arguments.delivered, delivered=True)
+        print("delivered fixes kept, ms")
+        print_table(FEW, arguments.delivered, *cycle([small, large]))
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        small, large = Path(name) / "small.db", Path(name) / "large.db"
+        fill(small, 5 * FEW, delivered=False)
+        fill(large, arguments.pending, delivered=False)
+        print("fixes pending")
+        few, many = start_in_a_process(small), start_in_a_process(large)
+        print_table(5 * FEW, arguments.pending, few, many)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""``doctor``: what is wrong, and what to do about it."""
+
+import json
+import logging
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.doctor.examination import NAMES, examine
+from telemetry_agent.doctor.findings import Finding, Verdict
+
+_SIGNS: dict[Verdict, tuple[str, str]] = {
+    "pass": ("✔", "green"),
+    "warn": ("!", "yellow"),
+    "fail": ("✘", "red"),
+    "skip": ("-", "bright_black"),
+}
+_NAME_WIDTH = max(map(len, NAMES))
+_INDENT = " " * (len("✔ pass  ") + _NAME_WIDTH + 2)
+
+
+@click.command()
+@config_option
+@json_option
+def command(config_path: Path | None, *, as_json: bool) -> int:
+    """Check everything from the receiver to the endpoint; say what is wrong, and the remedy.
+
+    It takes less than 15 s, with and without a running agent, and changes nothing. The endpoint
+    is sent a batch without any position. Exit status 1 if something failed.
+    """
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # signs need no UTF-8
+    logging.disable()  # what the parts log in passing is in the findings
+    counts: Counter[Verdict] = Counter()
+    found: list[Finding] = []
+    for finding in examine(config_path):
+        counts[finding.verdict] += 1
+        found.append(finding)
+        if not as_json:
+            _write(finding)
+    verdict: Verdict = "fail" if counts["fail"] else "warn" if counts["warn"] else "pass"
+    if as_json:
+        said = {"verdict": verdict, "checks": [asdict(finding) for finding in found]}
+        click.echo(json.dumps(said, indent=2, ensure_ascii=False))
+    else:
+        click.echo(f"\n{_summary(counts)}")
+    return 1 if counts["fail"] else 0
+
+
+def _write(finding: Finding) -> None:
+    sign, colour = _SIGNS[finding.verdict]
+    word = click.style(f"{sign} {finding.verdict}", fg=colour)
+    click.echo(f"{word}  {finding.name:<{_NAME_WIDTH}}  {finding.said}")
+    if finding.remedy:
+        click.echo(f"{_INDENT}→ {finding.remedy}")
+
+
+def _summary(counts: Counter[Verdict]) -> str:
+    passed = f"{counts['pass']} passed"
+    if counts["fail"]:
+        return f"{counts['fail']} failed, {counts['warn']} to look at, {passed}: begin at the top."
+    if counts["warn"]:
+        return f"Nothing failed, {counts['warn']} to look at, {passed}."
+    return f"All is well: {passed}."

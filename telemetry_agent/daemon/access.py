@@ -1,0 +1,46 @@
+"""From the settings and systemd's credentials to what the endpoint is shown."""
+
+import os
+from pathlib import Path
+
+from telemetry_agent.config import Upload
+from telemetry_agent.errors import ConfigError
+from telemetry_agent.upload.access import Access
+
+
+def build_access(upload: Upload, secrets: set[str]) -> Access:
+    """Read the secrets that the config names; where it names none, the credential of that name.
+
+    Args:
+        upload: the settings.
+        secrets: every secret that is read is added to it, now and later.
+
+    Raises:
+        ConfigError: a file cannot be used, the settings and the credentials contradict each other,
+            or a secret would be sent in the clear.
+    """
+    token = upload.token_file or _credential("token")
+    password = upload.password_file or _credential("password") if upload.username else None
+    if upload.username and token is not None:
+        raise ConfigError(f"config: upload.username is set, and there is a token {token}: keep one")
+    if upload.username and password is None:
+        raise ConfigError("config: upload.password_file is missing, upload.username is set")
+    if token is not None and (fault := upload.secret_in_the_clear()):
+        raise ConfigError(f"config: {fault}")
+    return Access(
+        upload.headers,
+        token=token,
+        username=upload.username,
+        password=password,
+        ca_file=upload.ca_file,
+        client_cert=upload.client_cert,
+        client_key=(upload.client_key or _credential("client_key")) if upload.client_cert else None,
+        secrets=secrets,
+    )
+
+
+def _credential(name: str) -> Path | None:
+    """The file of one of the service's credentials, if it has that."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(folder, name)
+    return path if folder and path.exists() else None

@@ -1,0 +1,1 @@
+"""What a field engineer would check, in the order of the data's path."""

@@ -1,0 +1,86 @@
+"""Who runs the agent, and what that user may do: root may do everything, which proves nothing."""
+
+import grp
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+SERVICE_USER = "telemetry-agent"
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user with all groups."""
+
+    name: str
+    uid: int
+    gids: frozenset[int]
+
+    @classmethod
+    def of(cls, uid: int) -> Self:
+        """The account with this number."""
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            return cls(f"uid {uid}", uid, frozenset())
+        groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+        return cls(entry.pw_name, uid, frozenset(groups))
+
+    def may_write(self, path: Path) -> bool:
+        """Whether it may read and write ``path`` (in a folder: make files).
+
+        Raises:
+            OSError: nobody can tell.
+        """
+        return self.may(path, os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0))
+
+    def may(self, path: Path, wanted: int) -> bool:
+        """The same for any of ``os.R_OK | os.W_OK | os.X_OK``."""
+        if self.uid == os.geteuid():
+            return os.access(path, wanted)
+        if self.uid == 0:
+            return True
+        status = path.stat()
+        shift = 6 if self.uid == status.st_uid else 3 if status.st_gid in self.gids else 0
+        return status.st_mode >> shift & wanted == wanted
+
+
+def agents_account(pid: int | None, user: str) -> Account:
+    """Who runs the agent.
+
+    Args:
+        pid: of the agent that runs, if one does: its user it is.
+        user: who would run it as a service; where root asks and there is such a user. Else it is
+            whoever asks.
+    """
+    uid = os.geteuid()
+    try:
+        if pid is not None:
+            uid = Path(f"/proc/{pid}").stat().st_uid
+        elif uid == 0:
+            uid = pwd.getpwnam(user).pw_uid
+    except (OSError, KeyError):
+        pass
+    return Account.of(uid)
+
+
+def owner_of(path: Path) -> str:
+    """Owner, group and mode, as ``ls -l`` would say it.
+
+    Raises:
+        OSError: it is gone.
+    """
+    status = path.stat()
+    group = group_name(status.st_gid)
+    return f"{Account.of(status.st_uid).name}:{group}, {stat.filemode(status.st_mode)}"
+
+
+def group_name(gid: int) -> str:
+    """What it is called, or its number."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

@@ -1,0 +1,224 @@
+"""The receiver: is it there, may it be read, what does it say, and does it know where it is."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from stat import S_ISCHR
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.config import Gps
+from telemetry_agent.doctor.accounts import group_name, owner_of
+from telemetry_agent.doctor.agent import Agent
+from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, warned
+from telemetry_agent.doctor.hearing import Heard, Patience, hear
+from telemetry_agent.doctor.sky import LISTENED, as_told, listened
+from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.sources import Source, gpsd, holders
+from telemetry_agent.gnss.sources.auto import AutoSource
+from telemetry_agent.gnss.sources.machine import Candidate, candidate, find_receivers
+from telemetry_agent.gnss.sources.serial import SerialSource
+
+_NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
+
+
+class Receiver:
+    """What ``gps.source`` names.
+
+    Args:
+        gps: the config.
+        agent: has the receiver, where one runs.
+        source: makes what is listened to, with the speed of its line if it has one.
+        clock: the machine's clocks.
+        patience: how long to listen.
+        root: where the machine's /dev, /proc and /sys are.
+    """
+
+    def __init__(
+        self,
+        gps: Gps,
+        agent: Agent,
+        source: Callable[[], Source],
+        *,
+        clock: Clock,
+        patience: Patience,
+        root: Path,
+    ) -> None:
+        self._gps = gps
+        self._agent = agent
+        self._source = source
+        self._clock = clock
+        self._patience = patience
+        self._root = root
+        self._path = Path(gps.source) if gps.source.startswith("/") else None
+
+    def port(self) -> Iterator[Finding]:
+        """Is it plugged in, and may the agent read it: ``device``, ``permissions``."""
+        if self._gps.source == "auto":
+            found = self._choose()
+            yield found
+            if found.verdict == "fail":
+                yield skipped("permissions", "needs device")
+                return
+        if self._path is None:
+            if self._gps.source != "auto":
+                yield self._without_port()
+            yield skipped("permissions", "no port is needed")
+            return
+        if self._gps.source != "auto":
+            found = self._named(self._path)
+            yield found
+            if found.verdict == "fail":
+                yield skipped("permissions", "needs device")
+                return
+        yield self._permissions(self._path)
+
+    def listen(self) -> Iterator[Finding]:
+        """What does it say: ``port in use`` and ``LISTENED``."""
+        in_use = self._in_use()
+        yield in_use
+        if in_use.verdict == "fail":
+            yield skipped("sentences", "needs port in use")
+            yield from self._not_heard("needs port in use")
+            return
+        source = self._source()
+        try:
+            source.open()
+            heard = self._hear(source)
+        except SourceError as error:
+            yield from self._unopened(error)
+            return
+        finally:
+            source.close()
+        yield from listened(source, heard, self._baud(source), self._clock, live=self._is_live())
+
+    def _hear(self, source: Source) -> Heard:
+        decoder = Decoder(
+            wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
+            fix_rollover=self._is_live(),
+            baud=self._baud(source),
+        )
+        heard = hear(source, decoder, self._patience, self._clock)
+        if decoder.antenna is None and self._agent.status is not None:
+            # Most tell it when they start, and only the agent was there to hear it.
+            decoder.antenna = self._agent.status["receiver"].get("antenna")
+        return heard
+
+    def _is_live(self) -> bool:
+        return not self._gps.source.startswith("file:")
+
+    def _baud(self, source: Source) -> int | None:
+        """The speed of the line, if it is one that has a speed, and it is known."""
+        if Path(source.name).resolve().name.startswith("ttyACM"):
+            return None  # USB all the way: the number means nothing
+        if isinstance(source, SerialSource | AutoSource):
+            return source.baud
+        return self._gps.baud if self._path and isinstance(self._gps.baud, int) else None
+
+    def _unopened(self, error: SourceError) -> Iterator[Finding]:
+        said, remedy = parted(str(error))
+        status = self._agent.status
+        if status is None:
+            yield failed("sentences", said, remedy or "see what is said of the device")
+            yield from self._not_heard("needs sentences")
+            return
+        # It runs, and does not let us listen: it tells everybody the outcome at least.
+        yield warned("sentences", f"not listened to: {said}", remedy)
+        for name in LISTENED[1:]:
+            yield as_told(status["receiver"]) if name == "fix" else skipped(name, "not heard")
+
+    def _not_heard(self, why: str) -> Iterator[Finding]:
+        return (skipped(name, why) for name in LISTENED[1:])
+
+    def _choose(self) -> Finding:
+        """What ``auto`` comes to."""
+        if served := gpsd.devices():
+            return passed("device", f"gpsd has {', '.join(served)}")
+        found = find_receivers(self._root)
+        free = [port for port in found if port.safe]
+        if free:
+            self._path = free[0].path
+            return passed("device", f"found {free[0].label}: {free[0].path}")
+        if found and found[0].blocked:
+            return failed("device", f"{found[0].label} is not free", found[0].blocked)
+        if found:
+            return failed(
+                "device",
+                f"{found[0].label} may be a receiver or not",
+                f'if it is one, set gps.source = "{found[0].path}"',
+            )
+        return failed(
+            "device",
+            "no receiver found",
+            "plug one in, or set gps.source to its device",
+        )
+
+    def _without_port(self) -> Finding:
+        source = self._gps.source
+        if not self._is_live():
+            return warned(
+                "device",
+                f"{source} is a recording, not a receiver",
+                'set gps.source to the receiver, or to "auto"',
+            )
+        return passed("device", f"{source}: positions come over the network")
+
+    def _named(self, path: Path) -> Finding:
+        others = find_receivers(self._root)
+        try:
+            mode = path.stat().st_mode
+        except PermissionError:
+            return failed("device", f"no permission to look at {path}", "use sudo")
+        except OSError:
+            return failed("device", f"{path} is not there", _plug_in(others))
+        if not S_ISCHR(mode):
+            return failed("device", f"{path} is no serial port", _NO_PORT)
+        device = path.resolve()
+        known = candidate(path, self._root)
+        label = f" ({known.label})" if known else ""
+        if known and known.path != path and path == device:
+            return warned(
+                "device",
+                f"{path}{label} may have another name when it is plugged in again",
+                f'set gps.source = "{known.path}"',
+            )
+        return passed("device", f"{path}{label}" + (f" is {device}" if device != path else ""))
+
+    def _permissions(self, path: Path) -> Finding:
+        account = self._agent.account
+        try:
+            if account.may_write(path):
+                return passed("permissions", f"{account.name} may read {path}")
+            owner, group = owner_of(path), group_name(path.stat().st_gid)
+        except OSError as error:
+            return failed("permissions", f"{path}: {error.strerror}", "plug the receiver in again")
+        if group == "root":
+            remedy = (
+                f'no group may: add a udev rule: SUBSYSTEM=="tty", KERNEL=="{path.resolve().name}",'
+                ' GROUP="dialout", MODE="0660"'
+            )
+        else:
+            ourselves = account.uid == os.geteuid()
+            again = "log in again" if ourselves else "`sudo systemctl restart telemetry-agent`"
+            remedy = f"`sudo usermod -aG {group} {account.name}`, then {again}"
+        return failed("permissions", f"{account.name} may not read {path} ({owner})", remedy)
+
+    def _in_use(self) -> Finding:
+        name = "port in use"
+        if self._agent.pid is not None:
+            return passed(name, f"by the agent (pid {self._agent.pid}), which is asked")
+        if self._path is None:
+            return skipped(name, "no port is needed")
+        device = self._path.resolve()
+        # A pty is held by whoever made it.
+        by = holders.holder(device, self._root) if device.name.startswith("tty") else None
+        if by is None:
+            return passed(name, "by no other program")
+        said, remedy = parted(holders.explain(device, by, self._root))
+        return failed(name, said, remedy)
+
+
+def _plug_in(others: list[Candidate]) -> str:
+    if others:
+        return f'plug it in, or set gps.source = "{others[0].path}" ({others[0].label} is there)'
+    return "plug the receiver in; `ls -l /dev/serial/by-id` shows what is there"

@@ -1,0 +1,222 @@
+"""Where fixes wait: the folder, the disk under it, and the queue in it."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from telemetry_agent.ackqueue.lock import QueueLock
+from telemetry_agent.ackqueue.rows import is_sound
+from telemetry_agent.ackqueue.schema import connect
+from telemetry_agent.ackqueue.store import Store
+from telemetry_agent.clock import Clock
+from telemetry_agent.doctor import disk
+from telemetry_agent.doctor.accounts import owner_of
+from telemetry_agent.doctor.agent import Agent
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
+from telemetry_agent.errors import QueueLockedError, StorageError
+
+_SLOW_WRITE_S = 0.5
+_VERIFY_S = 4.0
+_OF_THE_SERVICE = Path("/var/lib/telemetry-agent")  # StateDirectory of the unit
+_BY_THE_DISK = {"damaged", "memory"}
+"""The reasons for a loss that nobody asked for."""
+
+
+class Storage:
+    """The folder of the queue.
+
+    Args:
+        path: the queue.
+        agent: has the queue, where one runs.
+        clock: measures how long a write takes.
+        root: where the machine's /proc is.
+    """
+
+    def __init__(self, path: Path, agent: Agent, *, clock: Clock, root: Path) -> None:
+        self._path = path
+        self._agent = agent
+        self._clock = clock
+        self._root = root
+
+    def folder(self) -> Iterator[Finding]:
+        """May the agent write there, and how long does that take: ``state directory``."""
+        name, folder = "state directory", self._path.parent
+        try:
+            if not _is_there(folder):
+                yield self._missing(folder)
+            elif not folder.is_dir():
+                yield failed(name, f"{folder} is no folder", "set queue.path to another place")
+            elif forbidden := self._forbidden(folder):
+                yield forbidden
+            else:
+                yield self._write(folder)
+        except PermissionError:
+            yield warned(name, f"no permission to look into {folder}", "use sudo")
+        except OSError as error:
+            yield _refused(folder, error)
+
+    def disk(self) -> Iterator[Finding]:
+        """What disk it is, and how much of it is free: ``file system``, ``disk space``."""
+        try:
+            place = _existing(self._path.parent).resolve()
+        except PermissionError:
+            yield from (warned(name, "no permission to look", "use sudo") for name in disk.NAMES)
+            return
+        yield disk.file_system(place, self._root)
+        yield disk.space(place)
+
+    def queue(self) -> Iterator[Finding]:
+        """Is what was recorded still as it was: ``queue``."""
+        if self._agent.status is not None:
+            yield _as_told(self._agent.status["queue"])
+            return
+        try:
+            if not self._path.exists():
+                yield passed("queue", f"{self._path} is not there yet: nothing was recorded")
+            elif not os.access(self._path, os.R_OK | os.W_OK):
+                yield warned("queue", f"no permission to open {self._path}", "use sudo")
+            else:
+                yield self._verify()
+        except PermissionError:
+            yield warned("queue", f"no permission to look for {self._path}", "use sudo")
+
+    def _missing(self, folder: Path) -> Finding:
+        name, account = "state directory", self._agent.account
+        above = _existing(folder)
+        if not above.is_dir():
+            return failed(name, f"{above} is no folder", "set queue.path to another place")
+        if folder == _OF_THE_SERVICE:
+            return passed(name, f"{folder} is made when the service starts")
+        if account.may_write(above):
+            return passed(name, f"{folder} is not there yet, {account.name} may make it")
+        return failed(
+            name,
+            f"{folder} is not there, and {account.name} may not make it",
+            f"`sudo install -d -o {account.name} {folder}`",
+        )
+
+    def _forbidden(self, folder: Path) -> Finding | None:
+        """What the agent may not write, if there is such a thing."""
+        account = self._agent.account
+        files = [self._path, *_companions(self._path)]
+        for target in (folder, *files):
+            if not _is_there(target) or account.may_write(target):
+                continue
+            remedy = f"`sudo chown {account.name}: {target}`"
+            if target == folder and set(folder.iterdir()) - set(files):
+                remedy = f"it holds other things too: set queue.path below {_OF_THE_SERVICE}"
+            return failed(
+                "state directory",
+                f"{account.name} may not write {target} ({owner_of(target)})",
+                remedy,
+            )
+        return None
+
+    def _write(self, folder: Path) -> Finding:
+        began_s = self._clock.monotonic_s()
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+            os.fsync(probe.fileno())
+        took_s = self._clock.monotonic_s() - began_s
+        said = f"{folder}: a write is safe on the disk after {took_s * 1000:.0f} ms"
+        if took_s < _SLOW_WRITE_S:
+            return passed("state directory", said)
+        return warned(
+            "state directory", said, "the card may be worn out or busy: `dmesg` shows errors"
+        )
+
+    def _verify(self) -> Finding:
+        try:
+            with contextlib.ExitStack() as stack:
+                # Not to be made here: a lock file of root would keep the agent out.
+                if _is_there(_lock(self._path)):
+                    stack.callback(QueueLock(self._path).release)
+                return self._read_all()
+        except QueueLockedError as error:
+            return skipped("queue", str(error))
+        except StorageError as error:
+            return failed("queue", str(error).partition(". ")[0], _keep(self._path))
+
+    def _read_all(self) -> Finding:
+        until_s = self._clock.monotonic_s() + _VERIFY_S
+        store = Store(self._path, connect)
+        try:
+            last, _, differing = store.load()
+            count = damaged = 0
+            for row in store.read(1, last):
+                count += 1
+                damaged += not is_sound(row)
+                if count % 1000 == 0 and self._clock.monotonic_s() > until_s:
+                    break
+        finally:
+            store.close()
+        if damaged or differing:
+            return failed(
+                "queue",
+                f"{damaged} of {count} positions are damaged, and {len(differing)} marks",
+                "the sound ones are sent, the others counted; the disk loses data: replace it",
+            )
+        return passed("queue", f"{count} positions, all sound")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(place for place in (folder, *folder.parents) if _is_there(place))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _companions(path: Path) -> list[Path]:
+    return [*(path.with_name(path.name + end) for end in ("-wal", "-shm")), _lock(path)]
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _refused(folder: Path, error: OSError) -> Finding:
+    name, said = "state directory", f"{folder} cannot be written: {error.strerror}"
+    if error.errno == errno.ENOSPC:
+        return skipped(name, "no room for trying it: see disk space")
+    if error.errno == errno.EROFS:
+        return failed(name, said, "see what is said of the file system")
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return warned(name, f"{said} by the user who asks", "use sudo")
+    return failed(name, said, "the disk may be broken: `dmesg` shows errors")
+
+
+def _as_told(queue: dict[str, Any]) -> Finding:
+    """What the running agent says of its queue: it checks each position that it sends."""
+    said = f"{queue['pending']} positions wait, {queue['delivered']} delivered ones are kept"
+    lost = ", ".join(
+        f"{count} {reason}" for reason, count in queue["lost"].items() if reason in _BY_THE_DISK
+    )
+    if lost:
+        return warned(
+            "queue", f"{said}; lost: {lost}", "the disk loses data or refuses it: replace it"
+        )
+    if dead := sum(queue["dead_letters"].values()):
+        return warned(
+            "queue",
+            f"{said}; the endpoint refused {dead}",
+            "`telemetry-agent queue list --state ack_failed` says why, `queue retry` repeats them",
+        )
+    return passed("queue", said)
+
+
+def _keep(path: Path) -> str:
+    return (
+        f"keep the file for analysis and go on with a new one: "
+        f"`sudo mv {path} {path}.damaged` (and {path.name}-wal, if there)"
+    )

@@ -1,0 +1,66 @@
+"""What must not be seen: which settings are secrets, and how they are shown instead."""
+
+import ipaddress
+import re
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+MASK = "***"
+_SHORTEST_SECRET = 4  # masking "a" would hide the text, not the secret
+
+_SECRET_NAME = re.compile(
+    r"auth|token|key|secret|passw|cookie|credential|signature|session", re.IGNORECASE
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a header or a URL parameter of this name holds a secret, as far as one can tell."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def secret_values(headers: Mapping[str, str]) -> set[str]:
+    """The secrets among some headers; of ``Bearer abc`` the ``abc`` is one by itself."""
+    values = {value for name, value in headers.items() if is_secret_name(name)}
+    return values | {value.partition(" ")[2] for value in values if " " in value}
+
+
+def masked(text: str, secrets: Collection[str]) -> str:
+    """``text`` without any of the secrets (of 4 characters or more), which may grow meanwhile."""
+    # The longest first: one secret may hold another.
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, MASK)
+    return text
+
+
+def masked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers as they may be shown."""
+    return {name: MASK if is_secret_name(name) else value for name, value in headers.items()}
+
+
+def masked_url(url: str) -> str:
+    """A URL as it may be shown: without a password, and without the values of keys."""
+    url = re.sub(r"//[^/?#]*@", f"//{MASK}@", url)
+    return re.sub(
+        r"([?&])([^=&#]*)=[^&#]*",
+        lambda found: f"{found[1]}{found[2]}={MASK}" if is_secret_name(found[2]) else found[0],
+        url,
+    )
+
+
+def in_the_clear(*urls: str) -> str | None:
+    """The first host beyond loopback that these URLs lead to without encryption."""
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            return parts.hostname
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

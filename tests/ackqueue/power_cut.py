@@ -1,0 +1,118 @@
+"""What a disk may hold after the power went.
+
+The model: the content of a file is safe once the file was synced, its name once its folder was.
+Whatever came after that is kept, is dropped, or is torn: each sector of 512 bytes by itself holds
+the new, the old, or garbage. A sync that failed makes nothing safe, and neither does the next
+one: the kernel may have forgotten the pages. A write damages no byte outside its own range (the
+power-safe overwrite that SQLite takes for granted too).
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from ackqueue.recorded_disk import Op
+
+_SECTOR = 512
+
+
+@dataclass
+class _Change:
+    op: Op
+    safe: bool = False
+    doomed: bool = False
+    """A sync of it failed: no later one makes it safe."""
+
+
+@dataclass
+class _Content:
+    """A file without its name."""
+
+    safe: bytearray = field(default_factory=bytearray)
+    changes: list[_Change] = field(default_factory=list)
+
+    def sync(self, *, failed: bool) -> None:
+        for change in self.changes:
+            if failed:
+                change.doomed |= not change.safe
+            else:
+                change.safe |= not change.doomed
+        if not any(change.doomed for change in self.changes):
+            self._settle()
+
+    def _settle(self) -> None:
+        for change in self.changes:
+            _apply(self.safe, change.op)
+        self.changes.clear()
+
+    def after_cut(self, draw: random.Random, keep: float, tear: float, garbage: float) -> bytes:
+        data = bytearray(self.safe)
+        for change in self.changes:
+            if change.safe:
+                _apply(data, change.op)
+            elif change.op.kind == "write" and draw.random() < tear:
+                _apply_torn(data, change.op, draw, keep, garbage)
+            elif draw.random() < keep:
+                _apply(data, change.op)
+        return bytes(data)
+
+
+class Platter:
+    """The disk while the log is played to it."""
+
+    def __init__(self, files: dict[str, bytes] | None = None) -> None:
+        """Start with these files, safe."""
+        self._names = {name: _Content(bytearray(data)) for name, data in (files or {}).items()}
+        self._safe_names: dict[str, _Content | None] = dict(self._names)
+        self._renamed: dict[str, list[_Content | None]] = {}
+        """Since the last sync of the folder: what each name came to mean, in order."""
+
+    def play(self, op: Op) -> None:
+        """The next operation was asked for."""
+        match op.kind:
+            case "create":
+                self._names[op.file] = _Content()
+                self._renamed.setdefault(op.file, []).append(self._names[op.file])
+            case "delete":
+                self._names.pop(op.file, None)
+                self._renamed.setdefault(op.file, []).append(None)
+            case "sync folder":
+                self._safe_names = dict(self._names)
+                self._renamed.clear()
+            case "sync" | "failed sync":
+                self._names[op.file].sync(failed=op.kind == "failed sync")
+            case "write" | "truncate":
+                self._names[op.file].changes.append(_Change(op))
+
+    def cut(self, draw: random.Random) -> dict[str, bytes]:
+        """The files as they may be after a cut now."""
+        keep = draw.choice((0.0, 0.5, 0.9, 1.0))
+        tear, garbage = draw.choice(((0.0, 0.0), (0.5, 0.0), (0.5, 0.3)))
+        found = {}
+        for name in sorted(self._safe_names.keys() | self._renamed.keys()):
+            meanings = [self._safe_names.get(name), *self._renamed.get(name, [])]
+            content = meanings[-1] if draw.random() < keep else draw.choice(meanings)
+            if content is not None:
+                found[name] = content.after_cut(draw, keep, tear, garbage)
+        return found
+
+
+def _apply(data: bytearray, op: Op) -> None:
+    if op.kind == "truncate":
+        del data[op.offset :]
+    elif op.offset > len(data):
+        data.extend(bytes(op.offset - len(data)))
+    if op.kind == "write":
+        data[op.offset : op.offset + len(op.data)] = op.data
+
+
+def _apply_torn(data: bytearray, op: Op, draw: random.Random, keep: float, garbage: float) -> None:
+    end = op.offset + len(op.data)
+    start = op.offset
+    while start < end:
+        stop = min(end, (start // _SECTOR + 1) * _SECTOR)
+        if draw.random() < garbage:
+            _apply(data, Op("write", op.file, start, draw.randbytes(stop - start)))
+        elif draw.random() < keep:
+            part = op.data[start - op.offset : stop - op.offset]
+            _apply(data, Op("write", op.file, start, part))
+        start = stop

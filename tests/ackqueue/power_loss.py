@@ -1,0 +1,105 @@
+"""The power-loss proof: the queue is used at random, and the power is cut at every moment of it.
+
+Each seed is one story. A workload runs on a recorded disk; for each moment of its log, disks as a
+cut may leave them are made and held against the promises. Now and then the next life begins on
+such a disk, is recorded in turn, and is cut at every moment as well: the recovery from a cut is
+itself cut.
+"""
+
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ackqueue.power_cut import Platter
+from ackqueue.power_workload import Workload
+from ackqueue.promises import BrokenPromiseError, Promises
+from ackqueue.recorded_disk import RecordedDisk, scratch_folder
+
+from telemetry_agent.ackqueue.queue import AckQueue
+
+FILE = "queue.db"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is put to the proof."""
+
+    queue_class: type[AckQueue] = AckQueue
+    pragmas: tuple[str, ...] = ()
+    """Set before each transaction: what a careless queue would choose."""
+
+
+@dataclass
+class Tally:
+    """How many crash states were looked at."""
+
+    states: int = 0
+    of_recoveries: int = 0
+    """Those of them that came from a cut during the life after a cut."""
+
+
+def prove(seed: int, states: int, subject: Subject = Subject()) -> Tally:
+    """Look at about this many crash states of one story.
+
+    Raises:
+        BrokenPromiseError: Naming the seed and the moment.
+    """
+    draw = random.Random(seed)
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="power-loss-", dir=scratch_folder()) as name:
+        story = _Story(Path(name), draw, subject, tally)
+        try:
+            story.tell({}, Promises(), steps=60, states=states)
+        except BrokenPromiseError as broken:
+            raise BrokenPromiseError(f"seed {seed}, state {tally.states}: {broken}") from broken
+    return tally
+
+
+class _Story:
+    def __init__(self, folder: Path, draw: random.Random, subject: Subject, tally: Tally) -> None:
+        self._folder = folder
+        self._draw = draw
+        self._subject = subject
+        self._tally = tally
+        self._depth = 0
+        self._pages = draw.choice((10, 50, 200))  # a short story with many checkpoints, or few
+
+    def tell(self, files: dict[str, bytes], promises: Promises, *, steps: int, states: int) -> None:
+        """One life on these files, and the cuts of it."""
+        disk = RecordedDisk()
+        disk.pragmas = (*self._subject.pragmas, f"PRAGMA wal_autocheckpoint = {self._pages}")
+        path = self._lay_out(files)
+        with disk.recorded():
+            Workload(disk, path, promises, self._draw, self._subject.queue_class).run(steps)
+        moments = len(disk.log) + 1
+        platter = Platter(files)
+        for moment in range(moments):
+            for _ in range(_share(moment, states, moments)):
+                self._cut(platter, promises, moment)
+            if moment < len(disk.log):
+                platter.play(disk.log[moment])
+
+    def _cut(self, platter: Platter, promises: Promises, moment: int) -> None:
+        files = platter.cut(self._draw)
+        found = promises.check(self._lay_out(files), moment)
+        self._tally.states += 1
+        if self._depth:
+            self._tally.of_recoveries += 1
+        elif self._draw.random() < 0.01:
+            self._depth = 1
+            self.tell(files, promises.after(moment, found), steps=3, states=30)
+            self._depth = 0
+
+    def _lay_out(self, files: dict[str, bytes]) -> Path:
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+        for name, data in files.items():
+            (self._folder / name).write_bytes(data)
+        return self._folder / FILE
+
+
+def _share(index: int, total: int, places: int) -> int:
+    """How many of ``total`` fall to this place, spread evenly."""
+    return total * (index + 1) // places - total * index // places

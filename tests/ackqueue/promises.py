@@ -1,0 +1,225 @@
+"""What a queue has promised at each moment, and whether a disk after a power cut keeps it.
+
+A moment is a position in the disk's log. ``Promises`` are noted by a workload as the queue's calls
+return; ``check`` opens what a cut left behind, with the real code and the real sqlite3, and
+raises ``BrokenPromiseError`` for the first that is not kept.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ackqueue.queue_parts import fix_at
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.schema import State
+from telemetry_agent.errors import StorageError
+from telemetry_agent.model import Batch, Record
+
+Name = tuple[str, int]
+NEVER = 10**12
+
+
+class BrokenPromiseError(AssertionError):
+    """A promise was not kept."""
+
+
+@dataclass
+class Call:
+    """Between two moments the state of some fixes changes: of all of them, or of none."""
+
+    begun: int
+    states: Mapping[Name, State]
+    returned: int = NEVER
+
+
+@dataclass
+class Life:
+    """What the queue said of one fix, and when."""
+
+    record: Record
+    put: int
+    first: State = State.READY
+    committed: int = NEVER
+    sent: int = NEVER
+    may_go: int = NEVER
+    """From here on it may be deleted: delivered, and old enough."""
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        """After the last call."""
+        return self.calls[-1].states[_name(self.record)] if self.calls else self.first
+
+    def states(self, moment: int) -> tuple[State, set[State]]:
+        """What the disk says of it, and what it may say as well: a call is under way."""
+        settled = self.first
+        possible: set[State] = set()
+        for call in self.calls:
+            state = call.states[_name(self.record)]
+            if call.returned <= moment:
+                settled = state
+                possible.clear()
+            elif call.begun <= moment:
+                possible.add(state)
+        return settled, possible
+
+
+@dataclass
+class Seal:
+    """A batch that got no answer stays the batch that it was, from one moment to another."""
+
+    names: set[Name]
+    since: int = NEVER
+    until: int = NEVER
+
+
+class Promises:
+    """Everything that was promised."""
+
+    def __init__(self) -> None:
+        self.lives: dict[Name, Life] = {}
+        self.seals: list[Seal] = []
+        self._calls: list[Call] = []
+        self._unsettled: list[Life | Call | Seal] = []
+
+    def put(self, record: Record, begun: int) -> None:
+        if _name(record) in self.lives:
+            raise BrokenPromiseError(f"two fixes have the name {_name(record)}")
+        self.lives[_name(record)] = Life(record, begun)
+        self._unsettled.append(self.lives[_name(record)])
+
+    def changed(self, states: Mapping[Name, State], begun: int) -> None:
+        self._calls.append(Call(begun, states))
+        self._unsettled.append(self._calls[-1])
+        for name in states:
+            self.lives[name].calls.append(self._calls[-1])
+
+    def sealed(self, batch: Batch) -> None:
+        self.seals.append(Seal(set(names(batch.records))))
+        self._unsettled.append(self.seals[-1])
+
+    def settled(self, moment: int) -> None:
+        """The queue says that all of it is on disk."""
+        for promise in self._unsettled:
+            match promise:
+                case Life():
+                    promise.committed = moment
+                case Call():
+                    promise.returned = moment
+                case Seal():
+                    promise.since = moment
+        self._unsettled.clear()
+
+    def sent(self, batch: Batch, begun: int, moment: int) -> None:
+        """No earlier batch that holds one of these is promised from here on."""
+        some = names(batch.records)
+        for name in some:
+            self.lives[name].sent = min(self.lives[name].sent, moment)
+        for seal in self.seals:
+            if seal.until == NEVER and not seal.names.isdisjoint(some):
+                seal.until = begun
+
+    def after(self, moment: int, found: Mapping[Name, State]) -> "Promises":
+        """What holds from the start of the log of the next life, which found these."""
+        following = Promises()
+        for name, life in self.lives.items():
+            following.lives[name] = Life(
+                life.record, 0, found.get(name, State.READY), 0 if name in found else NEVER
+            )
+        following.seals = [
+            Seal(seal.names, 0) for seal in self.seals if seal.since <= moment < seal.until
+        ]
+        return following
+
+    def check(self, path: Path, moment: int) -> dict[Name, State]:
+        """Hold the disk after a cut at ``moment`` against what was promised before it.
+
+        Returns:
+            The states of the fixes that are there.
+
+        Raises:
+            BrokenPromiseError: By the first promise that is not kept.
+        """
+        try:
+            queue = AckQueue(path)
+        except StorageError as error:
+            raise BrokenPromiseError(f"it does not open: {error}") from error
+        with queue:
+            try:
+                return self._check(queue, moment)
+            except StorageError as error:
+                raise BrokenPromiseError(f"it cannot be used: {error}") from error
+
+    def _check(self, queue: AckQueue, moment: int) -> dict[Name, State]:
+        (verdict,) = queue._store._connection.execute("PRAGMA integrity_check").fetchone()
+        if verdict != "ok":
+            raise BrokenPromiseError(f"integrity_check: {verdict}")
+        lost = queue.stats().lost
+        if lost:
+            raise BrokenPromiseError(f"lost: {lost}")
+        found: dict[Name, State] = {}
+        for stored in queue.stored():
+            name = _name(stored.record)
+            if name in found:
+                raise BrokenPromiseError(f"{name} is there twice")
+            life = self.lives.get(name)
+            if life is None or life.put > moment or life.record != stored.record:
+                raise BrokenPromiseError(f"{name} was never put like this: {stored.record}")
+            found[name] = stored.state
+        self._check_states(found, moment)
+        self._check_batches(queue, found, moment)
+        record = queue.put(fix_at(), "after")
+        if (record.stream, record.seq) in self.lives:
+            raise BrokenPromiseError(f"the name {record.stream} {record.seq} is given again")
+        queue.commit()
+        return found
+
+    def _check_states(self, found: Mapping[Name, State], moment: int) -> None:
+        gone = [
+            (name, life)
+            for name, life in self.lives.items()
+            if name not in found and moment < life.may_go
+        ]
+        for name, life in gone:
+            if life.sent <= moment:
+                raise BrokenPromiseError(f"{name} was handed out, and is not on disk")
+        for name, life in gone:
+            if life.committed <= moment:
+                raise BrokenPromiseError(f"{name} was committed, and is gone")
+        for name, state in found.items():
+            settled, possible = self.lives[name].states(moment)
+            if state not in {settled, *possible}:
+                raise BrokenPromiseError(f"{name} was {settled.name}, and is {state.name} again")
+        under_way = [call for call in self._calls if call.begun <= moment < call.returned]
+        if len(under_way) == 1:
+            (call,) = under_way
+            done = {
+                found[name] == state
+                for name, state in call.states.items()
+                if name in found and self.lives[name].states(moment)[0] != state
+            }
+            if len(done) > 1:
+                raise BrokenPromiseError("half a call is on disk")
+
+    def _check_batches(self, queue: AckQueue, found: Mapping[Name, State], moment: int) -> None:
+        """All that is ready is handed out once, and nothing else."""
+        handed_out: list[Name] = []
+        batches: list[set[Name]] = []
+        while batch := queue.lease(10_000):
+            handed_out += names(batch.records)
+            batches.append(set(names(batch.records)))
+        ready = {name for name, state in found.items() if state is State.READY}
+        if len(handed_out) != len(ready) or set(handed_out) != ready:
+            raise BrokenPromiseError("what is handed out is not what is ready")
+        for seal in self.seals:
+            if seal.since <= moment < seal.until and seal.names not in batches:
+                raise BrokenPromiseError("a batch without an answer does not come again as it was")
+
+
+def _name(record: Record) -> Name:
+    return record.stream, record.seq
+
+
+def names(records: Iterable[Record]) -> list[Name]:
+    return [_name(record) for record in records]

@@ -1,0 +1,188 @@
+"""A disk that writes down everything SQLite asks of it, and can refuse any of it.
+
+The files are real (in a folder that is best in memory); the log tells in which order they came to
+be as they are. ``power_cut.Platter`` makes of the log what a power cut may leave.
+"""
+
+# ruff: noqa: N802 - the methods have the names of SQLite's own interface
+
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+from unittest import mock
+
+import apsw
+from ackqueue.apsw_connection import ApswConnection
+
+from telemetry_agent.ackqueue import schema
+
+Kind = Literal[
+    "create", "write", "truncate", "sync", "failed sync", "delete", "sync folder", "read", "open"
+]
+
+
+class Op(NamedTuple):
+    """One thing that was asked of the disk."""
+
+    kind: Kind
+    file: str = ""
+    offset: int = 0
+    """Of a write; the size of a truncation."""
+    data: bytes = b""
+
+
+class Refusal(Exception):  # noqa: N818 - a decision of the test's, turned into what SQLite knows
+    """Raised by ``refuse``: this operation fails."""
+
+    def __init__(self, error: type[apsw.Error], *, written: float = 0.0) -> None:
+        self.error = error
+        self.written = written
+        """The part of a write that is done all the same."""
+
+
+_numbers = count(1)
+
+
+class RecordedDisk:
+    """Give ``connect`` to a queue, and use it inside ``recorded``."""
+
+    def __init__(self, refuse: Callable[[Op], None] = lambda op: None) -> None:
+        self.log: list[Op] = []
+        self.refuse = refuse
+        """Called before each operation, those that change nothing ("read", "open") too."""
+        self.pragmas: tuple[str, ...] = ()
+        """Run before each transaction."""
+        self.commits_late = False
+        """A COMMIT is put off to the start of the next transaction."""
+        self._vfs = _Vfs(f"recorded-{next(_numbers)}", self)
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        if path.stat().st_size == 0:
+            self.log.append(Op("create", path.name))
+        return cast("sqlite3.Connection", Recorded(path, self._vfs.vfs_name, self))
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """The queue syncs the folder of the file itself: not through SQLite."""
+        with mock.patch.object(schema, "_sync_directory", self._sync_folder):
+            try:
+                yield
+            finally:
+                self._vfs.unregister()
+
+    def ask(self, op: Op) -> None:
+        try:
+            self.refuse(op)
+        except Refusal as refusal:
+            if op.kind == "write" and refusal.written:
+                part = op.data[: int(len(op.data) * refusal.written)]
+                self.log.append(op._replace(data=part))
+            elif op.kind == "sync":
+                self.log.append(Op("failed sync", op.file))
+            raise
+        if op.kind not in {"read", "open"}:
+            self.log.append(op)
+
+    def _sync_folder(self, folder: Path) -> None:
+        self.log.append(Op("sync folder"))
+
+
+class Recorded(ApswConnection):
+    def __init__(self, path: Path, vfs: str, disk: RecordedDisk) -> None:
+        super().__init__(path, vfs)
+        self.disk = disk
+
+    def execute(self, sql: str, parameters: Any = ()) -> Any:
+        if sql == "COMMIT" and self.disk.commits_late:
+            return None
+        if sql == "BEGIN IMMEDIATE":
+            self._commit_at_last()
+            for pragma in self.disk.pragmas:
+                super().execute(pragma).fetchall()
+        return super().execute(sql, parameters)
+
+    def close(self) -> None:
+        self._commit_at_last()
+        super().close()
+
+    def _commit_at_last(self) -> None:
+        if self.in_transaction:
+            super().execute("COMMIT")
+
+
+class _Vfs(apsw.VFS):
+    def __init__(self, name: str, disk: RecordedDisk) -> None:
+        super().__init__(name, "")
+        self.vfs_name = name
+        self._disk = disk
+
+    def xOpen(self, name: Any, flags: list[int]) -> "_File":
+        path = Path(name.filename() if isinstance(name, apsw.URIFilename) else name)
+        with _refusals():
+            self._disk.ask(Op("open", path.name))
+            if flags[0] & apsw.SQLITE_OPEN_CREATE and not path.exists():
+                self._disk.ask(Op("create", path.name))
+        return _File(name, flags, path.name, self._disk)
+
+    def xDelete(self, name: str, sync_folder: bool) -> None:
+        with _refusals():
+            self._disk.ask(Op("delete", Path(name).name))
+        super().xDelete(name, False)
+        if sync_folder:
+            self._disk.log.append(Op("sync folder"))
+
+
+class _File(apsw.VFSFile):
+    def __init__(self, name: Any, flags: list[int], file: str, disk: RecordedDisk) -> None:
+        super().__init__("", name, flags)
+        self._file = file
+        self._disk = disk
+        self._name_is_new = not file.endswith(".db")  # SQLite then syncs the folder as well
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        with _refusals():
+            self._disk.ask(Op("read", self._file, offset))
+        return super().xRead(amount, offset)
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        content = bytes(data)
+        try:
+            with _refusals():
+                self._disk.ask(Op("write", self._file, offset, content))
+        except apsw.Error as error:
+            refusal = error.__cause__
+            if isinstance(refusal, Refusal) and refusal.written:
+                super().xWrite(content[: int(len(content) * refusal.written)], offset)
+            raise
+        super().xWrite(content, offset)
+
+    def xTruncate(self, size: int) -> None:
+        with _refusals():
+            self._disk.ask(Op("truncate", self._file, size))
+        super().xTruncate(size)
+
+    def xSync(self, flags: int) -> None:
+        """No real sync: what is durable, the log says."""
+        with _refusals():
+            self._disk.ask(Op("sync", self._file))
+        if self._name_is_new:
+            self._disk.log.append(Op("sync folder"))
+            self._name_is_new = False
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except Refusal as refusal:
+        raise refusal.error from refusal
+
+
+def scratch_folder() -> Path | None:
+    """Memory, where there is some: a crash state lives for a millisecond."""
+    memory = Path("/dev/shm")
+    return memory if sys.platform == "linux" and memory.is_dir() else None

@@ -1,0 +1,77 @@
+"""5,000 crash states of the queue, and the proof that the proof has teeth.
+
+``python benchmarks/power_loss.py`` looks at as many as one likes.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from ackqueue.power_loss import Subject, prove
+from ackqueue.promises import BrokenPromiseError
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.model import Batch
+
+if TYPE_CHECKING:
+    from ackqueue.recorded_disk import Recorded
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_promise_outlasts_a_power_cut_at_any_moment(seed: int) -> None:
+    assert prove(seed, 500).states >= 500
+
+
+def test_the_life_after_a_cut_is_cut_too() -> None:
+    tally = prove(8, 1000)
+    assert tally.of_recoveries >= 30
+    assert tally.states == 1000 + tally.of_recoveries
+
+
+class _AcksBeforeCommit(AckQueue):
+    """Takes the acknowledgement to disk with the next call: one transaction saved."""
+
+    def ack(
+        self,
+        batch: Batch,
+        *,
+        rejected: Mapping[int, str] = MappingProxyType({}),
+        retry: Collection[int] = (),
+    ) -> None:
+        with self._lock:
+            self._ledger.ack(batch, rejected, retry)
+
+
+class _LeasesBeforeCommit(AckQueue):
+    """Hands out what its transaction holds, and commits that with the next one."""
+
+    def lease(
+        self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
+    ) -> Batch | None:
+        disk = cast("Recorded", self._store._connection).disk
+        disk.commits_late = True
+        try:
+            return super().lease(limit, live_first=live_first, timeout_s=timeout_s)
+        finally:
+            disk.commits_late = False
+
+
+def prove_all(seeds: Iterable[int], subject: Subject) -> None:
+    for seed in seeds:
+        prove(seed, 500, subject)
+
+
+@pytest.mark.parametrize(
+    ("subject", "broken"),
+    [
+        (Subject(pragmas=("PRAGMA synchronous = NORMAL",)), r"is not on disk|is gone|again"),
+        (Subject(pragmas=("PRAGMA synchronous = OFF",)), r"."),
+        (Subject(_AcksBeforeCommit), r"was ACKED, and is READY again"),
+        (Subject(_LeasesBeforeCommit), "was handed out, and is not on disk"),
+    ],
+    ids=["synchronous=NORMAL", "synchronous=OFF", "ack before commit", "lease before commit"],
+)
+def test_a_careless_queue_is_caught(subject: Subject, broken: str) -> None:
+    with pytest.raises(BrokenPromiseError, match=broken):
+        prove_all(range(5), subject)

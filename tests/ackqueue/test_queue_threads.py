@@ -1,0 +1,204 @@
+"""Many producers and consumers on one queue, in threads and in gevent's greenlets."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from ackqueue.queue_parts import Disk, put, seqs
+from fakes import FakeClock
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.model import Batch
+
+LIMIT_S = 20
+WORKERS = 4
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "queue.db"
+
+
+class Waiter:
+    """A thread in a blocking call. Made when it waits."""
+
+    def __init__(self, queue: AckQueue, call: Callable[[], Batch | None]) -> None:
+        self._call = call
+        self.result: Batch | Exception | None = None
+        waits = threading.Event()
+        wait = queue._ready.wait
+
+        def tell_and_wait(timeout_s: float | None) -> bool:
+            waits.set()  # under the lock, which nobody gets before the wait has begun
+            return wait(timeout_s)
+
+        with mock.patch.object(queue._ready, "wait", tell_and_wait):
+            self._thread = threading.Thread(target=self._run)
+            self._thread.start()
+            assert waits.wait(LIMIT_S)
+
+    def _run(self) -> None:
+        try:
+            self.result = self._call()
+        except ValueError as error:
+            self.result = error
+
+    def join(self) -> Batch | Exception | None:
+        self._thread.join(LIMIT_S)
+        assert not self._thread.is_alive()
+        return self.result
+
+
+def test_four_workers_share_the_items_and_a_start_resumes_what_they_left(path: Path) -> None:
+    """Put items, work on them in four threads, die in the middle, start again."""
+    count = 400
+    done: list[int] = []
+    with AckQueue(path, commit_every_s=0) as queue:
+
+        def work() -> None:
+            while batch := queue.lease(1, timeout_s=None):
+                (seq,) = seqs(batch)
+                if seq > count:
+                    return
+                if seq % 5 == 0:
+                    queue.release(batch, answered=False)  # like a worker that never came back
+                elif seq % 7 == 0:
+                    queue.fail(batch, "cannot be done")
+                else:
+                    queue.ack(batch)
+                    done.append(seq)
+
+        workers = [threading.Thread(target=work) for _ in range(WORKERS)]
+        for worker in workers:
+            worker.start()
+        put(queue, count + WORKERS)  # the last four send the workers home
+        for worker in workers:
+            worker.join(LIMIT_S)
+            assert not worker.is_alive()
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
+            states = Counter(state for (state,) in reader.execute("SELECT state FROM fixes"))
+        unack = count // 5
+        failed = count // 7 - count // 35
+        assert states == {1: WORKERS, 2: unack, 5: count - unack - failed, 9: failed}
+    assert sorted(done) == [seq for seq in range(1, count + 1) if seq % 5 and seq % 7]
+    with AckQueue(path) as queue:
+        resumed = []
+        while batch := queue.lease(50):
+            resumed += seqs(batch)
+            queue.ack(batch)
+        assert sorted(resumed) == [*range(5, count + 1, 5), *range(count + 1, count + WORKERS + 1)]
+
+
+@pytest.mark.parametrize("commit_every_s", [0, 3600])
+def test_many_producers_and_consumers_lose_nothing_and_double_nothing(
+    path: Path, commit_every_s: float
+) -> None:
+    producers, each = 6, 150
+    delivered: list[int] = []
+    with AckQueue(path, commit_every_s=commit_every_s) as queue:
+
+        def consume() -> None:
+            try:
+                while batch := queue.lease(7, timeout_s=None):
+                    if batch.records[0].seq % 3 == 0 and len(batch.records) > 1:
+                        batch, rest = queue.split(batch, 1)
+                        queue.release(rest)
+                    queue.ack(batch)
+                    delivered.extend(seqs(batch))
+                    if len(delivered) == producers * each:
+                        everything.set()
+            except ValueError:
+                return  # closed: the end of the work
+
+        everything = threading.Event()
+        threads = [threading.Thread(target=put, args=(queue, each)) for _ in range(producers)]
+        threads += [threading.Thread(target=consume) for _ in range(WORKERS)]
+        for thread in threads:
+            thread.start()
+        assert everything.wait(LIMIT_S)
+        queue.close()
+        for thread in threads:
+            thread.join(LIMIT_S)
+            assert not thread.is_alive()
+    assert sorted(delivered) == list(range(1, producers * each + 1))
+
+
+def test_whatever_makes_a_fix_ready_wakes_who_waits(path: Path) -> None:
+    with AckQueue(path, commit_every_s=3600) as queue:
+
+        def waiter() -> Waiter:
+            return Waiter(queue, lambda: queue.lease(1, timeout_s=None))
+
+        def lose_the_answer(batch: Batch) -> None:
+            queue.release(batch, answered=False)
+            queue.resume_unack()
+
+        def fail_and_retry(batch: Batch) -> None:
+            queue.fail(batch, "no")
+            queue.retry()
+
+        wakers: list[Callable[[Batch], None]] = [
+            queue.release,
+            lambda batch: queue.ack(batch, retry=seqs(batch)),
+            lose_the_answer,
+            fail_and_retry,
+        ]
+        waiting = waiter()
+        put(queue, 1)
+        for wake in wakers:
+            batch = waiting.join()
+            assert isinstance(batch, Batch)
+            waiting = waiter()
+            wake(batch)
+        assert isinstance(waiting.join(), Batch)
+
+
+def test_a_wait_ends_with_its_time_or_with_the_queue(path: Path) -> None:
+    queue = AckQueue(path)
+    assert queue.lease(1, timeout_s=0.01) is None
+    waiters = [Waiter(queue, lambda: queue.lease(1, timeout_s=None)) for _ in range(3)]
+    queue.close()
+    for waiter in waiters:
+        assert "is closed" in str(waiter.join())
+
+
+def test_a_waiter_tries_a_disk_again_that_refused(path: Path) -> None:
+    disk, clock = Disk(), FakeClock()
+    with AckQueue(path, connect=disk.connect, clock=clock) as queue:
+        disk.refuses = "before"
+        put(queue, 1)
+        waiter = Waiter(queue, lambda: queue.lease(1, timeout_s=None))
+        disk.refuses = "never"
+        queue.commit()  # as the committer does when the disk is to be tried again
+        batch = waiter.join()
+        assert isinstance(batch, Batch)
+        assert seqs(batch) == [1]
+
+
+@pytest.mark.skipif(
+    find_spec("gevent") is None and not os.environ.get("CI"), reason="gevent is not installed"
+)
+def test_all_of_this_holds_in_greenlets_too() -> None:
+    program = (
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import sys, threading, pytest\n"
+        "assert 'gevent' in type(threading.Lock()).__module__\n"
+        "sys.exit(pytest.main(['-p', 'no:cacheprovider', '-k', 'not greenlets', sys.argv[1]]))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, __file__],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -1,0 +1,146 @@
+"""A machine on which all is well, to be made worse: real parts wherever there are any."""
+
+import contextlib
+import itertools
+import os
+import pty
+import socket
+import threading
+import tty
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fakes import FakeClock
+from misbehaving import Act, Server
+from rig import write_config
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.daemon import control
+from telemetry_agent.doctor.examination import NAMES, Site, examine
+from telemetry_agent.doctor.findings import Finding
+from telemetry_agent.doctor.hearing import Patience
+from telemetry_agent.simulator import Drive
+
+START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
+
+
+class Calendar(Clock):
+    """The real clock on another day."""
+
+    def __init__(self, wall_ms: int = START_MS, *, synchronised: bool = True) -> None:
+        self.wall = FakeClock(wall_ms=wall_ms, synchronised=synchronised)
+
+    def wall_ms(self) -> int:
+        return self.wall.wall_ms()
+
+    def synchronised(self) -> bool:
+        return self.wall.synchronised()
+
+
+class Bench:
+    """One device with its receiver (a recording, until another is plugged in) and endpoint."""
+
+    def __init__(self, folder: Path, cleanup: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self.cleanup = cleanup
+        self.root = folder / "root"
+        self.state = folder / "state"
+        self.state.mkdir()
+        self.clock = Calendar()
+        self.user = "telemetry-agent"
+        self.resolve: Callable[[str, int], list[Any]] | None = None
+        self.ask: Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]] = control.ask
+        self.gps: dict[str, Any] = {}
+        self.upload: dict[str, Any] = {}
+        self.url = ""
+        self.source = f"file://{self.record(*itertools.islice(Drive(START_MS), 3))}"
+        self.mounted("29 1 8:1 / / rw,relatime - ext4 /dev/root rw")
+
+    @property
+    def queue(self) -> Path:
+        return self.state / "queue.db"
+
+    @property
+    def config(self) -> Path:
+        return write_config(
+            self.folder,
+            self.source,
+            self.url or self.serve(),
+            upload=self.upload,
+            gps={"baud": 9600, **self.gps},
+            queue={"path": str(self.queue)},
+        )
+
+    def record(self, *epochs: bytes) -> Path:
+        file = self.folder / "drive.nmea"
+        file.write_bytes(b"".join(epochs))
+        return file
+
+    def mounted(self, *lines: str) -> None:
+        """What the machine has mounted, as /proc tells it."""
+        file = self.root / "proc/self/mountinfo"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(lines))
+
+    def plug_in(self, *says: bytes, every_s: float = 0.1) -> int:
+        """A receiver on a real pty that says these again and again; its far end."""
+        master, device = pty.openpty()
+        tty.setraw(device)
+        self.cleanup.callback(os.close, device)
+        self.source = os.ttyname(device)
+        stop = threading.Event()
+
+        def speak() -> None:
+            with contextlib.suppress(OSError):
+                for said in itertools.cycle(says):
+                    os.write(master, said)
+                    if stop.wait(every_s):
+                        return
+
+        thread = threading.Thread(target=speak, daemon=True)
+        os.set_blocking(master, False)
+        self.cleanup.callback(os.close, master)
+        if says:
+            self.cleanup.callback(thread.join)
+            thread.start()
+        self.cleanup.callback(stop.set)
+        return device
+
+    def serve(self, *acts: Act, **how: Any) -> str:
+        server = self.cleanup.enter_context(Server(*acts, **how))
+        self.url = server.url
+        return self.url
+
+    def closed_port(self) -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port: int = listener.getsockname()[1]
+        return port
+
+    def told(self, config: Path | None = None) -> dict[str, Finding]:
+        """What the doctor finds."""
+        config = config or self.config
+        site = Site(
+            clock=self.clock,
+            root=self.root,
+            ask=self.ask,
+            user=self.user,
+            patience=Patience(silent_s=1.0, position_s=0.4, none_s=0.4),
+        )
+        if self.resolve is not None:
+            site = Site(**{**vars(site), "resolve": self.resolve})
+        found = list(examine(config, site))
+        assert [finding.name for finding in found] == list(NAMES)
+        return {finding.name: finding for finding in found}
+
+
+def answers(**asked: Any) -> Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]:
+    """A running agent that gives these answers; what is an error is raised."""
+
+    def ask(_path: Path, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        for answer in asked[question["ask"]]:
+            if isinstance(answer, Exception):
+                raise answer
+            yield answer
+
+    return ask

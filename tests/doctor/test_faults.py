@@ -1,0 +1,660 @@
+"""The table of seeded faults: each is named with its remedy, and nothing else is blamed."""
+
+import contextlib
+import fcntl
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from bench import START_MS, Bench, Calendar, answers
+from machines import Machine
+from misbehaving import (
+    _CERTIFICATE,
+    _EXPIRED,
+    answer,
+    drips,
+    hang,
+    says,
+    swallowed_syn,
+    tls_server_context,
+)
+from nmea import gga, line, rmc
+from processes import ROOT
+
+from telemetry_agent import __version__
+from telemetry_agent.ackqueue.lock import QueueLock
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.daemon import control
+from telemetry_agent.doctor.examination import NAMES
+from telemetry_agent.doctor.findings import Finding
+from telemetry_agent.errors import AgentError
+from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.model import Fix
+from telemetry_agent.simulator import Drive
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can seed this fault")
+
+Seed = Callable[[Bench], object]
+
+
+class Fault(NamedTuple):
+    seed: Seed
+    name: str
+    """The check that must name it."""
+    verdict: str
+    said: str
+    """Regular expressions."""
+    remedy: str
+
+
+FAULTS: list[Any] = []
+
+
+def fault(
+    name: str, verdict: str, said: str, remedy: str, *marks: pytest.MarkDecorator
+) -> Callable[[Seed], Seed]:
+    """A seed, and what must be told of it."""
+
+    def add(seed: Seed) -> Seed:
+        row = Fault(seed, name, verdict, said, remedy)
+        FAULTS.append(pytest.param(row, id=getattr(seed, "__name__", ""), marks=marks))
+        return seed
+
+    return add
+
+
+# The config
+
+
+@fault("config", "fail", "upload.timout is no key.*did you mean upload.timeout", "config check")
+def a_misspelt_key(bench: Bench) -> None:
+    bench.upload["timout"] = 3
+
+
+@fault("config", "fail", "gps.baud = 9601: must be", "config check")
+def a_bad_value(bench: Bench) -> None:
+    bench.gps["baud"] = 9601
+
+
+# The receiver
+
+
+@fault("device", "fail", "/dev/ttyNONE is not there", "plug the receiver in.*by-id")
+def an_unplugged_receiver(bench: Bench) -> None:
+    bench.source = "/dev/ttyNONE"
+
+
+@fault("device", "fail", "ttyNONE is not there", r"set gps\.source = .*\(u-blox 7 is there\)")
+def a_receiver_on_another_port(bench: Bench) -> None:
+    machine(bench).usb("1546:01a7", "u-blox AG|u-blox 7", "ttyACM0", by_id="u-blox_AG")
+    bench.source = "/dev/ttyNONE"
+
+
+@fault("device", "fail", "no receiver found", "plug one in, or set gps.source")
+def no_receiver_for_auto(bench: Bench) -> None:
+    machine(bench)
+    bench.source = "auto"
+
+
+@fault("device", "fail", "FT232R.* may be a receiver or not", "if it is one, set gps.source")
+def an_unknown_port_for_auto(bench: Bench) -> None:
+    machine(bench).usb("0403:6001", "FTDI|FT232R USB UART", "ttyUSB0")
+    bench.source = "auto"
+
+
+@fault("device", "fail", "queue.db is no serial port", "name the receiver's device")
+def a_file_for_a_port(bench: Bench) -> None:
+    bench.queue.touch()
+    bench.source = str(bench.queue)
+    bench.queue.unlink()
+    bench.source = str(bench.record(b""))
+    bench.source = str(Path(bench.source).rename(bench.folder / "not_queue.db"))
+
+
+@fault(
+    "permissions",
+    "fail",
+    r"nobody may not read /dev/pts/\d+ \(root:",
+    "sudo usermod -aG .* nobody.*restart",
+    ROOT_ONLY,
+)
+def a_port_that_the_agent_may_not_read(bench: Bench) -> None:
+    device = bench.plug_in()
+    os.fchown(device, 0, 5)
+    os.fchmod(device, 0o620)
+    bench.user = "nobody"
+    bench.state.chmod(0o777)
+    bench.folder.chmod(0o755)
+
+
+@fault("port in use", "fail", r"gpsd \(pid 777\) has /dev/tty", "gpsd://localhost:2947.*disable")
+def a_port_that_gpsd_has(bench: Bench) -> None:
+    machine(bench).process(777, "gpsd", has="/dev/tty")
+    bench.source = "/dev/tty"
+
+
+@fault(
+    "port in use", "fail", "a login console has /dev/tty", "systemctl disable --now serial-getty"
+)
+def a_port_with_a_login(bench: Bench) -> None:
+    machine(bench).process(778, "agetty", has="/dev/tty")
+    bench.source = "/dev/tty"
+
+
+@fault("sentences", "fail", "in use by another program", "fuser -v .*stop it")
+def a_port_that_is_locked(bench: Bench) -> None:
+    device = bench.plug_in()
+    other = os.open(os.ttyname(device), os.O_RDWR | os.O_NOCTTY)
+    bench.cleanup.callback(os.close, other)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+
+@fault("sentences", "fail", "nothing comes from /dev/pts", "check the receiver's wiring and power")
+def a_silent_receiver(bench: Bench) -> None:
+    bench.plug_in()
+
+
+@fault("sentences", "fail", "cannot be read: wrong baud rate", 'try another, or "auto"')
+def a_wrong_baud_rate(bench: Bench) -> None:
+    # What 9600 baud look like at 115200: no byte is text.
+    bench.plug_in(bytes([0x80, 0xE0, 0x00, 0x98, 0xFE]) * 60, every_s=0.02)
+
+
+@fault("sentences", "fail", "speaks UBX, no NMEA", "gpsctl -f -n /dev/pts.*on_connect")
+def a_receiver_that_speaks_ubx(bench: Bench) -> None:
+    bench.plug_in(command_bytes("ubx:01 07 08 00 01 02 03 04 05 06 07 08"))
+
+
+@fault("sentences", "warn", r"\d+ of \d+ sentences arrive damaged", "check cable, ground")
+def a_bad_cable(bench: Bench) -> None:
+    bench.plug_in(*(epoch.replace(b"GPVTG,", b"GPVTG;") for epoch in driving()))
+
+
+@fault("line load", "warn", r"\d{3}% of 4800 baud", "raise the receiver's baud rate.*GSV is")
+def a_line_that_is_too_slow(bench: Bench) -> None:
+    bench.gps["baud"] = 4800
+    bench.plug_in(*(Drive(START_MS, interval_ms=250).epoch(i) for i in range(3)), every_s=0.25)
+
+
+def driving(more: bytes = b"") -> list[bytes]:
+    return [Drive(START_MS).epoch(i) + more for i in range(30)]
+
+
+@fault("antenna", "fail", "sees no antenna", "plug the antenna in")
+def a_cut_antenna(bench: Bench) -> None:
+    bench.plug_in(*driving(line("GNTXT,01,01,01,ANTSTATUS=OPEN")))
+
+
+@fault("antenna", "fail", "short circuit", "look for water")
+def a_shorted_antenna(bench: Bench) -> None:
+    bench.plug_in(*driving(line("GNTXT,01,01,01,ANTSTATUS=SHORT")))
+
+
+def blind(*snrs: int) -> bytes:
+    """An epoch without a fix, and satellites with these signals."""
+    seen = "".join(f",{prn:02},45,180,{snr:02}" for prn, snr in enumerate(snrs, 1))
+    return (
+        line("GPRMC,120000.00,V,,,,,,,231126,,,N")
+        + line("GPGGA,120000.00,,,,,0,00,99.99,,,,,,")
+        + line(f"GPGSV,1,1,{len(snrs):02}{seen}")
+    )
+
+
+@fault("fix", "fail", "2 satellites are heard, the best at 22", "open sky; it needs 4 satellites")
+def a_receiver_indoors(bench: Bench) -> None:
+    bench.plug_in(blind(22, 17))
+
+
+@fault("fix", "fail", "not one satellite is heard", "unplugged antenna")
+def a_receiver_that_hears_nothing(bench: Bench) -> None:
+    bench.plug_in(blind())
+
+
+@fault("fix", "warn", "none yet: 4 satellites come in well", "wait: after power-on")
+def a_receiver_that_starts(bench: Bench) -> None:
+    bench.plug_in(blind(41, 38, 33, 31))
+
+
+@fault("fix", "fail", "positions, but no date", "RMC or ZDA sentence on")
+def a_receiver_without_a_date(bench: Bench) -> None:
+    bench.clock = Calendar(synchronised=False)
+    bench.plug_in(gga("120000.00"), gga("120001.00"))
+
+
+@fault("fix", "fail", "too long ago to be true", "week counter rolled over")
+def a_receiver_from_another_age(bench: Bench) -> None:
+    bench.clock = Calendar(synchronised=False)
+    bench.plug_in(rmc("120000.00", date="010180"), rmc("120001.00", date="010180"))
+
+
+@fault("fix", "fail", "sends no sentence with a position", "RMC and GGA sentences on")
+def a_receiver_that_tells_satellites_only(bench: Bench) -> None:
+    bench.plug_in(line("GPGSV,1,1,00"))
+
+
+@fault("fix", "warn", "but simulated", "drop_quality")
+def a_simulated_position(bench: Bench) -> None:
+    bench.source = f"file://{bench.record(rmc('120000.00') + gga('120000.00', quality='8'))}"
+
+
+@fault("clock", "warn", r"system clock is 14 days behind GNSS time \(2026-11-23T", "set-ntp true")
+def a_clock_that_is_behind(bench: Bench) -> None:
+    bench.clock = Calendar(START_MS - 14 * 86_400_000, synchronised=False)
+    bench.plug_in(*driving())
+
+
+@fault("clock", "warn", "a synchronised system clock is 60 days ahead", "its date may|rolled over")
+def a_receiver_in_the_past(bench: Bench) -> None:
+    bench.clock = Calendar(START_MS + 60 * 86_400_000)
+    bench.plug_in(*driving())
+
+
+# The disk and the queue
+
+
+@fault("state directory", "fail", "is no folder", "set queue.path")
+def a_file_for_the_state_directory(bench: Bench) -> None:
+    bench.state.rmdir()
+    bench.state.touch()
+
+
+@fault(
+    "state directory",
+    "fail",
+    r"nobody may not write .*/state \(root:",
+    "chown nobody: /",
+    ROOT_ONLY,
+)
+def a_state_directory_of_root(bench: Bench) -> None:
+    bench.user = "nobody"
+
+
+@fault("state directory", "fail", "nobody may not write", "holds other things too", ROOT_ONLY)
+def a_queue_among_other_things(bench: Bench) -> None:
+    bench.user = "nobody"
+    (bench.state / "others").touch()
+
+
+@fault("state directory", "fail", "is not there, and nobody may not make", "install -d", ROOT_ONLY)
+def a_state_directory_that_cannot_be_made(bench: Bench) -> None:
+    bench.user = "nobody"
+    bench.state /= "deep"
+
+
+@fault(
+    "state directory",
+    "fail",
+    "nobody may not write .*queue.db",
+    r"chown nobody: \S+/queue\.db`",
+    ROOT_ONLY,
+)
+def a_queue_of_root(bench: Bench) -> None:
+    bench.user = "nobody"
+    bench.state.chmod(0o777)
+    backlog(bench)
+
+
+@fault("file system", "fail", "is on tmpfs .*a power cut loses everything", "set queue.path")
+def a_state_directory_in_memory(bench: Bench) -> None:
+    shared = Path("/dev/shm") / f"doctor-{os.getpid()}"
+    shared.mkdir()
+    bench.cleanup.callback(shared.rmdir)
+    bench.state = shared
+    bench.root = Path("/")  # what is really mounted
+
+
+@fault("file system", "fail", "is on overlay .*a power cut loses everything", "do_overlayfs 1")
+def an_overlay(bench: Bench) -> None:
+    bench.mounted(
+        "29 1 0:2 / / rw,relatime - overlay overlay rw,lowerdir=/l,upperdir=/run/up,workdir=/w",
+        "30 29 0:3 / /run rw - tmpfs tmpfs rw",
+    )
+
+
+@fault("file system", "fail", "is on vfat .*no journal: a power cut loses", "ext4")
+def a_fat_stick(bench: Bench) -> None:
+    bench.mounted(
+        "29 1 8:1 / / rw - ext4 /dev/root rw", f"30 29 8:2 / {bench.state} rw - vfat /dev/sda1 rw"
+    )
+
+
+@fault("file system", "fail", "is on nfs4 .*over a network", "ext4")
+def a_network_file_system(bench: Bench) -> None:
+    bench.mounted(f"30 29 0:9 / {bench.folder} rw - nfs4 server:/x rw")
+
+
+@fault("file system", "fail", "read-only", "remount,rw .*replace the card")
+def a_card_that_turned_read_only(bench: Bench) -> None:
+    bench.mounted("29 1 8:1 / / ro,relatime - ext4 /dev/root ro,errors=remount-ro")
+
+
+@fault("disk space", "fail", "0 MB of 1 MB free", "du -xh", ROOT_ONLY)
+def a_full_disk(bench: Bench) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(bench.state)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    bench.cleanup.callback(subprocess.run, ["umount", str(bench.state)], check=True)
+    with contextlib.suppress(OSError):
+        (bench.state / "others").write_bytes(bytes(2 << 20))
+
+
+def backlog(bench: Bench, fixes: int = 50) -> None:
+    with AckQueue(bench.queue) as queue:
+        for i in range(fixes):
+            queue.put(Fix(START_MS + i * 1000, 48_117_300_000 + i, 11_516_667_000), "van-07")
+
+
+@fault("queue", "fail", "1 of 50 positions are damaged", "replace it")
+def a_flipped_bit(bench: Bench) -> None:
+    backlog(bench)
+    with contextlib.closing(sqlite3.connect(bench.queue)) as database:
+        database.execute("UPDATE fix SET lat_e9 = lat_e9 + 1 WHERE id = 17")
+        database.commit()
+
+
+@fault("queue", "fail", "cannot open the queue .*not a database|malformed", "mv .*queue.db.damaged")
+def a_destroyed_header(bench: Bench) -> None:
+    backlog(bench)
+    with bench.queue.open("r+b") as file:
+        file.write(b"\xff" * 100)
+
+
+@fault("queue", "fail", "is a database of another program", "mv .*queue.db.damaged")
+def a_file_of_another_program(bench: Bench) -> None:
+    with contextlib.closing(sqlite3.connect(bench.queue)) as database:
+        database.execute("CREATE TABLE song (title TEXT)")
+
+
+# The endpoint
+
+
+def resolving(error: Exception) -> Callable[[str, int], list[Any]]:
+    def resolve(_host: str, _port: int) -> list[Any]:
+        raise error
+
+    return resolve
+
+
+@fault("name", "fail", "there is no host tracker.example", "correct upload.url")
+def a_name_that_does_not_exist(bench: Bench) -> None:
+    bench.url = "https://tracker.example/v1/fixes"
+    bench.resolve = resolving(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+
+
+@fault("name", "fail", "no name server tells the address", "ip route.*/etc/resolv.conf")
+def no_name_server(bench: Bench) -> None:
+    bench.url = "https://tracker.example/v1/fixes"
+    bench.resolve = resolving(socket.gaierror(socket.EAI_AGAIN, "Temporary failure"))
+
+
+@fault("name", "fail", "no name server answers within", "ip route.*/etc/resolv.conf")
+def a_silent_name_server(bench: Bench) -> None:
+    over = threading.Event()
+    bench.cleanup.callback(over.set)
+    bench.url = "https://tracker.example/v1/fixes"
+
+    def resolve(_host: str, _port: int) -> list[Any]:
+        over.wait(30)
+        return []
+
+    bench.resolve = resolve
+
+
+@fault("tcp", "fail", r"127.0.0.1:\d+ refuses connections", "start the server.*port in upload.url")
+def a_closed_port(bench: Bench) -> None:
+    bench.url = f"http://127.0.0.1:{bench.closed_port()}/"
+
+
+@fault("tcp", "fail", r"127.0.0.1:\d+ does not answer", "firewall")
+def a_firewall_that_drops(bench: Bench) -> None:
+    bench.url = f"http://127.0.0.1:{bench.cleanup.enter_context(swallowed_syn())}/"
+
+
+@fault("tls", "fail", "certificate not trusted: self-signed", "set upload.ca_file")
+def a_self_signed_certificate(bench: Bench) -> None:
+    bench.serve(tls=tls_server_context())
+
+
+@fault("tls", "fail", "expired; this machine's clock says 2026-11-23", "renew the server's")
+def an_expired_certificate(bench: Bench) -> None:
+    trust(bench, _EXPIRED)
+    bench.serve(tls=tls_server_context(expired=True))
+
+
+@fault("tls", "fail", "the certificate is for another name", "certificate's name in upload.url")
+def a_certificate_for_another_name(bench: Bench) -> None:
+    trust(bench, _CERTIFICATE)
+    port = bench.serve(tls=tls_server_context()).split(":")[2]
+    bench.url = f"https://tracker.example:{port}"
+    bench.resolve = lambda _host, number: socket.getaddrinfo("127.0.0.1", number, type=1)
+
+
+@fault("tls", "fail", "no TLS there", "may speak plain http")
+def plain_http_where_tls_was_meant(bench: Bench) -> None:
+    talks_first = drips(b"", first=b"HTTP/1.1 400 Bad Request\r\n\r\n", at_once=True)
+    bench.url = bench.serve(then=talks_first).replace("http", "https")
+
+
+@fault("tls", "fail", "says nothing", "speaks TLS on this port")
+def a_server_that_never_shakes_hands(bench: Bench) -> None:
+    bench.serve(then=hang(after_reading=False), tls=tls_server_context())
+
+
+@fault("credentials", "fail", "upload.token_file: cannot read .*/token", "correct it")
+def a_token_that_is_not_there(bench: Bench) -> None:
+    bench.upload["token_file"] = str(bench.folder / "token")
+
+
+@fault("credentials", "fail", "nobody may not read upload.token_file", "chown nobody:", ROOT_ONLY)
+def a_token_for_root_alone(bench: Bench) -> None:
+    token = bench.folder / "token"
+    token.write_text("s3cret-t0ken")
+    token.chmod(0o600)
+    bench.upload["token_file"] = str(token)
+    bench.user = "nobody"
+    bench.state.chmod(0o777)
+
+
+@fault("answer", "fail", "the proxy does not connect us", "check that the endpoint works")
+def a_proxy_that_refuses(bench: Bench) -> None:
+    bench.upload["proxy"] = bench.serve(then=answer(502)).removesuffix("/v1/fixes")
+    bench.url = "https://tracker.example/v1/fixes"
+
+
+@fault("authentication", "fail", "401: the endpoint asks who we are", "credentials under .upload")
+def a_wrong_token(bench: Bench) -> None:
+    bench.serve(then=answer(401, "unknown token"))
+
+
+@fault("authentication", "fail", "403: the endpoint does not let us in", "credentials")
+def a_token_without_rights(bench: Bench) -> None:
+    bench.serve(then=answer(403))
+
+
+@fault("answer", "fail", "404", "correct upload.url")
+def a_wrong_path(bench: Bench) -> None:
+    bench.serve(then=answer(404, "<h1>Not Found</h1>"))
+
+
+@fault("answer", "fail", "redirected to http://portal.example", "log in to this network's portal")
+def a_portal_that_redirects(bench: Bench) -> None:
+    bench.serve(then=answer(302, headers={"Location": "http://portal.example/login"}))
+
+
+@fault("answer", "fail", "200 with a web page", "log in to this network's portal")
+def a_portal_that_shows_its_page(bench: Bench) -> None:
+    bench.serve(then=answer(200, "<html>Welcome to our hotel</html>"))
+
+
+@fault("answer", "warn", "503: maintenance", "nothing is lost")
+def an_endpoint_that_is_down(bench: Bench) -> None:
+    bench.serve(then=answer(503, "maintenance"))
+
+
+@fault("answer", "warn", "a batch without positions is refused", "only the first position")
+def an_endpoint_that_wants_positions(bench: Bench) -> None:
+    bench.serve(then=answer(422, "fixes must not be empty"))
+
+
+@fault("answer", "fail", "not HTTP|no answer", "its own log")
+def a_server_of_another_kind(bench: Bench) -> None:
+    bench.serve(then=says(b"220 mail.example ESMTP\r\n"))
+
+
+# The agent that runs
+
+
+STATUS = {
+    "running": True,
+    "version": __version__,
+    "pid": os.getpid(),
+    "uptime_s": 7300.0,
+    "receiver": {"source": "/dev/ttyACM0", "state": "3d"},
+    "upload": {"state": "ok", "last_delivery_s": 4.0},
+    "queue": {"pending": 3, "delivered": 90, "dead_letters": {}, "lost": {}},
+}
+
+
+def runs(bench: Bench, tapped: list[Any] | None = None, **changed: Any) -> None:
+    heard = [{"raw": epoch.decode()} for epoch in (Drive(START_MS).epoch(i) for i in range(3))]
+    heard.insert(0, {"source": "/dev/ttyACM0", "state": "3d"})
+    bench.ask = answers(status=[STATUS | changed], tap=heard if tapped is None else tapped)
+
+
+@fault("agent", "fail", "the process with pid .* and does not answer", "systemctl restart")
+def an_agent_that_hangs(bench: Bench) -> None:
+    lock = QueueLock(bench.queue)
+    bench.cleanup.callback(lock.release)
+
+
+@fault("agent", "fail", "the agent at .* does not answer", "systemctl restart")
+def an_agent_that_does_not_answer(bench: Bench) -> None:
+    bench.ask = answers(status=[AgentError("the agent at x does not answer")])
+
+
+@fault("agent", "warn", "does not run: nothing is recorded", "systemctl enable --now")
+def an_agent_that_does_not_run(bench: Bench) -> None:
+    bench.ask = answers(status=[control.NoAgentError("no agent")])
+
+
+@fault("agent", "warn", f"version 0.0.1.*installed is version {__version__}", "restart")
+def an_agent_from_before_the_upgrade(bench: Bench) -> None:
+    runs(bench, version="0.0.1")
+
+
+@fault("antenna", "fail", "sees no antenna", "plug the antenna in")
+def a_cut_antenna_of_which_only_the_agent_heard(bench: Bench) -> None:
+    runs(bench, receiver={"source": "/dev/ttyACM0", "state": "3d", "antenna": "OPEN"})
+
+
+@fault("delivery", "fail", "held: 401: unknown token; 3 positions wait", "reload telemetry-agent")
+def uploads_that_are_held(bench: Bench) -> None:
+    runs(bench, upload={"state": "held", "last_error": "401: unknown token"})
+
+
+@fault("delivery", "warn", "portal: nothing delivered yet", "nothing is lost")
+def uploads_behind_a_portal(bench: Bench) -> None:
+    runs(bench, upload={"state": "portal", "last_error": "302"})
+
+
+@fault("queue", "warn", "the endpoint refused 2", "queue list --state ack_failed")
+def dead_letters(bench: Bench) -> None:
+    runs(bench, queue=STATUS["queue"] | {"dead_letters": {"400: bad": 2}})  # type: ignore[operator]
+
+
+@fault("queue", "warn", "lost: 7 damaged", "replace it")
+def a_disk_that_loses_data(bench: Bench) -> None:
+    runs(bench, queue=STATUS["queue"] | {"lost": {"damaged": 7, "discarded": 2}})  # type: ignore[operator]
+
+
+@fault("sentences", "fail", "nothing comes from", "wiring, power and gps.baud")
+def a_receiver_that_says_nothing_to_the_agent(bench: Bench) -> None:
+    runs(bench, tapped=[{"source": "/dev/ttyACM0", "state": "silent"}])
+
+
+@fault("sentences", "warn", "not listened to: only root", "use sudo")
+def an_asker_that_may_not_listen(bench: Bench) -> None:
+    runs(bench, tapped=[AgentError("only root and the agent's user and group may: use sudo")])
+
+
+def machine(bench: Bench) -> Machine:
+    """A made-up machine in place of this one."""
+    mounts = (bench.root / "proc/self/mountinfo").read_text()
+    (bench.root / "proc/self/mountinfo").unlink()
+    (bench.root / "proc/self").rmdir()
+    (bench.root / "proc").rmdir()
+    made = Machine(bench.root)
+    bench.mounted(mounts)
+    return made
+
+
+def trust(bench: Bench, certificate: str) -> None:
+    """Have the agent trust a certificate."""
+    file = bench.folder / "ca.pem"
+    file.write_text(certificate)
+    bench.upload["ca_file"] = str(file)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with contextlib.ExitStack() as cleanup:
+        yield Bench(tmp_path, cleanup)
+
+
+def failing(found: dict[str, Finding]) -> set[str]:
+    return {finding.name for finding in found.values() if finding.verdict == "fail"}
+
+
+@pytest.mark.parametrize("seeded", FAULTS)
+def test_a_seeded_fault_is_named_with_its_remedy(bench: Bench, seeded: Fault) -> None:
+    seeded.seed(bench)
+    found = bench.told()
+    told = found[seeded.name]
+    assert told.verdict == seeded.verdict, found
+    assert re.search(seeded.said, told.said), told
+    assert re.search(seeded.remedy, told.remedy), told
+    assert "\n" not in told.said + told.remedy
+    assert failing(found) <= {seeded.name}, found
+
+
+def test_no_secret_is_told(bench: Bench) -> None:
+    token = bench.folder / "token"
+    token.write_text("s3cret-t0ken")
+    bench.upload["token_file"] = str(token)
+    bench.serve(then=answer(403, "no rights for s3cret-t0ken"))
+    found = bench.told()
+    assert found["authentication"].verdict == "fail"
+    assert "s3cret" not in str(found)
+
+
+def test_every_remedy_is_there(bench: Bench) -> None:
+    found = bench.told()
+    assert not failing(found)
+    assert all(f.remedy for f in found.values() if f.verdict in {"warn", "fail"})
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(FAULTS) >= 20
+
+
+def test_nothing_fails_where_all_is_well(bench: Bench) -> None:
+    runs(bench)
+    bench.source = "/dev/tty"
+    found = bench.told()
+    assert {f.name for f in found.values() if f.verdict != "pass"} <= {
+        "antenna",
+        "line load",
+        "tls",
+    }
+
+
+def test_every_check_is_described_in_its_order() -> None:
+    text = (ROOT / "docs/doctor.md").read_text()
+    assert tuple(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)) == NAMES

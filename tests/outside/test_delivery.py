@@ -1,0 +1,117 @@
+"""Delivery by the real process: to whom, by which way, in which order, and how often."""
+
+import json
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from certificates import Authority
+from misbehaving import Act, Line, Request, Server, answer, hang_up
+from processes import run_agent
+from rig import record_backlog, started, stats, write_config
+from schedules import run_schedules
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+def only_with(token: str) -> Act:
+    """Take what comes with this token; quote any other."""
+
+    def run(line: Line, request: Request) -> None:
+        shown = request.headers.get("authorization", "")
+        if shown == f"Bearer {token}":
+            line.server.take(request)
+            line.reply(200)
+        else:
+            line.reply(401, f"who is {shown}?")
+
+    return Act(run)
+
+
+def test_a_credential_is_sent_renewed_and_never_shown(tmp_path: Path, authority: Authority) -> None:
+    record_backlog(tmp_path, 8)
+    token = tmp_path / "token"
+    token.write_text("old-t0ken\n")
+    tls = authority.server_context(authority.sign("server"))
+    with Server(then=only_with("new-t0ken"), tls=tls) as server:
+        config = write_config(
+            tmp_path,
+            "/dev/none",
+            server.url + "?api_key=url-t0ken",
+            upload={"ca_file": str(authority.pair.cert), "backoff_max": "200ms"},
+        )
+        with started(config, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) as agent:
+            agent.wait_for_line("uploads are held.* 401: who is Bearer \\*\\*\\*\\?")
+            status = run_agent("status", "--json", "--config", str(config)).stdout
+            assert "who is Bearer ***?" in json.loads(status)["upload"]["last_error"]
+            token.write_text("new-t0ken\n")
+            server.wait_for(lambda s: len(s.ledger) == 8)
+            agent.wait_for_line("delivering again")
+            assert agent.end() == 0
+        shown = run_agent("config", "show", "--config", str(config)).stdout
+    assert stats(tmp_path).acked == 8
+    assert "t0ken" not in agent.text() + status + shown
+
+
+def test_what_cannot_be_used_starts_nothing_and_changes_nothing(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 8)
+    with Server(then=hang_up()) as server:
+        config = write_config(tmp_path, "/dev/none", server.url)
+        with started(config) as agent:
+            for upload, says in (
+                ({"token_file": str(tmp_path / "gone")}, "upload.token_file: cannot read .*/gone"),
+                ({"ca_file": str(tmp_path / "gone")}, "upload.ca_file: .*/gone: No such file"),
+            ):
+                write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", upload=upload)
+                agent.send(signal.SIGHUP)
+                agent.wait_for_line(f"the old config stays: {says}")
+            server.then = answer()
+            server.wait_for(lambda s: len(s.ledger) == 8)
+            assert agent.end() == 0
+    result = run_agent("run", "--config", str(config))
+    assert result.returncode == 78
+    assert result.stderr.count("\n") == 1
+    assert "upload.ca_file" in result.stderr
+
+
+def test_a_credential_is_not_sent_in_the_clear(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t0ken")
+    config = write_config(tmp_path, "/dev/none", "http://far.example/v1")
+    assert run_agent("config", "check", "--config", str(config)).returncode == 0
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    result = run_agent("run", "--config", str(config), env=env)
+    assert result.returncode == 78
+    assert "a secret would be sent to far.example unencrypted" in result.stderr
+    assert not (tmp_path / "queue.db").exists()
+
+
+def test_behind_a_proxy_only_the_proxy_is_spoken_to(tmp_path: Path) -> None:
+    """The endpoint's name is never resolved here, and the monitor tries the proxy."""
+    record_backlog(tmp_path, 8)
+    with Server(hang_up(), hang_up()) as proxy:
+        config = write_config(
+            tmp_path,
+            "/dev/none",
+            "http://far.example/v1/fixes",
+            upload={"proxy": f"http://127.0.0.1:{proxy.port}"},
+        )
+        env = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "*"}
+        with started(config, env) as agent:
+            proxy.wait_for(lambda s: len(s.ledger) == 8)
+            agent.wait_for_line("delivering again")
+            assert agent.end() == 0
+    assert {request.target for request in proxy.requests} == {"http://far.example/v1/fixes"}
+    assert "resolve" not in agent.text()
+
+
+def test_whatever_breaks_each_fix_is_stored_once() -> None:
+    """50 random schedules of faults and kills; benchmarks/fault_schedules.py runs more."""
+    first = random.randrange(10**9)
+    told = list(run_schedules(range(first, first + 50)))
+    assert not {first + number: each.faults for number, each in enumerate(told) if each.faults}
+    assert sum(each.repeats for each in told) > 50
+    assert sum(each.kills for each in told) > 10

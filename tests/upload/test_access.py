@@ -1,0 +1,352 @@
+"""What the endpoint is shown, and what proves to us who it is: real files, real TLS."""
+
+import base64
+import logging
+import re
+import ssl
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import Authority, Pair
+from misbehaving import (
+    Act,
+    Line,
+    Request,
+    Server,
+    answer,
+    says,
+    tls_server_context,
+    trusting,
+    tunnel,
+)
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import ConfigError
+from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.network import Network
+from telemetry_agent.upload.seams import NoAnswer
+from telemetry_agent.upload.transport import Transport
+
+PAYLOAD = Payload(b'{"fixes":[]}', {"Content-Type": "application/json"})
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def served(authority: Authority) -> Pair:
+    return authority.sign("server")
+
+
+@pytest.fixture(scope="module")
+def van(authority: Authority) -> Pair:
+    return authority.sign("van-07")
+
+
+def exchange(url: str, access: Access, **how: Any) -> Answer | NoAnswer:
+    with closing(Transport(url, access=access, **how)) as transport:
+        return transport.exchange(PAYLOAD, 5)
+
+
+def reason(outcome: Answer | NoAnswer) -> str:
+    assert isinstance(outcome, NoAnswer), outcome
+    return outcome.reason
+
+
+# Who the endpoint is
+
+
+def test_an_own_authority_is_trusted_in_place_of_the_systems(
+    authority: Authority, served: Pair, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path, "stranger")
+    with Server(tls=authority.server_context(served)) as server:
+        known = exchange(server.url, Access(ca_file=authority.pair.cert))
+        assert isinstance(known, Answer)
+        assert known.verified_tls
+        for access in (Access(), Access(ca_file=stranger.pair.cert)):
+            assert "certificate not trusted" in reason(exchange(server.url, access))
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_tls_before_1_2_is_refused(
+    authority: Authority, served: Pair, version: ssl.TLSVersion
+) -> None:
+    context = authority.server_context(served)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    with Server(tls=context) as server:
+        access = Access(ca_file=authority.pair.cert)
+        access.ssl_context().set_ciphers("ALL:@SECLEVEL=0")  # only our own rule is left
+        said = reason(exchange(server.url, access))
+        assert "TLS handshake" in said
+        assert "protocol" in said
+        assert server.requests == []
+
+
+def test_a_session_is_resumed_on_the_next_connection(authority: Authority, served: Pair) -> None:
+    resumed: list[bool | None] = []
+
+    def run(line: Line, request: Request) -> bool:
+        assert isinstance(line.sock, ssl.SSLSocket)
+        resumed.append(line.sock.session_reused)
+        line.reply(200)
+        return False
+
+    with Server(then=Act(run), tls=authority.server_context(served)) as server:
+        access = Access(ca_file=authority.pair.cert)
+        sent = [0]
+        with closing(Transport(server.url, access=access)) as transport:
+            for _ in range(3):
+                assert isinstance(transport.exchange(PAYLOAD, 5), Answer)
+                sent.append(transport.sent_bytes + transport.received_bytes)
+    assert resumed == [False, True, True]
+    assert sent[2] - sent[1] < 0.8 * (sent[1] - sent[0])
+
+
+# Who we are
+
+
+def test_a_client_certificate_is_shown(authority: Authority, served: Pair, van: Pair) -> None:
+    seen: list[Any] = []
+
+    def run(line: Line, request: Request) -> None:
+        assert isinstance(line.sock, ssl.SSLSocket)
+        seen.append(line.sock.getpeercert())
+        line.reply(200)
+
+    context = authority.server_context(served, clients=True)
+    with Server(then=Act(run), tls=context) as server:
+        ca_file = authority.pair.cert
+        with_key = Access(ca_file=ca_file, client_cert=van.cert, client_key=van.key)
+        assert isinstance(exchange(server.url, with_key), Answer)
+        assert isinstance(exchange(server.url, Access(ca_file=ca_file)), NoAnswer)
+    assert [peer["subject"] for peer in seen] == [((("commonName", "van-07"),),)]
+
+
+def test_a_renewed_certificate_is_shown_on_the_next_connection(
+    authority: Authority, served: Pair, tmp_path: Path
+) -> None:
+    shown: list[str] = []
+
+    def run(line: Line, request: Request) -> None:
+        assert isinstance(line.sock, ssl.SSLSocket)
+        peer: Any = line.sock.getpeercert()
+        shown.append(peer["subject"][0][0][1])
+        line.reply(200)
+
+    file = tmp_path / "both.pem"
+
+    def install(pair: Pair) -> None:
+        new = tmp_path / "new"
+        new.write_text(pair.cert.read_text() + pair.key.read_text())
+        new.rename(file)
+
+    install(authority.sign("old"))
+    with Server(then=Act(run), tls=authority.server_context(served, clients=True)) as server:
+        access = Access(ca_file=authority.pair.cert, client_cert=file)
+        with closing(Transport(server.url, access=access)) as transport:
+            transport.exchange(PAYLOAD, 5)
+            install(authority.sign("new"))
+            transport.exchange(PAYLOAD, 5)  # on the kept connection
+            transport.drop_idle()
+            transport.exchange(PAYLOAD, 5)
+    assert shown == ["old", "old", "new"]
+
+
+def test_a_renewed_token_is_sent_with_the_next_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "token"
+    file.write_text("first-token\n")
+    access = Access({"X-Fleet": "north"}, token=file)
+    with Server() as server, closing(Transport(server.url, access=access)) as transport:
+        transport.exchange(PAYLOAD, 5)
+        file.write_text("")  # someone writes it just now
+        transport.exchange(PAYLOAD, 5)
+        transport.exchange(PAYLOAD, 5)
+        file.write_text("second-token")
+        transport.exchange(PAYLOAD, 5)
+        file.unlink()
+        transport.exchange(PAYLOAD, 5)
+        sent = [request.headers["authorization"] for request in server.requests]
+        assert {request.headers["x-fleet"] for request in server.requests} == {"north"}
+        assert server.connections == 1
+    assert sent == [f"Bearer {word}-token" for word in ("first", "first", "first", *["second"] * 2)]
+    serves = "what was read before serves on"
+    assert caplog.messages == [
+        f"upload.token_file: {file} is empty; {serves}",
+        f"{file}: read again",
+        f"upload.token_file: cannot read {file}: No such file or directory; {serves}",
+    ]
+    assert access.masked("first-token second-token") == "*** ***"
+
+
+def test_basic_authentication(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("geheim: süß \n")
+    access = Access(username="van", password=file)
+    with Server() as server:
+        exchange(server.url, access)
+    scheme, _, packed = server.requests[0].headers["authorization"].partition(" ")
+    assert scheme == "Basic"
+    assert base64.b64decode(packed).decode() == "van:geheim: süß "
+    assert access.masked(f"{packed} {file.read_text()}") == "*** ***\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot read .*: No such file or directory"),
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (b"my secret", "must hold a token: ASCII without spaces"),
+        (b"my\nsecret", "must hold one line of printable characters"),
+        ("gehäim-secret".encode(), "must hold a token"),
+        (b"secret\xff", "is no text"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_is_a_wrong_config(
+    tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"upload.token_file: .*{says}") as caught:
+        Access(token=file)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ({"ca_file": "gone"}, "upload.ca_file: .*/gone: No such file"),
+        ({"ca_file": "empty"}, "upload.ca_file: .*/empty: no certificate or crl found"),
+        ({"client_cert": "gone"}, "upload.client_cert: .*/gone: No such file"),
+        ({"client_cert": "own.pem"}, "upload.client_cert: .*/own.pem: .+"),
+        (
+            {"client_cert": "own.pem", "client_key": "other.key"},
+            "with upload.client_key .*/other.key: key values mismatch",
+        ),
+        (
+            {"client_cert": "own.pem", "client_key": "locked.key"},
+            "locked.key: the key has a passphrase",
+        ),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_a_wrong_config(
+    tmp_path: Path, named: dict[str, str], says: str
+) -> None:
+    authority = Authority(tmp_path)
+    own = authority.sign("own")
+    authority.sign("other")
+    (tmp_path / "empty").write_text("")
+    subprocess.run(
+        f"openssl ec -aes256 -passout pass:pw -in {own.key} -out {tmp_path}/locked.key".split(),
+        check=True,
+        capture_output=True,
+    )
+    files: dict[str, Any] = {key: tmp_path / name for key, name in named.items()}
+    with pytest.raises(ConfigError, match=says) as caught:
+        Access(**files)
+    assert "\n" not in str(caught.value)
+
+
+# By a proxy
+
+
+@pytest.fixture
+def no_other_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+
+
+@pytest.mark.usefixtures("no_other_proxy")
+def test_https_goes_through_a_tunnel_and_only_the_proxy_that_is_set_is_used(
+    authority: Authority, served: Pair, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("our-token")
+    access = Access(ca_file=authority.pair.cert, token=token)
+    with Server(tls=authority.server_context(served)) as server, Server(then=tunnel()) as proxy:
+        assert isinstance(exchange(server.url, access), Answer)  # the environment's is ignored
+        by = f"http://127.0.0.1:{proxy.port}"
+        with closing(Transport(server.url, access=access, proxy=by)) as transport:
+            for _ in range(2):
+                got = transport.exchange(PAYLOAD, 5)
+                assert isinstance(got, Answer), got
+                assert got.verified_tls
+        assert len(server.requests) == 3
+        (asked,) = proxy.requests
+    assert (asked.method, asked.target) == ("CONNECT", f"127.0.0.1:{server.port}")
+    assert "authorization" not in asked.headers
+
+
+@pytest.mark.usefixtures("no_other_proxy")
+def test_plain_http_tells_the_proxy_the_whole_url() -> None:
+    with Server() as proxy:
+        got = exchange(
+            "http://far.example/v1?a=1", Access(), proxy=f"http://127.0.0.1:{proxy.port}"
+        )
+        assert isinstance(got, Answer)
+    (request,) = proxy.requests
+    assert request.target == "http://far.example/v1?a=1"
+    assert request.headers["host"] == "far.example"
+
+
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [
+        (answer(407), "the proxy does not connect us: 407 Whatever"),
+        (answer(502), "the proxy does not connect us: 502 Whatever"),
+        (
+            tunnel(says=b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+            "the proxy said more than it was asked",
+        ),
+        (says(b"HTTP/1.1 200 OK\r\n\r\n"), "(TLS handshake with|connection to) 127.0.0.1:"),
+    ],
+)
+def test_a_proxy_that_refuses_or_lies_delivers_nothing(
+    authority: Authority, served: Pair, act: Act, why: str
+) -> None:
+    with Server(tls=authority.server_context(served)) as server, Server(act, act) as proxy:
+        access = Access(ca_file=authority.pair.cert)
+        said = reason(exchange(server.url, access, proxy=f"http://127.0.0.1:{proxy.port}"))
+        assert server.requests == []
+    assert re.match(why, said), said
+
+
+# A clock that is wrong
+
+
+@pytest.mark.parametrize(
+    ("gnss_offset_ms", "says"),
+    [
+        (None, "certificate has expired (or this machine's clock is wrong)"),
+        (1000, "certificate has expired"),
+        (-86_400_000, "GNSS says"),
+    ],
+)
+def test_an_expired_certificate_is_told_from_a_wrong_clock(
+    gnss_offset_ms: int | None, says: str
+) -> None:
+    clock = Clock()
+
+    def gnss_ms() -> int | None:
+        return None if gnss_offset_ms is None else clock.wall_ms() + gnss_offset_ms
+
+    with Server(tls=tls_server_context(expired=True)) as server:
+        network = Network(clock, gnss_ms=gnss_ms)
+        said = reason(exchange(server.url, trusting(expired=True), network=network))
+    assert says in said
+    assert ("please set it" in said) == (says == "GNSS says")
+    assert said.endswith(says) or says == "GNSS says"
