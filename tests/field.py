@@ -167,10 +167,10 @@ class Field:
                 told = bell.heard()
         return clock.monotonic_s()
 
-    def no_way(self, what: str) -> "Outage":
+    def no_way(self, what: str, away_s: float = 1.0) -> "Outage":
         """The agent has noticed that there is none: it makes no attempt."""
         outage = Outage(self, what, KERNEL_S)
-        outage.noticed("no-route")
+        outage.noticed("no-route", away_s)
         assert outage.attempts == 0, self.agent.text()
         return outage
 
@@ -194,11 +194,11 @@ class Outage:
         self._field, self._what, self._within_s = field, what, within_s
         self.attempts = 0
 
-    def noticed(self, word: str) -> None:
+    def noticed(self, word: str, away_s: float = 1.0) -> None:
         """Wait for it, and drive on for a while."""
         self._field.agent.wait_for_line(f"debug: .* {word}: ")
         count, connects = self._field.endpoint.count(), self._field.connects()
-        self._field.drive(20)
+        self._field.drive(round(away_s * RATE_HZ))
         self.attempts = self._field.connects() - connects
         assert self._field.endpoint.count() == count
 

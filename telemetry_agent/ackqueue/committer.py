@@ -23,6 +23,7 @@ class Committer:
         self.bell = Bell()
         self._queue = queue
         self._purge_at_s = 0.0
+        self._purge_fails = False
         queue.watch(self.bell.ring)
 
     def step(self, now_s: float) -> float | None:
@@ -47,7 +48,11 @@ class Committer:
 
     def _purge(self) -> bool:
         try:
-            return self._queue.purge_delivered()
+            more = self._queue.purge_delivered()
         except StorageError as error:
-            log.warning("delivered fixes cannot be deleted: %s", error)
+            if not self._purge_fails:
+                self._purge_fails = True
+                log.warning("delivered fixes cannot be deleted: %s", error)
             return False
+        self._purge_fails = False
+        return more

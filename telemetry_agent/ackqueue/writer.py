@@ -120,7 +120,11 @@ class Writer:
                 self._refused_since_s = now_s
         if refusal is not None:
             if not before:
-                log.error("%s. Fixes wait in memory; tried again each second", refusal)
+                log.error(
+                    "%s. Fixes wait in memory; tried again each second",
+                    refusal,
+                    extra={"fields": {"STATE": "refused"}},
+                )
             self._on_refusal()
         elif before:
             log.warning(
@@ -128,4 +132,5 @@ class Writer:
                 self._store.path,
                 before,
                 now_s - self._refused_since_s,
+                extra={"fields": {"STATE": "ok", "COUNT": before}},
             )

@@ -11,6 +11,8 @@ import socket
 log = logging.getLogger(__name__)
 
 _SEND_LIMIT_S = 1.0  # the main thread has signals to hear
+_failing: set[str] = set()
+"""Addresses that could not be told, and were logged."""
 
 
 def notify(**assignments: str | int) -> bool:
@@ -22,7 +24,7 @@ def notify(**assignments: str | int) -> bool:
 
     Returns:
         Whether it was sent: not where nobody listens, nor where the socket fails, which is
-        logged. The agent goes on either way.
+        logged once. The agent goes on either way.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -37,8 +39,11 @@ def notify(**assignments: str | int) -> bool:
             path = "\0" + address[1:] if address[0] == "@" else address
             manager.sendto(message.encode("utf-8", "replace"), path)
     except OSError as error:
-        log.warning("the service manager cannot be told at %s: %s", address, error.strerror)
+        if address not in _failing:  # the watchdog's sign of life is due every few seconds
+            _failing.add(address)
+            log.warning("the service manager cannot be told at %s: %s", address, error)
         return False
+    _failing.discard(address)
     return True
 
 

@@ -56,7 +56,8 @@ class Agent:
             yield self._absent()
             return
         except AgentError as error:
-            yield failed("agent", str(error), _AGAIN)
+            forbidden = isinstance(error.__cause__, PermissionError)
+            yield failed("agent", str(error), "use sudo" if forbidden else _AGAIN)
             return
         version, pid = self.status["version"], self.status["pid"]
         said = f"runs for {span(self.status['uptime_s'])} (pid {pid}, version {version})"

@@ -55,7 +55,9 @@ class Storage:
             else:
                 yield self._write(folder)
         except PermissionError:
-            yield warned(name, f"no permission to look into {folder}", "use sudo")
+            yield warned(
+                name, f"no permission to look into {folder} and to try a write", "use sudo"
+            )
         except OSError as error:
             yield _refused(folder, error)
 

@@ -203,9 +203,9 @@ class Reader:
         else:
             self._publish(state)
             if state == "no-date" != before:
-                self._trouble.say(_NO_DATE.format(self._source.name), now_s)
+                self._trouble.say(state, _NO_DATE.format(self._source.name), now_s)
             elif decoder.state in _WELL:
-                self._trouble.end(self._source.name, now_s)
+                self._trouble.end(state, self._source.name, now_s)
         return 0
 
     def _useless(self, state: ReceiverState, enough: bool) -> None:
@@ -220,12 +220,12 @@ class Reader:
         self._retry_s = float("-inf")
         if not told:
             text = self._source.remedy(state, self._unread.data)
-            self._trouble.say(text, self._clock.monotonic_s())
+            self._trouble.say(state, text, self._clock.monotonic_s())
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
         self._publish("busy" if isinstance(error, BusyError) else "absent")
-        self._trouble.say(str(error), now_s)
+        self._trouble.say(self.status.state, str(error), now_s)
         wait_s = self._backoff_s
         self._retry_s = now_s + wait_s
         self._backoff_s = min(2 * wait_s, _BACKOFF_MAX_S)
@@ -295,21 +295,22 @@ class _Trouble:
         self._times = 0
         self._since_s = 0.0
 
-    def say(self, text: str, since_s: float) -> None:
+    def say(self, state: ReceiverState, text: str, since_s: float) -> None:
         if not self._said:
             self._since_s = since_s
         self._times += 1
         if text not in self._said:
             self._said.add(text)
-            _log.warning("%s", text)
+            _log.warning("%s", text, extra={"fields": {"STATE": state}})
 
-    def end(self, name: str, now_s: float) -> None:
+    def end(self, state: ReceiverState, name: str, now_s: float) -> None:
         if self._said:
             _log.info(
                 "%s works again after %.0f s (failures: %d)",
                 name,
                 now_s - self._since_s,
                 self._times,
+                extra={"fields": {"STATE": state, "COUNT": self._times}},
             )
             self._said.clear()
             self._times = 0

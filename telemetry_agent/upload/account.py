@@ -7,6 +7,12 @@ from telemetry_agent.model import UploadState
 
 _log = logging.getLogger(__name__)
 
+# A link that fails every few minutes must not fill the log. So many outages are told however short
+# they are, and one more for each hour; past that, those that last.
+_TOLD_MAX = 10.0
+_TOLD_PER_S = 1 / 3600
+_LASTS_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class UploadStatus:
@@ -44,6 +50,9 @@ class Account:
         self._trouble_since_s: float | None = None
         self._failed_before = 0
         self._told: set[str] = set()
+        self._may_tell = _TOLD_MAX
+        self._may_tell_since_s = now_s
+        self._untold = 0  # outages since the last that was told
         self._report_refused = False
 
     def exchanged(self, sent_bytes: int, received_bytes: int) -> None:
@@ -65,7 +74,12 @@ class Account:
         self.status = replace(self.status, dead_letters=before + count)
         # The first is said, then the tenth, the hundredth: a poisoned day is no flood of lines.
         if not before or len(str(before + count)) > len(str(before)):
-            _log.warning("the endpoint refused a fix (%s): %d dead letters", reason, before + count)
+            _log.warning(
+                "the endpoint refused a fix (%s): %d dead letters",
+                reason,
+                before + count,
+                extra={"fields": {"COUNT": before + count}},
+            )
 
     def wait_cut_short(self, next_s: float) -> None:
         """The next attempt is made by then."""
@@ -92,14 +106,22 @@ class Account:
             next_attempt_s=None,
         )
         self._enter("ok", now_s)
-        if self._trouble_since_s is not None:
+        if self._trouble_since_s is None:
+            return
+        if self._told:
+            failed = self.status.failed_requests - self._failed_before
             _log.info(
-                "delivering again after %.0f s and %d failed requests",
+                "delivering again after %.0f s and %d failed requests%s",
                 now_s - self._trouble_since_s,
-                self.status.failed_requests - self._failed_before,
+                failed,
+                f" ({self._untold} short outages before were not told)" if self._untold else "",
+                extra={"fields": {"STATE": "ok", "COUNT": failed}},
             )
-            self._trouble_since_s = None
             self._told.clear()
+            self._untold = 0
+        else:
+            self._untold += 1
+        self._trouble_since_s = None
 
     def trouble(
         self,
@@ -121,16 +143,30 @@ class Account:
         self._enter(state, now_s)
         if self._trouble_since_s is None:
             self._trouble_since_s = now_s
-            self._failed_before = self.status.failed_requests - 1
+            self._failed_before = self.status.failed_requests - attempted
         # An outage wavers between its causes: one line for all of them.
         kind = state if state in {"held", "portal"} else "outage"
-        if kind in self._told:
+        if kind in self._told or (kind == "outage" and not self._tells(now_s)):
             return
         self._told.add(kind)
+        fields = {"STATE": state}
         if state == "held":
-            _log.error("uploads are held, nothing is lost: %s; please correct the set-up", reason)
+            text = "uploads are held, nothing is lost: %s; please correct the set-up"
+            _log.error(text, reason, extra={"fields": fields})
         else:
-            _log.warning("nothing can be delivered (%s): %s; trying again", state, reason)
+            text = "nothing can be delivered (%s): %s; trying again"
+            _log.warning(text, state, reason, extra={"fields": fields})
+
+    def _tells(self, now_s: float) -> bool:
+        """Whether this outage is worth a line by now."""
+        gained = (now_s - self._may_tell_since_s) * _TOLD_PER_S
+        self._may_tell = min(_TOLD_MAX, self._may_tell + gained)
+        self._may_tell_since_s = now_s
+        lasts = self._trouble_since_s is not None and now_s - self._trouble_since_s >= _LASTS_S
+        if self._may_tell < 1 and not lasts:
+            return False
+        self._may_tell = max(0.0, self._may_tell - 1)
+        return True
 
     def _enter(self, state: UploadState, now_s: float) -> None:
         if state != self.status.state:

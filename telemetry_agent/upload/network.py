@@ -21,6 +21,7 @@ import errno
 import select
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -36,6 +37,7 @@ _NO_ROUTE = {errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _CLOCK_IS_RIGHT_MS = 600_000
 _RECV_BYTES = 65536
+_RST_AT_CLOSE = struct.pack("ii", 1, 0)  # linger: on, for 0 s
 
 T = TypeVar("T")
 
@@ -161,6 +163,10 @@ class Network:
         with self._changed:
             if self._current is sock:
                 self._current = None
+            if self._aborted and sock.fileno() >= 0:
+                # With RST: else the kernel says goodbye into a dead network for minutes, and
+                # whoever wants to use it when it lives again waits for the answer to that.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_AT_CLOSE)
             sock.close()
 
     def connect(self, host: str, port: int) -> "Connection":

@@ -239,8 +239,8 @@ class Uploader:
     def _take_news(self, now_s: float) -> None:
         if self._network_changed:
             self._network_changed = False
-            self._transport.rearm()
             self._transport.drop_idle()
+            self._transport.rearm()
         if self._network_returned and self._reports is not None:
             self._reports.network_returned(now_s)
         hurried, self._hurried = self._hurried, False

@@ -16,9 +16,8 @@ import pytest
 from bench import START_MS, Bench, Calendar, answers
 from machines import Machine
 from misbehaving import (
-    _CERTIFICATE,
-    _EXPIRED,
     answer,
+    ca_file,
     drips,
     hang,
     says,
@@ -424,13 +423,13 @@ def a_self_signed_certificate(bench: Bench) -> None:
 
 @fault("tls", "fail", "expired; this machine's clock says 2026-11-23", "renew the server's")
 def an_expired_certificate(bench: Bench) -> None:
-    trust(bench, _EXPIRED)
+    bench.upload["ca_file"] = str(ca_file(expired=True))
     bench.serve(tls=tls_server_context(expired=True))
 
 
 @fault("tls", "fail", "the certificate is for another name", "certificate's name in upload.url")
 def a_certificate_for_another_name(bench: Bench) -> None:
-    trust(bench, _CERTIFICATE)
+    bench.upload["ca_file"] = str(ca_file())
     port = bench.serve(tls=tls_server_context()).split(":")[2]
     bench.url = f"https://tracker.example:{port}"
     bench.resolve = lambda _host, number: socket.getaddrinfo("127.0.0.1", number, type=1)
@@ -593,13 +592,6 @@ def machine(bench: Bench) -> Machine:
     made = Machine(bench.root)
     bench.mounted(mounts)
     return made
-
-
-def trust(bench: Bench, certificate: str) -> None:
-    """Have the agent trust a certificate."""
-    file = bench.folder / "ca.pem"
-    file.write_text(certificate)
-    bench.upload["ca_file"] = str(file)
 
 
 @pytest.fixture

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from certificates import Authority
+from links import Link
 from misbehaving import Act, Line, Request, Server, answer, hang_up
 from processes import run_agent
-from rig import record_backlog, started, stats, write_config
-from schedules import run_schedules
+from rig import record_backlog, simulated, started, stats, write_config
+from schedules import fix_at, run_schedules
+
+from telemetry_agent.ackqueue.queue import AckQueue
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,55 @@ def test_whatever_breaks_each_fix_is_stored_once() -> None:
     assert not {first + number: each.faults for number, each in enumerate(told) if each.faults}
     assert sum(each.repeats for each in told) > 50
     assert sum(each.kills for each in told) > 10
+
+
+def put_backlog(folder: Path, fixes: int) -> str:
+    """As of a former life of the agent; returns its stream."""
+    with AckQueue(folder / "queue.db", commit_every_s=3600) as queue:
+        for second in range(fixes):
+            queue.put(fix_at(second), "van-07")
+        return queue.stream
+
+
+def test_a_fresh_fix_passes_the_backlog_on_a_slow_link(tmp_path: Path) -> None:
+    old = put_backlog(tmp_path, 20_000)
+    ages_s: list[float] = []
+    with simulated(tmp_path, rate_hz=10) as simulator, Server() as server:
+
+        def take(line: Line, request: Request) -> None:
+            fresh = [seq for stream, seq in request.names if stream != old]
+            if fresh:
+                ages_s.append((simulator.sent - max(fresh)) / 10)
+            line.server.take(request)
+            line.reply(200)
+
+        server.then = Act(take)
+        with Link(server.port, 200_000) as link:
+            config = write_config(
+                tmp_path,
+                str(simulator.device),
+                f"http://127.0.0.1:{link.port}/",
+                upload={"flush_every": "500ms", "timeout": "30s"},
+            )
+            with started(config) as agent:
+                server.wait_for(lambda _: len(ages_s) == 8, 30)
+                assert agent.end() == 0
+    backlog = sum(stream == old for stream, _ in server.ledger)
+    assert 1000 < backlog < 20_000, "the link carried both, and the backlog was not through"
+    # flush_every, one exchange of the backlog (1 s at most), and its own.
+    assert max(ages_s) < 2.5, ages_s
+    assert set(server.ledger.values()) == {1}
+
+
+def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
+    old = put_backlog(tmp_path, 3_000)
+    with simulated(tmp_path, 40) as simulator, Server() as server:
+        config = write_config(
+            tmp_path, str(simulator.device), server.url, upload={"order": "oldest-first"}
+        )
+        with started(config) as agent:
+            server.wait_for(lambda s: len(s.ledger) == 3040)
+            assert agent.end() == 0
+    came = [name for request in server.requests for name in request.names]
+    assert came == sorted(came, key=lambda name: (name[0] != old, name[1]))
+    assert len(came) == 3040

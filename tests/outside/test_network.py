@@ -65,7 +65,8 @@ def test_an_outage_that_the_kernel_sees(
     broken = {"device": field.device, "far": field.far}[where]
     field.start(FAR)
     broken.ip(breaks)
-    outage = field.no_way(what)
+    # After a packet without an answer the kernel asks for the neighbour once a second, three times.
+    outage = field.no_way(what, away_s=4.0 if what == "carrier lost" else 1.0)
     outage.over(field.mend(broken, mends))
     field.everything_arrived()
 

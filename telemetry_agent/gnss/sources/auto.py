@@ -44,7 +44,7 @@ class AutoSource:
         self._source: Source | None = None
         self._open_path: Path | None = None  # until something comes from it
         self._mute: list[Path] = []
-        self._said = ""
+        self._said: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -112,8 +112,9 @@ class AutoSource:
         return self._mute.index(port.path) + 1 if port.path in self._mute else 0
 
     def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
+        # Once: of two ports where nothing comes, each is tried in turn all day.
+        if text not in self._said:
+            self._said.add(text)
             _log.info("%s", text)
 
 

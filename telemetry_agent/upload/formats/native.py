@@ -27,8 +27,8 @@ def encode(
     The ``Idempotency-Key`` is made of the names in the batch, and of the report: the same content
     has the same key however often it is sent, and other content has another.
     """
-    fixes = [f'{{"seq":{r.seq},{fix_json(r.fix)}}}' for r in batch.records]
-    names = f"{batch.stream}:{','.join(str(r.seq) for r in batch.records)}"
+    fixes = [f'{{"seq":{seq},{fix_json(fix)}}}' for _, seq, _, fix in batch.records]
+    names = f"{batch.stream}:{','.join([str(seq) for _, seq, _, _ in batch.records])}"
     report = ""
     if agent is not None:
         names += (said := _to_json(agent))
