@@ -13,8 +13,9 @@ demo: $(VENV)/.installed
 
 test: debian check lint
 
-check: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+# Four at a time: most tests wait for a network, a disk or a receiver, not for a processor.
+check: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -29,9 +30,13 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: $(VENV)/.installed-test
+	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
+	@touch $@
 
 # Debian ships venv apart from Python.
 .PHONY: python-venv
