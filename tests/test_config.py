@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from telemetry_agent import config
+from telemetry_agent.config.settings import ENVIRONMENT_PREFIX, Settings
 from telemetry_agent.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +21,7 @@ url = "http://127.0.0.1:8080/v1/fixes"
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(config.ENVIRONMENT_PREFIX) and "__" in name:
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
             monkeypatch.delenv(name)
 
 
@@ -262,7 +263,7 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
 
 
 def test_the_schema_holds_every_key() -> None:
-    schema = config.Settings.model_json_schema()
+    schema = Settings.model_json_schema()
     keys = []
     for name, part in schema["properties"].items():
         section = schema["$defs"].get(part.get("$ref", "").rpartition("/")[2])

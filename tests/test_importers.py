@@ -14,8 +14,8 @@ IMPORTERS = {
     "tenacity": {"upload/retry.py"},
     "pynmea2": {"gnss/sentences.py"},
     "serial": {"gnss/sources/serial.py"},
-    "pydantic": {"config.py"},
-    "pydantic_settings": {"config.py"},
+    "pydantic": {"config/__init__.py", "config/settings.py", "config/values.py"},
+    "pydantic_settings": {"config/__init__.py", "config/settings.py"},
     "time": {"clock.py"},
 }
 

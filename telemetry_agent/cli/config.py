@@ -7,6 +7,7 @@ import click
 
 from telemetry_agent import config
 from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.config.settings import Settings
 
 
 @click.group()
@@ -52,4 +53,4 @@ def check(config_path: Path | None, as_json: bool) -> None:
 @command.command()
 def schema() -> None:
     """The JSON Schema of the config, for editors."""
-    click.echo(json.dumps(config.Settings.model_json_schema(), indent=2))
+    click.echo(json.dumps(Settings.model_json_schema(), indent=2))

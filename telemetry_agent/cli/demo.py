@@ -12,7 +12,7 @@ import click
 
 from telemetry_agent.cli.options import duration_callback
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import Settings
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.endpoint import Endpoint
 from telemetry_agent.simulator import Drive, Simulator

@@ -13,7 +13,7 @@ from telemetry_agent import config
 from telemetry_agent.cli.asking import check_queue
 from telemetry_agent.cli.options import config_option, json_option
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import Settings
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import control
 
 

@@ -12,7 +12,7 @@ import click
 
 from telemetry_agent import config
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import Settings
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.access import build_access
 from telemetry_agent.errors import ConfigError, SourceError, UsageError
 from telemetry_agent.gnss.decoder import Decoder

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.config import duration_s
+from telemetry_agent.config.values import duration_s
 
 config_option = click.option(
     "--config",

@@ -13,6 +13,7 @@ import click
 from telemetry_agent import config
 from telemetry_agent.cli.asking import ask
 from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.config.values import duration_s
 from telemetry_agent.errors import AgentError
 
 _STATES = ("ready", "unack", "acked", "ack_failed")
@@ -149,7 +150,7 @@ def _read_instant(
     if value is None:
         return {}
     try:
-        return {f"{parameter.name}_age_s": config.duration_s(value)}
+        return {f"{parameter.name}_age_s": duration_s(value)}
     except ValueError:
         pass
     try:

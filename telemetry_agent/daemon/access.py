@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from telemetry_agent.config import Upload
+from telemetry_agent.config.settings import Upload
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.upload.access import Access
 

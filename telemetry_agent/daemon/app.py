@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import Gps, Settings
-from telemetry_agent.config import Upload as UploadSettings
+from telemetry_agent.config.settings import Gps, Settings
+from telemetry_agent.config.settings import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import KernelBell

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import Settings
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import Upload
+from telemetry_agent.config.settings import Upload
 from telemetry_agent.daemon.access import build_access
 from telemetry_agent.doctor.accounts import Account, owner_of
 from telemetry_agent.doctor.answers import authentication, judged

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from telemetry_agent import config
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import Settings
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import control
 from telemetry_agent.daemon.app import source_of
 from telemetry_agent.doctor.accounts import SERVICE_USER

@@ -6,7 +6,7 @@ from pathlib import Path
 from stat import S_ISCHR
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import Gps
+from telemetry_agent.config.settings import Gps
 from telemetry_agent.doctor.accounts import group_name, owner_of
 from telemetry_agent.doctor.agent import Agent
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, warned

@@ -1,0 +1,212 @@
+"""What the values of the config may be: each type checks a text or number as the user wrote it.
+
+A ValueError says what is allowed; the loader puts the key and the value before it.
+"""
+
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.json_schema import WithJsonSchema
+
+from telemetry_agent.gnss.sources.baud import BAUD_RATES
+from telemetry_agent.gnss.sources.commands import command_bytes
+
+_DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_ALLOWED = 'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds'
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)?")
+
+
+def duration_s(value: object) -> float:
+    """Seconds of ``"250ms"``, ``"5min"``, ``3`` and so on.
+
+    Raises:
+        ValueError: it is no duration.
+    """
+    match = _DURATION.fullmatch(str(value).strip())
+    if isinstance(value, bool) or match is None:
+        raise ValueError(f"must be {_DURATION_ALLOWED}")
+    return float(match[1]) * _DURATION_UNITS_S[match[2] or "s"]
+
+
+def _positive_s(value: float) -> float:
+    if value <= 0:
+        raise ValueError("must be longer than 0")
+    return value
+
+
+_DurationSchema = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "number", "minimum": 0},
+            {"type": "string", "pattern": rf"^{_DURATION.pattern}$"},
+        ]
+    }
+)
+Duration = Annotated[float, BeforeValidator(duration_s), _DurationSchema]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive_s)]
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
+
+
+def _machine_fact(name: str) -> str:
+    """The value of a placeholder in ``device``."""
+    if name == "hostname":
+        return socket.gethostname()
+    sources = {
+        "serial": (Path("/sys/firmware/devicetree/base/serial-number"),),
+        "machine-id": (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")),
+    }
+    for path in sources[name]:
+        try:
+            if text := path.read_text("ascii", "ignore").strip("\0\n "):
+                return text
+        except OSError:
+            continue
+    raise ValueError(f"this machine has no {name}: use another placeholder, or a name")
+
+
+def _device_name(value: str) -> str:
+    if unknown := re.search(r"\{(?!(?:hostname|serial|machine-id)\})[^}]*\}?", value):
+        raise ValueError(f"{unknown[0]} is not one of {{hostname}}, {{serial}}, {{machine-id}}")
+    name = re.sub(r"\{([^}]+)\}", lambda match: _machine_fact(match[1]), value).strip()
+    if name.lower() in {"", "localhost", "raspberrypi"}:
+        raise ValueError(
+            f"the name {name!r} would be shared by many devices: "
+            'set device = "…" or change the hostname'
+        )
+    if len(name) > 128 or not name.isprintable():
+        raise ValueError("must be at most 128 printable characters")
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_device_name)]
+
+_SOURCES = (
+    "auto, a device such as /dev/serial/by-id/…, gpsd://HOST:PORT, tcp://HOST:PORT, "
+    "udp://:PORT, or file:///PATH to replay a recording"
+)
+
+
+def _source(value: str) -> str:
+    kind, scheme, rest = value.partition("://")
+    if value == "auto" or (value.startswith("/") and len(value) > 1):
+        return value
+    if kind == "file" and len(rest) > 1 and rest.startswith("/"):
+        return value
+    if scheme and kind in {"gpsd", "tcp", "udp"}:
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"must be {kind}://HOST:PORT: {error}") from None
+        # gpsd has a port of its own; for UDP the host is our own address, all of them without.
+        whole = parts.netloc and (port or kind == "gpsd") and (parts.hostname or kind == "udp")
+        if whole and port != 0 and "@" not in value and value == f"{kind}://{parts.netloc}":
+            return value
+    raise ValueError(f"must be {_SOURCES}")
+
+
+SourceName = Annotated[str, AfterValidator(_source)]
+
+
+def _baud(value: object) -> object:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)  # as the environment has it
+    if value != "auto" and (isinstance(value, bool) or value not in BAUD_RATES):
+        raise ValueError(f'must be "auto" or one of {", ".join(map(str, sorted(BAUD_RATES)))}')
+    return value
+
+
+Baud = Annotated[int | Literal["auto"], BeforeValidator(_baud)]
+
+
+def _command(value: str) -> str:
+    command_bytes(value)
+    return value
+
+
+ReceiverCommand = Annotated[str, AfterValidator(_command)]
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"must be a URL: {error}") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise ValueError("must be a URL such as https://example.com/v1/fixes")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must hold no user name or password")
+    if not value.isascii() or any(character.isspace() for character in value):
+        raise ValueError("must be plain ASCII without spaces (percent-encode the rest)")
+    return value
+
+
+def _proxy(value: str) -> str:
+    if not value:
+        return value
+    parts = urlsplit(_url(value))
+    if parts.scheme != "http" or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("must be http://HOST:PORT")
+    return f"http://{parts.netloc}"
+
+
+Url = Annotated[str, AfterValidator(_url)]
+ProxyUrl = Annotated[str, AfterValidator(_proxy)]
+
+
+_HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_OUR_HEADERS = {
+    *("accept-encoding", "connection", "content-encoding", "content-length", "content-type"),
+    *("expect", "host", "idempotency-key", "te", "trailer", "transfer-encoding", "upgrade"),
+}
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if name.lower() in _OUR_HEADERS:
+            raise ValueError(f"{name} is set by the agent itself")
+        if not value.isprintable() or value != value.strip():
+            raise ValueError(f"{name} must be printable, without spaces at its ends")
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValueError("each header may be there once")
+    return headers
+
+
+Headers = Annotated[dict[str, str], AfterValidator(_headers)]
+
+
+def _host_and_port(value: object) -> tuple[str, int] | None:
+    """``"host:port"``, ``"[::1]:port"``; nothing for an empty text."""
+    if not value:
+        return None
+    host, _, port = str(value).rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError('must be host:port, such as "example.com:443" or "[2001:db8::1]:443"')
+    return host.strip("[]"), int(port)
+
+
+_TextSchema = WithJsonSchema({"type": "string"})
+HostAndPort = Annotated[tuple[str, int] | None, BeforeValidator(_host_and_port), _TextSchema]
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None), _TextSchema]
