@@ -43,6 +43,7 @@ from telemetry_agent.upload.account import Account, UploadStatus
 from telemetry_agent.upload.coding import Coding
 from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.leases import Leases, name_of
+from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.retry import Backoff
 from telemetry_agent.upload.seams import (
@@ -76,7 +77,7 @@ class UploadPolicy:
     live_first: bool = True
     compression: Compression = "gzip"
     backoff_initial_s: float = 1.0
-    backoff_max_s: float = 300.0
+    backoff_max_s: float = 120.0
 
 
 class Uploader:
@@ -126,12 +127,12 @@ class Uploader:
         self._on_step = on_step
         self._clock = clock or Clock()
         rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
-        self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng)
+        self._pace = Pace(Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng))
         self._sizing = Sizing(policy.max_batch, policy.flush_every_s, policy.timeout_s)
         self._account = Account(self._clock.monotonic_s())
         self._stepping = threading.Lock()
         self._closed = False
-        self._network_returned = False
+        self._returned_within_s: float | None = None
         self._network_changed = False
         self._hurried = False
 
@@ -140,7 +141,6 @@ class Uploader:
         queue.resume_unack()  # the uploader before this one may have left some
         self._unanswered = False
         self._hope = True  # that those without an answer get one now
-        self._failures = 0  # in a row
         self._attempted_s = float("-inf")
         self._not_before_s = 0.0
         self._endpoint_named_the_time = False
@@ -178,9 +178,12 @@ class Uploader:
         self._transport.abort()
         self.bell.ring()
 
-    def network_returned(self) -> None:
-        """The network is there again: do not wait out the backoff. Any thread may say so."""
-        self._network_returned = True
+    def network_returned(self, spread_s: float) -> None:
+        """The network is there again: do not wait out the backoff. Any thread may say so.
+
+        Whoever lost it together with us has it again within ``spread_s``.
+        """
+        self._returned_within_s = spread_s
         self.bell.ring()
 
     def network_changed(self) -> None:
@@ -241,13 +244,15 @@ class Uploader:
             self._network_changed = False
             self._transport.drop_idle()
             self._transport.rearm()
-        if self._network_returned and self._reports is not None:
-            self._reports.network_returned(now_s)
+        spread_s, self._returned_within_s = self._returned_within_s, None
         hurried, self._hurried = self._hurried, False
+        if spread_s is not None:
+            self._pace.network_returned(spread_s)
+            if self._reports is not None:
+                self._reports.network_returned(now_s)
         if hurried:
-            self._failures = 0
-        if self._network_returned or hurried:
-            self._network_returned = False
+            self._pace.hurry()
+        if spread_s is not None or hurried:
             self._hope = True
             self._attempted_s = float("-inf")
             if not self._endpoint_named_the_time:
@@ -271,7 +276,7 @@ class Uploader:
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
         live_first = self._policy.live_first and live_in_s == 0
-        limit = self._sizing.limit()
+        limit = self._sizing.limit(small=self._pace.knocks)
         if self._search is not None:
             # A fresh fix does not wait for a search, and may be its witness.
             batch = self._leases.take(limit, live_first=True) if live_first else None
@@ -282,9 +287,12 @@ class Uploader:
                 return self._give_up(self._search)
             self._end_search()
             return 0
-        if backlog.ready > backlog.live or live_in_s == 0:
+        waits_s = [] if live_in_s is None else [live_in_s]
+        if backlog.ready > backlog.live:
+            waits_s.append(self._pace.backlog_in_s(now_s))
+        if 0 in waits_s:
             return self._leases.take(limit, live_first=live_first)
-        return live_in_s
+        return min(waits_s, default=None)
 
     def _live_in_s(self, backlog: Backlog, now_s: float) -> float | None:
         """When live fixes have had their time to gather company; ``None``: there are none."""
@@ -427,7 +435,7 @@ class Uploader:
                         # It ended with the old way, and says nothing of the new one.
                         self._abandon()
                         return 0
-                return self._wait(state, reason, retry_after_s)
+                return self._wait(state, reason, retry_after_s, answered=answered)
             case Held(reason):
                 self._account.failed()
                 return self._hold(reason)
@@ -439,8 +447,8 @@ class Uploader:
             self._account.buried(len(outcome.rejected), next(iter(outcome.rejected.values())))
         if not taken and not outcome.rejected:
             self._account.failed()
-            return self._wait("waiting", "the endpoint took nothing of the batch", None)
-        self._failures = 0
+            return self._wait("waiting", "the endpoint took nothing of the batch")
+        self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
         self._probing = False
         self._endpoint_named_the_time = False
         self._account.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
@@ -491,7 +499,7 @@ class Uploader:
         for batch, _ in search.condemned:
             self._accuse(batch)
         if self._crash_search:
-            return self._wait("waiting", search.reason, None)
+            return self._wait("waiting", search.reason)
         return self._hold(search.reason)
 
     def _accuse(self, batch: Batch) -> None:
@@ -500,15 +508,21 @@ class Uploader:
             del self._accused[next(iter(self._accused))]
 
     def _hold(self, reason: str) -> float | None:
-        self._failures += 1
         self._probing = True
         self._endpoint_named_the_time = False
         return self._pause("held", reason, self._policy.backoff_max_s)
 
-    def _wait(self, state: UploadState, reason: str, retry_after_s: float | None) -> float | None:
-        self._failures += 1
+    def _wait(
+        self,
+        state: UploadState,
+        reason: str,
+        retry_after_s: float | None = None,
+        *,
+        answered: bool = True,
+    ) -> float | None:
         self._endpoint_named_the_time = retry_after_s is not None
-        wait_s = max(self._backoff.wait_s(self._failures), retry_after_s or 0.0)
+        crowded = answered and state == "waiting"
+        wait_s = self._pace.failed(crowded=crowded, retry_after_s=retry_after_s)
         return self._pause(state, reason, wait_s)
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:
