@@ -20,6 +20,7 @@ with others, with a tenth of the agents and an eighth of the backlog.
 """
 
 import argparse
+import gc
 import heapq
 import itertools
 import logging
@@ -466,6 +467,7 @@ def main() -> None:
     parser.add_argument("--choices", action="store_true")
     options = parser.parse_args()
     logging.disable()
+    gc.disable()  # ten thousand agents are many objects to look at, and none of them is garbage
     if options.choices:
         for flush_every_s in (60, 10):
             print_choices(flush_every_s)

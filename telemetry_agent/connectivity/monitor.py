@@ -106,7 +106,9 @@ class Monitor:
     def closed(self) -> tuple[Literal["no-route", "unreachable"], str] | None:
         """Why there is no way to the endpoint; ``None``: there is one, as far as is known."""
         state = self.state
-        return None if state.word == "up" else (state.word, state.error)
+        # Who asks may have got through a moment ago, and the next step has yet to hear of it.
+        just_answered = self._told.count("answer") > 0
+        return None if state.word == "up" or just_answered else (state.word, state.error)
 
     def doubt(self) -> None:
         """An exchange got no answer. Any thread may say so."""

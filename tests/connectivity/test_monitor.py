@@ -300,7 +300,9 @@ def test_an_answer_ends_away_at_once(world: World) -> None:
     world.doubt()
     world.run(10)
     assert world.word == "unreachable"
+    assert world.monitor.closed() is not None
     world.answered()
+    assert world.monitor.closed() is None
     assert world.bell.rings == 2
     world.run()
     assert world.word == "up"
