@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 
 IMPORTERS = {
     "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint.py"},
+    "httpx": {"upload/transport.py"},
     "httpcore": {"upload/transport.py"},
     "tenacity": {"upload/retry.py"},
     "pynmea2": {"gnss/sentences.py"},

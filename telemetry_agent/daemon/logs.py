@@ -13,8 +13,8 @@ digits and underscores): journald and JSON carry it, readable lines leave it out
 
 A traceback is told of a crash only, that is where ``log.exception`` is used. Secrets that the
 caller names are masked in everything, because the text of a foreign exception may quote any. Other
-people's loggers are heard from warnings up, whatever the level: httpcore's debugging prints the
-headers.
+people's loggers are heard from warnings up, whatever the level: httpx tells each request, and
+httpcore's debugging prints the headers.
 """
 
 import faulthandler

@@ -1,14 +1,15 @@
-"""Payload -> HTTP exchange -> answer, or why there is none. The only importer of httpcore.
+"""Payload -> HTTP exchange -> answer, or the reason why there is none. The only importer of httpx.
 
-Theory of operation. httpcore speaks HTTP/1.1 and keeps the connection; the sockets are ours
-(``network``), so that the whole exchange ends by its deadline and an abort ends it at once. httpx
-above it would add cookies, redirects, proxies of the environment and decompression, none of which
-a batch may meet, and 2 MB.
+Theory of operation. httpx and httpcore speak HTTP/1.1 and keep the connection; the sockets are
+ours (``network``), so that the whole exchange ends by its deadline and an abort ends it at once.
 
 *An answer belongs to the request it follows.* A server that answers twice would have its second
 answer taken for that to the next batch, which it never saw. So the stream hands on what it reads
 only up to the next ``H``, with which every answer begins: what is left when an answer is complete
 does not belong to it, and the connection is not used again.
+
+*Nothing of an answer is kept.* httpx would collect cookies and prepare the next request of a
+redirect, and a captive portal sends both; it is shown neither header.
 
 Every failure becomes words here, once.
 """
@@ -16,9 +17,8 @@ Every failure becomes words here, once.
 import logging
 import ssl
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
@@ -28,16 +28,14 @@ from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.network import BrokenError, Connection, Network, NetworkError
 from telemetry_agent.upload.seams import NoAnswer
 
-# httpcore imports both where they are installed, for nothing: trio alone is 4 MB.
-_ABSENT = [name for name in ("anyio", "trio") if name not in sys.modules]
-sys.modules.update(dict.fromkeys(_ABSENT))  # type: ignore[arg-type]
+# httpx imports its command line where click and rich are installed: 40 ms and 6 MB for nothing.
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
-import httpcore  # noqa: E402 - after the lines above
+import httpcore  # noqa: E402 - after the line above
+import httpx  # noqa: E402 - the same
 
-for _name in _ABSENT:
-    del sys.modules[_name]
-
-# It logs each URL and header, and either may hold a key.
+# They log each URL and header, and either may hold a key.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 logging.getLogger("httpcore").setLevel(logging.WARNING)
 
 _ANSWER_CAP_BYTES = 256 * 1024
@@ -65,17 +63,11 @@ class Transport:
             keepalive_expiry_s: For how long an idle connection is kept.
             network: Opens the connections.
         """
-        self._url = _target(url)
+        self._url = httpx.URL(url)
         self._access = access or Access()
         self._network = network or Network(Clock())
-        self._backend = _Backend(self._network, self._access)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # never used: see _Stream
-            proxy=httpcore.Proxy(proxy) if proxy else None,
-            max_connections=1,
-            keepalive_expiry=keepalive_expiry_s,
-            network_backend=self._backend,
-        )
+        self._wire = _Wire(self._network, self._access, proxy, keepalive_expiry_s)
+        self._client = httpx.Client(transport=self._wire, trust_env=False)
 
     @property
     def sent_bytes(self) -> int:
@@ -98,8 +90,16 @@ class Transport:
             **self._access.headers(),
             **payload.headers,
         }
+        # Not client.build_request(): a request of the client carries its cookies and defaults.
+        request = httpx.Request(
+            "POST",
+            self._url,
+            # As bytes: httpx refuses a str that is not ASCII.
+            headers={name.encode(): value.encode() for name, value in headers.items()},
+            content=payload.body,
+        )
         self._network.begin(timeout_s)
-        outcome = self._try(headers, payload.body)
+        outcome = self._try(request)
         if (
             isinstance(outcome, NoAnswer)
             and not self._network.connected
@@ -107,7 +107,7 @@ class Transport:
             and not self._network.over
         ):
             # The server closed the kept connection while the request was on its way.
-            outcome = self._try(headers, payload.body)
+            outcome = self._try(request)
         return outcome
 
     def masked(self, text: str) -> str:
@@ -127,15 +127,15 @@ class Transport:
 
         Only for the thread that exchanges.
         """
-        self._pool.close()
+        self._wire.drop()
 
     def close(self) -> None:
         """Free the connection. Only for the thread that exchanges."""
-        self._pool.close()
+        self._client.close()
 
-    def _try(self, headers: Mapping[str, str], body: bytes) -> Answer | NoAnswer:
+    def _try(self, request: httpx.Request) -> Answer | NoAnswer:
         try:
-            return self._once(headers, body)
+            return self._once(request)
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
         except httpcore.RemoteProtocolError as error:
@@ -150,55 +150,95 @@ class Transport:
         # An abort looks like any failure of the network.
         return NoAnswer("stopped") if self._network.aborted else failure
 
-    def _once(self, headers: Mapping[str, str], body: bytes) -> Answer:
-        # As bytes: httpcore refuses a str that is not ASCII.
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        with self._pool.stream("POST", self._url, headers=raw, content=body) as response:
-            said = self._read(response)
-        stream = self._backend.stream
-        if stream is not None and stream.has_rest():
-            self._pool.close()
-        return Answer(
-            status=response.status,
-            headers=_merged(response.headers),
-            body=said,
-            verified_tls=stream is not None and stream.connection.verified,
-        )
-
-    def _read(self, response: httpcore.Response) -> bytes:
+    def _once(self, request: httpx.Request) -> Answer:
+        response = self._client.send(request, stream=True)
         body = bytearray()
         try:
-            for part in response.iter_stream():
+            for part in response.iter_raw():
                 body += part
                 if len(body) >= _ANSWER_CAP_BYTES:
                     break
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that takes nothing is clear without its body.
-            if response.status < 300 or self._network.aborted:
+            if response.status_code < 300 or self._network.aborted:
                 why = str(error) if isinstance(error, NetworkError) else "the connection closed"
                 state = error.state if isinstance(error, NetworkError) else "unreachable"
                 raise NetworkError(f"the answer broke off: {why}", state) from error
-        return bytes(body[:_ANSWER_CAP_BYTES])
+        finally:
+            response.close()
+        if self._wire.has_rest():
+            self._wire.drop()
+        return Answer(
+            status=response.status_code,
+            headers=response.extensions["all_headers"],
+            body=bytes(body[:_ANSWER_CAP_BYTES]),
+            verified_tls=response.extensions["verified"],
+        )
 
 
-def _target(url: str) -> httpcore.URL:
-    # Not httpcore.URL(url): that loses what follows a semicolon in the path, and the brackets.
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return httpcore.URL(
-        scheme=parts.scheme,
-        host=f"[{host}]" if ":" in host else host,
-        port=parts.port,
-        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-    )
+class _Wire(httpx.BaseTransport):
+    """httpcore's connection pool with our sockets, of one connection."""
+
+    def __init__(
+        self, network: Network, access: Access, proxy: str, keepalive_expiry_s: float
+    ) -> None:
+        self._backend = _Backend(network, access)
+        how: dict[str, Any] = {
+            "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # never used: see _Stream
+            "max_connections": 1,
+            "keepalive_expiry": keepalive_expiry_s,
+            "network_backend": self._backend,
+        }
+        self._pool = httpcore.HTTPProxy(proxy, **how) if proxy else httpcore.ConnectionPool(**how)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        answer = self._pool.handle_request(
+            httpcore.Request(
+                request.method,
+                httpcore.URL(
+                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                ),
+                headers=request.headers.raw,
+                content=request.stream,
+            )
+        )
+        headers = httpx.Headers(answer.headers)
+        all_headers = dict(headers)
+        for name in ("set-cookie", "location"):
+            headers.pop(name, None)
+        stream = self._backend.stream
+        return httpx.Response(
+            answer.status,
+            headers=headers,
+            stream=_Body(answer),
+            extensions={
+                "all_headers": all_headers,
+                "verified": stream is not None and stream.connection.verified,
+            },
+        )
+
+    def has_rest(self) -> bool:
+        """Whether more was read than the last answer."""
+        return self._backend.stream is not None and self._backend.stream.has_rest()
+
+    def drop(self) -> None:
+        """Close the kept connection."""
+        self._pool.close()
+
+    def close(self) -> None:
+        self._pool.close()
 
 
-def _merged(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    merged: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("utf-8", "replace")
-        merged[name] = f"{merged[name]}, {value}" if name in merged else value
-    return merged
+class _Body(httpx.SyncByteStream):
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
 
 
 class _Backend(httpcore.NetworkBackend):
@@ -217,7 +257,7 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - httpcore's signature
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - httpcore's signature
     ) -> httpcore.NetworkStream:
-        self.stream = _Stream(self._network.connect(host.strip("[]"), port), self._access)
+        self.stream = _Stream(self._network.connect(host, port), self._access)
         return self.stream
 
 
@@ -269,8 +309,7 @@ class _Stream(httpcore.NetworkStream):
             self.close()
             raise NetworkError("the proxy said more than it was asked")
         try:
-            name = (server_hostname or "").strip("[]")
-            self.connection.start_tls(self._access.ssl_context(), name)
+            self.connection.start_tls(self._access.ssl_context(), server_hostname or "")
         except NetworkError:
             self.close()
             raise

@@ -204,8 +204,8 @@ def test_foreign_loggers_are_heard_from_warnings_up_even_at_debug() -> None:
     said = run(
         "logs.configure('debug', 'auto', 'van-07')\n"
         "logging.getLogger('httpcore.http11').debug('headers')\n"
-        "logging.getLogger('httpcore').info('HTTP Request: POST')\n"
-        "logging.getLogger('httpcore').warning('heard')"
+        "logging.getLogger('httpx').info('HTTP Request: POST')\n"
+        "logging.getLogger('httpx').warning('heard')"
     )
     assert "headers" not in said
     assert "POST" not in said
