@@ -15,6 +15,7 @@ IMPORTERS = {
     "pynmea2": {"gnss/sentences.py"},
     "serial": {"gnss/sources/serial.py"},
     "pydantic": {"config/__init__.py", "config/settings.py", "config/values.py"},
+    "pydantic_settings": {"config/__init__.py", "config/settings.py"},
     "time": {"clock.py"},
 }
 

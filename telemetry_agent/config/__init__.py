@@ -1,14 +1,14 @@
 """The config: read strictly, once, into frozen typed settings.
 
 Layers, later ones win: defaults, the config file, ``config.d/*.toml`` beside it in the order of
-their names, environment variables (``TELEMETRY_AGENT_UPLOAD__URL``; a list or a table is JSON
-there). An unknown key or a bad value is a ConfigError that names the key's full path, the value,
-what is allowed, and the layer it came from.
+their names, environment variables (``TELEMETRY_AGENT_UPLOAD__URL``). An unknown key or a bad value
+is a ConfigError that names the key's full path, the value, what is allowed, and the layer it came
+from.
 """
 
 import difflib
-import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import SettingsError
 
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.settings import ENVIRONMENT_PREFIX, Settings
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.secrecy import masked_headers, masked_url
 
-ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 
 
@@ -55,10 +55,7 @@ def load(path: Path | None = None) -> Loaded:
         layer = _read_toml(file)
         origins |= dict.fromkeys(_leaves(layer), str(file))
         _merge(layer, into=values)
-    for key, value, name in _environment():
-        origins[key] = f"environment variable {name}"
-        section, _, inner = key.rpartition(".")
-        _merge({section: {inner: value}} if section else {inner: value}, into=values)
+    origins |= _environment_origins()
     if not origins:
         raise ConfigError(
             f"no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists; "
@@ -68,6 +65,10 @@ def load(path: Path | None = None) -> Loaded:
         settings = Settings(**values)
     except ValidationError as error:
         raise _explained(error, origins) from None
+    except SettingsError as error:
+        field = re.search(r'"(\w+)"', str(error))
+        name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
+        raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
     return Loaded(settings, files, origins)
 
 
@@ -103,23 +104,16 @@ def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
-def _environment() -> Iterator[tuple[str, Any, str]]:
-    """Key path, value, and the name of the variable."""
-    for name, text in os.environ.items():
+def _environment_origins() -> dict[str, str]:
+    origins = {}
+    for name in os.environ:
         section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
             continue  # not ours: a bare section is not a key, and other programs share the prefix
         if section not in Settings.model_fields:
             raise ConfigError(f"the environment variable {name} names no key of the config")
-        yield f"{section}.{key}" if nested else section, _table_or_text(text), name
-
-
-def _table_or_text(text: str) -> Any:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, dict | list) else text
+        origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
+    return origins
 
 
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:

@@ -16,6 +16,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from telemetry_agent.config.values import (
     Amount,
@@ -34,6 +35,8 @@ from telemetry_agent.config.values import (
 )
 from telemetry_agent.model import Quality
 from telemetry_agent.secrecy import in_the_clear, secret_values
+
+ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 
 
 class _Section(BaseModel):
@@ -150,8 +153,16 @@ class Log(_Section):
     format: Literal["auto", "json"] = "auto"
 
 
-class Settings(_Section):
+class Settings(BaseSettings):
     """Everything the config can say."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+    )
 
     device: DeviceName = "{hostname}"
     gps: Gps
@@ -160,3 +171,15 @@ class Settings(_Section):
     upload: Upload
     connectivity: Connectivity
     log: Log
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the files, which come as ``init_settings``."""
+        return env_settings, init_settings
