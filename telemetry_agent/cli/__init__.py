@@ -24,6 +24,7 @@ class _LazyGroup(click.Group):
         "status": "The running agent at a glance; --watch: live.",
         "queue": "Look at the queue, put dead letters back, send delivered fixes again.",
         "drain": "Send the backlog now.",
+        "export": "The stored track as GPX, GeoJSON, CSV or NDJSON.",
         "tap": "What the receiver says, from the running agent.",
         "config": "Look at the config: what is in effect, whether it is right.",
         "demo": "Everything on this machine: receiver, agent, endpoint.",
