@@ -66,7 +66,7 @@ class Framer:
         text = not stream.translate(None, _TEXT)
         last = pieces.pop()
         for piece in pieces:
-            if text and (line := _line(piece)):
+            if text and piece and (line := _line(piece)):
                 sentences.append(line)
             elif piece:
                 self._scan(b"$" + piece, b"$", sentences)
