@@ -114,6 +114,8 @@ class Payload:
     body: bytes
     headers: Mapping[str, str]
     compressed: bool = False
+    query: str = ""
+    """Joins the query of the URL; encoded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Keys in the file are without units (``timeout = "30s"``); the settings carry the
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -34,7 +34,8 @@ from telemetry_agent.config.values import (
     Url,
 )
 from telemetry_agent.model import Quality
-from telemetry_agent.secrecy import in_the_clear, secret_values
+from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
+from telemetry_agent.upload.seams import FormatName
 
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 
@@ -86,7 +87,7 @@ class Upload(_Section):
     """Where fixes go, and how."""
 
     url: Url
-    format: Literal["native"] = "native"
+    format: FormatName = "native"
     order: Literal["auto", "live-first", "oldest-first"] = "auto"
     max_batch: Annotated[Count, Field(le=10_000)] = 1000
     flush_every_s: Duration = Field(10.0, alias="flush_every")
@@ -118,8 +119,20 @@ class Upload(_Section):
             if getattr(self, key) and not getattr(self, other):
                 raise ValueError(f"upload.{other} is missing, upload.{key} is set")
         shown = self.token_file or self.username or secret_values(self.headers)
+        shown = shown or secrets_in_url(self.url)
         if shown and (fault := self.secret_in_the_clear()):
             raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_the_precision_to_us(self) -> Self:
+        if self.format == "influx":
+            asked = parse_qs(urlsplit(self.url).query).get("precision", ["ms"])
+            if asked != ["ms"]:
+                raise ValueError(
+                    f"upload.url asks for precision={asked[0]}: leave it out, the agent sends and "
+                    "says ms"
+                )
         return self
 
     def secret_in_the_clear(self) -> str | None:

@@ -36,9 +36,10 @@ from telemetry_agent.model import Fix, UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.account import UploadStatus
-from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.seams import EncodeReport, Format
 from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
@@ -167,25 +168,30 @@ class Agent:
         )
 
     def _build_uploader(self) -> Uploader:
-        name = (self.queue.stream, self.settings.device)
-        reports = Reports(
-            name,
-            self.status.words,
-            self.status.report,
-            native.encode,
-            self._clock.monotonic_s(),
-            heartbeat_s=self.settings.sampling.heartbeat_s,
-        )
+        upload = self.settings.upload
+        wire_format = choose(upload.format, upload.url, upload.username)
         return Uploader(
             self.queue,
-            native,
+            wire_format,
             self._transport,
-            _policy(self.settings.upload),
+            _policy(upload, wire_format),
             way=_Way(self.monitor),
-            reports=reports if self._reports else None,
+            reports=self._build_reports(wire_format.encode_report),
             in_haste=lambda: bool(self._draining),
             on_step=self._uploader_stepped,
             clock=self._clock,
+        )
+
+    def _build_reports(self, encode: EncodeReport | None) -> Reports | None:
+        if encode is None or not self._reports:
+            return None
+        return Reports(
+            (self.queue.stream, self.settings.device),
+            self.status.words,
+            self.status.report,
+            encode,
+            self._clock.monotonic_s(),
+            heartbeat_s=self.settings.sampling.heartbeat_s,
         )
 
     def _build_monitor(self) -> Monitor:
@@ -362,12 +368,13 @@ def source_of(gps: Gps, baud_file: Path | None) -> Source:
     return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
-def _policy(upload: UploadSettings) -> UploadPolicy:
+def _policy(upload: UploadSettings, wire_format: Format) -> UploadPolicy:
     return UploadPolicy(
         max_batch=upload.max_batch,
         flush_every_s=upload.flush_every_s,
         timeout_s=upload.timeout_s,
-        live_first=upload.order != "oldest-first",
+        live_first=upload.order == "live-first"
+        or (upload.order == "auto" and not wire_format.oldest_first),
         compression=upload.compression,
         backoff_initial_s=upload.backoff_initial_s,
         backoff_max_s=upload.backoff_max_s,
