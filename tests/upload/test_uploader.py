@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import random
 import threading
 from collections.abc import Iterator
 from math import ceil, log2
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeClock
+from fakes import FakeClock, Longest
 from misbehaving import (
     Act,
     Line,
@@ -38,13 +37,6 @@ from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 FIX = Fix(1764426119000, 48_117300000, 11_516667000)
-
-
-class Longest(random.Random):
-    """Draws the end of every interval, so that waits are known."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return b
 
 
 class FakeWay:
