@@ -13,6 +13,7 @@ The sockets, and with them deadline and abort, are those of ``network``; the byt
 understood by h11, which never learns that more than one request is under way.
 """
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
@@ -108,7 +109,7 @@ class Pipeline:
             window = 1 if now_s < self._one_by_one_until_s else line.window
             try:
                 if run.wants_more(now_s) and run.under_way <= window // 2:
-                    line.connection.send(run.take(window - run.under_way))
+                    line.send(run.take(window - run.under_way))
                 answer = line.answer()
             except BrokenError:
                 if self._network.connected or self._network.answering or self._network.over:
@@ -199,6 +200,13 @@ class _Line:
         self.closes = False
         self._http = h11.Connection(h11.CLIENT)
         self._heard_bytes = 0
+
+    def send(self, data: bytes) -> None:
+        """Send it all, or as much as is read there."""
+        # A server that has closed may have said so in an answer that is still to be read. Where
+        # it has not, reading fails too.
+        with contextlib.suppress(BrokenError):
+            self.connection.send(data)
 
     def answer(self) -> Answer:
         """The next one."""
