@@ -43,6 +43,8 @@ class Sender:
         """May have arrived, whatever ended the attempt."""
         self.hope = True
         """Whether what got no answer may get one now: the last exchange did."""
+        self.silences = 0
+        """How often in a row something was sent and got no answer."""
         self.plain_for_now = False
         """Nothing is compressed, until this is taken back."""
         self.coding = Coding(compression)
@@ -97,11 +99,11 @@ class Sender:
             outcomes.append(self._read(answer, ones[len(outcomes)]))
             return isinstance(outcomes[-1], Delivered | Refused)
 
-        began_s = self._clock.monotonic_s()
+        began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
         self.in_flight = batch
         failure, unanswered = self._transport.series(payloads, timeout_s, heard)
         self.in_flight = None
-        self._exchanged(len(outcomes) + unanswered, answered=failure is None)
+        self._exchanged(len(outcomes) + unanswered, sent_before, answered=failure is None)
         elapsed_s = self._clock.monotonic_s() - began_s
         if failure is not None:
             lost = Deferred(failure.reason, state=failure.state, answered=False)
@@ -152,15 +154,19 @@ class Sender:
         return outcome
 
     def _exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
+        sent_before = self._transport.sent_bytes
         answer = self._transport.exchange(payload, timeout_s)
-        self._exchanged(1, answered=isinstance(answer, Answer))
+        self._exchanged(1, sent_before, answered=isinstance(answer, Answer))
         return answer
 
-    def _exchanged(self, requests: int, *, answered: bool) -> None:
+    def _exchanged(self, requests: int, sent_before: int, *, answered: bool) -> None:
         self._account.exchanged(
             self._transport.sent_bytes, self._transport.received_bytes, requests
         )
         self.hope = answered
+        self.silences = (
+            0 if answered else self.silences + (self._transport.sent_bytes > sent_before)
+        )
         if answered:
             self._way.answered()
         elif not self._old_way():

@@ -10,7 +10,7 @@ cannot move it; the return of the network can, unless the endpoint itself named 
 the way to the endpoint is known to be closed, an attempt is made each ``backoff_max`` only.
 
 What got no answer stays ``unack`` until there is reason to hope: the network returned, some
-exchange was answered, or there is nothing else to try.
+exchange was answered, or there is nothing else to try. Where the order counts, it is tried first.
 
 Under ``Held`` one fix is sent each ``backoff_max``, each time another one, so that a single bad
 fix cannot keep the hold up.
@@ -51,6 +51,7 @@ _log = logging.getLogger(__name__)
 
 _STEP_SLACK_S = 15.0  # beside the exchanges: encoding, and a disk that takes its time
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
+_SILENCES_MAX = 5  # then it may be the fixes on which the server breaks off
 _SERIES_MAX = 200  # fixes that would come twice, were the agent killed before it noted the answers
 
 
@@ -220,7 +221,8 @@ class Uploader:
             if pending or self._settler.unanswered:
                 self._account.trouble(*closed, now_s, retry_s, attempted=False)
             return retry_s - now_s
-        if self._settler.unanswered and (self._sender.hope or not pending):
+        in_order = not self._policy.live_first and self._sender.silences < _SILENCES_MAX
+        if self._settler.unanswered and (self._sender.hope or in_order or not pending):
             self._queue.resume_unack()
             self._settler.unanswered = False
         chosen = self._choose(now_s)

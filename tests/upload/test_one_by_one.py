@@ -1,71 +1,14 @@
 """Formats with one fix per request, through the real transport and the real queue."""
 
 import contextlib
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fakes import FakeClock, Longest
 from standins import Asked, Recorder, Said, Server, Traccar
+from uploading import DEVICE, FIX, Uploading
 
-from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.model import Fix
-from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.seams import FormatName
-from telemetry_agent.upload.transport import Transport
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
-
-DEVICE = "van-07"
-FIX = Fix(1764426119000, 48_117300000, 11_516667000)
-
-
-class Bench:
-    """A queue and an uploader, before a server of which it knows the URL."""
-
-    def __init__(self, folder: Path, server: Server, name: FormatName, path: str = "") -> None:
-        self.clock = FakeClock()
-        self.database = folder / "queue.db"
-        self.queue = AckQueue(self.database, clock=self.clock)
-        self.transport = Transport(server.url + path)
-        wire_format = choose(name, server.url + path)
-        self.uploader = Uploader(
-            self.queue,
-            wire_format,
-            self.transport,
-            UploadPolicy(timeout_s=2.0, live_first=not wire_format.oldest_first),
-            clock=self.clock,
-            rng=Longest(),
-        )
-
-    def put(self, count: int, device: str = DEVICE, *, flagged: set[int] = frozenset()) -> None:  # type: ignore[assignment]
-        for n in range(count):
-            fix = FIX._replace(
-                time_ms=FIX.time_ms + 1000 * n, flags=("time",) if n in flagged else ()
-            )
-            self.queue.put(fix, device)
-        batch = self.queue.lease(10_000)  # so that it is a backlog
-        if batch is not None:
-            self.queue.release(batch)
-
-    def work(self) -> float | None:
-        """Step until there is something to wait for."""
-        for _ in range(300):
-            wait_s = self.uploader.step(self.clock.monotonic_s())
-            if wait_s != 0:
-                return wait_s
-        raise AssertionError("it never waits")
-
-    @property
-    def counts(self) -> tuple[int, int, int, int]:
-        stats = self.queue.stats()
-        return stats.ready, stats.unack, stats.acked, stats.ack_failed
-
-    @property
-    def reasons(self) -> set[str]:
-        with contextlib.closing(sqlite3.connect(self.database)) as db:
-            rows = db.execute("SELECT DISTINCT reason FROM fixes WHERE state = 9")
-            return {reason for (reason,) in rows}
 
 
 @contextlib.contextmanager
@@ -74,14 +17,13 @@ def bench(
     answer: Callable[[Asked], Said | None],
     name: FormatName = "osmand",
     path: str = "",
-) -> Iterator[Bench]:
+) -> Iterator[Uploading]:
     with Server(answer, latency_s=0.001) as server:
-        made = Bench(folder, server, name, path)
+        made = Uploading(folder, server.url + path, name)
         try:
             yield made
         finally:
-            made.transport.close()
-            made.queue.close()
+            made.close()
 
 
 def test_a_backlog_arrives_once_and_in_its_order(tmp_path: Path) -> None:
@@ -214,3 +156,33 @@ def test_the_recorder_gets_one_location_after_the_other(tmp_path: Path) -> None:
         assert b.counts == (0, 0, 300, 0)
     stored = recorder.locations[f"owntracks/jane/{DEVICE}"]
     assert [said["tst"] for said in stored] == [FIX.time_ms // 1000 + n for n in range(300)]
+
+
+def test_the_order_outlasts_a_server_that_is_away(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+    away = [None] * 3
+
+    def answer(asked: Asked) -> Said | None:
+        return away.pop() if away and len(traccar.positions) >= 10 else traccar(asked)
+
+    with bench(tmp_path, answer) as b:
+        b.put(100)
+        for _ in range(8):
+            b.clock.advance(b.work() or 0)
+        assert b.counts == (0, 0, 100, 0)
+    times = [position["time_ms"] for position in traccar.positions]
+    assert times == sorted(times)
+
+
+def test_a_fix_on_which_the_server_breaks_off_does_not_block_the_others(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+
+    def answer(asked: Asked) -> Said | None:
+        return None if f"timestamp={FIX.time_ms}&" in asked.target else traccar(asked)
+
+    with bench(tmp_path, answer) as b:
+        b.put(100)
+        for _ in range(12):
+            b.clock.advance(b.work() or 0)
+        assert len({position["time_ms"] for position in traccar.positions}) == 99
+        assert b.counts[2:] == (99, 0)
