@@ -389,7 +389,7 @@ PHONETRACK = "/index.php/apps/phonetrack/log/overland/0123456789abcdef0123456789
 def test_a_secret_in_the_url_is_masked_and_not_sent_in_the_clear(
     tmp_path: Path, secret: str
 ) -> None:
-    with pytest.raises(ConfigError, match="a secret would be sent to far.example unencrypted"):
+    with pytest.raises(ConfigError, match=r"a secret would be sent to far\.example unencrypted"):
         upload(tmp_path, "", f"http://far.example{secret}")
     settings = upload(tmp_path, "", f"https://far.example{secret}").settings
     shown = config.shown(settings)["upload.url"]
@@ -424,5 +424,5 @@ def test_the_precision_is_the_agents(tmp_path: Path) -> None:
     lines = 'format = "influx"'
     upload(tmp_path, lines, "https://example.com/write?db=gps&precision=ms")
     upload(tmp_path, "", "https://example.com/?precision=ns")
-    with pytest.raises(ConfigError, match="upload.url asks for precision=ns: leave it out"):
+    with pytest.raises(ConfigError, match=r"upload\.url asks for precision=ns: leave it out"):
         upload(tmp_path, lines, "https://example.com/write?db=gps&precision=ns")

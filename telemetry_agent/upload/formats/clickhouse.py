@@ -68,7 +68,7 @@ def format_for(url: str) -> Format:
 
 def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - an insert is all or nothing
     """What ``answer`` means."""
-    code = _code(answer)
+    code = exception_code(answer)
     if code is None:
         return judge(answer) or Delivered(status=answer.status)
     reason = reason_of(answer)
@@ -79,7 +79,7 @@ def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - an insert i
     return Deferred(reason, retry_after_s=retry_after_s(answer.headers), status=answer.status)
 
 
-def _code(answer: Answer) -> int | None:
+def exception_code(answer: Answer) -> int | None:
     """The code of an exception; old versions tell it in the body alone."""
     header = answer.headers.get("x-clickhouse-exception-code", "")
     said = re.match(rb"Code: (\d+)[.,]", answer.body)
