@@ -64,21 +64,15 @@ def test_without_a_position_of_the_receiver_it_is_one_of_nowhere(bench: Bench) -
 
 @pytest.mark.parametrize("send", [True, False])
 def test_dawarich(bench: Bench, send: bool) -> None:
-    dawarich, path = Dawarich("k3y-of-mine"), "/api/v1/overland/batches"
+    dawarich, path = Dawarich("k3y-1"), "/api/v1/overland/batches"
     who, answer = asked(bench, dawarich, path, send=send, format="overland")
-    assert (who.verdict, who.remedy[:44]) == (
-        "fail",
-        "put Dawarich's API key into upload.token_fil",
-    )
+    assert who.verdict == "fail"
+    assert who.remedy.startswith("put Dawarich's API key into upload.token_file")
     assert answer.verdict == "skip"
-    who, answer = asked(
-        bench, dawarich, f"{path}?api_key=k3y-of-mine", send=send, format="overland"
-    )
+    who, answer = asked(bench, dawarich, f"{path}?api_key=k3y-1", send=send, format="overland")
     assert (who.verdict, answer.verdict) == ("pass", "pass")
     assert len(dawarich.points) == int(send)
-    who, answer = asked(
-        bench, dawarich, "/api/v2?api_key=k3y-of-mine", send=send, format="overland"
-    )
+    who, answer = asked(bench, dawarich, "/api/v2?api_key=k3y-1", send=send, format="overland")
     assert answer.verdict == "fail"
     assert "it ends in /api/v1/overland/batches for Dawarich" in answer.remedy
 
