@@ -1,0 +1,15 @@
+"""The settings that docs/servers.md shows are right."""
+
+from pathlib import Path
+
+import pytest
+from documents import blocks
+
+from telemetry_agent import config
+
+
+@pytest.mark.parametrize("text", blocks("servers.md", "toml"))
+def test_each_config_of_the_documentation_is_right(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f'device = "van-07"\n{text}')
+    assert config.load(path).settings.upload.format != "native"
