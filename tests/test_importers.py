@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 
 IMPORTERS = {
-    "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint.py"},
+    "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint/store.py"},
     "httpx": {"upload/transport.py"},
     "httpcore": {"upload/transport.py"},
     "tenacity": {"upload/retry.py"},
