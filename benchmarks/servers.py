@@ -5,8 +5,8 @@
     python benchmarks/servers.py [--fixes 10000] [--latency-ms 2]
 
 Traccar, OwnTracks Recorder and Dawarich are the strict stand-ins of the tests, each in a process of
-its own; InfluxDB and VictoriaMetrics are the real ones. Each drains the same recorded drive, through
-the queue on disk, by the agent's own uploader. Beside it, in the same run, the plain way for those
+its own; InfluxDB and VictoriaMetrics are the real ones. Each drains the same recorded drive, by the
+agent's own uploader, from the queue on disk. Beside it, in the same run, the plain way for those
 that take one fix per request: the next request leaves when the last was answered.
 """
 

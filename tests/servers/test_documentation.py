@@ -1,4 +1,4 @@
-"""The settings that docs/servers.md shows are right."""
+"""The settings that the documentation shows are right."""
 
 from pathlib import Path
 
@@ -8,8 +8,13 @@ from documents import blocks
 from telemetry_agent import config
 
 
-@pytest.mark.parametrize("text", blocks("servers.md", "toml"))
+BLOCKS = [
+    text for name in ("servers.md", "endpoint.md", "fleet.md") for text in blocks(name, "toml")
+]
+
+
+@pytest.mark.parametrize("text", BLOCKS)
 def test_each_config_of_the_documentation_is_right(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(f'device = "van-07"\n{text}')
-    assert config.load(path).settings.upload.format != "native"
+    assert config.load(path).settings.upload.url in text
