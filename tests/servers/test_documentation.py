@@ -7,7 +7,6 @@ from documents import blocks
 
 from telemetry_agent import config
 
-
 BLOCKS = [
     text for name in ("servers.md", "endpoint.md", "fleet.md") for text in blocks(name, "toml")
 ]
