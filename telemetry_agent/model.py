@@ -54,6 +54,8 @@ class Fix(NamedTuple):
     odo_m: int | None = None
     """Metres driven up to here, over all restarts; None before sampling."""
     flags: tuple[Flag, ...] = ()
+    extra: str | None = None
+    """The user's own attributes: a JSON object of numbers and words."""
 
 
 class Satellite(NamedTuple):

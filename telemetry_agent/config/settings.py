@@ -4,6 +4,7 @@ Keys in the file are without units (``timeout = "30s"``); the settings carry the
 (``upload.timeout_s``), because code has no other way to know.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
@@ -36,6 +37,15 @@ from telemetry_agent.config.values import (
 from telemetry_agent.model import Quality
 from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
 from telemetry_agent.upload.seams import FormatName
+
+# What a format says itself by these names, no attribute may say.
+_TAKEN_NAMES = set(
+    "seq time lat lon alt geoid_sep speed course mode quality hdop vdop pdop sats err_h err_v odo "  # noqa: SIM905 - a set of words is read as words
+    "flags extra device stream id deviceid timestamp valid location cell wifi bearing heading "
+    "altitude accuracy sat odometer tst tid topic acc vac vel cog batt bs charge batteryState "
+    "battery battery_state battery_level mains device_id horizontal_accuracy vertical_accuracy "
+    "driverUniqueId".split()
+)
 
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 
@@ -159,6 +169,63 @@ class Connectivity(_Section):
     probe_every_s: PositiveDuration = Field(30.0, alias="probe_every")
 
 
+class ExtraFile(_Section):
+    """One attribute of the user's own: what a file says."""
+
+    file: Path
+    scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    unit: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_the_file_alone(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"file": value}
+        if not isinstance(value, dict):
+            raise ValueError('must be a file, or {file = "…", scale = …, unit = "…"}')  # noqa: TRY004 - pydantic wants ValueError
+        return value
+
+    @field_validator("file")
+    @classmethod
+    def _is_found_from_anywhere(cls, file: Path) -> Path:
+        if not file.is_absolute():
+            raise ValueError("must be the full path of a file, such as /sys/…")
+        return file
+
+
+class Extra(_Section):
+    """The user's own attributes, read at each recorded fix: a file for each name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, ExtraFile]
+
+    power: bool = False
+
+    @property
+    def files(self) -> dict[str, ExtraFile]:
+        """By the names under which they are sent: a unit joins its name."""
+        return {
+            f"{name}_{one.unit}" if one.unit else name: one
+            for name, one in self.__pydantic_extra__.items()
+        }
+
+    @model_validator(mode="after")
+    def _has_names_that_every_server_takes(self) -> Self:
+        for name in self.files:
+            if not re.fullmatch("[a-z][A-Za-z0-9_]{0,47}", name):
+                raise ValueError(
+                    f"extra.{name}: a name (with its unit) is a small letter, then letters, digits "
+                    "and _, at most 48"
+                )
+            if name in _TAKEN_NAMES:
+                raise ValueError(
+                    f"extra.{name}: this name has a meaning of its own: choose another"
+                )
+        if len(self.files) < len(self.__pydantic_extra__):
+            raise ValueError("extra: two attributes have one name with their units")
+        return self
+
+
 class Log(_Section):
     """What is said, and how."""
 
@@ -183,6 +250,7 @@ class Settings(BaseSettings):
     queue: Queue
     upload: Upload
     connectivity: Connectivity
+    extra: Extra
     log: Log
 
     @classmethod

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
+from telemetry_agent.config.settings import Extra as ExtraSettings
 from telemetry_agent.config.settings import Gps, Settings
 from telemetry_agent.config.settings import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
@@ -17,6 +18,7 @@ from telemetry_agent.connectivity.routes import KernelBell
 from telemetry_agent.daemon.access import build_access
 from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
 from telemetry_agent.daemon.control import Answers, Command, Control
+from telemetry_agent.daemon.extras import Attribute, Extras
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
@@ -93,6 +95,7 @@ class Agent:
             clock=clock,
         )
         self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
+        self._extras = _extras(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
         self._draining: Listeners[[]] = Listeners()
         self.status = Status(
@@ -149,6 +152,8 @@ class Agent:
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
         self.sampler.policy = SamplingPolicy(**settings.sampling.model_dump())
+        if settings.extra != before.extra:
+            self._extras = _extras(settings.extra)
         if settings.gps != before.gps:
             self.reader.restart(_READER_S)
         self.monitor.restart(_MONITOR_S)
@@ -278,7 +283,7 @@ class Agent:
     def _record(self, fix: Fix) -> None:
         self.status.fix_came(fix)
         for chosen in self.sampler.feed(fix):
-            self.queue.put(chosen, self.settings.device)
+            self.queue.put(chosen._replace(extra=self._extras.json()), self.settings.device)
 
     def _recent(self) -> list[Fix]:
         try:
@@ -366,6 +371,13 @@ def source_of(gps: Gps, baud_file: Path | None) -> Source:
     if parts.scheme == "udp":
         return UdpSource(host, number)
     return ReplaySource(Path(gps.source.removeprefix("file://")))
+
+
+def _extras(extra: ExtraSettings) -> Extras:
+    return Extras(
+        [Attribute(name, one.file, one.scale) for name, one in extra.files.items()],
+        power=extra.power,
+    )
 
 
 def _policy(upload: UploadSettings, wire_format: Format) -> UploadPolicy:

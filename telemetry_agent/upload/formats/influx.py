@@ -23,7 +23,7 @@ from telemetry_agent.model import (
     Refused,
 )
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.formats.packing import packed, without_doubt
+from telemetry_agent.upload.formats.packing import attributes, packed, without_doubt
 from telemetry_agent.upload.seams import Compression, Format
 
 PRECISION = "ms"
@@ -61,6 +61,14 @@ def _escaped(tag: str) -> str:
     return tag.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
 
 
+def _value(value: float | str) -> str:
+    """Every number with a fraction: a file may say 48 today and 48.5 tomorrow."""
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(float(value))
+
+
 def _fields(fix: Fix) -> str:
     return "".join(
         [
@@ -78,6 +86,7 @@ def _fields(fix: Fix) -> str:
             f",err_v={fix.err_v_mm / 1e3!r}" if fix.err_v_mm is not None else "",
             f",odo={fix.odo_m}i" if fix.odo_m is not None else "",
             f',flags="{" ".join(fix.flags)}"' if fix.flags else "",
+            *[f",{name}={_value(value)}" for name, value in attributes(fix).items()],
         ]
     )
 

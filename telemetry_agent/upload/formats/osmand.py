@@ -11,9 +11,10 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Refused
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.formats.packing import without_doubt
+from telemetry_agent.upload.formats.packing import attributes, without_doubt
 from telemetry_agent.upload.seams import Compression, Format
 
+_NAMES = {"battery": "batt", "battery_state": "batteryState"}  # as Traccar names them
 _MM_S_PER_KNOT = 514.444444
 
 
@@ -59,6 +60,8 @@ def _query(fix: Fix) -> str:
         query += f"&sat={fix.sats}"
     if fix.odo_m is not None:
         query += f"&odometer={fix.odo_m}"
+    for name, value in attributes(fix).items():
+        query += f"&{_NAMES.get(name, name)}={quote(str(value), safe='')}"
     return query
 
 

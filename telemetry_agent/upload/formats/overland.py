@@ -9,9 +9,10 @@ from typing import Any
 from telemetry_agent.fixjson import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
-from telemetry_agent.upload.formats.packing import without_doubt
+from telemetry_agent.upload.formats.packing import attributes, without_doubt
 from telemetry_agent.upload.seams import Compression, Format
 
+_BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
@@ -48,6 +49,14 @@ def _feature(fix: Fix, device: str) -> dict[str, Any]:
     ):
         if value is not None:
             properties[name] = value / 1e3
+    extra = attributes(fix)
+    if "battery" in extra:
+        properties["battery_level"] = float(extra.pop("battery")) / 100
+    if "battery_state" in extra:
+        properties["battery_state"] = _BATTERY_STATES.get(
+            str(extra.pop("battery_state")), "unknown"
+        )
+    properties |= extra
     return {
         "type": "Feature",
         "geometry": {"type": "Point", "coordinates": [fix.lon_e9 / 1e9, fix.lat_e9 / 1e9]},

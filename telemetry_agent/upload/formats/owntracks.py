@@ -13,9 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear
-from telemetry_agent.upload.formats.packing import without_doubt
+from telemetry_agent.upload.formats.packing import attributes, without_doubt
 from telemetry_agent.upload.seams import Compression, Format
 
+_BATTERY_STATES = {"discharging": 1, "charging": 2, "full": 3}
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
@@ -77,4 +78,10 @@ def _location(fix: Fix, topic: str) -> dict[str, Any]:
             location[name] = round(value / by)
     if "cog" in location:
         location["cog"] %= 360
+    extra = attributes(fix)
+    if "battery" in extra:
+        location["batt"] = extra.pop("battery")
+    if "battery_state" in extra:
+        location["bs"] = _BATTERY_STATES.get(str(extra.pop("battery_state")), 0)
+    location |= extra
     return location

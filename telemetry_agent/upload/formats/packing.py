@@ -2,9 +2,10 @@
 
 import gzip
 import hashlib
+import json
 from collections.abc import Mapping
 
-from telemetry_agent.model import Batch, Payload, Record
+from telemetry_agent.model import Batch, Fix, Payload, Record
 from telemetry_agent.upload.seams import Compression
 
 _GZIP_LEVEL = 1  # on a small processor the time counts; level 6 saves a tenth more bytes
@@ -27,6 +28,12 @@ def digest(batch: Batch, beside: str = "") -> str:
     """
     names = f"{batch.stream}:{','.join([str(seq) for _, seq, _, _ in batch.records])}"
     return hashlib.sha256(f"{names}{beside}".encode()).hexdigest()[:32]
+
+
+def attributes(fix: Fix) -> dict[str, float | str]:
+    """The user's own attributes."""
+    values: dict[str, float | str] = json.loads(fix.extra) if fix.extra else {}
+    return values
 
 
 def without_doubt(record: Record) -> str | None:
