@@ -48,6 +48,11 @@ def rfc3339(time_ms: int) -> str:
     return f"{_minute(minutes)}{_SECOND[ms // 1000]}{_MS[ms % 1000]}Z"
 
 
+def degrees(e9: int) -> str:
+    """1e-9 degrees as a decimal number, never as ``5e-08``, which XML and some readers refuse."""
+    return f"{e9 / 1e9:.9f}".rstrip("0").rstrip(".")
+
+
 def fix_json(fix: Fix) -> str:
     """The fields of a fix as JSON in the order of the table above, without the braces.
 

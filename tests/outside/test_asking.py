@@ -380,7 +380,7 @@ def public_folder() -> Iterator[Path]:
 
 AS_ANOTHER = """
 import os, sys
-from telemetry_agent.cli import asking, drain, main, queue, status, tap
+from telemetry_agent.cli import asking, drain, export, main, queue, status, tap
 from telemetry_agent.daemon import app, service
 user, group, *groups = map(int, sys.argv[1].split())
 os.setgroups(groups)
@@ -417,6 +417,7 @@ MANAGING = [
     ["queue", "resend", "--since", "1h"],
     ["drain"],
     ["tap", "--for", "100ms"],
+    ["export", "--format", "csv"],
 ]
 
 

@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from processes import agent, run_agent, running
+from nmea import gga, rmc
+from processes import AGENT, agent, environment, run_agent, running
 from rig import record_backlog, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -18,6 +20,7 @@ COMMANDS = [
     "status",
     "queue",
     "drain",
+    "export",
     "tap",
     "config",
     "demo",
@@ -146,3 +149,21 @@ def test_a_closed_pipe_ends_quietly() -> None:
     ) as shell:
         assert shell.wait() == 0
         assert shell.err == []
+
+
+@pytest.mark.parametrize("args", [["config", "schema"], ["decode"], ["--help"]])
+def test_an_output_that_cannot_be_written_is_told(args: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*AGENT, *args],
+            input=(gga("123519") + rmc("123519")).decode(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        74,
+        "telemetry-agent: cannot write the output: No space left on device\n",
+    )

@@ -1,0 +1,1 @@
+"""The device page and the metrics."""
