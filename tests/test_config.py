@@ -426,3 +426,43 @@ def test_the_precision_is_the_agents(tmp_path: Path) -> None:
     upload(tmp_path, "", "https://example.com/?precision=ns")
     with pytest.raises(ConfigError, match=r"upload\.url asks for precision=ns: leave it out"):
         upload(tmp_path, lines, "https://example.com/write?db=gps&precision=ns")
+
+
+def test_attributes_of_the_users_own(tmp_path: Path) -> None:
+    lines = """
+        [extra]
+        power = true
+        door = "/run/door"
+        cpu_temp = {file = "/sys/class/thermal/thermal_zone0/temp", scale = 0.001, unit = "C"}
+    """
+    loaded = config.load(write(tmp_path / "c.toml", MINIMAL + lines))
+    extra = loaded.settings.extra
+    assert extra.power
+    assert {name: str(one.file) for name, one in extra.files.items()} == {
+        "door": "/run/door",
+        "cpu_temp_C": "/sys/class/thermal/thermal_zone0/temp",
+    }
+    shown = config.shown(loaded.settings)
+    assert shown["extra.door"] == {"file": "/run/door"}
+    assert shown["extra.cpu_temp"]["unit"] == "C"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('lat = "/x"', "extra.lat: this name has a meaning already"),
+        ('battery = "/x"', "extra.battery: this name has a meaning already"),
+        ('Door = "/x"', "extra.Door: a name (with its unit) is a small letter"),
+        ('a = {file = "/x", unit = "m/s"}', "extra.a_m/s: a name"),
+        ('door = "x"', "extra.door.file = 'x': must be the full path of a file"),
+        ("door = 3", "extra.door = 3: must be a file, or {file = "),
+        ('door = {fil = "/x"}', "extra.door.fil is no key of the config"),
+        ('door = {file = "/x", scale = "a"}', "extra.door.scale = 'a': must be a valid number"),
+        ('a_b = "/x"\na = {file = "/x", unit = "b"}', "two attributes have one name"),
+        ("power = 3", "extra.power"),
+    ],
+)
+def test_wrong_attributes(tmp_path: Path, line: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path / "c.toml", f"{MINIMAL}[extra]\n{line}\n"))
+    assert says in str(caught.value)

@@ -218,9 +218,7 @@ class Extra(_Section):
                     "and _, at most 48"
                 )
             if name in _TAKEN_NAMES:
-                raise ValueError(
-                    f"extra.{name}: this name has a meaning of its own: choose another"
-                )
+                raise ValueError(f"extra.{name}: this name has a meaning already: choose another")
         if len(self.files) < len(self.__pydantic_extra__):
             raise ValueError("extra: two attributes have one name with their units")
         return self

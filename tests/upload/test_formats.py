@@ -300,3 +300,27 @@ def test_a_time_in_doubt_goes_only_where_it_can_be_said(name: FormatName, carrie
     doubtful: tuple[Flag, ...] = ("jump", "time")
     assert (unfit(Record(STREAM, 1, "v", FIX._replace(flags=doubtful))) is None) is carries_it
     assert unfit(Record(STREAM, 1, "v", FIX._replace(flags=("jump",)))) is None
+
+
+EXTRA = '{"cpu_temp_C":48.3,"door":"half \\"open\\"","battery":81,"battery_state":"discharging"}'
+
+
+def test_every_format_carries_the_users_own_attributes() -> None:
+    fix = FIX._replace(extra=EXTRA)
+    (native,) = json.loads(encoded("native", fix).body)["fixes"]
+    assert native["extra"] == json.loads(EXTRA)
+    row = json.loads(encoded("clickhouse", fix).body)
+    assert json.loads(row["extra"]) == json.loads(EXTRA)
+    (feature,) = json.loads(encoded("overland", fix).body)["locations"]
+    said = feature["properties"]
+    assert (said["battery_level"], said["battery_state"]) == (0.81, "unplugged")
+    assert (said["cpu_temp_C"], said["door"]) == (48.3, 'half "open"')
+    location = json.loads(encoded("owntracks", fix).body)
+    assert (location["batt"], location["bs"], location["cpu_temp_C"]) == (81, 1, 48.3)
+    query = parse_qs(encoded("osmand", fix).query)
+    assert (query["batt"], query["cpu_temp_C"], query["door"]) == (
+        ["81"],
+        ["48.3"],
+        ['half "open"'],
+    )
+    assert b',cpu_temp_C=48.3,door="half \\"open\\"",battery=81.0,' in encoded("influx", fix).body

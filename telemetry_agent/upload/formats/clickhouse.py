@@ -20,6 +20,7 @@ from telemetry_agent.model import (
     Batch,
     Deferred,
     Delivered,
+    Fix,
     Held,
     Outcome,
     Payload,
@@ -59,7 +60,7 @@ def format_for(url: str) -> Format:
     def encode(batch: Batch, *, compression: Compression) -> Payload:
         device = json.dumps(batch.device)
         names = f'"device":{device},"stream":"{batch.stream}"'
-        rows = [f'{{{names},"seq":{seq},{fix_json(fix)}}}\n' for _, seq, _, fix in batch.records]
+        rows = [f'{{{names},"seq":{seq},{_fields(fix)}}}\n' for _, seq, _, fix in batch.records]
         query = f"{ours}&insert_deduplication_token={digest(batch)}"
         return packed("".join(rows).encode(), {}, compression, query.lstrip("&"))
 
@@ -77,6 +78,13 @@ def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - an insert i
     if code in _SET_UP:
         return Held(reason, status=answer.status)
     return Deferred(reason, retry_after_s=retry_after_s(answer.headers), status=answer.status)
+
+
+def _fields(fix: Fix) -> str:
+    if fix.extra is None:
+        return fix_json(fix)
+    # As a text: old versions read no object into a String.
+    return f'{fix_json(fix._replace(extra=None))},"extra":{json.dumps(fix.extra)}'
 
 
 def exception_code(answer: Answer) -> int | None:

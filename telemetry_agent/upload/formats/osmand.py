@@ -9,6 +9,7 @@ refused, and the uploads are held.
 
 from urllib.parse import parse_qsl, quote, urlsplit
 
+from telemetry_agent.fixjson import degrees
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Refused
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import attributes, without_doubt
@@ -50,7 +51,7 @@ def _query(fix: Fix) -> str:
         ("vdop", fix.vdop_e2, 1e2),
         ("pdop", fix.pdop_e2, 1e2),
     )
-    query = f"timestamp={fix.time_ms}&lat={_decimal(fix.lat_e9)}&lon={_decimal(fix.lon_e9)}"
+    query = f"timestamp={fix.time_ms}&lat={degrees(fix.lat_e9)}&lon={degrees(fix.lon_e9)}"
     query += "".join(
         [f"&{name}={value / by!r}" for name, value, by in quotients if value is not None]
     )
@@ -63,7 +64,3 @@ def _query(fix: Fix) -> str:
     for name, value in attributes(fix).items():
         query += f"&{_NAMES.get(name, name)}={quote(str(value), safe='')}"
     return query
-
-
-def _decimal(degrees_e9: int) -> str:
-    return f"{degrees_e9 / 1e9:.9f}".rstrip("0").rstrip(".")
