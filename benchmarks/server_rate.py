@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/fleet.py [--devices 2000] [--for 10] [--batch 10]
+    python benchmarks/server_rate.py [--devices 2000] [--for 10] [--batch 10]
 
 Each device sends batches of so many fixes, one a second, compressed, in the agent's own formats;
 several clients send at once. Told are requests and fixes a second, and what a fix costs: on the way
