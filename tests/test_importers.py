@@ -11,6 +11,7 @@ IMPORTERS = {
     "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint/store.py"},
     "httpx": {"upload/transport.py"},
     "httpcore": {"upload/transport.py"},
+    "h11": {"upload/pipeline.py"},
     "tenacity": {"upload/retry.py"},
     "pynmea2": {"gnss/sentences.py"},
     "serial": {"gnss/sources/serial.py"},

@@ -194,14 +194,15 @@ class Uploader:
         return self._account.status
 
     def last_upload(self, timeout_s: float) -> None:
-        """After ``close``: one try to send the newest, if the last exchange went well."""
+        """After ``close``: one try to send what is next, if the last exchange went well."""
         if not self._stepping.acquire(timeout=timeout_s):
             return
         try:
             self._abandon()
             if self._settler.went_well:
                 self._transport.rearm()
-                batch = self._leases.take(self._sizing.limit(), live_first=True)
+                newest_first = self._policy.live_first
+                batch = self._leases.take(self._sizing.limit(), live_first=newest_first)
                 if batch is not None:
                     self._attempt(batch, timeout_s)
         finally:

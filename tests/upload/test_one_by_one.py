@@ -186,3 +186,16 @@ def test_a_fix_on_which_the_server_breaks_off_does_not_block_the_others(tmp_path
             b.clock.advance(b.work() or 0)
         assert len({position["time_ms"] for position in traccar.positions}) == 99
         assert b.counts[2:] == (99, 0)
+
+
+def test_the_last_upload_keeps_the_order_too(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+    with bench(tmp_path, traccar) as b:
+        b.put(1)
+        assert b.work() is None
+        b.put(300)
+        b.uploader.close()
+        b.uploader.last_upload(3)
+    times = [position["time_ms"] for position in traccar.positions[1:]]
+    assert times == [FIX.time_ms + 1000 * n for n in range(len(times))]
+    assert times
