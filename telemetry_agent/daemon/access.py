@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from telemetry_agent.config.settings import Upload
 from telemetry_agent.errors import ConfigError
+from telemetry_agent.secrecy import secrets_in_url
 from telemetry_agent.upload.access import Access
 
 
@@ -27,9 +29,11 @@ def build_access(upload: Upload, secrets: set[str]) -> Access:
         raise ConfigError("config: upload.password_file is missing, upload.username is set")
     if token is not None and (fault := upload.secret_in_the_clear()):
         raise ConfigError(f"config: {fault}")
+    secrets |= secrets_in_url(upload.url)
     return Access(
         upload.headers,
         token=token,
+        scheme=_scheme(upload),
         username=upload.username,
         password=password,
         ca_file=upload.ca_file,
@@ -37,6 +41,12 @@ def build_access(upload: Upload, secrets: set[str]) -> Access:
         client_key=(upload.client_key or _credential("client_key")) if upload.client_cert else None,
         secrets=secrets,
     )
+
+
+def _scheme(upload: Upload) -> str:
+    """InfluxDB 2 has a word of its own for what others call a bearer token."""
+    path = urlsplit(upload.url).path
+    return "Token" if upload.format == "influx" and path.endswith("/api/v2/write") else "Bearer"
 
 
 def _credential(name: str) -> Path | None:
