@@ -78,6 +78,7 @@ def _settings(folder: Path, simulator: Simulator, endpoint: Endpoint) -> Setting
                 "resume_spread": "100ms",
             },
             "connectivity": {"probe_every": "500ms"},
+            "page": {},
             "log": {},
         }
     )

@@ -31,6 +31,7 @@ from telemetry_agent.config.values import (
     ProxyUrl,
     ReceiverCommand,
     SourceName,
+    TilesUrl,
     Url,
 )
 from telemetry_agent.model import Quality
@@ -146,6 +147,14 @@ class Connectivity(_Section):
     probe_every_s: PositiveDuration = Field(30.0, alias="probe_every")
 
 
+class Page(_Section):
+    """The device page."""
+
+    listen: HostAndPort = None
+    token_file: OptionalPath = None
+    tiles: TilesUrl = ""
+
+
 class Log(_Section):
     """What is said, and how."""
 
@@ -170,6 +179,7 @@ class Settings(BaseSettings):
     queue: Queue
     upload: Upload
     connectivity: Connectivity
+    page: Page
     log: Log
 
     @classmethod
