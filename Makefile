@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 .PHONY: demo test check lint debian clean
 
 demo: $(VENV)/.installed
-	$(BIN)/telemetry-agent demo --for 30s
+	$(BIN)/telemetry-agent demo
 
 test: debian check lint
 
@@ -26,11 +26,11 @@ lint: $(VENV)/.installed-dev
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(MAKE) python-venv && $(PYTHON) -m venv $(VENV); }
 
-$(VENV)/.installed: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet --editable .
+$(VENV)/.installed: $(BIN)/python pyproject.toml package-lock.json
+	$(BIN)/pip install --quiet --editable '.[page]'
 	@touch $@
 
-$(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml package-lock.json constraints.txt
 	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 

@@ -115,10 +115,10 @@ class Newsroom:
         latest = self._latest
         return _text(latest | {"after": latest["last"], "points": []})
 
-    def packed(self, row: int) -> bytes:
-        """The positions behind that row."""
+    def packed(self, row: int) -> tuple[int, bytes]:
+        """How far the rows were looked through, and the positions behind that row."""
         with self._lock:
-            return self._trail.after(row)
+            return self._trail.last, self._trail.after(row)
 
     def _look(self) -> dict[str, Any]:
         sight = self._sight

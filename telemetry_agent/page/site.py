@@ -113,7 +113,8 @@ class Site:
         after = request.query_params.get("after", "0")
         if not after.isdecimal() or len(after) > 18:
             return PlainTextResponse("after is a row's number.", 400)
-        return Response(self._newsroom.packed(int(after)), media_type="application/octet-stream")
+        last, packed = self._newsroom.packed(int(after))
+        return Response(packed, 200, {"X-Last-Row": str(last)}, "application/octet-stream")
 
     async def _history(self, _request: Request) -> Response:
         return Response(self._newsroom.history(), media_type="application/json")
