@@ -57,8 +57,12 @@ class CityDrive:
         draw = random.Random(3)  # noqa: S311 - a made-up sky, no secret
         self._sky = {
             (talker, system): [
-                (number, draw.randrange(6, 86), draw.randrange(360), draw.randrange(30, 48))
-                for number in sorted(draw.sample(range(first, last + 1), count))
+                (number, draw.choice((8, 19, 31, 44, 58, 70)), place, draw.randrange(34, 48))
+                for number, place in zip(
+                    sorted(draw.sample(range(first, last + 1), count)),
+                    range(37 * system, 37 * system + 360, 360 // count),
+                    strict=False,
+                )
             ]
             for talker, system, first, last, count in _SYSTEMS
         }
@@ -134,7 +138,7 @@ class CityDrive:
             pages = [sky[i : i + 4] for i in range(0, len(sky), 4)]
             for number, page in enumerate(pages, 1):
                 seen = ",".join(
-                    f"{prn:02},{el:02},{az:03},{'' if covered else _snr(snr, el, prn, index)}"
+                    f"{prn:02},{el:02},{az % 360:03},{'' if covered else _snr(snr, el, prn, index)}"
                     for prn, el, az, snr in page
                 )
                 yield f"{talker}GSV,{len(pages)},{number},{len(sky):02},{seen}"

@@ -44,8 +44,9 @@ async function start() {
 
 /** The one sentence; read out when it says something else, not each time a number grows. */
 class Story {
-  tell({ kind, tone, lead, rest, more }) {
+  tell({ kind, tone, leadTone, lead, rest, more }) {
     $("story").dataset.tone = tone;
+    $("lead").dataset.tone = leadTone;
     put($("lead"), lead);
     put($("rest"), rest);
     put($("more"), more);

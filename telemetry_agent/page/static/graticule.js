@@ -6,6 +6,7 @@ const STEPS = [
   [1 / 1800, 2], [1 / 3600, 2],
 ];
 const APART_PX = 130;
+const FREE_PX = 64;
 
 /**
  * @param {CanvasRenderingContext2D} context
@@ -22,11 +23,12 @@ export function drawGraticule(context, { map, size, colours }) {
   for (let n = Math.ceil(bounds.getWest() / step); n * step <= bounds.getEast(); n++) {
     const x = Math.round(map.latLngToContainerPoint([0, n * step]).x) + 0.5;
     line(context, x, 0, x, size.y);
-    context.fillText(angle(n * step, unit, "E", "W"), x + 5, 15);
+    context.fillText(angle(n * step, unit, "E", "W"), x + 5, 17);
   }
   for (let n = Math.ceil(bounds.getSouth() / step); n * step <= bounds.getNorth(); n++) {
     const y = Math.round(map.latLngToContainerPoint([n * step, 0]).y) + 0.5;
     line(context, 0, y, size.x, y);
+    if (y < FREE_PX || y > size.y - FREE_PX) continue; // other things are written there
     const text = angle(n * step, unit, "N", "S");
     context.fillText(text, size.x - context.measureText(text).width - 8, y - 5);
   }

@@ -66,7 +66,7 @@ export class History {
     let from = 0;
     return delivered.map((total, i) => {
       while (uptime[i] - uptime[from] > over) from++;
-      const seconds = Math.max(uptime[i] - uptime[from], 1);
+      const seconds = Math.max(uptime[i] - uptime[from], 5);
       return i ? Math.max(0, ((total - delivered[from]) / seconds) * 60) : 0;
     });
   }
@@ -111,7 +111,7 @@ export class History {
       padding: [8, 4, 0, 0],
       scales: { x: { time: false }, y: { range: above }, rate: { range: above } },
       axes: [
-        { ...axis, grid: { show: false }, values: (_, values) => values.map(ago), space: 80 },
+        { ...axis, grid: { show: false }, values: (_, values) => values.map(ago), space: 80, size: 34 },
         { ...axis, values: whole, size: 52 },
         { ...axis, scale: "rate", side: 1, values: whole, size: 56, grid: { show: false } },
       ],

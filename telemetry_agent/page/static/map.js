@@ -1,6 +1,7 @@
 /** The map: the trail, where the device is now, and how much of it one sees. */
 
 import { trailLayer } from "./trail-layer.js";
+import { put } from "./pipe.js";
 import { accuracy, coordinates, motion, span } from "./words.js";
 
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -91,20 +92,27 @@ export class TrackMap {
     this.follow.setAttribute("aria-pressed", String(view === "follow"));
   }
 
-  /** See the whole track; again only when it leaves what is seen, or fills too little of it. */
+  /** See the whole track, beside what lies on the map; again when it has grown out of that. */
   #fit(anyway = false) {
     const bounds = this.#bounds();
     if (!bounds) return;
-    const seen = this.map.getBounds();
-    const first = this.fitted !== this.track;
-    if (first || anyway || !seen.pad(-0.04).contains(bounds)) {
-      this.fitted = this.track;
-      this.map.fitBounds(first || anyway ? bounds : bounds.pad(0.15), {
-        padding: [56, 56],
-        maxZoom: CLOSEST,
-        animate: !first && !calm(),
-      });
-    }
+    const size = this.map.getSize();
+    const [left, top, right, bottom] = size.x > 600 ? [48, 84, 150, 84] : [40, 84, 72, 92];
+    const first = !this.fitted;
+    const pixels = [bounds.getNorthWest(), bounds.getSouthEast()].map((corner) =>
+      this.map.latLngToContainerPoint(corner),
+    );
+    const seen =
+      pixels[0].x >= left && pixels[0].y >= top &&
+      pixels[1].x <= size.x - right && pixels[1].y <= size.y - bottom;
+    if (seen && !first && !anyway) return;
+    this.fitted = true;
+    this.map.fitBounds(first || anyway ? bounds : bounds.pad(0.12), {
+      paddingTopLeft: [left, top],
+      paddingBottomRight: [right, bottom],
+      maxZoom: CLOSEST,
+      animate: !first && !calm(),
+    });
   }
 
   #bounds() {
@@ -135,10 +143,9 @@ export class TrackMap {
     if (near && fresh) this.circle.setLatLng(at).setRadius(near.radius_m).addTo(this.map);
     else this.circle.remove();
     const parts = [coordinates(position)];
-    if (fresh) parts.push(motion(position));
-    else parts.push(`${span(position.age_s)} ago`);
-    if (fresh && near) parts.push(near.text);
-    this.chip.textContent = parts.filter(Boolean).join("  ·  ");
+    if (!fresh) parts.push(`${span(position.age_s)} ago`);
+    else parts.push(motion(position), near ? near.text : "");
+    [...this.chip.children].forEach((place, i) => put(place, parts[i] ?? ""));
     this.chip.title = near && fresh ? `${near.text}: ${near.how}` : "";
   }
 
@@ -175,7 +182,7 @@ function arrow() {
     className: "here",
     iconSize: [44, 44],
     html: `<span class="halo"></span><svg class="heading" viewBox="0 0 44 44" aria-hidden="true">
-      <path class="tip" d="M22 3 L29.5 14.5 Q22 10.5 14.5 14.5 Z"/>
-      <circle cx="22" cy="22" r="8"/></svg>`,
+      <circle cx="22" cy="22" r="13"/><circle class="dot" cx="22" cy="22" r="4.5"/>
+      <path class="tip" d="M22 12.5 L28.8 29.5 L22 26 L15.2 29.5 Z"/></svg>`,
   });
 }

@@ -4,6 +4,7 @@ const NUMBER = new Intl.NumberFormat("en");
 
 /** Fewer than this on the disk is the next batch, not a backlog. */
 const NEXT_BATCH_S = 30;
+const LONG_S = 300;
 
 /** @param {number} value */
 export const count = (value) => NUMBER.format(value);
@@ -14,8 +15,8 @@ export const many = (number, noun) => `${count(number)} ${noun}${number === 1 ? 
 /** A length of time as one says it: 12 s, 3 min, 2 h 5 min, 4 days. */
 export function span(seconds) {
   const s = Math.max(0, Math.floor(seconds));
-  if (s < 100) return `${s} s`;
-  if (s < 3600) return `${Math.round(s / 60)} min`;
+  if (s < 100) return `${s}\u00a0s`;
+  if (s < 3600) return `${Math.round(s / 60)}\u00a0min`;
   const minutes = Math.round(s / 60);
   if (s < 2 * 86400) {
     const rest = minutes % 60;
@@ -24,10 +25,16 @@ export function span(seconds) {
   return `${Math.floor(s / 86400)} days`;
 }
 
+/** For how long it has been so. */
+const lasts = (seconds) => (seconds < 1 ? "just now" : `for ${span(seconds)}`);
+
+/** How long ago it was. */
+const ago = (seconds) => (seconds < 2 ? "just now" : `${span(seconds)} ago`);
+
 /** @param {number} bytes */
 export function size(bytes) {
   for (const [unit, of] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
-    if (bytes >= of) return `${(bytes / of).toFixed(bytes < 10 * of ? 1 : 0)} ${unit}`;
+    if (bytes >= of) return `${(bytes / of).toFixed(bytes < 10 * of ? 1 : 0)}\u00a0${unit}`;
   }
   return `${bytes} bytes`;
 }
@@ -60,7 +67,7 @@ export function receiver(state) {
     else parts.push("no satellite in view");
     if (receiver.antenna && receiver.antenna !== "OK") parts.push(`antenna ${receiver.antenna}`);
   }
-  parts.push(`for ${span(receiver.state_s)}`);
+  parts.push(lasts(receiver.state_s));
   return { tone: well ? "good" : "bad", value, caption: parts.join(" · "), says };
 }
 
@@ -77,7 +84,7 @@ export function disk(state) {
   if (pending) {
     parts.push(pending === 1 ? "position waits safely" : "positions wait safely");
     const old = state.queue.oldest_pending_s;
-    if (old >= NEXT_BATCH_S) parts.push(`the oldest for ${span(old)}`);
+    if (old >= LONG_S) parts.push(`the oldest for ${span(old)}`);
   } else {
     parts.push("nothing waits");
   }
@@ -93,9 +100,9 @@ export const total = (counts) => Object.values(counts).reduce((sum, n) => sum + 
 /** @returns {{tone: string, value: string, caption: string}} */
 export function network(state) {
   const { word, since_s: since } = state.network;
-  if (word === "up") return { tone: "good", value: "Network up", caption: `for ${span(since)}` };
+  if (word === "up") return { tone: "good", value: "Network up", caption: lasts(since) };
   const value = word === "no-route" ? "No network" : "Network away";
-  return { tone: "away", value, caption: `for ${span(since)}` };
+  return { tone: "away", value, caption: lasts(since) };
 }
 
 const UPLOAD = {
@@ -111,16 +118,16 @@ const UPLOAD = {
 export function endpoint(state) {
   const { upload } = state;
   const parts = [upload.delivered === 1 ? "position delivered" : "positions delivered"];
-  if (upload.state !== "ok") parts.push(`${UPLOAD[upload.state]} for ${span(upload.state_s)}`);
-  else if (upload.last_delivery_s !== undefined) parts.push(`the last ${span(upload.last_delivery_s)} ago`);
+  if (upload.state !== "ok") parts.push(`${UPLOAD[upload.state]} ${lasts(upload.state_s)}`);
+  else if (upload.last_delivery_s !== undefined) parts.push(`the last ${ago(upload.last_delivery_s)}`);
   const tone = { ok: "good", waiting: "stored", held: "bad" }[upload.state] ?? "away";
   return { tone, value: count(upload.delivered), caption: parts.join(" · ") };
 }
 
 /**
  * The one sentence, and what follows from it.
- * @returns {{kind: string, tone: string, lead: string, rest: string, more: string}} ``kind``
- *   changes when the sentence says something else, not when a number in it grows
+ * @returns {{kind: string, tone: string, leadTone: string, lead: string, rest: string,
+ *   more: string}} the tones are of the delivery and of the recording; ``kind`` changes when the sentence says something else, not when a number in it grows
  */
 export function headline(state) {
   const { upload } = state;
@@ -144,7 +151,7 @@ export function headline(state) {
   } else {
     rest = `Everything is delivered but the newest ${pending === 1 ? "position" : count(pending)}.`;
   }
-  if (!recording && tone === "good") tone = "bad";
+  const leadTone = recording ? "good" : "bad";
   const more = [];
   const dead = total(state.queue.dead_letters);
   if (dead) more.push(`The endpoint refused ${many(dead, "position")}: see below.`);
@@ -152,7 +159,7 @@ export function headline(state) {
   if (lost) more.push(`${many(lost, "position")} were lost: ${reasons(state.queue.lost)}.`);
   if (away && upload.next_attempt_s > 1) more.push(`Next attempt in ${span(upload.next_attempt_s)}.`);
   const kind = [state.receiver.state, away ? state.network.word : "", upload.state, tone, dead > 0];
-  return { kind: kind.join(), tone, lead, rest, more: more.join(" ") };
+  return { kind: kind.join(), tone, leadTone, lead, rest, more: more.join(" ") };
 }
 
 /** @param {Record<string, number>} counts */
@@ -196,6 +203,7 @@ export function lostContact(lostMs) {
   return {
     kind: "lost",
     tone: "idle",
+    leadTone: "bad",
     lead: "No contact with the agent",
     rest: `for ${span(lostMs / 1000)}.`,
     more: "What you see is how it was then. It comes back by itself.",
@@ -206,24 +214,24 @@ export function lostContact(lostMs) {
 export function accuracy(position) {
   if (position.err_h !== undefined) {
     const radius = position.err_h;
-    return { radius_m: radius, text: `± ${metres(radius)}`, how: "1 sigma, by the receiver" };
+    return { radius_m: radius, text: `±\u00a0${metres(radius)}`, how: "1 sigma, by the receiver" };
   }
   if (position.hdop !== undefined) {
     const radius = position.hdop * RANGE_ERROR_M;
-    return { radius_m: radius, text: `± ${metres(radius)}`, how: `about, from hdop ${position.hdop}` };
+    return { radius_m: radius, text: `±\u00a0${metres(radius)}`, how: `about, from hdop ${position.hdop}` };
   }
   return null;
 }
 
 const RANGE_ERROR_M = 4; // of a common receiver in the open, 1 sigma
 
-const metres = (m) => (m < 10 ? `${m.toFixed(1)} m` : `${Math.round(m)} m`);
+const metres = (m) => (m < 10 ? `${m.toFixed(1)}\u00a0m` : `${Math.round(m)}\u00a0m`);
 
 /** @param {{lat: number, lon: number}} position */
 export function coordinates({ lat, lon }) {
   const ns = lat < 0 ? "S" : "N";
   const ew = lon < 0 ? "W" : "E";
-  return `${Math.abs(lat).toFixed(5)}° ${ns}  ${Math.abs(lon).toFixed(5)}° ${ew}`;
+  return `${Math.abs(lat).toFixed(5)}°\u00a0${ns} ${Math.abs(lon).toFixed(5)}°\u00a0${ew}`;
 }
 
 const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
