@@ -3,11 +3,13 @@
 import json
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from browsing import browsing, comes_true
-from processes import agent
+from processes import Running, agent
 from rig import START_MS, simulated, started, stats, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -22,6 +24,14 @@ def port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         number: int = listener.getsockname()[1]
     return number
+
+
+@contextmanager
+def watched(config: Path) -> Iterator[Running]:
+    """The daemon, from when its page is there."""
+    with started(config) as daemon:
+        daemon.wait_for_line("the page is at")
+        yield daemon
 
 
 def fix(number: int) -> Fix:
@@ -48,7 +58,7 @@ def test_dead_letters_are_retried_and_discarded(tmp_path: Path, port: int) -> No
         config = write_config(
             tmp_path, "/dev/none", endpoint.url, page={"listen": f"127.0.0.1:{port}"}
         )
-        with started(config), browsing("letters", f"http://127.0.0.1:{port}/") as browser:
+        with watched(config), browsing("letters", f"http://127.0.0.1:{port}/") as browser:
             comes_true(browser)
         assert endpoint.count() == 2
     counts = stats(tmp_path)
@@ -64,7 +74,7 @@ def test_it_can_be_seen_by_everyone_on_everything_with_50_000_positions(
     config = write_config(
         tmp_path, "/dev/none", "http://127.0.0.1:9/", page={"listen": f"127.0.0.1:{port}"}
     )
-    with started(config), browsing("look", f"http://127.0.0.1:{port}/") as browser:
+    with watched(config), browsing("look", f"http://127.0.0.1:{port}/") as browser:
         comes_true(browser)
         frames = json.loads(browser.out[0])
     assert frames["draw_ms"] < 100
@@ -78,11 +88,11 @@ def test_it_says_when_contact_is_lost_and_goes_on_after_a_restart(
         config = write_config(
             tmp_path, str(tmp_path / "gps"), endpoint.url, page={"listen": f"127.0.0.1:{port}"}
         )
-        with started(config) as daemon, browsing("restart", url) as browser:
+        with watched(config) as daemon, browsing("restart", url) as browser:
             browser.wait_for_line("ready")
             assert daemon.end() == 0
             browser.wait_for_line("lost")
-            with started(config):
+            with watched(config):
                 comes_true(browser)
 
 
@@ -92,5 +102,5 @@ def test_nobody_sees_anything_without_the_token(tmp_path: Path, port: int) -> No
     with Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint, simulated(tmp_path):
         config = write_config(tmp_path, str(tmp_path / "gps"), endpoint.url, page=page)
         url, env = f"http://127.0.0.1:{port}/", {"PAGE_TOKEN": TOKEN}
-        with started(config), browsing("login", url, env) as browser:
+        with watched(config), browsing("login", url, env) as browser:
             comes_true(browser)

@@ -8,13 +8,10 @@ const STEPS = [
 const APART_PX = 130;
 const FREE_PX = 64;
 
-/**
- * @param {CanvasRenderingContext2D} context
- * @param {{map: object, size: {x: number, y: number}, colours: Record<string, string>}} view
- */
-export function drawGraticule(context, { map, size, colours }) {
+/** Paints a canvas layer without a margin. */
+export function paintGraticule(context, { map, width, height }, colours) {
   const bounds = map.getBounds();
-  const apart = ((bounds.getEast() - bounds.getWest()) * APART_PX) / size.x;
+  const apart = ((bounds.getEast() - bounds.getWest()) * APART_PX) / width;
   const [step, unit] = STEPS.findLast(([degrees]) => degrees >= apart) ?? STEPS[0];
   context.lineWidth = 1;
   context.strokeStyle = colours.line;
@@ -22,15 +19,15 @@ export function drawGraticule(context, { map, size, colours }) {
   context.font = "11px system-ui, sans-serif";
   for (let n = Math.ceil(bounds.getWest() / step); n * step <= bounds.getEast(); n++) {
     const x = Math.round(map.latLngToContainerPoint([0, n * step]).x) + 0.5;
-    line(context, x, 0, x, size.y);
+    line(context, x, 0, x, height);
     context.fillText(angle(n * step, unit, "E", "W"), x + 5, 17);
   }
   for (let n = Math.ceil(bounds.getSouth() / step); n * step <= bounds.getNorth(); n++) {
     const y = Math.round(map.latLngToContainerPoint([n * step, 0]).y) + 0.5;
-    line(context, 0, y, size.x, y);
-    if (y < FREE_PX || y > size.y - FREE_PX) continue; // other things are written there
+    line(context, 0, y, width, y);
+    if (y < FREE_PX || y > height - FREE_PX) continue; // other things are written there
     const text = angle(n * step, unit, "N", "S");
-    context.fillText(text, size.x - context.measureText(text).width - 8, y - 5);
+    context.fillText(text, width - context.measureText(text).width - 8, y - 5);
   }
 }
 

@@ -1,7 +1,9 @@
 /** The map: the trail, where the device is now, and how much of it one sees. */
 
-import { trailLayer } from "./trail-layer.js";
+import { canvasLayer } from "./canvas-layer.js";
+import { paintGraticule } from "./graticule.js";
 import { put } from "./pipe.js";
+import { trailPainter } from "./trail-painter.js";
 import { accuracy, coordinates, motion, span } from "./words.js";
 
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -39,7 +41,11 @@ export class TrackMap {
       L.tileLayer(tiles, { maxZoom: 20, maxNativeZoom: 19, attribution: server }).addTo(this.map);
     }
     L.control.scale({ imperial: false, position: "bottomright" }).addTo(this.map);
-    this.layer = trailLayer(track, { graticule: !tiles, calm }).addTo(this.map);
+    if (!tiles) {
+      this.graticule = canvasLayer(paintGraticule, { name: "graticule", margin: 0 }).addTo(this.map);
+    }
+    const paint = trailPainter(track, { onTiles: Boolean(tiles), calm });
+    this.layer = canvasLayer(paint, { name: "trail", margin: 0.2 }).addTo(this.map);
     this.circle = L.circle([0, 0], { radius: 1, interactive: false, className: "accuracy" });
     this.marker = L.marker([0, 0], { icon: arrow(), interactive: false, keyboard: false });
     this.chip = document.getElementById("position");
@@ -60,6 +66,7 @@ export class TrackMap {
   }
 
   recolour() {
+    this.graticule?.recolour();
     this.layer.recolour();
   }
 

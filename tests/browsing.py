@@ -4,12 +4,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from processes import ROOT, Running, running
 
-STORIES = Path(__file__).with_name("browser.mjs")
+STORIES = ROOT / "tests/page/browser.mjs"
 PICTURES = os.environ.get("TELEMETRY_AGENT_PICTURES", "")
 
 

@@ -1,106 +1,29 @@
 /**
  * The trail on a canvas. What is delivered is a solid line; what is only on the disk is beads, one
  * for each position, as far as there is room; what is in flight are larger beads; what was refused
- * is crossed out. Drawn anew for each frame in which something moved: one pass over the positions,
- * of which those that fall on the same pixels are skipped.
+ * is crossed out. One pass over the positions, of which those on the same pixels are skipped.
  */
 
-import { drawGraticule } from "./graticule.js";
 import { Track } from "./track.js";
 
-const TILE = 256;
-const NEAR_PX = 1.5;
+const NEAR_PX = 2;
 const BEADS_APART_PX = 8;
-const MARGIN_PX = 40;
+const MARGIN_PX = 20;
 
-/** @returns an L.Layer; ``refresh`` says that the track or the colours have changed */
-export function trailLayer(track, { graticule, calm }) {
-  const Layer = L.Layer.extend({
-    onAdd(map) {
-      this.canvas = L.DomUtil.create("canvas", "leaflet-zoom-animated trail-canvas");
-      this.canvas.setAttribute("aria-hidden", "true");
-      map.getPane("overlayPane").prepend(this.canvas);
-      map.on("move zoom viewreset resize", this.refresh, this);
-      map.on("zoomanim", this._follow, this);
-      this.frameMs = [];
-      this.refresh();
-    },
-
-    onRemove(map) {
-      map.off("move zoom viewreset resize", this.refresh, this);
-      map.off("zoomanim", this._follow, this);
-      this.canvas.remove();
-    },
-
-    refresh() {
-      this.frame ??= requestAnimationFrame(() => this._draw());
-    },
-
-    recolour() {
-      this.colours = null;
-      this.refresh();
-    },
-
-    /** While the map zooms, the picture is stretched; it is drawn anew at the end. */
-    _follow(event) {
-      const scale = this._map.getZoomScale(event.zoom, this._map.getZoom());
-      const at = this._map._latLngToNewLayerPoint(this.corner, event.zoom, event.center);
-      L.DomUtil.setTransform(this.canvas, at, scale);
-    },
-
-    _draw() {
-      this.frame = null;
-      const map = this._map;
-      if (!map || map._animatingZoom) return; // the end of the zoom asks again
-      const began = performance.now();
-      const size = map.getSize();
-      const context = this._clean(size);
-      this.colours ??= colours(map.getContainer());
-      if (graticule) drawGraticule(context, { map, size, colours: this.colours });
-      const worldPx = TILE * 2 ** map.getZoom();
-      const origin = map.getPixelOrigin().add(map.containerPointToLayerPoint([0, 0]));
-      const view = { track, context, size, worldPx, left: origin.x, top: origin.y };
-      drawTrail(view, this.colours);
-      const moving = drawArrivals(view, this.colours, began, calm());
-      this.frameMs.push(performance.now() - began);
-      if (this.frameMs.length > 120) this.frameMs.shift();
-      if (moving) this.refresh();
-    },
-
-    _clean(size) {
-      const ratio = devicePixelRatio || 1;
-      const { canvas } = this;
-      if (canvas.width !== size.x * ratio || canvas.height !== size.y * ratio) {
-        canvas.width = size.x * ratio;
-        canvas.height = size.y * ratio;
-        canvas.style.width = `${size.x}px`;
-        canvas.style.height = `${size.y}px`;
-      }
-      this.corner = this._map.containerPointToLatLng([0, 0]);
-      L.DomUtil.setTransform(canvas, this._map.containerPointToLayerPoint([0, 0]), 1);
-      const context = canvas.getContext("2d");
-      context.setTransform(ratio, 0, 0, ratio, 0, 0);
-      context.clearRect(0, 0, size.x, size.y);
-      context.lineJoin = "round";
-      context.lineCap = "round";
-      return context;
-    },
-  });
-  return new Layer();
-}
-
-/** The colours of the page as the canvas can use them, in the light or the dark. */
-function colours(container) {
-  const probe = document.createElement("i");
-  container.append(probe);
-  const names = ["stored", "flight", "delivered", "dead", "map-line", "map-label", "map-ground", "muted"];
-  const found = {};
-  for (const name of names) {
-    probe.style.color = `var(--${name})`;
-    found[name.replace("map-", "")] = getComputedStyle(probe).color;
-  }
-  probe.remove();
-  return found;
+/**
+ * @param {Track} track
+ * @param {{onTiles: boolean, calm: () => boolean}} how whether it lies on a map of many colours,
+ *   and whether nothing may move
+ * @returns what paints a canvas layer
+ */
+export function trailPainter(track, { onTiles, calm }) {
+  return (context, view, colours) => {
+    context.lineJoin = "round";
+    context.lineCap = "round";
+    const seen = { track, context, ...view };
+    drawTrail(seen, colours, onTiles);
+    return drawArrivals(seen, colours, performance.now(), calm());
+  };
 }
 
 /** The runs as indices of positions, with what belongs to none: just written, so on the disk. */
@@ -118,7 +41,7 @@ function stretches(track) {
   return found;
 }
 
-function drawTrail(view, colour) {
+function drawTrail(view, colour, onTiles) {
   const { context, track } = view;
   const found = stretches(track);
   const lines = found.map(([from, end]) => path(view, from, end));
@@ -127,7 +50,7 @@ function drawTrail(view, colour) {
   context.setLineDash([1, 7]);
   stroke(context, gaps, colour.muted, 1.6);
   context.setLineDash([]);
-  for (const line of lines) stroke(context, line.whole, colour.ground, 8);
+  if (onTiles) for (const line of lines) stroke(context, line.whole, colour.ground, 8);
   found.forEach(([, , place], i) => {
     if (place === "delivered") stroke(context, lines[i].whole, colour.delivered, 4.5);
     else if (place === "stored" || place === "in-flight") {
@@ -163,7 +86,7 @@ function drawArrivals(view, colour, now, calm) {
 }
 
 /** The line through these positions and from the one before, and the gaps in it. */
-function path({ track, size, worldPx, left, top }, from, end) {
+function path({ track, width, height, worldPx, left, top }, from, end) {
   const whole = new Path2D();
   const gaps = new Path2D();
   const { x: xs, y: ys, begins } = track;
@@ -181,7 +104,7 @@ function path({ track, size, worldPx, left, top }, from, end) {
     } else if (pen && i < end - 1 && Math.abs(x - last) < NEAR_PX && Math.abs(y - lastY) < NEAR_PX) {
       continue;
     }
-    if (pen && !apart(x, y, last, lastY, size)) whole.lineTo(x, y);
+    if (pen && !apart(x, y, last, lastY, width, height)) whole.lineTo(x, y);
     else whole.moveTo(x, y);
     last = x;
     lastY = y;
@@ -191,17 +114,17 @@ function path({ track, size, worldPx, left, top }, from, end) {
 }
 
 /** Whether the line between two points cannot be seen. */
-function apart(x1, y1, x2, y2, size) {
+function apart(x1, y1, x2, y2, width, height) {
   return (
     (x1 < -MARGIN_PX && x2 < -MARGIN_PX) ||
     (y1 < -MARGIN_PX && y2 < -MARGIN_PX) ||
-    (x1 > size.x + MARGIN_PX && x2 > size.x + MARGIN_PX) ||
-    (y1 > size.y + MARGIN_PX && y2 > size.y + MARGIN_PX)
+    (x1 > width + MARGIN_PX && x2 > width + MARGIN_PX) ||
+    (y1 > height + MARGIN_PX && y2 > height + MARGIN_PX)
   );
 }
 
 /** The positions that can be seen, with some room between two. */
-function* seen({ track, size, worldPx, left, top }, from, end, apartPx) {
+function* seen({ track, width, height, worldPx, left, top }, from, end, apartPx) {
   let last = -1e9;
   let lastY = -1e9;
   for (let i = from; i < end; i++) {
@@ -210,21 +133,29 @@ function* seen({ track, size, worldPx, left, top }, from, end, apartPx) {
     if (Math.abs(x - last) < apartPx && Math.abs(y - lastY) < apartPx) continue;
     last = x;
     lastY = y;
-    if (x > -MARGIN_PX && y > -MARGIN_PX && x < size.x + MARGIN_PX && y < size.y + MARGIN_PX) {
+    if (x > -MARGIN_PX && y > -MARGIN_PX && x < width + MARGIN_PX && y < height + MARGIN_PX) {
       yield [x, y];
     }
   }
 }
 
+/** Each bead is a copy of one picture: a thousand arcs would cost a frame. */
 function beads(view, from, end, colour, radius, ground) {
-  const all = new Path2D();
-  for (const [x, y] of seen(view, from, end, BEADS_APART_PX)) {
-    all.moveTo(x + radius, y);
-    all.arc(x, y, radius, 0, 2 * Math.PI);
+  const edge = radius + 1.5;
+  const bead = document.createElement("canvas");
+  bead.width = bead.height = Math.ceil(2 * edge * view.ratio);
+  const picture = bead.getContext("2d");
+  picture.scale(view.ratio, view.ratio);
+  for (const [style, r] of [[ground, edge - 0.2], [colour, radius]]) {
+    picture.fillStyle = style;
+    picture.beginPath();
+    picture.arc(edge, edge, r, 0, 2 * Math.PI);
+    picture.fill();
   }
-  stroke(view.context, all, ground, 2.5);
-  view.context.fillStyle = colour;
-  view.context.fill(all);
+  const size = bead.width / view.ratio;
+  for (const [x, y] of seen(view, from, end, BEADS_APART_PX)) {
+    view.context.drawImage(bead, x - edge, y - edge, size, size);
+  }
 }
 
 function crosses(view, from, end, colour, ground) {
