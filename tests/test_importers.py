@@ -14,6 +14,7 @@ IMPORTERS = {
     "tenacity": {"upload/retry.py"},
     "pynmea2": {"gnss/sentences.py"},
     "serial": {"gnss/sources/serial.py"},
+    "prometheus_client": {"page/metrics.py"},
     "pydantic": {"config/__init__.py", "config/settings.py", "config/values.py"},
     "pydantic_settings": {"config/__init__.py", "config/settings.py"},
     "time": {"clock.py"},

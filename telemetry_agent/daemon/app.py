@@ -250,7 +250,7 @@ class Agent:
             snapshot=self.status.snapshot,
             position=self.status.position,
             network=self._network,
-            breaks=Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s).between,
+            gaps=Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s),
             ask=lambda command, asked: self._commands[command].run(asked, Bell()),
             clock=self._clock,
             switch=self._switch,

@@ -127,6 +127,7 @@ _GGA_QUALITY: dict[str, Quality] = {
     "6": "estimated",
     "7": "manual",
     "8": "simulated",
+    "9": "dgps",  # NovAtel's word for corrections by SBAS
 }
 # The mode characters of RMC, GLL and GNS, the best first.
 _MODE_QUALITY: dict[str, Quality] = {

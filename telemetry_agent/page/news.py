@@ -20,7 +20,7 @@ gets the positions packed (``Trail``) and goes on from there.
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Record
+from telemetry_agent.export.track import Gaps
 from telemetry_agent.page.history import History, Sample
 from telemetry_agent.page.trail import LIMIT, Point, Trail
 
@@ -51,10 +51,10 @@ class Sight:
     snapshot: Callable[[], dict[str, Any]]
     position: Callable[[], dict[str, Any] | None]
     network: Callable[[], dict[str, Any]]
-    breaks: Callable[[Record, Record], bool]
-    """Whether the second of two neighbouring fixes begins a segment."""
-    ask: Callable[[str, Mapping[str, Any]], Any]
-    """Asks one of the daemon's commands, which answers with a generator."""
+    gaps: Gaps
+    """Where a segment of the track ends."""
+    ask: Callable[[str, Mapping[str, Any]], Generator[dict[str, Any], None, None]]
+    """Asks one of the daemon's commands."""
     clock: Clock = field(default_factory=Clock)
     switch: Switch | None = None
 
@@ -67,7 +67,7 @@ class Newsroom:
         self._began_s = sight.clock.monotonic_s()
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
-        self._trail = Trail(sight.breaks)
+        self._trail = Trail(sight.gaps.between)
         self._history = History()
         self._latest: dict[str, Any] = {}
 
@@ -148,7 +148,7 @@ class Newsroom:
         with self._lock:
             if queue.stream != self._stream or newest < self._trail.last:
                 self._stream = queue.stream
-                self._trail = Trail(self._sight.breaks)
+                self._trail = Trail(self._sight.gaps.between)
                 self._trail.extend(max(0, newest - LIMIT), [])
         after, points = self._trail.last, []
         with suppress(StorageError):

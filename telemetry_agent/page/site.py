@@ -19,6 +19,8 @@ import asyncio
 import hashlib
 import json
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -31,11 +33,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from telemetry_agent.errors import AgentError
+from telemetry_agent.export import FORMATS
 from telemetry_agent.page.door import Door
 from telemetry_agent.page.libraries import STATIC, browser_missing
+from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
 from telemetry_agent.page.news import Newsroom, Sight
 from telemetry_agent.page.streams import Streams
-from telemetry_agent.page.threads import in_thread
+from telemetry_agent.page.threads import each_in_thread, in_thread
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ _BODY_S = 10.0
 _WRONG_TOKEN_S = 1.0
 _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
+_EXPORTS = 2
 _TYPES = {
     ".html": "text/html",
     ".css": "text/css",
@@ -76,6 +81,7 @@ class Site:
         self._streams = streams
         self._tiles = tiles
         self._disk = asyncio.Semaphore(_AT_ONCE)
+        self._exports = asyncio.Semaphore(_EXPORTS)
         routes = [
             Route("/", self._index),
             Route("/static/{path:path}", self._static),
@@ -86,6 +92,8 @@ class Site:
             Route("/dead-letters", self._dead_letters),
             Route("/retry", self._retry, methods=["POST"]),
             Route("/discard", self._discard, methods=["POST"]),
+            Route("/export/{format}", self._export),
+            Route("/metrics", self._metrics),
             Route("/login", self._login, methods=["POST"]),
         ]
         if sight.switch is not None:
@@ -143,6 +151,31 @@ class Site:
     async def _ask(self, command: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
         async with self._disk:
             return await in_thread(lambda: list(self._sight.ask(command, asked)))
+
+    async def _export(self, request: Request) -> Response:
+        name = request.path_params["format"]
+        if name not in FORMATS:
+            return PlainTextResponse(f"The formats are {', '.join(FORMATS)}.", 404)
+        if self._exports.locked():
+            return PlainTextResponse("Others export already: try again later.", 503)
+        moving_s, standing_s = self._sight.gaps
+        asked = {"format": name, "gap_s": moving_s, "standing_gap_s": standing_s}
+        return _Stream(
+            self._pieces(asked),
+            headers={"Content-Disposition": f'attachment; filename="track.{name}"'},
+            media_type=FORMATS[name].media_type,
+        )
+
+    async def _pieces(self, asked: dict[str, Any]) -> AsyncGenerator[str, None]:
+        async with (
+            self._exports,
+            aclosing(each_in_thread(self._sight.ask("export", asked))) as answers,
+        ):
+            async for answer in answers:
+                yield answer["text"]
+
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(metrics(self._sight.snapshot()), 200, {"Content-Type": MEDIA_TYPE})
 
     async def _network(self, request: Request) -> Response:
         switch = self._sight.switch

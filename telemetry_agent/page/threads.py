@@ -7,8 +7,8 @@ card must not hold that up.
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 _END = object()
@@ -40,10 +40,20 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
     return await done
 
 
-async def each_in_thread(answers: Generator[T, None, None]) -> AsyncIterator[T]:
+async def each_in_thread(answers: Generator[T, None, None]) -> AsyncGenerator[T, None]:
     """The values of a generator, each made in a thread; it is closed in one at the end."""
+    at_work = threading.Lock()  # who leaves does not wait for the value that is being made
+
+    def step() -> T | object:
+        with at_work:
+            return next(answers, _END)
+
+    def close() -> None:
+        with at_work:
+            answers.close()
+
     try:
-        while (answer := await in_thread(next, answers, _END)) is not _END:
-            yield answer
+        while (answer := await in_thread(step)) is not _END:
+            yield cast("T", answer)
     finally:
-        await in_thread(answers.close)
+        await in_thread(close)

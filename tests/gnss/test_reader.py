@@ -360,15 +360,20 @@ def test_a_receiver_that_speaks_every_8_s_is_not_taken_for_unreadable() -> None:
 def test_positions_without_a_date_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     does: list[bytes | float] = [OK]
-    for second in range(12):
+    for second in range(80):
         does += [gga(second), 1.0]
-    reader, _, step = script(*does, *[line(i) for i in range(20, 24)])
-    for _ in does:
+    reader, _, step = script(*does, *[line(i) for i in range(90, 94)])
+    for _ in does[: 2 * 60]:
+        step()
+    assert reader.status.state == "no-date"
+    assert caplog.messages == []  # it may say the date once a minute
+    for _ in does[2 * 60 :]:
         step()
     assert states(reader, step, 4)[-1][0] == "2d"
     said_first, back = caplog.messages
     assert said_first.startswith("gps gives positions but no date: switch")
     assert back.startswith("gps works again after")
+    assert back.endswith("(failures: 1)")
 
 
 def test_a_receiver_that_is_plugged_in_is_opened_at_once() -> None:

@@ -314,14 +314,23 @@ def server() -> Iterator[Server]:
     server.close()
 
 
-def test_gpsd_is_asked_and_its_reports_are_read(server: Server) -> None:
+def test_gpsd_is_asked_for_its_first_receiver_and_its_reports_are_read(server: Server) -> None:
     source = GpsdSource("127.0.0.1", server.port)
     source.open()
     with server.accept() as gpsd_side:
+        assert gpsd_side.recv(1000) == b"?DEVICES;\n"
+        devices = [{"path": "/dev/a"}, {"path": "/dev/b"}]
+        gpsd_side.sendall(wire(VERSION, {"class": "DEVICES", "devices": devices}))
+        assert source.read(LIMIT_S) == b""
         asked = gpsd_side.recv(1000)
         assert asked.startswith(b"?WATCH={")
-        assert json.loads(asked[7:].rstrip(b"\n;")) == {"enable": True, "json": True, "raw": 1}
-        gpsd_side.sendall(wire(VERSION, TPV, SKY))
+        assert json.loads(asked[7:].rstrip(b"\n;")) == {
+            "enable": True,
+            "json": True,
+            "raw": 1,
+            "device": "/dev/a",
+        }
+        gpsd_side.sendall(wire(TPV, SKY))
         data = b""
         while data.count(b"GSA") < 4:
             data += source.read(LIMIT_S)
