@@ -131,7 +131,7 @@ def test_config_show_and_schema(tmp_path: Path) -> None:
 def test_the_demo_delivers_everything_through_a_cut() -> None:
     result = run_agent("demo", "--for", "6s")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "30 positions were sent, and each arrived exactly once. None was lost." in result.stdout
+    assert "36 positions were sent, and each arrived exactly once. None was lost." in result.stdout
     assert "NETWORK AWAY" in result.stdout
     assert result.stderr == ""
 
