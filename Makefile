@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 test: debian check lint
 
 # Four at a time: most tests wait for a network, a disk or a receiver, not for a processor.
-check: $(VENV)/.installed-test
+check: node_modules/.package-lock.json $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 lint: $(VENV)/.installed-dev
@@ -22,6 +22,17 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What the tests of the page drive a browser with; before Python's side, which takes from it.
+node_modules/.package-lock.json: package-lock.json
+	@if command -v npm >/dev/null; then npm ci --ignore-scripts --loglevel=error; \
+	elif [ -n "$$CI" ]; then echo 'Node 20 with npm is missing' >&2; exit 1; \
+	else echo 'without Node 20 and npm the page is not tested, and has no map' >&2; fi
+
+# The pictures of the page in docs/pictures, as the browser tests take them.
+.PHONY: pictures
+pictures: debian node_modules/.package-lock.json $(VENV)/.installed-test
+	TELEMETRY_AGENT_PICTURES=docs/pictures $(BIN)/python -m pytest tests/page/test_browser.py -k amber
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(MAKE) python-venv && $(PYTHON) -m venv $(VENV); }
@@ -45,7 +56,7 @@ python-venv:
 	else echo 'Python has no venv here: sudo apt-get install python3-venv' >&2; exit 1; fi
 
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
-DEBIAN_PACKAGES = gpsd gpsd-clients iproute2 openssl systemd
+DEBIAN_PACKAGES = chromium gpsd gpsd-clients iproute2 openssl systemd
 debian:
 	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
@@ -53,4 +64,4 @@ debian:
 	else echo "some tests need: sudo apt-get install$$missing" >&2; fi
 
 clean:
-	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* node_modules telemetry_agent/page/static/vendor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -94,6 +94,20 @@ def test_a_task_that_crashes_again_and_again_ends_the_process(
     assert work.crashes == 6
 
 
+def test_a_task_that_the_agent_can_do_without_never_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("telemetry_agent.daemon.supervisor._REBUILD_INITIAL_S", 0.0001)
+    crashes: list[Exception] = [RuntimeError("again")] * 12
+    idle = threading.Event()
+    supervisor = Supervisor(FakeClock())
+    extra = supervisor.add("extra", lambda: Work(crashes, idle), vital=False)
+    supervisor.start()
+    assert idle.wait(5)
+    assert (extra.crashes, supervisor.gave_up) == (12, False)
+    extra.end(5)
+
+
 def test_a_build_that_fails_counts_as_a_crash() -> None:
     idle = threading.Event()
     answers: list[Work | Exception] = [
