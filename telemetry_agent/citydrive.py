@@ -41,6 +41,7 @@ _TUNNEL = (0.52, 0.78)
 _STOP_S = 25.0
 # Talker of GSV, number of the system in GSA, first number, highest, how many.
 _SYSTEMS = (("GP", 1, 1, 32, 9), ("GL", 2, 65, 88, 6), ("GA", 3, 1, 36, 6), ("GB", 4, 1, 46, 7))
+_IN_VIEW = sum(count for *_, count in _SYSTEMS)
 _MASK_DEG = 12
 
 Place = tuple[float, float]
@@ -55,14 +56,12 @@ class CityDrive:
         self._places = _round()
         self._times_s = _times(self._places)
         draw = random.Random(3)  # noqa: S311 - a made-up sky, no secret
+        spread = list(range(_IN_VIEW))
+        draw.shuffle(spread)
         self._sky = {
             (talker, system): [
-                (number, draw.choice((8, 19, 31, 44, 58, 70)), place, draw.randrange(34, 48))
-                for number, place in zip(
-                    sorted(draw.sample(range(first, last + 1), count)),
-                    range(37 * system, 37 * system + 360, 360 // count),
-                    strict=False,
-                )
+                (number, *_spiral(spread.pop()), draw.randrange(34, 48))
+                for number in sorted(draw.sample(range(first, last + 1), count))
             ]
             for talker, system, first, last, count in _SYSTEMS
         }
@@ -138,10 +137,15 @@ class CityDrive:
             pages = [sky[i : i + 4] for i in range(0, len(sky), 4)]
             for number, page in enumerate(pages, 1):
                 seen = ",".join(
-                    f"{prn:02},{el:02},{az % 360:03},{'' if covered else _snr(snr, el, prn, index)}"
+                    f"{prn:02},{el:02},{az:03},{'' if covered else _snr(snr, el, prn, index)}"
                     for prn, el, az, snr in page
                 )
                 yield f"{talker}GSV,{len(pages)},{number},{len(sky):02},{seen}"
+
+
+def _spiral(index: int) -> tuple[int, int]:
+    """Elevation and azimuth of so many-eth satellite, such that they are all over the sky."""
+    return round(88 - 85 * math.sqrt((index + 0.5) / _IN_VIEW)), round(index * 137.5) % 360
 
 
 def _snr(best_db: int, elevation_deg: int, number: int, index: int) -> int:

@@ -65,7 +65,7 @@ function dot(satellite) {
   const x = CENTRE + away * Math.sin(turn);
   const y = CENTRE - away * Math.cos(turn);
   const group = svg("g", { class: satellite.used ? "used" : "unused", transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
-  group.append(svg("circle", { r: 11 }), svg("text", { y: 3.2 }, name(satellite)));
+  group.append(svg("circle", { r: 10.5 }), svg("text", { y: 3.2 }, name(satellite)));
   return group;
 }
 
