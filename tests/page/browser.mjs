@@ -61,7 +61,7 @@ const pressed = (page) => page.evaluate(() => document.querySelector("#switch").
 const tell = (value) => console.log(JSON.stringify(value));
 
 const picture = async (page, name, options = {}) => {
-  if (pictures) await page.screenshot({ path: `${pictures}/${name}.png`, ...options });
+  if (pictures) await page.screenshot({ path: `${pictures}/page-${name}.png`, ...options });
 };
 
 /** What axe-core finds; by the debugger, since the page lets no script of others in. */
@@ -118,7 +118,7 @@ const stories = {
     await picture(desk, "light");
     const sky = desk.locator("[aria-labelledby=sky-title]");
     await sky.scrollIntoViewIfNeeded();
-    if (pictures) await sky.screenshot({ path: `${pictures}/sky.png` });
+    if (pictures) await sky.screenshot({ path: `${pictures}/page-sky.png` });
     assert.ok((await desk.locator("#satellites tr").count()) > 20);
     for (const page of [desk, dark, phone]) assert.deepEqual(page.faults, []);
   },
@@ -172,6 +172,14 @@ const stories = {
     await tabTo(page, "#whole");
     await page.keyboard.press("Enter");
     assert.deepEqual(page.faults, []);
+  },
+
+  /** For benchmarks/page.py. */
+  async frames() {
+    const page = await open();
+    await until(page, () => window.page?.track.size >= 500);
+    await page.waitForTimeout(3000);
+    tell(await frames(page));
   },
 
   /** The agent goes and comes back: the page says so, and goes on with the new run. */
