@@ -118,7 +118,7 @@ def drain(folder: Path, url: str, fixes: int, max_batch: int) -> Taken:
         record(queue, fixes)
     policy = UploadPolicy(max_batch=max_batch)
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
-        uploader = Uploader(queue, native, transport, policy)
+        uploader = Uploader(queue, native.FORMAT, transport, policy)
         with Taken() as taken:
             while uploader.step(time.monotonic()) == 0:
                 pass
@@ -201,7 +201,8 @@ def print_freshness(fixes: int, kbit_s: float, for_s: float, flush_every_s: floa
             record(queue, fixes)
         with AckQueue(path, commit_every_s=0) as queue:
             transport = Transport(f"http://127.0.0.1:{link.port}/")
-            uploader = Uploader(queue, native, transport, UploadPolicy(flush_every_s=flush_every_s))
+            policy = UploadPolicy(flush_every_s=flush_every_s)
+            uploader = Uploader(queue, native.FORMAT, transport, policy)
             queue.watch(uploader.wake)
             stop = Stop()
             thread = threading.Thread(target=run_loop, args=(uploader, stop, Beat(), Clock()))

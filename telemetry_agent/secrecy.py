@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from telemetry_agent.errors import ConfigError
 
@@ -16,9 +16,13 @@ _SECRET_NAME = re.compile(
 )
 
 
+# PhoneTrack, and many a webhook, knows who sends by a long random part of the path.
+_RANDOM_PART = re.compile(r"(?<=/)(?=[^/?#]*[0-9])[0-9A-Za-z_-]{24,}(?=[/?#]|$)")
+
+
 def is_secret_name(name: str) -> bool:
     """Whether a header or a URL parameter of this name holds a secret, as far as one can tell."""
-    return bool(_SECRET_NAME.search(name))
+    return name == "p" or bool(_SECRET_NAME.search(name))  # "p": InfluxDB's password
 
 
 def secret_values(headers: Mapping[str, str]) -> set[str]:
@@ -46,6 +50,14 @@ def read_secret(key: str, path: Path) -> str:
     return text
 
 
+def secrets_in_url(url: str) -> set[str]:
+    """The secrets that a URL holds: values of keys, and long random parts of its path."""
+    parts = urlsplit(url)
+    pairs = [pair.partition("=") for pair in parts.query.split("&")]
+    values = {value for name, _, value in pairs if value and is_secret_name(name)}
+    return values | {unquote(value) for value in values} | set(_RANDOM_PART.findall(parts.path))
+
+
 def masked(text: str, secrets: Collection[str]) -> str:
     """``text`` without any of the secrets (of 4 characters or more), which may grow meanwhile."""
     # The longest first: one secret may hold another.
@@ -61,8 +73,10 @@ def masked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def masked_url(url: str) -> str:
-    """A URL as it may be shown: without a password, and without the values of keys."""
+    """A URL as it may be shown: without a password, and without what ``secrets_in_url`` finds."""
     url = re.sub(r"//[^/?#]*@", f"//{MASK}@", url)
+    head, mark, query = url.partition("?")
+    url = _RANDOM_PART.sub(MASK, head) + mark + query
     return re.sub(
         r"([?&])([^=&#]*)=[^&#]*",
         lambda found: f"{found[1]}{found[2]}={MASK}" if is_secret_name(found[2]) else found[0],

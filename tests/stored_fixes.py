@@ -66,6 +66,7 @@ FIXES = st.builds(
     err_v_mm=_maybe(0, 10**7),
     odo_m=_maybe(0, 10**9),
     flags=st.lists(st.sampled_from(get_args(Flag)), unique=True).map(tuple),
+    extra=st.none() | st.sampled_from(['{"cpu_temp_C":48.3}', '{"door":"half, \\"open\\""}']),
 )
 _NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)
 

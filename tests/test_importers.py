@@ -8,9 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 
 IMPORTERS = {
-    "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint.py"},
+    "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint/store.py"},
     "httpx": {"upload/transport.py"},
     "httpcore": {"upload/transport.py"},
+    "h11": {"upload/pipeline.py"},
     "tenacity": {"upload/retry.py"},
     "pynmea2": {"gnss/sentences.py"},
     "serial": {"gnss/sources/serial.py"},

@@ -155,6 +155,7 @@ def _settings(folder: str, simulator: Simulator, endpoint: Endpoint, port: int |
             },
             "connectivity": {"probe_every": "500ms"},
             "page": {"listen": f"127.0.0.1:{port}" if port else ""},
+            "extra": {},
             "log": {},
         }
     )

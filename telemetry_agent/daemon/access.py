@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from telemetry_agent.config.settings import Page, Upload
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.libraries import server_missing
-from telemetry_agent.secrecy import is_loopback, read_secret
+from telemetry_agent.secrecy import is_loopback, read_secret, secrets_in_url
 from telemetry_agent.upload.access import Access
 
 _SHORTEST_TOKEN = 16  # nothing slows down who guesses
@@ -31,9 +32,11 @@ def build_access(upload: Upload, secrets: set[str]) -> Access:
         raise ConfigError("config: upload.password_file is missing, upload.username is set")
     if token is not None and (fault := upload.secret_in_the_clear()):
         raise ConfigError(f"config: {fault}")
+    secrets |= secrets_in_url(upload.url)
     return Access(
         upload.headers,
         token=token,
+        scheme=_scheme(upload),
         username=upload.username,
         password=password,
         ca_file=upload.ca_file,
@@ -69,6 +72,12 @@ def build_page_token(page: Page, secrets: set[str]) -> str | None:
             "is: set page.token_file, or listen on 127.0.0.1"
         )
     return None
+
+
+def _scheme(upload: Upload) -> str:
+    """InfluxDB 2 has a word of its own for what others call a bearer token."""
+    path = urlsplit(upload.url).path
+    return "Token" if upload.format == "influx" and path.endswith("/api/v2/write") else "Bearer"
 
 
 def _credential(name: str) -> Path | None:

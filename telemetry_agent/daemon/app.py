@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
+from telemetry_agent.config.settings import Extra as ExtraSettings
 from telemetry_agent.config.settings import Gps, Settings
 from telemetry_agent.config.settings import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
@@ -18,6 +19,7 @@ from telemetry_agent.connectivity.routes import KernelBell
 from telemetry_agent.daemon.access import build_access, build_page_token
 from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
 from telemetry_agent.daemon.control import Answers, Command, Control
+from telemetry_agent.daemon.extras import Attribute, Extras
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
@@ -40,9 +42,10 @@ from telemetry_agent.page.task import Page
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.account import UploadStatus
-from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.seams import EncodeReport, Format
 from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
@@ -101,6 +104,7 @@ class Agent:
             clock=clock,
         )
         self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
+        self._extras = _extras(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
         self._draining: Listeners[[]] = Listeners()
         self.status = Status(
@@ -163,6 +167,8 @@ class Agent:
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
         self.sampler.policy = SamplingPolicy(**settings.sampling.model_dump())
+        if settings.extra != before.extra:
+            self._extras = _extras(settings.extra)
         if settings.gps != before.gps:
             self.reader.restart(_READER_S)
         self.monitor.restart(_MONITOR_S)
@@ -183,25 +189,30 @@ class Agent:
         )
 
     def _build_uploader(self) -> Uploader:
-        name = (self.queue.stream, self.settings.device)
-        reports = Reports(
-            name,
-            self.status.words,
-            self.status.report,
-            native.encode,
-            self._clock.monotonic_s(),
-            heartbeat_s=self.settings.sampling.heartbeat_s,
-        )
+        upload = self.settings.upload
+        wire_format = choose(upload.format, upload.url, upload.username)
         return Uploader(
             self.queue,
-            native,
+            wire_format,
             self._transport,
-            _policy(self.settings.upload),
+            _policy(upload, wire_format),
             way=_Way(self.monitor),
-            reports=reports if self._reports else None,
+            reports=self._build_reports(wire_format.encode_report),
             in_haste=lambda: bool(self._draining),
             on_step=self._uploader_stepped,
             clock=self._clock,
+        )
+
+    def _build_reports(self, encode: EncodeReport | None) -> Reports | None:
+        if encode is None or not self._reports:
+            return None
+        return Reports(
+            (self.queue.stream, self.settings.device),
+            self.status.words,
+            self.status.report,
+            encode,
+            self._clock.monotonic_s(),
+            heartbeat_s=self.settings.sampling.heartbeat_s,
         )
 
     def _build_monitor(self) -> Monitor:
@@ -307,7 +318,7 @@ class Agent:
     def _record(self, fix: Fix) -> None:
         self.status.fix_came(fix)
         for chosen in self.sampler.feed(fix):
-            self.queue.put(chosen, self.settings.device)
+            self.queue.put(chosen._replace(extra=self._extras.json()), self.settings.device)
 
     def _recent(self) -> list[Fix]:
         try:
@@ -397,12 +408,20 @@ def source_of(gps: Gps, baud_file: Path | None) -> Source:
     return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
-def _policy(upload: UploadSettings) -> UploadPolicy:
+def _extras(extra: ExtraSettings) -> Extras:
+    return Extras(
+        [Attribute(name, one.file, one.scale) for name, one in extra.files.items()],
+        power=extra.power,
+    )
+
+
+def _policy(upload: UploadSettings, wire_format: Format) -> UploadPolicy:
     return UploadPolicy(
         max_batch=upload.max_batch,
         flush_every_s=upload.flush_every_s,
         timeout_s=upload.timeout_s,
-        live_first=upload.order != "oldest-first",
+        live_first=upload.order == "live-first"
+        or (upload.order == "auto" and not wire_format.oldest_first),
         compression=upload.compression,
         backoff_initial_s=upload.backoff_initial_s,
         backoff_max_s=upload.backoff_max_s,

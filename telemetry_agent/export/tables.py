@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 _COLUMNS = (
     *("stream", "seq", "device", "state", "time", "lat", "lon", "alt", "geoid_sep"),
     *("speed", "course", "mode", "quality", "hdop", "vdop", "pdop", "sats"),
-    *("err_h", "err_v", "odo", "flags"),
+    *("err_h", "err_v", "odo", "flags", "extra"),
 )
 
 
 def csv(chunks: Iterable[Sequence["Stored"]], _gaps: Gaps) -> Iterator[str]:
-    """See ``Format.pieces``. An unknown value is an empty field; flags stand apart by spaces."""
+    """See ``Format.pieces``. An unknown value is an empty field; ``extra`` is JSON."""
     text = io.StringIO()
     rows = csv_writer.writer(text)  # its default is RFC 4180
     rows.writerow(_COLUMNS)
@@ -56,6 +56,7 @@ def _row(stored: "Stored") -> tuple[object, ...]:
         None if fix.err_v_mm is None else fix.err_v_mm / 1e3,
         fix.odo_m,
         " ".join(fix.flags),
+        fix.extra,
     )
 
 

@@ -78,6 +78,7 @@ class Access:
         headers: Mapping[str, str] = MappingProxyType({}),
         *,
         token: Path | None = None,
+        scheme: str = "Bearer",
         username: str = "",
         password: Path | None = None,
         ca_file: Path | None = None,
@@ -89,7 +90,8 @@ class Access:
 
         Args:
             headers: Sent with each request.
-            token: Holds what is sent as ``Authorization: Bearer``.
+            token: Holds what is sent as ``Authorization``.
+            scheme: Stands before the token there.
             username: For basic authentication, with ``password``; not together with a token.
             password: Holds the password.
             ca_file: Certificates (PEM) that are trusted in place of the system's.
@@ -109,7 +111,7 @@ class Access:
         self._client_key = client_key
         self._authorization: Renewed[str] | None = None
         if token is not None:
-            self._authorization = Renewed([token], lambda: self._bearer(token))
+            self._authorization = Renewed([token], lambda: self._with_token(scheme, token))
         elif password is not None:
             self._authorization = Renewed([password], lambda: self._basic(password))
         self._tls: Renewed[ssl.SSLContext] | None = None
@@ -133,12 +135,12 @@ class Access:
         """``text`` without any secret."""
         return masked(text, self.secrets)
 
-    def _bearer(self, path: Path) -> str:
+    def _with_token(self, scheme: str, path: Path) -> str:
         token = read_secret("upload.token_file", path)
         if not token.isascii() or " " in token:
             raise ConfigError(f"upload.token_file: {path} must hold a token: ASCII without spaces")
         self.secrets.add(token)
-        return f"Bearer {token}"
+        return f"{scheme} {token}"
 
     def _basic(self, path: Path) -> str:
         password = read_secret("upload.password_file", path)

@@ -497,7 +497,9 @@ def an_endpoint_that_is_down(bench: Bench) -> None:
     bench.serve(then=answer(503, "maintenance"))
 
 
-@fault("answer", "warn", "a batch without positions is refused", "only the first position")
+@fault(
+    "answer", "warn", "a batch without positions is refused", "only a position shows.*doctor --send"
+)
 def an_endpoint_that_wants_positions(bench: Bench) -> None:
     bench.serve(then=answer(422, "fixes must not be empty"))
 

@@ -17,7 +17,7 @@ from telemetry_agent.fixjson import fix_fields
 
 COLUMNS = (
     "stream seq device state time lat lon alt geoid_sep speed course mode quality "
-    "hdop vdop pdop sats err_h err_v odo flags"
+    "hdop vdop pdop sats err_h err_v odo flags extra"
 )
 
 
@@ -51,6 +51,8 @@ def test_a_row_of_csv_is_a_fix(told: list[Stored]) -> None:
         expected = fields(one)
         if "flags" in expected:
             expected["flags"] = " ".join(expected["flags"])
+        if "extra" in expected:
+            expected["extra"] = one.record.fix.extra
         assert known.keys() == expected.keys()
         for name, value in expected.items():
             assert type(value)(known[name]) == value

@@ -38,6 +38,7 @@ class Site:
                 "queue": {"path": folder / "queue.db"},
                 "upload": {"url": "http://127.0.0.1:9/"},
                 "connectivity": {},
+                "extra": {},
                 "page": {"listen": f"127.0.0.1:{self.port}", **page},
                 "log": {},
             }
