@@ -85,6 +85,7 @@ class CityDrive:
                 f"GNRMC,{time},V,,,,,,,{date},,,N",
                 f"GNGGA,{time},,,,,0,00,,,M,,M,,",
                 *(f"GNGSA,A,1{',' * 12},,,,{system}" for _, system in self._sky),
+                f"GNGST,{time},,,,,,,",
                 *self._in_view(index, covered=True),
             ]
             return b"".join(map(sentence, bodies))

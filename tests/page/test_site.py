@@ -18,7 +18,7 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Fix
-from telemetry_agent.page import connection, streams, task
+from telemetry_agent.page import connection, libraries, streams, task
 
 START_MS = 1_795_435_200_000
 TOKEN = "a-token-of-24-characters"
@@ -319,3 +319,21 @@ def test_who_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.Monkey
                 while data := line.recv(1 << 16):
                     received += len(data)
         assert received < 12 * 600_000
+
+
+def test_without_the_browsers_libraries_the_page_says_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libraries, "_BROWSER", (tmp_path / "leaflet.js",))
+    assert "Node 20 with npm" in (libraries.browser_missing() or "")
+    with served(tmp_path) as site:
+        answer, body = site.ask("/")
+        assert (answer.status, b"Node 20 and npm" in body) == (200, True)
+
+
+def test_without_the_extra_the_agent_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libraries, "_PYTHON", ("nowhere_to_be_found",))
+    with pytest.raises(ConfigError, match=r"page.listen is set, and .*telemetry-agent\[page\]"):
+        Site(tmp_path)
