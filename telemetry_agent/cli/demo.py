@@ -74,7 +74,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
     if port is not None:
         _show(f"http://127.0.0.1:{port}/", until_interrupted=length_s is None)
     elif not no_page:
-        click.echo(f"(There is a page to watch it on; {missing}.)")
+        click.echo(f"No page to watch it on: {missing}.")
     with (
         tempfile.TemporaryDirectory(prefix="telemetry-agent-demo-") as folder,
         Endpoint("127.0.0.1:0", Path(folder) / "received.db") as endpoint,

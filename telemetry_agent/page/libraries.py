@@ -22,6 +22,6 @@ def browser_missing() -> str | None:
     if all(file.exists() for file in _BROWSER):
         return None
     return (
-        "its libraries for the browser were not there when this package was made: install "
-        "Node 20 with npm, then pip install it again"
+        "its map and chart come from npm, which was not there at set-up: install Node 20 with npm, "
+        "then telemetry-agent anew (in a checkout: make clean demo)"
     )

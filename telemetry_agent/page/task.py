@@ -96,5 +96,7 @@ class Page:
             return None
         name = socket.gethostname()
         door = Door({host, name, f"{name}.local"}, self._token)
+        server = Server(listener, self._sight, door, self._tiles)
+        self._failed = False
         log.info("the page is at %s", url)
-        return Server(listener, self._sight, door, self._tiles)
+        return server
