@@ -32,6 +32,6 @@ def browsing(story: str, url: str, env: Mapping[str, str] = {}) -> Iterator[Runn
         yield browser
 
 
-def comes_true(browser: Running, limit_s: float = 60) -> None:
+def comes_true(browser: Running, limit_s: float = 90) -> None:
     """The story ended well."""
     assert browser.wait(limit_s) == 0, browser.text()

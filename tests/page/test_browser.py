@@ -39,7 +39,7 @@ def fix(number: int) -> Fix:
 
 
 def test_the_switch_turns_the_trail_amber_and_it_turns_green_again() -> None:
-    with agent("demo", "--for", "90s") as demo:
+    with agent("demo", "--for", "110s") as demo:
         url = demo.wait_for_line(r"Look at (http://\S+/):")[1]
         with browsing("outage", url) as browser:
             comes_true(browser)
@@ -89,9 +89,9 @@ def test_it_says_when_contact_is_lost_and_goes_on_after_a_restart(
             tmp_path, str(tmp_path / "gps"), endpoint.url, page={"listen": f"127.0.0.1:{port}"}
         )
         with watched(config) as daemon, browsing("restart", url) as browser:
-            browser.wait_for_line("ready")
+            browser.wait_for_line("ready", 60)
             assert daemon.end() == 0
-            browser.wait_for_line("lost")
+            browser.wait_for_line("lost", 60)
             with watched(config):
                 comes_true(browser)
 

@@ -62,7 +62,8 @@ export class TrackMap {
     else if (this.view === "follow" && state.position) {
       this.map.panTo([state.position.lat, state.position.lon], { animate: !calm() });
     }
-    this.layer.refresh();
+    if (this.drawn !== this.track.version) this.layer.refresh();
+    this.drawn = this.track.version;
   }
 
   recolour() {
