@@ -9,6 +9,9 @@ back. A new connection begins with one request under way, and each answer allows
 breaks off* may have: those requests got no answer. Where it happens twice in a row with several
 under way, the server or something before it cannot do this, and for a while they go one by one.
 
+*One that says more than it was asked*, with several under way, gave some answer to the wrong
+request: no answer of the series counts.
+
 The sockets, and with them deadline and abort, are those of ``network``; the bytes of an answer are
 understood by h11, which never learns that more than one request is under way.
 """
@@ -83,15 +86,19 @@ class Pipeline:
             failure = NoAnswer(str(error), error.state)
         except h11.RemoteProtocolError as error:
             failure = NoAnswer(f"what came back is not HTTP: {error}")
+        except _SurplusError:
+            failure = NoAnswer("the server answers more often than it is asked", taints=True)
         finally:
             if not whole:
                 self.drop()  # the answers that it still owes belong to this series
         if whole:
             self._faults = 0 if run.several else self._faults
             return None, 0
-        if run.under_way > 1 and run.several and not self._network.aborted:
+        if (run.under_way > 1 or failure.taints) and run.several and not self._network.aborted:
             self._note_fault()
-        return NoAnswer("stopped") if self._network.aborted else failure, max(1, run.under_way)
+        if self._network.aborted:
+            failure = NoAnswer("stopped")
+        return failure, 0 if failure.taints else max(1, run.under_way)
 
     def drop(self) -> None:
         """Close the connection."""
@@ -122,7 +129,10 @@ class Pipeline:
             run.stopped = not heard(answer) or run.stopped
             line.window = min(line.window + 1, _WINDOW)
             line.used_s = self._clock.monotonic_s()
-            if line.closes or (not run.under_way and line.has_rest()):
+            surplus = not run.under_way and line.has_rest()
+            if surplus and run.several:
+                raise _SurplusError
+            if line.closes or surplus:
                 self.drop()
                 run.send_again()
 
@@ -159,6 +169,10 @@ class Pipeline:
             f"Content-Length: {len(payload.body)}\r\n\r\n"
         )
         return head.encode() + payload.body
+
+
+class _SurplusError(Exception):
+    """An answer came to no request."""
 
 
 class _Run:

@@ -16,6 +16,8 @@ class NoAnswer:
 
     reason: str
     state: UploadState = "unreachable"
+    taints: bool = False
+    """The answers that came before it in its series do not count either."""
 
 
 class Backlog(Protocol):

@@ -106,6 +106,9 @@ class Sender:
         self._exchanged(len(outcomes) + unanswered, sent_before, answered=failure is None)
         elapsed_s = self._clock.monotonic_s() - began_s
         if failure is not None:
+            if failure.taints:
+                unanswered += len(outcomes)
+                outcomes.clear()
             lost = Deferred(failure.reason, state=failure.state, answered=False)
             outcomes += [lost] * unanswered
             if elapsed_s >= timeout_s:

@@ -14,7 +14,7 @@ from telemetry_agent.upload.seams import FormatName
 @contextlib.contextmanager
 def bench(
     folder: Path,
-    answer: Callable[[Asked], Said | None],
+    answer: Callable[[Asked], Said | bytes | None],
     name: FormatName = "osmand",
     path: str = "",
 ) -> Iterator[Uploading]:
@@ -65,6 +65,24 @@ def test_a_device_that_is_taken_away_meanwhile_holds_too(tmp_path: Path) -> None
         b.put(600)
         assert b.work() == 300.0
         assert b.counts == (350, 0, 250, 0)
+
+
+def test_answers_beside_one_too_many_acknowledge_nothing(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    def answer(asked: Asked) -> bytes:
+        traccar(asked)
+        return ok * (2 if len(traccar.positions) == 60 else 1)
+
+    with bench(tmp_path, answer) as b:
+        b.put(60)
+        assert b.work() is not None
+        assert b.counts == (0, 60, 0, 0)
+        b.clock.advance(300)
+        assert b.work() is None
+        assert b.counts == (0, 0, 60, 0)
+        assert len(traccar.positions) == 120
 
 
 def test_what_another_device_delivers_is_no_witness(tmp_path: Path) -> None:

@@ -202,6 +202,25 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
     assert (len(heard.answers), server.connections) == (2, 2)
 
 
+def test_with_several_under_way_an_answer_too_many_counts_for_nothing() -> None:
+    one = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    extra = {19}
+
+    def said(asked: Asked) -> bytes:
+        return one * (1 + (number(asked) in extra))
+
+    with Server(said, latency_s=0.01) as server:
+        transport = Transport(server.url)
+        for _ in range(2):
+            failure, _ = transport.series(payloads(20), 5, Heard())
+            assert failure == NoAnswer(
+                "the server answers more often than it is asked", taints=True
+            )
+        # One by one each answer is told from the next.
+        assert transport.series(payloads(20), 5, Heard()) == (None, 0)
+        transport.close()
+
+
 def test_chunks_and_interim_answers_are_understood() -> None:
     said = (
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
