@@ -25,8 +25,9 @@ from pathlib import Path
 from growth import fill
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.drive import Drive
 from telemetry_agent.export import FORMATS
-from telemetry_agent.simulator import Drive, Simulator
+from telemetry_agent.simulator import Simulator
 
 AGENT = (sys.executable, "-m", "telemetry_agent")
 RATE_HZ = 10

@@ -3,7 +3,10 @@
 import ipaddress
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from telemetry_agent.errors import ConfigError
 
 MASK = "***"
 _SHORTEST_SECRET = 4  # masking "a" would hide the text, not the secret
@@ -26,6 +29,25 @@ def secret_values(headers: Mapping[str, str]) -> set[str]:
     """The secrets among some headers; of ``Bearer abc`` the ``abc`` is one by itself."""
     values = {value for name, value in headers.items() if is_secret_name(name)}
     return values | {value.partition(" ")[2] for value in values if " " in value}
+
+
+def read_secret(key: str, path: Path) -> str:
+    """The secret that a file holds; ``key`` is what names that file in the config.
+
+    Raises:
+        ConfigError: It cannot be read, or is no line of text.
+    """
+    try:
+        text = path.read_text("utf-8").strip("\r\n")
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{key}: {path} is no text") from error
+    if not text:
+        raise ConfigError(f"{key}: {path} is empty")
+    if not text.isprintable():
+        raise ConfigError(f"{key}: {path} must hold one line of printable characters")
+    return text
 
 
 def secrets_in_url(url: str) -> set[str]:
@@ -66,12 +88,13 @@ def in_the_clear(*urls: str) -> str | None:
     """The first host beyond loopback that these URLs lead to without encryption."""
     for url in urls:
         parts = urlsplit(url)
-        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             return parts.hostname
     return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine itself can be reached under that name."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

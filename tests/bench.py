@@ -20,7 +20,7 @@ from telemetry_agent.daemon import control
 from telemetry_agent.doctor.examination import NAMES, Site, examine
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.doctor.hearing import Patience
-from telemetry_agent.simulator import Drive
+from telemetry_agent.drive import Drive
 
 START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 

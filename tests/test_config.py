@@ -73,7 +73,11 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("[sampling]\nmax_hdop = true", "sampling.max_hdop = True: must be a number"),
         ("[sampling]\nheartbeat = 0", "sampling.heartbeat = 0: must be longer than 0"),
         ("[sampling]\ndrop_quality = ['bad']", "sampling.drop_quality = 'bad': must be 'gps', "),
-        ("[page]\n", "page is no key of the config"),
+        ("[page]\nlisten = '8077'", "page.listen = '8077': must be host:port"),
+        (
+            "[page]\ntiles = 'https://t.example/'",
+            "page.tiles = 'https://t.example/': must be like https:",
+        ),
     ],
 )
 def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(

@@ -170,6 +170,7 @@ def shown(settings: Settings) -> dict[str, Any]:
     return effective(settings) | {
         "upload.url": masked_url(upload.url),
         "upload.headers": masked_headers(upload.headers),
+        "page.tiles": masked_url(settings.page.tiles),
     }
 
 

@@ -32,6 +32,7 @@ from telemetry_agent.config.values import (
     ProxyUrl,
     ReceiverCommand,
     SourceName,
+    TilesUrl,
     Url,
 )
 from telemetry_agent.model import Quality
@@ -169,6 +170,14 @@ class Connectivity(_Section):
     probe_every_s: PositiveDuration = Field(30.0, alias="probe_every")
 
 
+class Page(_Section):
+    """The device page."""
+
+    listen: HostAndPort = None
+    token_file: OptionalPath = None
+    tiles: TilesUrl = ""
+
+
 class ExtraFile(_Section):
     """One attribute of the user's own: what a file says."""
 
@@ -248,6 +257,7 @@ class Settings(BaseSettings):
     queue: Queue
     upload: Upload
     connectivity: Connectivity
+    page: Page
     extra: Extra
     log: Log
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -19,6 +19,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from telemetry_agent.model import Quality, ReceiverState, UploadState
+
+MEDIA_TYPE = CONTENT_TYPE_LATEST
 
 _PREFIX = "telemetry_agent_"
 
@@ -66,7 +68,7 @@ _STATES = (
 
 
 def metrics(snapshot: Mapping[str, Any]) -> bytes:
-    """Prometheus' text format; its type is ``prometheus_client.CONTENT_TYPE_LATEST``.
+    """Prometheus' text format; its type is ``MEDIA_TYPE``.
 
     Args:
         snapshot: what ``Status.snapshot`` tells. What it does not know is absent here, too.

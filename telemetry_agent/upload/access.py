@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.secrecy import masked, secret_values
+from telemetry_agent.secrecy import masked, read_secret, secret_values
 
 _log = logging.getLogger(__name__)
 
@@ -136,14 +136,14 @@ class Access:
         return masked(text, self.secrets)
 
     def _with_token(self, scheme: str, path: Path) -> str:
-        token = _read_secret("upload.token_file", path)
+        token = read_secret("upload.token_file", path)
         if not token.isascii() or " " in token:
             raise ConfigError(f"upload.token_file: {path} must hold a token: ASCII without spaces")
         self.secrets.add(token)
         return f"{scheme} {token}"
 
     def _basic(self, path: Path) -> str:
-        password = _read_secret("upload.password_file", path)
+        password = read_secret("upload.password_file", path)
         packed = base64.b64encode(f"{self._username}:{password}".encode()).decode()
         self.secrets |= {password, packed}
         return f"Basic {packed}"
@@ -167,20 +167,6 @@ class Access:
                     f"upload.client_cert: {self._client_cert}{key}: {_words(error)}"
                 ) from error
         return context
-
-
-def _read_secret(key: str, path: Path) -> str:
-    try:
-        text = path.read_text("utf-8").strip("\r\n")
-    except OSError as error:
-        raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{key}: {path} is no text") from error
-    if not text:
-        raise ConfigError(f"{key}: {path} is empty")
-    if not text.isprintable():
-        raise ConfigError(f"{key}: {path} must hold one line of printable characters")
-    return text
 
 
 def _no_passphrase() -> str:

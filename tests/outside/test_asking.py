@@ -16,8 +16,8 @@ from misbehaving import Server, answer, hang, refusing
 from processes import AGENT, Running, agent, environment, run_agent, running
 from rig import START_MS, record_backlog, simulated, started, stats, write_config
 
+from telemetry_agent.drive import Drive
 from telemetry_agent.endpoint import Endpoint
-from telemetry_agent.simulator import Drive
 
 NOBODY = 65534
 

@@ -129,15 +129,26 @@ def test_config_show_and_schema(tmp_path: Path) -> None:
 
 
 def test_the_demo_delivers_everything_through_a_cut() -> None:
-    result = run_agent("demo", "--for", "6s")
+    result = run_agent("demo", "--for", "6s", "--no-page")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "30 positions were sent, and each arrived exactly once. None was lost." in result.stdout
+    assert "36 positions were sent, and each arrived exactly once. None was lost." in result.stdout
     assert "NETWORK AWAY" in result.stdout
     assert result.stderr == ""
 
 
+def test_the_demo_of_a_recording_in_lines_alone(tmp_path: Path) -> None:
+    recording = tmp_path / "drive.nmea"
+    recording.write_bytes(
+        b"".join(rmc(f"1200{i:02}.00") + gga(f"1200{i:02}.00") for i in range(30))
+    )
+    result = run_agent("demo", "--replay", str(recording), "--speed", "20", "--no-page")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "30 positions were sent, and each arrived exactly once" in result.stdout
+    assert "http" not in result.stdout
+
+
 def test_ctrl_c_ends_the_demo_with_its_summary() -> None:
-    with agent("demo") as demo:
+    with agent("demo", "--no-page") as demo:
         demo.wait_for_line("   2 s ")
         assert demo.end(20, by=signal.SIGINT) == 0
         assert "each arrived exactly once" in demo.out[-1]
