@@ -9,12 +9,12 @@ BIN = $(VENV)/bin
 .PHONY: demo test check lint debian clean
 
 demo: $(VENV)/.installed
-	$(BIN)/telemetry-agent demo --for 30s
+	$(BIN)/telemetry-agent demo
 
 test: debian check lint
 
 # Four at a time: most tests wait for a network, a disk or a receiver, not for a processor.
-check: $(VENV)/.installed-test
+check: node_modules/.package-lock.json $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 lint: $(VENV)/.installed-dev
@@ -23,14 +23,25 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What the tests of the page drive a browser with; before Python's side, which takes from it.
+node_modules/.package-lock.json: package-lock.json
+	@if command -v npm >/dev/null; then npm ci --ignore-scripts --loglevel=error; \
+	elif [ -n "$$CI" ]; then echo 'Node 20 with npm is missing' >&2; exit 1; \
+	else echo 'without Node 20 and npm the page is not tested, and has no map' >&2; fi
+
+# The pictures of the page in docs/pictures, as the browser tests take them.
+.PHONY: pictures
+pictures: debian node_modules/.package-lock.json $(VENV)/.installed-test
+	TELEMETRY_AGENT_PICTURES=docs/pictures $(BIN)/python -m pytest tests/page/test_browser.py -k amber
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(MAKE) python-venv && $(PYTHON) -m venv $(VENV); }
 
-$(VENV)/.installed: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet --editable .
+$(VENV)/.installed: $(BIN)/python pyproject.toml package-lock.json
+	$(BIN)/pip install --quiet --editable '.[page]'
 	@touch $@
 
-$(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml package-lock.json constraints.txt
 	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
@@ -45,7 +56,8 @@ python-venv:
 	else echo 'Python has no venv here: sudo apt-get install python3-venv' >&2; exit 1; fi
 
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
-DEBIAN_PACKAGES = gpsd gpsd-clients iproute2 openssl systemd
+DEBIAN_PACKAGES = chromium clickhouse-server gpsd gpsd-clients influxdb iproute2 openssl \
+  postgresql systemd victoria-metrics
 debian:
 	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
@@ -53,4 +65,4 @@ debian:
 	else echo "some tests need: sudo apt-get install$$missing" >&2; fi
 
 clean:
-	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* node_modules telemetry_agent/page/static/vendor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

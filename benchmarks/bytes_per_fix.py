@@ -38,11 +38,11 @@ from misbehaving import Act, Line, Request, Server
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.drive import Drive
 from telemetry_agent.fixjson import fix_json
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.model import Fix
-from telemetry_agent.simulator import Drive
 from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.network import Network
@@ -223,7 +223,7 @@ class Bench:
             reports = Reports(name, lambda: ("3d", "ok", ""), report, native.encode, clock.now_s)
             yield (
                 queue,
-                Uploader(queue, native, transport, policy, reports=reports, clock=clock),
+                Uploader(queue, native.FORMAT, transport, policy, reports=reports, clock=clock),
             )
 
 

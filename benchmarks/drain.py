@@ -129,7 +129,7 @@ class Timed:
 def drain(path: Path, url: str, policy: UploadPolicy, timed: Timed) -> None:
     """Everything by the agent's own parts, from a queue that is opened anew."""
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
-        uploader = Uploader(queue, native, transport, policy)
+        uploader = Uploader(queue, native.FORMAT, transport, policy)
         with timed:
             while uploader.step(time.monotonic()) == 0:
                 pass
@@ -230,7 +230,9 @@ def print_freshness(fixes: int, kbit_s: float, for_s: float, flush_every_s: floa
             record(queue, fixes)
         with AckQueue(path, commit_every_s=0) as queue:
             transport = Transport(f"http://127.0.0.1:{link.port}/")
-            uploader = Uploader(queue, native, transport, UploadPolicy(flush_every_s=flush_every_s))
+            uploader = Uploader(
+                queue, native.FORMAT, transport, UploadPolicy(flush_every_s=flush_every_s)
+            )
             queue.watch(uploader.wake)
             stop = Stop()
             thread = threading.Thread(target=run_loop, args=(uploader, stop, Beat(), Clock()))

@@ -27,8 +27,9 @@ import logging
 import random
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -43,11 +44,11 @@ from telemetry_agent.config.settings import Upload
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Verdict
 from telemetry_agent.connectivity.routes import Path as Way
-from telemetry_agent.model import Answer, Batch, Fix, Outcome, Payload, Record
+from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.retry import Backoff
-from telemetry_agent.upload.seams import Backlog, NoAnswer
+from telemetry_agent.upload.seams import Backlog, Format, Heard, NoAnswer
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 ROUND_TRIP_S = 0.1
@@ -142,6 +143,12 @@ class Wire:
         status, headers = self._endpoint.take()
         return Answer(status, headers, b"", verified_tls=True)
 
+    def series(
+        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard
+    ) -> tuple[NoAnswer | None, int]:
+        """The native format has none."""
+        raise NotImplementedError
+
     def masked(self, text: str) -> str:
         """There are no secrets."""
         return text
@@ -152,23 +159,18 @@ class Wire:
     rearm = drop_idle = abort
 
 
-class Sized:
-    """The uploader's ``Format``: bodies of the native format's length, and its own answers."""
+@cache
+def _sized(count: int) -> Payload:
+    body = bytes(BYTES_PER_REQUEST + BYTES_PER_FIX * count)
+    return Payload(body, {}, compressed=True)
 
-    def __init__(self) -> None:
-        self._payloads: dict[int, Payload] = {}
 
-    def encode(self, batch: Batch, *, compression: str) -> Payload:  # noqa: ARG002 - the seam's
-        """The same one for each length."""
-        count = len(batch.records)
-        if count not in self._payloads:
-            body = bytes(BYTES_PER_REQUEST + BYTES_PER_FIX * count)
-            self._payloads[count] = Payload(body, {}, compressed=True)
-        return self._payloads[count]
+def _encode(batch: Batch, *, compression: str) -> Payload:  # noqa: ARG001 - the seam's
+    return _sized(len(batch.records))
 
-    def read(self, answer: Answer, batch: Batch) -> Outcome:
-        """As the native format does."""
-        return native.read(answer, batch)
+
+SIZED = Format(_encode, native.read)
+"""Bodies of the native format's length, and its own answers."""
 
 
 @dataclass
@@ -271,9 +273,7 @@ class Queue:
 class Agent:
     """Monitor and uploader, joined as in ``daemon/app.py``; the world that its probe looks at."""
 
-    def __init__(
-        self, policy: Policy, region: "Region", number: int, backlog: int, wire_format: Sized
-    ) -> None:
+    def __init__(self, policy: Policy, region: "Region", number: int, backlog: int) -> None:
         rng = random.Random(number) if policy.by_chance else Longest()
         clock = region.clock
         self.bell = FakeBell()
@@ -293,7 +293,7 @@ class Agent:
         )
         self.uploader = Uploader(
             self.queue,
-            wire_format,
+            SIZED,
             Wire(region),
             policy.upload,
             way=self.monitor,
@@ -360,10 +360,7 @@ class Region:
         self._began_s = self.clock.now_s
         self._events: list[tuple[float, int, Agent, bool]] = []
         self._count = itertools.count()
-        wire_format = Sized()
-        self._agents = [
-            Agent(policy, self, number, backlog, wire_format) for number in range(agents)
-        ]
+        self._agents = [Agent(policy, self, number, backlog) for number in range(agents)]
         draw = random.Random(0)
         for agent in self._agents:
             self._push(self._began_s, agent, of_uploader=False)

@@ -14,6 +14,7 @@
 ``err_h``      metres, 1 sigma; ``err_v`` likewise
 ``odo``        metres driven, whole
 ``flags``      list of jump, time, date, datum
+``extra``      object of the user's own attributes, numbers and words
 =============  =========================================================================
 
 What is unknown is absent, never 0 or "". Every quotient below is the double nearest to the stored
@@ -47,6 +48,11 @@ def rfc3339(time_ms: int) -> str:
     return f"{_minute(minutes)}{_SECOND[ms // 1000]}{_MS[ms % 1000]}Z"
 
 
+def degrees(e9: int) -> str:
+    """1e-9 degrees as a decimal number, never as ``5e-08``, which XML and some readers refuse."""
+    return f"{e9 / 1e9:.9f}".rstrip("0").rstrip(".")
+
+
 def fix_json(fix: Fix) -> str:
     """The fields of a fix as JSON in the order of the table above, without the braces.
 
@@ -71,6 +77,7 @@ def fix_json(fix: Fix) -> str:
         err_v_mm,
         odo_m,
         flags,
+        extra,
     ) = fix
     minutes, ms = divmod(time_ms, 60_000)
     return "".join(
@@ -90,6 +97,7 @@ def fix_json(fix: Fix) -> str:
             f',"err_v":{err_v_mm / 1e3!r}' if err_v_mm is not None else "",
             f',"odo":{odo_m}' if odo_m is not None else "",
             f',"flags":{json.dumps(flags, separators=(",", ":"))}' if flags else "",
+            f',"extra":{extra}' if extra is not None else "",
         ]
     )
 

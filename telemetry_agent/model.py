@@ -54,6 +54,8 @@ class Fix(NamedTuple):
     odo_m: int | None = None
     """Metres driven up to here, over all restarts; None before sampling."""
     flags: tuple[Flag, ...] = ()
+    extra: str | None = None
+    """The user's own attributes: a JSON object of numbers and words."""
 
 
 class Satellite(NamedTuple):
@@ -114,6 +116,8 @@ class Payload:
     body: bytes
     headers: Mapping[str, str]
     compressed: bool = False
+    query: str = ""
+    """Joins the query of the URL; encoded."""
 
 
 @dataclass(frozen=True, slots=True)

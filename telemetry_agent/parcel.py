@@ -16,9 +16,10 @@ BODY_MAX_BYTES = 8 << 20
 class RefusedError(Exception):
     """A request that is answered with ``status`` and a reason."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def _is_time(value: object) -> bool:
 
 
 def _count(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and low <= value <= high
+    """JSON knows one kind of number: 17.0 is 17."""
+    return lambda value: type(value) in {int, float} and low <= value <= high and value % 1 == 0
 
 
 _METRES = ("metres", _number(-1e9, 1e9))
@@ -133,6 +135,7 @@ def parse(body: bytes, encoding: str) -> Parcel:
             raise RefusedError(400, f"not the native format: {name}: {allowed} is needed")
     parcel = Parcel(value["device"], value["stream"], [], [], value.get("agent"))
     for fix in value["fixes"]:
+        fix["seq"] = int(fix["seq"])
         if reason := _flaw(fix):
             parcel.rejected.append({"seq": fix["seq"], "reason": reason})
         else:

@@ -20,7 +20,7 @@ from telemetry_agent.daemon import control
 from telemetry_agent.doctor.examination import NAMES, Site, examine
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.doctor.hearing import Patience
-from telemetry_agent.simulator import Drive
+from telemetry_agent.drive import Drive
 
 START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 
@@ -117,7 +117,7 @@ class Bench:
             port: int = listener.getsockname()[1]
         return port
 
-    def told(self, config: Path | None = None) -> dict[str, Finding]:
+    def told(self, config: Path | None = None, *, send: bool = False) -> dict[str, Finding]:
         """What the doctor finds."""
         config = config or self.config
         site = Site(
@@ -129,7 +129,7 @@ class Bench:
         )
         if self.resolve is not None:
             site = Site(**{**vars(site), "resolve": self.resolve})
-        found = list(examine(config, site))
+        found = list(examine(config, site, send=send))
         assert [finding.name for finding in found] == list(NAMES)
         return {finding.name: finding for finding in found}
 

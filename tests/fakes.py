@@ -1,5 +1,7 @@
 """Fakes for the seams, shared by the tests of every room."""
 
+import random
+
 from telemetry_agent.clock import Clock
 
 
@@ -23,3 +25,10 @@ class FakeClock(Clock):
 
     def synchronised(self) -> bool:
         return self._synchronised
+
+
+class Longest(random.Random):
+    """Draws the end of every interval, so that waits are known."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b

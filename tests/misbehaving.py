@@ -76,6 +76,10 @@ class Line:
             request.names = [(said["stream"], fix["seq"]) for fix in said["fixes"]]
         return request
 
+    def has_more(self) -> bool:
+        """Whether something has come behind the last request."""
+        return bool(self._buffer)
+
     def _more(self) -> bool:
         data = self.sock.recv(65536)
         self._buffer += data
@@ -393,8 +397,8 @@ class Server:
 
     def _talk(self, line: Line) -> None:
         while True:
-            plain_and_waiting = self._tls is None and line.sock.recv(1, socket.MSG_PEEK)
-            if plain_and_waiting and self._next_is_at_once():
+            waiting = line.has_more() or (self._tls is None and line.sock.recv(1, socket.MSG_PEEK))
+            if waiting and self._tls is None and self._next_is_at_once():
                 self._next().run(line, Request("", "", {}, b"", line.number))
                 return
             request = line.read_request()

@@ -54,7 +54,7 @@ def live(path: Path, url: str, records: int) -> None:
     logging.disable()
     clock = Clock()
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
-        uploader = Uploader(queue, native, transport, POLICY, clock=clock)
+        uploader = Uploader(queue, native.FORMAT, transport, POLICY, clock=clock)
         while True:
             if records:
                 records -= 1

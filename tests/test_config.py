@@ -6,6 +6,7 @@ import pytest
 
 from telemetry_agent import config
 from telemetry_agent.config.settings import ENVIRONMENT_PREFIX, Settings
+from telemetry_agent.daemon.access import build_access
 from telemetry_agent.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +62,7 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("timeout = true", "upload.timeout = True: must be a duration"),
         ("max_batch = 0", "upload.max_batch = 0: must be greater than or equal to 1"),
         ("max_batch = true", "upload.max_batch = True: must be a whole number"),
-        ('format = "xml"', "upload.format = 'xml': must be 'native'"),
+        ('format = "xml"', "upload.format = 'xml': must be 'native', 'overland'"),
         ("[log]\nlevel = 'loud'", "log.level = 'loud': must be 'debug', 'info', 'warning' or"),
         (
             "[sampling]\nturn_deg = 181",
@@ -72,7 +73,11 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("[sampling]\nmax_hdop = true", "sampling.max_hdop = True: must be a number"),
         ("[sampling]\nheartbeat = 0", "sampling.heartbeat = 0: must be longer than 0"),
         ("[sampling]\ndrop_quality = ['bad']", "sampling.drop_quality = 'bad': must be 'gps', "),
-        ("[page]\n", "page is no key of the config"),
+        ("[page]\nlisten = '8077'", "page.listen = '8077': must be host:port"),
+        (
+            "[page]\ntiles = 'https://t.example/'",
+            "page.tiles = 'https://t.example/': must be like https:",
+        ),
     ],
 )
 def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
@@ -379,3 +384,89 @@ def test_connections_are_made_to_the_proxy(tmp_path: Path) -> None:
     assert upload(tmp_path, "").settings.upload.address == ("example.com", 443)
     behind = upload(tmp_path, 'proxy = "http://proxy.example:3128/"').settings.upload
     assert (behind.proxy, behind.address) == ("http://proxy.example:3128", ("proxy.example", 3128))
+
+
+PHONETRACK = "/index.php/apps/phonetrack/log/overland/0123456789abcdef0123456789abcdef/van"
+
+
+@pytest.mark.parametrize("secret", ["/?api_key=geheim", "/write?u=me&p=geheim&db=gps", PHONETRACK])
+def test_a_secret_in_the_url_is_masked_and_not_sent_in_the_clear(
+    tmp_path: Path, secret: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"a secret would be sent to far\.example unencrypted"):
+        upload(tmp_path, "", f"http://far.example{secret}")
+    settings = upload(tmp_path, "", f"https://far.example{secret}").settings
+    shown = config.shown(settings)["upload.url"]
+    assert "***" in shown
+    assert "geheim" not in shown
+    assert "0123456789abcdef" not in shown
+    secrets: set[str] = set()
+    access = build_access(settings.upload, secrets)
+    assert access.masked(f"no such thing: {secret}") != f"no such thing: {secret}"
+    assert secrets & {"geheim", "0123456789abcdef0123456789abcdef"}
+
+
+@pytest.mark.parametrize(
+    ("format_", "path", "word"),
+    [
+        ("influx", "/api/v2/write?org=o&bucket=b", "Token"),
+        ("influx", "/write?db=gps", "Bearer"),
+        ("overland", "/api/v1/overland/batches", "Bearer"),
+    ],
+)
+def test_a_token_has_the_word_that_the_server_knows(
+    tmp_path: Path, format_: str, path: str, word: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("t0ken")
+    lines = f'format = "{format_}"\ntoken_file = "{token}"'
+    settings = upload(tmp_path, lines, f"https://example.com{path}").settings
+    assert build_access(settings.upload, set()).headers()["Authorization"] == f"{word} t0ken"
+
+
+def test_the_precision_is_the_agents(tmp_path: Path) -> None:
+    lines = 'format = "influx"'
+    upload(tmp_path, lines, "https://example.com/write?db=gps&precision=ms")
+    upload(tmp_path, "", "https://example.com/?precision=ns")
+    with pytest.raises(ConfigError, match=r"upload\.url asks for precision=ns: leave it out"):
+        upload(tmp_path, lines, "https://example.com/write?db=gps&precision=ns")
+
+
+def test_attributes_of_the_users_own(tmp_path: Path) -> None:
+    lines = """
+        [extra]
+        power = true
+        door = "/run/door"
+        cpu_temp = {file = "/sys/class/thermal/thermal_zone0/temp", scale = 0.001, unit = "C"}
+    """
+    loaded = config.load(write(tmp_path / "c.toml", MINIMAL + lines))
+    extra = loaded.settings.extra
+    assert extra.power
+    assert {name: str(one.file) for name, one in extra.files.items()} == {
+        "door": "/run/door",
+        "cpu_temp_C": "/sys/class/thermal/thermal_zone0/temp",
+    }
+    shown = config.shown(loaded.settings)
+    assert shown["extra.door"] == {"file": "/run/door"}
+    assert shown["extra.cpu_temp"]["unit"] == "C"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('lat = "/x"', "extra.lat: this name has a meaning already"),
+        ('battery = "/x"', "extra.battery: this name has a meaning already"),
+        ('Door = "/x"', "extra.Door: a name (with its unit) is a small letter"),
+        ('a = {file = "/x", unit = "m/s"}', "extra.a_m/s: a name"),
+        ('door = "x"', "extra.door.file = 'x': must be the full path of a file"),
+        ("door = 3", "extra.door = 3: must be a file, or {file = "),
+        ('door = {fil = "/x"}', "extra.door.fil is no key of the config"),
+        ('door = {file = "/x", scale = "a"}', "extra.door.scale = 'a': must be a valid number"),
+        ('a_b = "/x"\na = {file = "/x", unit = "b"}', "two attributes have one name"),
+        ("power = 3", "extra.power"),
+    ],
+)
+def test_wrong_attributes(tmp_path: Path, line: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path / "c.toml", f"{MINIMAL}[extra]\n{line}\n"))
+    assert says in str(caught.value)

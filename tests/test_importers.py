@@ -8,12 +8,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 
 IMPORTERS = {
-    "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint.py"},
+    "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint/store.py"},
     "httpx": {"upload/transport.py"},
     "httpcore": {"upload/transport.py"},
+    "h11": {"upload/pipeline.py"},
     "tenacity": {"upload/retry.py"},
     "pynmea2": {"gnss/sentences.py"},
     "serial": {"gnss/sources/serial.py"},
+    "prometheus_client": {"page/metrics.py"},
     "pydantic": {"config/__init__.py", "config/settings.py", "config/values.py"},
     "pydantic_settings": {"config/__init__.py", "config/settings.py"},
     "time": {"clock.py"},

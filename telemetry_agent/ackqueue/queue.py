@@ -24,7 +24,8 @@ from typing import Self
 from telemetry_agent.ackqueue.handout import Plan
 from telemetry_agent.ackqueue.ledger import ACKED, Ledger
 from telemetry_agent.ackqueue.lock import QueueLock
-from telemetry_agent.ackqueue.ranges import runs
+from telemetry_agent.ackqueue.places import Place, in_order, look
+from telemetry_agent.ackqueue.ranges import Span, runs
 from telemetry_agent.ackqueue.rows import Row, decode, encode, is_sound, stream_from_int
 from telemetry_agent.ackqueue.schema import Connect, State, connect, make_directories
 from telemetry_agent.ackqueue.stats import Backlog, QueueStats, Stored, count, size_on_disk
@@ -447,6 +448,30 @@ class AckQueue:
                 last = self._base + self._seq
             rows = list(self._store.read(last - limit + 1, last))
         return [record for row in reversed(rows) if (record := decode(row)) is not None]
+
+    def places(self, first: int) -> list[Span[Place]]:
+        """Where the fixes from that row on are. Cheap, and never waits for the disk."""
+        with self._lock:
+            seen = look(self._ledger, first)
+        return in_order(seen, first)
+
+    def after(self, row: int) -> tuple[int, list[tuple[int, Record]]]:
+        """The next fixes on disk after that row, at most 1,000, with their rows.
+
+        Returns:
+            How far it looked, and what it found; that is the same row again at the end.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self._disk:
+            self._check_open()
+            with self._lock:
+                committed = self._base + self._seq - self._writer.uncommitted
+            last = max(row, min(row + ROWS_PER_READ, committed))
+            rows = list(self._store.read(row + 1, last))
+        found = ((stored[0], decode(stored)) for stored in rows)
+        return last, [(row, record) for row, record in found if record is not None]
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.

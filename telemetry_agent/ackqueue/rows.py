@@ -3,8 +3,8 @@
 SQLite notices damage to the structure of its pages, not to the values in them, so each row
 carries its own proof. The checksum is the CRC-32 of the row's numbers as little-endian 64-bit
 integers in the order of ``COLUMNS`` (an absent one as -2**63, which no quantity reaches),
-followed by the device in UTF-8. The local row number is left out: the content, found anywhere,
-proves itself.
+followed by the device and by ``extra``, if it is there, in UTF-8. The local row number is left out:
+the content, found anywhere, proves itself.
 """
 
 import struct
@@ -18,7 +18,7 @@ from telemetry_agent.model import Fix, Flag, Quality, Record
 Row = tuple[Any, ...]
 """The values of ``COLUMNS``. What comes from a damaged file can be of any type."""
 
-COLUMNS = ("id", "device", "stream", "seq", *Fix._fields, "crc")
+COLUMNS = ("id", "device", "stream", "seq", *Fix._fields[:-1], "crc", "extra")
 
 QUALITIES = cast("tuple[Quality, ...]", get_args(Quality))
 """A quality is stored as its place in this tuple: it only ever grows at its end."""
@@ -31,7 +31,7 @@ _FLAG_SETS = tuple(
     tuple(flag for flag in FLAGS if mask & _FLAG_BITS[flag]) for mask in range(1 << len(FLAGS))
 )
 _ABSENT = -(2**63)
-_pack = struct.Struct(f"<{len(COLUMNS) - 3}q").pack
+_pack = struct.Struct(f"<{len(COLUMNS) - 4}q").pack
 _crc32 = zlib.crc32
 _new_tuple = tuple.__new__  # a named tuple's own constructor takes twice as long
 _QUALITY = Fix._fields.index("quality")
@@ -55,13 +55,13 @@ def encode(row_id: int, stream: int, seq: int, device: str, fix: Fix) -> Row:
             seq,
             *fix[:_QUALITY],
             _QUALITY_CODES[fix.quality],
-            *fix[_QUALITY + 1 : -1],
+            *fix[_QUALITY + 1 : -2],
             sum(_FLAG_BITS[flag] for flag in set(fix.flags)) if fix.flags else 0,
         )
-        crc = _checksum(device, numbers)
+        crc = _checksum(device, numbers, fix.extra)
     except (struct.error, KeyError) as error:
         raise ValueError(f"this fix cannot be stored ({error}): {fix}") from error
-    return (row_id, device, *numbers, crc)
+    return (row_id, device, *numbers, crc, fix.extra)
 
 
 def decode(row: Row) -> Record | None:
@@ -93,6 +93,7 @@ def decode(row: Row) -> Record | None:
         odo_m,
         flags,
         crc,
+        extra,
     ) = row
     try:
         packed = _pack(
@@ -116,7 +117,8 @@ def decode(row: Row) -> Record | None:
             _ABSENT if odo_m is None else odo_m,
             flags,
         )
-        if _crc32(device.encode(), _crc32(packed)) != crc:
+        proof = _crc32(device.encode(), _crc32(packed))
+        if (proof if extra is None else _crc32(extra.encode(), proof)) != crc:
             return None
     except (struct.error, AttributeError):  # no integer where one was, no text for the device
         return None
@@ -140,6 +142,7 @@ def decode(row: Row) -> Record | None:
             err_v_mm,
             odo_m,
             _FLAG_SETS[flags],
+            extra,
         ),
     )
     return _new_tuple(Record, (stream_from_int(stream), seq, device, fix))
@@ -150,6 +153,7 @@ def is_sound(row: Row) -> bool:
     return decode(row) is not None
 
 
-def _checksum(device: str, numbers: Sequence[int | None]) -> int:
+def _checksum(device: str, numbers: Sequence[int | None], extra: str | None) -> int:
     packed = _pack(*[_ABSENT if number is None else number for number in numbers])
-    return _crc32(device.encode(), _crc32(packed))
+    proof = _crc32(device.encode(), _crc32(packed))
+    return proof if extra is None else _crc32(extra.encode(), proof)

@@ -86,6 +86,11 @@ _CREATE = (
         crc INTEGER NOT NULL
     )
     """,
+)
+
+_EXTRA = (
+    "ALTER TABLE fix ADD COLUMN extra TEXT",  # rows that are there stay as they are
+    "DROP VIEW IF EXISTS fixes",
     # Seconds and milliseconds apart: as one floating point number they would be rounded.
     f"""
     CREATE VIEW fixes AS SELECT
@@ -111,14 +116,15 @@ _CREATE = (
         fix.err_h_mm / 1e3 AS err_h,
         fix.err_v_mm / 1e3 AS err_v,
         fix.odo_m AS odo,
-        nullif(rtrim({_FLAG_WORDS}, ','), '') AS flags
+        nullif(rtrim({_FLAG_WORDS}, ','), '') AS flags,
+        fix.extra AS extra
     FROM fix LEFT JOIN mark
         ON mark.lo = (SELECT max(lo) FROM mark WHERE lo <= fix.id) AND mark.hi >= fix.id
     WHERE coalesce(mark.state, {State.READY:d}) > 0
     """,  # noqa: S608 - words of ours
 )
 
-_MIGRATIONS = (_CREATE,)
+_MIGRATIONS = (_CREATE, _EXTRA)
 """The statements at place n bring a file from schema version n to n + 1."""
 
 _PRAGMAS = (

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import click
 
 from telemetry_agent import __version__
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import AgentError, StorageError
 
 PROGRAM = "telemetry-agent"
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -24,6 +24,7 @@ class _LazyGroup(click.Group):
         "status": "The running agent at a glance; --watch: live.",
         "queue": "Look at the queue, put dead letters back, send delivered fixes again.",
         "drain": "Send the backlog now.",
+        "export": "The stored track as GPX, GeoJSON, CSV or NDJSON.",
         "tap": "What the receiver says, from the running agent.",
         "config": "Look at the config: what is in effect, whether it is right.",
         "demo": "Everything on this machine: receiver, agent, endpoint.",
@@ -72,8 +73,11 @@ def main(args: list[str] | None = None) -> None:
     except AgentError as error:
         click.echo(f"{PROGRAM}: {error}", err=True)
         sys.exit(error.exit_status)
-    except BrokenPipeError:
-        # The reader of our output has gone (`… | head`): nobody is left to tell.
+    except OSError as error:
+        # What a command opens itself it answers for: this is its output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        if isinstance(error, BrokenPipeError):  # its reader has gone (`… | head`)
+            sys.exit(1)
+        click.echo(f"{PROGRAM}: cannot write the output: {error.strerror}", err=True)
+        sys.exit(StorageError.exit_status)
     sys.exit(result if isinstance(result, int) else 0)

@@ -1,7 +1,7 @@
 """How a command gets its answers: from the running agent, or from the queue where none runs."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.tasks import Bell
 
 
-def ask(queue_path: Path, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def ask(queue_path: Path, question: Mapping[str, Any]) -> control.Answers:
     """Ask the running agent about its queue; where none runs, open the queue and look.
 
     Raises:

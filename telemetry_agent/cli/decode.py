@@ -11,9 +11,11 @@ from telemetry_agent.errors import SourceError
 from telemetry_agent.fixjson import fix_json
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
+from telemetry_agent.gnss.sources.protocols import protocol
 from telemetry_agent.model import Fix
 
 _READ_BYTES = 65536
+_GZIP = b"\x1f\x8b"
 
 
 @click.command(name="decode")
@@ -32,14 +34,12 @@ def command(*, file: str, stats: bool, fix_rollover: bool) -> None:
     """
     decoder = Decoder(fix_rollover=fix_rollover, eager=False)
     sampler = Sampler(SamplingPolicy(interval_s=0))  # for its metres and jumps: it keeps all
-    fixes = 0
+    fixes, begin = 0, b""
     for data in _read(file):
+        begin = begin or data
         # A recording has no time of arrival, and a pipe's says nothing: no gap is ever quiet.
         fixes += _write(sampler, decoder.feed(data, 0.0))
     fixes += _write(sampler, decoder.finish())
-    dateless = decoder.counts["no-date"]
-    if dateless and not fixes:
-        click.echo(f"{dateless} positions left out: no RMC or ZDA says the date", err=True)
     if stats:
         counted = {
             "sentences": decoder.sentences,
@@ -47,6 +47,21 @@ def command(*, file: str, stats: bool, fix_rollover: bool) -> None:
             "rejected": dict(sorted(decoder.counts.items())),
         }
         click.echo(json.dumps(counted), err=True)
+    elif begin and not fixes and (reason := _why_nothing(decoder, begin)):
+        click.echo(reason, err=True)
+
+
+def _why_nothing(decoder: Decoder, begin: bytes) -> str | None:
+    """What to tell of an input that has no fix; ``begin`` is its first part."""
+    if dateless := decoder.counts["no-date"]:
+        return f"{dateless} positions left out: no RMC or ZDA says the date"
+    if decoder.sentences:
+        return None
+    if begin.startswith(_GZIP):
+        return "no NMEA sentence in it, for it is compressed: zcat FILE | telemetry-agent decode"
+    if name := protocol(begin):
+        return f"no NMEA sentence in it: the receiver spoke {name}"
+    return "no NMEA sentence in it"
 
 
 def _read(file: str) -> Iterator[bytes]:

@@ -1,26 +1,37 @@
-"""``demo``: simulated receiver -> agent -> local endpoint, with one network cut in the middle."""
+"""``demo``: simulated receiver -> agent -> local endpoint, and the page to watch it on."""
 
+import contextlib
 import itertools
 import logging
+import os
+import signal
+import socket
 import sys
 import tempfile
-from collections import Counter
+import threading
+import webbrowser
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import click
 
+from telemetry_agent.citydrive import CityDrive
 from telemetry_agent.cli.options import duration_callback
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.endpoint import Endpoint
-from telemetry_agent.simulator import Drive, Simulator
+from telemetry_agent.errors import AgentError
+from telemetry_agent.page.libraries import browser_missing, server_missing
+from telemetry_agent.simulator import Simulator, replay
 
-_RATE_HZ = 5
 _START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z: a made-up drive needs no right clock
+_ROUND_S = 45.0  # once round the town at the speed that is the default
+_CUT_S, _AWAY_S = 8.0, 12.0
 _SETTLE_S = 15.0
 _BAR = 50
+_PORT = 8077
 
 
 @click.command()
@@ -29,48 +40,113 @@ _BAR = 50
     "length_s",
     metavar="DURATION",
     callback=duration_callback,
-    default="60s",
-    show_default=True,
-    help="How long the drive takes; the network is away in its middle third.",
+    help="How long it takes. Default: until Ctrl-C with the page on a terminal, else 45s.",
 )
-def command(length_s: float) -> int:
+@click.option(
+    "--speed",
+    type=click.IntRange(1, 100),
+    default=6,
+    show_default=True,
+    help="Positions in a second; in the drive they are a second apart.",
+)
+@click.option(
+    "--replay",
+    "recording",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Drive this recording instead of the made-up round.",
+)
+@click.option("--no-page", is_flag=True, help="Lines alone.")
+def command(length_s: float | None, speed: int, recording: Path | None, *, no_page: bool) -> int:
     """A simulated receiver, the agent and an endpoint on this machine; nothing to set up.
 
-    Ctrl-C ends it early. The exit status is 0 if every position arrived exactly once.
+    The page shows it all. The network is cut once by itself, and whenever you use the switch on
+    the page. Ctrl-C ends it. The exit status is 0 if every position arrived exactly once.
     """
     logging.basicConfig(level=logging.INFO, format="          %(message)s", stream=sys.stdout)
-    epochs = max(3, round(length_s * _RATE_HZ))
-    drive = Drive(_START_MS, interval_ms=1000 // _RATE_HZ)
+    logging.getLogger("telemetry_agent.page").setLevel(logging.WARNING)  # told here, as all else
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    missing = server_missing() or browser_missing()
+    port = None if no_page or missing else _free_port()
+    if length_s is None and not (port and sys.stdout.isatty()):
+        length_s = _ROUND_S
+    click.echo(f"A receiver sends {speed} positions a second. Watch the network go.")
+    if port is not None:
+        _show(f"http://127.0.0.1:{port}/", until_interrupted=length_s is None)
+    elif not no_page:
+        click.echo(f"No page to watch it on: {missing}.")
     with (
-        tempfile.TemporaryDirectory(prefix="telemetry-agent-demo-") as name,
-        Endpoint("127.0.0.1:0", Path(name) / "received.db") as endpoint,
+        tempfile.TemporaryDirectory(prefix="telemetry-agent-demo-") as folder,
+        Endpoint("127.0.0.1:0", Path(folder) / "received.db") as endpoint,
+        _drive(recording) as (epochs, sent_until),
         Simulator(
-            itertools.islice(drive, epochs), rate_hz=_RATE_HZ, link=Path(name) / "gps"
+            epochs if length_s is None else itertools.islice(epochs, round(length_s * speed)),
+            rate_hz=speed,
+            link=Path(folder) / "gps",
         ) as simulator,
     ):
-        agent = Agent(_settings(Path(name), simulator, endpoint), Clock())
+        network = _Network(endpoint)
+        agent = Agent(_settings(folder, simulator, endpoint, port), Clock(), switch=network)
         agent.start()
         try:
-            click.echo(f"A receiver sends {_RATE_HZ} positions a second. Watch the network go.")
             with suppress(KeyboardInterrupt):
-                _drive(agent, simulator, endpoint, length_s)
+                _watch(agent, simulator, network, length_s)
             simulator.hush()
-            endpoint.reconnect()
+            network.cut(False)
+            sent = agent.reader.task.status.fixes if recording else sent_until(simulator.sent)
             with suppress(KeyboardInterrupt):
-                endpoint.wait_for(simulator.sent, _SETTLE_S)
+                endpoint.wait_for(sent, _SETTLE_S)
         finally:
             agent.stop()
-        click.echo(_line(agent, endpoint))
-        return _summary(simulator.sent, Counter(time for _, _, time in endpoint.received()))
+        if recording:  # only who reads it knows how many positions it holds
+            sent = agent.reader.task.status.fixes
+        click.echo(_line(agent, network))
+        return _summary(sent, endpoint.received(), times_are_names=recording is None)
 
 
-def _settings(folder: Path, simulator: Simulator, endpoint: Endpoint) -> Settings:
+class _Network:
+    """Between agent and endpoint. The page's switch cuts it, and so does the demo, once."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._lock = threading.Lock()
+        self.used = False
+        """Whether a viewer has laid hands on it."""
+
+    def is_away(self) -> bool:
+        return not self._endpoint.reachable
+
+    def set_away(self, away: bool) -> None:
+        self.used = True
+        self.cut(away)
+
+    def cut(self, away: bool) -> None:
+        """What the demo does by itself."""
+        with self._lock:
+            if away:
+                self._endpoint.disconnect()
+            else:
+                self._endpoint.reconnect()
+
+
+@contextlib.contextmanager
+def _drive(recording: Path | None) -> Iterator[tuple[Iterable[bytes], Callable[[int], int]]]:
+    """The epochs, and how many positions are in the first so many of them."""
+    if recording is None:
+        drive = CityDrive(_START_MS)
+        yield drive, lambda epochs: sum(map(drive.has_fix, range(epochs)))
+        return
+    with recording.open("rb") as file:
+        yield replay(file), int
+
+
+def _settings(folder: str, simulator: Simulator, endpoint: Endpoint, port: int | None) -> Settings:
     return Settings.model_validate(
         {
             "device": "demo",
             "gps": {"source": str(simulator.device)},
             "sampling": {"interval": "0s"},
-            "queue": {"path": folder / "queue.db", "commit_every": "200ms"},
+            "queue": {"path": f"{folder}/queue.db", "commit_every": "200ms"},
             "upload": {
                 "url": endpoint.url,
                 "flush_every": "1s",
@@ -78,38 +154,61 @@ def _settings(folder: Path, simulator: Simulator, endpoint: Endpoint) -> Setting
                 "resume_spread": "100ms",
             },
             "connectivity": {"probe_every": "500ms"},
+            "page": {"listen": f"127.0.0.1:{port}" if port else ""},
+            "extra": {},
             "log": {},
         }
     )
 
 
-def _drive(agent: Agent, simulator: Simulator, endpoint: Endpoint, length_s: float) -> None:
+def _free_port() -> int:
+    """The page's usual port, or any."""
+    for wanted in (_PORT, 0):
+        with suppress(OSError), socket.create_server(("127.0.0.1", wanted)) as listener:
+            port: int = listener.getsockname()[1]
+            return port
+    raise AgentError("no port is free on 127.0.0.1: use --no-page")
+
+
+def _show(url: str, *, until_interrupted: bool) -> None:
+    click.echo(f"Look at {url}: amber is on the disk alone, green is delivered.")
+    if until_interrupted:
+        click.echo("Ctrl-C ends it.")
+        if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+            webbrowser.open(url)
+
+
+def _watch(agent: Agent, simulator: Simulator, network: _Network, length_s: float | None) -> None:
     """One line a second until the drive is over."""
-    cut_s, return_s = round(length_s / 3), round(length_s * 2 / 3)
+    third_s = _ROUND_S if length_s is None else length_s / 3
+    cut_s = round(min(_CUT_S, third_s))
+    return_s = cut_s + round(min(_AWAY_S, third_s))
     for second in itertools.count(1):
         if simulator.done.wait(1):
             return
-        click.echo(f"{second:4} s    {_line(agent, endpoint)}")
-        if second == cut_s:
-            endpoint.disconnect()
-        elif second == return_s:
-            endpoint.reconnect()
+        click.echo(f"{second:4} s    {_line(agent, network)}")
+        if second == cut_s and not network.used:
+            network.cut(True)
+        elif second == return_s and not network.used:
+            network.cut(False)
 
 
-def _line(agent: Agent, endpoint: Endpoint) -> str:
+def _line(agent: Agent, network: _Network) -> str:
     stats = agent.queue.stats()
     pending = stats.ready + stats.unack + stats.uncommitted
     recorded = pending + stats.acked + stats.ack_failed
     amber = round(_BAR * pending / max(recorded, 1))
     green = _BAR - amber if recorded else 0
     bar = click.style("█" * green, fg="green") + click.style("░" * amber, fg="yellow")
-    network = "network up  " if endpoint.reachable else "NETWORK AWAY"
+    way = "NETWORK AWAY" if network.is_away() else "network up  "
     counts = f"recorded {recorded:4}   pending {pending:4}   delivered {stats.acked:4}"
-    return f"{counts}   {network}  {bar}"
+    return f"{counts}   {way}  {bar}"
 
 
-def _summary(sent: int, arrived: Counter[str]) -> int:
-    twice = sum(arrived.values()) - len(arrived)
+def _summary(sent: int, received: list[tuple[str, int, str]], *, times_are_names: bool) -> int:
+    """``times_are_names``: no two positions are of the same instant."""
+    arrived = {time for *_, time in received} if times_are_names else set(received)
+    twice = len(received) - len(arrived)
     missing = sent - len(arrived)
     if missing or twice:
         click.echo(f"{sent} positions were sent: {missing} are missing, {twice} arrived twice.")

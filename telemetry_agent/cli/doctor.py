@@ -26,17 +26,18 @@ _INDENT = " " * (len("✔ pass  ") + _NAME_WIDTH + 2)
 @click.command()
 @config_option
 @json_option
-def command(config_path: Path | None, *, as_json: bool) -> int:
+@click.option("--send", is_flag=True, help="Send the endpoint one position, to see it taken.")
+def command(config_path: Path | None, *, as_json: bool, send: bool) -> int:
     """Check everything from the receiver to the endpoint; say what is wrong, and the remedy.
 
     It takes less than 15 s, with and without a running agent, and changes nothing. The endpoint
-    is sent a batch without any position. Exit status 1 if something failed.
+    is sent a request without any position. Exit status 1 if something failed.
     """
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # signs need no UTF-8
     logging.disable()  # what the parts log in passing is in the findings
     counts: Counter[Verdict] = Counter()
     found: list[Finding] = []
-    for finding in examine(config_path):
+    for finding in examine(config_path, send=send):
         counts[finding.verdict] += 1
         found.append(finding)
         if not as_json:

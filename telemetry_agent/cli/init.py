@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import sys
 from pathlib import Path
@@ -11,17 +10,18 @@ from pathlib import Path
 import click
 
 from telemetry_agent import config
+from telemetry_agent.cli.servers import SERVERS, completed
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.access import build_access
+from telemetry_agent.doctor.endpoint import asked
 from telemetry_agent.errors import ConfigError, SourceError, UsageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.gnss.sources.machine import Candidate, find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.model import Batch, Delivered, Fix
-from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.seams import NoAnswer
+from telemetry_agent.model import Fix
+from telemetry_agent.upload.seams import FormatName
 from telemetry_agent.upload.transport import Transport
 
 _LISTEN_S = 5.0
@@ -41,13 +41,21 @@ _GROUP = "telemetry-agent"
 @click.option("--device", help="This device's name.")
 @click.option("--source", help="The receiver, as gps.source.")
 @click.option("--baud", type=int, help="Its speed; found out if it is not given.")
-@click.option("--url", help="The endpoint.")
+@click.option(
+    "--server",
+    type=click.Choice(list(SERVERS)),
+    default="native",
+    show_default=True,
+    help="What kind of server the endpoint is: see docs/servers.md.",
+)
+@click.option("--url", help="The endpoint; of a known kind of server its address is enough.")
 @click.option("--force", is_flag=True, help="Overwrite the file if it is there.")
 def command(
     path: Path,
     device: str | None,
     source: str | None,
     baud: int | None,
+    server: str,
     url: str | None,
     force: bool,
 ) -> None:
@@ -61,13 +69,15 @@ def command(
     device = device or _ask("This device's name", "{hostname}", asks=asks)
     if url is None and not asks:
         raise UsageError("init needs --url, the endpoint that fixes go to")
-    url = url or _ask("The endpoint's URL", None, asks=asks)
+    url = completed(server, url or _ask("The endpoint's URL", None, asks=asks))
     if source.startswith("/"):
         baud = _listen(Path(source), baud)
-    text = _text(device, source, baud, url)
+    text = _text(device, source, baud, SERVERS[server].format, url)
     settings = _write(path, text)
     click.echo(f"wrote {path}")
     _try_endpoint(settings)
+    if hint := SERVERS[server].hint.format(device=settings.device):
+        click.echo(f"There: {hint}")
     click.echo(f"Next: telemetry-agent run --config {path}")
 
 
@@ -148,7 +158,7 @@ def _first_fix(source: SerialSource, decoder: Decoder) -> Fix | None:
     return None
 
 
-def _text(device: str, source: str, baud: int | None, url: str) -> str:
+def _text(device: str, source: str, baud: int | None, format_: FormatName, url: str) -> str:
     lines = [
         "# Written by telemetry-agent init. Every key there is stands in config.example.toml.",
         f"device = {json.dumps(device)}",
@@ -158,7 +168,10 @@ def _text(device: str, source: str, baud: int | None, url: str) -> str:
     ]
     if baud is not None:
         lines.append(f"baud = {baud}")
-    return "\n".join([*lines, "", "[upload]", f"url = {json.dumps(url)}", ""])
+    lines += ["", "[upload]", f"url = {json.dumps(url)}"]
+    if format_ != "native":
+        lines.append(f'format = "{format_}"')
+    return "\n".join([*lines, ""])
 
 
 def _write(path: Path, text: str) -> Settings:
@@ -185,19 +198,15 @@ def _write(path: Path, text: str) -> Settings:
 
 
 def _try_endpoint(settings: Settings) -> None:
-    """Send a batch without any position, and say what came back."""
-    batch = Batch(0, secrets.token_hex(8), settings.device, (), live=True)
+    """Send a request without any position, and say what came back."""
     upload = settings.upload
     transport = Transport(upload.url, access=build_access(upload, set()), proxy=upload.proxy)
     try:
-        answer = transport.exchange(native.encode(batch, compression="none"), 10.0)
+        findings = list(asked(transport, upload, settings.device, None))
     finally:
         transport.close()
-    if isinstance(answer, NoAnswer):
-        click.echo(f"the endpoint cannot be reached: {answer.reason}; the agent will try again")
-        return
-    outcome = native.read(answer, batch)
-    if isinstance(outcome, Delivered):
-        click.echo("the endpoint answers, and takes the format")
-    else:
-        click.echo(f"the endpoint answers: {outcome.reason}")
+    for found in findings:
+        if found.verdict == "skip":
+            continue
+        remedy = f"; {found.remedy}" if found.remedy else ""
+        click.echo(f"the endpoint: {found.name}: {found.said}{remedy}")

@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,3 +27,24 @@ def duration_callback(
         return duration_s(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}") from None
+
+
+def instant_callback(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> dict[str, Any]:
+    """For an option whose value is a time, or an age before the newest fix: what is asked."""
+    if value is None:
+        return {}
+    try:
+        return {f"{parameter.name}_age_s": duration_s(value)}
+    except ValueError:
+        pass
+    try:
+        instant = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age such as 2h"
+        ) from None
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return {f"{parameter.name}_ms": round(instant.timestamp() * 1000)}

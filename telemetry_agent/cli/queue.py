@@ -4,7 +4,6 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +11,7 @@ import click
 
 from telemetry_agent import config
 from telemetry_agent.cli.asking import ask
-from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.config.values import duration_s
+from telemetry_agent.cli.options import config_option, instant_callback, json_option
 from telemetry_agent.errors import AgentError
 
 _STATES = ("ready", "unack", "acked", "ack_failed")
@@ -143,32 +141,11 @@ def _change(
         raise AgentError(f"{missing} of these names are no dead letters")
 
 
-def _read_instant(
-    _context: click.Context, parameter: click.Parameter, value: str | None
-) -> dict[str, Any]:
-    """What the agent is asked: a time, or an age before the newest fix."""
-    if value is None:
-        return {}
-    try:
-        return {f"{parameter.name}_age_s": duration_s(value)}
-    except ValueError:
-        pass
-    try:
-        instant = datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age such as 2h"
-        ) from None
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
-    return {f"{parameter.name}_ms": round(instant.timestamp() * 1000)}
-
-
 @command.command()
 @config_option
 @json_option
-@click.option("--since", metavar="TIME", required=True, callback=_read_instant)
-@click.option("--until", metavar="TIME", callback=_read_instant, help="Default: the newest fix.")
+@click.option("--since", metavar="TIME", required=True, callback=instant_callback)
+@click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
 def resend(
     config_path: Path | None, *, as_json: bool, since: dict[str, Any], until: dict[str, Any]
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.endpoint import Endpoint, Fault
+from telemetry_agent.endpoint import Endpoint, Fault, Tokens
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
 
@@ -36,15 +36,22 @@ _STOPS = {signal.SIGINT, signal.SIGTERM}
     "503x5 (the first 5). Besides a status: drop (store, then close without an answer), "
     "hang (never answer).",
 )
-def command(listen: str, db: Path, patterns: tuple[str, ...]) -> None:
+@click.option(
+    "--tokens",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help='TOML with a token for each device: van-07 = "token". Without it anybody may send.',
+)
+def command(listen: str, db: Path, patterns: tuple[str, ...], tokens: Path | None) -> None:
     """The reference endpoint: stores each fix once.
 
     Prints the URL that fixes go to. Ctrl-C ends it with a summary, and a line for each agent that
-    has reported about itself; GET /v1/agents lists them meanwhile.
+    has reported about itself; GET /v1/agents lists them meanwhile. GET /openapi.json describes it.
     """
     # Before any thread starts, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    with Endpoint(listen, db, [Fault.parse(pattern) for pattern in patterns]) as endpoint:
+    faults = [Fault.parse(pattern) for pattern in patterns]
+    with Endpoint(listen, db, faults, tokens=Tokens(tokens) if tokens else None) as endpoint:
         click.echo(endpoint.url)
         signal.sigwait(_STOPS)
         seen = endpoint.counters

@@ -170,6 +170,7 @@ def shown(settings: Settings) -> dict[str, Any]:
     return effective(settings) | {
         "upload.url": masked_url(upload.url),
         "upload.headers": masked_headers(upload.headers),
+        "page.tiles": masked_url(settings.page.tiles),
     }
 
 
@@ -182,3 +183,5 @@ def _walk(model: type[BaseModel], values: BaseModel | None) -> Iterator[tuple[st
                 yield f"{name}.{key}", inner
         else:
             yield field.alias or name, value
+    for name, value in (values.model_extra or {}).items() if values is not None else ():
+        yield name, value.model_dump(mode="json", exclude_defaults=True)

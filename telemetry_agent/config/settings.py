@@ -4,9 +4,10 @@ Keys in the file are without units (``timeout = "30s"``); the settings carry the
 (``upload.timeout_s``), because code has no other way to know.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -31,10 +32,21 @@ from telemetry_agent.config.values import (
     ProxyUrl,
     ReceiverCommand,
     SourceName,
+    TilesUrl,
     Url,
 )
 from telemetry_agent.model import Quality
-from telemetry_agent.secrecy import in_the_clear, secret_values
+from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
+from telemetry_agent.upload.seams import FormatName
+
+# What a format says itself by these names, no attribute may say.
+_TAKEN_NAMES = set(
+    "seq time lat lon alt geoid_sep speed course mode quality hdop vdop pdop sats err_h err_v odo "  # noqa: SIM905 - a set of words is read as words
+    "flags extra device stream id deviceid timestamp valid location cell wifi bearing heading "
+    "altitude accuracy sat odometer tst tid topic acc vac vel cog batt bs charge batteryState "
+    "battery battery_state battery_level mains device_id horizontal_accuracy vertical_accuracy "
+    "driverUniqueId".split()
+)
 
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 
@@ -86,7 +98,7 @@ class Upload(_Section):
     """Where fixes go, and how."""
 
     url: Url
-    format: Literal["native"] = "native"
+    format: FormatName = "native"
     order: Literal["auto", "live-first", "oldest-first"] = "auto"
     max_batch: Annotated[Count, Field(le=10_000)] = 1000
     flush_every_s: Duration = Field(10.0, alias="flush_every")
@@ -118,8 +130,20 @@ class Upload(_Section):
             if getattr(self, key) and not getattr(self, other):
                 raise ValueError(f"upload.{other} is missing, upload.{key} is set")
         shown = self.token_file or self.username or secret_values(self.headers)
+        shown = shown or secrets_in_url(self.url)
         if shown and (fault := self.secret_in_the_clear()):
             raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_the_precision_to_us(self) -> Self:
+        if self.format == "influx":
+            asked = parse_qs(urlsplit(self.url).query).get("precision", ["ms"])
+            if asked != ["ms"]:
+                raise ValueError(
+                    f"upload.url asks for precision={asked[0]}: leave it out, the agent sends and "
+                    "says ms"
+                )
         return self
 
     def secret_in_the_clear(self) -> str | None:
@@ -146,6 +170,69 @@ class Connectivity(_Section):
     probe_every_s: PositiveDuration = Field(30.0, alias="probe_every")
 
 
+class Page(_Section):
+    """The device page."""
+
+    listen: HostAndPort = None
+    token_file: OptionalPath = None
+    tiles: TilesUrl = ""
+
+
+class ExtraFile(_Section):
+    """One attribute of the user's own: what a file says."""
+
+    file: Path
+    scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    unit: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_the_file_alone(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"file": value}
+        if not isinstance(value, dict):
+            raise ValueError('must be a file, or {file = "…", scale = …, unit = "…"}')  # noqa: TRY004 - pydantic wants ValueError
+        return value
+
+    @field_validator("file")
+    @classmethod
+    def _is_found_from_anywhere(cls, file: Path) -> Path:
+        if not file.is_absolute():
+            raise ValueError("must be the full path of a file, such as /sys/…")
+        return file
+
+
+class Extra(_Section):
+    """The user's own attributes, read at each recorded fix: a file for each name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, ExtraFile]
+
+    power: bool = False
+
+    @property
+    def files(self) -> dict[str, ExtraFile]:
+        """By the names under which they are sent: a unit joins its name."""
+        return {
+            f"{name}_{one.unit}" if one.unit else name: one
+            for name, one in self.__pydantic_extra__.items()
+        }
+
+    @model_validator(mode="after")
+    def _has_names_that_every_server_takes(self) -> Self:
+        for name in self.files:
+            if not re.fullmatch("[a-z][A-Za-z0-9_]{0,47}", name):
+                raise ValueError(
+                    f"extra.{name}: a name (with its unit) is a small letter, then letters, digits "
+                    "and _, at most 48"
+                )
+            if name in _TAKEN_NAMES:
+                raise ValueError(f"extra.{name}: this name has a meaning already: choose another")
+        if len(self.files) < len(self.__pydantic_extra__):
+            raise ValueError("extra: two attributes have one name with their units")
+        return self
+
+
 class Log(_Section):
     """What is said, and how."""
 
@@ -170,6 +257,8 @@ class Settings(BaseSettings):
     queue: Queue
     upload: Upload
     connectivity: Connectivity
+    page: Page
+    extra: Extra
     log: Log
 
     @classmethod

@@ -174,6 +174,17 @@ Url = Annotated[str, AfterValidator(_url)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy)]
 
 
+def _tiles(value: str) -> str:
+    if value:
+        parts = urlsplit(_url(value))
+        if not all(f"{{{name}}}" in parts.path for name in "xyz"):
+            raise ValueError("must be like https://tiles.example.com/{z}/{x}/{y}.png")
+    return value
+
+
+TilesUrl = Annotated[str, AfterValidator(_tiles)]
+
+
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _OUR_HEADERS = {
     *("accept-encoding", "connection", "content-encoding", "content-length", "content-type"),

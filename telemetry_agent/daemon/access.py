@@ -2,10 +2,15 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from telemetry_agent.config.settings import Upload
+from telemetry_agent.config.settings import Page, Upload
 from telemetry_agent.errors import ConfigError
+from telemetry_agent.page.libraries import server_missing
+from telemetry_agent.secrecy import is_loopback, read_secret, secrets_in_url
 from telemetry_agent.upload.access import Access
+
+_SHORTEST_TOKEN = 16  # nothing slows down who guesses
 
 
 def build_access(upload: Upload, secrets: set[str]) -> Access:
@@ -27,9 +32,11 @@ def build_access(upload: Upload, secrets: set[str]) -> Access:
         raise ConfigError("config: upload.password_file is missing, upload.username is set")
     if token is not None and (fault := upload.secret_in_the_clear()):
         raise ConfigError(f"config: {fault}")
+    secrets |= secrets_in_url(upload.url)
     return Access(
         upload.headers,
         token=token,
+        scheme=_scheme(upload),
         username=upload.username,
         password=password,
         ca_file=upload.ca_file,
@@ -37,6 +44,40 @@ def build_access(upload: Upload, secrets: set[str]) -> Access:
         client_key=(upload.client_key or _credential("client_key")) if upload.client_cert else None,
         secrets=secrets,
     )
+
+
+def build_page_token(page: Page, secrets: set[str]) -> str | None:
+    """Read what lets a viewer of the page in; ``None``: everybody on this machine may look.
+
+    Raises:
+        ConfigError: there is a page that cannot be, or that others could open without a token.
+    """
+    if page.listen is None:
+        return None
+    if (missing := server_missing()) is not None:
+        raise ConfigError(f"config: page.listen is set, and {missing}")
+    path = page.token_file or _credential("page_token")
+    if path is not None:
+        token = read_secret("page.token_file", path)
+        if len(token) < _SHORTEST_TOKEN:
+            raise ConfigError(
+                f"page.token_file: {path} must hold at least {_SHORTEST_TOKEN} characters, such "
+                "as `openssl rand -hex 16` makes"
+            )
+        secrets.add(token)
+        return token
+    if not is_loopback(page.listen[0]):
+        raise ConfigError(
+            f"config: page.listen: whoever reaches {page.listen[0]} could see where this device "
+            "is: set page.token_file, or listen on 127.0.0.1"
+        )
+    return None
+
+
+def _scheme(upload: Upload) -> str:
+    """InfluxDB 2 has a word of its own for what others call a bearer token."""
+    path = urlsplit(upload.url).path
+    return "Token" if upload.format == "influx" and path.endswith("/api/v2/write") else "Bearer"
 
 
 def _credential(name: str) -> Path | None:

@@ -4,22 +4,26 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
+from telemetry_agent.config.settings import Extra as ExtraSettings
 from telemetry_agent.config.settings import Gps, Settings
 from telemetry_agent.config.settings import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import KernelBell
-from telemetry_agent.daemon.access import build_access
+from telemetry_agent.daemon.access import build_access, build_page_token
 from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
 from telemetry_agent.daemon.control import Answers, Command, Control
+from telemetry_agent.daemon.extras import Attribute, Extras
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
+from telemetry_agent.export.track import Gaps
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
@@ -33,12 +37,15 @@ from telemetry_agent.gnss.sources.network import TcpSource, UdpSource
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
+from telemetry_agent.page.news import Sight, Switch
+from telemetry_agent.page.task import Page
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.account import UploadStatus
-from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.seams import EncodeReport, Format
 from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
@@ -52,6 +59,7 @@ _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
 _COMMITTER_S = 0.5
 _CONTROL_S = 0.5
+_PAGE_S = 0.5
 _QUEUE_S = 1.0
 
 _ROWS_TO_RESUME = 1000  # at 1 Hz more than parking takes
@@ -65,9 +73,10 @@ class Agent:
         clock: the machine's clocks.
         reports: whether it reports about itself.
         secrets: every secret that is read is added to it.
+        switch: cuts the network of a demo; the page shows it.
 
     Raises:
-        ConfigError: a secret or a certificate cannot be used.
+        ConfigError: a secret or a certificate cannot be used, or the page cannot be.
         QueueLockedError: another process holds the queue.
         StorageError: the queue cannot be opened.
     """
@@ -79,12 +88,15 @@ class Agent:
         *,
         reports: bool = True,
         secrets: set[str] | None = None,
+        switch: Switch | None = None,
     ) -> None:
         self.settings = settings
+        self._switch = switch
         self._reports = reports
         self.secrets = secrets if secrets is not None else set()
         self._clock = clock
         access = build_access(settings.upload, self.secrets)
+        self._page_token = build_page_token(settings.page, self.secrets)
         self.queue = AckQueue(
             settings.queue.path,
             commit_every_s=settings.queue.commit_every_s,
@@ -92,6 +104,7 @@ class Agent:
             clock=clock,
         )
         self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
+        self._extras = _extras(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
         self._draining: Listeners[[]] = Listeners()
         self.status = Status(
@@ -111,7 +124,11 @@ class Agent:
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
         self._hotplug = self.supervisor.add("hotplug", self._build_hotplug)
         self.reader = self.supervisor.add("reader", self._build_reader)
-        self._control = self.supervisor.add("control", self._build_control)
+        self._commands = self._build_commands()
+        self._control = self.supervisor.add(
+            "control", lambda: Control(self.queue.path, self._commands, self._clock)
+        )
+        self.page = self.supervisor.add("page", self._build_page, vital=False)
         self.queue.watch(self.uploader.wake)
 
     def start(self) -> None:
@@ -133,6 +150,7 @@ class Agent:
         _within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
         self._committer.end(_COMMITTER_S)
         self._control.end(_CONTROL_S)
+        self.page.end(_PAGE_S)
         _within(_QUEUE_S, self.queue.close)
 
     def apply(self, settings: Settings) -> None:
@@ -144,10 +162,13 @@ class Agent:
             ConfigError: a secret or a certificate cannot be used. Nothing has changed.
         """
         access = build_access(settings.upload, self.secrets)
+        self._page_token = build_page_token(settings.page, self.secrets)
         before, self.settings = self.settings, settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
         self.sampler.policy = SamplingPolicy(**settings.sampling.model_dump())
+        if settings.extra != before.extra:
+            self._extras = _extras(settings.extra)
         if settings.gps != before.gps:
             self.reader.restart(_READER_S)
         self.monitor.restart(_MONITOR_S)
@@ -155,6 +176,7 @@ class Agent:
         self._transport.close()
         self._transport = self._build_transport(settings.upload, access)
         self.uploader.restart(0)
+        self.page.restart(_PAGE_S)
 
     def _build_transport(self, upload: UploadSettings, access: Access) -> Transport:
         return Transport(
@@ -167,25 +189,30 @@ class Agent:
         )
 
     def _build_uploader(self) -> Uploader:
-        name = (self.queue.stream, self.settings.device)
-        reports = Reports(
-            name,
-            self.status.words,
-            self.status.report,
-            native.encode,
-            self._clock.monotonic_s(),
-            heartbeat_s=self.settings.sampling.heartbeat_s,
-        )
+        upload = self.settings.upload
+        wire_format = choose(upload.format, upload.url, upload.username)
         return Uploader(
             self.queue,
-            native,
+            wire_format,
             self._transport,
-            _policy(self.settings.upload),
+            _policy(upload, wire_format),
             way=_Way(self.monitor),
-            reports=reports if self._reports else None,
+            reports=self._build_reports(wire_format.encode_report),
             in_haste=lambda: bool(self._draining),
             on_step=self._uploader_stepped,
             clock=self._clock,
+        )
+
+    def _build_reports(self, encode: EncodeReport | None) -> Reports | None:
+        if encode is None or not self._reports:
+            return None
+        return Reports(
+            (self.queue.stream, self.settings.device),
+            self.status.words,
+            self.status.report,
+            encode,
+            self._clock.monotonic_s(),
+            heartbeat_s=self.settings.sampling.heartbeat_s,
         )
 
     def _build_monitor(self) -> Monitor:
@@ -214,9 +241,10 @@ class Agent:
     def _uploader_stepped(self) -> None:
         self.status.step_ended()
         self._draining()
+        self.page.task.nudge()
 
-    def _build_control(self) -> Control:
-        commands = queue_commands(self.queue) | {
+    def _build_commands(self) -> dict[str, Command]:
+        return queue_commands(self.queue) | {
             "status": Command(lambda _asked, _bell: self._tell_status(), public=True),
             "drain": Command(lambda _asked, bell: self.drain(bell)),
             "tap": Command(
@@ -225,7 +253,25 @@ class Agent:
                 )
             ),
         }
-        return Control(self.queue.path, commands, self._clock)
+
+    def _build_page(self) -> Page:
+        page, sampling = self.settings.page, self.settings.sampling
+        sight = Sight(
+            self.queue,
+            snapshot=self.status.snapshot,
+            position=self.status.position,
+            network=self._network,
+            gaps=Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s),
+            ask=lambda command, asked: self._commands[command].run(asked, Bell()),
+            clock=self._clock,
+            switch=self._switch,
+        )
+        return Page(page.listen, sight, self._page_token, page.tiles)
+
+    def _network(self) -> dict[str, Any]:
+        state = self.monitor.task.state
+        since_s = round(self._clock.monotonic_s() - state.since_s, 1)
+        return {"word": state.word, "since_s": since_s, "error": state.error}
 
     def _tell_status(self) -> Answers:
         yield self.status.snapshot()
@@ -272,7 +318,7 @@ class Agent:
     def _record(self, fix: Fix) -> None:
         self.status.fix_came(fix)
         for chosen in self.sampler.feed(fix):
-            self.queue.put(chosen, self.settings.device)
+            self.queue.put(chosen._replace(extra=self._extras.json()), self.settings.device)
 
     def _recent(self) -> list[Fix]:
         try:
@@ -362,12 +408,20 @@ def source_of(gps: Gps, baud_file: Path | None) -> Source:
     return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
-def _policy(upload: UploadSettings) -> UploadPolicy:
+def _extras(extra: ExtraSettings) -> Extras:
+    return Extras(
+        [Attribute(name, one.file, one.scale) for name, one in extra.files.items()],
+        power=extra.power,
+    )
+
+
+def _policy(upload: UploadSettings, wire_format: Format) -> UploadPolicy:
     return UploadPolicy(
         max_batch=upload.max_batch,
         flush_every_s=upload.flush_every_s,
         timeout_s=upload.timeout_s,
-        live_first=upload.order != "oldest-first",
+        live_first=upload.order == "live-first"
+        or (upload.order == "auto" and not wire_format.oldest_first),
         compression=upload.compression,
         backoff_initial_s=upload.backoff_initial_s,
         backoff_max_s=upload.backoff_max_s,

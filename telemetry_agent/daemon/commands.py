@@ -13,9 +13,12 @@ from typing import Any, Generic, ParamSpec
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.schema import State
+from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.control import Answers, Command
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
+from telemetry_agent.export import FORMATS
+from telemetry_agent.export.track import Gaps
 from telemetry_agent.fixjson import rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.tasks import Bell
@@ -24,6 +27,7 @@ from telemetry_agent.upload.account import UploadStatus
 STATES = {state.name.lower(): state for state in State if state > 0}
 """The public states of the queue, by their names."""
 
+_FIXES_PER_ANSWER = 1000
 _TAP_BUFFER_BYTES = 256 * 1024
 _ATTEMPTS = 3
 _PATIENCE_S = 60.0
@@ -61,7 +65,7 @@ class Listeners(Generic[P]):
 
 
 def queue_commands(queue: AckQueue) -> dict[str, Command]:
-    """``queue stats | list | retry | discard | resend``."""
+    """``queue stats | list | retry | discard | resend``, and ``export``."""
 
     def stats(_asked: Mapping[str, Any], _bell: Bell) -> Answers:
         yield asdict(queue.stats())
@@ -93,13 +97,57 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
         until_ms = _instant_ms(queue, asked, "until", _EVER_MS)
         yield {"resent": queue.resend(since_ms, until_ms)}
 
+    def exported(asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        since_ms = _instant_ms(queue, asked, "since", -_EVER_MS)
+        until_ms = _instant_ms(queue, asked, "until", _EVER_MS)
+        yield from export(asked, queue, since_ms, until_ms)
+
     return {
         "queue stats": Command(stats, public=True),
         "queue list": Command(fixes),
         "queue retry": Command(retry),
         "queue discard": Command(discard),
         "queue resend": Command(resend),
+        "export": Command(exported),
     }
+
+
+def export(asked: Mapping[str, Any], queue: AckQueue, since_ms: int, until_ms: int) -> Answers:
+    """The fixes of a time as a file, piece by piece: ``{"text": …}``.
+
+    Each answer also tells the count of ``fixes`` so far, and how many were ``read`` of those that
+    are ``stored``.
+    """
+    name, counts = asked.get("format"), queue.stats()
+    if not isinstance(name, str) or name not in FORMATS:
+        raise UsageError(f"format {name!r}: one of {', '.join(FORMATS)}")
+    progress = {
+        "fixes": 0,
+        "read": 0,
+        "stored": counts.ready + counts.unack + counts.acked + counts.ack_failed,
+    }
+
+    def chunks() -> Iterator[list[Stored]]:
+        stored = queue.stored()
+        while chunk := list(islice(stored, _FIXES_PER_ANSWER)):
+            chosen = [one for one in chunk if since_ms <= one.record.fix.time_ms < until_ms]
+            progress["read"] += len(chunk)
+            progress["fixes"] += len(chosen)
+            yield chosen
+
+    for text in FORMATS[name].pieces(chunks(), _gaps(asked)):
+        yield {"text": text, **progress}
+
+
+def _gaps(asked: Mapping[str, Any]) -> Gaps:
+    """``"gap_s"`` and ``"standing_gap_s"``."""
+    default = Gaps()
+    gaps = Gaps(
+        asked.get("gap_s", default.moving_s), asked.get("standing_gap_s", default.standing_s)
+    )
+    if not all(isinstance(gap_s, int | float) for gap_s in gaps):
+        raise UsageError("gap_s and standing_gap_s are numbers of seconds")
+    return gaps
 
 
 def _names(asked: Mapping[str, Any]) -> set[tuple[str, int]] | None:

@@ -15,7 +15,7 @@ from typing import Any
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.clock import Clock
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fixjson import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Satellite, Sky
 from telemetry_agent.upload.account import UploadStatus
@@ -170,6 +170,17 @@ class Status:
             "upload": self._upload_fields(now_s, host),
             "queue": self._queue_fields(),
         }
+
+    def position(self) -> dict[str, Any] | None:
+        """The last fix, ready for JSON, and its ``age_s``; ``None`` before the first.
+
+        Apart from the snapshot, which everybody on the machine may see.
+        """
+        with self._lock:
+            if self._last_fix is None:
+                return None
+            came_s, fix = self._last_fix
+        return fix_fields(fix) | {"age_s": _tenths(self._clock.monotonic_s() - came_s)}
 
     def words(self) -> tuple[str, ...]:
         """The words that make a report worth sending when one of them changes."""

@@ -3,7 +3,8 @@
 A crash of one task never stops another: a dead network must not stop recording, a dead receiver
 must not stop uploading. A task that crashes is logged, counted and built anew after a backoff;
 one that crashes too often within a while ends the process, because then only a fresh start (which
-the service manager gives) can help.
+the service manager gives) can help. Not so a task that the agent can do without: it is built anew
+for ever, and one that hangs is told but is no reason for the service manager to step in.
 """
 
 import logging
@@ -30,7 +31,10 @@ T = TypeVar("T", bound=Task)
 
 
 class Supervised(Generic[T]):
-    """One task and its thread. ``build`` makes the task, and makes it anew after a crash."""
+    """One task and its thread. ``build`` makes the task, and makes it anew after a crash.
+
+    ``vital``: without it the agent is of no use.
+    """
 
     def __init__(
         self,
@@ -38,8 +42,11 @@ class Supervised(Generic[T]):
         build: Callable[[], T],
         clock: Clock,
         give_up: Callable[[], None],
+        *,
+        vital: bool = True,
     ) -> None:
         self.name = name
+        self.vital = vital
         self.crashes = 0
         self._build = build
         self._clock = clock
@@ -101,7 +108,8 @@ class Supervised(Generic[T]):
                 beat.stamp(float("inf"))
                 log.exception("%s crashed (%d since the start)", self.name, self.crashes)
                 now_s = self._clock.monotonic_s()
-                if len(recent) == recent.maxlen and now_s - recent[0] < _CRASH_WINDOW_S:
+                often = len(recent) == recent.maxlen and now_s - recent[0] < _CRASH_WINDOW_S
+                if often and self.vital:
                     log.critical("%s crashes again and again: giving up", self.name)
                     self._give_up()
                     return
@@ -119,9 +127,9 @@ class Supervisor:
         self._tasks: list[Supervised[Any]] = []
         self.gave_up = False
 
-    def add(self, name: str, build: Callable[[], T]) -> Supervised[T]:
+    def add(self, name: str, build: Callable[[], T], *, vital: bool = True) -> Supervised[T]:
         """Add a task; it runs once ``start`` is called."""
-        supervised = Supervised(name, build, self._clock, self._give_up)
+        supervised = Supervised(name, build, self._clock, self._give_up, vital=vital)
         self._tasks.append(supervised)
         return supervised
 
@@ -130,9 +138,9 @@ class Supervisor:
         for task in self._tasks:
             task.start()
 
-    def late(self, now_s: float) -> list[str]:
-        """The names of the tasks whose beat is overdue."""
-        return [task.name for task in self._tasks if task.beat.is_late(now_s)]
+    def late(self, now_s: float) -> list[Supervised[Any]]:
+        """The tasks whose beat is overdue."""
+        return [task for task in self._tasks if task.beat.is_late(now_s)]
 
     def _give_up(self) -> None:
         # Main sits in sigtimedwait: a signal is what it hears.

@@ -1,53 +1,114 @@
-"""What the endpoint answered to a batch without positions, as findings."""
+"""What the endpoint answered to the doctor, as findings: each server has its own way to say no."""
+
+from dataclasses import dataclass
 
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.model import Answer, Deferred, Delivered, Held, Outcome, Refused
+from telemetry_agent.upload.formats.clickhouse import exception_code
+from telemetry_agent.upload.seams import FormatName
 
 _CREDENTIALS = {
     401: "the endpoint asks who we are",
     403: "the endpoint does not let us in",
     407: "a proxy asks who we are",
 }
+_CLICKHOUSE_CREDENTIALS = {192, 193, 194, 195, 497, 516}
+_CLICKHOUSE_TABLE = {16, 47, 60, 81, 117}
 _LATER = {408, 409, 423, 425, 429}
-_NO_ENDPOINT = "correct upload.url: what answers there is no endpoint of the native format"
+
+_WHO = {
+    "overland": "put Dawarich's API key into upload.token_file",
+    "influx": "InfluxDB 2 and 3 want upload.token_file, InfluxDB 1 upload.username and "
+    "upload.password_file",
+    "clickhouse": "correct upload.username and upload.password_file, and grant it INSERT",
+    "owntracks": "correct upload.username and upload.password_file",
+}
+_WHERE = {
+    "overland": "correct upload.url: it ends in /api/v1/overland/batches for Dawarich, in "
+    "/apps/phonetrack/log/overland/TOKEN/NAME for PhoneTrack",
+    "owntracks": "correct upload.url: it ends in /pub for the Recorder",
+    "influx": "create the database or bucket that upload.url names, or correct it",
+    "clickhouse": "create the table as docs/servers.md has it, or correct upload.url",
+}
 
 
-def authentication(answer: Answer, outcome: Outcome) -> Finding:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the answer is to."""
+
+    format: FormatName
+    device: str
+    position: bool
+    """A position was sent; else a request without any."""
+
+
+def authentication(asked: Asked, answer: Answer, outcome: Outcome) -> Finding:
     """Whether the endpoint knows us: ``authentication``."""
     name = "authentication"
-    if who := _CREDENTIALS.get(answer.status):
+    if who := _stranger(asked, answer):
         return failed(
             name,
             f"{answer.status}: {who}",
-            "correct the credentials under [upload], such as upload.token_file (those of systemd "
-            "are seen while the service runs, and with sudo)",
+            f"{_WHO.get(asked.format, 'correct the credentials under [upload]')} (those of "
+            "systemd are seen while the service runs, and with sudo)",
         )
     if isinstance(outcome, Delivered):
         return passed(name, "accepted")
     return skipped(name, f"the answer {answer.status} does not tell")
 
 
-def judged(answer: Answer, outcome: Outcome) -> Finding:
-    """What it would do with positions: ``answer``."""
+def judged(asked: Asked, answer: Answer, outcome: Outcome) -> Finding:
+    """What it does with positions: ``answer``."""
     name, status = "answer", answer.status
     match outcome:
         case Delivered():
-            return passed(name, f"{status}: taken")
+            return passed(name, f"{status}: {'a position was ' if asked.position else ''}taken")
         case Refused(reason):
-            return warned(
-                name,
-                f"a batch without positions is refused ({reason})",
-                "only the first position shows whether this endpoint takes them: see status then",
-            )
+            return _refused(asked, reason)
         case Held(reason):
-            if status in _CREDENTIALS:
+            if _stranger(asked, answer):
                 return skipped(name, "needs authentication")
-            return failed(name, reason, _NO_ENDPOINT)
+            return failed(name, reason, _where(asked))
         case Deferred():
-            return _deferred(outcome)
+            return _deferred(asked, outcome)
 
 
-def _deferred(outcome: Deferred) -> Finding:
+def _stranger(asked: Asked, answer: Answer) -> str | None:
+    """In words, that it does not know us or does not let us in."""
+    if asked.format == "clickhouse" and exception_code(answer) in _CLICKHOUSE_CREDENTIALS:
+        return "ClickHouse does not let us in"
+    return _CREDENTIALS.get(answer.status)
+
+
+def _where(asked: Asked) -> str:
+    return _WHERE.get(
+        asked.format,
+        f"correct upload.url: what answers there is no endpoint of the format {asked.format}",
+    )
+
+
+def _refused(asked: Asked, reason: str) -> Finding:
+    name = "answer"
+    ask = "`telemetry-agent doctor --send` sends one position"
+    if asked.position and asked.format == "osmand":
+        remedy = (
+            f"add a device with the identifier {asked.device} in Traccar, or put that of yours "
+            "into upload.url (?id=…)"
+        )
+        return failed(name, reason, remedy)
+    if asked.position:
+        return failed(name, f"a position is refused ({reason})", _where(asked))
+    if asked.format == "osmand":
+        said = "400 where no device is named, as Traccar does; whether it knows ours is not asked"
+        return warned(name, said, ask)
+    return warned(
+        name,
+        f"a batch without positions is refused ({reason})",
+        f"only a position shows whether this endpoint takes them: {ask}",
+    )
+
+
+def _deferred(asked: Asked, outcome: Deferred) -> Finding:
     name, status = "answer", outcome.status or 0
     if outcome.state == "portal":
         return failed(
@@ -62,4 +123,4 @@ def _deferred(outcome: Deferred) -> Finding:
             outcome.reason,
             "nothing is lost, the agent tries again; if it stays so, look at the endpoint's log",
         )
-    return failed(name, outcome.reason, _NO_ENDPOINT)
+    return failed(name, outcome.reason, _where(asked))

@@ -15,13 +15,13 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Upload
 from telemetry_agent.daemon.access import build_access
 from telemetry_agent.doctor.accounts import Account, owner_of
-from telemetry_agent.doctor.answers import authentication, judged
+from telemetry_agent.doctor.answers import Asked, authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.model import Batch
+from telemetry_agent.model import Batch, Fix, Record
 from telemetry_agent.upload.access import Access
-from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.formats.answers import with_words
+from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.seams import NoAnswer
 from telemetry_agent.upload.transport import Transport
@@ -50,6 +50,7 @@ class Endpoint:
         account: who runs the agent, and must be able to read the secrets. Asked when it is known.
         resolve: looks names up.
         clock: the machine's clocks.
+        position: what to send there; nothing by default.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Endpoint:
         *,
         resolve: Resolve,
         clock: Clock,
+        position: Callable[[], Fix | None] = lambda: None,
     ) -> None:
         self._upload = upload
         self._device = device
@@ -67,6 +69,7 @@ class Endpoint:
         self._access = Access()
         self._resolve = resolve
         self._clock = clock
+        self._position = position
         self._host, self._port = upload.address
         self._addresses: list[Any] = []
         self._socket: socket.socket | None = None
@@ -151,32 +154,15 @@ class Endpoint:
                 )
 
     def ask(self) -> Iterator[Finding]:
-        """Send a batch without any position: ``authentication``, ``answer``."""
-        batch = Batch(0, secrets.token_hex(8), self._device, (), live=True)
+        """Send a batch without any position, or with one: ``authentication``, ``answer``."""
+        network = Network(self._clock, self._resolve)
         transport = Transport(
-            self._upload.url,
-            access=self._access,
-            proxy=self._upload.proxy,
-            network=Network(self._clock, self._resolve),
+            self._upload.url, access=self._access, proxy=self._upload.proxy, network=network
         )
         try:
-            answer = transport.exchange(
-                native.encode(batch, compression=self._upload.compression),
-                min(_ANSWER_S, self._upload.timeout_s),
-            )
+            yield from asked(transport, self._upload, self._device, self._position())
         finally:
             transport.close()
-        if isinstance(answer, NoAnswer):
-            yield skipped("authentication", "no answer")
-            yield failed(
-                "answer",
-                self._access.masked(answer.reason),
-                "check that the endpoint works: its own log says more",
-            )
-            return
-        outcome = with_words(native.read(answer, batch), self._access.masked)
-        yield authentication(answer, outcome)
-        yield judged(answer, outcome)
 
     def _look_up(self) -> Finding:
         host = self._host
@@ -268,6 +254,30 @@ class Endpoint:
                 TRUST,
             )
         return failed("tls", f"certificate not trusted: {words}", TRUST)
+
+
+def asked(
+    transport: Transport, upload: Upload, device: str, position: Fix | None
+) -> Iterator[Finding]:
+    """Send one position, or none, in a stream of its own: ``authentication``, ``answer``."""
+    stream = secrets.token_hex(8)
+    records = () if position is None else (Record(stream, 1, device, position),)
+    batch = Batch(0, stream, device, records, live=True)
+    wire_format = choose(upload.format, upload.url, upload.username)
+    payload = wire_format.encode(batch, compression=upload.compression)
+    answer = transport.exchange(payload, min(_ANSWER_S, upload.timeout_s))
+    if isinstance(answer, NoAnswer):
+        yield skipped("authentication", "no answer")
+        yield failed(
+            "answer",
+            transport.masked(answer.reason),
+            "check that the endpoint works: its own log says more",
+        )
+        return
+    outcome = with_words(wire_format.read(answer, batch), transport.masked)
+    what = Asked(upload.format, device, position is not None)
+    yield authentication(what, answer, outcome)
+    yield judged(what, answer, outcome)
 
 
 SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"

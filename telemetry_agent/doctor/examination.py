@@ -21,6 +21,7 @@ from telemetry_agent.doctor.sky import LISTENED
 from telemetry_agent.doctor.storage import Storage
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources import Source
+from telemetry_agent.model import Fix
 from telemetry_agent.upload.network import resolve_tcp
 
 _ALL_S = 13.0
@@ -44,8 +45,13 @@ class Site:
     patience: Patience = field(default_factory=Patience)
 
 
-def examine(config_path: Path | None, site: Site | None = None) -> Iterator[Finding]:
-    """Check everything; takes less than 15 s. Every name is told, whatever failed."""
+def examine(
+    config_path: Path | None, site: Site | None = None, *, send: bool = False
+) -> Iterator[Finding]:
+    """Check everything; takes less than 15 s. Every name is told, whatever failed.
+
+    ``send``: the endpoint is sent a position, the receiver's or one at 0, 0.
+    """
     try:
         loaded = config.load(config_path)
     except ConfigError as error:
@@ -55,7 +61,7 @@ def examine(config_path: Path | None, site: Site | None = None) -> Iterator[Find
         return
     files = ", ".join(map(str, loaded.files)) or "the environment"
     yield passed("config", f"{files}, for the device {loaded.settings.device}")
-    yield from findings(_checks(loaded.settings, site or Site()), limit_s=_ALL_S)
+    yield from findings(_checks(loaded.settings, site or Site(), send=send), limit_s=_ALL_S)
 
 
 def _explained(error: ConfigError) -> tuple[str, str]:
@@ -65,7 +71,7 @@ def _explained(error: ConfigError) -> tuple[str, str]:
     return (said, remedy) if parts and text.startswith("no config") else (text, check)
 
 
-def _checks(settings: Settings, site: Site) -> list[Check]:
+def _checks(settings: Settings, site: Site, *, send: bool) -> list[Check]:
     gps, upload, path = settings.gps, settings.upload, settings.queue.path
     if os.access(_CREDENTIALS, os.X_OK):
         os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
@@ -86,6 +92,7 @@ def _checks(settings: Settings, site: Site) -> list[Check]:
         lambda: agent.account,
         resolve=site.resolve,
         clock=site.clock,
+        position=lambda: (receiver.fix or Fix(site.clock.wall_ms(), 0, 0)) if send else None,
     )
     hung_disk = ("no answer of the disk", "the disk or a network file system hangs: see `dmesg`")
     hung_port = ("the port does not let go", "unplug the receiver and plug it in again")
@@ -106,7 +113,12 @@ def _checks(settings: Settings, site: Site) -> list[Check]:
         Check(("name",), endpoint.name, (), 4.0, ("no name server answers", SERVERS)),
         Check(("tcp",), endpoint.tcp, ("name",), 5.0),
         Check(("tls",), endpoint.tls, ("credentials", "tcp"), 5.0),
-        Check(("authentication", "answer"), endpoint.ask, ("tls",), 6.0),
+        Check(
+            ("authentication", "answer"),
+            endpoint.ask,
+            ("sentences", "tls") if send else ("tls",),
+            6.0,
+        ),
         Check(("delivery",), agent.delivery, ("agent",)),
     ]
 

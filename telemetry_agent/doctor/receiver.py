@@ -18,6 +18,7 @@ from telemetry_agent.gnss.sources import Source, gpsd, holders
 from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.machine import Candidate, candidate, find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
+from telemetry_agent.model import Fix
 
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
 
@@ -44,6 +45,7 @@ class Receiver:
         patience: Patience,
         root: Path,
     ) -> None:
+        self._heard: Heard | None = None
         self._gps = gps
         self._agent = agent
         self._source = source
@@ -51,6 +53,11 @@ class Receiver:
         self._patience = patience
         self._root = root
         self._path = Path(gps.source) if gps.source.startswith("/") else None
+
+    @property
+    def fix(self) -> Fix | None:
+        """The last that was heard."""
+        return self._heard.fix if self._heard else None
 
     def port(self) -> Iterator[Finding]:
         """Is it plugged in, and may the agent read it: ``device``, ``permissions``."""
@@ -99,6 +106,7 @@ class Receiver:
             baud=self._baud(source),
         )
         heard = hear(source, decoder, self._patience, self._clock)
+        self._heard = heard
         if decoder.antenna is None and self._agent.status is not None:
             # Most tell it when they start, and only the agent was there to hear it.
             decoder.antenna = self._agent.status["receiver"].get("antenna")

@@ -62,6 +62,7 @@ class Assembler:
         self._epoch: Epoch | None = None
         self._judged: Epoch | None = None
         self._closed_by: _Closer = "time"
+        self._moments_astray = False  # the times of ZDA and GBS are not those of the fixes
         self._gst: Gst | None = None  # came before the epoch that it is about
 
     @property
@@ -82,7 +83,8 @@ class Assembler:
                 return
             epoch = self._epoch_of_untimed(message, now_s, fixes)
         else:
-            if epoch is None or epoch.instant != instant:
+            astray = self._moments_astray and isinstance(message, Moment)
+            if not astray and (epoch is None or epoch.instant != instant):
                 epoch = self._epoch_of(instant, tag, now_s, fixes)
             # After the epoch before was closed: if time jumped, this date is none of its own.
             if isinstance(message, (Report, Moment)) and message.day is not None:
@@ -121,6 +123,8 @@ class Assembler:
         # If time went on in between and the very sentence comes again, time has stepped back.
         late = epoch is None or waiting or (judged is not None and tag not in judged.seen)
         if late and judged is not None and judged.is_at(instant, tag):
+            if epoch is not None and epoch.instant is not None and not epoch.reported:
+                self._moments_astray = True  # one of another time stands amid the fix's sentences
             self._epoch = None if waiting else epoch  # what waited was late as well
             self._late(tag)
             return None

@@ -16,7 +16,7 @@ from telemetry_agent.model import Fix, Flag, Quality
 
 _SAME_INSTANT_MS = 10
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
-_ROUNDING_E9 = 1_000  # 0.1 m: four decimals of a minute
+_ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
 _RTK = frozenset({"rtk", "float-rtk"})
 _NO_SATELLITE = frozenset({"", "0", "00", "000"})
 _LEAST_SATS = 3

@@ -14,6 +14,8 @@ Everything else is counted and dropped; no input raises.
 
 import re
 from collections import Counter
+from functools import reduce
+from operator import xor
 from typing import NewType
 
 Sentence = NewType("Sentence", str)
@@ -64,25 +66,17 @@ class Framer:
         text = not stream.translate(None, _TEXT)
         last = pieces.pop()
         for piece in pieces:
-            if piece and not (text and self._take(piece, sentences)):
+            if text and piece and (line := _line(piece)):
+                sentences.append(line)
+            elif piece:
                 self._scan(b"$" + piece, b"$", sentences)
         if text and b"\n" not in last and b"\r" not in last:
             self._tail = b"$" + last[:MAX_SENTENCE]
-        elif not (text and self._take(last, sentences)):
+        elif text and (line := _line(last)):
+            sentences.append(line)
+        else:
             self._scan(b"$" + last, b"", sentences)
         return sentences
-
-    def _take(self, piece: bytes, sentences: list[Sentence]) -> bool:
-        # The common case, in a third of the time: one whole line and nothing else.
-        body, _, tail = piece.rpartition(b"*")
-        checksum = _LINE_TAILS.get(tail)
-        if checksum is None or not 0 < len(body) <= _MAX_BODY or checksum != _xor(body):
-            return False
-        line = body.decode("ascii")
-        if not line.isprintable():
-            return False  # a line end in it
-        sentences.append(Sentence(line))
-        return True
 
     def _scan(self, stream: bytes, ended_by: bytes, sentences: list[Sentence]) -> None:
         end = 0
@@ -122,7 +116,7 @@ class Framer:
         checksum = _CHECKSUMS.get(run[star + 1 : star + 3])
         if len(run) > MAX_SENTENCE:
             reason = "too-long"
-        elif star > 1 and checksum == _xor(run[1:star]):
+        elif star > 1 and checksum == reduce(xor, run[1:star]):
             return Sentence(run[1:star].decode("ascii"))
         elif ended_by not in {b"\r", b"\n"}:
             reason = "aborted"
@@ -134,8 +128,16 @@ class Framer:
         return None
 
 
-def _xor(body: bytes) -> int:
-    # Folds the sentence upon itself, half by half: 3 times as fast as byte by byte.
+def _line(piece: bytes) -> Sentence | None:
+    """The sentence in what follows a ``$``, if that is one whole line of text: the common case.
+
+    XOR folds the body upon itself, half by half: 3 times as fast as byte by byte. Written out,
+    for a modern receiver sends 400 sentences a second.
+    """
+    body, _, tail = piece.rpartition(b"*")
+    checksum = _LINE_TAILS.get(tail)
+    if checksum is None or not 0 < len(body) <= _MAX_BODY:
+        return None
     bits = int.from_bytes(body, "little")
     bits ^= bits >> 512
     bits ^= bits >> 256
@@ -144,4 +146,7 @@ def _xor(body: bytes) -> int:
     bits &= 0xFFFFFFFFFFFFFFFF
     bits ^= bits >> 32
     bits ^= bits >> 16
-    return (bits ^ bits >> 8) & 0xFF
+    if checksum != (bits ^ bits >> 8) & 0xFF:
+        return None
+    line: Sentence = body.decode("ascii")  # type: ignore[assignment]  # a cast is a call
+    return line if line.isprintable() else None  # else there is a line end in it

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _LONGEST_READ_S = 1.0
 _SILENT_AFTER_S = 10.0  # some receivers take 8 s for an epoch
 _UNREADABLE_AFTER_S = 5.0
+_DATELESS_S = 60.0  # some receivers say the date now and then only
 _MAX_PATIENCE = 6  # times the above, until such a source is opened again
 _KEPT_BYTES = 4096  # of what is no sentence
 _BACKOFF_S = 1.0
@@ -191,8 +192,7 @@ class Reader:
         return self._judge(decoder, now_s)
 
     def _judge(self, decoder: Decoder, now_s: float) -> float:
-        before = self.status.state
-        state = decoder.state or before
+        state = decoder.state or self.status.state
         silent_s, unreadable_s = now_s - self._bytes_s, self._unread.lasts_s(now_s)
         if silent_s >= _SILENT_AFTER_S:
             self._useless("silent", silent_s >= _SILENT_AFTER_S * self._patience)
@@ -202,8 +202,8 @@ class Reader:
             self._useless("binary" if binary else "wrong-baud", enough)
         else:
             self._publish(state)
-            if state == "no-date" != before:
-                self._trouble.say(state, _NO_DATE.format(self._source.name), now_s)
+            if state == "no-date" and now_s - self.status.since_s >= _DATELESS_S:
+                self._trouble.lasts(state, _NO_DATE.format(self._source.name), now_s)
             elif decoder.state in _WELL:
                 self._trouble.end(state, self._source.name, now_s)
         return 0
@@ -302,6 +302,11 @@ class _Trouble:
         if text not in self._said:
             self._said.add(text)
             _log.warning("%s", text, extra={"fields": {"STATE": state}})
+
+    def lasts(self, state: ReceiverState, text: str, now_s: float) -> None:
+        """As ``say``, for what is one failure however often it is seen."""
+        if text not in self._said:
+            self.say(state, text, now_s)
 
     def end(self, state: ReceiverState, name: str, now_s: float) -> None:
         if self._said:

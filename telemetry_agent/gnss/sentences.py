@@ -10,6 +10,7 @@ ten times as much as picking the field. So the text of each field goes through t
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ class Gsa(NamedTuple):
     """1 no fix, 2 2D, 3 3D."""
     system: str
     """Satellite numbers are unique within it."""
-    satellites: list[str]
+    satellites: tuple[str, ...]
     """Their numbers as sent; unused places are empty or 0."""
     pdop_e2: int | None
     hdop_e2: int | None
@@ -127,6 +128,7 @@ _GGA_QUALITY: dict[str, Quality] = {
     "6": "estimated",
     "7": "manual",
     "8": "simulated",
+    "9": "dgps",  # NovAtel's word for corrections by SBAS
 }
 # The mode characters of RMC, GLL and GNS, the best first.
 _MODE_QUALITY: dict[str, Quality] = {
@@ -178,23 +180,30 @@ class Parser:
         # With the number of fields, the tag among them: the least that a sentence must have, as 8
         # bits of checksum let damage pass, and those that are read.
         self._types: dict[str, tuple[int, int, Callable[[list[str]], Message]]] = {
-            "RMC": (8, 13, self._rmc),
-            "GGA": (13, 13, self._gga),
-            "GLL": (7, 8, self._gll),
-            "GNS": (13, 14, self._gns),
-            "GSA": (18, 18, _gsa),
-            "VTG": (5, 5, _vtg),
-            "GST": (8, 9, self._gst),
-            "ZDA": (4, 5, self._zda),
-            "GBS": (2, 2, self._gbs),
-            "DTM": (2, 2, _dtm),
-            "TXT": (5, 5, _txt),
+            "RMC,": (8, 13, self._rmc),
+            "GGA,": (13, 13, self._gga),
+            "GLL,": (7, 8, self._gll),
+            "GNS,": (13, 14, self._gns),
+            "VTG,": (5, 5, _vtg),
+            "GST,": (8, 9, self._gst),
+            "ZDA,": (4, 5, self._zda),
+            "GBS,": (2, 2, self._gbs),
+            "DTM,": (2, 2, _dtm),
+            "TXT,": (5, 5, _txt),
         }
 
     def parse(self, sentence: Sentence) -> Message | None:
         """The fields of a sentence, or None for a type that is not used, whoever talks."""
-        known = self._types.get(sentence[2:5])
-        if known is None or sentence[5:6] != "," or sentence[0] == "P":
+        kind = sentence[2:6]
+        if sentence[0] == "P":
+            return None
+        if kind == "GSA,":
+            gsa = _gsa(sentence)
+            if gsa is None:
+                self.rejected["short"] += 1
+            return gsa
+        known = self._types.get(kind)
+        if known is None:
             return None
         least, full, read = known
         fields = sentence.split(",")
@@ -312,10 +321,14 @@ def _vtg(fields: list[str]) -> Vtg:
     return Vtg(fields[0], speed_mm_s, course_mdeg(course))
 
 
-def _gsa(fields: list[str]) -> Gsa:
+@lru_cache(maxsize=32)  # at 10 Hz it is the same for many epochs
+def _gsa(sentence: Sentence) -> Gsa | None:
     # Standard are 12 satellites, 3 dilutions and perhaps an integer that names the system. Other
     # layouts have more places for satellites; their last three fields are the dilutions too.
+    fields = sentence.split(",")
     end = len(fields)
+    if end < 18:
+        return None
     system = ""
     if end == 19 and "." not in fields[18]:
         system, end = fields[18], 18
@@ -324,7 +337,7 @@ def _gsa(fields: list[str]) -> Gsa:
         fields[0],
         _GSA_MODE.get(fields[2]),
         system or fields[0][:2],
-        fields[3 : end - 3],
+        tuple(fields[3 : end - 3]),
         dop_e2(pdop),
         dop_e2(hdop),
         dop_e2(vdop),

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.secrecy import masked, secret_values
+from telemetry_agent.secrecy import masked, read_secret, secret_values
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class Access:
         headers: Mapping[str, str] = MappingProxyType({}),
         *,
         token: Path | None = None,
+        scheme: str = "Bearer",
         username: str = "",
         password: Path | None = None,
         ca_file: Path | None = None,
@@ -89,7 +90,8 @@ class Access:
 
         Args:
             headers: Sent with each request.
-            token: Holds what is sent as ``Authorization: Bearer``.
+            token: Holds what is sent as ``Authorization``.
+            scheme: Stands before the token there.
             username: For basic authentication, with ``password``; not together with a token.
             password: Holds the password.
             ca_file: Certificates (PEM) that are trusted in place of the system's.
@@ -109,7 +111,7 @@ class Access:
         self._client_key = client_key
         self._authorization: Renewed[str] | None = None
         if token is not None:
-            self._authorization = Renewed([token], lambda: self._bearer(token))
+            self._authorization = Renewed([token], lambda: self._with_token(scheme, token))
         elif password is not None:
             self._authorization = Renewed([password], lambda: self._basic(password))
         self._tls: Renewed[ssl.SSLContext] | None = None
@@ -133,15 +135,15 @@ class Access:
         """``text`` without any secret."""
         return masked(text, self.secrets)
 
-    def _bearer(self, path: Path) -> str:
-        token = _read_secret("upload.token_file", path)
+    def _with_token(self, scheme: str, path: Path) -> str:
+        token = read_secret("upload.token_file", path)
         if not token.isascii() or " " in token:
             raise ConfigError(f"upload.token_file: {path} must hold a token: ASCII without spaces")
         self.secrets.add(token)
-        return f"Bearer {token}"
+        return f"{scheme} {token}"
 
     def _basic(self, path: Path) -> str:
-        password = _read_secret("upload.password_file", path)
+        password = read_secret("upload.password_file", path)
         packed = base64.b64encode(f"{self._username}:{password}".encode()).decode()
         self.secrets |= {password, packed}
         return f"Basic {packed}"
@@ -165,20 +167,6 @@ class Access:
                     f"upload.client_cert: {self._client_cert}{key}: {_words(error)}"
                 ) from error
         return context
-
-
-def _read_secret(key: str, path: Path) -> str:
-    try:
-        text = path.read_text("utf-8").strip("\r\n")
-    except OSError as error:
-        raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{key}: {path} is no text") from error
-    if not text:
-        raise ConfigError(f"{key}: {path} is empty")
-    if not text.isprintable():
-        raise ConfigError(f"{key}: {path} must hold one line of printable characters")
-    return text
 
 
 def _no_passphrase() -> str:

@@ -55,11 +55,11 @@ class Account:
         self._untold = 0  # outages since the last that was told
         self._report_refused = False
 
-    def exchanged(self, sent_bytes: int, received_bytes: int) -> None:
-        """A request was made; the bytes are totals since the start."""
+    def exchanged(self, sent_bytes: int, received_bytes: int, requests: int = 1) -> None:
+        """Requests were made; the bytes are totals since the start."""
         self.status = replace(
             self.status,
-            requests=self.status.requests + 1,
+            requests=self.status.requests + requests,
             sent_bytes=sent_bytes,
             received_bytes=received_bytes,
         )

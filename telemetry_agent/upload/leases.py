@@ -1,6 +1,6 @@
 """The batches that are out: one table, so that whatever happens none is forgotten."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from telemetry_agent.model import Batch, Delivered, Record
 from telemetry_agent.upload.seams import Queue
@@ -16,16 +16,40 @@ def name_of(record: Record) -> Name:
 class Leases:
     """Takes batches from the queue and keeps each until it was acknowledged or given back."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        unfit: Callable[[Record], str | None] = lambda _: None,
+        buried: Callable[[int, str], None] = lambda *_: None,
+    ) -> None:
+        """Take from ``queue`` what can be sent.
+
+        Args:
+            queue: Where fixes wait.
+            unfit: Why a fix cannot be sent. Such a one becomes a dead letter.
+            buried: Told how many became dead letters, and why.
+        """
         self._queue = queue
+        self._unfit = unfit
+        self._buried = buried
         self._out: dict[int, Batch] = {}
 
     def take(self, limit: int, *, live_first: bool) -> Batch | None:
         """A batch of at most ``limit`` fixes."""
-        batch = self._queue.lease(limit, live_first=live_first)
-        if batch is not None:
+        while batch := self._queue.lease(limit, live_first=live_first):
             self._out[batch.lease] = batch
-        return batch
+            reasons = (self._unfit(record) for record in batch.records)
+            at, reason = next(((at, why) for at, why in enumerate(reasons) if why), (None, ""))
+            if at is None:
+                return batch
+            if at > 0:
+                batch, rest = self.split(batch, at)
+                self.give_back(rest)
+                return batch
+            batch = self.first(batch)
+            self.bury(batch, reason)
+            self._buried(1, reason)
+        return None
 
     def take_one(
         self, limit: int, *, live_first: bool, not_of: Collection[Name], turn: int
@@ -73,11 +97,16 @@ class Leases:
         for batch in list(self._out.values()):
             self.give_back(batch)
 
+    def first(self, batch: Batch) -> Batch:
+        """The first fix of a batch alone; the others go back."""
+        if len(batch.records) == 1:
+            return batch
+        one, others = self.split(batch, 1)
+        self.give_back(others)
+        return one
+
     def _single_out(self, batch: Batch, at: int) -> Batch:
         if at > 0:
             before, batch = self.split(batch, at)
             self.give_back(before)
-        if len(batch.records) > 1:
-            batch, after = self.split(batch, 1)
-            self.give_back(after)
-        return batch
+        return self.first(batch)

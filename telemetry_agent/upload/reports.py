@@ -13,22 +13,12 @@ fixes to ride with.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from telemetry_agent.model import Batch, Payload
-from telemetry_agent.upload.seams import Compression
+from telemetry_agent.upload.seams import Compression, EncodeReport
 
 _ALONE_EVERY_S = 60.0
 _FIRST_AFTER_S = 10.0
-
-
-class Encode(Protocol):
-    """A wire format that can carry a report."""
-
-    def __call__(
-        self, batch: Batch, *, compression: Compression, agent: Mapping[str, object]
-    ) -> Payload:
-        """The request for a batch, which may hold no fixes, and a report."""
 
 
 class Reports:
@@ -48,7 +38,7 @@ class Reports:
         name: tuple[str, str],
         words: Callable[[], tuple[str, ...]],
         fields: Callable[[], Mapping[str, object]],
-        encode: Encode,
+        encode: EncodeReport,
         now_s: float,
         heartbeat_s: float = 900.0,
     ) -> None:

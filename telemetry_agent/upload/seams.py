@@ -1,12 +1,13 @@
 """What the uploader needs of others: the queue, a wire format, the way to the endpoint."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from telemetry_agent.model import Answer, Batch, Outcome, Payload, UploadState
+from telemetry_agent.model import Answer, Batch, Outcome, Payload, Record, UploadState
 
 Compression = Literal["none", "gzip"]
+FormatName = Literal["native", "overland", "osmand", "owntracks", "influx", "clickhouse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,8 @@ class NoAnswer:
 
     reason: str
     state: UploadState = "unreachable"
+    taints: bool = False
+    """The answers that came before it in its series do not count either."""
 
 
 class Backlog(Protocol):
@@ -55,14 +58,40 @@ class Queue(Protocol):
         """What is pending."""
 
 
-class Format(Protocol):
-    """One wire format; a module of ``formats`` is one."""
+class Encode(Protocol):
+    """Makes the request for a batch."""
 
-    def encode(self, batch: Batch, *, compression: Compression) -> Payload:
-        """The request for a batch."""
+    def __call__(self, batch: Batch, *, compression: Compression) -> Payload:
+        """``compression`` is allowed, not asked for."""
 
-    def read(self, answer: Answer, batch: Batch) -> Outcome:
-        """What an answer means for it."""
+
+class EncodeReport(Protocol):
+    """Makes a request that carries a report of the agent about itself."""
+
+    def __call__(
+        self, batch: Batch, *, compression: Compression, agent: Mapping[str, object]
+    ) -> Payload:
+        """The request for a batch, which may hold no fixes, and a report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One wire format: pure functions, and the habits of the servers that take it."""
+
+    encode: Encode
+    read: Callable[[Answer, Batch], Outcome]
+    """What an answer means for the batch."""
+    unfit: Callable[[Record], str | None] = lambda _: None
+    """Why a fix cannot be sent in this format."""
+    one_by_one: bool = False
+    """A request holds one fix."""
+    oldest_first: bool = False
+    """The server needs the fixes in their order."""
+    encode_report: EncodeReport | None = None
+
+
+Heard = Callable[[Answer], bool]
+"""Told each answer of a series in order; whether more requests should be sent."""
 
 
 class Exchange(Protocol):
@@ -74,6 +103,9 @@ class Exchange(Protocol):
     def received_bytes(self) -> int: ...  # noqa: D102 - the same
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer: ...  # noqa: D102
+    def series(  # noqa: D102
+        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard
+    ) -> tuple[NoAnswer | None, int]: ...
     def masked(self, text: str) -> str: ...  # noqa: D102
     def abort(self) -> None: ...  # noqa: D102
     def rearm(self) -> None: ...  # noqa: D102

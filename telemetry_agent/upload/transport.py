@@ -17,7 +17,7 @@ Every failure becomes words here, once.
 import logging
 import ssl
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from telemetry_agent import __version__
@@ -26,7 +26,8 @@ from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.network import BrokenError, Connection, Network, NetworkError
-from telemetry_agent.upload.seams import NoAnswer
+from telemetry_agent.upload.pipeline import Pipeline
+from telemetry_agent.upload.seams import Heard, NoAnswer
 
 # httpx imports its command line where click and rich are installed: 40 ms and 6 MB for nothing.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
@@ -68,6 +69,9 @@ class Transport:
         self._network = network or Network(Clock())
         self._wire = _Wire(self._network, self._access, proxy, keepalive_expiry_s)
         self._client = httpx.Client(transport=self._wire, trust_env=False)
+        self._proxied = bool(proxy)
+        self._clock = Clock()
+        self._pipeline = Pipeline(url, self._network, self._access, keepalive_expiry_s, self._clock)
 
     @property
     def sent_bytes(self) -> int:
@@ -84,16 +88,11 @@ class Transport:
 
         The body of the answer is cut at 256 KiB.
         """
-        headers = {
-            "User-Agent": f"telemetry-agent/{__version__}",
-            "Accept-Encoding": "identity",
-            **self._access.headers(),
-            **payload.headers,
-        }
+        headers = {**self._headers(), **payload.headers}
         # Not client.build_request(): a request of the client carries its cookies and defaults.
         request = httpx.Request(
             "POST",
-            self._url,
+            self._target(payload.query),
             # As bytes: httpx refuses a str that is not ASCII.
             headers={name.encode(): value.encode() for name, value in headers.items()},
             content=payload.body,
@@ -109,6 +108,29 @@ class Transport:
             # The server closed the kept connection while the request was on its way.
             outcome = self._try(request)
         return outcome
+
+    def series(
+        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard
+    ) -> tuple[NoAnswer | None, int]:
+        """Send several payloads, each an exchange of its own; see ``pipeline.Pipeline.series``.
+
+        By way of a proxy they go one by one.
+        """
+        if not self._proxied:
+            own = self._headers()
+            headers = [{**own, **payload.headers} for payload in payloads]
+            return self._pipeline.series(payloads, headers, timeout_s, heard)
+        until_s = self._clock.monotonic_s() + timeout_s
+        for payload in payloads:
+            left_s = until_s - self._clock.monotonic_s()
+            if left_s < timeout_s / 2:
+                break
+            answer = self.exchange(payload, left_s)
+            if isinstance(answer, NoAnswer):
+                return answer, 1
+            if not heard(answer):
+                break
+        return None, 0
 
     def masked(self, text: str) -> str:
         """``text`` without the secrets that were sent: a server may quote them."""
@@ -128,10 +150,25 @@ class Transport:
         Only for the thread that exchanges.
         """
         self._wire.drop()
+        self._pipeline.drop()
 
     def close(self) -> None:
         """Free the connection. Only for the thread that exchanges."""
         self._client.close()
+        self._pipeline.drop()
+
+    def _headers(self) -> dict[str, str]:
+        return {
+            "User-Agent": f"telemetry-agent/{__version__}",
+            "Accept-Encoding": "identity",
+            **self._access.headers(),
+        }
+
+    def _target(self, query: str) -> httpx.URL:
+        if not query:
+            return self._url
+        own = self._url.query.decode("ascii")
+        return self._url.copy_with(query=(f"{own}&{query}" if own else query).encode("ascii"))
 
     def _try(self, request: httpx.Request) -> Answer | NoAnswer:
         try:

@@ -12,7 +12,7 @@ from ackqueue.queue_parts import fix_at
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.rows import encode
-from telemetry_agent.ackqueue.schema import State, connect
+from telemetry_agent.ackqueue.schema import _APPLICATION_ID, _MIGRATIONS, State, connect
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 
@@ -53,6 +53,7 @@ def test_the_view_shows_fixes_in_the_words_and_units_of_the_documentation(tmp_pa
         err_v_mm=2_250,
         odo_m=123_456_789,
         flags=("jump", "date"),
+        extra='{"cpu_temp_C":48.3}',
     )
     with AckQueue(path) as queue:
         name = queue.put(full, "van-07").stream
@@ -82,11 +83,12 @@ def test_the_view_shows_fixes_in_the_words_and_units_of_the_documentation(tmp_pa
         "err_v": 2.25,
         "odo": 123_456_789,
         "flags": "jump,date",
+        "extra": '{"cpu_temp_C":48.3}',
     }
     assert second["time"] == "9999-12-31T23:59:59.999Z"
     assert second["device"] == "Ω 'quoted'"
     assert second["quality"] == "gps"
-    assert [second[name] for name in ("alt", "speed", "sats", "flags")] == [None] * 4
+    assert [second[name] for name in ("alt", "speed", "sats", "flags", "extra")] == [None] * 5
 
 
 @pytest.mark.parametrize("stream", [0, 1, -1, -(2**63), 2**63 - 1])
@@ -192,3 +194,39 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=str(tmp_path / "file")):
         AckQueue(tmp_path / "file" / "queue.db")
+
+
+def test_a_file_of_the_first_schema_goes_on_with_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    path.touch()
+    before = [encode(n, 7, n, "van", fix_at(n))[:-1] for n in (1, 2, 3)]
+    with closing(connect(path)) as file:
+        file.execute("PRAGMA journal_mode = WAL")
+        for statement in _MIGRATIONS[0]:
+            file.execute(statement)
+        file.execute("CREATE VIEW fixes AS SELECT seq FROM fix")
+        file.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        file.execute("PRAGMA user_version = 1")
+        file.executemany(f"INSERT INTO fix VALUES ({', '.join('?' * len(before[0]))})", before)
+    with AckQueue(path) as queue:
+        queue.put(fix_at(4, extra='{"door":1}'), "van")
+        queue.commit()
+        rows = [(row["seq"], row["extra"]) for row in select_elsewhere(path)]
+        assert rows == [(1, None), (2, None), (3, None), (1, '{"door":1}')]
+        first, second = (queue.lease(9, live_first=False) for _ in range(2))
+        assert first is not None
+        assert second is not None
+        assert [record.fix for record in first.records] == [fix_at(n) for n in (1, 2, 3)]
+        assert second.records[0].fix.extra == '{"door":1}'
+
+
+@pytest.mark.parametrize("damage", ["'{\"door\":0}'", "NULL", "x'00'"])
+def test_what_changed_in_an_attribute_is_found(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path) as queue:
+        queue.put(fix_at(1, extra='{"door":1}'), "van")
+    with closing(connect(path)) as file:
+        file.execute(f"UPDATE fix SET extra = {damage}")
+    with AckQueue(path) as queue:
+        assert queue.lease(9, live_first=False) is None
+        assert sum(queue.stats().lost.values()) == 1

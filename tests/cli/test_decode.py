@@ -1,5 +1,6 @@
 """The command ``decode``, from outside."""
 
+import gzip
 import json
 import os
 import resource
@@ -12,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from nmea import gga, line, rmc
 
 _ROOT = Path(__file__).parents[2]
 _ENVIRONMENT = os.environ | {"PYTHONPATH": str(_ROOT)}
+UBX = bytes.fromhex("b5620107020000000a31")
 _DECODE = (sys.executable, "-m", "telemetry_agent", "decode")
 
 
@@ -93,6 +96,26 @@ def test_positions_without_a_date_are_told_of() -> None:
     status, fixes, error = decode(data=gga("123519") + gga("123520"))
     assert (status, fixes) == (0, [])
     assert error == "2 positions left out: no RMC or ZDA says the date\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (
+            gzip.compress(rmc("123519")),
+            ", for it is compressed: zcat FILE | telemetry-agent decode",
+        ),
+        (UBX, ": the receiver spoke UBX"),
+        (b"hello\n" * 1000, ""),
+    ],
+    ids=["gzip", "UBX", "text"],
+)
+def test_what_is_no_nmea_is_told(data: bytes, why: str) -> None:
+    assert decode(data=data) == (0, [], f"no NMEA sentence in it{why}\n")
+
+
+def test_nothing_is_said_of_an_empty_input_or_of_a_receiver_without_a_fix() -> None:
+    assert decode() == decode(data=rmc("123519", status="V")) == (0, [], "")
 
 
 def test_what_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:

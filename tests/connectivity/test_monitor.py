@@ -435,6 +435,7 @@ def test_whatever_happens_it_ends_up_right_and_never_spins(
     # It breaks: one doubt is enough to find out.
     world.run(20)
     world.answers = False
+    world.run(SPREAD_S)  # a return that a probe had found, and that waited its turn
     world.doubt()
     world.run(20)
     assert world.word == ("unreachable" if world.way else "no-route")

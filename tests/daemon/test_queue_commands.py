@@ -1,5 +1,6 @@
 """What can be asked of a queue, and draining, with a real queue and statuses of the test's own."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,11 @@ def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
         ("queue discard", {"names": [["0" * 16]]}),
         ("queue resend", {"since_ms": "yesterday"}),
         ("queue resend", {"until_age_s": [1]}),
+        ("export", {}),
+        ("export", {"format": "kml"}),
+        ("export", {"format": ["gpx"]}),
+        ("export", {"format": "gpx", "since_ms": "yesterday"}),
+        ("export", {"format": "gpx", "gap_s": "long"}),
     ],
 )
 def test_what_makes_no_sense_is_told_and_changes_nothing(
@@ -115,6 +121,65 @@ def test_what_makes_no_sense_is_told_and_changes_nothing(
     with pytest.raises(UsageError):
         told(queue, what, **asked)
     assert queue.stats() == before
+
+
+# Exporting
+
+
+def exported(queue: AckQueue, **asked: Any) -> list[dict[str, Any]]:
+    """The lines of NDJSON."""
+    text = "".join(answer["text"] for answer in told(queue, "export", format="ndjson", **asked))
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ({}, range(1, 11)),
+        ({"since_ms": FIX.time_ms + 3000, "until_ms": FIX.time_ms + 5000}, [4, 5]),
+        ({"since_age_s": 2}, [8, 9, 10]),
+        ({"until_age_s": 7.5}, [1, 2]),
+        ({"since_ms": FIX.time_ms + 10_000}, []),
+    ],
+)
+def test_export_takes_the_fixes_of_a_time_in_any_state(
+    asked: dict[str, Any], chosen: Any, queue: AckQueue
+) -> None:
+    states = ["acked"] * 3 + ["ack_failed"] * 2 + ["ready"] * 5
+    assert [(fix["seq"], fix["state"]) for fix in exported(queue, **asked)] == [
+        (seq, states[seq - 1]) for seq in chosen
+    ]
+
+
+def test_export_counts_what_it_read(queue: AckQueue) -> None:
+    (*_, last) = told(queue, "export", format="gpx", until_age_s=7.5)
+    assert (last["fixes"], last["read"], last["stored"]) == (2, 10, 10)
+
+
+def test_an_export_breaks_the_track_where_the_asker_says(queue: AckQueue) -> None:
+    queue.put(FIX._replace(time_ms=FIX.time_ms + 40_000, speed_mm_s=9_000), "van-07")
+    queue.commit()
+
+    def segments(**asked: Any) -> int:
+        answers = told(queue, "export", format="gpx", **asked)
+        return "".join(answer["text"] for answer in answers).count("<trkseg>")
+
+    assert (segments(), segments(gap_s=20)) == (1, 2)
+
+
+def test_an_export_goes_on_through_a_purge(tmp_path: Path) -> None:
+    with AckQueue(tmp_path / "long.db", keep_delivered_s=10, clock=FakeClock()) as queue:
+        for second in range(5000):
+            queue.put(FIX._replace(time_ms=FIX.time_ms + 1000 * second), "van-07")
+        while batch := queue.lease(5000):
+            queue.ack(batch)
+        answers = queue_commands(queue)["export"].run({"format": "ndjson"}, Bell())
+        text = next(answers)["text"]
+        while queue.purge_delivered():
+            pass
+        text += "".join(answer["text"] for answer in answers)
+    seqs = [json.loads(line)["seq"] for line in text.splitlines()]
+    assert seqs == [*range(1, 1001), *range(4990, 5001)]
 
 
 # Draining

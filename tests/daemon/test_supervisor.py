@@ -94,6 +94,20 @@ def test_a_task_that_crashes_again_and_again_ends_the_process(
     assert work.crashes == 6
 
 
+def test_a_task_that_the_agent_can_do_without_never_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("telemetry_agent.daemon.supervisor._REBUILD_INITIAL_S", 0.0001)
+    crashes: list[Exception] = [RuntimeError("again")] * 12
+    idle = threading.Event()
+    supervisor = Supervisor(FakeClock())
+    extra = supervisor.add("extra", lambda: Work(crashes, idle), vital=False)
+    supervisor.start()
+    assert idle.wait(5)
+    assert (extra.crashes, supervisor.gave_up) == (12, False)
+    extra.end(5)
+
+
 def test_a_build_that_fails_counts_as_a_crash() -> None:
     idle = threading.Event()
     answers: list[Work | Exception] = [
@@ -122,7 +136,7 @@ def test_who_is_late_is_named() -> None:
     work = supervisor.add("work", lambda: Work([], threading.Event()))
     work.beat.stamp(clock.now_s + 1)
     assert supervisor.late(clock.now_s) == []
-    assert supervisor.late(clock.advance(2)) == ["work"]
+    assert [task.name for task in supervisor.late(clock.advance(2))] == ["work"]
 
 
 def test_a_restarted_task_is_built_anew_and_runs() -> None:

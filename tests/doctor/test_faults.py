@@ -33,10 +33,10 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.daemon import control
 from telemetry_agent.doctor.examination import NAMES
 from telemetry_agent.doctor.findings import Finding
+from telemetry_agent.drive import Drive
 from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources.commands import command_bytes
 from telemetry_agent.model import Fix
-from telemetry_agent.simulator import Drive
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can seed this fault")
 
@@ -497,7 +497,9 @@ def an_endpoint_that_is_down(bench: Bench) -> None:
     bench.serve(then=answer(503, "maintenance"))
 
 
-@fault("answer", "warn", "a batch without positions is refused", "only the first position")
+@fault(
+    "answer", "warn", "a batch without positions is refused", "only a position shows.*doctor --send"
+)
 def an_endpoint_that_wants_positions(bench: Bench) -> None:
     bench.serve(then=answer(422, "fixes must not be empty"))
 

@@ -11,6 +11,7 @@ from fakes import FakeClock
 from scripted import ScriptedReceiver
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.drive import Drive
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
@@ -18,7 +19,7 @@ from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, ReceiverState, Sky
-from telemetry_agent.simulator import Drive, Simulator
+from telemetry_agent.simulator import Simulator
 from telemetry_agent.tasks import Beat, Stop, run_loop
 
 LIMIT_S = 10.0
@@ -359,15 +360,20 @@ def test_a_receiver_that_speaks_every_8_s_is_not_taken_for_unreadable() -> None:
 def test_positions_without_a_date_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     does: list[bytes | float] = [OK]
-    for second in range(12):
+    for second in range(80):
         does += [gga(second), 1.0]
-    reader, _, step = script(*does, *[line(i) for i in range(20, 24)])
-    for _ in does:
+    reader, _, step = script(*does, *[line(i) for i in range(90, 94)])
+    for _ in does[: 2 * 60]:
+        step()
+    assert reader.status.state == "no-date"
+    assert caplog.messages == []  # it may say the date once a minute
+    for _ in does[2 * 60 :]:
         step()
     assert states(reader, step, 4)[-1][0] == "2d"
     said_first, back = caplog.messages
     assert said_first.startswith("gps gives positions but no date: switch")
     assert back.startswith("gps works again after")
+    assert back.endswith("(failures: 1)")
 
 
 def test_a_receiver_that_is_plugged_in_is_opened_at_once() -> None:

@@ -15,13 +15,14 @@ import pytest
 from nmea import line
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.drive import Drive
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import gpsd
 from telemetry_agent.gnss.sources.gpsd import GpsdSource, Reports
 from telemetry_agent.gnss.sources.network import TcpSource
 from telemetry_agent.model import Fix
-from telemetry_agent.simulator import Drive, Simulator, replay
+from telemetry_agent.simulator import Simulator, replay
 
 LIMIT_S = 10.0
 NEW_YEAR_MS = 1_798_761_600_000
@@ -313,14 +314,23 @@ def server() -> Iterator[Server]:
     server.close()
 
 
-def test_gpsd_is_asked_and_its_reports_are_read(server: Server) -> None:
+def test_gpsd_is_asked_for_its_first_receiver_and_its_reports_are_read(server: Server) -> None:
     source = GpsdSource("127.0.0.1", server.port)
     source.open()
     with server.accept() as gpsd_side:
+        assert gpsd_side.recv(1000) == b"?DEVICES;\n"
+        devices = [{"path": "/dev/a"}, {"path": "/dev/b"}]
+        gpsd_side.sendall(wire(VERSION, {"class": "DEVICES", "devices": devices}))
+        assert source.read(LIMIT_S) == b""
         asked = gpsd_side.recv(1000)
         assert asked.startswith(b"?WATCH={")
-        assert json.loads(asked[7:].rstrip(b"\n;")) == {"enable": True, "json": True, "raw": 1}
-        gpsd_side.sendall(wire(VERSION, TPV, SKY))
+        assert json.loads(asked[7:].rstrip(b"\n;")) == {
+            "enable": True,
+            "json": True,
+            "raw": 1,
+            "device": "/dev/a",
+        }
+        gpsd_side.sendall(wire(TPV, SKY))
         data = b""
         while data.count(b"GSA") < 4:
             data += source.read(LIMIT_S)

@@ -16,8 +16,8 @@ from misbehaving import Server, answer, hang, refusing
 from processes import AGENT, Running, agent, environment, run_agent, running
 from rig import START_MS, record_backlog, simulated, started, stats, write_config
 
+from telemetry_agent.drive import Drive
 from telemetry_agent.endpoint import Endpoint
-from telemetry_agent.simulator import Drive
 
 NOBODY = 65534
 
@@ -380,7 +380,7 @@ def public_folder() -> Iterator[Path]:
 
 AS_ANOTHER = """
 import os, sys
-from telemetry_agent.cli import asking, drain, main, queue, status, tap
+from telemetry_agent.cli import asking, drain, export, main, queue, status, tap
 from telemetry_agent.daemon import app, service
 user, group, *groups = map(int, sys.argv[1].split())
 os.setgroups(groups)
@@ -417,6 +417,7 @@ MANAGING = [
     ["queue", "resend", "--since", "1h"],
     ["drain"],
     ["tap", "--for", "100ms"],
+    ["export", "--format", "csv"],
 ]
 
 

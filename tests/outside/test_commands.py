@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from processes import agent, run_agent, running
+from nmea import gga, rmc
+from processes import AGENT, agent, environment, run_agent, running
 from rig import record_backlog, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -18,6 +20,7 @@ COMMANDS = [
     "status",
     "queue",
     "drain",
+    "export",
     "tap",
     "config",
     "demo",
@@ -126,15 +129,26 @@ def test_config_show_and_schema(tmp_path: Path) -> None:
 
 
 def test_the_demo_delivers_everything_through_a_cut() -> None:
-    result = run_agent("demo", "--for", "6s")
+    result = run_agent("demo", "--for", "6s", "--no-page")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "30 positions were sent, and each arrived exactly once. None was lost." in result.stdout
+    assert "36 positions were sent, and each arrived exactly once. None was lost." in result.stdout
     assert "NETWORK AWAY" in result.stdout
     assert result.stderr == ""
 
 
+def test_the_demo_of_a_recording_in_lines_alone(tmp_path: Path) -> None:
+    recording = tmp_path / "drive.nmea"
+    recording.write_bytes(
+        b"".join(rmc(f"1200{i:02}.00") + gga(f"1200{i:02}.00") for i in range(30))
+    )
+    result = run_agent("demo", "--replay", str(recording), "--speed", "20", "--no-page")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "30 positions were sent, and each arrived exactly once" in result.stdout
+    assert "http" not in result.stdout
+
+
 def test_ctrl_c_ends_the_demo_with_its_summary() -> None:
-    with agent("demo") as demo:
+    with agent("demo", "--no-page") as demo:
         demo.wait_for_line("   2 s ")
         assert demo.end(20, by=signal.SIGINT) == 0
         assert "each arrived exactly once" in demo.out[-1]
@@ -146,3 +160,21 @@ def test_a_closed_pipe_ends_quietly() -> None:
     ) as shell:
         assert shell.wait() == 0
         assert shell.err == []
+
+
+@pytest.mark.parametrize("args", [["config", "schema"], ["decode"], ["--help"]])
+def test_an_output_that_cannot_be_written_is_told(args: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*AGENT, *args],
+            input=(gga("123519") + rmc("123519")).decode(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        74,
+        "telemetry-agent: cannot write the output: No space left on device\n",
+    )

@@ -7,9 +7,12 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 from processes import AGENT, environment, run_agent
-from rig import simulated
+from rig import simulated, started
+from standins import Server, Traccar
 
+from telemetry_agent.cli.servers import SERVERS, completed
 from telemetry_agent.endpoint import Endpoint
 from telemetry_agent.gnss.sources.machine import find_receivers
 
@@ -27,7 +30,7 @@ def test_it_shows_the_fix_tries_the_endpoint_and_writes_a_config_that_is_right(
     assert done.returncode == 0, done.stderr
     assert "3D fix at " in done.stdout
     assert "11 satellites" in done.stdout
-    assert "the endpoint answers, and takes the format" in done.stdout
+    assert "the endpoint: answer: 200: taken" in done.stdout
     assert f"Next: telemetry-agent run --config {path}" in done.stdout
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     written = tomllib.loads(path.read_text())
@@ -42,7 +45,7 @@ def test_an_endpoint_that_is_away_is_said_and_no_obstacle(tmp_path: Path) -> Non
     flags = ["--device", "x", "--source", "auto", "--url", URL]
     done = run_agent("init", "--config", str(path), *flags)
     assert done.returncode == 0
-    assert "the endpoint cannot be reached: connection refused by 127.0.0.1:9" in done.stdout
+    assert "the endpoint: answer: connection refused by 127.0.0.1:9; check that" in done.stdout
     assert path.exists()
 
 
@@ -98,6 +101,75 @@ def test_it_asks_at_most_four_questions(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     written = tomllib.loads(path.read_text())
     assert (written["device"], written["gps"]["source"]) == ("van-09", "auto")
+
+
+@pytest.mark.parametrize(
+    ("server", "url", "format_", "written"),
+    [
+        ("traccar", "http://t.lan", "osmand", "http://t.lan:5055/"),
+        ("traccar", "https://t.lan/?id=4711", "osmand", "https://t.lan/?id=4711"),
+        ("dawarich", "https://d.lan", "overland", "https://d.lan/api/v1/overland/batches"),
+        ("owntracks", "http://o.lan/?u=jane", "owntracks", "http://o.lan:8083/pub?u=jane"),
+        ("influxdb", "http://i.lan:9999", "influx", "http://i.lan:9999/write?db=gps"),
+        ("influxdb", "http://i.lan/write?db=x", "influx", "http://i.lan:8086/write?db=x"),
+        (
+            "influxdb2",
+            "https://i.lan?org=o&bucket=b",
+            "influx",
+            "https://i.lan/api/v2/write?org=o&bucket=b",
+        ),
+        ("victoria-metrics", "http://v.lan", "influx", "http://v.lan:8428/write"),
+        ("questdb", "http://q.lan", "influx", "http://q.lan:9000/write"),
+        ("clickhouse", "http://c.lan", "clickhouse", "http://c.lan:8123/?database=gps"),
+        ("native", "https://n.lan/x", None, "https://n.lan/x"),
+    ],
+)
+def test_a_known_kind_of_server_needs_its_address_only(
+    server: str, url: str, format_: str | None, written: str, tmp_path: Path
+) -> None:
+    assert completed(server, url) == written
+    assert SERVERS[server].format == (format_ or "native")
+
+
+@pytest.mark.parametrize(
+    ("server", "url", "says"),
+    [
+        ("influxdb2", "https://i.lan", "--url needs ?org=…&bucket=… at its end for influxdb2"),
+        ("influxdb2", "https://i.lan?org=o", "--url needs ?bucket=…"),
+        ("phonetrack", "https://n.lan", "it has /apps/phonetrack/log/overland/ in it"),
+        ("traccar", "http://[x", "--url http://[x: "),
+    ],
+)
+def test_what_cannot_be_guessed_is_asked_for(
+    server: str, url: str, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.toml"
+    flags = ["--device", "x", "--source", "auto", "--server", server, "--url", url]
+    done = run_agent("init", "--config", str(path), *flags)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not path.exists()
+
+
+def test_the_config_for_traccar_works(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    traccar = Traccar("van-07")
+    with Server(traccar) as server, simulated(tmp_path, rate_hz=5) as receiver:
+        flags = ["--device", "van-07", "--source", str(receiver.device), "--baud", "115200"]
+        done = run_agent(
+            "init", "--config", str(path), *flags, "--server", "traccar", "--url", server.url
+        )
+        assert done.returncode == 0, done.stderr
+        assert traccar.positions == []
+        assert "400 where no device is named, as Traccar does" in done.stdout
+        assert "There: in Traccar, add a device with the identifier van-07" in done.stdout
+        env = {
+            "TELEMETRY_AGENT_QUEUE__PATH": str(tmp_path / "queue.db"),
+            "TELEMETRY_AGENT_UPLOAD__FLUSH_EVERY": "200ms",
+        }
+        with started(path, env) as agent:
+            server.wait_for(lambda: len(traccar.positions) > 3)
+            assert agent.end() == 0
 
 
 def _ports() -> bool:

@@ -5,8 +5,8 @@ from pathlib import Path
 from rig import START_MS, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.drive import Drive
 from telemetry_agent.model import Fix
-from telemetry_agent.simulator import Drive
 
 
 def recorded(folder: Path, drive: Drive, epochs: range, **sampling: object) -> list[Fix]:

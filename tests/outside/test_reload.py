@@ -1,8 +1,12 @@
 """SIGHUP: a changed config is applied without losing a fix, or refused in words."""
 
 import signal
+import socket
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
+import pytest
 from misbehaving import Server, answer
 from rig import simulated, started, write_config
 
@@ -52,6 +56,26 @@ def test_a_changed_receiver_is_opened(tmp_path: Path) -> None:
             agent.send(signal.SIGHUP)
             assert endpoint.wait_for(20, 20), agent.text()
             assert agent.end() == 0
+
+
+def test_the_page_is_turned_on_moved_and_refused_to_strangers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
+        first, second = (listener.getsockname()[1] for listener in (one, other))
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with started(config) as agent:
+        without = config.read_text()
+        for port in (first, second):
+            config.write_text(f'{without}\n[page]\nlisten = "127.0.0.1:{port}"\n')
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line(f"the page is at http://127.0.0.1:{port}/")
+            assert urlopen(f"http://127.0.0.1:{port}/history", timeout=5).status == 200
+        with pytest.raises(URLError):
+            urlopen(f"http://127.0.0.1:{first}/history", timeout=5)
+        config.write_text(f'{without}\n[page]\nlisten = "0.0.0.0:{first}"\n')
+        agent.send(signal.SIGHUP)
+        agent.wait_for_line("the old config stays: config: page.listen: whoever reaches 0.0.0.0")
+        assert urlopen(f"http://127.0.0.1:{second}/history", timeout=5).status == 200
+        assert agent.end() == 0
 
 
 def test_what_was_held_goes_on_at_once(tmp_path: Path) -> None:

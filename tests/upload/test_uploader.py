@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import random
 import threading
 from collections.abc import Iterator
 from math import ceil, log2
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeClock
+from fakes import FakeClock, Longest
 from misbehaving import (
     Act,
     Line,
@@ -33,18 +32,12 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Fix, Payload, UploadState
 from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.seams import Format
 from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 FIX = Fix(1764426119000, 48_117300000, 11_516667000)
 BACKOFF_MAX_S = UploadPolicy().backoff_max_s
-
-
-class Longest(random.Random):
-    """Draws the end of every interval, so that waits are known."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return b
 
 
 class FakeWay:
@@ -77,7 +70,7 @@ class Bench:
         self.transport = Transport(server.url, access=access)
         self.uploader = Uploader(
             self.queue,
-            native,
+            native.FORMAT,
             self.transport,
             UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
             way=way,
@@ -378,7 +371,7 @@ def test_a_tls_error_is_no_answer(tmp_path: Path) -> None:
     with bench(tmp_path, tls=True) as b:
         b.transport.close()
         b.transport = Transport(b.server.url)  # trusts the public authorities only
-        b.uploader._transport = b.transport
+        b.uploader._transport = b.uploader._sender._transport = b.transport
         b.put_backlog(2)
         assert b.work() == 1
         assert (b.state, b.counts) == ("unreachable", (0, 2, 0, 0))
@@ -792,7 +785,7 @@ def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
 def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:
     with bench(tmp_path) as b:
         b.uploader.close()
-        b.uploader = Uploader(b.queue, native, b.transport, UploadPolicy(), clock=b.clock)
+        b.uploader = Uploader(b.queue, native.FORMAT, b.transport, UploadPolicy(), clock=b.clock)
         b.put_backlog(2)
         assert b.work() is None
         assert b.counts == (0, 0, 2, 0)
@@ -823,17 +816,16 @@ def test_the_last_upload_ends_by_its_deadline(tmp_path: Path) -> None:
 def test_whatever_raises_leaves_nothing_leased(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken:
-        def encode(self, batch: Batch, **how: Any) -> Payload:
-            if where == "encode":
-                raise RuntimeError("a bug")
-            return native.encode(batch, **how)
-
-        def read(self, *_: object) -> Any:
+    def encode(batch: Batch, **how: Any) -> Payload:
+        if where == "encode":
             raise RuntimeError("a bug")
+        return native.encode(batch, **how)
+
+    def read(*_: object) -> Any:
+        raise RuntimeError("a bug")
 
     with bench(tmp_path) as b:
-        monkeypatch.setattr(b.uploader, "_format", Broken())
+        monkeypatch.setattr(b.uploader._sender, "_format", Format(encode, read))
         b.put_backlog(4)
         with pytest.raises(RuntimeError):
             b.step()
@@ -880,7 +872,7 @@ def test_as_a_task_it_delivers_what_rings_and_ends_when_asked(tmp_path: Path) ->
 
     with Server(then=Act(run)) as server, AckQueue(tmp_path / "queue.db") as queue:
         transport = Transport(server.url)
-        uploader = Uploader(queue, native, transport, UploadPolicy(flush_every_s=0.05))
+        uploader = Uploader(queue, native.FORMAT, transport, UploadPolicy(flush_every_s=0.05))
         queue.watch(uploader.bell.ring)
         stop, beat, clock = Stop(), Beat(), Clock()
         thread = threading.Thread(target=run_loop, args=(uploader, stop, beat, clock))

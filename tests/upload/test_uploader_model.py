@@ -107,7 +107,9 @@ class World:
         self.names: set[Name] = set()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
         self.transport = Transport(server.url)
-        self.uploader = Uploader(self.queue, native, self.transport, policy, clock=self.clock)
+        self.uploader = Uploader(
+            self.queue, native.FORMAT, self.transport, policy, clock=self.clock
+        )
 
     def put(self, count: int) -> None:
         for _ in range(count):

@@ -94,7 +94,7 @@ class GpsdSource(TcpSource):
         super().open()
         self._reports = Reports()
         self._followed = None
-        self._watch()
+        self.request(b"?DEVICES;\n")
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
@@ -107,9 +107,10 @@ class GpsdSource(TcpSource):
                 "/etc/default/gpsd"
             )
         if devices and self._followed is None:
-            # Sentences do not say of which receiver they are, and a second one may come later.
+            # Sentences do not say of which receiver they are, so gpsd is asked for those of one.
             self._followed = devices[0]
-            self._watch(device=self._followed)
+            watch = {"enable": True, "json": True, "raw": 1, "device": self._followed}
+            self.request(f"?WATCH={json.dumps(watch)};\n".encode())
         return said
 
     def remedy(self, state: ReceiverState, heard: bytes) -> str:
@@ -120,10 +121,6 @@ class GpsdSource(TcpSource):
                 "receiver's wiring and power (`gpsmon` shows what gpsd gets)"
             )
         return super().remedy(state, heard)
-
-    def _watch(self, **policy: str) -> None:
-        asked = {"enable": True, "json": True, "raw": 1, **policy}
-        self.request(f"?WATCH={json.dumps(asked)};\n".encode())
 
 
 def devices(host: str = "localhost", port: int = PORT, *, clock: Clock | None = None) -> list[str]:

@@ -36,6 +36,12 @@ def words(text: str) -> str:
     return " ".join(printable.split())[:_WORDS_MAX]
 
 
+def reason_of(answer: Answer) -> str:
+    """The status, and what the server wrote beside it."""
+    body = words(answer.body[:1000].decode("utf-8", "replace"))
+    return str(answer.status) if not body or body.startswith("<") else f"{answer.status}: {body}"
+
+
 def with_words(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
     """The outcome with its words ``masked``: they are logged, shown and stored."""
     if isinstance(outcome, Delivered):
@@ -63,7 +69,7 @@ def _judge_redirect(answer: Answer) -> Outcome:
 
 
 def _judge_error(answer: Answer) -> Outcome:
-    status, reason = answer.status, _reason(answer)
+    status, reason = answer.status, reason_of(answer)
     if status in _REFUSED:
         return Refused(reason, status=status)
     if status == 413:
@@ -88,8 +94,3 @@ def _elsewhere(answer: Answer, reason: str) -> Deferred | Held:
         state="portal",
         status=answer.status,
     )
-
-
-def _reason(answer: Answer) -> str:
-    body = words(answer.body[:1000].decode("utf-8", "replace"))
-    return str(answer.status) if not body or body.startswith("<") else f"{answer.status}: {body}"

@@ -1,0 +1,125 @@
+"""``export``: the stored track as a file."""
+
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from telemetry_agent import config
+from telemetry_agent.cli.asking import ask
+from telemetry_agent.cli.options import config_option, instant_callback
+from telemetry_agent.errors import StorageError
+from telemetry_agent.export import FORMATS
+from telemetry_agent.export.track import Gaps
+
+
+@click.command()
+@config_option
+@click.option(
+    "--format",
+    "name",
+    type=click.Choice(list(FORMATS)),
+    help="Default: what the name of the output ends with.",
+)
+@click.option("--since", metavar="TIME", callback=instant_callback, help="Default: the oldest fix.")
+@click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
+@click.option("--output", type=click.Path(path_type=Path), help="Default: standard output.")
+def command(
+    config_path: Path | None,
+    *,
+    name: str | None,
+    since: dict[str, Any],
+    until: dict[str, Any],
+    output: Path | None,
+) -> None:
+    """The fixes in the queue as a file: those that wait, and those delivered while they are kept.
+
+    TIME is a fix's own time such as 2026-11-23T12:35:19Z, or so long before the newest fix: 2h.
+    A file takes its name when it is whole.
+    """
+    if name is None:
+        name = output.suffix[1:].lower() if output else ""
+        if name not in FORMATS:
+            raise click.UsageError(f"--format is needed: one of {', '.join(FORMATS)}.")
+    settings = config.load(config_path).settings
+    gaps = Gaps.of_sampling(settings.sampling.interval_s, settings.sampling.heartbeat_s)
+    question = {
+        "ask": "export",
+        "format": name,
+        "gap_s": gaps.moving_s,
+        "standing_gap_s": gaps.standing_s,
+        **since,
+        **until,
+    }
+    fixes = 0
+    seen = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
+    with (
+        closing(ask(settings.queue.path, question)) as answers,
+        _opened(output) as write,
+        _progress(seen=seen) as show,
+    ):
+        for answer in answers:
+            write(answer["text"].encode())
+            show(answer)
+            fixes = answer["fixes"]
+    if output is not None:
+        click.echo(f"{fixes:,} fixes are in {output}")
+    elif not fixes:
+        click.echo("there is no fix of that time in the queue", err=True)
+
+
+@contextmanager
+def _progress(*, seen: bool) -> Iterator[Callable[[Mapping[str, Any]], object]]:
+    """Gives what moves a bar by an answer, where there is somebody to see it."""
+    if not seen:
+        yield lambda _answer: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and not needed elsewhere
+    from rich.progress import Progress  # noqa: PLC0415 - the same
+
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("exporting", total=None)
+        yield lambda answer: progress.update(bar, total=answer["stored"], completed=answer["read"])
+
+
+@contextmanager
+def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
+    """Gives what writes to a file, or to standard output. The file is there whole, or as it was.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    if path is None:
+        yield sys.stdout.buffer.write
+        sys.stdout.buffer.flush()
+        return
+    try:
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            with path.open("wb") as device:  # a pipe, /dev/stdout: nothing to take the place of
+                yield device.write
+            return
+        path = path.resolve()
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        for end in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(end, _end)
+        try:
+            with beside.open("xb") as file:
+                yield file.write
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)

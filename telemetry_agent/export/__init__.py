@@ -1,0 +1,33 @@
+"""Stored fixes -> the files that people open: one pure generator for each format."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from telemetry_agent.export.geojson import geojson
+from telemetry_agent.export.gpx import gpx
+from telemetry_agent.export.tables import csv, ndjson
+
+if TYPE_CHECKING:
+    from telemetry_agent.ackqueue.stats import Stored
+    from telemetry_agent.export.track import Gaps
+
+
+class Format(NamedTuple):
+    """One kind of file, in UTF-8."""
+
+    pieces: "Callable[[Iterable[Sequence[Stored]], Gaps], Iterator[str]]"
+    """Takes fixes in the order of recording, some at a time, and where the track breaks.
+
+    Gives the file's text piece by piece. There is one for each sequence, empty or not, so that
+    whoever counts what was taken can tell how far it is.
+    """
+    media_type: str
+
+
+FORMATS: Mapping[str, Format] = {
+    "gpx": Format(gpx, "application/gpx+xml"),
+    "geojson": Format(geojson, "application/geo+json"),
+    "csv": Format(csv, "text/csv; charset=utf-8; header=present"),
+    "ndjson": Format(ndjson, "application/x-ndjson"),
+}
+"""By name, which is also how such a file's name ends."""

@@ -1,0 +1,131 @@
+"""GeoJSON by RFC 7946: a feature for each unbroken piece of track.
+
+It is a LineString; a MultiLineString where it crosses the antimeridian, because there it must be
+cut; a Point where it is one fix. The third number of a position is the height above the ellipsoid,
+as the RFC demands, so it is there only where the separation of the geoid is known. ``coordTimes``
+gives the time of each position, in the shape of the coordinates.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from telemetry_agent.export.track import Gaps
+from telemetry_agent.fixjson import degrees, rfc3339
+from telemetry_agent.model import Fix, Record
+
+if TYPE_CHECKING:
+    from telemetry_agent.ackqueue.stats import Stored
+
+_HEAD = '{"type":"FeatureCollection","features":[\n'
+_END = "\n]}\n"
+_POSITIONS_PER_LINE = 10_000  # times come behind all positions, so a line is held in memory
+_HALF_TURN_E9 = 180_000_000_000
+
+
+class _Position(NamedTuple):
+    time_ms: int
+    lat_e9: int
+    lon_e9: int
+    height_mm: int | None
+
+    def text(self) -> str:
+        height = "" if self.height_mm is None else f",{self.height_mm / 1e3}"
+        return f"[{degrees(self.lon_e9)},{degrees(self.lat_e9)}{height}]"
+
+
+def geojson(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
+    """See ``Format.pieces``."""
+    yield _HEAD
+    before: Record | None = None
+    line, between = _Line(), ""
+    for chunk in chunks:
+        parts = []
+        for record, _, _ in chunk:
+            if before:
+                breaks = gaps.between(before, record)
+                if breaks or line.size == _POSITIONS_PER_LINE:
+                    parts += [between, line.feature(before)]
+                    line, between = _Line(), ",\n"
+                    if not breaks:
+                        line.add(before.fix)
+            line.add(record.fix)
+            before = record
+        yield "".join(parts)
+    yield (between + line.feature(before) if before else "") + _END
+
+
+class _Line:
+    """A piece of track, cut into parts at the antimeridian."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._last: _Position | None = None
+        self._began_ms = 0
+        self._parts: list[tuple[list[str], list[str]]] = [([], [])]  # positions, times
+
+    def add(self, fix: Fix) -> None:
+        position = _position(fix)
+        if self._last is None:
+            self._began_ms = fix.time_ms
+        elif abs(position.lon_e9 - self._last.lon_e9) > _HALF_TURN_E9:
+            if abs(position.lon_e9) == _HALF_TURN_E9:  # it lies on both sides
+                position = position._replace(lon_e9=-position.lon_e9)
+            else:
+                self._cross(self._last, position)
+        self._append(position)
+        self._last = position
+        self.size += 1
+
+    def feature(self, last: Record) -> str:
+        """The whole of it; ``last`` is its last fix."""
+        # A line that begins on the antimeridian and crosses it has one position on that side.
+        parts = [part for part in self._parts if len(part[0]) > 1] or self._parts
+        lines = [f"[{','.join(positions)}]" for positions, _ in parts]
+        times = [f"[{','.join(times)}]" for _, times in parts]
+        if len(parts) > 1:
+            kind, coordinates, coord_times = "MultiLineString", _list(lines), _list(times)
+        else:
+            kind, coordinates, coord_times = "LineString", lines[0], times[0]
+        if self.size == 1:
+            kind, coordinates, coord_times = "Point", parts[0][0][0], parts[0][1][0]
+        return (
+            f'{{"type":"Feature","geometry":{{"type":"{kind}","coordinates":{coordinates}}},'
+            f'"properties":{{"device":{json.dumps(last.device)},"stream":"{last.stream}",'
+            f'"start":"{rfc3339(self._began_ms)}","end":"{rfc3339(last.fix.time_ms)}",'
+            f'"coordTimes":{coord_times}}}}}'
+        )
+
+    def _append(self, position: _Position) -> None:
+        positions, times = self._parts[-1]
+        positions.append(position.text())
+        times.append(f'"{rfc3339(position.time_ms)}"')
+
+    def _cross(self, start: _Position, end: _Position) -> None:
+        """End this part on the antimeridian, and begin the next on its other side."""
+        side_e9 = _HALF_TURN_E9 if start.lon_e9 > 0 else -_HALF_TURN_E9
+        to_side = abs(side_e9 - start.lon_e9)
+        share = to_side / (to_side + abs(end.lon_e9 + side_e9))
+        there = _Position(
+            start.time_ms + round(share * (end.time_ms - start.time_ms)),
+            start.lat_e9 + round(share * (end.lat_e9 - start.lat_e9)),
+            side_e9,
+            None
+            if start.height_mm is None or end.height_mm is None
+            else start.height_mm + round(share * (end.height_mm - start.height_mm)),
+        )
+        if share:
+            self._append(there)
+        self._parts.append(([], []))
+        self._append(there._replace(lon_e9=-side_e9))
+
+
+def _position(fix: Fix) -> _Position:
+    height_mm = (
+        None if fix.alt_mm is None or fix.geoid_sep_mm is None else fix.alt_mm + fix.geoid_sep_mm
+    )
+    return _Position(fix.time_ms, fix.lat_e9, fix.lon_e9, height_mm)
+
+
+def _list(items: list[str]) -> str:
+    return f"[{','.join(items)}]"

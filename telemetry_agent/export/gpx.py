@@ -1,0 +1,95 @@
+"""GPX 1.1: a track for each device, a segment for each unbroken piece of it.
+
+Speed and course have no place in GPX 1.1 itself; they are given as Garmin's TrackPointExtension,
+which most programs read. What else is known of a fix (its name, state, errors and odometer) is in
+the other formats only.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+from telemetry_agent import __version__
+from telemetry_agent.export.track import Gaps
+from telemetry_agent.fixjson import degrees, rfc3339
+from telemetry_agent.model import Fix, Record
+
+if TYPE_CHECKING:
+    from telemetry_agent.ackqueue.stats import Stored
+
+_HEAD = f"""<?xml version="1.0" encoding="UTF-8"?>
+<gpx version="1.1" creator="telemetry-agent {__version__}" \
+xmlns="http://www.topografix.com/GPX/1/1" \
+xmlns:gpxtpx="http://www.garmin.com/xmlschemas/TrackPointExtension/v2">
+"""
+_END_OF_SEGMENT = "</trkseg>\n"
+_END_OF_TRACK = "</trk>\n"
+_DIFFERENTIAL = {"dgps", "rtk", "float-rtk"}
+_HALF_TURN_E9 = 180_000_000_000
+
+
+def gpx(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
+    """See ``Format.pieces``."""
+    yield _HEAD
+    before: Record | None = None
+    for chunk in chunks:
+        parts = []
+        for record, _, _ in chunk:
+            if before is None or gaps.between(before, record):
+                parts.append(_turn(before, record))
+            parts.append(_point(record.fix))
+            before = record
+        yield "".join(parts)
+    yield f"{_END_OF_SEGMENT + _END_OF_TRACK if before else ''}</gpx>\n"
+
+
+def _turn(before: Record | None, after: Record) -> str:
+    """What stands between two points of different segments."""
+    end = _END_OF_SEGMENT if before else ""
+    if before and before.device == after.device:
+        return f"{end}<trkseg>\n"
+    end += _END_OF_TRACK if before else ""
+    return f"{end}<trk><name>{escape(after.device)}</name>\n<trkseg>\n"
+
+
+def _point(fix: Fix) -> str:
+    """One track point; the schema prescribes the order."""
+    # The schema has no 180: there it is called -180.
+    lon_e9 = -_HALF_TURN_E9 if fix.lon_e9 == _HALF_TURN_E9 else fix.lon_e9
+    return "".join(
+        [
+            f'<trkpt lat="{degrees(fix.lat_e9)}" lon="{degrees(lon_e9)}">',
+            f"<ele>{fix.alt_mm / 1e3}</ele>" if fix.alt_mm is not None else "",
+            f"<time>{rfc3339(fix.time_ms)}</time>",
+            f"<geoidheight>{fix.geoid_sep_mm / 1e3}</geoidheight>"
+            if fix.geoid_sep_mm is not None
+            else "",
+            f"<cmt>{' '.join(fix.flags)}</cmt>" if fix.flags else "",
+            f"<fix>{_kind(fix)}</fix>",
+            f"<sat>{fix.sats}</sat>" if fix.sats is not None else "",
+            f"<hdop>{fix.hdop_e2 / 1e2}</hdop>" if fix.hdop_e2 is not None else "",
+            f"<vdop>{fix.vdop_e2 / 1e2}</vdop>" if fix.vdop_e2 is not None else "",
+            f"<pdop>{fix.pdop_e2 / 1e2}</pdop>" if fix.pdop_e2 is not None else "",
+            _motion(fix),
+            "</trkpt>\n",
+        ]
+    )
+
+
+def _kind(fix: Fix) -> str:
+    if fix.quality in _DIFFERENTIAL:
+        return "dgps"
+    return "pps" if fix.quality == "pps" else f"{fix.mode}d"
+
+
+def _motion(fix: Fix) -> str:
+    if fix.speed_mm_s is None and fix.course_mdeg is None:
+        return ""
+    speed = "" if fix.speed_mm_s is None else f"<gpxtpx:speed>{fix.speed_mm_s / 1e3}</gpxtpx:speed>"
+    course = (
+        "" if fix.course_mdeg is None else f"<gpxtpx:course>{fix.course_mdeg / 1e3}</gpxtpx:course>"
+    )
+    return (
+        f"<extensions><gpxtpx:TrackPointExtension>{speed}{course}"
+        "</gpxtpx:TrackPointExtension></extensions>"
+    )

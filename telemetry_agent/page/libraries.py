@@ -1,0 +1,27 @@
+"""Whether this installation has what the page is made of. Imports none of it."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+STATIC = Path(__file__).parent / "static"
+
+_PYTHON = ("starlette", "uvicorn", "prometheus_client")
+_BROWSER = tuple(STATIC / "vendor" / name for name in ("leaflet.js", "uPlot.js"))
+
+
+def server_missing() -> str | None:
+    """Why there can be no page at all, and the remedy."""
+    missing = [name for name in _PYTHON if find_spec(name) is None]
+    if not missing:
+        return None
+    return f"{missing[0]} is not installed: pip install 'telemetry-agent[page]'"
+
+
+def browser_missing() -> str | None:
+    """Why the page can show no map and no chart, and the remedy."""
+    if all(file.exists() for file in _BROWSER):
+        return None
+    return (
+        "its map and chart come from npm, which was not there at set-up: install Node 20 with npm, "
+        "then telemetry-agent anew (in a checkout: make clean demo)"
+    )

@@ -1,0 +1,136 @@
+"""The status snapshot as Prometheus metrics.
+
+Names follow Prometheus' conventions: base units, ``_total`` for what only grows. A state is one
+series for each of its words, 1 for the one that is so. Every label has a small, fixed set of
+values: the reasons of dead letters are an endpoint's own words, so there is only their number.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from telemetry_agent.model import Quality, ReceiverState, UploadState
+
+MEDIA_TYPE = CONTENT_TYPE_LATEST
+
+_PREFIX = "telemetry_agent_"
+
+_GAUGES = (
+    ("uptime_s", "uptime_seconds", "Time since the agent started."),
+    ("receiver.state_s", "receiver_state_seconds", "How long the receiver is in its state."),
+    ("receiver.fix_age_s", "fix_age_seconds", "Time since the last position came."),
+    ("receiver.sats", "fix_satellites", "Satellites used in the last position."),
+    ("receiver.hdop", "fix_hdop", "Horizontal dilution of precision of the last position."),
+    ("upload.state_s", "upload_state_seconds", "How long uploads are in their state."),
+    (
+        "upload.last_delivery_s",
+        "upload_last_delivery_age_seconds",
+        "Time since the endpoint took something.",
+    ),
+    ("queue.pending", "queue_pending_fixes", "Positions that are to be delivered."),
+    ("queue.in_flight", "queue_in_flight_fixes", "Of the pending ones, those on their way."),
+    ("queue.uncommitted", "queue_uncommitted_fixes", "Of the pending ones, those not on disk."),
+    ("queue.delivered", "queue_delivered_fixes", "Delivered positions that are still kept."),
+    (
+        "queue.oldest_pending_s",
+        "queue_oldest_pending_age_seconds",
+        "By how much the oldest pending position is older than the newest.",
+    ),
+    ("queue.file_bytes", "queue_file_size_bytes", "Size of the queue's files."),
+    ("queue.disk_free_bytes", "queue_disk_free_bytes", "Free space of the disk they lie on."),
+)
+_COUNTERS = (
+    ("receiver.fixes", "receiver_fixes", "Positions that the receiver gave."),
+    ("upload.requests", "upload_requests", "Requests to the endpoint."),
+    ("upload.failed_requests", "upload_failed_requests", "Those that delivered nothing."),
+    ("upload.delivered", "upload_delivered_fixes", "Positions that the endpoint took."),
+    ("upload.sent_bytes", "upload_sent_bytes", "Bytes sent to the endpoint."),
+)
+_COUNTERS_BY_REASON = (
+    ("receiver.rejected", "receiver_rejected", "Input of the receiver that was dropped."),
+    ("receiver.not_recorded", "fixes_not_recorded", "Positions that sampling left out."),
+    ("queue.lost", "queue_lost_fixes", "Recorded positions that were lost."),
+)
+_STATES = (
+    ("receiver.state", "receiver_state", "What the receiver does.", get_args(ReceiverState)),
+    ("receiver.quality", "fix_quality", "Of the last position.", get_args(Quality)),
+    ("upload.state", "upload_state", "How uploads do.", get_args(UploadState)),
+)
+
+
+def metrics(snapshot: Mapping[str, Any]) -> bytes:
+    """Prometheus' text format; its type is ``MEDIA_TYPE``.
+
+    Args:
+        snapshot: what ``Status.snapshot`` tells. What it does not know is absent here, too.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Snapshot(snapshot))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    def __init__(self, snapshot: Mapping[str, Any]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily(
+            _PREFIX.rstrip("_"),
+            "The agent.",
+            {name: self._snapshot[name] for name in ("version", "device")},
+        )
+        for path, name, help_ in _GAUGES:
+            if (value := self._value(path)) is not None:
+                yield GaugeMetricFamily(_PREFIX + name, help_, value)
+        for path, name, help_ in _COUNTERS:
+            yield CounterMetricFamily(_PREFIX + name, help_, self._value(path))
+        for path, name, help_ in _COUNTERS_BY_REASON:
+            family = CounterMetricFamily(_PREFIX + name, help_, labels=["reason"])
+            for reason, count in self._value(path).items():
+                family.add_metric([reason], count)
+            yield family
+        for path, name, help_, words in _STATES:
+            if (now := self._value(path)) is not None:
+                state = GaugeMetricFamily(_PREFIX + name, help_, labels=[path.split(".")[1]])
+                for word in words:
+                    state.add_metric([word], word == now)
+                yield state
+        if (antenna := self._value("receiver.antenna")) is not None:
+            yield GaugeMetricFamily(
+                f"{_PREFIX}receiver_antenna_fault",
+                "Whether the receiver calls its antenna open or short.",
+                antenna in {"OPEN", "SHORT"},
+            )
+        yield GaugeMetricFamily(
+            f"{_PREFIX}queue_dead_letter_fixes",
+            "Positions that the endpoint refused.",
+            sum(self._value("queue.dead_letters").values()),
+        )
+        yield self._satellites()
+
+    def _value(self, path: str) -> Any:
+        value: Any = self._snapshot
+        for key in path.split("."):
+            value = value.get(key)
+        return value
+
+    def _satellites(self) -> Metric:
+        family = GaugeMetricFamily(
+            f"{_PREFIX}satellites", "Satellites in view.", labels=["constellation", "used"]
+        )
+        seen = Counter(
+            (satellite["system"], str(satellite["used"]).lower())
+            for satellite in self._value("receiver.satellites")
+        )
+        for labels, count in sorted(seen.items()):
+            family.add_metric(labels, count)
+        return family

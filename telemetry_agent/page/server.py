@@ -1,0 +1,103 @@
+"""The event loop of the page, with the web server in it. One thread runs it, a turn at a time."""
+
+import asyncio
+import socket
+from contextlib import suppress
+
+from uvicorn.server import ServerState
+
+from telemetry_agent.page.connection import Connection, uvicorn_config
+from telemetry_agent.page.door import Door
+from telemetry_agent.page.news import Newsroom, Sight
+from telemetry_agent.page.site import Site
+from telemetry_agent.page.streams import Streams
+
+_BACKLOG = 32
+_UNANSWERED_MS = 30_000  # a viewer whose machine is gone
+_END_S = 0.2
+
+
+class Server:
+    """Serves whoever connects to ``listener``.
+
+    Args:
+        listener: a bound socket; it is the server's from here on.
+        sight: the agent.
+        door: who may come in.
+        tiles: the template of a tile server's URLs; empty: none.
+    """
+
+    def __init__(self, listener: socket.socket, sight: Sight, door: Door, tiles: str) -> None:
+        self._loop = loop = asyncio.new_event_loop()
+        self._state = state = ServerState()
+        newsroom = Newsroom(sight)
+        self._streams = Streams(newsroom)
+        config = uvicorn_config(Site(sight, door, newsroom, self._streams, tiles).app)
+        self._server = loop.run_until_complete(
+            loop.create_server(
+                lambda: Connection(config, state, loop), sock=listener, backlog=_BACKLOG
+            )
+        )
+        self._events = loop.create_task(self._streams.run())
+        self._events.add_done_callback(self._halt)
+        self._ending = False
+
+    def turn(self, seconds: float) -> None:
+        """Serve for so long, or until interrupted. What fails beside a request is raised."""
+        end = self._loop.call_later(seconds, self._halt)
+        self._loop.run_forever()
+        end.cancel()
+        if self._events.done():
+            self._events.result()
+        for connection in self._connections():
+            connection.sweep(self._loop.time())
+
+    def nudge(self) -> None:
+        """Something has changed. Any thread may say so."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._streams.nudge)
+
+    def interrupt(self) -> None:
+        """End the turn. Any thread may say so."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._halt)
+
+    def close(self) -> None:
+        """End every connection. Between turns, and once."""
+        self._ending = True
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    def _halt(self, _task: asyncio.Task[None] | None = None) -> None:
+        if not self._ending:
+            self._loop.stop()
+
+    async def _end(self) -> None:
+        self._server.close()
+        self._events.cancel()
+        for connection in self._connections():
+            connection.transport.abort()
+        # Each request sees that its viewer has gone.
+        await asyncio.wait({self._events, *self._state.tasks}, timeout=_END_S)
+
+    def _connections(self) -> list[Connection]:
+        return [one for one in self._state.connections if isinstance(one, Connection)]
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket for ``Server``.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # The connections inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED_MS)
+        listener.bind(address)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,305 @@
+"""The pages and data of the device page, as a web application.
+
+=======================  ==========================================================================
+``GET /``                the page; the login where a token is needed and was not shown
+``GET /events``          server-sent events: see ``news``
+``GET /trail?after=R``   the positions behind row R, packed: see ``trail``
+``GET /history``         the last hours: see ``Newsroom.history``
+``GET /dead-letters``    at most 200 of them, with reasons
+``POST /retry``          ``{"all": true}``, or ``{"names": [[stream, seq], …]}``
+``POST /discard``        likewise
+``GET /export/F``        the stored track in format F
+``GET /metrics``         for Prometheus
+``POST /network``        ``{"away": true}``: a demo's network
+``POST /login``          a form with ``token``
+=======================  ==========================================================================
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from telemetry_agent.errors import AgentError
+from telemetry_agent.export import FORMATS
+from telemetry_agent.page.door import Door
+from telemetry_agent.page.libraries import STATIC, browser_missing
+from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
+from telemetry_agent.page.news import Newsroom, Sight
+from telemetry_agent.page.streams import Streams
+from telemetry_agent.page.threads import each_in_thread, in_thread
+
+log = logging.getLogger(__name__)
+
+_LONGEST_BODY_BYTES = 64 * 1024
+_BODY_S = 10.0
+_WRONG_TOKEN_S = 1.0
+_DEAD_LETTERS = 200
+_AT_ONCE = 4  # requests that wait for the disk
+_EXPORTS = 2
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+
+
+class _BadRequestError(Exception):
+    pass
+
+
+class Site:
+    """The application.
+
+    Args:
+        sight: the agent.
+        door: who may come in.
+        newsroom: makes the events.
+        streams: gives them to the viewers.
+        tiles: the template of a tile server's URLs; empty: none.
+    """
+
+    def __init__(
+        self, sight: Sight, door: Door, newsroom: Newsroom, streams: Streams, tiles: str
+    ) -> None:
+        self._sight = sight
+        self._door = door
+        self._newsroom = newsroom
+        self._streams = streams
+        self._tiles = tiles
+        self._disk = asyncio.Semaphore(_AT_ONCE)
+        self._exports = asyncio.Semaphore(_EXPORTS)
+        routes = [
+            Route("/", self._index),
+            Route("/static/{path:path}", self._static),
+            Route("/setup", self._setup),
+            Route("/events", self._events),
+            Route("/trail", self._trail),
+            Route("/history", self._history),
+            Route("/dead-letters", self._dead_letters),
+            Route("/retry", self._retry, methods=["POST"]),
+            Route("/discard", self._discard, methods=["POST"]),
+            Route("/export/{format}", self._export),
+            Route("/metrics", self._metrics),
+            Route("/login", self._login, methods=["POST"]),
+        ]
+        if sight.switch is not None:
+            routes.append(Route("/network", self._network, methods=["POST"]))
+        self.app: ASGIApp = _Guard(Starlette(routes=routes), door, _policy(tiles))
+
+    async def _index(self, _request: Request) -> Response:
+        return _file("no-libraries.html" if browser_missing() else "index.html")
+
+    async def _static(self, request: Request) -> Response:
+        path = STATIC / request.path_params["path"]
+        if ".." in path.parts or path.suffix not in _TYPES or not path.is_file():
+            return PlainTextResponse("There is no such file.", 404)
+        return _file(request.path_params["path"], request.headers)
+
+    async def _setup(self, _request: Request) -> Response:
+        return JSONResponse({"tiles": self._tiles})
+
+    async def _events(self, _request: Request) -> Response:
+        if self._streams.full:
+            return PlainTextResponse("Too many look at once: close another window.", 503)
+        return _Stream(self._streams.follow(), media_type="text/event-stream")
+
+    async def _trail(self, request: Request) -> Response:
+        after = request.query_params.get("after", "0")
+        if not after.isdecimal() or len(after) > 18:
+            return PlainTextResponse("after is a row's number.", 400)
+        last, packed = self._newsroom.packed(int(after))
+        return Response(packed, 200, {"X-Last-Row": str(last)}, "application/octet-stream")
+
+    async def _history(self, _request: Request) -> Response:
+        return Response(self._newsroom.history(), media_type="application/json")
+
+    async def _dead_letters(self, _request: Request) -> Response:
+        asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
+        return JSONResponse(await self._ask("queue list", asked))
+
+    async def _retry(self, request: Request) -> Response:
+        return await self._act("queue retry", request)
+
+    async def _discard(self, request: Request) -> Response:
+        return await self._act("queue discard", request)
+
+    async def _act(self, command: str, request: Request) -> Response:
+        try:
+            asked = await _json(request)
+            answers = await self._ask(command, asked)
+        except _BadRequestError as error:
+            return PlainTextResponse(str(error), 400)
+        except AgentError as error:
+            return PlainTextResponse(str(error), 409)
+        self._streams.nudge()
+        return JSONResponse(answers[0])
+
+    async def _ask(self, command: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        async with self._disk:
+            return await in_thread(lambda: list(self._sight.ask(command, asked)))
+
+    async def _export(self, request: Request) -> Response:
+        name = request.path_params["format"]
+        if name not in FORMATS:
+            return PlainTextResponse(f"The formats are {', '.join(FORMATS)}.", 404)
+        if self._exports.locked():
+            return PlainTextResponse("Others export already: try again later.", 503)
+        moving_s, standing_s = self._sight.gaps
+        asked = {"format": name, "gap_s": moving_s, "standing_gap_s": standing_s}
+        return _Stream(
+            self._pieces(asked),
+            headers={"Content-Disposition": f'attachment; filename="track.{name}"'},
+            media_type=FORMATS[name].media_type,
+        )
+
+    async def _pieces(self, asked: dict[str, Any]) -> AsyncGenerator[str, None]:
+        async with (
+            self._exports,
+            aclosing(each_in_thread(self._sight.ask("export", asked))) as answers,
+        ):
+            async for answer in answers:
+                yield answer["text"]
+
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(metrics(self._sight.snapshot()), 200, {"Content-Type": MEDIA_TYPE})
+
+    async def _network(self, request: Request) -> Response:
+        switch = self._sight.switch
+        try:
+            away = (await _json(request)).get("away")
+        except _BadRequestError as error:
+            return PlainTextResponse(str(error), 400)
+        if switch is None or not isinstance(away, bool):
+            return PlainTextResponse("away is true or false.", 400)
+        async with self._disk:
+            await in_thread(switch.set_away, away)
+        self._streams.nudge()
+        return JSONResponse({"away": away})
+
+    async def _login(self, request: Request) -> Response:
+        try:
+            form = parse_qs((await _body(request)).decode("utf-8", "replace"))
+        except _BadRequestError as error:
+            return PlainTextResponse(str(error), 400)
+        cookie = self._door.cookie(form.get("token", [""])[0].strip())
+        if cookie is None:
+            await asyncio.sleep(_WRONG_TOKEN_S)
+            return _file("login-again.html", status=401)
+        return Response(status_code=303, headers={"Location": "/", "Set-Cookie": cookie})
+
+
+class _Guard:
+    """Lets in whom the door lets in, and puts the page's rules on every answer."""
+
+    def __init__(self, app: ASGIApp, door: Door, policy: str) -> None:
+        self._app = app
+        self._door = door
+        self._rules = {
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            # Not no-referrer: with that a browser does not tell the origin of a form.
+            "Referrer-Policy": "same-origin",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def ruled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(self._rules)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        path = scope["path"]
+        refusal = self._door.refusal(scope["method"], path, dict(Headers(scope=scope)))
+        if refusal is None:
+            await self._app(scope, receive, ruled)
+        elif refusal.status == 401 and path == "/":
+            await _file("login.html", status=401)(scope, receive, ruled)
+        else:
+            answer = PlainTextResponse(refusal.text, refusal.status)
+            await answer(scope, receive, ruled)
+
+
+class _Stream(StreamingResponse):
+    """An answer whose length nobody knows. It ends when the viewer leaves, and then at once."""
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        speaking = asyncio.ensure_future(self.stream_response(send))
+        leaving = asyncio.ensure_future(_until_gone(receive))
+        await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (speaking, leaving):
+            task.cancel()
+        await asyncio.wait({speaking, leaving})
+        if not speaking.cancelled() and (error := speaking.exception()):
+            raise error
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+def _file(name: str, headers: Headers | None = None, *, status: int = 200) -> Response:
+    """One of ours, which the browser keeps for as long as it is the same."""
+    data = (STATIC / name).read_bytes()
+    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    rules = {"ETag": tag, "Cache-Control": "no-cache"}
+    if headers is not None and headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=rules)
+    return Response(data, status, rules, _TYPES[Path(name).suffix])
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    try:
+        value = json.loads(await _body(request))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise _BadRequestError("A JSON object is needed.")
+    return value
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    try:
+        async with asyncio.timeout(_BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > _LONGEST_BODY_BYTES:
+                    raise _BadRequestError("That is too long.")
+    except TimeoutError:
+        raise _BadRequestError("It came too slowly.") from None
+    return body
+
+
+def _policy(tiles: str) -> str:
+    """What the browser may load: ours alone, and tiles where the user named a server."""
+    # A tile that is no longer needed is replaced by an empty picture of Leaflet's own.
+    server = f" data: {'{0.scheme}://{0.netloc}'.format(urlsplit(tiles))}" if tiles else ""
+    rules = {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "connect-src": "'self'",
+        "img-src": f"'self'{server}",
+        "form-action": "'self'",
+        "base-uri": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return "; ".join(f"{rule} {value}" for rule, value in rules.items())

@@ -1,0 +1,131 @@
+/** Puts the parts together: each event of the agent is shown by all of them. */
+
+import { DeadLetters } from "./dead-letters.js";
+import { Feed, post } from "./feed.js";
+import { History } from "./history.js";
+import { TrackMap } from "./map.js";
+import { Pipe, put } from "./pipe.js";
+import { SkyView } from "./sky.js";
+import { Track } from "./track.js";
+import { count, headline, lostContact, size, span } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+
+const THEMES = { "": "System", light: "Light", dark: "Dark" };
+
+async function start() {
+  const { tiles } = await (await fetch("setup")).json();
+  const track = new Track();
+  const map = new TrackMap(track, tiles);
+  const pipe = new Pipe();
+  const parts = [map, pipe, new SkyView(), new History(), new DeadLetters()];
+  const story = new Story();
+  const colours = () => parts.forEach((part) => part.recolour?.());
+  themeSwitch(colours);
+  networkSwitch();
+  const feed = new Feed(
+    track,
+    (state) => {
+      story.tell(headline(state));
+      labels(state);
+      for (const part of parts) part.show(state);
+    },
+    (lostMs) => {
+      $("contact").dataset.state = lostMs === null ? "live" : "lost";
+      if (lostMs === null) return;
+      put($("contact").lastElementChild, "No contact");
+      story.tell(lostContact(lostMs));
+    },
+  );
+  feed.start();
+  // For the tests: how long it takes to draw, and what is there to draw.
+  window.page = { track, map };
+}
+
+/** The one sentence; read out when it says something else, not each time a number grows. */
+class Story {
+  tell({ kind, tone, leadTone, lead, rest, more }) {
+    $("story").dataset.tone = tone;
+    $("lead").dataset.tone = leadTone;
+    put($("lead"), lead);
+    put($("rest"), rest);
+    put($("more"), more);
+    $("more").hidden = !more;
+    if (kind !== this.kind) put($("announce"), `${lead} ${rest}`);
+    this.kind = kind;
+  }
+}
+
+function labels(state) {
+  const { queue, upload, receiver } = state;
+  $("contact").dataset.state = "live";
+  put($("contact").lastElementChild, "Live");
+  put($("device"), state.device);
+  put($("version"), state.version);
+  document.title = `${queue.pending ? `${count(queue.pending)} waiting` : "All delivered"} · ${state.device}`;
+  $("switch").hidden = state.away === undefined;
+  $("switch").setAttribute("aria-pressed", String(Boolean(state.away)));
+  put($("switch"), state.away ? "Mend the network" : "Cut the network");
+  const facts = [
+    ["Receiver", receiver.source],
+    ["Running for", span(state.uptime_s)],
+    ["Requests", `${count(upload.requests)}, ${count(upload.failed_requests)} without delivery`],
+    ["Sent in 24 h", size(upload.sent_bytes_24h)],
+    ["Queue file", size(queue.file_bytes)],
+    ["Lost", Object.keys(queue.lost).length ? Object.entries(queue.lost).map(([why, n]) => `${count(n)} ${why}`).join(", ") : "nothing"],
+  ];
+  if (upload.last_error) facts.push(["Last fault", `${upload.last_error}, ${span(upload.last_error_s)} ago`]);
+  const details = $("details");
+  if (details.children.length !== facts.length) {
+    details.replaceChildren(
+      ...facts.map(() => {
+        const pair = document.createElement("div");
+        pair.append(document.createElement("dt"), document.createElement("dd"));
+        return pair;
+      }),
+    );
+  }
+  facts.forEach(([name, value], i) => {
+    put(details.children[i].children[0], name);
+    put(details.children[i].children[1], value);
+  });
+}
+
+function themeSwitch(changed) {
+  const button = $("theme");
+  const root = document.documentElement;
+  const show = () => {
+    const chosen = root.dataset.theme ?? "";
+    put(button.lastElementChild, THEMES[chosen]);
+    button.setAttribute("aria-label", `Colours: ${THEMES[chosen]}`);
+    changed();
+  };
+  button.addEventListener("click", () => {
+    const names = Object.keys(THEMES);
+    const next = names[(names.indexOf(root.dataset.theme ?? "") + 1) % names.length];
+    if (next) root.dataset.theme = next;
+    else delete root.dataset.theme;
+    try {
+      localStorage.setItem("theme", next);
+    } catch {
+      // It holds for this visit.
+    }
+    show();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+  show();
+}
+
+function networkSwitch() {
+  $("switch").addEventListener("click", async () => {
+    const away = $("switch").getAttribute("aria-pressed") !== "true";
+    try {
+      await post("network", { away });
+    } catch (error) {
+      put($("more"), `That did not work: ${error.message}`);
+      $("more").hidden = false;
+    }
+  });
+}
+
+start();

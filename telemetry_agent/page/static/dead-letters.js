@@ -1,0 +1,81 @@
+/** What the endpoint refused, and why; to be sent again, or given up. */
+
+import { post } from "./feed.js";
+import { count, many, total } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+
+export class DeadLetters {
+  constructor() {
+    this.shown = "";
+    this.number = 0;
+    $("retry-all").addEventListener("click", () => this.#act("retry", { all: true }));
+    $("discard-all").addEventListener("click", () => this.#discard({ all: true }, this.number));
+  }
+
+  async show(state) {
+    const key = state.stream + JSON.stringify(state.queue.dead_letters);
+    if (key === this.shown) return;
+    this.shown = key;
+    this.number = total(state.queue.dead_letters);
+    $("dead-none").hidden = this.number > 0;
+    $("dead-some").hidden = this.number === 0;
+    $("dead-card").classList.toggle("alarm", this.number > 0);
+    if (!this.number) return;
+    try {
+      const answer = await fetch("dead-letters");
+      if (!answer.ok) throw new Error(await answer.text());
+      const letters = await answer.json();
+      $("dead-list").replaceChildren(...letters.map((letter) => this.#entry(letter)));
+      $("dead-more").hidden = letters.length >= this.number;
+      $("dead-more").textContent = `and ${count(this.number - letters.length)} more`;
+    } catch {
+      this.shown = ""; // the next event asks again
+    }
+  }
+
+  #entry({ stream, seq, time, reason }) {
+    const entry = document.createElement("li");
+    const text = document.createElement("p");
+    const when = document.createElement("time");
+    when.dateTime = time;
+    when.textContent = `${time.slice(0, 10)} ${time.slice(11, 19)} UTC`;
+    const why = document.createElement("span");
+    why.textContent = reason;
+    text.append(when, why);
+    const names = { names: [[stream, seq]] };
+    const again = button("Retry", `Retry the position of ${when.textContent}`);
+    again.addEventListener("click", () => this.#act("retry", names));
+    const away = button("Discard", `Discard the position of ${when.textContent}`, "danger");
+    away.addEventListener("click", () => this.#discard(names, 1));
+    entry.append(text, again, away);
+    return entry;
+  }
+
+  #discard(names, number) {
+    const dialog = $("sure");
+    $("sure-title").textContent = `Discard ${many(number, "position")}?`;
+    dialog.returnValue = "no";
+    dialog.onclose = () => dialog.returnValue === "yes" && this.#act("discard", names);
+    dialog.showModal();
+  }
+
+  async #act(what, names) {
+    $("dead-fault").hidden = true;
+    try {
+      await post(what, names);
+    } catch (error) {
+      $("dead-fault").textContent = `That did not work: ${error.message}`;
+      $("dead-fault").hidden = false;
+    }
+  }
+}
+
+function button(text, label, kind = "") {
+  const element = document.createElement("button");
+  element.type = "button";
+  element.className = `small ${kind}`;
+  element.textContent = text;
+  element.setAttribute("aria-label", label);
+  return element;
+}

@@ -1,0 +1,110 @@
+/**
+ * The agent's events, whatever happens to the connection: it comes back by itself, tells when
+ * contact is lost, and fetches what an event did not hold.
+ */
+
+const LOST_AFTER_MS = 4000;
+const AGAIN_MS = 1500;
+
+export class Feed {
+  /**
+   * @param {import("./track.js").Track} track
+   * @param {(state: object) => void} told called after each event, when the track is up to date
+   * @param {(lostMs: number | null) => void} contact called when contact is lost, each second
+   *   while it is, and with null when it is back
+   */
+  constructor(track, told, contact) {
+    this.track = track;
+    this.told = told;
+    this.contact = contact;
+    this.stream = null;
+    this.heard = performance.now();
+    this.lost = false;
+    this.fetching = false;
+    this.opened = 0;
+  }
+
+  start() {
+    this.#open();
+    setInterval(() => this.#watch(), 1000);
+  }
+
+  #open() {
+    this.opened = performance.now();
+    this.source = new EventSource("events");
+    this.source.addEventListener("hello", (event) => this.#hear(JSON.parse(event.data)));
+    this.source.addEventListener("news", (event) => this.#hear(JSON.parse(event.data)));
+  }
+
+  /** A stream that hangs looks like one with nothing to say, so silence is judged by the clock. */
+  async #watch() {
+    const now = performance.now();
+    const silentMs = now - this.heard;
+    if (silentMs < LOST_AFTER_MS) return;
+    this.lost = true;
+    this.contact(silentMs);
+    const closed = this.source.readyState === EventSource.CLOSED;
+    if (now - this.opened < (closed ? AGAIN_MS : 3 * LOST_AFTER_MS)) return;
+    this.opened = now;
+    this.source.close();
+    if (await needsLogin()) location.reload();
+    else this.#open();
+  }
+
+  #hear(state) {
+    this.heard = performance.now();
+    if (this.lost) {
+      this.lost = false;
+      this.contact(null);
+    }
+    if (state.stream !== this.stream) {
+      this.stream = state.stream;
+      this.track.clear();
+    }
+    for (const point of state.points) {
+      if (state.after <= this.track.last) this.track.add(...point);
+    }
+    if (state.after <= this.track.last) this.track.last = Math.max(this.track.last, state.last);
+    if (state.places) this.track.setRuns(state.places, performance.now());
+    this.track.forgetBefore(state.first);
+    if (this.track.last < state.last) this.#fetch();
+    this.told(state);
+  }
+
+  async #fetch() {
+    if (this.fetching) return;
+    this.fetching = true;
+    try {
+      const stream = this.stream;
+      const answer = await fetch(`trail?after=${this.track.last}`);
+      const until = Number(answer.headers.get("X-Last-Row"));
+      const packed = await answer.arrayBuffer();
+      if (!answer.ok || stream !== this.stream) return;
+      this.track.addPacked(packed);
+      this.track.last = Math.max(this.track.last, until);
+    } catch {
+      // The next event asks again.
+    } finally {
+      this.fetching = false;
+    }
+  }
+}
+
+async function needsLogin() {
+  try {
+    return (await fetch("history")).status === 401;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Ask the agent to do something.
+ * @returns {Promise<object>} its answer
+ * @throws {Error} with what it says is wrong
+ */
+export async function post(path, asked) {
+  const answer = await fetch(path, { method: "POST", body: JSON.stringify(asked) });
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer.json();
+}

@@ -1,0 +1,50 @@
+/** The lines of latitude and longitude, for a map that has no other ground. */
+
+const STEPS = [
+  [45, 0], [30, 0], [15, 0], [10, 0], [5, 0], [2, 0], [1, 0], [1 / 2, 1], [1 / 4, 1], [1 / 6, 1],
+  [1 / 12, 1], [1 / 30, 1], [1 / 60, 1], [1 / 120, 2], [1 / 240, 2], [1 / 360, 2], [1 / 720, 2],
+  [1 / 1800, 2], [1 / 3600, 2],
+];
+const APART_PX = 130;
+const FREE_PX = 64;
+
+/** Paints a canvas layer without a margin. */
+export function paintGraticule(context, { map, width, height }, colours) {
+  const bounds = map.getBounds();
+  const apart = ((bounds.getEast() - bounds.getWest()) * APART_PX) / width;
+  const [step, unit] = STEPS.findLast(([degrees]) => degrees >= apart) ?? STEPS[0];
+  context.lineWidth = 1;
+  context.strokeStyle = colours.line;
+  context.fillStyle = colours.label;
+  context.font = "11px system-ui, sans-serif";
+  for (let n = Math.ceil(bounds.getWest() / step); n * step <= bounds.getEast(); n++) {
+    const x = Math.round(map.latLngToContainerPoint([0, n * step]).x) + 0.5;
+    line(context, x, 0, x, height);
+    context.fillText(angle(n * step, unit, "E", "W"), x + 5, 17);
+  }
+  for (let n = Math.ceil(bounds.getSouth() / step); n * step <= bounds.getNorth(); n++) {
+    const y = Math.round(map.latLngToContainerPoint([n * step, 0]).y) + 0.5;
+    line(context, 0, y, width, y);
+    if (y < FREE_PX || y > height - FREE_PX) continue; // other things are written there
+    const text = angle(n * step, unit, "N", "S");
+    context.fillText(text, width - context.measureText(text).width - 8, y - 5);
+  }
+}
+
+function line(context, x1, y1, x2, y2) {
+  context.beginPath();
+  context.moveTo(x1, y1);
+  context.lineTo(x2, y2);
+  context.stroke();
+}
+
+/** 48°07′02″N, without what is finer than the step. */
+export function angle(degrees, unit, positive, negative) {
+  const side = degrees < 0 ? negative : positive;
+  const seconds = Math.round(Math.abs(degrees) * 3600);
+  const two = (n) => String(n).padStart(2, "0");
+  const d = `${Math.floor(seconds / 3600)}°`;
+  const m = `${two(Math.floor((seconds % 3600) / 60))}′`;
+  const s = `${two(seconds % 60)}″`;
+  return [d, d + m, d + m + s][unit] + side;
+}

@@ -1,0 +1,196 @@
+/** The map: the trail, where the device is now, and how much of it one sees. */
+
+import { canvasLayer } from "./canvas-layer.js";
+import { paintGraticule } from "./graticule.js";
+import { put } from "./pipe.js";
+import { trailPainter } from "./trail-painter.js";
+import { accuracy, coordinates, motion, span } from "./words.js";
+
+const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+const CLOSEST = 17;
+const HIT_PX = 14;
+const FRESH_S = 5;
+
+const PLACES = {
+  stored: "on the disk",
+  "in-flight": "in flight",
+  delivered: "delivered",
+  "dead-letter": "refused",
+};
+
+export class TrackMap {
+  /**
+   * @param {import("./track.js").Track} track
+   * @param {string} tiles the template of a tile server's URLs; empty: none
+   */
+  constructor(track, tiles) {
+    this.track = track;
+    /** @type {"whole" | "follow" | "free"} */
+    this.view = "whole";
+    this.map = L.map("map", {
+      zoomSnap: tiles ? 1 : 0.25,
+      zoomDelta: tiles ? 1 : 0.5,
+      zoomAnimation: !calm(),
+      maxZoom: 20,
+      worldCopyJump: true,
+      attributionControl: Boolean(tiles),
+    }).setView([20, 0], 2);
+    this.map.zoomControl.setPosition("topright");
+    if (tiles) {
+      const server = new URL(tiles.replaceAll(/[{}]/g, "")).hostname;
+      L.tileLayer(tiles, { maxZoom: 20, maxNativeZoom: 19, attribution: server }).addTo(this.map);
+    }
+    L.control.scale({ imperial: false, position: "bottomright" }).addTo(this.map);
+    if (!tiles) {
+      this.graticule = canvasLayer(paintGraticule, { name: "graticule", margin: 0 }).addTo(this.map);
+    }
+    const paint = trailPainter(track, { onTiles: Boolean(tiles), calm });
+    this.layer = canvasLayer(paint, { name: "trail", margin: 0.2 }).addTo(this.map);
+    this.circle = L.circle([0, 0], { radius: 1, interactive: false, className: "accuracy" });
+    this.marker = L.marker([0, 0], { icon: arrow(), interactive: false, keyboard: false });
+    this.chip = document.getElementById("position");
+    this.#buttons();
+    this.map.on("dragstart", () => this.#look("free"));
+    this.map.on("click", (event) => this.#tell(event.containerPoint));
+    new ResizeObserver(() => this.map.invalidateSize({ animate: false })).observe(this.map.getContainer());
+  }
+
+  /** The track has changed, or the position. */
+  show(state) {
+    this.#mark(state.position, state.receiver);
+    if (this.view === "whole") this.#fit();
+    else if (this.view === "follow" && state.position) {
+      this.map.panTo([state.position.lat, state.position.lon], { animate: !calm() });
+    }
+    if (this.drawn !== this.track.version) this.layer.refresh();
+    this.drawn = this.track.version;
+  }
+
+  recolour() {
+    this.graticule?.recolour();
+    this.layer.recolour();
+  }
+
+  #buttons() {
+    this.whole = document.getElementById("whole");
+    this.follow = document.getElementById("follow");
+    this.whole.addEventListener("click", () => {
+      this.#look("whole");
+      this.#fit(true);
+    });
+    this.follow.addEventListener("click", () => {
+      this.#look("follow");
+      if (this.map.hasLayer(this.marker)) {
+        this.map.setView(this.marker.getLatLng(), Math.max(this.map.getZoom(), 16), { animate: !calm() });
+      }
+    });
+    const zoomed = () => this.view === "whole" && this.#look("free");
+    for (const link of document.querySelectorAll(".leaflet-control-zoom a")) {
+      link.addEventListener("click", zoomed);
+    }
+    this.map.getContainer().addEventListener("wheel", zoomed, { passive: true });
+    this.map.getContainer().addEventListener("keydown", (event) => {
+      if (/^(Arrow|[+=_-]$)/.test(event.key)) this.#look("free");
+    });
+  }
+
+  #look(view) {
+    this.view = view;
+    this.whole.setAttribute("aria-pressed", String(view === "whole"));
+    this.follow.setAttribute("aria-pressed", String(view === "follow"));
+  }
+
+  /** See the whole track, beside what lies on the map; again when it has grown out of that. */
+  #fit(anyway = false) {
+    const bounds = this.#bounds();
+    if (!bounds) return;
+    const size = this.map.getSize();
+    const [left, top, right, bottom] = size.x > 600 ? [48, 84, 150, 84] : [40, 84, 72, 92];
+    const first = !this.fitted;
+    const pixels = [bounds.getNorthWest(), bounds.getSouthEast()].map((corner) =>
+      this.map.latLngToContainerPoint(corner),
+    );
+    const seen =
+      pixels[0].x >= left && pixels[0].y >= top &&
+      pixels[1].x <= size.x - right && pixels[1].y <= size.y - bottom;
+    if (seen && !first && !anyway) return;
+    this.fitted = true;
+    this.map.fitBounds(first || anyway ? bounds : bounds.pad(0.12), {
+      paddingTopLeft: [left, top],
+      paddingBottomRight: [right, bottom],
+      maxZoom: CLOSEST,
+      animate: !first && !calm(),
+    });
+  }
+
+  #bounds() {
+    const { size, lat, lon } = this.track;
+    if (!size) return null;
+    let [south, north, west, east] = [lat[0], lat[0], lon[0], lon[0]];
+    for (let i = 1; i < size; i++) {
+      if (lat[i] < south) south = lat[i];
+      else if (lat[i] > north) north = lat[i];
+      if (lon[i] < west) west = lon[i];
+      else if (lon[i] > east) east = lon[i];
+    }
+    return L.latLngBounds([south / 1e7, west / 1e7], [north / 1e7, east / 1e7]);
+  }
+
+  #mark(position, receiver) {
+    this.chip.hidden = !position;
+    if (!position) return;
+    const at = [position.lat, position.lon];
+    const fresh = position.age_s < FRESH_S && (receiver.state === "2d" || receiver.state === "3d");
+    const near = accuracy(position);
+    this.marker.setLatLng(at).addTo(this.map);
+    const element = this.marker.getElement();
+    element.classList.toggle("fresh", fresh);
+    const moves = position.course !== undefined && (position.speed ?? 0) >= 0.5;
+    element.classList.toggle("moves", moves);
+    if (moves) element.querySelector(".heading").style.rotate = `${position.course}deg`;
+    if (near && fresh) this.circle.setLatLng(at).setRadius(near.radius_m).addTo(this.map);
+    else this.circle.remove();
+    const parts = [coordinates(position)];
+    if (!fresh) parts.push(`${span(position.age_s)} ago`);
+    else parts.push(motion(position), near ? near.text : "");
+    [...this.chip.children].forEach((place, i) => put(place, parts[i] ?? ""));
+    this.chip.title = near && fresh ? `${near.text}: ${near.how}` : "";
+  }
+
+  /** What is there: its time and where it is. */
+  #tell(point) {
+    const near = this.#nearest(point);
+    if (near === null) return;
+    const { track } = this;
+    const time = new Date(track.time[near] * 1000).toISOString().replace("T", " ").slice(0, 19);
+    L.popup({ closeButton: false, offset: [0, -4], autoPan: false })
+      .setLatLng([track.lat[near] / 1e7, track.lon[near] / 1e7])
+      .setContent(`${time} UTC, ${PLACES[track.placeOf(near)] ?? "gone"}`)
+      .openOn(this.map);
+  }
+
+  #nearest(point) {
+    const { track, map } = this;
+    const world = 256 * 2 ** map.getZoom();
+    const origin = map.getPixelOrigin().add(map.containerPointToLayerPoint([0, 0]));
+    const [x, y] = [(point.x + origin.x) / world, (point.y + origin.y) / world];
+    let best = (HIT_PX / world) ** 2;
+    let found = null;
+    for (let i = 0; i < track.size; i++) {
+      const distance = (track.x[i] - x) ** 2 + (track.y[i] - y) ** 2;
+      if (distance <= best) [best, found] = [distance, i];
+    }
+    return found;
+  }
+}
+
+/** Where the device is: a dot, with an arrow while it moves. */
+function arrow() {
+  return L.divIcon({
+    className: "here",
+    iconSize: [44, 44],
+    html: `<span class="halo"></span><svg class="heading" viewBox="0 0 44 44" aria-hidden="true">
+      <circle cx="22" cy="22" r="13"/><circle class="dot" cx="22" cy="22" r="4.5"/>
+      <path class="tip" d="M22 12.5 L28.8 29.5 L22 26 L15.2 29.5 Z"/></svg>`,
+  });
+}

@@ -1,0 +1,116 @@
+/** The sky from above: who is where, who is used, and how loud each is. Also as a table. */
+
+import { many } from "./words.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+const LETTERS = { GPS: "G", GLONASS: "R", Galileo: "E", BeiDou: "C", QZSS: "J", NavIC: "I", SBAS: "S" };
+const CENTRE = 130;
+const RADIUS = 108;
+const LOUDEST_DB = 55;
+
+const $ = (id) => document.getElementById(id);
+
+export class SkyView {
+  constructor() {
+    this.shown = "";
+    ground($("polar"));
+  }
+
+  show({ receiver: { satellites } }) {
+    const key = JSON.stringify(satellites);
+    if (key === this.shown) return;
+    this.shown = key;
+    const used = satellites.filter((satellite) => satellite.used).length;
+    const systems = [...new Set(satellites.map((satellite) => satellite.system))];
+    $("polar").setAttribute(
+      "aria-label",
+      satellites.length
+        ? `${many(satellites.length, "satellite")} in view, ${used} used: ${systems.join(", ")}. The table below tells each.`
+        : "No satellite in view",
+    );
+    $("polar").querySelector(".satellites").replaceChildren(...satellites.filter(isPlaced).map(dot));
+    $("bars").replaceChildren(...systems.map((system) => group(system, satellites)));
+    $("satellites").replaceChildren(...satellites.map(row));
+  }
+}
+
+const name = ({ system, number }) => `${LETTERS[system] ?? "?"}${number}`;
+
+const isPlaced = ({ elevation_deg, azimuth_deg }) =>
+  elevation_deg !== undefined && azimuth_deg !== undefined;
+
+function svg(tag, attributes, text) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+/** Rings each 30 degrees of elevation, and the four winds. */
+function ground(polar) {
+  for (const share of [1, 2 / 3, 1 / 3]) {
+    polar.append(svg("circle", { class: "ring", cx: CENTRE, cy: CENTRE, r: RADIUS * share }));
+  }
+  polar.append(svg("path", { class: "ring", d: `M${CENTRE} ${CENTRE - RADIUS}v${2 * RADIUS}M${CENTRE - RADIUS} ${CENTRE}h${2 * RADIUS}` }));
+  const winds = [["N", 130, 14], ["E", 250, 134], ["S", 130, 254], ["W", 10, 134]];
+  for (const [wind, x, y] of winds) polar.append(svg("text", { class: "wind", x, y }, wind));
+  polar.append(svg("text", { class: "degrees", x: CENTRE + 3, y: CENTRE - RADIUS / 3 + 11 }, "60°"));
+  polar.append(svg("text", { class: "degrees", x: CENTRE + 3, y: CENTRE - (RADIUS * 2) / 3 + 11 }, "30°"));
+  polar.append(svg("g", { class: "satellites" }));
+}
+
+function dot(satellite) {
+  const away = RADIUS * (1 - satellite.elevation_deg / 90);
+  const turn = (satellite.azimuth_deg * Math.PI) / 180;
+  const x = CENTRE + away * Math.sin(turn);
+  const y = CENTRE - away * Math.cos(turn);
+  const group = svg("g", { class: satellite.used ? "used" : "unused", transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
+  group.append(svg("circle", { r: 10.5 }), svg("text", { y: 3.2 }, name(satellite)));
+  return group;
+}
+
+function group(system, satellites) {
+  const element = document.createElement("div");
+  element.className = "system";
+  const title = document.createElement("p");
+  title.textContent = system;
+  const bars = document.createElement("div");
+  bars.append(...satellites.filter((satellite) => satellite.system === system).map(bar));
+  element.append(bars, title);
+  return element;
+}
+
+function bar(satellite) {
+  const element = document.createElement("span");
+  element.className = satellite.used ? "bar used" : "bar unused";
+  const level = document.createElement("i");
+  level.style.height = `${Math.min(100, ((satellite.snr_db ?? 0) / LOUDEST_DB) * 100)}%`;
+  const value = document.createElement("b");
+  value.textContent = satellite.snr_db === undefined ? "–" : String(satellite.snr_db);
+  level.append(value);
+  const label = document.createElement("small");
+  label.textContent = name(satellite);
+  element.append(level, label);
+  return element;
+}
+
+function row(satellite) {
+  const element = document.createElement("tr");
+  const degrees = (value) => (value === undefined ? "unknown" : `${value}°`);
+  const head = document.createElement("th");
+  head.scope = "row";
+  head.textContent = name(satellite);
+  const cells = [
+    satellite.system,
+    degrees(satellite.elevation_deg),
+    degrees(satellite.azimuth_deg),
+    satellite.snr_db === undefined ? "not tracked" : String(satellite.snr_db),
+    satellite.used ? "yes" : "no",
+  ].map((text) => {
+    const cell = document.createElement("td");
+    cell.textContent = text;
+    return cell;
+  });
+  element.append(head, ...cells);
+  return element;
+}

@@ -1,0 +1,152 @@
+/**
+ * The positions and where each is. The same idea as in the agent's queue: positions by row, and
+ * what became of them as runs of rows, so that fifty thousand of them change by a few numbers.
+ */
+
+/** @typedef {"stored" | "in-flight" | "delivered" | "dead-letter" | "gone"} Place */
+/** @typedef {[lo: number, hi: number, place: Place]} Run */
+/** @typedef {{lo: number, hi: number, since: number}} Arrival rows that were delivered just now */
+
+const POINT_BYTES = 20;
+const ARRIVAL_MS = 1400;
+
+export class Track {
+  constructor() {
+    this.clear();
+  }
+
+  clear() {
+    this.size = 0;
+    /** How far the rows are known. */
+    this.last = 0;
+    this.rows = new Uint32Array(1024);
+    this.lat = new Int32Array(1024);
+    this.lon = new Int32Array(1024);
+    this.time = new Uint32Array(1024);
+    this.begins = new Uint8Array(1024);
+    /** Web Mercator, the world is 1 x 1, north and west are 0. */
+    this.x = new Float64Array(1024);
+    this.y = new Float64Array(1024);
+    /** @type {Run[]} */
+    this.runs = [];
+    /** @type {Arrival[]} */
+    this.arrivals = [];
+    /** Rises with each change. */
+    this.version = 0;
+  }
+
+  /** @param {ArrayBuffer} packed positions as the agent packs them, all newer than those here */
+  addPacked(packed) {
+    const view = new DataView(packed);
+    for (let at = 0; at + POINT_BYTES <= packed.byteLength; at += POINT_BYTES) {
+      this.add(
+        view.getUint32(at, true),
+        view.getInt32(at + 4, true),
+        view.getInt32(at + 8, true),
+        view.getUint32(at + 12, true),
+        view.getUint32(at + 16, true),
+      );
+    }
+  }
+
+  /** Add a position if it is newer than all; degrees in 1e-7, seconds since 1970. */
+  add(row, lat, lon, time, begins) {
+    if (this.size && row <= this.rows[this.size - 1]) return;
+    if (this.size === this.rows.length) this.#grow();
+    const i = this.size++;
+    this.rows[i] = row;
+    this.lat[i] = lat;
+    this.lon[i] = lon;
+    this.time[i] = time;
+    this.begins[i] = begins;
+    const sine = Math.sin((lat / 1e7) * (Math.PI / 180));
+    this.x[i] = lon / 3.6e9 + 0.5;
+    this.y[i] = 0.5 - Math.log((1 + sine) / (1 - sine)) / (4 * Math.PI);
+    if (row > this.last) this.last = row;
+    this.version++;
+  }
+
+  /** Drop what is older than the agent's oldest row. */
+  forgetBefore(row) {
+    const gone = this.place(row);
+    if (gone < 1000 && !(gone && gone === this.size)) return; // moving everything has its price
+    for (const name of ["rows", "lat", "lon", "time", "begins", "x", "y"]) {
+      this[name].copyWithin(0, gone, this.size);
+    }
+    this.size -= gone;
+    this.version++;
+  }
+
+  /**
+   * @param {Run[]} runs where the rows are now, ascending
+   * @param {number} now milliseconds
+   */
+  setRuns(runs, now) {
+    if (this.runs.length) {
+      const before = this.runs.filter((run) => run[2] === "delivered");
+      const after = runs.filter((run) => run[2] === "delivered");
+      for (const [lo, hi] of without(after, before)) this.arrivals.push({ lo, hi, since: now });
+    }
+    this.runs = runs;
+    this.version++;
+  }
+
+  /** The rows that were delivered a moment ago. */
+  justArrived(now) {
+    this.arrivals = this.arrivals.filter((arrival) => now - arrival.since < ARRIVAL_MS);
+    return this.arrivals;
+  }
+
+  /** How far an arrival is from being old news: 1 to 0. */
+  static freshness(arrival, now) {
+    return Math.max(0, 1 - (now - arrival.since) / ARRIVAL_MS);
+  }
+
+  /** The index of the first position of that row or a later one. */
+  place(row) {
+    let low = 0;
+    let high = this.size;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.rows[middle] < row) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /** Where the position with that index is. */
+  placeOf(index) {
+    const row = this.rows[index];
+    const run = this.runs.find(([lo, hi]) => lo <= row && row <= hi);
+    return run ? run[2] : "stored";
+  }
+
+  #grow() {
+    for (const name of ["rows", "lat", "lon", "time", "begins", "x", "y"]) {
+      const larger = new this[name].constructor(this[name].length * 2);
+      larger.set(this[name]);
+      this[name] = larger;
+    }
+  }
+}
+
+/**
+ * The rows of some runs that are in none of others; both ascending.
+ * @param {Run[]} runs
+ * @param {Run[]} others
+ * @returns {[number, number][]}
+ */
+export function without(runs, others) {
+  const left = [];
+  let next = 0;
+  for (const [first, hi] of runs) {
+    let lo = first;
+    while (next < others.length && others[next][1] < lo) next++;
+    for (let i = next; i < others.length && others[i][0] <= hi; i++) {
+      if (others[i][0] > lo) left.push([lo, others[i][0] - 1]);
+      lo = others[i][1] + 1;
+    }
+    if (lo <= hi) left.push([lo, hi]);
+  }
+  return left;
+}

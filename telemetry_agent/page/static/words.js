@@ -1,0 +1,246 @@
+/** The agent's state in plain words. Pure: state in, texts out. */
+
+const NUMBER = new Intl.NumberFormat("en");
+
+/** Fewer than this on the disk is the next batch, not a backlog. */
+const NEXT_BATCH_S = 30;
+const LONG_S = 300;
+
+/** @param {number} value */
+export const count = (value) => NUMBER.format(value);
+
+/** @param {number} number @param {string} noun */
+export const many = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
+
+/** A length of time as one says it: 12 s, 3 min, 2 h 5 min, 4 days. */
+export function span(seconds) {
+  const s = Math.max(0, Math.floor(seconds));
+  if (s < 100) return `${s}\u00a0s`;
+  if (s < 3600) return `${Math.round(s / 60)}\u00a0min`;
+  const minutes = Math.round(s / 60);
+  if (s < 2 * 86400) {
+    const rest = minutes % 60;
+    return `${Math.floor(minutes / 60)} h${rest ? ` ${rest} min` : ""}`;
+  }
+  return `${Math.floor(s / 86400)} days`;
+}
+
+/** For how long it has been so. */
+const lasts = (seconds) => (seconds < 1 ? "just now" : `for ${span(seconds)}`);
+
+/** How long ago it was. */
+const ago = (seconds) => (seconds < 2 ? "just now" : `${span(seconds)} ago`);
+
+/** @param {number} bytes */
+export function size(bytes) {
+  for (const [unit, of] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
+    if (bytes >= of) return `${(bytes / of).toFixed(bytes < 10 * of ? 1 : 0)}\u00a0${unit}`;
+  }
+  return `${bytes} bytes`;
+}
+
+const RECEIVER = {
+  absent: ["Not there", "The receiver is not plugged in."],
+  busy: ["Busy", "Another program uses the receiver."],
+  silent: ["Silent", "The receiver says nothing."],
+  "wrong-baud": ["Unreadable", "The receiver speaks at another speed."],
+  binary: ["Binary", "The receiver speaks a binary protocol, not NMEA."],
+  "no-date": ["No date", "The receiver gives positions without a date."],
+  "no-fix": ["No fix", "The receiver sees too little of the sky."],
+  "2d": ["2D fix", "Recording."],
+  "3d": ["3D fix", "Recording."],
+};
+
+/** @returns {{tone: string, value: string, caption: string, says: string}} */
+export function receiver(state) {
+  const { receiver } = state;
+  const [value, says] = RECEIVER[receiver.state] ?? [receiver.state, ""];
+  const well = receiver.state === "2d" || receiver.state === "3d";
+  const used = receiver.satellites.filter((satellite) => satellite.used).length || receiver.sats;
+  const parts = [];
+  if (well) {
+    if (used) parts.push(many(used, "satellite"));
+    parts.push(pace(receiver.rate_hz));
+  } else {
+    if (receiver.state !== "no-fix") parts.push(says.replace(/\.$/, ""));
+    else if (receiver.satellites.length) parts.push(`${receiver.satellites.length} satellites in view`);
+    else parts.push("no satellite in view");
+    if (receiver.antenna && receiver.antenna !== "OK") parts.push(`antenna ${receiver.antenna}`);
+  }
+  parts.push(lasts(receiver.state_s));
+  return { tone: well ? "good" : "bad", value, caption: parts.join(" · "), says };
+}
+
+function pace(hz) {
+  if (hz >= 0.95) return `${count(Math.round(hz))} a second`;
+  if (hz * 60 >= 0.95) return `${count(Math.round(hz * 60))} a minute`;
+  return "standing still";
+}
+
+/** @returns {{tone: string, value: string, caption: string}} */
+export function disk(state) {
+  const { pending, dead_letters: refused, disk_free_bytes: free } = state.queue;
+  const parts = [];
+  if (pending) {
+    parts.push(pending === 1 ? "position waits safely" : "positions wait safely");
+    const old = state.queue.oldest_pending_s;
+    if (old >= LONG_S) parts.push(`the oldest for ${span(old)}`);
+  } else {
+    parts.push("nothing waits");
+  }
+  const dead = total(refused);
+  if (dead) parts.push(`${count(dead)} refused`);
+  parts.push(`${size(free)} free`);
+  return { tone: pending ? "stored" : "good", value: count(pending), caption: parts.join(" · ") };
+}
+
+/** @param {Record<string, number>} counts */
+export const total = (counts) => Object.values(counts).reduce((sum, n) => sum + n, 0);
+
+/** @returns {{tone: string, value: string, caption: string}} */
+export function network(state) {
+  const { word, since_s: since } = state.network;
+  if (word === "up") return { tone: "good", value: "Network up", caption: lasts(since) };
+  const value = word === "no-route" ? "No network" : "Network away";
+  return { tone: "away", value, caption: lasts(since) };
+}
+
+const UPLOAD = {
+  ok: "takes what comes",
+  waiting: "asks to wait",
+  "no-route": "out of reach",
+  unreachable: "out of reach",
+  portal: "hidden by a login page of this network",
+  held: "refuses our set-up",
+};
+
+/** @returns {{tone: string, value: string, caption: string}} */
+export function endpoint(state) {
+  const { upload } = state;
+  const parts = [upload.delivered === 1 ? "position delivered" : "positions delivered"];
+  if (upload.state !== "ok") parts.push(`${UPLOAD[upload.state]} ${lasts(upload.state_s)}`);
+  else if (upload.last_delivery_s !== undefined) parts.push(`the last ${ago(upload.last_delivery_s)}`);
+  const tone = { ok: "good", waiting: "stored", held: "bad" }[upload.state] ?? "away";
+  return { tone, value: count(upload.delivered), caption: parts.join(" · ") };
+}
+
+/**
+ * The one sentence, and what follows from it.
+ * @returns {{kind: string, tone: string, leadTone: string, lead: string, rest: string,
+ *   more: string}} the tones are of the delivery and of the recording; ``kind`` changes when the sentence says something else, not when a number in it grows
+ */
+export function headline(state) {
+  const { upload } = state;
+  const { pending } = state.queue;
+  const seen = receiver(state);
+  const recording = seen.tone === "good";
+  const lead = recording ? "Recording." : seen.says;
+  const wait = waits(pending);
+  const away = awayWords(state);
+  let tone = "good";
+  let rest = "";
+  if (away) {
+    tone = upload.state === "held" ? "bad" : "stored";
+    rest = pending ? `${away}; ${wait} safely on the disk.` : `${away}; nothing waits.`;
+  } else if (!pending) {
+    rest = upload.delivered ? "Everything is delivered." : "Nothing is recorded yet.";
+    if (!upload.delivered) tone = "idle";
+  } else if (late(state)) {
+    tone = "flight";
+    rest = `${many(pending, "position")} ${pending === 1 ? "is" : "are"} on the way from the disk to the endpoint.`;
+  } else {
+    rest = `Everything is delivered but the newest ${pending === 1 ? "position" : count(pending)}.`;
+  }
+  const leadTone = recording ? "good" : "bad";
+  const more = [];
+  const dead = total(state.queue.dead_letters);
+  if (dead) more.push(`The endpoint refused ${many(dead, "position")}: see below.`);
+  const lost = total(state.queue.lost);
+  if (lost) more.push(`${many(lost, "position")} were lost: ${reasons(state.queue.lost)}.`);
+  if (away && upload.next_attempt_s > 1) more.push(`Next attempt in ${span(upload.next_attempt_s)}.`);
+  const kind = [state.receiver.state, away ? state.network.word : "", upload.state, tone, dead > 0];
+  return { kind: kind.join(), tone, leadTone, lead, rest, more: more.join(" ") };
+}
+
+/** @param {Record<string, number>} counts */
+export const reasons = (counts) =>
+  Object.entries(counts).map(([reason, n]) => `${count(n)} ${reason}`).join(", ");
+
+const waits = (pending) => `${many(pending, "position")} ${pending === 1 ? "waits" : "wait"}`;
+
+/** More waits than what the next batch takes anyway. */
+function late(state) {
+  return (state.queue.oldest_pending_s ?? 0) > NEXT_BATCH_S || state.queue.pending > 200;
+}
+
+/** Why nothing can be delivered; empty: it can. */
+function awayWords(state) {
+  const { upload } = state;
+  if (state.network.word === "no-route") {
+    return `There has been no network for ${span(state.network.since_s)}`;
+  }
+  if (state.network.word !== "up") {
+    return `The network has been away for ${span(state.network.since_s)}`;
+  }
+  const since = span(upload.state_s);
+  switch (upload.state) {
+    case "portal":
+      return `A login page of this network has been in the way for ${since}`;
+    case "held":
+      return `The endpoint has refused our set-up for ${since}`;
+    case "waiting":
+      return `The endpoint has asked to wait for ${since}`;
+    case "unreachable":
+    case "no-route":
+      return `The endpoint has been out of reach for ${since}`;
+    default:
+      return "";
+  }
+}
+
+/** @param {number} lostMs */
+export function lostContact(lostMs) {
+  return {
+    kind: "lost",
+    tone: "idle",
+    leadTone: "bad",
+    lead: "No contact with the agent",
+    rest: `for ${span(lostMs / 1000)}.`,
+    more: "What you see is how it was then. It comes back by itself.",
+  };
+}
+
+/** @returns {{text: string, radius_m: number, how: string} | null} */
+export function accuracy(position) {
+  if (position.err_h !== undefined) {
+    const radius = position.err_h;
+    return { radius_m: radius, text: `±\u00a0${metres(radius)}`, how: "1 sigma, by the receiver" };
+  }
+  if (position.hdop !== undefined) {
+    const radius = position.hdop * RANGE_ERROR_M;
+    return { radius_m: radius, text: `±\u00a0${metres(radius)}`, how: `about, from hdop ${position.hdop}` };
+  }
+  return null;
+}
+
+const RANGE_ERROR_M = 4; // of a common receiver in the open, 1 sigma
+
+const metres = (m) => (m < 10 ? `${m.toFixed(1)}\u00a0m` : `${Math.round(m)}\u00a0m`);
+
+/** @param {{lat: number, lon: number}} position */
+export function coordinates({ lat, lon }) {
+  const ns = lat < 0 ? "S" : "N";
+  const ew = lon < 0 ? "W" : "E";
+  return `${Math.abs(lat).toFixed(5)}°\u00a0${ns} ${Math.abs(lon).toFixed(5)}°\u00a0${ew}`;
+}
+
+const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
+
+/** How it moves: 43 km/h north-east; empty where nobody knows. */
+export function motion(position) {
+  if (position.speed === undefined) return "";
+  const speed = `${Math.round(position.speed * 3.6)} km/h`;
+  if (position.course === undefined || position.speed < 0.5) return speed;
+  const wind = WINDS[Math.round(position.course / 45) % 8];
+  return `${speed} ${wind} ${String(Math.round(position.course) % 360).padStart(3, "0")}°`;
+}

@@ -1,0 +1,84 @@
+"""The event streams of all viewers (server-sent events), and when the next event is made.
+
+An event is made each second while somebody looks, and soon after the uploader did something. Who
+is so slow that eight events wait for them is left out: the browser comes back by itself and is
+told everything anew.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from telemetry_agent.page.news import Newsroom
+from telemetry_agent.page.threads import in_thread
+
+VIEWERS = 32
+_EVERY_S = 1.0
+_SOONEST_S = 0.25
+_WAITING_EVENTS = 8
+
+
+class Streams:
+    """For the event loop alone."""
+
+    def __init__(self, newsroom: Newsroom) -> None:
+        self._newsroom = newsroom
+        self._viewers: set[asyncio.Queue[str | None]] = set()
+        self._nudge = asyncio.Event()
+        self._making = asyncio.Lock()
+        self._made_s = float("-inf")
+
+    def nudge(self) -> None:
+        """Something has changed: make the next event soon."""
+        self._nudge.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether no more viewers are taken."""
+        return len(self._viewers) >= VIEWERS
+
+    async def follow(self) -> AsyncIterator[str]:
+        """What one viewer gets, until it is left out."""
+        await self.refresh()
+        waiting: asyncio.Queue[str | None] = asyncio.Queue(_WAITING_EVENTS)
+        self._viewers.add(waiting)
+        self.nudge()  # from now on somebody looks
+        try:
+            yield "retry: 1000\n\n"  # the browser comes back so soon
+            yield _event("hello", self._newsroom.hello())
+            while (text := await waiting.get()) is not None:
+                yield _event("news", text)
+        finally:
+            self._viewers.discard(waiting)
+
+    async def refresh(self, older_than_s: float = _EVERY_S) -> None:
+        """Make an event and give it to everybody, if the last is older."""
+        async with self._making:
+            if asyncio.get_running_loop().time() - self._made_s < older_than_s:
+                return
+            text = await in_thread(self._newsroom.news)
+            self._made_s = asyncio.get_running_loop().time()
+            for waiting in list(self._viewers):
+                if waiting.full():
+                    self._viewers.discard(waiting)
+                    waiting.get_nowait()
+                    waiting.put_nowait(None)
+                else:
+                    waiting.put_nowait(text)
+
+    async def run(self) -> None:
+        """Make events for as long as the page is there."""
+        while True:
+            sample_in_s = self._newsroom.sample()
+            if self._viewers:
+                await self.refresh(_SOONEST_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY_S if self._viewers else sample_in_s):
+                    await self._nudge.wait()
+            if self._viewers:
+                await asyncio.sleep(_SOONEST_S)  # more may change at the same time
+            self._nudge.clear()
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"

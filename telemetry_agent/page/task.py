@@ -1,0 +1,102 @@
+"""The page's task: it listens, and serves a few seconds each step.
+
+So it shows life like every other task, ends like every other, and crashes for itself alone. A port
+that is in use is said once, and tried again later. The web server is imported when the page is on.
+"""
+
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from telemetry_agent.page.door import Door
+from telemetry_agent.tasks import Bell
+
+if TYPE_CHECKING:
+    from telemetry_agent.page.news import Sight
+    from telemetry_agent.page.server import Server
+
+log = logging.getLogger(__name__)
+
+_TURN_S = 5.0
+_LISTEN_AGAIN_S = 10.0
+_CLOSE_S = 0.3
+
+
+class Page:
+    """The task.
+
+    Args:
+        address: host and port to listen on; ``None``: the page is off.
+        sight: the agent.
+        token: what lets a viewer in; ``None``: nothing is needed.
+        tiles: the template of a tile server's URLs; empty: none.
+    """
+
+    name = "page"
+    max_step_s = 30.0
+
+    def __init__(
+        self, address: tuple[str, int] | None, sight: "Sight", token: str | None, tiles: str
+    ) -> None:
+        self.bell = Bell()
+        self._address = address
+        self._sight = sight
+        self._token = token
+        self._tiles = tiles
+        self._in_step = threading.Lock()
+        self._closed = False
+        self._server: Server | None = None
+        self._failed = False
+
+    def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
+        """Serve for a while, or listen if it does not yet."""
+        with self._in_step:
+            if self._closed or self._address is None:
+                return None
+            if self._server is None:
+                self._server = self._listen(*self._address)
+                return _LISTEN_AGAIN_S if self._server is None else 0
+            self._server.turn(_TURN_S)
+            return 0
+
+    def nudge(self) -> None:
+        """Something has changed that viewers want to see. Any thread may say so."""
+        if (server := self._server) is not None:
+            server.nudge()
+
+    def wake(self) -> None:
+        """See ``Task.wake``."""
+        self.bell.ring()
+        if (server := self._server) is not None:
+            server.interrupt()
+
+    def close(self) -> None:
+        """See ``Task.close``: end every connection."""
+        self._closed = True
+        self.wake()
+        if self._in_step.acquire(timeout=_CLOSE_S):  # else it hangs, and is left behind
+            try:
+                server, self._server = self._server, None
+                if server is not None:
+                    server.close()
+            finally:
+                self._in_step.release()
+
+    def _listen(self, host: str, port: int) -> "Server | None":
+        from telemetry_agent.page.server import Server, bound  # noqa: PLC0415
+
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        try:
+            listener = bound(host, port)
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                log.warning("no page at %s: %s; trying again", url, error.strerror or error)
+            return None
+        name = socket.gethostname()
+        door = Door({host, name, f"{name}.local"}, self._token)
+        server = Server(listener, self._sight, door, self._tiles)
+        self._failed = False
+        log.info("the page is at %s", url)
+        return server

@@ -1,0 +1,84 @@
+"""The newest positions, packed as the browser reads them: 20 bytes each, whatever their state.
+
+What became of them is told apart from them, in runs of rows, so that a delivered batch of a
+thousand fixes changes one number and moves no position.
+"""
+
+import struct
+from collections.abc import Callable, Iterable
+
+from telemetry_agent.model import Fix, Record
+
+LIMIT = 50_000
+"""So many positions are kept: at one a second the last 14 hours."""
+
+_POINT = struct.Struct("<IiiII")
+"""Row, latitude and longitude in 1e-7 degrees, seconds since 1970, 1 where a segment begins."""
+_SLACK = 1000  # to move everything for each new position would cost too much
+
+Point = tuple[int, int, int, int, int]
+
+
+class Trail:
+    """Positions by ascending row.
+
+    Args:
+        breaks: whether the second of two neighbours begins a segment of its own.
+        limit: how many are kept.
+    """
+
+    def __init__(self, breaks: Callable[[Record, Record], bool], limit: int = LIMIT) -> None:
+        self.last = 0
+        """How far the rows were looked through."""
+        self._breaks = breaks
+        self._limit = limit
+        self._packed = bytearray()
+        self._newest: Record | None = None
+
+    def __len__(self) -> int:
+        return len(self._packed) // _POINT.size
+
+    @property
+    def first(self) -> int:
+        """The row of the oldest position; past the last row where there is none."""
+        return self._row(0) if self._packed else self.last + 1
+
+    def extend(self, last: int, found: Iterable[tuple[int, Record]]) -> list[Point]:
+        """Add positions of newer rows, looked through up to ``last``. Returns them as points."""
+        points = []
+        for row, record in found:
+            begins = self._newest is not None and self._breaks(self._newest, record)
+            self._newest = record
+            points.append(_point(row, record.fix, begins=begins))
+        self._packed += b"".join(_POINT.pack(*point) for point in points)
+        self.last = last
+        if len(self) > self._limit + _SLACK:
+            del self._packed[: (len(self) - self._limit) * _POINT.size]
+        return points
+
+    def forget(self, lo: int, hi: int) -> None:
+        """These rows are gone: so are their positions."""
+        del self._packed[self._place(lo) : self._place(hi + 1)]
+
+    def after(self, row: int) -> bytes:
+        """The positions behind that row."""
+        return bytes(self._packed[self._place(row + 1) :])
+
+    def _place(self, row: int) -> int:
+        """Where the first position of that row or a later one is."""
+        low, high = 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if self._row(middle) < row:
+                low = middle + 1
+            else:
+                high = middle
+        return low * _POINT.size
+
+    def _row(self, index: int) -> int:
+        row: int = _POINT.unpack_from(self._packed, index * _POINT.size)[0]
+        return row
+
+
+def _point(row: int, fix: Fix, *, begins: bool) -> Point:
+    return row, round(fix.lat_e9 / 100), round(fix.lon_e9 / 100), fix.time_ms // 1000, int(begins)

@@ -1,0 +1,95 @@
+"""ClickHouse over HTTP: one row per fix, by ``INSERT … FORMAT JSONEachRow``.
+
+ClickHouse's own parameters may stand in the URL, the query too; else fixes go into the table
+``fixes``. A column that the table lacks holds the uploads: newer versions would drop its values
+without a word. The token is made of the names in the batch: a repeat of the same batch is one
+insert, where the table keeps tokens. What comes again in another batch is one row in a
+ReplacingMergeTree.
+
+ClickHouse says what is wrong by a code of its own; the status beside it (400, 404, 500) differs
+between versions. A fix is only to blame for a value that cannot be read or stored.
+"""
+
+import json
+import re
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from telemetry_agent.fixjson import fix_json
+from telemetry_agent.model import (
+    Answer,
+    Batch,
+    Deferred,
+    Delivered,
+    Fix,
+    Held,
+    Outcome,
+    Payload,
+    Refused,
+)
+from telemetry_agent.upload.formats.answers import judge, reason_of
+from telemetry_agent.upload.formats.packing import digest, packed
+from telemetry_agent.upload.retry import retry_after_s
+from telemetry_agent.upload.seams import Compression, Format
+
+_PARAMETERS = {
+    "query": "INSERT INTO fixes FORMAT JSONEachRow",
+    "date_time_input_format": "best_effort",
+    "input_format_skip_unknown_fields": "0",
+}
+
+# Of ClickHouse's ErrorCodes.
+_VALUE = {
+    *(6, 26, 27, 32, 38, 41, 69, 70, 72),  # cannot be parsed or converted
+    *(131, 349, 469),  # too long, NULL in a column that has none, a constraint
+}
+_SET_UP = {
+    *(16, 47, 60, 81),  # no such column, identifier, table, database
+    *(36, 62, 73, 115, 117),  # query, format, setting, a field that the table has not
+    *(43, 44, 50, 53),  # types of the table
+    *(164, 192, 193, 194, 195, 291, 497, 516),  # user, password, address, rights
+}
+
+
+def format_for(url: str) -> Format:
+    """The format for the table that ``url`` names."""
+    named = {name for name, _ in parse_qsl(urlsplit(url).query)}
+    ours = "&".join(
+        f"{name}={quote(value)}" for name, value in _PARAMETERS.items() if name not in named
+    )
+
+    def encode(batch: Batch, *, compression: Compression) -> Payload:
+        device = json.dumps(batch.device)
+        names = f'"device":{device},"stream":"{batch.stream}"'
+        rows = [f'{{{names},"seq":{seq},{_fields(fix)}}}\n' for _, seq, _, fix in batch.records]
+        query = f"{ours}&insert_deduplication_token={digest(batch)}"
+        return packed("".join(rows).encode(), {}, compression, query.lstrip("&"))
+
+    return Format(encode, read)
+
+
+def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - an insert is all or nothing
+    """What ``answer`` means."""
+    code = exception_code(answer)
+    if code is None:
+        return judge(answer) or Delivered(status=answer.status)
+    reason = reason_of(answer)
+    if code in _VALUE:
+        return Refused(reason, status=answer.status)
+    if code in _SET_UP:
+        return Held(reason, status=answer.status)
+    return Deferred(reason, retry_after_s=retry_after_s(answer.headers), status=answer.status)
+
+
+def _fields(fix: Fix) -> str:
+    if fix.extra is None:
+        return fix_json(fix)
+    # As a text: old versions read no object into a String.
+    return f'{fix_json(fix._replace(extra=None))},"extra":{json.dumps(fix.extra)}'
+
+
+def exception_code(answer: Answer) -> int | None:
+    """The code of an exception; old versions tell it in the body alone."""
+    header = answer.headers.get("x-clickhouse-exception-code", "")
+    said = re.match(rb"Code: (\d+)[.,]", answer.body)
+    code = header if header.isdecimal() else said and said[1]
+    return int(code) if code else None

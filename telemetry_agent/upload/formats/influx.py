@@ -1,0 +1,94 @@
+"""InfluxDB's line protocol, which InfluxDB 1, 2 and 3, VictoriaMetrics and QuestDB take.
+
+::
+
+    gps,device=van-07 lat=48.1173,lon=11.516667,speed=11.524,mode=3i,sats=8i,seq=17i 1764426119000
+
+Always with the precision, since without it milliseconds land in 1970. A number is always written
+in one type, because the first one that a server sees of a field is the type for ever.
+
+InfluxDB stores the good lines of a write that it refuses in part. To send them again changes
+nothing there, so such a write is halved like any other that is refused.
+"""
+
+from telemetry_agent.model import (
+    Answer,
+    Batch,
+    Delivered,
+    Fix,
+    Held,
+    Outcome,
+    Payload,
+    Record,
+    Refused,
+)
+from telemetry_agent.upload.formats.answers import judge
+from telemetry_agent.upload.formats.packing import attributes, packed, without_doubt
+from telemetry_agent.upload.seams import Compression, Format
+
+PRECISION = "ms"
+# Another program has written the same fields in other types: no fix is to blame.
+_OTHER_TYPES = ("field type conflict", "cast error")
+
+
+def encode(batch: Batch, *, compression: Compression) -> Payload:
+    """The request for ``batch``."""
+    key = f"gps,device={_escaped(batch.device)}"
+    body = "".join(
+        [f"{key} {_fields(fix)},seq={seq}i {fix.time_ms}\n" for _, seq, _, fix in batch.records]
+    ).encode()
+    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    return packed(body, headers, compression, f"precision={PRECISION}")
+
+
+def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - no answer names a line surely
+    """What ``answer`` means."""
+    outcome = judge(answer)
+    if isinstance(outcome, Refused) and any(text in outcome.reason for text in _OTHER_TYPES):
+        return Held(outcome.reason, status=answer.status)
+    return outcome or Delivered(status=answer.status)
+
+
+def unfit(record: Record) -> str | None:
+    """Why a fix cannot be sent."""
+    if record.device.endswith("\\"):
+        return "a device's name that ends in a backslash cannot be written in line protocol"
+    return without_doubt(record)
+
+
+def _escaped(tag: str) -> str:
+    # A backslash is one where it escapes nothing, so it is not escaped itself.
+    return tag.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
+
+
+def _value(value: float | str) -> str:
+    """Every number with a fraction: a file may say 48 today and 48.5 tomorrow."""
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(float(value))
+
+
+def _fields(fix: Fix) -> str:
+    return "".join(
+        [
+            f"lat={fix.lat_e9 / 1e9!r},lon={fix.lon_e9 / 1e9!r}",
+            f",alt={fix.alt_mm / 1e3!r}" if fix.alt_mm is not None else "",
+            f",geoid_sep={fix.geoid_sep_mm / 1e3!r}" if fix.geoid_sep_mm is not None else "",
+            f",speed={fix.speed_mm_s / 1e3!r}" if fix.speed_mm_s is not None else "",
+            f",course={fix.course_mdeg / 1e3!r}" if fix.course_mdeg is not None else "",
+            f',mode={fix.mode}i,quality="{fix.quality}"',
+            f",hdop={fix.hdop_e2 / 1e2!r}" if fix.hdop_e2 is not None else "",
+            f",vdop={fix.vdop_e2 / 1e2!r}" if fix.vdop_e2 is not None else "",
+            f",pdop={fix.pdop_e2 / 1e2!r}" if fix.pdop_e2 is not None else "",
+            f",sats={fix.sats}i" if fix.sats is not None else "",
+            f",err_h={fix.err_h_mm / 1e3!r}" if fix.err_h_mm is not None else "",
+            f",err_v={fix.err_v_mm / 1e3!r}" if fix.err_v_mm is not None else "",
+            f",odo={fix.odo_m}i" if fix.odo_m is not None else "",
+            f',flags="{" ".join(fix.flags)}"' if fix.flags else "",
+            *[f",{name}={_value(value)}" for name, value in attributes(fix).items()],
+        ]
+    )
+
+
+FORMAT = Format(encode, read, unfit)

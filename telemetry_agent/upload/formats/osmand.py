@@ -1,0 +1,66 @@
+"""OsmAnd's live tracking, which Traccar takes (port 5055): one fix per request, in the query.
+
+Traccar knows a device by ``id``: ours, or the one in the URL. It wants knots. It works out
+distances from one position to the next, so it needs them in their order.
+
+A 400 is all that it ever says, most often of a device that it does not know. Then every fix is
+refused, and the uploads are held.
+"""
+
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from telemetry_agent.fixjson import degrees
+from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Refused
+from telemetry_agent.upload.formats.answers import judge
+from telemetry_agent.upload.formats.packing import attributes, without_doubt
+from telemetry_agent.upload.seams import Compression, Format
+
+_NAMES = {"battery": "batt", "battery_state": "batteryState"}  # as Traccar names them
+_MM_S_PER_KNOT = 514.444444
+
+
+def format_for(url: str) -> Format:
+    """The format for a server at ``url``."""
+    named = {"id", "deviceid"} & {name for name, _ in parse_qsl(urlsplit(url).query)}
+
+    def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG001 - no body
+        device = "" if named else f"id={quote(batch.device, safe='')}&"
+        query = [device + _query(record.fix) for record in batch.records]
+        return Payload(b"", {}, query="".join(query))
+
+    return Format(encode, read, without_doubt, one_by_one=True, oldest_first=True)
+
+
+def read(answer: Answer, batch: Batch) -> Outcome:
+    """What ``answer`` means."""
+    outcome = judge(answer)
+    if isinstance(outcome, Refused) and not answer.body:
+        return Refused(
+            f"{answer.status}: the server does not know the device {batch.device}",
+            status=answer.status,
+        )
+    return outcome or Delivered(status=answer.status)
+
+
+def _query(fix: Fix) -> str:
+    quotients = (
+        ("altitude", fix.alt_mm, 1e3),
+        ("bearing", fix.course_mdeg, 1e3),
+        ("accuracy", fix.err_h_mm, 1e3),
+        ("hdop", fix.hdop_e2, 1e2),
+        ("vdop", fix.vdop_e2, 1e2),
+        ("pdop", fix.pdop_e2, 1e2),
+    )
+    query = f"timestamp={fix.time_ms}&lat={degrees(fix.lat_e9)}&lon={degrees(fix.lon_e9)}"
+    query += "".join(
+        [f"&{name}={value / by!r}" for name, value, by in quotients if value is not None]
+    )
+    if fix.speed_mm_s is not None:
+        query += f"&speed={fix.speed_mm_s / _MM_S_PER_KNOT:.4f}"
+    if fix.sats is not None:
+        query += f"&sat={fix.sats}"
+    if fix.odo_m is not None:
+        query += f"&odometer={fix.odo_m}"
+    for name, value in attributes(fix).items():
+        query += f"&{_NAMES.get(name, name)}={quote(str(value), safe='')}"
+    return query

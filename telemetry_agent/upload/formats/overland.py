@@ -1,0 +1,67 @@
+"""Overland's format, which Dawarich, PhoneTrack and Compass take: GeoJSON features.
+
+Never compressed: where a server does not unpack the body, PHP sees no locations in it, and says ok.
+"""
+
+import json
+from typing import Any
+
+from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
+from telemetry_agent.upload.formats.answers import judge, unclear, words
+from telemetry_agent.upload.formats.packing import attributes, without_doubt
+from telemetry_agent.upload.seams import Compression, Format
+
+_BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG001 - see above
+    """The request for ``batch``."""
+    features = [_feature(record.fix, batch.device) for record in batch.records]
+    body = _to_json({"locations": features}).encode()
+    return Payload(body, {"Content-Type": "application/json"})
+
+
+def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - it is all or nothing
+    """What ``answer`` means: only ``{"result":"ok"}`` is a yes."""
+    outcome = judge(answer)
+    if outcome is not None:
+        return outcome
+    try:
+        said = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, dict) and said.get("result") == "ok":
+        return Delivered(status=answer.status)
+    text = words(answer.body[:1000].decode("utf-8", "replace")) or "nothing"
+    return unclear(answer, f'{answer.status}, but {text} where {{"result":"ok"}} is the yes')
+
+
+def _feature(fix: Fix, device: str) -> dict[str, Any]:
+    properties: dict[str, Any] = {"timestamp": rfc3339(fix.time_ms), "device_id": device}
+    for name, value in (
+        ("altitude", fix.alt_mm),
+        ("speed", fix.speed_mm_s),
+        ("course", fix.course_mdeg),
+        ("horizontal_accuracy", fix.err_h_mm),
+        ("vertical_accuracy", fix.err_v_mm),
+    ):
+        if value is not None:
+            properties[name] = value / 1e3
+    extra = attributes(fix)
+    if "battery" in extra:
+        properties["battery_level"] = float(extra.pop("battery")) / 100
+    if "battery_state" in extra:
+        properties["battery_state"] = _BATTERY_STATES.get(
+            str(extra.pop("battery_state")), "unknown"
+        )
+    properties |= extra
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Point", "coordinates": [fix.lon_e9 / 1e9, fix.lat_e9 / 1e9]},
+        "properties": properties,
+    }
+
+
+FORMAT = Format(encode, read, without_doubt)

@@ -1,0 +1,87 @@
+"""OwnTracks over HTTP: one location per request, which the Recorder and Traccar take.
+
+The Recorder says ``[]`` with status 200 to everything, also to what it does not store: an array, a
+body that is compressed, a location without a time. So only what it surely stores is sent: one
+object, integers as its description of the format has them, seconds.
+
+Its last position is the one that came last, so it gets them in their order.
+"""
+
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
+from telemetry_agent.upload.formats.answers import judge, unclear
+from telemetry_agent.upload.formats.packing import attributes, without_doubt
+from telemetry_agent.upload.seams import Compression, Format
+
+_BATTERY_STATES = {"discharging": 1, "charging": 2, "full": 3}
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def format_for(url: str, username: str) -> Format:
+    """The format for a server at ``url``.
+
+    Whose device it is stands there (``u``), or is ``username``, by which the server knows us.
+    """
+    named = parse_qs(urlsplit(url).query)
+    user = (*named.get("u", ()), username, "owntracks")
+    owner = next(filter(None, user))
+
+    def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG001 - never
+        device = next(iter(named.get("d", ())), batch.device)
+        topic = f"owntracks/{_level(owner)}/{_level(device)}"
+        bodies = [_to_json(_location(record.fix, topic)) for record in batch.records]
+        headers = {
+            "Content-Type": "application/json",
+            "X-Limit-U": _level(owner),
+            "X-Limit-D": _level(device),
+        }
+        return Payload("".join(bodies).encode(), headers)
+
+    return Format(encode, read, without_doubt, one_by_one=True, oldest_first=True)
+
+
+def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - it is one fix
+    """What ``answer`` means."""
+    outcome = judge(answer)
+    if outcome is None and not answer.body.lstrip().startswith((b"[", b"{")):
+        # The Recorder answers in JSON: an empty 200 is something else at this address.
+        return unclear(answer, f"{answer.status} without JSON: no OwnTracks server says that")
+    return outcome or Delivered(status=answer.status)
+
+
+def _level(name: str) -> str:
+    """A name as one level of a topic, and as a header: ASCII, without what parts topics."""
+    plain = "".join(c if c.isascii() and c.isprintable() else "_" for c in name)
+    return plain.translate(str.maketrans("/+# ", "____"))
+
+
+def _location(fix: Fix, topic: str) -> dict[str, Any]:
+    location: dict[str, Any] = {
+        "_type": "location",
+        "tst": fix.time_ms // 1000,
+        "lat": fix.lat_e9 / 1e9,
+        "lon": fix.lon_e9 / 1e9,
+        "tid": topic[-2:],
+        "topic": topic,
+    }
+    for name, value, by in (
+        ("alt", fix.alt_mm, 1000),
+        ("vel", fix.speed_mm_s, 1e6 / 3600),
+        ("cog", fix.course_mdeg, 1000),
+        ("acc", fix.err_h_mm, 1000),
+        ("vac", fix.err_v_mm, 1000),
+    ):
+        if value is not None:
+            location[name] = round(value / by)
+    if "cog" in location:
+        location["cog"] %= 360
+    extra = attributes(fix)
+    if "battery" in extra:
+        location["batt"] = extra.pop("battery")
+    if "battery_state" in extra:
+        location["bs"] = _BATTERY_STATES.get(str(extra.pop("battery_state")), 0)
+    location |= extra
+    return location

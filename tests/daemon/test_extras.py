@@ -1,0 +1,138 @@
+"""The user's own attributes: read at each recorded fix, and never in the reader's way."""
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from rig import simulated, started, write_config
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.daemon import extras
+from telemetry_agent.daemon.extras import Attribute, Extras, parsed, power_values
+from telemetry_agent.endpoint import Endpoint
+
+clock = Clock()
+
+
+@pytest.mark.parametrize(
+    ("text", "scale", "value"),
+    [
+        ("48312", 0.001, 48.312),
+        ("48312", None, 48312),
+        ("-3", None, -3),
+        ("1.5", None, 1.5),
+        ("7", 1.0, 7.0),
+        ("1e3", None, 1000.0),
+        ("open", None, "open"),
+        ("zu 50 %", None, "zu 50 %"),
+    ],
+)
+def test_a_value_is_a_number_or_a_word(text: str, scale: float | None, value: object) -> None:
+    found = parsed(text, scale)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "scale"),
+    [
+        ("", None),
+        ("", 1.0),
+        ("open", 1.0),
+        ("nan", None),
+        ("inf", 2.0),
+        ("a\nb", None),
+        ("x" * 65, None),
+    ],
+)
+def test_what_is_neither_is_absent(text: str, scale: float | None) -> None:
+    with pytest.raises(ValueError, match=r"no number|neither"):
+        parsed(text, scale)
+
+
+def test_a_file_that_is_missing_is_said_once_and_when_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    door, temperature = tmp_path / "door", tmp_path / "temp"
+    temperature.write_text("21500\n")
+    read = Extras([Attribute("door", door), Attribute("temp_C", temperature, 0.001)])
+    for _ in range(3):
+        assert read.json() == '{"temp_C":21.5}'
+    door.write_text("open\n")
+    temperature.write_text("broken\n")
+    assert read.json() == '{"door":"open"}'
+    assert caplog.messages == [
+        f"extra.door is left out: cannot read {door}: No such file or directory",
+        "extra.door is there again",
+        f"extra.temp_C is left out: {temperature}: 'broken' is no number",
+    ]
+
+
+def test_nothing_asked_for_is_nothing_and_no_thread() -> None:
+    before = threading.active_count()
+    assert Extras([]).json() is None
+    assert threading.active_count() == before
+
+
+def test_a_pipe_that_nobody_writes_to_holds_nothing_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert Extras([Attribute("door", tmp_path / "pipe")]).json() is None
+
+
+def test_a_file_that_hangs_costs_one_short_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+
+    def hanging(_: Path) -> str:
+        assert let_go.wait(20)
+        return "1"
+
+    monkeypatch.setattr(extras, "_text", hanging)
+    read = Extras([Attribute("door", tmp_path / "door")])
+    began_s = clock.monotonic_s()
+    assert [read.json() for _ in range(50)] == [None] * 50
+    assert clock.monotonic_s() - began_s < 1
+    let_go.set()
+    assert read._answered.wait(5)
+    assert read.json() == '{"door":1}'
+
+
+def supply(root: Path, name: str, **facts: str) -> None:
+    folder = root / "sys/class/power_supply" / name
+    folder.mkdir(parents=True)
+    for fact, text in facts.items():
+        (folder / fact).write_text(f"{text}\n")
+
+
+def test_battery_and_power(tmp_path: Path) -> None:
+    supply(tmp_path, "AC", type="Mains", online="0")
+    supply(tmp_path, "BAT0", type="Battery", capacity="81", status="Discharging")
+    supply(tmp_path, "BAT1", type="Battery", capacity="5", status="Full")
+    supply(tmp_path, "hidpp", type="Battery", scope="Device", capacity="99")
+    assert Extras([], power=True, root=tmp_path).json() == (
+        '{"battery":81,"battery_state":"discharging","mains":0}'
+    )
+    (tmp_path / "sys/class/power_supply/AC/online").write_text("1\n")
+    assert power_values(tmp_path / "sys/class/power_supply")["mains"] == 1
+    assert power_values(tmp_path / "nowhere") == {}
+
+
+def test_each_fix_carries_what_the_files_say_at_its_time(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    count.write_text("1")
+    with Endpoint("127.0.0.1:0", tmp_path / "r.db") as endpoint, simulated(tmp_path) as receiver:
+        config = write_config(tmp_path, str(receiver.device), endpoint.url)
+        with config.open("a") as file:
+            file.write(f'[extra]\nload = {{file = "{count}", scale = 0.5, unit = "pct"}}\n')
+        with started(config) as agent:
+            assert endpoint.wait_for(5, 15), agent.text()
+            count.write_text("3")
+            assert endpoint.wait_for(endpoint.count() + 20, 15), agent.text()
+            assert agent.end() == 0
+        rows = endpoint._store.read("SELECT fix FROM fixes ORDER BY seq")
+    values = [json.loads(fix)["extra"]["load_pct"] for (fix,) in rows]
+    assert sorted(set(values)) == [0.5, 1.5]
+    assert values == sorted(values)

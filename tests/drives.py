@@ -1,0 +1,60 @@
+"""A recorded drive on its way to a server: through an outage, a lost answer and a kill."""
+
+import contextlib
+import shutil
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gate import Gate
+from processes import run_agent
+from rig import started, stats, write_config
+
+FIXES = 10_000  # of the drive that each server gets
+
+
+def drive_to(
+    url: str, folder: Path, backlog: Path, *, cut_after: int, **upload: Any
+) -> list[dict[str, Any]]:
+    """Send what is in the queue ``backlog``; returns that, absent values left out.
+
+    The first connection is cut in the middle of a request, the answer to a later one is lost, and
+    then the agent is killed. ``cut_after``: bytes until each of these.
+    """
+    shutil.copytree(backlog, folder, dirs_exist_ok=True)
+    parts = urlsplit(url)
+    with Gate(parts.port or 0) as gate:
+        through = parts._replace(netloc=f"127.0.0.1:{gate.port}").geturl()
+        config = write_config(folder, "/dev/none", through, upload={"timeout": "5s", **upload})
+        gate.open(cut_after)
+        with started(config) as agent:
+            agent.wait_for_line("nothing can be delivered")
+            gate.wait_until_shut()
+            gate.open(cut_after, lose_answer=True)
+            gate.wait_until_shut()
+            agent.end(by=signal.SIGKILL)
+        left = stats(folder)
+        assert left.ready + left.unack > 0, "the kill came too late"
+        assert left.acked > 0, "the kill came too early"
+        gate.open()
+        with started(config) as agent:
+            done = run_agent("drain", "--config", str(config))
+            assert done.returncode == 0, done.stderr
+            assert agent.end() == 0
+            assert not any("Traceback" in line for line in agent.err)
+    left = stats(folder)
+    assert (left.ready, left.unack, left.ack_failed) == (0, 0, 0)
+    return recorded(folder)
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """Every fix that the queue holds, delivered ones too, in the order of recording."""
+    with contextlib.closing(sqlite3.connect(folder / "queue.db")) as db:
+        db.row_factory = sqlite3.Row
+        rows = db.execute("SELECT * FROM fixes ORDER BY time").fetchall()
+    return [
+        {k: row[k] for k in row.keys() if row[k] is not None and k not in {"state", "reason"}}  # noqa: SIM118
+        for row in rows
+    ]

@@ -1,0 +1,243 @@
+// One story in a real browser: node browser.mjs STORY URL [PICTURES]. Ends with 0 if it came true.
+// What it prints as lines of JSON is for who started it.
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const require = createRequire(import.meta.url);
+const [, , story, url, pictures] = process.argv;
+const LIMIT_MS = 50_000; // three others may start a browser at the same time
+
+const SIZES = { desk: { width: 1440, height: 900 }, phone: { width: 390, height: 844 } };
+const LOST = /net::ERR_(CONNECTION|INCOMPLETE|EMPTY|ABORTED)/;
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  args: [
+    ...["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
+    ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  ],
+});
+
+/** A page on which everything that it should not do is taken down. */
+async function open(options = {}, path = "") {
+  const { size = "desk", ...rest } = options;
+  const calm = { reducedMotion: "reduce" }; // what moves for beauty alone would cost the tests time
+  const context = await browser.newContext({ viewport: SIZES[size], ...calm, ...rest });
+  const page = await context.newPage();
+  page.faults = [];
+  page.setDefaultTimeout(LIMIT_MS);
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) page.faults.push(message.text());
+  });
+  page.on("pageerror", (error) => page.faults.push(String(error)));
+  page.on("request", (request) => {
+    if (!request.url().startsWith(url)) page.faults.push(`asked for ${request.url()}`);
+  });
+  await page.goto(url + path);
+  return page;
+}
+
+const until = (page, test, arg) => page.waitForFunction(test, arg, { timeout: LIMIT_MS });
+const live = (page) => until(page, () => document.querySelector("#contact").dataset.state === "live");
+const says = (page, pattern) =>
+  until(page, (text) => new RegExp(text).test(document.querySelector("#headline").innerText), pattern);
+
+/** Positions by where they are, as they are drawn. */
+const places = (page) =>
+  page.evaluate(() => {
+    const { track } = window.page;
+    const found = {};
+    for (let i = 0; i < track.size; i++) {
+      const place = track.placeOf(i);
+      found[place] = (found[place] ?? 0) + 1;
+    }
+    return found;
+  });
+
+const pressed = (page) => page.evaluate(() => document.querySelector("#switch").ariaPressed === "true");
+
+const tell = (value) => console.log(JSON.stringify(value));
+
+const picture = async (page, name, options = {}) => {
+  if (pictures) await page.screenshot({ path: `${pictures}/page-${name}.png`, ...options });
+};
+
+/** What axe-core finds; by the debugger, since the page lets no script of others in. */
+async function axe(page, where) {
+  await page.evaluate(await readFile(require.resolve("axe-core/axe.min.js"), "utf8"));
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(" ")}`);
+  assert.deepEqual(found, [], where);
+}
+
+/** Tab until this has the focus. */
+async function tabTo(page, selector) {
+  for (let i = 0; i < 40; i++) {
+    await page.keyboard.press("Tab");
+    if (await page.evaluate((wanted) => document.activeElement?.matches(wanted), selector)) return;
+  }
+  assert.fail(`${selector} is not reached by keyboard`);
+}
+
+const stories = {
+  /** The demo: amber, and green again. Everything by keyboard. */
+  async outage() {
+    const desk = await open({ reducedMotion: "no-preference" });
+    const dark = await open({ colorScheme: "dark" });
+    const phone = await open({ size: "phone", hasTouch: true, deviceScaleFactor: 2 });
+    await until(desk, (n) => window.page?.track.size > n, pictures ? 70 : 12);
+    await tabTo(desk, "#switch");
+    if (await pressed(desk)) {
+      // The demo was first: take the switch out of its hands.
+      await desk.keyboard.press("Enter");
+      await until(desk, () => document.querySelector("#switch").ariaPressed === "false");
+    }
+    await desk.keyboard.press("Enter");
+    await says(desk, "The network has been away for");
+    assert.match(await desk.textContent("#announce"), /The network has been away/);
+    await until(desk, (n) => Number(document.querySelector("#disk .value").innerText) >= n, pictures ? 85 : 30);
+    const away = await places(desk);
+    assert.ok(away.stored >= 20 && away.delivered > 0, JSON.stringify(away));
+    for (const [page, name] of [[desk, "outage"], [dark, "dark"], [phone, "phone"]]) {
+      await until(page, () => document.querySelector("#outflow").dataset.flow === "cut");
+      await page.evaluate(() => document.activeElement.blur());
+      await picture(page, name);
+    }
+    await tabTo(desk, "#switch");
+    await desk.keyboard.press("Space");
+    await says(desk, "Everything is delivered");
+    await until(desk, () => document.querySelector("#outflow").dataset.flow !== "cut");
+    await until(desk, (n) => window.page.track.runs[0]?.[1] >= n, away.stored + away.delivered);
+    const home = await places(desk);
+    assert.ok(home.delivered >= away.stored + away.delivered, JSON.stringify(home));
+    assert.equal(await desk.evaluate(() => window.page.track.runs[0][2]), "delivered");
+    await desk.evaluate(() => document.activeElement.blur());
+    if (pictures) await until(desk, () => window.page.track.size > 214); // the round, and the tunnel
+    await picture(desk, "light");
+    const sky = desk.locator("[aria-labelledby=sky-title]");
+    await sky.scrollIntoViewIfNeeded();
+    if (pictures) await sky.screenshot({ path: `${pictures}/page-sky.png` });
+    assert.ok((await desk.locator("#satellites tr").count()) > 20);
+    for (const page of [desk, dark, phone]) assert.deepEqual(page.faults, []);
+  },
+
+  /** Dead letters are retried and discarded; the second asks first. */
+  async letters() {
+    const page = await open();
+    const entries = page.locator("#dead-list li");
+    await until(page, () => document.querySelectorAll("#dead-list li").length === 3);
+    assert.match(await entries.first().innerText(), /lat out of range/);
+    await axe(page, "with dead letters");
+    await entries.first().getByRole("button", { name: /Retry/ }).click();
+    await until(page, () => document.querySelectorAll("#dead-list li").length === 2);
+    await entries.first().getByRole("button", { name: /Discard/ }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Keep them" }).click();
+    assert.equal(await entries.count(), 2);
+    await entries.first().getByRole("button", { name: /Discard/ }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Discard" }).click();
+    await until(page, () => document.querySelectorAll("#dead-list li").length === 1);
+    await page.getByRole("button", { name: "Retry all" }).click();
+    await until(page, () => !document.querySelector("#dead-none").hidden);
+    await says(page, "Everything is delivered");
+    assert.deepEqual(page.faults, []);
+  },
+
+  /** Light, dark, on a phone, with 50,000 positions: no violation, nothing sticks out, it is fluid. */
+  async look() {
+    const page = await open();
+    await until(page, () => window.page?.track.size === 50_000);
+    await page.locator("summary").click();
+    for (const [size, colorScheme] of [["desk", "light"], ["desk", "dark"], ["phone", "light"]]) {
+      await page.setViewportSize(SIZES[size]);
+      await page.emulateMedia({ colorScheme });
+      await axe(page, `${size} ${colorScheme}`);
+      const width = await page.evaluate(() => document.documentElement.scrollWidth);
+      assert.ok(width <= SIZES[size].width, `${width} pixels wide on a ${size}`);
+    }
+    await page.setViewportSize(SIZES.desk);
+    tell(await frames(page));
+    await tabTo(page, "#theme");
+    for (const theme of ["light", "dark", undefined]) {
+      await page.keyboard.press("Enter");
+      assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), theme);
+    }
+    await tabTo(page, "#map");
+    const before = await page.evaluate(() => window.page.map.map.getZoom());
+    await page.keyboard.press("+");
+    await until(page, (zoom) => window.page.map.map.getZoom() > zoom, before);
+    await tabTo(page, "#whole");
+    await page.keyboard.press("Enter");
+    assert.deepEqual(page.faults, []);
+  },
+
+  /** For benchmarks/page.py. */
+  async frames() {
+    const page = await open();
+    await until(page, () => window.page?.track.size >= 500);
+    await page.waitForTimeout(3000);
+    tell(await frames(page));
+  },
+
+  /** The agent goes and comes back: the page says so, and goes on with the new run. */
+  async restart() {
+    const page = await open();
+    await until(page, () => window.page?.track.size > 5);
+    const first = await page.evaluate(() => document.title);
+    tell({ ready: first });
+    await says(page, "No contact with the agent");
+    tell({ lost: true });
+    await live(page);
+    await says(page, "Recording");
+    await until(page, () => window.page.track.size > 10);
+    assert.ok(page.faults.every((fault) => LOST.test(fault)), page.faults.join("\n"));
+  },
+
+  /** Nobody sees anything without the token. */
+  async login() {
+    const token = process.env.PAGE_TOKEN;
+    const page = await open();
+    await axe(page, "the login");
+    await page.fill("#token", "wrong");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("[role=alert]");
+    await axe(page, "after a wrong token");
+    await page.fill("#token", token);
+    await page.keyboard.press("Enter");
+    await until(page, () => window.page?.track.size > 0);
+    const [cookie] = await page.context().cookies();
+    assert.ok(cookie.httpOnly && cookie.sameSite === "Strict" && !cookie.value.includes(token));
+    assert.ok(!(await page.content()).includes(token));
+  },
+};
+
+/** Drag the map for a while. How long the frames took, in ms. */
+async function frames(page) {
+  return page.evaluate(async () => {
+    const { map, layer } = window.page.map;
+    const gaps = [];
+    let last = performance.now();
+    layer.frameMs.length = 0;
+    for (let i = 0; i < 90; i++) {
+      map._rawPanBy(L.point(i < 45 ? 9 : -9, i % 2 ? 4 : -4)); // as a finger does it
+      map.fire("move");
+      await new Promise(requestAnimationFrame);
+      gaps.push(performance.now() - last);
+      last = performance.now();
+    }
+    const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+    return { draw_ms: median(layer.frameMs), frame_ms: median(gaps), worst_ms: Math.max(...gaps) };
+  });
+}
+
+try {
+  await stories[story]();
+  tell({ done: story });
+} catch (error) {
+  console.error(error);
+  process.exitCode = 1;
+} finally {
+  await browser.close();
+}

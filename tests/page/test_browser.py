@@ -1,0 +1,106 @@
+"""The page as a person meets it, in a real Chromium."""
+
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from browsing import browsing, comes_true
+from processes import Running, agent
+from rig import START_MS, simulated, started, stats, write_config
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.model import Fix
+
+TOKEN = "a-token-of-24-characters"
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number: int = listener.getsockname()[1]
+    return number
+
+
+@contextmanager
+def watched(config: Path) -> Iterator[Running]:
+    """The daemon, from when its page is there."""
+    with started(config) as daemon:
+        daemon.wait_for_line("the page is at")
+        yield daemon
+
+
+def fix(number: int) -> Fix:
+    return Fix(START_MS + 1000 * number, 48_117_300_000 + 9_000 * number, 11_516_667_000)
+
+
+def test_the_switch_turns_the_trail_amber_and_it_turns_green_again() -> None:
+    with agent("demo", "--for", "110s") as demo:
+        url = demo.wait_for_line(r"Look at (http://\S+/):")[1]
+        with browsing("outage", url) as browser:
+            comes_true(browser)
+        assert demo.end(30, by=signal.SIGINT) == 0
+        assert "each arrived exactly once. None was lost." in demo.out[-1]
+
+
+def test_dead_letters_are_retried_and_discarded(tmp_path: Path, port: int) -> None:
+    with AckQueue(tmp_path / "queue.db") as queue:
+        for number in range(3):
+            queue.put(fix(number), "van-07")
+        batch = queue.lease(3)
+        assert batch
+        queue.ack(batch, rejected=dict.fromkeys((1, 2, 3), "400: lat out of range"))
+    with Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint:
+        config = write_config(
+            tmp_path, "/dev/none", endpoint.url, page={"listen": f"127.0.0.1:{port}"}
+        )
+        with watched(config), browsing("letters", f"http://127.0.0.1:{port}/") as browser:
+            comes_true(browser)
+        assert endpoint.count() == 2
+    counts = stats(tmp_path)
+    assert (counts.acked, counts.ack_failed, counts.lost) == (2, 0, {"discarded": 1})
+
+
+def test_it_can_be_seen_by_everyone_on_everything_with_50_000_positions(
+    tmp_path: Path, port: int
+) -> None:
+    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
+        for number in range(50_100):
+            queue.put(fix(number), "van-07")
+    config = write_config(
+        tmp_path, "/dev/none", "http://127.0.0.1:9/", page={"listen": f"127.0.0.1:{port}"}
+    )
+    with watched(config), browsing("look", f"http://127.0.0.1:{port}/") as browser:
+        comes_true(browser)
+        frames = json.loads(browser.out[0])
+    assert frames["draw_ms"] < 100
+
+
+def test_it_says_when_contact_is_lost_and_goes_on_after_a_restart(
+    tmp_path: Path, port: int
+) -> None:
+    url = f"http://127.0.0.1:{port}/"
+    with Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint, simulated(tmp_path):
+        config = write_config(
+            tmp_path, str(tmp_path / "gps"), endpoint.url, page={"listen": f"127.0.0.1:{port}"}
+        )
+        with watched(config) as daemon, browsing("restart", url) as browser:
+            browser.wait_for_line("ready", 60)
+            assert daemon.end() == 0
+            browser.wait_for_line("lost", 60)
+            with watched(config):
+                comes_true(browser)
+
+
+def test_nobody_sees_anything_without_the_token(tmp_path: Path, port: int) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    page = {"listen": f"127.0.0.1:{port}", "token_file": str(tmp_path / "token")}
+    with Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint, simulated(tmp_path):
+        config = write_config(tmp_path, str(tmp_path / "gps"), endpoint.url, page=page)
+        url, env = f"http://127.0.0.1:{port}/", {"PAGE_TOKEN": TOKEN}
+        with watched(config), browsing("login", url, env) as browser:
+            comes_true(browser)

@@ -1,0 +1,123 @@
+"""Who is let in, and who is not."""
+
+import pytest
+
+from telemetry_agent.page.door import Door
+
+TOKEN = "a-token-of-24-characters"
+OURS = {"host": "127.0.0.1:8077"}
+SAME = OURS | {"sec-fetch-site": "same-origin", "origin": "http://127.0.0.1:8077"}
+
+
+def status(door: Door, method: str, path: str, headers: dict[str, str]) -> int:
+    refusal = door.refusal(method, path, headers)
+    return 200 if refusal is None else refusal.status
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1:8077", 200),
+        ("[::1]:8077", 200),
+        ("192.0.2.7", 200),
+        ("localhost:8077", 200),
+        ("VAN-07:8077", 200),
+        ("van-07.local.", 200),
+        ("van-07.evil.example", 421),
+        ("evil.example:8077", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("evil@127.0.0.1", 200),
+        ("[::1", 421),
+        ("", 421),
+    ],
+)
+def test_only_names_of_this_device_are_answered(host: str, expected: int) -> None:
+    door = Door({"van-07", "van-07.local"}, None)
+    assert status(door, "GET", "/", {"host": host}) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "expected"),
+    [
+        ("GET", "/events", {}, 200),
+        ("GET", "/events", {"sec-fetch-site": "none"}, 200),
+        ("GET", "/events", {"sec-fetch-site": "same-origin"}, 200),
+        ("GET", "/events", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}, 403),
+        ("GET", "/events", {"sec-fetch-site": "same-site"}, 403),
+        (
+            "GET",
+            "/",
+            {
+                "sec-fetch-site": "cross-site",
+                "sec-fetch-mode": "navigate",
+                "sec-fetch-dest": "document",
+            },
+            200,
+        ),
+        (
+            "GET",
+            "/",
+            {
+                "sec-fetch-site": "cross-site",
+                "sec-fetch-mode": "navigate",
+                "sec-fetch-dest": "iframe",
+            },
+            403,
+        ),
+        ("POST", "/retry", {}, 403),
+        ("POST", "/retry", {"origin": "http://127.0.0.1:8077"}, 200),
+        ("POST", "/retry", {"origin": "http://127.0.0.1:9999"}, 403),
+        ("POST", "/retry", {"origin": "http://evil.example"}, 403),
+        ("POST", "/retry", {"origin": "null"}, 403),
+        (
+            "POST",
+            "/retry",
+            {"origin": "http://127.0.0.1:8077", "sec-fetch-site": "cross-site"},
+            403,
+        ),
+    ],
+)
+def test_other_sites_may_only_link_here(
+    method: str, path: str, headers: dict[str, str], expected: int
+) -> None:
+    assert status(Door(set(), None), method, path, OURS | headers) == expected
+
+
+def test_where_there_is_a_token_it_is_needed() -> None:
+    door = Door(set(), TOKEN)
+    for path in ("/", "/events", "/trail", "/metrics", "/export/gpx", "/staticx", "/setup"):
+        assert status(door, "GET", path, OURS) == 401
+    assert status(door, "POST", "/retry", SAME) == 401
+    for path in ("/static/base.css", "/login"):
+        assert status(door, "GET", path, OURS) == 200
+
+
+def test_a_script_shows_the_token_and_needs_no_origin() -> None:
+    door = Door(set(), TOKEN)
+    for word in ("Bearer", "bearer"):
+        headers = OURS | {"authorization": f"{word} {TOKEN}"}
+        assert status(door, "GET", "/metrics", headers) == 200
+        assert status(door, "POST", "/retry", headers) == 200
+    for wrong in (f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer ", "Bearer ünïcödé"):
+        assert status(door, "GET", "/metrics", OURS | {"authorization": wrong}) == 401
+    assert status(Door(set(), None), "POST", "/retry", OURS | {"authorization": "Bearer "}) == 403
+
+
+def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
+    door = Door(set(), TOKEN)
+    assert door.cookie("wrong") is None
+    cookie = door.cookie(TOKEN)
+    assert cookie is not None
+    assert TOKEN not in cookie
+    assert "; HttpOnly; SameSite=Strict" in cookie
+    pair = cookie.partition(";")[0]
+    assert status(door, "GET", "/events", OURS | {"cookie": f"a=b; {pair}"}) == 200
+    assert status(door, "POST", "/retry", SAME | {"cookie": pair}) == 200
+    assert status(door, "POST", "/retry", OURS | {"cookie": pair}) == 403
+    assert status(door, "GET", "/events", OURS | {"cookie": f"{pair}0"}) == 401
+    # Another token makes it worthless.
+    assert status(Door(set(), TOKEN + "2"), "GET", "/events", OURS | {"cookie": pair}) == 401
+
+
+def test_without_a_token_no_cookie_can_be_had() -> None:
+    assert Door(set(), None).cookie("") is None

@@ -1,0 +1,180 @@
+"""Metrics, as Prometheus reads them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeClock
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.daemon.status import Status
+from telemetry_agent.gnss.reader import ReceiverStatus
+from telemetry_agent.model import Fix, Satellite, Sky
+from telemetry_agent.page.metrics import metrics
+from telemetry_agent.upload.account import UploadStatus
+
+DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
+FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000, mode=3, sats=8, hdop_e2=90)
+SKY = Sky(
+    (
+        Satellite("GPS", 3, 40, 120, 44, used=True),
+        Satellite("GPS", 17, 40, 120, 44, used=True),
+        Satellite("GPS", 22, 3, 120, None, used=False),
+        Satellite("Galileo", 3, 60, 12, 40, used=True),
+    )
+)
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> dict[str, Any]:
+    """An agent to which everything has happened."""
+    clock = FakeClock()
+    receiver = ReceiverStatus("/dev/gps", "3d", clock.now_s, 12, {"checksum": 2}, "OPEN")
+    upload = UploadStatus(
+        state="unreachable",
+        since_s=clock.now_s,
+        requests=7,
+        failed_requests=2,
+        delivered=5,
+        sent_bytes=1234,
+        last_delivery_s=clock.now_s,
+        last_error="refused",
+        last_error_s=clock.now_s,
+        next_attempt_s=clock.now_s + 9,
+    )
+    with AckQueue(tmp_path / "queue.db", clock=clock) as queue:
+        status = Status(
+            lambda: ('van "07"\\', "example.com"),
+            queue.stats,
+            lambda: receiver,
+            lambda: upload,
+            queue.path,
+            clock,
+            not_recorded=lambda: {"parked": 3},
+            sky=lambda: SKY,
+        )
+        for second in range(10):
+            fix = FIX._replace(time_ms=FIX.time_ms + 1000 * second)
+            status.fix_came(fix)
+            queue.put(fix, "van-07")
+        batch = queue.lease(5, live_first=False)
+        assert batch is not None
+        queue.ack(batch, rejected={1: "bad", 2: "400: lat of customer 4711", 3: "bad"})
+        queue.discard([(batch.stream, 3)])
+        clock.advance(2.5)
+        return status.snapshot()
+
+
+def families(snapshot: dict[str, Any]) -> dict[str, Metric]:
+    found = list(text_string_to_metric_families(metrics(snapshot).decode()))
+    assert len({family.name for family in found}) == len(found)
+    return {family.name: family for family in found}
+
+
+def samples(snapshot: dict[str, Any]) -> dict[tuple[str, str], float]:
+    """(name, labels as text) -> value."""
+    return {
+        (
+            sample.name.removeprefix("telemetry_agent_"),
+            ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items())),
+        ): sample.value
+        for family in families(snapshot).values()
+        for sample in family.samples
+    }
+
+
+def test_it_tells_what_the_snapshot_tells(snapshot: dict[str, Any]) -> None:
+    told = samples(snapshot)
+    expected = {
+        ("uptime_seconds", ""): 2.5,
+        ("receiver_state", "state=3d"): 1,
+        ("receiver_state", "state=no-fix"): 0,
+        ("receiver_antenna_fault", ""): 1,
+        ("receiver_fixes_total", ""): 12,
+        ("receiver_rejected_total", "reason=checksum"): 2,
+        ("fixes_not_recorded_total", "reason=parked"): 3,
+        ("fix_age_seconds", ""): 2.5,
+        ("fix_quality", "quality=gps"): 1,
+        ("fix_quality", "quality=rtk"): 0,
+        ("fix_satellites", ""): 8,
+        ("fix_hdop", ""): 0.9,
+        ("satellites", "constellation=GPS,used=true"): 2,
+        ("satellites", "constellation=GPS,used=false"): 1,
+        ("satellites", "constellation=Galileo,used=true"): 1,
+        ("upload_state", "state=unreachable"): 1,
+        ("upload_state", "state=ok"): 0,
+        ("upload_requests_total", ""): 7,
+        ("upload_failed_requests_total", ""): 2,
+        ("upload_delivered_fixes_total", ""): 5,
+        ("upload_sent_bytes_total", ""): 1234,
+        ("upload_last_delivery_age_seconds", ""): 2.5,
+        ("queue_pending_fixes", ""): 5,
+        ("queue_dead_letter_fixes", ""): 2,
+        ("queue_delivered_fixes", ""): 2,
+        ("queue_lost_fixes_total", "reason=discarded"): 1,
+    }
+    assert {name: told[name] for name in expected} == expected
+    assert told["queue_oldest_pending_age_seconds", ""] > 0
+    info = families(snapshot)["telemetry_agent_info"].samples
+    assert [(sample.labels["device"], sample.value) for sample in info] == [('van "07"\\', 1)]
+
+
+def test_what_is_unknown_is_absent(tmp_path: Path) -> None:
+    clock = FakeClock()
+    with AckQueue(tmp_path / "queue.db", clock=clock) as queue:
+        status = Status(
+            lambda: ("van-07", "example.com"),
+            queue.stats,
+            lambda: ReceiverStatus("/dev/gps", "absent", clock.now_s),
+            UploadStatus,
+            queue.path,
+            clock,
+        )
+        told = samples(status.snapshot())
+    names = {name for name, _ in told}
+    assert not names & {
+        "fix_age_seconds",
+        "fix_hdop",
+        "fix_quality",
+        "receiver_antenna_fault",
+        "upload_last_delivery_age_seconds",
+        "queue_oldest_pending_age_seconds",
+    }
+    assert told["receiver_state", "state=absent"] == told["upload_state", "state=ok"] == 1
+
+
+def test_names_are_as_promtool_wants_them(snapshot: dict[str, Any]) -> None:
+    for name, family in families(snapshot).items():
+        assert family.documentation.endswith(".")
+        assert re.fullmatch(r"telemetry_agent(_[a-z]+)*", name)
+        assert family.type in {"gauge", "counter"}
+        words = set(name.split("_"))
+        # Base units, in full; no unit's abbreviation, no name of a type.
+        assert not words & {"s", "ms", "milliseconds", "minutes", "hours", "kb", "mb", "kilobytes"}
+        assert not words & {"gauge", "counter", "count", "sum", "bucket", "total"}
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter")
+            assert all(re.fullmatch("[a-z]+", label) for label in sample.labels)
+
+
+def test_no_label_has_words_of_others(snapshot: dict[str, Any]) -> None:
+    assert b"4711" not in metrics(snapshot)
+    assert len(metrics(snapshot).splitlines()) < 200
+
+
+def test_the_documentation_names_each_metric_and_no_other(snapshot: dict[str, Any]) -> None:
+    section = DOCS.read_text().partition("## Metrics")[2]
+    documented = set(re.findall(r"telemetry_agent_[a-z_]+", section))
+    assert documented == {
+        sample.name for family in families(snapshot).values() for sample in family.samples
+    }
+
+
+def test_the_rules_ask_for_states_that_there_are(snapshot: dict[str, Any]) -> None:
+    (states,) = re.findall(r'receiver_state\{state=~"(.*?)"', DOCS.read_text())
+    assert {("receiver_state", f"state={word}") for word in states.split("|")} <= set(
+        samples(snapshot)
+    )

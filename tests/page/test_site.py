@@ -1,0 +1,339 @@
+"""The page's server over real sockets, beside a real queue."""
+
+import contextlib
+import http.client
+import json
+import logging
+import socket
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.config.settings import Settings
+from telemetry_agent.daemon.app import Agent
+from telemetry_agent.errors import ConfigError
+from telemetry_agent.model import Fix
+from telemetry_agent.page import connection, libraries, streams, task
+
+START_MS = 1_795_435_200_000
+TOKEN = "a-token-of-24-characters"
+
+
+class Site:
+    """An agent of which only the page runs."""
+
+    def __init__(self, folder: Path, **page: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port: int = listener.getsockname()[1]
+        settings = Settings.model_validate(
+            {
+                "device": "van-07",
+                "gps": {"source": "/dev/none"},
+                "sampling": {},
+                "queue": {"path": folder / "queue.db"},
+                "upload": {"url": "http://127.0.0.1:9/"},
+                "connectivity": {},
+                "extra": {},
+                "page": {"listen": f"127.0.0.1:{self.port}", **page},
+                "log": {},
+            }
+        )
+        self.agent = Agent(settings, Clock())
+        self.queue = self.agent.queue
+        self.origin = f"http://127.0.0.1:{self.port}"
+
+    def put(self, count: int) -> None:
+        for number in range(count):
+            self.queue.put(Fix(START_MS + 1000 * number, 48_117_300_000, 11_516_667_000), "van-07")
+        self.queue.commit()
+
+    def refuse(self, *seqs: int) -> None:
+        batch = self.queue.lease(1000)
+        assert batch
+        self.queue.ack(batch, rejected=dict.fromkeys(seqs, "400: lat out of range"))
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+
+    def ask(
+        self, path: str, body: object = None, **headers: str
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        with contextlib.closing(self.connect()) as line:
+            if body is None:
+                line.request("GET", path, headers=headers)
+            else:
+                sent = body if isinstance(body, str) else json.dumps(body)
+                line.request("POST", path, sent, {"Origin": self.origin, **headers})
+            answer = line.getresponse()
+            return answer, answer.read()
+
+    @contextlib.contextmanager
+    def events(self) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
+        with contextlib.closing(self.connect()) as line:
+            line.request("GET", "/events")
+            answer = line.getresponse()
+            assert answer.status == 200
+            assert answer.headers["Content-Type"].startswith("text/event-stream")
+
+            def parsed() -> Iterator[tuple[str, dict[str, Any]]]:
+                name = ""
+                for raw in answer:
+                    field, _, value = raw.decode().rstrip("\n").partition(": ")
+                    if field == "event":
+                        name = value
+                    elif field == "data":
+                        yield name, json.loads(value)
+
+            yield parsed()
+
+
+@contextlib.contextmanager
+def served(folder: Path, **page: Any) -> Iterator[Site]:
+    site = Site(folder, **page)
+    site.agent.page.start()
+    try:
+        for _ in range(500):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", site.port)):
+                break
+            threading.Event().wait(0.01)
+        yield site
+    finally:
+        site.agent.page.end(1)
+        assert not site.agent.page.is_alive
+        site.queue.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with served(tmp_path) as site:
+        yield site
+
+
+def test_every_answer_has_the_rules(site: Site) -> None:
+    for path in ("/", "/static/base.css", "/trail", "/nothing", "/static/../site.py", "/retry"):
+        answer, _ = site.ask(path)
+        assert answer.headers["Content-Security-Policy"] == (
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+            "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        )
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+        assert answer.headers["Cache-Control"] in {"no-store", "no-cache"}
+        assert "Server" not in answer.headers
+    assert site.ask("/static/..%2fsite.py")[0].status == 404
+    assert site.ask("/", Host="evil.example")[0].status == 421
+    assert site.ask("/", Host="evil.example")[0].headers["Content-Security-Policy"]
+
+
+def test_a_tile_server_is_the_only_stranger(tmp_path: Path) -> None:
+    tiles = "https://tiles.example.com:8443/{z}/{x}/{y}.png"
+    with served(tmp_path, tiles=tiles) as site:
+        answer, _ = site.ask("/")
+        assert (
+            "img-src 'self' data: https://tiles.example.com:8443;"
+            in (answer.headers["Content-Security-Policy"])
+        )
+        assert json.loads(site.ask("/setup")[1]) == {"tiles": tiles}
+
+
+def test_the_browser_keeps_what_is_the_same(site: Site) -> None:
+    answer, body = site.ask("/static/words.js")
+    assert answer.status == 200
+    assert b"headline" in body
+    again, nothing = site.ask("/static/words.js", **{"If-None-Match": answer.headers["ETag"]})
+    assert (again.status, nothing) == (304, b"")
+
+
+def test_the_events_tell_what_is_new_and_where_everything_is(site: Site) -> None:
+    site.put(3)
+    with site.events() as events:
+        name, hello = next(events)
+        assert (name, hello["device"], hello["queue"]["pending"]) == ("hello", "van-07", 3)
+        assert (hello["last"], hello["points"]) == (3, [])
+        assert hello["places"] == [[1, 3, "stored"]]
+        assert "pid" not in hello
+        answer, packed = site.ask("/trail?after=1")
+        assert (answer.headers["X-Last-Row"], len(packed)) == ("3", 40)
+        site.put(2)
+        site.refuse(2)
+        site.agent.page.task.nudge()
+        news = next(said for name, said in events if name == "news" and said["last"] == 5)
+        assert (news["after"], [point[0] for point in news["points"]]) == (3, [4, 5])
+        assert news["places"] == [[1, 1, "delivered"], [2, 2, "dead-letter"], [3, 5, "delivered"]]
+        _, later = next(events)
+        assert "places" not in later
+
+
+def test_what_was_discarded_is_gone_from_the_trail(site: Site) -> None:
+    site.put(3)
+    site.refuse(2)
+    with site.events() as events:
+        next(events)
+        assert json.loads(site.ask("/discard", {"all": True})[1]) == {"discarded": 1}
+        next(said for _, said in events if "places" in said)
+        assert len(site.ask("/trail")[1]) == 40
+
+
+def test_dead_letters_are_listed_retried_and_discarded(site: Site) -> None:
+    site.put(3)
+    site.refuse(1, 2, 3)
+    letters = json.loads(site.ask("/dead-letters")[1])
+    assert [letter["reason"] for letter in letters] == ["400: lat out of range"] * 3
+    name = [letters[0]["stream"], letters[0]["seq"]]
+    assert json.loads(site.ask("/retry", {"names": [name]})[1]) == {"retried": 1}
+    assert json.loads(site.ask("/discard", {"all": True})[1]) == {"discarded": 2}
+    counts = site.queue.stats()
+    assert (counts.ready, counts.ack_failed, counts.lost) == (1, 0, {"discarded": 2})
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [("", 400), ("[", 400), ("[]", 400), ("[" * 9999, 400), ("x" * 70_000, 400), ({}, 409)],
+)
+def test_what_cannot_be_asked_is_told(site: Site, body: object, status: int) -> None:
+    answer, text = site.ask("/retry", body)
+    assert answer.status == status
+    assert text
+    assert site.ask("/retry", {"all": True}, Origin="http://evil.example")[0].status == 403
+
+
+def test_export_and_metrics(site: Site) -> None:
+    site.put(2)
+    answer, body = site.ask("/export/gpx")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="track.gpx"'
+    assert answer.headers["Content-Type"] == "application/gpx+xml"
+    assert len(list(ET.fromstring(body).iter("{http://www.topografix.com/GPX/1/1}trkpt"))) == 2
+    assert site.ask("/export/xml")[0].status == 404
+    answer, body = site.ask("/metrics")
+    assert b"\ntelemetry_agent_queue_pending_fixes 2.0\n" in body
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+
+
+def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    with served(tmp_path, token_file=tmp_path / "token") as site:
+        answer, body = site.ask("/")
+        assert (answer.status, b"page.token_file" in body) == (401, True)
+        for path in ("/events", "/trail", "/history", "/metrics", "/export/csv", "/setup"):
+            assert site.ask(path)[0].status == 401
+        answer, _ = site.ask("/login", f"token={TOKEN}x")
+        assert (answer.status, answer.headers["Set-Cookie"]) == (401, None)
+        answer, _ = site.ask("/login", f"token={TOKEN}")
+        assert (answer.status, answer.headers["Location"]) == (303, "/")
+        cookie = answer.headers["Set-Cookie"].partition(";")[0]
+        for path in ("/", "/history", "/metrics", "/export/csv", "/dead-letters"):
+            answer, body = site.ask(path, Cookie=cookie)
+            assert answer.status == 200
+            assert TOKEN.encode() not in body
+        assert site.ask("/metrics", Authorization=f"Bearer {TOKEN}")[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("listen", "token", "says"),
+    [
+        ("0.0.0.0:8077", None, "set page.token_file, or listen on 127.0.0.1"),
+        ("van-07.local:8077", None, "set page.token_file, or listen on 127.0.0.1"),
+        ("127.0.0.1:8077", "short", "at least 16 characters"),
+        ("127.0.0.1:8077", "", "is empty"),
+    ],
+)
+def test_it_is_not_opened_to_others_without_a_token(
+    tmp_path: Path, listen: str, token: str | None, says: str
+) -> None:
+    page: dict[str, Any] = {"listen": listen}
+    if token is not None:
+        (tmp_path / "token").write_text(token)
+        page["token_file"] = tmp_path / "token"
+    with pytest.raises(ConfigError, match=says):
+        Site(tmp_path, **page)
+
+
+def test_a_credential_is_as_good_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "page_token").write_text(TOKEN)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with served(tmp_path) as site:
+        assert site.ask("/history")[0].status == 401
+        assert site.ask("/history", Authorization=f"Bearer {TOKEN}")[0].status == 200
+
+
+def test_a_port_in_use_is_said_once_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(tmp_path)
+    page = site.agent.page.task
+    with socket.create_server(("127.0.0.1", site.port)), caplog.at_level(logging.INFO):
+        assert page.step(0) == page.step(0) == 10
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Address already in use" in caplog.text
+    assert page.step(0) == 0
+    page.close()
+    assert page.step(0) is None
+    site.queue.close()
+
+
+def test_too_many_viewers_are_told_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "VIEWERS", 2)
+    with site.events() as one, site.events() as two:
+        assert next(one)[0] == next(two)[0] == "hello"
+        answer, text = site.ask("/events")
+        assert (answer.status, text) == (503, b"Too many look at once: close another window.")
+
+
+def test_connections_are_bounded_and_idle_ones_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_REQUEST_S", 0.2)
+    monkeypatch.setattr(task, "_TURN_S", 0.1)
+    with served(tmp_path) as site, contextlib.ExitStack() as stack:
+        lines = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=8))
+            for _ in range(connection.CONNECTIONS + 20)
+        ]
+        lines[0].sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow:")  # and never more
+        for line in lines:  # those too many at once, the others soon
+            with contextlib.suppress(ConnectionResetError):
+                assert line.recv(1) == b""
+        assert site.ask("/history")[0].status == 200
+
+
+def test_who_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_UNREAD_S", 0.3)
+    monkeypatch.setattr(task, "_TURN_S", 0.1)
+    with served(tmp_path) as site:
+        site.put(30_000)
+        with site.events() as events, socket.socket() as line:
+            next(events)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.settimeout(8)
+            line.connect(("127.0.0.1", site.port))
+            ask = b"GET /trail HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+            line.sendall(ask * 12)  # more than the kernel takes off its hands
+            next(events), next(events)  # the others do not wait for it
+            received = 0
+            with contextlib.suppress(ConnectionResetError):
+                while data := line.recv(1 << 16):
+                    received += len(data)
+        assert received < 12 * 600_000
+
+
+def test_without_the_browsers_libraries_the_page_says_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libraries, "_BROWSER", (tmp_path / "leaflet.js",))
+    assert "Node 20 with npm" in (libraries.browser_missing() or "")
+    with served(tmp_path) as site:
+        answer, body = site.ask("/")
+        assert (answer.status, b"Node 20 and npm" in body) == (200, True)
+
+
+def test_without_the_extra_the_agent_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libraries, "_PYTHON", ("nowhere_to_be_found",))
+    with pytest.raises(ConfigError, match=r"page.listen is set, and .*telemetry-agent\[page\]"):
+        Site(tmp_path)

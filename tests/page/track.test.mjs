@@ -1,0 +1,73 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { Track, without } from "../../telemetry_agent/page/static/track.js";
+
+function packed(points) {
+  const view = new DataView(new ArrayBuffer(points.length * 20));
+  points.forEach(([row, lat, lon, time, begins], i) => {
+    view.setUint32(i * 20, row, true);
+    view.setInt32(i * 20 + 4, lat, true);
+    view.setInt32(i * 20 + 8, lon, true);
+    view.setUint32(i * 20 + 12, time, true);
+    view.setUint32(i * 20 + 16, begins, true);
+  });
+  return view.buffer;
+}
+
+const point = (row) => [row, -338_600_000, 1_512_000_000, 1_795_435_200 + row, 0];
+
+test("positions come packed or one by one, and each counts once", () => {
+  const track = new Track();
+  track.addPacked(packed([1, 2, 4].map(point)));
+  track.add(...point(4));
+  track.add(...point(3));
+  track.add(...point(5));
+  assert.deepEqual([...track.rows.slice(0, track.size)], [1, 2, 4, 5]);
+  assert.equal(track.lat[0], -338_600_000);
+  assert.equal(track.time[3], 1_795_435_205);
+  assert.equal(track.last, 5);
+});
+
+test("the world is a square from north-west to south-east", () => {
+  const track = new Track();
+  track.add(1, 0, 0, 0, 0);
+  track.add(2, 850_511_287, -1_800_000_000, 0, 0);
+  assert.deepEqual([track.x[0], track.y[0]], [0.5, 0.5]);
+  assert.ok(Math.abs(track.x[1]) < 1e-9 && Math.abs(track.y[1]) < 1e-6);
+});
+
+test("many are no trouble, and the oldest are dropped together", () => {
+  const track = new Track();
+  for (let row = 1; row <= 60_000; row++) track.add(...point(row));
+  track.forgetBefore(500);
+  assert.equal(track.size, 60_000);
+  track.forgetBefore(10_001);
+  assert.equal(track.size, 50_000);
+  assert.equal(track.rows[0], 10_001);
+  assert.equal(track.place(10_003), 2);
+});
+
+test("each position is where its run says, and what belongs to none is on the disk", () => {
+  const track = new Track();
+  for (let row = 1; row <= 9; row++) track.add(...point(row));
+  track.setRuns([[1, 3, "delivered"], [4, 4, "dead-letter"], [5, 8, "in-flight"]], 0);
+  const found = [0, 3, 4, 8].map((index) => track.placeOf(index));
+  assert.deepEqual(found, ["delivered", "dead-letter", "in-flight", "stored"]);
+});
+
+test("what was delivered just now is news for a moment", () => {
+  const track = new Track();
+  track.setRuns([[1, 3, "delivered"], [4, 9, "stored"]], 0);
+  assert.deepEqual(track.justArrived(0), []); // it was so when we came
+  track.setRuns([[1, 7, "delivered"], [8, 9, "stored"]], 100);
+  assert.deepEqual(track.justArrived(200).map(({ lo, hi }) => [lo, hi]), [[4, 7]]);
+  assert.ok(Track.freshness(track.arrivals[0], 200) > Track.freshness(track.arrivals[0], 900));
+  assert.deepEqual(track.justArrived(5000), []);
+});
+
+test("runs without other runs", () => {
+  assert.deepEqual(without([[1, 9]], []), [[1, 9]]);
+  assert.deepEqual(without([[1, 9]], [[1, 9]]), []);
+  assert.deepEqual(without([[1, 9], [20, 30]], [[0, 2], [4, 4], [8, 22], [25, 40]]), [[3, 3], [5, 7], [23, 24]]);
+});

@@ -1,0 +1,141 @@
+"""Real servers of other people, each started on a free port in a folder of its own."""
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Running, running
+
+
+def program(name: str, *folders: str) -> str:
+    """Where it is; without it the test is skipped, but never in CI."""
+    path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/sbin"])
+    found = shutil.which(name, path=path)
+    if found is None:
+        assert not os.environ.get("CI"), f"{name} is missing: see DEBIAN_PACKAGES in the Makefile"
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def ask(url: str, body: bytes | None = None, **query: str) -> str:
+    """What a server says to a GET, or to a POST with that body."""
+    if query:
+        url += f"?{urllib.parse.urlencode(query)}"
+    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=30) as answer:
+        said: str = answer.read().decode()
+    return said
+
+
+@contextlib.contextmanager
+def influxdb(folder: Path) -> Iterator[str]:
+    """InfluxDB 1.6; its URL."""
+    port = free_port()
+    config = folder / "influxdb.conf"
+    config.write_text(
+        'bind-address = "127.0.0.1:0"\nreporting-disabled = true\n'
+        f'[meta]\n  dir = "{folder}/meta"\n'
+        f'[data]\n  dir = "{folder}/data"\n  wal-dir = "{folder}/wal"\n'
+        f'[http]\n  bind-address = "127.0.0.1:{port}"\n[monitor]\n  store-enabled = false\n'
+    )
+    with running(program("influxd"), "-config", str(config)) as server:
+        server.wait_for_line("Listening on HTTP")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def victoria_metrics(folder: Path) -> Iterator[str]:
+    """VictoriaMetrics 1.79, which keeps one of several samples at one time; its URL."""
+    port = free_port()
+    with running(
+        program("victoria-metrics"),
+        f"-storageDataPath={folder}",
+        f"-httpListenAddr=127.0.0.1:{port}",
+        "-retentionPeriod=100y",
+        "-dedup.minScrapeInterval=1ms",
+    ) as server:
+        server.wait_for_line("started VictoriaMetrics")
+        yield f"http://127.0.0.1:{port}"
+
+
+_CLICKHOUSE = """<yandex>
+<logger><level>information</level><console>1</console></logger>
+<http_port>{port}</http_port><tcp_port>{tcp}</tcp_port><listen_host>127.0.0.1</listen_host>
+<path>{folder}/data/</path><tmp_path>{folder}/tmp/</tmp_path>
+<users_config>{folder}/users.xml</users_config><mark_cache_size>5368709</mark_cache_size>
+<default_profile>default</default_profile><default_database>default</default_database>
+</yandex>"""
+_USERS = """<yandex><profiles><default></default></profiles><users>
+<default><password></password><networks><ip>127.0.0.1</ip></networks>
+  <profile>default</profile><quota>default</quota></default>
+<agent><password>insert-only</password><networks><ip>127.0.0.1</ip></networks>
+  <profile>default</profile><quota>default</quota></agent>
+</users><quotas><default></default></quotas></yandex>"""
+
+
+@contextlib.contextmanager
+def clickhouse(folder: Path) -> Iterator[str]:
+    """ClickHouse 18.16; its URL. Users: ``default`` without a password, ``agent``."""
+    port = free_port()
+    config = folder / "config.xml"
+    config.write_text(_CLICKHOUSE.format(port=port, tcp=free_port(), folder=folder))
+    (folder / "users.xml").write_text(_USERS)
+    with running(program("clickhouse-server"), f"--config-file={config}") as server:
+        server.wait_for_line("Ready for connections")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """PostgreSQL 15; how libpq connects to it. It refuses to run as root."""
+    folders = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
+    initdb, server = program("initdb", *folders), program("postgres", *folders)
+    data, port = folder / "data", free_port()
+    demoted: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        user = pwd.getpwnam("postgres")
+        demoted = {"user": user.pw_uid, "group": user.pw_gid}
+        for part in (folder, *folder.parents):
+            if part == Path("/tmp"):
+                break
+            part.chmod(part.stat().st_mode | 0o011)
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    made = ["-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    subprocess.run([initdb, *made], check=True, capture_output=True, cwd=folder, **demoted)
+    args = ["-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses="]
+    with _demoted(server, *args, cwd=folder, **demoted) as started:
+        started.wait_for_line("ready to accept connections")
+        yield f"host={folder} port={port} user=postgres dbname=postgres"
+
+
+@contextlib.contextmanager
+def _demoted(*args: str, cwd: Path, **who: Any) -> Iterator[Running]:
+    prefix = ["setpriv", f"--reuid={who['user']}", f"--regid={who['group']}", "--clear-groups"]
+    with running(*(prefix if who else []), *args, cwd=cwd) as started:
+        yield started
+
+
+def influx_rows(url: str, database: str) -> list[dict[str, Any]]:
+    """Every row of ``gps``, in the order of time, as InfluxDB gives it back."""
+    said = json.loads(ask(f"{url}/query", db=database, epoch="ms", q="SELECT * FROM gps"))
+    series = said["results"][0].get("series", [])
+    return [
+        {k: v for k, v in zip(one["columns"], values, strict=True) if v is not None}
+        for one in series
+        for values in one["values"]
+    ]

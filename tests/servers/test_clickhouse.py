@@ -1,0 +1,197 @@
+"""A real ClickHouse 18.16, and the engine of a current one for what that is too old for.
+
+18.16 knows neither the deduplication token nor milliseconds: a relay takes the one away, and the
+drive has none of the others. The current engine (chdb) runs inside the test, behind an HTTP server
+of our own, and its table is the one of the documentation.
+
+Either reads a decimal number to one unit in the last place of a double, so numbers are compared to
+the last digit that the agent sends.
+"""
+
+import contextlib
+import gzip
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chdb.session import Session
+from documents import blocks
+from drives import FIXES, drive_to
+from peers import ask, clickhouse
+from standins import Asked, Said, Server
+from uploading import Uploading
+
+from telemetry_agent.upload.access import Access
+
+TABLE, *_ = blocks("servers.md", "sql")
+READ = "SELECT * FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"
+ABSENT: tuple[Any, ...] = (None, "", [])
+INTO = "/?query=INSERT%20INTO%20gps.fixes%20FORMAT%20JSONEachRow"
+SECOND, MILLISECOND = "12:00:00", "12:00:00.000"
+
+
+@pytest.fixture
+def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A ClickHouse 18.16 with the documentation's columns in the types that it knows."""
+    columns = TABLE[TABLE.index("gps.fixes (") + len("gps.fixes") : TABLE.index("ENGINE")]
+    columns = re.sub(
+        r" CODEC\(.*\)", "", columns.replace("DateTime64(3, 'UTC')", "DateTime('UTC')")
+    )
+    columns = re.sub(r"LowCardinality\((\w+)\)", r"\1", columns)
+    order = "PARTITION BY toYYYYMM(time) ORDER BY (device, time, stream, seq)"
+    with clickhouse(tmp_path_factory.mktemp("clickhouse")) as url:
+        ask(url, b"CREATE DATABASE gps")
+        ask(url, f"CREATE TABLE gps.fixes {columns} ENGINE = ReplacingMergeTree {order}".encode())
+        yield url
+
+
+def without_token(url: str) -> Server:
+    """A relay to a server that does not know the token."""
+
+    def answer(asked: Asked) -> Said:
+        target, tokens = re.subn(r"&insert_deduplication_token=\w+", "", asked.target)
+        assert tokens == 1
+        kept = {
+            k: v for k, v in asked.headers.items() if k in {"authorization", "content-encoding"}
+        }
+        request = urllib.request.Request(url + target, data=asked.body, headers=kept)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as said:
+                return Said(said.status, said.read())
+        except urllib.error.HTTPError as error:
+            return Said(error.code, error.read())
+
+    return Server(answer)
+
+
+@pytest.fixture(scope="session")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The engine; a process has one."""
+    return Session(str(tmp_path_factory.mktemp("engine")))  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def engine(session: Any) -> "Engine":
+    return Engine(session)
+
+
+class Engine:
+    """A current ClickHouse in this process, behind its own HTTP interface as we imitate it."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.tokens: list[str] = []
+        session.query("DROP DATABASE IF EXISTS gps")
+        for statement in TABLE.split(";")[:2]:  # it has no users
+            session.query(statement)
+
+    def __call__(self, asked: Asked) -> Said:
+        settings = dict(asked.query)
+        query = settings.pop("query")
+        self.tokens.append(settings["insert_deduplication_token"])
+        said = ", ".join(f"{name} = '{value}'" for name, value in settings.items())
+        body = asked.body
+        if asked.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        query = query.replace(" FORMAT", f" SETTINGS {said} FORMAT")
+        try:
+            self._session.query(f"{query} {body.decode()}")
+        except RuntimeError as error:
+            code = re.match(r"Code: (\d+)", str(error))
+            assert code
+            headers = {"X-ClickHouse-Exception-Code": code[1]}
+            return Said(500, str(error).encode(), headers)
+        return Said(200)
+
+    def ask(self, query: str) -> str:
+        return str(self._session.query(query, "JSONEachRow"))
+
+
+def rows(said: str) -> list[dict[str, Any]]:
+    """Rows in the words of the queue: what is absent there is NULL or empty here."""
+    lines = [json.loads(line) for line in said.splitlines()]
+    return [{k: _rounded(v) for k, v in line.items() if v not in ABSENT} for line in lines]
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 9) if isinstance(value, float) else value
+
+
+def with_time(fix: dict[str, Any], form: str) -> dict[str, Any]:
+    day, clock = fix["time"].split("T")
+    return {**fix, "time": f"{day} {clock[: len(form)]}"}
+
+
+def test_a_drive_arrives_once_and_is_read_back_equal(
+    old: str, tmp_path: Path, backlog: Path
+) -> None:
+    with without_token(old) as relay:
+        url = f"{relay.url}/?database=gps"
+        sent = drive_to(url, tmp_path, backlog, cut_after=40_000, format="clickhouse")
+    stored = rows(ask(f"{old}/?output_format_json_quote_64bit_integers=0", READ.encode()))
+    assert len(sent) == FIXES
+    assert stored == [with_time(fix, SECOND) for fix in sent]
+
+
+def test_its_own_codes_tell_a_wrong_set_up_from_a_wrong_value(old: str, tmp_path: Path) -> None:
+    ask(old, b"CREATE TABLE gps.narrow (seq UInt8) ENGINE = Memory")
+    ask(old, b"CREATE TABLE gps.typed AS gps.fixes ENGINE = Memory")
+    password = tmp_path / "password"
+    password.write_text("wrong")
+    access = Access(username="agent", password=password)
+    with (
+        without_token(old) as relay,
+        contextlib.closing(
+            Uploading(tmp_path, f"{relay.url}/?database=gps", "clickhouse", access)
+        ) as u,
+    ):
+        assert u.held_at(f"{relay.url}/?database=gps").startswith("401: Code: 193")
+        password.write_text("insert-only")
+        assert "Code: 81" in u.held_at(f"{relay.url}/?database=nope")
+        into = "INSERT%20INTO%20{}%20FORMAT%20JSONEachRow"
+        assert "Code: 60" in u.held_at(f"{relay.url}/?query={into.format('gps.nope')}")
+        assert "Code: 117" in u.held_at(f"{relay.url}/?query={into.format('gps.narrow')}")
+        assert u.counts == (40, 0, 0, 0)
+        u.aim_at(f"{relay.url}/?database=gps")
+        assert u.work() is None
+        assert u.counts == (0, 0, 40, 0)
+
+
+def test_the_table_of_the_documentation_takes_a_drive_once(
+    engine: Engine, tmp_path: Path, backlog: Path
+) -> None:
+    with Server(engine) as server:
+        sent = drive_to(server.url + INTO, tmp_path, backlog, cut_after=40_000, format="clickhouse")
+    assert rows(engine.ask(READ)) == [with_time(fix, MILLISECOND) for fix in sent]
+
+
+def test_a_batch_that_comes_again_is_one_insert(engine: Engine, tmp_path: Path) -> None:
+    lost: list[Asked] = []
+
+    def answer(asked: Asked) -> Said | None:
+        said = engine(asked)
+        if not lost:
+            lost.append(asked)
+            return None
+        return said
+
+    with (
+        Server(answer) as server,
+        contextlib.closing(Uploading(tmp_path, server.url + INTO, "clickhouse")) as u,
+    ):
+        u.put(50)
+        u.clock.advance(u.work() or 0)
+        assert u.work() is None
+        assert u.counts == (0, 0, 50, 0)
+    assert engine.tokens[0] == engine.tokens[1]
+    assert json.loads(engine.ask("SELECT count() AS n FROM gps.fixes"))["n"] == 50  # without FINAL
+
+
+def test_the_statements_for_the_user_are_right(engine: Engine) -> None:
+    for statement in TABLE.split(";")[2:4]:
+        assert "Query" in engine.ask(f"EXPLAIN AST {statement}")

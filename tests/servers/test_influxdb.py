@@ -1,0 +1,66 @@
+"""A real InfluxDB 1.6."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drives import FIXES, drive_to
+from peers import ask, influx_rows, influxdb
+from uploading import FIX, Uploading
+
+from telemetry_agent.clock import Clock
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with influxdb(tmp_path_factory.mktemp("influxdb")) as url:
+        yield url
+
+
+def create(server: str, database: str) -> None:
+    ask(f"{server}/query", b"", q=f"CREATE DATABASE {database}")
+
+
+def as_stored(fix: dict[str, Any]) -> dict[str, Any]:
+    """A fix of the queue as InfluxDB should give it back: all but its stream."""
+    kept = {name: value for name, value in fix.items() if name != "stream"}
+    return {**kept, "time": round(datetime.fromisoformat(fix["time"]).timestamp() * 1000)}
+
+
+def test_a_drive_arrives_once_and_is_read_back_equal(
+    server: str, tmp_path: Path, backlog: Path
+) -> None:
+    create(server, "gps")
+    url = f"{server}/write?db=gps"
+    sent = drive_to(url, tmp_path, backlog, cut_after=40_000, format="influx")
+    assert len(sent) == FIXES
+    assert influx_rows(server, "gps") == [as_stored(fix) for fix in sent]
+
+
+def test_what_it_refuses_in_part_or_whole(server: str, tmp_path: Path) -> None:
+    now_ms = Clock().wall_ms() // 1000 * 1000 - 3_600_000
+    create(server, "short WITH DURATION 1d")
+    with contextlib.closing(Uploading(tmp_path, f"{server}/write?db=short", "influx")) as u:
+        u.put(30, fix=FIX._replace(time_ms=now_ms))
+        u.put(2)  # beyond what it keeps
+        u.put(30, fix=FIX._replace(time_ms=now_ms + 60_000))
+        assert u.work() is None
+        assert u.counts == (0, 0, 60, 2)
+        assert u.reasons == {
+            '400: {"error":"partial write: points beyond retention policy dropped=1"}'
+        }
+        assert len(influx_rows(server, "short")) == 60
+
+        other = "gps,device=van-07 lat=1i 1764426000000"  # of a program that counts degrees
+        create(server, "other")
+        ask(f"{server}/write?db=other&precision=ms", other.encode())
+        assert u.held_at(f"{server}/write?db=other").startswith(
+            '400: {"error":"partial write: field'
+        )
+        assert (
+            u.held_at(f"{server}/write?db=none")
+            == '404: {"error":"database not found: \\"none\\""}'
+        )

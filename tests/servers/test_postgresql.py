@@ -1,0 +1,89 @@
+"""The endpoint of docs/endpoint.md, as it stands there, on a real PostgreSQL."""
+
+import contextlib
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from documents import blocks
+from drives import FIXES, drive_to
+from peers import free_port, postgresql
+from processes import running
+
+SQL, *_ = blocks("endpoint.md", "sql")
+CODE, *_ = blocks("endpoint.md", "python")
+TOKEN = "a-long-random-token"
+
+
+@pytest.fixture
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with postgresql(tmp_path_factory.mktemp("postgresql")) as connection:
+        with psycopg.connect(connection) as made:
+            made.execute(SQL.encode())
+        yield connection
+
+
+@contextlib.contextmanager
+def endpoint(folder: Path, database: str) -> Iterator[str]:
+    """The code of the documentation as a process; its URL."""
+    program, port = folder / "endpoint.py", free_port()
+    program.write_text(CODE)
+    env = {"DATABASE": database, "PORT": str(port)}
+    with running(sys.executable, str(program), env=env, cwd=folder) as server:
+        server.wait_for_line(f"listening on port {port}")
+        yield f"http://127.0.0.1:{port}/"
+
+
+def post(url: str, said: Any, token: str = TOKEN) -> tuple[int, dict[str, Any], str | None]:
+    """Status, answer, and when to come again."""
+    headers = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(url, data=json.dumps(said).encode(), headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read()), None
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read()), error.headers["Retry-After"]
+
+
+def test_a_drive_arrives_once_and_is_read_back_equal(
+    database: str, tmp_path: Path, backlog: Path
+) -> None:
+    assert CODE.count("\n") < 80
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    with endpoint(tmp_path, database) as url:
+        sent = drive_to(url, tmp_path, backlog, cut_after=40_000, token_file=str(token))
+    with psycopg.connect(database) as read:
+        rows = read.execute("SELECT stream, device, time, fix FROM fixes ORDER BY time").fetchall()
+    assert len(sent) == FIXES
+    assert [{"stream": stream, "device": device, **fix} for stream, device, _, fix in rows] == sent
+    assert (
+        rows[0][2]
+        .astimezone(UTC)
+        .isoformat(timespec="milliseconds")
+        .startswith(sent[0]["time"][:-1])
+    )
+
+
+def test_what_it_answers(database: str, tmp_path: Path) -> None:
+    fix = {"seq": 1, "time": "2026-11-23T12:35:19.000Z", "lat": 48.1, "lon": 11.5}
+    said = {"format": "native/1", "device": "van-07", "stream": "9f0c2d6e11a7b354", "fixes": [fix]}
+    with endpoint(tmp_path, database) as url:
+        assert post(url, said) == (200, {"stored": 1}, None)
+        assert post(url, said) == (200, {"stored": 0}, None)
+        assert post(url, {**said, "fixes": []}) == (200, {"stored": 0}, None)
+        assert post(url, said, token="wrong")[0] == 401
+        assert post(url, {**said, "device": "van-08"})[0] == 401
+        assert post(url, {**said, "fixes": [fix, {**fix, "seq": 2, "lat": "x"}]})[0] == 422
+        assert post(url, [])[0] == 400
+        with pytest.raises(urllib.error.HTTPError, match="405"):
+            urllib.request.urlopen(url)
+    with endpoint(tmp_path, "host=127.0.0.1 port=9 dbname=none connect_timeout=2") as url:
+        assert post(url, said) == (503, {"error": "later"}, "10")

@@ -1,0 +1,219 @@
+"""Formats with one fix per request, through the real transport and the real queue."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from standins import Asked, Recorder, Said, Server, Traccar
+from uploading import DEVICE, FIX, Uploading
+
+from telemetry_agent.upload.seams import FormatName
+
+
+@contextlib.contextmanager
+def bench(
+    folder: Path,
+    answer: Callable[[Asked], Said | bytes | None],
+    name: FormatName = "osmand",
+    path: str = "",
+) -> Iterator[Uploading]:
+    with Server(answer, latency_s=0.001) as server:
+        made = Uploading(folder, server.url + path, name)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def test_a_backlog_arrives_once_and_in_its_order(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+    with bench(tmp_path, traccar) as b:
+        b.put(700)
+        assert b.work() is None
+        assert b.counts == (0, 0, 700, 0)
+    times = [position["time_ms"] for position in traccar.positions]
+    assert times == [FIX.time_ms + 1000 * n for n in range(700)]
+
+
+def test_a_device_that_traccar_does_not_know_holds_and_fills_no_dead_letters(
+    tmp_path: Path,
+) -> None:
+    traccar = Traccar("another")
+    with bench(tmp_path, traccar) as b:
+        b.put(300)
+        assert b.work() == 300.0
+        status = b.uploader.status()
+        assert status.state == "held"
+        assert status.last_error == f"400: the server does not know the device {DEVICE}"
+        assert b.counts == (300, 0, 0, 0)
+        traccar.devices.add(DEVICE)
+        b.clock.advance(300)
+        assert b.work() is None
+        assert b.counts == (0, 0, 300, 0)
+
+
+def test_a_device_that_is_taken_away_meanwhile_holds_too(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+
+    def answer(asked: Asked) -> Said | None:
+        if len(traccar.positions) >= 250:
+            traccar.devices.clear()
+        return traccar(asked)
+
+    with bench(tmp_path, answer) as b:
+        b.put(600)
+        assert b.work() == 300.0
+        assert b.counts == (350, 0, 250, 0)
+
+
+def test_answers_beside_one_too_many_acknowledge_nothing(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    def answer(asked: Asked) -> bytes:
+        traccar(asked)
+        return ok * (2 if len(traccar.positions) == 60 else 1)
+
+    with bench(tmp_path, answer) as b:
+        b.put(60)
+        assert b.work() is not None
+        assert b.counts == (0, 60, 0, 0)
+        b.clock.advance(300)
+        assert b.work() is None
+        assert b.counts == (0, 0, 60, 0)
+        assert len(traccar.positions) == 120
+
+
+def test_what_another_device_delivers_is_no_witness(tmp_path: Path) -> None:
+    """A renamed device: the server knows the old name, which is still in the backlog."""
+    with bench(tmp_path, Traccar("van-06")) as b:
+        b.put(3, "van-07")
+        b.put(40, "van-06")
+        for _ in range(20):
+            b.clock.advance(b.work() or 0)
+        assert b.counts[3] == 0
+        assert b.queue.stats().ready >= 3
+
+
+def test_one_that_is_refused_among_others_becomes_a_dead_letter(tmp_path: Path) -> None:
+    bad = {FIX.time_ms + 1000 * n for n in (1, 7, 8, 63, 299)}
+    traccar = Traccar(DEVICE)
+
+    def answer(asked: Asked) -> Said | None:
+        refused = int(dict(asked.query)["timestamp"]) in bad
+        return Said(400, b"bad position") if refused else traccar(asked)
+
+    with bench(tmp_path, answer) as b:
+        b.put(300)
+        b.clock.advance(b.work() or 0)  # the last one has no witness yet
+        assert b.counts == (1, 0, 295, 4)
+        b.put(1)
+        assert b.work() is None
+        assert b.counts == (0, 0, 296, 5)
+        assert b.reasons == {"400: bad position"}
+    assert len(traccar.positions) == 296
+
+
+def test_a_break_costs_nothing_that_had_its_answer(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+    broken: list[Asked] = []
+
+    def answer(asked: Asked) -> Said | None:
+        if len(traccar.positions) == 90 and not broken:
+            broken.append(asked)
+            return None
+        return traccar(asked)
+
+    with bench(tmp_path, answer) as b:
+        b.put(200)
+        assert b.work() == 1.0
+        ready, unack, acked, _ = b.counts
+        assert acked == 90
+        assert 1 <= unack <= 128
+        assert ready + unack + acked == 200
+        b.clock.advance(1)
+        assert b.work() is None
+        assert b.counts == (0, 0, 200, 0)
+    assert len(traccar.positions) == 200
+
+
+def test_later_is_heeded_and_what_was_taken_stays_taken(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+    busy = [Said(503, b"", {"Retry-After": "7"})]
+
+    def answer(asked: Asked) -> Said | None:
+        if len(traccar.positions) == 50 and busy:
+            return busy.pop()
+        return traccar(asked)
+
+    with bench(tmp_path, answer) as b:
+        b.put(60)
+        assert b.work() == 7.0
+        assert b.uploader.status().last_error == "503"
+        b.clock.advance(7)
+        assert b.work() is None
+        assert b.counts == (0, 0, 60, 0)
+    assert len(traccar.positions) == 60
+
+
+@pytest.mark.parametrize("name", ["osmand", "overland", "owntracks", "influx"])
+def test_a_fix_whose_time_is_in_doubt_is_not_sent(tmp_path: Path, name: FormatName) -> None:
+    with bench(tmp_path, lambda _: Said(200, b'{"result":"ok"}'), name) as b:
+        b.put(20, flagged={0, 5, 6, 19})
+        assert b.work() is None
+        assert b.counts == (0, 0, 16, 4)
+        assert b.reasons == {"its time is in doubt, and upload.format cannot say so"}
+
+
+def test_the_recorder_gets_one_location_after_the_other(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with bench(tmp_path, recorder, "owntracks", "/pub?u=jane") as b:
+        b.put(300)
+        assert b.work() is None
+        assert b.counts == (0, 0, 300, 0)
+    stored = recorder.locations[f"owntracks/jane/{DEVICE}"]
+    assert [said["tst"] for said in stored] == [FIX.time_ms // 1000 + n for n in range(300)]
+
+
+def test_the_order_outlasts_a_server_that_is_away(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+    away = [None] * 3
+
+    def answer(asked: Asked) -> Said | None:
+        return away.pop() if away and len(traccar.positions) >= 10 else traccar(asked)
+
+    with bench(tmp_path, answer) as b:
+        b.put(100)
+        for _ in range(8):
+            b.clock.advance(b.work() or 0)
+        assert b.counts == (0, 0, 100, 0)
+    times = [position["time_ms"] for position in traccar.positions]
+    assert times == sorted(times)
+
+
+def test_a_fix_on_which_the_server_breaks_off_does_not_block_the_others(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+
+    def answer(asked: Asked) -> Said | None:
+        return None if f"timestamp={FIX.time_ms}&" in asked.target else traccar(asked)
+
+    with bench(tmp_path, answer) as b:
+        b.put(100)
+        for _ in range(12):
+            b.clock.advance(b.work() or 0)
+        assert len({position["time_ms"] for position in traccar.positions}) == 99
+        assert b.counts[2:] == (99, 0)
+
+
+def test_the_last_upload_keeps_the_order_too(tmp_path: Path) -> None:
+    traccar = Traccar(DEVICE)
+    with bench(tmp_path, traccar) as b:
+        b.put(1)
+        assert b.work() is None
+        b.put(300)
+        b.uploader.close()
+        b.uploader.last_upload(3)
+    times = [position["time_ms"] for position in traccar.positions[1:]]
+    assert times == [FIX.time_ms + 1000 * n for n in range(len(times))]
+    assert times

@@ -1,0 +1,92 @@
+"""The uploader before any server, one format at a time."""
+
+import contextlib
+import sqlite3
+from collections.abc import Collection
+from pathlib import Path
+
+from fakes import FakeClock, Longest
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.model import Fix, Flag
+from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.formats.choice import choose
+from telemetry_agent.upload.seams import FormatName
+from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+
+DEVICE = "van-07"
+FIX = Fix(1764426119000, 48_117300000, 11_516667000)
+
+
+class Uploading:
+    """A queue and an uploader before ``url``; time passes when the test says so."""
+
+    def __init__(
+        self, folder: Path, url: str, name: FormatName, access: Access | None = None
+    ) -> None:
+        self.clock = FakeClock()
+        self.database = folder / "queue.db"
+        self.queue = AckQueue(self.database, clock=self.clock)
+        self._name = name
+        self._access = access
+        self.aim_at(url)
+
+    def aim_at(self, url: str) -> None:
+        """Go on with another endpoint."""
+        self.transport = Transport(url, access=self._access)
+        wire_format = choose(self._name, url)
+        self.uploader = Uploader(
+            self.queue,
+            wire_format,
+            self.transport,
+            UploadPolicy(timeout_s=2.0, live_first=not wire_format.oldest_first),
+            clock=self.clock,
+            rng=Longest(),
+        )
+
+    def put(
+        self, count: int, device: str = DEVICE, *, flagged: Collection[int] = (), fix: Fix = FIX
+    ) -> None:
+        """So many fixes, one a second from ``fix`` on."""
+        for n in range(count):
+            flags: tuple[Flag, ...] = ("time",) if n in flagged else fix.flags
+            self.queue.put(fix._replace(time_ms=fix.time_ms + 1000 * n, flags=flags), device)
+        batch = self.queue.lease(10_000)  # so that it is a backlog
+        if batch is not None:
+            self.queue.release(batch)
+
+    def work(self) -> float | None:
+        """Step until there is something to wait for."""
+        for _ in range(300):
+            wait_s = self.uploader.step(self.clock.monotonic_s())
+            if wait_s != 0:
+                return wait_s
+        raise AssertionError("it never waits")
+
+    def held_at(self, url: str) -> str:
+        """Some fixes are not taken at ``url``, and stay; why."""
+        self.transport.close()
+        self.aim_at(url)
+        before = self.counts
+        self.put(10)
+        assert self.work() == 300.0
+        status = self.uploader.status()
+        assert status.state == "held"
+        assert self.counts == (before[0] + 10, *before[1:])
+        return status.last_error or ""
+
+    def close(self) -> None:
+        self.transport.close()
+        self.queue.close()
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        stats = self.queue.stats()
+        return stats.ready, stats.unack, stats.acked, stats.ack_failed
+
+    @property
+    def reasons(self) -> set[str]:
+        with contextlib.closing(sqlite3.connect(self.database)) as db:
+            rows = db.execute("SELECT DISTINCT reason FROM fixes WHERE state = 9")
+            return {reason for (reason,) in rows}
