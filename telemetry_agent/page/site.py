@@ -28,7 +28,13 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,6 +86,10 @@ class Site:
         self._newsroom = newsroom
         self._streams = streams
         self._tiles = tiles
+        # By name, so that no path, however it is written, leads out of the folder.
+        self._files = {
+            str(file.relative_to(STATIC)) for file in STATIC.rglob("*") if file.suffix in _TYPES
+        }
         self._disk = asyncio.Semaphore(_AT_ONCE)
         self._exports = asyncio.Semaphore(_EXPORTS)
         routes = [
@@ -104,10 +114,10 @@ class Site:
         return _file("no-libraries.html" if browser_missing() else "index.html")
 
     async def _static(self, request: Request) -> Response:
-        path = STATIC / request.path_params["path"]
-        if ".." in path.parts or path.suffix not in _TYPES or not path.is_file():
+        name = request.path_params["path"]
+        if name not in self._files:
             return PlainTextResponse("There is no such file.", 404)
-        return _file(request.path_params["path"], request.headers)
+        return _file(name, request.headers)
 
     async def _setup(self, _request: Request) -> Response:
         return JSONResponse({"tiles": self._tiles})
@@ -198,7 +208,7 @@ class Site:
         cookie = self._door.cookie(form.get("token", [""])[0].strip())
         if cookie is None:
             await asyncio.sleep(_WRONG_TOKEN_S)
-            return _file("login-again.html", status=401)
+            return _login(wrong=True)
         return Response(status_code=303, headers={"Location": "/", "Set-Cookie": cookie})
 
 
@@ -230,7 +240,7 @@ class _Guard:
         if refusal is None:
             await self._app(scope, receive, ruled)
         elif refusal.status == 401 and path == "/":
-            await _file("login.html", status=401)(scope, receive, ruled)
+            await _login()(scope, receive, ruled)
         else:
             answer = PlainTextResponse(refusal.text, refusal.status)
             await answer(scope, receive, ruled)
@@ -255,14 +265,19 @@ async def _until_gone(receive: Receive) -> None:
         continue
 
 
-def _file(name: str, headers: Headers | None = None, *, status: int = 200) -> Response:
+def _file(name: str, headers: Headers | None = None) -> Response:
     """One of ours, which the browser keeps for as long as it is the same."""
     data = (STATIC / name).read_bytes()
     tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     rules = {"ETag": tag, "Cache-Control": "no-cache"}
     if headers is not None and headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=rules)
-    return Response(data, status, rules, _TYPES[Path(name).suffix])
+    return Response(data, 200, rules, _TYPES[Path(name).suffix])
+
+
+def _login(*, wrong: bool = False) -> Response:
+    text = (STATIC / "login.html").read_text()
+    return HTMLResponse(text.replace(" hidden", "", 1) if wrong else text, 401)
 
 
 async def _json(request: Request) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Fix
 from telemetry_agent.page import connection, libraries, streams, task
+from telemetry_agent.page.libraries import STATIC
 
 START_MS = 1_795_435_200_000
 TOKEN = "a-token-of-24-characters"
@@ -125,7 +126,8 @@ def test_every_answer_has_the_rules(site: Site) -> None:
         assert answer.headers["Referrer-Policy"] == "same-origin"
         assert answer.headers["Cache-Control"] in {"no-store", "no-cache"}
         assert "Server" not in answer.headers
-    assert site.ask("/static/..%2fsite.py")[0].status == 404
+    for path in ("..%2fsite.py", f"{STATIC}/app.js", "%2f" + f"{STATIC}/app.js"[1:], "vendor", ""):
+        assert site.ask(f"/static/{path}")[0].status == 404
     assert site.ask("/", Host="evil.example")[0].status == 421
     assert site.ask("/", Host="evil.example")[0].headers["Content-Security-Policy"]
 
