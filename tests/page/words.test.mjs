@@ -43,6 +43,10 @@ test("one sentence tells how it is", () => {
     "Recording. The network has been away for 12 s; 87 positions wait safely on the disk.",
   );
   assert.equal(
+    says({ network: { word: "unreachable", since_s: 12, error: "192.0.2.1: Connection refused" } }),
+    "Recording. The endpoint has been down for 12 s; nothing waits.",
+  );
+  assert.equal(
     says({ queue: { pending: 1 }, network: { word: "no-route", since_s: 7300 } }),
     "Recording. There has been no network for 2 h 2 min; 1 position waits safely on the disk.",
   );
@@ -73,7 +77,11 @@ test("each station has its words and its tone", () => {
   assert.match(receiver(state({ receiver: { state: "no-fix", antenna: "OPEN" } })).caption, /antenna OPEN/);
   assert.equal(plain(disk(state()).caption), "nothing waits · 80 GB free");
   assert.equal(network(state({ network: { word: "no-route" } })).value, "No network");
+  const refused = state({ network: { word: "unreachable", error: "192.0.2.1: Connection refused" } });
+  assert.equal(network(refused).value, "Endpoint down");
+  assert.equal(network({ ...refused, away: true }).value, "Network away"); // the demo's
   assert.equal(plain(endpoint(state()).caption), "positions delivered · the last just now");
+  assert.equal(endpoint(state({ upload: { delivered: 0 } })).caption, "positions delivered"); // a report was
   assert.match(endpoint(state({ upload: { state: "held" } })).caption, /refuses our set-up/);
 });
 

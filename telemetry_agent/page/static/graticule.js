@@ -6,7 +6,7 @@ const STEPS = [
   [1 / 1800, 2], [1 / 3600, 2],
 ];
 const APART_PX = 130;
-const FREE_PX = 64;
+const TAKEN_PX = 84; // by what lies on the map in its corners
 
 /** Paints a canvas layer without a margin. */
 export function paintGraticule(context, { map, width, height }, colours) {
@@ -25,9 +25,8 @@ export function paintGraticule(context, { map, width, height }, colours) {
   for (let n = Math.ceil(bounds.getSouth() / step); n * step <= bounds.getNorth(); n++) {
     const y = Math.round(map.latLngToContainerPoint([n * step, 0]).y) + 0.5;
     line(context, 0, y, width, y);
-    if (y < FREE_PX || y > height - FREE_PX) continue; // other things are written there
-    const text = angle(n * step, unit, "N", "S");
-    context.fillText(text, width - context.measureText(text).width - 8, y - 5);
+    if (y < TAKEN_PX || y > height - TAKEN_PX) continue;
+    context.fillText(angle(n * step, unit, "N", "S"), 14, y - 5);
   }
 }
 

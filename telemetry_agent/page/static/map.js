@@ -4,7 +4,7 @@ import { canvasLayer } from "./canvas-layer.js";
 import { paintGraticule } from "./graticule.js";
 import { put } from "./pipe.js";
 import { trailPainter } from "./trail-painter.js";
-import { accuracy, coordinates, motion, span } from "./words.js";
+import { accuracy, ago, coordinates, motion } from "./words.js";
 
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 const CLOSEST = 17;
@@ -49,6 +49,7 @@ export class TrackMap {
     this.circle = L.circle([0, 0], { radius: 1, interactive: false, className: "accuracy" });
     this.marker = L.marker([0, 0], { icon: arrow(), interactive: false, keyboard: false });
     this.chip = document.getElementById("position");
+    this.nowhere = document.getElementById("nowhere");
     this.#buttons();
     this.map.on("dragstart", () => this.#look("free"));
     this.map.on("click", (event) => this.#tell(event.containerPoint));
@@ -138,6 +139,7 @@ export class TrackMap {
 
   #mark(position, receiver) {
     this.chip.hidden = !position;
+    this.nowhere.hidden = Boolean(position) || this.track.size > 0;
     if (!position) return;
     const at = [position.lat, position.lon];
     const fresh = position.age_s < FRESH_S && (receiver.state === "2d" || receiver.state === "3d");
@@ -151,7 +153,7 @@ export class TrackMap {
     if (near && fresh) this.circle.setLatLng(at).setRadius(near.radius_m).addTo(this.map);
     else this.circle.remove();
     const parts = [coordinates(position)];
-    if (!fresh) parts.push(`${span(position.age_s)} ago`);
+    if (!fresh) parts.push(ago(position.age_s));
     else parts.push(motion(position), near ? near.text : "");
     [...this.chip.children].forEach((place, i) => put(place, parts[i] ?? ""));
     this.chip.title = near && fresh ? `${near.text}: ${near.how}` : "";
