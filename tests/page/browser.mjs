@@ -131,6 +131,14 @@ const stories = {
     const page = await open();
     const entries = page.locator("#dead-list li");
     await until(page, () => document.querySelectorAll("#dead-list li").length === 3);
+    for (const name of ["GPX", "GeoJSON", "CSV", "NDJSON"]) {
+      const [file] = await Promise.all([
+        page.waitForEvent("download"),
+        page.getByRole("link", { name, exact: true }).click(),
+      ]);
+      assert.equal(file.suggestedFilename(), `track.${name.toLowerCase()}`);
+      assert.match(await readFile(await file.path(), "utf8"), /2026-11-23T12:00:02/);
+    }
     assert.match(await entries.first().innerText(), /lat out of range/);
     await axe(page, "with dead letters");
     await entries.first().getByRole("button", { name: /Retry/ }).click();

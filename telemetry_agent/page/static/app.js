@@ -34,6 +34,7 @@ async function start() {
       $("contact").dataset.state = lostMs === null ? "live" : "lost";
       if (lostMs === null) return;
       put($("contact").lastElementChild, "No contact");
+      document.title = `No contact · ${$("device").textContent}`;
       story.tell(lostContact(lostMs));
     },
   );

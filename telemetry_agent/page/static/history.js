@@ -3,7 +3,6 @@
 import { count, span } from "./words.js";
 
 const SAMPLES = 720;
-const HEIGHT_PX = 210;
 const [MINUTE, HOUR] = [60, 3600];
 const STEPS_S = [
   ...[1, 2, 5, 10, 20, 30], ...[1, 2, 5, 10, 20, 30].map((n) => n * MINUTE),
@@ -93,7 +92,11 @@ export class History {
   }
 
   #resize() {
-    this.plot?.setSize({ width: this.box.clientWidth, height: HEIGHT_PX });
+    this.plot?.setSize(this.#size());
+  }
+
+  #size() {
+    return { width: this.box.clientWidth, height: this.box.clientHeight };
   }
 
   #options() {
@@ -109,8 +112,7 @@ export class History {
     const axis = { stroke: text, font, grid: { stroke: line, width: 1 }, ticks: { show: false } };
     const whole = (_, values) => values.map((value) => (Number.isInteger(value) ? count(value) : ""));
     return {
-      width: this.box.clientWidth,
-      height: HEIGHT_PX,
+      ...this.#size(),
       legend: { show: false },
       cursor: { show: false },
       padding: [8, 4, 0, 0],

@@ -37,6 +37,7 @@ export class TrackMap {
     }).setView([20, 0], 2);
     this.map.zoomControl.setPosition("topright");
     if (tiles) {
+      this.map.getContainer().classList.add("tiled");
       const server = new URL(tiles.replaceAll(/[{}]/g, "")).hostname;
       L.tileLayer(tiles, { maxZoom: 20, maxNativeZoom: 19, attribution: server }).addTo(this.map);
     }
