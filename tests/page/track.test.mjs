@@ -32,9 +32,19 @@ test("positions come packed or one by one, and each counts once", () => {
 test("the world is a square from north-west to south-east", () => {
   const track = new Track();
   track.add(1, 0, 0, 0, 0);
-  track.add(2, 850_511_287, -1_800_000_000, 0, 0);
+  track.add(2, 850_511_287, -1_799_999_999, 0, 0);
   assert.deepEqual([track.x[0], track.y[0]], [0.5, 0.5]);
   assert.ok(Math.abs(track.x[1]) < 1e-9 && Math.abs(track.y[1]) < 1e-6);
+});
+
+test("a track over the antimeridian is one", () => {
+  const track = new Track();
+  for (const [row, lon] of [[1, 179.9], [2, -179.9], [3, -179.8], [4, 179.95]]) {
+    track.add(row, 0, lon * 1e7, 0, 0);
+  }
+  assert.deepEqual([...track.lon.slice(0, 4)], [179.9e7, 180.1e7, 180.2e7, 179.95e7]);
+  assert.ok(track.x[1] > track.x[0] && track.x[1] - track.x[0] < 0.001);
+  assert.equal(track.unbroken(-179.99e7), 180.01e7);
 });
 
 test("many are no trouble, and the oldest are dropped together", () => {

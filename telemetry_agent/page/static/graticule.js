@@ -20,7 +20,7 @@ export function paintGraticule(context, { map, width, height }, colours) {
   for (let n = Math.ceil(bounds.getWest() / step); n * step <= bounds.getEast(); n++) {
     const x = Math.round(map.latLngToContainerPoint([0, n * step]).x) + 0.5;
     line(context, x, 0, x, height);
-    context.fillText(angle(n * step, unit, "E", "W"), x + 5, 17);
+    context.fillText(angle(within(n * step), unit, "E", "W"), x + 5, 17);
   }
   for (let n = Math.ceil(bounds.getSouth() / step); n * step <= bounds.getNorth(); n++) {
     const y = Math.round(map.latLngToContainerPoint([n * step, 0]).y) + 0.5;
@@ -36,6 +36,9 @@ function line(context, x1, y1, x2, y2) {
   context.lineTo(x2, y2);
   context.stroke();
 }
+
+/** Longitudes begin anew at 180. */
+const within = (degrees) => degrees - 360 * Math.round(degrees / 360);
 
 /** 48°07′02″N, without what is finer than the step. */
 export function angle(degrees, unit, positive, negative) {

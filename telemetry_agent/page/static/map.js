@@ -32,7 +32,6 @@ export class TrackMap {
       zoomDelta: tiles ? 1 : 0.5,
       zoomAnimation: !calm(),
       maxZoom: 20,
-      worldCopyJump: true,
       attributionControl: Boolean(tiles),
     }).setView([20, 0], 2);
     this.map.zoomControl.setPosition("topright");
@@ -62,7 +61,7 @@ export class TrackMap {
     this.#mark(state.position, state.receiver);
     if (this.view === "whole") this.#fit();
     else if (this.view === "follow" && state.position) {
-      this.map.panTo([state.position.lat, state.position.lon], { animate: !calm() });
+      this.map.panTo(this.marker.getLatLng(), { animate: !calm() });
     }
     if (this.drawn !== this.track.version) this.layer.refresh();
     this.drawn = this.track.version;
@@ -142,7 +141,7 @@ export class TrackMap {
     this.chip.hidden = !position;
     this.nowhere.hidden = Boolean(position) || this.track.size > 0;
     if (!position) return;
-    const at = [position.lat, position.lon];
+    const at = [position.lat, this.track.unbroken(position.lon * 1e7) / 1e7];
     const fresh = position.age_s < FRESH_S && (receiver.state === "2d" || receiver.state === "3d");
     const near = accuracy(position);
     this.marker.setLatLng(at).addTo(this.map);

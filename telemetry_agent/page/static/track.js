@@ -8,6 +8,7 @@
 /** @typedef {{lo: number, hi: number, since: number}} Arrival rows that were delivered just now */
 
 const POINT_BYTES = 20;
+const TURN = 3.6e9;
 const ARRIVAL_MS = 1400;
 
 export class Track {
@@ -21,7 +22,8 @@ export class Track {
     this.last = 0;
     this.rows = new Uint32Array(1024);
     this.lat = new Int32Array(1024);
-    this.lon = new Int32Array(1024);
+    /** Beyond 180 degrees where the track has gone over the antimeridian. */
+    this.lon = new Float64Array(1024);
     this.time = new Uint32Array(1024);
     this.begins = new Uint8Array(1024);
     /** Web Mercator, the world is 1 x 1, north and west are 0. */
@@ -53,17 +55,23 @@ export class Track {
   add(row, lat, lon, time, begins) {
     if (this.size && row <= this.rows[this.size - 1]) return;
     if (this.size === this.rows.length) this.#grow();
-    const i = this.size++;
+    const i = this.size;
     this.rows[i] = row;
     this.lat[i] = lat;
-    this.lon[i] = lon;
+    this.lon[i] = this.unbroken(lon);
     this.time[i] = time;
     this.begins[i] = begins;
     const sine = Math.sin((lat / 1e7) * (Math.PI / 180));
-    this.x[i] = lon / 3.6e9 + 0.5;
+    this.x[i] = this.lon[i] / TURN + 0.5;
     this.y[i] = 0.5 - Math.log((1 + sine) / (1 - sine)) / (4 * Math.PI);
     if (row > this.last) this.last = row;
+    this.size++;
     this.version++;
+  }
+
+  /** That longitude, so many turns round the world on that it is beside the end of the track. */
+  unbroken(lon) {
+    return this.size ? lon + TURN * Math.round((this.lon[this.size - 1] - lon) / TURN) : lon;
   }
 
   /** Drop what is older than the agent's oldest row. */
