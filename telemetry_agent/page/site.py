@@ -108,7 +108,10 @@ class Site:
         ]
         if sight.switch is not None:
             routes.append(Route("/network", self._network, methods=["POST"]))
-        self.app: ASGIApp = _Guard(Starlette(routes=routes), door, _policy(tiles))
+        app = Starlette(
+            routes=routes, exception_handlers={_BadRequestError: _told, AgentError: _told}
+        )
+        self.app: ASGIApp = _Guard(app, door, _policy(tiles))
 
     async def _index(self, _request: Request) -> Response:
         return _file("no-libraries.html" if browser_missing() else "index.html")
@@ -148,13 +151,7 @@ class Site:
         return await self._act("queue discard", request)
 
     async def _act(self, command: str, request: Request) -> Response:
-        try:
-            asked = await _json(request)
-            answers = await self._ask(command, asked)
-        except _BadRequestError as error:
-            return PlainTextResponse(str(error), 400)
-        except AgentError as error:
-            return PlainTextResponse(str(error), 409)
+        answers = await self._ask(command, await _json(request))
         self._streams.nudge()
         return JSONResponse(answers[0])
 
@@ -189,10 +186,7 @@ class Site:
 
     async def _network(self, request: Request) -> Response:
         switch = self._sight.switch
-        try:
-            away = (await _json(request)).get("away")
-        except _BadRequestError as error:
-            return PlainTextResponse(str(error), 400)
+        away = (await _json(request)).get("away")
         if switch is None or not isinstance(away, bool):
             return PlainTextResponse("away is true or false.", 400)
         async with self._disk:
@@ -201,10 +195,7 @@ class Site:
         return JSONResponse({"away": away})
 
     async def _login(self, request: Request) -> Response:
-        try:
-            form = parse_qs((await _body(request)).decode("utf-8", "replace"))
-        except _BadRequestError as error:
-            return PlainTextResponse(str(error), 400)
+        form = parse_qs((await _body(request)).decode("utf-8", "replace"))
         cookie = self._door.cookie(form.get("token", [""])[0].strip())
         if cookie is None:
             await asyncio.sleep(_WRONG_TOKEN_S)
@@ -257,7 +248,14 @@ class _Stream(StreamingResponse):
             task.cancel()
         await asyncio.wait({speaking, leaving})
         if not speaking.cancelled() and (error := speaking.exception()):
-            raise error
+            if not isinstance(error, AgentError):
+                raise error
+            # What is not ended tells the viewer that it is not whole.
+            log.warning("the page broke off what it sent: %s", error)
+
+
+async def _told(_request: Request, error: Exception) -> Response:
+    return PlainTextResponse(str(error), 400 if isinstance(error, _BadRequestError) else 409)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -16,7 +16,7 @@ import pytest
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import ConfigError, StorageError
 from telemetry_agent.model import Fix
 from telemetry_agent.page import connection, libraries, streams, task
 from telemetry_agent.page.libraries import STATIC
@@ -214,6 +214,22 @@ def test_export_and_metrics(site: Site) -> None:
     answer, body = site.ask("/metrics")
     assert b"\ntelemetry_agent_queue_pending_fixes 2.0\n" in body
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
+
+
+def test_a_disk_that_cannot_be_read_is_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stored(_state: object = None) -> Iterator[Any]:
+        raise StorageError("cannot read the queue: it is damaged")
+        yield
+
+    monkeypatch.setattr(site.queue, "stored", stored)
+    answer, text = site.ask("/dead-letters")
+    assert (answer.status, text) == (409, b"cannot read the queue: it is damaged")
+    with caplog.at_level(logging.WARNING), pytest.raises(http.client.IncompleteRead):
+        site.ask("/export/gpx")
+    assert "broke off what it sent: cannot read the queue: it is damaged" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
