@@ -114,6 +114,11 @@ const stories = {
     const home = await places(desk);
     assert.ok(home.delivered >= away.stored + away.delivered, JSON.stringify(home));
     assert.equal(await desk.evaluate(() => window.page.track.runs[0][2]), "delivered");
+    for (const part of [".here.fresh.moves", ".accuracy", ".leaflet-control-scale-line", ".graticule"]) {
+      await desk.waitForSelector(`#map ${part}`, { state: "attached" });
+    }
+    assert.match(await desk.getAttribute("#chart", "aria-label"), /at most [3-9]\d positions waited on the disk/);
+    assert.match(await desk.getAttribute("#polar", "aria-label"), /in view, \d+ used: BeiDou, GLONASS, GPS, Galileo/);
     await desk.evaluate(() => document.activeElement.blur());
     if (pictures) await until(desk, () => window.page.track.size > 214); // the round, and the tunnel
     await picture(desk, "light");

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ TOKEN = "a-token-of-24-characters"
 class Site:
     """An agent of which only the page runs."""
 
-    def __init__(self, folder: Path, **page: Any) -> None:
+    def __init__(self, folder: Path, upload: Mapping[str, Any] = {}, **page: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]
         settings = Settings.model_validate(
@@ -37,7 +37,7 @@ class Site:
                 "gps": {"source": "/dev/none"},
                 "sampling": {},
                 "queue": {"path": folder / "queue.db"},
-                "upload": {"url": "http://127.0.0.1:9/"},
+                "upload": {"url": "http://127.0.0.1:9/", **upload},
                 "connectivity": {},
                 "extra": {},
                 "page": {"listen": f"127.0.0.1:{self.port}", **page},
@@ -94,8 +94,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def served(folder: Path, **page: Any) -> Iterator[Site]:
-    site = Site(folder, **page)
+def served(folder: Path, upload: Mapping[str, Any] = {}, **page: Any) -> Iterator[Site]:
+    site = Site(folder, upload, **page)
     site.agent.page.start()
     try:
         for _ in range(500):
@@ -249,6 +249,24 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
             assert answer.status == 200
             assert TOKEN.encode() not in body
         assert site.ask("/metrics", Authorization=f"Bearer {TOKEN}")[0].status == 200
+
+
+def test_no_secret_of_the_config_is_told(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("SECRET-token")
+    upload = {
+        "url": "http://127.0.0.1:9/?api_key=SECRET-key",
+        "token_file": tmp_path / "token",
+        "headers": {"X-Key": "SECRET-header"},
+    }
+    with served(tmp_path, upload) as site:
+        site.put(3)
+        site.refuse(2)
+        with site.events() as events:
+            told = json.dumps([next(events), next(events)]).encode()
+        for path in ("/", "/setup", "/history", "/dead-letters", "/metrics", "/export/ndjson"):
+            told += site.ask(path)[1]
+        assert b"127.0.0.1:9" in told
+        assert b"SECRET" not in told
 
 
 @pytest.mark.parametrize(
