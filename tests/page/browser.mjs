@@ -62,7 +62,10 @@ const pressed = (page) => page.evaluate(() => document.querySelector("#switch").
 const tell = (value) => console.log(JSON.stringify(value));
 
 const picture = async (page, name, options = {}) => {
-  if (pictures) await page.screenshot({ path: `${pictures}/page-${name}.png`, ...options });
+  if (!pictures) return;
+  await until(page, () => !window.page.map.map._animatingZoom);
+  await page.evaluate(() => new Promise(requestAnimationFrame)); // it is drawn anew then
+  await page.screenshot({ path: `${pictures}/page-${name}.png`, ...options });
 };
 
 /** What axe-core finds; by the debugger, since the page lets no script of others in. */
