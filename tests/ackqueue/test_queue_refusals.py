@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from ackqueue.queue_parts import Disk, Refusal, fix_at, lease, put, seqs
+from ackqueue.queue_parts import Disk, Refusal, carry_over, fix_at, lease, put, seqs
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -90,7 +90,7 @@ def test_a_real_full_database_recovers(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 10)
         queue.commit()
-        limit = queue._store._connection
+        limit = queue.core.store._connection
         limit.execute("PRAGMA max_page_count = 1")  # as small as it is now
         put(queue, 1000)
         with pytest.raises(StorageError, match="full"):
@@ -133,11 +133,11 @@ def test_what_a_close_loses_it_tells(path: Path) -> None:
 
 def test_numbers_that_are_taken_swallow_no_fix(path: Path) -> None:
     with AckQueue(path) as queue:
-        put(queue, 1)
+        put(queue, 2)
         queue.commit()
-        queue._base -= 1  # as if the file had forgotten its last row
-        put(queue, 1)
-        with pytest.raises(StorageError, match="taken"):
-            queue.commit()
-        assert queue.stats().uncommitted == 1
-        queue._writer._pending.clear()
+        queue.core.base -= 2  # as if the file had forgotten its last rows
+        put(queue, 2, start=10)
+        queue.commit()
+        carry_over(queue)
+        records = [*lease(queue).records, *lease(queue).records]
+        assert [record.fix for record in records] == [fix_at(s) for s in (10, 11, 0, 1)]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from telemetry_agent.ackqueue.rows import (
     FLAGS,
     QUALITIES,
+    at_place,
     decode,
     encode,
     is_sound,
@@ -63,9 +64,13 @@ def test_any_other_value_in_any_column_is_noticed(fix: Fix, data: st.DataObject)
     assert not is_sound((*row[:column], other, *row[column + 1 :]))
 
 
-def test_the_number_of_the_row_is_no_part_of_its_content() -> None:
-    row = encode(7, 5, 1, "van-07", fix_at())
-    assert is_sound((8, *row[1:]))
+@given(st.integers(1, 2**32 - 1), st.integers(1, 2**32 - 1))
+def test_a_row_at_another_place_is_noticed_unless_it_was_given_it(place: int, other: int) -> None:
+    row = encode(place, 5, 1, "van-07", fix_at())
+    moved = at_place(row, other)
+    assert is_sound(moved)
+    assert decode(moved) == decode(row)
+    assert is_sound((other, *row[1:])) == (place == other)
 
 
 @pytest.mark.parametrize(
