@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 test: debian check lint
 
 # Four at a time: most tests wait for a network, a disk or a receiver, not for a processor.
-check: node_modules/.package-lock.json $(VENV)/.installed-test
+check: node_modules/.installed-test $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 lint: $(VENV)/.installed-dev
@@ -23,15 +23,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What the tests of the page drive a browser with; before Python's side, which takes from it.
-node_modules/.package-lock.json: package-lock.json
-	@if command -v npm >/dev/null; then npm ci --ignore-scripts --loglevel=error; \
+# What the tests of the page drive a browser with; before Python's side, which takes from it, or
+# fetches for itself what an installation needs, and no more.
+node_modules/.installed-test: package-lock.json
+	@if command -v npm >/dev/null; then npm ci --ignore-scripts --loglevel=error && touch $@; \
 	elif [ -n "$$CI" ]; then echo 'Node 20 with npm is missing' >&2; exit 1; \
 	else echo 'without Node 20 and npm the page is not tested, and has no map' >&2; fi
 
 # The pictures of the page in docs/pictures, as the browser tests take them.
 .PHONY: pictures
-pictures: debian node_modules/.package-lock.json $(VENV)/.installed-test
+pictures: debian node_modules/.installed-test $(VENV)/.installed-test
 	TELEMETRY_AGENT_PICTURES=docs/pictures $(BIN)/python -m pytest tests/page/test_browser.py -k amber
 
 $(BIN)/python:

@@ -2,13 +2,16 @@
 
 ::
 
-    python benchmarks/drain.py [--fixes 1000000] [--plain 300]
+    python benchmarks/drain.py [--fixes 1000000] [--plain 1000] [--turns 3]
     python benchmarks/drain.py --link 200 [--for 60] [--flush-every 1]
 
 The first drains into an endpoint that only counts, a process of its own, through everything that
-the agent has: queue file, encoding, gzip, HTTP, acknowledgement on disk. Beside it, in the same
-run: reading, encoding and compressing alone, and the plain way, persist-queue and one POST per fix.
-Processor time is that of the agent's process, so it tells what one core can do.
+the agent has: queue file, encoding, gzip, HTTP, acknowledging on disk. Beside it, in the same run:
+reading, encoding and compressing alone; the plain way, persist-queue and one POST per fix over one
+connection; and, where Debian's packages are installed, syslog-ng's disk queue, which sends plain
+lines as long as a fix in JSON. Processor time is that of the draining process, so it tells what one
+core can do. They take turns, and each figure is that of the middle turn. The plain way syncs twice
+for each fix, so the disk decides: the last line is arithmetic for a memory card.
 
 The second records one fix a second while the backlog drains by a link of so many kbit/s, and tells
 how old the newest position at the endpoint was, each time before a newer one came.
@@ -28,16 +31,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from persistqueue import SQLiteAckQueue
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import syslog_ng
 from links import Link
 from misbehaving import Act, Line, Request, Server
-from queue_cycle import as_dict, fix_at
+from queue_cycle import CARD_SYNC_MS, as_dict, fdatasync_ms, fix_at
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
@@ -47,6 +51,7 @@ from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 DEVICE = "van-07"
+_PLAIN_SYNCS = 2  # get and ack of persist-queue
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -93,82 +98,106 @@ def record(queue: AckQueue, count: int) -> None:
     queue.commit()
 
 
-class Taken:
-    """Wall clock and processor time of a block."""
+class Timed:
+    """Wall clock and processor time of the block that it guards, for each of its turns."""
 
-    def __enter__(self) -> Self:
+    def __init__(self) -> None:
+        self.wall_s: list[float] = []
+        self.processor_s: list[float] = []
+
+    def __enter__(self) -> None:
         self._began = time.perf_counter(), time.process_time()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self.wall_s = time.perf_counter() - self._began[0]
-        self.processor_s = time.process_time() - self._began[1]
+        self.add(time.perf_counter() - self._began[0], time.process_time() - self._began[1])
+
+    def add(self, wall_s: float, processor_s: float) -> None:
+        """One turn."""
+        self.wall_s.append(wall_s)
+        self.processor_s.append(processor_s)
 
     def row(self, what: str, fixes: int) -> str:
-        """One line of the table."""
+        """One line of the table: the middle turn, and from which to which they went."""
+        rates = sorted(fixes / wall_s for wall_s in self.wall_s)
+        per_processor_s = fixes / statistics.median(self.processor_s)
         return (
-            f"{what:<46}{fixes:>10,}{fixes / self.wall_s:>12,.0f}{fixes / self.processor_s:>14,.0f}"
+            f"{what:<38}{fixes:>10,}{statistics.median(rates):>10,.0f}"
+            f"  ({rates[0]:>7,.0f} to {rates[-1]:>7,.0f}){per_processor_s:>14,.0f}"
         )
 
 
-def drain(folder: Path, url: str, fixes: int, max_batch: int) -> Taken:
+def drain(path: Path, url: str, policy: UploadPolicy, timed: Timed) -> None:
     """Everything by the agent's own parts, from a queue that is opened anew."""
-    path = folder / "queue.db"
-    with AckQueue(path, commit_every_s=3600) as queue:
-        record(queue, fixes)
-    policy = UploadPolicy(max_batch=max_batch)
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
         uploader = Uploader(queue, native.FORMAT, transport, policy)
-        with Taken() as taken:
+        with timed:
             while uploader.step(time.monotonic()) == 0:
                 pass
-        assert queue.stats().acked == fixes, queue.stats()
-    return taken
+        left = queue.stats()
+    assert not left.ready + left.unack + left.ack_failed, left
 
 
-def only_encode(folder: Path, fixes: int, max_batch: int) -> Taken:
+def only_encode(path: Path, max_batch: int, timed: Timed) -> None:
     """Reading, encoding and compressing, and nothing else."""
-    with AckQueue(folder / "queue.db", commit_every_s=3600) as queue:
-        record(queue, fixes)
-        with Taken() as taken:
-            while batch := queue.lease(max_batch, live_first=False):
-                native.encode(batch, compression="gzip")
-    return taken
+    with AckQueue(path) as queue, timed:
+        while batch := queue.lease(max_batch, live_first=False):
+            native.encode(batch, compression="gzip")
 
 
-def plain_way(folder: Path, url: str, fixes: int) -> Taken:
-    """What one writes first: persist-queue, and httpx.post for each fix, over one client."""
+def plain_way(folder: Path, url: str, fixes: int, timed: Timed) -> None:
+    """What one writes first: persist-queue, and a POST for each fix, over one client."""
     queue = SQLiteAckQueue(str(folder))
     for second in range(fixes):
         queue.put(as_dict(second))
-    with httpx.Client() as client, Taken() as taken:
+    with httpx.Client() as client, timed:
         for _ in range(fixes):
             item = queue.get(block=False)
             client.post(url, json=item).raise_for_status()
             queue.ack(item)
     queue.close()
-    return taken
 
 
-def print_drain(fixes: int, plain: int, max_batch: int) -> None:
+def print_drain(fixes: int, plain: int, max_batch: int, turns: int) -> None:
     """The table of the first command."""
-    with tempfile.TemporaryDirectory() as name, counting_endpoint() as (url, requests):
-        folders = [Path(name, part) for part in ("agent", "encode", "plain")]
-        for folder in folders:
-            folder.mkdir()
-        whole = drain(folders[0], url, fixes, max_batch)
-        memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        made = requests.value
-        encode = only_encode(folders[1], fixes, max_batch)
-        simple = plain_way(folders[2], url, plain)
-    print(f"{'':<46}{'fixes':>10}{'fixes/s':>12}{'/s processor':>14}")
-    print(whole.row(f"the agent, {max_batch:,} a request ({made:,} requests)", fixes))
-    print(encode.row("reading, encoding, compressing alone", fixes))
+    encoding, whole, simple, peer = Timed(), Timed(), Timed(), Timed()
+    syncs_ms: list[float] = []
+    policy = UploadPolicy(max_batch=max_batch)
+    for _ in range(turns):
+        with tempfile.TemporaryDirectory() as name, counting_endpoint() as (url, requests):
+            folder = Path(name)
+            with AckQueue(folder / "queue.db", commit_every_s=3600) as queue:
+                record(queue, fixes)
+            only_encode(folder / "queue.db", max_batch, encoding)
+            drain(folder / "queue.db", url, policy, whole)
+            memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            made = requests.value
+            plain_way(folder, url, plain, simple)
+            syncs_ms += fdatasync_ms(folder)
+            if syslog_ng.installed():
+                peer.add(*syslog_ng.drain(folder, fixes))
+    print(f"{'':<38}{'fixes':>10}{'a second':>10}{'':>22}{'/s processor':>14}")
+    print(whole.row(f"the agent, {max_batch:,} a request", fixes))
+    print(encoding.row("reading, encoding, compressing alone", fixes))
     print(simple.row("persist-queue and one POST per fix", plain))
-    times = (fixes / whole.wall_s) / (plain / simple.wall_s)
-    share = whole.wall_s / encode.wall_s
-    print(f"{times:,.0f} times the plain way; {share:.2f} times the time of encoding alone")
+    if peer.wall_s:
+        print(peer.row(f"syslog-ng, lines of {syslog_ng.LINE_BYTES} bytes, no gzip", fixes))
+    else:
+        print(f"(syslog-ng is not installed: apt-get install {syslog_ng.PACKAGES})")
+    ours_s = statistics.median(whole.wall_s) / fixes
+    plain_s = statistics.median(simple.wall_s) / plain
+    share = ours_s / (statistics.median(encoding.wall_s) / fixes)
+    sync_ms = statistics.median(syncs_ms)
+    print(f"{made:,} requests; {share:.2f} times the time of encoding alone")
     print(f"memory of the agent's process at its highest: {memory_mb:.0f} MB")
+    print(f"{plain_s / ours_s:,.0f} times the plain way, where a sync takes {sync_ms:.2f} ms")
+    slower_s = (CARD_SYNC_MS - sync_ms) / 1000
+    if slower_s > 0:
+        ours_s += slower_s * made / fixes
+        plain_s += slower_s * _PLAIN_SYNCS
+        print(
+            f"{plain_s / ours_s:,.0f} times ({1 / ours_s:,.0f} and {1 / plain_s:,.0f} fixes/s) "
+            f"with syncs of {CARD_SYNC_MS} ms, by arithmetic"
+        )
 
 
 def print_freshness(fixes: int, kbit_s: float, for_s: float, flush_every_s: float) -> None:
@@ -201,8 +230,9 @@ def print_freshness(fixes: int, kbit_s: float, for_s: float, flush_every_s: floa
             record(queue, fixes)
         with AckQueue(path, commit_every_s=0) as queue:
             transport = Transport(f"http://127.0.0.1:{link.port}/")
-            policy = UploadPolicy(flush_every_s=flush_every_s)
-            uploader = Uploader(queue, native.FORMAT, transport, policy)
+            uploader = Uploader(
+                queue, native.FORMAT, transport, UploadPolicy(flush_every_s=flush_every_s)
+            )
             queue.watch(uploader.wake)
             stop = Stop()
             thread = threading.Thread(target=run_loop, args=(uploader, stop, Beat(), Clock()))
@@ -231,7 +261,8 @@ def main() -> None:
     """Run one of the two."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--fixes", type=int, default=1_000_000)
-    parser.add_argument("--plain", type=int, default=300, help="fixes for the plain way")
+    parser.add_argument("--plain", type=int, default=1000, help="fixes for the plain way")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--max-batch", type=int, default=1000)
     parser.add_argument("--link", type=float, help="kbit/s: measure freshness")
     parser.add_argument("--for", dest="for_s", type=float, default=60)
@@ -240,7 +271,7 @@ def main() -> None:
     if arguments.link:
         print_freshness(arguments.fixes, arguments.link, arguments.for_s, arguments.flush_every)
     else:
-        print_drain(arguments.fixes, arguments.plain, arguments.max_batch)
+        print_drain(arguments.fixes, arguments.plain, arguments.max_batch, arguments.turns)
 
 
 if __name__ == "__main__":

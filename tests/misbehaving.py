@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from telemetry_agent.upload.access import Access
 
@@ -420,7 +420,7 @@ class Server:
 
 
 # For localhost and 127.0.0.1, of tests only; the first is valid for a century, the second until
-# 2001.
+# 2001, the third from 2100 on.
 _KEY = """\
 -----BEGIN EC PRIVATE KEY-----
 MHcCAQEEIArjFKhbFhchohoEI1R08P7OVbwcFogsT+gC/ckxNmkioAoGCCqGSM49
@@ -453,28 +453,43 @@ ZjfOIEOxOQIgRnJHk0LtD2+VEFiF7oMaN41xmITfHWMX0j7tsMkBUFE=
 -----END CERTIFICATE-----
 """
 
+_NOT_YET_VALID = """\
+-----BEGIN CERTIFICATE-----
+MIIBdjCCARygAwIBAgIBBDAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
+c3QwIhgPMjEwMDAxMDEwMDAwMDBaGA8yMTI2MDEwMTAwMDAwMFowFDESMBAGA1UE
+AwwJbG9jYWxob3N0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEHWMWPEBcZL1T
+JMlo0hOt7ihwyM5ll8jdsel+slDjgYfUYWVrZZ4vlxiCkxY6qqkyn2YwxLrGC/nE
+RAFZlc38U6NbMFkwGgYDVR0RBBMwEYIJbG9jYWxob3N0hwR/AAABMA8GA1UdEwEB
+/wQFMAMBAf8wHQYDVR0OBBYEFOr4tSCcYauuUySpfdCz5+5RsSA1MAsGA1UdDwQE
+AwIChDAKBggqhkjOPQQDAgNIADBFAiBwSdCRIwiGXldIf+OTdMko9uF/E6JLRoaP
+wvO/2wZK0AIhALjx9tyiBT/4ij26nWa9cBmd6bMlfniHvj8TzGiLvnkQ
+-----END CERTIFICATE-----
+"""
+
+Validity = Literal["now", "past", "future"]
+_CERTIFICATES = {"now": _CERTIFICATE, "past": _EXPIRED, "future": _NOT_YET_VALID}
 _FOLDER = tempfile.TemporaryDirectory()
 
 
-def tls_server_context(*, expired: bool = False) -> ssl.SSLContext:
+def tls_server_context(validity: Validity = "now") -> ssl.SSLContext:
     """For ``Server(tls=…)``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    file = Path(_FOLDER.name) / f"pair-{expired}.pem"
-    file.write_text(_KEY + (_EXPIRED if expired else _CERTIFICATE))
+    file = Path(_FOLDER.name) / f"pair-{validity}.pem"
+    file.write_text(_KEY + _CERTIFICATES[validity])
     context.load_cert_chain(file)
     return context
 
 
-def ca_file(*, expired: bool = False) -> Path:
+def ca_file(validity: Validity = "now") -> Path:
     """Where the server's certificate stands."""
-    file = Path(_FOLDER.name) / f"ca-{expired}.pem"
-    file.write_text(_EXPIRED if expired else _CERTIFICATE)
+    file = Path(_FOLDER.name) / f"ca-{validity}.pem"
+    file.write_text(_CERTIFICATES[validity])
     return file
 
 
-def trusting(*, expired: bool = False) -> Access:
+def trusting(validity: Validity = "now") -> Access:
     """Trusts the server's certificate (and nothing else)."""
-    return Access(ca_file=ca_file(expired=expired))
+    return Access(ca_file=ca_file(validity))
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import base64
 import gzip
 import http.client
 import json
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from processes import agent as agent_command
 from processes import run_agent
+from vectors import exchanges
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.endpoint import Endpoint, Fault
@@ -540,3 +542,20 @@ def test_the_command_says_in_one_line_what_is_wrong(
     ended = run_agent("receive", "--listen", "127.0.0.1:0", "--db", db, *args)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (status, "", 1)
     assert text in ended.stderr
+
+
+# The document
+
+
+def test_it_answers_as_the_document_says(endpoint: Endpoint) -> None:
+    url = urlsplit(endpoint.url)
+    assert url.hostname
+    for vector in exchanges():
+        body = vector.body.encode()
+        if "Content-Encoding" in vector.headers:
+            body = base64.b64decode(body)
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=LIMIT_S)
+        connection.request("POST", url.path, body, vector.headers)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read().decode()) == (vector.status, vector.answer)
+        connection.close()

@@ -70,7 +70,7 @@ class Uploading:
         self.aim_at(url)
         before = self.counts
         self.put(10)
-        assert self.work() == 300.0
+        assert self.work() == 120.0
         status = self.uploader.status()
         assert status.state == "held"
         assert self.counts == (before[0] + 10, *before[1:])

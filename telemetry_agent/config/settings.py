@@ -111,8 +111,8 @@ class Upload(_Section):
     timeout_s: PositiveDuration = Field(30.0, alias="timeout")
     compression: Literal["none", "gzip"] = "gzip"
     backoff_initial_s: PositiveDuration = Field(1.0, alias="backoff_initial")
-    backoff_max_s: PositiveDuration = Field(300.0, alias="backoff_max")
-    resume_spread_s: Duration = Field(2.0, alias="resume_spread")
+    backoff_max_s: PositiveDuration = Field(120.0, alias="backoff_max")
+    resume_spread_s: Duration = Field(15.0, alias="resume_spread")
 
     headers: Headers = Field(default_factory=dict)
     token_file: OptionalPath = None

@@ -7,9 +7,12 @@ the kernel is listened to always, and a probe is made only while there is reason
     up       no traffic at all; leaves it when the kernel has no path to any address of the
              endpoint, or when a probe fails. One is made when an exchange went unanswered (doubt)
     away     a probe each ``probe_every_s``, and at once when the path to the endpoint changed
-    return   a probe succeeded: away still, for a random part of ``resume_spread_s``, so that a
-             fleet does not come back as one; then up, and ``on_return`` is called. What ends the
-             path meanwhile ends the return
+    return   a probe succeeded: away still, for a random part of the spread, so that a fleet does
+             not come back as one; then up, and ``on_return`` is called. What ends the path
+             meanwhile ends the return
+
+The spread is ``resume_spread_s``, but no more than a tenth of the time away: an outage that a
+region shares is long, and after a tunnel nobody should have to wait.
 
 Every other state is in the instants at which something is due; a step does what is due and says
 when the next thing is. A doubt that the probe does not confirm is no return: else an endpoint that
@@ -32,6 +35,7 @@ from telemetry_agent.connectivity.routes import Address, KernelBell, Path
 
 log = logging.getLogger(__name__)
 
+_SPREAD_OF_AWAY = 0.1
 _SETTLE_S = 0.05  # one change of the network is a burst of messages
 _CALLBACKS_TAKE_S = 30.0  # resuming rows waits for the disk, and that may be busy
 
@@ -58,7 +62,8 @@ class Monitor:
             routes, ``doubt`` and ``answered`` ring it, and so do the probe's sockets.
         probe_every_s: between probes while away.
         resume_spread_s: the longest random wait between the network's return and ``on_return``.
-        on_return: called in the monitor's thread when the network came back.
+        on_return: called in the monitor's thread when the network came back, with the seconds
+            within which whoever was away as long comes back too.
         on_change: called in the monitor's thread when the path to the endpoint is another one, or
             gone: connections that use the old one would hang.
         clock: only says since when the first state holds; a step gets its time passed in.
@@ -74,7 +79,7 @@ class Monitor:
         *,
         probe_every_s: float,
         resume_spread_s: float,
-        on_return: Callable[[], None],
+        on_return: Callable[[float], None],
         on_change: Callable[[], None],
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -101,7 +106,9 @@ class Monitor:
     def closed(self) -> tuple[Literal["no-route", "unreachable"], str] | None:
         """Why there is no way to the endpoint; ``None``: there is one, as far as is known."""
         state = self.state
-        return None if state.word == "up" else (state.word, state.error)
+        # Who asks may have got through a moment ago, and the next step has yet to hear of it.
+        just_answered = self._told.count("answer") > 0
+        return None if state.word == "up" or just_answered else (state.word, state.error)
 
     def doubt(self) -> None:
         """An exchange got no answer. Any thread may say so."""
@@ -179,7 +186,7 @@ class Monitor:
             return
         if verdict.word == "up":
             if self.state.word != "up" and self._return_due_s is None:
-                self._return_due_s = now_s + self._rng.uniform(0, self._resume_spread_s)
+                self._return_due_s = now_s + self._rng.uniform(0, self._spread_s(now_s))
         elif self.state.word != "up" or self._in_doubt:  # else: answered meanwhile
             self._failed_probes += 1
             self._go_away(now_s, verdict.word, verdict.error)
@@ -198,6 +205,7 @@ class Monitor:
         self._return_due_s = None
         self._probe_due_s = None
         before = self.state
+        spread_s = self._spread_s(now_s)
         log.debug(
             "%s is back after %.0f s and %d probes in vain",
             self._probe.target,
@@ -206,7 +214,11 @@ class Monitor:
         )
         self._failed_probes = 0
         self.state = NetworkState("up", now_s, "", before.returns + 1)
-        self._on_return()
+        self._on_return(spread_s)
+
+    def _spread_s(self, now_s: float) -> float:
+        away_s = now_s - self.state.since_s
+        return min(self._resume_spread_s, _SPREAD_OF_AWAY * away_s)
 
     def _wait_s(self, now_s: float) -> float | None:
         dues = [self._look_due_s, self._probe_due_s]

@@ -230,8 +230,8 @@ class Agent:
             clock=self._clock,
         )
 
-    def _network_returned(self) -> None:
-        self.uploader.task.network_returned()
+    def _network_returned(self, spread_s: float) -> None:
+        self.uploader.task.network_returned(spread_s)
 
     def _network_changed(self) -> None:
         self.uploader.task.network_changed()

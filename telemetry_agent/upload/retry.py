@@ -1,5 +1,6 @@
 """How long to wait before the next attempt."""
 
+import math
 import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,7 +21,18 @@ class Backoff:
 
     def __init__(self, initial_s: float, cap_s: float, rng: random.Random) -> None:
         self._ceiling = wait_exponential(multiplier=initial_s, max=cap_s)
+        self._initial_s = initial_s
+        self._cap_s = cap_s
         self._rng = rng
+
+    def level_of(self, ceiling_s: float) -> float:
+        """After how many failures in a row the wait is drawn from up to ``ceiling_s``."""
+        return max(0.0, 1 + math.log2(ceiling_s / self._initial_s)) if ceiling_s else 0.0
+
+    @property
+    def last_level(self) -> float:
+        """From how many failures on the waits grow no more."""
+        return self.level_of(self._cap_s)
 
     def wait_s(self, attempt: int) -> float:
         """Seconds to wait after the ``attempt``-th failure in a row, counted from 1."""

@@ -34,11 +34,12 @@ class Sizing:
         self._try_larger_s = 0.0
         self._bytes_per_fix = 0.0
 
-    def limit(self) -> int:
-        """The most fixes that the next batch should hold, 1 or more."""
+    def limit(self, *, small: bool = False) -> int:
+        """The most fixes that the next batch should hold, 1 or more; ``small``: as at first."""
+        count = min(self._count, self._first) if small else self._count
         if self._max_bytes is None or not self._bytes_per_fix:
-            return self._count
-        return min(self._count, max(1, int(self._max_bytes / self._bytes_per_fix)))
+            return count
+        return min(count, max(1, int(self._max_bytes / self._bytes_per_fix)))
 
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
         """A batch of ``count`` fixes was answered after ``elapsed_s``."""

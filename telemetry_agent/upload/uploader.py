@@ -31,6 +31,7 @@ from telemetry_agent.model import Batch, Deferred, Delivered, Held, Refused, Upl
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.account import Account, UploadStatus
 from telemetry_agent.upload.leases import Leases
+from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.refusals import Refusals
 from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.retry import Backoff
@@ -65,7 +66,7 @@ class UploadPolicy:
     live_first: bool = True
     compression: Compression = "gzip"
     backoff_initial_s: float = 1.0
-    backoff_max_s: float = 300.0
+    backoff_max_s: float = 120.0
 
 
 class Uploader:
@@ -114,11 +115,11 @@ class Uploader:
         self._on_step = on_step
         self._clock = clock or Clock()
         rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
-        self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng)
+        self._pace = Pace(Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng))
         self._account = Account(self._clock.monotonic_s())
         self._stepping = threading.Lock()
         self._closed = False
-        self._network_returned = False
+        self._returned_within_s: float | None = None
         self._network_changed = False
         self._hurried = False
 
@@ -146,7 +147,6 @@ class Uploader:
         )
         self._settler = Settler(self._leases, self._refusals, self._account, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
-        self._failures = 0  # in a row
         self._attempted_s = float("-inf")
         self._not_before_s = 0.0
         self._endpoint_named_the_time = False
@@ -174,9 +174,12 @@ class Uploader:
         self._transport.abort()
         self.bell.ring()
 
-    def network_returned(self) -> None:
-        """The network is there again: do not wait out the backoff. Any thread may say so."""
-        self._network_returned = True
+    def network_returned(self, spread_s: float) -> None:
+        """The network is there again: do not wait out the backoff. Any thread may say so.
+
+        Whoever lost it together with us has it again within ``spread_s``.
+        """
+        self._returned_within_s = spread_s
         self.bell.ring()
 
     def network_changed(self) -> None:
@@ -239,13 +242,15 @@ class Uploader:
             self._network_changed = False
             self._transport.drop_idle()
             self._transport.rearm()
-        if self._network_returned and self._reports is not None:
-            self._reports.network_returned(now_s)
+        spread_s, self._returned_within_s = self._returned_within_s, None
         hurried, self._hurried = self._hurried, False
+        if spread_s is not None:
+            self._pace.network_returned(spread_s)
+            if self._reports is not None:
+                self._reports.network_returned(now_s)
         if hurried:
-            self._failures = 0
-        if self._network_returned or hurried:
-            self._network_returned = False
+            self._pace.hurry()
+        if spread_s is not None or hurried:
             self._sender.hope = True
             self._attempted_s = float("-inf")
             if not self._endpoint_named_the_time:
@@ -269,7 +274,7 @@ class Uploader:
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
         live_first = self._policy.live_first and live_in_s == 0
-        limit = self._sizing.limit()
+        limit = self._sizing.limit(small=self._pace.knocks)
         search = self._refusals.search
         if search is not None:
             # A fresh fix does not wait for a search, and may be its witness.
@@ -281,9 +286,12 @@ class Uploader:
                 return self._stop_for(self._refusals.give_up(search))
             self._end_search()
             return 0
-        if backlog.ready > backlog.live or live_in_s == 0:
+        waits_s = [] if live_in_s is None else [live_in_s]
+        if backlog.ready > backlog.live:
+            waits_s.append(self._pace.backlog_in_s(now_s))
+        if 0 in waits_s:
             return self._leases.take(limit, live_first=live_first)
-        return live_in_s
+        return min(waits_s, default=None)
 
     def _live_in_s(self, backlog: Backlog, now_s: float) -> float | None:
         """When live fixes have had their time to gather company; ``None``: there are none."""
@@ -309,7 +317,7 @@ class Uploader:
                 self._refusals.searching(batch).count_repetition()
             stop = self._settler.settle(batch, outcome, probing=probing)
         if self._settler.deliveries > deliveries:
-            self._failures = 0
+            self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
             self._probing = False
             self._endpoint_named_the_time = False
         return self._stop_for(stop)
@@ -351,20 +359,21 @@ class Uploader:
                     # It ended with the old way, and says nothing of the new one.
                     self._abandon()
                     return 0
-                return self._wait(state, reason, retry_after_s)
+                return self._wait(state, reason, retry_after_s, answered=answered)
             case None:
                 return 0
 
     def _hold(self, reason: str) -> float | None:
-        self._failures += 1
         self._probing = True
         self._endpoint_named_the_time = False
         return self._pause("held", reason, self._policy.backoff_max_s)
 
-    def _wait(self, state: UploadState, reason: str, retry_after_s: float | None) -> float | None:
-        self._failures += 1
+    def _wait(
+        self, state: UploadState, reason: str, retry_after_s: float | None, *, answered: bool
+    ) -> float | None:
         self._endpoint_named_the_time = retry_after_s is not None
-        wait_s = max(self._backoff.wait_s(self._failures), retry_after_s or 0.0)
+        crowded = answered and state == "waiting"
+        wait_s = self._pace.failed(crowded=crowded, retry_after_s=retry_after_s)
         return self._pause(state, reason, wait_s)
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:

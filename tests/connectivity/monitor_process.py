@@ -1,4 +1,4 @@
-"""The monitor as a process: ``HOST PORT PROBE_EVERY_S RESUME_SPREAD_S``.
+"""The monitor as a process: ``HOST PORT PROBE_EVERY_S``.
 
 Prints what it says, each line with the monotonic time, which is the same in all processes.
 With NO_NETLINK in the environment the kernel gives no netlink, as in some containers.
@@ -8,7 +8,6 @@ SIGUSR1 is an exchange without an answer, SIGUSR2 one with an answer, SIGTERM th
 import errno
 import logging
 import os
-import random
 import signal
 import socket
 import sys
@@ -53,7 +52,7 @@ class NoNetlink(socket.socket):
 
 
 def main() -> None:
-    host, port, probe_every_s, resume_spread_s = sys.argv[1:]
+    host, port, probe_every_s = sys.argv[1:]
     heard = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, heard)
     if "NO_NETLINK" in os.environ:
@@ -64,10 +63,9 @@ def main() -> None:
         Probe(host, int(port), bell),
         bell,
         probe_every_s=float(probe_every_s),
-        resume_spread_s=float(resume_spread_s),
-        on_return=lambda: say("return"),
+        resume_spread_s=0,
+        on_return=lambda _: say("return"),
         on_change=lambda: say("change"),
-        rng=random.Random(1),
     )
     stop = Stop()
     thread = threading.Thread(target=run_loop, args=(monitor, stop, Beat(), clock))

@@ -77,17 +77,22 @@ class World:
         self.bell = FakeBell()
         self.probe = FakeProbe(self)
         self.returns: list[float] = []
+        self.spreads: list[float] = []
         self.changes: list[float] = []
         self.monitor = Monitor(
             self.probe,
             self.bell,
             probe_every_s=PROBE_EVERY_S,
             resume_spread_s=spread_s,
-            on_return=lambda: self.returns.append(self.clock.now_s),
+            on_return=self.returned,
             on_change=lambda: self.changes.append(self.clock.now_s),
             clock=self.clock,
             rng=random.Random(1),
         )
+
+    def returned(self, spread_s: float) -> None:
+        self.returns.append(self.clock.now_s)
+        self.spreads.append(spread_s)
 
     def judge(self) -> Verdict:
         if self.way is None:
@@ -203,6 +208,20 @@ def test_the_random_wait_is_spread_over_the_whole_spread() -> None:
     assert max(waits) > 0.9 * SPREAD_S
 
 
+def test_after_a_short_outage_nobody_waits_longer_than_a_tenth_of_it(world: World) -> None:
+    world.change_way(None)
+    world.run(SETTLED_S + 5)
+    world.change_way(A_WAY)
+    world.run(SETTLED_S + 0.51)
+    assert len(world.returns) == 1
+    assert 0.5 < world.spreads[0] < 0.6
+    world.change_way(None)
+    world.run(3600)
+    world.change_way(A_WAY)
+    world.run(SETTLED_S + SPREAD_S)
+    assert world.spreads[1] == SPREAD_S
+
+
 def test_without_a_spread_it_returns_at_once() -> None:
     world = World(spread_s=0)
     world.change_way(None)
@@ -281,7 +300,9 @@ def test_an_answer_ends_away_at_once(world: World) -> None:
     world.doubt()
     world.run(10)
     assert world.word == "unreachable"
+    assert world.monitor.closed() is not None
     world.answered()
+    assert world.monitor.closed() is None
     assert world.bell.rings == 2
     world.run()
     assert world.word == "up"
@@ -311,7 +332,7 @@ def test_the_last_word_of_an_exchange_counts(world: World) -> None:
 
 def test_a_network_that_goes_during_the_random_wait_does_not_return(world: World) -> None:
     world.change_way(None)
-    world.run(1)
+    world.run(100)
     world.change_way(A_WAY)
     world.run(SETTLED_S)
     world.change_way(None)
@@ -323,7 +344,7 @@ def test_a_network_that_goes_during_the_random_wait_does_not_return(world: World
 def test_news_during_the_random_wait_do_not_prolong_it() -> None:
     world = World()
     world.way = None
-    world.run()
+    world.run(29)
     world.change_way(A_WAY)
     world.run(SETTLED_S)
     wait_s = world.monitor.step(world.clock.now_s)

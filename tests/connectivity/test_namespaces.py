@@ -109,10 +109,10 @@ class Watched:
 
 @contextlib.contextmanager
 def monitor(
-    device: Namespace, host: str = FAR, *, spread_s: float = 0.0, env: Mapping[str, str] = {}
+    device: Namespace, host: str = FAR, *, env: Mapping[str, str] = {}
 ) -> Iterator[Watched]:
     """A monitor in the namespace, that ends as it should."""
-    args = (sys.executable, SCRIPT, host, str(PORT), str(PROBE_EVERY_S), str(spread_s))
+    args = (sys.executable, SCRIPT, host, str(PORT), str(PROBE_EVERY_S))
     with running(*device.command(*args), env=env) as process:
         watched = Watched(process)
         yield watched
@@ -315,18 +315,6 @@ def test_the_route_returns_while_a_probe_hangs(wire: Wire) -> None:
         wire.device.ip("link set hole down")
         since_s = clock.monotonic_s()
         watched.back(since_s, KERNEL_VISIBLE_S)
-
-
-def test_the_return_waits_a_random_part_of_the_spread(wire: Wire) -> None:
-    spread_s = 2.0  # the seed draws 0.13 of it
-    with monitor(wire.device, spread_s=spread_s) as watched:
-        watched.wait("idle up")
-        wire.device.ip("link set eth0 down")
-        watched.away("no-route")
-        since_s = clock.monotonic_s()
-        wire.device.ip("link set eth0 up")
-        assert watched.wait("return") - since_s > 0.13 * spread_s
-        assert watched.wait("idle up") - since_s < KERNEL_VISIBLE_S + spread_s
 
 
 def test_while_up_there_is_no_traffic_whatever_else_changes(wire: Wire) -> None:

@@ -428,8 +428,8 @@ def a_self_signed_certificate(bench: Bench) -> None:
 
 @fault("tls", "fail", "expired; this machine's clock says 2026-11-23", "renew the server's")
 def an_expired_certificate(bench: Bench) -> None:
-    bench.upload["ca_file"] = str(ca_file(expired=True))
-    bench.serve(tls=tls_server_context(expired=True))
+    bench.upload["ca_file"] = str(ca_file("past"))
+    bench.serve(tls=tls_server_context("past"))
 
 
 @fault("tls", "fail", "the certificate is for another name", "certificate's name in upload.url")

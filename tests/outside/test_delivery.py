@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 from certificates import Authority
 from links import Link
-from misbehaving import Act, Line, Request, Server, answer, hang_up
+from misbehaving import (
+    Act,
+    Line,
+    Request,
+    Server,
+    answer,
+    ca_file,
+    hang_up,
+    tls_server_context,
+)
 from processes import run_agent
 from rig import record_backlog, simulated, started, stats, write_config
 from schedules import fix_at, run_schedules
@@ -109,6 +118,33 @@ def test_behind_a_proxy_only_the_proxy_is_spoken_to(tmp_path: Path) -> None:
             assert agent.end() == 0
     assert {request.target for request in proxy.requests} == {"http://far.example/v1/fixes"}
     assert "resolve" not in agent.text()
+
+
+def test_the_connection_outlives_flush_every(tmp_path: Path) -> None:
+    with simulated(tmp_path, rate_hz=5) as simulator, Server() as server:
+        config = write_config(
+            tmp_path, str(simulator.device), server.url, upload={"flush_every": "1s"}
+        )
+        with started(config) as agent:
+            server.wait_for(lambda s: len(s.requests) == 4)
+            assert agent.end() == 0
+    assert len({request.connection for request in server.requests}) == 1
+
+
+def test_a_wrong_clock_is_told_by_the_receivers_time(tmp_path: Path) -> None:
+    with simulated(tmp_path) as simulator, Server(tls=tls_server_context("past")) as server:
+        config = write_config(
+            tmp_path,
+            str(simulator.device),
+            server.url,
+            upload={"ca_file": str(ca_file("past"))},
+        )
+        with started(config) as agent:
+            agent.wait_for_line(
+                "certificate has expired: this machine's clock is wrong, it says .*Z and "
+                "GNSS says 2026-11-23T12:00:.*Z; please set it"
+            )
+            assert agent.end() == 0
 
 
 def test_whatever_breaks_each_fix_is_stored_once() -> None:

@@ -16,6 +16,7 @@ from misbehaving import (
     Line,
     Request,
     Server,
+    Validity,
     answer,
     says,
     tls_server_context,
@@ -329,24 +330,27 @@ def test_a_proxy_that_refuses_or_lies_delivers_nothing(
 
 
 @pytest.mark.parametrize(
-    ("gnss_offset_ms", "says"),
+    ("validity", "gnss_offset_ms", "says"),
     [
-        (None, "certificate has expired (or this machine's clock is wrong)"),
-        (1000, "certificate has expired"),
-        (-86_400_000, "GNSS says"),
+        ("past", None, "certificate has expired (or this machine's clock is wrong)"),
+        ("past", 1000, "certificate has expired"),
+        ("past", -86_400_000, "GNSS says"),
+        ("future", None, "certificate is not yet valid (or this machine's clock is wrong)"),
+        ("future", 1000, "certificate is not yet valid"),
+        ("future", 86_400_000, "GNSS says"),
     ],
 )
-def test_an_expired_certificate_is_told_from_a_wrong_clock(
-    gnss_offset_ms: int | None, says: str
+def test_a_certificate_of_another_time_is_told_from_a_wrong_clock(
+    validity: Validity, gnss_offset_ms: int | None, says: str
 ) -> None:
     clock = Clock()
 
     def gnss_ms() -> int | None:
         return None if gnss_offset_ms is None else clock.wall_ms() + gnss_offset_ms
 
-    with Server(tls=tls_server_context(expired=True)) as server:
+    with Server(tls=tls_server_context(validity)) as server:
         network = Network(clock, gnss_ms=gnss_ms)
-        said = reason(exchange(server.url, trusting(expired=True), network=network))
+        said = reason(exchange(server.url, trusting(validity), network=network))
     assert says in said
     assert ("please set it" in said) == (says == "GNSS says")
     assert said.endswith(says) or says == "GNSS says"

@@ -42,7 +42,7 @@ def test_a_device_that_traccar_does_not_know_holds_and_fills_no_dead_letters(
     traccar = Traccar("another")
     with bench(tmp_path, traccar) as b:
         b.put(300)
-        assert b.work() == 300.0
+        assert b.work() == 120.0
         status = b.uploader.status()
         assert status.state == "held"
         assert status.last_error == f"400: the server does not know the device {DEVICE}"
@@ -63,7 +63,7 @@ def test_a_device_that_is_taken_away_meanwhile_holds_too(tmp_path: Path) -> None
 
     with bench(tmp_path, answer) as b:
         b.put(600)
-        assert b.work() == 300.0
+        assert b.work() == 120.0
         assert b.counts == (350, 0, 250, 0)
 
 
@@ -149,9 +149,9 @@ def test_later_is_heeded_and_what_was_taken_stays_taken(tmp_path: Path) -> None:
 
     with bench(tmp_path, answer) as b:
         b.put(60)
-        assert b.work() == 7.0
+        assert b.work() == 8.0
         assert b.uploader.status().last_error == "503"
-        b.clock.advance(7)
+        b.clock.advance(8)
         assert b.work() is None
         assert b.counts == (0, 0, 60, 0)
     assert len(traccar.positions) == 60

@@ -297,7 +297,7 @@ def test_hurry_cuts_a_backoff_but_not_what_the_endpoint_asked(tmp_path: Path) ->
             made.work()
             assert len(server.requests) == requests
         assert made.uploader.status().waits == 3
-        made.clock.advance(1000)
+        made.clock.advance(1001)
         made.work()
         assert made.counts == (0, 0, 1, 0)
         made.close()

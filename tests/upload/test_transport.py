@@ -478,8 +478,8 @@ def test_a_certificate_that_nobody_trusts_is_the_network() -> None:
 
 def test_an_expired_certificate_casts_doubt_on_the_clock() -> None:
     with (
-        Server(tls=tls_server_context(expired=True)) as server,
-        transport_to(server.url, access=trusting(expired=True)) as transport,
+        Server(tls=tls_server_context("past")) as server,
+        transport_to(server.url, access=trusting("past")) as transport,
     ):
         reason = unanswered(transport.exchange(PAYLOAD, 5))
     assert reason == (
@@ -575,6 +575,24 @@ def test_a_dead_address_leaves_time_for_the_next() -> None:
 
         with transport_to("http://far.example/", network=Network(Clock(), resolve)) as transport:
             answered(transport.exchange(PAYLOAD, 1))
+
+
+def test_an_address_has_5_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed_s: list[float | None] = []
+
+    class Noting(socket.socket):
+        def connect(self, address: Any) -> None:
+            allowed_s.append(self.gettimeout())
+            self.settimeout(0.1)
+            super().connect(address)
+
+    with swallowed_syn() as dead, transport_to(f"http://127.0.0.1:{dead}/") as transport:
+        monkeypatch.setattr(socket, "socket", Noting)
+        reason = unanswered(transport.exchange(PAYLOAD, 60))
+        unanswered(transport.exchange(PAYLOAD, 3))
+    assert allowed_s[0] == 5
+    assert 2.9 < (allowed_s[1] or 0) <= 3
+    assert reason == f"no connection to 127.0.0.1:{dead} within 5 s"
 
 
 def test_no_route_is_a_state_of_its_own() -> None:

@@ -177,7 +177,7 @@ def test_each_fix_ends_once_and_only_as_the_endpoint_said(
         for number, (count, seconds) in enumerate(puts):
             world.put(count)
             if number % 2:
-                world.uploader.network_returned()
+                world.uploader.network_returned(0)
             world.work(seconds)
             world.check()
         world.work(20_000)

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from telemetry_agent.model import Batch, Fix, Payload, Record
 from telemetry_agent.upload.seams import Compression
 
-_GZIP_LEVEL = 1  # on a small processor the time counts; level 6 saves a tenth more bytes
+# 4 makes a batch 8 to 13 % smaller than 1 does, and a drain 4 % slower, which no link in the field
+# can tell; 6 saves 5 % more and costs three times that.
+_GZIP_LEVEL = 4
 
 
 def packed(

@@ -1,0 +1,130 @@
+"""A day of the whole agent, in the time that the work takes: what the log says.
+
+The tasks are those of ``daemon/app.py`` with real parts: a pty, the queue file, sockets, the
+reference endpoint. Only their clock is the test's, and so they are stepped here and not by threads.
+"""
+
+import contextlib
+import logging
+import os
+import pty
+import re
+import tty
+from pathlib import Path
+
+import pytest
+from fakes import FakeClock
+from rig import START_MS, write_config
+
+from telemetry_agent import config
+from telemetry_agent.daemon.app import Agent
+from telemetry_agent.drive import Drive
+from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.tasks import Task
+
+DAY_S = 86_400
+LIMIT_S = 5.0
+OUTAGES = (
+    r"unreachable\): connection refused by",
+    r"waiting\): 503: ",
+    r"unreachable\): the server closed the connection without an answer",
+    r"unreachable\): connection refused by",
+)
+
+
+class Day:
+    """The agent, its receiver, its endpoint, and the time."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, interval_s: int) -> None:
+        self.clock = FakeClock()
+        self.endpoint = stack.enter_context(Endpoint("127.0.0.1:0", folder / "received.db"))
+        self.recorded = 0
+        self._fault: str | None = None
+        self.endpoint.next_fault = lambda: self._fault  # type: ignore[method-assign]
+        self._interval_s = interval_s
+        self._drive = Drive(START_MS, interval_ms=1000 * interval_s)
+        self._receiver, line = pty.openpty()
+        tty.setraw(line)
+        path = write_config(
+            folder,
+            os.ttyname(line),
+            self.endpoint.url,
+            upload={
+                "flush_every": "1min",
+                "timeout": "30s",
+                "backoff_initial": "1s",
+                "backoff_max": "2min",
+                "resume_spread": "15s",
+            },
+            queue={"commit_every": "1min"},
+            connectivity={"probe_every": "30s"},
+        )
+        self.agent = Agent(config.load(path).settings, self.clock)
+        stack.callback(os.close, self._receiver)
+        stack.callback(os.close, line)
+        stack.callback(self.agent.queue.close)
+        for task in (self.agent.reader.task, *self._tasks(), self.agent._hotplug.task):
+            stack.callback(task.close)
+        self.agent.reader.task.step(self.clock.now_s)  # opens it
+
+    def live(self, seconds: int) -> None:
+        """Record and deliver for so long."""
+        for _ in range(seconds // self._interval_s):
+            said = self._drive.epoch(self.recorded)
+            os.write(self._receiver, b"".join(re.findall(rb"\$GP(?:RMC|GGA).*\r\n", said)))
+            self.recorded += 1
+            self.agent.reader.task.step(self.clock.advance(self._interval_s))
+            for task in self._tasks():
+                self._step(task)
+
+    def suffer(self, fault: str, seconds: int) -> None:
+        """An outage: the endpoint is ``gone``, or does as it is told."""
+        if fault == "gone":
+            self.endpoint.disconnect()
+        else:
+            self._fault = fault
+        self.live(seconds)
+        self._fault = None
+        self.endpoint.reconnect()
+
+    def _tasks(self) -> list[Task]:
+        agent = self.agent
+        return [agent._committer.task, agent.monitor.task, agent.uploader.task]
+
+    def _step(self, task: Task) -> None:
+        task.bell.clear()
+        while (wait_s := task.step(self.clock.now_s)) == 0 or self._probes(task):
+            if wait_s != 0:
+                # The one thing that takes real time: a resolution in a thread of its own.
+                task.bell.wait(LIMIT_S)
+                task.bell.clear()
+
+    def _probes(self, task: Task) -> bool:
+        return task is self.agent.monitor.task and self.agent.monitor.task._probe.running
+
+
+def live_a_day(folder: Path, interval_s: int) -> None:
+    """A fix each ``interval_s``, four outages, and everything arrives."""
+    with contextlib.ExitStack() as stack:
+        day = Day(folder, stack, interval_s)
+        day.live(3600)
+        for fault, minutes in (("gone", 60), ("503", 10), ("drop", 20), ("gone", 360)):
+            day.suffer(fault, 60 * minutes)
+            day.live(2 * 3600)
+        day.live(DAY_S - day.recorded * interval_s)
+        # The last one waits for company, and for the sentence that would end it.
+        assert day.recorded - day.endpoint.count() <= 2 + 60 // interval_s
+        assert day.recorded == DAY_S // interval_s
+
+
+def test_a_day_with_four_outages_is_eight_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "telemetry_agent")
+    live_a_day(tmp_path, interval_s=10)
+    begins, ends = caplog.messages[::2], caplog.messages[1::2]
+    assert [re.sub(r"\d+ s and \d+", "x s and x", line) for line in ends] == [
+        "delivering again after x s and x failed requests"
+    ] * 4
+    for line, reason in zip(begins, OUTAGES, strict=True):
+        assert re.fullmatch(rf"nothing can be delivered \({reason}.*; trying again", line)
