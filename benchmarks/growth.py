@@ -23,7 +23,7 @@ from pathlib import Path
 
 from queue_cycle import DEVICE, fix_at
 
-from telemetry_agent.ackqueue.ledger import ACKED
+from telemetry_agent.ackqueue.marks import ACKED
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.rows import encode

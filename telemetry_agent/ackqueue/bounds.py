@@ -20,10 +20,10 @@ from typing import Literal, NamedTuple
 from telemetry_agent.ackqueue import aside
 from telemetry_agent.ackqueue.ballast import Ballast
 from telemetry_agent.ackqueue.core import Core
-from telemetry_agent.ackqueue.ledger import DROPPED, EXPIRED, PURGED, REFUSED
+from telemetry_agent.ackqueue.marks import DROPPED, EXPIRED, PURGED, REFUSED, Mark
 from telemetry_agent.ackqueue.rows import TIME_MS, decode, is_sound
 from telemetry_agent.ackqueue.schema import State
-from telemetry_agent.ackqueue.store import ROWS_PER_READ, Mark
+from telemetry_agent.ackqueue.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.thinner import Thinner
 from telemetry_agent.errors import StorageError
 

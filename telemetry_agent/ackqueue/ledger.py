@@ -25,23 +25,13 @@ from itertools import chain
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.handout import LOOSE, Handout, Plan
+from telemetry_agent.ackqueue.marks import ACKED, DAMAGED, PURGED, THINNED, Mark, dead_letter
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.schema import State
-from telemetry_agent.ackqueue.store import DAMAGED, Away, Loaded, Mark
+from telemetry_agent.ackqueue.store import Away, Loaded
 from telemetry_agent.model import Batch
 
-ACKED = Mark(State.ACKED)
-PURGED = Mark(State.GONE)
-DISCARDED = Mark(State.GONE, "discarded")
-DROPPED = Mark(State.GONE, "dropped")
-EXPIRED = Mark(State.GONE, "expired")
-LOST_IN_MEMORY = Mark(State.GONE, "memory")
-NOT_RECORDED = Mark(State.GONE, "full")
-REFUSED = Mark(State.GONE, "refused")
-THINNED = Mark(State.GONE, "thinned")
-
 _GENERATION_BITS = 32
-_REASON_LENGTH = 500  # an endpoint's text is not ours to store without end
 
 
 def generation_before(row: int) -> int:
@@ -150,15 +140,6 @@ class Ledger:
 
     # Thinning
 
-    def middle(self) -> int:
-        """So many free rows are before this row as behind it."""
-        left = self.handout.free.total // 2
-        for span in self.handout.free:
-            if left < span.size:
-                return span.lo + left
-            left -= span.size
-        return 0
-
     def thinnable(self, below: int, limit: int) -> Window | None:
         """The last free rows before ``below``, at most ``limit``, that lie next to each other."""
         newest = self.handout.newest
@@ -249,7 +230,7 @@ class Ledger:
         away = self._away()
         if away.lo <= away.last:
             self.arrive(away.last, ())
-        self._mark(max(away.lo, away.last + 1), away.hi, PURGED)
+        self._miss(max(away.lo, away.last + 1), away.hi)
         self.away = away._replace(lo=away.hi + 1)
         self._away_changed = True
 
@@ -311,7 +292,7 @@ class Ledger:
             return
         for row, record in zip(lease.rows(), batch.records, strict=True):
             if record.seq in rejected:
-                self._mark(row, row, _dead_letter(rejected[record.seq]))
+                self._mark(row, row, dead_letter(rejected[record.seq]))
             elif record.seq in retry:
                 self._mark(row, row, None)
                 self._free(row, row)
@@ -319,7 +300,7 @@ class Ledger:
     def fail(self, batch: Batch, reason: str) -> None:
         """Refused as a whole."""
         for lo, hi in self._end(batch).ranges:
-            self._mark(lo, hi, _dead_letter(reason))
+            self._mark(lo, hi, dead_letter(reason))
 
     def give_back(self, batch: Batch) -> None:
         """Ready, as before."""
@@ -431,8 +412,3 @@ class Ledger:
                 f"batch {batch.lease} is not out: it was acknowledged, failed, released or split"
             )
         return lease
-
-
-def _dead_letter(reason: str) -> Mark:
-    """The endpoint's own words can hold what UTF-8 cannot."""
-    return Mark(State.ACK_FAILED, reason[:_REASON_LENGTH].encode(errors="replace").decode())

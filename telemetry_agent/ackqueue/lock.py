@@ -8,7 +8,7 @@ dies, so the file is never removed and never stale.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +53,9 @@ class QueueLock:
         text = f"{os.getpid()}\n"
         if note is not None:
             text += f"{'closed' if note.clean else 'open'} {note.oldest} {note.last}\n"
-        os.pwrite(self._fd, text.encode(), 0)
-        os.ftruncate(self._fd, len(text))
+        with suppress(OSError):  # it is a help, and a full disk is no reason not to start
+            os.pwrite(self._fd, text.encode(), 0)
+            os.ftruncate(self._fd, len(text))
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 from telemetry_agent.ackqueue import aside
-from telemetry_agent.ackqueue.ledger import PURGED, generation_after
+from telemetry_agent.ackqueue.ledger import generation_after
 from telemetry_agent.ackqueue.lock import Note
+from telemetry_agent.ackqueue.marks import DAMAGED, PURGED, Mark
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.rows import Row
 from telemetry_agent.ackqueue.schema import PAGE_BYTES, Connect, UnusableError, primary_code
-from telemetry_agent.ackqueue.store import DAMAGED, Away, Changes, Loaded, Mark, Store
+from telemetry_agent.ackqueue.store import Away, Changes, Loaded, Store
 from telemetry_agent.ackqueue.wal import read_log
 from telemetry_agent.ackqueue.wreck import Wreck, sample
 from telemetry_agent.errors import StorageError

@@ -18,7 +18,7 @@ from typing import Self
 from telemetry_agent.ackqueue.bounds import Bounds, Limits
 from telemetry_agent.ackqueue.core import Core
 from telemetry_agent.ackqueue.handout import Plan
-from telemetry_agent.ackqueue.ledger import NOT_RECORDED
+from telemetry_agent.ackqueue.marks import NOT_RECORDED
 from telemetry_agent.ackqueue.rows import Row, decode, encode
 from telemetry_agent.ackqueue.schema import Connect, UnusableError, connect
 from telemetry_agent.ackqueue.stats import Backlog

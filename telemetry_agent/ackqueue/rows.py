@@ -55,6 +55,8 @@ def encode(row_id: int, stream: int, seq: int, device: str, fix: Fix) -> Row:
     Raises:
         ValueError: A value cannot be stored: it is no integer of 64 bits, or no known word.
     """
+    if fix.extra == "":
+        raise ValueError(f"this fix cannot be stored (its extra is empty, not None): {fix}")
     try:
         numbers: tuple[Any, ...] = (  # what is no integer does not pack
             stream,
@@ -133,6 +135,8 @@ def decode(row: Row) -> Record | None:
         if extra is not None:
             proof = _crc32(extra.encode(), proof)
         if proof ^ (row_id ^ row_id >> 32) & _32_BITS != crc and proof != crc:
+            return None
+        if extra == "":  # its checksum is that of none
             return None
     except (struct.error, AttributeError, UnicodeError):  # another type, or no UTF-8
         return None

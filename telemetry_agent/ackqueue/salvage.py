@@ -23,6 +23,16 @@ _WAIT_S = 60.0
 _LOSSES_TOLD = 3
 
 
+def carry_over(queue: AckQueue) -> None:
+    """Carry over all that can be now, where no thread does."""
+    carrier = Carrier(queue)
+    try:
+        while carrier.step(0) == 0:
+            pass
+    finally:
+        carrier.close()
+
+
 class Carrier:
     """Carries over, and waits for the next time."""
 

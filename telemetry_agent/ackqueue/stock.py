@@ -6,7 +6,7 @@ from contextlib import suppress
 from telemetry_agent.ackqueue import aside
 from telemetry_agent.ackqueue.bounds import Bounds
 from telemetry_agent.ackqueue.core import Core
-from telemetry_agent.ackqueue.ledger import ACKED, DISCARDED
+from telemetry_agent.ackqueue.marks import ACKED, DISCARDED
 from telemetry_agent.ackqueue.places import Place, in_order, look
 from telemetry_agent.ackqueue.ranges import Span, runs
 from telemetry_agent.ackqueue.rows import TIME_MS, decode, is_sound, stream_from_int

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from telemetry_agent.ackqueue.marks import DAMAGED, Mark
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
 from telemetry_agent.ackqueue.rows import COLUMNS, TIME_MS, Row, is_sound
 from telemetry_agent.ackqueue.schema import (
@@ -32,16 +33,6 @@ ROWS_PER_READ = 1000
 _READS_THAT_MAY_FAIL = 3
 
 
-class Mark(NamedTuple):
-    """What became of a run of rows."""
-
-    state: State
-    reason: str | None = None
-    batch: int | None = None
-    """For UNACK and READY: the rows of one batch share this number (its first row)."""
-
-
-DAMAGED = Mark(State.GONE, "damaged")
 _DAMAGED_BEFORE_3 = -1
 """A state that files had up to schema version 2, where a damaged row stayed in its place."""
 
@@ -74,8 +65,8 @@ class Changes(NamedTuple):
     """One transaction."""
 
     rows: Sequence[Row] = ()
-    """Of one stream, in the order of their numbers and names. One that is there already, from a
-    write whose outcome was unknown, has the same name."""
+    """Of one stream, as far apart by number as by name. One that is there already, from a write
+    whose outcome was unknown, has the same name."""
     marks: Mapping[int, Span[Mark] | None] = MappingProxyType({})
     """By first row; ``None`` removes the mark. ``GONE`` deletes its rows."""
     moved: Sequence[Row] = ()

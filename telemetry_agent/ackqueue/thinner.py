@@ -55,7 +55,7 @@ class Thinner:
     def _next_window(self) -> Window | None:
         ledger = self._core.ledger
         with self._core.lock:
-            below = ledger.middle() if self._below is None else self._below
+            below = ledger.handout.middle() if self._below is None else self._below
             window = ledger.thinnable(below, _ROWS_PER_WINDOW)
         if window is not None:
             self._below = window.lo

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol
 
 from telemetry_agent.ackqueue import aside
 from telemetry_agent.ackqueue.ledger import Ledger
+from telemetry_agent.ackqueue.marks import DAMAGED
 from telemetry_agent.ackqueue.rows import decode, is_sound
 from telemetry_agent.ackqueue.schema import PAGE_BYTES
 from telemetry_agent.ackqueue.stats import size_on_disk
-from telemetry_agent.ackqueue.store import DAMAGED, ROWS_PER_READ, Store, read_mark
+from telemetry_agent.ackqueue.store import ROWS_PER_READ, Store, read_mark
 from telemetry_agent.ackqueue.wal import read_log
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fixjson import rfc3339

@@ -51,7 +51,7 @@ class Frame(NamedTuple):
     """The last one of its commit."""
     salt: Pair
     chained: bool
-    """Its checksum goes on from that of the frame before."""
+    """It is of this round, and its checksum goes on from that of the frame before."""
     offset: int
     """Where its content begins in the log."""
 
@@ -99,7 +99,7 @@ def read_log(path: Path, page_bytes: int) -> Log:
     salt = header.salt if header is not None else frames[0].salt
     last = max((place for place, frame in enumerate(frames) if frame.salt == salt), default=-1)
     frames = frames[: last + 1]
-    whole = [frame.chained and frame.salt == salt for frame in frames]
+    whole = [frame.chained for frame in frames]
     wrong = whole.index(False) if False in whole else len(frames)
     if sound is None:
         ends = any(frame.commit and is_whole for frame, is_whole in zip(frames, whole, strict=True))
@@ -121,8 +121,11 @@ def _frames(file: BufferedReader, header: _Header | None, page_bytes: int) -> It
         if len(data) < size:
             return
         page, pages, *salt, first, second = _FRAME.unpack_from(data)
-        chained = header is not None and (first, second) == _sum(
-            data[_FRAME.size :], _sum(data[:8], seed, header.order), header.order
+        chained = (  # the checksum takes its time, so last
+            header is not None
+            and header.salt == (salt[0], salt[1])
+            and (first, second)
+            == _sum(data[_FRAME.size :], _sum(data[:8], seed, header.order), header.order)
         )
         seed = first, second
         yield Frame(page, pages > 0, (salt[0], salt[1]), chained, offset + _FRAME.size)

@@ -14,11 +14,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 from telemetry_agent.ackqueue.aside import log_of
+from telemetry_agent.ackqueue.marks import Mark
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.rows import COLUMNS, Row, is_sound
 from telemetry_agent.ackqueue.scan import leaf_records
 from telemetry_agent.ackqueue.schema import PAGE_BYTES, State, is_newer
-from telemetry_agent.ackqueue.store import MARK_COLUMNS, Away, Mark, read_mark
+from telemetry_agent.ackqueue.store import MARK_COLUMNS, Away, read_mark
 from telemetry_agent.ackqueue.wal import read_log
 
 _PAGES_PER_LOOK = 500

@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
-from telemetry_agent.ackqueue.ledger import LOST_IN_MEMORY, Ledger
+from telemetry_agent.ackqueue.ledger import Ledger
+from telemetry_agent.ackqueue.marks import LOST_IN_MEMORY
 from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.rows import Row, at_place
+from telemetry_agent.ackqueue.rows import COLUMNS, Row, at_place
 from telemetry_agent.ackqueue.store import Changes, Store
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _ROWS_PER_WRITE = 1000
 """A transaction that a full file cannot take is tried again when there is room for so many."""
-_STREAM = 2  # its place in a row
+_STREAM, _SEQ = map(COLUMNS.index, ("stream", "seq"))
 
 Waiting = tuple[float, Row]
 """When it was put, and the row."""
@@ -167,9 +168,9 @@ class Writer:
             pending = self._pending[: min(limit, _ROWS_PER_WRITE)]
             if not (pending or self._moved or self._arrived or self._ledger.has_changes):
                 return None
-            if pending and pending[0][1][_STREAM] != pending[-1][1][_STREAM]:
-                stream = pending[0][1][_STREAM]
-                pending = list(takewhile(lambda waiting: waiting[1][_STREAM] == stream, pending))
+            if pending and _kind(pending[0]) != _kind(pending[-1]):
+                kind = _kind(pending[0])
+                pending = list(takewhile(lambda waiting: _kind(waiting) == kind, pending))
             del self._pending[: len(pending)]
             self._writing = pending
             moved, self._moved = self._moved, []
@@ -191,3 +192,9 @@ class Writer:
             for lo, hi in runs(row[0] for _, row in self._pending[:excess]):
                 self._ledger.lose(lo, hi, LOST_IN_MEMORY)
             del self._pending[:excess]
+
+
+def _kind(waiting: Waiting) -> tuple[int, int]:
+    """Equal for all rows between two, if it is for these: one stream, and no name left out."""
+    _, row = waiting
+    return row[_STREAM], row[_SEQ] - row[0]

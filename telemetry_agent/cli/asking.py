@@ -21,10 +21,12 @@ def ask(queue_path: Path, question: Mapping[str, Any]) -> control.Answers:
     except control.NoAgentError:
         # SQLite and all that is not needed where an agent answers.
         from telemetry_agent.ackqueue.queue import AckQueue  # noqa: PLC0415
+        from telemetry_agent.ackqueue.salvage import carry_over  # noqa: PLC0415
         from telemetry_agent.daemon.commands import queue_commands  # noqa: PLC0415
 
         check_queue(queue_path)
         with AckQueue(queue_path) as queue:
+            carry_over(queue)
             yield from queue_commands(queue)[question["ask"]].run(question, Bell())
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from telemetry_agent.ackqueue.bounds import Limits
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.salvage import Carrier
+from telemetry_agent.ackqueue.salvage import Carrier, carry_over
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Extra as ExtraSettings
 from telemetry_agent.config.settings import Gps, Settings
@@ -361,6 +361,7 @@ def drain_alone(settings: Settings, clock: Clock) -> Answers:
         StorageError: the queue cannot be opened.
     """
     agent = Agent(settings, clock, reports=False)
+    carry_over(agent.queue)
     agent.uploader.start()
     try:
         yield from agent.drain(Bell())

@@ -207,6 +207,11 @@ def drain(
             "delivered": now.delivered - begun.delivered,
             "state": now.state,
         }
+        if not pending and queue.stats().carrying_over:
+            raise AgentError(
+                "all that is here is sent, but more is still carried over from a damaged file: "
+                "drain again"
+            )
         if not pending:
             return
         if now.delivered != before.delivered or now.waits < before.waits:

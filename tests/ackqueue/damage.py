@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ackqueue.queue_parts import carry_over, fix_at
+from ackqueue.queue_parts import fix_at
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import carry_over
 from telemetry_agent.model import Record
 
 PAGE_BYTES = 512

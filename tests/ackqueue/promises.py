@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ackqueue.queue_parts import carry_over, fix_at
+from ackqueue.queue_parts import fix_at
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import carry_over
 from telemetry_agent.ackqueue.schema import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Record

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.salvage import Carrier
 from telemetry_agent.ackqueue.schema import connect
 from telemetry_agent.model import Batch, Fix
 
@@ -38,14 +37,6 @@ class _Connection:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
-
-
-def carry_over(queue: AckQueue) -> None:
-    """Until there is nothing more to do for now."""
-    carrier = Carrier(queue)
-    while carrier.step(0.0) == 0:
-        pass
-    carrier.close()
 
 
 def fix_at(second: float = 0, **values: Any) -> Fix:

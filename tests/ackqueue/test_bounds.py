@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ackqueue.queue_parts import carry_over, fix_at, lease, put, seqs
+from ackqueue.queue_parts import fix_at, lease, put, seqs
 from ackqueue.recorded_disk import scratch_folder
 from fakes import FakeClock
 
@@ -21,6 +21,7 @@ from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import runs
 from telemetry_agent.ackqueue.rows import encode
+from telemetry_agent.ackqueue.salvage import carry_over
 from telemetry_agent.ackqueue.schema import UnusableError, connect
 from telemetry_agent.ackqueue.store import Changes, Store
 from telemetry_agent.model import Fix

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 from ackqueue import damage
-from ackqueue.queue_parts import carry_over, lease, put, seqs
+from ackqueue.queue_parts import lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
 from telemetry_agent.ackqueue import schema
 from telemetry_agent.ackqueue.aside import log_of
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.salvage import Carrier
+from telemetry_agent.ackqueue.salvage import Carrier, carry_over
 from telemetry_agent.ackqueue.schema import State, UnusableError, connect
 from telemetry_agent.ackqueue.wreck import Wreck
 from telemetry_agent.errors import StorageError

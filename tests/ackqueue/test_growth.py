@@ -7,7 +7,7 @@ import pytest
 from ackqueue.queue_parts import fix_at, lease, put
 from ackqueue.recorded_disk import Op, RecordedDisk
 
-from telemetry_agent.ackqueue.ledger import ACKED
+from telemetry_agent.ackqueue.marks import ACKED
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.rows import encode

@@ -1,15 +1,18 @@
 """What the queue does when the file is damaged, or the disk refuses."""
 
+import errno
 import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from ackqueue.queue_parts import Disk, Refusal, carry_over, fix_at, lease, put, seqs
+from ackqueue.queue_parts import Disk, Refusal, fix_at, lease, put, seqs
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import carry_over
+from telemetry_agent.ackqueue.schema import UnusableError
 from telemetry_agent.errors import StorageError
 
 
@@ -129,6 +132,34 @@ def test_what_a_close_loses_it_tells(path: Path) -> None:
     with pytest.raises(StorageError, match="3 fixes"):
         queue.close()
     AckQueue(path).close()
+
+
+def test_what_waits_across_a_gap_goes_into_a_new_file(path: Path) -> None:
+    with AckQueue(path, commit_every_s=3600) as queue:
+        put(queue, 2)
+        queue._bounds.stopped = True
+        put(queue, 1)
+        queue._bounds.stopped = False
+        put(queue, 2)
+        with queue.core.disk:
+            assert queue.core.replace(UnusableError("as if damaged")) is None
+        carry_over(queue)
+        assert seqs(lease(queue)) == [1, 2, 4, 5]
+        assert queue.stats().lost == {"full": 1}
+    assert not list(path.parent.glob("*.damaged-*"))
+
+
+def test_a_note_that_the_disk_refuses_keeps_nobody_from_starting(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", refuse)
+    with AckQueue(path) as queue:
+        put(queue, 1)
+    with AckQueue(path) as queue:
+        assert queue.stats().ready == 1
 
 
 def test_numbers_that_are_taken_swallow_no_fix(path: Path) -> None:

@@ -18,6 +18,7 @@ from telemetry_agent.model import Fix, Record
 
 NUMBER = st.integers(-(2**53), 2**53)
 MAYBE = st.none() | NUMBER
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 FIXES = st.builds(
     Fix,
     NUMBER,
@@ -37,12 +38,12 @@ FIXES = st.builds(
     MAYBE,
     MAYBE,
     st.sets(st.sampled_from(FLAGS)).map(lambda flags: tuple(f for f in FLAGS if f in flags)),
+    st.none() | WORDS,
 )
 STREAMS = st.integers(-(2**63), 2**63 - 1)
-DEVICES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-@given(FIXES, STREAMS, st.integers(1, 2**53), DEVICES)
+@given(FIXES, STREAMS, st.integers(1, 2**53), WORDS)
 def test_what_is_stored_comes_back(fix: Fix, stream: int, seq: int, device: str) -> None:
     row = encode(7, stream, seq, device, fix)
     assert is_sound(row)
@@ -80,6 +81,7 @@ def test_a_row_at_another_place_is_noticed_unless_it_was_given_it(place: int, ot
         ({"sats": 1.5}, "a"),
         ({"quality": "excellent"}, "a"),
         ({"flags": ("late",)}, "a"),
+        ({"extra": ""}, "a"),
         ({}, "\ud800"),
     ],
 )

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from ackqueue import damage
-from ackqueue.queue_parts import carry_over, fix_at
+from ackqueue.queue_parts import fix_at
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.rows import encode
+from telemetry_agent.ackqueue.salvage import carry_over
 from telemetry_agent.ackqueue.schema import _MIGRATIONS, APPLICATION_ID, State, connect
 from telemetry_agent.ackqueue.store import Changes
 from telemetry_agent.ackqueue.verify import verify_at_rest

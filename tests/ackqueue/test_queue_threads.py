@@ -65,7 +65,7 @@ def test_four_workers_share_the_items_and_a_start_resumes_what_they_left(path: P
     with AckQueue(path, commit_every_s=0) as queue:
 
         def work() -> None:
-            while batch := queue.lease(1, timeout_s=None):
+            while batch := queue.lease(1, live_first=False, timeout_s=None):
                 (seq,) = seqs(batch)
                 if seq > count:
                     return

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from ackqueue import damage
-from ackqueue.queue_parts import carry_over, lease, put
+from ackqueue.queue_parts import lease, put
 
 from telemetry_agent.ackqueue.lock import at_rest
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import carry_over
 from telemetry_agent.ackqueue.schema import UnusableError
 from telemetry_agent.ackqueue.verify import verify, verify_at_rest
 from telemetry_agent.errors import QueueLockedError

@@ -73,6 +73,19 @@ def test_an_agent_on_a_damaged_queue_records_and_delivers_the_rest(
     assert max(server.ledger.values()) == 1
 
 
+def test_commands_without_an_agent_see_all_that_a_damaged_queue_holds(tmp_path: Path) -> None:
+    damage.fill(tmp_path / "queue.db", 300)
+    damage.damage(tmp_path / "queue.db", damage.header)
+    with Server() as server:
+        config = write_config(tmp_path, "/dev/none", server.url)
+        told = run_agent("queue", "stats", "--json", "--config", str(config))
+        assert json.loads(told.stdout)["ready"] == 300
+        damage.damage(tmp_path / "queue.db", damage.header)
+        assert run_agent("drain", "--config", str(config)).returncode == 0
+    assert len(server.ledger) == 300
+    assert max(server.ledger.values()) == 1
+
+
 @pytest.mark.parametrize("kind", [damage.header, damage.five_pages])
 def test_verify_changes_nothing(tmp_path: Path, kind: damage.Damage) -> None:
     damage.fill(tmp_path / "queue.db", 2000)
@@ -106,7 +119,7 @@ def test_verify_reads_what_a_killed_agent_left(tmp_path: Path) -> None:
         config = write_config(tmp_path, str(simulator.device), "http://127.0.0.1:9/")
         with started(config) as agent:
             agent.wait_for_line("records van-07")
-            while pending(config) < 20:
+            while on_disk(config) < 20:
                 pass
             agent.process.kill()
             agent.process.wait(20)
@@ -125,9 +138,10 @@ def test_verify_reads_what_a_killed_agent_left(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def pending(config: Path) -> int:
+def on_disk(config: Path) -> int:
     told = run_agent("status", "--json", "--config", str(config))
-    return int(json.loads(told.stdout)["queue"]["pending"])
+    queue = json.loads(told.stdout)["queue"]
+    return int(queue["pending"] - queue["uncommitted"])
 
 
 def test_verify_asks_the_running_agent(tmp_path: Path) -> None:
