@@ -5,7 +5,7 @@
     python benchmarks/damage.py [--fixes 20000] [--seeds 200] [--processes 2]
 
 A queue is filled, damaged, opened as an agent opens it, and delivered. Each kind of damage is done
-with as many random seeds, each on a fresh copy. Ends with status 1 if a fix is delivered twice or
+with so many random seeds, each on a fresh copy; a tenth where they decide only what garbage it is. Ends with status 1 if a fix is delivered twice or
 with another content, or if what is missing and what the queue counts as lost do not agree.
 """
 
@@ -35,6 +35,7 @@ def flipped_bit_in_the_log(data: bytearray, draw: random.Random) -> None:
     data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
 
 
+ALWAYS_THERE = ("header", "root page")
 KINDS: dict[str, tuple[damage.Damage, bool]] = {
     "header": (damage.header, False),
     "root page": (damage.root_page, False),
@@ -77,12 +78,13 @@ def main() -> None:
             RECORDS.extend(damage.record(queue, arguments.fixes))
             damage.copy(Path(name) / "live.db", whole)
         with ProcessPoolExecutor(arguments.processes) as pool:
-            print(f"{arguments.fixes:,} fixes, {arguments.seeds} seeds; delivered of all, %")
-            print(f"{'':<20}{'mean':>10}{'worst':>10}")
+            print(f"{arguments.fixes:,} fixes; delivered of all, %")
+            print(f"{'':<20}{'seeds':>8}{'mean':>10}{'worst':>10}")
             for kind in KINDS:
-                shares = list(pool.map(partial(share, whole, kind), range(arguments.seeds)))
+                seeds = -(-arguments.seeds // (10 if kind in ALWAYS_THERE else 1))
+                shares = list(pool.map(partial(share, whole, kind), range(seeds)))
                 mean, worst = 100 * statistics.mean(shares), 100 * min(shares)
-                print(f"{kind:<20}{mean:>10.3f}{worst:>10.3f}", flush=True)
+                print(f"{kind:<20}{seeds:>8}{mean:>10.3f}{worst:>10.3f}", flush=True)
 
 
 if __name__ == "__main__":
