@@ -67,8 +67,14 @@ test("it is read out anew when it says something else, not when a number grows",
 });
 
 test("what is refused or lost is confessed", () => {
-  const { more } = headline(state({ queue: { dead_letters: { "400": 2 }, lost: { memory: 1, damaged: 3 } } }));
-  assert.equal(more, "The endpoint refused 2 positions: see below. 4 positions were lost: 1 memory, 3 damaged.");
+  const more = (queue) => headline(state({ queue })).more;
+  assert.equal(
+    more({ dead_letters: { "400": 2 }, lost: { memory: 1, damaged: 3, discarded: 5 } }),
+    "The endpoint refused 2 positions: see below. 4 positions were lost: 1 while the disk refused them, 3 to damage.",
+  );
+  assert.equal(more({ lost: { discarded: 5 } }), "");
+  assert.match(more({ full: true, lost: { thinned: 1 } }), /^The queue is full: .* 1 position was lost: 1 thinned out\.$/);
+  assert.equal(more({ carrying_over: true }), "More is being carried over from a damaged file.");
 });
 
 test("each station has its words and its tone", () => {

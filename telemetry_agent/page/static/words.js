@@ -156,18 +156,32 @@ export function headline(state) {
   }
   const leadTone = recording ? "good" : "bad";
   const more = [];
+  const { full, carrying_over: carrying } = state.queue;
   const dead = total(state.queue.dead_letters);
   if (dead) more.push(`The endpoint refused ${many(dead, "position")}: see below.`);
-  const lost = total(state.queue.lost);
-  if (lost) more.push(`${many(lost, "position")} were lost: ${reasons(state.queue.lost)}.`);
+  if (full) more.push("The queue is full: for what comes, something else is given up.");
+  if (carrying) more.push("More is being carried over from a damaged file.");
+  const { discarded, ...lost } = state.queue.lost; // whoever discards knows it
+  if (total(lost)) more.push(`${many(total(lost), "position")} ${total(lost) === 1 ? "was" : "were"} lost: ${reasons(lost)}.`);
   if (away && upload.next_attempt_s > 1) more.push(`Next attempt in ${span(upload.next_attempt_s)}.`);
-  const kind = [state.receiver.state, away ? state.network.word : "", upload.state, tone, dead > 0];
+  const kind = [state.receiver.state, away ? state.network.word : "", upload.state, tone, dead > 0, full, carrying];
   return { kind: kind.join(), tone, leadTone, lead, rest, more: more.join(" ") };
 }
 
+const LOST = {
+  memory: "while the disk refused them",
+  damaged: "to damage",
+  discarded: "discarded",
+  thinned: "thinned out",
+  dropped: "dropped as the oldest",
+  full: "for want of room",
+  refused: "of those refused",
+  expired: "too old",
+};
+
 /** @param {Record<string, number>} counts */
 export const reasons = (counts) =>
-  Object.entries(counts).map(([reason, n]) => `${count(n)} ${reason}`).join(", ");
+  Object.entries(counts).map(([reason, n]) => `${count(n)} ${LOST[reason] ?? reason}`).join(", ");
 
 const waits = (pending) => `${many(pending, "position")} ${pending === 1 ? "waits" : "wait"}`;
 
