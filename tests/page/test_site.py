@@ -177,7 +177,9 @@ def test_what_was_discarded_is_gone_from_the_trail(site: Site) -> None:
     with site.events() as events:
         next(events)
         assert json.loads(site.ask("/discard", {"all": True})[1]) == {"discarded": 1}
-        next(said for _, said in events if "places" in said)
+        said = next(said for _, said in events if "gone" in said)
+        assert (said["gone"], said["places"]) == ([[2, 2]], [[1, 3, "delivered"]])
+        assert "gone" not in next(events)[1]
         assert len(site.ask("/trail")[1]) == 48
 
 

@@ -47,6 +47,17 @@ test("a track over the antimeridian is one", () => {
   assert.equal(track.unbroken(-179.99e7), 180.01e7);
 });
 
+test("what is gone is dropped, and a segment begins with what is left of it", () => {
+  const track = new Track();
+  for (let row = 1; row <= 9; row++) track.add(row, 0, 0, row, row === 3 ? 1 : 0);
+  track.drop([[2, 3], [4, 4], [8, 8]]);
+  assert.deepEqual([...track.rows.slice(0, track.size)], [1, 5, 6, 7, 9]);
+  assert.deepEqual([...track.begins.slice(0, track.size)], [0, 1, 0, 0, 0]);
+  track.setRuns([[1, 9, "stored"]], 0);
+  track.restart();
+  assert.deepEqual([track.size, track.last, track.runs.length], [0, 0, 1]);
+});
+
 test("many are no trouble, and the oldest are dropped together", () => {
   const track = new Track();
   for (let row = 1; row <= 60_000; row++) track.add(...point(row));

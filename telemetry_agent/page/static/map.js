@@ -167,7 +167,7 @@ export class TrackMap {
     const time = new Date(track.time[near] * 1000).toISOString().replace("T", " ").slice(0, 19);
     L.popup({ closeButton: false, offset: [0, -4], autoPan: false })
       .setLatLng([track.lat[near] / 1e7, track.lon[near] / 1e7])
-      .setContent(`${time} UTC, ${PLACES[track.placeOf(near)] ?? "gone"}`)
+      .setContent(`${time} UTC, ${PLACES[track.placeOf(near)]}`)
       .openOn(this.map);
   }
 
