@@ -59,7 +59,7 @@ def free_port() -> int:
     return port
 
 
-def fill(path: Path, fixes: int = KEPT) -> None:
+def fill(path: Path, fixes: int = KEPT, *, deliver: bool = True) -> None:
     """A track of the hours before, round and round."""
     with AckQueue(path, commit_every_s=60) as queue:
         for number in range(fixes):
@@ -67,7 +67,7 @@ def fill(path: Path, fixes: int = KEPT) -> None:
             lat_e9 = 48_117_300_000 + round(away_e9 * math.sin(turn))
             lon_e9 = 11_516_667_000 + round(away_e9 * math.cos(1.3 * turn))
             queue.put(Fix(START_MS + 1000 * number, lat_e9, lon_e9), "van-07")
-        while batch := queue.lease(1000):
+        while deliver and (batch := queue.lease(1000)):
             queue.ack(batch)
 
 
@@ -100,11 +100,11 @@ def measure(viewers: int | None, seconds: float) -> tuple[Account, Account, int]
         return begin, end, KEPT + epochs - counts.ready - counts.unack - counts.acked
 
 
-def frames(number: int) -> str:
+def frames(number: int, *, deliver: bool) -> str:
     """How long the frames take with so many positions, as the browser tells it."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        fill(folder / "queue.db", number)
+        fill(folder / "queue.db", number, deliver=deliver)
         port = free_port()
         text = config(folder, Path("/dev/none"), "http://127.0.0.1:9/")
         text += f'[page]\nlisten = "127.0.0.1:{port}"\n'
@@ -130,8 +130,9 @@ def main() -> None:
         cpu = 100 * (end.cpu_s - begin.cpu_s) / (end.at_s - begin.at_s)
         print(f"{name:14}{cpu:8.1f}{end.rss_mb:9.1f}{end.threads:9}{lost:6}", flush=True)
     print("a frame while the map is dragged")
-    for number in (500, KEPT):
-        print(f"{number:6,} positions  {frames(number)}", flush=True)
+    for number, deliver in ((500, True), (KEPT, True), (KEPT, False)):
+        where = "delivered" if deliver else "on the disk"
+        print(f"{number:6,} {where:11}  {frames(number, deliver=deliver)}", flush=True)
 
 
 if __name__ == "__main__":

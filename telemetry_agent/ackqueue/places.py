@@ -5,6 +5,7 @@ is cheap. Pure, as the ledger is.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 from telemetry_agent.ackqueue.ledger import Ledger
@@ -47,8 +48,17 @@ def _look(ledger: Ledger, first: int) -> Iterator[Span[Place]]:
 
 def in_order(seen: list[Span[Place]], first: int) -> list[Span[Place]]:
     """What ``look`` saw, by row: each from ``first`` on once, and runs as long as can be."""
-    places: RangeMap[Place] = RangeMap()
-    for span in seen:
-        if span.hi >= first:
-            places.paint(max(first, span.lo), span.hi, span.value)
-    return list(places)
+    spans = [Span(max(first, span.lo), span.hi, span.value) for span in seen if span.hi >= first]
+    ordered = sorted(spans)
+    if any(one.hi >= other.lo for one, other in pairwise(ordered)):  # told twice
+        places: RangeMap[Place] = RangeMap()
+        for span in spans:
+            places.paint(*span)
+        return list(places)
+    runs: list[Span[Place]] = []
+    for span in ordered:
+        if runs and (runs[-1].hi + 1, runs[-1].value) == (span.lo, span.value):
+            runs[-1] = runs[-1]._replace(hi=span.hi)
+        else:
+            runs.append(span)
+    return runs

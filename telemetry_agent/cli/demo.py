@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.citydrive import CityDrive
 from telemetry_agent.cli.options import duration_callback
 from telemetry_agent.clock import Clock
@@ -88,20 +89,28 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
         network = _Network(endpoint)
         agent = Agent(_settings(folder, simulator, endpoint, port), Clock(), switch=network)
         agent.start()
+
+        def sent() -> int:  # how many positions a recording holds only knows who reads it
+            return agent.reader.task.status.fixes if recording else sent_until(simulator.sent)
+
         try:
             with suppress(KeyboardInterrupt):
-                _watch(agent, simulator, network, length_s)
-            simulator.hush()
-            network.cut(False)
-            sent = agent.reader.task.status.fixes if recording else sent_until(simulator.sent)
-            with suppress(KeyboardInterrupt):
-                endpoint.wait_for(sent, _SETTLE_S)
+                try:
+                    _watch(agent, simulator, network, length_s)
+                except KeyboardInterrupt:
+                    click.echo("Ending: what waits is delivered first. Ctrl-C again ends at once.")
+                simulator.hush()
+                network.cut(False)
+                endpoint.wait_for(sent(), _SETTLE_S)
         finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest takes no longer than it must
+            simulator.hush()
             agent.stop()
-        if recording:  # only who reads it knows how many positions it holds
-            sent = agent.reader.task.status.fixes
         click.echo(_line(agent, network))
-        return _summary(sent, endpoint.received(), times_are_names=recording is None)
+        if recording and not sent():
+            raise AgentError(f"no position came of it: telemetry-agent decode --stats {recording}")
+        waiting = _pending(agent.queue.stats())
+        return _summary(sent(), waiting, endpoint.received(), times_are_names=recording is None)
 
 
 class _Network:
@@ -195,7 +204,7 @@ def _watch(agent: Agent, simulator: Simulator, network: _Network, length_s: floa
 
 def _line(agent: Agent, network: _Network) -> str:
     stats = agent.queue.stats()
-    pending = stats.ready + stats.unack + stats.uncommitted
+    pending = _pending(stats)
     recorded = pending + stats.acked + stats.ack_failed
     amber = round(_BAR * pending / max(recorded, 1))
     green = _BAR - amber if recorded else 0
@@ -205,11 +214,20 @@ def _line(agent: Agent, network: _Network) -> str:
     return f"{counts}   {way}  {bar}"
 
 
-def _summary(sent: int, received: list[tuple[str, int, str]], *, times_are_names: bool) -> int:
+def _pending(stats: QueueStats) -> int:
+    return stats.ready + stats.unack + stats.uncommitted
+
+
+def _summary(
+    sent: int, waiting: int, received: list[tuple[str, int, str]], *, times_are_names: bool
+) -> int:
     """``times_are_names``: no two positions are of the same instant."""
     arrived = {time for *_, time in received} if times_are_names else set(received)
     twice = len(received) - len(arrived)
     missing = sent - len(arrived)
+    if waiting and missing == waiting and not twice:  # a second Ctrl-C
+        click.echo(f"{sent} positions were sent: {waiting} still wait on the disk, none is lost.")
+        return 1
     if missing or twice:
         click.echo(f"{sent} positions were sent: {missing} are missing, {twice} arrived twice.")
         return 1

@@ -72,7 +72,9 @@ def command(
     if output is not None:
         click.echo(f"{fixes:,} fixes are in {output}")
     elif not fixes:
-        click.echo("there is no fix of that time in the queue", err=True)
+        click.echo(
+            f"there is no fix{' of that time' if since or until else ''} in the queue", err=True
+        )
 
 
 @contextmanager

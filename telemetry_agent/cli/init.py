@@ -77,7 +77,7 @@ def command(
     click.echo(f"wrote {path}")
     _try_endpoint(settings)
     if hint := SERVERS[server].hint.format(device=settings.device):
-        click.echo(f"There: {hint}")
+        click.echo(f"To do: {hint}")
     click.echo(f"Next: telemetry-agent run --config {path}")
 
 

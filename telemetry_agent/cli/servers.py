@@ -21,7 +21,7 @@ class Server:
     needs: tuple[str, ...] = ()
     """Parameters without which no URL works, and nobody can guess them."""
     hint: str = ""
-    """What is to be done on the other side, with the ``{device}``'s name."""
+    """What is left to be done, there or here, with the ``{device}``'s name."""
 
 
 SERVERS = {
@@ -36,10 +36,17 @@ SERVERS = {
     ),
     "phonetrack": Server("overland"),
     "owntracks": Server(
-        "owntracks", "/pub", 8083, hint="its positions are those of the user in ?u=… of upload.url"
+        "owntracks",
+        "/pub",
+        8083,
+        hint="see that ?u=… of upload.url names the user whose positions they are",
     ),
     "influxdb": Server(
-        "influx", "/write", 8086, {"db": "gps"}, hint="CREATE DATABASE, if it is not there"
+        "influx",
+        "/write",
+        8086,
+        {"db": "gps"},
+        hint="in InfluxDB, CREATE DATABASE gps, or name yours in upload.url",
     ),
     "influxdb2": Server(
         "influx",
@@ -48,14 +55,18 @@ SERVERS = {
         needs=("org", "bucket"),
         hint="put a token that may write the bucket into a file and name it in upload.token_file",
     ),
-    "victoria-metrics": Server("influx", "/write", 8428),
-    "questdb": Server("influx", "/write", 9000, hint="create the table as docs/servers.md has it"),
+    "victoria-metrics": Server(
+        "influx", "/write", 8428, hint="start it with -dedup.minScrapeInterval=1ms"
+    ),
+    "questdb": Server(
+        "influx", "/write", 9000, hint="in QuestDB, create the table as docs/servers.md has it"
+    ),
     "clickhouse": Server(
         "clickhouse",
         "/",
         8123,
         {"database": "gps"},
-        hint="create table and user as docs/servers.md has them",
+        hint="in ClickHouse, create table and user as docs/servers.md has them",
     ),
 }
 

@@ -69,7 +69,7 @@ def uvicorn_config(app: Any) -> Config:
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # who says what is no HTTP does not fill the log
         access_log=False,
         proxy_headers=False,
         server_header=False,

@@ -15,17 +15,20 @@ gets the positions packed (``Trail``) and goes on from there.
 - ``after``: ``points`` are those behind this row; each is row, latitude and longitude in 1e-7
   degrees, seconds since 1970, and 1 where a segment of the track begins;
 - ``places``: where the rows are, as first row, last row, place; absent: as before;
+- ``gone``: rows, as first and last, that are there no more since the last event;
 - ``away``: whether the demo's network is cut; absent: it is no demo.
 """
 
 import json
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from telemetry_agent.ackqueue.places import Place
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
@@ -70,6 +73,7 @@ class Newsroom:
         self._trail = Trail(sight.gaps.between)
         self._history = History()
         self._latest: dict[str, Any] = {}
+        self._gone: set[tuple[int, int]] = set()
 
     def sample(self) -> float:
         """Take down how the queue does, if that is due. Returns in how many seconds it is again."""
@@ -101,14 +105,13 @@ class Newsroom:
     def news(self) -> str:
         """The next event for those who have all before it. Reads what is new from the disk."""
         after, points = self._read()
-        places = [list(span) for span in self._sight.queue.places(self._trail.first)]
+        spans = self._sight.queue.places(self._trail.first)
+        gone, places = self._forget(spans), _runs(spans)
         before, self._latest = self._latest, self._look() | {"places": places}
         event = self._latest | {"after": after, "points": points}
         if before and (places, self._latest["stream"]) == (before["places"], before["stream"]):
             del event["places"]
-        else:
-            self._forget(places)
-        return _text(event)
+        return _text(event | {"gone": gone} if gone else event)
 
     def hello(self) -> str:
         """The first event for one who has nothing; ``news`` was called before."""
@@ -157,11 +160,29 @@ class Newsroom:
                     after, points = self._trail.last, self._trail.extend(*read)
         return after, points
 
-    def _forget(self, places: list[list[Any]]) -> None:
-        with self._lock:
-            for lo, hi, place in places:
-                if place == "gone":
-                    self._trail.forget(lo, hi)
+    def _forget(self, spans: Iterable[Span[Place]]) -> list[tuple[int, int]]:
+        """Drop the positions of rows that are gone. Returns which of them are so just now."""
+        gone = {(lo, hi) for lo, hi, place in spans if place == "gone"}
+        new = sorted(gone - self._gone)
+        self._gone = gone
+        if new:
+            with self._lock:
+                self._trail.forget(new)
+        return new
+
+
+def _runs(spans: Iterable[Span[Place]]) -> list[list[Any]]:
+    """The spans without what is gone, and as long as can be: a thinned backlog is one run."""
+    runs: list[list[Any]] = []
+    end = 0
+    for lo, hi, place in spans:
+        if place != "gone":
+            if runs and runs[-1][2] == place and end + 1 == lo:
+                runs[-1][1] = hi
+            else:
+                runs.append([lo, hi, place])
+        end = hi
+    return runs
 
 
 def _text(state: Mapping[str, Any]) -> str:

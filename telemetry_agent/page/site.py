@@ -28,7 +28,13 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,6 +86,10 @@ class Site:
         self._newsroom = newsroom
         self._streams = streams
         self._tiles = tiles
+        # By name, so that no path, however it is written, leads out of the folder.
+        self._files = {
+            str(file.relative_to(STATIC)) for file in STATIC.rglob("*") if file.suffix in _TYPES
+        }
         self._disk = asyncio.Semaphore(_AT_ONCE)
         self._exports = asyncio.Semaphore(_EXPORTS)
         routes = [
@@ -98,16 +108,19 @@ class Site:
         ]
         if sight.switch is not None:
             routes.append(Route("/network", self._network, methods=["POST"]))
-        self.app: ASGIApp = _Guard(Starlette(routes=routes), door, _policy(tiles))
+        app = Starlette(
+            routes=routes, exception_handlers={_BadRequestError: _told, AgentError: _told}
+        )
+        self.app: ASGIApp = _Guard(app, door, _policy(tiles))
 
     async def _index(self, _request: Request) -> Response:
         return _file("no-libraries.html" if browser_missing() else "index.html")
 
     async def _static(self, request: Request) -> Response:
-        path = STATIC / request.path_params["path"]
-        if ".." in path.parts or path.suffix not in _TYPES or not path.is_file():
+        name = request.path_params["path"]
+        if name not in self._files:
             return PlainTextResponse("There is no such file.", 404)
-        return _file(request.path_params["path"], request.headers)
+        return _file(name, request.headers)
 
     async def _setup(self, _request: Request) -> Response:
         return JSONResponse({"tiles": self._tiles})
@@ -138,13 +151,7 @@ class Site:
         return await self._act("queue discard", request)
 
     async def _act(self, command: str, request: Request) -> Response:
-        try:
-            asked = await _json(request)
-            answers = await self._ask(command, asked)
-        except _BadRequestError as error:
-            return PlainTextResponse(str(error), 400)
-        except AgentError as error:
-            return PlainTextResponse(str(error), 409)
+        answers = await self._ask(command, await _json(request))
         self._streams.nudge()
         return JSONResponse(answers[0])
 
@@ -179,10 +186,7 @@ class Site:
 
     async def _network(self, request: Request) -> Response:
         switch = self._sight.switch
-        try:
-            away = (await _json(request)).get("away")
-        except _BadRequestError as error:
-            return PlainTextResponse(str(error), 400)
+        away = (await _json(request)).get("away")
         if switch is None or not isinstance(away, bool):
             return PlainTextResponse("away is true or false.", 400)
         async with self._disk:
@@ -191,14 +195,11 @@ class Site:
         return JSONResponse({"away": away})
 
     async def _login(self, request: Request) -> Response:
-        try:
-            form = parse_qs((await _body(request)).decode("utf-8", "replace"))
-        except _BadRequestError as error:
-            return PlainTextResponse(str(error), 400)
+        form = parse_qs((await _body(request)).decode("utf-8", "replace"))
         cookie = self._door.cookie(form.get("token", [""])[0].strip())
         if cookie is None:
             await asyncio.sleep(_WRONG_TOKEN_S)
-            return _file("login-again.html", status=401)
+            return _login(wrong=True)
         return Response(status_code=303, headers={"Location": "/", "Set-Cookie": cookie})
 
 
@@ -230,7 +231,7 @@ class _Guard:
         if refusal is None:
             await self._app(scope, receive, ruled)
         elif refusal.status == 401 and path == "/":
-            await _file("login.html", status=401)(scope, receive, ruled)
+            await _login()(scope, receive, ruled)
         else:
             answer = PlainTextResponse(refusal.text, refusal.status)
             await answer(scope, receive, ruled)
@@ -247,7 +248,14 @@ class _Stream(StreamingResponse):
             task.cancel()
         await asyncio.wait({speaking, leaving})
         if not speaking.cancelled() and (error := speaking.exception()):
-            raise error
+            if not isinstance(error, AgentError):
+                raise error
+            # What is not ended tells the viewer that it is not whole.
+            log.warning("the page broke off what it sent: %s", error)
+
+
+async def _told(_request: Request, error: Exception) -> Response:
+    return PlainTextResponse(str(error), 400 if isinstance(error, _BadRequestError) else 409)
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -255,14 +263,19 @@ async def _until_gone(receive: Receive) -> None:
         continue
 
 
-def _file(name: str, headers: Headers | None = None, *, status: int = 200) -> Response:
+def _file(name: str, headers: Headers | None = None) -> Response:
     """One of ours, which the browser keeps for as long as it is the same."""
     data = (STATIC / name).read_bytes()
     tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     rules = {"ETag": tag, "Cache-Control": "no-cache"}
     if headers is not None and headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=rules)
-    return Response(data, status, rules, _TYPES[Path(name).suffix])
+    return Response(data, 200, rules, _TYPES[Path(name).suffix])
+
+
+def _login(*, wrong: bool = False) -> Response:
+    text = (STATIC / "login.html").read_text()
+    return HTMLResponse(text.replace(" hidden", "", 1) if wrong else text, 401)
 
 
 async def _json(request: Request) -> dict[str, Any]:

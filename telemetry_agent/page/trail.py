@@ -5,6 +5,7 @@ thousand fixes changes one number and moves no position.
 """
 
 import struct
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 
 from telemetry_agent.model import Fix, Record
@@ -15,6 +16,7 @@ LIMIT = 50_000
 _POINT = struct.Struct("<diiII")
 """Row, as a double, for it can be beyond 32 bits; latitude and longitude in 1e-7 degrees, seconds
 since 1970, 1 where a segment begins."""
+_BEGINS_AT = _POINT.size - struct.calcsize("<I")
 _SLACK = 1000  # to move everything for each new position would cost too much
 
 Point = tuple[int, int, int, int, int]
@@ -57,9 +59,22 @@ class Trail:
             del self._packed[: (len(self) - self._limit) * _POINT.size]
         return points
 
-    def forget(self, lo: int, hi: int) -> None:
-        """These rows are gone: so are their positions."""
-        del self._packed[self._place(lo) : self._place(hi + 1)]
+    def forget(self, gone: Iterable[tuple[int, int]]) -> None:
+        """These rows, as first and last, ascending, are gone: so are their positions.
+
+        Where a segment began among them, it begins with the next position.
+        """
+        points = list(_POINT.iter_unpack(self._packed))
+        rows = [int(point[0]) for point in points]
+        begins = [point[-1] for point in points]
+        kept, done = bytearray(), 0
+        for lo, hi in gone:
+            start, end = bisect_left(rows, lo), bisect_right(rows, hi)
+            kept += self._packed[done * _POINT.size : start * _POINT.size]
+            done = end
+            if end < len(rows) and any(begins[start:end]):
+                begins[end] = self._packed[end * _POINT.size + _BEGINS_AT] = 1
+        self._packed = kept + self._packed[done * _POINT.size :]
 
     def after(self, row: int) -> bytes:
         """The positions behind that row."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,6 +146,24 @@ def test_the_demo_of_a_recording_in_lines_alone(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "30 positions were sent, and each arrived exactly once" in result.stdout
     assert "http" not in result.stdout
+    recording.write_text("no NMEA")
+    result = run_agent("demo", "--replay", str(recording), "--no-page")
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"telemetry-agent: no position came of it: telemetry-agent decode --stats {recording}\n",
+    )
+
+
+def test_a_demo_without_the_browsers_libraries_says_how_to_get_them() -> None:
+    code = (
+        "from pathlib import Path; from telemetry_agent.page import libraries;"
+        "libraries._BROWSER = (Path('/nowhere'),);"
+        "from telemetry_agent.cli import main; main(['demo', '--for', '1s'])"
+    )
+    with running(sys.executable, "-c", code) as demo:
+        assert demo.wait(30) == 0, demo.text()
+    assert re.fullmatch("No page to watch it on: .*install Node 20 with npm.*", demo.out[1])
+    assert "each arrived exactly once" in demo.out[-1]
 
 
 def test_ctrl_c_ends_the_demo_with_its_summary() -> None:
@@ -152,6 +171,16 @@ def test_ctrl_c_ends_the_demo_with_its_summary() -> None:
         demo.wait_for_line("   2 s ")
         assert demo.end(20, by=signal.SIGINT) == 0
         assert "each arrived exactly once" in demo.out[-1]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_endpoint() -> None:
+    with agent("demo", "--no-page", "--for", "9s") as demo:  # cut after 3
+        demo.wait_for_line("NETWORK AWAY")
+        demo.send(signal.SIGINT)
+        demo.wait_for_line("Ending: what waits")
+        assert demo.end(20, by=signal.SIGINT) in {0, 1}
+        assert demo.out[-1].endswith(("still wait on the disk, none is lost.", "None was lost."))
+        assert demo.err == []
 
 
 def test_a_closed_pipe_ends_quietly() -> None:

@@ -162,7 +162,7 @@ def test_the_config_for_traccar_works(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert traccar.positions == []
         assert "400 where no device is named, as Traccar does" in done.stdout
-        assert "There: in Traccar, add a device with the identifier van-07" in done.stdout
+        assert "To do: in Traccar, add a device with the identifier van-07" in done.stdout
         env = {
             "TELEMETRY_AGENT_QUEUE__PATH": str(tmp_path / "queue.db"),
             "TELEMETRY_AGENT_UPLOAD__FLUSH_EVERY": "200ms",

@@ -62,7 +62,10 @@ const pressed = (page) => page.evaluate(() => document.querySelector("#switch").
 const tell = (value) => console.log(JSON.stringify(value));
 
 const picture = async (page, name, options = {}) => {
-  if (pictures) await page.screenshot({ path: `${pictures}/page-${name}.png`, ...options });
+  if (!pictures) return;
+  await until(page, () => !window.page.map.map._animatingZoom);
+  await page.evaluate(() => new Promise(requestAnimationFrame)); // it is drawn anew then
+  await page.screenshot({ path: `${pictures}/page-${name}.png`, ...options });
 };
 
 /** What axe-core finds; by the debugger, since the page lets no script of others in. */
@@ -114,6 +117,11 @@ const stories = {
     const home = await places(desk);
     assert.ok(home.delivered >= away.stored + away.delivered, JSON.stringify(home));
     assert.equal(await desk.evaluate(() => window.page.track.runs[0][2]), "delivered");
+    for (const part of [".here.fresh.moves", ".accuracy", ".leaflet-control-scale-line", ".graticule"]) {
+      await desk.waitForSelector(`#map ${part}`, { state: "attached" });
+    }
+    assert.match(await desk.getAttribute("#chart", "aria-label"), /at most [3-9]\d positions waited on the disk/);
+    assert.match(await desk.getAttribute("#polar", "aria-label"), /in view, \d+ used: BeiDou, GLONASS, GPS, Galileo/);
     await desk.evaluate(() => document.activeElement.blur());
     if (pictures) await until(desk, () => window.page.track.size > 214); // the round, and the tunnel
     await picture(desk, "light");
@@ -121,6 +129,8 @@ const stories = {
     await sky.scrollIntoViewIfNeeded();
     if (pictures) await sky.screenshot({ path: `${pictures}/page-sky.png` });
     assert.ok((await desk.locator("#satellites tr").count()) > 20);
+    await desk.locator("summary").click();
+    await axe(desk, "with satellites");
     for (const page of [desk, dark, phone]) assert.deepEqual(page.faults, []);
   },
 
@@ -129,10 +139,19 @@ const stories = {
     const page = await open();
     const entries = page.locator("#dead-list li");
     await until(page, () => document.querySelectorAll("#dead-list li").length === 3);
+    for (const name of ["GPX", "GeoJSON", "CSV", "NDJSON"]) {
+      const [file] = await Promise.all([
+        page.waitForEvent("download"),
+        page.getByRole("link", { name, exact: true }).click(),
+      ]);
+      assert.equal(file.suggestedFilename(), `track.${name.toLowerCase()}`);
+      assert.match(await readFile(await file.path(), "utf8"), /2026-11-23T12:00:02/);
+    }
     assert.match(await entries.first().innerText(), /lat out of range/);
     await axe(page, "with dead letters");
     await entries.first().getByRole("button", { name: /Retry/ }).click();
     await until(page, () => document.querySelectorAll("#dead-list li").length === 2);
+    await until(page, () => document.activeElement.id === "dead-list");
     await entries.first().getByRole("button", { name: /Discard/ }).click();
     await page.getByRole("dialog").getByRole("button", { name: "Keep them" }).click();
     assert.equal(await entries.count(), 2);
@@ -140,7 +159,8 @@ const stories = {
     await page.getByRole("dialog").getByRole("button", { name: "Discard" }).click();
     await until(page, () => document.querySelectorAll("#dead-list li").length === 1);
     await page.getByRole("button", { name: "Retry all" }).click();
-    await until(page, () => !document.querySelector("#dead-none").hidden);
+    await until(page, () => document.querySelector("#dead-card").hidden);
+    await until(page, () => document.activeElement.id === "story"); // not lost with the button
     await says(page, "Everything is delivered");
     assert.deepEqual(page.faults, []);
   },
@@ -149,7 +169,6 @@ const stories = {
   async look() {
     const page = await open();
     await until(page, () => window.page?.track.size === 50_000);
-    await page.locator("summary").click();
     for (const [size, colorScheme] of [["desk", "light"], ["desk", "dark"], ["phone", "light"]]) {
       await page.setViewportSize(SIZES[size]);
       await page.emulateMedia({ colorScheme });

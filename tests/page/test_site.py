@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import pytest
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import ConfigError, StorageError
 from telemetry_agent.model import Fix
 from telemetry_agent.page import connection, libraries, streams, task
+from telemetry_agent.page.libraries import STATIC
 
 START_MS = 1_795_435_200_000
 TOKEN = "a-token-of-24-characters"
@@ -27,7 +28,7 @@ TOKEN = "a-token-of-24-characters"
 class Site:
     """An agent of which only the page runs."""
 
-    def __init__(self, folder: Path, **page: Any) -> None:
+    def __init__(self, folder: Path, upload: Mapping[str, Any] = {}, **page: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]
         settings = Settings.model_validate(
@@ -36,7 +37,7 @@ class Site:
                 "gps": {"source": "/dev/none"},
                 "sampling": {},
                 "queue": {"path": folder / "queue.db"},
-                "upload": {"url": "http://127.0.0.1:9/"},
+                "upload": {"url": "http://127.0.0.1:9/", **upload},
                 "connectivity": {},
                 "extra": {},
                 "page": {"listen": f"127.0.0.1:{self.port}", **page},
@@ -93,8 +94,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def served(folder: Path, **page: Any) -> Iterator[Site]:
-    site = Site(folder, **page)
+def served(folder: Path, upload: Mapping[str, Any] = {}, **page: Any) -> Iterator[Site]:
+    site = Site(folder, upload, **page)
     site.agent.page.start()
     try:
         for _ in range(500):
@@ -125,7 +126,8 @@ def test_every_answer_has_the_rules(site: Site) -> None:
         assert answer.headers["Referrer-Policy"] == "same-origin"
         assert answer.headers["Cache-Control"] in {"no-store", "no-cache"}
         assert "Server" not in answer.headers
-    assert site.ask("/static/..%2fsite.py")[0].status == 404
+    for path in ("..%2fsite.py", f"{STATIC}/app.js", "%2f" + f"{STATIC}/app.js"[1:], "vendor", ""):
+        assert site.ask(f"/static/{path}")[0].status == 404
     assert site.ask("/", Host="evil.example")[0].status == 421
     assert site.ask("/", Host="evil.example")[0].headers["Content-Security-Policy"]
 
@@ -175,7 +177,9 @@ def test_what_was_discarded_is_gone_from_the_trail(site: Site) -> None:
     with site.events() as events:
         next(events)
         assert json.loads(site.ask("/discard", {"all": True})[1]) == {"discarded": 1}
-        next(said for _, said in events if "places" in said)
+        said = next(said for _, said in events if "gone" in said)
+        assert (said["gone"], said["places"]) == ([[2, 2]], [[1, 3, "delivered"]])
+        assert "gone" not in next(events)[1]
         assert len(site.ask("/trail")[1]) == 48
 
 
@@ -214,6 +218,22 @@ def test_export_and_metrics(site: Site) -> None:
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
 
 
+def test_a_disk_that_cannot_be_read_is_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stored(_state: object = None) -> Iterator[Any]:
+        raise StorageError("cannot read the queue: it is damaged")
+        yield
+
+    monkeypatch.setattr(site.queue, "stored", stored)
+    answer, text = site.ask("/dead-letters")
+    assert (answer.status, text) == (409, b"cannot read the queue: it is damaged")
+    with caplog.at_level(logging.WARNING), pytest.raises(http.client.IncompleteRead):
+        site.ask("/export/gpx")
+    assert "broke off what it sent: cannot read the queue: it is damaged" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
     with served(tmp_path, token_file=tmp_path / "token") as site:
@@ -231,6 +251,24 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
             assert answer.status == 200
             assert TOKEN.encode() not in body
         assert site.ask("/metrics", Authorization=f"Bearer {TOKEN}")[0].status == 200
+
+
+def test_no_secret_of_the_config_is_told(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("SECRET-token")
+    upload = {
+        "url": "http://127.0.0.1:9/?api_key=SECRET-key",
+        "token_file": tmp_path / "token",
+        "headers": {"X-Key": "SECRET-header"},
+    }
+    with served(tmp_path, upload) as site:
+        site.put(3)
+        site.refuse(2)
+        with site.events() as events:
+            told = json.dumps([next(events), next(events)]).encode()
+        for path in ("/", "/setup", "/history", "/dead-letters", "/metrics", "/export/ndjson"):
+            told += site.ask(path)[1]
+        assert b"127.0.0.1:9" in told
+        assert b"SECRET" not in told
 
 
 @pytest.mark.parametrize(

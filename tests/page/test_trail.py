@@ -60,8 +60,16 @@ def test_it_tells_what_is_behind_a_row_and_forgets_what_is_gone(
     trail.extend(60, [(row, record(row)) for row in sorted(present)])
     left = set(present)
     for lo, size in gone:
-        trail.forget(lo, lo + size)
+        trail.forget([(lo, lo + size)])
         left -= set(range(lo, lo + size + 1))
     assert rows(trail.after(after)) == sorted(row for row in left if row > after)
     assert len(trail) == len(left)
     assert trail.first == min(left, default=61)
+
+
+def test_a_segment_whose_first_position_is_gone_begins_with_the_next() -> None:
+    trail = Trail(lambda _before, after: after.seq == 3)
+    trail.extend(9, [(row, record(row)) for row in range(1, 10)])
+    trail.forget([(2, 3), (4, 4), (8, 8), (20, 30)])
+    found = struct.iter_unpack("<diiII", trail.after(0))
+    assert [(row, begins) for row, *_, begins in found] == [(1, 0), (5, 1), (6, 0), (7, 0), (9, 0)]

@@ -32,9 +32,30 @@ test("positions come packed or one by one, and each counts once", () => {
 test("the world is a square from north-west to south-east", () => {
   const track = new Track();
   track.add(1, 0, 0, 0, 0);
-  track.add(2, 850_511_287, -1_800_000_000, 0, 0);
+  track.add(2, 850_511_287, -1_799_999_999, 0, 0);
   assert.deepEqual([track.x[0], track.y[0]], [0.5, 0.5]);
   assert.ok(Math.abs(track.x[1]) < 1e-9 && Math.abs(track.y[1]) < 1e-6);
+});
+
+test("a track over the antimeridian is one", () => {
+  const track = new Track();
+  for (const [row, lon] of [[1, 179.9], [2, -179.9], [3, -179.8], [4, 179.95]]) {
+    track.add(row, 0, lon * 1e7, 0, 0);
+  }
+  assert.deepEqual([...track.lon.slice(0, 4)], [179.9e7, 180.1e7, 180.2e7, 179.95e7]);
+  assert.ok(track.x[1] > track.x[0] && track.x[1] - track.x[0] < 0.001);
+  assert.equal(track.unbroken(-179.99e7), 180.01e7);
+});
+
+test("what is gone is dropped, and a segment begins with what is left of it", () => {
+  const track = new Track();
+  for (let row = 1; row <= 9; row++) track.add(row, 0, 0, row, row === 3 ? 1 : 0);
+  track.drop([[2, 3], [4, 4], [8, 8]]);
+  assert.deepEqual([...track.rows.slice(0, track.size)], [1, 5, 6, 7, 9]);
+  assert.deepEqual([...track.begins.slice(0, track.size)], [0, 1, 0, 0, 0]);
+  track.setRuns([[1, 9, "stored"]], 0);
+  track.restart();
+  assert.deepEqual([track.size, track.last, track.runs.length], [0, 0, 1]);
 });
 
 test("many are no trouble, and the oldest are dropped together", () => {

@@ -43,6 +43,10 @@ test("one sentence tells how it is", () => {
     "Recording. The network has been away for 12 s; 87 positions wait safely on the disk.",
   );
   assert.equal(
+    says({ network: { word: "unreachable", since_s: 12, error: "192.0.2.1: Connection refused" } }),
+    "Recording. The endpoint has been down for 12 s; nothing waits.",
+  );
+  assert.equal(
     says({ queue: { pending: 1 }, network: { word: "no-route", since_s: 7300 } }),
     "Recording. There has been no network for 2 h 2 min; 1 position waits safely on the disk.",
   );
@@ -63,8 +67,14 @@ test("it is read out anew when it says something else, not when a number grows",
 });
 
 test("what is refused or lost is confessed", () => {
-  const { more } = headline(state({ queue: { dead_letters: { "400": 2 }, lost: { memory: 1, damaged: 3 } } }));
-  assert.equal(more, "The endpoint refused 2 positions: see below. 4 positions were lost: 1 memory, 3 damaged.");
+  const more = (queue) => headline(state({ queue })).more;
+  assert.equal(
+    more({ dead_letters: { "400": 2 }, lost: { memory: 1, damaged: 3, discarded: 5 } }),
+    "The endpoint refused 2 positions: see below. 4 positions were lost: 1 while the disk refused them, 3 to damage.",
+  );
+  assert.equal(more({ lost: { discarded: 5 } }), "");
+  assert.match(more({ full: true, lost: { thinned: 1 } }), /^The queue is full: .* 1 position was lost: 1 thinned out\.$/);
+  assert.equal(more({ carrying_over: true }), "More is being carried over from a damaged file.");
 });
 
 test("each station has its words and its tone", () => {
@@ -73,7 +83,11 @@ test("each station has its words and its tone", () => {
   assert.match(receiver(state({ receiver: { state: "no-fix", antenna: "OPEN" } })).caption, /antenna OPEN/);
   assert.equal(plain(disk(state()).caption), "nothing waits · 80 GB free");
   assert.equal(network(state({ network: { word: "no-route" } })).value, "No network");
+  const refused = state({ network: { word: "unreachable", error: "192.0.2.1: Connection refused" } });
+  assert.equal(network(refused).value, "Endpoint down");
+  assert.equal(network({ ...refused, away: true }).value, "Network away"); // the demo's
   assert.equal(plain(endpoint(state()).caption), "positions delivered · the last just now");
+  assert.equal(endpoint(state({ upload: { delivered: 0 } })).caption, "positions delivered"); // a report was
   assert.match(endpoint(state({ upload: { state: "held" } })).caption, /refuses our set-up/);
 });
 

@@ -7,7 +7,7 @@ import { TrackMap } from "./map.js";
 import { Pipe, put } from "./pipe.js";
 import { SkyView } from "./sky.js";
 import { Track } from "./track.js";
-import { count, headline, lostContact, size, span } from "./words.js";
+import { ago, count, headline, lostContact, many, reasons, size, span, total } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -34,6 +34,7 @@ async function start() {
       $("contact").dataset.state = lostMs === null ? "live" : "lost";
       if (lostMs === null) return;
       put($("contact").lastElementChild, "No contact");
+      document.title = `No contact · ${$("device").textContent}`;
       story.tell(lostContact(lostMs));
     },
   );
@@ -69,12 +70,13 @@ function labels(state) {
   const facts = [
     ["Receiver", receiver.source],
     ["Running for", span(state.uptime_s)],
-    ["Requests", `${count(upload.requests)}, ${count(upload.failed_requests)} without delivery`],
+    ["Requests", `${count(upload.requests)}, of which ${count(upload.failed_requests)} delivered nothing`],
     ["Sent in 24 h", size(upload.sent_bytes_24h)],
     ["Queue file", size(queue.file_bytes)],
-    ["Lost", Object.keys(queue.lost).length ? Object.entries(queue.lost).map(([why, n]) => `${count(n)} ${why}`).join(", ") : "nothing"],
+    ["Refused", total(queue.dead_letters) ? many(total(queue.dead_letters), "position") : "nothing"],
+    ["Lost", reasons(queue.lost) || "nothing"],
   ];
-  if (upload.last_error) facts.push(["Last fault", `${upload.last_error}, ${span(upload.last_error_s)} ago`]);
+  if (upload.last_error) facts.push(["Last fault", `${upload.last_error}, ${ago(upload.last_error_s)}`]);
   const details = $("details");
   if (details.children.length !== facts.length) {
     details.replaceChildren(

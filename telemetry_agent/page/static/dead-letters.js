@@ -18,15 +18,19 @@ export class DeadLetters {
     if (key === this.shown) return;
     this.shown = key;
     this.number = total(state.queue.dead_letters);
-    $("dead-none").hidden = this.number > 0;
-    $("dead-some").hidden = this.number === 0;
-    $("dead-card").classList.toggle("alarm", this.number > 0);
-    if (!this.number) return;
+    const card = $("dead-card");
+    const acting = card.contains(document.activeElement);
+    card.hidden = !this.number;
+    if (!this.number) {
+      if (acting) $("story").focus();
+      return;
+    }
     try {
       const answer = await fetch("dead-letters");
       if (!answer.ok) throw new Error(await answer.text());
       const letters = await answer.json();
       $("dead-list").replaceChildren(...letters.map((letter) => this.#entry(letter)));
+      if (acting && !card.contains(document.activeElement)) $("dead-list").focus();
       $("dead-more").hidden = letters.length >= this.number;
       $("dead-more").textContent = `and ${count(this.number - letters.length)} more`;
     } catch {

@@ -32,7 +32,10 @@ export class Feed {
   #open() {
     this.opened = performance.now();
     this.source = new EventSource("events");
-    this.source.addEventListener("hello", (event) => this.#hear(JSON.parse(event.data)));
+    this.source.addEventListener("hello", (event) => {
+      this.track.last = 0; // what was missed is not known, so all of it is fetched
+      this.#hear(JSON.parse(event.data));
+    });
     this.source.addEventListener("news", (event) => this.#hear(JSON.parse(event.data)));
   }
 
@@ -65,6 +68,7 @@ export class Feed {
       if (state.after <= this.track.last) this.track.add(...point);
     }
     if (state.after <= this.track.last) this.track.last = Math.max(this.track.last, state.last);
+    if (state.gone) this.track.drop(state.gone);
     if (state.places) this.track.setRuns(state.places, performance.now());
     this.track.forgetBefore(state.first);
     if (this.track.last < state.last) this.#fetch();
@@ -76,10 +80,12 @@ export class Feed {
     this.fetching = true;
     try {
       const stream = this.stream;
-      const answer = await fetch(`trail?after=${this.track.last}`);
+      const after = this.track.last;
+      const answer = await fetch(`trail?after=${after}`);
       const until = Number(answer.headers.get("X-Last-Row"));
       const packed = await answer.arrayBuffer();
       if (!answer.ok || stream !== this.stream) return;
+      if (!after) this.track.restart();
       this.track.addPacked(packed);
       this.track.last = Math.max(this.track.last, until);
     } catch {

@@ -6,7 +6,7 @@ const STEPS = [
   [1 / 1800, 2], [1 / 3600, 2],
 ];
 const APART_PX = 130;
-const FREE_PX = 64;
+const TAKEN_PX = 84; // by what lies on the map in its corners
 
 /** Paints a canvas layer without a margin. */
 export function paintGraticule(context, { map, width, height }, colours) {
@@ -20,14 +20,13 @@ export function paintGraticule(context, { map, width, height }, colours) {
   for (let n = Math.ceil(bounds.getWest() / step); n * step <= bounds.getEast(); n++) {
     const x = Math.round(map.latLngToContainerPoint([0, n * step]).x) + 0.5;
     line(context, x, 0, x, height);
-    context.fillText(angle(n * step, unit, "E", "W"), x + 5, 17);
+    context.fillText(angle(within(n * step), unit, "E", "W"), x + 5, 17);
   }
   for (let n = Math.ceil(bounds.getSouth() / step); n * step <= bounds.getNorth(); n++) {
     const y = Math.round(map.latLngToContainerPoint([n * step, 0]).y) + 0.5;
     line(context, 0, y, width, y);
-    if (y < FREE_PX || y > height - FREE_PX) continue; // other things are written there
-    const text = angle(n * step, unit, "N", "S");
-    context.fillText(text, width - context.measureText(text).width - 8, y - 5);
+    if (y < TAKEN_PX || y > height - TAKEN_PX) continue;
+    context.fillText(angle(n * step, unit, "N", "S"), 14, y - 5);
   }
 }
 
@@ -37,6 +36,9 @@ function line(context, x1, y1, x2, y2) {
   context.lineTo(x2, y2);
   context.stroke();
 }
+
+/** Longitudes begin anew at 180. */
+const within = (degrees) => degrees - 360 * Math.round(degrees / 360);
 
 /** 48°07′02″N, without what is finer than the step. */
 export function angle(degrees, unit, positive, negative) {

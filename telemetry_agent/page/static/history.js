@@ -3,7 +3,11 @@
 import { count, span } from "./words.js";
 
 const SAMPLES = 720;
-const HEIGHT_PX = 210;
+const [MINUTE, HOUR] = [60, 3600];
+const STEPS_S = [
+  ...[1, 2, 5, 10, 20, 30], ...[1, 2, 5, 10, 20, 30].map((n) => n * MINUTE),
+  ...[1, 2, 3, 6, 12, 24, 48].map((n) => n * HOUR),
+];
 
 export class History {
   constructor() {
@@ -88,7 +92,11 @@ export class History {
   }
 
   #resize() {
-    this.plot?.setSize({ width: this.box.clientWidth, height: HEIGHT_PX });
+    this.plot?.setSize(this.#size());
+  }
+
+  #size() {
+    return { width: this.box.clientWidth, height: this.box.clientHeight };
   }
 
   #options() {
@@ -104,14 +112,13 @@ export class History {
     const axis = { stroke: text, font, grid: { stroke: line, width: 1 }, ticks: { show: false } };
     const whole = (_, values) => values.map((value) => (Number.isInteger(value) ? count(value) : ""));
     return {
-      width: this.box.clientWidth,
-      height: HEIGHT_PX,
+      ...this.#size(),
       legend: { show: false },
       cursor: { show: false },
       padding: [8, 4, 0, 0],
       scales: { x: { time: false }, y: { range: above }, rate: { range: above } },
       axes: [
-        { ...axis, grid: { show: false }, values: (_, values) => values.map(ago), space: 80, size: 34 },
+        { ...axis, grid: { show: false }, values: (_, values) => values.map(before), incrs: STEPS_S, space: 80, size: 28 },
         { ...axis, values: whole, size: 52 },
         { ...axis, scale: "rate", side: 1, values: whole, size: 56, grid: { show: false } },
       ],
@@ -127,6 +134,6 @@ export class History {
 /** From zero to a little above the highest. */
 const above = (_plot, _low, high) => [0, Math.max(4, (high ?? 0) * 1.12)];
 
-const ago = (seconds) => (seconds > -0.5 ? "now" : `−${span(-seconds)}`);
+const before = (seconds) => (seconds > -0.5 ? "now" : `−${span(-seconds)}`);
 
 const faint = (colour) => colour.replace(/^rgb\((.*)\)$/, "rgba($1, 0.18)");

@@ -4,7 +4,7 @@ import { canvasLayer } from "./canvas-layer.js";
 import { paintGraticule } from "./graticule.js";
 import { put } from "./pipe.js";
 import { trailPainter } from "./trail-painter.js";
-import { accuracy, coordinates, motion, span } from "./words.js";
+import { accuracy, ago, coordinates, motion } from "./words.js";
 
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 const CLOSEST = 17;
@@ -32,11 +32,11 @@ export class TrackMap {
       zoomDelta: tiles ? 1 : 0.5,
       zoomAnimation: !calm(),
       maxZoom: 20,
-      worldCopyJump: true,
       attributionControl: Boolean(tiles),
     }).setView([20, 0], 2);
     this.map.zoomControl.setPosition("topright");
     if (tiles) {
+      this.map.getContainer().classList.add("tiled");
       const server = new URL(tiles.replaceAll(/[{}]/g, "")).hostname;
       L.tileLayer(tiles, { maxZoom: 20, maxNativeZoom: 19, attribution: server }).addTo(this.map);
     }
@@ -49,6 +49,7 @@ export class TrackMap {
     this.circle = L.circle([0, 0], { radius: 1, interactive: false, className: "accuracy" });
     this.marker = L.marker([0, 0], { icon: arrow(), interactive: false, keyboard: false });
     this.chip = document.getElementById("position");
+    this.nowhere = document.getElementById("nowhere");
     this.#buttons();
     this.map.on("dragstart", () => this.#look("free"));
     this.map.on("click", (event) => this.#tell(event.containerPoint));
@@ -60,7 +61,7 @@ export class TrackMap {
     this.#mark(state.position, state.receiver);
     if (this.view === "whole") this.#fit();
     else if (this.view === "follow" && state.position) {
-      this.map.panTo([state.position.lat, state.position.lon], { animate: !calm() });
+      this.map.panTo(this.marker.getLatLng(), { animate: !calm() });
     }
     if (this.drawn !== this.track.version) this.layer.refresh();
     this.drawn = this.track.version;
@@ -138,8 +139,9 @@ export class TrackMap {
 
   #mark(position, receiver) {
     this.chip.hidden = !position;
+    this.nowhere.hidden = Boolean(position) || this.track.size > 0;
     if (!position) return;
-    const at = [position.lat, position.lon];
+    const at = [position.lat, this.track.unbroken(position.lon * 1e7) / 1e7];
     const fresh = position.age_s < FRESH_S && (receiver.state === "2d" || receiver.state === "3d");
     const near = accuracy(position);
     this.marker.setLatLng(at).addTo(this.map);
@@ -151,7 +153,7 @@ export class TrackMap {
     if (near && fresh) this.circle.setLatLng(at).setRadius(near.radius_m).addTo(this.map);
     else this.circle.remove();
     const parts = [coordinates(position)];
-    if (!fresh) parts.push(`${span(position.age_s)} ago`);
+    if (!fresh) parts.push(ago(position.age_s));
     else parts.push(motion(position), near ? near.text : "");
     [...this.chip.children].forEach((place, i) => put(place, parts[i] ?? ""));
     this.chip.title = near && fresh ? `${near.text}: ${near.how}` : "";
@@ -165,7 +167,7 @@ export class TrackMap {
     const time = new Date(track.time[near] * 1000).toISOString().replace("T", " ").slice(0, 19);
     L.popup({ closeButton: false, offset: [0, -4], autoPan: false })
       .setLatLng([track.lat[near] / 1e7, track.lon[near] / 1e7])
-      .setContent(`${time} UTC, ${PLACES[track.placeOf(near)] ?? "gone"}`)
+      .setContent(`${time} UTC, ${PLACES[track.placeOf(near)]}`)
       .openOn(this.map);
   }
 

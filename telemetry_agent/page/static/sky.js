@@ -31,6 +31,8 @@ export class SkyView {
     $("polar").querySelector(".satellites").replaceChildren(...satellites.filter(isPlaced).map(dot));
     $("bars").replaceChildren(...systems.map((system) => group(system, satellites)));
     $("satellites").replaceChildren(...satellites.map(row));
+    $("no-sky").hidden = satellites.length > 0;
+    $("sky-table").hidden = satellites.length === 0;
   }
 }
 
@@ -82,11 +84,12 @@ function group(system, satellites) {
 
 function bar(satellite) {
   const element = document.createElement("span");
-  element.className = satellite.used ? "bar used" : "bar unused";
+  const heard = satellite.snr_db !== undefined;
+  element.className = `bar ${satellite.used ? "used" : "unused"} ${heard ? "" : "unheard"}`;
   const level = document.createElement("i");
   level.style.height = `${Math.min(100, ((satellite.snr_db ?? 0) / LOUDEST_DB) * 100)}%`;
   const value = document.createElement("b");
-  value.textContent = satellite.snr_db === undefined ? "–" : String(satellite.snr_db);
+  value.textContent = heard ? String(satellite.snr_db) : "–";
   level.append(value);
   const label = document.createElement("small");
   label.textContent = name(satellite);

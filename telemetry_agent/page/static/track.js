@@ -3,12 +3,14 @@
  * what became of them as runs of rows, so that fifty thousand of them change by a few numbers.
  */
 
-/** @typedef {"stored" | "in-flight" | "delivered" | "dead-letter" | "gone"} Place */
+/** @typedef {"stored" | "in-flight" | "delivered" | "dead-letter"} Place */
 /** @typedef {[lo: number, hi: number, place: Place]} Run */
 /** @typedef {{lo: number, hi: number, since: number}} Arrival rows that were delivered just now */
 
 const POINT_BYTES = 24;
+const TURN = 3.6e9;
 const ARRIVAL_MS = 1400;
+const COLUMNS = ["rows", "lat", "lon", "time", "begins", "x", "y"];
 
 export class Track {
   constructor() {
@@ -21,7 +23,8 @@ export class Track {
     this.last = 0;
     this.rows = new Float64Array(1024);
     this.lat = new Int32Array(1024);
-    this.lon = new Int32Array(1024);
+    /** Beyond 180 degrees where the track has gone over the antimeridian. */
+    this.lon = new Float64Array(1024);
     this.time = new Uint32Array(1024);
     this.begins = new Uint8Array(1024);
     /** Web Mercator, the world is 1 x 1, north and west are 0. */
@@ -32,7 +35,14 @@ export class Track {
     /** @type {Arrival[]} */
     this.arrivals = [];
     /** Rises with each change. */
-    this.version = 0;
+    this.version = (this.version ?? 0) + 1;
+  }
+
+  /** Forget the positions; where the rows are stays as it is. */
+  restart() {
+    const { runs } = this;
+    this.clear();
+    this.runs = runs;
   }
 
   /** @param {ArrayBuffer} packed positions as the agent packs them, all newer than those here */
@@ -53,27 +63,50 @@ export class Track {
   add(row, lat, lon, time, begins) {
     if (this.size && row <= this.rows[this.size - 1]) return;
     if (this.size === this.rows.length) this.#grow();
-    const i = this.size++;
+    const i = this.size;
     this.rows[i] = row;
     this.lat[i] = lat;
-    this.lon[i] = lon;
+    this.lon[i] = this.unbroken(lon);
     this.time[i] = time;
     this.begins[i] = begins;
     const sine = Math.sin((lat / 1e7) * (Math.PI / 180));
-    this.x[i] = lon / 3.6e9 + 0.5;
+    this.x[i] = this.lon[i] / TURN + 0.5;
     this.y[i] = 0.5 - Math.log((1 + sine) / (1 - sine)) / (4 * Math.PI);
     if (row > this.last) this.last = row;
+    this.size++;
     this.version++;
+  }
+
+  /** That longitude, so many turns round the world on that it is beside the end of the track. */
+  unbroken(lon) {
+    return this.size ? lon + TURN * Math.round((this.lon[this.size - 1] - lon) / TURN) : lon;
   }
 
   /** Drop what is older than the agent's oldest row. */
   forgetBefore(row) {
     const gone = this.place(row);
     if (gone < 1000 && !(gone && gone === this.size)) return; // moving everything has its price
-    for (const name of ["rows", "lat", "lon", "time", "begins", "x", "y"]) {
+    for (const name of COLUMNS) {
       this[name].copyWithin(0, gone, this.size);
     }
     this.size -= gone;
+    this.version++;
+  }
+
+  /** Drop the rows that are gone, as first and last, ascending. */
+  drop(gone) {
+    let to = 0;
+    let next = 0;
+    let begins = 0; // among what is dropped, so with what comes next
+    for (let i = 0; i < this.size; i++) {
+      begins |= this.begins[i];
+      while (next < gone.length && gone[next][1] < this.rows[i]) next++;
+      if (next < gone.length && gone[next][0] <= this.rows[i]) continue;
+      for (const name of COLUMNS) this[name][to] = this[name][i];
+      this.begins[to++] = begins;
+      begins = 0;
+    }
+    this.size = to;
     this.version++;
   }
 
@@ -122,7 +155,7 @@ export class Track {
   }
 
   #grow() {
-    for (const name of ["rows", "lat", "lon", "time", "begins", "x", "y"]) {
+    for (const name of COLUMNS) {
       const larger = new this[name].constructor(this[name].length * 2);
       larger.set(this[name]);
       this[name] = larger;

@@ -7,7 +7,7 @@
 import { Track } from "./track.js";
 
 const NEAR_PX = 2;
-const BEADS_APART_PX = 8;
+const APART_PX = 8;
 const MARGIN_PX = 20;
 
 /**
@@ -29,43 +29,44 @@ export function trailPainter(track, { onTiles, calm }) {
 /** The runs as indices of positions, with what belongs to none: just written, so on the disk. */
 function stretches(track) {
   const found = [];
+  const add = (from, end, place) => {
+    if (end <= from) return;
+    const last = found.at(-1);
+    if (last?.[2] === place) last[1] = end; // between them were rows that are gone
+    else found.push([from, end, place]);
+  };
   let from = 0;
   for (const [lo, hi, place] of track.runs) {
     const start = track.place(lo);
     const end = track.place(hi + 1);
-    if (start > from) found.push([from, start, "stored"]);
-    if (end > start) found.push([start, end, place]);
+    add(from, start, "stored");
+    add(start, end, place);
     from = Math.max(from, end);
   }
-  if (from < track.size) found.push([from, track.size, "stored"]);
+  add(from, track.size, "stored");
   return found;
 }
 
+/** One stroke for all that is alike: a thousand would cost a frame. */
 function drawTrail(view, colour, onTiles) {
-  const { context, track } = view;
-  const found = stretches(track);
-  const lines = found.map(([from, end]) => path(view, from, end));
+  const { context } = view;
+  const found = stretches(view.track);
+  const of = (wanted) => found.filter(([, , place]) => place === wanted);
+  const lines = {};
   const gaps = new Path2D();
-  for (const line of lines) gaps.addPath(line.gaps);
+  for (const [from, end, place] of found) trace(view, from, end, (lines[place] ??= new Path2D()), gaps);
   context.setLineDash([1, 7]);
   stroke(context, gaps, colour.muted, 1.6);
   context.setLineDash([]);
-  if (onTiles) for (const line of lines) stroke(context, line.whole, colour.ground, 8);
-  found.forEach(([, , place], i) => {
-    if (place === "delivered") stroke(context, lines[i].whole, colour.delivered, 4.5);
-    else if (place === "stored" || place === "in-flight") {
-      context.globalAlpha = 0.45;
-      stroke(context, lines[i].whole, place === "stored" ? colour.stored : colour.flight, 2);
-      context.globalAlpha = 1;
-    }
-  });
-  for (const [from, end, place] of found) {
-    if (place === "stored") beads(view, from, end, colour.stored, 3.1, colour.ground);
-    if (place === "in-flight") beads(view, from, end, colour.flight, 3.8, colour.ground);
-  }
-  for (const [from, end, place] of found) {
-    if (place === "dead-letter") crosses(view, from, end, colour.dead, colour.ground);
-  }
+  if (onTiles) for (const line of Object.values(lines)) stroke(context, line, colour.ground, 8);
+  if (lines.delivered) stroke(context, lines.delivered, colour.delivered, 4.5);
+  context.globalAlpha = 0.45;
+  if (lines.stored) stroke(context, lines.stored, colour.stored, 2);
+  if (lines["in-flight"]) stroke(context, lines["in-flight"], colour.flight, 2);
+  context.globalAlpha = 1;
+  beads(view, of("stored"), colour.stored, 3.1, colour.ground);
+  beads(view, of("in-flight"), colour.flight, 3.8, colour.ground);
+  crosses(view, of("dead-letter"), colour.dead, colour.ground);
 }
 
 /** What has just arrived: a blue light that goes out. @returns whether it is still there */
@@ -76,19 +77,19 @@ function drawArrivals(view, colour, now, calm) {
     const from = view.track.place(arrival.lo);
     const end = view.track.place(arrival.hi + 1);
     const light = Track.freshness(arrival, now);
+    const line = new Path2D();
+    trace(view, from, end, line, new Path2D());
     view.context.globalAlpha = light;
-    stroke(view.context, path(view, from, end).whole, colour.flight, 4.5);
+    stroke(view.context, line, colour.flight, 4.5);
     view.context.globalAlpha = 0.35 * light;
-    stroke(view.context, path(view, from, end).whole, colour.flight, 4.5 + 16 * (1 - light));
+    stroke(view.context, line, colour.flight, 4.5 + 16 * (1 - light));
     view.context.globalAlpha = 1;
   }
   return true;
 }
 
-/** The line through these positions and from the one before, and the gaps in it. */
-function path({ track, width, height, worldPx, left, top }, from, end) {
-  const whole = new Path2D();
-  const gaps = new Path2D();
+/** Add the line through these positions and from the one before, and the gaps in it. */
+function trace({ track, width, height, worldPx, left, top }, from, end, line, gaps) {
   const { x: xs, y: ys, begins } = track;
   let last = -1e9;
   let lastY = -1e9;
@@ -104,13 +105,12 @@ function path({ track, width, height, worldPx, left, top }, from, end) {
     } else if (pen && i < end - 1 && Math.abs(x - last) < NEAR_PX && Math.abs(y - lastY) < NEAR_PX) {
       continue;
     }
-    if (pen && !apart(x, y, last, lastY, width, height)) whole.lineTo(x, y);
-    else whole.moveTo(x, y);
+    if (pen && !apart(x, y, last, lastY, width, height)) line.lineTo(x, y);
+    else line.moveTo(x, y);
     last = x;
     lastY = y;
     pen = true;
   }
-  return { whole, gaps };
 }
 
 /** Whether the line between two points cannot be seen. */
@@ -123,51 +123,57 @@ function apart(x1, y1, x2, y2, width, height) {
   );
 }
 
-/** The positions that can be seen, with some room between two. */
-function* seen({ track, width, height, worldPx, left, top }, from, end, apartPx) {
+/** The positions of some stretches that can be seen, with some room between two. */
+function* seen({ track, width, height, worldPx, left, top }, found) {
   let last = -1e9;
   let lastY = -1e9;
-  for (let i = from; i < end; i++) {
-    const x = track.x[i] * worldPx - left;
-    const y = track.y[i] * worldPx - top;
-    if (Math.abs(x - last) < apartPx && Math.abs(y - lastY) < apartPx) continue;
-    last = x;
-    lastY = y;
-    if (x > -MARGIN_PX && y > -MARGIN_PX && x < width + MARGIN_PX && y < height + MARGIN_PX) {
-      yield [x, y];
+  for (const [from, end] of found) {
+    for (let i = from; i < end; i++) {
+      const x = track.x[i] * worldPx - left;
+      const y = track.y[i] * worldPx - top;
+      if (Math.abs(x - last) < APART_PX && Math.abs(y - lastY) < APART_PX) continue;
+      last = x;
+      lastY = y;
+      if (x > -MARGIN_PX && y > -MARGIN_PX && x < width + MARGIN_PX && y < height + MARGIN_PX) {
+        yield [x, y];
+      }
     }
   }
 }
 
-/** Each bead is a copy of one picture: a thousand arcs would cost a frame. */
-function beads(view, from, end, colour, radius, ground) {
-  const edge = radius + 1.5;
-  const bead = document.createElement("canvas");
-  bead.width = bead.height = Math.ceil(2 * edge * view.ratio);
-  const picture = bead.getContext("2d");
-  picture.scale(view.ratio, view.ratio);
-  for (const [style, r] of [[ground, edge - 0.2], [colour, radius]]) {
-    picture.fillStyle = style;
-    picture.beginPath();
-    picture.arc(edge, edge, r, 0, 2 * Math.PI);
-    picture.fill();
-  }
-  const size = bead.width / view.ratio;
-  for (const [x, y] of seen(view, from, end, BEADS_APART_PX)) {
-    view.context.drawImage(bead, x - edge, y - edge, size, size);
+/** A picture at each position: a thousand arcs would cost a frame. */
+function stamp(view, found, edge, draw) {
+  const picture = document.createElement("canvas");
+  picture.width = picture.height = Math.ceil(2 * edge * view.ratio);
+  const context = picture.getContext("2d");
+  context.scale(view.ratio, view.ratio);
+  context.translate(edge, edge);
+  draw(context);
+  const size = picture.width / view.ratio;
+  for (const [x, y] of seen(view, found)) {
+    view.context.drawImage(picture, x - edge, y - edge, size, size);
   }
 }
 
-function crosses(view, from, end, colour, ground) {
-  const all = new Path2D();
-  for (const [x, y] of seen(view, from, end, BEADS_APART_PX)) {
-    all.moveTo(x - 4, y - 4);
-    all.lineTo(x + 4, y + 4);
-    all.moveTo(x + 4, y - 4);
-    all.lineTo(x - 4, y + 4);
-  }
-  stroke(view.context, all, ground, 6);
-  stroke(view.context, all, colour, 2.6);
+function beads(view, found, colour, radius, ground) {
+  const edge = radius + 1.5;
+  stamp(view, found, edge, (context) => {
+    for (const [style, r] of [[ground, edge - 0.2], [colour, radius]]) {
+      context.fillStyle = style;
+      context.beginPath();
+      context.arc(0, 0, r, 0, 2 * Math.PI);
+      context.fill();
+    }
+  });
+}
+
+function crosses(view, found, colour, ground) {
+  stamp(view, found, 8, (context) => {
+    const cross = new Path2D("M-4-4 4 4M4-4-4 4");
+    context.lineCap = "round";
+    stroke(context, cross, ground, 6);
+    stroke(context, cross, colour, 2.6);
+  });
 }
 
 function stroke(context, path, colour, width) {

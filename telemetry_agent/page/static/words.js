@@ -29,7 +29,7 @@ export function span(seconds) {
 const lasts = (seconds) => (seconds < 1 ? "just now" : `for ${span(seconds)}`);
 
 /** How long ago it was. */
-const ago = (seconds) => (seconds < 2 ? "just now" : `${span(seconds)} ago`);
+export const ago = (seconds) => (seconds < 2 ? "just now" : `${span(seconds)} ago`);
 
 /** @param {number} bytes */
 export function size(bytes) {
@@ -101,9 +101,12 @@ export const total = (counts) => Object.values(counts).reduce((sum, n) => sum + 
 export function network(state) {
   const { word, since_s: since } = state.network;
   if (word === "up") return { tone: "good", value: "Network up", caption: lasts(since) };
-  const value = word === "no-route" ? "No network" : "Network away";
+  const value = word === "no-route" ? "No network" : isDown(state) ? "Endpoint down" : "Network away";
   return { tone: "away", value, caption: lasts(since) };
 }
+
+/** Whether somebody is there who says that nothing listens: then it is not the network. */
+const isDown = ({ network, away }) => !away && network.error.includes("refused");
 
 const UPLOAD = {
   ok: "takes what comes",
@@ -119,7 +122,7 @@ export function endpoint(state) {
   const { upload } = state;
   const parts = [upload.delivered === 1 ? "position delivered" : "positions delivered"];
   if (upload.state !== "ok") parts.push(`${UPLOAD[upload.state]} ${lasts(upload.state_s)}`);
-  else if (upload.last_delivery_s !== undefined) parts.push(`the last ${ago(upload.last_delivery_s)}`);
+  else if (upload.delivered && upload.last_delivery_s !== undefined) parts.push(`the last ${ago(upload.last_delivery_s)}`);
   const tone = { ok: "good", waiting: "stored", held: "bad" }[upload.state] ?? "away";
   return { tone, value: count(upload.delivered), caption: parts.join(" · ") };
 }
@@ -153,18 +156,32 @@ export function headline(state) {
   }
   const leadTone = recording ? "good" : "bad";
   const more = [];
+  const { full, carrying_over: carrying } = state.queue;
   const dead = total(state.queue.dead_letters);
   if (dead) more.push(`The endpoint refused ${many(dead, "position")}: see below.`);
-  const lost = total(state.queue.lost);
-  if (lost) more.push(`${many(lost, "position")} were lost: ${reasons(state.queue.lost)}.`);
+  if (full) more.push("The queue is full: for what comes, something else is given up.");
+  if (carrying) more.push("More is being carried over from a damaged file.");
+  const { discarded, ...lost } = state.queue.lost; // whoever discards knows it
+  if (total(lost)) more.push(`${many(total(lost), "position")} ${total(lost) === 1 ? "was" : "were"} lost: ${reasons(lost)}.`);
   if (away && upload.next_attempt_s > 1) more.push(`Next attempt in ${span(upload.next_attempt_s)}.`);
-  const kind = [state.receiver.state, away ? state.network.word : "", upload.state, tone, dead > 0];
+  const kind = [state.receiver.state, away ? state.network.word : "", upload.state, tone, dead > 0, full, carrying];
   return { kind: kind.join(), tone, leadTone, lead, rest, more: more.join(" ") };
 }
 
+const LOST = {
+  memory: "while the disk refused them",
+  damaged: "to damage",
+  discarded: "discarded",
+  thinned: "thinned out",
+  dropped: "dropped as the oldest",
+  full: "for want of room",
+  refused: "of those refused",
+  expired: "too old",
+};
+
 /** @param {Record<string, number>} counts */
 export const reasons = (counts) =>
-  Object.entries(counts).map(([reason, n]) => `${count(n)} ${reason}`).join(", ");
+  Object.entries(counts).map(([reason, n]) => `${count(n)} ${LOST[reason] ?? reason}`).join(", ");
 
 const waits = (pending) => `${many(pending, "position")} ${pending === 1 ? "waits" : "wait"}`;
 
@@ -180,6 +197,7 @@ function awayWords(state) {
     return `There has been no network for ${span(state.network.since_s)}`;
   }
   if (state.network.word !== "up") {
+    if (isDown(state)) return `The endpoint has been down for ${span(state.network.since_s)}`;
     return `The network has been away for ${span(state.network.since_s)}`;
   }
   const since = span(upload.state_s);

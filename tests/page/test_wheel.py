@@ -1,0 +1,35 @@
+"""The package as it is installed: with the browser's libraries, so that a device needs no Node."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from browsing import require_browser
+from processes import ROOT
+
+LIBRARIES = {
+    "leaflet.js": "leaflet/dist/leaflet.js",
+    "leaflet.css": "leaflet/dist/leaflet.css",
+    "leaflet.LICENSE": "leaflet/LICENSE",
+    "uPlot.js": "uplot/dist/uPlot.iife.min.js",
+    "uPlot.css": "uplot/dist/uPlot.min.css",
+    "uPlot.LICENSE": "uplot/LICENSE",
+}
+STATIC = "telemetry_agent/page/static/"
+
+
+def test_a_wheel_holds_the_page_and_its_libraries(tmp_path: Path) -> None:
+    require_browser()
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
+    subprocess.run([*build, tmp_path, ROOT], check=True, timeout=120)
+    (file,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(file) as wheel:
+        names = {name.removeprefix(STATIC) for name in wheel.namelist() if STATIC in name}
+        for name, source in LIBRARIES.items():
+            assert (
+                wheel.read(f"{STATIC}vendor/{name}")
+                == (ROOT / "node_modules" / source).read_bytes()
+            )
+    ours = {path.name for path in (ROOT / STATIC).iterdir() if path.is_file()}
+    assert names == ours | {f"vendor/{name}" for name in (*LIBRARIES, "versions.json")}
