@@ -16,7 +16,7 @@ from telemetry_agent.ackqueue.lock import Note
 from telemetry_agent.ackqueue.marks import DAMAGED, PURGED, Mark
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.rows import Row
-from telemetry_agent.ackqueue.schema import PAGE_BYTES, Connect, FailingError, UnusableError
+from telemetry_agent.ackqueue.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.store import Away, Changes, Loaded, Store
 from telemetry_agent.ackqueue.wal import read_log
 from telemetry_agent.ackqueue.wreck import Wreck, sample
@@ -97,7 +97,11 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
     try:
         store = Store(path, connect)
         return store, store.load()
-    except FailingError as error:
+    except UnusableError:
+        raise
+    except StorageError as error:
+        if not is_of_the_disk(error):
+            raise
         if attempts > 1:
             return _open(path, connect, attempts - 1)
         if _can_write(path.parent):  # so it is the file

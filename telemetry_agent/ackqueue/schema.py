@@ -35,10 +35,6 @@ class UnusableError(StorageError):
     """The file is damaged, or no queue that this version can use: it is to be set aside."""
 
 
-class FailingError(StorageError):
-    """An operation on the file failed: the file cannot be read, or the disk as a whole."""
-
-
 class State(IntEnum):
     """What became of a row. The positive ones are the public states of the queue."""
 
@@ -252,8 +248,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 def cannot_open(path: Path, error: sqlite3.Error) -> StorageError:
     """What to raise when SQLite cannot open or read a file at the start."""
-    kind = _KINDS.get(primary_code(error), StorageError)
-    return kind(f"cannot open the queue {path}: {error}")
+    text = f"cannot open the queue {path}: {error}"
+    return UnusableError(text) if primary_code(error) in _DAMAGE else StorageError(text)
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -261,12 +257,13 @@ def primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-_KINDS: dict[int, type[StorageError]] = {
-    sqlite3.SQLITE_CORRUPT: UnusableError,
-    sqlite3.SQLITE_NOTADB: UnusableError,
-    sqlite3.SQLITE_ERROR: UnusableError,  # no such table
-    sqlite3.SQLITE_IOERR: FailingError,
-}
+def is_of_the_disk(error: StorageError) -> bool:
+    """Whether SQLite heard of an I/O error: of the disk, or of what this file has become."""
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.Error) and primary_code(cause) == sqlite3.SQLITE_IOERR
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}  # no such table
 
 
 def make_directories(path: Path) -> None:
