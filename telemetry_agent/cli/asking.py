@@ -5,20 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.daemon import control
+from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.tasks import Bell
 
 
-def ask(queue_path: Path, question: Mapping[str, Any]) -> control.Answers:
+def ask(queue_path: Path, question: Mapping[str, Any]) -> client.Answers:
     """Ask the running agent about its queue; where none runs, open the queue and look.
 
     Raises:
-        AgentError: see ``control.ask`` and ``open_queue``.
+        AgentError: see ``client.ask`` and ``check_queue``.
     """
     try:
-        yield from control.ask(queue_path, question)
-    except control.NoAgentError:
+        yield from client.ask(queue_path, question)
+    except client.NoAgentError:
         # SQLite and all that is not needed where an agent answers.
         from telemetry_agent.ackqueue.queue import AckQueue  # noqa: PLC0415
         from telemetry_agent.daemon.commands import queue_commands  # noqa: PLC0415
@@ -43,5 +43,5 @@ def check_queue(path: Path) -> None:
         raise StorageError(f"there is no queue at {path}: nothing was recorded yet") from None
     if not os.access(path, os.W_OK):
         raise AgentError(
-            f"no agent runs, and only its user may open the queue {path} itself: use sudo"
+            f"only the agent's user may open {path}, the queue of an agent at rest: use sudo"
         )

@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,15 +10,17 @@ from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Extra as ExtraSettings
-from telemetry_agent.config.settings import Gps, Settings
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.config.settings import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import KernelBell
 from telemetry_agent.daemon.access import build_access, build_page_token
+from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
-from telemetry_agent.daemon.control import Answers, Command, Control
+from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.extras import Attribute, Extras
+from telemetry_agent.daemon.sources import source_of
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
@@ -27,13 +28,8 @@ from telemetry_agent.export.track import Gaps
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
-from telemetry_agent.gnss.sources import Source, gpsd
 from telemetry_agent.gnss.sources.auto import AutoSource
-from telemetry_agent.gnss.sources.baud import BaudMemory
-from telemetry_agent.gnss.sources.commands import command_bytes
-from telemetry_agent.gnss.sources.gpsd import GpsdSource
 from telemetry_agent.gnss.sources.hotplug import Hotplug
-from telemetry_agent.gnss.sources.network import TcpSource, UdpSource
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
@@ -163,9 +159,11 @@ class Agent:
         """
         access = build_access(settings.upload, self.secrets)
         self._page_token = build_page_token(settings.page, self.secrets)
-        before, self.settings = self.settings, settings
+        before = self.settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
+            settings = settings.model_copy(update={"queue": before.queue})
+        self.settings = settings
         self.sampler.policy = SamplingPolicy(**settings.sampling.model_dump())
         if settings.extra != before.extra:
             self._extras = _extras(settings.extra)
@@ -379,33 +377,6 @@ def _within(timeout_s: float, act: Callable[[], object]) -> None:
 def _host(settings: Settings) -> str:
     """Where fixes go; the rest of a URL may hold a key."""
     return urlsplit(settings.upload.url).netloc
-
-
-def source_of(gps: Gps, baud_file: Path | None) -> Source:
-    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have.
-
-    Without it nothing is remembered.
-    """
-    commands = [command_bytes(text) for text in gps.on_connect]
-    memory = BaudMemory(baud_file)
-    baud = None if gps.baud == "auto" else gps.baud
-
-    def port(path: Path) -> Source:
-        return SerialSource(path, baud, commands=commands, memory=memory)
-
-    if gps.source == "auto":
-        return AutoSource(port)
-    if gps.source.startswith("/"):
-        return port(Path(gps.source))
-    parts = urlsplit(gps.source)
-    host, number = parts.hostname or "", parts.port or 0
-    if parts.scheme == "gpsd":
-        return GpsdSource(host, number or gpsd.PORT)
-    if parts.scheme == "tcp":
-        return TcpSource(host, number, commands=commands)
-    if parts.scheme == "udp":
-        return UdpSource(host, number)
-    return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
 def _extras(extra: ExtraSettings) -> Extras:
