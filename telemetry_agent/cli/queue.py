@@ -41,7 +41,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
     oldest_ms = counts.pop("oldest_pending_ms")
     for name, value in counts.items():
         by_reason = isinstance(value, dict)
-        for text in [f"{n}: {why}" for why, n in value.items()] or [0] if by_reason else [value]:
+        for text in [f"{n}: {why}" for why, n in value.items()] or ["0"] if by_reason else [value]:
             click.echo(f"{name:<18} {text}")
     if oldest_ms is not None:
         click.echo(f"{'oldest_pending':<18} {rfc3339(oldest_ms)}")

@@ -31,10 +31,12 @@ from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.pipeline import Pipeline
 from telemetry_agent.upload.seams import Heard, NoAnswer
 
-# httpx imports its command line where click and rich are installed: 40 ms and 6 MB for nothing.
-sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+# Where click and rich are installed httpx imports its command line: 40 ms and 6 MB for nothing.
+# Where trio is, httpcore imports that: 3 MB.
+for unneeded in ("httpx._main", "trio"):
+    sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
 
-import httpcore  # noqa: E402 - after the line above
+import httpcore  # noqa: E402 - after the lines above
 import httpx  # noqa: E402 - the same
 
 # They log each URL and header, and either may hold a key.
