@@ -7,9 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from telemetry_agent.ackqueue.committer import Committer
-from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import Carrier, carry_over
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Extra as ExtraSettings
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.config.settings import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
@@ -19,8 +18,7 @@ from telemetry_agent.daemon.access import build_access, build_page_token
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
 from telemetry_agent.daemon.control import Command, Control
-from telemetry_agent.daemon.extras import Attribute, Extras
-from telemetry_agent.daemon.sources import source_of
+from telemetry_agent.daemon.parts import extras_of, open_queue, policy_of, source_of
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
@@ -41,9 +39,9 @@ from telemetry_agent.upload.account import UploadStatus
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.seams import EncodeReport, Format
+from telemetry_agent.upload.seams import EncodeReport
 from telemetry_agent.upload.transport import Transport
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +52,7 @@ _MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
 _COMMITTER_S = 0.5
+_CARRIER_S = 0.5
 _CONTROL_S = 0.5
 _PAGE_S = 0.5
 _QUEUE_S = 1.0
@@ -92,15 +91,10 @@ class Agent:
         self.secrets = secrets if secrets is not None else set()
         self._clock = clock
         access = build_access(settings.upload, self.secrets)
+        self.queue = open_queue(settings.queue, clock)
         self._page_token = build_page_token(settings.page, self.secrets)
-        self.queue = AckQueue(
-            settings.queue.path,
-            commit_every_s=settings.queue.commit_every_s,
-            keep_delivered_s=settings.queue.keep_delivered_s,
-            clock=clock,
-        )
         self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
-        self._extras = _extras(settings.extra)
+        self._extras = extras_of(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
         self._draining: Listeners[[]] = Listeners()
         self.status = Status(
@@ -116,6 +110,7 @@ class Agent:
         self._transport = self._build_transport(settings.upload, access)
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
+        self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
         self.monitor = self.supervisor.add("connectivity", self._build_monitor)
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
         self._hotplug = self.supervisor.add("hotplug", self._build_hotplug)
@@ -145,6 +140,7 @@ class Agent:
         last_upload = self.uploader.task.last_upload
         _within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
         self._committer.end(_COMMITTER_S)
+        self._carrier.end(_CARRIER_S)
         self._control.end(_CONTROL_S)
         self.page.end(_PAGE_S)
         _within(_QUEUE_S, self.queue.close)
@@ -166,7 +162,7 @@ class Agent:
         self.settings = settings
         self.sampler.policy = SamplingPolicy(**settings.sampling.model_dump())
         if settings.extra != before.extra:
-            self._extras = _extras(settings.extra)
+            self._extras = extras_of(settings.extra)
         if settings.gps != before.gps:
             self.reader.restart(_READER_S)
         self.monitor.restart(_MONITOR_S)
@@ -193,7 +189,7 @@ class Agent:
             self.queue,
             wire_format,
             self._transport,
-            _policy(upload, wire_format),
+            policy_of(upload, wire_format),
             way=_Way(self.monitor),
             reports=self._build_reports(wire_format.encode_report),
             in_haste=lambda: bool(self._draining),
@@ -358,6 +354,7 @@ def drain_alone(settings: Settings, clock: Clock) -> Answers:
         StorageError: the queue cannot be opened.
     """
     agent = Agent(settings, clock, reports=False)
+    carry_over(agent.queue)
     agent.uploader.start()
     try:
         yield from agent.drain(Bell())
@@ -377,23 +374,3 @@ def _within(timeout_s: float, act: Callable[[], object]) -> None:
 def _host(settings: Settings) -> str:
     """Where fixes go; the rest of a URL may hold a key."""
     return urlsplit(settings.upload.url).netloc
-
-
-def _extras(extra: ExtraSettings) -> Extras:
-    return Extras(
-        [Attribute(name, one.file, one.scale) for name, one in extra.files.items()],
-        power=extra.power,
-    )
-
-
-def _policy(upload: UploadSettings, wire_format: Format) -> UploadPolicy:
-    return UploadPolicy(
-        max_batch=upload.max_batch,
-        flush_every_s=upload.flush_every_s,
-        timeout_s=upload.timeout_s,
-        live_first=upload.order == "live-first"
-        or (upload.order == "auto" and not wire_format.oldest_first),
-        compression=upload.compression,
-        backoff_initial_s=upload.backoff_initial_s,
-        backoff_max_s=upload.backoff_max_s,
-    )
