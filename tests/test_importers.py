@@ -11,12 +11,7 @@ from processes import environment
 PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 
 IMPORTERS = {
-    "sqlite3": {
-        "ackqueue/opening.py",
-        "ackqueue/schema.py",
-        "ackqueue/store.py",
-        "endpoint/store.py",
-    },
+    "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint/store.py"},
     "httpx": {"upload/transport.py"},
     "httpcore": {"upload/transport.py"},
     "h11": {"upload/pipeline.py"},
