@@ -1,4 +1,4 @@
-"""One connection of an exchange, with or without TLS.
+"""One connection, with or without TLS.
 
 TLS keeps two things from one connection to the next: the session, and what the clocks say of a
 certificate whose time is not now (``Handshakes``).
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.fixjson import rfc3339
-from telemetry_agent.upload.exchange import BrokenError, Exchange, NetworkError
+from telemetry_agent.upload.attempt import Attempt, BrokenError, NetworkError
 
 _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _CLOCK_IS_RIGHT_MS = 600_000
@@ -70,12 +70,12 @@ class Connection:
     """One TCP connection, with TLS on it after ``start_tls``."""
 
     def __init__(
-        self, exchange: Exchange, sock: socket.socket, peer: str, handshakes: Handshakes
+        self, attempt: Attempt, sock: socket.socket, peer: str, handshakes: Handshakes
     ) -> None:
         self.tls: ssl.SSLObject | None = None
         self.verified = False
         """Whether a certificate proved who the peer is."""
-        self._exchange = exchange
+        self._attempt = attempt
         self._sock = sock
         self._peer = peer
         self._handshakes = handshakes
@@ -100,7 +100,7 @@ class Connection:
             except ssl.SSLError as error:
                 raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
         if data:
-            self._exchange.answering = True
+            self._attempt.answering = True
         return data
 
     def send(self, data: bytes) -> None:
@@ -155,7 +155,7 @@ class Connection:
         if self.tls is not None and not self._closed:
             self._handshakes.remember(self.tls)
         self._closed = True
-        self._exchange.close(self._sock)
+        self._attempt.close(self._sock)
 
     def _through_tls(self, operation: Callable[[], T], what: str) -> T:
         while True:
@@ -179,27 +179,27 @@ class Connection:
 
     def _recv(self, max_bytes: int, what: str) -> bytes:
         while True:
-            self._sock.settimeout(self._exchange.left_s(what, self._sock))
+            self._sock.settimeout(self._attempt.left_s(what, self._sock))
             try:
                 data = self._sock.recv(max_bytes)
             except TimeoutError:
                 continue
             except OSError as error:
                 raise self._broken(error) from error
-            self._exchange.received_bytes += len(data)
+            self._attempt.received_bytes += len(data)
             return data
 
     def _send(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
-            self._sock.settimeout(self._exchange.left_s("the request was not read", self._sock))
+            self._sock.settimeout(self._attempt.left_s("the request was not read", self._sock))
             try:
                 count = self._sock.send(rest)
             except TimeoutError:
                 continue
             except OSError as error:
                 raise self._broken(error) from error
-            self._exchange.sent_bytes += count
+            self._attempt.sent_bytes += count
             rest = rest[count:]
 
     def _broken(self, error: OSError) -> BrokenError:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.upload.attempt import Attempt, NetworkError
 from telemetry_agent.upload.connection import Connection, Handshakes
-from telemetry_agent.upload.exchange import Exchange, NetworkError
 
 Resolve = Callable[[str, int], list[Any]]
 """(host, port) -> what ``socket.getaddrinfo`` returns, for TCP."""
@@ -32,7 +32,7 @@ class _Lookup:
     result: list[Any] | Exception | None = None
 
 
-class Network(Exchange):
+class Network(Attempt):
     """The exchange under way, and the way to open connections for it."""
 
     def __init__(

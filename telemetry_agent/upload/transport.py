@@ -24,8 +24,8 @@ from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.attempt import BrokenError, NetworkError
 from telemetry_agent.upload.connection import Connection
-from telemetry_agent.upload.exchange import BrokenError, NetworkError
 from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.pipeline import Pipeline

@@ -35,8 +35,8 @@ class BrokenError(NetworkError):
     """The connection was there and broke."""
 
 
-class Exchange:
-    """The exchange under way: its deadline, its abort, what it saw. One thread has it at a time."""
+class Attempt:
+    """The exchange under way: its deadline, its abort, what it saw. Any thread may abort."""
 
     def __init__(self, clock: Clock) -> None:
         self.sent_bytes = 0
