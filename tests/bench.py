@@ -16,7 +16,7 @@ from misbehaving import Act, Server
 from rig import write_config
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon import control
+from telemetry_agent.daemon import client
 from telemetry_agent.doctor.examination import NAMES, Site, examine
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.doctor.hearing import Patience
@@ -50,7 +50,7 @@ class Bench:
         self.clock = Calendar()
         self.user = "telemetry-agent"
         self.resolve: Callable[[str, int], list[Any]] | None = None
-        self.ask: Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]] = control.ask
+        self.ask: Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]] = client.ask
         self.gps: dict[str, Any] = {}
         self.upload: dict[str, Any] = {}
         self.url = ""

@@ -171,7 +171,6 @@ class Field:
         """The agent has noticed that there is none: it makes no attempt."""
         outage = Outage(self, what, KERNEL_S)
         outage.noticed("no-route", away_s)
-        assert outage.attempts == 0, self.agent.text()
         return outage
 
     def everything_arrived(self, backlog: int = 0) -> None:
@@ -194,13 +193,14 @@ class Outage:
         self._field, self._what, self._within_s = field, what, within_s
         self.attempts = 0
 
-    def noticed(self, word: str, away_s: float = 1.0) -> None:
-        """Wait for it, and drive on for a while."""
+    def noticed(self, word: str, away_s: float = 1.0, *, attempts_max: int = 0) -> None:
+        """Wait for it, drive on for a while, and count how often the agent tries to connect."""
         self._field.agent.wait_for_line(f"debug: .* {word}: ")
         count, connects = self._field.endpoint.count(), self._field.connects()
         self._field.drive(round(away_s * RATE_HZ))
         self.attempts = self._field.connects() - connects
         assert self._field.endpoint.count() == count
+        assert self.attempts <= attempts_max, self._field.agent.text()
 
     def over(self, since_s: float) -> None:
         """It was mended then: the first request comes in time."""

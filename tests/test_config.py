@@ -112,6 +112,13 @@ def test_wrong_values(tmp_path: Path, line: str, replacement: str, says: str) ->
     assert says in str(caught.value)
 
 
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not valid TOML: it is no text in UTF-8"):
+        config.load(path)
+
+
 @pytest.mark.parametrize(
     "source",
     [

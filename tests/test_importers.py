@@ -1,9 +1,12 @@
 """Each foreign library has one place that imports it, so that one place knows its traps."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from processes import environment
 
 PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 
@@ -40,3 +43,13 @@ def test_only_its_own_room_imports(library: str) -> None:
         if library in imported(path)
     }
     assert importers == IMPORTERS[library]
+
+
+def test_the_agent_imports_nothing_that_happens_to_be_installed(tmp_path: Path) -> None:
+    for name in ("rich", "trio", "uvicorn", "starlette", "prometheus_client"):
+        (tmp_path / f"{name}.py").write_text("print(__name__)\n")
+    path = {"PYTHONPATH": f"{tmp_path}:{PACKAGE.parent}"}
+    code = "import telemetry_agent.cli.run, telemetry_agent.daemon.service"
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, env=environment(path), capture_output=True, text=True, check=True)
+    assert done.stdout == ""

@@ -5,20 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.daemon import control
+from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.tasks import Bell
 
 
-def ask(queue_path: Path, question: Mapping[str, Any]) -> control.Answers:
+def ask(queue_path: Path, question: Mapping[str, Any]) -> client.Answers:
     """Ask the running agent about its queue; where none runs, open the queue and look.
 
     Raises:
-        AgentError: see ``control.ask`` and ``open_queue``.
+        AgentError: see ``client.ask`` and ``check_queue``.
     """
     try:
-        yield from control.ask(queue_path, question)
-    except control.NoAgentError:
+        yield from client.ask(queue_path, question)
+    except client.NoAgentError:
         # SQLite and all that is not needed where an agent answers.
         from telemetry_agent.ackqueue.queue import AckQueue  # noqa: PLC0415
         from telemetry_agent.ackqueue.salvage import carry_over  # noqa: PLC0415
@@ -30,15 +30,15 @@ def ask(queue_path: Path, question: Mapping[str, Any]) -> control.Answers:
             yield from queue_commands(queue)[question["ask"]].run(question, Bell())
 
 
-def ask_to_verify(queue_path: Path) -> control.Answers:
+def ask_to_verify(queue_path: Path) -> client.Answers:
     """The same for ``queue verify``. A queue at rest is only looked at: to open it may change it.
 
     Raises:
-        AgentError: see ``control.ask`` and ``check_queue``.
+        AgentError: see ``client.ask`` and ``check_queue``.
     """
     try:
-        yield from control.ask(queue_path, {"ask": "queue verify"})
-    except control.NoAgentError:
+        yield from client.ask(queue_path, {"ask": "queue verify"})
+    except client.NoAgentError:
         from telemetry_agent.ackqueue.lock import at_rest  # noqa: PLC0415 - as above
         from telemetry_agent.ackqueue.verify import verify_at_rest  # noqa: PLC0415 - as above
 
@@ -62,5 +62,5 @@ def check_queue(path: Path) -> None:
         raise StorageError(f"there is no queue at {path}: nothing was recorded yet") from None
     if not os.access(path, os.W_OK):
         raise AgentError(
-            f"no agent runs, and only its user may open the queue {path} itself: use sudo"
+            f"only the agent's user may open {path}, the queue of an agent at rest: use sudo"
         )

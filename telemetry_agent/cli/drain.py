@@ -14,7 +14,7 @@ from telemetry_agent.cli.asking import check_queue
 from telemetry_agent.cli.options import config_option, json_option
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
-from telemetry_agent.daemon import control
+from telemetry_agent.daemon import client
 
 
 @click.command()
@@ -38,8 +38,8 @@ def command(config_path: Path | None, *, as_json: bool) -> None:
 
 def _answers(settings: Settings) -> Iterator[dict[str, Any]]:
     try:
-        yield from control.ask(settings.queue.path, {"ask": "drain"})
-    except control.NoAgentError:
+        yield from client.ask(settings.queue.path, {"ask": "drain"})
+    except client.NoAgentError:
         check_queue(settings.queue.path)
         from telemetry_agent.daemon.app import drain_alone  # noqa: PLC0415 - imports everything
 

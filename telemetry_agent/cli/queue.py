@@ -13,6 +13,7 @@ from telemetry_agent import config
 from telemetry_agent.cli.asking import ask, ask_to_verify
 from telemetry_agent.cli.options import config_option, instant_callback, json_option
 from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.fixjson import rfc3339
 
 _STATES = ("ready", "unack", "acked", "ack_failed")
 _NAME = re.compile(r"([0-9a-f]{16}):(\d{1,18})")
@@ -37,8 +38,13 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(counts))
         return
+    oldest_ms = counts.pop("oldest_pending_ms")
     for name, value in counts.items():
-        click.echo(f"{name:<18} {value}")
+        by_reason = isinstance(value, dict)
+        for text in [f"{n}: {why}" for why, n in value.items()] or ["0"] if by_reason else [value]:
+            click.echo(f"{name:<18} {text}")
+    if oldest_ms is not None:
+        click.echo(f"{'oldest_pending':<18} {rfc3339(oldest_ms)}")
 
 
 @command.command("list")

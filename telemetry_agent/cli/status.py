@@ -12,7 +12,7 @@ import click
 from telemetry_agent import config
 from telemetry_agent.cli.asking import check_queue
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.daemon import control
+from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
 
 _WATCH_EVERY_S = 1.0
@@ -40,8 +40,8 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
 def _running(path: Path) -> dict[str, Any]:
     try:
-        return next(control.ask(path, {"ask": "status"}))
-    except control.NoAgentError:
+        return next(client.ask(path, {"ask": "status"}))
+    except client.NoAgentError:
         return {"running": False}
 
 

@@ -10,7 +10,7 @@ import click
 
 from telemetry_agent import config
 from telemetry_agent.cli.options import config_option, duration_callback, json_option
-from telemetry_agent.daemon import control
+from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
 
 _LINE_MAX = 4096  # a binary protocol has no lines
@@ -28,12 +28,12 @@ def command(config_path: Path | None, *, as_json: bool, for_s: float | None) -> 
     """
     path = config.load(config_path).settings.queue.path
     try:
-        for line in _lines(control.ask(path, {"ask": "tap", "for_s": for_s})):
+        for line in _lines(client.ask(path, {"ask": "tap", "for_s": for_s})):
             if as_json:
                 click.echo(json.dumps({"line": line.rstrip("\r\n")}))
             else:
                 _write(line)
-    except control.NoAgentError as error:
+    except client.NoAgentError as error:
         raise AgentError(
             "no agent runs, and tap shows what a running one hears: start it, "
             "or read the receiver itself with cat"

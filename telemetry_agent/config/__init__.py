@@ -84,7 +84,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(f"the config {path} is not valid TOML: it is no text in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
 
 

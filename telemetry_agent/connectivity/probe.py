@@ -104,9 +104,9 @@ class Probe:
                 self.cancel()
                 return Verdict("up")
             if result != errno.EALREADY:
-                self._give_up(address, os.strerror(result))
+                self._give_up(address, _why_not(address, result))
             elif now_s >= until_s:
-                self._give_up(address, f"no answer within {_CONNECT_WITHIN_S:g} s")
+                self._give_up(address, f"no connection to {address} within {_CONNECT_WITHIN_S:g} s")
         if self._connecting or (self._resolving and now_s < self._resolve_until_s):
             return None
         verdict = self._failure()
@@ -163,14 +163,14 @@ class Probe:
             try:
                 connecting = socket.socket(address.family, socket.SOCK_STREAM)
             except OSError as error:
-                self._failed[address] = error.strerror or str(error)
+                self._failed[address] = f"no connection to {address}: {error.strerror or error}"
                 continue
             self._bell.watched.add(connecting)
             self._connecting[address] = (connecting, now_s + _CONNECT_WITHIN_S)
             connecting.setblocking(False)
             result = connecting.connect_ex(address.sockaddr)
             if result not in (0, errno.EINPROGRESS):
-                self._give_up(address, os.strerror(result))
+                self._give_up(address, _why_not(address, result))
 
     def _give_up(self, address: Address, error: str) -> None:
         connecting, _ = self._connecting.pop(address)
@@ -180,9 +180,15 @@ class Probe:
 
     def _failure(self) -> Verdict:
         if self._failed:
-            tries = (f"{address}: {error}" for address, error in self._failed.items())
-            return Verdict("unreachable", ", ".join(tries))
+            return Verdict("unreachable", "; ".join(self._failed.values()))
         if self.addresses:
             listed = ", ".join(str(address) for address in self.addresses)
             return Verdict("no-route", f"no route to {listed}")
         return Verdict("unreachable", f"{self._host} cannot be resolved: {self._resolve_error}")
+
+
+def _why_not(address: Address, error: int) -> str:
+    """In the words of the transport: an outage is told by whichever sees it first."""
+    if error == errno.ECONNREFUSED:
+        return f"connection refused by {address}"
+    return f"no connection to {address}: {os.strerror(error)}"

@@ -3,26 +3,22 @@
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from telemetry_agent.ackqueue.bounds import Limits
 from telemetry_agent.ackqueue.committer import Committer
-from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.salvage import Carrier, carry_over
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Extra as ExtraSettings
-from telemetry_agent.config.settings import Gps, Settings
-from telemetry_agent.config.settings import Queue as QueueSettings
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.config.settings import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import KernelBell
 from telemetry_agent.daemon.access import build_access, build_page_token
+from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
-from telemetry_agent.daemon.control import Answers, Command, Control
-from telemetry_agent.daemon.extras import Attribute, Extras
+from telemetry_agent.daemon.control import Command, Control
+from telemetry_agent.daemon.parts import extras_of, open_queue, policy_of, source_of
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
@@ -30,13 +26,8 @@ from telemetry_agent.export.track import Gaps
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
-from telemetry_agent.gnss.sources import Source, gpsd
 from telemetry_agent.gnss.sources.auto import AutoSource
-from telemetry_agent.gnss.sources.baud import BaudMemory
-from telemetry_agent.gnss.sources.commands import command_bytes
-from telemetry_agent.gnss.sources.gpsd import GpsdSource
 from telemetry_agent.gnss.sources.hotplug import Hotplug
-from telemetry_agent.gnss.sources.network import TcpSource, UdpSource
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
@@ -48,9 +39,9 @@ from telemetry_agent.upload.account import UploadStatus
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.seams import EncodeReport, Format
+from telemetry_agent.upload.seams import EncodeReport
 from telemetry_agent.upload.transport import Transport
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +91,10 @@ class Agent:
         self.secrets = secrets if secrets is not None else set()
         self._clock = clock
         access = build_access(settings.upload, self.secrets)
-        self.queue = _open_queue(settings.queue, clock)
+        self.queue = open_queue(settings.queue, clock)
         self._page_token = build_page_token(settings.page, self.secrets)
         self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
-        self._extras = _extras(settings.extra)
+        self._extras = extras_of(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
         self._draining: Listeners[[]] = Listeners()
         self.status = Status(
@@ -164,12 +155,14 @@ class Agent:
         """
         access = build_access(settings.upload, self.secrets)
         self._page_token = build_page_token(settings.page, self.secrets)
-        before, self.settings = self.settings, settings
+        before = self.settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
+            settings = settings.model_copy(update={"queue": before.queue})
+        self.settings = settings
         self.sampler.policy = SamplingPolicy(**settings.sampling.model_dump())
         if settings.extra != before.extra:
-            self._extras = _extras(settings.extra)
+            self._extras = extras_of(settings.extra)
         if settings.gps != before.gps:
             self.reader.restart(_READER_S)
         self.monitor.restart(_MONITOR_S)
@@ -196,7 +189,7 @@ class Agent:
             self.queue,
             wire_format,
             self._transport,
-            _policy(upload, wire_format),
+            policy_of(upload, wire_format),
             way=_Way(self.monitor),
             reports=self._build_reports(wire_format.encode_report),
             in_haste=lambda: bool(self._draining),
@@ -371,21 +364,6 @@ def drain_alone(settings: Settings, clock: Clock) -> Answers:
         agent.queue.close()
 
 
-def _open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
-    return AckQueue(
-        queue.path,
-        commit_every_s=queue.commit_every_s,
-        keep_delivered_s=queue.keep_delivered_s,
-        limits=Limits(
-            max_size_bytes=queue.max_size_bytes,
-            min_free_bytes=queue.min_free_bytes,
-            max_age_s=queue.max_age_s,
-            when_full=queue.when_full,
-        ),
-        clock=clock,
-    )
-
-
 def _within(timeout_s: float, act: Callable[[], object]) -> None:
     """Do it in a thread that is left behind where it takes too long."""
     thread = threading.Thread(target=act, daemon=True)
@@ -396,50 +374,3 @@ def _within(timeout_s: float, act: Callable[[], object]) -> None:
 def _host(settings: Settings) -> str:
     """Where fixes go; the rest of a URL may hold a key."""
     return urlsplit(settings.upload.url).netloc
-
-
-def source_of(gps: Gps, baud_file: Path | None) -> Source:
-    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have.
-
-    Without it nothing is remembered.
-    """
-    commands = [command_bytes(text) for text in gps.on_connect]
-    memory = BaudMemory(baud_file)
-    baud = None if gps.baud == "auto" else gps.baud
-
-    def port(path: Path) -> Source:
-        return SerialSource(path, baud, commands=commands, memory=memory)
-
-    if gps.source == "auto":
-        return AutoSource(port)
-    if gps.source.startswith("/"):
-        return port(Path(gps.source))
-    parts = urlsplit(gps.source)
-    host, number = parts.hostname or "", parts.port or 0
-    if parts.scheme == "gpsd":
-        return GpsdSource(host, number or gpsd.PORT)
-    if parts.scheme == "tcp":
-        return TcpSource(host, number, commands=commands)
-    if parts.scheme == "udp":
-        return UdpSource(host, number)
-    return ReplaySource(Path(gps.source.removeprefix("file://")))
-
-
-def _extras(extra: ExtraSettings) -> Extras:
-    return Extras(
-        [Attribute(name, one.file, one.scale) for name, one in extra.files.items()],
-        power=extra.power,
-    )
-
-
-def _policy(upload: UploadSettings, wire_format: Format) -> UploadPolicy:
-    return UploadPolicy(
-        max_batch=upload.max_batch,
-        flush_every_s=upload.flush_every_s,
-        timeout_s=upload.timeout_s,
-        live_first=upload.order == "live-first"
-        or (upload.order == "auto" and not wire_format.oldest_first),
-        compression=upload.compression,
-        backoff_initial_s=upload.backoff_initial_s,
-        backoff_max_s=upload.backoff_max_s,
-    )

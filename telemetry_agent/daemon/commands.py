@@ -16,7 +16,8 @@ from telemetry_agent.ackqueue.schema import State
 from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.ackqueue.verify import verify
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon.control import Answers, Command
+from telemetry_agent.daemon.client import Answers
+from telemetry_agent.daemon.control import Command
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
 from telemetry_agent.export import FORMATS
 from telemetry_agent.export.track import Gaps

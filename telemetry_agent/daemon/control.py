@@ -11,42 +11,28 @@ an answer that is not read for a minute ends the conversation. The task itself o
 """
 
 import contextlib
-import json
 import logging
-import os
 import select
 import socket
 import stat
-import struct
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import AgentError, StorageError, UnavailableError, UsageError
+from telemetry_agent.daemon.asker import Asker, GoneError
+from telemetry_agent.daemon.client import Answers, address, socket_path
+from telemetry_agent.errors import AgentError, UsageError
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
 
 _ASKERS = 16
 _STRANGERS = 8  # leaves room for the others
-_QUESTION_S = 10.0
-_QUESTION_BYTES = 64 * 1024
-_SEND_S = 60.0
-_ANSWER_S = 60.0
 _LISTEN_AGAIN_S = 60.0
 _ACCEPT_AGAIN_S = 1.0
 _STEP_S = 60.0  # a sign of life for the watchdog
-_SUN_PATH_BYTES = 107
-
-_SO_PEERGROUPS = 59  # asm-generic/socket.h
-_PEER_GROUPS_BYTES = 1024  # the most that Python asks for: 256 groups
-_NOBODY = 65534  # in a user namespace, everybody whom it does not know
-
-
-Answers = Generator[dict[str, Any], None, None]
-"""What a command says, ready for JSON."""
 
 
 class Command(NamedTuple):
@@ -56,61 +42,6 @@ class Command(NamedTuple):
     """Takes what was asked, and a bell whose wait also ends (by raising) when the asker leaves."""
     public: bool = False
     """Everybody on the machine may ask it."""
-
-
-class NoAgentError(AgentError):
-    """Nobody listens on the control socket."""
-
-
-class _GoneError(Exception):
-    """The asker has left, or the daemon stops."""
-
-
-def socket_path(queue_path: Path) -> Path:
-    """Where the agent with this queue listens."""
-    return queue_path.with_name(queue_path.name + ".sock")
-
-
-def ask(queue_path: Path, question: Mapping[str, Any]) -> Answers:
-    """Ask the running agent.
-
-    Raises:
-        NoAgentError: none runs; nothing was asked.
-        AgentError: what the agent says is wrong, with its exit status.
-    """
-    path = socket_path(queue_path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(_ANSWER_S)
-        try:
-            with _address(path) as address:
-                sock.connect(address)
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-            raise NoAgentError(f"no agent listens on {path}") from error
-        except OSError as error:
-            raise AgentError(f"cannot ask the agent at {path}: {error.strerror}") from error
-        try:
-            with contextlib.suppress(BrokenPipeError):  # it has spoken already: read what
-                sock.sendall(json.dumps(question).encode() + b"\n")
-            with sock.makefile("rb") as lines:
-                for line in lines:
-                    sock.settimeout(None)
-                    answer = json.loads(line)
-                    if "end" in answer:
-                        return
-                    if "error" in answer:
-                        kind = _KINDS.get(answer.get("exit_status"), AgentError)
-                        raise kind(answer["error"])
-                    yield answer
-        except TimeoutError as error:
-            raise AgentError(f"the agent at {path} does not answer") from error
-        except (OSError, ValueError) as error:
-            raise AgentError(f"the agent at {path} broke off: {error}") from error
-    raise AgentError(f"the agent at {path} went away before it had answered")
-
-
-_KINDS: dict[object, type[AgentError]] = {
-    kind.exit_status: kind for kind in (UsageError, UnavailableError, StorageError)
-}
 
 
 class Control:
@@ -136,7 +67,7 @@ class Control:
         self._waker = socket.socketpair()
         self._waker[1].setblocking(False)
         self._listener: socket.socket | None = None
-        self._askers: set[_Asker] = set()
+        self._askers: set[Asker] = set()
         self._failed = False
 
     def listen(self) -> bool:
@@ -147,8 +78,8 @@ class Control:
                 if not stat.S_ISSOCK(self._path.lstat().st_mode):
                     raise FileExistsError(0, "something else is there")
                 self._path.unlink()
-            with _address(self._path) as address:
-                listener.bind(address)
+            with address(self._path) as name:
+                listener.bind(name)
             self._path.chmod(0o666)  # who may ask what is decided by who asks
             listener.setblocking(False)
             listener.listen(_ASKERS)
@@ -207,7 +138,7 @@ class Control:
             end.close()
 
     def _welcome(self, sock: socket.socket) -> None:
-        asker = _Asker(sock, self._clock)
+        asker = Asker(sock, self._clock)
         with self._lock:
             room = _ASKERS if asker.trusted else _STRANGERS
             welcome = not self._closed and len(self._askers) < room
@@ -218,21 +149,21 @@ class Control:
                 target=self._converse, args=(asker,), name="control asker", daemon=True
             ).start()
         else:
-            with contextlib.suppress(_GoneError):
+            with contextlib.suppress(GoneError):
                 asker.say({"error": "too many ask at once: try again later", "exit_status": 1})
             asker.close()
 
-    def _converse(self, asker: "_Asker") -> None:
+    def _converse(self, asker: Asker) -> None:
         try:
             asker.say(self._answer(asker))
-        except _GoneError:
+        except GoneError:
             pass
         finally:
             with self._lock:
                 self._askers.discard(asker)
             asker.close()
 
-    def _answer(self, asker: "_Asker") -> dict[str, Any]:
+    def _answer(self, asker: Asker) -> dict[str, Any]:
         """Say all answers; returns the last."""
         try:
             question = asker.listen()
@@ -249,128 +180,11 @@ class Control:
                     asker.say(answer)
         except AgentError as error:
             return {"error": str(error), "exit_status": error.exit_status}
-        except _GoneError:
+        except GoneError:
             raise
         except Exception:
             if self._closed:  # the queue was closed under the command
-                raise _GoneError from None
+                raise GoneError from None
             log.exception("a command of the control socket failed")
             return {"error": "a fault of the agent: its log says more", "exit_status": 1}
         return {"end": True}
-
-
-class _Asker:
-    """One conversation, for the thread that leads it; any thread may dismiss the asker."""
-
-    def __init__(self, sock: socket.socket, clock: Clock) -> None:
-        self.trusted = _is_trusted(sock)
-        self.bell = _AskersBell(sock)
-        self._sock = sock
-        self._clock = clock
-        self._sock.settimeout(_SEND_S)
-
-    def listen(self) -> dict[str, Any]:
-        """The question.
-
-        Raises:
-            UsageError: it is none.
-        """
-        deadline_s = self._clock.monotonic_s() + _QUESTION_S
-        line = b""
-        try:
-            while b"\n" not in line and len(line) <= _QUESTION_BYTES:
-                left_s = deadline_s - self._clock.monotonic_s()
-                self._sock.settimeout(max(left_s, 0.001))
-                data = self._sock.recv(4096)
-                if not data:
-                    raise _GoneError
-                line += data
-        except OSError as error:
-            raise _GoneError from error
-        self._sock.settimeout(_SEND_S)
-        try:
-            question = json.loads(line.partition(b"\n")[0])
-        except (ValueError, RecursionError) as error:
-            raise UsageError("one line with a JSON object is needed") from error
-        if not isinstance(question, dict) or not isinstance(question.get("ask"), str):
-            raise UsageError('a JSON object with "ask" is needed')
-        return question
-
-    def say(self, answer: Mapping[str, Any]) -> None:
-        """Send a line.
-
-        Raises:
-            _GoneError: the asker does not read it.
-        """
-        try:
-            self._sock.sendall(json.dumps(answer).encode() + b"\n")
-        except OSError as error:
-            raise _GoneError from error
-
-    def dismiss(self) -> None:
-        """End the conversation: whatever it waits for ends now."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-        self.bell.ring()
-
-    def close(self) -> None:
-        self.bell.close()
-        self._sock.close()
-
-
-class _AskersBell(Bell):
-    """A bell whose wait ends when the asker leaves, too."""
-
-    def __init__(self, asker: socket.socket) -> None:
-        super().__init__()
-        self._asker = asker
-        self._ends = socket.socketpair()
-        for end in self._ends:
-            end.setblocking(False)
-
-    def ring(self) -> None:
-        with contextlib.suppress(OSError):  # closed; or full, then it rings anyway
-            self._ends[1].send(b"\0")
-
-    def clear(self) -> None:
-        with contextlib.suppress(OSError):
-            self._ends[0].recv(4096)
-
-    def wait(self, timeout_s: float | None) -> None:
-        poll = select.poll()
-        poll.register(self._ends[0], select.POLLIN)
-        poll.register(self._asker, select.POLLRDHUP)
-        ready = poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000)
-        if any(fd == self._asker.fileno() for fd, _ in ready):
-            raise _GoneError
-
-    def close(self) -> None:
-        for end in self._ends:
-            end.close()
-
-
-def _is_trusted(sock: socket.socket) -> bool:
-    """Whether root, or the user or the group of this process, is at the other end."""
-    _, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if uid in {0, os.geteuid()} - {_NOBODY}:
-        return True
-    try:
-        # Not from /proc: a service is often kept from seeing the processes of others there.
-        listed = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _PEER_GROUPS_BYTES)
-    except OSError:
-        listed = b""
-    groups = {gid, *struct.unpack(f"{len(listed) // 4}I", listed)}
-    return os.getegid() in groups - {_NOBODY}
-
-
-@contextlib.contextmanager
-def _address(path: Path) -> Iterator[str]:
-    """What ``bind`` and ``connect`` take for ``path``, which may be too long for them."""
-    if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.lock import QueueLock
-from telemetry_agent.daemon import control
+from telemetry_agent.daemon import client
 from telemetry_agent.doctor.accounts import Account, agents_account
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span, warned
 from telemetry_agent.errors import AgentError, QueueLockedError, SourceError
@@ -52,7 +52,7 @@ class Agent:
         """Does it run, and does it answer: ``agent``."""
         try:
             self.status = next(self._ask(self._queue_path, {"ask": "status"}))
-        except control.NoAgentError:
+        except client.NoAgentError:
             yield self._absent()
             return
         except AgentError as error:

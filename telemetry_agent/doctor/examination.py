@@ -8,8 +8,8 @@ from pathlib import Path
 from telemetry_agent import config
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
-from telemetry_agent.daemon import control
-from telemetry_agent.daemon.app import source_of
+from telemetry_agent.daemon import client
+from telemetry_agent.daemon.parts import source_of
 from telemetry_agent.doctor.accounts import SERVICE_USER
 from telemetry_agent.doctor.agent import Agent, Ask, TapSource
 from telemetry_agent.doctor.checkup import Check, findings
@@ -39,7 +39,7 @@ class Site:
     root: Path = Path("/")
     """Where /dev, /proc and /sys are."""
     resolve: Resolve = resolve_tcp
-    ask: Ask = control.ask
+    ask: Ask = client.ask
     user: str = SERVICE_USER
     """Who runs the agent where it does not run, and root asks."""
     patience: Patience = field(default_factory=Patience)

@@ -12,7 +12,7 @@ under way, the server or something before it cannot do this, and for a while the
 *One that says more than it was asked*, with several under way, gave some answer to the wrong
 request: no answer of the series counts.
 
-The sockets, and with them deadline and abort, are those of ``network``; the bytes of an answer are
+The sockets, and with them deadline and abort, are those of ``attempt``; the bytes of an answer are
 understood by h11, which never learns that more than one request is under way.
 """
 
@@ -26,7 +26,9 @@ import h11
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.access import Access
-from telemetry_agent.upload.network import BrokenError, Connection, Network, NetworkError
+from telemetry_agent.upload.attempt import BrokenError, NetworkError
+from telemetry_agent.upload.connection import Connection
+from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.seams import Heard, NoAnswer
 
 _log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Payload -> HTTP exchange -> answer, or the reason why there is none. The only importer of httpx.
 
 Theory of operation. httpx and httpcore speak HTTP/1.1 and keep the connection; the sockets are
-ours (``network``), so that the whole exchange ends by its deadline and an abort ends it at once.
+ours (``connection``), so that the whole exchange ends by its deadline and an abort ends it at once.
 
 *An answer belongs to the request it follows.* A server that answers twice would have its second
 answer taken for that to the next batch, which it never saw. So the stream hands on what it reads
@@ -24,15 +24,19 @@ from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.attempt import BrokenError, NetworkError
+from telemetry_agent.upload.connection import Connection
 from telemetry_agent.upload.formats.answers import words
-from telemetry_agent.upload.network import BrokenError, Connection, Network, NetworkError
+from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.pipeline import Pipeline
 from telemetry_agent.upload.seams import Heard, NoAnswer
 
-# httpx imports its command line where click and rich are installed: 40 ms and 6 MB for nothing.
-sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+# Where click and rich are installed httpx imports its command line: 40 ms and 6 MB for nothing.
+# Where trio is, httpcore imports that: 3 MB.
+for unneeded in ("httpx._main", "trio"):
+    sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
 
-import httpcore  # noqa: E402 - after the line above
+import httpcore  # noqa: E402 - after the lines above
 import httpx  # noqa: E402 - the same
 
 # They log each URL and header, and either may hold a key.

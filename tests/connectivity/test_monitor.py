@@ -98,7 +98,7 @@ class World:
         if self.way is None:
             return Verdict("no-route", "no route to 10.0.0.9:80")
         if not self.answers:
-            return Verdict("unreachable", "10.0.0.9:80: Connection refused")
+            return Verdict("unreachable", "connection refused by 10.0.0.9:80")
         return Verdict("up")
 
     @property
@@ -156,7 +156,7 @@ def test_it_counts_the_endpoint_as_up_until_it_knows_better() -> None:
     world.run(0.2)
     assert world.word == "unreachable"
     assert world.monitor.state.since_s == 1005.0
-    assert world.monitor.state.error == "10.0.0.9:80: Connection refused"
+    assert world.monitor.state.error == "connection refused by 10.0.0.9:80"
 
 
 def test_up_waits_for_news_alone(world: World) -> None:

@@ -98,7 +98,7 @@ def test_a_listening_endpoint_is_up(server: socket.socket, bell: KernelBell) -> 
 
 def test_a_refusal_names_the_address_and_the_reason(refusing: Address, bell: KernelBell) -> None:
     probe = Probe("endpoint.test", 80, bell, resolver=Names([refusing]))
-    assert run(probe, bell) == Verdict("unreachable", f"{refusing}: Connection refused")
+    assert run(probe, bell) == Verdict("unreachable", f"connection refused by {refusing}")
 
 
 def test_silence_is_unreachable_after_its_deadline(silent: Address, bell: KernelBell) -> None:
@@ -107,7 +107,7 @@ def test_silence_is_unreachable_after_its_deadline(silent: Address, bell: Kernel
     until_resolved(probe, bell, 101.0)
     assert probe.due_s() == 106.0
     assert probe.poll(105.9) is None
-    assert probe.poll(106.0) == Verdict("unreachable", f"{silent}: no answer within 5 s")
+    assert probe.poll(106.0) == Verdict("unreachable", f"no connection to {silent} within 5 s")
 
 
 def test_a_silent_address_does_not_hold_up_another(
@@ -149,7 +149,7 @@ def test_one_resolution_at_a_time(bell: KernelBell, refusing: Address) -> None:
         )
     assert names.asked == 1
     names.open.set()
-    assert run(probe, bell, 90.0).error == f"{refusing}: Connection refused"
+    assert run(probe, bell, 90.0).error == f"connection refused by {refusing}"
 
 
 def test_a_resolution_that_failed_in_the_dead_network_is_repeated(

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon import control
-from telemetry_agent.daemon.control import Answers, Command, Control, NoAgentError, ask
+from telemetry_agent.daemon import asker
+from telemetry_agent.daemon.client import Answers, NoAgentError, ask, socket_path
+from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, UnavailableError
 from telemetry_agent.tasks import Bell
@@ -102,7 +103,7 @@ def queue(tmp_path: Path) -> Path:
 def connected(queue: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(LIMIT_S)
-        sock.connect(str(control.socket_path(queue)))
+        sock.connect(str(socket_path(queue)))
         yield sock
 
 
@@ -162,7 +163,7 @@ def test_ten_megabytes_without_a_line_end_are_not_read(queue: Path, commands: Co
 def test_who_says_nothing_is_dismissed(
     queue: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_QUESTION_S", 0.2)
+    monkeypatch.setattr(asker, "_QUESTION_S", 0.2)
     with listening(queue, commands), connected(queue) as sock:
         sock.sendall(b'{"ask"')
         assert sock.recv(1) == b""
@@ -231,14 +232,14 @@ def test_the_end_of_the_daemon_ends_every_conversation(queue: Path, commands: Co
         assert commands.waiting.acquire(timeout=LIMIT_S)
     with pytest.raises(AgentError, match="went away before it had answered"):
         next(waiting)
-    assert not control.socket_path(queue).exists()
+    assert not socket_path(queue).exists()
     with pytest.raises(NoAgentError):
         next(ask(queue, {"ask": "echo"}))
 
 
 def test_the_socket_of_a_killed_daemon_is_replaced(queue: Path, commands: Commands) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(control.socket_path(queue)))
+        dead.bind(str(socket_path(queue)))
     with pytest.raises(NoAgentError):
         next(ask(queue, {"ask": "echo"}))
     with listening(queue, commands):
@@ -248,7 +249,7 @@ def test_the_socket_of_a_killed_daemon_is_replaced(queue: Path, commands: Comman
 def test_a_file_in_the_way_is_left_alone_and_told_once(
     queue: Path, commands: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = control.socket_path(queue)
+    path = socket_path(queue)
     path.write_text("somebody's work")
     listens_not = Control(queue, commands.all(), Clock())
     with caplog.at_level(logging.WARNING):
@@ -269,7 +270,7 @@ def test_a_path_of_any_length_works(length: int, tmp_path: Path, commands: Comma
         folder /= "f" * left
     folder.mkdir(parents=True)
     queue = folder / "queue.db"
-    assert len(str(control.socket_path(queue))) == max(length, len(str(tmp_path)) + tail)
+    assert len(str(socket_path(queue))) == max(length, len(str(tmp_path)) + tail)
     with listening(queue, commands):
         assert answers_at(queue)
     assert list(folder.iterdir()) == []

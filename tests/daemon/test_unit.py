@@ -102,6 +102,16 @@ def test_the_exposure_score_is_at_most_1_5() -> None:
     assert done.returncode == 0, done.stdout.splitlines()[-1]
 
 
+def test_it_waits_for_no_network(machine: Machine) -> None:
+    orders = ("After", "Wants", "Requires", "Requisite", "BindsTo")
+    assert not [name for name in orders if "network" in machine.show(UNIT, name)]
+
+
+def test_it_is_kept_within_limits(machine: Machine) -> None:
+    limits = ("MemoryHigh", "MemoryMax", "TasksMax")
+    assert [machine.show(UNIT, name) for name in limits] == [str(128 << 20), str(192 << 20), "64"]
+
+
 def test_start_returns_when_the_agent_says_that_it_is_ready(machine: Machine) -> None:
     machine.systemctl("start", UNIT)
     assert machine.show(UNIT, "ActiveState") == "active"
@@ -151,25 +161,27 @@ def test_who_may_ask_what_under_the_sandbox() -> None:
 def test_journald_gets_levels_and_fields(machine: Machine) -> None:
     machine.systemctl("start", UNIT)
     machine.wait_for(lambda: "no such device" in machine.messages(UNIT), "a warning")
-    names = ("PRIORITY", "DEVICE", "LOGGER", "SYSLOG_IDENTIFIER", "_SYSTEMD_UNIT")
+    names = ("PRIORITY", "STATE", "DEVICE", "LOGGER", "SYSLOG_IDENTIFIER", "_SYSTEMD_UNIT")
     said = {
         entry["MESSAGE"].partition(" ")[0]: [entry.get(name) for name in names]
         for entry in own_entries(machine)
     }
     rest = ["telemetry-agent", UNIT]
-    assert said["telemetry-agent"] == ["6", "van-07", "telemetry_agent.daemon.service", *rest]
-    assert said["/dev/none:"] == ["4", "van-07", "telemetry_agent.gnss.reader", *rest]
+    assert said["telemetry-agent"] == ["6", None, "van-07", "telemetry_agent.daemon.service", *rest]
+    assert said["/dev/none:"] == ["4", "absent", "van-07", "telemetry_agent.gnss.reader", *rest]
 
 
-def test_a_stuck_thread_is_ended_by_the_watchdog_and_the_agent_started_again() -> None:
+@pytest.mark.parametrize("task", ["reader", "uploader"])
+def test_a_stuck_thread_is_ended_by_the_watchdog_and_the_agent_started_again(task: str) -> None:
     files = INSTALLED | {
         "/usr/bin/telemetry-agent": launcher("/opt/source/tests/daemon/stuck_agent.py")
     }
     with boot(drop_in("WatchdogSec=2s", "RestartSec=0"), files) as machine:
         machine.systemctl("start", UNIT)
         stuck = machine.main_pid(UNIT)
-        machine.path("/etc/telemetry-agent/stuck").touch()
-        machine.wait_for(lambda: "stuck: reader" in machine.messages(UNIT), "noticed")
+        machine.path("/etc/telemetry-agent/stuck").write_text(task)
+        machine.run("/usr/bin/telemetry-agent", "drain")  # else an idle uploader makes no step
+        machine.wait_for(lambda: f"stuck: {task}" in machine.messages(UNIT), "noticed")
         machine.path("/etc/telemetry-agent/stuck").unlink()
         machine.wait_for(lambda: machine.show(UNIT, "NRestarts") != "0", "restarted")
         machine.wait_active(UNIT)

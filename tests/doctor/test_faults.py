@@ -30,7 +30,7 @@ from processes import ROOT
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.lock import QueueLock
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.daemon import control
+from telemetry_agent.daemon import client
 from telemetry_agent.doctor.examination import NAMES
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.drive import Drive
@@ -547,7 +547,7 @@ def an_agent_that_does_not_answer(bench: Bench) -> None:
 
 @fault("agent", "warn", "does not run: nothing is recorded", "systemctl enable --now")
 def an_agent_that_does_not_run(bench: Bench) -> None:
-    bench.ask = answers(status=[control.NoAgentError("no agent")])
+    bench.ask = answers(status=[client.NoAgentError("no agent")])
 
 
 @fault("agent", "warn", f"version 0.0.1.*installed is version {__version__}", "restart")

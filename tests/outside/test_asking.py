@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -77,7 +78,7 @@ def test_status_tells_what_the_agent_knows(tmp_path: Path, endpoint: Endpoint) -
             daemon.wait_for_line("nothing can be delivered")
             told = asked.json("status")
             assert told["upload"]["state"] == "unreachable"
-            assert "connection refused" in told["upload"]["last_error"].lower()
+            assert "connection refused by" in told["upload"]["last_error"]
             simulator.hush()
             daemon.kill()
         told = asked.json("status")
@@ -151,6 +152,9 @@ def test_dead_letters_are_listed_put_back_and_given_up(with_daemon: bool, tmp_pa
             status, line = asked.refused("queue", "discard", "--all")
             assert (status, "--yes is needed" in line) == (2, True)
             assert asked.json("queue", "discard", f"{stream}:3", "--yes") == {"discarded": 1}
+            text = asked.run("queue", "stats").stdout
+            assert re.search(r"^dead_letters +[12]: 400: bad fix$", text, re.MULTILINE)
+            assert re.search(r"^lost +1: discarded$", text, re.MULTILINE)
             server.then = answer()
             assert asked.json("queue", "retry", "--all")["retried"] in {1, 2}
             assert asked.json("drain")[-1]["pending"] == 0
@@ -441,7 +445,7 @@ def test_strangers_may_look_and_no_more(public_folder: Path) -> None:
             assert daemon.end() == 0
         result = ask_as(config, "status", groups=[])
         assert result.returncode == 0
-        assert "no agent runs, and only its user may open the queue" in result.stdout
+        assert "no agent runs\nonly the agent's user may open" in result.stdout
         result = ask_as(config, "queue", "stats", groups=[])
         assert result.returncode == 1
         assert "use sudo" in result.stderr

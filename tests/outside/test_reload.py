@@ -46,6 +46,20 @@ def test_a_wrong_config_keeps_the_old_one(tmp_path: Path) -> None:
             assert agent.end() == 0
 
 
+def test_another_queue_waits_for_the_next_start(tmp_path: Path) -> None:
+    endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
+    with endpoint, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), endpoint.url)
+        with started(config) as agent:
+            config.write_text(config.read_text().replace("queue.db", "other.db"))
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line(r"\[queue\] has changed: that takes effect at the next start")
+            agent.wait_for_line(r"reloaded: records .* into \S+/queue.db")
+            assert endpoint.wait_for(endpoint.count() + 20, 20)
+            assert agent.end() == 0
+        assert not (tmp_path / "other.db").exists()
+
+
 def test_a_changed_receiver_is_opened(tmp_path: Path) -> None:
     endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
     with endpoint, simulated(tmp_path) as simulator:

@@ -117,7 +117,11 @@ def test_what_had_its_answer_is_told_before_the_connection_broke() -> None:
         transport, heard = Transport(server.url), Heard()
         failure, unanswered = transport.series(payloads(200), 10, heard)
         transport.close()
-    assert failure == NoAnswer("the server closed the connection without an answer")
+    assert failure is not None
+    # A server that has not read all of it closes by a reset.
+    assert (
+        failure.reason.startswith("the server closed the connection") or "reset" in failure.reason
+    )
     assert len(heard.answers) == 60
     assert 1 < unanswered <= 128
 

@@ -28,7 +28,9 @@ from misbehaving import (
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.access import Access
-from telemetry_agent.upload.network import BrokenError, Connection, Network
+from telemetry_agent.upload.attempt import BrokenError
+from telemetry_agent.upload.connection import Connection
+from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.seams import NoAnswer
 from telemetry_agent.upload.transport import Transport
 

@@ -1,0 +1,84 @@
+"""Asking the running agent: the side of the control socket that the commands are on.
+
+What goes over it is told in ``control``.
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from telemetry_agent.errors import AgentError, StorageError, UnavailableError, UsageError
+
+_ANSWER_S = 60.0
+_SUN_PATH_BYTES = 107
+
+Answers = Generator[dict[str, Any], None, None]
+"""What a command says, ready for JSON."""
+
+
+class NoAgentError(AgentError):
+    """Nobody listens on the control socket."""
+
+
+def socket_path(queue_path: Path) -> Path:
+    """Where the agent with this queue listens."""
+    return queue_path.with_name(queue_path.name + ".sock")
+
+
+@contextlib.contextmanager
+def address(path: Path) -> Iterator[str]:
+    """What ``bind`` and ``connect`` take for ``path``, which may be too long for them."""
+    if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+_KINDS: dict[object, type[AgentError]] = {
+    kind.exit_status: kind for kind in (UsageError, UnavailableError, StorageError)
+}
+
+
+def ask(queue_path: Path, question: Mapping[str, Any]) -> Answers:
+    """Ask the running agent.
+
+    Raises:
+        NoAgentError: none runs; nothing was asked.
+        AgentError: what the agent says is wrong, with its exit status.
+    """
+    path = socket_path(queue_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(_ANSWER_S)
+        try:
+            with address(path) as name:
+                sock.connect(name)
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+            raise NoAgentError(f"no agent listens on {path}") from error
+        except OSError as error:
+            raise AgentError(f"cannot ask the agent at {path}: {error.strerror}") from error
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it has spoken already: read what
+                sock.sendall(json.dumps(question).encode() + b"\n")
+            with sock.makefile("rb") as lines:
+                for line in lines:
+                    sock.settimeout(None)
+                    answer = json.loads(line)
+                    if "end" in answer:
+                        return
+                    if "error" in answer:
+                        kind = _KINDS.get(answer.get("exit_status"), AgentError)
+                        raise kind(answer["error"])
+                    yield answer
+        except TimeoutError as error:
+            raise AgentError(f"the agent at {path} does not answer") from error
+        except (OSError, ValueError) as error:
+            raise AgentError(f"the agent at {path} broke off: {error}") from error
+    raise AgentError(f"the agent at {path} went away before it had answered")

@@ -1,0 +1,82 @@
+"""What a person at a terminal sees live."""
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from misbehaving import Server
+from processes import AGENT, environment
+from rig import record_backlog, started, write_config
+
+LIMIT_S = 20
+
+
+class Terminal:
+    """A command at a terminal of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
+        self.process = process
+        self.seen = b""
+        self._master = master
+
+    def read_until(self, text: bytes, times: int = 1) -> None:
+        while self.seen.count(text) < times:
+            assert self._read(), self.seen
+
+    def read_all(self) -> None:
+        with contextlib.suppress(OSError):  # the terminal of a process that has ended
+            while self._read():
+                pass
+
+    def _read(self) -> bytes:
+        assert select.select([self._master], [], [], LIMIT_S)[0], self.seen
+        data = os.read(self._master, 65536)
+        self.seen += data
+        return data
+
+
+@contextlib.contextmanager
+def terminal(*args: str) -> Iterator[Terminal]:
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [*AGENT, *args],
+        env=environment({"TERM": "xterm", "COLUMNS": "200"}),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    ) as process:
+        os.close(slave)
+        try:
+            yield Terminal(process, master)
+        finally:
+            process.kill()
+            os.close(master)
+
+
+def test_the_status_is_watched_until_ctrl_c(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with terminal("status", "--watch", "--config", str(config)) as watch:
+        watch.read_until(b"no agent runs")
+        with started(config):
+            watch.read_until(b"recording: absent for ", times=2)
+        watch.process.send_signal(signal.SIGINT)
+        watch.read_all()
+        assert watch.process.wait(LIMIT_S) == 130
+    assert watch.seen.rindex(b"\x1b[?25h") > watch.seen.rindex(b"\x1b[?25l")  # the cursor is back
+    assert b"Traceback" not in watch.seen
+
+
+def test_a_drain_shows_how_far_it_is(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 5)
+    with Server() as server:
+        config = write_config(tmp_path, "/dev/none", server.url)
+        with terminal("drain", "--config", str(config)) as drain:
+            drain.read_all()
+            assert drain.process.wait(LIMIT_S) == 0
+    assert b"100%" in drain.seen
+    assert drain.seen.endswith(b"nothing is left: 5 delivered\r\n")
