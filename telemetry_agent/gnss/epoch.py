@@ -43,7 +43,6 @@ class Epoch:
     _hdop_e2: int | None = None
     _vdop_e2: int | None = None
     _pdop_e2: int | None = None
-    _sats: int | None = None
     _err_h_mm: int | None = None
     _err_v_mm: int | None = None
 
@@ -53,6 +52,7 @@ class Epoch:
         self.used: dict[str, set[str]] = {}
         """System id or talker -> the satellites of GSA, as sent, empty places too."""
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
+        self._sats: dict[str, int] = {}  # by talker: some count only those of one system
 
     def is_at(self, instant: Instant, tag: str | None = None) -> bool:
         """Whether a sentence with this time and tag speaks of the same instant.
@@ -92,7 +92,7 @@ class Epoch:
             self.take_motion(report)
         elif kind != "GLL":
             if report.sats is not None:
-                self._sats = report.sats
+                self._sats[report.tag[:2]] = report.sats
             if report.hdop_e2 is not None:
                 self._hdop_e2 = report.hdop_e2
             if report.alt_mm is not None:
@@ -135,10 +135,13 @@ class Epoch:
         # Some receivers never count their satellites: few of them count only against a GGA that
         # nobody else vouches for.
         alone = first == "GGA" and len(self._reports) == 1 and self._gsa_mode not in {2, 3}
-        if alone and (self._sats or 0) < _LEAST_SATS:
+        if alone and (self._counted() or 0) < _LEAST_SATS:
             return None
         trusted, last = self._reports[first], self._reports[self._last_kind]
         return last if self._agree(trusted, last) else trusted
+
+    def _counted(self) -> int | None:
+        return max(self._sats.values(), default=None)
 
     def _agree(self, trusted: Report, last: Report) -> bool:
         if trusted.position_e9 is None or last.position_e9 is None or trusted.quality in _RTK:
@@ -150,7 +153,7 @@ class Epoch:
 
     def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
         """The fix at its full time."""
-        sats = sum(len(used - _NO_SATELLITE) for used in self.used.values()) or self._sats
+        sats = sum(len(used - _NO_SATELLITE) for used in self.used.values()) or self._counted()
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
         else:
