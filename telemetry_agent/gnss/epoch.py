@@ -54,6 +54,12 @@ class Epoch:
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
         self._sats: dict[str, int] = {}  # by talker: some count only those of one system
 
+    @property
+    def rmc_speed_mm_s(self) -> int | None:
+        """What RMC said; a VTG may have overridden it."""
+        rmc = self._reports.get("RMC")
+        return None if rmc is None else rmc.speed_mm_s
+
     def is_at(self, instant: Instant, tag: str | None = None) -> bool:
         """Whether a sentence with this time and tag speaks of the same instant.
 
