@@ -77,7 +77,7 @@ class Assembler:
     def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
         """Append the fixes that this sentence completes, by its time or by being the last."""
         tag, instant = message.tag, message.instant
-        if self._talkers.followed is not None and not self._talkers.admit(tag, instant):
+        if self._talkers.followed is not None and not self._talkers.admit(message):
             self.counts["other-talker"] += 1
             return
         epoch = self._epoch
@@ -91,7 +91,7 @@ class Assembler:
         else:
             astray = self._moments_astray and isinstance(message, Moment)
             if not astray and (epoch is None or epoch.instant != instant):
-                epoch = self._epoch_of(instant, tag, now_s, fixes)
+                epoch = self._epoch_of(instant, message, now_s, fixes)
             # After the epoch before was closed: if time jumped, this date is none of its own.
             if isinstance(message, (Report, Moment)) and message.day is not None:
                 self._dates.learn(message.day, instant)
@@ -117,11 +117,13 @@ class Assembler:
         """Append the fix that the end of the input completes."""
         self._close("end", now_s, fixes)
 
-    def _epoch_of(self, instant: Instant, tag: str, now_s: float, fixes: list[Fix]) -> Epoch | None:
-        epoch = self._epoch
+    def _epoch_of(
+        self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
+    ) -> Epoch | None:
+        epoch, tag = self._epoch, message.tag
         if epoch is not None and epoch.is_at(instant, tag):
             return epoch
-        if not self._talkers.opens(tag):
+        if isinstance(message, Report) and not self._talkers.opens(tag):
             self.counts["other-talker"] += 1
             return None
         waiting = epoch is not None and epoch.instant is None and not epoch.reported
