@@ -41,7 +41,7 @@ class Assembler:
 
     ``counts``: ``late`` (sentences for an instant that was already judged), ``other-talker``
     (ignored, because another receiver is followed), ``no-fix`` (epochs without a valid position),
-    ``no-time`` (valid positions without a time of day).
+    ``no-time`` (valid positions whose sentences say no time of day).
     """
 
     def __init__(self, dates: Dates, *, eager: bool, baud: int | None) -> None:
@@ -196,11 +196,11 @@ class Assembler:
             self.state = "no-fix"
             self.counts["no-fix"] += 1
             return
-        if epoch.instant is None:
+        if epoch.fixed_at is None:
             self.state = "no-date"
             self.counts["no-time"] += 1
             return
-        placed = self._dates.place(epoch.instant, now_s)
+        placed = self._dates.place(epoch.fixed_at, now_s)
         if placed is None:
             self.state = "no-date"
             return

@@ -27,7 +27,9 @@ class Epoch:
     """Collects the sentences of one instant."""
 
     instant: Instant | None = None
-    """None: no sentence has said it."""
+    """Which sentences belong to it; None: none has said a time."""
+    fixed_at: Instant | None = None
+    """When it has its position: ZDA may be wrong about that."""
     last = ""
     """The tag of the sentence that came last."""
     reported = False
@@ -88,6 +90,8 @@ class Epoch:
         """Take in RMC, GGA, GLL or GNS."""
         kind = report.tag[2:]
         self.reported = True
+        if self.fixed_at is None:
+            self.fixed_at = report.instant
         if report.veto:
             self.veto = True
         if report.position_e9 is None:
