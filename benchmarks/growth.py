@@ -23,12 +23,12 @@ from pathlib import Path
 
 from queue_cycle import DEVICE, fix_at
 
-from telemetry_agent.ackqueue.ledger import ACKED
+from telemetry_agent.ackqueue.marks import ACKED
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.rows import encode
 from telemetry_agent.ackqueue.schema import connect
-from telemetry_agent.ackqueue.store import Store
+from telemetry_agent.ackqueue.store import Changes, Store
 
 FEW = 10_000
 BATCH = 100
@@ -45,7 +45,7 @@ def fill(path: Path, count: int, *, delivered: bool) -> None:
     for first in range(1, count + 1, _ROWS_PER_WRITE):
         last = min(count, first + _ROWS_PER_WRITE - 1)
         rows = [encode(n, _STREAM, n, DEVICE, fix_at(n)) for n in range(first, last + 1)]
-        store.write(rows, {1: Span(1, last, ACKED)} if delivered else {})
+        store.write(Changes(rows, {1: Span(1, last, ACKED)} if delivered else {}))
     store.close()
 
 

@@ -57,6 +57,11 @@ class Fix(NamedTuple):
     extra: str | None = None
     """The user's own attributes: a JSON object of numbers and words."""
 
+    @property
+    def time_is_sure(self) -> bool:
+        """Nothing is known against its time and date."""
+        return "time" not in self.flags and "date" not in self.flags
+
 
 class Satellite(NamedTuple):
     """One satellite in view."""

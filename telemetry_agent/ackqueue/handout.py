@@ -46,6 +46,15 @@ class Handout:
             count += span.hi - max(span.lo - 1, self.newest)
         return count
 
+    def middle(self) -> int:
+        """So many of them are before this row as behind it."""
+        left = self.free.total // 2
+        for span in self.free:
+            if left < span.size:
+                return span.lo + left
+            left -= span.size
+        return 0
+
     def choose(self, limit: int, *, live_first: bool) -> Plan | None:
         """The newest live rows if there are any and they go first, else the oldest rows.
 

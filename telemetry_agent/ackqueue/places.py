@@ -15,7 +15,6 @@ Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
 """``stored``: on the disk alone, as far as is known. ``gone``: not even there any more."""
 
 _PLACES: dict[State, Place] = {
-    State.DAMAGED: "gone",
     State.GONE: "gone",
     State.READY: "stored",
     State.UNACK: "stored",

@@ -75,10 +75,32 @@ class RangeMap(Generic[V]):
 
     def value_at(self, row: int) -> V | None:
         """The value of one row."""
+        span = self.span_at(row)
+        return span.value if span is not None else None
+
+    def span_at(self, row: int) -> Span[V] | None:
+        """The span that one row is in."""
         index = bisect_left(self._spans, row, key=_HI)
         if index < len(self._spans) and self._spans[index].lo <= row:
-            return self._spans[index].value
+            return self._spans[index]
         return None
+
+    def within(self, lo: int, hi: int) -> Iterator[Span[V]]:
+        """The spans, or parts of them, from row ``lo`` to ``hi``. It must not change meanwhile."""
+        for index in range(bisect_left(self._spans, lo, key=_HI), len(self._spans)):
+            span = self._spans[index]
+            if span.lo > hi:
+                return
+            yield Span(max(lo, span.lo), min(hi, span.hi), span.value)
+
+    def gaps(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+        """The ranges of rows without a value from row ``lo`` to ``hi``."""
+        for span in self.within(lo, hi):
+            if lo < span.lo:
+                yield lo, span.lo - 1
+            lo = span.hi + 1
+        if lo <= hi:
+            yield lo, hi
 
     def first(self) -> list[Span[V]]:
         """The first span, if there is one."""

@@ -3,8 +3,9 @@
 SQLite notices damage to the structure of its pages, not to the values in them, so each row
 carries its own proof. The checksum is the CRC-32 of the row's numbers as little-endian 64-bit
 integers in the order of ``COLUMNS`` (an absent one as -2**63, which no quantity reaches),
-followed by the device and by ``extra``, if it is there, in UTF-8. The local row number is left out:
-the content, found anywhere, proves itself.
+followed by the device and by ``extra``, if it is there, in UTF-8; and with the row's local number,
+folded to 32 bits, it is exclusive-ored. So a row proves its content and its place. (Rows of files
+that began with schema version 1 or 2 can be without the number: they prove their content alone.)
 """
 
 import struct
@@ -31,6 +32,11 @@ _FLAG_SETS = tuple(
     tuple(flag for flag in FLAGS if mask & _FLAG_BITS[flag]) for mask in range(1 << len(FLAGS))
 )
 _ABSENT = -(2**63)
+_32_BITS = 0xFFFF_FFFF
+_DEVICE, _CRC = COLUMNS.index("device"), COLUMNS.index("crc")
+TIME_MS, LAT_E9, LON_E9 = map(COLUMNS.index, ("time_ms", "lat_e9", "lon_e9"))
+"""Places in a row."""
+
 _pack = struct.Struct(f"<{len(COLUMNS) - 4}q").pack
 _crc32 = zlib.crc32
 _new_tuple = tuple.__new__  # a named tuple's own constructor takes twice as long
@@ -49,6 +55,8 @@ def encode(row_id: int, stream: int, seq: int, device: str, fix: Fix) -> Row:
     Raises:
         ValueError: A value cannot be stored: it is no integer of 64 bits, or no known word.
     """
+    if fix.extra == "":
+        raise ValueError(f"this fix cannot be stored (its extra is empty, not None): {fix}")
     try:
         numbers: tuple[Any, ...] = (  # what is no integer does not pack
             stream,
@@ -58,10 +66,16 @@ def encode(row_id: int, stream: int, seq: int, device: str, fix: Fix) -> Row:
             *fix[_QUALITY + 1 : -2],
             sum(_FLAG_BITS[flag] for flag in set(fix.flags)) if fix.flags else 0,
         )
-        crc = _checksum(device, numbers, fix.extra)
+        crc = _checksum(device, numbers, fix.extra) ^ _folded(row_id)
     except (struct.error, KeyError) as error:
         raise ValueError(f"this fix cannot be stored ({error}): {fix}") from error
     return (row_id, device, *numbers, crc, fix.extra)
+
+
+def at_place(row: Row, row_id: int) -> Row:
+    """A sound row, with another number."""
+    crc = _checksum(row[_DEVICE], row[_DEVICE + 1 : _CRC], row[-1]) ^ _folded(row_id)
+    return (row_id, *row[1:_CRC], crc, row[-1])
 
 
 def decode(row: Row) -> Record | None:
@@ -71,7 +85,7 @@ def decode(row: Row) -> Record | None:
     spends its time here, and this is twice as fast as any loop over the columns.
     """
     (
-        _,
+        row_id,
         device,
         stream,
         seq,
@@ -118,9 +132,13 @@ def decode(row: Row) -> Record | None:
             flags,
         )
         proof = _crc32(device.encode(), _crc32(packed))
-        if (proof if extra is None else _crc32(extra.encode(), proof)) != crc:
+        if extra is not None:
+            proof = _crc32(extra.encode(), proof)
+        if proof ^ (row_id ^ row_id >> 32) & _32_BITS != crc and proof != crc:
             return None
-    except (struct.error, AttributeError):  # no integer where one was, no text for the device
+        if extra == "":  # its checksum is that of none
+            return None
+    except (struct.error, AttributeError, UnicodeError):  # another type, or no UTF-8
         return None
     fix = _new_tuple(
         Fix,
@@ -151,6 +169,10 @@ def decode(row: Row) -> Record | None:
 def is_sound(row: Row) -> bool:
     """Whether the row still holds what was stored."""
     return decode(row) is not None
+
+
+def _folded(row_id: int) -> int:
+    return (row_id ^ row_id >> 32) & _32_BITS
 
 
 def _checksum(device: str, numbers: Sequence[int | None], extra: str | None) -> int:

@@ -7,6 +7,9 @@ so that a put whose outcome is unknown can be repeated without storing the fix t
 ``mark`` holds what became of the rows, as ranges of row numbers; a row in no range is ready. So
 to acknowledge a batch is, as a rule, to move the end of one range: one page, whatever the batch.
 
+``away`` has one row, or none: which rows are still to be carried over from files that were set
+aside (``salvage``), and whether their marks are here already.
+
 ``fixes`` is a view for people with plain ``sqlite3``: words and units of the documentation.
 """
 
@@ -14,6 +17,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 
 from telemetry_agent.ackqueue.rows import FLAGS, QUALITIES
@@ -27,11 +31,13 @@ _FLAG_WORDS = " || ".join(
 )
 
 
+class UnusableError(StorageError):
+    """The file is damaged, or no queue that this version can use: it is to be set aside."""
+
+
 class State(IntEnum):
     """What became of a row. The positive ones are the public states of the queue."""
 
-    DAMAGED = -1
-    """Unreadable or gone when it was to be sent. The row, if any, stays where it is."""
     GONE = 0
     """There is no row: it was kept long enough after delivery, or was lost (with a reason)."""
     READY = 1
@@ -44,7 +50,7 @@ class State(IntEnum):
     """Refused by the endpoint: a dead letter (with a reason)."""
 
 
-_APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
+APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
 
 _CREATE = (
     # No AUTOINCREMENT: it costs a second page per commit, and row numbers may come again, for
@@ -124,15 +130,39 @@ _EXTRA = (
     """,  # noqa: S608 - words of ours
 )
 
-_MIGRATIONS = (_CREATE, _EXTRA)
+_AWAY = (
+    """
+    CREATE TABLE away (
+        lo INTEGER NOT NULL,
+        hi INTEGER NOT NULL,
+        oldest INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        marked INTEGER NOT NULL
+    )
+    """,
+)
+
+_MIGRATIONS = (_CREATE, _EXTRA, _AWAY)
 """The statements at place n bring a file from schema version n to n + 1."""
+
+_STAND_INS = ("", "CREATE TEMP VIEW fix AS SELECT *, NULL AS extra FROM main.fix", *_AWAY)
+"""The same for one that must not change: from version n to what can be read like n + 1."""
+
+
+def is_newer(header: bytes) -> bool:
+    """Whether the first 100 bytes of a file are those of a queue of a version still to come."""
+    version, application_id = (int.from_bytes(header[at : at + 4]) for at in (60, 68))
+    return application_id == APPLICATION_ID and version > len(_MIGRATIONS)
+
+
+PAGE_BYTES = 512
 
 _PRAGMAS = (
     # The unit of every write. A commit of one fix writes one page to the log, and the larger the
     # page, the more often that touches two blocks of the file system. Bytes per fix, one commit
     # each, delivered every 10 s (benchmarks/card.py --choices): 5.5 KB with 512, 6.1 with 1024,
     # 9.4 with 4096, at the same speed. Has an effect only before the first table is made.
-    "PRAGMA page_size = 512",
+    f"PRAGMA page_size = {PAGE_BYTES}",
     # A commit appends to one file and syncs once; readers do not block it.
     "PRAGMA journal_mode = WAL",
     # With less, a power cut undoes commits, and the names of those fixes are already spent.
@@ -148,46 +178,86 @@ _PRAGMAS = (
     "PRAGMA secure_delete = ON",
     # No temporary file on the card.
     "PRAGMA temp_store = MEMORY",
+    # Not auto_vacuum, which gives pages back as they come free: 9.5 KB per fix in the place of 5.5.
+    # The file is packed when it has become mostly empty (``bounds``).
 )
+
+_text = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open an existing file, with transactions begun and ended by the caller alone."""
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text  # a text that is damaged must not keep others from being read
+    return connection
 
 
 def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
-    """Open the queue file at ``path``, made with its folders if it is not there.
+    """Open the queue file at ``path``, made if it is not there.
 
     Raises:
-        StorageError: It cannot be opened, is no queue, or was written by a newer version.
+        UnusableError: What is there is no queue of ours, or a damaged one.
+        StorageError: It cannot be opened.
     """
     try:
         if not path.exists():
             # Before SQLite holds it, so that it is never readable by all; SQLite gives its
             # companion files the same mode.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+            create_file(path)
+            # A log on disk whose database is not would be taken for that of a lost one.
+            sync_directory(path.parent)
         connection = connect(path)
         try:
             _prepare(connection, path)
             # A file whose name is not yet on disk is lost with its content at a power cut.
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except BaseException:
             connection.close()
             raise
     except OSError as error:
         raise StorageError(f"cannot open the queue {path}: {error.strerror}") from error
     except sqlite3.Error as error:
-        raise unusable(path, error) from error
+        raise cannot_open(path, error) from error
     return connection
 
 
-def unusable(path: Path, error: sqlite3.Error) -> StorageError:
-    """What to tell of a file that SQLite cannot open or read at the start."""
-    return StorageError(
-        f"cannot open the queue {path}: {error}. "
-        f"To go on with a new queue, move this file away (with {path.name}-wal, if there)"
-    )
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open the queue file at ``path`` for looking at it. Nothing in it, or in its log, changes.
+
+    Raises:
+        UnusableError: What is there is no queue of ours, or a damaged one.
+        StorageError: It cannot be opened.
+    """
+    # Without a log there is nothing to lock and no index to make.
+    mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    try:
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        connection.text_factory = _text
+        try:
+            version = _check_kind(connection, path)
+            for statement in _STAND_INS[max(1, version) :]:
+                connection.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise cannot_open(path, error) from error
+    return connection
+
+
+def cannot_open(path: Path, error: sqlite3.Error) -> StorageError:
+    """What to raise when SQLite cannot open or read a file at the start."""
+    text = f"cannot open the queue {path}: {error}"
+    return UnusableError(text) if primary_code(error) in _DAMAGE else StorageError(text)
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """What kind of failure it is, in SQLite's numbers."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}  # no such table
 
 
 def make_directories(path: Path) -> None:
@@ -200,24 +270,30 @@ def make_directories(path: Path) -> None:
     try:
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
-            _sync_directory(folder.parent)
+            sync_directory(folder.parent)
     except OSError as error:
         raise StorageError(
             f"cannot make the folder {error.filename} for the queue: {error.strerror}"
         ) from error
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _check_kind(connection: sqlite3.Connection, path: Path) -> int:
+    """Returns the version of its schema, 0 for a new file."""
     application_id = _pragma(connection, "application_id")
     version = _pragma(connection, "user_version")
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application_id != _APPLICATION_ID and (application_id or version or tables):
-        raise StorageError(f"{path} is a database of another program, not a queue")
+    if application_id != APPLICATION_ID and (application_id or version or tables):
+        raise UnusableError(f"{path} is a database of another program, not a queue")
     if version > len(_MIGRATIONS):
-        raise StorageError(
+        raise UnusableError(
             f"the queue {path} was written by a newer telemetry-agent (its schema is version "
-            f"{version}, this one knows {len(_MIGRATIONS)}): install that version again"
+            f"{version}, this one knows {len(_MIGRATIONS)})"
         )
+    return version
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = _check_kind(connection, path)
     for pragma in _PRAGMAS:
         connection.execute(pragma).fetchall()
     if version < len(_MIGRATIONS):
@@ -225,7 +301,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         for statements in _MIGRATIONS[version:]:
             for statement in statements:
                 connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
         connection.execute("COMMIT")
 
@@ -234,7 +310,13 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _sync_directory(folder: Path) -> None:
+def create_file(path: Path) -> None:
+    """Make an empty file that is not for all to read."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+
+
+def sync_directory(folder: Path) -> None:
+    """Have the names in it, as they are now, outlast a power cut."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

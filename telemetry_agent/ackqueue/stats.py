@@ -47,37 +47,49 @@ class QueueStats:
     dead_letters: Mapping[str, int]
     """Reason -> count; sums up to ``ack_failed``."""
     lost: Mapping[str, int]
-    """Reason -> count, since the file was made: ``memory`` (the disk refused for too long),
-    ``damaged`` (the row was not as it was stored), ``discarded`` (dead letters given up by the
-    user)."""
+    """Reason -> count, for ever: ``damaged`` (not as it was stored), ``memory`` (the disk refused
+    for too long), ``discarded`` (a dead letter that the user gave up), ``expired`` (older than
+    ``max_age``); and where there was no room ``thinned``, ``dropped`` (the oldest), ``full`` (not
+    recorded), ``refused`` (a dead letter)."""
     oldest_pending_ms: int | None
     """GNSS time of the oldest recorded fix that is neither delivered nor a dead letter."""
     file_bytes: int
+    full: bool
+    """There is no room: what is there is thinned or given up, or nothing more is recorded."""
+    carrying_over: bool
+    """A file that was set aside holds more, which is on its way into this one."""
 
 
 def count(
-    ledger: Ledger, uncommitted: int, oldest_pending_ms: int | None, file_bytes: int
+    ledger: Ledger,
+    uncommitted: int,
+    placed: int,
+    oldest_pending_ms: int | None,
+    file_bytes: int,
+    *,
+    full: bool,
 ) -> QueueStats:
     """Sum up a ledger; the cost follows the number of different marks."""
     by_state: Counter[State] = Counter()
     dead_letters: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
     for mark, rows in ledger.marks.total_by_value().items():
         by_state[mark.state] += rows
-        if mark.reason is not None:
-            (dead_letters if mark.state is State.ACK_FAILED else lost)[mark.reason] += rows
+        if mark.state is State.ACK_FAILED and mark.reason is not None:
+            dead_letters[mark.reason] += rows
     in_flight = ledger.in_flight()
     return QueueStats(
-        ready=ledger.handout.free.total + in_flight,
+        ready=ledger.handout.free.total + in_flight + placed,
         unack=by_state[State.UNACK],
         acked=by_state[State.ACKED],
         ack_failed=by_state[State.ACK_FAILED],
         in_flight=in_flight,
         uncommitted=uncommitted,
         dead_letters=dict(dead_letters),
-        lost=dict(lost),
+        lost=dict(ledger.lost()),
         oldest_pending_ms=oldest_pending_ms,
         file_bytes=file_bytes,
+        full=full,
+        carrying_over=ledger.carrying,
     )
 
 

@@ -3,21 +3,33 @@
 The disk refuses at times: it is full, or it fails. Then everything waits here, in order and under
 the same row numbers, and the next write tries all of it again. That is safe even when the refusal
 was a lie and the transaction is on disk: to repeat a write changes nothing.
+
+Rows that get a place of their own (thinned, carried over) go the same way. Nobody can have them
+before they are on disk.
 """
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from telemetry_agent.ackqueue.ledger import Ledger
-from telemetry_agent.ackqueue.rows import Row
-from telemetry_agent.ackqueue.store import Store
+from telemetry_agent.ackqueue.marks import LOST_IN_MEMORY
+from telemetry_agent.ackqueue.ranges import runs
+from telemetry_agent.ackqueue.rows import COLUMNS, Row, at_place
+from telemetry_agent.ackqueue.store import Changes, Store
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_ROWS_PER_WRITE = 1000
+"""A transaction that a full file cannot take is tried again when there is room for so many."""
+_STREAM, _SEQ = map(COLUMNS.index, ("stream", "seq"))
+
+Waiting = tuple[float, Row]
+"""When it was put, and the row."""
 
 
 class Writer:
@@ -28,7 +40,6 @@ class Writer:
 
     def __init__(
         self,
-        store: Store,
         ledger: Ledger,
         lock: threading.Lock,
         clock: Clock,
@@ -36,31 +47,59 @@ class Writer:
         max_uncommitted: int,
         on_refusal: Callable[[], None],
     ) -> None:
-        self._store = store
         self._ledger = ledger
         self._lock = lock
         self._clock = clock
         self._max_uncommitted = max_uncommitted
         self._on_refusal = on_refusal
-        self._pending: list[tuple[float, Row]] = []  # put at, row; the rows are consecutive
-        self._writing = 0  # rows in the transaction that runs now
+        self._pending: list[Waiting] = []  # in the order of their numbers
+        self._moved: list[Row] = []
+        self._arrived: list[Row] = []
+        self._writing: list[Waiting] = []  # in the transaction that runs now
+        self._moving = 0  # how many rows that are moved it holds
         self._refusals = 0  # in a row
         self._refused_since_s = 0.0
         self._retry_at_s = 0.0
 
     def add(self, put_s: float, row: Row) -> None:
-        """Take a row with the number after the last one's."""
+        """Take a row with a number above the last one's."""
         self._pending.append((put_s, row))
         self._bound_memory()
+
+    def move(self, rows: Sequence[Row]) -> None:
+        """Take rows that get the places of others."""
+        self._moved += rows
+
+    def arrive(self, rows: Sequence[Row]) -> None:
+        """Take rows that were away."""
+        self._arrived += rows
+
+    def renumber(self, last: int) -> int:
+        """Give what waits the numbers after ``last``. Returns the last of them."""
+        self._pending = [
+            (put_s, at_place(row, last + place))
+            for place, (put_s, row) in enumerate(self._pending, start=1)
+        ]
+        return last + len(self._pending)
 
     @property
     def uncommitted(self) -> int:
         """How many rows are not known to be on disk."""
-        return len(self._pending) + self._writing
+        return len(self._pending) + len(self._writing)
+
+    def pending(self, last_row: int) -> int:
+        """How many of those up to this row are to be delivered, and not known to be on disk."""
+        waiting = sum(bool(row[0] <= last_row) for _, row in self._pending)
+        return waiting + len(self._writing) + self.placed
 
     @property
-    def oldest(self) -> tuple[float, Row] | None:
-        """The oldest row that waits, and when it was put."""
+    def placed(self) -> int:
+        """How many rows, ready ones, wait for the place that they were given."""
+        return len(self._moved) + self._moving
+
+    @property
+    def oldest(self) -> Waiting | None:
+        """The oldest row that waits."""
         return self._pending[0] if self._pending else None
 
     @property
@@ -74,42 +113,31 @@ class Writer:
             return self._retry_at_s
         return self._pending[0][0] + commit_every_s if self._pending else None
 
-    def write(self) -> StorageError | None:
-        """Write all of it in one transaction. Returns why the disk refused, which was logged."""
+    def write(self, store: Store) -> StorageError | None:
+        """Write all that is there now. Returns why the disk refused."""
         with self._lock:
-            if not self._pending and not self._ledger.has_changes:
-                return None
-            group, self._pending = self._pending, []
-            self._writing = len(group)
-            changes = self._ledger.take_changes()
-        rows = [row for _, row in group]
-        refusal: StorageError | None = None
-        written = False
-        try:
-            self._store.write(rows, changes)
-            written = True
-        except StorageError as error:
-            refusal = error
-        finally:
-            with self._lock:
-                self._writing = 0
-                if not written:
-                    self._pending[:0] = group
-                    self._bound_memory()
-                    self._ledger.give_back_changes(changes)
-                elif rows:
-                    self._ledger.free(rows[0][0], rows[-1][0])
-        self._note(refusal)
-        return refusal
+            left = len(self._pending)
+        while (changes := self._take(left)) is not None:
+            left -= len(changes.rows)
+            written = False
+            try:
+                store.write(changes)
+                written = True
+            except StorageError as error:
+                return error
+            finally:
+                with self._lock:
+                    if written:
+                        placed = (*changes.moved, *changes.arrived, *changes.rows)
+                        self._ledger.settle(row[0] for row in placed)
+                    else:
+                        self._give_back(changes)
+                    self._writing.clear()
+                    self._moving = 0
+        return None
 
-    def _bound_memory(self) -> None:
-        excess = len(self._pending) - self._max_uncommitted
-        if excess > 0:
-            self._ledger.lose(self._pending[0][1][0], self._pending[excess - 1][1][0])
-            del self._pending[:excess]
-
-    def _note(self, refusal: StorageError | None) -> None:
-        """Tell the first refusal, and the end of them."""
+    def tell(self, refusal: StorageError | None) -> None:
+        """Log the first refusal, and the end of them. For the holder of the disk lock."""
         now_s = self._clock.monotonic_s()
         with self._lock:
             before = self._refusals
@@ -128,9 +156,45 @@ class Writer:
             self._on_refusal()
         elif before:
             log.warning(
-                "the queue %s can be written again, after %d refusals in %.0f s",
-                self._store.path,
+                "the queue can be written again, after %d refusals in %.0f s",
                 before,
                 now_s - self._refused_since_s,
                 extra={"fields": {"STATE": "ok", "COUNT": before}},
             )
+
+    def _take(self, limit: int) -> Changes | None:
+        """What goes into one transaction; ``None``: there is nothing left."""
+        with self._lock:
+            pending = self._pending[: min(limit, _ROWS_PER_WRITE)]
+            if not (pending or self._moved or self._arrived or self._ledger.has_changes):
+                return None
+            if pending and _kind(pending[0]) != _kind(pending[-1]):
+                kind = _kind(pending[0])
+                pending = list(takewhile(lambda waiting: _kind(waiting) == kind, pending))
+            del self._pending[: len(pending)]
+            self._writing = pending
+            moved, self._moved = self._moved, []
+            self._moving = len(moved)
+            arrived, self._arrived = self._arrived, []
+            marks, away = self._ledger.take_changes()
+            return Changes([row for _, row in pending], marks, moved, arrived, away)
+
+    def _give_back(self, changes: Changes) -> None:
+        self._pending[:0] = self._writing
+        self._moved[:0] = changes.moved
+        self._arrived[:0] = changes.arrived
+        self._ledger.give_back_changes(changes.marks, changes.away)
+        self._bound_memory()
+
+    def _bound_memory(self) -> None:
+        excess = len(self._pending) - self._max_uncommitted
+        if excess > 0:
+            for lo, hi in runs(row[0] for _, row in self._pending[:excess]):
+                self._ledger.lose(lo, hi, LOST_IN_MEMORY)
+            del self._pending[:excess]
+
+
+def _kind(waiting: Waiting) -> tuple[int, int]:
+    """Equal for all rows between two, if it is for these: one stream, and no name left out."""
+    _, row = waiting
+    return row[_STREAM], row[_SEQ] - row[0]

@@ -22,7 +22,7 @@ class _LazyGroup(click.Group):
         "run": "The daemon, in the foreground.",
         "doctor": "Check everything from the receiver to the endpoint; say the remedies.",
         "status": "The running agent at a glance; --watch: live.",
-        "queue": "Look at the queue, put dead letters back, send delivered fixes again.",
+        "queue": "Look at the queue, put dead letters back, send fixes again, verify.",
         "drain": "Send the backlog now.",
         "export": "The stored track as GPX, GeoJSON, CSV or NDJSON.",
         "tap": "What the receiver says, from the running agent.",

@@ -21,11 +21,30 @@ def ask(queue_path: Path, question: Mapping[str, Any]) -> control.Answers:
     except control.NoAgentError:
         # SQLite and all that is not needed where an agent answers.
         from telemetry_agent.ackqueue.queue import AckQueue  # noqa: PLC0415
+        from telemetry_agent.ackqueue.salvage import carry_over  # noqa: PLC0415
         from telemetry_agent.daemon.commands import queue_commands  # noqa: PLC0415
 
         check_queue(queue_path)
         with AckQueue(queue_path) as queue:
+            carry_over(queue)
             yield from queue_commands(queue)[question["ask"]].run(question, Bell())
+
+
+def ask_to_verify(queue_path: Path) -> control.Answers:
+    """The same for ``queue verify``. A queue at rest is only looked at: to open it may change it.
+
+    Raises:
+        AgentError: see ``control.ask`` and ``check_queue``.
+    """
+    try:
+        yield from control.ask(queue_path, {"ask": "queue verify"})
+    except control.NoAgentError:
+        from telemetry_agent.ackqueue.lock import at_rest  # noqa: PLC0415 - as above
+        from telemetry_agent.ackqueue.verify import verify_at_rest  # noqa: PLC0415 - as above
+
+        check_queue(queue_path)
+        with at_rest(queue_path):
+            yield from verify_at_rest(queue_path)
 
 
 def check_queue(path: Path) -> None:

@@ -1,18 +1,18 @@
-"""``queue stats | list | retry | resend | discard``: look at the queue, and change it."""
+"""``queue stats | list | retry | resend | discard | verify``: look at the queue, and change it."""
 
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from telemetry_agent import config
-from telemetry_agent.cli.asking import ask
+from telemetry_agent.cli.asking import ask, ask_to_verify
 from telemetry_agent.cli.options import config_option, instant_callback, json_option
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import AgentError, StorageError
 
 _STATES = ("ready", "unack", "acked", "ack_failed")
 _NAME = re.compile(r"([0-9a-f]{16}):(\d{1,18})")
@@ -155,6 +155,44 @@ def resend(
     """
     (answer,) = ask(_queue(config_path), {"ask": "queue resend", **since, **until})
     click.echo(json.dumps(answer) if as_json else f"{answer['resent']} fixes are sent again")
+
+
+@command.command()
+@config_option
+@json_option
+def verify(config_path: Path | None, *, as_json: bool) -> None:
+    """Check that everything is as it was stored. Changes nothing.
+
+    Exit status: 0 it is; 74 something is damaged, or waits to be carried over.
+    """
+    path = _queue(config_path)
+    *_, report = ask_to_verify(path)
+    click.echo(json.dumps(report) if as_json else "\n".join(_findings(report)))
+    if not report["sound"]:
+        raise StorageError(
+            f"the queue {path} is damaged: the agent goes on with what can be read of it, "
+            "but the disk loses data: replace it"
+        )
+
+
+def _findings(report: dict[str, Any]) -> Iterator[str]:
+    """A report in plain words."""
+    yield f"structure: {report['structure']}"
+    if "rows" in report:
+        yield (
+            f"fixes:     {report['rows']:,}, {report['damaged']:,} of them damaged; "
+            f"{report['missing']:,} missing"
+        )
+        yield f"marks:     {report['damaged_marks']:,} damaged"
+    for file in report["set_aside"]:
+        yield f"set aside: {file['file']}, {file['bytes']:,} bytes, {file['state']}"
+    for loss in report["lost"]:
+        ends = (_neighbour(loss[end]) for end in ("after", "before"))
+        yield f"lost:      {loss['count']:,} between {' and '.join(ends)}"
+
+
+def _neighbour(fix: dict[str, Any] | None) -> str:
+    return f"{fix['time']} ({fix['stream']}:{fix['seq']})" if fix else "the end"
 
 
 def _queue(config_path: Path | None) -> Path:

@@ -149,6 +149,8 @@ def _queue(queue: dict[str, Any]) -> str:
     lost = sum(queue["lost"].values())
     text += f"; {dead:,} dead letters" if dead else ""
     text += f"; {lost:,} lost" if lost else "; nothing lost"
+    text += "; full" if queue["full"] else ""
+    text += "; more is carried over from a damaged file" if queue["carrying_over"] else ""
     return f"{text}; {size(queue['file_bytes'])}, {size(queue['disk_free_bytes'])} free on its disk"
 
 

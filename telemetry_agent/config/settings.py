@@ -30,7 +30,9 @@ from telemetry_agent.config.values import (
     OptionalPath,
     PositiveDuration,
     ProxyUrl,
+    QueueSize,
     ReceiverCommand,
+    Size,
     SourceName,
     TilesUrl,
     Url,
@@ -91,6 +93,10 @@ class Queue(_Section):
 
     path: Path = Path("/var/lib/telemetry-agent/queue.db")
     commit_every_s: Duration = Field(1.0, alias="commit_every")
+    max_size_bytes: QueueSize = Field(256 << 20, alias="max_size")
+    min_free_bytes: Size = Field(64 << 20, alias="min_free")
+    max_age_s: Duration = Field(0.0, alias="max_age")
+    when_full: Literal["thin", "drop-oldest", "stop"] = "thin"
     keep_delivered_s: Duration = Field(86400.0, alias="keep_delivered")
 
 

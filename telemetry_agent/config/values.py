@@ -50,6 +50,35 @@ Duration = Annotated[float, BeforeValidator(duration_s), _DurationSchema]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive_s)]
 
 
+_SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZE = re.compile(r"(\d+)\s*(KiB|MiB|GiB)?")
+
+
+def _size_bytes(value: object) -> int:
+    match = _SIZE.fullmatch(str(value).strip())
+    if isinstance(value, bool) or match is None:
+        raise ValueError('must be a size such as "512KiB", "64MiB", "2GiB", or a number of bytes')
+    return int(match[1]) * _SIZE_UNITS.get(match[2], 1)
+
+
+def _queue_size_bytes(value: int) -> int:
+    if value < 1 << 20:
+        raise ValueError("must be at least 1MiB")
+    return value
+
+
+_SizeSchema = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "integer", "minimum": 0},
+            {"type": "string", "pattern": rf"^{_SIZE.pattern}$"},
+        ]
+    }
+)
+Size = Annotated[int, BeforeValidator(_size_bytes), _SizeSchema]
+QueueSize = Annotated[Size, AfterValidator(_queue_size_bytes)]
+
+
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic wants ValueError

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from telemetry_agent.ackqueue.bounds import Limits
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import Carrier, carry_over
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Extra as ExtraSettings
 from telemetry_agent.config.settings import Gps, Settings
+from telemetry_agent.config.settings import Queue as QueueSettings
 from telemetry_agent.config.settings import Upload as UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
@@ -58,6 +61,7 @@ _MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
 _COMMITTER_S = 0.5
+_CARRIER_S = 0.5
 _CONTROL_S = 0.5
 _PAGE_S = 0.5
 _QUEUE_S = 1.0
@@ -96,13 +100,8 @@ class Agent:
         self.secrets = secrets if secrets is not None else set()
         self._clock = clock
         access = build_access(settings.upload, self.secrets)
+        self.queue = _open_queue(settings.queue, clock)
         self._page_token = build_page_token(settings.page, self.secrets)
-        self.queue = AckQueue(
-            settings.queue.path,
-            commit_every_s=settings.queue.commit_every_s,
-            keep_delivered_s=settings.queue.keep_delivered_s,
-            clock=clock,
-        )
         self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
         self._extras = _extras(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
@@ -120,6 +119,7 @@ class Agent:
         self._transport = self._build_transport(settings.upload, access)
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
+        self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
         self.monitor = self.supervisor.add("connectivity", self._build_monitor)
         self.uploader = self.supervisor.add("uploader", self._build_uploader)
         self._hotplug = self.supervisor.add("hotplug", self._build_hotplug)
@@ -149,6 +149,7 @@ class Agent:
         last_upload = self.uploader.task.last_upload
         _within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
         self._committer.end(_COMMITTER_S)
+        self._carrier.end(_CARRIER_S)
         self._control.end(_CONTROL_S)
         self.page.end(_PAGE_S)
         _within(_QUEUE_S, self.queue.close)
@@ -360,6 +361,7 @@ def drain_alone(settings: Settings, clock: Clock) -> Answers:
         StorageError: the queue cannot be opened.
     """
     agent = Agent(settings, clock, reports=False)
+    carry_over(agent.queue)
     agent.uploader.start()
     try:
         yield from agent.drain(Bell())
@@ -367,6 +369,21 @@ def drain_alone(settings: Settings, clock: Clock) -> Answers:
         agent.uploader.end(_REQUEST_S)
         agent.monitor.task.close()
         agent.queue.close()
+
+
+def _open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
+    return AckQueue(
+        queue.path,
+        commit_every_s=queue.commit_every_s,
+        keep_delivered_s=queue.keep_delivered_s,
+        limits=Limits(
+            max_size_bytes=queue.max_size_bytes,
+            min_free_bytes=queue.min_free_bytes,
+            max_age_s=queue.max_age_s,
+            when_full=queue.when_full,
+        ),
+        clock=clock,
+    )
 
 
 def _within(timeout_s: float, act: Callable[[], object]) -> None:

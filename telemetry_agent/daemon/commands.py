@@ -14,6 +14,7 @@ from typing import Any, Generic, ParamSpec
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.schema import State
 from telemetry_agent.ackqueue.stats import Stored
+from telemetry_agent.ackqueue.verify import verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.control import Answers, Command
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
@@ -65,7 +66,7 @@ class Listeners(Generic[P]):
 
 
 def queue_commands(queue: AckQueue) -> dict[str, Command]:
-    """``queue stats | list | retry | discard | resend``, and ``export``."""
+    """``queue stats | list | retry | discard | resend | verify``, and ``export``."""
 
     def stats(_asked: Mapping[str, Any], _bell: Bell) -> Answers:
         yield asdict(queue.stats())
@@ -108,6 +109,7 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
         "queue retry": Command(retry),
         "queue discard": Command(discard),
         "queue resend": Command(resend),
+        "queue verify": Command(lambda _asked, _bell: verify(queue.core)),
         "export": Command(exported),
     }
 
@@ -205,6 +207,11 @@ def drain(
             "delivered": now.delivered - begun.delivered,
             "state": now.state,
         }
+        if not pending and queue.stats().carrying_over:
+            raise AgentError(
+                "all that is here is sent, but more is still carried over from a damaged file: "
+                "drain again"
+            )
         if not pending:
             return
         if now.delivered != before.delivered or now.waits < before.waits:

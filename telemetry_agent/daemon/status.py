@@ -23,7 +23,6 @@ from telemetry_agent.upload.account import UploadStatus
 _MINUTE_S = 60.0
 _DAY_S = 86400.0
 _FRESH_S = 10.0  # some receivers take 8 s for an epoch
-_DOUBTFUL_TIME = {"time", "date"}
 _WITH_POSITION = {"2d", "3d"}
 
 
@@ -121,7 +120,7 @@ class Status:
         now_s = self._clock.monotonic_s()
         with self._lock:
             self._last_fix = now_s, fix
-            if _DOUBTFUL_TIME.isdisjoint(fix.flags):
+            if fix.time_is_sure:
                 self._newest_ms, self._newest_s = fix.time_ms, now_s
             self._fixes.add(now_s, 1)
 
@@ -291,7 +290,8 @@ def queue_fields(stats: QueueStats, folder: Path) -> dict[str, Any]:
     ``pending``: fixes that are to be delivered, of which ``in_flight`` are on their way and
     ``uncommitted`` not yet on disk; ``oldest_pending``: the time of the oldest; ``delivered``:
     those that are still kept; ``dead_letters`` and ``lost``: reason -> count; ``file_bytes``;
-    ``disk_free_bytes``.
+    ``disk_free_bytes``; ``full``: there is no room, so something is given up for what comes;
+    ``carrying_over``: there is more to come from a file that was set aside.
     """
     fields: dict[str, Any] = {
         "pending": pending(stats),
@@ -302,6 +302,8 @@ def queue_fields(stats: QueueStats, folder: Path) -> dict[str, Any]:
         "lost": dict(stats.lost),
         "file_bytes": stats.file_bytes,
         "disk_free_bytes": disk_free_bytes(folder),
+        "full": stats.full,
+        "carrying_over": stats.carrying_over,
     }
     if fields["pending"] and stats.oldest_pending_ms is not None:
         fields["oldest_pending"] = rfc3339(stats.oldest_pending_ms)

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.ackqueue.lock import QueueLock
-from telemetry_agent.ackqueue.rows import is_sound
-from telemetry_agent.ackqueue.schema import connect
-from telemetry_agent.ackqueue.store import Store
+from telemetry_agent.ackqueue.lock import at_rest, lock_path
+from telemetry_agent.ackqueue.verify import AtRest, verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor import disk
 from telemetry_agent.doctor.accounts import owner_of
@@ -24,6 +22,7 @@ _VERIFY_S = 4.0
 _OF_THE_SERVICE = Path("/var/lib/telemetry-agent")  # StateDirectory of the unit
 _BY_THE_DISK = {"damaged", "memory"}
 """The reasons for a loss that nobody asked for."""
+_FAULTS = {"damaged": "are damaged", "missing": "are missing", "damaged_marks": "marks are damaged"}
 
 
 class Storage:
@@ -134,36 +133,35 @@ class Storage:
 
     def _verify(self) -> Finding:
         try:
-            with contextlib.ExitStack() as stack:
-                # Not to be made here: a lock file of root would keep the agent out.
-                if _is_there(_lock(self._path)):
-                    stack.callback(QueueLock(self._path).release)
+            with at_rest(self._path):
                 return self._read_all()
         except QueueLockedError as error:
             return skipped("queue", str(error))
         except StorageError as error:
-            return failed("queue", str(error).partition(". ")[0], _keep(self._path))
+            return failed(
+                "queue",
+                str(error),
+                "the agent sets it aside when it starts, and carries over what can be read",
+            )
 
     def _read_all(self) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
-        store = Store(self._path, connect)
-        try:
-            last, _, differing = store.load()
-            count = damaged = 0
-            for row in store.read(1, last):
-                count += 1
-                damaged += not is_sound(row)
-                if count % 1000 == 0 and self._clock.monotonic_s() > until_s:
-                    break
-        finally:
-            store.close()
-        if damaged or differing:
+        source = AtRest(self._path)
+        with contextlib.closing(source.store):
+            answers = verify(source)
+            found = next(answers)
+            while "sound" not in found and self._clock.monotonic_s() < until_s:
+                found = next(answers)
+        faults = ", ".join(
+            f"{found[name]} {words}" for name, words in _FAULTS.items() if found[name]
+        )
+        if faults:
             return failed(
                 "queue",
-                f"{damaged} of {count} positions are damaged, and {len(differing)} marks",
+                f"of {found['rows']} positions {faults}",
                 "the sound ones are sent, the others counted; the disk loses data: replace it",
             )
-        return passed("queue", f"{count} positions, all sound")
+        return passed("queue", f"{found['rows']} positions, all sound")
 
 
 def _existing(folder: Path) -> Path:
@@ -180,11 +178,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _companions(path: Path) -> list[Path]:
-    return [*(path.with_name(path.name + end) for end in ("-wal", "-shm")), _lock(path)]
-
-
-def _lock(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
+    return [*(path.with_name(path.name + end) for end in ("-wal", "-shm")), lock_path(path)]
 
 
 def _refused(folder: Path, error: OSError) -> Finding:
@@ -208,6 +202,12 @@ def _as_told(queue: dict[str, Any]) -> Finding:
         return warned(
             "queue", f"{said}; lost: {lost}", "the disk loses data or refuses it: replace it"
         )
+    if queue.get("full"):
+        return warned(
+            "queue",
+            f"{said}; it is full, and gives up what is missed least",
+            "let it reach its endpoint; or set a larger queue.max_size, or free the disk",
+        )
     if dead := sum(queue["dead_letters"].values()):
         return warned(
             "queue",
@@ -215,10 +215,3 @@ def _as_told(queue: dict[str, Any]) -> Finding:
             "`telemetry-agent queue list --state ack_failed` says why, `queue retry` repeats them",
         )
     return passed("queue", said)
-
-
-def _keep(path: Path) -> str:
-    return (
-        f"keep the file for analysis and go on with a new one: "
-        f"`sudo mv {path} {path}.damaged` (and {path.name}-wal, if there)"
-    )

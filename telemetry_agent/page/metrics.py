@@ -46,6 +46,12 @@ _GAUGES = (
         "By how much the oldest pending position is older than the newest.",
     ),
     ("queue.file_bytes", "queue_file_size_bytes", "Size of the queue's files."),
+    ("queue.full", "queue_full", "Whether something is given up to make room."),
+    (
+        "queue.carrying_over",
+        "queue_carrying_over",
+        "Whether more is to come out of a file that was set aside.",
+    ),
     ("queue.disk_free_bytes", "queue_disk_free_bytes", "Free space of the disk they lie on."),
 )
 _COUNTERS = (

@@ -1,4 +1,4 @@
-"""The newest positions, packed as the browser reads them: 20 bytes each, whatever their state.
+"""The newest positions, packed as the browser reads them: 24 bytes each, whatever their state.
 
 What became of them is told apart from them, in runs of rows, so that a delivered batch of a
 thousand fixes changes one number and moves no position.
@@ -12,8 +12,9 @@ from telemetry_agent.model import Fix, Record
 LIMIT = 50_000
 """So many positions are kept: at one a second the last 14 hours."""
 
-_POINT = struct.Struct("<IiiII")
-"""Row, latitude and longitude in 1e-7 degrees, seconds since 1970, 1 where a segment begins."""
+_POINT = struct.Struct("<diiII")
+"""Row, as a double, for it can be beyond 32 bits; latitude and longitude in 1e-7 degrees, seconds
+since 1970, 1 where a segment begins."""
 _SLACK = 1000  # to move everything for each new position would cost too much
 
 Point = tuple[int, int, int, int, int]
@@ -76,8 +77,7 @@ class Trail:
         return low * _POINT.size
 
     def _row(self, index: int) -> int:
-        row: int = _POINT.unpack_from(self._packed, index * _POINT.size)[0]
-        return row
+        return int(_POINT.unpack_from(self._packed, index * _POINT.size)[0])
 
 
 def _point(row: int, fix: Fix, *, begins: bool) -> Point:

@@ -18,7 +18,10 @@ class ApswConnection:
 
     @property
     def in_transaction(self) -> bool:
-        return self._connection.in_transaction
+        try:
+            return self._connection.in_transaction
+        except apsw.ConnectionClosedError:
+            return False
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> "_Cursor":
         with _sqlite3_errors():
@@ -46,13 +49,18 @@ class _Cursor:
             return cast("list[Any]", self._cursor.fetchall())
 
 
+_CODES = {type(apsw.exception_for(code)): code for code in range(1, 27)}
+
+
 @contextmanager
 def _sqlite3_errors() -> Iterator[None]:
     try:
         yield
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise sqlite3.DatabaseError(str(error)) from error
-    except apsw.ConstraintError as error:
-        raise sqlite3.IntegrityError(str(error)) from error
     except apsw.Error as error:
-        raise sqlite3.OperationalError(str(error)) from error
+        code = _CODES.get(type(error), sqlite3.SQLITE_MISUSE)
+        kind: type[sqlite3.Error] = sqlite3.OperationalError
+        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            kind = sqlite3.DatabaseError
+        raised = kind(str(error))
+        raised.sqlite_errorcode = code
+        raise raised from error

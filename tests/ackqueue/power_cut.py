@@ -2,9 +2,9 @@
 
 The model: the content of a file is safe once the file was synced, its name once its folder was.
 Whatever came after that is kept, is dropped, or is torn: each sector of 512 bytes by itself holds
-the new, the old, or garbage. A sync that failed makes nothing safe, and neither does the next
-one: the kernel may have forgotten the pages. A write damages no byte outside its own range (the
-power-safe overwrite that SQLite takes for granted too).
+the new, the old, or garbage. A renaming happens whole or not at all. A sync that failed makes
+nothing safe, and neither does the next one: the kernel may have forgotten the pages. A write
+damages no byte outside its own range (the power-safe overwrite that SQLite takes for granted too).
 """
 
 import random
@@ -62,22 +62,20 @@ class Platter:
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
         """Start with these files, safe."""
         self._names = {name: _Content(bytearray(data)) for name, data in (files or {}).items()}
-        self._safe_names: dict[str, _Content | None] = dict(self._names)
-        self._renamed: dict[str, list[_Content | None]] = {}
-        """Since the last sync of the folder: what each name came to mean, in order."""
+        self._safe_names = dict(self._names)
+        self._folder: list[tuple[Op, _Content]] = []
+        """What was done to names since the folder was synced."""
 
     def play(self, op: Op) -> None:
         """The next operation was asked for."""
         match op.kind:
-            case "create":
-                self._names[op.file] = _Content()
-                self._renamed.setdefault(op.file, []).append(self._names[op.file])
-            case "delete":
-                self._names.pop(op.file, None)
-                self._renamed.setdefault(op.file, []).append(None)
+            case "create" | "rename" | "delete":
+                content = _Content() if op.kind == "create" else self._names[op.file]
+                self._folder.append((op, content))
+                _apply_to_folder(self._names, op, content)
             case "sync folder":
                 self._safe_names = dict(self._names)
-                self._renamed.clear()
+                self._folder.clear()
             case "sync" | "failed sync":
                 self._names[op.file].sync(failed=op.kind == "failed sync")
             case "write" | "truncate":
@@ -87,13 +85,24 @@ class Platter:
         """The files as they may be after a cut now."""
         keep = draw.choice((0.0, 0.5, 0.9, 1.0))
         tear, garbage = draw.choice(((0.0, 0.0), (0.5, 0.0), (0.5, 0.3)))
-        found = {}
-        for name in sorted(self._safe_names.keys() | self._renamed.keys()):
-            meanings = [self._safe_names.get(name), *self._renamed.get(name, [])]
-            content = meanings[-1] if draw.random() < keep else draw.choice(meanings)
-            if content is not None:
-                found[name] = content.after_cut(draw, keep, tear, garbage)
-        return found
+        names = dict(self._safe_names)
+        for op, content in self._folder:
+            if draw.random() < keep:
+                _apply_to_folder(names, op, content)
+        return {
+            name: content.after_cut(draw, keep, tear, garbage)
+            for name, content in sorted(names.items())
+        }
+
+
+def _apply_to_folder(names: dict[str, _Content], op: Op, content: _Content) -> None:
+    """What came before it may not have reached the disk, but this did."""
+    if op.kind == "create":
+        names[op.file] = content
+    elif names.get(op.file) is content:
+        del names[op.file]
+        if op.kind == "rename":
+            names[op.to] = content
 
 
 def _apply(data: bytearray, op: Op) -> None:

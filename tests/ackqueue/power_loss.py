@@ -9,14 +9,18 @@ itself cut.
 import random
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from ackqueue.power_cut import Platter
 from ackqueue.power_workload import Workload
 from ackqueue.promises import BrokenPromiseError, Promises
 from ackqueue.recorded_disk import RecordedDisk, scratch_folder
 
+from telemetry_agent.ackqueue import thinner, wreck
 from telemetry_agent.ackqueue.queue import AckQueue
 
 FILE = "queue.db"
@@ -48,13 +52,28 @@ def prove(seed: int, states: int, subject: Subject = Subject()) -> Tally:
     """
     draw = random.Random(seed)
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="power-loss-", dir=scratch_folder()) as name:
+    with (
+        small_steps(),
+        tempfile.TemporaryDirectory(prefix="power-loss-", dir=scratch_folder()) as name,
+    ):
         story = _Story(Path(name), draw, subject, tally)
         try:
             story.tell({}, Promises(), steps=60, states=states)
         except BrokenPromiseError as broken:
             raise BrokenPromiseError(f"seed {seed}, state {tally.states}: {broken}") from broken
     return tally
+
+
+@contextmanager
+def small_steps() -> Iterator[None]:
+    """A story has few fixes: what goes in portions of a thousand goes in portions of some."""
+    with (
+        mock.patch.object(thinner, "_FEW_ROWS", 5),
+        mock.patch.object(thinner, "_ROWS_PER_WINDOW", 20),
+        mock.patch.object(wreck, "_PAGES_PER_LOOK", 40),
+        mock.patch.object(wreck, "_ROWS_PER_PORTION", 10),
+    ):
+        yield
 
 
 class _Story:

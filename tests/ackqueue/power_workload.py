@@ -5,12 +5,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ackqueue.promises import Promises, names
+from ackqueue.promises import Name, Promises, names
 from ackqueue.queue_parts import START_MS, fix_at
 from ackqueue.recorded_disk import RecordedDisk
 
+from telemetry_agent.ackqueue.bounds import Bounds, Limits
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.schema import State
+from telemetry_agent.ackqueue.salvage import Carrier
+from telemetry_agent.ackqueue.schema import State, UnusableError
+from telemetry_agent.ackqueue.thinner import Thinner
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch
 
@@ -49,6 +52,11 @@ class Workload:
             self._resume: 1,
             self._retry: 1,
             self._purge: 3,
+            self._thin: 2,
+            self._drop: 1,
+            self._pack: 1,
+            self._set_aside: 1,
+            self._carry_over: 3,
             self._reopen: 1,
         }
 
@@ -65,12 +73,13 @@ class Workload:
                 (action,) = self._draw.choices([*self._actions], [*self._actions.values()])
                 with suppress(*([] if heal is None else [StorageError])):
                     action()
-                if self.queue.stats().uncommitted == 0 and not self.queue._writer.refused:
+                if self.queue.stats().uncommitted == 0 and not self.queue.core.writer.refused:
                     self._promises.settled(self._moment)
             if heal is not None:
                 heal()
                 self.queue.commit()
         finally:
+            self._carrier.close()
             self.queue.close()
         self._promises.settled(self._moment)
 
@@ -86,6 +95,8 @@ class Workload:
             connect=self._disk.connect,
         )
         self._out = []
+        self._carrier = Carrier(self.queue)
+        self._thinner = Thinner(self.queue.core)
 
     def _put(self) -> None:
         for _ in range(self._draw.choice((1, 1, 1, 2, 8, 40))):
@@ -153,6 +164,8 @@ class Workload:
         self.queue.resume_unack()
 
     def _retry(self) -> None:
+        if self.queue.stats().carrying_over:
+            return  # names that are away are not known
         begun = self._moment
         dead = [
             name
@@ -170,7 +183,45 @@ class Workload:
                 life.may_go = min(life.may_go, begun)
         self.queue.purge_delivered()
 
+    def _thin(self) -> None:
+        self._give_up(self._thinner.step)
+
+    def _drop(self) -> None:
+        for seal in self._promises.seals:
+            seal.until = min(seal.until, self._moment)
+        self._give_up(Bounds(self.queue.core, Limits(), 0)._drop)
+
+    def _give_up(self, act: Callable[[], bool]) -> None:
+        """A step that keeps the queue within its limits."""
+        begun, core = self._moment, self.queue.core
+        before = set(self._stored())
+        with core.disk:
+            act()
+            core.write()
+        gone = before.difference(self._stored())
+        self._promises.changed(dict.fromkeys(gone, State.GONE), begun)
+
+    def _stored(self) -> list[Name]:
+        return names(stored.record for stored in self.queue.stored())
+
+    def _pack(self) -> None:
+        core = self.queue.core
+        with core.disk:
+            if not core.writer.refused:
+                core.store.pack()
+
+    def _set_aside(self) -> None:
+        """As if it were damaged, and all of it can be read."""
+        core = self.queue.core
+        with core.disk:
+            core.writer.tell(core.replace(UnusableError("as if damaged")))
+
+    def _carry_over(self) -> None:
+        for _ in range(self._draw.choice((1, 2, 10))):
+            self._carrier.step(0.0)
+
     def _reopen(self) -> None:
+        self._carrier.close()
         self.queue.close()
         self._promises.settled(self._moment)
         self._open()

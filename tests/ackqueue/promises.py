@@ -12,6 +12,7 @@ from pathlib import Path
 from ackqueue.queue_parts import fix_at
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import carry_over
 from telemetry_agent.ackqueue.schema import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Record
@@ -51,6 +52,11 @@ class Life:
         """After the last call."""
         return self.calls[-1].states[_name(self.record)] if self.calls else self.first
 
+    def was_given_up(self, moment: int) -> bool:
+        """It is gone, or may be, and counts as lost."""
+        settled, possible = self.states(moment)
+        return State.GONE in {settled, *possible}
+
     def states(self, moment: int) -> tuple[State, set[State]]:
         """What the disk says of it, and what it may say as well: a call is under way."""
         settled = self.first
@@ -77,8 +83,9 @@ class Seal:
 class Promises:
     """Everything that was promised."""
 
-    def __init__(self) -> None:
+    def __init__(self, lost: int = 0) -> None:
         self.lives: dict[Name, Life] = {}
+        self._lost = lost  # as it was counted at the start of this life
         self.seals: list[Seal] = []
         self._calls: list[Call] = []
         self._unsettled: list[Life | Call | Seal] = []
@@ -122,11 +129,14 @@ class Promises:
 
     def after(self, moment: int, found: Mapping[Name, State]) -> "Promises":
         """What holds from the start of the log of the next life, which found these."""
-        following = Promises()
+        following = Promises(self._lost + self._given_up(found, moment))
         for name, life in self.lives.items():
-            following.lives[name] = Life(
-                life.record, 0, found.get(name, State.READY), 0 if name in found else NEVER
-            )
+            later = Life(life.record, 0, found.get(name, State.READY))
+            following.lives[name] = later
+            if name in found and life.committed <= moment:
+                later.committed = 0
+            elif name in found:
+                following._unsettled.append(later)  # out of a commit that was torn
         following.seals = [
             Seal(seal.names, 0) for seal in self.seals if seal.since <= moment < seal.until
         ]
@@ -152,12 +162,10 @@ class Promises:
                 raise BrokenPromiseError(f"it cannot be used: {error}") from error
 
     def _check(self, queue: AckQueue, moment: int) -> dict[Name, State]:
-        (verdict,) = queue._store._connection.execute("PRAGMA integrity_check").fetchone()
+        carry_over(queue)
+        (verdict,) = queue.core.store._connection.execute("PRAGMA integrity_check").fetchone()
         if verdict != "ok":
             raise BrokenPromiseError(f"integrity_check: {verdict}")
-        lost = queue.stats().lost
-        if lost:
-            raise BrokenPromiseError(f"lost: {lost}")
         found: dict[Name, State] = {}
         for stored in queue.stored():
             name = _name(stored.record)
@@ -168,6 +176,9 @@ class Promises:
                 raise BrokenPromiseError(f"{name} was never put like this: {stored.record}")
             found[name] = stored.state
         self._check_states(found, moment)
+        lost = queue.stats().lost
+        if sum(lost.values()) != self._lost + self._given_up(found, moment):
+            raise BrokenPromiseError(f"lost: {lost}")
         self._check_batches(queue, found, moment)
         record = queue.put(fix_at(), "after")
         if (record.stream, record.seq) in self.lives:
@@ -179,7 +190,7 @@ class Promises:
         gone = [
             (name, life)
             for name, life in self.lives.items()
-            if name not in found and moment < life.may_go
+            if name not in found and moment < life.may_go and not life.was_given_up(moment)
         ]
         for name, life in gone:
             if life.sent <= moment:
@@ -195,12 +206,17 @@ class Promises:
         if len(under_way) == 1:
             (call,) = under_way
             done = {
-                found[name] == state
+                found.get(name, State.GONE) == state
                 for name, state in call.states.items()
-                if name in found and self.lives[name].states(moment)[0] != state
+                if self.lives[name].states(moment)[0] != state and moment < self.lives[name].may_go
             }
             if len(done) > 1:
                 raise BrokenPromiseError("half a call is on disk")
+
+    def _given_up(self, found: Mapping[Name, State], moment: int) -> int:
+        return sum(
+            life.was_given_up(moment) for name, life in self.lives.items() if name not in found
+        )
 
     def _check_batches(self, queue: AckQueue, found: Mapping[Name, State], moment: int) -> None:
         """All that is ready is handed out once, and nothing else."""

@@ -8,7 +8,7 @@ be as they are. ``power_cut.Platter`` makes of the log what a power cut may leav
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -17,21 +17,22 @@ from unittest import mock
 import apsw
 from ackqueue.apsw_connection import ApswConnection
 
-from telemetry_agent.ackqueue import schema
+from telemetry_agent.ackqueue import aside, schema
 
-Kind = Literal[
-    "create", "write", "truncate", "sync", "failed sync", "delete", "sync folder", "read", "open"
-]
+OfFolder = Literal["create", "rename", "delete", "sync folder"]
+OfFile = Literal["open", "read", "write", "truncate", "sync", "failed sync"]
 
 
 class Op(NamedTuple):
     """One thing that was asked of the disk."""
 
-    kind: Kind
+    kind: OfFolder | OfFile
     file: str = ""
     offset: int = 0
     """Of a write; the size of a truncation."""
     data: bytes = b""
+    to: str = ""
+    """The new name of what is renamed."""
 
 
 class Refusal(Exception):  # noqa: N818 - a decision of the test's, turned into what SQLite knows
@@ -60,18 +61,37 @@ class RecordedDisk:
         self._vfs = _Vfs(f"recorded-{next(_numbers)}", self)
 
     def connect(self, path: Path) -> sqlite3.Connection:
-        if path.stat().st_size == 0:
-            self.log.append(Op("create", path.name))
         return cast("sqlite3.Connection", Recorded(path, self._vfs.vfs_name, self))
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """The queue syncs the folder of the file itself: not through SQLite."""
-        with mock.patch.object(schema, "_sync_directory", self._sync_folder):
-            try:
-                yield
-            finally:
-                self._vfs.unregister()
+        """What the queue does to the folder it does itself, not through SQLite."""
+        create, rename, unlink = schema.create_file, aside.rename, aside.unlink
+
+        def recorded_create(path: Path) -> None:
+            create(path)
+            self.log.append(Op("create", path.name))
+
+        def recorded_rename(old: Path, new: Path) -> None:
+            rename(old, new)
+            self.log.append(Op("rename", old.name, to=new.name))
+
+        def recorded_unlink(path: Path) -> None:
+            unlink(path)
+            self.log.append(Op("delete", path.name))
+
+        with ExitStack() as stack:
+            stack.callback(self._vfs.unregister)
+            for module, name, recorded in (
+                (schema, "create_file", recorded_create),
+                (schema, "sync_directory", self._sync_folder),
+                (aside, "create_file", recorded_create),
+                (aside, "sync_directory", self._sync_folder),
+                (aside, "rename", recorded_rename),
+                (aside, "unlink", recorded_unlink),
+            ):
+                stack.enter_context(mock.patch.object(module, name, recorded))
+            yield
 
     def ask(self, op: Op) -> None:
         try:

@@ -7,12 +7,12 @@ import pytest
 from ackqueue.queue_parts import fix_at, lease, put
 from ackqueue.recorded_disk import Op, RecordedDisk
 
-from telemetry_agent.ackqueue.ledger import ACKED
+from telemetry_agent.ackqueue.marks import ACKED
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.rows import encode
 from telemetry_agent.ackqueue.schema import connect
-from telemetry_agent.ackqueue.store import Store
+from telemetry_agent.ackqueue.store import Changes, Store
 
 FEW, MANY = 1_000, 100_000
 
@@ -20,7 +20,7 @@ FEW, MANY = 1_000, 100_000
 def fill(path: Path, count: int, *, delivered: bool) -> None:
     store = Store(path, connect)
     rows = [encode(n, 1, n, "a", fix_at(n)) for n in range(1, count + 1)]
-    store.write(rows, {1: Span(1, count, ACKED)} if delivered else {})
+    store.write(Changes(rows, {1: Span(1, count, ACKED)} if delivered else {}))
     store.close()
 
 

@@ -119,6 +119,7 @@ def test_an_opening_that_fails_can_be_tried_again(folder: Path, fault: str, leng
 def _operations_of_an_opening(folder: Path, fault: str) -> int:
     refuse = Fault(fault, 0, 0)
     disk = RecordedDisk(refuse)
+    disk.pragmas = CHECKPOINT_OFTEN
     with disk.recorded():
         queue = AckQueue(folder / "opened" / "queue.db", connect=disk.connect)
         seen = refuse.seen

@@ -39,8 +39,8 @@ class _AcksBeforeCommit(AckQueue):
         rejected: Mapping[int, str] = MappingProxyType({}),
         retry: Collection[int] = (),
     ) -> None:
-        with self._lock:
-            self._ledger.ack(batch, rejected, retry)
+        with self.core.lock:
+            self.core.ledger.ack(batch, rejected, retry)
 
 
 class _LeasesBeforeCommit(AckQueue):
@@ -49,7 +49,7 @@ class _LeasesBeforeCommit(AckQueue):
     def lease(
         self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
     ) -> Batch | None:
-        disk = cast("Recorded", self._store._connection).disk
+        disk = cast("Recorded", self.core.store._connection).disk
         disk.commits_late = True
         try:
             return super().lease(limit, live_first=live_first, timeout_s=timeout_s)
@@ -65,7 +65,7 @@ def prove_all(seeds: Iterable[int], subject: Subject) -> None:
 @pytest.mark.parametrize(
     ("subject", "broken"),
     [
-        (Subject(pragmas=("PRAGMA synchronous = NORMAL",)), r"is not on disk|is gone|again"),
+        (Subject(pragmas=("PRAGMA synchronous = NORMAL",)), r"is not on disk|is gone|again|lost"),
         (Subject(pragmas=("PRAGMA synchronous = OFF",)), r"."),
         (Subject(_AcksBeforeCommit), r"was ACKED, and is READY again"),
         (Subject(_LeasesBeforeCommit), "was handed out, and is not on disk"),

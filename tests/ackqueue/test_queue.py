@@ -304,14 +304,14 @@ def test_a_stuck_commit_delays_no_put(path: Path, monkeypatch: pytest.MonkeyPatc
     with AckQueue(path) as queue:
         put(queue, 1)
         stuck, go_on = threading.Event(), threading.Event()
-        write = queue._store.write
+        write = queue.core.store.write
 
         def slow(*args: Any) -> None:
             stuck.set()
             assert go_on.wait(LIMIT_S)
             write(*args)
 
-        monkeypatch.setattr(queue._store, "write", slow)
+        monkeypatch.setattr(queue.core.store, "write", slow)
         committer = threading.Thread(target=queue.commit)
         committer.start()
         assert stuck.wait(LIMIT_S)
@@ -321,6 +321,7 @@ def test_a_stuck_commit_delays_no_put(path: Path, monkeypatch: pytest.MonkeyPatc
         go_on.set()
         committer.join(LIMIT_S)
         assert queue.stats().ready == 1
+        queue.commit()
         assert seqs(lease(queue)) == list(range(1, 7))
 
 

@@ -80,6 +80,11 @@ class Model:
         self.latest = None
         self.used = False
 
+    def commits_before_a_lease(self, now_s: float, *, live_first: bool, refused: bool) -> bool:
+        waiting = [row for row in self.rows if row.state == NEW]
+        others = [row for row in self.rows[self.newest if live_first else 0 :] if row.free]
+        return refused or not waiting or not others or waiting[0].put_s + 1 < now_s
+
     def lease(self, limit: int, *, live_first: bool) -> tuple[list[Row], bool] | None:
         free = [row for row in self.rows if row.free]
         live = [row for row in self.rows[self.newest :] if row.free]
@@ -192,8 +197,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 12), live_first=st.booleans())
     def lease(self, limit: int, live_first: bool) -> None:
+        commits = self.model.commits_before_a_lease(
+            self.clock.now_s, live_first=live_first, refused=self.queue.core.writer.refused
+        )
         batch = self.queue.lease(limit, live_first=live_first)
-        self.write()
+        self.model.used = True
+        if commits:
+            self.write()
         expected = self.model.lease(limit, live_first=live_first)
         if expected is None:
             assert batch is None
@@ -317,7 +327,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def purge(self) -> None:
-        refused = self.queue._writer.refused
+        refused = self.queue.core.writer.refused
         self.queue.purge_delivered()
         acked = [row.state == ACKED for row in self.model.rows]
         if self.model.latest is None or not any(acked) or refused:
@@ -352,8 +362,8 @@ class QueueMachine(RuleBasedStateMachine):
             source = dead.with_name(dead.name + end)
             if source.exists():
                 shutil.copy(source, self.path.with_name(self.path.name + end))
-        self.queue._store.close()
-        self.queue._file_lock.release()
+        self.queue.core.store.close()
+        self.queue.core._file_lock.release()
         self.open()
 
     @invariant()

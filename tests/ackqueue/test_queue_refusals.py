@@ -1,5 +1,6 @@
 """What the queue does when the file is damaged, or the disk refuses."""
 
+import errno
 import logging
 import sqlite3
 from contextlib import closing
@@ -10,6 +11,8 @@ from ackqueue.queue_parts import Disk, Refusal, fix_at, lease, put, seqs
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import carry_over
+from telemetry_agent.ackqueue.schema import UnusableError
 from telemetry_agent.errors import StorageError
 
 
@@ -90,7 +93,7 @@ def test_a_real_full_database_recovers(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 10)
         queue.commit()
-        limit = queue._store._connection
+        limit = queue.core.store._connection
         limit.execute("PRAGMA max_page_count = 1")  # as small as it is now
         put(queue, 1000)
         with pytest.raises(StorageError, match="full"):
@@ -131,13 +134,41 @@ def test_what_a_close_loses_it_tells(path: Path) -> None:
     AckQueue(path).close()
 
 
-def test_numbers_that_are_taken_swallow_no_fix(path: Path) -> None:
+def test_what_waits_across_a_gap_goes_into_a_new_file(path: Path) -> None:
+    with AckQueue(path, commit_every_s=3600) as queue:
+        put(queue, 2)
+        queue._bounds.stopped = True
+        put(queue, 1)
+        queue._bounds.stopped = False
+        put(queue, 2)
+        with queue.core.disk:
+            assert queue.core.replace(UnusableError("as if damaged")) is None
+        carry_over(queue)
+        assert seqs(lease(queue)) == [1, 2, 4, 5]
+        assert queue.stats().lost == {"full": 1}
+    assert not list(path.parent.glob("*.damaged-*"))
+
+
+def test_a_note_that_the_disk_refuses_keeps_nobody_from_starting(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", refuse)
     with AckQueue(path) as queue:
         put(queue, 1)
+    with AckQueue(path) as queue:
+        assert queue.stats().ready == 1
+
+
+def test_numbers_that_are_taken_swallow_no_fix(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 2)
         queue.commit()
-        queue._base -= 1  # as if the file had forgotten its last row
-        put(queue, 1)
-        with pytest.raises(StorageError, match="taken"):
-            queue.commit()
-        assert queue.stats().uncommitted == 1
-        queue._writer._pending.clear()
+        queue.core.base -= 2  # as if the file had forgotten its last rows
+        put(queue, 2, start=10)
+        queue.commit()
+        carry_over(queue)
+        records = [*lease(queue).records, *lease(queue).records]
+        assert [record.fix for record in records] == [fix_at(s) for s in (10, 11, 0, 1)]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from telemetry_agent.ackqueue.rows import (
     FLAGS,
     QUALITIES,
+    at_place,
     decode,
     encode,
     is_sound,
@@ -17,6 +18,7 @@ from telemetry_agent.model import Fix, Record
 
 NUMBER = st.integers(-(2**53), 2**53)
 MAYBE = st.none() | NUMBER
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 FIXES = st.builds(
     Fix,
     NUMBER,
@@ -36,12 +38,12 @@ FIXES = st.builds(
     MAYBE,
     MAYBE,
     st.sets(st.sampled_from(FLAGS)).map(lambda flags: tuple(f for f in FLAGS if f in flags)),
+    st.none() | WORDS,
 )
 STREAMS = st.integers(-(2**63), 2**63 - 1)
-DEVICES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-@given(FIXES, STREAMS, st.integers(1, 2**53), DEVICES)
+@given(FIXES, STREAMS, st.integers(1, 2**53), WORDS)
 def test_what_is_stored_comes_back(fix: Fix, stream: int, seq: int, device: str) -> None:
     row = encode(7, stream, seq, device, fix)
     assert is_sound(row)
@@ -63,9 +65,13 @@ def test_any_other_value_in_any_column_is_noticed(fix: Fix, data: st.DataObject)
     assert not is_sound((*row[:column], other, *row[column + 1 :]))
 
 
-def test_the_number_of_the_row_is_no_part_of_its_content() -> None:
-    row = encode(7, 5, 1, "van-07", fix_at())
-    assert is_sound((8, *row[1:]))
+@given(st.integers(1, 2**32 - 1), st.integers(1, 2**32 - 1))
+def test_a_row_at_another_place_is_noticed_unless_it_was_given_it(place: int, other: int) -> None:
+    row = encode(place, 5, 1, "van-07", fix_at())
+    moved = at_place(row, other)
+    assert is_sound(moved)
+    assert decode(moved) == decode(row)
+    assert is_sound((other, *row[1:])) == (place == other)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +81,7 @@ def test_the_number_of_the_row_is_no_part_of_its_content() -> None:
         ({"sats": 1.5}, "a"),
         ({"quality": "excellent"}, "a"),
         ({"flags": ("late",)}, "a"),
+        ({"extra": ""}, "a"),
         ({}, "\ud800"),
     ],
 )

@@ -1,18 +1,21 @@
 import json
-import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import zlib
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from ackqueue import damage
 from ackqueue.queue_parts import fix_at
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.rows import encode
-from telemetry_agent.ackqueue.schema import _APPLICATION_ID, _MIGRATIONS, State, connect
+from telemetry_agent.ackqueue.salvage import carry_over
+from telemetry_agent.ackqueue.schema import _MIGRATIONS, APPLICATION_ID, State, connect
+from telemetry_agent.ackqueue.store import Changes
+from telemetry_agent.ackqueue.verify import verify_at_rest
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 
@@ -95,7 +98,7 @@ def test_the_view_shows_fixes_in_the_words_and_units_of_the_documentation(tmp_pa
 def test_any_stream_is_16_hex_digits(tmp_path: Path, stream: int) -> None:
     path = tmp_path / "queue.db"
     with AckQueue(path) as queue:
-        queue._store.write([encode(1, stream, 1, "a", fix_at())], {})
+        queue.core.store.write(Changes([encode(1, stream, 1, "a", fix_at())]))
         assert select_elsewhere(path)[0]["stream"] == f"{stream % 2**64:016x}"
 
 
@@ -122,7 +125,7 @@ def test_pragmas_are_set_and_the_file_is_not_for_all_to_read(tmp_path: Path) -> 
         queue.commit()
 
         def pragma(name: str) -> object:
-            return queue._store._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            return queue.core.store._connection.execute(f"PRAGMA {name}").fetchone()[0]
 
         assert pragma("journal_mode") == "wal"
         assert pragma("synchronous") == 2
@@ -131,54 +134,6 @@ def test_pragmas_are_set_and_the_file_is_not_for_all_to_read(tmp_path: Path) -> 
         for end in ("", "-wal", "-shm", ".lock"):
             mode = path.with_name(path.name + end).stat().st_mode
             assert stat.S_IMODE(mode) & 0o007 == 0, end
-
-
-def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "queue.db"
-    AckQueue(path).close()
-    with closing(connect(path)) as file:
-        file.execute("PRAGMA user_version = 99")
-    content = path.read_bytes()
-    with pytest.raises(StorageError, match=r"newer telemetry-agent.*version 99"):
-        AckQueue(path)
-    assert path.read_bytes() == content
-
-
-def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "queue.db"
-    with closing(sqlite3.connect(path)) as file:
-        file.execute("CREATE TABLE recipes (name TEXT)")
-    content = path.read_bytes()
-    with pytest.raises(StorageError, match="another program"):
-        AckQueue(path)
-    assert path.read_bytes() == content
-
-
-def overwrite_all(path: Path) -> None:
-    path.write_bytes(b"no database, but long enough to be one" * 100)
-
-
-def overwrite_header(path: Path) -> None:
-    path.write_bytes(b"\xff" * 100 + path.read_bytes()[100:])
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize("damage", [overwrite_all, overwrite_header, cut_short])
-def test_a_file_that_cannot_be_read_is_one_clear_line(
-    tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
-    path = tmp_path / "queue.db"
-    AckQueue(path).close()
-    damage(path)
-    with pytest.raises(StorageError, match="move this file away") as caught:
-        AckQueue(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    path.unlink()
-    AckQueue(path).close()  # the lock was let go
 
 
 def test_a_start_that_was_cut_off_is_made_good(tmp_path: Path) -> None:
@@ -196,28 +151,67 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         AckQueue(tmp_path / "file" / "queue.db")
 
 
-def test_a_file_of_the_first_schema_goes_on_with_what_it_holds(tmp_path: Path) -> None:
-    path = tmp_path / "queue.db"
+def make_older(path: Path, version: int) -> None:
+    """Rows 1 to 6 as that version wrote them, of which 1 and 2 are delivered, and 3 is damaged."""
+    extra = None if version == 1 else '{"door":0}'
+    rows = []
+    for number in range(1, 7):
+        *row, crc, extra = encode(number, 7, number, "van", fix_at(number, extra=extra))
+        rows.append([*row, crc ^ number, extra] if version > 1 else [*row, crc ^ number])
     path.touch()
-    before = [encode(n, 7, n, "van", fix_at(n))[:-1] for n in (1, 2, 3)]
     with closing(connect(path)) as file:
+        file.execute("PRAGMA page_size = 512")
         file.execute("PRAGMA journal_mode = WAL")
-        for statement in _MIGRATIONS[0]:
+        for statement in (statement for step in _MIGRATIONS[:version] for statement in step):
             file.execute(statement)
-        file.execute("CREATE VIEW fixes AS SELECT seq FROM fix")
-        file.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        file.execute("PRAGMA user_version = 1")
-        file.executemany(f"INSERT INTO fix VALUES ({', '.join('?' * len(before[0]))})", before)
+        file.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        file.execute(f"PRAGMA user_version = {version}")
+        file.executemany(f"INSERT INTO fix VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        for lo, hi, state in ((1, 2, 5), (3, 3, -1)):
+            crc = zlib.crc32(f"{lo} {hi} {state} None None".encode())
+            file.execute("INSERT INTO mark VALUES (?, ?, ?, NULL, NULL, ?)", (lo, hi, state, crc))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_older_schema_goes_on_with_what_it_holds(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "queue.db"
+    make_older(path, version)
+    content = path.read_bytes()
+    (*_, found) = verify_at_rest(path)
+    assert (found["sound"], found["damaged"], found["missing"]) == (True, 0, 0)
+    assert path.read_bytes() == content
+    extra = None if version == 1 else '{"door":0}'
     with AckQueue(path) as queue:
-        queue.put(fix_at(4, extra='{"door":1}'), "van")
+        assert queue.stats().lost == {"damaged": 1}
+        assert queue.stats().acked == 2
+        queue.put(fix_at(7, extra='{"door":1}'), "van")
         queue.commit()
         rows = [(row["seq"], row["extra"]) for row in select_elsewhere(path)]
-        assert rows == [(1, None), (2, None), (3, None), (1, '{"door":1}')]
+        assert rows == [*((number, extra) for number in (1, 2, 4, 5, 6)), (1, '{"door":1}')]
         first, second = (queue.lease(9, live_first=False) for _ in range(2))
         assert first is not None
         assert second is not None
-        assert [record.fix for record in first.records] == [fix_at(n) for n in (1, 2, 3)]
+        assert [record.fix for record in first.records] == [
+            fix_at(n, extra=extra) for n in (4, 5, 6)
+        ]
         assert second.records[0].fix.extra == '{"door":1}'
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_damaged_file_of_an_older_schema_is_carried_over(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "queue.db"
+    make_older(path, version)
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        stats = queue.stats()
+        assert (stats.ready, stats.acked, stats.lost) == (3, 2, {"damaged": 1})
+        batch = queue.lease(9, live_first=False)
+        assert batch is not None
+        assert [(record.stream, record.seq) for record in batch.records] == [
+            (f"{7:016x}", number) for number in (4, 5, 6)
+        ]
 
 
 @pytest.mark.parametrize("damage", ["'{\"door\":0}'", "NULL", "x'00'"])

@@ -35,13 +35,13 @@ class Waiter:
         self._call = call
         self.result: Batch | Exception | None = None
         waits = threading.Event()
-        wait = queue._ready.wait
+        wait = queue.core.ready.wait
 
         def tell_and_wait(timeout_s: float | None) -> bool:
             waits.set()  # under the lock, which nobody gets before the wait has begun
             return wait(timeout_s)
 
-        with mock.patch.object(queue._ready, "wait", tell_and_wait):
+        with mock.patch.object(queue.core.ready, "wait", tell_and_wait):
             self._thread = threading.Thread(target=self._run)
             self._thread.start()
             assert waits.wait(LIMIT_S)
@@ -65,7 +65,7 @@ def test_four_workers_share_the_items_and_a_start_resumes_what_they_left(path: P
     with AckQueue(path, commit_every_s=0) as queue:
 
         def work() -> None:
-            while batch := queue.lease(1, timeout_s=None):
+            while batch := queue.lease(1, live_first=False, timeout_s=None):
                 (seq,) = seqs(batch)
                 if seq > count:
                     return

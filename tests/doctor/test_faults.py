@@ -350,7 +350,7 @@ def backlog(bench: Bench, fixes: int = 50) -> None:
             queue.put(Fix(START_MS + i * 1000, 48_117_300_000 + i, 11_516_667_000), "van-07")
 
 
-@fault("queue", "fail", "1 of 50 positions are damaged", "replace it")
+@fault("queue", "fail", "of 50 positions 1 are damaged", "replace it")
 def a_flipped_bit(bench: Bench) -> None:
     backlog(bench)
     with contextlib.closing(sqlite3.connect(bench.queue)) as database:
@@ -358,14 +358,19 @@ def a_flipped_bit(bench: Bench) -> None:
         database.commit()
 
 
-@fault("queue", "fail", "cannot open the queue .*not a database|malformed", "mv .*queue.db.damaged")
+@fault(
+    "queue",
+    "fail",
+    "cannot open the queue .*not a database|malformed",
+    "sets it aside when it starts",
+)
 def a_destroyed_header(bench: Bench) -> None:
     backlog(bench)
     with bench.queue.open("r+b") as file:
         file.write(b"\xff" * 100)
 
 
-@fault("queue", "fail", "is a database of another program", "mv .*queue.db.damaged")
+@fault("queue", "fail", "is a database of another program", "sets it aside when it starts")
 def a_file_of_another_program(bench: Bench) -> None:
     with contextlib.closing(sqlite3.connect(bench.queue)) as database:
         database.execute("CREATE TABLE song (title TEXT)")
@@ -568,6 +573,11 @@ def uploads_behind_a_portal(bench: Bench) -> None:
 @fault("queue", "warn", "the endpoint refused 2", "queue list --state ack_failed")
 def dead_letters(bench: Bench) -> None:
     runs(bench, queue=STATUS["queue"] | {"dead_letters": {"400: bad": 2}})  # type: ignore[operator]
+
+
+@fault("queue", "warn", "full", "larger queue.max_size")
+def a_full_queue(bench: Bench) -> None:
+    runs(bench, queue=STATUS["queue"] | {"full": True})  # type: ignore[operator]
 
 
 @fault("queue", "warn", "lost: 7 damaged", "replace it")

@@ -20,7 +20,7 @@ from stored_fixes import HERE, STREAM, after
 
 from telemetry_agent.ackqueue.rows import encode
 from telemetry_agent.ackqueue.schema import connect
-from telemetry_agent.ackqueue.store import Store
+from telemetry_agent.ackqueue.store import Changes, Store
 
 FIXES = 120
 URL = "http://127.0.0.1:9/"
@@ -127,7 +127,7 @@ def long(tmp_path: Path) -> Path:
     store = Store(tmp_path / "queue.db", connect)
     stream = int(STREAM, 16)
     rows = [encode(n, stream, n, "van-07", after(n, HERE)) for n in range(1, 60_001)]
-    store.write(rows, {})
+    store.write(Changes(rows))
     store.close()
     return write_config(tmp_path, "/dev/none", URL)
 

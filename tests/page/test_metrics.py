@@ -100,6 +100,8 @@ def test_it_tells_what_the_snapshot_tells(snapshot: dict[str, Any]) -> None:
         ("fix_quality", "quality=gps"): 1,
         ("fix_quality", "quality=rtk"): 0,
         ("fix_satellites", ""): 8,
+        ("queue_full", ""): 0,
+        ("queue_carrying_over", ""): 0,
         ("fix_hdop", ""): 0.9,
         ("satellites", "constellation=GPS,used=true"): 2,
         ("satellites", "constellation=GPS,used=false"): 1,

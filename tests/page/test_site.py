@@ -158,7 +158,7 @@ def test_the_events_tell_what_is_new_and_where_everything_is(site: Site) -> None
         assert hello["places"] == [[1, 3, "stored"]]
         assert "pid" not in hello
         answer, packed = site.ask("/trail?after=1")
-        assert (answer.headers["X-Last-Row"], len(packed)) == ("3", 40)
+        assert (answer.headers["X-Last-Row"], len(packed)) == ("3", 48)
         site.put(2)
         site.refuse(2)
         site.agent.page.task.nudge()
@@ -176,7 +176,7 @@ def test_what_was_discarded_is_gone_from_the_trail(site: Site) -> None:
         next(events)
         assert json.loads(site.ask("/discard", {"all": True})[1]) == {"discarded": 1}
         next(said for _, said in events if "places" in said)
-        assert len(site.ask("/trail")[1]) == 40
+        assert len(site.ask("/trail")[1]) == 48
 
 
 def test_dead_letters_are_listed_retried_and_discarded(site: Site) -> None:

@@ -25,14 +25,14 @@ def never(_before: Record, _after: Record) -> bool:
 
 
 def rows(packed: bytes) -> list[int]:
-    return [row for row, *_ in struct.iter_unpack("<IiiII", packed)]
+    return [row for row, *_ in struct.iter_unpack("<diiII", packed)]
 
 
-def test_a_position_is_twenty_bytes() -> None:
+def test_a_position_is_24_bytes() -> None:
     trail = Trail(lambda _before, after: after.seq == 8)
     points = trail.extend(8, [(7, record(7)), (8, record(8))])
     packed = trail.after(0)
-    assert list(struct.iter_unpack("<IiiII", packed)) == points
+    assert list(struct.iter_unpack("<diiII", packed)) == points
     assert points == [
         (7, -338_600_000, 1_512_100_000 - 1, START_MS // 1000 + 7, 0),
         (8, -338_600_000, 1_512_100_000 - 1, START_MS // 1000 + 8, 1),

@@ -4,13 +4,13 @@ import test from "node:test";
 import { Track, without } from "../../telemetry_agent/page/static/track.js";
 
 function packed(points) {
-  const view = new DataView(new ArrayBuffer(points.length * 20));
+  const view = new DataView(new ArrayBuffer(points.length * 24));
   points.forEach(([row, lat, lon, time, begins], i) => {
-    view.setUint32(i * 20, row, true);
-    view.setInt32(i * 20 + 4, lat, true);
-    view.setInt32(i * 20 + 8, lon, true);
-    view.setUint32(i * 20 + 12, time, true);
-    view.setUint32(i * 20 + 16, begins, true);
+    view.setFloat64(i * 24, row, true);
+    view.setInt32(i * 24 + 8, lat, true);
+    view.setInt32(i * 24 + 12, lon, true);
+    view.setUint32(i * 24 + 16, time, true);
+    view.setUint32(i * 24 + 20, begins, true);
   });
   return view.buffer;
 }

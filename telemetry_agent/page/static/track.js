@@ -7,7 +7,7 @@
 /** @typedef {[lo: number, hi: number, place: Place]} Run */
 /** @typedef {{lo: number, hi: number, since: number}} Arrival rows that were delivered just now */
 
-const POINT_BYTES = 20;
+const POINT_BYTES = 24;
 const ARRIVAL_MS = 1400;
 
 export class Track {
@@ -19,7 +19,7 @@ export class Track {
     this.size = 0;
     /** How far the rows are known. */
     this.last = 0;
-    this.rows = new Uint32Array(1024);
+    this.rows = new Float64Array(1024);
     this.lat = new Int32Array(1024);
     this.lon = new Int32Array(1024);
     this.time = new Uint32Array(1024);
@@ -40,11 +40,11 @@ export class Track {
     const view = new DataView(packed);
     for (let at = 0; at + POINT_BYTES <= packed.byteLength; at += POINT_BYTES) {
       this.add(
-        view.getUint32(at, true),
-        view.getInt32(at + 4, true),
+        view.getFloat64(at, true),
         view.getInt32(at + 8, true),
-        view.getUint32(at + 12, true),
+        view.getInt32(at + 12, true),
         view.getUint32(at + 16, true),
+        view.getUint32(at + 20, true),
       );
     }
   }

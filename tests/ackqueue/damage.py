@@ -1,0 +1,107 @@
+"""Queue files that were damaged, in every way that a card or a hand damages a file."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ackqueue.queue_parts import fix_at
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import carry_over
+from telemetry_agent.model import Record
+
+PAGE_BYTES = 512
+ROOT_OF_FIX = 2  # the first table is made first
+
+Damage = Callable[[bytearray, random.Random], None]
+
+
+def header(data: bytearray, draw: random.Random) -> None:
+    data[:100] = draw.randbytes(100)
+
+
+def first_page(data: bytearray, draw: random.Random) -> None:
+    data[:PAGE_BYTES] = draw.randbytes(PAGE_BYTES)
+
+
+def root_page(data: bytearray, draw: random.Random) -> None:
+    _overwrite(data, ROOT_OF_FIX, draw)
+
+
+def five_pages(data: bytearray, draw: random.Random) -> None:
+    for _ in range(5):
+        _overwrite(data, draw.randrange(1, len(data) // PAGE_BYTES + 1), draw)
+
+
+def five_blocks(data: bytearray, draw: random.Random) -> None:
+    """Of the file system: eight pages each."""
+    for _ in range(5):
+        start = draw.randrange(len(data) // 4096) * 4096
+        data[start : start + 4096] = draw.randbytes(4096)
+
+
+def half(data: bytearray, draw: random.Random) -> None:
+    del data[len(data) // 2 :]
+
+
+def everything(data: bytearray, draw: random.Random) -> None:
+    data[:] = draw.randbytes(len(data))
+
+
+def _overwrite(data: bytearray, page: int, draw: random.Random) -> None:
+    data[(page - 1) * PAGE_BYTES : page * PAGE_BYTES] = draw.randbytes(PAGE_BYTES)
+
+
+def damage(path: Path, kind: Damage, seed: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    kind(data, random.Random(seed))
+    path.write_bytes(data)
+
+
+def fill(path: Path, count: int) -> list[Record]:
+    with AckQueue(path, commit_every_s=3600) as queue:
+        return record(queue, count)
+
+
+def record(queue: AckQueue, count: int) -> list[Record]:
+    records = []
+    for second in range(count):
+        long = json.dumps({"note": "x" * 700}) if second % 25 == 7 else None  # on two pages
+        fix = fix_at(second, sats=second % 20, extra=long)
+        records.append(queue.put(fix, "van-07"))
+        if second % 100 == 99:
+            queue.commit()
+    queue.commit()
+    return records
+
+
+@dataclass
+class Outcome:
+    """What became of a damaged queue."""
+
+    delivered: list[Record]
+    lost: int
+    """As the queue counts it."""
+
+
+def recover(path: Path) -> Outcome:
+    """Open it, carry over what can be read, deliver everything."""
+    delivered: list[Record] = []
+    with AckQueue(path) as queue:
+        while True:
+            carry_over(queue)
+            batch = queue.lease(1000, live_first=False)
+            if batch is not None:
+                delivered += batch.records
+                queue.ack(batch)
+            elif not queue.stats().carrying_over:
+                return Outcome(delivered, queue.stats().lost.get("damaged", 0))
+
+
+def copy(source: Path, target: Path) -> None:
+    for end in ("", "-wal", ".lock"):
+        if source.with_name(source.name + end).exists():
+            shutil.copy(source.with_name(source.name + end), target.with_name(target.name + end))

@@ -1,0 +1,353 @@
+"""What the queue may take of the disk, and what goes when that is not enough."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ackqueue.queue_parts import fix_at, lease, put, seqs
+from ackqueue.recorded_disk import scratch_folder
+from fakes import FakeClock
+
+from telemetry_agent.ackqueue import aside
+from telemetry_agent.ackqueue.bounds import Limits, WhenFull
+from telemetry_agent.ackqueue.committer import Committer
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.ranges import runs
+from telemetry_agent.ackqueue.rows import encode
+from telemetry_agent.ackqueue.salvage import carry_over
+from telemetry_agent.ackqueue.schema import UnusableError, connect
+from telemetry_agent.ackqueue.store import Changes, Store
+from telemetry_agent.model import Fix
+
+MIB = 1 << 20
+ONE_MIB = Limits(max_size_bytes=MIB)
+CAPACITY = 8000
+"""About so many of these fixes fit into one MiB, less what is kept free."""
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bounds-", dir=scratch_folder()) as name:
+        yield Path(name) / "queue.db"
+
+
+def driven(second: int, leg_s: int = 600) -> Fix:
+    """A way with a turn at the end of each leg, and a stop before it for a fifth of the time."""
+    leg, within = divmod(second, leg_s)
+    drive_s = leg_s * 4 // 5
+    metres = 15 * (leg * drive_s + min(within, drive_s))
+    east = 15 * drive_s * ((leg + 1) // 2) if leg % 2 else metres - 15 * drive_s * (leg // 2)
+    return fix_at(second, sats=8)._replace(
+        lat_e9=48_000_000_000 + (metres - east) * 9000, lon_e9=11_000_000_000 + east * 13_000
+    )
+
+
+def record(
+    queue: AckQueue,
+    fixes: range,
+    fix: Callable[[int], Fix] = fix_at,
+    look: Callable[[], None] = lambda: None,
+) -> None:
+    """Fifty to a commit, and after each what a committer does."""
+    for first in range(fixes.start, fixes.stop, 50):
+        for second in range(first, min(first + 50, fixes.stop)):
+            queue.put(fix(second), "van-07")
+        queue.commit()
+        while queue.make_room():
+            pass
+        look()
+
+
+def pending(queue: AckQueue) -> list[int]:
+    return [stored.record.seq for stored in queue.stored() if stored.state == 1]
+
+
+# Size
+
+
+@pytest.mark.parametrize("when_full", ["thin", "drop-oldest", "stop"])
+def test_the_size_is_kept_to_and_each_fix_is_there_or_counted(
+    path: Path, when_full: WhenFull, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    limits = Limits(max_size_bytes=4 * MIB, when_full=when_full)
+    newest = 8 * CAPACITY
+    with AckQueue(path, limits=limits) as queue:
+
+        def look() -> None:
+            files = [path, aside.log_of(path), path.with_name("queue.db.ballast")]
+            assert sum(file.stat().st_size for file in files) <= 4 * MIB
+
+        record(queue, range(newest), driven, look)
+        stats = queue.stats()
+        assert stats.full
+        reason = {"thin": "thinned", "drop-oldest": "dropped", "stop": "full"}[when_full]
+        assert stats.lost == {reason: newest - stats.ready}
+        kept = pending(queue)
+        assert len(kept) == stats.ready > 2 * CAPACITY
+        match when_full:
+            case "thin":
+                assert kept[0] == 1
+                assert kept[-CAPACITY:] == list(range(newest + 1 - CAPACITY, newest + 1))
+            case "drop-oldest":
+                assert kept == list(range(newest + 1 - len(kept), newest + 1))
+            case "stop":
+                assert kept == list(range(1, len(kept) + 1))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "queue.db is full" in caplog.text
+    with AckQueue(path) as queue:
+        assert pending(queue) == kept
+        assert queue.stats().lost == stats.lost
+
+
+def test_what_is_missed_least_goes_first(path: Path) -> None:
+    with AckQueue(path, limits=ONE_MIB, keep_delivered_s=10**9) as queue:
+        record(queue, range(CAPACITY))
+        queue.ack(lease(queue, 2000, live_first=False))
+        queue.fail(lease(queue, 2000, live_first=False), "no")
+        second = CAPACITY
+        before = queue.stats()
+        while queue.stats().acked:
+            record(queue, range(second, second := second + 50))
+            assert queue.stats().acked >= before.acked - 1500
+            before = queue.stats()
+            assert (before.ack_failed, before.lost) == (2000, {})
+        while queue.stats().ack_failed:
+            record(queue, range(second, second := second + 50))
+            assert set(queue.stats().lost) <= {"refused"}
+        record(queue, range(second, second + 2000))
+        lost = queue.stats().lost
+        assert lost["refused"] == 2000
+        assert lost["thinned"] > 0
+
+
+def test_room_that_comes_back_ends_it_and_is_told(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(max_size_bytes=MIB, when_full="stop")
+    with AckQueue(path, limits=limits) as queue:
+        record(queue, range(2 * CAPACITY))
+        assert queue.stats().full
+        lost = queue.stats().lost["full"]
+        for _ in range(3):
+            queue.ack(lease(queue, 1000, live_first=False))
+        record(queue, range(20_000, 20_500))
+        assert not queue.stats().full
+        assert queue.stats().lost["full"] < lost + 500
+        record(queue, range(21_000, 21_100))
+        assert [r.record.fix for r in queue.stored()][-100:] == [
+            fix_at(s) for s in range(21_000, 21_100)
+        ]
+    assert "has room again; lost meanwhile:" in caplog.text
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("when_full", ["thin", "drop-oldest"])
+def test_batches_that_are_out_and_those_without_an_answer_stay_whole(
+    path: Path, when_full: WhenFull
+) -> None:
+    with AckQueue(path, limits=Limits(max_size_bytes=MIB, when_full=when_full)) as queue:
+        record(queue, range(CAPACITY // 2))
+        out = lease(queue, 500, live_first=False)
+        lost = lease(queue, 500, live_first=False)
+        queue.release(lost, answered=False)
+        record(queue, range(CAPACITY // 2, 3 * CAPACITY))
+        assert pending(queue)[:500] == seqs(out)
+        queue.release(out)
+        assert queue.resume_unack() == 500
+        assert seqs(lease(queue, 500, live_first=False)) == seqs(out)
+        assert seqs(lease(queue, 500, live_first=False)) == seqs(lost)
+
+
+def test_a_group_that_is_larger_than_what_is_free_finds_room(path: Path) -> None:
+    """Without a committer: the commit itself makes room."""
+    with AckQueue(path, limits=ONE_MIB, commit_every_s=3600) as queue:
+        for first in range(0, 3 * CAPACITY, 5000):
+            for second in range(first, first + 5000):
+                queue.put(driven(second), "van-07")
+            queue.commit()
+        stats = queue.stats()
+        assert stats.ready + stats.lost["thinned"] == 25_000
+        assert stats.file_bytes <= MIB
+
+
+def test_a_month_is_still_a_month(path: Path) -> None:
+    """Seen from further away: each stop and turn of it is there."""
+    every_s, hours = 60, 24 * 30
+    with AckQueue(path, limits=ONE_MIB, commit_every_s=3600) as queue:
+        record(queue, range(hours * 3600 // every_s), lambda n: driven(n * every_s, 3600))
+        times_ms = {stored.record.fix.time_ms for stored in queue.stored()}
+        assert len(times_ms) < CAPACITY * 1.5
+        for hour in range(hours):
+            assert fix_at(hour * 3600).time_ms in times_ms, "the end of a stop, and a turn"
+            assert fix_at(hour * 3600 + 2880).time_ms in times_ms, "the begin of a stop"
+        ranges = len(list(queue.core.ledger.marks)) + len(list(queue.core.ledger.handout.free))
+        assert ranges < 40
+
+
+def test_memory_does_not_grow_with_what_was_thinned(path: Path) -> None:
+    """However many go, what is left is a few ranges."""
+    with AckQueue(path, limits=ONE_MIB, commit_every_s=3600) as queue:
+        ranges = []
+        for _ in range(2):
+            record(queue, range(5 * CAPACITY), driven)
+            ledger = queue.core.ledger
+            ranges.append(len(list(ledger.marks)) + len(list(ledger.handout.free)))
+        assert queue.stats().lost["thinned"] > 6 * CAPACITY
+        assert max(ranges) < 40
+
+
+def test_the_numbers_of_what_stays_are_next_to_each_other(path: Path) -> None:
+    with AckQueue(path, limits=ONE_MIB) as queue:
+        put(queue, 1)
+        queue.ack(lease(queue))
+        record(queue, range(2 * CAPACITY), driven)
+        rows = queue.core.read(1, queue.core.last)
+        assert len(runs(row[0] for row in rows)) <= 3  # one is under way
+        batch = lease(queue, 100)
+        assert batch.live
+        assert queue.backlog().live == 0
+        record(queue, range(2 * CAPACITY, 3 * CAPACITY), driven)
+        assert queue.backlog().live == CAPACITY
+        queue.release(batch)
+
+
+# Age
+
+
+def test_fixes_are_given_up_by_their_own_time(path: Path) -> None:
+    limits = Limits(max_age_s=3600)
+    with AckQueue(path, limits=limits) as queue:
+        put(queue, 2000)
+        queue.fail(lease(queue, 10, live_first=False), "no")
+        queue.release(lease(queue, 10, live_first=False), answered=False)
+        out = lease(queue, 10, live_first=False)
+        while queue.tidy():
+            pass
+        assert queue.stats().lost == {}
+        queue.put(fix_at(10**9, flags=("date",)), "van-07")  # nothing is concluded from a doubt
+        assert not queue.tidy()
+        queue.put(fix_at(5000), "van-07")
+        queue.commit()
+        while queue.tidy():
+            pass
+        stats = queue.stats()
+        assert stats.lost == {"expired": 10 + 1400 - 30}
+        assert (stats.unack, stats.in_flight, stats.ack_failed) == (10, 10, 0)
+        queue.ack(out)
+        assert seqs(lease(queue, 1, live_first=False)) == [1401]
+
+
+def test_a_batch_without_an_answer_expires_too(path: Path) -> None:
+    with AckQueue(path, limits=Limits(max_age_s=100)) as queue:
+        put(queue, 20)
+        queue.release(lease(queue, 10, live_first=False), answered=False)
+        queue.resume_unack()
+        put(queue, 1, start=1000)
+        queue.commit()
+        while queue.tidy():
+            pass
+        assert queue.stats().lost == {"expired": 20}
+        assert seqs(lease(queue)) == [21]
+
+
+# The disk
+
+
+def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path) -> None:
+    """On a file system of its own, which somebody else fills."""
+    if os.geteuid() != 0 and "CI" not in os.environ:
+        pytest.skip("only root can mount a file system")
+    script = Path(__file__).with_name("full_disk.py")
+    ran = subprocess.run(
+        ["unshare", "--mount", sys.executable, str(script), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(script.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    told: dict[str, dict[str, Any]] = {}
+    for line in ran.stdout.splitlines():
+        act = json.loads(line)
+        told[act["act"]] = act
+        assert not act["refused"]
+        assert act["uncommitted"] == 0
+        assert (
+            act["ready"] + act["acked"] + sum(act["lost"].values()) + act["deleted"] == act["put"]
+        )
+    assert told["recorded"]["ballast"]
+    assert told["filled"]["free_bytes"] == 0
+    assert told["acknowledged"]["acked"] == 500
+    assert told["recorded on"]["full"]
+    assert not told["recorded on"]["ballast"]
+    assert told["recorded on"]["lost"].keys() == {"thinned"}
+    assert told["freed"]["ballast"]
+    assert told["little left"]["free_bytes"] >= 2 * MIB
+    assert told["opened again"]["ready"] == told["little left"]["ready"]
+
+
+def test_a_file_that_was_kept_goes_when_the_disk_is_short(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = path.with_name("queue.db.kept-1")
+    kept.write_bytes(bytes(1000))
+    with AckQueue(path, limits=Limits(min_free_bytes=MIB)) as queue:
+        record(queue, range(1000))
+        assert kept.exists()
+        monkeypatch.setattr("telemetry_agent.ackqueue.bounds._LEAST_BYTES", 0)
+        monkeypatch.setattr("telemetry_agent.ackqueue.bounds._free_bytes", lambda folder: 0)
+        record(queue, range(1000, 1100))
+        assert not kept.exists()
+
+
+def test_what_is_carried_over_makes_nothing_go(path: Path) -> None:
+    with AckQueue(path) as queue:
+        record(queue, range(2 * CAPACITY))
+        with queue.core.disk:
+            queue.core.replace(UnusableError("as if damaged"))
+    with AckQueue(path, limits=ONE_MIB) as queue:
+        record(queue, range(20_000, 22_000))
+        carry_over(queue)
+        assert queue.stats().carrying_over  # the rest waits where it is
+        assert queue.stats().lost == {}
+        delivered: list[int] = []
+        while batch := queue.lease(1000, live_first=False):
+            delivered += seqs(batch)
+            queue.ack(batch)
+            while queue.make_room():
+                pass
+            carry_over(queue)
+        assert not queue.stats().carrying_over
+        assert queue.stats().lost == {}
+        assert len(delivered) == 2 * CAPACITY + 2000
+
+
+def test_space_is_given_back_after_a_drain(path: Path) -> None:
+    store = Store(path, connect)
+    rows = [encode(n, 1, n, "van-07", fix_at(n)) for n in range(1, 80_001)]
+    for first in range(0, 80_000, 5000):
+        store.write(Changes(rows[first : first + 5000]))
+    store.close()
+    clock = FakeClock()
+    with AckQueue(path, keep_delivered_s=60, clock=clock) as queue:
+        committer = Committer(queue)
+        full_bytes = queue.stats().file_bytes
+        while batch := queue.lease(5000):
+            queue.ack(batch)
+        put(queue, 1, start=80_001)
+        queue.commit()
+        while committer.step(clock.advance(300)) == 0:
+            pass
+        assert queue.stats().acked == 60
+        queue.core.store._connection.execute("PRAGMA wal_checkpoint").fetchall()
+        assert path.stat().st_size < full_bytes / 50
+        assert seqs(lease(queue)) == [1]

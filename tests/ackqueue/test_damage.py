@@ -1,0 +1,520 @@
+"""A queue file in any state: the queue opens, records, and carries over what can be read."""
+
+import logging
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+from ackqueue import damage
+from ackqueue.queue_parts import lease, put, seqs
+from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
+
+from telemetry_agent.ackqueue import schema
+from telemetry_agent.ackqueue.aside import log_of
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.salvage import Carrier, carry_over
+from telemetry_agent.ackqueue.schema import State, UnusableError, connect
+from telemetry_agent.ackqueue.wreck import Wreck
+from telemetry_agent.errors import StorageError
+
+if TYPE_CHECKING:
+    from telemetry_agent.model import Record
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="damage-", dir=scratch_folder()) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def path(folder: Path) -> Path:
+    return folder / "queue.db"
+
+
+def kill(queue: AckQueue, path: Path) -> Path:
+    """The files as a process leaves them that is killed now; the queue itself is closed."""
+    left = path.with_name(f"{path.stem}-left.db")
+    damage.copy(path, left)
+    queue.close()
+    return left
+
+
+def files(path: Path) -> list[str]:
+    """What lies beside the queue and belongs to it, without its lock."""
+    names = (file.name.removeprefix(path.name) for file in path.parent.glob(f"{path.name}*"))
+    return sorted(name for name in names if name not in {"", "-wal", "-shm", ".lock"})
+
+
+# Destroyed files
+
+
+@pytest.mark.parametrize("kind", [damage.header, damage.first_page, damage.root_page])
+def test_a_destroyed_header_or_root_page_costs_nothing(path: Path, kind: damage.Damage) -> None:
+    records = damage.fill(path, 3000)
+    damage.damage(path, kind)
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
+    assert files(path) == []
+
+
+@pytest.mark.parametrize("kind", [damage.five_pages, damage.five_blocks])
+def test_destroyed_pages_cost_what_was_in_them_and_that_is_counted(
+    folder: Path, kind: damage.Damage
+) -> None:
+    records = damage.fill(folder / "whole.db", 4000)
+    shares = []
+    for seed in range(8):
+        case = folder / f"{seed}.db"
+        damage.copy(folder / "whole.db", case)
+        damage.damage(case, kind, seed)
+        outcome = damage.recover(case)
+        delivered = Counter(outcome.delivered)
+        assert delivered <= Counter(records)
+        assert delivered.total() + outcome.lost == len(records)
+        shares.append(delivered.total() / len(records))
+    # A fifth of the fixes of the benchmark, so that one page counts five times as much.
+    assert sum(shares) / len(shares) >= (0.97 if kind is damage.five_pages else 0.90)
+
+
+def test_what_a_truncation_took_is_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records = damage.fill(path, 1000)
+    damage.damage(path, damage.half)
+    outcome = damage.recover(path)
+    assert outcome.lost == 1000 - len(outcome.delivered) > 400
+    assert set(outcome.delivered) < set(records)
+    last = outcome.delivered[-1]
+    assert f"({last.stream}:{last.seq}) and the end" in caplog.text
+    assert files(path) == [".kept-1"]
+
+
+def test_of_a_file_without_a_readable_byte_the_loss_is_told(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage.fill(path, 50)
+    with AckQueue(path) as queue:
+        queue.ack(lease(queue, 10))
+    damage.damage(path, damage.everything)
+    with AckQueue(path) as queue:
+        put(queue, 3)
+        carry_over(queue)
+        assert seqs(lease(queue)) == [1, 2, 3]
+        assert queue.stats().lost == {"damaged": 40}  # from the oldest that waited to the last
+    assert "40 are lost to damage" in caplog.text
+    assert files(path) == [".foreign-1"]
+
+
+def test_a_loss_in_the_middle_is_told_as_between_two_fixes(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = damage.fill(path, 1000)
+    page = next(number for number in range(20, 100) if _rows_of_page(path, number))
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 512)
+        gone = _rows_of_page(path, page)
+        file.write(random.Random(1).randbytes(512))
+    damage.damage(path, damage.header)
+    outcome = damage.recover(path)
+    assert outcome.delivered == [record for record in records if record.seq not in gone]
+    stream, first, last = records[0].stream, gone[0] - 1, gone[-1] + 1
+    assert f"({stream}:{first}) and 2025-11-29T" in caplog.text
+    assert f"({stream}:{last})" in caplog.text
+
+
+def _rows_of_page(path: Path, number: int) -> list[int]:
+    with closing(Wreck(path)) as wreck:
+        return [row[0] for row in wreck.rows(number - 1)]
+
+
+# Emptied and missing files
+
+
+def test_an_emptied_file_is_told_and_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    damage.fill(path, 30)
+    path.write_bytes(b"")
+    with AckQueue(path) as queue:
+        put(queue, 2)
+        assert seqs(lease(queue)) == [1, 2]
+        assert queue.stats().lost == {"damaged": 30}
+    assert "some 30 fixes that waited in it are lost" in caplog.text
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"damaged": 30}
+
+
+def test_an_emptied_file_in_which_nothing_waited_is_a_new_one(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage.fill(path, 3)
+    with AckQueue(path) as queue:
+        queue.ack(lease(queue))
+    path.unlink()
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {}
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("how", ["emptied", "deleted"])
+def test_the_log_of_a_file_that_is_gone_is_carried_over(path: Path, how: str) -> None:
+    queue = AckQueue(path, commit_every_s=0)
+    put(queue, 30)
+    left = kill(queue, path)
+    left.write_bytes(b"") if how == "emptied" else left.unlink()
+    outcome = damage.recover(left)
+    assert [record.seq for record in outcome.delivered] == list(range(1, 31))
+    assert outcome.lost == 0
+
+
+def test_a_missing_log_is_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    damage.fill(path, 3)
+    queue = AckQueue(path, commit_every_s=0)
+    put(queue, 3)
+    left = kill(queue, path)
+    log_of(left).unlink()
+    assert [record.seq for record in damage.recover(left).delivered] == [1, 2, 3]
+    assert "the log of the queue" in caplog.text
+    assert "is gone" in caplog.text
+
+
+def test_flipped_bits_in_the_log_cost_at_most_the_fix_that_they_hit(path: Path) -> None:
+    queue = AckQueue(path, commit_every_s=0)
+    put(queue, 60)
+    left = kill(queue, path)
+    log = log_of(left).read_bytes()
+    draw = random.Random(5)
+    for _ in range(40):
+        case = path.with_name("case.db")
+        damage.copy(left, case)
+        flipped = bytearray(log)
+        flipped[draw.randrange(len(log))] ^= 1 << draw.randrange(8)
+        log_of(case).write_bytes(flipped)
+        found = Counter(record.seq for record in damage.recover(case).delivered)
+        assert max(found.values()) == 1
+        assert len(found) >= 59
+        for file in case.parent.glob("case.db*"):
+            file.unlink()
+
+
+# Files that are no queue of this version
+
+
+def make_text(path: Path) -> None:
+    path.write_bytes(b"no database, but long enough to be one" * 100)
+
+
+def make_other_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("CREATE TABLE recipes (name TEXT)")
+
+
+@pytest.mark.parametrize("make", [make_text, make_other_database])
+def test_a_file_of_others_is_set_aside_and_left_as_it_is(
+    path: Path, make: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    make(path)
+    content = path.read_bytes()
+    with AckQueue(path) as queue:
+        put(queue, 1)
+        carry_over(queue)
+        assert seqs(lease(queue)) == [1]
+        assert queue.stats().lost == {}
+    assert path.with_name("queue.db.foreign-1").read_bytes() == content
+    assert "is set aside as" in caplog.text
+
+
+def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = damage.fill(path, 10)
+    later = (*schema._MIGRATIONS, ("CREATE TABLE later (name TEXT)",))
+    monkeypatch.setattr(schema, "_MIGRATIONS", later)
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
+    assert files(path) == []
+    with closing(connect(path)) as file:
+        assert file.execute("PRAGMA user_version").fetchone() == (len(later),)
+
+
+def test_rows_of_a_newer_file_that_can_be_read_are_carried_over_and_it_is_kept(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = damage.fill(path, 10)
+    with closing(connect(path)) as file:
+        file.execute("PRAGMA user_version = 99")
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
+    assert "written by a newer telemetry-agent (its schema is version 99" in caplog.text
+    assert files(path) == [".kept-1"]
+
+
+def test_a_newer_file_that_cannot_be_read_waits_for_its_version(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = damage.fill(path, 10)
+    with closing(connect(path)) as file:  # a column that this version does not know
+        file.execute("ALTER TABLE fix ADD COLUMN other TEXT")
+        file.execute("UPDATE fix SET other = 'x'")
+        file.execute(f"PRAGMA user_version = {len(schema._MIGRATIONS) + 1}")
+    with AckQueue(path) as queue:
+        put(queue, 5, start=100)
+        carry_over(queue)
+        queue.ack(lease(queue))
+        assert queue.stats().carrying_over
+        assert queue.lease(1) is None
+    assert "waits for the newer telemetry-agent" in caplog.text
+    assert files(path) == [".damaged-1"]
+    with closing(connect(path.with_name("queue.db.damaged-1"))) as file:  # as that one reads it
+        file.execute("ALTER TABLE fix DROP COLUMN other")
+        file.execute("PRAGMA journal_mode = DELETE").fetchall()
+    monkeypatch.setattr(schema, "_MIGRATIONS", (*schema._MIGRATIONS, ()))
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
+
+
+# What became of the fixes
+
+
+def test_what_became_of_the_fixes_is_carried_over_too(path: Path) -> None:
+    with AckQueue(path, commit_every_s=0) as queue:
+        put(queue, 100)
+        queue.ack(lease(queue, 40, live_first=False), rejected={7: "too old", 9: "too old"})
+        queue.release(lease(queue, 10, live_first=False), answered=False)
+        queue.discard({(queue.stream, 9)})
+        before = [(s.record, s.state, s.reason) for s in queue.stored()]
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        after = [(s.record, s.state, s.reason) for s in queue.stored()]
+        unack_to_ready = [
+            (record, State.READY if state is State.UNACK else state, reason)
+            for record, state, reason in before
+        ]
+        assert after == unack_to_ready
+        assert queue.stats().lost == {"discarded": 1}
+        assert seqs(lease(queue)) == list(range(41, 51))  # the batch without an answer, as it was
+        assert seqs(lease(queue)) == list(range(51, 101))
+
+
+def test_what_was_delivered_and_deleted_does_not_come_back(path: Path) -> None:
+    with AckQueue(path, keep_delivered_s=0, commit_every_s=0) as queue:
+        put(queue, 200)
+        queue.ack(lease(queue, 150, live_first=False))
+        while queue.purge_delivered():
+            pass
+        left = kill(queue, path)
+    for kind in (damage.header, damage.root_page):
+        case = path.with_name(f"{kind.__name__}.db")
+        damage.copy(left, case)
+        damage.damage(case, kind)
+        outcome = damage.recover(case)
+        assert [record.seq for record in outcome.delivered] == list(range(151, 201))
+        assert outcome.lost == 0
+
+
+def test_the_newest_fix_is_known_before_anything_was_carried_over(path: Path) -> None:
+    records = damage.fill(path, 500)
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        assert queue.newest(3) == records[:-4:-1]
+
+
+# Being killed
+
+
+def test_being_killed_at_any_step_sends_nothing_twice_and_loses_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry_agent.ackqueue.wreck._ROWS_PER_PORTION", 40)
+    monkeypatch.setattr("telemetry_agent.ackqueue.wreck._PAGES_PER_LOOK", 60)
+    with AckQueue(path) as queue:
+        put(queue, 400)
+        queue.ack(lease(queue, 50, live_first=False), rejected={5: "no"})
+        name = queue.stream
+    damage.damage(path, damage.header)
+    delivered: list[Record] = []
+    turns = 0
+    while True:
+        turns += 1
+        queue = AckQueue(path, commit_every_s=0)
+        put(queue, 1, start=1000 + turns)
+        carrier = Carrier(queue)
+        for _ in range(8):  # four to look at all pages, then some of the rows
+            carrier.step(0.0)
+        batch = queue.lease(30, live_first=False)
+        if batch is not None and batch.stream == name:
+            delivered += batch.records
+            queue.ack(batch)
+        carrier.close()
+        if not queue.stats().carrying_over:
+            break
+        left = path.with_name(f"{turns}.db")
+        for file in path.parent.glob("queue.db*"):
+            shutil.copy(file, left.with_name(left.name + file.name.removeprefix("queue.db")))
+        queue.close()
+        path = left
+        for file in path.parent.glob(f"{path.name}*"):
+            file.rename(file.with_name("queue.db" + file.name.removeprefix(path.name)))
+        path = path.with_name("queue.db")
+    assert turns > 2
+    with queue:
+        carry_over(queue)
+        while batch := queue.lease(1000, live_first=False):
+            delivered += [record for record in batch.records if record.stream == name]
+            queue.ack(batch)
+        assert [record.seq for record in delivered] == list(range(51, 401))
+        assert queue.stats().dead_letters == {"no": 1}
+        assert queue.stats().lost == {}
+
+
+# Damage that is noticed while the queue is used
+
+
+def overwrite_while_open(path: Path, pages: range) -> None:
+    """Below SQLite's feet. The file is opened and closed in another process."""
+    code = (
+        "import sys; file = open(sys.argv[1], 'r+b'); file.seek(int(sys.argv[2])); "
+        "file.write(bytes([255]) * int(sys.argv[3]))"
+    )
+    arguments = [str(path), str((pages.start - 1) * 512), str(len(pages) * 512)]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=30)
+
+
+def test_damage_that_is_noticed_while_reading_costs_nothing_in_memory(path: Path) -> None:
+    damage.fill(path, 3000)
+    queue = AckQueue(path)
+    put(queue, 3, start=5000)  # not committed
+    stream = queue.stream
+    out = lease(queue, 100, live_first=False)
+    queue.core.store._connection.execute("PRAGMA cache_size = 1").fetchall()
+    overwrite_while_open(path, range(100, 110))
+    with queue:
+        batch = queue.lease(1000, live_first=False)  # comes to the damaged pages
+        assert queue.stream != stream
+        assert batch is not None
+        assert (batch.stream, seqs(batch)) == (stream, [1, 2, 3])
+        queue.ack(batch)
+        queue.ack(out)  # from before
+        assert queue.stats().carrying_over
+        carry_over(queue)
+        delivered: list[int] = []
+        while batch := queue.lease(1000, live_first=False):
+            delivered += seqs(batch)
+            queue.ack(batch)
+        lost = queue.stats().lost["damaged"]
+        assert 0 < lost < 100
+        assert len(delivered) == 3000 - 100 - lost
+        assert delivered == sorted(set(delivered))
+        assert min(delivered) == 101
+    with AckQueue(path) as queue:
+        assert queue.lease(1) is None
+        assert queue.stats().lost == {"damaged": lost}
+
+
+def test_damage_that_is_noticed_while_writing_costs_nothing(path: Path) -> None:
+    damage.fill(path, 500)
+    with AckQueue(path, commit_every_s=0) as queue:
+        put(queue, 1)
+        queue.core.store._connection.execute("PRAGMA wal_checkpoint").fetchone()
+        queue.core.store._connection.execute("PRAGMA cache_size = 1").fetchall()
+        overwrite_while_open(path, range(2, 3))
+        queue.core.store._connection.execute("SELECT count(*) FROM mark").fetchall()
+        put(queue, 5, start=10)
+        assert queue.stats().carrying_over
+        carry_over(queue)
+        assert queue.stats().ready == 506
+
+
+def test_a_batch_that_is_out_stays_out_while_its_fixes_are_carried_over(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 50)
+        first, second, third, fourth = (lease(queue, 10, live_first=False) for _ in range(4))
+        with queue.core.disk:
+            queue.core.replace(UnusableError("as if damaged"))
+        queue.ack(first, rejected={3: "no"})
+        queue.release(second)
+        carry_over(queue)
+        queue.release(third, answered=False)
+        assert seqs(lease(queue, 10)) == list(range(11, 21))
+        queue.ack(fourth, retry=[40])
+        assert seqs(lease(queue)) == list(range(40, 51))
+        assert queue.resume_unack() == 10
+        assert seqs(lease(queue)) == seqs(third)
+        assert queue.stats().dead_letters == {"no": 1}
+        assert queue.stats().lost == {}
+
+
+def test_a_second_damage_before_the_first_is_carried_over(path: Path) -> None:
+    records = damage.fill(path, 300)
+    for number in range(3):
+        damage.damage(path, damage.header)
+        with AckQueue(path) as queue:
+            put(queue, 10, start=1000 * (number + 1))
+    outcome = damage.recover(path)
+    assert outcome.delivered[:300] == records
+    assert [record.seq for record in outcome.delivered[300:]] == [*range(1, 11)] * 3
+    assert outcome.lost == 0
+    assert files(path) == []
+
+
+def test_a_sector_that_cannot_be_read_keeps_no_other_fix_back(path: Path) -> None:
+    damage.fill(path, 3000)
+    sector = next(n for n in range(1, 10**4) if any(r > 2000 for r in _rows_of_page(path, n)))
+
+    def refuse(op: Op) -> None:
+        if op.kind == "read" and op.file == "queue.db" and op.offset // 512 == sector - 1:
+            raise Refusal(apsw.IOError)
+
+    disk = RecordedDisk(refuse)
+    with disk.recorded(), AckQueue(path, connect=disk.connect) as queue:
+        queue.ack(lease(queue, 1000, live_first=False))
+        for _ in range(2):
+            with pytest.raises(StorageError, match="cannot read"):
+                queue.lease(3000, live_first=False)
+        assert queue.lease(3000, live_first=False) is None  # enough: it is set aside
+        carry_over(queue)  # the file that was set aside reads without fault
+        assert seqs(lease(queue, 3000)) == list(range(1001, 3001))
+
+
+def test_a_disk_that_fails_as_a_whole_sets_nothing_aside(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage.fill(path, 10)
+    monkeypatch.setattr("telemetry_agent.ackqueue.opening._can_write", lambda folder: False)
+
+    def refuse(op: Op) -> None:
+        if op.kind == "read" and op.file == "queue.db":
+            raise Refusal(apsw.IOError)
+
+    disk = RecordedDisk(refuse)
+    with disk.recorded(), pytest.raises(StorageError, match="cannot open"):
+        AckQueue(path, connect=disk.connect)
+    assert files(path) == []
+
+
+# Time
+
+
+def test_a_queue_of_256_mib_is_set_aside_and_records_within_2_s(path: Path) -> None:
+    damage.fill(path, 1000)
+    with path.open("r+b") as file:
+        file.truncate(256 * MIB)
+        file.write(bytes(100))
+    began_s = time.monotonic()
+    with AckQueue(path, commit_every_s=0) as queue:
+        put(queue, 1)
+        assert queue.stats().uncommitted == 0
+        assert time.monotonic() - began_s < 2
+
+
+def test_it_says_so_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    damage.fill(path, 2000)
+    damage.damage(path, damage.header)
+    damage.recover(path)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
