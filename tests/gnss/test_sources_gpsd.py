@@ -311,6 +311,26 @@ def test_gpsd_is_asked_for_its_first_receiver_and_its_reports_are_read(server: S
     source.close()
 
 
+def test_a_receiver_that_says_nothing_gives_way_to_the_next(server: Server) -> None:
+    source = GpsdSource("127.0.0.1", server.port)
+    devices = [{"path": "/dev/ais"}, {"path": "/dev/gps"}]
+    ais = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
+    followed = []
+    for says, heard in ((ais, b""), (END, END), (b"", b""), (b"", b"")):
+        source.open()
+        with server.accept() as gpsd_side:
+            gpsd_side.sendall(wire(VERSION, {"class": "DEVICES", "devices": devices}))
+            asked = gpsd_side.recv(1000)
+            while b"WATCH" not in asked:
+                source.read(LIMIT_S)
+                asked += gpsd_side.recv(1000)
+            followed.append(json.loads(asked[asked.index(b"{") :].rstrip(b"\n;"))["device"])
+            gpsd_side.sendall(says)
+            assert source.read(LIMIT_S if heard else 0.1) == heard
+        source.close()
+    assert followed == ["/dev/ais", "/dev/gps", "/dev/gps", "/dev/ais"]
+
+
 def test_a_gpsd_without_a_receiver_says_how_to_give_it_one(server: Server) -> None:
     source = GpsdSource("127.0.0.1", server.port)
     source.open()
