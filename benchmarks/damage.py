@@ -5,8 +5,9 @@
     python benchmarks/damage.py [--fixes 20000] [--seeds 200] [--processes 2]
 
 A queue is filled, damaged, opened as an agent opens it, and delivered. Each kind of damage is done
-with so many random seeds, each on a fresh copy; a tenth where they decide only what garbage it is. Ends with status 1 if a fix is delivered twice or
-with another content, or if what is missing and what the queue counts as lost do not agree.
+with so many random seeds, each on a fresh copy; a tenth of them where they decide only what garbage
+it is. Ends with status 1 if a fix is delivered twice or with another content, or if what is missing
+and what the queue counts as lost do not agree.
 """
 
 import argparse

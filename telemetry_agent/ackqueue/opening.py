@@ -6,7 +6,6 @@ of what was set aside are away from then on; ``salvage`` carries them over.
 
 import logging
 import os
-import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +16,7 @@ from telemetry_agent.ackqueue.lock import Note
 from telemetry_agent.ackqueue.marks import DAMAGED, PURGED, Mark
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.rows import Row
-from telemetry_agent.ackqueue.schema import PAGE_BYTES, Connect, UnusableError, primary_code
+from telemetry_agent.ackqueue.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.store import Away, Changes, Loaded, Store
 from telemetry_agent.ackqueue.wal import read_log
 from telemetry_agent.ackqueue.wreck import Wreck, sample
@@ -101,8 +100,7 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
     except UnusableError:
         raise
     except StorageError as error:
-        cause = error.__cause__
-        if not isinstance(cause, sqlite3.Error) or primary_code(cause) != sqlite3.SQLITE_IOERR:
+        if not is_of_the_disk(error):
             raise
         if attempts > 1:
             return _open(path, connect, attempts - 1)
