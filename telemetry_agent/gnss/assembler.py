@@ -122,6 +122,7 @@ class Assembler:
     ) -> Epoch | None:
         epoch, tag = self._epoch, message.tag
         if epoch is not None and epoch.is_at(instant, tag):
+            epoch.labels.add(instant)
             return epoch
         if isinstance(message, Report) and not self._talkers.opens(tag):
             self.counts["other-talker"] += 1

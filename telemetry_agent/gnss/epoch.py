@@ -49,6 +49,8 @@ class Epoch:
     _err_v_mm: int | None = None
 
     def __init__(self) -> None:
+        self.labels: set[Instant] = set()
+        """Other times that sentences of this instant say."""
         self.seen: dict[str, int] = {}
         """tag -> how many came, in the order in which each came first."""
         self.used: dict[str, set[str]] = {}
@@ -71,7 +73,9 @@ class Epoch:
         if self.instant is None:
             return False
         apart = abs(instant - self.instant)
-        return apart == 0 or (apart <= _SAME_INSTANT_MS and tag not in self.seen)
+        if apart == 0 or instant in self.labels:
+            return True
+        return apart <= _SAME_INSTANT_MS and tag not in self.seen
 
     def heard(self, tag: str) -> bool:
         """Whether the group of talkers of this tag took part."""
