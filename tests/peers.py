@@ -7,6 +7,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -40,6 +41,27 @@ def ask(url: str, body: bytes | None = None, **query: str) -> str:
     with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=30) as answer:
         said: str = answer.read().decode()
     return said
+
+
+@contextlib.contextmanager
+def gpsd(*devices: Path) -> Iterator[int]:
+    """gpsd with these receivers; its port. It sends them nothing."""
+    port = free_port()
+    with running(*gpsd_command(port, *devices)):
+        deadline_s = time.monotonic() + 10
+        while not _answers(port):
+            assert time.monotonic() < deadline_s, "gpsd does not answer"
+        yield port
+
+
+def gpsd_command(port: int, *devices: Path) -> tuple[str, ...]:
+    """The command line that runs it."""
+    return (program("gpsd"), "-N", "-n", "-b", "-S", str(port), *map(str, devices))
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.contextmanager

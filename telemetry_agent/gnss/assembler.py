@@ -12,7 +12,8 @@ teaches: the cycle is unlearned, or the quiet gap grows.
 
 Sentences without a time (VTG, GSA; an RMC before the first fix) join the open epoch. If none is
 open they open one that waits for its time, as some receivers begin their cycle so. If the line
-goes quiet before a time comes, they were the late end of the epoch before.
+goes quiet before a time comes, they were the late end of the epoch before. Where no gap parts the
+epochs, a VTG that begins the next one is known by its speed, which is that of the RMC behind it.
 """
 
 from collections import Counter
@@ -22,7 +23,7 @@ from telemetry_agent.gnss.cycle import Cycle
 from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.fields import Instant
-from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report
+from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.gnss.talkers import Talkers
 from telemetry_agent.model import Fix, ReceiverState
 
@@ -30,6 +31,7 @@ _QUIET_S = 0.25
 _QUIET_BAUD = 9600  # slower lines take longer over one sentence
 _QUIET_GROWTH = 1.5
 _QUIET_AT_MOST = 4  # times what it was
+_SAME_SPEED_MM_S = 60  # a tenth of a knot, rounded
 _Closer = Literal["time", "cycle", "quiet", "end"]
 _WGS_84 = frozenset({"", "W84", "P90"})
 
@@ -39,7 +41,7 @@ class Assembler:
 
     ``counts``: ``late`` (sentences for an instant that was already judged), ``other-talker``
     (ignored, because another receiver is followed), ``no-fix`` (epochs without a valid position),
-    ``no-time`` (valid positions without a time of day).
+    ``no-time`` (valid positions whose sentences say no time of day).
     """
 
     def __init__(self, dates: Dates, *, eager: bool, baud: int | None) -> None:
@@ -64,6 +66,8 @@ class Assembler:
         self._closed_by: _Closer = "time"
         self._moments_astray = False  # the times of ZDA and GBS are not those of the fixes
         self._gst: Gst | None = None  # came before the epoch that it is about
+        self._vtg: Vtg | None = None
+        self._vtg_leads = False  # it comes before the RMC of its instant
 
     @property
     def open(self) -> bool:
@@ -73,7 +77,7 @@ class Assembler:
     def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
         """Append the fixes that this sentence completes, by its time or by being the last."""
         tag, instant = message.tag, message.instant
-        if self._talkers.followed is not None and not self._talkers.admit(tag, instant):
+        if self._talkers.followed is not None and not self._talkers.admit(message):
             self.counts["other-talker"] += 1
             return
         epoch = self._epoch
@@ -82,10 +86,12 @@ class Assembler:
                 self.datum = None if message.datum in _WGS_84 else message.datum
                 return
             epoch = self._epoch_of_untimed(message, now_s, fixes)
+            if epoch is not None and isinstance(message, Vtg) and self._is_of_next(message, epoch):
+                message = Vtg(tag, None, None)
         else:
             astray = self._moments_astray and isinstance(message, Moment)
             if not astray and (epoch is None or epoch.instant != instant):
-                epoch = self._epoch_of(instant, tag, now_s, fixes)
+                epoch = self._epoch_of(instant, message, now_s, fixes)
             # After the epoch before was closed: if time jumped, this date is none of its own.
             if isinstance(message, (Report, Moment)) and message.day is not None:
                 self._dates.learn(message.day, instant)
@@ -111,11 +117,14 @@ class Assembler:
         """Append the fix that the end of the input completes."""
         self._close("end", now_s, fixes)
 
-    def _epoch_of(self, instant: Instant, tag: str, now_s: float, fixes: list[Fix]) -> Epoch | None:
-        epoch = self._epoch
+    def _epoch_of(
+        self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
+    ) -> Epoch | None:
+        epoch, tag = self._epoch, message.tag
         if epoch is not None and epoch.is_at(instant, tag):
+            epoch.labels.add(instant)
             return epoch
-        if not self._talkers.opens(tag):
+        if isinstance(message, Report) and not self._talkers.opens(tag):
             self.counts["other-talker"] += 1
             return None
         waiting = epoch is not None and epoch.instant is None and not epoch.reported
@@ -151,6 +160,21 @@ class Assembler:
             self._epoch = Epoch()
         return self._epoch
 
+    def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
+        """Whether it speaks of the instant that follows, where no quiet gap says so.
+
+        VTG repeats the speed of the RMC of its instant: the one behind it or the one before it.
+        """
+        before, self._vtg = self._vtg, vtg
+        told = epoch.rmc_speed_mm_s
+        if told is None:
+            return False
+        if before is not None and before.speed_mm_s is not None and vtg.speed_mm_s is not None:
+            led = abs(before.speed_mm_s - told) <= _SAME_SPEED_MM_S
+            if led != (abs(vtg.speed_mm_s - told) <= _SAME_SPEED_MM_S):
+                self._vtg_leads = led
+        return self._vtg_leads
+
     def _late(self, *tags: str) -> None:
         self.counts["late"] += len(tags)
         if self._judged is None or not any(map(self._judged.heard, tags)):
@@ -173,11 +197,11 @@ class Assembler:
             self.state = "no-fix"
             self.counts["no-fix"] += 1
             return
-        if epoch.instant is None:
+        if epoch.fixed_at is None:
             self.state = "no-date"
             self.counts["no-time"] += 1
             return
-        placed = self._dates.place(epoch.instant, now_s)
+        placed = self._dates.place(epoch.fixed_at, now_s)
         if placed is None:
             self.state = "no-date"
             return

@@ -18,7 +18,7 @@ from telemetry_agent.model import Fix, ReceiverState, Sky
 _STALE_S = 10.0  # some receivers take 8 s for an epoch
 _BINARY_FRAMES = 3
 
-_ANTENNA = re.compile(r"ANT(?:ENNA|STATUS)[ =](\w+)")
+_ANTENNA = re.compile(r"ANT(?:ENNA[ =]|STATUS[ =]|_)(\w+)")
 _FIRMWARE = re.compile(r"(?:FWVER=|SW=|(?:ROM|EXT) (?:BASE|CORE) )(.+)")
 _OVERFLOW = re.compile(r"buf.*(?:alloc|overflow|full)", re.IGNORECASE)
 

@@ -27,7 +27,9 @@ class Epoch:
     """Collects the sentences of one instant."""
 
     instant: Instant | None = None
-    """None: no sentence has said it."""
+    """Which sentences belong to it; None: none has said a time."""
+    fixed_at: Instant | None = None
+    """When it has its position: ZDA may be wrong about that."""
     last = ""
     """The tag of the sentence that came last."""
     reported = False
@@ -43,16 +45,24 @@ class Epoch:
     _hdop_e2: int | None = None
     _vdop_e2: int | None = None
     _pdop_e2: int | None = None
-    _sats: int | None = None
     _err_h_mm: int | None = None
     _err_v_mm: int | None = None
 
     def __init__(self) -> None:
+        self.labels: set[Instant] = set()
+        """Other times that sentences of this instant say."""
         self.seen: dict[str, int] = {}
         """tag -> how many came, in the order in which each came first."""
         self.used: dict[str, set[str]] = {}
         """System id or talker -> the satellites of GSA, as sent, empty places too."""
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
+        self._sats: dict[str, int] = {}  # by talker: some count only those of one system
+
+    @property
+    def rmc_speed_mm_s(self) -> int | None:
+        """What RMC said; a VTG may have overridden it."""
+        rmc = self._reports.get("RMC")
+        return None if rmc is None else rmc.speed_mm_s
 
     def is_at(self, instant: Instant, tag: str | None = None) -> bool:
         """Whether a sentence with this time and tag speaks of the same instant.
@@ -63,7 +73,9 @@ class Epoch:
         if self.instant is None:
             return False
         apart = abs(instant - self.instant)
-        return apart == 0 or (apart <= _SAME_INSTANT_MS and tag not in self.seen)
+        if apart == 0 or instant in self.labels:
+            return True
+        return apart <= _SAME_INSTANT_MS and tag not in self.seen
 
     def heard(self, tag: str) -> bool:
         """Whether the group of talkers of this tag took part."""
@@ -82,6 +94,8 @@ class Epoch:
         """Take in RMC, GGA, GLL or GNS."""
         kind = report.tag[2:]
         self.reported = True
+        if self.fixed_at is None:
+            self.fixed_at = report.instant
         if report.veto:
             self.veto = True
         if report.position_e9 is None:
@@ -92,7 +106,7 @@ class Epoch:
             self.take_motion(report)
         elif kind != "GLL":
             if report.sats is not None:
-                self._sats = report.sats
+                self._sats[report.tag[:2]] = report.sats
             if report.hdop_e2 is not None:
                 self._hdop_e2 = report.hdop_e2
             if report.alt_mm is not None:
@@ -135,10 +149,13 @@ class Epoch:
         # Some receivers never count their satellites: few of them count only against a GGA that
         # nobody else vouches for.
         alone = first == "GGA" and len(self._reports) == 1 and self._gsa_mode not in {2, 3}
-        if alone and (self._sats or 0) < _LEAST_SATS:
+        if alone and (self._counted() or 0) < _LEAST_SATS:
             return None
         trusted, last = self._reports[first], self._reports[self._last_kind]
         return last if self._agree(trusted, last) else trusted
+
+    def _counted(self) -> int | None:
+        return max(self._sats.values(), default=None)
 
     def _agree(self, trusted: Report, last: Report) -> bool:
         if trusted.position_e9 is None or last.position_e9 is None or trusted.quality in _RTK:
@@ -150,7 +167,7 @@ class Epoch:
 
     def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
         """The fix at its full time."""
-        sats = sum(len(used - _NO_SATELLITE) for used in self.used.values()) or self._sats
+        sats = sum(len(used - _NO_SATELLITE) for used in self.used.values()) or self._counted()
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
         else:

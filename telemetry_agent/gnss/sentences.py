@@ -79,7 +79,7 @@ class Gsa(NamedTuple):
     mode: int | None
     """1 no fix, 2 2D, 3 3D."""
     system: str
-    """Satellite numbers are unique within it."""
+    """Its id, or a talker without one. Satellite numbers are unique within it."""
     satellites: tuple[str, ...]
     """Their numbers as sent; unused places are empty or 0."""
     pdop_e2: int | None
@@ -142,6 +142,18 @@ _MODE_QUALITY: dict[str, Quality] = {
     "S": "simulated",
 }
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
+# One system has several names. Where GN or GP speaks without an id, the satellite's number tells.
+_GSA_SYSTEM = {
+    "GN": "1",
+    "GP": "1",
+    "GL": "2",
+    "GA": "3",
+    "GB": "4",
+    "BD": "4",
+    "GQ": "5",
+    "QZ": "5",
+    "GI": "6",
+}
 
 
 def _columns(sentence: Any, names: str) -> Callable[[list[str]], tuple[str, ...]]:
@@ -207,6 +219,8 @@ class Parser:
             return None
         least, full, read = known
         fields = sentence.split(",")
+        if " " in sentence:
+            fields = [field.strip() for field in fields]  # some pad their numbers
         if len(fields) < full:
             if len(fields) < least:
                 self.rejected["short"] += 1
@@ -325,7 +339,7 @@ def _vtg(fields: list[str]) -> Vtg:
 def _gsa(sentence: Sentence) -> Gsa | None:
     # Standard are 12 satellites, 3 dilutions and perhaps an integer that names the system. Other
     # layouts have more places for satellites; their last three fields are the dilutions too.
-    fields = sentence.split(",")
+    fields = [field.strip() for field in sentence.split(",")]
     end = len(fields)
     if end < 18:
         return None
@@ -336,7 +350,7 @@ def _gsa(sentence: Sentence) -> Gsa | None:
     return Gsa(
         fields[0],
         _GSA_MODE.get(fields[2]),
-        system or fields[0][:2],
+        system or _GSA_SYSTEM.get(fields[0][:2], fields[0][:2]),
         tuple(fields[3 : end - 3]),
         dop_e2(pdop),
         dop_e2(hdop),

@@ -3,10 +3,12 @@
 The talkers of satellite systems are one group, as one receiver uses them all; any other talker is
 its own. When epochs keep switching between two groups, one is followed (that of the satellite
 systems, else the one that came first) and all others are ignored, until their own time shows that
-the followed one was silent for 5 s. No clock is needed, so a recording is read like a live line.
+the followed one was silent for 5 s. Only sentences that report a position count: a clock on the
+line is no receiver. The system clock is not asked, so a recording is read like a live line.
 """
 
-from telemetry_agent.gnss.fields import DAY_MS, Instant, time_of_day_ms
+from telemetry_agent.gnss.fields import DAY_MS, time_of_day_ms
+from telemetry_agent.gnss.sentences import Message, Report
 
 _GNSS = "GN"
 _GNSS_TALKERS = frozenset({"GP", "GN", "GL", "GA", "GB", "BD", "GQ", "QZ", "GI"})
@@ -26,10 +28,12 @@ class Talkers:
         self._switches = 0
         self._run = 0
 
-    def admit(self, tag: str, instant: Instant | None) -> bool:
-        """While a group is followed: whether this sentence counts, with its time if it says one."""
-        if group(tag) == self.followed:
-            self._ignored_since_ms = None
+    def admit(self, message: Message) -> bool:
+        """While a group is followed: whether this sentence counts."""
+        instant = message.instant
+        if group(message.tag) == self.followed:
+            if isinstance(message, Report):
+                self._ignored_since_ms = None
             return True
         if instant is None:
             return False
@@ -44,7 +48,7 @@ class Talkers:
         return True
 
     def opens(self, tag: str) -> bool:
-        """A sentence with this tag would open an epoch: may it?"""
+        """A sentence about a position, with this tag, would open an epoch: may it?"""
         if self.followed is not None:
             return True
         talker, last = group(tag), self._last

@@ -240,6 +240,7 @@ def test_state_of_a_line_of_noise_is_not_known() -> None:
     ("texts", "antenna", "firmware", "overflows"),
     [
         (["01,01,01,ANTENNA OK"], "OK", None, 0),
+        (["01,01,01,ANT_OPEN"], "OPEN", None, 0),
         (["01,01,02,ANTSTATUS=OK", "01,01,02,ANTSTATUS=OPEN"], "OPEN", None, 0),
         (["01,01,01,ANTENNA SHORT"], "SHORT", None, 0),
         (["01,01,02,ANTSUPERV=AC SD PDoS SR"], None, None, 0),

@@ -1,16 +1,13 @@
 import io
 import json
-import os
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice
-from pathlib import Path
 
 import corpus
+import peers
 import pytest
 from nmea import line
 
@@ -28,11 +25,6 @@ LIMIT_S = 10.0
 NEW_YEAR_MS = 1_798_761_600_000
 _WEEKS_MS = 1024 * 7 * 86_400_000
 END = line("GPTXT,01,01,02,THE END")
-
-GPSD = shutil.which("gpsd", path=os.environ.get("PATH", "") + ":/usr/sbin")
-needs_gpsd = pytest.mark.skipif(
-    GPSD is None and not os.environ.get("CI"), reason="needs gpsd: apt-get install gpsd"
-)
 
 # Recordings of text receivers of many makes that gpsd follows from beginning to end.
 TWENTY = [
@@ -67,34 +59,12 @@ def decoded(data: bytes) -> list[Fix]:
 # ---- a real gpsd, fed through a pty
 
 
-@contextmanager
-def real_gpsd(*devices: Path) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    assert GPSD, "needs gpsd: apt-get install gpsd"
-    process = subprocess.Popen([GPSD, "-N", "-n", "-b", "-S", str(port), *map(str, devices)])
-    try:
-        deadline_s = Clock().monotonic_s() + LIMIT_S
-        while not (there := _answers(port)) and Clock().monotonic_s() < deadline_s:
-            assert process.poll() is None
-        assert there
-        yield port
-    finally:
-        process.terminate()
-        process.wait(LIMIT_S)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def all_that_gpsd_says(data: bytes) -> bytes:
     """Every line for one recording, sentences and reports."""
     said = b""
     epochs = [*replay(io.BytesIO(data)), END * 2]
     simulator = Simulator(epochs, rate_hz=100)
-    with real_gpsd(simulator.device) as port, closing(TcpSource("127.0.0.1", port)) as client:
+    with peers.gpsd(simulator.device) as port, closing(TcpSource("127.0.0.1", port)) as client:
         client.open()
         client.request(b'?WATCH={"enable":true,"json":true,"raw":1};\n')
         while b'"WATCH"' not in said:
@@ -107,7 +77,6 @@ def all_that_gpsd_says(data: bytes) -> bytes:
     return said
 
 
-@needs_gpsd
 @pytest.mark.skipif(not corpus.FOLDER.is_dir(), reason="the recordings are not there")
 @pytest.mark.parametrize("name", TWENTY)
 def test_by_way_of_gpsd_a_recording_gives_the_same_fixes(name: str) -> None:
@@ -137,7 +106,6 @@ def _agree(ours: Fix, theirs: Fix) -> bool:
     return True
 
 
-@needs_gpsd
 @pytest.mark.skipif(not corpus.FOLDER.is_dir(), reason="the recordings are not there")
 def test_a_receiver_that_speaks_only_ubx_gives_fixes_by_way_of_gpsd() -> None:
     data = (corpus.FOLDER / "ublox-neo-m8l.nmea").read_bytes()
@@ -149,11 +117,10 @@ def test_a_receiver_that_speaks_only_ubx_gives_fixes_by_way_of_gpsd() -> None:
     assert any(fix.sats for fix in fixes)
 
 
-@needs_gpsd
 def test_the_source_follows_the_first_of_two_receivers() -> None:
     first, second = Drive(NEW_YEAR_MS), Drive(NEW_YEAR_MS + 3_600_000, seed=9)
     one, other = Simulator(first, rate_hz=50), Simulator(second, rate_hz=50)
-    with real_gpsd(one.device, other.device) as port, one, other:
+    with peers.gpsd(one.device, other.device) as port, one, other:
         both = [str(one.device), str(other.device)]
         deadline_s = Clock().monotonic_s() + LIMIT_S
         while gpsd.devices("127.0.0.1", port) != both:  # it answers before it has them
@@ -342,6 +309,26 @@ def test_gpsd_is_asked_for_its_first_receiver_and_its_reports_are_read(server: S
     source.open()
     server.accept().close()
     source.close()
+
+
+def test_a_receiver_that_says_nothing_gives_way_to_the_next(server: Server) -> None:
+    source = GpsdSource("127.0.0.1", server.port)
+    devices = [{"path": "/dev/ais"}, {"path": "/dev/gps"}]
+    ais = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
+    followed = []
+    for says, heard in ((ais, b""), (END, END), (b"", b""), (b"", b"")):
+        source.open()
+        with server.accept() as gpsd_side:
+            gpsd_side.sendall(wire(VERSION, {"class": "DEVICES", "devices": devices}))
+            asked = gpsd_side.recv(1000)
+            while b"WATCH" not in asked:
+                source.read(LIMIT_S)
+                asked += gpsd_side.recv(1000)
+            followed.append(json.loads(asked[asked.index(b"{") :].rstrip(b"\n;"))["device"])
+            gpsd_side.sendall(says)
+            assert source.read(LIMIT_S if heard else 0.1) == heard
+        source.close()
+    assert followed == ["/dev/ais", "/dev/gps", "/dev/gps", "/dev/ais"]
 
 
 def test_a_gpsd_without_a_receiver_says_how_to_give_it_one(server: Server) -> None:

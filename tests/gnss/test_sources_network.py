@@ -3,7 +3,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from nmea import rmc
+from fakes import FakeClock
+from nmea import line, rmc
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
@@ -50,6 +51,25 @@ def test_tcp_sends_the_commands_and_reads(tcp: TcpSource, listener: socket.socke
         with pytest.raises(SourceError, match=r"tcp://127.0.0.1:\d+ closed the connection"):
             tcp.read(LIMIT_S)
         tcp.close()
+
+
+def test_tcp_sends_the_commands_again_to_a_receiver_that_has_started(
+    listener: socket.socket,
+) -> None:
+    clock = FakeClock()
+    port = listener.getsockname()[1]
+    tcp = TcpSource("127.0.0.1", port, commands=[b"$PMTK220,200*2C\r\n"], clock=clock)
+    tcp.open()
+    with listener.accept()[0] as sender:
+        sender.settimeout(LIMIT_S)
+        assert sender.recv(100) == b"$PMTK220,200*2C\r\n"
+        for sent_again in (False, True):
+            sender.sendall(line("PMTK010,001"))
+            assert tcp.read(LIMIT_S)
+            clock.advance(11)
+            if sent_again:
+                assert sender.recv(100) == b"$PMTK220,200*2C\r\n"
+    tcp.close()
 
 
 def test_tcp_without_a_server(tcp: TcpSource, listener: socket.socket) -> None:

@@ -4,10 +4,13 @@ They are sent after each open, and again when the receiver says that it has just
 forget their settings without power.
 """
 
+import logging
 import re
+from collections.abc import Sequence
 from functools import reduce
 from operator import xor
 
+from telemetry_agent.clock import Clock
 from telemetry_agent.gnss.sources.protocols import ubx_checksum
 
 _SENTENCE = re.compile(r"\$([ -#%-)+-~]+)(?:\*([0-9A-Fa-f]{2}))?")
@@ -16,6 +19,9 @@ _STARTED = re.compile(
     rb"\$(?:G.TXT,\d+,\d+,\d+,u-blox AG|PMTK010,001\*|PSRF150,1\*)", re.IGNORECASE
 )
 _LONGEST_MARK = 32
+_EVERY_S = 10.0  # a command that restarts the receiver must not go round in circles
+
+_log = logging.getLogger(__name__)
 
 
 def command_bytes(text: str) -> bytes:
@@ -67,3 +73,36 @@ class StartWatch:
         rest = seen[marks[-1].end() :] if marks else seen
         self._tail = rest[-_LONGEST_MARK:]
         return bool(marks)
+
+
+class OnConnect:
+    """Tells a source when its commands are due.
+
+    Args:
+        name: how messages call the receiver.
+        commands: what is to be sent.
+        clock: keeps them from being sent too often.
+    """
+
+    def __init__(self, name: str, commands: Sequence[bytes], clock: Clock) -> None:
+        self._name = name
+        self._commands = commands
+        self._clock = clock
+        self._starts = StartWatch()
+        self._sent_s = float("-inf")
+
+    def opened(self) -> Sequence[bytes]:
+        """What to send now that the receiver can be reached."""
+        self._starts = StartWatch()
+        self._sent_s = self._clock.monotonic_s()
+        return self._commands
+
+    def heard(self, data: bytes) -> Sequence[bytes]:
+        """What to send after this came from the receiver: all again if it has just started."""
+        if not self._commands or not self._starts.feed(data):
+            return ()
+        if self._clock.monotonic_s() - self._sent_s < _EVERY_S:
+            return ()
+        self._sent_s = self._clock.monotonic_s()
+        _log.info("%s has started: it is sent gps.on_connect again", self._name)
+        return self._commands

@@ -82,18 +82,26 @@ class Reports:
 
 
 class GpsdSource(TcpSource):
-    """Follows one receiver of the gpsd at ``host:port``: the first that gpsd names."""
+    """Follows one receiver of the gpsd at ``host:port``: the first that gpsd names.
+
+    One that says nothing while it is followed gives way to the next: it may be an AIS, and gpsd
+    does not say so.
+    """
 
     def __init__(self, host: str, port: int = PORT, *, clock: Clock | None = None) -> None:
         super().__init__(host, port, clock=clock, name=f"gpsd://{host}:{port}")
         self._reports = Reports()
         self._followed: str | None = None
+        self._mute = 0  # how many were followed in vain
+        self._has_said = False
 
     def open(self) -> None:
         """See ``Source.open``."""
         super().open()
         self._reports = Reports()
-        self._followed = None
+        if self._followed and not self._has_said:
+            self._mute += 1
+        self._followed, self._has_said = None, False
         self.request(b"?DEVICES;\n")
 
     def read(self, timeout_s: float) -> bytes:
@@ -108,9 +116,10 @@ class GpsdSource(TcpSource):
             )
         if devices and self._followed is None:
             # Sentences do not say of which receiver they are, so gpsd is asked for those of one.
-            self._followed = devices[0]
+            self._followed = devices[self._mute % len(devices)]
             watch = {"enable": True, "json": True, "raw": 1, "device": self._followed}
             self.request(f"?WATCH={json.dumps(watch)};\n".encode())
+        self._has_said = self._has_said or bool(said)
         return said
 
     def remedy(self, state: ReceiverState, heard: bytes) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.sources.commands import OnConnect
 from telemetry_agent.model import ReceiverState
 
 _CONNECT_S = 5.0
@@ -81,7 +82,7 @@ class TcpSource(SocketSource):
     Args:
         host: a name or an address; without brackets.
         port: the port there.
-        commands: sent after each connection.
+        commands: sent after each connection, and when the receiver says that it has started.
         clock: bounds the connecting.
         name: how messages call it.
     """
@@ -98,7 +99,7 @@ class TcpSource(SocketSource):
         super().__init__(name or f"tcp://{_bracketed(host)}:{port}", clock)
         self._host = host
         self._port = port
-        self._commands = commands
+        self._commands = OnConnect(self.name, commands, self._clock)
 
     def open(self) -> None:
         """See ``Source.open``."""
@@ -110,7 +111,7 @@ class TcpSource(SocketSource):
                 f"{self.name} cannot be reached ({error.strerror or error}): "
                 "check the address, and that its sender runs"
             ) from error
-        for command in self._commands:
+        for command in self._commands.opened():
             self.request(command)
 
     def read(self, timeout_s: float) -> bytes:
@@ -120,6 +121,8 @@ class TcpSource(SocketSource):
         data = super().read(0)
         if not data:
             raise SourceError(f"{self.name} closed the connection: check that its sender runs")
+        for command in self._commands.heard(data):
+            self.request(command)
         return data
 
     def request(self, data: bytes) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import fcntl
 import grp
-import logging
 import os
 import pwd
 import stat
@@ -23,18 +22,15 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import BusyError, holders
 from telemetry_agent.gnss.sources.baud import PATIENCE_S, BaudMemory, Trial, in_order
-from telemetry_agent.gnss.sources.commands import StartWatch
+from telemetry_agent.gnss.sources.commands import OnConnect
 from telemetry_agent.gnss.sources.machine import candidate
 from telemetry_agent.gnss.sources.protocols import protocol
 from telemetry_agent.model import ReceiverState
-
-_log = logging.getLogger(__name__)
 
 _ABSENT = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR, errno.EIO}
 _BUSY = {errno.EBUSY, errno.EWOULDBLOCK}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
 _WRITE_S = 2.0
-_COMMANDS_EVERY_S = 10.0  # a command that restarts the receiver must not go round in circles
 _SILENT_TRIALS = 2
 
 
@@ -70,11 +66,9 @@ class SerialSource:
         """The line's speed; None while it is not known."""
         self._path = path
         self._fixed = baud is not None
-        self._commands = commands
-        self._commanded_s = float("-inf")
-        self._starts = StartWatch()
         self._memory = memory or BaudMemory()
         self._clock = clock or Clock()
+        self._commands = OnConnect(self.name, commands, self._clock)
         self._root = root
         self._held = b""  # read while the speed was being found
         self._port: _Port | None = None
@@ -92,7 +86,7 @@ class SerialSource:
             if not self._fixed:
                 self.baud = self.find_baud()
             if self.baud is not None:
-                self._send_commands()
+                self._send(self._commands.opened())
         except (OSError, termios.error) as error:
             self.close()
             raise self._gone() from error
@@ -106,9 +100,7 @@ class SerialSource:
         data, self._held = self._held, b""
         try:
             data = data or self._take(timeout_s)
-            if self._commands and self._starts.feed(data):
-                _log.info("%s has started: it is sent gps.on_connect again", self.name)
-                self._send_commands()
+            self._send(self._commands.heard(data))
         except (OSError, termios.error) as error:
             # A raw OSError from in_waiting, or pyserial's "readiness to read but returned no data".
             raise self._gone() from error
@@ -126,8 +118,6 @@ class SerialSource:
         with self._guard:
             port, self._port = self._port, None
         self._held = b""
-        self._starts = StartWatch()
-        self._commanded_s = float("-inf")
         if port is not None:
             # A pty outlives its last user, and would stay exclusive for nobody. Where this fails,
             # the device is gone, and the mode with it.
@@ -230,12 +220,8 @@ class SerialSource:
             self.close()
             raise self._why(error) from error
 
-    def _send_commands(self) -> None:
-        now_s = self._clock.monotonic_s()
-        if now_s - self._commanded_s < _COMMANDS_EVERY_S:
-            return
-        self._commanded_s = now_s
-        for command in self._commands:
+    def _send(self, commands: Sequence[bytes]) -> None:
+        for command in commands:
             self._opened().write(command)
 
     def _gone(self) -> SourceError:

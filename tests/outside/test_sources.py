@@ -1,0 +1,102 @@
+"""Receivers that are not on a serial port: the real process, and real ones at the other end."""
+
+import contextlib
+import socket
+from datetime import datetime
+from itertools import islice, pairwise
+from pathlib import Path
+
+import pytest
+from netns import network
+from peers import free_port, gpsd, gpsd_command
+from processes import AGENT, running
+from rig import START_MS, simulated, started, write_config
+
+from telemetry_agent.drive import Drive
+from telemetry_agent.endpoint import Endpoint
+
+FIXES = 40
+EPOCHS = list(islice(Drive(START_MS), FIXES))
+LIMIT_S = 20.0
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Endpoint:
+    return Endpoint("127.0.0.1:0", tmp_path / "received.db")
+
+
+def test_by_way_of_gpsd(tmp_path: Path, endpoint: Endpoint) -> None:
+    with endpoint, simulated(tmp_path) as receiver, gpsd(receiver.device) as port:
+        config = write_config(tmp_path, f"gpsd://127.0.0.1:{port}", endpoint.url)
+        with started(config) as daemon:
+            assert endpoint.wait_for(FIXES, LIMIT_S), daemon.text()
+            assert daemon.end() == 0
+        _no_gap(endpoint)
+
+
+def test_auto_takes_the_gpsd_of_this_machine(tmp_path: Path, endpoint: Endpoint) -> None:
+    with network() as net, simulated(tmp_path) as receiver, contextlib.ExitStack() as stack:
+        machine = net.namespace("gpsd")
+        machine.inside(endpoint.start)
+        stack.callback(endpoint.stop)
+        config = write_config(tmp_path, "auto", endpoint.url, gps={"baud": "auto"})
+        serves = gpsd_command(2947, receiver.device)
+        runs = (*AGENT, "run", "--config", str(config))
+        with (
+            running(*machine.command(*serves)),
+            running(*machine.command(*runs)) as daemon,
+        ):
+            daemon.wait_for_line(
+                f"gpsd has {receiver.device}: positions come from gpsd://localhost"
+            )
+            assert endpoint.wait_for(FIXES, LIMIT_S), daemon.text()
+            assert daemon.end() == 0
+        _no_gap(endpoint)
+
+
+def _no_gap(endpoint: Endpoint) -> None:
+    """gpsd reads before the agent is there: the first fixes are nobody's, and then none is lost."""
+    times_ms = sorted(
+        round(datetime.fromisoformat(time).timestamp() * 1000) for _, _, time in endpoint.received()
+    )
+    assert {after - before for before, after in pairwise(times_ms)} == {50}
+
+
+def test_over_tcp_and_again_when_the_connection_was_lost(
+    tmp_path: Path, endpoint: Endpoint
+) -> None:
+    with endpoint, socket.create_server(("127.0.0.1", 0)) as sender:
+        sender.settimeout(LIMIT_S)
+        address = f"tcp://127.0.0.1:{sender.getsockname()[1]}"
+        with started(write_config(tmp_path, address, endpoint.url)) as daemon:
+            for half in (EPOCHS[: FIXES // 2], EPOCHS[FIXES // 2 :]):
+                connection, _ = sender.accept()
+                with connection:
+                    connection.sendall(b"".join(half))
+            assert endpoint.wait_for(FIXES, LIMIT_S), daemon.text()
+            assert daemon.end() == 0
+        assert endpoint.count() == FIXES
+
+
+def test_over_udp(tmp_path: Path, endpoint: Endpoint) -> None:
+    port = free_port()
+    with endpoint, socket.socket(type=socket.SOCK_DGRAM) as sender:
+        config = write_config(tmp_path, f"udp://127.0.0.1:{port}", endpoint.url)
+        with started(config) as daemon:
+            sender.connect(("127.0.0.1", port))
+            while not _listens(sender):
+                pass
+            for epoch in EPOCHS:
+                sender.send(epoch)
+            assert endpoint.wait_for(FIXES, LIMIT_S), daemon.text()
+            assert daemon.end() == 0
+        assert endpoint.count() == FIXES
+
+
+def _listens(sender: socket.socket) -> bool:
+    try:
+        sender.send(b"\r\n")
+        sender.send(b"\r\n")  # tells what became of the first
+    except ConnectionRefusedError:
+        return False
+    return True
