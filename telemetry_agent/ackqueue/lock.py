@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry_agent.errors import QueueLockedError, StorageError
+from telemetry_agent.ackqueue.schema import refusal
+from telemetry_agent.errors import QueueLockedError
 
 
 class Note(NamedTuple):
@@ -86,7 +87,7 @@ def _take(queue_path: Path, how: int) -> int:
     try:
         fd = os.open(path, how | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise StorageError(f"cannot open the lock file {path}: {error.strerror}") from error
+        raise refusal(f"cannot open the lock file {path}", error) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

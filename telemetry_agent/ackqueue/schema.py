@@ -215,7 +215,7 @@ def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
             connection.close()
             raise
     except OSError as error:
-        raise StorageError(f"cannot open the queue {path}: {error.strerror}") from error
+        raise refusal(f"cannot open the queue {path}", error) from error
     except sqlite3.Error as error:
         raise cannot_open(path, error) from error
     return connection
@@ -244,6 +244,14 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise cannot_open(path, error) from error
     return connection
+
+
+def refusal(what: str, error: OSError) -> StorageError:
+    """What to raise when the system refuses the queue its place."""
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = "; run it as the folder's user, or name another queue.path"
+    return StorageError(f"{what}: {error.strerror}{remedy}")
 
 
 def cannot_open(path: Path, error: sqlite3.Error) -> StorageError:
@@ -278,9 +286,7 @@ def make_directories(path: Path) -> None:
             folder.mkdir(exist_ok=True)
             sync_directory(folder.parent)
     except OSError as error:
-        raise StorageError(
-            f"cannot make the folder {error.filename} for the queue: {error.strerror}"
-        ) from error
+        raise refusal(f"cannot make the folder {error.filename} for the queue", error) from error
 
 
 def _check_kind(connection: sqlite3.Connection, path: Path) -> int:

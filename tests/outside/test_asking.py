@@ -469,6 +469,17 @@ def test_the_services_user_and_root_may_do_all(public_folder: Path) -> None:
             assert ask_as(config, *command, groups=[]).returncode == 1
 
 
+def test_run_by_the_wrong_user_it_says_what_to_do(public_folder: Path) -> None:
+    config = write_config(public_folder, "/dev/none", "http://127.0.0.1:9/")
+    for path in (public_folder / "queue.db", public_folder / "not" / "there" / "queue.db"):
+        config.write_text(config.read_text().replace(str(public_folder / "queue.db"), str(path)))
+        done = ask_as(config, "run", groups=[])
+        assert done.returncode == 74
+        assert done.stderr.splitlines()[-1].endswith(
+            ": Permission denied; run it as the folder's user, or name another queue.path"
+        )
+
+
 def test_strangers_leave_room_for_the_service(public_folder: Path) -> None:
     config = write_config(public_folder, "/dev/none", "http://127.0.0.1:9/")
     crowd = (
