@@ -104,20 +104,26 @@ class _Line:
     def _cross(self, start: _Position, end: _Position) -> None:
         """End this part on the antimeridian, and begin the next on its other side."""
         side_e9 = _HALF_TURN_E9 if start.lon_e9 > 0 else -_HALF_TURN_E9
-        to_side = abs(side_e9 - start.lon_e9)
-        share = to_side / (to_side + abs(end.lon_e9 + side_e9))
-        there = _Position(
-            start.time_ms + round(share * (end.time_ms - start.time_ms)),
-            start.lat_e9 + round(share * (end.lat_e9 - start.lat_e9)),
-            side_e9,
-            None
-            if start.height_mm is None or end.height_mm is None
-            else start.height_mm + round(share * (end.height_mm - start.height_mm)),
-        )
-        if share:
+        there = start
+        if start.lon_e9 != side_e9:
+            there = _on_the_way(start, end, side_e9)
             self._append(there)
         self._parts.append(([], []))
         self._append(there._replace(lon_e9=-side_e9))
+
+
+def _on_the_way(start: _Position, end: _Position, side_e9: int) -> _Position:
+    """Where the straight way from one to the other reaches the antimeridian."""
+    to_side = abs(side_e9 - start.lon_e9)
+    share = to_side / (to_side + abs(end.lon_e9 + side_e9))
+    return _Position(
+        start.time_ms + round(share * (end.time_ms - start.time_ms)),
+        start.lat_e9 + round(share * (end.lat_e9 - start.lat_e9)),
+        side_e9,
+        None
+        if start.height_mm is None or end.height_mm is None
+        else start.height_mm + round(share * (end.height_mm - start.height_mm)),
+    )
 
 
 def _position(fix: Fix) -> _Position:

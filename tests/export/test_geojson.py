@@ -134,6 +134,12 @@ def test_a_fix_on_the_antimeridian_lies_on_both_sides(
     assert lons(feature) == parts
 
 
+def test_a_line_that_begins_on_the_antimeridian_keeps_its_height() -> None:
+    start = AT._replace(lon_e9=-180 * 10**9)
+    [line] = features(drive(start, after(1, AT._replace(lon_e9=1, geoid_sep_mm=None))))
+    assert line["geometry"]["coordinates"] == [[180, 10, 70.0], [1e-9, 10]]
+
+
 def test_a_long_line_goes_on_where_it_ended() -> None:
     told = drive(*(after(n / 10, AT, lon_e9=n * 1000) for n in range(25_000)))
     found = features(told)
