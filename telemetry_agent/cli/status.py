@@ -115,7 +115,7 @@ def _receiver(receiver: dict[str, Any]) -> str:
     if receiver.get("antenna", "OK") != "OK":
         text += f"; antenna {receiver['antenna']}"
     if receiver["rate_hz"]:
-        text += f"; {receiver['rate_hz']:.2g} a second"
+        text += f"; {pace(receiver['rate_hz'])}"
     if receiver["rejected"]:
         dropped = ", ".join(f"{count:,} {why}" for why, count in receiver["rejected"].items())
         text += f"; dropped {dropped}"
@@ -133,7 +133,7 @@ def _upload(upload: dict[str, Any]) -> str:
             text += f"; next attempt in {span(upload['next_attempt_s'])}"
     text += f"; {upload['delivered']:,} delivered"
     if upload["rate_hz"]:
-        text += f", {upload['rate_hz']:.2g} a second"
+        text += f", {pace(upload['rate_hz'])}"
     if "last_delivery_s" in upload:
         text += f", last {span(upload['last_delivery_s'])} ago"
     if upload["state"] == "ok" and "last_error" in upload:
@@ -152,6 +152,11 @@ def _queue(queue: dict[str, Any]) -> str:
     text += "; full" if queue["full"] else ""
     text += "; more is carried over from a damaged file" if queue["carrying_over"] else ""
     return f"{text}; {size(queue['file_bytes'])}, {size(queue['disk_free_bytes'])} free on its disk"
+
+
+def pace(rate_hz: float) -> str:
+    """``0.017 a second``, ``9.9 a second``, ``12,346 a second``."""
+    return f"{rate_hz:.2g} a second" if rate_hz < 10 else f"{rate_hz:,.0f} a second"
 
 
 def span(seconds: float) -> str:
