@@ -193,12 +193,12 @@ def _findings(report: dict[str, Any]) -> Iterator[str]:
     for file in report["set_aside"]:
         yield f"set aside: {file['file']}, {file['bytes']:,} bytes, {file['state']}"
     for loss in report["lost"]:
-        ends = (_neighbour(loss[end]) for end in ("after", "before"))
-        yield f"lost:      {loss['count']:,} between {' and '.join(ends)}"
+        after, before = _told(loss["after"], "the beginning"), _told(loss["before"], "the end")
+        yield f"lost:      {loss['count']:,} between {after} and {before}"
 
 
-def _neighbour(fix: dict[str, Any] | None) -> str:
-    return f"{fix['time']} ({fix['stream']}:{fix['seq']})" if fix else "the end"
+def _told(fix: dict[str, Any] | None, where_none_is: str) -> str:
+    return f"{fix['time']} ({fix['stream']}:{fix['seq']})" if fix else where_none_is
 
 
 def _queue(config_path: Path | None) -> Path:

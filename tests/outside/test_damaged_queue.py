@@ -52,6 +52,20 @@ def test_a_flipped_bit_in_a_fix_never_reaches_the_endpoint(tmp_path: Path) -> No
     assert verify(config)[0] == 0  # what was damaged is gone, and counted
 
 
+def test_what_was_lost_at_the_ends_is_told_as_that(tmp_path: Path) -> None:
+    damage.fill(tmp_path / "queue.db", 30)
+    flip_bits(tmp_path / "queue.db", 1, 2, 30)
+    with Server() as server:
+        config = write_config(tmp_path, "/dev/none", server.url)
+        with started(config) as agent:
+            server.wait_for(lambda s: len(s.ledger) == 27)
+            assert agent.end() == 0
+    first, last = run_agent("queue", "verify", "--config", str(config)).stdout.splitlines()[-2:]
+    assert first.startswith("lost:      2 between the beginning and 20")
+    assert last.startswith("lost:      1 between 20")
+    assert last.endswith(" and the end")
+
+
 @pytest.mark.parametrize("kind", [damage.header, damage.half])
 def test_an_agent_on_a_damaged_queue_records_and_delivers_the_rest(
     tmp_path: Path, kind: damage.Damage
