@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -99,17 +100,13 @@ SUBJECTS: dict[str, Callable[[Path, int], None]] = {
     "persist-queue": theirs,
     "naive": naive,
     **{
-        f"commit_every {every_s} s": lambda folder, fixes, every_s=every_s: ours(  # type: ignore[misc]
-            folder, fixes, every_s
-        )
+        f"commit_every {every_s} s": partial(ours, commit_every_s=every_s)
         for every_s in COMMIT_EVERY_S
     },
-    "commit_every 30 s, flush_every 60 s": lambda folder, fixes: ours(
-        folder, fixes, 30, flush_every_s=60
-    ),
+    "commit_every 30 s, flush_every 60 s": partial(ours, commit_every_s=30, flush_every_s=60),
     **{
-        f"commit_every {every_s} s, no network": lambda folder, fixes, every_s=every_s: ours(  # type: ignore[misc]
-            folder, fixes, every_s, flush_every_s=DAY_S
+        f"commit_every {every_s} s, no network": partial(
+            ours, commit_every_s=every_s, flush_every_s=DAY_S
         )
         for every_s in COMMIT_EVERY_S
     },
