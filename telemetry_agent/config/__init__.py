@@ -59,7 +59,7 @@ def load(path: Path | None = None) -> Loaded:
     if not origins:
         raise ConfigError(
             f"no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists; "
-            "copy config.example.toml to one of them, or name a file with --config"
+            "`telemetry-agent init` makes one, and --config names another"
         )
     try:
         settings = Settings(**values)
