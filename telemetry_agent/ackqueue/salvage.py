@@ -47,7 +47,7 @@ class Carrier:
         self._looked = False
         self._carried = 0
         self._said = ""
-        queue.watch(self.bell.ring)
+        queue.watch(self._news)
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
         """Look at some pages, or carry some rows over."""
@@ -79,6 +79,11 @@ class Carrier:
         if self._remains is not None:
             self._remains.close()
             self._remains = None
+
+    def _news(self) -> None:
+        """The queue rings for each fix; here there is work only after a file was set aside."""
+        if self._core.ledger.carrying:
+            self.bell.ring()
 
     def _carry(self) -> float | None:
         paths = aside.waiting(self._core.path)
