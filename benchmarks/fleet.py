@@ -74,7 +74,7 @@ class Policy:
     """How the fleet behaves, and what else a run is made of."""
 
     upload: UploadPolicy = field(default_factory=UploadPolicy)
-    resume_spread_s: float = Upload.model_fields["resume_spread_s"].default
+    resume_spread_s: float = Upload.resume_spread_s
     by_chance: bool = True
     paced: bool = True
     retry_after_s: int | None = None

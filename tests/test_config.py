@@ -1,11 +1,12 @@
 import json
 import os
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 
-from telemetry_agent import config
-from telemetry_agent.config.settings import ENVIRONMENT_PREFIX, Settings
+from telemetry_agent import __version__
+from telemetry_agent.config import apart, loader
 from telemetry_agent.daemon.access import build_access
 from telemetry_agent.errors import ConfigError
 
@@ -22,7 +23,7 @@ url = "http://127.0.0.1:8080/v1/fixes"
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
+        if name.startswith("TELEMETRY_AGENT_") and "__" in name:
             monkeypatch.delenv(name)
 
 
@@ -33,13 +34,13 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_the_example_file_loads_and_names_every_key() -> None:
-    loaded = config.load(ROOT / "config.example.toml")
-    assert sorted(loaded.origins) == sorted(config.known_keys())
+    loaded = loader.load(ROOT / "config.example.toml")
+    assert sorted(loaded.origins) == sorted(loader.known_keys())
 
 
 def test_the_example_file_shows_the_defaults(tmp_path: Path) -> None:
-    minimal = config.effective(config.load(write(tmp_path / "c.toml", MINIMAL)).settings)
-    example = config.effective(config.load(ROOT / "config.example.toml").settings)
+    minimal = loader.effective(loader.load(write(tmp_path / "c.toml", MINIMAL)).settings)
+    example = loader.effective(loader.load(ROOT / "config.example.toml").settings)
     differing = {key for key in minimal if minimal[key] != example[key]}
     assert differing == {"gps.source", "upload.url"}
 
@@ -50,7 +51,7 @@ def test_the_example_file_shows_the_defaults(tmp_path: Path) -> None:
 )
 def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
     path = write(tmp_path / "c.toml", f"{MINIMAL}timeout = {text}\n")
-    assert config.load(path).settings.upload.timeout_s == seconds
+    assert loader.load(path).settings.upload.timeout_s == seconds
 
 
 @pytest.mark.parametrize(
@@ -60,15 +61,15 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ('timeout = "soon"', "upload.timeout = 'soon': must be a duration such as"),
         ("timeout = 0", "upload.timeout = 0: must be longer than 0"),
         ("timeout = true", "upload.timeout = True: must be a duration"),
-        ("max_batch = 0", "upload.max_batch = 0: must be greater than or equal to 1"),
-        ("max_batch = true", "upload.max_batch = True: must be a whole number"),
+        ("max_batch = 0", "upload.max_batch = 0: must be at least 1"),
+        ("max_batch = true", "upload.max_batch = True: must be a number"),
         ('format = "xml"', "upload.format = 'xml': must be 'native', 'overland'"),
         ("[log]\nlevel = 'loud'", "log.level = 'loud': must be 'debug', 'info', 'warning' or"),
         (
             "[sampling]\nturn_deg = 181",
-            "sampling.turn_deg = 181: must be less than or equal to 180",
+            "sampling.turn_deg = 181: must be at most 180",
         ),
-        ("[sampling]\ndistance_m = -1", "sampling.distance_m = -1: must be greater than or equal"),
+        ("[sampling]\ndistance_m = -1", "sampling.distance_m = -1: must be at least 0"),
         ("[sampling]\nmax_hdop = inf", "sampling.max_hdop = inf: must be a finite number"),
         ("[sampling]\nmax_hdop = true", "sampling.max_hdop = True: must be a number"),
         ("[sampling]\nheartbeat = 0", "sampling.heartbeat = 0: must be longer than 0"),
@@ -85,7 +86,7 @@ def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
 ) -> None:
     path = write(tmp_path / "c.toml", MINIMAL + change)
     with pytest.raises(ConfigError) as caught:
-        config.load(path)
+        loader.load(path)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     if not change.startswith("[page]"):
@@ -108,7 +109,7 @@ def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
 def test_wrong_values(tmp_path: Path, line: str, replacement: str, says: str) -> None:
     path = write(tmp_path / "c.toml", MINIMAL.replace(line, replacement))
     with pytest.raises(ConfigError) as caught:
-        config.load(path)
+        loader.load(path)
     assert says in str(caught.value)
 
 
@@ -116,7 +117,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not valid TOML: it is no text in UTF-8"):
-        config.load(path)
+        loader.load(path)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 )
 def test_sources(tmp_path: Path, source: str) -> None:
     path = write(tmp_path / "c.toml", MINIMAL.replace("/dev/ttyACM0", source))
-    assert config.load(path).settings.gps.source == source
+    assert loader.load(path).settings.gps.source == source
 
 
 @pytest.mark.parametrize(
@@ -159,19 +160,19 @@ def test_sources(tmp_path: Path, source: str) -> None:
 def test_what_is_no_source(tmp_path: Path, source: str) -> None:
     path = write(tmp_path / "c.toml", MINIMAL.replace("/dev/ttyACM0", source))
     with pytest.raises(ConfigError, match=r"gps\.source = .*: must be "):
-        config.load(path)
+        loader.load(path)
 
 
 def test_the_receiver_is_found_by_itself_unless_the_config_says_otherwise(tmp_path: Path) -> None:
     text = MINIMAL.replace('source = "/dev/ttyACM0"', "")
-    gps = config.load(write(tmp_path / "c.toml", text)).settings.gps
+    gps = loader.load(write(tmp_path / "c.toml", text)).settings.gps
     assert (gps.source, gps.baud, gps.on_connect) == ("auto", "auto", ())
 
 
 def test_commands_and_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = MINIMAL.replace("[upload]", 'on_connect = ["$PMTK220,200", "ubx:06 04 00 00"]\n[upload]')
     monkeypatch.setenv("TELEMETRY_AGENT_GPS__BAUD", "38400")
-    gps = config.load(write(tmp_path / "c.toml", text)).settings.gps
+    gps = loader.load(write(tmp_path / "c.toml", text)).settings.gps
     assert gps.on_connect == ("$PMTK220,200", "ubx:06 04 00 00")
     assert gps.baud == 38400
 
@@ -189,7 +190,7 @@ def test_commands_and_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_wrong_speeds_and_commands(tmp_path: Path, gps: str, says: str) -> None:
     text = MINIMAL.replace("[upload]", f"{gps}\n[upload]")
     with pytest.raises(ConfigError) as caught:
-        config.load(write(tmp_path / "c.toml", text))
+        loader.load(write(tmp_path / "c.toml", text))
     assert says in str(caught.value)
 
 
@@ -197,29 +198,29 @@ def test_commands_need_a_way_to_the_receiver(tmp_path: Path) -> None:
     text = MINIMAL.replace("/dev/ttyACM0", "udp://:10110").replace(
         "[upload]", 'on_connect = ["$PMTK220,200"]\n[upload]'
     )
-    with pytest.raises(ConfigError, match=r"gps\.on_connect = .*by way of udp://:10110: leave"):
-        config.load(write(tmp_path / "c.toml", text))
+    with pytest.raises(ConfigError, match=r"gps\.on_connect: .*by way of udp://:10110: leave"):
+        loader.load(write(tmp_path / "c.toml", text))
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the config .*nope.toml: No such file"):
-        config.load(tmp_path / "nope.toml")
+        loader.load(tmp_path / "nope.toml")
 
 
 def test_no_config_at_all_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml"))
+    monkeypatch.setattr(loader, "DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml"))
     with pytest.raises(ConfigError, match=r"no config: neither .*a\.toml nor .*b\.toml exists"):
-        config.load()
+        loader.load()
 
 
 def test_the_first_default_path_that_exists_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = write(tmp_path / "b.toml", MINIMAL)
-    monkeypatch.setattr(config, "DEFAULT_PATHS", (tmp_path / "a.toml", second))
-    assert config.load().files == (second,)
+    monkeypatch.setattr(loader, "DEFAULT_PATHS", (tmp_path / "a.toml", second))
+    assert loader.load().files == (second,)
 
 
 def test_layers_and_where_each_value_came_from(
@@ -230,7 +231,7 @@ def test_layers_and_where_each_value_came_from(
     own = write(tmp_path / "config.d/20-device.toml", '[upload]\nflush_every = "3s"\n')
     monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__URL", "https://example.com/")
     monkeypatch.setenv("TELEMETRY_AGENT_DEVICE", "from-env")
-    loaded = config.load(base)
+    loaded = loader.load(base)
     upload = loaded.settings.upload
     assert (upload.max_batch, upload.timeout_s, upload.flush_every_s) == (10, 2, 3)
     assert upload.url == "https://example.com/"
@@ -255,7 +256,7 @@ def test_environment_faults_name_the_variable(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as caught:
-        config.load(write(tmp_path / "c.toml", MINIMAL))
+        loader.load(write(tmp_path / "c.toml", MINIMAL))
     assert says in str(caught.value)
     assert name in str(caught.value)
 
@@ -265,31 +266,36 @@ def test_the_device_may_hold_facts_of_the_machine(
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "gw-3")
     text = MINIMAL.replace("van-07", "fleet-{hostname}")
-    assert config.load(write(tmp_path / "c.toml", text)).settings.device == "fleet-gw-3"
+    assert loader.load(write(tmp_path / "c.toml", text)).settings.device == "fleet-gw-3"
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
-    settings = config.load(write(tmp_path / "c.toml", MINIMAL)).settings
-    with pytest.raises(ValueError, match="frozen"):
+    settings = loader.load(write(tmp_path / "c.toml", MINIMAL)).settings
+    with pytest.raises(FrozenInstanceError):
         settings.upload.timeout_s = 3  # type: ignore[misc]  # the point
 
 
 def test_the_schema_holds_every_key() -> None:
-    schema = Settings.model_json_schema()
+    schema = loader.json_schema()
     keys = []
     for name, part in schema["properties"].items():
         section = schema["$defs"].get(part.get("$ref", "").rpartition("/")[2])
         keys += [f"{name}.{key}" for key in section["properties"]] if section else [name]
-    assert sorted(keys) == sorted(config.known_keys())
+    assert sorted(keys) == sorted(loader.known_keys())
     assert json.dumps(schema)
+    sampling = schema["$defs"]["Sampling"]["properties"]
+    assert (sampling["turn_deg"]["minimum"], sampling["turn_deg"]["maximum"]) == (0, 180)
+    extra = schema["$defs"]["Extra"]
+    assert list(extra["properties"]) == ["power"]
+    assert extra["additionalProperties"] == {"$ref": "#/$defs/ExtraFile"}
 
 
 # Secrets
 
 
-def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> config.Loaded:
+def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> loader.Loaded:
     text = MINIMAL.replace("http://127.0.0.1:8080/v1/fixes", url)
-    return config.load(write(tmp_path / "c.toml", text + lines))
+    return loader.load(write(tmp_path / "c.toml", text + lines))
 
 
 @pytest.mark.parametrize(
@@ -363,14 +369,14 @@ def test_what_is_shown_holds_no_secret(tmp_path: Path) -> None:
         'headers = {Authorization = "Bearer geheim", X-Api-Key = "geheim", X-Fleet = "north"}',
         "https://example.com/v1?api_key=geheim&db=gps",
     )
-    shown = config.shown(loaded.settings)
+    shown = loader.shown(loaded.settings)
     assert shown["upload.headers"] == {
         "Authorization": "***",
         "X-Api-Key": "***",
         "X-Fleet": "north",
     }
     assert shown["upload.url"] == "https://example.com/v1?api_key=***&db=gps"
-    assert "geheim" in repr(config.effective(loaded.settings))
+    assert "geheim" in repr(loader.effective(loaded.settings))
 
 
 def test_a_password_in_a_url_is_not_quoted(tmp_path: Path) -> None:
@@ -383,7 +389,7 @@ def test_headers_from_the_environment(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", '{"X-Fleet": "south"}')
     assert upload(tmp_path, "").settings.upload.headers == {"X-Fleet": "south"}
     monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", "south")
-    with pytest.raises(ConfigError, match="TELEMETRY_AGENT_UPLOAD__… must hold JSON"):
+    with pytest.raises(ConfigError, match=r"upload\.headers: .*as JSON\) \[env.*UPLOAD__HEADERS"):
         upload(tmp_path, "")
 
 
@@ -403,7 +409,7 @@ def test_a_secret_in_the_url_is_masked_and_not_sent_in_the_clear(
     with pytest.raises(ConfigError, match=r"a secret would be sent to far\.example unencrypted"):
         upload(tmp_path, "", f"http://far.example{secret}")
     settings = upload(tmp_path, "", f"https://far.example{secret}").settings
-    shown = config.shown(settings)["upload.url"]
+    shown = loader.shown(settings)["upload.url"]
     assert "***" in shown
     assert "geheim" not in shown
     assert "0123456789abcdef" not in shown
@@ -446,14 +452,14 @@ def test_attributes_of_the_users_own(tmp_path: Path) -> None:
         door = "/run/door"
         cpu_temp = {file = "/sys/class/thermal/thermal_zone0/temp", scale = 0.001, unit = "C"}
     """
-    loaded = config.load(write(tmp_path / "c.toml", MINIMAL + lines))
+    loaded = loader.load(write(tmp_path / "c.toml", MINIMAL + lines))
     extra = loaded.settings.extra
     assert extra.power
     assert {name: str(one.file) for name, one in extra.files.items()} == {
         "door": "/run/door",
         "cpu_temp_C": "/sys/class/thermal/thermal_zone0/temp",
     }
-    shown = config.shown(loaded.settings)
+    shown = loader.shown(loaded.settings)
     assert shown["extra.door"] == {"file": "/run/door"}
     assert shown["extra.cpu_temp"]["unit"] == "C"
 
@@ -475,5 +481,46 @@ def test_attributes_of_the_users_own(tmp_path: Path) -> None:
 )
 def test_wrong_attributes(tmp_path: Path, line: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config.load(write(tmp_path / "c.toml", f"{MINIMAL}[extra]\n{line}\n"))
+        loader.load(write(tmp_path / "c.toml", f"{MINIMAL}[extra]\n{line}\n"))
     assert says in str(caught.value)
+
+
+# In a process of its own
+
+
+def test_another_process_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", '{"X-Fleet": "south"}')
+    path = write(tmp_path / "c.toml", f'{MINIMAL}[extra]\ndoor = "/run/door"\n')
+    assert apart.load(path) == loader.load(path).settings
+    monkeypatch.chdir(tmp_path)
+    path.rename("config.toml")
+    assert apart.load(None).extra.files["door"].file == Path("/run/door")
+
+
+def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL + "timout = 3")
+    with pytest.raises(ConfigError) as here:
+        loader.load(path)
+    with pytest.raises(ConfigError) as there:
+        apart.load(path)
+    assert str(there.value) == str(here.value)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "says"),
+    [
+        ("sys.executable", "/bin/false", "the process that reads it ended with 1$"),
+        ("sys.executable", "/none/python", "cannot start /none/python to read it: No such file"),
+        (
+            "telemetry_agent.config.apart.__version__",
+            "0.0.9",
+            f"telemetry-agent {__version__} is installed and 0.0.9 runs: restart it",
+        ),
+    ],
+)
+def test_another_process_that_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, attribute: str, value: str, says: str
+) -> None:
+    monkeypatch.setattr(attribute, value)
+    with pytest.raises(ConfigError, match=says):
+        apart.load(ROOT / "config.example.toml")

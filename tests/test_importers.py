@@ -19,8 +19,9 @@ IMPORTERS = {
     "pynmea2": {"gnss/sentences.py"},
     "serial": {"gnss/sources/serial.py"},
     "prometheus_client": {"page/metrics.py"},
-    "pydantic": {"config/__init__.py", "config/settings.py", "config/values.py"},
-    "pydantic_settings": {"config/__init__.py", "config/settings.py"},
+    "pydantic": {"config/loader.py", "config/settings.py", "config/values.py"},
+    "pydantic_core": {"config/settings.py", "config/values.py"},
+    "pydantic_settings": {"config/loader.py"},
     "time": {"clock.py"},
 }
 
@@ -43,6 +44,16 @@ def test_only_its_own_room_imports(library: str) -> None:
         if library in imported(path)
     }
     assert importers == IMPORTERS[library]
+
+
+def test_the_agent_keeps_no_validator_in_memory() -> None:
+    code = (
+        "import sys, telemetry_agent.cli.run, telemetry_agent.daemon.service\n"
+        "print({'pydantic', 'pydantic_core', 'pydantic_settings', 'asyncio'} & {*sys.modules})"
+    )
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_the_agent_imports_nothing_that_happens_to_be_installed(tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent import config
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config import loader
 
 
 @click.group()
@@ -20,13 +19,13 @@ def command() -> None:
 @json_option
 def show(config_path: Path | None, as_json: bool) -> None:
     """The config in effect, secrets masked, and where values came from. Durations in seconds."""
-    loaded = config.load(config_path)
+    loaded = loader.load(config_path)
     rows = {
         key: {
             "value": str(value) if isinstance(value, Path) else value,
             "from": loaded.origins.get(key, "default"),
         }
-        for key, value in config.shown(loaded.settings).items()
+        for key, value in loader.shown(loaded.settings).items()
     }
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -42,7 +41,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
 @json_option
 def check(config_path: Path | None, as_json: bool) -> None:
     """Whether the config is right; exit status 78 and the reason where it is not."""
-    loaded = config.load(config_path)
+    loaded = loader.load(config_path)
     files = [str(file) for file in loaded.files]
     if as_json:
         click.echo(json.dumps({"ok": True, "files": files}))
@@ -53,4 +52,4 @@ def check(config_path: Path | None, as_json: bool) -> None:
 @command.command()
 def schema() -> None:
     """The JSON Schema of the config, for editors."""
-    click.echo(json.dumps(Settings.model_json_schema(), indent=2))
+    click.echo(json.dumps(loader.json_schema(), indent=2))

@@ -20,7 +20,15 @@ from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.citydrive import CityDrive
 from telemetry_agent.cli.options import duration_callback
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.settings import (
+    Connectivity,
+    Gps,
+    Page,
+    Queue,
+    Sampling,
+    Settings,
+    Upload,
+)
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.endpoint import Endpoint
 from telemetry_agent.errors import AgentError
@@ -150,23 +158,14 @@ def _drive(recording: Path | None) -> Iterator[tuple[Iterable[bytes], Callable[[
 
 
 def _settings(folder: str, simulator: Simulator, endpoint: Endpoint, port: int | None) -> Settings:
-    return Settings.model_validate(
-        {
-            "device": "demo",
-            "gps": {"source": str(simulator.device)},
-            "sampling": {"interval": "0s"},
-            "queue": {"path": f"{folder}/queue.db", "commit_every": "200ms"},
-            "upload": {
-                "url": endpoint.url,
-                "flush_every": "1s",
-                "backoff_max": "2s",
-                "resume_spread": "100ms",
-            },
-            "connectivity": {"probe_every": "500ms"},
-            "page": {"listen": f"127.0.0.1:{port}" if port else ""},
-            "extra": {},
-            "log": {},
-        }
+    return Settings(
+        device="demo",
+        gps=Gps(source=str(simulator.device)),
+        sampling=Sampling(interval_s=0),
+        queue=Queue(path=Path(folder, "queue.db"), commit_every_s=0.2),
+        upload=Upload(url=endpoint.url, flush_every_s=1, backoff_max_s=2, resume_spread_s=0.1),
+        connectivity=Connectivity(probe_every_s=0.5),
+        page=Page(listen=("127.0.0.1", port) if port else None),
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from telemetry_agent import config
 from telemetry_agent.cli.asking import check_queue
 from telemetry_agent.cli.options import config_option, json_option
 from telemetry_agent.clock import Clock
+from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 
@@ -26,7 +26,7 @@ def command(config_path: Path | None, *, as_json: bool) -> None:
     The exit status is 0 when nothing of it is left, and 69 if the endpoint cannot be reached. A
     wait that the endpoint itself asked for is kept. Ctrl-C loses nothing.
     """
-    answers = _answers(config.load(config_path).settings)
+    answers = _answers(loader.load(config_path).settings)
     if as_json:
         for answer in answers:
             click.echo(json.dumps(answer))

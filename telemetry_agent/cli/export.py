@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from telemetry_agent import config
 from telemetry_agent.cli.asking import ask
 from telemetry_agent.cli.options import config_option, instant_callback
+from telemetry_agent.config import loader
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export import FORMATS
 from telemetry_agent.export.track import Gaps
@@ -48,7 +48,7 @@ def command(
         name = output.suffix[1:].lower() if output else ""
         if name not in FORMATS:
             raise click.UsageError(f"--format is needed: one of {', '.join(FORMATS)}.")
-    settings = config.load(config_path).settings
+    settings = loader.load(config_path).settings
     gaps = Gaps.of_sampling(settings.sampling.interval_s, settings.sampling.heartbeat_s)
     question = {
         "ask": "export",

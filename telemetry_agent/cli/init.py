@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent import config
 from telemetry_agent.cli.servers import SERVERS, completed
 from telemetry_agent.clock import Clock
+from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.access import build_access
 from telemetry_agent.doctor.endpoint import asked
@@ -34,7 +34,7 @@ _GROUP = "telemetry-agent"
     "--config",
     "path",
     type=click.Path(path_type=Path),
-    default=config.DEFAULT_PATHS[0],
+    default=loader.DEFAULT_PATHS[0],
     show_default=True,
     help="The file to write.",
 )
@@ -184,7 +184,7 @@ def _write(path: Path, text: str) -> Settings:
         draft.write_text(text, "utf-8")
         with contextlib.suppress(LookupError, PermissionError):
             shutil.chown(draft, group=_GROUP)  # so that the service can read it
-        settings = config.load(draft).settings
+        settings = loader.load(draft).settings
         draft.replace(path)
     except ConfigError as error:
         raise ConfigError(str(error).replace(str(draft), f"{path}, not written")) from None

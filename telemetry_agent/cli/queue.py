@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from telemetry_agent import config
 from telemetry_agent.cli.asking import ask, ask_to_verify
 from telemetry_agent.cli.options import config_option, instant_callback, json_option
+from telemetry_agent.config import loader
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.fixjson import rfc3339
 
@@ -202,4 +202,4 @@ def _told(fix: dict[str, Any] | None, where_none_is: str) -> str:
 
 
 def _queue(config_path: Path | None) -> Path:
-    return config.load(config_path).settings.queue.path
+    return loader.load(config_path).settings.queue.path

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from telemetry_agent import config
 from telemetry_agent.cli.asking import check_queue
 from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.config import loader
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
 
@@ -28,7 +28,7 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
     Where none runs, it says so, and tells what waits in the queue.
     """
-    path = config.load(config_path).settings.queue.path
+    path = loader.load(config_path).settings.queue.path
     if watch:
         _watch(path, as_json=as_json)
         return

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from telemetry_agent import config
 from telemetry_agent.cli.options import config_option, duration_callback, json_option
+from telemetry_agent.config import loader
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
 
@@ -26,7 +26,7 @@ def command(config_path: Path | None, *, as_json: bool, for_s: float | None) -> 
     It takes nothing away from the agent, which goes on recording. Whoever reads too slowly misses
     lines, and is told.
     """
-    path = config.load(config_path).settings.queue.path
+    path = loader.load(config_path).settings.queue.path
     try:
         for line in _lines(client.ask(path, {"ask": "tap", "for_s": for_s})):
             if as_json:

@@ -5,41 +5,41 @@ Keys in the file are without units (``timeout = "30s"``); the settings carry the
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
-
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from telemetry_agent.config.values import (
     Amount,
+    BatchSize,
     Baud,
-    Count,
+    Checks,
     DeviceName,
     Duration,
     Headers,
     HostAndPort,
+    Number,
     OptionalPath,
     PositiveDuration,
     ProxyUrl,
+    Qualities,
     QueueSize,
-    ReceiverCommand,
+    Reads,
+    ReceiverCommands,
     Size,
     SourceName,
     TilesUrl,
+    Turn,
     Url,
 )
-from telemetry_agent.model import Quality
 from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
 from telemetry_agent.upload.seams import FormatName
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
 
 # What a format says itself by these names, no attribute may say.
 _TAKEN_NAMES = set(
@@ -50,71 +50,82 @@ _TAKEN_NAMES = set(
     "driverUniqueId".split()
 )
 
-ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
+
+def key_of(field_name: str) -> str:
+    """What the file calls it: without the unit of what is written with one of its own.
+
+    The user's own attributes are beside ``extra.power``, not below a key of theirs.
+    """
+    if field_name == "attributes":
+        return ""
+    return field_name.removesuffix("_s").removesuffix("_bytes")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+class _Section:
+    """What pydantic is to know of each section."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "alias_generator": key_of}
 
 
+@dataclass(frozen=True)
 class Gps(_Section):
     """Where positions come from."""
 
     source: SourceName = "auto"
     baud: Baud = "auto"
-    on_connect: tuple[ReceiverCommand, ...] = ()
+    on_connect: ReceiverCommands = ()
 
-    @field_validator("on_connect")
-    @classmethod
-    def _has_a_way_to_the_receiver(
-        cls, commands: tuple[str, ...], info: ValidationInfo
-    ) -> tuple[str, ...]:
-        source = str(info.data.get("source"))
-        if commands and source.startswith(("gpsd:", "udp:", "file:")):
-            raise ValueError(f"nothing can be sent by way of {source}: leave it empty")
-        return commands
+    def __post_init__(self) -> None:
+        """Whether there is a way to the receiver, if it is to be told something."""
+        if self.on_connect and self.source.startswith(("gpsd:", "udp:", "file:")):
+            raise ValueError(
+                f"gps.on_connect: nothing can be sent by way of {self.source}: leave it empty"
+            )
 
 
+@dataclass(frozen=True)
 class Sampling(_Section):
     """Which positions are recorded."""
 
-    interval_s: Duration = Field(1.0, alias="interval")
+    interval_s: Duration = 1.0
     distance_m: Amount = 0
-    turn_deg: Annotated[Amount, Field(le=180)] = 0
+    turn_deg: Turn = 0
     parked_radius_m: Amount = 25
-    parked_after_s: PositiveDuration = Field(180.0, alias="parked_after")
-    heartbeat_s: PositiveDuration = Field(900.0, alias="heartbeat")
+    parked_after_s: PositiveDuration = 180.0
+    heartbeat_s: PositiveDuration = 900.0
     max_hdop: Amount = 0
-    drop_quality: tuple[Quality, ...] = ()
+    drop_quality: Qualities = ()
 
 
+@dataclass(frozen=True)
 class Queue(_Section):
     """Where fixes wait."""
 
     path: Path = Path("/var/lib/telemetry-agent/queue.db")
-    commit_every_s: Duration = Field(1.0, alias="commit_every")
-    max_size_bytes: QueueSize = Field(256 << 20, alias="max_size")
-    min_free_bytes: Size = Field(64 << 20, alias="min_free")
-    max_age_s: Duration = Field(0.0, alias="max_age")
+    commit_every_s: Duration = 1.0
+    max_size_bytes: QueueSize = 256 << 20
+    min_free_bytes: Size = 64 << 20
+    max_age_s: Duration = 0.0
     when_full: Literal["thin", "drop-oldest", "stop"] = "thin"
-    keep_delivered_s: Duration = Field(86400.0, alias="keep_delivered")
+    keep_delivered_s: Duration = 86400.0
 
 
+@dataclass(frozen=True)
 class Upload(_Section):
     """Where fixes go, and how."""
 
     url: Url
     format: FormatName = "native"
     order: Literal["auto", "live-first", "oldest-first"] = "auto"
-    max_batch: Annotated[Count, Field(le=10_000)] = 1000
-    flush_every_s: Duration = Field(10.0, alias="flush_every")
-    timeout_s: PositiveDuration = Field(30.0, alias="timeout")
+    max_batch: BatchSize = 1000
+    flush_every_s: Duration = 10.0
+    timeout_s: PositiveDuration = 30.0
     compression: Literal["none", "gzip"] = "gzip"
-    backoff_initial_s: PositiveDuration = Field(1.0, alias="backoff_initial")
-    backoff_max_s: PositiveDuration = Field(120.0, alias="backoff_max")
-    resume_spread_s: Duration = Field(15.0, alias="resume_spread")
+    backoff_initial_s: PositiveDuration = 1.0
+    backoff_max_s: PositiveDuration = 120.0
+    resume_spread_s: Duration = 15.0
 
-    headers: Headers = Field(default_factory=dict)
+    headers: Headers = field(default_factory=dict)
     token_file: OptionalPath = None
     username: str = ""
     password_file: OptionalPath = None
@@ -124,8 +135,8 @@ class Upload(_Section):
     proxy: ProxyUrl = ""
     allow_insecure: bool = False
 
-    @model_validator(mode="after")
-    def _has_one_identity_and_keeps_it(self) -> Self:
+    def __post_init__(self) -> None:
+        """Whether it has one identity and keeps that, and leaves the precision to us."""
         ways = [key for key in ("token_file", "username") if getattr(self, key)]
         ways += [f"headers.{name}" for name in self.headers if name.lower() == "authorization"]
         if len(ways) > 1:
@@ -139,10 +150,6 @@ class Upload(_Section):
         shown = shown or secrets_in_url(self.url)
         if shown and (fault := self.secret_in_the_clear()):
             raise ValueError(fault)
-        return self
-
-    @model_validator(mode="after")
-    def _leaves_the_precision_to_us(self) -> Self:
         if self.format == "influx":
             asked = parse_qs(urlsplit(self.url).query).get("precision", ["ms"])
             if asked != ["ms"]:
@@ -150,7 +157,6 @@ class Upload(_Section):
                     f"upload.url asks for precision={asked[0]}: leave it out, the agent sends and "
                     "says ms"
                 )
-        return self
 
     def secret_in_the_clear(self) -> str | None:
         """Why no secret may be sent; ``None``: it may."""
@@ -169,13 +175,15 @@ class Upload(_Section):
         return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
+@dataclass(frozen=True)
 class Connectivity(_Section):
     """How the way to the endpoint is watched."""
 
     probe: HostAndPort = None
-    probe_every_s: PositiveDuration = Field(30.0, alias="probe_every")
+    probe_every_s: PositiveDuration = 30.0
 
 
+@dataclass(frozen=True)
 class Page(_Section):
     """The device page."""
 
@@ -184,48 +192,45 @@ class Page(_Section):
     tiles: TilesUrl = ""
 
 
+def _from_anywhere(file: Path) -> Path:
+    if not file.is_absolute():
+        raise ValueError("must be the full path of a file, such as /sys/…")
+    return file
+
+
+@dataclass(frozen=True)
 class ExtraFile(_Section):
     """One attribute of the user's own: what a file says."""
 
-    file: Path
-    scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    file: Annotated[Path, Checks(_from_anywhere)]
+    scale: Number | None = None
     unit: str = ""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _may_be_the_file_alone(cls, value: object) -> object:
-        if isinstance(value, str):
-            return {"file": value}
-        if not isinstance(value, dict):
-            raise ValueError('must be a file, or {file = "…", scale = …, unit = "…"}')  # noqa: TRY004 - pydantic wants ValueError
-        return value
 
-    @field_validator("file")
-    @classmethod
-    def _is_found_from_anywhere(cls, file: Path) -> Path:
-        if not file.is_absolute():
-            raise ValueError("must be the full path of a file, such as /sys/…")
-        return file
+def _attribute(value: object) -> object:
+    if isinstance(value, str):
+        return {"file": value}
+    if not isinstance(value, dict):
+        raise ValueError('must be a file, or {file = "…", scale = …, unit = "…"}')  # noqa: TRY004 - pydantic wants ValueError
+    return value
 
 
+@dataclass(frozen=True)
 class Extra(_Section):
     """The user's own attributes, read at each recorded fix: a file for each name."""
 
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, ExtraFile]
-
     power: bool = False
+    attributes: Mapping[str, Annotated[ExtraFile, Reads(_attribute)]] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, ExtraFile]:
         """By the names under which they are sent: a unit joins its name."""
         return {
-            f"{name}_{one.unit}" if one.unit else name: one
-            for name, one in self.__pydantic_extra__.items()
+            f"{name}_{one.unit}" if one.unit else name: one for name, one in self.attributes.items()
         }
 
-    @model_validator(mode="after")
-    def _has_names_that_every_server_takes(self) -> Self:
+    def __post_init__(self) -> None:
+        """Whether every server takes the names."""
         for name in self.files:
             if not re.fullmatch("[a-z][A-Za-z0-9_]{0,47}", name):
                 raise ValueError(
@@ -234,11 +239,19 @@ class Extra(_Section):
                 )
             if name in _TAKEN_NAMES:
                 raise ValueError(f"extra.{name}: this name has a meaning already: choose another")
-        if len(self.files) < len(self.__pydantic_extra__):
+        if len(self.files) < len(self.attributes):
             raise ValueError("extra: two attributes have one name with their units")
-        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: "CoreSchema", handler: "GetJsonSchemaHandler"
+    ) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core))
+        attributes = schema["properties"].pop("")
+        return schema | {"additionalProperties": attributes["additionalProperties"]}
 
 
+@dataclass(frozen=True)
 class Log(_Section):
     """What is said, and how."""
 
@@ -246,35 +259,16 @@ class Log(_Section):
     format: Literal["auto", "json"] = "auto"
 
 
-class Settings(BaseSettings):
+@dataclass(frozen=True, kw_only=True)
+class Settings:
     """Everything the config can say."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        validate_default=True,
-        env_prefix=ENVIRONMENT_PREFIX,
-        env_nested_delimiter="__",
-    )
-
-    device: DeviceName = "{hostname}"
-    gps: Gps
-    sampling: Sampling
-    queue: Queue
+    device: DeviceName
+    gps: Gps = Gps()
+    sampling: Sampling = Sampling()
+    queue: Queue = Queue()
     upload: Upload
-    connectivity: Connectivity
-    page: Page
-    extra: Extra
-    log: Log
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the files, which come as ``init_settings``."""
-        return env_settings, init_settings
+    connectivity: Connectivity = Connectivity()
+    page: Page = Page()
+    extra: Extra = Extra()
+    log: Log = Log()

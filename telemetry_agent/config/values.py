@@ -1,19 +1,78 @@
 """What the values of the config may be: each type checks a text or number as the user wrote it.
 
-A ValueError says what is allowed; the loader puts the key and the value before it.
+A ValueError says what is allowed; the loader puts the key and the value before it. Types carry
+their rules as Reads and Checks, which pydantic asks and which do not need it: the daemon has the
+types, and not pydantic.
 """
 
+import json
+import math
 import re
 import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
-
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic.json_schema import WithJsonSchema
 
 from telemetry_agent.gnss.sources.baud import BAUD_RATES
 from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.model import Quality
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
+
+@dataclass(frozen=True)
+class Reads:
+    """How a value is read from what the file says; a ValueError says what is allowed.
+
+    Args:
+        read: from what the file says to what the type then checks.
+        schema: JSON Schema of what the file may say; ``None``: that of the type.
+    """
+
+    read: Callable[[Any], object]
+    schema: Mapping[str, Any] | None = None
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: "GetCoreSchemaHandler"
+    ) -> "CoreSchema":
+        from pydantic_core import core_schema  # noqa: PLC0415
+
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, core: "CoreSchema", handler: "GetJsonSchemaHandler"
+    ) -> dict[str, Any]:
+        return dict(self.schema) if self.schema is not None else handler(core)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a value of the type must be beyond its type; a ValueError says it.
+
+    Args:
+        check: returns the value to take.
+        schema: what it adds to the type's JSON Schema.
+    """
+
+    check: Callable[[Any], object]
+    schema: Mapping[str, Any] | None = None
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: "GetCoreSchemaHandler"
+    ) -> "CoreSchema":
+        from pydantic_core import core_schema  # noqa: PLC0415
+
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, core: "CoreSchema", handler: "GetJsonSchemaHandler"
+    ) -> dict[str, Any]:
+        return {**handler(core), **(self.schema or {})}
+
 
 _DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_ALLOWED = 'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds'
@@ -38,16 +97,14 @@ def _positive_s(value: float) -> float:
     return value
 
 
-_DurationSchema = WithJsonSchema(
-    {
-        "anyOf": [
-            {"type": "number", "minimum": 0},
-            {"type": "string", "pattern": rf"^{_DURATION.pattern}$"},
-        ]
-    }
-)
-Duration = Annotated[float, BeforeValidator(duration_s), _DurationSchema]
-PositiveDuration = Annotated[Duration, AfterValidator(_positive_s)]
+_DURATION_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": rf"^{_DURATION.pattern}$"},
+    ]
+}
+Duration = Annotated[float, Reads(duration_s, _DURATION_SCHEMA)]
+PositiveDuration = Annotated[Duration, Checks(_positive_s)]
 
 
 _SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -67,32 +124,56 @@ def _queue_size_bytes(value: int) -> int:
     return value
 
 
-_SizeSchema = WithJsonSchema(
-    {
-        "anyOf": [
-            {"type": "integer", "minimum": 0},
-            {"type": "string", "pattern": rf"^{_SIZE.pattern}$"},
-        ]
-    }
-)
-Size = Annotated[int, BeforeValidator(_size_bytes), _SizeSchema]
-QueueSize = Annotated[Size, AfterValidator(_queue_size_bytes)]
+_SIZE_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": rf"^{_SIZE.pattern}$"},
+    ]
+}
+Size = Annotated[int, Reads(_size_bytes, _SIZE_SCHEMA)]
+QueueSize = Annotated[Size, Checks(_queue_size_bytes)]
 
 
-def _not_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic wants ValueError
-    return value
-
-
-def _number(value: object) -> object:
+def _no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")  # noqa: TRY004 - pydantic wants ValueError
     return value
 
 
-Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _between(least: float, most: float = math.inf) -> Checks:
+    def check(value: float) -> float:
+        if not least <= value <= most:
+            raise ValueError(
+                f"must be at least {least}" if value < least else f"must be at most {most}"
+            )
+        return value
+
+    schema = {"minimum": least} | ({"maximum": most} if most < math.inf else {})
+    return Checks(check, schema)
+
+
+Number = Annotated[float, Reads(_no_bool), Checks(_finite)]
+Amount = Annotated[Number, _between(0)]
+Turn = Annotated[Number, _between(0, 180)]
+BatchSize = Annotated[int, Reads(_no_bool), _between(1, 10_000)]
+
+
+def _structure(value: object) -> object:
+    """A list or a table. An environment variable can only hold it as JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError(
+            "must be a list or a table (in an environment variable: as JSON)"
+        ) from None
 
 
 def _machine_fact(name: str) -> str:
@@ -126,7 +207,7 @@ def _device_name(value: str) -> str:
     return name
 
 
-DeviceName = Annotated[str, AfterValidator(_device_name)]
+DeviceName = Annotated[str, Checks(_device_name)]
 
 _SOURCES = (
     "auto, a device such as /dev/serial/by-id/…, gpsd://HOST:PORT, tcp://HOST:PORT, "
@@ -153,7 +234,7 @@ def _source(value: str) -> str:
     raise ValueError(f"must be {_SOURCES}")
 
 
-SourceName = Annotated[str, AfterValidator(_source)]
+SourceName = Annotated[str, Checks(_source)]
 
 
 def _baud(value: object) -> object:
@@ -164,7 +245,7 @@ def _baud(value: object) -> object:
     return value
 
 
-Baud = Annotated[int | Literal["auto"], BeforeValidator(_baud)]
+Baud = Annotated[int | Literal["auto"], Reads(_baud)]
 
 
 def _command(value: str) -> str:
@@ -172,7 +253,8 @@ def _command(value: str) -> str:
     return value
 
 
-ReceiverCommand = Annotated[str, AfterValidator(_command)]
+ReceiverCommands = Annotated[tuple[Annotated[str, Checks(_command)], ...], Reads(_structure)]
+Qualities = Annotated[tuple[Quality, ...], Reads(_structure)]
 
 
 def _url(value: str) -> str:
@@ -199,8 +281,8 @@ def _proxy(value: str) -> str:
     return f"http://{parts.netloc}"
 
 
-Url = Annotated[str, AfterValidator(_url)]
-ProxyUrl = Annotated[str, AfterValidator(_proxy)]
+Url = Annotated[str, Checks(_url)]
+ProxyUrl = Annotated[str, Checks(_proxy)]
 
 
 def _tiles(value: str) -> str:
@@ -211,7 +293,7 @@ def _tiles(value: str) -> str:
     return value
 
 
-TilesUrl = Annotated[str, AfterValidator(_tiles)]
+TilesUrl = Annotated[str, Checks(_tiles)]
 
 
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -234,7 +316,7 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-Headers = Annotated[dict[str, str], AfterValidator(_headers)]
+Headers = Annotated[dict[str, str], Reads(_structure), Checks(_headers)]
 
 
 def _host_and_port(value: object) -> tuple[str, int] | None:
@@ -247,6 +329,6 @@ def _host_and_port(value: object) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
-_TextSchema = WithJsonSchema({"type": "string"})
-HostAndPort = Annotated[tuple[str, int] | None, BeforeValidator(_host_and_port), _TextSchema]
-OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None), _TextSchema]
+_TEXT_SCHEMA = {"type": "string"}
+HostAndPort = Annotated[tuple[str, int] | None, Reads(_host_and_port, _TEXT_SCHEMA)]
+OptionalPath = Annotated[Path | None, Reads(lambda value: value or None, _TEXT_SCHEMA)]

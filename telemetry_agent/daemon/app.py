@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,7 +94,7 @@ class Agent:
         access = build_access(settings.upload, self.secrets)
         self.queue = open_queue(settings.queue, clock)
         self._page_token = build_page_token(settings.page, self.secrets)
-        self.sampler = Sampler(SamplingPolicy(**settings.sampling.model_dump()), self._recent())
+        self.sampler = Sampler(SamplingPolicy(**asdict(settings.sampling)), self._recent())
         self._extras = extras_of(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
         self._draining: Listeners[[]] = Listeners()
@@ -158,9 +159,9 @@ class Agent:
         before = self.settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
-            settings = settings.model_copy(update={"queue": before.queue})
+            settings = replace(settings, queue=before.queue)
         self.settings = settings
-        self.sampler.policy = SamplingPolicy(**settings.sampling.model_dump())
+        self.sampler.policy = SamplingPolicy(**asdict(settings.sampling))
         if settings.extra != before.extra:
             self._extras = extras_of(settings.extra)
         if settings.gps != before.gps:

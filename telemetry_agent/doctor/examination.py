@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from telemetry_agent import config
 from telemetry_agent.clock import Clock
+from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.parts import source_of
@@ -53,7 +53,7 @@ def examine(
     ``send``: the endpoint is sent a position, the receiver's or one at 0, 0.
     """
     try:
-        loaded = config.load(config_path)
+        loaded = loader.load(config_path)
     except ConfigError as error:
         said, remedy = _explained(error)
         yield failed("config", said, remedy)

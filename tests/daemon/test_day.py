@@ -16,7 +16,7 @@ import pytest
 from fakes import FakeClock
 from rig import START_MS, write_config
 
-from telemetry_agent import config
+from telemetry_agent.config import loader
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.drive import Drive
 from telemetry_agent.endpoint import Endpoint
@@ -59,7 +59,7 @@ class Day:
             queue={"commit_every": "1min"},
             connectivity={"probe_every": "30s"},
         )
-        self.agent = Agent(config.load(path).settings, self.clock)
+        self.agent = Agent(loader.load(path).settings, self.clock)
         stack.callback(os.close, self._receiver)
         stack.callback(os.close, line)
         stack.callback(self.agent.queue.close)

@@ -380,15 +380,17 @@ def public_folder() -> Iterator[Path]:
 
 AS_ANOTHER = """
 import os, sys
-from telemetry_agent.cli import asking, drain, export, main, queue, status, tap
+from telemetry_agent.cli import asking, drain, export, main, queue, run, status, tap
+from telemetry_agent.config import apart, loader
 from telemetry_agent.daemon import app, service
+apart.load = lambda path: loader.load(path).settings
 user, group, *groups = map(int, sys.argv[1].split())
 os.setgroups(groups)
 os.setgid(group)
 os.setuid(user)
 main(sys.argv[2:])
 """
-"""Imports first: the other user may not be allowed to read this Python."""
+"""Imports first, and no other process: the user may not be allowed to read this Python."""
 
 
 def as_another(*args: str, user: int, group: int = NOBODY, groups: list[int]) -> list[str]:

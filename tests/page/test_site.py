@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.settings import Gps, Page, Queue, Settings, Upload
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import ConfigError, StorageError
 from telemetry_agent.model import Fix
@@ -31,18 +31,12 @@ class Site:
     def __init__(self, folder: Path, upload: Mapping[str, Any] = {}, **page: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]
-        settings = Settings.model_validate(
-            {
-                "device": "van-07",
-                "gps": {"source": "/dev/none"},
-                "sampling": {},
-                "queue": {"path": folder / "queue.db"},
-                "upload": {"url": "http://127.0.0.1:9/", **upload},
-                "connectivity": {},
-                "extra": {},
-                "page": {"listen": f"127.0.0.1:{self.port}", **page},
-                "log": {},
-            }
+        settings = Settings(
+            device="van-07",
+            gps=Gps(source="/dev/none"),
+            queue=Queue(path=folder / "queue.db"),
+            upload=Upload(**{"url": "http://127.0.0.1:9/", **upload}),
+            page=Page(listen=("127.0.0.1", self.port), **page),
         )
         self.agent = Agent(settings, Clock())
         self.queue = self.agent.queue

@@ -1,0 +1,17 @@
+"""The process that reads the config for the daemon; see ``apart``."""
+
+import pickle
+import sys
+from pathlib import Path
+
+from telemetry_agent import __version__
+from telemetry_agent.config.loader import load
+from telemetry_agent.config.settings import Settings
+from telemetry_agent.errors import ConfigError
+
+result: Settings | ConfigError
+try:
+    result = load(*map(Path, sys.argv[1:])).settings
+except ConfigError as error:
+    result = error
+sys.stdout.buffer.write(__version__.encode() + b"\n" + pickle.dumps(result))

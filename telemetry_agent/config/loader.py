@@ -1,0 +1,257 @@
+"""From the layers of the config to the settings.
+
+Layers, later ones win: defaults, the config file, ``config.d/*.toml`` beside it in the order of
+their names, environment variables (``TELEMETRY_AGENT_UPLOAD__URL``). An unknown key or a bad value
+is a ConfigError that names the key's full path, the value, what is allowed, and the layer it came
+from.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from telemetry_agent.config.settings import (
+    Connectivity,
+    Extra,
+    Gps,
+    Log,
+    Page,
+    Queue,
+    Sampling,
+    Settings,
+    Upload,
+    key_of,
+)
+from telemetry_agent.config.values import DeviceName, Reads
+from telemetry_agent.errors import ConfigError
+from telemetry_agent.secrecy import masked_headers, masked_url
+
+_ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
+DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
+
+
+def _attributes_below(section: object) -> object:
+    """In the file they stand beside ``power``."""
+    if not isinstance(section, dict):
+        return section
+    power = {key: value for key, value in section.items() if key == "power"}
+    return power | {"": {key: value for key, value in section.items() if key != "power"}}
+
+
+class _Layers(BaseSettings):
+    """Everything the config can say."""
+
+    # Sections have no default: they are given, if empty, so that what is missing is named by its
+    # key, not by its section.
+
+    model_config = SettingsConfigDict(
+        title="Settings",
+        extra="forbid",
+        validate_default=True,
+        env_prefix=_ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+    )
+
+    device: DeviceName = "{hostname}"
+    gps: Gps
+    sampling: Sampling
+    queue: Queue
+    upload: Upload
+    connectivity: Connectivity
+    page: Page
+    extra: Annotated[Extra, Reads(_attributes_below)]
+    log: Log
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the files, which come as ``init_settings``."""
+        return env_settings, init_settings
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The settings and where each came from."""
+
+    settings: Settings
+    files: tuple[Path, ...]
+    origins: Mapping[str, str]
+    """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
+
+
+def load(path: Path | None = None) -> Loaded:
+    """Read every layer.
+
+    Args:
+        path: the config file; ``None`` looks at DEFAULT_PATHS. Without any file the environment
+            alone may hold the config.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key, a bad value.
+    """
+    if path is None:
+        path = next(filter(_exists, DEFAULT_PATHS), None)
+    files = () if path is None else (path, *sorted((path.parent / "config.d").glob("*.toml")))
+    values: dict[str, Any] = {
+        section.name: {} for section in fields(Settings) if is_dataclass(section.type)
+    }
+    origins: dict[str, str] = {}
+    for file in files:
+        layer = _read_toml(file)
+        origins |= dict.fromkeys(_leaves(layer), str(file))
+        _merge(layer, into=values)
+    origins |= _environment_origins()
+    if not origins:
+        raise ConfigError(
+            f"no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists; "
+            "`telemetry-agent init` makes one, and --config names another"
+        )
+    try:
+        settings = Settings(**dict(_Layers(**values)))
+    except ValidationError as error:
+        raise _explained(error, origins) from None
+    except SettingsError as error:
+        field = re.search(r'"(\w+)"', str(error))
+        name = f"{_ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
+        raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
+    return Loaded(settings, files, origins)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return True  # reading it says what is wrong
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the config {path} is not valid TOML: it is no text in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
+
+
+def _merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(value, into[key])
+        else:
+            into[key] = value
+
+
+def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in layer.items():
+        if isinstance(value, dict) and not prefix:
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield prefix + key
+
+
+def _environment_origins() -> dict[str, str]:
+    origins = {}
+    for name in os.environ:
+        section, nested, key = name.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
+        if not name.startswith(_ENVIRONMENT_PREFIX) or not (nested or section == "device"):
+            continue  # not ours: a bare section is not a key, and other programs share the prefix
+        if section not in _Layers.model_fields:
+            raise ConfigError(f"the environment variable {name} names no key of the config")
+        origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
+    return origins
+
+
+def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
+    """One line: the first fault in full, and how many there are beside it.
+
+    A misspelt key comes before a missing one: it is often the same.
+    """
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
+    first = faults[0]
+    key = ".".join(part for part in first["loc"] if part and isinstance(part, str))  # no places
+    unknown = f" is no key of the config{_suggestion(key)}"
+    said = {
+        "missing": " is missing",
+        "extra_forbidden": unknown,
+        "unexpected_keyword_argument": unknown,
+    }.get(first["type"])
+    reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if said is None and first["loc"][:2] == ("upload", "headers"):
+        said = f": {reason}"  # the value may be a secret
+    elif said is None and isinstance(first["input"], dict):
+        key, said = reason, ""  # about several keys, which it names itself
+    elif said is None:
+        value = first["input"]
+        said = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
+    place = f" [{origins[key]}]" if key in origins else ""
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return ConfigError(f"config: {key}{said}{place}{more}")
+
+
+def _suggestion(key: str) -> str:
+    close = difflib.get_close_matches(key, known_keys(), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def known_keys() -> list[str]:
+    """Every key path, in the order of the settings."""
+    return [".".join(map(key_of, path)) for path in _paths()]
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """Key path -> value as in effect (durations in seconds)."""
+    values = {
+        ".".join(map(key_of, path)): attrgetter(".".join(path))(settings) for path in _paths()
+    }
+    for name, one in settings.extra.attributes.items():
+        said = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
+        values[f"extra.{name}"] = {key: value for key, value in said.items() if value is not None}
+    return values
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """``effective`` with secrets masked."""
+    upload = settings.upload
+    return effective(settings) | {
+        "upload.url": masked_url(upload.url),
+        "upload.headers": masked_headers(upload.headers),
+        "page.tiles": masked_url(settings.page.tiles),
+    }
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the config."""
+    return _Layers.model_json_schema()
+
+
+def _paths() -> Iterator[tuple[str, ...]]:
+    """Where the settings are; the user's own attributes have no place."""
+    for section in fields(Settings):
+        if not (isinstance(section.type, type) and is_dataclass(section.type)):
+            yield (section.name,)
+            continue
+        for setting in fields(section.type):
+            if setting.name != "attributes":
+                yield section.name, setting.name
