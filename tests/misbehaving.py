@@ -10,6 +10,7 @@ takes ``then`` (by default: take all and answer 200). What the server took is in
 """
 
 import contextlib
+import functools
 import gzip
 import json
 import select
@@ -468,13 +469,18 @@ wvO/2wZK0AIhALjx9tyiBT/4ij26nWa9cBmd6bMlfniHvj8TzGiLvnkQ
 
 Validity = Literal["now", "past", "future"]
 _CERTIFICATES = {"now": _CERTIFICATE, "past": _EXPIRED, "future": _NOT_YET_VALID}
-_FOLDER = tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Made where it is used: a process that imports this and is killed would leave it behind."""
+    return tempfile.TemporaryDirectory()
 
 
 def tls_server_context(validity: Validity = "now") -> ssl.SSLContext:
     """For ``Server(tls=…)``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    file = Path(_FOLDER.name) / f"pair-{validity}.pem"
+    file = Path(_folder().name) / f"pair-{validity}.pem"
     file.write_text(_KEY + _CERTIFICATES[validity])
     context.load_cert_chain(file)
     return context
@@ -482,7 +488,7 @@ def tls_server_context(validity: Validity = "now") -> ssl.SSLContext:
 
 def ca_file(validity: Validity = "now") -> Path:
     """Where the server's certificate stands."""
-    file = Path(_FOLDER.name) / f"ca-{validity}.pem"
+    file = Path(_folder().name) / f"ca-{validity}.pem"
     file.write_text(_CERTIFICATES[validity])
     return file
 

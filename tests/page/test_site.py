@@ -36,7 +36,7 @@ class Site:
             gps=Gps(source="/dev/none"),
             queue=Queue(path=folder / "queue.db"),
             upload=Upload(**{"url": "http://127.0.0.1:9/", **upload}),
-            page=Page(listen=("127.0.0.1", self.port), **page),
+            page=Page(**{"listen": ("127.0.0.1", self.port), **page}),
         )
         self.agent = Agent(settings, Clock())
         self.queue = self.agent.queue
@@ -268,14 +268,14 @@ def test_no_secret_of_the_config_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("listen", "token", "says"),
     [
-        ("0.0.0.0:8077", None, "set page.token_file, or listen on 127.0.0.1"),
-        ("van-07.local:8077", None, "set page.token_file, or listen on 127.0.0.1"),
-        ("127.0.0.1:8077", "short", "at least 16 characters"),
-        ("127.0.0.1:8077", "", "is empty"),
+        (("0.0.0.0", 8077), None, "set page.token_file, or listen on 127.0.0.1"),
+        (("van-07.local", 8077), None, "set page.token_file, or listen on 127.0.0.1"),
+        (("127.0.0.1", 8077), "short", "at least 16 characters"),
+        (("127.0.0.1", 8077), "", "is empty"),
     ],
 )
 def test_it_is_not_opened_to_others_without_a_token(
-    tmp_path: Path, listen: str, token: str | None, says: str
+    tmp_path: Path, listen: tuple[str, int], token: str | None, says: str
 ) -> None:
     page: dict[str, Any] = {"listen": listen}
     if token is not None:
