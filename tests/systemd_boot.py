@@ -11,6 +11,9 @@ Python, its packages and this source are bound to ``/opt``, because they may liv
 directory, which ProtectHome hides. To install the agent, put ``"/usr/bin/telemetry-agent":
 launcher("-m telemetry_agent")`` among the files.
 
+Another systemd than the machine's is booted where TELEMETRY_AGENT_SYSTEMD names a folder with its
+``usr``, which is copied over the machine's. CONTRIBUTING.md says how to make one.
+
 It needs root, Linux with overlayfs, and the programs of PROGRAMS.
 
 How it ends: unshare gets SIGKILL, with it PID 1, and with that every process of its namespace;
@@ -66,6 +69,7 @@ exec unshare --cgroup sh -euc '
     cd "$BOOT/overlay"
     mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay root
     cd root
+    if [ -n "$OTHER_SYSTEMD" ]; then cp -a "$OTHER_SYSTEMD/." .; fi
     rm -rf etc/telemetry-agent etc/credstore var/lib/telemetry-agent
     mount -t proc proc proc
     mount --bind proc/sys proc/sys
@@ -234,6 +238,7 @@ def boot(
             "BOOT": str(folder),
             "CGROUP": str(cgroup),
             "SYSTEMD": str(SYSTEMD),
+            "OTHER_SYSTEMD": os.environ.get("TELEMETRY_AGENT_SYSTEMD", ""),
         }
         unshare = cleanup.enter_context(_running(argv, stdout=log, stderr=log, env=environment))
         init_pid = _wait_ready(unshare, notify, folder)
