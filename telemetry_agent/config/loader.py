@@ -147,6 +147,10 @@ def _exists(path: Path) -> bool:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no config {path}; `telemetry-agent init --config {path}` makes it"
+        ) from None
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -49,7 +49,7 @@ class Bench:
             self.ports.__getitem__,
             find=lambda: self.found,
             gpsd_devices=lambda: self.served,
-            open_gpsd=lambda: self.gpsd,
+            gpsd_source=self.gpsd,
         )
 
     def add(self, kind: Kind, name: str, says: bytes = b"$", **more: object) -> Port:
@@ -102,6 +102,24 @@ def test_a_gpsd_that_has_a_receiver_comes_first(
     assert caplog.messages == [
         "gpsd has /dev/ublox: positions come from gpsd://localhost:2947",
     ]
+
+
+def test_a_gpsd_that_says_nothing_gives_way_and_keeps_its_ports(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    ais = bench.add("receiver", "ais")
+    bench.add("receiver", "ublox")
+    bench.gpsd.says = b""
+    bench.served = ["/dev/ais"]
+    names = []
+    for _ in range(3):
+        bench.source.open()
+        names.append(bench.source.name)
+        bench.source.read(0)
+        bench.source.close()
+    assert names == ["gpsd://localhost:2947", "/dev/ublox", "/dev/ublox"]
+    assert ais.done == []
+    assert caplog.messages[1:] == ["using a ublox: /dev/ublox"]
 
 
 def test_what_is_not_known_to_be_a_receiver_is_told_and_never_opened(bench: Bench) -> None:

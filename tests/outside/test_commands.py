@@ -54,8 +54,12 @@ def test_the_version() -> None:
     [
         (["confg"], 2, "telemetry-agent: No such command 'confg'"),
         (["run", "--nope"], 2, "telemetry-agent: No such option"),
-        (["run", "--config", "nope.toml"], 78, "telemetry-agent: cannot read the config nope.toml"),
-        (["queue", "stats", "--config", "nope.toml"], 78, "cannot read the config nope.toml"),
+        (
+            ["run", "--config", "nope.toml"],
+            78,
+            "telemetry-agent: no config nope.toml; `telemetry-agent init",
+        ),
+        (["queue", "stats", "--config", "nope.toml"], 78, "no config nope.toml"),
         (["decode", "nope.nmea"], 74, "nope.nmea"),
         (["demo", "--for", "soon"], 2, "must be a duration such as"),
         (["receive", "--listen", "nonsense", "--db", "x.db"], 2, "--listen nonsense"),

@@ -1,12 +1,13 @@
 """``source = "auto"``: finds the receiver by itself, without touching anything else.
 
-A gpsd that has a receiver comes first, because it would not let go of it. Then what the machine
-knows to be a receiver, in the order of ``find_receivers``. A candidate that was opened and said
-nothing at all goes to the end of the row: the modem is better than a receiver without power.
+A gpsd that has a receiver comes first, because it would not let go of it; its ports are its own.
+Then what the machine knows to be a receiver, in the order of ``find_receivers``. A candidate that
+was opened and said nothing at all goes to the end of the row: the modem is better than a receiver
+without power, and any receiver than a gpsd that has but an AIS.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from telemetry_agent.errors import SourceError
@@ -17,6 +18,8 @@ from telemetry_agent.model import ReceiverState
 _log = logging.getLogger(__name__)
 
 _BY_HAND = 'gps.source = "{}"'
+_GPSD = Path("gpsd")
+"""Its place in the row."""
 
 
 class AutoSource:
@@ -26,7 +29,7 @@ class AutoSource:
         open_port: makes the source for a port.
         find: what the machine has.
         gpsd_devices: what the gpsd of this machine has.
-        open_gpsd: makes the source for that gpsd.
+        gpsd_source: that gpsd.
     """
 
     def __init__(
@@ -35,12 +38,12 @@ class AutoSource:
         *,
         find: Callable[[], list[Candidate]] = find_receivers,
         gpsd_devices: Callable[[], list[str]] = gpsd.devices,
-        open_gpsd: Callable[[], Source] = lambda: gpsd.GpsdSource("localhost"),
+        gpsd_source: Source | None = None,
     ) -> None:
         self._open_port = open_port
         self._find = find
         self._gpsd_devices = gpsd_devices
-        self._open_gpsd = open_gpsd
+        self._gpsd = gpsd_source or gpsd.GpsdSource("localhost")
         self._source: Source | None = None
         self._open_path: Path | None = None  # until something comes from it
         self._mute: list[Path] = []
@@ -58,25 +61,28 @@ class AutoSource:
 
     def open(self) -> None:
         """See ``Source.open``."""
-        if served := self._gpsd_devices():
-            self._source = self._open_gpsd()
-            self._source.open()
-            self._say(f"gpsd has {', '.join(served)}: positions come from {self.name}")
-            return
-        found = self._find()
+        served = self._gpsd_devices()
+        its_own = {Path(device).resolve() for device in served}
+        found = {port.path: port for port in self._find() if port.device not in its_own}
+        row = [_GPSD] if served else []
+        row += [path for path, port in found.items() if port.safe]
         failed: dict[Path, SourceError] = {}
-        for port in sorted(filter(_is_safe, found), key=self._last_the_mute):
-            self._source = self._open_port(port.path)
+        for path in sorted(row, key=self._last_the_mute):
+            self._source = self._gpsd if path == _GPSD else self._open_port(path)
             try:
                 self._source.open()
             except SourceError as error:
-                failed[port.path] = error
+                failed[path] = error
                 continue
-            self._open_path = port.path
-            others = _left_out([other for other in found if other != port], failed)
-            self._say(f"using {port.label}: {port.path}" + (f"; {others}" if others else ""))
+            self._open_path = path
+            if path == _GPSD:
+                self._say(f"gpsd has {', '.join(served)}: positions come from {self.name}")
+                return
+            used = found.pop(path)
+            others = _left_out(found.values(), failed)
+            self._say(f"using {used.label}: {path}" + (f"; {others}" if others else ""))
             return
-        raise _none_usable(found, failed)
+        raise _none_usable(found.values(), failed)
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
@@ -108,8 +114,8 @@ class AutoSource:
         """See ``Source.remedy``."""
         return self._source.remedy(state, heard) if self._source else f"{self.name} is {state}"
 
-    def _last_the_mute(self, port: Candidate) -> int:
-        return self._mute.index(port.path) + 1 if port.path in self._mute else 0
+    def _last_the_mute(self, path: Path) -> int:
+        return self._mute.index(path) + 1 if path in self._mute else 0
 
     def _say(self, text: str) -> None:
         # Once: of two ports where nothing comes, each is tried in turn all day.
@@ -118,13 +124,9 @@ class AutoSource:
             _log.info("%s", text)
 
 
-def _is_safe(port: Candidate) -> bool:
-    return port.safe
-
-
-def _left_out(found: list[Candidate], failed: Mapping[Path, SourceError]) -> str:
+def _left_out(found: Iterable[Candidate], failed: Mapping[Path, SourceError]) -> str:
     """What was found and is not used, and how to have it used."""
-    said = []
+    said = [str(failed[_GPSD])] if _GPSD in failed else []
     for port in found:
         if port.path in failed:
             said.append(str(failed[port.path]))
@@ -138,8 +140,8 @@ def _left_out(found: list[Candidate], failed: Mapping[Path, SourceError]) -> str
     return "; ".join(said)
 
 
-def _none_usable(found: list[Candidate], failed: Mapping[Path, SourceError]) -> SourceError:
-    if not found:
+def _none_usable(found: Collection[Candidate], failed: Mapping[Path, SourceError]) -> SourceError:
+    if not (found or failed):
         return SourceError(
             "no receiver found: plug one in, or set gps.source to its device (a serial port of a "
             "Raspberry Pi's header is switched on by `sudo raspi-config nonint do_serial_hw 0`)"
