@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -524,3 +526,13 @@ def test_another_process_that_cannot_be_had(
     monkeypatch.setattr(attribute, value)
     with pytest.raises(ConfigError, match=says):
         apart.load(ROOT / "config.example.toml")
+
+
+def test_the_other_process_says_nothing_where_nobody_waits_for_it_any_more() -> None:
+    argv = [sys.executable, "-m", "telemetry_agent.config", str(ROOT / "config.example.toml")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

@@ -1,5 +1,6 @@
 """The process that reads the config for the daemon; see ``apart``."""
 
+import contextlib
 import pickle
 import sys
 from pathlib import Path
@@ -14,4 +15,6 @@ try:
     result = load(*map(Path, sys.argv[1:])).settings
 except ConfigError as error:
     result = error
-sys.stdout.buffer.write(__version__.encode() + b"\n" + pickle.dumps(result))
+# Ctrl-C ends who has asked.
+with contextlib.suppress(BrokenPipeError), open(sys.stdout.fileno(), "wb") as answer:  # noqa: PTH123 - no path
+    answer.write(__version__.encode() + b"\n" + pickle.dumps(result))
