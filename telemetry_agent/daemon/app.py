@@ -36,7 +36,7 @@ from telemetry_agent.page.news import Sight, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.access import Access
-from telemetry_agent.upload.account import UploadStatus
+from telemetry_agent.upload.account import Account
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.network import Network
 from telemetry_agent.upload.reports import Reports
@@ -102,13 +102,14 @@ class Agent:
             lambda: (self.settings.device, _host(self.settings)),
             self.queue.stats,
             lambda: self.reader.task.status,
-            self._upload_status,
+            lambda: self._account.status,
             settings.queue.path,
             clock,
             not_recorded=lambda: self.sampler.dropped,
             sky=lambda: self.reader.task.sky(),  # noqa: PLW0108 - the reader of then, not of now
         )
         self._transport = self._build_transport(settings.upload, access)
+        self._account = Account(clock.monotonic_s())
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
@@ -170,6 +171,7 @@ class Agent:
         self.uploader.end(_REQUEST_S)
         self._transport.close()
         self._transport = self._build_transport(settings.upload, access)
+        self._account.set_up_anew(otherwise=settings.upload != before.upload)
         self.uploader.restart(0)
         self.page.restart(_PAGE_S)
 
@@ -191,6 +193,7 @@ class Agent:
             wire_format,
             self._transport,
             policy_of(upload, wire_format),
+            account=self._account,
             way=_Way(self.monitor),
             reports=self._build_reports(wire_format.encode_report),
             in_haste=lambda: bool(self._draining),
@@ -229,9 +232,6 @@ class Agent:
 
     def _network_changed(self) -> None:
         self.uploader.task.network_changed()
-
-    def _upload_status(self) -> UploadStatus:
-        return self.uploader.task.status()
 
     def _uploader_stepped(self) -> None:
         self.status.step_ended()
@@ -276,7 +276,7 @@ class Agent:
         with self._draining.joined(bell.ring):
             yield from drain(
                 self.queue,
-                self._upload_status,
+                lambda: self._account.status,
                 self.uploader.task.hurry,
                 self._clock,
                 bell,

@@ -54,22 +54,6 @@ class Meter:
         return now_s // self._bucket_s - (self._buckets.maxlen or 0)
 
 
-class _Growth:
-    """Counts how a total grows that starts from 0 again when its owner is built anew."""
-
-    def __init__(self, *meters: Meter) -> None:
-        self._meters = meters
-        self._last = 0
-        self.total = 0
-
-    def read(self, now_s: float, value: int) -> None:
-        grown = value - self._last if value >= self._last else value
-        self._last = value
-        self.total += grown
-        for meter in self._meters:
-            meter.add(now_s, grown)
-
-
 class Status:
     """Collects, and tells. Any thread may call any method; none waits for a commit or the network.
 
@@ -112,8 +96,7 @@ class Status:
         self._fixes = Meter(_MINUTE_S, now_s)
         self._delivered_lately = Meter(_MINUTE_S, now_s)
         self._sent_lately = Meter(_DAY_S, now_s, buckets=24)
-        self._delivered = _Growth(self._delivered_lately)
-        self._sent = _Growth(self._sent_lately)
+        self._metered = UploadStatus()
 
     def fix_came(self, fix: Fix) -> None:
         """The receiver gave a fix, recorded or not."""
@@ -133,10 +116,12 @@ class Status:
 
     def step_ended(self) -> None:
         """The uploader made a step."""
-        now_s, upload = self._clock.monotonic_s(), self._upload()
+        now_s = self._clock.monotonic_s()
         with self._lock:
-            self._delivered.read(now_s, upload.delivered)
-            self._sent.read(now_s, upload.sent_bytes)
+            before, upload = self._metered, self._upload()
+            self._delivered_lately.add(now_s, upload.delivered - before.delivered)
+            self._sent_lately.add(now_s, upload.sent_bytes - before.sent_bytes)
+            self._metered = upload
 
     def snapshot(self) -> dict[str, Any]:
         """Everything, ready for JSON. What is unknown is absent.
@@ -250,16 +235,15 @@ class Status:
         with self._lock:
             rate_hz = self._delivered_lately.rate(now_s)
             sent_24h = self._sent_lately.total(now_s)
-            delivered, sent = self._delivered.total, self._sent.total
         fields: dict[str, Any] = {
             "host": host,
             "state": upload.state,
             "state_s": _tenths(now_s - upload.since_s),
             "requests": upload.requests,
             "failed_requests": upload.failed_requests,
-            "delivered": delivered,
+            "delivered": upload.delivered,
             "rate_hz": round(rate_hz, 2),
-            "sent_bytes": sent,
+            "sent_bytes": upload.sent_bytes,
             "sent_bytes_24h": round(sent_24h),
         }
         if upload.last_delivery_s is not None:

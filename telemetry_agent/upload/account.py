@@ -43,25 +43,29 @@ class UploadStatus:
 
 
 class Account:
-    """Keeps the status, and logs its changes once: the begin of trouble, its kinds, its end."""
+    """Keeps the status, and logs its changes once: the begin of trouble, its kinds, its end.
+
+    It outlives the uploader, which is built anew by a reload: an outage does not end by that.
+    """
 
     def __init__(self, now_s: float) -> None:
         self.status = UploadStatus(since_s=now_s)
         self._trouble_since_s: float | None = None
         self._failed_before = 0
         self._told: set[str] = set()
+        self._end_is_due = False  # who was told of the begin is told of the end
         self._may_tell = _TOLD_MAX
         self._may_tell_since_s = now_s
         self._untold = 0  # outages since the last that was told
         self._report_refused = False
 
-    def exchanged(self, sent_bytes: int, received_bytes: int, requests: int = 1) -> None:
-        """Requests were made; the bytes are totals since the start."""
+    def exchanged(self, sent_bytes: int, received_bytes: int, requests: int) -> None:
+        """So many requests were made, of so many bytes."""
         self.status = replace(
             self.status,
             requests=self.status.requests + requests,
-            sent_bytes=sent_bytes,
-            received_bytes=received_bytes,
+            sent_bytes=self.status.sent_bytes + sent_bytes,
+            received_bytes=self.status.received_bytes + received_bytes,
         )
 
     def failed(self) -> None:
@@ -80,6 +84,13 @@ class Account:
                 before + count,
                 extra={"fields": {"COUNT": before + count}},
             )
+
+    def set_up_anew(self, *, otherwise: bool) -> None:
+        """The config was read again, and may say ``otherwise``: tell anew what is wrong."""
+        self.status = replace(self.status, next_attempt_s=None)
+        if otherwise:
+            self._told.clear()
+        self._told.discard("held")
 
     def wait_cut_short(self, next_s: float) -> None:
         """The next attempt is made by then."""
@@ -108,7 +119,7 @@ class Account:
         self._enter("ok", now_s)
         if self._trouble_since_s is None:
             return
-        if self._told:
+        if self._end_is_due:
             failed = self.status.failed_requests - self._failed_before
             _log.info(
                 "delivering again after %.0f s and %d failed requests%s",
@@ -118,6 +129,7 @@ class Account:
                 extra={"fields": {"STATE": "ok", "COUNT": failed}},
             )
             self._told.clear()
+            self._end_is_due = False
             self._untold = 0
         else:
             self._untold += 1
@@ -149,6 +161,7 @@ class Account:
         if kind in self._told or (kind == "outage" and not self._tells(now_s)):
             return
         self._told.add(kind)
+        self._end_is_due = True
         fields = {"STATE": state}
         if state == "held":
             text = "uploads are held, nothing is lost: %s; please correct the set-up"

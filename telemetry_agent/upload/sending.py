@@ -55,6 +55,7 @@ class Sender:
         self._sizing = sizing
         self._old_way = old_way
         self._clock = clock
+        self._counted = transport.sent_bytes, transport.received_bytes
 
     def send(self, batch: Batch, timeout_s: float, reports: Reports | None) -> tuple[Outcome, bool]:
         """Send a batch in one request, with a report where one is due; its outcome.
@@ -163,13 +164,11 @@ class Sender:
         return answer
 
     def _exchanged(self, requests: int, sent_before: int, *, answered: bool) -> None:
-        self._account.exchanged(
-            self._transport.sent_bytes, self._transport.received_bytes, requests
-        )
+        sent, received = self._transport.sent_bytes, self._transport.received_bytes
+        self._account.exchanged(sent - self._counted[0], received - self._counted[1], requests)
+        self._counted = sent, received
         self.hope = answered
-        self.silences = (
-            0 if answered else self.silences + (self._transport.sent_bytes > sent_before)
-        )
+        self.silences = 0 if answered else self.silences + (sent > sent_before)
         if answered:
             self._way.answered()
         elif not self._old_way():

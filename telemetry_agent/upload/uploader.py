@@ -81,6 +81,7 @@ class Uploader:
         transport: Exchange,
         policy: UploadPolicy,
         *,
+        account: Account | None = None,
         way: Way | None = None,
         reports: Reports | None = None,
         in_haste: Callable[[], bool] = lambda: False,
@@ -95,6 +96,7 @@ class Uploader:
             wire_format: How a request looks.
             transport: Belongs to the caller, who closes it after ``last_upload``.
             policy: What the config says.
+            account: Of the uploader before this one, which goes on.
             way: What is known of the way to the endpoint.
             reports: When and how the agent reports about itself; ``None``: never.
             in_haste: Whether fresh fixes are sent without waiting for company.
@@ -116,7 +118,7 @@ class Uploader:
         self._clock = clock or Clock()
         rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
         self._pace = Pace(Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng))
-        self._account = Account(self._clock.monotonic_s())
+        self._account = account or Account(self._clock.monotonic_s())
         self._stepping = threading.Lock()
         self._closed = False
         self._returned_within_s: float | None = None

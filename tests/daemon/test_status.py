@@ -127,8 +127,8 @@ def test_what_was_lost_is_told_with_its_reason(bench: Bench) -> None:
     assert "lost:      1: discarded" in bench.text
 
 
-def test_totals_go_on_when_the_uploader_was_built_anew(bench: Bench) -> None:
-    for delivered, sent in ((10, 1000), (30, 4000), (5, 500), (6, 700)):
+def test_what_was_sent_in_a_day_is_told(bench: Bench) -> None:
+    for delivered, sent in ((10, 1000), (30, 4000), (36, 4700)):
         bench.upload = UploadStatus(delivered=delivered, sent_bytes=sent)
         bench.status.step_ended()
     told = bench.told["upload"]

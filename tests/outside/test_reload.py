@@ -1,13 +1,16 @@
 """SIGHUP: a changed config is applied without losing a fix, or refused in words."""
 
+import json
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 from misbehaving import Server, answer
+from processes import run_agent
 from rig import simulated, started, write_config
 
 from telemetry_agent.endpoint import Endpoint
@@ -104,4 +107,41 @@ def test_what_was_held_goes_on_at_once(tmp_path: Path) -> None:
                 config.write_text(config.read_text().replace(wrong.url, endpoint.url))
                 agent.send(signal.SIGHUP)
                 assert endpoint.wait_for(20, 20), agent.text()
+                agent.wait_for_line("delivering again")
                 assert agent.end() == 0
+
+
+def upload_status(config: Path) -> Any:
+    return json.loads(run_agent("status", "--json", "--config", str(config)).stdout)["upload"]
+
+
+def test_an_outage_does_not_end_by_it(tmp_path: Path) -> None:
+    endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
+    with endpoint, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), endpoint.url)
+        with started(config) as agent:
+            assert endpoint.wait_for(5, 20), agent.text()
+            endpoint.disconnect()
+            agent.wait_for_line("nothing can be delivered")
+            before = upload_status(config)
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line("reloaded")
+            after = upload_status(config)
+            for key in ("delivered", "requests", "failed_requests", "sent_bytes"):
+                assert after[key] >= before[key] > 0
+            assert after["state"] == before["state"] == "unreachable"
+            endpoint.reconnect()
+            agent.wait_for_line("delivering again after .* and [1-9]")
+            assert agent.end() == 0
+        assert agent.text().count("nothing can be delivered") == 1
+
+
+def test_another_endpoint_that_is_not_there_either_is_told(tmp_path: Path) -> None:
+    with simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), "http://127.0.0.1:9/")
+        with started(config) as agent:
+            agent.wait_for_line("nothing can be delivered .*127.0.0.1:9;")
+            config.write_text(config.read_text().replace("127.0.0.1:9", "127.0.0.2:9"))
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line("nothing can be delivered .*127.0.0.2:9;")
+            assert agent.end() == 0
