@@ -35,6 +35,8 @@ _MIB = 1 << 20
 _LEAST_BYTES = 4 * _MIB
 """So much the queue may take of a disk that has less to spare than ``min_free``."""
 _LOG_BYTES = _MIB
+_DOUBTFUL_ROWS = 50_000
+"""Behind so many fixes whose time is in doubt it looks for one whose time is not."""
 _PACK_FROM_BYTES = 4 * _MIB
 _PACK_UPTO_BYTES = 16 * _MIB
 """What is kept is written anew, and meanwhile nothing else: on a slow card for some seconds."""
@@ -166,25 +168,40 @@ class Bounds:
             return False
         oldest_ms = core.latest_ms - self._limits.max_age_s * 1000
         more = False
+        ledger = core.ledger
         with core.lock:
-            ranges = core.ledger.first_here(State.ACK_FAILED, ROWS_PER_READ)
-            waits = core.oldest_ms is not None and core.oldest_ms < oldest_ms
-            free = core.ledger.oldest_free(ROWS_PER_READ) if waits else None
-        if free is not None:
-            ranges.append((free.lo, free.hi))
-        for lo, hi in ranges:
-            last_old = lo - 1
-            for row in core.read(lo, hi):
+            dead = ledger.first_here(State.ACK_FAILED, ROWS_PER_READ)
+            waiting = next(iter(ledger.handout.free), None)
+        for lo, hi in dead:
+            last_old, ends = self._old(lo, hi, oldest_ms)
+            if last_old >= lo:
+                self._lose([(lo, last_old)], EXPIRED)
+                more |= not ends
+        if waiting is not None:
+            last_old, ends = self._old(waiting.lo, core.last, oldest_ms)
+            if last_old >= waiting.lo:
+                self._lose_waiting(last_old, EXPIRED)
+                more |= not ends
+        core.write()
+        return more
+
+    def _old(self, lo: int, hi: int, oldest_ms: float) -> tuple[int, bool]:
+        """The last row that is too old, ``lo - 1`` for none, and whether a younger one follows.
+
+        A fix whose time is in doubt is as old as the next one whose time is not.
+        """
+        last_old = none = lo - 1
+        most = min(hi, lo + _DOUBTFUL_ROWS)
+        while last_old == none and lo <= most:
+            rows = self._core.read(lo, hi, ROWS_PER_READ)
+            for row in rows:
                 record = decode(row)
                 if record is not None and record.fix.time_is_sure:
                     if record.fix.time_ms >= oldest_ms:
-                        break
+                        return last_old, True
                     last_old = row[0]
-            if last_old >= lo:
-                self._lose([(lo, last_old)], EXPIRED)
-                more |= last_old == hi
-        core.write()
-        return more
+            lo = rows[-1][0] + 1 if rows else most + 1
+        return last_old, False
 
     def pack(self) -> None:
         """Give the disk back what is not used, where that is most of the file.
@@ -298,6 +315,16 @@ class Bounds:
         with self._core.lock:
             for lo, hi in ranges:
                 self._core.ledger.lose(lo, hi, mark)
+
+    def _lose_waiting(self, last: int, mark: Mark) -> None:
+        ledger = self._core.ledger
+        with self._core.lock:
+            while (
+                (first := next(iter(ledger.handout.free), None))
+                and first.lo <= last
+                and (oldest := ledger.oldest_free(last - first.lo + 1))
+            ):
+                ledger.lose(oldest.lo, oldest.hi, mark)
 
 
 def _free_bytes(folder: Path) -> int:

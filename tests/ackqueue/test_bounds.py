@@ -258,6 +258,20 @@ def test_a_batch_without_an_answer_expires_too(path: Path) -> None:
         assert seqs(lease(queue)) == [21]
 
 
+def test_a_long_doubt_about_the_time_is_as_old_as_what_follows(path: Path) -> None:
+    with AckQueue(path, limits=Limits(max_age_s=100)) as queue:
+        for second in range(2500):
+            queue.put(fix_at(10**6 + second, flags=("date",)), "van-07")
+        put(queue, 10)
+        queue.put(fix_at(10**6, flags=("date",)), "van-07")
+        put(queue, 10, start=1000)
+        queue.commit()
+        while queue.tidy():
+            pass
+        assert queue.stats().lost == {"expired": 2510}
+        assert seqs(lease(queue, 1, live_first=False)) == [2511]
+
+
 # The disk
 
 
