@@ -8,7 +8,8 @@ gets the positions packed (``Trail``) and goes on from there.
 ``hello`` begins a stream of events, ``news`` goes on. Both are JSON objects:
 
 - what ``Status.snapshot`` tells, without ``pid``;
-- ``stream``: of this run. Row numbers may begin anew with another;
+- ``stream``: of the row numbers: with another one all positions are to be read again, for the
+  agent began anew, or thinning has moved the rows;
 - ``position``: the last fix as in an export, with ``age_s``; absent: there was none;
 - ``network``: ``word``, since ``since_s``, ``error``;
 - ``first`` and ``last``: the oldest position kept, and how far the rows were looked through;
@@ -70,6 +71,7 @@ class Newsroom:
         self._began_s = sight.clock.monotonic_s()
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
+        self._thinned = self._thinned_before = 0
         self._trail = Trail(sight.gaps.between)
         self._history = History()
         self._latest: dict[str, Any] = {}
@@ -128,7 +130,7 @@ class Newsroom:
         state = sight.snapshot()
         del state["pid"]
         state |= {
-            "stream": self._stream,
+            "stream": f"{self._stream}.{self._thinned}",
             "network": sight.network(),
             "first": self._trail.first,
             "last": self._trail.last,
@@ -149,8 +151,11 @@ class Newsroom:
         queue = self._sight.queue
         newest = queue.last_row()
         with self._lock:
-            if queue.stream != self._stream or newest < self._trail.last:
-                self._stream = queue.stream
+            thinned = queue.stats().lost.get("thinned", 0)
+            moved = thinned == self._thinned_before != self._thinned  # and it is at rest again
+            self._thinned_before = thinned
+            if queue.stream != self._stream or newest < self._trail.last or moved:
+                self._stream, self._thinned = queue.stream, thinned
                 self._trail = Trail(self._sight.gaps.between)
                 self._trail.extend(max(0, newest - LIMIT), [])
         after, points = self._trail.last, []
