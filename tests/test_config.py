@@ -200,7 +200,10 @@ def test_commands_need_a_way_to_the_receiver(tmp_path: Path) -> None:
     text = MINIMAL.replace("/dev/ttyACM0", "udp://:10110").replace(
         "[upload]", 'on_connect = ["$PMTK220,200"]\n[upload]'
     )
-    with pytest.raises(ConfigError, match=r"gps\.on_connect: .*by way of udp://:10110: leave"):
+    with pytest.raises(
+        ConfigError,
+        match=r"gps\.on_connect = \['\$PMTK220,200'\]: .*udp://:10110: leave it empty \[/",
+    ):
         loader.load(write(tmp_path / "c.toml", text))
 
 

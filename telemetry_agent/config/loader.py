@@ -205,7 +205,8 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     if said is None and first["loc"][:2] == ("upload", "headers"):
         said = f": {reason}"  # the value may be a secret
     elif said is None and isinstance(first["input"], dict):
-        key, said = reason, ""  # about several keys, which it names itself
+        key = reason.partition(" ")[0].rstrip(":")  # about several keys, and it begins with one
+        said = reason.removeprefix(key)
     elif said is None:
         value = first["input"]
         said = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"

@@ -79,7 +79,8 @@ class Gps(_Section):
         """Whether there is a way to the receiver, if it is to be told something."""
         if self.on_connect and self.source.startswith(("gpsd:", "udp:", "file:")):
             raise ValueError(
-                f"gps.on_connect: nothing can be sent by way of {self.source}: leave it empty"
+                f"gps.on_connect = {list(self.on_connect)}: nothing can be sent by way of "
+                f"{self.source}: leave it empty"
             )
 
 

@@ -15,9 +15,11 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.drive import Drive
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.sources import gpsd
+from telemetry_agent.gnss.sources import Source, gpsd
+from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.gpsd import GpsdSource, Reports
 from telemetry_agent.gnss.sources.network import TcpSource
+from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix
 from telemetry_agent.simulator import Simulator, replay
 
@@ -311,8 +313,13 @@ def test_gpsd_is_asked_for_its_first_receiver_and_its_reports_are_read(server: S
     source.close()
 
 
-def test_a_receiver_that_says_nothing_gives_way_to_the_next(server: Server) -> None:
-    source = GpsdSource("127.0.0.1", server.port)
+@pytest.mark.parametrize("found", ["named", "auto"])
+def test_a_receiver_that_says_nothing_gives_way_to_the_next(server: Server, found: str) -> None:
+    source: Source = GpsdSource("127.0.0.1", server.port)
+    if found == "auto":
+        source = AutoSource(
+            SerialSource, find=list, gpsd_devices=lambda: ["/dev/ais"], gpsd_source=source
+        )
     devices = [{"path": "/dev/ais"}, {"path": "/dev/gps"}]
     ais = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
     followed = []
