@@ -12,7 +12,11 @@ is not lost: the wait returns at once and the step looks again. A ring carries n
 makes a spurious ring harmless, and it means that a step decides by state and clock alone.
 """
 
+import math
+import os
+import select
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,22 +24,54 @@ from telemetry_agent.clock import Clock
 
 
 class Bell:
-    """Wakes one waiting loop. Any thread may ring it, any number of times."""
+    """Wakes one waiting thread. Any thread may ring it, any number of times.
+
+    It is a file descriptor (an eventfd), so that a thread can wait for it and for sockets at once:
+    this is the one way in which a blocked thread of the agent is woken.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def __del__(self) -> None:
+        os.close(self._fd)  # not sooner: whoever holds the bell may still ring it
+
+    def fileno(self) -> int:
+        """Readable while it is rung."""
+        return self._fd
 
     def ring(self) -> None:
         """End the current or the next wait."""
-        self._event.set()
+        os.eventfd_write(self._fd, 1)
 
-    def clear(self) -> None:
-        """Arm: only rings from here on count."""
-        self._event.clear()
+    def clear(self) -> bool:
+        """Arm: only rings from here on count. Returns whether it was rung."""
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            return False
+        return True
 
-    def wait(self, timeout_s: float | None) -> None:
-        """Return when rung, or after ``timeout_s`` seconds; ``None`` waits for the ring alone."""
-        self._event.wait(timeout_s)
+    def wait(
+        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
+    ) -> dict[int, int]:
+        """Return when rung, when a watched descriptor is ready, or after ``timeout_s`` seconds.
+
+        Args:
+            timeout_s: ``None`` waits without a limit.
+            watched: descriptors, each with the events of ``poll`` that count.
+
+        Returns:
+            Which of the watched are ready, each with its events.
+        """
+        poll = select.poll()
+        for descriptor, events in watched:
+            poll.register(descriptor, events)
+        poll.register(self._fd, select.POLLIN)
+        timeout_ms = None if timeout_s is None else math.ceil(max(0.0, timeout_s) * 1000)
+        ready = dict(poll.poll(timeout_ms))
+        ready.pop(self._fd, None)
+        return ready
 
 
 class Task(Protocol):

@@ -32,10 +32,10 @@ another one when a gateway is lost.
 import contextlib
 import errno
 import logging
-import math
 import select
 import socket
 import struct
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from telemetry_agent.tasks import Bell
@@ -145,35 +145,19 @@ class KernelBell(Bell):
     """
 
     def __init__(self) -> None:
-        # In place of a plain Bell's event, because only sockets can be waited for together.
+        super().__init__()
         self.watched: set[socket.socket] = set()
         """Connecting sockets of the waiting thread: one that is done ends the wait."""
-        self._rings, self._rung = socket.socketpair()
-        self._rings.setblocking(False)
-        self._rung.setblocking(False)
         self._news = _listen()
 
-    def ring(self) -> None:
-        """End the current or the next wait."""
-        # Full: it is rung already. Closed: nobody waits any more.
-        with contextlib.suppress(OSError):
-            self._rings.send(b"\0")
-
-    def clear(self) -> None:
-        """Arm: only rings from here on count. News stay until they are ``heard``."""
-        with contextlib.suppress(OSError):  # nothing left; or closed, then the loop is asked to end
-            while self._rung.recv(4096):
-                pass
-
-    def wait(self, timeout_s: float | None) -> None:
+    def wait(
+        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
+    ) -> dict[int, int]:
         """Return when rung, at news, when a watched socket is done, or after ``timeout_s``."""
-        poll = select.poll()
-        poll.register(self._rung, select.POLLIN)
+        also = [(each.fileno(), select.POLLOUT) for each in self.watched]
         if self._news is not None:
-            poll.register(self._news, select.POLLIN)
-        for connecting in self.watched:
-            poll.register(connecting, select.POLLOUT)
-        poll.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
+            also.append((self._news.fileno(), select.POLLIN))
+        return super().wait(timeout_s, [*watched, *also])
 
     def heard(self) -> bool:
         """Whether the kernel gave news since the last call."""
@@ -190,11 +174,11 @@ class KernelBell(Bell):
         return news
 
     def close(self) -> None:
-        """End a wait and free the sockets. Rings are ignored from here on. Idempotent."""
+        """End a wait, and hear no more news. Idempotent."""
         self.ring()
-        for each in (self._rings, self._rung, self._news):
-            if each is not None:
-                each.close()
+        news, self._news = self._news, None
+        if news is not None:
+            news.close()
 
 
 def _listen() -> socket.socket | None:

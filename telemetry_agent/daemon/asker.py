@@ -6,7 +6,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from telemetry_agent.clock import Clock
@@ -82,39 +82,23 @@ class Asker:
 
     def close(self) -> None:
         """End of the conversation, by the thread that led it."""
-        self.bell.close()
         self._sock.close()
 
 
 class _AskersBell(Bell):
-    """A bell whose wait ends when the asker leaves, too."""
+    """A bell whose wait ends, by GoneError, when the asker leaves."""
 
     def __init__(self, asker: socket.socket) -> None:
         super().__init__()
         self._asker = asker
-        self._ends = socket.socketpair()
-        for end in self._ends:
-            end.setblocking(False)
 
-    def ring(self) -> None:
-        with contextlib.suppress(OSError):  # closed; or full, then it rings anyway
-            self._ends[1].send(b"\0")
-
-    def clear(self) -> None:
-        with contextlib.suppress(OSError):
-            self._ends[0].recv(4096)
-
-    def wait(self, timeout_s: float | None) -> None:
-        poll = select.poll()
-        poll.register(self._ends[0], select.POLLIN)
-        poll.register(self._asker, select.POLLRDHUP)
-        ready = poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000)
-        if any(fd == self._asker.fileno() for fd, _ in ready):
+    def wait(
+        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
+    ) -> dict[int, int]:
+        ready = super().wait(timeout_s, [*watched, (self._asker.fileno(), select.POLLRDHUP)])
+        if self._asker.fileno() in ready:
             raise GoneError
-
-    def close(self) -> None:
-        for end in self._ends:
-            end.close()
+        return ready
 
 
 def _is_trusted(sock: socket.socket) -> bool:

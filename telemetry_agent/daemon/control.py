@@ -64,8 +64,7 @@ class Control:
         self._clock = clock
         self._lock = threading.Lock()
         self._closed = False
-        self._waker = socket.socketpair()
-        self._waker[1].setblocking(False)
+        self._woken = Bell()
         self._listener: socket.socket | None = None
         self._askers: set[Asker] = set()
         self._failed = False
@@ -102,13 +101,9 @@ class Control:
             return None
         if self._listener is None:
             return 0 if self.listen() else _LISTEN_AGAIN_S
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        poll.register(self._waker[0], select.POLLIN)
-        ready = [fd for fd, _ in poll.poll(_STEP_S * 1000)]
-        if self._waker[0].fileno() in ready:
-            self._waker[0].recv(4096)
-        elif ready:
+        ready = self._woken.wait(_STEP_S, [(self._listener.fileno(), select.POLLIN)])
+        self._woken.clear()
+        if ready:
             try:
                 self._welcome(self._listener.accept()[0])
             except OSError:  # it left again; or there are no descriptors, then there may be soon
@@ -118,8 +113,7 @@ class Control:
     def wake(self) -> None:
         """See ``Task.wake``."""
         self.bell.ring()
-        with contextlib.suppress(OSError):
-            self._waker[1].send(b"\0")
+        self._woken.ring()
 
     def close(self) -> None:
         """Stop listening, and end every conversation."""
@@ -134,8 +128,6 @@ class Control:
             with contextlib.suppress(OSError):
                 self._path.unlink()
             self._listener.close()
-        for end in self._waker:
-            end.close()
 
     def _welcome(self, sock: socket.socket) -> None:
         asker = Asker(sock, self._clock)

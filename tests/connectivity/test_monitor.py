@@ -24,6 +24,7 @@ class FakeBell(KernelBell):
     """The kernel's news are told by the test, and nobody waits."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.watched = set()
         self.news = False
         self.rings = 0

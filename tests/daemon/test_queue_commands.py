@@ -1,7 +1,7 @@
 """What can be asked of a queue, and draining, with a real queue and statuses of the test's own."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,13 +204,17 @@ class Script(Bell):
     def ring(self) -> None:
         self.rung = True
 
-    def clear(self) -> None:
-        self.rung = False
+    def clear(self) -> bool:
+        was, self.rung = self.rung, False
+        return was
 
-    def wait(self, timeout_s: float | None) -> None:
+    def wait(
+        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
+    ) -> dict[int, int]:
         if not self.rung:
             self.status = replace(self.status, hurries=self.hurried)
             self._deeds.pop(0)(self)
+        return {}
 
     def run(self) -> Iterator[dict[str, Any]]:
         return drain(self.queue, lambda: self.status, self.hurry, self.clock, self)

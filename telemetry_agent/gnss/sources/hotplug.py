@@ -4,9 +4,7 @@ Two messages come for each port: the kernel's when the node is there, and udev's
 name and its group are. Each only means "look again", so who sent it does not matter.
 """
 
-import contextlib
 import logging
-import os
 import select
 import socket
 from collections.abc import Callable
@@ -59,7 +57,7 @@ class Hotplug:
         self._ring = ring
         self._listen = listen
         self._listener: socket.socket | None = None
-        self._woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._woken = Bell()
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - a message needs no clock
         """See ``Task.step``: wait for one message."""
@@ -73,14 +71,9 @@ class Hotplug:
                     error.strerror,
                 )
                 return None
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        poll.register(self._woken, select.POLLIN)
-        ready = dict(poll.poll(_LONGEST_WAIT_S * 1000))
-        if self._woken in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._woken)
-        elif ready and _tells_of_a_port(self._listener):
+        ready = self._woken.wait(_LONGEST_WAIT_S, [(self._listener.fileno(), select.POLLIN)])
+        self._woken.clear()
+        if ready and _tells_of_a_port(self._listener):
             self.arrivals += 1
             self._ring()
         return 0
@@ -88,7 +81,7 @@ class Hotplug:
     def wake(self) -> None:
         """See ``Task.wake``."""
         self.bell.ring()
-        os.eventfd_write(self._woken, 1)
+        self._woken.ring()
 
     def close(self) -> None:
         """See ``Task.close``."""

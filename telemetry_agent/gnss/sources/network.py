@@ -12,6 +12,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources.commands import OnConnect
 from telemetry_agent.model import ReceiverState
+from telemetry_agent.tasks import Bell
 
 _CONNECT_S = 5.0
 _READ_BYTES = 65536
@@ -25,10 +26,7 @@ class SocketSource:
         self.name = name
         self._clock = clock or Clock()
         self._socket: socket.socket | None = None
-        self._cancelled = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def __del__(self) -> None:
-        os.close(self._cancelled)
+        self._cancelled = Bell()
 
     def open(self) -> None:
         """See ``Source.open``."""
@@ -49,7 +47,7 @@ class SocketSource:
 
     def cancel(self) -> None:
         """See ``Source.cancel``."""
-        os.eventfd_write(self._cancelled, 1)
+        self._cancelled.ring()
 
     def close(self) -> None:
         """See ``Source.close``."""
@@ -65,15 +63,8 @@ class SocketSource:
 
     def _wait(self, waited_for: socket.socket, event: int, timeout_s: float) -> bool:
         """Whether the socket is ready; not if the time passed, or the wait was cancelled."""
-        poll = select.poll()
-        poll.register(waited_for, event)
-        poll.register(self._cancelled, select.POLLIN)
-        ready = dict(poll.poll(max(0.0, timeout_s) * 1000))
-        if self._cancelled in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._cancelled)
-            return False
-        return bool(ready)
+        ready = self._cancelled.wait(timeout_s, [(waited_for.fileno(), event)])
+        return not self._cancelled.clear() and bool(ready)
 
 
 class TcpSource(SocketSource):
