@@ -38,16 +38,16 @@ from misbehaving import Act, Line, Request, Server
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.drive import Drive
 from telemetry_agent.fixjson import fix_json
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
+from telemetry_agent.lab.drive import Drive
 from telemetry_agent.model import Fix
-from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.network import Network
+from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 DEVICE = "van-07"

@@ -33,7 +33,7 @@ from bars import draw
 from persistqueue import SQLiteAckQueue
 from queue_cycle import DEVICE, as_dict, fix_at
 
-from telemetry_agent.ackqueue import schema
+from telemetry_agent.ackqueue.file import schema
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 

@@ -47,7 +47,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 DEVICE = "van-07"

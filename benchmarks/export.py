@@ -25,9 +25,9 @@ from pathlib import Path
 from growth import fill
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.drive import Drive
 from telemetry_agent.export import FORMATS
-from telemetry_agent.simulator import Simulator
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.simulator import Simulator
 
 AGENT = (sys.executable, "-m", "telemetry_agent")
 RATE_HZ = 10

@@ -46,9 +46,9 @@ from telemetry_agent.connectivity.probe import Verdict
 from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.interfaces import Backlog, Format, Heard, NoAnswer
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.retry import Backoff
-from telemetry_agent.upload.seams import Backlog, Format, Heard, NoAnswer
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 ROUND_TRIP_S = 0.1

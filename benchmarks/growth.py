@@ -23,12 +23,12 @@ from pathlib import Path
 
 from queue_cycle import DEVICE, fix_at
 
-from telemetry_agent.ackqueue.marks import ACKED
+from telemetry_agent.ackqueue.file.rows import encode
+from telemetry_agent.ackqueue.file.schema import connect
+from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
-from telemetry_agent.ackqueue.rows import encode
-from telemetry_agent.ackqueue.schema import connect
-from telemetry_agent.ackqueue.store import Changes, Store
+from telemetry_agent.ackqueue.row_states import ACKED
 
 FEW = 10_000
 BATCH = 100

@@ -26,8 +26,8 @@ import corpus
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sources.serial import SerialSource
+from telemetry_agent.lab.simulator import replay
 from telemetry_agent.model import Fix
-from telemetry_agent.simulator import replay
 
 _LEARNED = 6
 _PIECE_S = 0.01

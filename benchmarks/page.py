@@ -27,10 +27,10 @@ from pathlib import Path
 from quiet import ROOT, Account, as_process, config
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.drive import Drive
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.model import Fix
-from telemetry_agent.simulator import Simulator
 
 START_MS = 1_795_435_200_000
 KEPT = 50_000

@@ -28,9 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.drive import Drive
-from telemetry_agent.endpoint import Endpoint
-from telemetry_agent.simulator import Simulator
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.lab.simulator import Simulator
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTLE_S = 15.0

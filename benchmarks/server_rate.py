@@ -31,7 +31,7 @@ from queue_cycle import fix_at
 
 from telemetry_agent.model import Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.seams import FormatName
+from telemetry_agent.upload.interfaces import FormatName
 
 CLIENTS = 8
 _STEP_E9 = 167  # 0.00001 minutes

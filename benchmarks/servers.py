@@ -28,10 +28,10 @@ from rig import record_backlog
 from standins import Dawarich, Recorder, Server, Traccar
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.upload import pipeline
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.seams import FormatName
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http import pipeline
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import FormatName
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 

@@ -17,10 +17,10 @@ from rig import write_config
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon import client
-from telemetry_agent.doctor.examination import NAMES, Site, examine
+from telemetry_agent.doctor.checks import NAMES, Site, examine
 from telemetry_agent.doctor.findings import Finding
-from telemetry_agent.doctor.hearing import Patience
-from telemetry_agent.drive import Drive
+from telemetry_agent.doctor.listening import Patience
+from telemetry_agent.lab.drive import Drive
 
 START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 

@@ -32,8 +32,8 @@ from rig import simulated, stats, write_config
 from telemetry_agent.clock import Clock
 from telemetry_agent.connectivity.probe import resolve
 from telemetry_agent.connectivity.routes import KernelBell, path
-from telemetry_agent.endpoint import Endpoint, Fault
-from telemetry_agent.parcel import Parcel
+from telemetry_agent.lab.endpoint import Endpoint, Fault
+from telemetry_agent.lab.native_request import NativeRequest
 
 clock = Clock()
 
@@ -66,7 +66,7 @@ class Noting(Endpoint):
             self._arrived.notify_all()
         return super().next_fault()
 
-    def take(self, parcel: Parcel) -> dict[str, Any]:
+    def take(self, parcel: NativeRequest) -> dict[str, Any]:
         seqs = [fix["seq"] for fix in parcel.fixes]
         if seqs:
             self.taken.append((clock.monotonic_s(), parcel.stream, seqs[0], seqs[-1]))

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.http.credentials import Access
 
 Name = tuple[str, int]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import corpus
 import nmea
 
-from telemetry_agent.ackqueue.rows import encode
-from telemetry_agent.drive import Drive
+from telemetry_agent.ackqueue.file.rows import encode
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.framing import Framer
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
+from telemetry_agent.lab.drive import Drive
 
 _VALUES = ("", "0", "-1", "nan", "1e5", "9" * 40, "00", "A", "V", "٣", "N", "3.", ".", "-0.0")
 _SENTENCES_PER_FEED = 20

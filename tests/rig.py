@@ -12,8 +12,8 @@ from processes import Running, agent
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.stats import QueueStats
-from telemetry_agent.drive import Drive
-from telemetry_agent.simulator import Simulator
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.simulator import Simulator
 
 START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 

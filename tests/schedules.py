@@ -23,13 +23,13 @@ from typing import Any
 
 from misbehaving import Act, Line, Name, Request, Server, answer, reset, says, twice
 
+from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.schema import State
 from telemetry_agent.clock import Clock
 from telemetry_agent.fixjson import fix_fields
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 TIMEOUT_S = 0.15

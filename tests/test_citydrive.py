@@ -2,9 +2,9 @@
 
 from itertools import pairwise
 
-from telemetry_agent.citydrive import CityDrive
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.geodesy import distance_m, place_of
+from telemetry_agent.lab.city_drive import CityDrive
 from telemetry_agent.model import Fix
 
 START_MS = 1_795_435_200_000

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from telemetry_agent import __version__
-from telemetry_agent.config import apart, loader
+from telemetry_agent.config import loader, subprocess_loader
 from telemetry_agent.daemon.access import build_access
 from telemetry_agent.errors import ConfigError
 
@@ -474,7 +474,7 @@ def test_attributes_of_the_users_own(tmp_path: Path) -> None:
     [
         ('lat = "/x"', "extra.lat: this name has a meaning already"),
         ('battery = "/x"', "extra.battery: this name has a meaning already"),
-        ('Door = "/x"', "extra.Door: a name (with its unit) is a small letter"),
+        ('AccessPolicy = "/x"', "extra.AccessPolicy: a name (with its unit) is a small letter"),
         ('a = {file = "/x", unit = "m/s"}', "extra.a_m/s: a name"),
         ('door = "x"', "extra.door.file = 'x': must be the full path of a file"),
         ("door = 3", "extra.door = 3: must be a file, or {file = "),
@@ -496,10 +496,10 @@ def test_wrong_attributes(tmp_path: Path, line: str, says: str) -> None:
 def test_another_process_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", '{"X-Fleet": "south"}')
     path = write(tmp_path / "c.toml", f'{MINIMAL}[extra]\ndoor = "/run/door"\n')
-    assert apart.load(path) == loader.load(path).settings
+    assert subprocess_loader.load(path) == loader.load(path).settings
     monkeypatch.chdir(tmp_path)
     path.rename("config.toml")
-    assert apart.load(None).extra.files["door"].file == Path("/run/door")
+    assert subprocess_loader.load(None).extra.files["door"].file == Path("/run/door")
 
 
 def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> None:
@@ -507,7 +507,7 @@ def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as here:
         loader.load(path)
     with pytest.raises(ConfigError) as there:
-        apart.load(path)
+        subprocess_loader.load(path)
     assert str(there.value) == str(here.value)
 
 
@@ -517,7 +517,7 @@ def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> Non
         ("sys.executable", "/bin/false", "the process that reads it ended with 1$"),
         ("sys.executable", "/none/python", "cannot start /none/python to read it: No such file"),
         (
-            "telemetry_agent.config.apart.__version__",
+            "telemetry_agent.config.subprocess_loader.__version__",
             "0.0.9",
             f"telemetry-agent {__version__} is installed and 0.0.9 runs: restart it",
         ),
@@ -528,7 +528,7 @@ def test_another_process_that_cannot_be_had(
 ) -> None:
     monkeypatch.setattr(attribute, value)
     with pytest.raises(ConfigError, match=says):
-        apart.load(ROOT / "config.example.toml")
+        subprocess_loader.load(ROOT / "config.example.toml")
 
 
 def test_the_other_process_says_nothing_where_nobody_waits_for_it_any_more() -> None:

@@ -17,8 +17,8 @@ from processes import run_agent
 from vectors import exchanges
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.endpoint import Endpoint, Fault
 from telemetry_agent.errors import AgentError, StorageError, UsageError
+from telemetry_agent.lab.endpoint import Endpoint, Fault
 
 LIMIT_S = 10.0
 STREAM = "9f0c2d0123456789"

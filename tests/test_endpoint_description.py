@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from processes import run_agent
 
-from telemetry_agent import parcel
-from telemetry_agent.endpoint import AGENTS_PATH, Endpoint, Tokens
 from telemetry_agent.errors import ConfigError
+from telemetry_agent.lab import native_request
+from telemetry_agent.lab.endpoint import AGENTS_PATH, Endpoint, Tokens
 
 STREAM = "9f0c2d6e11a7b354"
 FIX = {"seq": 1, "time": "2026-11-23T12:35:19.000Z", "lat": 48.1, "lon": 11.5}
@@ -64,10 +64,10 @@ def test_every_answer_is_as_described(tmp_path: Path, tokens: Path, guarded: boo
 
 
 def test_the_description_knows_every_field_of_a_fix() -> None:
-    text = resources.files("telemetry_agent.endpoint").joinpath("openapi.json").read_text()
+    text = resources.files("telemetry_agent.lab.endpoint").joinpath("openapi.json").read_text()
     described = json.loads(text)["components"]["schemas"]["Fix"]
-    assert set(described["properties"]) == {"seq", *parcel._FIELDS}
-    assert set(described["required"]) == {"seq", *parcel._REQUIRED}
+    assert set(described["properties"]) == {"seq", *native_request._FIELDS}
+    assert set(described["required"]) == {"seq", *native_request._REQUIRED}
 
 
 def test_each_device_has_a_token_of_its_own(tmp_path: Path, tokens: Path) -> None:

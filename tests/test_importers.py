@@ -11,10 +11,10 @@ from processes import environment
 PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 
 IMPORTERS = {
-    "sqlite3": {"ackqueue/schema.py", "ackqueue/store.py", "endpoint/store.py"},
-    "httpx": {"upload/transport.py"},
-    "httpcore": {"upload/transport.py"},
-    "h11": {"upload/pipeline.py"},
+    "sqlite3": {"ackqueue/file/schema.py", "ackqueue/file/store.py", "lab/endpoint/database.py"},
+    "httpx": {"upload/http/transport.py"},
+    "httpcore": {"upload/http/transport.py"},
+    "h11": {"upload/http/pipeline.py"},
     "tenacity": {"upload/retry.py"},
     "pynmea2": {"gnss/sentences.py"},
     "serial": {"gnss/sources/serial.py"},

@@ -11,9 +11,9 @@ import pytest
 from processes import agent, run_agent
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.drive import Drive
 from telemetry_agent.errors import AgentError
-from telemetry_agent.simulator import Simulator, replay
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.simulator import Simulator, replay
 
 NEW_YEAR_MS = 1_798_761_600_000  # 2027-01-01T00:00:00Z
 LIMIT_S = 5.0

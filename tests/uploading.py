@@ -9,10 +9,10 @@ from fakes import FakeClock, Longest
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Fix, Flag
-from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.seams import FormatName
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import FormatName
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 DEVICE = "van-07"

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
+from telemetry_agent.ackqueue.file.schema import State
+from telemetry_agent.ackqueue.file.store import Away, Loaded
 from telemetry_agent.ackqueue.handout import LOOSE, Handout, Plan
-from telemetry_agent.ackqueue.marks import ACKED, DAMAGED, PURGED, THINNED, Mark, dead_letter
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
-from telemetry_agent.ackqueue.schema import State
-from telemetry_agent.ackqueue.store import Away, Loaded
+from telemetry_agent.ackqueue.row_states import ACKED, DAMAGED, PURGED, THINNED, Mark, dead_letter
 from telemetry_agent.model import Batch
 
 _GENERATION_BITS = 32

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
+from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
-from telemetry_agent.ackqueue.schema import State
 
 Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
 """``stored``: on the disk alone, as far as is known. ``gone``: not even there any more."""

@@ -6,7 +6,7 @@ in memory (``ledger``), and the disk follows (``writer``, ``store``). So a disk 
 write costs nothing but patience, and after a crash a row is ready again unless its end was written.
 
 ``put``, ``backlog`` and ``stats`` never wait for the disk, so a slow one delays no recording. What
-the parts share, and the order of the two locks, stands in ``core``.
+the parts share, and the order of the two locks, stands in ``shared``.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -15,14 +15,14 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from telemetry_agent.ackqueue.bounds import Bounds, Limits
-from telemetry_agent.ackqueue.core import Core
+from telemetry_agent.ackqueue.contents import Contents
+from telemetry_agent.ackqueue.file.rows import Row, decode, encode
+from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect
 from telemetry_agent.ackqueue.handout import Plan
-from telemetry_agent.ackqueue.marks import NOT_RECORDED
-from telemetry_agent.ackqueue.rows import Row, decode, encode
-from telemetry_agent.ackqueue.schema import Connect, UnusableError, connect
+from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
+from telemetry_agent.ackqueue.row_states import NOT_RECORDED
+from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import Backlog
-from telemetry_agent.ackqueue.stock import Stock
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Fix, Record
@@ -31,7 +31,7 @@ _FRESH_S = 1.0
 """A fix that is younger than this waits for the next commit, if there are others to hand out."""
 
 
-class AckQueue(Stock):
+class AckQueue(Contents):
     """A durable queue of fixes for one process; any number of its threads may use it.
 
     ::
@@ -84,20 +84,20 @@ class AckQueue(Stock):
             QueueLockedError: Another process holds the queue.
             StorageError: The disk refuses.
         """
-        core = Core(path, clock or Clock(), connect, max_uncommitted=max_uncommitted)
-        super().__init__(core, Bounds(core, limits, keep_delivered_s))
+        shared = SharedState(path, clock or Clock(), connect, max_uncommitted=max_uncommitted)
+        super().__init__(shared, Bounds(shared, limits, keep_delivered_s))
         self._commit_every_s = commit_every_s
         self._live_since_s: float | None = None
 
     @property
     def path(self) -> Path:
         """Of the database file."""
-        return self.core.path
+        return self.shared.path
 
     @property
     def stream(self) -> str:
         """The stream of the fixes that are put now, 16 hex digits."""
-        return self.core.stream_hex
+        return self.shared.stream_hex
 
     def watch(self, ring: Callable[[], None]) -> None:
         """Have ``ring`` called, from any thread, when there is something new to do.
@@ -106,7 +106,7 @@ class AckQueue(Stock):
         ``resend``, a write that failed and is to be tried again, and a file that was set aside.
         ``ring`` must return at once and not call the queue.
         """
-        self.core.watch(ring)
+        self.shared.watch(ring)
 
     def put(self, fix: Fix, device: str) -> Record:
         """Name a fix and take it over. Waits for the disk only if ``commit_every_s`` is 0.
@@ -116,30 +116,30 @@ class AckQueue(Stock):
         Raises:
             ValueError: The fix holds what cannot be stored.
         """
-        core = self.core
-        now_s = core.clock.monotonic_s()
-        with core.lock:
-            core.check_open()
-            seq = core.seq + 1
-            row = encode(core.base + seq, core.stream, seq, device, fix)
-            core.seq = seq
-            core.used = True
-            record = Record(core.stream_hex, seq, device, fix)
+        shared = self.shared
+        now_s = shared.clock.monotonic_s()
+        with shared.lock:
+            shared.check_open()
+            seq = shared.seq + 1
+            row = encode(shared.base + seq, shared.stream, seq, device, fix)
+            shared.seq = seq
+            shared.used = True
+            record = Record(shared.stream_hex, seq, device, fix)
             if fix.time_is_sure:
-                core.latest_ms = fix.time_ms
+                shared.latest_ms = fix.time_ms
             if self._bounds.stopped:
-                core.ledger.lose(row[0], row[0], NOT_RECORDED)
+                shared.ledger.lose(row[0], row[0], NOT_RECORDED)
                 return record
-            first = core.writer.oldest is None
-            core.writer.add(now_s, row)
+            first = shared.writer.oldest is None
+            shared.writer.add(now_s, row)
             if self._live_since_s is None:
                 self._live_since_s = now_s
-            core.wake_waiters()
+            shared.wake_waiters()
         if self._commit_every_s == 0:
-            with core.disk:
-                core.write()
+            with shared.disk:
+                shared.write()
         if first:
-            core.ring()
+            shared.ring()
         return record
 
     def commit(self) -> None:
@@ -148,16 +148,16 @@ class AckQueue(Stock):
         Raises:
             StorageError: The disk refused. Nothing is lost by that; it is tried again.
         """
-        with self.core.disk:
-            self.core.check_open()
-            refusal = self.core.write()
+        with self.shared.disk:
+            self.shared.check_open()
+            refusal = self.shared.write()
         if refusal is not None:
             raise refusal
 
     def commit_due_s(self) -> float | None:
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
-        with self.core.lock:
-            return self.core.writer.due_s(self._commit_every_s)
+        with self.shared.lock:
+            return self.shared.writer.due_s(self._commit_every_s)
 
     def lease(
         self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
@@ -183,13 +183,13 @@ class AckQueue(Stock):
         """
         if limit < 1:
             raise ValueError(f"a batch holds at least one fix, not {limit}")
-        core = self.core
-        until_s = None if timeout_s is None else core.clock.monotonic_s() + timeout_s
+        shared = self.shared
+        until_s = None if timeout_s is None else shared.clock.monotonic_s() + timeout_s
         while True:
-            with core.disk:
-                core.use()
+            with shared.disk:
+                shared.use()
                 if self._must_commit_first(live_first=live_first):
-                    core.write()
+                    shared.write()
                 batch = self._lease(limit, live_first=live_first)
             if batch is not None or timeout_s == 0 or not self._wait_until_ready(until_s):
                 return batch
@@ -198,11 +198,11 @@ class AckQueue(Stock):
         """Make one batch two: its first ``at`` fixes, and the rest."""
         if not 0 < at < len(batch.records):
             raise ValueError(f"a batch of {len(batch.records)} fixes cannot be split at {at}")
-        core = self.core
-        with core.disk:
-            core.use()
-            with core.lock:
-                first, second = core.ledger.split(batch, at)
+        shared = self.shared
+        with shared.disk:
+            shared.use()
+            with shared.lock:
+                first, second = shared.ledger.split(batch, at)
         return (
             replace(batch, lease=first, records=batch.records[:at]),
             replace(batch, lease=second, records=batch.records[at:]),
@@ -223,21 +223,21 @@ class AckQueue(Stock):
             retry: The seqs of those it wants again later: they are ready. A seq in both is
                 rejected, one that the batch does not hold is ignored.
         """
-        core = self.core
-        with core.disk:
-            core.use()
-            with core.lock:
-                core.ledger.ack(batch, rejected, retry)
-            core.write()
+        shared = self.shared
+        with shared.disk:
+            shared.use()
+            with shared.lock:
+                shared.ledger.ack(batch, rejected, retry)
+            shared.write()
 
     def fail(self, batch: Batch, reason: str) -> None:
         """The endpoint refuses the batch for good: its fixes become dead letters."""
-        core = self.core
-        with core.disk:
-            core.use()
-            with core.lock:
-                core.ledger.fail(batch, reason)
-            core.write()
+        shared = self.shared
+        with shared.disk:
+            shared.use()
+            with shared.lock:
+                shared.ledger.fail(batch, reason)
+            shared.write()
 
     def release(self, batch: Batch, *, answered: bool = True) -> None:
         """Give the batch back undelivered.
@@ -247,36 +247,36 @@ class AckQueue(Stock):
             answered: The endpoint said "later": the fixes are ready, as they were. False: nobody
                 knows whether it has them; they are ``unack``, on disk, until ``resume_unack``.
         """
-        core = self.core
-        with core.disk:
-            core.use()
-            with core.lock:
+        shared = self.shared
+        with shared.disk:
+            shared.use()
+            with shared.lock:
                 if answered:
-                    core.ledger.give_back(batch)
+                    shared.ledger.give_back(batch)
                 else:
-                    core.ledger.suspend(batch)
-                core.wake_waiters()
+                    shared.ledger.suspend(batch)
+                shared.wake_waiters()
             if not answered:
-                core.write()
+                shared.write()
 
     def resume_unack(self) -> int:
         """Make ready what got no answer; each batch keeps together. Returns how many fixes."""
-        core = self.core
-        with core.disk:
-            core.use()
-            with core.lock:
-                count = core.ledger.resume()
-            core.write()
+        shared = self.shared
+        with shared.disk:
+            shared.use()
+            with shared.lock:
+                count = shared.ledger.resume()
+            shared.write()
         return count
 
     def backlog(self) -> Backlog:
         """What waits. Cheap, and never waits for the disk."""
-        core = self.core
-        with core.lock:
-            uncommitted = core.writer.uncommitted
-            live = core.ledger.handout.live() + uncommitted
+        shared = self.shared
+        with shared.lock:
+            uncommitted = shared.writer.uncommitted
+            live = shared.ledger.handout.live() + uncommitted
             return Backlog(
-                ready=core.ledger.handout.free.total + uncommitted,
+                ready=shared.ledger.handout.free.total + uncommitted,
                 live=live,
                 live_since_s=self._live_since_s if live else None,
             )
@@ -288,17 +288,17 @@ class AckQueue(Stock):
             StorageError: The disk refused; the fixes that waited in memory are lost. The queue
                 is closed all the same.
         """
-        core = self.core
-        with core.disk:
-            with core.lock:
-                if core.closed:
+        shared = self.shared
+        with shared.disk:
+            with shared.lock:
+                if shared.closed:
                     return
-                core.closed = True
-                core.wake_waiters()
-            refusal = core.write() if core.used else None
-            core.close()
+                shared.closed = True
+                shared.wake_waiters()
+            refusal = shared.write() if shared.used else None
+            shared.close()
         if refusal is not None:
-            lost = core.writer.uncommitted
+            lost = shared.writer.uncommitted
             raise StorageError(f"{refusal}; {lost} fixes that waited in memory are lost")
 
     def __enter__(self) -> Self:
@@ -315,25 +315,25 @@ class AckQueue(Stock):
     # The disk lock is held in all that follows, but for the last.
 
     def _must_commit_first(self, *, live_first: bool) -> bool:
-        core = self.core
-        with core.lock:
-            waiting, handout = core.writer.oldest, core.ledger.handout
+        shared = self.shared
+        with shared.lock:
+            waiting, handout = shared.writer.oldest, shared.ledger.handout
             others = handout.live() if live_first else handout.free.total
-            if waiting is None or not others or core.writer.refused:
+            if waiting is None or not others or shared.writer.refused:
                 return True
-            return waiting[0] + _FRESH_S < core.clock.monotonic_s()
+            return waiting[0] + _FRESH_S < shared.clock.monotonic_s()
 
     def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
-        core = self.core
+        shared = self.shared
         while True:
-            with core.lock:
-                plan = core.ledger.choose(limit, live_first=live_first)
+            with shared.lock:
+                plan = shared.ledger.choose(limit, live_first=live_first)
             if plan is None:
                 return None
             try:
                 batch = self._hand_out(plan)
             except UnusableError:
-                if core.broken:
+                if shared.broken:
                     raise
                 continue  # the file was set aside: what is ready now is another question
             if batch is not None:
@@ -341,8 +341,8 @@ class AckQueue(Stock):
 
     def _hand_out(self, plan: Plan) -> Batch | None:
         """Make a batch of planned rows. ``None`` if none was sound: plan again."""
-        core = self.core
-        rows = [row for lo, hi in plan.ranges for row in core.read(lo, hi)]
+        shared = self.shared
+        rows = [row for lo, hi in plan.ranges for row in shared.read(lo, hi)]
         damaged: list[int] = []
         if len(rows) < plan.size:
             planned = {row for lo, hi in plan.ranges for row in range(lo, hi + 1)}
@@ -355,35 +355,35 @@ class AckQueue(Stock):
             damaged += [row[0] for row, record in zip(taken, found, strict=True) if not record]
             taken = [row for row, record in zip(taken, found, strict=True) if record]
         if damaged:
-            core.damage(sorted(damaged))
-            core.write()
+            shared.damage(sorted(damaged))
+            shared.write()
         if not records:
             return None
-        with core.lock:
-            lease = core.ledger.begin([row[0] for row in taken], plan.batch)
-            if core.ledger.handout.live() == 0:
-                waiting = core.writer.oldest
+        with shared.lock:
+            lease = shared.ledger.begin([row[0] for row in taken], plan.batch)
+            if shared.ledger.handout.live() == 0:
+                waiting = shared.writer.oldest
                 self._live_since_s = waiting[0] if waiting is not None else None
         first = records[0]
         return Batch(lease, first.stream, first.device, records, plan.live)
 
     def _wait_until_ready(self, until_s: float | None) -> bool:
         """Wait for what a lease may get; False: it is ``until_s``."""
-        core = self.core
-        with core.ready:
-            core.waiters += 1
+        shared = self.shared
+        with shared.ready:
+            shared.waiters += 1
             try:
-                while not (core.closed or core.ledger.handout.free.total):
-                    now_s = core.clock.monotonic_s()
-                    write_s = core.writer.due_s(0)  # the lease commits what waits, or retries
+                while not (shared.closed or shared.ledger.handout.free.total):
+                    now_s = shared.clock.monotonic_s()
+                    write_s = shared.writer.due_s(0)  # the lease commits what waits, or retries
                     if write_s is not None and write_s <= now_s:
                         break
                     if until_s is not None and until_s <= now_s:
                         return False
                     ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
-                    core.ready.wait(min(ends_s) - now_s if ends_s else None)
+                    shared.ready.wait(min(ends_s) - now_s if ends_s else None)
             finally:
-                core.waiters -= 1
+                shared.waiters -= 1
         return True
 
 

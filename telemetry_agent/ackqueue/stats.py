@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.ledger import Ledger
-from telemetry_agent.ackqueue.schema import State
 from telemetry_agent.model import Record
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import click
 
 from telemetry_agent.ackqueue.stats import QueueStats
-from telemetry_agent.citydrive import CityDrive
 from telemetry_agent.cli.options import duration_callback
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
@@ -30,10 +29,11 @@ from telemetry_agent.config.settings import (
     Upload,
 )
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.endpoint import Endpoint
 from telemetry_agent.errors import AgentError
+from telemetry_agent.lab.city_drive import CityDrive
+from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.lab.simulator import Simulator, replay
 from telemetry_agent.page.libraries import browser_missing, server_missing
-from telemetry_agent.simulator import Simulator, replay
 
 _START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z: a made-up drive needs no right clock
 _ROUND_S = 45.0  # once round the town at the speed that is the default

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.doctor.examination import NAMES, examine
+from telemetry_agent.doctor.checks import NAMES, examine
 from telemetry_agent.doctor.findings import Finding, Verdict
 
 _SIGNS: dict[Verdict, tuple[str, str]] = {

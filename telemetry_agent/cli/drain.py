@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.asking import check_queue
+from telemetry_agent.cli.ask import check_queue
 from telemetry_agent.cli.options import config_option, json_option
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.asking import ask
+from telemetry_agent.cli.ask import ask
 from telemetry_agent.cli.options import config_option, instant_callback
 from telemetry_agent.config import loader
 from telemetry_agent.errors import StorageError

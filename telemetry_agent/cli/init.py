@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.servers import SERVERS, completed
+from telemetry_agent.cli.server_presets import SERVERS, completed
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
@@ -21,8 +21,8 @@ from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.gnss.sources.machine import Candidate, find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix
-from telemetry_agent.upload.seams import FormatName
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import FormatName
 
 _LISTEN_S = 5.0
 _MODE = 0o640  # it may come to hold secrets

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from telemetry_agent.cli.asking import ask, ask_to_verify
+from telemetry_agent.cli.ask import ask, ask_to_verify
 from telemetry_agent.cli.options import config_option, instant_callback, json_option
 from telemetry_agent.config import loader
 from telemetry_agent.errors import AgentError, StorageError

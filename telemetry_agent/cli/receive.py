@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.endpoint import Endpoint, Fault, Tokens
+from telemetry_agent.lab.endpoint import Endpoint, Fault, Tokens
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
 

@@ -6,7 +6,7 @@ import click
 
 from telemetry_agent.cli.options import config_option
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import apart
+from telemetry_agent.config import subprocess_loader
 
 
 @click.command()
@@ -15,4 +15,4 @@ def command(config_path: Path | None) -> int:
     """The daemon, in the foreground. Ctrl-C or SIGTERM ends it; SIGHUP reads the config anew."""
     from telemetry_agent.daemon import service  # noqa: PLC0415
 
-    return service.run(lambda: apart.load(config_path), Clock())
+    return service.run(lambda: subprocess_loader.load(config_path), Clock())

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.drive import Drive
 from telemetry_agent.errors import SourceError
-from telemetry_agent.simulator import Simulator, replay
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.simulator import Simulator, replay
 
 
 @click.command("simulate")

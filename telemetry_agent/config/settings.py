@@ -35,7 +35,7 @@ from telemetry_agent.config.values import (
     Url,
 )
 from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
-from telemetry_agent.upload.seams import FormatName
+from telemetry_agent.upload.interfaces import FormatName
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler

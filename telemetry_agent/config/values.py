@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from telemetry_agent.gnss.sources.baud import BAUD_RATES
-from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.model import Quality
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from telemetry_agent.config.settings import Page, Upload
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import is_loopback, read_secret, secrets_in_url
-from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.http.credentials import Access
 
 _SHORTEST_TOKEN = 16  # nothing slows down who guesses
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from telemetry_agent.ackqueue.committer import Committer
-from telemetry_agent.ackqueue.salvage import Carrier, carry_over
+from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.config.settings import Upload as UploadSettings
@@ -16,10 +16,10 @@ from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import KernelBell
 from telemetry_agent.daemon.access import build_access, build_page_token
+from telemetry_agent.daemon.builders import extras_of, open_queue, policy_of, source_of
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
 from telemetry_agent.daemon.control import Command, Control
-from telemetry_agent.daemon.parts import extras_of, open_queue, policy_of, source_of
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import StorageError
@@ -32,16 +32,16 @@ from telemetry_agent.gnss.sources.hotplug import Hotplug
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
-from telemetry_agent.page.news import Sight, Switch
+from telemetry_agent.page.events import AgentView, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.access import Access
-from telemetry_agent.upload.account import Account
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.network import Network
+from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.seams import EncodeReport
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.upload_status import Account
 from telemetry_agent.upload.uploader import Uploader
 
 log = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ class Agent:
 
     def _build_page(self) -> Page:
         page, sampling = self.settings.page, self.settings.sampling
-        sight = Sight(
+        sight = AgentView(
             self.queue,
             snapshot=self.status.snapshot,
             position=self.status.position,

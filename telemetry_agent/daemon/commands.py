@@ -11,10 +11,10 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, Generic, ParamSpec
 
+from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.schema import State
+from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.ackqueue.stats import Stored
-from telemetry_agent.ackqueue.verify import verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.control import Command
@@ -24,7 +24,7 @@ from telemetry_agent.export.track import Gaps
 from telemetry_agent.fixjson import rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.account import UploadStatus
+from telemetry_agent.upload.upload_status import UploadStatus
 
 STATES = {state.name.lower(): state for state in State if state > 0}
 """The public states of the queue, by their names."""
@@ -110,7 +110,7 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
         "queue retry": Command(retry),
         "queue discard": Command(discard),
         "queue resend": Command(resend),
-        "queue verify": Command(lambda _asked, _bell: verify(queue.core)),
+        "queue verify": Command(lambda _asked, _bell: verify(queue.shared)),
         "export": Command(exported),
     }
 

@@ -18,7 +18,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.fixjson import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Satellite, Sky
-from telemetry_agent.upload.account import UploadStatus
+from telemetry_agent.upload.upload_status import UploadStatus
 
 _MINUTE_S = 60.0
 _DAY_S = 86400.0

@@ -14,17 +14,17 @@ from urllib.parse import urlsplit
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Upload
 from telemetry_agent.daemon.access import build_access
-from telemetry_agent.doctor.accounts import Account, owner_of
-from telemetry_agent.doctor.answers import Asked, authentication, judged
+from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
+from telemetry_agent.doctor.permissions import Account, owner_of
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Batch, Fix, Record
-from telemetry_agent.upload.access import Access
 from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.network import Network
-from telemetry_agent.upload.seams import NoAnswer
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import NoAnswer
 
 _TCP_S = 4.0
 _TLS_S = 4.0

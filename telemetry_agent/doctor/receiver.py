@@ -7,11 +7,11 @@ from stat import S_ISCHR
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Gps
-from telemetry_agent.doctor.accounts import group_name, owner_of
-from telemetry_agent.doctor.agent import Agent
+from telemetry_agent.doctor.agent_checks import Agent
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, warned
-from telemetry_agent.doctor.hearing import Heard, Patience, hear
-from telemetry_agent.doctor.sky import LISTENED, as_told, listened
+from telemetry_agent.doctor.listening import Heard, Patience, hear
+from telemetry_agent.doctor.permissions import group_name, owner_of
+from telemetry_agent.doctor.reception import LISTENED, as_told, listened
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import Source, gpsd, holders

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.ackqueue.lock import at_rest, lock_path
-from telemetry_agent.ackqueue.verify import AtRest, verify
+from telemetry_agent.ackqueue.file.lock import at_rest, lock_path
+from telemetry_agent.ackqueue.recovery.verify import AtRest, verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor import disk
-from telemetry_agent.doctor.accounts import owner_of
-from telemetry_agent.doctor.agent import Agent
+from telemetry_agent.doctor.agent_checks import Agent
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
+from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import QueueLockedError, StorageError
 
 _SLOW_WRITE_S = 0.5

@@ -22,7 +22,7 @@ from typing import Literal
 from telemetry_agent.gnss.cycle import Cycle
 from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
-from telemetry_agent.gnss.fields import Instant
+from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.gnss.talkers import Talkers
 from telemetry_agent.model import Fix, ReceiverState

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import date
 
-from telemetry_agent.gnss.fields import DAY_MS, Instant, time_of_day_ms
+from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
 from telemetry_agent.model import Flag
 
 WallClock = Callable[[], int | None]

@@ -9,7 +9,7 @@ vetoes the whole epoch, whoever else has a position: receivers go on sending the
 from collections.abc import Callable
 from typing import Any
 
-from telemetry_agent.gnss.fields import Instant
+from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Report, Vtg
 from telemetry_agent.gnss.talkers import group
 from telemetry_agent.model import Fix, Flag, Quality

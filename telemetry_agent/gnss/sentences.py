@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pynmea2
 
-from telemetry_agent.gnss.fields import (
+from telemetry_agent.gnss.field_values import (
     Instant,
     calendar_day,
     count,

@@ -7,7 +7,7 @@ the followed one was silent for 5 s. Only sentences that report a position count
 line is no receiver. The system clock is not asked, so a recording is read like a live line.
 """
 
-from telemetry_agent.gnss.fields import DAY_MS, time_of_day_ms
+from telemetry_agent.gnss.field_values import DAY_MS, time_of_day_ms
 from telemetry_agent.gnss.sentences import Message, Report
 
 _GNSS = "GN"

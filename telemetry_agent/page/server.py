@@ -6,11 +6,11 @@ from contextlib import suppress
 
 from uvicorn.server import ServerState
 
-from telemetry_agent.page.connection import Connection, uvicorn_config
-from telemetry_agent.page.door import Door
-from telemetry_agent.page.news import Newsroom, Sight
+from telemetry_agent.page.access_policy import AccessPolicy
+from telemetry_agent.page.events import AgentView, EventSource
 from telemetry_agent.page.site import Site
 from telemetry_agent.page.streams import Streams
+from telemetry_agent.page.viewer_connection import Connection, uvicorn_config
 
 _BACKLOG = 32
 _UNANSWERED_MS = 30_000  # a viewer whose machine is gone
@@ -27,12 +27,14 @@ class Server:
         tiles: the template of a tile server's URLs; empty: none.
     """
 
-    def __init__(self, listener: socket.socket, sight: Sight, door: Door, tiles: str) -> None:
+    def __init__(
+        self, listener: socket.socket, sight: AgentView, door: AccessPolicy, tiles: str
+    ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
-        newsroom = Newsroom(sight)
-        self._streams = Streams(newsroom)
-        config = uvicorn_config(Site(sight, door, newsroom, self._streams, tiles).app)
+        event_source = EventSource(sight)
+        self._streams = Streams(event_source)
+        config = uvicorn_config(Site(sight, door, event_source, self._streams, tiles).app)
         self._server = loop.run_until_complete(
             loop.create_server(
                 lambda: Connection(config, state, loop), sock=listener, backlog=_BACKLOG

@@ -4,7 +4,7 @@
 ``GET /``                the page; the login where a token is needed and was not shown
 ``GET /events``          server-sent events: see ``news``
 ``GET /trail?after=R``   the positions behind row R, packed: see ``trail``
-``GET /history``         the last hours: see ``Newsroom.history``
+``GET /history``         the last hours: see ``EventSource.history``
 ``GET /dead-letters``    at most 200 of them, with reasons
 ``POST /retry``          ``{"all": true}``, or ``{"names": [[stream, seq], …]}``
 ``POST /discard``        likewise
@@ -40,10 +40,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from telemetry_agent.errors import AgentError
 from telemetry_agent.export import FORMATS
-from telemetry_agent.page.door import Door
+from telemetry_agent.page.access_policy import AccessPolicy
+from telemetry_agent.page.events import AgentView, EventSource
 from telemetry_agent.page.libraries import STATIC, browser_missing
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
-from telemetry_agent.page.news import Newsroom, Sight
 from telemetry_agent.page.streams import Streams
 from telemetry_agent.page.threads import each_in_thread, in_thread
 
@@ -73,17 +73,22 @@ class Site:
     Args:
         sight: the agent.
         door: who may come in.
-        newsroom: makes the events.
+        event_source: makes the events.
         streams: gives them to the viewers.
         tiles: the template of a tile server's URLs; empty: none.
     """
 
     def __init__(
-        self, sight: Sight, door: Door, newsroom: Newsroom, streams: Streams, tiles: str
+        self,
+        sight: AgentView,
+        door: AccessPolicy,
+        event_source: EventSource,
+        streams: Streams,
+        tiles: str,
     ) -> None:
         self._sight = sight
         self._door = door
-        self._newsroom = newsroom
+        self._event_source = event_source
         self._streams = streams
         self._tiles = tiles
         # By name, so that no path, however it is written, leads out of the folder.
@@ -134,11 +139,11 @@ class Site:
         after = request.query_params.get("after", "0")
         if not after.isdecimal() or len(after) > 18:
             return PlainTextResponse("after is a row's number.", 400)
-        last, packed = self._newsroom.packed(int(after))
+        last, packed = self._event_source.packed(int(after))
         return Response(packed, 200, {"X-Last-Row": str(last)}, "application/octet-stream")
 
     async def _history(self, _request: Request) -> Response:
-        return Response(self._newsroom.history(), media_type="application/json")
+        return Response(self._event_source.history(), media_type="application/json")
 
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
@@ -206,7 +211,7 @@ class Site:
 class _Guard:
     """Lets in whom the door lets in, and puts the page's rules on every answer."""
 
-    def __init__(self, app: ASGIApp, door: Door, policy: str) -> None:
+    def __init__(self, app: ASGIApp, door: AccessPolicy, policy: str) -> None:
         self._app = app
         self._door = door
         self._rules = {

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from telemetry_agent.page.news import Newsroom
+from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.threads import in_thread
 
 VIEWERS = 32
@@ -21,8 +21,8 @@ _WAITING_EVENTS = 8
 class Streams:
     """For the event loop alone."""
 
-    def __init__(self, newsroom: Newsroom) -> None:
-        self._newsroom = newsroom
+    def __init__(self, event_source: EventSource) -> None:
+        self._event_source = event_source
         self._viewers: set[asyncio.Queue[str | None]] = set()
         self._nudge = asyncio.Event()
         self._making = asyncio.Lock()
@@ -45,7 +45,7 @@ class Streams:
         self.nudge()  # from now on somebody looks
         try:
             yield "retry: 1000\n\n"  # the browser comes back so soon
-            yield _event("hello", self._newsroom.hello())
+            yield _event("hello", self._event_source.hello())
             while (text := await waiting.get()) is not None:
                 yield _event("news", text)
         finally:
@@ -56,7 +56,7 @@ class Streams:
         async with self._making:
             if asyncio.get_running_loop().time() - self._made_s < older_than_s:
                 return
-            text = await in_thread(self._newsroom.news)
+            text = await in_thread(self._event_source.news)
             self._made_s = asyncio.get_running_loop().time()
             for waiting in list(self._viewers):
                 if waiting.full():
@@ -69,7 +69,7 @@ class Streams:
     async def run(self) -> None:
         """Make events for as long as the page is there."""
         while True:
-            sample_in_s = self._newsroom.sample()
+            sample_in_s = self._event_source.sample()
             if self._viewers:
                 await self.refresh(_SOONEST_S)
             with contextlib.suppress(TimeoutError):

@@ -9,11 +9,11 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from telemetry_agent.page.door import Door
+from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.tasks import Bell
 
 if TYPE_CHECKING:
-    from telemetry_agent.page.news import Sight
+    from telemetry_agent.page.events import AgentView
     from telemetry_agent.page.server import Server
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Page:
     max_step_s = 30.0
 
     def __init__(
-        self, address: tuple[str, int] | None, sight: "Sight", token: str | None, tiles: str
+        self, address: tuple[str, int] | None, sight: "AgentView", token: str | None, tiles: str
     ) -> None:
         self.bell = Bell()
         self._address = address
@@ -95,7 +95,7 @@ class Page:
                 log.warning("no page at %s: %s; trying again", url, error.strerror or error)
             return None
         name = socket.gethostname()
-        door = Door({host, name, f"{name}.local"}, self._token)
+        door = AccessPolicy({host, name, f"{name}.local"}, self._token)
         server = Server(listener, self._sight, door, self._tiles)
         self._failed = False
         log.info("the page is at %s", url)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 
 from telemetry_agent.model import Batch, Delivered, Record
-from telemetry_agent.upload.seams import Queue
+from telemetry_agent.upload.interfaces import Queue
 
 Name = tuple[str, int]
 

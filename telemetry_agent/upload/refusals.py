@@ -7,9 +7,9 @@ the set-up that is wrong, not the fixes of the device that it does not know.
 from collections.abc import Callable
 
 from telemetry_agent.model import Batch, Deferred, Held
-from telemetry_agent.upload.account import Account
+from telemetry_agent.upload.bisection import CrashCount, Search
 from telemetry_agent.upload.leases import Leases, Name, name_of
-from telemetry_agent.upload.search import CrashCount, Search
+from telemetry_agent.upload.upload_status import Account
 
 _ACCUSED_MAX = 256
 

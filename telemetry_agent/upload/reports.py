@@ -15,7 +15,7 @@ fixes to ride with.
 from collections.abc import Callable, Mapping
 
 from telemetry_agent.model import Batch, Payload
-from telemetry_agent.upload.seams import Compression, EncodeReport
+from telemetry_agent.upload.interfaces import Compression, EncodeReport
 
 _ALONE_EVERY_S = 60.0
 _FIRST_AFTER_S = 10.0

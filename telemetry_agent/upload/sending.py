@@ -13,12 +13,12 @@ from telemetry_agent.model import (
     Payload,
     Refused,
 )
-from telemetry_agent.upload.account import Account
-from telemetry_agent.upload.coding import Coding
+from telemetry_agent.upload.compression import Coding
 from telemetry_agent.upload.formats.answers import with_words
+from telemetry_agent.upload.interfaces import Compression, Exchange, Format, NoAnswer, Way
 from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.seams import Compression, Exchange, Format, NoAnswer, Way
 from telemetry_agent.upload.sizing import Sizing
+from telemetry_agent.upload.upload_status import Account
 
 _NO_GZIP_THERE = {400, 415, 422, 500}
 

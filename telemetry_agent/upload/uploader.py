@@ -29,13 +29,7 @@ from dataclasses import dataclass
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Deferred, Delivered, Held, Refused, UploadState
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.account import Account, UploadStatus
-from telemetry_agent.upload.leases import Leases
-from telemetry_agent.upload.pace import Pace
-from telemetry_agent.upload.refusals import Refusals
-from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.retry import Backoff
-from telemetry_agent.upload.seams import (
+from telemetry_agent.upload.interfaces import (
     Backlog,
     Compression,
     Exchange,
@@ -44,9 +38,15 @@ from telemetry_agent.upload.seams import (
     Queue,
     Way,
 )
+from telemetry_agent.upload.leases import Leases
+from telemetry_agent.upload.outcomes import Settler, Stop
+from telemetry_agent.upload.pace import Pace
+from telemetry_agent.upload.refusals import Refusals
+from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.retry import Backoff
 from telemetry_agent.upload.sending import Sender
-from telemetry_agent.upload.settling import Settler, Stop
 from telemetry_agent.upload.sizing import Sizing
+from telemetry_agent.upload.upload_status import Account, UploadStatus
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ackqueue.queue_parts import fix_at
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.salvage import carry_over
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.model import Record
 
 PAGE_BYTES = 512

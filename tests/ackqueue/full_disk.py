@@ -17,8 +17,8 @@ from pathlib import Path
 from ackqueue import queue_parts
 from ackqueue.queue_parts import fix_at, lease
 
-from telemetry_agent.ackqueue.bounds import Limits
 from telemetry_agent.ackqueue.committer import Committer
+from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.errors import StorageError
 
@@ -46,7 +46,7 @@ def record(queue: AckQueue, committer: Committer, start: int, count: int) -> int
         queue_parts.put(queue, min(50, start + count - first), start=first)
         with suppress(StorageError):
             queue.commit()
-        while committer.step(queue.core.clock.monotonic_s()) == 0:
+        while committer.step(queue.shared.clock.monotonic_s()) == 0:
             pass
     return start + count
 
@@ -62,7 +62,7 @@ def tell(act: str, queue: AckQueue, folder: Path, put: int, *, delivered: int = 
         "uncommitted": stats.uncommitted,
         "lost": dict(stats.lost),
         "full": stats.full,
-        "refused": queue.core.writer.refused,
+        "refused": queue.shared.writer.refused,
         "file_bytes": stats.file_bytes,
         "free_bytes": free_bytes(folder),
         "ballast": (folder / "queue.db.ballast").exists(),

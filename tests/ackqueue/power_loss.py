@@ -20,8 +20,9 @@ from ackqueue.power_workload import Workload
 from ackqueue.promises import BrokenPromiseError, Promises
 from ackqueue.recorded_disk import RecordedDisk, scratch_folder
 
-from telemetry_agent.ackqueue import thinner, wreck
+from telemetry_agent.ackqueue.limits import thinner
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery import damaged_file
 
 FILE = "queue.db"
 
@@ -70,8 +71,8 @@ def small_steps() -> Iterator[None]:
     with (
         mock.patch.object(thinner, "_FEW_ROWS", 5),
         mock.patch.object(thinner, "_ROWS_PER_WINDOW", 20),
-        mock.patch.object(wreck, "_PAGES_PER_LOOK", 40),
-        mock.patch.object(wreck, "_ROWS_PER_PORTION", 10),
+        mock.patch.object(damaged_file, "_PAGES_PER_LOOK", 40),
+        mock.patch.object(damaged_file, "_ROWS_PER_PORTION", 10),
     ):
         yield
 

@@ -9,11 +9,11 @@ from ackqueue.promises import Name, Promises, names
 from ackqueue.queue_parts import START_MS, fix_at
 from ackqueue.recorded_disk import RecordedDisk
 
-from telemetry_agent.ackqueue.bounds import Bounds, Limits
+from telemetry_agent.ackqueue.file.schema import State, UnusableError
+from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
+from telemetry_agent.ackqueue.limits.thinner import Thinner
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.salvage import Carrier
-from telemetry_agent.ackqueue.schema import State, UnusableError
-from telemetry_agent.ackqueue.thinner import Thinner
+from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch
 
@@ -73,7 +73,7 @@ class Workload:
                 (action,) = self._draw.choices([*self._actions], [*self._actions.values()])
                 with suppress(*([] if heal is None else [StorageError])):
                     action()
-                if self.queue.stats().uncommitted == 0 and not self.queue.core.writer.refused:
+                if self.queue.stats().uncommitted == 0 and not self.queue.shared.writer.refused:
                     self._promises.settled(self._moment)
             if heal is not None:
                 heal()
@@ -96,7 +96,7 @@ class Workload:
         )
         self._out = []
         self._carrier = Carrier(self.queue)
-        self._thinner = Thinner(self.queue.core)
+        self._thinner = Thinner(self.queue.shared)
 
     def _put(self) -> None:
         for _ in range(self._draw.choice((1, 1, 1, 2, 8, 40))):
@@ -189,15 +189,15 @@ class Workload:
     def _drop(self) -> None:
         for seal in self._promises.seals:
             seal.until = min(seal.until, self._moment)
-        self._give_up(Bounds(self.queue.core, Limits(), 0)._drop)
+        self._give_up(Bounds(self.queue.shared, Limits(), 0)._drop)
 
     def _give_up(self, act: Callable[[], bool]) -> None:
         """A step that keeps the queue within its limits."""
-        begun, core = self._moment, self.queue.core
+        begun, shared = self._moment, self.queue.shared
         before = set(self._stored())
-        with core.disk:
+        with shared.disk:
             act()
-            core.write()
+            shared.write()
         gone = before.difference(self._stored())
         self._promises.changed(dict.fromkeys(gone, State.GONE), begun)
 
@@ -205,16 +205,16 @@ class Workload:
         return names(stored.record for stored in self.queue.stored())
 
     def _pack(self) -> None:
-        core = self.queue.core
-        with core.disk:
-            if not core.writer.refused:
-                core.store.pack()
+        shared = self.queue.shared
+        with shared.disk:
+            if not shared.writer.refused:
+                shared.store.pack()
 
     def _set_aside(self) -> None:
         """As if it were damaged, and all of it can be read."""
-        core = self.queue.core
-        with core.disk:
-            core.writer.tell(core.replace(UnusableError("as if damaged")))
+        shared = self.queue.shared
+        with shared.disk:
+            shared.writer.tell(shared.replace(UnusableError("as if damaged")))
 
     def _carry_over(self) -> None:
         for _ in range(self._draw.choice((1, 2, 10))):

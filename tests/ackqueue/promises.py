@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ackqueue.queue_parts import fix_at
 
+from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.salvage import carry_over
-from telemetry_agent.ackqueue.schema import State
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Record
 
@@ -163,7 +163,7 @@ class Promises:
 
     def _check(self, queue: AckQueue, moment: int) -> dict[Name, State]:
         carry_over(queue)
-        (verdict,) = queue.core.store._connection.execute("PRAGMA integrity_check").fetchone()
+        (verdict,) = queue.shared.store._connection.execute("PRAGMA integrity_check").fetchone()
         if verdict != "ok":
             raise BrokenPromiseError(f"integrity_check: {verdict}")
         found: dict[Name, State] = {}

@@ -4,8 +4,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.schema import connect
 from telemetry_agent.model import Batch, Fix
 
 Refusal = Literal["never", "before", "after"]

@@ -17,7 +17,8 @@ from unittest import mock
 import apsw
 from ackqueue.apsw_connection import ApswConnection
 
-from telemetry_agent.ackqueue import aside, schema
+from telemetry_agent.ackqueue.file import schema
+from telemetry_agent.ackqueue.recovery import set_aside_files
 
 OfFolder = Literal["create", "rename", "delete", "sync folder"]
 OfFile = Literal["open", "read", "write", "truncate", "sync", "failed sync"]
@@ -66,7 +67,7 @@ class RecordedDisk:
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """What the queue does to the folder it does itself, not through SQLite."""
-        create, rename, unlink = schema.create_file, aside.rename, aside.unlink
+        create, rename, unlink = schema.create_file, set_aside_files.rename, set_aside_files.unlink
 
         def recorded_create(path: Path) -> None:
             create(path)
@@ -85,10 +86,10 @@ class RecordedDisk:
             for module, name, recorded in (
                 (schema, "create_file", recorded_create),
                 (schema, "sync_directory", self._sync_folder),
-                (aside, "create_file", recorded_create),
-                (aside, "sync_directory", self._sync_folder),
-                (aside, "rename", recorded_rename),
-                (aside, "unlink", recorded_unlink),
+                (set_aside_files, "create_file", recorded_create),
+                (set_aside_files, "sync_directory", self._sync_folder),
+                (set_aside_files, "rename", recorded_rename),
+                (set_aside_files, "unlink", recorded_unlink),
             ):
                 stack.enter_context(mock.patch.object(module, name, recorded))
             yield

@@ -15,15 +15,15 @@ from ackqueue.queue_parts import fix_at, lease, put, seqs
 from ackqueue.recorded_disk import scratch_folder
 from fakes import FakeClock
 
-from telemetry_agent.ackqueue import aside
-from telemetry_agent.ackqueue.bounds import Limits, WhenFull
 from telemetry_agent.ackqueue.committer import Committer
+from telemetry_agent.ackqueue.file.rows import encode
+from telemetry_agent.ackqueue.file.schema import UnusableError, connect
+from telemetry_agent.ackqueue.file.store import Changes, Store
+from telemetry_agent.ackqueue.limits.bounds import Limits, WhenFull
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.rows import encode
-from telemetry_agent.ackqueue.salvage import carry_over
-from telemetry_agent.ackqueue.schema import UnusableError, connect
-from telemetry_agent.ackqueue.store import Changes, Store
+from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.model import Fix
 
 MIB = 1 << 20
@@ -82,7 +82,7 @@ def test_the_size_is_kept_to_and_each_fix_is_there_or_counted(
     with AckQueue(path, limits=limits) as queue:
 
         def look() -> None:
-            files = [path, aside.log_of(path), path.with_name("queue.db.ballast")]
+            files = [path, set_aside_files.log_of(path), path.with_name("queue.db.ballast")]
             assert sum(file.stat().st_size for file in files) <= 4 * MIB
 
         record(queue, range(newest), driven, look)
@@ -188,7 +188,7 @@ def test_a_month_is_still_a_month(path: Path) -> None:
         for hour in range(hours):
             assert fix_at(hour * 3600).time_ms in times_ms, "the end of a stop, and a turn"
             assert fix_at(hour * 3600 + 2880).time_ms in times_ms, "the begin of a stop"
-        ranges = len(list(queue.core.ledger.marks)) + len(list(queue.core.ledger.handout.free))
+        ranges = len(list(queue.shared.ledger.marks)) + len(list(queue.shared.ledger.handout.free))
         assert ranges < 40
 
 
@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_what_was_thinned(path: Path) -> None:
         ranges = []
         for _ in range(2):
             record(queue, range(5 * CAPACITY), driven)
-            ledger = queue.core.ledger
+            ledger = queue.shared.ledger
             ranges.append(len(list(ledger.marks)) + len(list(ledger.handout.free)))
         assert queue.stats().lost["thinned"] > 6 * CAPACITY
         assert max(ranges) < 40
@@ -209,7 +209,7 @@ def test_the_numbers_of_what_stays_are_next_to_each_other(path: Path) -> None:
         put(queue, 1)
         queue.ack(lease(queue))
         record(queue, range(2 * CAPACITY), driven)
-        rows = queue.core.read(1, queue.core.last)
+        rows = queue.shared.read(1, queue.shared.last)
         assert len(runs(row[0] for row in rows)) <= 3  # one is under way
         batch = lease(queue, 100)
         assert batch.live
@@ -317,8 +317,8 @@ def test_a_file_that_was_kept_goes_when_the_disk_is_short(
     with AckQueue(path, limits=Limits(min_free_bytes=MIB)) as queue:
         record(queue, range(1000))
         assert kept.exists()
-        monkeypatch.setattr("telemetry_agent.ackqueue.bounds._LEAST_BYTES", 0)
-        monkeypatch.setattr("telemetry_agent.ackqueue.bounds._free_bytes", lambda folder: 0)
+        monkeypatch.setattr("telemetry_agent.ackqueue.limits.bounds._LEAST_BYTES", 0)
+        monkeypatch.setattr("telemetry_agent.ackqueue.limits.bounds._free_bytes", lambda folder: 0)
         record(queue, range(1000, 1100))
         assert not kept.exists()
 
@@ -326,8 +326,8 @@ def test_a_file_that_was_kept_goes_when_the_disk_is_short(
 def test_what_is_carried_over_makes_nothing_go(path: Path) -> None:
     with AckQueue(path) as queue:
         record(queue, range(2 * CAPACITY))
-        with queue.core.disk:
-            queue.core.replace(UnusableError("as if damaged"))
+        with queue.shared.disk:
+            queue.shared.replace(UnusableError("as if damaged"))
     with AckQueue(path, limits=ONE_MIB) as queue:
         record(queue, range(20_000, 22_000))
         carry_over(queue)
@@ -362,6 +362,6 @@ def test_space_is_given_back_after_a_drain(path: Path) -> None:
         while committer.step(clock.advance(300)) == 0:
             pass
         assert queue.stats().acked == 60
-        queue.core.store._connection.execute("PRAGMA wal_checkpoint").fetchall()
+        queue.shared.store._connection.execute("PRAGMA wal_checkpoint").fetchall()
         assert path.stat().st_size < full_bytes / 50
         assert seqs(lease(queue)) == [1]

@@ -111,13 +111,13 @@ def test_its_thread_commits_what_is_put(tmp_path: Path, monkeypatch: pytest.Monk
         thread = threading.Thread(target=run_loop, args=(committer, stop, Beat(), Clock()))
         thread.start()
         written = threading.Event()
-        write = queue.core.store.write
+        write = queue.shared.store.write
 
         def tell(*args: Any) -> None:
             write(*args)
             written.set()
 
-        monkeypatch.setattr(queue.core.store, "write", tell)
+        monkeypatch.setattr(queue.shared.store, "write", tell)
         queue.put(fix_at(), "a")
         assert written.wait(20)
         stop.set()

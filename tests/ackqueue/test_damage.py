@@ -20,12 +20,12 @@ from ackqueue import damage
 from ackqueue.queue_parts import lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
-from telemetry_agent.ackqueue import schema
-from telemetry_agent.ackqueue.aside import log_of
+from telemetry_agent.ackqueue.file import schema
+from telemetry_agent.ackqueue.file.schema import State, UnusableError, connect
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.salvage import Carrier, carry_over
-from telemetry_agent.ackqueue.schema import State, UnusableError, connect
-from telemetry_agent.ackqueue.wreck import Wreck
+from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
+from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
+from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.errors import StorageError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def test_a_loss_in_the_middle_is_told_as_between_two_fixes(
 
 
 def _rows_of_page(path: Path, number: int) -> list[int]:
-    with closing(Wreck(path)) as wreck:
+    with closing(DamagedFile(path)) as wreck:
         return [row[0] for row in wreck.rows(number - 1)]
 
 
@@ -330,8 +330,8 @@ def test_the_newest_fix_is_known_before_anything_was_carried_over(path: Path) ->
 def test_being_killed_at_any_step_sends_nothing_twice_and_loses_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry_agent.ackqueue.wreck._ROWS_PER_PORTION", 40)
-    monkeypatch.setattr("telemetry_agent.ackqueue.wreck._PAGES_PER_LOOK", 60)
+    monkeypatch.setattr("telemetry_agent.ackqueue.recovery.damaged_file._ROWS_PER_PORTION", 40)
+    monkeypatch.setattr("telemetry_agent.ackqueue.recovery.damaged_file._PAGES_PER_LOOK", 60)
     with AckQueue(path) as queue:
         put(queue, 400)
         queue.ack(lease(queue, 50, live_first=False), rejected={5: "no"})
@@ -391,7 +391,7 @@ def test_damage_that_is_noticed_while_reading_costs_nothing_in_memory(path: Path
     put(queue, 3, start=5000)  # not committed
     stream = queue.stream
     out = lease(queue, 100, live_first=False)
-    queue.core.store._connection.execute("PRAGMA cache_size = 1").fetchall()
+    queue.shared.store._connection.execute("PRAGMA cache_size = 1").fetchall()
     overwrite_while_open(path, range(100, 110))
     with queue:
         batch = queue.lease(1000, live_first=False)  # comes to the damaged pages
@@ -420,10 +420,10 @@ def test_damage_that_is_noticed_while_writing_costs_nothing(path: Path) -> None:
     damage.fill(path, 500)
     with AckQueue(path, commit_every_s=0) as queue:
         put(queue, 1)
-        queue.core.store._connection.execute("PRAGMA wal_checkpoint").fetchone()
-        queue.core.store._connection.execute("PRAGMA cache_size = 1").fetchall()
+        queue.shared.store._connection.execute("PRAGMA wal_checkpoint").fetchone()
+        queue.shared.store._connection.execute("PRAGMA cache_size = 1").fetchall()
         overwrite_while_open(path, range(2, 3))
-        queue.core.store._connection.execute("SELECT count(*) FROM mark").fetchall()
+        queue.shared.store._connection.execute("SELECT count(*) FROM mark").fetchall()
         put(queue, 5, start=10)
         assert queue.stats().carrying_over
         carry_over(queue)
@@ -434,8 +434,8 @@ def test_a_batch_that_is_out_stays_out_while_its_fixes_are_carried_over(path: Pa
     with AckQueue(path) as queue:
         put(queue, 50)
         first, second, third, fourth = (lease(queue, 10, live_first=False) for _ in range(4))
-        with queue.core.disk:
-            queue.core.replace(UnusableError("as if damaged"))
+        with queue.shared.disk:
+            queue.shared.replace(UnusableError("as if damaged"))
         queue.ack(first, rejected={3: "no"})
         queue.release(second)
         carry_over(queue)
@@ -485,7 +485,9 @@ def test_a_disk_that_fails_as_a_whole_sets_nothing_aside(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damage.fill(path, 10)
-    monkeypatch.setattr("telemetry_agent.ackqueue.opening._can_write", lambda folder: False)
+    monkeypatch.setattr(
+        "telemetry_agent.ackqueue.recovery.opening._can_write", lambda folder: False
+    )
 
     def refuse(op: Op) -> None:
         if op.kind == "read" and op.file == "queue.db":

@@ -7,12 +7,12 @@ import pytest
 from ackqueue.queue_parts import fix_at, lease, put
 from ackqueue.recorded_disk import Op, RecordedDisk
 
-from telemetry_agent.ackqueue.marks import ACKED
+from telemetry_agent.ackqueue.file.rows import encode
+from telemetry_agent.ackqueue.file.schema import connect
+from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
-from telemetry_agent.ackqueue.rows import encode
-from telemetry_agent.ackqueue.schema import connect
-from telemetry_agent.ackqueue.store import Changes, Store
+from telemetry_agent.ackqueue.row_states import ACKED
 
 FEW, MANY = 1_000, 100_000
 

@@ -15,8 +15,8 @@ from ackqueue.promises import BrokenPromiseError, Promises
 from ackqueue.queue_parts import lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
+from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.store import Store
 from telemetry_agent.errors import StorageError
 
 CHECKPOINT_OFTEN = ("PRAGMA wal_autocheckpoint = 10",)

@@ -39,8 +39,8 @@ class _AcksBeforeCommit(AckQueue):
         rejected: Mapping[int, str] = MappingProxyType({}),
         retry: Collection[int] = (),
     ) -> None:
-        with self.core.lock:
-            self.core.ledger.ack(batch, rejected, retry)
+        with self.shared.lock:
+            self.shared.ledger.ack(batch, rejected, retry)
 
 
 class _LeasesBeforeCommit(AckQueue):
@@ -49,7 +49,7 @@ class _LeasesBeforeCommit(AckQueue):
     def lease(
         self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
     ) -> Batch | None:
-        disk = cast("Recorded", self.core.store._connection).disk
+        disk = cast("Recorded", self.shared.store._connection).disk
         disk.commits_late = True
         try:
             return super().lease(limit, live_first=live_first, timeout_s=timeout_s)

@@ -8,8 +8,8 @@ import pytest
 from ackqueue.queue_parts import Disk, fix_at, lease, put, seqs
 from fakes import FakeClock
 
+from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.schema import State
 
 LIMIT_S = 20
 
@@ -304,14 +304,14 @@ def test_a_stuck_commit_delays_no_put(path: Path, monkeypatch: pytest.MonkeyPatc
     with AckQueue(path) as queue:
         put(queue, 1)
         stuck, go_on = threading.Event(), threading.Event()
-        write = queue.core.store.write
+        write = queue.shared.store.write
 
         def slow(*args: Any) -> None:
             stuck.set()
             assert go_on.wait(LIMIT_S)
             write(*args)
 
-        monkeypatch.setattr(queue.core.store, "write", slow)
+        monkeypatch.setattr(queue.shared.store, "write", slow)
         committer = threading.Thread(target=queue.commit)
         committer.start()
         assert stuck.wait(LIMIT_S)

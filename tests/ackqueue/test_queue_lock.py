@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from processes import environment
 
-from telemetry_agent.ackqueue.lock import QueueLock
+from telemetry_agent.ackqueue.file.lock import QueueLock
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.errors import QueueLockedError, StorageError
 
 HOLD = """
 import sys
 from pathlib import Path
-from telemetry_agent.ackqueue.lock import QueueLock
+from telemetry_agent.ackqueue.file.lock import QueueLock
 lock = QueueLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -198,7 +198,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 12), live_first=st.booleans())
     def lease(self, limit: int, live_first: bool) -> None:
         commits = self.model.commits_before_a_lease(
-            self.clock.now_s, live_first=live_first, refused=self.queue.core.writer.refused
+            self.clock.now_s, live_first=live_first, refused=self.queue.shared.writer.refused
         )
         batch = self.queue.lease(limit, live_first=live_first)
         self.model.used = True
@@ -327,7 +327,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def purge(self) -> None:
-        refused = self.queue.core.writer.refused
+        refused = self.queue.shared.writer.refused
         self.queue.purge_delivered()
         acked = [row.state == ACKED for row in self.model.rows]
         if self.model.latest is None or not any(acked) or refused:
@@ -362,8 +362,8 @@ class QueueMachine(RuleBasedStateMachine):
             source = dead.with_name(dead.name + end)
             if source.exists():
                 shutil.copy(source, self.path.with_name(self.path.name + end))
-        self.queue.core.store.close()
-        self.queue.core._file_lock.release()
+        self.queue.shared.store.close()
+        self.queue.shared._file_lock.release()
         self.open()
 
     @invariant()

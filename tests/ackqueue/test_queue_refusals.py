@@ -10,9 +10,9 @@ import pytest
 from ackqueue.queue_parts import Disk, Refusal, fix_at, lease, put, seqs
 from fakes import FakeClock
 
+from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.salvage import carry_over
-from telemetry_agent.ackqueue.schema import UnusableError
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.errors import StorageError
 
 
@@ -93,7 +93,7 @@ def test_a_real_full_database_recovers(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 10)
         queue.commit()
-        limit = queue.core.store._connection
+        limit = queue.shared.store._connection
         limit.execute("PRAGMA max_page_count = 1")  # as small as it is now
         put(queue, 1000)
         with pytest.raises(StorageError, match="full"):
@@ -141,8 +141,8 @@ def test_what_waits_across_a_gap_goes_into_a_new_file(path: Path) -> None:
         put(queue, 1)
         queue._bounds.stopped = False
         put(queue, 2)
-        with queue.core.disk:
-            assert queue.core.replace(UnusableError("as if damaged")) is None
+        with queue.shared.disk:
+            assert queue.shared.replace(UnusableError("as if damaged")) is None
         carry_over(queue)
         assert seqs(lease(queue)) == [1, 2, 4, 5]
         assert queue.stats().lost == {"full": 1}
@@ -166,7 +166,7 @@ def test_numbers_that_are_taken_swallow_no_fix(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 2)
         queue.commit()
-        queue.core.base -= 2  # as if the file had forgotten its last rows
+        queue.shared.base -= 2  # as if the file had forgotten its last rows
         put(queue, 2, start=10)
         queue.commit()
         carry_over(queue)

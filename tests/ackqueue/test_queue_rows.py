@@ -5,7 +5,7 @@ from ackqueue.queue_parts import fix_at
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.ackqueue.rows import (
+from telemetry_agent.ackqueue.file.rows import (
     FLAGS,
     QUALITIES,
     at_place,

@@ -10,12 +10,12 @@ import pytest
 from ackqueue import damage
 from ackqueue.queue_parts import fix_at
 
+from telemetry_agent.ackqueue.file.rows import encode
+from telemetry_agent.ackqueue.file.schema import _MIGRATIONS, APPLICATION_ID, State, connect
+from telemetry_agent.ackqueue.file.store import Changes
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.rows import encode
-from telemetry_agent.ackqueue.salvage import carry_over
-from telemetry_agent.ackqueue.schema import _MIGRATIONS, APPLICATION_ID, State, connect
-from telemetry_agent.ackqueue.store import Changes
-from telemetry_agent.ackqueue.verify import verify_at_rest
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 
@@ -98,7 +98,7 @@ def test_the_view_shows_fixes_in_the_words_and_units_of_the_documentation(tmp_pa
 def test_any_stream_is_16_hex_digits(tmp_path: Path, stream: int) -> None:
     path = tmp_path / "queue.db"
     with AckQueue(path) as queue:
-        queue.core.store.write(Changes([encode(1, stream, 1, "a", fix_at())]))
+        queue.shared.store.write(Changes([encode(1, stream, 1, "a", fix_at())]))
         assert select_elsewhere(path)[0]["stream"] == f"{stream % 2**64:016x}"
 
 
@@ -125,7 +125,7 @@ def test_pragmas_are_set_and_the_file_is_not_for_all_to_read(tmp_path: Path) -> 
         queue.commit()
 
         def pragma(name: str) -> object:
-            return queue.core.store._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            return queue.shared.store._connection.execute(f"PRAGMA {name}").fetchone()[0]
 
         assert pragma("journal_mode") == "wal"
         assert pragma("synchronous") == 2

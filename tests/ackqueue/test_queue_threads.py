@@ -35,13 +35,13 @@ class Waiter:
         self._call = call
         self.result: Batch | Exception | None = None
         waits = threading.Event()
-        wait = queue.core.ready.wait
+        wait = queue.shared.ready.wait
 
         def tell_and_wait(timeout_s: float | None) -> bool:
             waits.set()  # under the lock, which nobody gets before the wait has begun
             return wait(timeout_s)
 
-        with mock.patch.object(queue.core.ready, "wait", tell_and_wait):
+        with mock.patch.object(queue.shared.ready, "wait", tell_and_wait):
             self._thread = threading.Thread(target=self._run)
             self._thread.start()
             assert waits.wait(LIMIT_S)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry_agent.ackqueue.scan import leaf_records
+from telemetry_agent.ackqueue.recovery.pages import leaf_records
 
 VALUES = st.one_of(
     st.none(),

@@ -9,8 +9,8 @@ from ackqueue.queue_parts import START_MS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry_agent.ackqueue.rows import LAT_E9, LON_E9, TIME_MS, Row, encode
-from telemetry_agent.ackqueue.thinning import COARSEST, thin
+from telemetry_agent.ackqueue.file.rows import LAT_E9, LON_E9, TIME_MS, Row, encode
+from telemetry_agent.ackqueue.limits.thinning import COARSEST, thin
 from telemetry_agent.model import Fix
 
 M_PER_DEGREE = 40_008_000 / 360

@@ -9,11 +9,11 @@ import pytest
 from ackqueue import damage
 from ackqueue.queue_parts import lease, put
 
-from telemetry_agent.ackqueue.lock import at_rest
+from telemetry_agent.ackqueue.file.lock import at_rest
+from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.salvage import carry_over
-from telemetry_agent.ackqueue.schema import UnusableError
-from telemetry_agent.ackqueue.verify import verify, verify_at_rest
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.ackqueue.recovery.verify import verify, verify_at_rest
 from telemetry_agent.errors import QueueLockedError
 
 
@@ -57,15 +57,15 @@ def test_what_was_given_up_or_is_away_is_not_missing(path: Path) -> None:
         queue.commit()
         assert queue.purge_delivered()
         put(queue, 5, start=200)  # not committed
-        (*_, found) = verify(queue.core)
+        (*_, found) = verify(queue.shared)
         assert (found["rows"], found["missing"], found["sound"]) == (50, 0, True)
-        with queue.core.disk:
-            queue.core.replace(UnusableError("as if damaged"))
-        (*_, found) = verify(queue.core)
+        with queue.shared.disk:
+            queue.shared.replace(UnusableError("as if damaged"))
+        (*_, found) = verify(queue.shared)
         assert (found["rows"], found["missing"], found["sound"]) == (5, 0, False)
         assert [file["state"] for file in found["set_aside"]] == ["waiting"]
         carry_over(queue)
-        (*_, found) = verify(queue.core)
+        (*_, found) = verify(queue.shared)
         assert (found["rows"], found["sound"]) == (55, True)
 
 
@@ -101,17 +101,17 @@ def test_a_queue_in_use_is_read_a_thousand_rows_at_a_time(
     damage.fill(path, 5000)
     with AckQueue(path) as queue:
         counts = []
-        select = queue.core.store._select
+        select = queue.shared.store._select
 
         def counting(sql: str, parameters: tuple[int, int]) -> Any:
             rows = select(sql, parameters)
             counts.append(len(rows))
             return rows
 
-        monkeypatch.setattr(queue.core.store, "_select", counting)
-        answers = verify(queue.core)
+        monkeypatch.setattr(queue.shared.store, "_select", counting)
+        answers = verify(queue.shared)
         next(answers)
-        assert not queue.core.disk.locked()
+        assert not queue.shared.disk.locked()
         put(queue, 1)
         queue.commit()  # between two steps
         *_, found = answers

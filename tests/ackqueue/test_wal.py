@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from ackqueue.queue_parts import put
 
-from telemetry_agent.ackqueue.aside import log_of
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.wal import Log, read_log
+from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
+from telemetry_agent.ackqueue.recovery.wal import Log, read_log
 
 FRAME = 24 + 512
 
@@ -113,7 +113,7 @@ def test_a_log_that_begins_again_says_nothing_of_the_round_before(
     with AckQueue(path, commit_every_s=0) as queue:
         put(queue, 100)
         before = read(log_path, log_of(path).read_bytes())
-        queue.core.store._connection.execute("PRAGMA wal_checkpoint").fetchall()
+        queue.shared.store._connection.execute("PRAGMA wal_checkpoint").fetchall()
         put(queue, 2)
         data = bytearray(log_of(path).read_bytes())
     log = read(log_path, data)

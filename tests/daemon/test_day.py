@@ -18,8 +18,8 @@ from rig import START_MS, write_config
 
 from telemetry_agent.config import loader
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.drive import Drive
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.tasks import Task
 
 DAY_S = 86_400

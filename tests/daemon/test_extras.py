@@ -11,7 +11,7 @@ from rig import simulated, started, write_config
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon import extras
 from telemetry_agent.daemon.extras import Attribute, Extras, parsed, power_values
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.endpoint import Endpoint
 
 clock = Clock()
 

@@ -15,7 +15,7 @@ from telemetry_agent.errors import AgentError, UnavailableError, UsageError
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.account import UploadStatus
+from telemetry_agent.upload.upload_status import UploadStatus
 
 FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000)
 

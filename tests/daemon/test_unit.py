@@ -13,8 +13,8 @@ from misbehaving import Server, hang
 from rig import simulated
 from systemd_boot import SOURCE, Machine, boot, launcher, require_systemd
 
-from telemetry_agent.endpoint import Endpoint
-from telemetry_agent.simulator import Simulator
+from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.lab.simulator import Simulator
 
 UNIT = "telemetry-agent.service"
 TEXT = (SOURCE / "systemd" / UNIT).read_text()

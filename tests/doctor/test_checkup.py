@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.checkup import Check, findings
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span
+from telemetry_agent.doctor.runner import Check, findings
 
 HUNG = ("the bus does not answer", "restart it")
 

@@ -28,14 +28,14 @@ from nmea import gga, line, rmc
 from processes import ROOT
 
 from telemetry_agent import __version__
-from telemetry_agent.ackqueue.lock import QueueLock
+from telemetry_agent.ackqueue.file.lock import QueueLock
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.daemon import client
-from telemetry_agent.doctor.examination import NAMES
+from telemetry_agent.doctor.checks import NAMES
 from telemetry_agent.doctor.findings import Finding
-from telemetry_agent.drive import Drive
 from telemetry_agent.errors import AgentError
-from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.gnss.sources.on_connect import command_bytes
+from telemetry_agent.lab.drive import Drive
 from telemetry_agent.model import Fix
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can seed this fault")

@@ -5,7 +5,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.gnss.fields import instant, position_e9, scaled, time_of_day_ms
+from telemetry_agent.gnss.field_values import instant, position_e9, scaled, time_of_day_ms
 
 _TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12)
 

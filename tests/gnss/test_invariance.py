@@ -9,7 +9,7 @@ import corpus
 import nmea
 import pytest
 
-from telemetry_agent.simulator import replay
+from telemetry_agent.lab.simulator import replay
 
 Change = Callable[[list[str], random.Random], bytes]
 

@@ -11,15 +11,15 @@ from fakes import FakeClock
 from scripted import ScriptedReceiver
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.drive import Drive
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.model import Fix, ReceiverState, Sky
-from telemetry_agent.simulator import Simulator
 from telemetry_agent.tasks import Beat, Stop, run_loop
 
 LIMIT_S = 10.0

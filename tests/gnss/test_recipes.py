@@ -8,7 +8,7 @@ import pytest
 from nmea import line, rmc
 from scripted import ScriptedReceiver
 
-from telemetry_agent.gnss.sources.commands import command_bytes
+from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.gnss.sources.protocols import protocol, ubx_checksum
 from telemetry_agent.gnss.sources.serial import SerialSource
 

@@ -5,7 +5,7 @@ from nmea import line, rmc
 from scripted import ScriptedReceiver
 
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.sources.commands import StartWatch, command_bytes
+from telemetry_agent.gnss.sources.on_connect import StartWatch, command_bytes
 from telemetry_agent.gnss.sources.protocols import protocol, ubx_checksum
 from telemetry_agent.gnss.sources.serial import SerialSource
 

@@ -12,16 +12,16 @@ import pytest
 from nmea import line
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.drive import Drive
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import Source, gpsd
 from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.gpsd import GpsdSource, Reports
-from telemetry_agent.gnss.sources.network import TcpSource
 from telemetry_agent.gnss.sources.serial import SerialSource
+from telemetry_agent.gnss.sources.sockets import TcpSource
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.simulator import Simulator, replay
 from telemetry_agent.model import Fix
-from telemetry_agent.simulator import Simulator, replay
 
 LIMIT_S = 10.0
 NEW_YEAR_MS = 1_798_761_600_000

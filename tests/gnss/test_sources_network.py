@@ -8,7 +8,7 @@ from nmea import line, rmc
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
-from telemetry_agent.gnss.sources.network import SocketSource, TcpSource, UdpSource
+from telemetry_agent.gnss.sources.sockets import SocketSource, TcpSource, UdpSource
 
 LIMIT_S = 5.0
 SENTENCE = rmc("120000")

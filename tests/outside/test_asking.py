@@ -17,8 +17,8 @@ from misbehaving import Server, answer, hang, refusing
 from processes import AGENT, Running, agent, environment, run_agent, running
 from rig import START_MS, record_backlog, simulated, started, stats, write_config
 
-from telemetry_agent.drive import Drive
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.endpoint import Endpoint
 
 NOBODY = 65534
 
@@ -380,10 +380,19 @@ def public_folder() -> Iterator[Path]:
 
 AS_ANOTHER = """
 import os, sys
-from telemetry_agent.cli import asking, drain, export, main, queue, run, status, tap
-from telemetry_agent.config import apart, loader
-from telemetry_agent.daemon import app, service
-apart.load = lambda path: loader.load(path).settings
+from telemetry_agent.cli import ask
+from telemetry_agent.cli import drain
+from telemetry_agent.cli import export
+from telemetry_agent.cli import main
+from telemetry_agent.cli import queue
+from telemetry_agent.cli import run
+from telemetry_agent.cli import status
+from telemetry_agent.cli import tap
+from telemetry_agent.config import subprocess_loader
+from telemetry_agent.config import loader
+from telemetry_agent.daemon import app
+from telemetry_agent.daemon import service
+subprocess_loader.load = lambda path: loader.load(path).settings
 user, group, *groups = map(int, sys.argv[1].split())
 os.setgroups(groups)
 os.setgid(group)

@@ -9,7 +9,7 @@ from processes import run_agent
 from rig import simulated, started, write_config
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.examination import NAMES
+from telemetry_agent.doctor.checks import NAMES
 
 
 def test_beside_a_running_agent_it_asks_that(tmp_path: Path) -> None:

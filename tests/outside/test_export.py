@@ -18,9 +18,9 @@ from processes import AGENT, agent, environment, run_agent
 from rig import record_backlog, started, write_config
 from stored_fixes import HERE, STREAM, after
 
-from telemetry_agent.ackqueue.rows import encode
-from telemetry_agent.ackqueue.schema import connect
-from telemetry_agent.ackqueue.store import Changes, Store
+from telemetry_agent.ackqueue.file.rows import encode
+from telemetry_agent.ackqueue.file.schema import connect
+from telemetry_agent.ackqueue.file.store import Changes, Store
 
 FIXES = 120
 URL = "http://127.0.0.1:9/"

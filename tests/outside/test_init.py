@@ -12,9 +12,9 @@ from processes import AGENT, environment, run_agent
 from rig import simulated, started
 from standins import Server, Traccar
 
-from telemetry_agent.cli.servers import SERVERS, completed
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.cli.server_presets import SERVERS, completed
 from telemetry_agent.gnss.sources.machine import find_receivers
+from telemetry_agent.lab.endpoint import Endpoint
 
 URL = "http://127.0.0.1:9/v1/fixes"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from processes import agent
 from rig import simulated, write_config
 
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.endpoint import Endpoint
 
 
 def test_an_outage_is_two_lines_of_json_with_state_and_count(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rig import simulated, started, stats, write_config
 
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.endpoint import Endpoint
 
 BROWSERS = 20
 EPOCHS = 100

@@ -11,7 +11,7 @@ from misbehaving import Server, answer, hang, refusing
 from processes import agent
 from rig import committed, record_backlog, simulated, started, stats, write_config
 
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.endpoint import Endpoint
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 from rig import START_MS, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.drive import Drive
+from telemetry_agent.lab.drive import Drive
 from telemetry_agent.model import Fix
 
 

@@ -13,7 +13,7 @@ from misbehaving import Server, answer
 from processes import run_agent
 from rig import simulated, started, write_config
 
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.endpoint import Endpoint
 
 
 def test_a_changed_name_and_url_lose_nothing(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from peers import free_port, gpsd, gpsd_command
 from processes import AGENT, running
 from rig import START_MS, simulated, started, write_config
 
-from telemetry_agent.drive import Drive
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.endpoint import Endpoint
 
 FIXES = 40
 EPOCHS = list(islice(Drive(START_MS), FIXES))

@@ -13,7 +13,7 @@ from processes import Running, agent
 from rig import START_MS, simulated, started, stats, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.endpoint import Endpoint
+from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.model import Fix
 
 TOKEN = "a-token-of-24-characters"

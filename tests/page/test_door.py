@@ -2,14 +2,14 @@
 
 import pytest
 
-from telemetry_agent.page.door import Door
+from telemetry_agent.page.access_policy import AccessPolicy
 
 TOKEN = "a-token-of-24-characters"
 OURS = {"host": "127.0.0.1:8077"}
 SAME = OURS | {"sec-fetch-site": "same-origin", "origin": "http://127.0.0.1:8077"}
 
 
-def status(door: Door, method: str, path: str, headers: dict[str, str]) -> int:
+def status(door: AccessPolicy, method: str, path: str, headers: dict[str, str]) -> int:
     refusal = door.refusal(method, path, headers)
     return 200 if refusal is None else refusal.status
 
@@ -32,7 +32,7 @@ def status(door: Door, method: str, path: str, headers: dict[str, str]) -> int:
     ],
 )
 def test_only_names_of_this_device_are_answered(host: str, expected: int) -> None:
-    door = Door({"van-07", "van-07.local"}, None)
+    door = AccessPolicy({"van-07", "van-07.local"}, None)
     assert status(door, "GET", "/", {"host": host}) == expected
 
 
@@ -80,11 +80,11 @@ def test_only_names_of_this_device_are_answered(host: str, expected: int) -> Non
 def test_other_sites_may_only_link_here(
     method: str, path: str, headers: dict[str, str], expected: int
 ) -> None:
-    assert status(Door(set(), None), method, path, OURS | headers) == expected
+    assert status(AccessPolicy(set(), None), method, path, OURS | headers) == expected
 
 
 def test_where_there_is_a_token_it_is_needed() -> None:
-    door = Door(set(), TOKEN)
+    door = AccessPolicy(set(), TOKEN)
     for path in ("/", "/events", "/trail", "/metrics", "/export/gpx", "/staticx", "/setup"):
         assert status(door, "GET", path, OURS) == 401
     assert status(door, "POST", "/retry", SAME) == 401
@@ -93,18 +93,21 @@ def test_where_there_is_a_token_it_is_needed() -> None:
 
 
 def test_a_script_shows_the_token_and_needs_no_origin() -> None:
-    door = Door(set(), TOKEN)
+    door = AccessPolicy(set(), TOKEN)
     for word in ("Bearer", "bearer"):
         headers = OURS | {"authorization": f"{word} {TOKEN}"}
         assert status(door, "GET", "/metrics", headers) == 200
         assert status(door, "POST", "/retry", headers) == 200
     for wrong in (f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer ", "Bearer ünïcödé"):
         assert status(door, "GET", "/metrics", OURS | {"authorization": wrong}) == 401
-    assert status(Door(set(), None), "POST", "/retry", OURS | {"authorization": "Bearer "}) == 403
+    assert (
+        status(AccessPolicy(set(), None), "POST", "/retry", OURS | {"authorization": "Bearer "})
+        == 403
+    )
 
 
 def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
-    door = Door(set(), TOKEN)
+    door = AccessPolicy(set(), TOKEN)
     assert door.cookie("wrong") is None
     cookie = door.cookie(TOKEN)
     assert cookie is not None
@@ -116,8 +119,10 @@ def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
     assert status(door, "POST", "/retry", OURS | {"cookie": pair}) == 403
     assert status(door, "GET", "/events", OURS | {"cookie": f"{pair}0"}) == 401
     # Another token makes it worthless.
-    assert status(Door(set(), TOKEN + "2"), "GET", "/events", OURS | {"cookie": pair}) == 401
+    assert (
+        status(AccessPolicy(set(), TOKEN + "2"), "GET", "/events", OURS | {"cookie": pair}) == 401
+    )
 
 
 def test_without_a_token_no_cookie_can_be_had() -> None:
-    assert Door(set(), None).cookie("") is None
+    assert AccessPolicy(set(), None).cookie("") is None

@@ -14,7 +14,7 @@ from telemetry_agent.daemon.status import Status
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Satellite, Sky
 from telemetry_agent.page.metrics import metrics
-from telemetry_agent.upload.account import UploadStatus
+from telemetry_agent.upload.upload_status import UploadStatus
 
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000, mode=3, sats=8, hdop_e2=90)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from telemetry_agent.ackqueue.bounds import Limits
+from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.model import Fix
-from telemetry_agent.page.news import Newsroom, Sight
+from telemetry_agent.page.events import AgentView, EventSource
 
 START_MS = 1_795_435_200_000
 
@@ -23,15 +23,15 @@ def queue(tmp_path: Path) -> Iterator[AckQueue]:
         yield queue
 
 
-def newsroom_of(queue: AckQueue) -> Newsroom:
+def newsroom_of(queue: AckQueue) -> EventSource:
     def snapshot() -> dict[str, Any]:
         return {"pid": 1}
 
     def ask(*_: object) -> Iterator[dict[str, Any]]:
         yield {}
 
-    return Newsroom(
-        Sight(queue, snapshot, lambda: None, dict, Gaps(300), ask)  # type: ignore[arg-type]  # not asked
+    return EventSource(
+        AgentView(queue, snapshot, lambda: None, dict, Gaps(300), ask)  # type: ignore[arg-type]  # not asked
     )
 
 
@@ -41,28 +41,28 @@ def curve(second: int) -> Fix:
 
 
 def test_the_trail_is_read_again_when_thinning_has_come_to_rest(queue: AckQueue) -> None:
-    newsroom = newsroom_of(queue)
+    event_source = newsroom_of(queue)
     streams = []
     seconds = count()
     while not queue.stats().lost.get("thinned"):
         for second in islice(seconds, 100):
             queue.put(curve(second), "van-07")
         queue.commit()
-        streams.append(json.loads(newsroom.news())["stream"])
+        streams.append(json.loads(event_source.news())["stream"])
         while queue.make_room():
             pass
-    streams.append(json.loads(newsroom.news())["stream"])
+    streams.append(json.loads(event_source.news())["stream"])
     assert len({*streams}) == 1  # it may go on
-    told = json.loads(newsroom.news())
+    told = json.loads(event_source.news())
     assert told["stream"] not in streams
-    last, packed = newsroom.packed(0)
+    last, packed = event_source.packed(0)
     shown = [point[:3] for point in struct.iter_unpack("<diiII", packed)]
     stored = [
         (row, round(record.fix.lat_e9 / 100), round(record.fix.lon_e9 / 100))
         for row, record in everything(queue)
     ]
     assert (last, shown) == (stored[-1][0], stored)
-    assert json.loads(newsroom.news())["stream"] == told["stream"]
+    assert json.loads(event_source.news())["stream"] == told["stream"]
 
 
 def everything(queue: AckQueue) -> Iterator[tuple[int, Any]]:

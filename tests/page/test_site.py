@@ -18,7 +18,7 @@ from telemetry_agent.config.settings import Gps, Page, Queue, Settings, Upload
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import ConfigError, StorageError
 from telemetry_agent.model import Fix
-from telemetry_agent.page import connection, libraries, streams, task
+from telemetry_agent.page import libraries, streams, task, viewer_connection
 from telemetry_agent.page.libraries import STATIC
 
 START_MS = 1_795_435_200_000
@@ -319,12 +319,12 @@ def test_too_many_viewers_are_told_so(site: Site, monkeypatch: pytest.MonkeyPatc
 def test_connections_are_bounded_and_idle_ones_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_REQUEST_S", 0.2)
+    monkeypatch.setattr(viewer_connection, "_REQUEST_S", 0.2)
     monkeypatch.setattr(task, "_TURN_S", 0.1)
     with served(tmp_path) as site, contextlib.ExitStack() as stack:
         lines = [
             stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=8))
-            for _ in range(connection.CONNECTIONS + 20)
+            for _ in range(viewer_connection.CONNECTIONS + 20)
         ]
         lines[0].sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow:")  # and never more
         for line in lines:  # those too many at once, the others soon
@@ -334,7 +334,7 @@ def test_connections_are_bounded_and_idle_ones_end(
 
 
 def test_who_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_UNREAD_S", 0.3)
+    monkeypatch.setattr(viewer_connection, "_UNREAD_S", 0.3)
     monkeypatch.setattr(task, "_TURN_S", 0.1)
     with served(tmp_path) as site:
         site.put(30_000)

@@ -26,7 +26,7 @@ from peers import ask, clickhouse
 from standins import Asked, Said, Server
 from uploading import Uploading
 
-from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.http.credentials import Access
 
 TABLE, *_ = blocks("servers.md", "sql")
 READ = "SELECT * FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"

@@ -27,10 +27,10 @@ from misbehaving import (
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.access import Access
-from telemetry_agent.upload.network import Network
-from telemetry_agent.upload.seams import NoAnswer
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import NoAnswer
 
 PAYLOAD = Payload(b'{"fixes":[]}', {"Content-Type": "application/json"})
 

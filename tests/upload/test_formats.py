@@ -21,7 +21,7 @@ from telemetry_agent.model import (
     Refused,
 )
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.seams import Compression, FormatName
+from telemetry_agent.upload.interfaces import Compression, FormatName
 
 STREAM = "9f0c2d0000000000"
 FULL = Fix(

@@ -8,7 +8,7 @@ import pytest
 from standins import Asked, Recorder, Said, Server, Traccar
 from uploading import DEVICE, FIX, Uploading
 
-from telemetry_agent.upload.seams import FormatName
+from telemetry_agent.upload.interfaces import FormatName
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ from misbehaving import answer, tls_server_context, trusting
 from standins import Asked, Said, Server
 
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.seams import NoAnswer
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import NoAnswer
 
 
 def payloads(count: int, first: int = 0) -> list[Payload]:

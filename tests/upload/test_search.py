@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry_agent.model import Batch, Fix, Record
-from telemetry_agent.upload.search import CrashCount, Search
+from telemetry_agent.upload.bisection import CrashCount, Search
 
 LEASES = count(1)
 FIX = Fix(0, 0, 0)

@@ -32,8 +32,8 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Fix, Payload, UploadState
 from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.seams import Format
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import Format
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 FIX = Fix(1764426119000, 48_117300000, 11_516667000)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Act, Line, Name, Request, Server
 
+from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.schema import State
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.transport import Transport
+from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 REFUSALS = {"400": 400, "413": 413, "422": 422, "500": 500}

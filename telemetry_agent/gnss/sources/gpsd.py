@@ -22,7 +22,7 @@ from typing import Any
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
-from telemetry_agent.gnss.sources.network import TcpSource
+from telemetry_agent.gnss.sources.sockets import TcpSource
 from telemetry_agent.model import ReceiverState
 
 PORT = 2947

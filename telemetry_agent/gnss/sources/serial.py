@@ -22,8 +22,8 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import BusyError, holders
 from telemetry_agent.gnss.sources.baud import PATIENCE_S, BaudMemory, Trial, in_order
-from telemetry_agent.gnss.sources.commands import OnConnect
 from telemetry_agent.gnss.sources.machine import candidate
+from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.gnss.sources.protocols import protocol
 from telemetry_agent.model import ReceiverState
 

@@ -1,7 +1,7 @@
 """From what the config says to the format that it means."""
 
 from telemetry_agent.upload.formats import clickhouse, influx, native, osmand, overland, owntracks
-from telemetry_agent.upload.seams import Format, FormatName
+from telemetry_agent.upload.interfaces import Format, FormatName
 
 
 def choose(name: FormatName, url: str, username: str = "") -> Format:

@@ -28,8 +28,8 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.upload.formats.answers import judge, reason_of
 from telemetry_agent.upload.formats.packing import digest, packed
+from telemetry_agent.upload.interfaces import Compression, Format
 from telemetry_agent.upload.retry import retry_after_s
-from telemetry_agent.upload.seams import Compression, Format
 
 _PARAMETERS = {
     "query": "INSERT INTO fixes FORMAT JSONEachRow",

@@ -24,7 +24,7 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import attributes, packed, without_doubt
-from telemetry_agent.upload.seams import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, Format
 
 PRECISION = "ms"
 # Another program has written the same fields in other types: no fix is to blame.

@@ -8,7 +8,7 @@ from telemetry_agent.fixjson import fix_json
 from telemetry_agent.model import Answer, Batch, Deferred, Delivered, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
 from telemetry_agent.upload.formats.packing import digest, packed
-from telemetry_agent.upload.seams import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, Format
 
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 

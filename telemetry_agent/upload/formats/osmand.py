@@ -13,7 +13,7 @@ from telemetry_agent.fixjson import degrees
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Refused
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import attributes, without_doubt
-from telemetry_agent.upload.seams import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, Format
 
 _NAMES = {"battery": "batt", "battery_state": "batteryState"}  # as Traccar names them
 _MM_S_PER_KNOT = 514.444444

@@ -10,7 +10,7 @@ from telemetry_agent.fixjson import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
 from telemetry_agent.upload.formats.packing import attributes, without_doubt
-from telemetry_agent.upload.seams import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, Format
 
 _BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear
 from telemetry_agent.upload.formats.packing import attributes, without_doubt
-from telemetry_agent.upload.seams import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, Format
 
 _BATTERY_STATES = {"discharging": 1, "charging": 2, "full": 3}
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from telemetry_agent.model import Batch, Fix, Payload, Record
-from telemetry_agent.upload.seams import Compression
+from telemetry_agent.upload.interfaces import Compression
 
 # 4 makes a batch 8 to 13 % smaller than 1 does, and a drain 4 % slower, which no link in the field
 # can tell; 6 saves 5 % more and costs three times that.

@@ -1,0 +1,268 @@
+"""What lies in the queue: counting it, looking at it, and what people do with it by hand."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+
+from telemetry_agent.ackqueue.file.rows import TIME_MS, decode, is_sound, stream_from_int
+from telemetry_agent.ackqueue.file.schema import State
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.limits.bounds import Bounds
+from telemetry_agent.ackqueue.places import Place, in_order, look
+from telemetry_agent.ackqueue.ranges import Span, runs
+from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.damaged_file import sample
+from telemetry_agent.ackqueue.row_states import ACKED, DISCARDED
+from telemetry_agent.ackqueue.shared_state import SharedState
+from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
+from telemetry_agent.model import Record
+
+
+class Contents:
+    """The part of ``AckQueue`` that hands out nothing."""
+
+    def __init__(self, shared: SharedState, bounds: Bounds) -> None:
+        self.shared = shared
+        self._bounds = bounds
+
+    def stats(self) -> QueueStats:
+        """Count everything. Never waits for a commit."""
+        shared = self.shared
+        file_bytes = size_on_disk(shared.path)
+        with shared.lock:
+            return count(
+                shared.ledger,
+                shared.writer.uncommitted,
+                shared.writer.placed,
+                shared.oldest_ms,
+                file_bytes,
+                full=self._bounds.full,
+            )
+
+    def last_row(self) -> int:
+        """The place of the newest fix, for ``pending``."""
+        with self.shared.lock:
+            return self.shared.last
+
+    def pending(self, last_row: int) -> int:
+        """How many fixes up to that place are to be delivered. Never waits for the disk."""
+        shared = self.shared
+        with shared.lock:
+            return shared.ledger.pending(last_row) + shared.writer.pending(last_row)
+
+    def newest(self, limit: int) -> list[Record]:
+        """The newest fixes on disk, whatever became of them, the newest first.
+
+        Fewer than ``limit`` where some were deleted or are damaged.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        shared = self.shared
+        with shared.disk:
+            shared.check_open()
+            rows = shared.read_back(shared.last, limit)
+            if not rows and shared.ledger.carrying:  # a new file: the damaged one knows
+                with suppress(OSError):
+                    rows = sample(set_aside_files.waiting(shared.path))[0][: -limit - 1 : -1]
+        return [record for row in rows if (record := decode(row)) is not None]
+
+    def newest_ms(self) -> int | None:
+        """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        if self.shared.latest_ms is not None:
+            return self.shared.latest_ms
+        return next((r.fix.time_ms for r in self.newest(ROWS_PER_READ) if r.fix.time_is_sure), None)
+
+    def places(self, first: int) -> list[Span[Place]]:
+        """Where the fixes from that row on are. Cheap, and never waits for the disk."""
+        with self.shared.lock:
+            seen = look(self.shared.ledger, first)
+        return in_order(seen, first)
+
+    def after(self, row: int) -> tuple[int, list[tuple[int, Record]]]:
+        """The next fixes on disk after that row, at most 1,000, with their rows.
+
+        Returns:
+            How far it looked, and what it found; that is the same row again at the end.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        shared = self.shared
+        with shared.disk:
+            shared.check_open()
+            with shared.lock:
+                last = max(row, shared.committed)
+            rows = shared.read(row + 1, last, ROWS_PER_READ)
+        if len(rows) == ROWS_PER_READ:
+            last = rows[-1][0]
+        found = ((stored[0], decode(stored)) for stored in rows)
+        return last, [(row, record) for row, record in found if record is not None]
+
+    def stored(self, state: State | None = None) -> Iterator[Stored]:
+        """The sound fixes on disk in the order of recording: all, or those in one state.
+
+        The queue may be used meanwhile; each fix is told as it is when it is read. While the queue
+        is thinned, one may be told twice.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        shared = self.shared
+        with shared.lock:
+            last = shared.last
+            ranges = [(1, last)]
+            if state is State.READY:
+                ranges = [(shared.ledger.oldest_pending() or last + 1, last)]
+            elif state is not None:
+                ranges = [(span.lo, span.hi) for span in shared.ledger.in_state(state)]
+        for lo, hi in ranges:
+            yield from self._stored(lo, hi, state)
+
+    def _stored(self, lo: int, hi: int, state: State | None) -> Iterator[Stored]:
+        shared = self.shared
+        while lo <= hi:
+            with shared.disk:
+                shared.check_open()
+                rows = shared.read(lo, hi, ROWS_PER_READ)
+                with shared.lock:
+                    marks = [shared.ledger.state_of(row[0]) for row in rows]
+            for row, mark in zip(rows, marks, strict=True):
+                if mark.state <= 0 or state not in {None, mark.state}:
+                    continue
+                record = decode(row)
+                if record is not None:
+                    yield Stored(record, mark.state, mark.reason)
+            if len(rows) < ROWS_PER_READ:
+                return
+            lo = rows[-1][0] + 1
+
+    def purge_delivered(self) -> bool:
+        """Delete some of the delivered fixes that are older than ``keep_delivered_s``.
+
+        Age is the distance in GNSS time, either way, from the last fix put in this run whose time
+        is not in doubt: the system clock of a device may be wrong by years. So nothing is deleted
+        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction. The
+        newest fix stays whatever its age: ``newest`` tells the next run how far this one came.
+
+        Returns:
+            Whether there may be more to delete now.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self.shared.disk:
+            self.shared.check_open()
+            return self._bounds.purge()
+
+    def make_room(self) -> bool:
+        """Keep within the limits, a step at a time; see ``bounds``. Returns and raises alike."""
+        with self.shared.disk:
+            self.shared.check_open()
+            return self._bounds.make_room()
+
+    def tidy(self) -> bool:
+        """Do some of what has time: delete what is too old, give back what is free. The same."""
+        with self.shared.disk:
+            self.shared.check_open()
+            if self._bounds.purge() or self._bounds.expire():
+                return True
+            self._bounds.pack()
+            self.shared.note()
+        return False
+
+    def has_room(self) -> bool:
+        """Whether more can be carried over without giving up what is here. Raises alike."""
+        with self.shared.disk:
+            self.shared.check_open()
+            return self._bounds.has_room()
+
+    def retry(self, names: Collection[tuple[str, int]] | None = None) -> int:
+        """Make dead letters ready: all of them, or those with these (stream, seq).
+
+        Returns:
+            How many fixes.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        count = self._end_dead_letters(names, self.shared.ledger.make_ready)
+        self.shared.ring()
+        return count
+
+    def discard(self, names: Collection[tuple[str, int]] | None = None) -> int:
+        """Delete dead letters, all or those named; they count as lost, ``discarded``.
+
+        Returns:
+            How many fixes.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+
+        def give_up(ranges: list[tuple[int, int]]) -> None:
+            for lo, hi in ranges:
+                self.shared.ledger.lose(lo, hi, DISCARDED)
+
+        return self._end_dead_letters(names, give_up)
+
+    def resend(self, since_ms: int, until_ms: int) -> int:
+        """Make delivered fixes ready again, under their own names.
+
+        Args:
+            since_ms: Their GNSS time is this or later.
+            until_ms: And before this.
+
+        Returns:
+            How many fixes.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        shared = self.shared
+        count = 0
+        with shared.lock:
+            spans = shared.ledger.in_state(State.ACKED)
+        for lo, hi in ((span.lo, span.hi) for span in spans):
+            for first in range(lo, hi + 1, ROWS_PER_READ):
+                with shared.disk:
+                    shared.use()
+                    rows = [
+                        row[0]
+                        for row in shared.read(first, min(hi, first + ROWS_PER_READ - 1))
+                        if is_sound(row) and since_ms <= row[TIME_MS] < until_ms
+                    ]
+                    with shared.lock:
+                        # Since the look from above, some may have been resent by another.
+                        ranges = runs(r for r in rows if shared.ledger.state_of(r) == ACKED)
+                        shared.ledger.make_ready(ranges)
+                    shared.write()
+                count += sum(hi - lo + 1 for lo, hi in ranges)
+        shared.ring()
+        return count
+
+    def _end_dead_letters(
+        self,
+        names: Collection[tuple[str, int]] | None,
+        end: Callable[[list[tuple[int, int]]], None],
+    ) -> int:
+        shared = self.shared
+        with shared.disk:
+            shared.use()
+            with shared.lock:
+                spans = shared.ledger.in_state(State.ACK_FAILED)
+            ranges = [(span.lo, span.hi) for span in spans]
+            if names is not None:
+                ranges = runs(
+                    row[0]
+                    for lo, hi in ranges
+                    for row in shared.read(lo, hi)
+                    if is_sound(row) and (stream_from_int(row[2]), row[3]) in names
+                )
+            with shared.lock:
+                end(ranges)
+            shared.write()
+        return sum(hi - lo + 1 for lo, hi in ranges)

@@ -1,0 +1,1 @@
+"""The queue's file: rows, tables, the lock, and who writes."""

@@ -1,0 +1,113 @@
+"""One process holds the queue: a lock file of its own beside the database.
+
+Its own, because opening and closing the database file outside SQLite would drop the locks that
+SQLite holds on it in this process. The kernel frees the lock when the holder dies, however it
+dies, so the file is never removed and never stale.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from telemetry_agent.ackqueue.file.schema import refusal
+from telemetry_agent.errors import QueueLockedError
+
+
+class Note(NamedTuple):
+    """What a holder wrote down about its queue, in case the queue file itself cannot tell."""
+
+    clean: bool
+    """It was closed in an orderly way."""
+    oldest: int
+    """The oldest row that was to be delivered, or the one after the last."""
+    last: int
+    """The last row."""
+
+
+class QueueLock:
+    """Holds ``PATH.lock`` from construction to ``release``; the file names the holder's pid."""
+
+    def __init__(self, queue_path: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            QueueLockedError: Another process (or another queue in this one) holds it.
+            StorageError: The lock file cannot be opened.
+        """
+        self._fd = _take(queue_path, os.O_RDWR | os.O_CREAT)
+        self.noted = _read_note(_lines(self._fd))
+        """By the last holder, if it can be read."""
+        self._write(self.noted)
+
+    def note(self, note: Note) -> None:
+        """Write this down. It may be lost by a power cut."""
+        self._write(note)
+
+    def release(self) -> None:
+        """Let the next one in."""
+        os.close(self._fd)
+
+    def _write(self, note: Note | None) -> None:
+        text = f"{os.getpid()}\n"
+        if note is not None:
+            text += f"{'closed' if note.clean else 'open'} {note.oldest} {note.last}\n"
+        with suppress(OSError):  # it is a help, and a full disk is no reason not to start
+            os.pwrite(self._fd, text.encode(), 0)
+            os.ftruncate(self._fd, len(text))
+
+
+@contextmanager
+def at_rest(queue_path: Path) -> Iterator[None]:
+    """While the block runs nobody uses the queue. Makes and writes no lock file.
+
+    Raises:
+        QueueLockedError: Another process holds it.
+        StorageError: The lock file cannot be opened.
+    """
+    if not lock_path(queue_path).exists():
+        yield
+        return
+    fd = _take(queue_path, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def lock_path(queue_path: Path) -> Path:
+    """Where the lock of a queue is."""
+    return queue_path.with_name(queue_path.name + ".lock")
+
+
+def _take(queue_path: Path, how: int) -> int:
+    path = lock_path(queue_path)
+    try:
+        fd = os.open(path, how | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise refusal(f"cannot open the lock file {path}", error) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        pid = (_lines(fd) or ["unknown"])[0]
+        os.close(fd)
+        raise QueueLockedError(
+            f"the queue {queue_path} is in use by the process with pid {pid}, "
+            f"which holds {path}: stop it first"
+        ) from error
+    return fd
+
+
+def _lines(fd: int) -> list[str]:
+    return os.pread(fd, 200, 0).decode("ascii", "replace").splitlines()
+
+
+def _read_note(lines: list[str]) -> Note | None:
+    try:
+        _, line = lines
+        state, oldest, last = line.split()
+        return Note(state == "closed", int(oldest), int(last))
+    except ValueError:
+        return None

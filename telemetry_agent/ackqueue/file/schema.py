@@ -1,0 +1,336 @@
+"""The tables of the queue file, its pragmas, and how it is opened. Each choice with its reason.
+
+``fix`` holds one row per fix, and a row is never updated. Its primary key is the local order of
+recording, chosen by the queue, so that a put touches the last page of one tree and no index, and
+so that a put whose outcome is unknown can be repeated without storing the fix twice.
+
+``mark`` holds what became of the rows, as ranges of row numbers; a row in no range is ready. So
+to acknowledge a batch is, as a rule, to move the end of one range: one page, whatever the batch.
+
+``away`` has one row, or none: which rows are still to be carried over from files that were set
+aside (``salvage``), and whether their marks are here already.
+
+``fixes`` is a view for people with plain ``sqlite3``: words and units of the documentation.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from enum import IntEnum
+from functools import partial
+from pathlib import Path
+
+from telemetry_agent.ackqueue.file.rows import FLAGS, QUALITIES
+from telemetry_agent.errors import StorageError
+
+Connect = Callable[[Path], sqlite3.Connection]
+
+_QUALITY_WORDS = " ".join(f"WHEN {code} THEN '{word}'" for code, word in enumerate(QUALITIES))
+_FLAG_WORDS = " || ".join(
+    f"iif(fix.flags & {1 << place}, '{word},', '')" for place, word in enumerate(FLAGS)
+)
+
+
+class UnusableError(StorageError):
+    """The file is damaged, or no queue that this version can use: it is to be set aside."""
+
+
+class State(IntEnum):
+    """What became of a row. The positive ones are the public states of the queue."""
+
+    GONE = 0
+    """There is no row: it was kept long enough after delivery, or was lost (with a reason)."""
+    READY = 1
+    """To be sent, together with the others of its batch. (Ready rows of no batch need no mark.)"""
+    UNACK = 2
+    """Sent, and no answer came."""
+    ACKED = 5
+    """Delivered."""
+    ACK_FAILED = 9
+    """Refused by the endpoint: a dead letter (with a reason)."""
+
+
+APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
+
+_CREATE = (
+    # No AUTOINCREMENT: it costs a second page per commit, and row numbers may come again, for
+    # they name nothing outside this file.
+    """
+    CREATE TABLE fix (
+        id INTEGER PRIMARY KEY,
+        device TEXT NOT NULL,
+        stream INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        time_ms INTEGER NOT NULL,
+        lat_e9 INTEGER NOT NULL,
+        lon_e9 INTEGER NOT NULL,
+        alt_mm INTEGER,
+        geoid_sep_mm INTEGER,
+        speed_mm_s INTEGER,
+        course_mdeg INTEGER,
+        mode INTEGER NOT NULL,
+        quality INTEGER NOT NULL,
+        hdop_e2 INTEGER,
+        vdop_e2 INTEGER,
+        pdop_e2 INTEGER,
+        sats INTEGER,
+        err_h_mm INTEGER,
+        err_v_mm INTEGER,
+        odo_m INTEGER,
+        flags INTEGER NOT NULL,
+        crc INTEGER NOT NULL
+    )
+    """,
+    # batch: the rows of one batch that got no answer, so that it can be sent again as it was.
+    """
+    CREATE TABLE mark (
+        lo INTEGER PRIMARY KEY,
+        hi INTEGER NOT NULL,
+        state INTEGER NOT NULL,
+        reason TEXT,
+        batch INTEGER,
+        crc INTEGER NOT NULL
+    )
+    """,
+)
+
+_EXTRA = (
+    "ALTER TABLE fix ADD COLUMN extra TEXT",  # rows that are there stay as they are
+    "DROP VIEW IF EXISTS fixes",
+    # Seconds and milliseconds apart: as one floating point number they would be rounded.
+    f"""
+    CREATE VIEW fixes AS SELECT
+        printf('%016x', fix.stream) AS stream,
+        fix.seq AS seq,
+        fix.device AS device,
+        coalesce(mark.state, {State.READY:d}) AS state,
+        mark.reason AS reason,
+        strftime('%Y-%m-%dT%H:%M:%S', fix.time_ms / 1000, 'unixepoch')
+            || printf('.%03dZ', fix.time_ms % 1000) AS time,
+        fix.lat_e9 / 1e9 AS lat,
+        fix.lon_e9 / 1e9 AS lon,
+        fix.alt_mm / 1e3 AS alt,
+        fix.geoid_sep_mm / 1e3 AS geoid_sep,
+        fix.speed_mm_s / 1e3 AS speed,
+        fix.course_mdeg / 1e3 AS course,
+        fix.mode AS mode,
+        CASE fix.quality {_QUALITY_WORDS} END AS quality,
+        fix.hdop_e2 / 1e2 AS hdop,
+        fix.vdop_e2 / 1e2 AS vdop,
+        fix.pdop_e2 / 1e2 AS pdop,
+        fix.sats AS sats,
+        fix.err_h_mm / 1e3 AS err_h,
+        fix.err_v_mm / 1e3 AS err_v,
+        fix.odo_m AS odo,
+        nullif(rtrim({_FLAG_WORDS}, ','), '') AS flags,
+        fix.extra AS extra
+    FROM fix LEFT JOIN mark
+        ON mark.lo = (SELECT max(lo) FROM mark WHERE lo <= fix.id) AND mark.hi >= fix.id
+    WHERE coalesce(mark.state, {State.READY:d}) > 0
+    """,  # noqa: S608 - words of ours
+)
+
+_AWAY = (
+    """
+    CREATE TABLE away (
+        lo INTEGER NOT NULL,
+        hi INTEGER NOT NULL,
+        oldest INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        marked INTEGER NOT NULL
+    )
+    """,
+)
+
+_MIGRATIONS = (_CREATE, _EXTRA, _AWAY)
+"""The statements at place n bring a file from schema version n to n + 1."""
+
+_STAND_INS = ("", "CREATE TEMP VIEW fix AS SELECT *, NULL AS extra FROM main.fix", *_AWAY)
+"""The same for one that must not change: from version n to what can be read like n + 1."""
+
+
+def is_newer(header: bytes) -> bool:
+    """Whether the first 100 bytes of a file are those of a queue of a version still to come."""
+    version, application_id = (int.from_bytes(header[at : at + 4]) for at in (60, 68))
+    return application_id == APPLICATION_ID and version > len(_MIGRATIONS)
+
+
+PAGE_BYTES = 512
+
+_PRAGMAS = (
+    # The unit of every write. A commit of one fix writes one page to the log, and the larger the
+    # page, the more often that touches two blocks of the file system. Bytes per fix, one commit
+    # each, delivered every 10 s (benchmarks/card.py --choices): 5.5 KB with 512, 6.1 with 1024,
+    # 9.4 with 4096, at the same speed. Has an effect only before the first table is made.
+    f"PRAGMA page_size = {PAGE_BYTES}",
+    # A commit appends to one file and syncs once; readers do not block it.
+    "PRAGMA journal_mode = WAL",
+    # With less, a power cut undoes commits, and the names of those fixes are already spent.
+    "PRAGMA synchronous = FULL",
+    # Pages, so 100 KB. The last page of each tree is copied back once for many commits, and the
+    # log stays so short that a start after a power cut is immediate. Measured: five times as
+    # long a log saves 2 % of the bytes, a quarter of it costs 5 %.
+    "PRAGMA wal_autocheckpoint = 200",
+    # A log that grew once (a long reader, a big group) shrinks again.
+    "PRAGMA journal_size_limit = 1048576",
+    # Positions tell where people were: deleted is gone. It also keeps a scan of a damaged file
+    # from bringing back what was delivered and deleted. It costs no byte that could be measured.
+    "PRAGMA secure_delete = ON",
+    # No temporary file on the card.
+    "PRAGMA temp_store = MEMORY",
+    # Not auto_vacuum, which gives pages back as they come free: 9.5 KB per fix in the place of 5.5.
+    # The file is packed when it has become mostly empty (``bounds``).
+)
+
+_text = partial(str, encoding="utf-8", errors="surrogateescape")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open an existing file, with transactions begun and ended by the caller alone."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text  # a text that is damaged must not keep others from being read
+    return connection
+
+
+def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
+    """Open the queue file at ``path``, made if it is not there.
+
+    Raises:
+        UnusableError: What is there is no queue of ours, or a damaged one.
+        StorageError: It cannot be opened.
+    """
+    try:
+        if not path.exists():
+            # Before SQLite holds it, so that it is never readable by all; SQLite gives its
+            # companion files the same mode.
+            create_file(path)
+            # A log on disk whose database is not would be taken for that of a lost one.
+            sync_directory(path.parent)
+        connection = connect(path)
+        try:
+            _prepare(connection, path)
+            # A file whose name is not yet on disk is lost with its content at a power cut.
+            sync_directory(path.parent)
+        except BaseException:
+            connection.close()
+            raise
+    except OSError as error:
+        raise refusal(f"cannot open the queue {path}", error) from error
+    except sqlite3.Error as error:
+        raise cannot_open(path, error) from error
+    return connection
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open the queue file at ``path`` for looking at it. Nothing in it, or in its log, changes.
+
+    Raises:
+        UnusableError: What is there is no queue of ours, or a damaged one.
+        StorageError: It cannot be opened.
+    """
+    # Without a log there is nothing to lock and no index to make.
+    mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    try:
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        connection.text_factory = _text
+        try:
+            version = _check_kind(connection, path)
+            for statement in _STAND_INS[max(1, version) :]:
+                connection.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise cannot_open(path, error) from error
+    return connection
+
+
+def refusal(what: str, error: OSError) -> StorageError:
+    """What to raise when the system refuses the queue its place."""
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = "; run it as the folder's user, or name another queue.path"
+    return StorageError(f"{what}: {error.strerror}{remedy}")
+
+
+def cannot_open(path: Path, error: sqlite3.Error) -> StorageError:
+    """What to raise when SQLite cannot open or read a file at the start."""
+    text = f"cannot open the queue {path}: {error}"
+    return UnusableError(text) if primary_code(error) in _DAMAGE else StorageError(text)
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """What kind of failure it is, in SQLite's numbers."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def is_of_the_disk(error: StorageError) -> bool:
+    """Whether SQLite heard of an I/O error: of the disk, or of what this file has become."""
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.Error) and primary_code(cause) == sqlite3.SQLITE_IOERR
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}  # no such table
+
+
+def make_directories(path: Path) -> None:
+    """Make the folders that ``path`` lies in, so that they outlast a power cut.
+
+    Raises:
+        StorageError: One cannot be made.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            sync_directory(folder.parent)
+    except OSError as error:
+        raise refusal(f"cannot make the folder {error.filename} for the queue", error) from error
+
+
+def _check_kind(connection: sqlite3.Connection, path: Path) -> int:
+    """Returns the version of its schema, 0 for a new file."""
+    application_id = _pragma(connection, "application_id")
+    version = _pragma(connection, "user_version")
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application_id != APPLICATION_ID and (application_id or version or tables):
+        raise UnusableError(f"{path} is a database of another program, not a queue")
+    if version > len(_MIGRATIONS):
+        raise UnusableError(
+            f"the queue {path} was written by a newer telemetry-agent (its schema is version "
+            f"{version}, this one knows {len(_MIGRATIONS)})"
+        )
+    return version
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = _check_kind(connection, path)
+    for pragma in _PRAGMAS:
+        connection.execute(pragma).fetchall()
+    if version < len(_MIGRATIONS):
+        connection.execute("BEGIN IMMEDIATE")
+        for statements in _MIGRATIONS[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        connection.execute("COMMIT")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def create_file(path: Path) -> None:
+    """Make an empty file that is not for all to read."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+
+
+def sync_directory(folder: Path) -> None:
+    """Have the names in it, as they are now, outlast a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,200 @@
+"""What memory is ahead of the disk by, and its way there.
+
+The disk refuses at times: it is full, or it fails. Then everything waits here, in order and under
+the same row numbers, and the next write tries all of it again. That is safe even when the refusal
+was a lie and the transaction is on disk: to repeat a write changes nothing.
+
+Rows that get a place of their own (thinned, carried over) go the same way. Nobody can have them
+before they are on disk.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+from telemetry_agent.ackqueue.file.rows import COLUMNS, Row, at_place
+from telemetry_agent.ackqueue.file.store import Changes, Store
+from telemetry_agent.ackqueue.ledger import Ledger
+from telemetry_agent.ackqueue.ranges import runs
+from telemetry_agent.ackqueue.row_states import LOST_IN_MEMORY
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+_ROWS_PER_WRITE = 1000
+"""A transaction that a full file cannot take is tried again when there is room for so many."""
+_STREAM, _SEQ = map(COLUMNS.index, ("stream", "seq"))
+
+Waiting = tuple[float, Row]
+"""When it was put, and the row."""
+
+
+class Writer:
+    """Collects rows, and writes them together with the ledger's changes.
+
+    ``write`` is for the holder of the disk lock; everything else is for the holder of ``lock``.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lock: threading.Lock,
+        clock: Clock,
+        *,
+        max_uncommitted: int,
+        on_refusal: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._lock = lock
+        self._clock = clock
+        self._max_uncommitted = max_uncommitted
+        self._on_refusal = on_refusal
+        self._pending: list[Waiting] = []  # in the order of their numbers
+        self._moved: list[Row] = []
+        self._arrived: list[Row] = []
+        self._writing: list[Waiting] = []  # in the transaction that runs now
+        self._moving = 0  # how many rows that are moved it holds
+        self._refusals = 0  # in a row
+        self._refused_since_s = 0.0
+        self._retry_at_s = 0.0
+
+    def add(self, put_s: float, row: Row) -> None:
+        """Take a row with a number above the last one's."""
+        self._pending.append((put_s, row))
+        self._bound_memory()
+
+    def move(self, rows: Sequence[Row]) -> None:
+        """Take rows that get the places of others."""
+        self._moved += rows
+
+    def arrive(self, rows: Sequence[Row]) -> None:
+        """Take rows that were away."""
+        self._arrived += rows
+
+    def renumber(self, last: int) -> int:
+        """Give what waits the numbers after ``last``. Returns the last of them."""
+        self._pending = [
+            (put_s, at_place(row, last + place))
+            for place, (put_s, row) in enumerate(self._pending, start=1)
+        ]
+        return last + len(self._pending)
+
+    @property
+    def uncommitted(self) -> int:
+        """How many rows are not known to be on disk."""
+        return len(self._pending) + len(self._writing)
+
+    def pending(self, last_row: int) -> int:
+        """How many of those up to this row are to be delivered, and not known to be on disk."""
+        waiting = sum(bool(row[0] <= last_row) for _, row in self._pending)
+        return waiting + len(self._writing) + self.placed
+
+    @property
+    def placed(self) -> int:
+        """How many rows, ready ones, wait for the place that they were given."""
+        return len(self._moved) + self._moving
+
+    @property
+    def oldest(self) -> Waiting | None:
+        """The oldest row that waits."""
+        return self._pending[0] if self._pending else None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the disk refused the last write."""
+        return self._refusals > 0
+
+    def due_s(self, commit_every_s: float) -> float | None:
+        """When to write next, by the monotonic clock; ``None``: nothing waits."""
+        if self._refusals:
+            return self._retry_at_s
+        return self._pending[0][0] + commit_every_s if self._pending else None
+
+    def write(self, store: Store) -> StorageError | None:
+        """Write all that is there now. Returns why the disk refused."""
+        with self._lock:
+            left = len(self._pending)
+        while (changes := self._take(left)) is not None:
+            left -= len(changes.rows)
+            written = False
+            try:
+                store.write(changes)
+                written = True
+            except StorageError as error:
+                return error
+            finally:
+                with self._lock:
+                    if written:
+                        placed = (*changes.moved, *changes.arrived, *changes.rows)
+                        self._ledger.settle(row[0] for row in placed)
+                    else:
+                        self._give_back(changes)
+                    self._writing.clear()
+                    self._moving = 0
+        return None
+
+    def tell(self, refusal: StorageError | None) -> None:
+        """Log the first refusal, and the end of them. For the holder of the disk lock."""
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            before = self._refusals
+            self._refusals = before + 1 if refusal is not None else 0
+            if refusal is not None:
+                self._retry_at_s = now_s + _RETRY_S
+            if not before:
+                self._refused_since_s = now_s
+        if refusal is not None:
+            if not before:
+                log.error(
+                    "%s. Fixes wait in memory; tried again each second",
+                    refusal,
+                    extra={"fields": {"STATE": "refused"}},
+                )
+            self._on_refusal()
+        elif before:
+            log.warning(
+                "the queue can be written again, after %d refusals in %.0f s",
+                before,
+                now_s - self._refused_since_s,
+                extra={"fields": {"STATE": "ok", "COUNT": before}},
+            )
+
+    def _take(self, limit: int) -> Changes | None:
+        """What goes into one transaction; ``None``: there is nothing left."""
+        with self._lock:
+            pending = self._pending[: min(limit, _ROWS_PER_WRITE)]
+            if not (pending or self._moved or self._arrived or self._ledger.has_changes):
+                return None
+            if pending and _kind(pending[0]) != _kind(pending[-1]):
+                kind = _kind(pending[0])
+                pending = list(takewhile(lambda waiting: _kind(waiting) == kind, pending))
+            del self._pending[: len(pending)]
+            self._writing = pending
+            moved, self._moved = self._moved, []
+            self._moving = len(moved)
+            arrived, self._arrived = self._arrived, []
+            marks, away = self._ledger.take_changes()
+            return Changes([row for _, row in pending], marks, moved, arrived, away)
+
+    def _give_back(self, changes: Changes) -> None:
+        self._pending[:0] = self._writing
+        self._moved[:0] = changes.moved
+        self._arrived[:0] = changes.arrived
+        self._ledger.give_back_changes(changes.marks, changes.away)
+        self._bound_memory()
+
+    def _bound_memory(self) -> None:
+        excess = len(self._pending) - self._max_uncommitted
+        if excess > 0:
+            for lo, hi in runs(row[0] for _, row in self._pending[:excess]):
+                self._ledger.lose(lo, hi, LOST_IN_MEMORY)
+            del self._pending[:excess]
+
+
+def _kind(waiting: Waiting) -> tuple[int, int]:
+    """Equal for all rows between two, if it is for these: one stream, and no name left out."""
+    _, row = waiting
+    return row[_STREAM], row[_SEQ] - row[0]

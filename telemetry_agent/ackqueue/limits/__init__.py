@@ -1,0 +1,1 @@
+"""How much of the disk the queue may use, and what it gives up first."""

@@ -1,0 +1,332 @@
+"""What the queue may take of the disk, for how long, and what goes first when that is not enough.
+
+Delivered fixes go first, then dead letters, then ``when_full`` decides: ``thin`` gives up fixes
+that the shape of the track does not need, from the older half of what waits, coarser and coarser;
+``drop-oldest`` gives up the oldest; ``stop`` records no new ones. Batches that are out stay whole,
+and so do those that wait for an answer. Whatever was to be delivered and goes is counted.
+
+There are two limits. At the lower one room is made in time, a few rows at a step; the upper one is
+SQLite's ``max_page_count``, at which a file still lets rows be deleted. A disk that is full before
+has the ballast.
+"""
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from telemetry_agent.ackqueue.file.rows import TIME_MS, decode, is_sound
+from telemetry_agent.ackqueue.file.schema import State
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.limits.ballast import Ballast
+from telemetry_agent.ackqueue.limits.thinner import Thinner
+from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.row_states import DROPPED, EXPIRED, PURGED, REFUSED, Mark
+from telemetry_agent.ackqueue.shared_state import SharedState
+from telemetry_agent.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+WhenFull = Literal["thin", "drop-oldest", "stop"]
+
+_MIB = 1 << 20
+_LEAST_BYTES = 4 * _MIB
+"""So much the queue may take of a disk that has less to spare than ``min_free``."""
+_LOG_BYTES = _MIB
+_DOUBTFUL_ROWS = 50_000
+"""Behind so many fixes whose time is in doubt it looks for one whose time is not."""
+_PACK_FROM_BYTES = 4 * _MIB
+_PACK_UPTO_BYTES = 16 * _MIB
+"""What is kept is written anew, and meanwhile nothing else: on a slow card for some seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the config's ``[queue]`` says; 0: none."""
+
+    max_size_bytes: int = 0
+    """Of the file, its log and its ballast."""
+    min_free_bytes: int = 0
+    """Of the disk, left for others."""
+    max_age_s: float = 0
+    """By GNSS time, from the newest fix whose time is not in doubt."""
+    when_full: WhenFull = "thin"
+
+
+class Room(NamedTuple):
+    """Bytes of the queue file."""
+
+    used: int
+    limit: int
+    disk_free: int
+
+    @property
+    def short(self) -> bool:
+        """So little is left that some is to be made."""
+        return self.used > self.limit - self.limit // 16
+
+    @property
+    def ample(self) -> bool:
+        """So much is left that being full is over."""
+        return self.used <= self.limit - self.limit // 4
+
+
+class Bounds:
+    """Keeps a queue within its limits. Each call does a bounded piece of work."""
+
+    def __init__(self, shared: SharedState, limits: Limits, keep_delivered_s: float) -> None:
+        self.full = False
+        """Room has to be made for what comes."""
+        self.stopped = False
+        """Nothing more is recorded."""
+        self._shared = shared
+        self._limits = limits
+        self._keep_delivered_ms = keep_delivered_s * 1000
+        self._reserve = (
+            min(_LOG_BYTES, limits.max_size_bytes // 8) if limits.max_size_bytes else _LOG_BYTES
+        )
+        self._ballast = Ballast(shared.path, self._reserve)
+        self._before: Counter[str] = Counter()
+        self._thinner = Thinner(shared)
+        if self._bounded:
+            shared.relieve = self._relieve
+            self._look()  # a limit holds from the start, whoever calls or does not
+
+    @property
+    def _bounded(self) -> bool:
+        return self._limits.max_size_bytes > 0 or self._limits.min_free_bytes > 0
+
+    # For the holder of the disk lock
+
+    def make_room(self) -> bool:
+        """Look whether there is room for what comes, and make some if not.
+
+        Returns:
+            Whether there is more to do now.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        if not self._bounded or self._shared.writer.refused:
+            return False
+        room = self._look()
+        self._ballast.keep(room.disk_free - self._limits.min_free_bytes)
+        if room.ample:
+            self._relax()
+        if not (room.short or self.stopped):
+            return False
+        self._press()
+        if not self._give_up(disk_is_short=room.disk_free < self._limits.min_free_bytes):
+            return False
+        self._shared.write()
+        room = self._look()
+        return room.short or (self.stopped and not room.ample)
+
+    def has_room(self) -> bool:
+        """Whether some more can come without anything going but delivered fixes."""
+        if not self._bounded:
+            return True
+        while not self._look().ample:
+            if not self._give_up_delivered():
+                return False
+            self._shared.write()
+        return True
+
+    def purge(self) -> bool:
+        """Delete some delivered fixes that were kept long enough.
+
+        Returns:
+            Whether there may be more.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        shared = self._shared
+        with shared.lock:
+            delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
+        if shared.latest_ms is None or not delivered or shared.writer.refused:
+            return False
+        lo, end = delivered[0][0], min(delivered[0][1], shared.last - 1)
+        kept = (
+            row[0]
+            for row in shared.read(lo, end)
+            if is_sound(row) and abs(row[TIME_MS] - shared.latest_ms) <= self._keep_delivered_ms
+        )
+        last_old = next(kept, end + 1) - 1
+        if last_old < lo:
+            return False
+        self._lose([(lo, last_old)], PURGED)
+        shared.write()
+        return last_old == end
+
+    def expire(self) -> bool:
+        """Give up some fixes that are older than ``max_age``. Returns and raises as ``purge``."""
+        shared = self._shared
+        if not self._limits.max_age_s or shared.latest_ms is None or shared.writer.refused:
+            return False
+        oldest_ms = shared.latest_ms - self._limits.max_age_s * 1000
+        more = False
+        ledger = shared.ledger
+        with shared.lock:
+            dead = ledger.first_here(State.ACK_FAILED, ROWS_PER_READ)
+            waiting = next(iter(ledger.handout.free), None)
+        for lo, hi in dead:
+            last_old, ends = self._old(lo, hi, oldest_ms)
+            if last_old >= lo:
+                self._lose([(lo, last_old)], EXPIRED)
+                more |= not ends
+        if waiting is not None:
+            last_old, ends = self._old(waiting.lo, shared.last, oldest_ms)
+            if last_old >= waiting.lo:
+                self._lose_waiting(last_old, EXPIRED)
+                more |= not ends
+        shared.write()
+        return more
+
+    def _old(self, lo: int, hi: int, oldest_ms: float) -> tuple[int, bool]:
+        """The last row that is too old, ``lo - 1`` for none, and whether a younger one follows.
+
+        A fix whose time is in doubt is as old as the next one whose time is not.
+        """
+        last_old = none = lo - 1
+        most = min(hi, lo + _DOUBTFUL_ROWS)
+        while last_old == none and lo <= most:
+            rows = self._shared.read(lo, hi, ROWS_PER_READ)
+            for row in rows:
+                record = decode(row)
+                if record is not None and record.fix.time_is_sure:
+                    if record.fix.time_ms >= oldest_ms:
+                        return last_old, True
+                    last_old = row[0]
+            lo = rows[-1][0] + 1 if rows else most + 1
+        return last_old, False
+
+    def pack(self) -> None:
+        """Give the disk back what is not used, where that is most of the file.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        shared = self._shared
+        if shared.writer.refused or shared.ledger.carrying:
+            return
+        size = shared.store.size()
+        used = size.bytes - size.free_bytes
+        if size.bytes >= max(_PACK_FROM_BYTES, 4 * used) and used <= _PACK_UPTO_BYTES:
+            shared.store.pack()
+            log.info("the queue %s: %d MB were given back", shared.path, size.free_bytes // 10**6)
+
+    def _relieve(self) -> bool:
+        """The file may not grow, or the disk is full: whether some room was made."""
+        try:
+            room = self._look()
+            dropped = room.disk_free < self._reserve and self._ballast.drop()
+            self._press()
+            return self._give_up(disk_is_short=True) or dropped
+        except StorageError:
+            return False
+
+    def _look(self) -> Room:
+        shared, limits = self._shared, self._limits
+        size = shared.store.size()
+        disk_free = _free_bytes(shared.path.parent)
+        spare = disk_free if size.bytes < _LEAST_BYTES else disk_free - limits.min_free_bytes
+        if not self._ballast.is_there:  # what it leaves is for the log, not for more rows
+            spare = min(spare, max(disk_free - self._reserve, disk_free // 2))
+        limit = size.bytes + max(0, spare)
+        if limits.max_size_bytes:
+            limit = min(limit, limits.max_size_bytes - 2 * self._reserve)
+        shared.limit(limit, self._reserve)
+        return Room(size.bytes - size.free_bytes, limit, disk_free)
+
+    def _press(self) -> None:
+        if self.full:
+            return
+        self.full = True
+        self._before = self._lost()
+        log.warning(
+            "the queue %s is full: %s",
+            self._shared.path,
+            {
+                "thin": "delivered fixes go first, then dead letters, then what the shape of the "
+                "track does not need",
+                "drop-oldest": "delivered fixes go first, then dead letters, then the oldest",
+                "stop": "delivered fixes go first, then dead letters, then nothing is recorded",
+            }[self._limits.when_full],
+            extra={"fields": {"STATE": "full"}},
+        )
+
+    def _relax(self) -> None:
+        self.stopped = False
+        if not self.full:
+            return
+        self.full = False
+        self._thinner.begin()
+        lost = self._lost() - self._before
+        log.warning(
+            "the queue %s has room again; lost meanwhile: %s",
+            self._shared.path,
+            ", ".join(f"{count} {reason}" for reason, count in lost.items()) or "nothing",
+            extra={"fields": {"STATE": "ok", "COUNT": lost.total()}},
+        )
+
+    def _lost(self) -> Counter[str]:
+        with self._shared.lock:
+            return self._shared.ledger.lost()
+
+    def _give_up(self, *, disk_is_short: bool) -> bool:
+        """Something, in the order of what is missed least. False: there is nothing."""
+        shared = self._shared
+        if disk_is_short and set_aside_files.delete_kept(shared.path):
+            return True
+        if self._give_up_delivered():
+            return True
+        with shared.lock:
+            dead = shared.ledger.first_here(State.ACK_FAILED, ROWS_PER_READ)
+        if dead:
+            self._lose(dead, REFUSED)
+            return True
+        if self._limits.when_full == "stop":
+            self.stopped = True
+            return False
+        return (self._limits.when_full == "thin" and self._thinner.step()) or self._drop()
+
+    def _give_up_delivered(self) -> bool:
+        shared = self._shared
+        with shared.lock:
+            delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
+        # The newest of all stays: it tells the next run how far this one came.
+        delivered = [(lo, min(hi, shared.last - 1)) for lo, hi in delivered if lo < shared.last]
+        self._lose(delivered, PURGED)
+        return bool(delivered)
+
+    def _drop(self) -> bool:
+        with self._shared.lock:
+            ledger = self._shared.ledger
+            few = min(ROWS_PER_READ, ledger.handout.free.total // 16 + 1)
+            oldest = ledger.oldest_free(few)
+            if oldest is not None:
+                ledger.lose(oldest.lo, oldest.hi, DROPPED)
+        return oldest is not None
+
+    def _lose(self, ranges: list[tuple[int, int]], mark: Mark) -> None:
+        with self._shared.lock:
+            for lo, hi in ranges:
+                self._shared.ledger.lose(lo, hi, mark)
+
+    def _lose_waiting(self, last: int, mark: Mark) -> None:
+        ledger = self._shared.ledger
+        with self._shared.lock:
+            while (
+                (first := next(iter(ledger.handout.free), None))
+                and first.lo <= last
+                and (oldest := ledger.oldest_free(last - first.lo + 1))
+            ):
+                ledger.lose(oldest.lo, oldest.hi, mark)
+
+
+def _free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize

@@ -1,0 +1,227 @@
+"""What can still be read of queue files that were set aside: rows, and what became of them.
+
+Every page is looked at: those of a file and those of its log, which holds newer versions of some.
+First all of them are gone through to learn which row each begins with; then the rows come in the
+order of their numbers. Both go in portions, so whoever reads can stop, and go on at any row. A row
+that the newest version of its page has lost is taken from an older one.
+"""
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import chain, islice
+from pathlib import Path
+
+from telemetry_agent.ackqueue.file.rows import COLUMNS, Row, is_sound
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, State, is_newer
+from telemetry_agent.ackqueue.file.store import MARK_COLUMNS, Away, read_mark
+from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.recovery.pages import leaf_records
+from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
+from telemetry_agent.ackqueue.recovery.wal import read_log
+from telemetry_agent.ackqueue.row_states import Mark
+
+_PAGES_PER_LOOK = 500
+_ROWS_PER_PORTION = 500
+_PROBE_PAGES = 128
+
+_PLACE_BITS, _FILE_BITS = 32, 8
+
+_BY_FINALITY = (State.GONE, State.ACKED, State.ACK_FAILED, State.UNACK, State.READY)
+"""Marks may contradict each other, the newer being lost: what cannot be undone counts most."""
+
+
+class DamagedFile:
+    """One file with its log. A page has a place for each version of it, the newest last.
+
+    No database is open at this path meanwhile: see ``wal.read_log``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        self.path = path
+        with ExitStack() as stack:
+            self._file = stack.enter_context(path.open("rb"))
+            log = read_log(log_of(path), PAGE_BYTES)
+            self._frames, self._bytes = log.frames, log.page_bytes
+            self._log = stack.enter_context(log_of(path).open("rb")) if log.frames else None
+            self._close = stack.pop_all().close
+        self._pages = -(-os.fstat(self._file.fileno()).st_size // self._bytes)
+        self._newest = {frame.page: place for place, frame in enumerate(self._frames, self._pages)}
+        self.places = self._pages + len(self._frames)
+        self.is_newer = is_newer(self._content(0)) if self._pages else False
+        """A version still to come has written it."""
+        self.has_rows = False
+        """Whether a row or a mark of ours was found so far."""
+        self.is_unmarked = False
+        """It was carrying over itself, and what became of those rows it did not know yet."""
+
+    def close(self) -> None:
+        """Close it."""
+        self._close()
+
+    def rows(self, place: int) -> Iterator[Row]:
+        """The sound rows of the page at this place."""
+        for number, values in self._records(place):
+            if number > 0 and len(MARK_COLUMNS) < len(values) <= len(COLUMNS):
+                missing = len(COLUMNS) - len(values)  # columns that are younger than the file
+                row = (number, *values[1:], *[None] * missing)
+                if is_sound(row):
+                    self.has_rows = True
+                    yield row
+
+    def rows_of_log(self, since: int) -> Iterator[Row]:
+        """The sound rows in the frames of its log from that one on, each once."""
+        found = {
+            row[0]: row
+            for place in range(self._pages + since, self.places)
+            for row in self.rows(place)
+        }
+        return iter(found.values())
+
+    def marks(self, place: int) -> Iterator[Span[Mark]]:
+        """The sound marks of the page at this place, if it is the newest version."""
+        page = place + 1 if place < self._pages else self._frames[place - self._pages].page
+        if self._newest.get(page, place) != place:
+            return
+        for number, values in self._records(place):
+            if len(values) == len(MARK_COLUMNS):
+                mark = read_mark((number, *values[1:]))
+                if mark is not None:
+                    self.has_rows = True
+                    yield mark
+            elif len(values) == len(Away._fields):
+                self.is_unmarked = values[-1] == 0
+
+    def ends(self) -> Iterator[int]:
+        """The places at the ends of the file, and of its log: a sample."""
+        yield from range(min(_PROBE_PAGES, self.places))
+        yield from range(max(_PROBE_PAGES, self._pages - _PROBE_PAGES), self._pages)
+        yield from range(max(self._pages, self.places - _PROBE_PAGES), self.places)
+
+    def _records(self, place: int) -> Iterator[tuple[int, list[object]]]:
+        page = place + 1 if place < self._pages else self._frames[place - self._pages].page
+        return leaf_records(self._content(place), page, self._newest_version)
+
+    def _newest_version(self, page: int) -> bytes | None:
+        place = self._newest.get(page, page - 1)
+        return self._content(place) if 0 <= place < self.places else None
+
+    def _content(self, place: int) -> bytes:
+        try:
+            if place < self._pages or self._log is None:
+                return os.pread(self._file.fileno(), self._bytes, place * self._bytes)
+            offset = self._frames[place - self._pages].offset
+            return os.pread(self._log.fileno(), self._bytes, offset)
+        except OSError:
+            return b""  # a sector that cannot be read any more
+
+
+def sample(paths: Sequence[Path]) -> tuple[list[Row], int]:
+    """Some rows of these files, the highest last; and the highest number that is used in them.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    rows: dict[int, Row] = {}
+    highest = 0
+    for path in paths:
+        with closing(DamagedFile(path)) as wreck:
+            for place in wreck.ends():
+                rows |= {row[0]: row for row in wreck.rows(place)}
+                highest = max([highest, *(mark.hi for mark in wreck.marks(place))])
+    found = [rows[number] for number in sorted(rows)]
+    return found, max(highest, found[-1][0] if found else 0)
+
+
+class DamagedFiles:
+    """All that can be read of several files, the oldest first."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Open them.
+
+        Raises:
+            OSError: One cannot be read.
+        """
+        self.paths = list(paths)
+        self._marks: list[list[Span[Mark]]] = [[] for _ in paths]
+        self._pages: list[int] = []  # first row, file, place: as one number, to be small
+        self._next = 0
+        self._found: dict[int, tuple[int, Row]] = {}  # row -> version, content
+        with ExitStack() as stack:
+            self.wrecks = [stack.enter_context(closing(DamagedFile(path))) for path in paths]
+            self.close = stack.pop_all().close
+        self._unseen = chain.from_iterable(
+            ((number, place) for place in range(wreck.places))
+            for number, wreck in enumerate(self.wrecks)
+        )
+
+    def look(self) -> bool:
+        """Go through some more of the pages. Returns whether there are more."""
+        more = False
+        for number, place in islice(self._unseen, _PAGES_PER_LOOK):
+            more = True
+            wreck = self.wrecks[number]
+            first = next(wreck.rows(place), None)
+            if first is not None:
+                self._pages.append((first[0] << _FILE_BITS | number) << _PLACE_BITS | place)
+            else:
+                self._marks[number] += wreck.marks(place)
+        if not more:
+            self._pages.sort()
+        return more
+
+    def marks(self) -> list[Span[Mark]]:
+        """Once all was seen: the marks. Of two for one row the earlier counts."""
+        found: list[Span[Mark]] = []
+        for wreck, marks in reversed(list(zip(self.wrecks, self._marks, strict=True))):
+            found += marks
+            if marks and not wreck.is_unmarked:
+                break  # it knew all that the files before it know
+        return sorted(found, key=lambda span: _BY_FINALITY.index(span.value.state))
+
+    def first_row(self) -> int:
+        """Once all was seen: the number of the first row, 0 without any."""
+        return self._row_of(self._pages[0]) if self._pages else 0
+
+    def seek(self, row: int) -> None:
+        """Once all was seen: go on at this row."""
+        self._found.clear()
+        # The page before may hold it, in several versions.
+        self._next = bisect_left(self._pages, row << _FILE_BITS + _PLACE_BITS)
+        if self._next:
+            before = self._row_of(self._pages[self._next - 1])
+            self._next = bisect_left(self._pages, before << _FILE_BITS + _PLACE_BITS)
+
+    def rows(self) -> tuple[int, list[Row]] | None:
+        """The next rows in order, and up to which number these are all; ``None``: no more."""
+        while self._next < len(self._pages):
+            self._read(self._pages[self._next])
+            self._next += 1
+            if self._next < len(self._pages) and len(self._found) >= _ROWS_PER_PORTION:
+                upto = self._row_of(self._pages[self._next]) - 1
+                return upto, self._take(upto)
+        if not self._found:
+            return None
+        upto = max(self._found)
+        return upto, self._take(upto)
+
+    def _read(self, page: int) -> None:
+        version = page & (1 << _FILE_BITS + _PLACE_BITS) - 1
+        wreck = self.wrecks[version >> _PLACE_BITS]
+        for row in wreck.rows(version & (1 << _PLACE_BITS) - 1):
+            if row[0] not in self._found or self._found[row[0]][0] < version:
+                self._found[row[0]] = version, row
+
+    def _take(self, upto: int) -> list[Row]:
+        numbers = sorted(row for row in self._found if row <= upto)
+        return [self._found.pop(row)[1] for row in numbers]
+
+    @staticmethod
+    def _row_of(page: int) -> int:
+        return page >> _FILE_BITS + _PLACE_BITS

@@ -1,0 +1,210 @@
+"""Whether a queue is as it was stored. Nothing is changed, not even what is damaged.
+
+Each row and each mark is held against its checksum, at most 1,000 in a transaction, so that a
+running agent goes on recording. At rest SQLite checks the structure of the file as well.
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from telemetry_agent.ackqueue.file.rows import decode, is_sound
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store, read_mark
+from telemetry_agent.ackqueue.ledger import Ledger
+from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.wal import read_log
+from telemetry_agent.ackqueue.row_states import DAMAGED
+from telemetry_agent.ackqueue.stats import size_on_disk
+from telemetry_agent.errors import StorageError
+from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.model import Record
+
+_LOSSES_TOLD = 20
+
+Report = Generator[dict[str, Any], None, None]
+
+
+class Source(Protocol):
+    """A queue: in use (``shared.SharedState``), or at rest."""
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def store(self) -> Store: ...  # noqa: D102
+    @property
+    def ledger(self) -> Ledger: ...  # noqa: D102
+    @property
+    def committed(self) -> int: ...  # noqa: D102 - the last row that is on disk
+    @property
+    def disk(self) -> AbstractContextManager[object]: ...  # noqa: D102
+    @property
+    def lock(self) -> AbstractContextManager[object]: ...  # noqa: D102
+    def check_open(self) -> None: ...  # noqa: D102
+
+
+class AtRest:
+    """A queue that nobody uses; the caller holds its lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, for reading alone.
+
+        Raises:
+            StorageError: It is damaged so that it cannot be opened, or the disk refuses.
+        """
+        self.path = path
+        self.disk: AbstractContextManager[object] = nullcontext()
+        self.lock = self.disk
+        self.store = Store(path, None)
+        loaded = self.store.load()
+        self.ledger = Ledger(loaded)
+        self.committed = loaded.last
+
+    def check_open(self) -> None:
+        """It is."""
+
+
+class Loss(NamedTuple):
+    """Fixes that were lost by damage, and their neighbours, where those are still there."""
+
+    rows: int
+    after: Record | None
+    before: Record | None
+
+    def __str__(self) -> str:
+        after, before = _told(self.after, "the beginning"), _told(self.before, "the end")
+        return f"{self.rows} between {after} and {before}"
+
+
+def losses(source: Source, limit: int) -> list[Loss]:
+    """What was lost by damage, and where; the newest of it. For the holder of the disk lock.
+
+    Raises:
+        StorageError: The file cannot be read.
+    """
+    with source.lock:
+        damaged = (span for span in reversed(source.ledger.marks) if span.value == DAMAGED)
+        spans = list(islice(damaged, limit))
+        last = source.committed
+    found = []
+    for span in reversed(spans):
+        before = source.store.read_back(span.lo - 1, 1)
+        behind = list(islice(source.store.read(span.hi + 1, last), 1))
+        ends = (decode(rows[0]) if rows else None for rows in (before, behind))
+        found.append(Loss(span.size, *ends))
+    return found
+
+
+def verify_at_rest(path: Path) -> Report:
+    """As ``verify``, of a queue that nobody uses; the caller holds its lock.
+
+    Raises:
+        OSError: The log cannot be read.
+    """
+    log_is_damaged = read_log(set_aside_files.log_of(path), PAGE_BYTES).damaged
+    try:
+        source = AtRest(path)
+    except StorageError as error:
+        yield _report(path, structure="its log is damaged" if log_is_damaged else str(error))
+        return
+    with closing(source.store):
+        structure = "its log is damaged" if log_is_damaged else source.store.integrity()
+        yield from verify(source, structure)
+
+
+def verify(source: Source, structure: str = "ok") -> Report:
+    """Check everything. Answers after each portion how far it is, and at the end a report.
+
+    ``rows``, of which ``damaged`` are not as they were stored; ``missing`` ones; ``damaged_marks``,
+    whose rows are sent again. The report alone has ``structure`` of the file: "ok", or what is
+    wrong; ``set_aside``: files beside it, with ``file``, ``bytes`` and ``state``: "waiting" to be
+    carried over, "kept", or "foreign"; ``lost`` to damage so far, with ``count`` and the fixes next
+    to them, ``after`` and ``before``, as ``stream``, ``seq`` and ``time``; and ``sound``: nothing
+    is damaged, or waits.
+    """
+    counts = dict.fromkeys(("rows", "damaged", "missing", "damaged_marks"), 0)
+    lost: list[Loss] = []
+    try:
+        for _ in _check(source, counts):
+            yield dict(counts)
+        with source.disk:
+            source.check_open()
+            lost = losses(source, _LOSSES_TOLD)
+    except StorageError as error:
+        structure = str(error)
+    yield _report(source.path, counts, structure, lost)
+
+
+def _check(source: Source, counts: dict[str, int]) -> Iterator[None]:
+    """Count, with a pause after each portion."""
+    row = 1
+    while True:
+        with source.disk:
+            source.check_open()
+            with source.lock:
+                last = source.committed
+            rows = list(islice(source.store.read(row, last), ROWS_PER_READ))
+            upto = rows[-1][0] if len(rows) == ROWS_PER_READ else last
+            with source.lock:
+                expected = source.ledger.on_disk(row, upto)
+        counts["rows"] += len(rows)
+        counts["missing"] += max(0, expected - len(rows))
+        counts["damaged"] += sum(not is_sound(found) for found in rows)
+        yield
+        row = upto + 1
+        if row > last:
+            break
+    mark = 0
+    while True:
+        with source.disk:
+            source.check_open()
+            marks = source.store.read_marks(mark)
+        counts["damaged_marks"] += sum(read_mark(found) is None for found in marks)
+        if not marks:
+            return
+        mark = marks[-1][0]
+        yield
+
+
+def _report(
+    path: Path,
+    counts: dict[str, int] | None = None,
+    structure: str = "ok",
+    lost: list[Loss] | None = None,
+) -> dict[str, Any]:
+    set_aside = [
+        {"file": file.name, "bytes": size_on_disk(file), "state": state}
+        for state, files in (
+            ("waiting", set_aside_files.waiting(path)),
+            ("kept", set_aside_files.kept(path)),
+            ("foreign", set_aside_files.foreign(path)),
+        )
+        for file in files
+    ]
+    counts = counts or {}
+    faults = [count for name, count in counts.items() if name != "rows"]
+    waiting = [file for file in set_aside if file["state"] == "waiting"]
+    return {
+        **counts,
+        "structure": structure,
+        "set_aside": set_aside,
+        "lost": [
+            {"count": loss.rows, "after": _named(loss.after), "before": _named(loss.before)}
+            for loss in lost or []
+        ],
+        "sound": structure == "ok" and not any(faults) and not waiting,
+    }
+
+
+def _named(record: Record | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    return {"stream": record.stream, "seq": record.seq, "time": rfc3339(record.fix.time_ms)}
+
+
+def _told(record: Record | None, otherwise: str) -> str:
+    if record is None:
+        return otherwise
+    return f"{rfc3339(record.fix.time_ms)} ({record.stream}:{record.seq})"

@@ -1,0 +1,247 @@
+"""The queue's file, what memory knows of it, and the two locks: for the modules of this room.
+
+``lock`` guards memory and is held for microseconds. ``disk`` guards the connection and is held
+across an fsync; whoever needs both takes ``disk`` first. Rows do not move while ``disk`` is held
+by another: whatever takes free rows holds it.
+
+Memory is ahead of the disk, and the disk follows: each transaction writes the new rows and every
+mark that differs. So a disk that refuses to write costs nothing but patience. And a file that turns
+out to be damaged can be set aside at any moment: all that memory knows goes into a new one.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from telemetry_agent.ackqueue.file.lock import Note, QueueLock
+from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, stream_from_int
+from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
+from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
+from telemetry_agent.ackqueue.file.writer import Writer
+from telemetry_agent.ackqueue.ledger import Ledger, generation_after
+from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.opening import open_queue, say_set_aside
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+_RELIEFS = 32  # each makes room for some rows, and a transaction holds at most 1,000
+
+
+class SharedState:
+    """Everything that the parts of a queue share."""
+
+    def __init__(self, path: Path, clock: Clock, connect: Connect, *, max_uncommitted: int) -> None:
+        """See ``AckQueue``."""
+        self.path = path
+        self.clock = clock
+        self.closed = self.used = False
+        self.relieve: Callable[[], bool] = lambda: False
+        """Makes some room in memory's picture of the file; False: there is nothing to give up."""
+        self.lock = threading.Lock()
+        self.disk = threading.Lock()
+        self.ready = threading.Condition(self.lock)
+        """Something may have become ready to be handed out, or the queue was closed."""
+        self.waiters = 0
+        self._connect = connect
+        self._watchers: list[Callable[[], None]] = []
+        make_directories(path)
+        self._file_lock = QueueLock(path)
+        try:
+            self.store, loaded = open_queue(path, connect, self._file_lock.noted)
+        except BaseException:
+            self._file_lock.release()
+            raise
+        self._damage: StorageError | None = None
+        """Why the file is to be set aside: the disk has refused that so far."""
+        self._is_aside = False
+        self._limits: tuple[int, int] | None = None
+
+        self.ledger = Ledger(loaded)
+        self.ledger.resume()
+        self.writer = Writer(
+            self.ledger,
+            self.lock,
+            clock,
+            max_uncommitted=max_uncommitted,
+            on_refusal=self.ring,
+        )
+        self.base = loaded.last
+        """The row of a fix put in this stream is this plus its seq."""
+        self.seq = 0
+        self._draw_stream()
+        self.latest_ms: int | None = None
+        """Of the last fix that was put and whose time is not in doubt."""
+        self._oldest: tuple[int, int | None] | None = None  # the oldest pending row, its time
+        self._find_oldest()
+        self.note()
+
+    def watch(self, ring: Callable[[], None]) -> None:
+        """See ``AckQueue.watch``."""
+        self._watchers.append(ring)
+
+    def ring(self) -> None:
+        """There is something new to do."""
+        for ring in self._watchers:
+            ring()
+
+    def check_open(self) -> None:
+        """Raise ValueError if the queue is closed."""
+        if self.closed:
+            raise ValueError(f"the queue {self.path} is closed")
+
+    # For the holder of the memory lock
+
+    @property
+    def last(self) -> int:
+        """The number of the last row."""
+        return self.base + self.seq
+
+    @property
+    def committed(self) -> int:
+        """The number of the last row that is known to be on disk."""
+        waiting = self.writer.oldest
+        return waiting[1][0] - 1 if waiting is not None else self.last
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """GNSS time of the oldest fix that is to be delivered, if it is known."""
+        if self._oldest is not None:
+            return self._oldest[1]
+        waiting = self.writer.oldest
+        return waiting[1][TIME_MS] if waiting is not None else None
+
+    def wake_waiters(self) -> None:
+        """Each looks for itself."""
+        if self.waiters:
+            self.ready.notify_all()
+
+    # For the holder of the disk lock
+
+    @property
+    def broken(self) -> bool:
+        """The file is damaged, and the disk refuses to put another in its place."""
+        return self._damage is not None
+
+    def use(self) -> None:
+        """Something is about to be done that a close must bring to disk."""
+        self.check_open()
+        self.used = True
+
+    def write(self) -> StorageError | None:
+        """Bring everything to disk. Returns why it refused, which was logged."""
+        refusal = self._damage or self.writer.write(self.store)
+        if isinstance(refusal, UnusableError):
+            refusal = self.replace(refusal)
+        for _ in range(_RELIEFS):
+            if not isinstance(refusal, FullError) or not self.relieve():
+                break
+            refusal = self.writer.write(self.store)
+        self.writer.tell(refusal)
+        self._find_oldest()
+        with self.lock:
+            self.wake_waiters()
+        return refusal
+
+    def read(self, lo: int, hi: int, limit: int | None = None) -> list[Row]:
+        """The rows with these numbers that are there, in order, damaged or not.
+
+        Raises:
+            UnusableError: The file is damaged, and was set aside.
+            StorageError: The file cannot be read.
+        """
+        return self._read(lambda store: list(islice(store.read(lo, hi), limit)))
+
+    def read_back(self, row: int, limit: int) -> list[Row]:
+        """The last rows up to this one, the newest first; as ``read``."""
+        return self._read(lambda store: store.read_back(row, limit))
+
+    def _read(self, read: Callable[[Store], list[Row]]) -> list[Row]:
+        if self._damage is not None:
+            raise self._damage
+        try:
+            return read(self.store)
+        except UnusableError as error:
+            self.writer.tell(self.replace(error))
+            raise
+
+    def damage(self, rows: list[int]) -> None:
+        """These are not as they were stored: give them up. They are gone with the next write."""
+        with self.lock:
+            self.ledger.damage(rows)
+        log.error(
+            "the queue %s: %d fixes are damaged and cannot be sent (rows %d to %d)",
+            self.path,
+            len(rows),
+            rows[0],
+            rows[-1],
+        )
+
+    def limit(self, size: int, log_size: int) -> None:
+        """See ``Store.limit``; for a file that takes its place too."""
+        if self._limits != (size, log_size):
+            self._limits = size, log_size
+            self.store.limit(size, log_size)
+
+    def replace(self, why: UnusableError) -> StorageError | None:
+        """Set the file aside, and go on with a new one.
+
+        Returns:
+            Why the disk refuses that, or to write to the new one.
+        """
+        self._damage = why
+        with suppress(StorageError):
+            self.store.close()
+        try:
+            if not self._is_aside:
+                say_set_aside(str(why), set_aside_files.move_away(self.path))
+                self._is_aside = True
+            self.store = Store(self.path, self._connect)
+            if self._limits is not None:
+                self.store.limit(*self._limits)
+        except StorageError as error:
+            return error
+        self._damage, self._is_aside = None, False
+        with self.lock:
+            hi = generation_after(self.last)
+            if not isinstance(why, TakenError):
+                # A write of them that was refused may be in that file all the same.
+                self.ledger.renumber(self.committed + 1, self.last)
+            self.ledger.send_away(self.committed, hi)
+            self.base, self.seq = self.writer.renumber(hi), 0
+            self._draw_stream()
+        self.note()
+        self.ring()
+        return self.writer.write(self.store)
+
+    def note(self, *, clean: bool = False) -> None:
+        """Write down what is in the file, in case it is found empty."""
+        with self.lock:
+            oldest = self.ledger.oldest_pending()
+            self._file_lock.note(Note(clean, oldest or self.last + 1, self.last))
+
+    def close(self) -> None:
+        """Close the file, and let the next process in."""
+        try:
+            self.store.close()
+        finally:
+            self.note(clean=True)
+            self._file_lock.release()
+
+    def _draw_stream(self) -> None:
+        self.stream = secrets.randbits(64) - 2**63
+        self.stream_hex = stream_from_int(self.stream)
+
+    def _find_oldest(self) -> None:
+        """So that ``oldest_ms`` can tell its time without the disk."""
+        with self.lock:
+            row = self.ledger.oldest_pending()
+        if row is None:
+            self._oldest = None
+        elif self._oldest is None or self._oldest[0] != row:
+            self._oldest = (row, self.store.time_ms(row))

@@ -1,0 +1,66 @@
+"""How a command gets its answers: from the running agent, or from the queue where none runs."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from telemetry_agent.daemon import client
+from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.tasks import Bell
+
+
+def ask(queue_path: Path, question: Mapping[str, Any]) -> client.Answers:
+    """Ask the running agent about its queue; where none runs, open the queue and look.
+
+    Raises:
+        AgentError: see ``client.ask`` and ``check_queue``.
+    """
+    try:
+        yield from client.ask(queue_path, question)
+    except client.NoAgentError:
+        # SQLite and all that is not needed where an agent answers.
+        from telemetry_agent.ackqueue.queue import AckQueue  # noqa: PLC0415
+        from telemetry_agent.ackqueue.recovery.carry_over import carry_over  # noqa: PLC0415
+        from telemetry_agent.daemon.commands import queue_commands  # noqa: PLC0415
+
+        check_queue(queue_path)
+        with AckQueue(queue_path) as queue:
+            carry_over(queue)
+            yield from queue_commands(queue)[question["ask"]].run(question, Bell())
+
+
+def ask_to_verify(queue_path: Path) -> client.Answers:
+    """The same for ``queue verify``. A queue at rest is only looked at: to open it may change it.
+
+    Raises:
+        AgentError: see ``client.ask`` and ``check_queue``.
+    """
+    try:
+        yield from client.ask(queue_path, {"ask": "queue verify"})
+    except client.NoAgentError:
+        from telemetry_agent.ackqueue.file.lock import at_rest  # noqa: PLC0415 - as above
+        from telemetry_agent.ackqueue.recovery.verify import verify_at_rest  # noqa: PLC0415 - as above
+
+        check_queue(queue_path)
+        with at_rest(queue_path):
+            yield from verify_at_rest(queue_path)
+
+
+def check_queue(path: Path) -> None:
+    """Whether there is a queue that this user may open.
+
+    Raises:
+        StorageError: there is none; opening would make one.
+        AgentError: no permission.
+    """
+    try:
+        path.stat()
+    except PermissionError:
+        pass
+    except OSError:
+        raise StorageError(f"there is no queue at {path}: nothing was recorded yet") from None
+    if not os.access(path, os.W_OK):
+        raise AgentError(
+            f"only the agent's user may open {path}, the queue of an agent at rest: use sudo"
+        )

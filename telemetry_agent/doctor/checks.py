@@ -1,0 +1,145 @@
+"""All checks in the order of the data's path, and the parts that they look at."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.config import loader
+from telemetry_agent.config.settings import Settings
+from telemetry_agent.daemon import client
+from telemetry_agent.daemon.builders import source_of
+from telemetry_agent.doctor.agent_checks import Agent, Ask, TapSource
+from telemetry_agent.doctor.endpoint import SERVERS, Endpoint, Resolve
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
+from telemetry_agent.doctor.listening import Patience
+from telemetry_agent.doctor.permissions import SERVICE_USER
+from telemetry_agent.doctor.receiver import Receiver
+from telemetry_agent.doctor.reception import LISTENED
+from telemetry_agent.doctor.runner import Check, findings
+from telemetry_agent.doctor.storage import Storage
+from telemetry_agent.errors import ConfigError
+from telemetry_agent.gnss.sources import Source
+from telemetry_agent.model import Fix
+from telemetry_agent.upload.http.dialer import resolve_tcp
+
+_ALL_S = 12.0  # a small board takes its time to start and to end beside that
+_LISTEN_S = 11.5  # so long may the search for a line's speed take
+
+# Where systemd keeps those of the service while that runs.
+_CREDENTIALS = "/run/credentials/telemetry-agent.service"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the checks look at, where that is not in the config."""
+
+    clock: Clock = field(default_factory=Clock)
+    root: Path = Path("/")
+    """Where /dev, /proc and /sys are."""
+    resolve: Resolve = resolve_tcp
+    ask: Ask = client.ask
+    user: str = SERVICE_USER
+    """Who runs the agent where it does not run, and root asks."""
+    patience: Patience = field(default_factory=Patience)
+
+
+def examine(
+    config_path: Path | None, site: Site | None = None, *, send: bool = False
+) -> Iterator[Finding]:
+    """Check everything; takes less than 15 s. Every name is told, whatever failed.
+
+    ``send``: the endpoint is sent a position, the receiver's or one at 0, 0.
+    """
+    try:
+        loaded = loader.load(config_path)
+    except ConfigError as error:
+        said, remedy = _explained(error)
+        yield failed("config", said, remedy)
+        yield from (skipped(name, "needs config") for name in NAMES[1:])
+        return
+    files = ", ".join(map(str, loaded.files)) or "the environment"
+    yield passed("config", f"{files}, for the device {loaded.settings.device}")
+    yield from findings(_checks(loaded.settings, site or Site(), send=send), limit_s=_ALL_S)
+
+
+def _explained(error: ConfigError) -> tuple[str, str]:
+    text = str(error)
+    said, parts, remedy = text.partition("; ")
+    check = "correct it; `telemetry-agent config check` tells when it is right"
+    return (said, remedy) if parts and text.startswith("no config") else (text, check)
+
+
+def _checks(settings: Settings, site: Site, *, send: bool) -> list[Check]:
+    gps, upload, path = settings.gps, settings.upload, settings.queue.path
+    if os.access(_CREDENTIALS, os.X_OK):
+        os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
+    agent = Agent(path, site.ask, site.user)
+
+    def source() -> Source:
+        if agent.status is not None:
+            return TapSource(path, site.patience.silent_s, site.ask)
+        return source_of(gps, baud_file=None)
+
+    receiver = Receiver(
+        gps, agent, source, clock=site.clock, patience=site.patience, root=site.root
+    )
+    storage = Storage(path, agent, clock=site.clock, root=site.root)
+    endpoint = Endpoint(
+        upload,
+        settings.device,
+        lambda: agent.account,
+        resolve=site.resolve,
+        clock=site.clock,
+        position=lambda: (receiver.fix or Fix(site.clock.wall_ms(), 0, 0)) if send else None,
+    )
+    hung_disk = ("no answer of the disk", "the disk or a network file system hangs: see `dmesg`")
+    hung_port = ("the port does not let go", "unplug the receiver and plug it in again")
+    return [
+        Check(("agent",), agent.examine),
+        Check(("device", "permissions"), receiver.port, ("agent",)),
+        Check(
+            ("port in use", *LISTENED),
+            receiver.listen,
+            ("device", "permissions"),
+            _LISTEN_S,
+            hung_port,
+        ),
+        Check(("state directory",), storage.folder, ("agent",), overdue=hung_disk),
+        Check(("file system", "disk space"), storage.disk, overdue=hung_disk),
+        Check(("queue",), storage.queue, ("state directory",), 7.0, hung_disk),
+        Check(("credentials",), endpoint.credentials, ("agent",)),
+        Check(("name",), endpoint.name, (), 4.0, ("no name server answers", SERVERS)),
+        Check(("tcp",), endpoint.tcp, ("name",), 5.0),
+        Check(("tls",), endpoint.tls, ("credentials", "tcp"), 5.0),
+        Check(
+            ("authentication", "answer"),
+            endpoint.ask,
+            ("sentences", "tls") if send else ("tls",),
+            6.0,
+        ),
+        Check(("delivery",), agent.delivery, ("agent",)),
+    ]
+
+
+NAMES = (
+    "config",
+    "agent",
+    "device",
+    "permissions",
+    "port in use",
+    *LISTENED,
+    "state directory",
+    "file system",
+    "disk space",
+    "queue",
+    "credentials",
+    "name",
+    "tcp",
+    "tls",
+    "authentication",
+    "answer",
+    "delivery",
+)
+"""Everything that is told, in the order of the data's path."""

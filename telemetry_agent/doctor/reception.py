@@ -1,0 +1,222 @@
+"""What was heard of a receiver, as findings."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span, warned
+from telemetry_agent.doctor.listening import Heard
+from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.gnss.sources import Source
+from telemetry_agent.gnss.sources.protocols import protocol
+from telemetry_agent.model import Fix, ReceiverState
+
+LISTENED = ("sentences", "line load", "antenna", "fix", "clock")
+
+_DAMAGED_SHARE = 0.02
+_HIGH_LOAD = 0.85
+_STRONG_DB = 30
+_SATELLITES_FOR_A_FIX = 4
+_UNREAL = {"estimated", "manual", "simulated"}
+_CLOCK_OFF_MS = 30_000
+
+
+def listened(
+    source: Source, heard: Heard, baud: int | None, clock: Clock, *, live: bool
+) -> Iterator[Finding]:
+    """A finding for each of ``LISTENED``.
+
+    Args:
+        source: what was listened to.
+        heard: what came.
+        baud: the speed of the line, where that limits what can come.
+        clock: what GNSS time is compared with.
+        live: whether it was a receiver; the times of a recording are long ago.
+    """
+    if not heard.types:
+        yield _unheard(source, heard)
+        yield from (skipped(name, "needs sentences") for name in LISTENED[1:])
+        return
+    yield _sentences(heard, baud)
+    yield _line_load(heard, baud)
+    yield _antenna(heard)
+    yield _fix(heard)
+    yield _clock(heard, clock) if live else skipped("clock", "a recording tells no time")
+
+
+def _unheard(source: Source, heard: Heard) -> Finding:
+    state: ReceiverState = "silent"
+    said = f"nothing comes from {source.name}"
+    if heard.anything:
+        spoken = protocol(heard.unread)
+        state = "binary" if spoken else "wrong-baud"
+        said = (
+            f"{source.name} speaks {spoken}, no NMEA"
+            if spoken
+            else f"what comes from {source.name} cannot be read: wrong baud rate?"
+        )
+    told, remedy = parted(source.remedy(state, heard.unread))
+    return failed("sentences", said, remedy or told)
+
+
+def _sentences(heard: Heard, baud: int | None) -> Finding:
+    count = sum(heard.types.values())
+    kinds = " ".join(sorted(heard.types))
+    speed = f" at {baud} baud" if baud else ""
+    damaged = sum(heard.decoder.counts[kind] for kind in ("bad-checksum", "aborted", "too-long"))
+    damaged = max(0, damaged - 1)  # the first is cut by our coming in
+    if damaged > _DAMAGED_SHARE * (count + damaged):
+        return warned(
+            "sentences",
+            f"{damaged} of {count + damaged} sentences arrive damaged{speed}",
+            "check cable, ground and power; a shorter or shielded cable, or a lower baud rate",
+        )
+    return passed("sentences", f"{count} heard{speed}: {kinds}")
+
+
+def _line_load(heard: Heard, baud: int | None) -> Finding:
+    name = "line load"
+    if heard.decoder.counts["receiver-overflow"]:
+        return _overloaded("the receiver says that its buffer overflows", heard)
+    if baud is None:
+        return skipped(name, "no serial line of known speed")
+    load = heard.bytes_per_s * 10 / baud  # a byte takes ten bits
+    said = f"{load:.0%} of {baud} baud"
+    return passed(name, said) if load < _HIGH_LOAD else _overloaded(said, heard)
+
+
+def _overloaded(said: str, heard: Heard) -> Finding:
+    most, amount = heard.bytes_by_type.most_common(1)[0]
+    share = amount / sum(heard.bytes_by_type.values())
+    return warned(
+        "line load",
+        said,
+        f"raise the receiver's baud rate, or switch sentences off ({most} is {share:.0%} of them)",
+    )
+
+
+def _antenna(heard: Heard) -> Finding:
+    match heard.decoder.antenna:
+        case "OPEN":
+            return failed(
+                "antenna",
+                "the receiver sees no antenna",
+                "plug the antenna in; if it is, its cable or connector is broken",
+            )
+        case "SHORT":
+            return failed(
+                "antenna",
+                "the antenna's cable has a short circuit",
+                "unplug it, look for water and a crushed cable, replace it",
+            )
+        case None | "INIT" | "DONTKNOW" | "UNKNOWN":
+            return skipped("antenna", "the receiver does not tell")
+        case state:
+            return passed("antenna", f"the receiver says {state}")
+
+
+def _fix(heard: Heard) -> Finding:
+    decoder = heard.decoder
+    if heard.fix is None:
+        if decoder.state == "no-date":
+            return _no_date(heard)
+        return _no_fix(heard)
+    said = _words(heard.fix)
+    if heard.fix.quality in _UNREAL:
+        return warned(
+            "fix",
+            f"{said}, but {heard.fix.quality}",
+            "wait for open sky; where it stays, drop them: sampling.drop_quality",
+        )
+    if decoder.datum is not None:
+        return warned(
+            "fix",
+            f"{said}, in the datum {decoder.datum}: it may be off by hundreds of metres",
+            "set the receiver to WGS 84",
+        )
+    return passed("fix", said)
+
+
+def as_told(receiver: Mapping[str, Any]) -> Finding:
+    """``fix``, as the agent tells it in its status."""
+    state = receiver["state"]
+    if state in {"2d", "3d"}:
+        return passed("fix", f"{state.upper()}, says the agent")
+    return failed("fix", f"none: the agent finds the receiver {state}", "use sudo to see why")
+
+
+def _words(fix: Fix) -> str:
+    said = [f"{fix.mode}D"]
+    if fix.sats is not None:
+        said.append(f"{fix.sats} satellites")
+    if fix.hdop_e2 is not None:
+        said.append(f"HDOP {fix.hdop_e2 / 100:g}")
+    return ", ".join(said)
+
+
+def _no_date(heard: Heard) -> Finding:
+    if heard.decoder.counts["old-date"]:
+        return failed(
+            "fix",
+            "positions, but the receiver's date is too long ago to be true",
+            "the receiver is too old (its week counter rolled over): replace it, or its firmware",
+        )
+    return failed(
+        "fix",
+        "positions, but no date",
+        "switch the receiver's RMC or ZDA sentence on, for example in gps.on_connect",
+    )
+
+
+def _no_fix(heard: Heard) -> Finding:
+    if not heard.types.keys() & {"RMC", "GGA", "GLL", "GNS"}:
+        return failed(
+            "fix",
+            "the receiver sends no sentence with a position",
+            "switch its RMC and GGA sentences on, for example in gps.on_connect",
+        )
+    signals = [satellite.snr_db or 0 for satellite in heard.decoder.sky().satellites]
+    heard_db = sorted((snr for snr in signals if snr), reverse=True)
+    strong = sum(snr >= _STRONG_DB for snr in heard_db)
+    if strong >= _SATELLITES_FOR_A_FIX:
+        return warned(
+            "fix",
+            f"none yet: {strong} satellites come in well (best {heard_db[0]} dB-Hz)",
+            "wait: after power-on a receiver needs up to a minute, after long storage 15",
+        )
+    if heard_db:
+        seen = f"{len(heard_db)} satellites are heard, the best at {heard_db[0]} dB-Hz"
+    elif "GSV" in heard.types:
+        seen = "not one satellite is heard"
+    else:
+        seen = "the receiver does not tell what it hears"
+    return failed(
+        "fix",
+        f"none: {seen}",
+        f"move the antenna under open sky; it needs {_SATELLITES_FOR_A_FIX} satellites above "
+        f"{_STRONG_DB} dB-Hz"
+        + ("" if heard_db else "; hearing none at all is often an unplugged antenna"),
+    )
+
+
+def _clock(heard: Heard, clock: Clock) -> Finding:
+    if heard.fix is None or heard.behind_ms is None or "date" in heard.fix.flags:
+        return skipped("clock", "no GNSS time to compare with")
+    off_ms = abs(heard.behind_ms)
+    if off_ms < _CLOCK_OFF_MS:
+        return passed("clock", f"the system clock agrees with GNSS to {off_ms / 1000:.0f} s")
+    gap = span(off_ms / 1000)
+    direction = "behind" if heard.behind_ms > 0 else "ahead of"
+    if clock.synchronised():
+        return warned(
+            "clock",
+            f"GNSS says {rfc3339(heard.fix.time_ms)}; a synchronised system clock is {gap} "
+            f"{direction} it",
+            "the receiver's date may have rolled over: replace it, or its firmware",
+        )
+    return warned(
+        "clock",
+        f"the system clock is {gap} {direction} GNSS time ({rfc3339(heard.fix.time_ms)}); positions"
+        " carry GNSS time, but certificates are judged by the clock",
+        "`sudo timedatectl set-ntp true`, or give the machine a battery clock",
+    )

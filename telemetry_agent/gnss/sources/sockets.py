@@ -1,0 +1,191 @@
+"""A receiver's bytes from another program or machine, over TCP or UDP."""
+
+import contextlib
+import os
+import re
+import select
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.sources.on_connect import OnConnect
+from telemetry_agent.model import ReceiverState
+from telemetry_agent.tasks import Bell
+
+_CONNECT_S = 5.0
+_READ_BYTES = 65536
+_UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}\Z")
+
+
+class SocketSource:
+    """What TCP and UDP have in common: a socket, and a way to end a wait for it."""
+
+    def __init__(self, name: str, clock: Clock | None = None) -> None:
+        self.name = name
+        self._clock = clock or Clock()
+        self._socket: socket.socket | None = None
+        self._cancelled = Bell()
+
+    def open(self) -> None:
+        """See ``Source.open``."""
+        raise NotImplementedError
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ``Source.read``."""
+        if self._socket is None:
+            raise SourceError(f"{self.name} is not open")
+        if not self._wait(self._socket, select.POLLIN, timeout_s):
+            return b""
+        try:
+            return self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise SourceError(f"{self.name} broke off: {error.strerror}") from error
+
+    def cancel(self) -> None:
+        """See ``Source.cancel``."""
+        self._cancelled.ring()
+
+    def close(self) -> None:
+        """See ``Source.close``."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def remedy(self, state: ReceiverState, heard: bytes) -> str:  # noqa: ARG002
+        """See ``Source.remedy``."""
+        if state == "silent":
+            return f"nothing comes from {self.name}: check that its sender runs and has a receiver"
+        return f"what comes from {self.name} is no NMEA: check what its sender sends"
+
+    def _wait(self, waited_for: socket.socket, event: int, timeout_s: float) -> bool:
+        """Whether the socket is ready; not if the time passed, or the wait was cancelled."""
+        ready = self._cancelled.wait(timeout_s, [(waited_for.fileno(), event)])
+        return not self._cancelled.clear() and bool(ready)
+
+
+class TcpSource(SocketSource):
+    """Connects to ``host:port`` and reads what comes, as ``ser2net`` and many receivers send it.
+
+    Args:
+        host: a name or an address; without brackets.
+        port: the port there.
+        commands: sent after each connection, and when the receiver says that it has started.
+        clock: bounds the connecting.
+        name: how messages call it.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        commands: Sequence[bytes] = (),
+        clock: Clock | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name or f"tcp://{_bracketed(host)}:{port}", clock)
+        self._host = host
+        self._port = port
+        self._commands = OnConnect(self.name, commands, self._clock)
+
+    def open(self) -> None:
+        """See ``Source.open``."""
+        self.close()  # where the last open got no further than connecting
+        try:
+            self._socket = self._connect()
+        except OSError as error:
+            raise SourceError(
+                f"{self.name} cannot be reached ({error.strerror or error}): "
+                "check the address, and that its sender runs"
+            ) from error
+        for command in self._commands.opened():
+            self.request(command)
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ``Source.read``."""
+        if self._socket is not None and not self._wait(self._socket, select.POLLIN, timeout_s):
+            return b""
+        data = super().read(0)
+        if not data:
+            raise SourceError(f"{self.name} closed the connection: check that its sender runs")
+        for command in self._commands.heard(data):
+            self.request(command)
+        return data
+
+    def request(self, data: bytes) -> None:
+        """Send something to the other side.
+
+        Raises:
+            SourceError: the connection broke off.
+        """
+        if self._socket is None:
+            raise SourceError(f"{self.name} is not open")
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise SourceError(f"{self.name} broke off: {error.strerror}") from error
+
+    def _connect(self) -> socket.socket:
+        until_s = self._clock.monotonic_s() + _CONNECT_S
+        failed = OSError("no address")
+        for family, *_, address in socket.getaddrinfo(
+            self._host, self._port, type=socket.SOCK_STREAM
+        ):
+            attempt = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                self._reach(attempt, address, until_s - self._clock.monotonic_s())
+            except OSError as error:
+                attempt.close()
+                failed = error
+            else:
+                return attempt
+        raise failed
+
+    def _reach(self, attempt: socket.socket, address: Any, timeout_s: float) -> None:
+        attempt.setblocking(False)
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with contextlib.suppress(BlockingIOError):
+            attempt.connect(address)
+        if not self._wait(attempt, select.POLLOUT, timeout_s):
+            raise TimeoutError("no answer")
+        if number := attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(number, os.strerror(number))
+
+
+class UdpSource(SocketSource):
+    """Takes what is sent to ``port``, by whomever. ``host`` is our own address, "" all of them."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"udp://{_bracketed(host)}:{port}")
+        self._host = host
+        self._port = port
+
+    def open(self) -> None:
+        """See ``Source.open``."""
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                self._host or None, self._port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+            )[0]
+            self._socket = socket.socket(family, kind, protocol)
+            self._socket.setblocking(False)
+            self._socket.bind(address)
+        except OSError as error:
+            self.close()
+            raise SourceError(
+                f"cannot listen at {self.name} ({error.strerror or error}): "
+                f"`ss -ulpn sport = :{self._port}` shows who does"
+            ) from error
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ``Source.read``."""
+        data = super().read(timeout_s)
+        # A datagram that ends with a checksum is whole: some senders leave out its line end.
+        return data + b"\n" if _UNENDED.search(data) else data
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

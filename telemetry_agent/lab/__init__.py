@@ -1,0 +1,1 @@
+"""What is not the agent: simulators, drives and the reference endpoint."""

@@ -1,0 +1,85 @@
+"""Where the reference endpoint keeps what came: SQLite, each fix once."""
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError
+from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.lab.native_request import NativeRequest
+
+_FIXES = """CREATE TABLE IF NOT EXISTS fixes (
+    stream TEXT NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL,
+    time TEXT NOT NULL, lat REAL NOT NULL, lon REAL NOT NULL, fix TEXT NOT NULL,
+    PRIMARY KEY (stream, seq)) WITHOUT ROWID"""
+_REPORTS = """CREATE TABLE IF NOT EXISTS reports (
+    device TEXT PRIMARY KEY, stream TEXT NOT NULL, heard TEXT NOT NULL, agent TEXT NOT NULL)
+    WITHOUT ROWID"""
+
+
+class Store:
+    """One connection to the database, under a lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, and find out whether it can be written.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("BEGIN IMMEDIATE")  # finds out now that the file cannot be written
+            self._db.execute(_FIXES)
+            self._db.execute(_REPORTS)
+            self._db.commit()
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot write {path}: {error}: choose another --db") from error
+
+    def put(self, parcel: NativeRequest) -> int:
+        """Commit; return how many fixes were new.
+
+        Raises:
+            StorageError: nothing was stored.
+        """
+        name = (parcel.stream, parcel.device)
+        rows = [
+            (*name, f["seq"], f["time"], f["lat"], f["lon"], json.dumps(f)) for f in parcel.fixes
+        ]
+        try:
+            stored = self._write(rows, name, parcel.agent)
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot store: {error}") from error
+        return max(0, stored)
+
+    def read(self, sql: str, *values: str) -> list[Any]:
+        """Every row that ``sql`` selects."""
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            self._db.close()
+
+    def _write(
+        self, rows: list[tuple[Any, ...]], name: tuple[str, str], agent: dict[str, Any] | None
+    ) -> int:
+        with self._lock, self._db:
+            stored: int = self._db.executemany(
+                "INSERT INTO fixes (stream, device, seq, time, lat, lon, fix)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                rows,
+            ).rowcount
+            if agent is not None:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO reports (stream, device, heard, agent)"
+                    " VALUES (?, ?, ?, ?)",
+                    (*name, rfc3339(Clock().wall_ms()), json.dumps(agent)),
+                )
+        return stored

@@ -1,0 +1,191 @@
+"""HTTP, as far as the reference endpoint speaks it."""
+
+import contextlib
+import json
+import logging
+import re
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Mapping
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from importlib import resources
+from typing import Any, Protocol
+
+from telemetry_agent import __version__
+from telemetry_agent.lab.native_request import BODY_MAX_BYTES, NativeRequest, RefusedError, parse
+
+_log = logging.getLogger(__name__)
+
+PATH = "/v1/fixes"
+AGENTS_PATH = "/v1/agents"
+_DESCRIPTION_PATH = "/openapi.json"
+_DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
+_IDLE_S = 75.0
+
+
+class Service(Protocol):
+    """What stands behind the requests, each of which comes in a thread of its own."""
+
+    def admit(self, authorization: str) -> str | None: ...  # noqa: D102
+    def next_fault(self) -> str | None: ...  # noqa: D102
+    def take(self, parcel: NativeRequest) -> dict[str, Any]: ...  # noqa: D102
+    def agents(self, device: str | None) -> list[dict[str, Any]]: ...  # noqa: D102
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = f"telemetry-agent/{__version__}"
+    sys_version = ""
+    disable_nagle_algorithm = True  # else head and body of an answer are 44 ms apart
+    timeout = _IDLE_S
+
+    def __init__(self, service: Service, *args: Any) -> None:
+        self._service = service
+        super().__init__(*args)
+
+    def do_POST(self) -> None:
+        if self.path.partition("?")[0] in {AGENTS_PATH, _DESCRIPTION_PATH}:
+            self._not_allowed("GET")
+            return
+        try:
+            answer = self._deliver(self._body())
+        except RefusedError as refused:
+            self._refuse(refused)
+        else:
+            if answer is None:
+                self.close_connection = True
+            else:
+                self._answer(200, answer)
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == AGENTS_PATH:
+            try:
+                self._answer(200, self._service.agents(self._admitted()))
+            except RefusedError as refused:
+                self._refuse(refused)
+        elif path == _DESCRIPTION_PATH:
+            description = resources.files(__package__).joinpath("openapi.json").read_text("utf-8")
+            self._answer(200, json.loads(description))
+        else:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+
+    def _admitted(self) -> str | None:
+        return self._service.admit(self.headers.get("Authorization", ""))
+
+    def _deliver(self, body: bytes) -> dict[str, Any] | None:
+        """Store it; return the answer, ``None`` for none at all."""
+        fault = self._service.next_fault()
+        if fault == "hang":
+            self.connection.settimeout(None)
+            self.rfile.read(1)  # until the agent gives up, or the endpoint stops
+            return None
+        if fault and fault != "drop":
+            raise RefusedError(int(fault), "on purpose")
+        device = self._admitted()
+        parcel = parse(body, self.headers.get("Content-Encoding", "identity"))
+        if device is not None and parcel.device != device:
+            raise RefusedError(403, f"this is the token of another device than {parcel.device}")
+        answer = self._service.take(parcel)
+        return None if fault == "drop" else answer
+
+    def _refuse(self, refused: RefusedError) -> None:
+        headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
+        if refused.retry_after_s is not None:
+            headers["Retry-After"] = str(refused.retry_after_s)
+        self._answer(refused.status, {"error": str(refused)}, headers)
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length")
+        if length is None or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            raise RefusedError(411, "Content-Length is needed")
+        if not re.fullmatch(r"\d{1,18}", length, re.ASCII):
+            self.close_connection = True
+            raise RefusedError(400, "Content-Length is no number")
+        if int(length) > BODY_MAX_BYTES:
+            self.close_connection = True
+            self._drain(int(length))
+            raise RefusedError(413, f"more than {BODY_MAX_BYTES} bytes")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise ConnectionResetError
+        return body
+
+    def _drain(self, length: int) -> None:
+        """Who is cut off while it still sends does not read the answer: hear it out."""
+        left = min(length, _DRAIN_MAX_BYTES)
+        while left > 0 and (data := self.rfile.read1(min(left, 1 << 16))):
+            left -= len(data)
+
+    def _answer(self, status: int, value: object, headers: Mapping[str, str] = {}) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        for name, text in headers.items():
+            self.send_header(name, text)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what is no POST, or no HTTP request at all, in JSON too."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:
+            read_only = self.path.partition("?")[0] in {AGENTS_PATH, _DESCRIPTION_PATH}
+            self._not_allowed("GET" if read_only else "POST")
+        else:
+            self.close_connection = True
+            self._answer(code, {"error": message or explain})
+
+    def _not_allowed(self, allowed: str) -> None:
+        self.close_connection = True  # it may have sent a body that nobody reads
+        self._answer(405, {"error": f"{allowed} is what is answered here"}, {"Allow": allowed})
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        _log.debug("%s: " + format, self.address_string(), *args)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """One thread for each connection. It knows the connections, so that it can cut them."""
+
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, host: str, port: int, service: Service) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__((host, port), partial(_Handler, service), bind_and_activate=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """See ``ThreadingTCPServer``."""
+        with self._lock:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """See ``ThreadingTCPServer``."""
+        with self._lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base's signature
+        """See ``ThreadingTCPServer``."""
+        if isinstance(sys.exception(), OSError):
+            _log.debug("%s went away: %s", client_address, sys.exception())
+        else:
+            _log.exception("a request of %s failed", client_address)
+
+    def cut(self) -> None:
+        """End every connection."""
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)

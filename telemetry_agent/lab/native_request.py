@@ -1,0 +1,160 @@
+"""The native format as an endpoint reads it: bytes of a request -> NativeRequest. Pure, strict."""
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, get_args
+
+from telemetry_agent.model import Flag, Quality
+
+BODY_MAX_BYTES = 8 << 20
+
+
+class RefusedError(Exception):
+    """A request that is answered with ``status`` and a reason."""
+
+    def __init__(self, status: int, reason: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class NativeRequest:
+    """What one request holds, in the words of the format."""
+
+    device: str
+    stream: str
+    fixes: list[dict[str, Any]]
+    """The right ones; each has at least seq, time, lat and lon."""
+    rejected: list[dict[str, Any]]
+    """``{"seq": …, "reason": …}`` for each of the others."""
+    agent: dict[str, Any] | None
+
+
+def _number(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in {int, float} and low <= value <= high
+
+
+def _is_time(value: object) -> bool:
+    if not isinstance(value, str) or not re.fullmatch(r"[-0-9]{10}T[:0-9]{8}\.[0-9]{3}Z", value):
+        return False
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _count(low: int, high: int) -> Callable[[Any], bool]:
+    """JSON knows one kind of number: 17.0 is 17."""
+    return lambda value: type(value) in {int, float} and low <= value <= high and value % 1 == 0
+
+
+_METRES = ("metres", _number(-1e9, 1e9))
+_NOT_NEGATIVE = ("not negative", _number(0, 1e9))
+_DOP = ("0.01 to 89.99", _number(0.01, 89.99))
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "time": ("UTC as 2026-11-23T12:35:19.000Z", _is_time),
+    "lat": ("-90 to 90", _number(-90, 90)),
+    "lon": ("-180 to 180", _number(-180, 180)),
+    "alt": _METRES,
+    "geoid_sep": _METRES,
+    "speed": _NOT_NEGATIVE,
+    "course": ("0 or more, less than 360", lambda v: _number(0, 360)(v) and v < 360),
+    "mode": ("2 or 3", _count(2, 3)),
+    "quality": (" ".join(get_args(Quality)), lambda v: v in get_args(Quality)),
+    "hdop": _DOP,
+    "vdop": _DOP,
+    "pdop": _DOP,
+    "sats": ("a count", _count(0, 999)),
+    "err_h": _NOT_NEGATIVE,
+    "err_v": _NOT_NEGATIVE,
+    "odo": _NOT_NEGATIVE,
+    "flags": (
+        f"a list of {' '.join(get_args(Flag))}",
+        lambda v: isinstance(v, list) and all(flag in get_args(Flag) for flag in v),
+    ),
+    "extra": ("an object", lambda v: isinstance(v, dict)),
+}
+_REQUIRED = ("time", "lat", "lon")
+
+
+def _flaw(fix: Mapping[str, Any]) -> str | None:
+    """What is wrong with a fix; fields that this format does not know are nobody's business."""
+    for name in _REQUIRED:
+        if name not in fix:
+            return f"{name} is missing"
+    for name, (allowed, is_right) in _FIELDS.items():
+        if name in fix and not is_right(fix[name]):
+            return f"{name} {json.dumps(fix[name])[:60]}: {allowed}"
+    return None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "format": ('"native/1"', lambda v: v == "native/1"),
+    "device": ("a text", lambda v: isinstance(v, str) and v != "" and v.isprintable()),
+    "stream": (
+        "16 hex digits",
+        lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-f]{16}", v)),
+    ),
+    "fixes": (
+        "a list of objects, each with a seq from 1",
+        # A fix without a name could not be told back, so it fails the request.
+        lambda v: isinstance(v, list) and all(isinstance(f, dict) and _is_seq(f) for f in v),
+    ),
+    "agent": ("an object", lambda v: v is None or isinstance(v, dict)),
+}
+
+
+def _is_seq(fix: Mapping[str, Any]) -> bool:
+    return _count(1, 2**63 - 1)(fix.get("seq"))
+
+
+def parse(body: bytes, encoding: str) -> NativeRequest:
+    """Read the body of a request whose Content-Encoding is ``encoding``.
+
+    Raises:
+        RefusedError: it is not the native format, or larger than ``BODY_MAX_BYTES`` unpacked.
+    """
+    try:
+        value = json.loads(_unpack(body, encoding), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RefusedError(400, "not the native format: an object is needed")
+    for name, (allowed, is_right) in _ENVELOPE.items():
+        if not is_right(value.get(name)):
+            raise RefusedError(400, f"not the native format: {name}: {allowed} is needed")
+    parcel = NativeRequest(value["device"], value["stream"], [], [], value.get("agent"))
+    for fix in value["fixes"]:
+        fix["seq"] = int(fix["seq"])
+        if reason := _flaw(fix):
+            parcel.rejected.append({"seq": fix["seq"], "reason": reason})
+        else:
+            parcel.fixes.append(fix)
+    return parcel
+
+
+def _unpack(body: bytes, encoding: str) -> bytes:
+    if encoding == "identity":
+        return body
+    if encoding != "gzip":
+        raise RefusedError(415, "Content-Encoding: gzip or none")
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        plain = stream.decompress(body, BODY_MAX_BYTES + 1)
+    except zlib.error as error:
+        raise RefusedError(400, f"not gzip: {error}") from error
+    if len(plain) > BODY_MAX_BYTES:
+        raise RefusedError(413, f"more than {BODY_MAX_BYTES} bytes when unpacked")
+    if not stream.eof or stream.unused_data:
+        raise RefusedError(400, "not gzip: one whole member is needed")
+    return plain

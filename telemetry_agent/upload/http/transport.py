@@ -1,0 +1,364 @@
+"""Payload -> HTTP exchange -> answer, or the reason why there is none. The only importer of httpx.
+
+Theory of operation. httpx and httpcore speak HTTP/1.1 and keep the connection; the sockets are
+ours (``connection``), so that the whole exchange ends by its deadline and an abort ends it at once.
+
+*An answer belongs to the request it follows.* A server that answers twice would have its second
+answer taken for that to the next batch, which it never saw. So the stream hands on what it reads
+only up to the next ``H``, with which every answer begins: what is left when an answer is complete
+does not belong to it, and the connection is not used again.
+
+*Nothing of an answer is kept.* httpx would collect cookies and prepare the next request of a
+redirect, and a captive portal sends both; it is shown neither header.
+
+Every failure becomes words here, once.
+"""
+
+import logging
+import ssl
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from telemetry_agent import __version__
+from telemetry_agent.clock import Clock
+from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.formats.answers import words
+from telemetry_agent.upload.http.attempt import BrokenError, NetworkError
+from telemetry_agent.upload.http.connection import Connection
+from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.pipeline import Pipeline
+from telemetry_agent.upload.interfaces import Heard, NoAnswer
+
+# Where click and rich are installed httpx imports its command line: 40 ms and 6 MB for nothing.
+# Where trio is, httpcore imports that: 3 MB.
+for unneeded in ("httpx._main", "trio"):
+    sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
+
+import httpcore  # noqa: E402 - after the lines above
+import httpx  # noqa: E402 - the same
+
+# They log each URL and header, and either may hold a key.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+logging.getLogger("httpcore").setLevel(logging.WARNING)
+
+_ANSWER_CAP_BYTES = 256 * 1024
+_HEARD_CAP_BYTES = 2 * _ANSWER_CAP_BYTES  # with all heads and framing
+
+
+class Transport:
+    """The way to one URL. One thread exchanges; any thread may abort."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        access: Access | None = None,
+        proxy: str = "",
+        keepalive_expiry_s: float = 30.0,
+        network: Network | None = None,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            url: http or https, checked by config.
+            access: Headers and certificates; by default no header, and the system's trust.
+            proxy: ``http://HOST:PORT``; empty: none. The environment's proxies are ignored.
+            keepalive_expiry_s: For how long an idle connection is kept.
+            network: Opens the connections.
+        """
+        self._url = httpx.URL(url)
+        self._access = access or Access()
+        self._network = network or Network(Clock())
+        self._wire = _Wire(self._network, self._access, proxy, keepalive_expiry_s)
+        self._client = httpx.Client(transport=self._wire, trust_env=False)
+        self._proxied = bool(proxy)
+        self._clock = Clock()
+        self._pipeline = Pipeline(url, self._network, self._access, keepalive_expiry_s, self._clock)
+
+    @property
+    def sent_bytes(self) -> int:
+        """At the socket, since the start."""
+        return self._network.sent_bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """At the socket, since the start."""
+        return self._network.received_bytes
+
+    def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
+        """Send ``payload`` and read what comes back, all within ``timeout_s`` seconds.
+
+        The body of the answer is cut at 256 KiB.
+        """
+        headers = {**self._headers(), **payload.headers}
+        # Not client.build_request(): a request of the client carries its cookies and defaults.
+        request = httpx.Request(
+            "POST",
+            self._target(payload.query),
+            # As bytes: httpx refuses a str that is not ASCII.
+            headers={name.encode(): value.encode() for name, value in headers.items()},
+            content=payload.body,
+        )
+        self._network.begin(timeout_s)
+        outcome = self._try(request)
+        if (
+            isinstance(outcome, NoAnswer)
+            and not self._network.connected
+            and not self._network.answering
+            and not self._network.over
+        ):
+            # The server closed the kept connection while the request was on its way.
+            outcome = self._try(request)
+        return outcome
+
+    def series(
+        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard
+    ) -> tuple[NoAnswer | None, int]:
+        """Send several payloads, each an exchange of its own; see ``pipeline.Pipeline.series``.
+
+        By way of a proxy they go one by one.
+        """
+        if not self._proxied:
+            own = self._headers()
+            headers = [{**own, **payload.headers} for payload in payloads]
+            return self._pipeline.series(payloads, headers, timeout_s, heard)
+        until_s = self._clock.monotonic_s() + timeout_s
+        for payload in payloads:
+            left_s = until_s - self._clock.monotonic_s()
+            if left_s < timeout_s / 2:
+                break
+            answer = self.exchange(payload, left_s)
+            if isinstance(answer, NoAnswer):
+                return answer, 1
+            if not heard(answer):
+                break
+        return None, 0
+
+    def masked(self, text: str) -> str:
+        """``text`` without the secrets that were sent: a server may quote them."""
+        return self._access.masked(text)
+
+    def abort(self) -> None:
+        """End the exchange in flight, and each one that is begun before ``rearm``."""
+        self._network.abort()
+
+    def rearm(self) -> None:
+        """Allow exchanges again after an abort."""
+        self._network.rearm()
+
+    def drop_idle(self) -> None:
+        """Close the kept connection: after a change of the network it may lead nowhere.
+
+        Only for the thread that exchanges.
+        """
+        self._wire.drop()
+        self._pipeline.drop()
+
+    def close(self) -> None:
+        """Free the connection. Only for the thread that exchanges."""
+        self._client.close()
+        self._pipeline.drop()
+
+    def _headers(self) -> dict[str, str]:
+        return {
+            "User-Agent": f"telemetry-agent/{__version__}",
+            "Accept-Encoding": "identity",
+            **self._access.headers(),
+        }
+
+    def _target(self, query: str) -> httpx.URL:
+        if not query:
+            return self._url
+        own = self._url.query.decode("ascii")
+        return self._url.copy_with(query=(f"{own}&{query}" if own else query).encode("ascii"))
+
+    def _try(self, request: httpx.Request) -> Answer | NoAnswer:
+        try:
+            return self._once(request)
+        except NetworkError as error:
+            failure = NoAnswer(str(error), error.state)
+        except httpcore.RemoteProtocolError as error:
+            if self._network.answering:
+                failure = NoAnswer(f"what came back is not HTTP: {error}")
+            else:
+                failure = NoAnswer("the server closed the connection without an answer")
+        except httpcore.LocalProtocolError as error:
+            failure = NoAnswer(self.masked(f"the request cannot be sent: {error}"))
+        except httpcore.ProxyError as error:
+            failure = NoAnswer(f"the proxy does not connect us: {words(str(error))}")
+        # An abort looks like any failure of the network.
+        return NoAnswer("stopped") if self._network.aborted else failure
+
+    def _once(self, request: httpx.Request) -> Answer:
+        response = self._client.send(request, stream=True)
+        body = bytearray()
+        try:
+            for part in response.iter_raw():
+                body += part
+                if len(body) >= _ANSWER_CAP_BYTES:
+                    break
+        except (NetworkError, httpcore.RemoteProtocolError) as error:
+            # A status that takes nothing is clear without its body.
+            if response.status_code < 300 or self._network.aborted:
+                why = str(error) if isinstance(error, NetworkError) else "the connection closed"
+                state = error.state if isinstance(error, NetworkError) else "unreachable"
+                raise NetworkError(f"the answer broke off: {why}", state) from error
+        finally:
+            response.close()
+        if self._wire.has_rest():
+            self._wire.drop()
+        return Answer(
+            status=response.status_code,
+            headers=response.extensions["all_headers"],
+            body=bytes(body[:_ANSWER_CAP_BYTES]),
+            verified_tls=response.extensions["verified"],
+        )
+
+
+class _Wire(httpx.BaseTransport):
+    """httpcore's connection pool with our sockets, of one connection."""
+
+    def __init__(
+        self, network: Network, access: Access, proxy: str, keepalive_expiry_s: float
+    ) -> None:
+        self._backend = _Backend(network, access)
+        how: dict[str, Any] = {
+            "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # never used: see _Stream
+            "max_connections": 1,
+            "keepalive_expiry": keepalive_expiry_s,
+            "network_backend": self._backend,
+        }
+        self._pool = httpcore.HTTPProxy(proxy, **how) if proxy else httpcore.ConnectionPool(**how)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        answer = self._pool.handle_request(
+            httpcore.Request(
+                request.method,
+                httpcore.URL(
+                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                ),
+                headers=request.headers.raw,
+                content=request.stream,
+            )
+        )
+        headers = httpx.Headers(answer.headers)
+        all_headers = dict(headers)
+        for name in ("set-cookie", "location"):
+            headers.pop(name, None)
+        stream = self._backend.stream
+        return httpx.Response(
+            answer.status,
+            headers=headers,
+            stream=_Body(answer),
+            extensions={
+                "all_headers": all_headers,
+                "verified": stream is not None and stream.connection.verified,
+            },
+        )
+
+    def has_rest(self) -> bool:
+        """Whether more was read than the last answer."""
+        return self._backend.stream is not None and self._backend.stream.has_rest()
+
+    def drop(self) -> None:
+        """Close the kept connection."""
+        self._pool.close()
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Where httpcore gets its connections."""
+
+    def __init__(self, network: Network, access: Access) -> None:
+        self.stream: _Stream | None = None
+        self._network = network
+        self._access = access
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ARG002 - the deadline of the exchange rules
+        local_address: str | None = None,  # noqa: ARG002 - httpcore's signature
+        socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - httpcore's signature
+    ) -> httpcore.NetworkStream:
+        self.stream = _Stream(self._network.connect(host, port), self._access)
+        return self.stream
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection as httpcore wants to see it."""
+
+    def __init__(self, connection: Connection, access: Access) -> None:
+        self.connection = connection
+        self._access = access
+        self._data = b""
+        self._at = 0
+        self._heard_bytes = 0
+
+    def has_rest(self) -> bool:
+        """Whether bytes have come that no answer asked for."""
+        return self._at < len(self._data)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - as above
+        if not self.has_rest():
+            self._data = self.connection.recv(max_bytes)
+            self._at = 0
+            self._heard_bytes += len(self._data)
+            if self._heard_bytes > _HEARD_CAP_BYTES:
+                raise BrokenError("the server talks without end")
+        start = self._at
+        end = self._data.find(b"H", start + 1)
+        self._at = len(self._data) if end < 0 else end
+        return self._data[start : self._at]
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
+        self._heard_bytes = 0
+        try:
+            self.connection.send(buffer)
+        except BrokenError as error:
+            # To httpcore this means: look whether the server has answered before it hung up.
+            raise httpcore.WriteError(str(error)) from error
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,  # noqa: ARG002 - ours follows the files that it is made of
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ARG002 - as above
+    ) -> httpcore.NetworkStream:
+        if self.has_rest():
+            # Taken for the endpoint's, words of the proxy would acknowledge a batch.
+            self.close()
+            raise NetworkError("the proxy said more than it was asked")
+        try:
+            self.connection.start_tls(self._access.ssl_context(), server_hostname or "")
+        except NetworkError:
+            self.close()
+            raise
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "ssl_object":
+            return self.connection.tls
+        if info == "is_readable":
+            return self.connection.readable()
+        return None

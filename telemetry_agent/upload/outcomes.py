@@ -1,0 +1,120 @@
+"""Does with the fixes of an attempt what its outcomes ask for."""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.model import Batch, Deferred, Delivered, Held, Outcome, Refused
+from telemetry_agent.upload.leases import Leases
+from telemetry_agent.upload.refusals import Refusals
+from telemetry_agent.upload.upload_status import Account
+
+Stop = Held | Deferred | None
+"""Why no attempt should follow at once; ``None``: one may."""
+
+
+class Settler:
+    """Acknowledges, buries, gives back. What waits after that is the uploader's to decide."""
+
+    def __init__(self, leases: Leases, refusals: Refusals, account: Account, clock: Clock) -> None:
+        self.went_well = False
+        """Whether the last exchange delivered."""
+        self.deliveries = 0
+        """How often a batch was delivered, or some of it."""
+        self.unanswered = False
+        """Whether fixes got no answer; whoever makes them ready again takes it back."""
+        self._leases = leases
+        self._refusals = refusals
+        self._account = account
+        self._clock = clock
+
+    def settle(self, batch: Batch, outcome: Outcome, *, probing: bool) -> Stop:
+        """One outcome for a whole batch. ``probing``: nothing is concluded from a refusal.
+
+        The one place where an outcome is matched.
+        """
+        if (
+            isinstance(outcome, Deferred)
+            and outcome.status == 500
+            and self._refusals.crashed(batch)
+        ):
+            outcome = Refused(outcome.reason, status=500)
+        self.went_well = isinstance(outcome, Delivered)
+        match outcome:
+            case Delivered():
+                return self._delivered(batch, outcome)
+            case Refused(reason, too_large):
+                self._account.failed()
+                if probing:
+                    self._refusals.accuse(batch)
+                    return Held(reason)
+                return self._refusals.refused(batch, reason, too_large=too_large)
+            case Deferred():
+                self._account.failed()
+                if not outcome.answered:
+                    self.unanswered = True
+                    self._leases.give_back(batch, answered=False)
+                return outcome
+            case Held():
+                self._account.failed()
+                return outcome
+
+    def settle_each(self, batch: Batch, outcomes: list[Outcome], *, probing: bool) -> Stop:
+        """One outcome for each fix, in their order; those without one were not sent.
+
+        What decides itself comes first, then the first that asks for more. A refused fix has its
+        witness where one behind it was taken.
+        """
+        taken = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Delivered)]
+        last = taken[-1] if taken else -1
+        asks: tuple[Batch, Outcome] | None = None
+        rest: Batch | None = batch
+        for outcome, at, length in _runs(outcomes, last):
+            if rest is None:
+                break
+            part, rest = self._cut(rest, length)
+            lost = isinstance(outcome, Deferred) and not outcome.answered
+            if isinstance(outcome, Delivered):
+                self.settle(part, outcome, probing=probing)
+            elif isinstance(outcome, Refused) and at < last:
+                self._account.failed()
+                self._refusals.bury_one(part, outcome.reason)
+            elif asks is None:
+                asks = (part if lost else self._leases.first(part)), outcome
+            else:
+                self.unanswered = self.unanswered or lost
+                self._leases.give_back(part, answered=not lost)
+        if rest is not None:
+            self._leases.give_back(rest)
+        return self.settle(*asks, probing=probing) if asks else None
+
+    def _cut(self, batch: Batch, length: int) -> tuple[Batch, Batch | None]:
+        return (batch, None) if length == len(batch.records) else self._leases.split(batch, length)
+
+    def _delivered(self, batch: Batch, outcome: Delivered) -> Stop:
+        taken = len(batch.records) - len(outcome.rejected) - len(outcome.retry)
+        self._leases.acknowledge(batch, outcome)
+        if outcome.rejected:
+            self._account.buried(len(outcome.rejected), next(iter(outcome.rejected.values())))
+        if not taken and not outcome.rejected:
+            self._account.failed()
+            return Deferred("the endpoint took nothing of the batch")
+        self.deliveries += 1
+        self._account.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
+        if taken:
+            self._refusals.accepted(batch)
+        return None
+
+
+def _runs(outcomes: list[Outcome], last_taken: int) -> Iterator[tuple[Outcome, int, int]]:
+    """Runs of neighbours that are settled alike: the outcome, where it begins, how many."""
+
+    def kind(at: int) -> object:
+        outcome = outcomes[at]
+        if isinstance(outcome, Refused) and at < last_taken:
+            return at  # each becomes a dead letter with a reason of its own
+        return type(outcome), isinstance(outcome, Deferred) and outcome.answered
+
+    for _, run in groupby(range(len(outcomes)), kind):
+        places = list(run)
+        yield outcomes[places[0]], places[0], len(places)
