@@ -101,7 +101,7 @@ def main() -> None:
         traccar = stack.enter_context(standing_in(Traccar("van-07"), latency_s))
         row("Traccar (stand-in)", "osmand", f"{traccar}/", plain=True)
         recorder = stack.enter_context(standing_in(Recorder(), latency_s))
-        row("OwnTracks Recorder (stand-in)", "owntracks", f"{recorder}/pub", plain=True)
+        row("OwnTracks Recorder (stand-in)", "owntracks", f"{recorder}/pub")
         dawarich = stack.enter_context(standing_in(Dawarich("key"), latency_s))
         path = "/api/v1/overland/batches?api_key=key"
         row("Dawarich (stand-in)", "overland", f"{dawarich}{path}")

@@ -85,6 +85,8 @@ class Format:
     """Why a fix cannot be sent in this format."""
     one_by_one: bool = False
     """A request holds one fix."""
+    pipelined: bool = False
+    """Several requests may be sent before the first is answered."""
     oldest_first: bool = False
     """The server needs the fixes in their order."""
     encode_report: EncodeReport | None = None
@@ -104,7 +106,7 @@ class Exchange(Protocol):
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer: ...  # noqa: D102
     def series(  # noqa: D102
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard
+        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
     ) -> tuple[NoAnswer | None, int]: ...
     def masked(self, text: str) -> str: ...  # noqa: D102
     def abort(self) -> None: ...  # noqa: D102

@@ -102,7 +102,9 @@ class Sender:
 
         began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
         self.in_flight = batch
-        failure, unanswered = self._transport.series(payloads, timeout_s, heard)
+        failure, unanswered = self._transport.series(
+            payloads, timeout_s, heard, pipelined=self._format.pipelined
+        )
         self.in_flight = None
         self._exchanged(len(outcomes) + unanswered, sent_before, answered=failure is None)
         elapsed_s = self._clock.monotonic_s() - began_s

@@ -174,6 +174,20 @@ def test_owntracks_topics(url: str, username: str, device: str, topic: str) -> N
     assert json.loads(payload.body)["topic"] == topic
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"[]", Delivered),
+        (b'{"_type":"cmd"}', Delivered),
+        (b"", Delivered),  # Traccar
+        (b"no way", Deferred),
+        (b"<html>", Deferred),
+    ],
+)
+def test_owntracks_servers_say_json_or_nothing(body: bytes, kind: type) -> None:
+    assert isinstance(outcome("owntracks", 200, body), kind)
+
+
 def test_influx() -> None:
     payload = encoded("influx", FULL, FIX)
     assert payload.query == "precision=ms"

@@ -16,6 +16,15 @@ def payloads(count: int, first: int = 0) -> list[Payload]:
     return [Payload(b"", {}, query=f"n={n}") for n in range(first, first + count)]
 
 
+def series(
+    transport: Transport,
+    payloads: list[Payload],
+    timeout_s: float,
+    heard: Callable[[Answer], bool],
+) -> tuple[NoAnswer | None, int]:
+    return transport.series(payloads, timeout_s, heard, pipelined=True)
+
+
 def number(asked: Asked) -> int:
     return int(dict(asked.query)["n"])
 
@@ -55,13 +64,23 @@ def test_each_request_has_its_own_answer_and_they_do_not_wait_for_each_other(
     echo: Server, seen: list[int]
 ) -> None:
     transport, heard = Transport(echo.url), Heard()
-    assert transport.series(payloads(500), 10, heard) == (None, 0)
+    assert series(transport, payloads(500), 10, heard) == (None, 0)
     assert heard.bodies == seen == list(range(500))
     assert echo.connections == 1
     assert 32 < echo.most_under_way <= 128
-    assert transport.series(payloads(20, 500), 10, heard) == (None, 0)
+    assert series(transport, payloads(20, 500), 10, heard) == (None, 0)
     assert echo.connections == 1
     transport.close()
+
+
+def test_where_that_is_not_allowed_each_waits_for_the_answer_before(
+    echo: Server, seen: list[int]
+) -> None:
+    transport, heard = Transport(echo.url), Heard(lambda answer: answer.body != b"29")
+    assert transport.series(payloads(50), 10, heard, pipelined=False) == (None, 0)
+    transport.close()
+    assert heard.bodies == seen == list(range(30))
+    assert (echo.connections, echo.most_under_way) == (1, 1)
 
 
 def test_the_query_of_the_url_stays_and_the_body_is_sent() -> None:
@@ -73,8 +92,11 @@ def test_the_query_of_the_url_stays_and_the_body_is_sent() -> None:
 
     with Server(said) as server:
         transport = Transport(f"{server.url}/pub?u=jane")
-        transport.series(
-            [Payload(b"{}", {"X-Limit-D": "van"}), Payload(b"", {}, query="a=1")], 5, Heard()
+        series(
+            transport,
+            [Payload(b"{}", {"X-Limit-D": "van"}), Payload(b"", {}, query="a=1")],
+            5,
+            Heard(),
         )
         transport.exchange(Payload(b"", {}, query="a=1"), 5)
         transport.close()
@@ -90,7 +112,7 @@ def test_a_server_that_closes_after_each_answer_gets_one_at_a_time(seen: list[in
 
     with Server(said) as server:
         transport = Transport(server.url)
-        assert transport.series(payloads(20), 10, Heard()) == (None, 0)
+        assert series(transport, payloads(20), 10, Heard()) == (None, 0)
         transport.close()
     assert seen == list(range(20))
     assert (server.connections, server.most_under_way) == (20, 1)
@@ -103,7 +125,7 @@ def test_what_came_behind_an_announced_end_is_sent_anew(seen: list[int]) -> None
 
     with Server(said, latency_s=0.001) as server:
         transport = Transport(server.url)
-        assert transport.series(payloads(180), 10, Heard()) == (None, 0)
+        assert series(transport, payloads(180), 10, Heard()) == (None, 0)
         transport.close()
     assert seen == list(range(180))
     assert server.connections == 4
@@ -115,7 +137,7 @@ def test_what_had_its_answer_is_told_before_the_connection_broke() -> None:
 
     with Server(said, latency_s=0.002) as server:
         transport, heard = Transport(server.url), Heard()
-        failure, unanswered = transport.series(payloads(200), 10, heard)
+        failure, unanswered = series(transport, payloads(200), 10, heard)
         transport.close()
     assert failure is not None
     # A server that has not read all of it closes by a reset.
@@ -133,7 +155,7 @@ def test_no_more_is_sent_once_an_answer_makes_it_pointless(seen: list[int]) -> N
 
     with Server(said, latency_s=0.005) as server:
         transport, heard = Transport(server.url), Heard(lambda answer: answer.status == 200)
-        assert transport.series(payloads(200), 10, heard) == (None, 0)
+        assert series(transport, payloads(200), 10, heard) == (None, 0)
         transport.close()
     assert len(heard.answers) == len(seen) < 20  # those under way are heard to their end
 
@@ -141,9 +163,9 @@ def test_no_more_is_sent_once_an_answer_makes_it_pointless(seen: list[int]) -> N
 def test_a_connection_that_was_closed_meanwhile_is_repeated_on_a_fresh_one(seen: list[int]) -> None:
     with Misbehaving(answer(200), answer(200)) as server:
         transport, heard = Transport(server.url), Heard()
-        assert transport.series(payloads(2), 5, heard) == (None, 0)
+        assert series(transport, payloads(2), 5, heard) == (None, 0)
         server.close_idle()
-        assert transport.series(payloads(3), 5, heard) == (None, 0)
+        assert series(transport, payloads(3), 5, heard) == (None, 0)
         transport.close()
         assert len(heard.answers) == 5
         assert server.connections == 2
@@ -170,10 +192,10 @@ def test_a_server_that_looks_at_one_request_at_a_time_is_found_out(
     with Forgetful(said, latency_s=0.05) as server:
         transport = Transport(server.url)
         for _ in range(2):
-            failure, unanswered = transport.series(payloads(20), 0.5, Heard())
+            failure, unanswered = series(transport, payloads(20), 0.5, Heard())
             assert failure == NoAnswer("no answer within 0.5 s")
             assert unanswered > 0
-        assert transport.series(payloads(4), 2, Heard()) == (None, 0)
+        assert series(transport, payloads(4), 2, Heard()) == (None, 0)
         transport.close()
     assert caplog.text.count("one request at a time") == 1
 
@@ -189,7 +211,7 @@ def test_a_server_that_looks_at_one_request_at_a_time_is_found_out(
 def test_what_is_no_answer_is_said(bytes_: bytes, reason: str) -> None:
     with Server(lambda _: bytes_) as server:
         transport = Transport(server.url)
-        failure, unanswered = transport.series(payloads(3), 0.3, Heard())
+        failure, unanswered = series(transport, payloads(3), 0.3, Heard())
         transport.close()
     assert failure is not None
     assert failure.reason.startswith(reason)
@@ -200,8 +222,8 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
     one = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     with Server(lambda _: one + one) as server:
         transport, heard = Transport(server.url), Heard()
-        transport.series(payloads(1), 5, heard)
-        transport.series(payloads(1), 5, heard)
+        series(transport, payloads(1), 5, heard)
+        series(transport, payloads(1), 5, heard)
         transport.close()
     assert (len(heard.answers), server.connections) == (2, 2)
 
@@ -216,12 +238,12 @@ def test_with_several_under_way_an_answer_too_many_counts_for_nothing() -> None:
     with Server(said, latency_s=0.01) as server:
         transport = Transport(server.url)
         for _ in range(2):
-            failure, _ = transport.series(payloads(20), 5, Heard())
+            failure, _ = series(transport, payloads(20), 5, Heard())
             assert failure == NoAnswer(
                 "the server answers more often than it is asked", taints=True
             )
         # One by one each answer is told from the next.
-        assert transport.series(payloads(20), 5, Heard()) == (None, 0)
+        assert series(transport, payloads(20), 5, Heard()) == (None, 0)
         transport.close()
 
 
@@ -232,7 +254,7 @@ def test_chunks_and_interim_answers_are_understood() -> None:
     )
     with Server(lambda _: said) as server:
         transport, heard = Transport(server.url), Heard()
-        assert transport.series(payloads(30), 5, heard) == (None, 0)
+        assert series(transport, payloads(30), 5, heard) == (None, 0)
         transport.close()
     assert [answer.body for answer in heard.answers] == [b"[]"] * 30
 
@@ -240,7 +262,7 @@ def test_chunks_and_interim_answers_are_understood() -> None:
 def test_over_tls_the_answers_are_verified() -> None:
     with Misbehaving(tls=tls_server_context()) as server:
         transport, heard = Transport(server.url, access=trusting()), Heard()
-        assert transport.series(payloads(50), 5, heard) == (None, 0)
+        assert series(transport, payloads(50), 5, heard) == (None, 0)
         transport.close()
     assert all(answer.verified_tls for answer in heard.answers)
     assert server.connections == 1
@@ -248,12 +270,12 @@ def test_over_tls_the_answers_are_verified() -> None:
 
 def test_nobody_there_and_an_abort_are_no_answer(echo: Server) -> None:
     transport = Transport("http://127.0.0.1:9/")
-    failure, unanswered = transport.series(payloads(3), 5, Heard())
+    failure, unanswered = series(transport, payloads(3), 5, Heard())
     assert failure == NoAnswer("connection refused by 127.0.0.1:9")
     assert unanswered == 1
     transport = Transport(echo.url)
     transport.abort()
-    assert transport.series(payloads(3), 5, Heard()) == (NoAnswer("stopped"), 1)
+    assert series(transport, payloads(3), 5, Heard()) == (NoAnswer("stopped"), 1)
     transport.close()
 
 
@@ -262,10 +284,10 @@ def test_a_bug_in_the_listener_leaves_no_answer_for_the_next_series(echo: Server
         raise RuntimeError("a bug")
 
     transport, heard = Transport(echo.url), Heard()
-    transport.series(payloads(40), 5, Heard())  # so that several are under way
+    series(transport, payloads(40), 5, Heard())  # so that several are under way
     with pytest.raises(RuntimeError):
-        transport.series(payloads(40), 5, broken)
-    transport.series(payloads(3, 100), 5, heard)
+        series(transport, payloads(40), 5, broken)
+    series(transport, payloads(3, 100), 5, heard)
     assert heard.bodies == [100, 101, 102]
     transport.close()
 
@@ -280,7 +302,7 @@ def test_a_proxy_gets_them_one_by_one() -> None:
     with Server(said) as proxy:
         transport, heard = Transport("http://far.test:5055/", proxy=proxy.url), Heard()
         heard._go_on = lambda answer: answer.status == 200
-        assert transport.series(payloads(5), 5, heard) == (None, 0)
+        assert series(transport, payloads(5), 5, heard) == (None, 0)
         transport.close()
     assert targets == [f"http://far.test:5055/?n={n}" for n in range(3)]
     assert len(heard.answers) == 3

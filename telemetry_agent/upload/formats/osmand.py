@@ -28,7 +28,7 @@ def format_for(url: str) -> Format:
         query = [device + _query(record.fix) for record in batch.records]
         return Payload(b"", {}, query="".join(query))
 
-    return Format(encode, read, without_doubt, one_by_one=True, oldest_first=True)
+    return Format(encode, read, without_doubt, one_by_one=True, pipelined=True, oldest_first=True)
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:

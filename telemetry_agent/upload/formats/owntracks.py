@@ -2,7 +2,8 @@
 
 The Recorder says ``[]`` with status 200 to everything, also to what it does not store: an array, a
 body that is compressed, a location without a time. So only what it surely stores is sent: one
-object, integers as its description of the format has them, seconds.
+object, integers as its description of the format has them, seconds. And one request at a time: it
+takes all that it has read from the connection as the body of one request, and answers once.
 
 Its last position is the one that came last, so it gets them in their order.
 """
@@ -46,8 +47,12 @@ def format_for(url: str, username: str) -> Format:
 def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - it is one fix
     """What ``answer`` means."""
     outcome = judge(answer)
-    if outcome is None and not answer.body.lstrip().startswith((b"[", b"{")):
-        # The Recorder answers in JSON: an empty 200 is something else at this address.
+    # The Recorder answers in JSON, Traccar with an empty body.
+    if (
+        outcome is None
+        and answer.body.strip()
+        and not answer.body.lstrip().startswith((b"[", b"{"))
+    ):
         return unclear(answer, f"{answer.status} without JSON: no OwnTracks server says that")
     return outcome or Delivered(status=answer.status)
 
