@@ -92,9 +92,9 @@ def main() -> None:
             took_s = drained_s(backlog, name, url, fixes)
             beside = ""
             if plain:
-                window, pipeline._WINDOW = pipeline._WINDOW, 1  # noqa: SLF001
+                most, pipeline._ROUND_MAX = pipeline._ROUND_MAX, 1  # noqa: SLF001
                 alone_s = drained_s(backlog, name, url, fixes)
-                pipeline._WINDOW = window  # noqa: SLF001
+                pipeline._ROUND_MAX = most  # noqa: SLF001
                 beside = f"{alone_s:.1f} s, {alone_s / took_s:.1f} x slower"
             print(f"| {server} | `{name}` | {took_s:.2f} s | {fixes / took_s:,.0f} | {beside} |")
 

@@ -1,15 +1,23 @@
 """Several requests under way on one connection: order, ends, and servers that cannot do it."""
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from fakes import FakeClock
 from misbehaving import Server as Misbehaving
 from misbehaving import answer, tls_server_context, trusting
-from standins import Asked, Said, Server
+from standins import Asked, Recorder, Said, Server
 
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.access import Access
+from telemetry_agent.upload.attempt import BrokenError
+from telemetry_agent.upload.pipeline import Pipeline
 from telemetry_agent.upload.seams import NoAnswer
 from telemetry_agent.upload.transport import Transport
+
+if TYPE_CHECKING:
+    from telemetry_agent.upload.network import Network
 
 
 def payloads(count: int, first: int = 0) -> list[Payload]:
@@ -171,33 +179,133 @@ def test_a_connection_that_was_closed_meanwhile_is_repeated_on_a_fresh_one(seen:
         assert server.connections == 2
 
 
-def test_a_server_that_looks_at_one_request_at_a_time_is_found_out(
+class OneBody(Recorder):
+    """A server that reads as the Recorder does, and says the number of the request that it took."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def __call__(self, asked: Asked) -> Said:
+        self.taken.append(number(asked))
+        return Said(200, str(number(asked)).encode())
+
+
+def test_no_answer_is_taken_for_that_to_a_request_that_was_thrown_away(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It throws away what comes behind the request that it answers."""
     caplog.set_level("INFO")
-
-    def said(asked: Asked) -> Said | bytes:
-        fresh = asked.connection not in busy or not busy[asked.connection]
-        busy[asked.connection] = True
-        return Said() if fresh else b""
-
-    busy: dict[int, bool] = {}
-
-    class Forgetful(Server):
-        def _take(self, buffer: bytes, number: int, owed: list[tuple[float, bytes, bool]]) -> bytes:
-            busy[number] = False
-            return super()._take(buffer, number, owed)
-
-    with Forgetful(said, latency_s=0.05) as server:
+    one_body, heard = OneBody(), Heard()
+    with Server(one_body, latency_s=0.01) as server:
         transport = Transport(server.url)
         for _ in range(2):
-            failure, unanswered = series(transport, payloads(20), 0.5, Heard())
+            sent = payloads(20, len(heard.answers))
+            failure, unanswered = series(transport, sent, 0.5, heard)
             assert failure == NoAnswer("no answer within 0.5 s")
-            assert unanswered > 0
-        assert series(transport, payloads(4), 2, Heard()) == (None, 0)
+            assert unanswered == 1
+        assert series(transport, payloads(4, len(heard.answers)), 20, heard) == (None, 0)
         transport.close()
-    assert caplog.text.count("one request at a time") == 1
+    assert heard.bodies == one_body.taken == list(range(8))
+    assert caplog.text.count("sending one request at a time for 10 min") == 1
+
+
+class Scripted:
+    """Network and connection of a server that reads so many requests of one write."""
+
+    connected = answering = aborted = over = verified = False
+
+    def __init__(self, reads: int = 1000) -> None:
+        self.reads = reads
+        self.rounds: list[int] = []
+        """How many requests each write had."""
+        self.connections = 0
+        self._owed = 0
+
+    def begin(self, timeout_s: float) -> None:
+        self.connected = self.answering = False
+
+    def connect(self, host: str, port: int) -> "Scripted":
+        self.connected = True
+        self.connections += 1
+        return self
+
+    def send(self, data: bytes) -> None:
+        assert not self._owed, "more was sent before the round was answered"
+        self.rounds.append(data.count(b"POST /"))
+        self._owed = min(self.rounds[-1], self.reads)
+
+    def recv(self, max_bytes: int) -> bytes:
+        if not self._owed:
+            raise BrokenError("the server closed the connection without an answer")
+        self._owed -= 1
+        self.answering = True
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    def readable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._owed = 0
+
+
+def scripted(server: Scripted, clock: FakeClock) -> Callable[[int], tuple[int, int]]:
+    """Sends so many requests; returns how many were answered, and how many were not."""
+    pipeline = Pipeline("http://far/", cast("Network", server), Access(), 1e9, clock)
+
+    def send(count: int) -> tuple[int, int]:
+        heard = Heard()
+        _, unanswered = pipeline.series(payloads(count), [{}] * count, 30, heard)
+        return len(heard.answers), unanswered
+
+    return send
+
+
+def test_a_round_is_twice_the_one_before_once_that_is_answered() -> None:
+    server = Scripted()
+    send = scripted(server, FakeClock())
+    assert send(500) == (500, 0)
+    assert server.rounds == [1, 2, 4, 8, 16, 32, 64, 128, 128, 117]
+    assert send(130) == (130, 0)  # the connection is kept, and so is the size
+    assert server.rounds[10:] == [128, 2]
+    assert server.connections == 1
+
+
+def test_a_small_round_shows_nothing_about_a_large_one() -> None:
+    server = Scripted()
+    send = scripted(server, FakeClock())
+    for _ in range(4):
+        send(3)
+    assert server.rounds == [1, 2, 3, 3, 3]
+    assert send(12) == (12, 0)
+    assert server.rounds[5:] == [4, 8]
+
+
+@pytest.mark.parametrize("reads", [1, 3, 8, 100])
+def test_after_two_broken_rounds_they_go_one_at_a_time_for_ten_minutes(reads: int) -> None:
+    server, clock = Scripted(reads), FakeClock()
+    send = scripted(server, clock)
+    for _ in range(2):
+        answered, unanswered = send(300)
+        *whole, broken = server.rounds
+        assert max(whole, default=1) <= reads < broken
+        assert (answered, unanswered) == (sum(whole) + reads, broken - reads)
+        assert send(1) == (1, 0)  # shows nothing
+        server.rounds.clear()
+    clock.advance(599)
+    assert send(300) == (300, 0)
+    assert set(server.rounds) == {1}
+    clock.advance(1)
+    assert send(300)[1] > 0
+
+
+def test_one_broken_round_is_forgotten_after_a_whole_one_of_its_size() -> None:
+    server = Scripted()
+    send = scripted(server, FakeClock())
+    for _ in range(3):
+        server.reads = 1
+        assert send(4)[1] > 0
+        server.reads = 1000
+        assert send(20) == (20, 0)
+    assert max(server.rounds[-5:]) == 8
 
 
 @pytest.mark.parametrize(
