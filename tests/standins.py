@@ -297,6 +297,26 @@ def _parsed_s(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp())
 
 
+class Unlooking:
+    """An endpoint of one's own that does not look at Content-Encoding.
+
+    As seen with ``php://input`` in PHP, ``get_json(silent=True)`` in Flask and ``JSON.parse`` in
+    Node: a body that is not JSON holds nothing, and the answer is 200 all the same.
+    """
+
+    def __init__(self) -> None:
+        self.stored: list[dict[str, Any]] = []
+        self.packed = 0
+        """How many requests came compressed."""
+
+    def __call__(self, asked: Asked) -> Said:
+        self.packed += "content-encoding" in asked.headers
+        with contextlib.suppress(ValueError):
+            said = json.loads(asked.body)
+            self.stored += said.get("fixes") or said.get("locations") or []
+        return Said(200, b'{"result":"ok"}', {"Content-Type": "application/json"})
+
+
 class PhoneTrack:
     """Its Overland endpoint in Nextcloud: says ok whatever it stores.
 

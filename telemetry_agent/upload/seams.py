@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from telemetry_agent.model import Answer, Batch, Outcome, Payload, Record, UploadState
 
 Compression = Literal["none", "gzip"]
+CompressionSetting = Literal["auto", "gzip", "none"]
 FormatName = Literal["native", "overland", "osmand", "owntracks", "influx", "clickhouse"]
 
 
@@ -85,6 +86,8 @@ class Format:
     """Why a fix cannot be sent in this format."""
     one_by_one: bool = False
     """A request holds one fix."""
+    unpacks: bool = False
+    """The servers that take it unpack gzip, or refuse it: it is safe to send it unasked."""
     pipelined: bool = False
     """Several requests may be sent before the first is answered."""
     oldest_first: bool = False

@@ -14,10 +14,17 @@ from telemetry_agent.model import (
     Refused,
 )
 from telemetry_agent.upload.account import Account
-from telemetry_agent.upload.coding import Coding
+from telemetry_agent.upload.coding import Coding, wanted
 from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.seams import Compression, Exchange, Format, NoAnswer, Way
+from telemetry_agent.upload.seams import (
+    Compression,
+    CompressionSetting,
+    Exchange,
+    Format,
+    NoAnswer,
+    Way,
+)
 from telemetry_agent.upload.sizing import Sizing
 
 _NO_GZIP_THERE = {400, 415, 422, 500}
@@ -33,7 +40,7 @@ class Sender:
         account: Account,
         *,
         way: Way,
-        compression: Compression,
+        compression: CompressionSetting,
         sizing: Sizing,
         old_way: Callable[[], bool],
         clock: Clock,
@@ -47,7 +54,7 @@ class Sender:
         """How often in a row something was sent and got no answer."""
         self.plain_for_now = False
         """Nothing is compressed, until this is taken back."""
-        self.coding = Coding(compression)
+        self.coding = Coding(wanted(compression, wire_format))
         self._format = wire_format
         self._transport = transport
         self._account = account

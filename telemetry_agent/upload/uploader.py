@@ -37,7 +37,7 @@ from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.retry import Backoff
 from telemetry_agent.upload.seams import (
     Backlog,
-    Compression,
+    CompressionSetting,
     Exchange,
     Format,
     OpenWay,
@@ -64,7 +64,7 @@ class UploadPolicy:
     flush_every_s: float = 10.0
     timeout_s: float = 30.0
     live_first: bool = True
-    compression: Compression = "gzip"
+    compression: CompressionSetting = "auto"
     backoff_initial_s: float = 1.0
     backoff_max_s: float = 120.0
 
