@@ -1,6 +1,7 @@
 """Stand-ins for Traccar, OwnTracks Recorder, Dawarich and PhoneTrack, which cannot be had here."""
 
 from datetime import datetime
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ CUT_AFTER = {"osmand": 300_000, "owntracks": 300_000, "overland": 300_000}
 
 def at_ms(fix: dict[str, Any]) -> int:
     return round(datetime.fromisoformat(fix["time"]).timestamp() * 1000)
+
+
+def accuracy_m(fix: dict[str, Any]) -> float:
+    """The simulated receiver tells its HDOP, and no error."""
+    assert "err_h" not in fix
+    return max(1.0, round(5 * float(fix["hdop"]), 3))
 
 
 def in_order(times: list[int]) -> list[int]:
@@ -36,6 +43,7 @@ def test_traccar(tmp_path: Path, backlog: Path) -> None:
         position = stored[at_ms(fix)]
         assert (position["lat"], position["lon"]) == (fix["lat"], fix["lon"])
         assert position["altitude"] == fix["alt"]
+        assert position["accuracy"] == accuracy_m(fix)
         assert position.get("course") == fix.get("course")
         assert position["speed_kn"] == pytest.approx(fix["speed"] / 0.514444, abs=1e-3)
         kept = {name: fix[name] for name in ("hdop", "vdop", "pdop")}
@@ -63,6 +71,7 @@ def test_the_recorder(tmp_path: Path, backlog: Path) -> None:
             "tst": at_ms(fix) // 1000,
             "lat": fix["lat"],
             "lon": fix["lon"],
+            "acc": ceil(accuracy_m(fix)),
             "alt": round(fix["alt"]),
             "vel": round(fix["speed"] * 3.6),
             "tid": "07",
@@ -97,6 +106,7 @@ def features(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "device_id": "van-07",
                 "altitude": fix["alt"],
                 "speed": fix["speed"],
+                "horizontal_accuracy": accuracy_m(fix),
                 **({"course": fix["course"]} if "course" in fix else {}),
             },
         }

@@ -6,7 +6,7 @@ from typing import Any
 from telemetry_agent.fixjson import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
-from telemetry_agent.upload.formats.packing import attributes, packed, without_doubt
+from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, packed, without_doubt
 from telemetry_agent.upload.seams import Compression, Format
 
 _BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
@@ -41,7 +41,7 @@ def _feature(fix: Fix, device: str) -> dict[str, Any]:
         ("altitude", fix.alt_mm),
         ("speed", fix.speed_mm_s),
         ("course", fix.course_mdeg),
-        ("horizontal_accuracy", fix.err_h_mm),
+        ("horizontal_accuracy", accuracy_mm(fix)),
         ("vertical_accuracy", fix.err_v_mm),
     ):
         if value is not None:

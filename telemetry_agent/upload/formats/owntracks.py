@@ -9,12 +9,13 @@ Its last position is the one that came last, so it gets them in their order.
 """
 
 import json
+import math
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear
-from telemetry_agent.upload.formats.packing import attributes, without_doubt
+from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
 from telemetry_agent.upload.seams import Compression, Format
 
 _BATTERY_STATES = {"discharging": 1, "charging": 2, "full": 3}
@@ -69,6 +70,7 @@ def _location(fix: Fix, topic: str) -> dict[str, Any]:
         "tst": fix.time_ms // 1000,
         "lat": fix.lat_e9 / 1e9,
         "lon": fix.lon_e9 / 1e9,
+        "acc": math.ceil(accuracy_mm(fix) / 1000),
         "tid": topic[-2:],
         "topic": topic,
     }
@@ -76,7 +78,6 @@ def _location(fix: Fix, topic: str) -> dict[str, Any]:
         ("alt", fix.alt_mm, 1000),
         ("vel", fix.speed_mm_s, 1e6 / 3600),
         ("cog", fix.course_mdeg, 1000),
-        ("acc", fix.err_h_mm, 1000),
         ("vac", fix.err_v_mm, 1000),
     ):
         if value is not None:
