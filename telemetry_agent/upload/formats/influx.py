@@ -91,4 +91,4 @@ def _fields(fix: Fix) -> str:
     )
 
 
-FORMAT = Format(encode, read, unfit)
+FORMAT = Format(encode, read, unfit, unpacks=True)
