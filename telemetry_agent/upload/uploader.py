@@ -31,7 +31,7 @@ from telemetry_agent.model import Batch, Deferred, Delivered, Held, Refused, Upl
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
     Backlog,
-    Compression,
+    CompressionSetting,
     Exchange,
     Format,
     OpenWay,
@@ -64,7 +64,7 @@ class UploadPolicy:
     flush_every_s: float = 10.0
     timeout_s: float = 30.0
     live_first: bool = True
-    compression: Compression = "gzip"
+    compression: CompressionSetting = "auto"
     backoff_initial_s: float = 1.0
     backoff_max_s: float = 120.0
 

@@ -21,6 +21,8 @@ from misbehaving import (
 from processes import run_agent
 from rig import record_backlog, simulated, started, stats, write_config
 from schedules import fix_at, run_schedules
+from standins import Server as Plain
+from standins import Unlooking
 
 from telemetry_agent.ackqueue.queue import AckQueue
 
@@ -193,6 +195,22 @@ def test_a_fresh_fix_passes_the_backlog_on_a_slow_link(tmp_path: Path) -> None:
     # flush_every, one exchange of the backlog (1 s at most), and its own.
     assert max(ages_s) < 2.5, ages_s
     assert set(server.ledger.values()) == {1}
+
+
+@pytest.mark.parametrize("name", ["native", "overland"])
+def test_by_default_an_endpoint_that_does_not_unpack_loses_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    record_backlog(tmp_path, 200)
+    endpoint = Unlooking()
+    with Plain(endpoint) as server:
+        config = write_config(tmp_path, "/dev/none", server.url, upload={"format": name})
+        with started(config) as agent:
+            done = run_agent("drain", "--config", str(config))
+            assert done.returncode == 0, done.stderr
+            assert agent.end() == 0
+    assert stats(tmp_path).acked == len(endpoint.stored) == 200
+    assert not endpoint.packed
 
 
 def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
