@@ -69,7 +69,7 @@ class Core:
             self.lock,
             clock,
             max_uncommitted=max_uncommitted,
-            on_refusal=self.ring,
+            on_change=self.ring,
         )
         self.base = loaded.last
         """The row of a fix put in this stream is this plus its seq."""
@@ -133,8 +133,13 @@ class Core:
         self.check_open()
         self.used = True
 
-    def write(self) -> StorageError | None:
-        """Bring everything to disk. Returns why it refused, which was logged."""
+    def write(self, *, at_once: bool = False) -> StorageError | None:
+        """Bring everything to disk. Returns why it refused, which was logged.
+
+        While it refuses, it is asked once a second, whoever writes, unless it must be ``at_once``.
+        """
+        if not at_once and (refused := self.writer.refusal_now()) is not None:
+            return refused
         refusal = self._damage or self.writer.write(self.store)
         if isinstance(refusal, UnusableError):
             refusal = self.replace(refusal)

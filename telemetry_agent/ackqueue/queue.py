@@ -46,9 +46,9 @@ class AckQueue(Stock):
     after that is a ValueError, and so is to use a closed queue. A fix that was not acknowledged
     when the process ends is handed out again by the next.
 
-    When the disk refuses a write, what was to be written stays in memory and is tried again with
-    the next call, or each second by a ``Committer``; the log tells the first failure and the
-    recovery. Only ``commit`` and ``close`` raise for it.
+    When the disk refuses a write, what was to be written stays in memory and is tried again once a
+    second, by a ``Committer`` or with the next call; the log tells the first failure and the
+    recovery. Only ``commit`` and ``close`` raise for it, and they always try.
 
     A file that is damaged is set aside, when the queue is opened or when it is noticed, and the
     queue goes on with a new one and a new stream. A ``Carrier`` then brings over what can be read.
@@ -103,7 +103,7 @@ class AckQueue(Stock):
         """Have ``ring`` called, from any thread, when there is something new to do.
 
         That is the first fix since a commit, fixes that are ready again by ``retry`` or
-        ``resend``, a write that failed and is to be tried again, and a file that was set aside.
+        ``resend``, a disk that refuses to write or writes again, and a file that was set aside.
         ``ring`` must return at once and not call the queue.
         """
         self.core.watch(ring)
@@ -150,7 +150,7 @@ class AckQueue(Stock):
         """
         with self.core.disk:
             self.core.check_open()
-            refusal = self.core.write()
+            refusal = self.core.write(at_once=True)
         if refusal is not None:
             raise refusal
 
@@ -295,7 +295,7 @@ class AckQueue(Stock):
                     return
                 core.closed = True
                 core.wake_waiters()
-            refusal = core.write() if core.used else None
+            refusal = core.write(at_once=True) if core.used else None
             core.close()
         if refusal is not None:
             lost = core.writer.uncommitted
