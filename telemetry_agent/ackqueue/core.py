@@ -48,6 +48,8 @@ class Core:
         self.ready = threading.Condition(self.lock)
         """Something may have become ready to be handed out, or the queue was closed."""
         self.waiters = 0
+        self.waiting_for_room: set[Callable[[], None]] = set()
+        """Rung once there may be room; see ``AckQueue.takes_more``."""
         self._connect = connect
         self._watchers: list[Callable[[], None]] = []
         make_directories(path)
@@ -88,6 +90,13 @@ class Core:
     def ring(self) -> None:
         """There is something new to do."""
         for ring in self._watchers:
+            ring()
+
+    def ring_for_room(self) -> None:
+        """Each looks for itself, and asks again."""
+        with self.lock:
+            rings, self.waiting_for_room = self.waiting_for_room, set()
+        for ring in rings:
             ring()
 
     def check_open(self) -> None:
@@ -151,6 +160,8 @@ class Core:
         self._find_oldest()
         with self.lock:
             self.wake_waiters()
+        if refusal is None:
+            self.ring_for_room()
         return refusal
 
     def read(self, lo: int, hi: int, limit: int | None = None) -> list[Row]:

@@ -156,8 +156,9 @@ class AckQueue(Stock):
 
     def commit_due_s(self) -> float | None:
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
-        with self.core.lock:
-            return self.core.writer.due_s(self._commit_every_s)
+        core = self.core
+        with core.lock:
+            return core.writer.due_s(0 if core.waiting_for_room else self._commit_every_s)
 
     def lease(
         self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0

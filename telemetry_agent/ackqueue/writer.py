@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _ROWS_PER_WRITE = 1000
 """A transaction that a full file cannot take is tried again when there is room for so many."""
+_SHARE_FOR_PATIENT = 20
+"""A source that can wait fills this part of memory; the rest is for those that cannot."""
 _STREAM, _SEQ = map(COLUMNS.index, ("stream", "seq"))
 
 Waiting = tuple[float, Row]
@@ -87,6 +89,11 @@ class Writer:
     def uncommitted(self) -> int:
         """How many rows are not known to be on disk."""
         return len(self._pending) + len(self._writing)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether memory takes rows of a source that can wait."""
+        return self.uncommitted * _SHARE_FOR_PATIENT < self._max_uncommitted
 
     def pending(self, last_row: int) -> int:
         """How many of those up to this row are to be delivered, and not known to be on disk."""

@@ -73,6 +73,8 @@ class Reader:
             neither may wait or raise.
         changed: called when another state or antenna is in ``status``.
         arrivals: counts the ports that were plugged in; a change ends the wait for a reopening.
+        room: whether what is read now can be recorded; if not, the reader waits for ``wake``. Only
+            for a source that can wait: a receiver goes on.
     """
 
     name = "reader"
@@ -87,6 +89,7 @@ class Reader:
         heard: Callable[[bytes], object] = lambda _data: None,
         changed: Callable[[], object] = lambda: None,
         arrivals: Callable[[], int] = lambda: 0,
+        room: Callable[[], bool] = lambda: True,
     ) -> None:
         self.bell = Bell()
         self._heard = heard
@@ -96,6 +99,7 @@ class Reader:
         self._record = record
         self._clock = clock or Clock()
         self._arrivals = arrivals
+        self._room = room
         self._arrived = arrivals()
         self._in_step = threading.Lock()
         self._over = False
@@ -119,6 +123,8 @@ class Reader:
                 return None
             if self._decoder is None:
                 return self._open(now_s)
+            if not self._room():
+                return None
             return self._read(self._decoder, now_s)
 
     def sky(self) -> Sky:

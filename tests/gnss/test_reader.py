@@ -77,6 +77,33 @@ def epochs_ms(count: int, interval_ms: int = 1000) -> list[int]:
     return [DAY_MS + i * interval_ms for i in range(count)]
 
 
+# ---- on a recording
+
+
+def test_what_can_wait_is_read_no_faster_than_it_can_be_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "drive.nmea"
+    path.write_bytes(b"".join(map(line, range(500))))
+    recorded = Recorded()
+    room = 0
+
+    def has_room() -> bool:
+        return len(recorded.times_ms) < room
+
+    reader = Reader(ReplaySource(path), live, recorded, room=has_room)
+    assert reader.step(0.0) == 0
+    for _ in range(3):
+        assert reader.step(0.0) is None
+    assert recorded.times_ms == []
+    room = 100
+    while reader.step(0.0) == 0:
+        pass
+    assert 100 <= len(recorded.times_ms) < 200
+    room = 1000
+    while reader.step(0.0) == 0:
+        pass
+    assert recorded.times_ms == epochs_ms(500)
+
+
 # ---- on a simulated receiver
 
 
