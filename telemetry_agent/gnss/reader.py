@@ -121,11 +121,17 @@ class Reader:
         with self._in_step:
             if self._over:
                 return None
-            if self._decoder is None:
-                return self._open(now_s)
-            if not self._room():
-                return None
-            return self._read(self._decoder, now_s)
+            wait_s = self._step(now_s)
+            if self._over:
+                self._close_source()  # ``close`` came meanwhile, and may have gone again
+            return wait_s
+
+    def _step(self, now_s: float) -> float | None:
+        if self._decoder is None:
+            return self._open(now_s)
+        if not self._room():
+            return None
+        return self._read(self._decoder, now_s)
 
     def sky(self) -> Sky:
         """What the receiver last said of its sky; any thread may ask."""
@@ -144,7 +150,7 @@ class Reader:
         """
         self._over = True
         self.wake()
-        # A step that hangs in ``record`` still uses the source: both are left behind.
+        # A step that hangs in ``record`` still uses the source, and closes it when it ends.
         if self._in_step.acquire(timeout=_CLOSE_S):
             try:
                 self._close_source()
