@@ -283,20 +283,21 @@ class Agent:
             )
 
     def _build_hotplug(self) -> Hotplug:
-        return Hotplug(self._port_arrived)
+        return Hotplug(self._wake_reader)
 
-    def _port_arrived(self) -> None:
+    def _wake_reader(self) -> None:
         self.reader.wake()
 
     def _build_reader(self) -> Reader:
         gps = self.settings.gps
         source = source_of(gps, self.settings.queue.path.with_suffix(".baud"))
+        is_recording = isinstance(source, ReplaySource)
 
         def decoder() -> Decoder:
             return Decoder(
                 wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
                 # The dates of a recording are what they are; a receiver's may have rolled over.
-                fix_rollover=not isinstance(source, ReplaySource),
+                fix_rollover=not is_recording,
                 baud=source.baud if isinstance(source, SerialSource | AutoSource) else None,
             )
 
@@ -308,6 +309,7 @@ class Agent:
             heard=self._hearing,
             changed=self.uploader.wake,
             arrivals=lambda: self._hotplug.task.arrivals,
+            room=lambda: not is_recording or self.queue.takes_more(self._wake_reader),
         )
 
     def _record(self, fix: Fix) -> None:

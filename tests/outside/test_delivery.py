@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import signal
 from pathlib import Path
 
@@ -225,3 +226,21 @@ def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
     came = [name for request in server.requests for name in request.names]
     assert came == sorted(came, key=lambda name: (name[0] != old, name[1]))
     assert len(came) == 3040
+
+
+def test_a_disk_that_refuses_is_asked_once_a_second_and_costs_nothing(tmp_path: Path) -> None:
+    with simulated(tmp_path, 100) as simulator, Server() as server:
+        config = write_config(tmp_path, str(simulator.device), server.url)
+        with started(config) as agent:
+            server.wait_for(lambda s: len(s.ledger) >= 10)
+            pid = agent.process.pid
+            writable = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file takes a byte
+            agent.wait_for_line("cannot write the queue .* tried again each second")
+            assert simulator.done.wait(60)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, writable)
+            told = agent.wait_for_line(r"can be written again, after (\d+) refusals in (\d+) s")
+            refusals, seconds = map(int, told.groups())
+            assert refusals <= seconds + 2
+            server.wait_for(lambda s: len(s.ledger) == 100)
+            assert agent.end() == 0

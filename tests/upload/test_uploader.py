@@ -814,7 +814,30 @@ def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
         assert b.step() is None
         b.uploader.last_upload(1)  # the last exchange did not go well
         assert len(b.server.requests) == 1
-        assert b.counts == (0, 2, 0, 0)
+        assert b.counts == (2, 0, 0, 0)
+
+
+def test_close_in_the_middle_of_a_search_hands_back_every_lease(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({5})) as b:
+        b.put_backlog(16)
+        while b.queue.stats().in_flight < 8:
+            b.step()
+        b.uploader.close()
+        assert b.queue.stats().in_flight == 0
+        assert sum(b.counts) == 16
+
+
+def test_close_during_a_request_of_a_search_hands_back_every_lease(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(400), answer(400), hang(), timeout_s=60.0) as b:
+        b.put_backlog(16)
+        b.step()
+        b.step()
+        thread = threading.Thread(target=b.step)
+        thread.start()
+        b.server.wait_for(lambda server: len(server.requests) == 3)
+        b.uploader.close()
+        thread.join(20)
+        assert b.counts == (16, 0, 0, 0)
 
 
 def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:
