@@ -40,8 +40,8 @@ from telemetry_agent.upload.http.credentials import Access
 from telemetry_agent.upload.http.dialer import Network
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import EncodeReport
-from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.upload_status import Account
+from telemetry_agent.upload.reports import AgentReports
+from telemetry_agent.upload.upload_status import StatusKeeper
 from telemetry_agent.upload.uploader import Uploader
 
 log = logging.getLogger(__name__)
@@ -102,14 +102,14 @@ class Agent:
             lambda: (self.settings.device, _host(self.settings)),
             self.queue.stats,
             lambda: self.reader.task.status,
-            lambda: self._account.status,
+            lambda: self._keeper.status,
             settings.queue.path,
             clock,
             not_recorded=lambda: self.sampler.dropped,
             sky=lambda: self.reader.task.sky(),  # noqa: PLW0108 - the reader of then, not of now
         )
         self._transport = self._build_transport(settings.upload, access)
-        self._account = Account(clock.monotonic_s())
+        self._keeper = StatusKeeper(clock)
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
@@ -171,7 +171,7 @@ class Agent:
         self.uploader.end(_REQUEST_S)
         self._transport.close()
         self._transport = self._build_transport(settings.upload, access)
-        self._account.set_up_anew(otherwise=settings.upload != before.upload)
+        self._keeper.reloaded(changed=settings.upload != before.upload)
         self.uploader.restart(0)
         self.page.restart(_PAGE_S)
 
@@ -193,7 +193,7 @@ class Agent:
             wire_format,
             self._transport,
             policy_of(upload, wire_format),
-            account=self._account,
+            keeper=self._keeper,
             way=_Way(self.monitor),
             reports=self._build_reports(wire_format.encode_report),
             in_haste=lambda: bool(self._draining),
@@ -201,10 +201,10 @@ class Agent:
             clock=self._clock,
         )
 
-    def _build_reports(self, encode: EncodeReport | None) -> Reports | None:
+    def _build_reports(self, encode: EncodeReport | None) -> AgentReports | None:
         if encode is None or not self._reports:
             return None
-        return Reports(
+        return AgentReports(
             (self.queue.stream, self.settings.device),
             self.status.words,
             self.status.report,
@@ -276,7 +276,7 @@ class Agent:
         with self._draining.joined(bell.ring):
             yield from drain(
                 self.queue,
-                lambda: self._account.status,
+                lambda: self._keeper.status,
                 self.uploader.task.hurry,
                 self._clock,
                 bell,

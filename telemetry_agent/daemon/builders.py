@@ -16,7 +16,7 @@ from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.gnss.sources.sockets import TcpSource, UdpSource
-from telemetry_agent.upload.interfaces import Format
+from telemetry_agent.upload.interfaces import WireFormat
 from telemetry_agent.upload.uploader import UploadPolicy
 
 
@@ -76,7 +76,7 @@ def extras_of(extra: Extra) -> Extras:
     )
 
 
-def policy_of(upload: Upload, wire_format: Format) -> UploadPolicy:
+def policy_of(upload: Upload, wire_format: WireFormat) -> UploadPolicy:
     """How uploads are made; in which order they are by default, the format knows."""
     return UploadPolicy(
         max_batch=upload.max_batch,

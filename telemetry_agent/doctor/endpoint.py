@@ -42,7 +42,7 @@ Resolve = Callable[[str, int], list[Any]]
 """As ``socket.getaddrinfo``, for TCP."""
 
 
-class Endpoint:
+class EndpointChecks:
     """What ``upload.url`` names.
 
     Args:
