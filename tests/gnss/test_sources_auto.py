@@ -13,6 +13,9 @@ from telemetry_agent.model import ReceiverState
 class Port:
     """A source that says what it is told to, and notes what is done with it."""
 
+    baud = None
+    live = True
+
     def __init__(self, name: str, says: bytes = b"", error: SourceError | None = None) -> None:
         self.name = name
         self.says = says

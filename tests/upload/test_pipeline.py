@@ -239,7 +239,7 @@ def test_chunks_and_interim_answers_are_understood() -> None:
 
 def test_over_tls_the_answers_are_verified() -> None:
     with Misbehaving(tls=tls_server_context()) as server:
-        transport, heard = Transport(server.url, access=trusting()), Heard()
+        transport, heard = Transport(server.url, credentials=trusting()), Heard()
         assert transport.series(payloads(50), 5, heard) == (None, 0)
         transport.close()
     assert all(answer.verified_tls for answer in heard.answers)

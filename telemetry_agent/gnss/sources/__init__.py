@@ -26,6 +26,14 @@ class Source(Protocol):
     def name(self) -> str:
         """How messages call it."""
 
+    @property
+    def baud(self) -> int | None:
+        """The speed of the serial line; ``None`` where there is none, or it is not known yet."""
+
+    @property
+    def live(self) -> bool:
+        """Whether the positions are of now; not those of a recording."""
+
     def open(self) -> None:
         """Make it ready to be read.
 

@@ -32,6 +32,8 @@ class AutoSource:
         gpsd_source: that gpsd.
     """
 
+    live = True
+
     def __init__(
         self,
         open_port: Callable[[Path], Source],
@@ -56,8 +58,8 @@ class AutoSource:
 
     @property
     def baud(self) -> int | None:
-        """Of the serial line that is open, if it is one and the speed is known."""
-        return getattr(self._source, "baud", None)
+        """See ``Source.baud``: of what is open."""
+        return self._source.baud if self._source else None
 
     def open(self) -> None:
         """See ``Source.open``."""

@@ -51,6 +51,8 @@ class SerialSource:
         root: where the machine's /proc and /sys are.
     """
 
+    live = True
+
     def __init__(
         self,
         path: Path,

@@ -1,26 +1,26 @@
 """A receiver's bytes from another program or machine, over TCP or UDP."""
 
-import contextlib
-import os
 import re
 import select
 import socket
 from collections.abc import Sequence
-from typing import Any
 
+from telemetry_agent.addresses import Connecting, Resolve, Resolver, UnreachableError, resolve
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.model import ReceiverState
 from telemetry_agent.tasks import Bell
 
-_CONNECT_S = 5.0
 _READ_BYTES = 65536
 _UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}\Z")
 
 
 class SocketSource:
     """What TCP and UDP have in common: a socket, and a way to end a wait for it."""
+
+    baud: int | None = None
+    live = True
 
     def __init__(self, name: str, clock: Clock | None = None) -> None:
         self.name = name
@@ -76,6 +76,7 @@ class TcpSource(SocketSource):
         commands: sent after each connection, and when the receiver says that it has started.
         clock: bounds the connecting.
         name: how messages call it.
+        resolve: finds the addresses of a name.
     """
 
     def __init__(
@@ -86,22 +87,26 @@ class TcpSource(SocketSource):
         commands: Sequence[bytes] = (),
         clock: Clock | None = None,
         name: str | None = None,
+        resolve: Resolve = resolve,
     ) -> None:
         super().__init__(name or f"tcp://{_bracketed(host)}:{port}", clock)
         self._host = host
         self._port = port
         self._commands = OnConnect(self.name, commands, self._clock)
+        self._resolver = Resolver(resolve)
 
     def open(self) -> None:
         """See ``Source.open``."""
         self.close()  # where the last open got no further than connecting
+        connecting = Connecting(self._resolver, self._host, self._port, self._clock.monotonic_s())
         try:
-            self._socket = self._connect()
-        except OSError as error:
+            self._socket = connecting.run(self._clock, self._wait_to_connect)
+        except UnreachableError as error:
             raise SourceError(
-                f"{self.name} cannot be reached ({error.strerror or error}): "
-                "check the address, and that its sender runs"
+                f"{self.name} cannot be reached ({error}): check the address, and that its sender "
+                "runs"
             ) from error
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for command in self._commands.opened():
             self.request(command)
 
@@ -129,31 +134,10 @@ class TcpSource(SocketSource):
         except OSError as error:
             raise SourceError(f"{self.name} broke off: {error.strerror}") from error
 
-    def _connect(self) -> socket.socket:
-        until_s = self._clock.monotonic_s() + _CONNECT_S
-        failed = OSError("no address")
-        for family, *_, address in socket.getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM
-        ):
-            attempt = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                self._reach(attempt, address, until_s - self._clock.monotonic_s())
-            except OSError as error:
-                attempt.close()
-                failed = error
-            else:
-                return attempt
-        raise failed
-
-    def _reach(self, attempt: socket.socket, address: Any, timeout_s: float) -> None:
-        attempt.setblocking(False)
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        with contextlib.suppress(BlockingIOError):
-            attempt.connect(address)
-        if not self._wait(attempt, select.POLLOUT, timeout_s):
-            raise TimeoutError("no answer")
-        if number := attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            raise OSError(number, os.strerror(number))
+    def _wait_to_connect(self, timeout_s: float, watched: list[tuple[int, int]]) -> None:
+        self._cancelled.wait(timeout_s, watched)
+        if self._cancelled.clear():
+            raise UnreachableError("stopped")
 
 
 class UdpSource(SocketSource):

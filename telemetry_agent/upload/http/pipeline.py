@@ -12,8 +12,8 @@ under way, the server or something before it cannot do this, and for a while the
 *One that says more than it was asked*, with several under way, gave some answer to the wrong
 request: no answer of the series counts.
 
-The sockets, and with them deadline and abort, are those of ``attempt``; the bytes of an answer are
-understood by h11, which never learns that more than one request is under way.
+The sockets, and with them deadline and abort, are those of ``connection``; the bytes of an answer
+are understood by h11, which never learns that more than one request is under way.
 """
 
 import contextlib
@@ -25,10 +25,9 @@ import h11
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.attempt import BrokenError, NetworkError
-from telemetry_agent.upload.http.connection import Connection
-from telemetry_agent.upload.http.credentials import Access
-from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.connection import BrokenError, Connection, NetworkError
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.interfaces import Heard, NoAnswer
 
 _log = logging.getLogger(__name__)
@@ -44,7 +43,12 @@ class Pipeline:
     """One connection to one server. For one thread."""
 
     def __init__(
-        self, url: str, network: Network, access: Access, keepalive_expiry_s: float, clock: Clock
+        self,
+        url: str,
+        dialer: Dialer,
+        credentials: Credentials,
+        keepalive_expiry_s: float,
+        clock: Clock,
     ) -> None:
         """Nothing is opened yet."""
         parts = urlsplit(url)
@@ -54,8 +58,9 @@ class Pipeline:
         self._network_location = parts.netloc
         self._path = parts.path or "/"
         self._query = parts.query
-        self._network = network
-        self._access = access
+        self._dialer = dialer
+        self._exchange = dialer.exchange
+        self._credentials = credentials
         self._expiry_s = keepalive_expiry_s
         self._clock = clock
         self._line: _Line | None = None
@@ -78,7 +83,7 @@ class Pipeline:
         """
         requests = [self._bytes(*pair) for pair in zip(payloads, headers, strict=True)]
         run = _Run(requests, self._clock.monotonic_s() + timeout_s / 2)
-        self._network.begin(timeout_s)
+        self._exchange.begin(timeout_s)
         self._drop_what_is_stale()
         whole = False
         try:
@@ -96,9 +101,9 @@ class Pipeline:
         if whole:
             self._faults = 0 if run.several else self._faults
             return None, 0
-        if (run.under_way > 1 or failure.taints) and run.several and not self._network.aborted:
+        if (run.under_way > 1 or failure.taints) and run.several and not self._exchange.aborted:
             self._note_fault()
-        if self._network.aborted:
+        if self._exchange.aborted:
             failure = NoAnswer("stopped")
         return failure, 0 if failure.taints else max(1, run.under_way)
 
@@ -121,7 +126,7 @@ class Pipeline:
                     line.send(run.take(window - run.under_way))
                 answer = line.answer()
             except BrokenError:
-                if self._network.connected or self._network.answering or self._network.over:
+                if self._exchange.connected or self._exchange.answering or self._exchange.over:
                     raise
                 # The server closed the kept connection while the requests were on their way.
                 self.drop()
@@ -139,10 +144,10 @@ class Pipeline:
                 run.send_again()
 
     def _open(self) -> "_Line":
-        connection = self._network.connect(self._host, self._port)
+        connection = self._dialer.connect(self._host, self._port)
         if self._tls:
             try:
-                connection.start_tls(self._access.ssl_context(), self._host)
+                connection.start_tls(self._credentials.ssl_context(), self._host)
             except NetworkError:
                 connection.close()
                 raise
