@@ -168,6 +168,18 @@ class Resolver:
         threading.Thread(target=self._run, args=args, name=f"resolve {host}", daemon=True).start()
         return look_up, False
 
+    def wait(self, host: str, port: int, wait: Wait) -> list[Address]:
+        """Look a name up, and block until that is done.
+
+        Raises:
+            UnreachableError: it has no address, or no name server answered in time.
+        """
+        look_up, _ = self.begin(host, port)
+        wait(LOOK_UP_S, [(look_up.done.fileno(), select.POLLIN)])
+        if isinstance(look_up.result, list):
+            return look_up.result
+        raise look_up_error(host, look_up.result or TimeoutError(0, "no name server answered"))
+
     def prefer(self, family: int) -> None:
         """Note the family of an address that was reached."""
         self.preferred_family = family
