@@ -280,9 +280,9 @@ class Agent:
             )
 
     def _build_hotplug(self) -> Hotplug:
-        return Hotplug(self._port_arrived)
+        return Hotplug(self._wake_reader)
 
-    def _port_arrived(self) -> None:
+    def _wake_reader(self) -> None:
         self.reader.wake()
 
     def _build_reader(self) -> Reader:
@@ -305,6 +305,7 @@ class Agent:
             heard=self._hearing,
             changed=self.uploader.wake,
             arrivals=lambda: self._hotplug.task.arrivals,
+            room=lambda: source.live or self.queue.takes_more(self._wake_reader),
         )
 
     def _record(self, fix: Fix) -> None:

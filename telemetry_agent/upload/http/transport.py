@@ -114,13 +114,14 @@ class Transport:
         return outcome
 
     def series(
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard
+        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
     ) -> tuple[NoAnswer | None, int]:
         """Send several payloads, each an exchange of its own; see ``pipeline.Pipeline.series``.
 
-        By way of a proxy they go one by one.
+        One at a time, each after the answer to the one before, unless ``pipelined``; always so
+        through a proxy.
         """
-        if not self._proxied:
+        if pipelined and not self._proxied:
             own = self._headers()
             headers = [{**own, **payload.headers} for payload in payloads]
             return self._pipeline.series(payloads, headers, timeout_s, heard)
