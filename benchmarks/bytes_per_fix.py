@@ -44,8 +44,8 @@ from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.http.credentials import Access
-from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import CompressionSetting
 from telemetry_agent.upload.reports import AgentReports
@@ -220,9 +220,9 @@ class Bench:
             queue = stack.enter_context(AckQueue(self._queue(), clock=clock))
             transport = Transport(
                 server.url,
-                access=Access(ca_file=self._authority.pair.cert),
+                credentials=Credentials(ca_file=self._authority.pair.cert),
                 keepalive_expiry_s=3 * flush_every_s,
-                network=Network(clock),
+                dialer=Dialer(clock),
             )
             stack.callback(transport.close)
             policy = UploadPolicy(flush_every_s=flush_every_s, compression=how)

@@ -188,6 +188,9 @@ def test_a_receiver_that_comes_later_is_read_from_its_first_byte(tmp_path: Path)
 class Opened:
     """A source that tells when it could not be opened."""
 
+    baud = None
+    live = True
+
     def __init__(self, source: Source) -> None:
         self.failed = threading.Event()
         self.name = source.name
@@ -244,6 +247,9 @@ class Script:
     """
 
     name = "gps"
+
+    baud = None
+    live = True
 
     def __init__(self, clock: FakeClock, *does: bytes | float | Exception) -> None:
         self._does = list(does)

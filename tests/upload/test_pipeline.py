@@ -10,14 +10,14 @@ from misbehaving import answer, tls_server_context, trusting
 from standins import Asked, Recorder, Said, Server
 
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.attempt import BrokenError
-from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.connection import BrokenError
+from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 
 if TYPE_CHECKING:
-    from telemetry_agent.upload.http.dialer import Network
+    from telemetry_agent.upload.http.dialer import Dialer
 
 
 def payloads(count: int, first: int = 0) -> list[Payload]:
@@ -209,7 +209,7 @@ def test_no_answer_is_taken_for_that_to_a_request_that_was_thrown_away(
 
 
 class Scripted:
-    """Network and connection of a server that reads so many requests of one write."""
+    """Dialer, exchange and connection of a server that reads so many requests of one write."""
 
     connected = answering = aborted = over = verified = False
 
@@ -219,6 +219,10 @@ class Scripted:
         """How many requests each write had."""
         self.connections = 0
         self._owed = 0
+
+    @property
+    def exchange(self) -> "Scripted":
+        return self
 
     def begin(self, timeout_s: float) -> None:
         self.connected = self.answering = False
@@ -249,7 +253,7 @@ class Scripted:
 
 def scripted(server: Scripted, clock: FakeClock) -> Callable[[int], tuple[int, int]]:
     """Sends so many requests; returns how many were answered, and how many were not."""
-    pipeline = Pipeline("http://far/", cast("Network", server), Access(), 1e9, clock)
+    pipeline = Pipeline("http://far/", cast("Dialer", server), Credentials(), 1e9, clock)
 
     def send(count: int) -> tuple[int, int]:
         heard = Heard()
@@ -369,7 +373,7 @@ def test_chunks_and_interim_answers_are_understood() -> None:
 
 def test_over_tls_the_answers_are_verified() -> None:
     with Misbehaving(tls=tls_server_context()) as server:
-        transport, heard = Transport(server.url, access=trusting()), Heard()
+        transport, heard = Transport(server.url, credentials=trusting()), Heard()
         assert series(transport, payloads(50), 5, heard) == (None, 0)
         transport.close()
     assert all(answer.verified_tls for answer in heard.answers)

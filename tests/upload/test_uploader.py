@@ -73,7 +73,7 @@ class Bench:
         self.clock = FakeClock()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
         access = trusting() if server.url.startswith("https") else None
-        self.transport = Transport(server.url, access=access)
+        self.transport = Transport(server.url, credentials=access)
         self.uploader = Uploader(
             self.queue,
             wire_format,

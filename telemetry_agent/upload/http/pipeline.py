@@ -19,7 +19,7 @@ the requests behind that one. They are sent again on a new connection.
 *A server that answers more often than it was asked* has given some request the answer of another.
 If several requests were under way at any time in the series, none of its answers count.
 
-The sockets, the deadline and the abort are those of ``attempt``. h11 parses the answers; it is
+The sockets, the deadline and the abort are those of ``connection``. h11 parses the answers; it is
 given one request at a time.
 """
 
@@ -32,10 +32,9 @@ import h11
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.attempt import BrokenError, NetworkError
-from telemetry_agent.upload.http.connection import Connection
-from telemetry_agent.upload.http.credentials import Access
-from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.connection import BrokenError, Connection, NetworkError
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.interfaces import Heard, NoAnswer
 
 _log = logging.getLogger(__name__)
@@ -51,21 +50,27 @@ class Pipeline:
     """One connection to one server. For one thread."""
 
     def __init__(
-        self, url: str, network: Network, access: Access, keepalive_expiry_s: float, clock: Clock
+        self,
+        url: str,
+        dialer: Dialer,
+        credentials: Credentials,
+        keepalive_expiry_s: float,
+        clock: Clock,
     ) -> None:
         """Nothing is opened yet."""
         parts = urlsplit(url)
         self._tls = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._tls else 80)
-        self._network_location = parts.netloc
+        self._netloc = parts.netloc
         self._path = parts.path or "/"
         self._query = parts.query
-        self._network = network
-        self._access = access
+        self._dialer = dialer
+        self._exchange = dialer.exchange
+        self._credentials = credentials
         self._expiry_s = keepalive_expiry_s
         self._clock = clock
-        self._line: _Line | None = None
+        self._line: _PipelinedConnection | None = None
         self._faults = 0  # in a row
         self._broken_size = 0  # requests in the last round that broke
         self._one_by_one_until_s = 0.0
@@ -85,8 +90,8 @@ class Pipeline:
             What ended it before each that was sent had an answer, and how many have none.
         """
         requests = [self._bytes(*pair) for pair in zip(payloads, headers, strict=True)]
-        run = _Run(requests, self._clock.monotonic_s() + timeout_s / 2)
-        self._network.begin(timeout_s)
+        run = _Series(requests, self._clock.monotonic_s() + timeout_s / 2)
+        self._exchange.begin(timeout_s)
         self._drop_what_is_stale()
         whole = False
         try:
@@ -106,9 +111,9 @@ class Pipeline:
                 self._faults = 0
             return None, 0
         broken = run.under_way > 0 and run.round > 1
-        if (broken or failure.taints) and not self._network.aborted:
+        if (broken or failure.taints) and not self._exchange.aborted:
             self._note_fault(max(run.round, 2))
-        if self._network.aborted:
+        if self._exchange.aborted:
             failure = NoAnswer("stopped")
         return failure, 0 if failure.taints else max(1, run.under_way)
 
@@ -118,7 +123,7 @@ class Pipeline:
             self._line.connection.close()
             self._line = None
 
-    def _go(self, run: "_Run", heard: Heard) -> None:
+    def _go(self, run: "_Series", heard: Heard) -> None:
         while run.wants_more(now_s := self._clock.monotonic_s()):
             line = self._line or self._open()
             line.send(run.take(1 if now_s < self._one_by_one_until_s else line.round_max))
@@ -126,7 +131,7 @@ class Pipeline:
                 while run.under_way and not line.closes:
                     run.note(heard(line.answer()))
             except BrokenError:
-                if self._network.connected or self._network.answering or self._network.over:
+                if self._exchange.connected or self._exchange.answering or self._exchange.over:
                     raise
                 # The server closed the kept connection while the requests were on their way.
                 self.drop()
@@ -142,15 +147,15 @@ class Pipeline:
                 line.round_max = min(2 * line.round_max, _ROUND_MAX)
             run.end_round()
 
-    def _open(self) -> "_Line":
-        connection = self._network.connect(self._host, self._port)
+    def _open(self) -> "_PipelinedConnection":
+        connection = self._dialer.connect(self._host, self._port)
         if self._tls:
             try:
-                connection.start_tls(self._access.ssl_context(), self._host)
+                connection.start_tls(self._credentials.ssl_context(), self._host)
             except NetworkError:
                 connection.close()
                 raise
-        self._line = _Line(connection)
+        self._line = _PipelinedConnection(connection)
         return self._line
 
     def _drop_what_is_stale(self) -> None:
@@ -175,7 +180,7 @@ class Pipeline:
         target = f"{self._path}?{query}" if query else self._path
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = (
-            f"POST {target} HTTP/1.1\r\nHost: {self._network_location}\r\n{lines}"
+            f"POST {target} HTTP/1.1\r\nHost: {self._netloc}\r\n{lines}"
             f"Content-Length: {len(payload.body)}\r\n\r\n"
         )
         return head.encode() + payload.body
@@ -185,7 +190,7 @@ class _SurplusError(Exception):
     """An answer came to no request."""
 
 
-class _Run:
+class _Series:
     """How far a series has come."""
 
     def __init__(self, requests: Sequence[bytes], until_s: float) -> None:
@@ -222,7 +227,7 @@ class _Run:
         self.under_way = 0
 
 
-class _Line:
+class _PipelinedConnection:
     """A connection, and what has been read from it."""
 
     def __init__(self, connection: Connection) -> None:
