@@ -70,7 +70,7 @@ class Bisection:
     def take_all(self) -> list[Batch]:
         """Take out everything, in the order of recording."""
         pieces, self._pieces = self._pieces, []
-        return [piece.batch for piece in reversed(pieces)]
+        return sorted((piece.batch for piece in pieces), key=lambda batch: batch.records[0].seq)
 
     def _halve(self, batch: Batch, *, one_is_bad: bool) -> None:
         first, second = map(_Piece, self._split(batch, len(batch.records) // 2))

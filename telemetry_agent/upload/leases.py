@@ -8,6 +8,8 @@ from telemetry_agent.upload.interfaces import BatchQueue
 
 Name = tuple[str, int]
 
+_LOOK_AMONG = 4  # batches, for a single fix to try
+
 
 def name_of(record: Record) -> Name:
     """What names a fix for ever: its stream and its seq."""
@@ -53,17 +55,22 @@ class Leases:
         return None
 
     def take_one(self, limit: int, *, live_first: bool, turn: int) -> Batch | None:
-        """A single fix of the next batch; another one with each ``turn``."""
-        batch = self.take(limit, live_first=live_first)
-        if batch is None:
+        """A single fix of the next batches; another one with each ``turn``."""
+        # Several: a batch holds fixes of one stream, or live ones only, perhaps just a bad one.
+        batches: list[Batch] = []
+        while len(batches) < _LOOK_AMONG and (batch := self.take(limit, live_first=live_first)):
+            batches.append(batch)
+        if not batches:
             return None
-        chosen = batch.records[-turn % len(batch.records)]
-        single = batch
-        for part in self.parts(batch, lambda record: record is chosen):
-            if part.records[0] is chosen:
-                single = part
-            else:
-                self.give_back(part)
+        turn, place = divmod(turn, len(batches))
+        single = batches[place]
+        chosen = single.records[-turn % len(single.records)]
+        for batch in batches:
+            for part in self.parts(batch, lambda record: record is chosen):
+                if part.records[0] is chosen:
+                    single = part
+                else:
+                    self.give_back(part)
         return single
 
     def parts(self, batch: Batch, belongs: Callable[[Record], bool]) -> Iterator[Batch]:

@@ -28,9 +28,12 @@ _log = logging.getLogger(__name__)
 
 _REFUSALS = 5
 _REFUSALS_IF_INCONSISTENT = 10
+_SAMPLE_REFUSALS = 2
+_SAMPLE_REFUSALS_IF_INCONSISTENT = 4
 _SUSPECTS_MAX = 256
 _RUN_MIN = 20  # of fewer fixes each is tried alone
 _RUN_MAX = 5000
+_GAP_MAX = 64  # in seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,36 @@ class AllRefused:
     reason: str
     only_backlog: bool
     """No live fix is among them."""
+
+
+class _Stretch:
+    """Fixes that may be one run: there is none between them that was accepted.
+
+    A few may lie between: thinning makes gaps.
+    """
+
+    def __init__(self, first: Batch) -> None:
+        self.batches: list[Batch] = []
+        self.size = 0
+        self.ended = False
+        self._last = first.records[-1]
+
+    def length_of(self, batch: Batch) -> int:
+        """How many fixes of ``batch`` belong to it, if it comes next."""
+        last, length = self._last, 0
+        for record in () if self.ended else batch.records:
+            gap = record.seq - last.seq if record.stream == last.stream else 0
+            if record.device != last.device or not 0 <= gap <= _GAP_MAX:
+                break
+            last, length = record, length + 1
+        self.ended = length < len(batch.records)
+        return length
+
+    def add(self, batch: Batch) -> None:
+        """This comes next."""
+        self.batches.append(batch)
+        self.size += len(batch.records)
+        self._last = batch.records[-1]
 
 
 class Refusals:
@@ -67,11 +100,12 @@ class Refusals:
         self._run: Run | None = None
         self._search: Bisection | None = None
         self._root: Batch | None = None  # what the search began with
+        self._first: Suspect | None = None  # of the search
         self._looks_like_run = False
         self._tried_farthest = False
+        self._suspects_turn = False  # another fix was accepted since the last suspect was tried
         self._in_a_row = 0  # refusals of a search since the last acceptance
         self._acceptances: Counter[str] = Counter()  # by device
-        self._inconsistent = False
         self._crash_search = False
         self._crashes = CrashCount()
 
@@ -114,14 +148,19 @@ class Refusals:
 
     def next(self, limit: int) -> Batch | None:
         """What to try before the backlog goes on; ``None``: nothing now."""
-        if self._search is not None and self._looks_like_run:
+        if self._suspects_turn:
+            self._suspects_turn = False
+            suspect = self.next_suspect()
+            if suspect is not None:
+                return suspect
+        if self._search is not None and self._looks_like_run and self._first is not None:
             if not self._tried_farthest:
                 # One large piece more tells a bad fix in front from a run of them.
                 self._tried_farthest = True
                 farthest = self._search.farthest(limit)
                 if farthest is not None:
                     return farthest
-            self._begin_run(self._search)
+            self._begin_run(self._search, self._first)
         if self._run is not None:
             batch = self._run.next(self._acceptances[self._run.device])
             if batch is not None:
@@ -155,6 +194,8 @@ class Refusals:
                 self._note_inconsistent()
         if self._suspects.pop(batch.lease, None) is not None:
             self._note_inconsistent()
+        else:
+            self._suspects_turn = True
         run = self._run
         if run is not None and run.is_trying(batch) and not run.accepted(batch):
             self._dissolve(run)
@@ -176,7 +217,7 @@ class Refusals:
         if batch.lease in self._suspects:
             suspect = self._suspects[batch.lease]
             suspect.refused_again(reason, acceptances)
-            needed = _REFUSALS_IF_INCONSISTENT if self._inconsistent else _REFUSALS
+            needed = _REFUSALS_IF_INCONSISTENT if self._keeper.status.inconsistent else _REFUSALS
             if suspect.refusals >= needed:
                 del self._suspects[batch.lease]
                 self._make_dead_letter(batch, reason)
@@ -190,9 +231,9 @@ class Refusals:
             self._in_a_row += 1
             search = self._begin_search(batch)
             if len(batch.records) == 1:
-                self._suspects[batch.lease] = Suspect(
-                    batch, reason, acceptances, self._crash_search
-                )
+                suspect = Suspect(batch, reason, acceptances, self._crash_search)
+                self._suspects[batch.lease] = suspect
+                self._first = self._first or suspect
             else:
                 search.refused(batch, too_large=too_large)
         size = 1 if self._root is None else len(self._root.records)
@@ -243,34 +284,41 @@ class Refusals:
         if self._search is None:
             self._search = Bisection(self._leases.split)
             self._root = batch
+            self._first = None
             self._looks_like_run = not batch.live
             self._tried_farthest = False
         return self._search
 
-    def _begin_run(self, search: Bisection) -> None:
-        first = next(
-            (
-                s
-                for s in self._suspects.values()
-                if self._root and s.batch.device == self._root.device
-            ),
-            None,
-        )
-        if first is None or self._run is not None:
-            return  # on the way down, or another run is looked at
+    def _begin_run(self, search: Bisection, first: Suspect) -> None:
+        if first.batch.lease not in self._suspects or self._run is not None:
+            return  # it was accepted meanwhile, or another run is looked at
         self._looks_like_run = False
-        rest = search.take_all()
-        while sum(len(batch.records) for batch in rest) < _RUN_MAX and (more := self._more()):
-            if more.device != first.batch.device:
-                self._leases.give_back(more)
-                break
-            rest.append(more)
-        if sum(len(batch.records) for batch in rest) < _RUN_MIN:
-            for batch in rest:
+        stretch = _Stretch(first.batch)
+        for batch in search.take_all():
+            self._add_to(stretch, batch)
+        while not stretch.ended and stretch.size < _RUN_MAX and (more := self._more()):
+            self._add_to(stretch, more)
+        if stretch.size < _RUN_MIN:
+            for batch in stretch.batches:
                 search.add(batch)
         else:
             del self._suspects[first.batch.lease]
-            self._run = Run(self._leases, first, rest, self._rng)
+            refusals = (
+                _SAMPLE_REFUSALS_IF_INCONSISTENT
+                if self._keeper.status.inconsistent
+                else _SAMPLE_REFUSALS
+            )
+            self._run = Run(self._leases, first, stretch.batches, refusals, self._rng)
+
+    def _add_to(self, stretch: "_Stretch", batch: Batch) -> None:
+        length = stretch.length_of(batch)
+        if 0 < length < len(batch.records):
+            batch, rest = self._leases.split(batch, length)
+            self._leases.give_back(rest)
+        if length:
+            stretch.add(batch)
+        else:
+            self._leases.give_back(batch)
 
     def _dissolve(self, run: Run) -> None:
         """Something in it was accepted: try its parts one by one."""
@@ -292,8 +340,8 @@ class Refusals:
         self._keeper.dead_lettered(len(batch.records), reason)
 
     def _note_inconsistent(self) -> None:
-        if not self._inconsistent:
-            self._inconsistent = True
+        if not self._keeper.status.inconsistent:
+            self._keeper.found_inconsistent()
             _log.warning(
                 "the endpoint accepts a fix that it refused before (%s): "
                 "a fix becomes a dead letter after %d refusals from here on",

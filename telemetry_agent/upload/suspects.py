@@ -7,21 +7,22 @@ only if another fix of the same device was accepted since the one before. The fi
 makes the suspect a dead letter (the tenth if the endpoint accepted what it had refused).
 
 A *run* is a stretch of refused fixes that is too long to try each one, such as a backlog that is
-older than the endpoint keeps data. Its first fix, its last and ten at random must be refused alone,
-twice, with an acceptance of another fix between. One acceptance inside dissolves the run. First and
-last are meant in the order of time, because servers refuse by age: where the newest is accepted, a
-search by halves finds the age that is accepted, and newer fixes leave the run.
+older than the endpoint keeps data. Its first fix, its last and one at random of each tenth must be
+refused alone, twice (four times if the endpoint is inconsistent), with an acceptance of another fix
+between. One acceptance inside dissolves the run. First and last are meant in the order of time,
+because servers refuse by age: where the newest is accepted, a search by halves finds the age that
+is accepted, and newer fixes leave the run.
 """
 
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from telemetry_agent.model import Batch, Record
 from telemetry_agent.upload.leases import Leases, Name, name_of
 
 _SAMPLES = 10
-_REFUSALS_OF_A_SAMPLE = 2
 
 
 @dataclass(eq=False, slots=True)
@@ -49,11 +50,18 @@ class Run:
     """Fixes next to each other, none of which was accepted so far. All are leased."""
 
     def __init__(
-        self, leases: Leases, first: Suspect, rest: Iterable[Batch], rng: random.Random
+        self,
+        leases: Leases,
+        first: Suspect,
+        rest: Iterable[Batch],
+        refusals: int,
+        rng: random.Random,
     ) -> None:
+        """``refusals``: how often each sample must be refused."""
         self.device = first.batch.device
         self.reason = first.reason
         self._leases = leases
+        self._refusals = refusals
         self._rng = rng
         self._batches = [first.batch, *rest]
         self._tried = {name_of(first.batch.records[0]): first}
@@ -85,7 +93,7 @@ class Run:
         for record in self._samples:
             tried = self._tried.get(name_of(record))
             if tried is None or (
-                tried.refusals < _REFUSALS_OF_A_SAMPLE and acceptances > tried.acceptances
+                tried.refusals < self._refusals and acceptances > tried.acceptances
             ):
                 return self._single(record)
         return None
@@ -102,7 +110,7 @@ class Run:
             self._last_refused = self._place(name)
             return False
         samples = (self._tried.get(name_of(record)) for record in self._samples)
-        return all(tried and tried.refusals >= _REFUSALS_OF_A_SAMPLE for tried in samples)
+        return all(tried and tried.refusals >= self._refusals for tried in samples)
 
     def accepted(self, batch: Batch) -> bool:
         """The fix that was tried is accepted. Returns whether the others can still be a run."""
@@ -146,10 +154,11 @@ class Run:
                 else:
                     self._leases.give_back(part)
         self._batches = kept
-        middle = inside[1:-1]
-        self._samples = [inside[0], *self._rng.sample(middle, min(_SAMPLES, len(middle)))]
-        if len(inside) > 1:
-            self._samples.append(inside[-1])
+        # One of each part of the run: any stretch of accepted fixes as long as a part is found.
+        count = len(inside) - 2
+        edges = [1 + count * part // _SAMPLES for part in range(_SAMPLES + 1)]
+        parts = [inside[start:end] for start, end in pairwise(edges) if end > start]
+        self._samples = [inside[0], inside[-1], *(self._rng.choice(part) for part in parts)]
 
     def _single(self, record: Record) -> Batch:
         """This fix in a lease of its own."""

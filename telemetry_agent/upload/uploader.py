@@ -55,7 +55,6 @@ _log = logging.getLogger(__name__)
 _STEP_SLACK_S = 15.0  # beside the exchanges: encoding, and a disk that takes its time
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
 _NO_WITNESS_S = 900.0  # how often suspects are tried while nothing else can be sent
-_LOOK_AMONG = 200  # fixes, of which a single one is tried
 _SILENCES_MAX = 5  # then it may be the fixes on which the server breaks off
 _SERIES_MAX = 200  # fixes that would come twice, were the agent killed before it noted the answers
 
@@ -316,7 +315,8 @@ class Uploader:
         """One fix, each time another one: of those that wait, else a suspect."""
         self._probes += 1
         live_first = self._policy.live_first
-        one = self._leases.take_one(_LOOK_AMONG, live_first=live_first, turn=self._probes)
+        limit = self._policy.max_batch
+        one = self._leases.take_one(limit, live_first=live_first, turn=self._probes)
         return one or self._refusals.next_suspect(in_any_case=True)
 
     def _more_backlog(self) -> Batch | None:
