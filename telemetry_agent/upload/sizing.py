@@ -31,12 +31,14 @@ class Sizing:
         self._timeout_s = timeout_s
         self._count = self._first
         self._max_bytes: int | None = None
+        self._max_count: int | None = None  # by the size of answers
         self._try_larger_s = 0.0
         self._bytes_per_fix = 0.0
 
     def limit(self, *, small: bool = False) -> int:
         """The most fixes that the next batch should hold, 1 or more; ``small``: as at first."""
         count = min(self._count, self._first) if small else self._count
+        count = min(count, self._max_count or count)
         if self._max_bytes is None or not self._bytes_per_fix:
             return count
         return min(count, max(1, int(self._max_bytes / self._bytes_per_fix)))
@@ -55,13 +57,19 @@ class Sizing:
             grows = full and elapsed_s < self._hold_up_s / 2
         if grows:
             self._count = min(self._max_batch, 2 * self._count)
-        if self._max_bytes is not None and now_s >= self._try_larger_s:
-            self._max_bytes *= 2
+        if now_s >= self._try_larger_s and (self._max_bytes or self._max_count):
+            self._max_bytes = self._max_bytes and 2 * self._max_bytes
+            self._max_count = self._max_count and 2 * self._max_count
             self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
     def timed_out(self, count: int) -> None:
         """A batch of ``count`` fixes was on its way when the deadline passed."""
         self._count = max(1, min(self._count, count // 2))
+
+    def answered_at_length(self, fitting: int, now_s: float) -> None:
+        """The answer was too large to be read; ``fitting``: that to so many fixes would not be."""
+        self._max_count = fitting
+        self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
     def too_large(self, count: int, body_bytes: int, now_s: float) -> None:
         """The endpoint called this batch too large."""
