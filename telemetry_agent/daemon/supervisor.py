@@ -142,7 +142,12 @@ class Supervisor:
         """The tasks whose beat is overdue."""
         return [task for task in self._tasks if task.beat.is_late(now_s)]
 
+    def excuse(self, frozen_s: float, now_s: float) -> None:
+        """The whole process stood still for so long: no task is to blame for that time."""
+        for task in self._tasks:
+            task.beat.excuse(frozen_s, now_s)
+
     def _give_up(self) -> None:
-        # Main sits in sigtimedwait: a signal is what it hears.
+        # Main sits in sigwait: a signal is what it hears.
         self.gave_up = True
         os.kill(os.getpid(), signal.SIGTERM)
