@@ -36,9 +36,9 @@ def run(load: Callable[[], Settings], clock: Clock) -> int:
     """
     settings = load()
     secrets: set[str] = set()
-    _configure_logs(settings, secrets)
     # Before any thread starts, so that all inherit it and only main hears of them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    _configure_logs(settings, secrets)
     agent = Agent(settings, clock, secrets=secrets)
     agent.start()
     log.info("telemetry-agent %s %s", __version__, agent)
