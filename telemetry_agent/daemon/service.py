@@ -15,7 +15,7 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import AgentError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ def run(load: Callable[[], Settings], clock: Clock) -> int:
 
     Raises:
         ConfigError: the config is wrong.
+        ResourceError: the system refuses to read it, or a thread.
         QueueLockedError: another process holds the queue.
         StorageError: the queue cannot be opened.
     """
@@ -88,10 +89,10 @@ def _listen(agent: Agent, load: Callable[[], Settings], clock: Clock) -> int:
 def _reload(agent: Agent, load: Callable[[], Settings]) -> None:
     try:
         settings = load()
-        agent.apply(settings)
-    except ConfigError as error:
-        log.error("the old config stays: %s", error)  # noqa: TRY400 - the user's, no fault of ours
+    except AgentError as error:
+        log.error("the old config stays: %s", error)  # noqa: TRY400 - no fault of ours
         return
+    agent.apply(settings)
     _configure_logs(settings, agent.secrets)
     log.info("reloaded: %s", agent)
 

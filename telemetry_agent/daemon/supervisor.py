@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import ResourceError
 from telemetry_agent.tasks import Beat, Bell, Stop, Task, run_loop
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,15 @@ class Supervised(Generic[T]):
         self._prepare()
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread.
+
+        Raises:
+            ResourceError: the system refuses one.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ResourceError(f"the system refuses a thread for the {self.name}") from error
 
     def restart(self, timeout_s: float) -> None:
         """End the task as ``end`` does, and run one that is built anew."""

@@ -8,6 +8,7 @@ from fakes import FakeClock
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.supervisor import Supervisor
+from telemetry_agent.errors import ResourceError
 from telemetry_agent.tasks import Bell
 
 
@@ -128,6 +129,20 @@ def test_a_build_that_fails_counts_as_a_crash() -> None:
     assert work.crashes == 2
     work.end(5)
     assert not work.is_alive
+
+
+def test_a_thread_that_the_system_refuses_is_said_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    supervisor = Supervisor(Clock())
+    supervisor.add("work", lambda: Work([], threading.Event()))
+    with pytest.raises(ResourceError, match="refuses a thread for the work") as caught:
+        supervisor.start()
+    assert caught.value.exit_status == 71
 
 
 def test_who_is_late_is_named() -> None:
