@@ -81,6 +81,7 @@ class Endpoint:
         files = {key: path for key in keys if (path := getattr(upload, key)) is not None}
         try:
             self._access = build_access(upload, set())
+            self._access.prepare()
             for key, path in files.items():
                 if not account.may(path, os.R_OK):
                     yield failed(
