@@ -38,7 +38,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from telemetry_agent.addresses import Address, is_no_route
+from telemetry_agent.addresses import NO_ROUTE, Address
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def path(address: Address) -> Path | None:
             asking.connect(address.sockaddr)
             source = str(asking.getsockname()[0])
     except OSError as error:
-        return None if is_no_route(error.errno or 0) else Path("")
+        return None if error.errno in NO_ROUTE else Path("")
     try:
         flags, route = _matching_route(address, source)
     except OSError:
