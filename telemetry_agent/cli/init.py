@@ -200,7 +200,9 @@ def _write(path: Path, text: str) -> Settings:
 def _try_endpoint(settings: Settings) -> None:
     """Send a request without any position, and say what came back."""
     upload = settings.upload
-    transport = Transport(upload.url, credentials=build_access(upload, set()), proxy=upload.proxy)
+    credentials = build_access(upload, set())
+    credentials.prepare()
+    transport = Transport(upload.url, credentials=credentials, proxy=upload.proxy)
     try:
         findings = list(asked(transport, upload, settings.device, None))
     finally:

@@ -2,8 +2,9 @@
 
 Theory of operation. Secrets and certificates are files that change while the agent runs: a token is
 rotated, a certificate renewed. So each exchange (headers) and each connection (TLS) checks whether
-a file has changed, and reads it again. A file that cannot be used at the start is a wrong config.
-Later it may be a renewal in progress: the previous contents stay in use, and that is logged once.
+a file has changed, and reads it again. A file that cannot be used at the start keeps uploads
+waiting (``prepare``), and nothing else. Later it may be a renewal in progress: the previous
+contents stay in use, and that is logged once.
 
 Every secret that was ever read is kept in one set. Answers of an endpoint are logged, shown and
 stored, and may quote the request: every secret in them is masked.
@@ -83,8 +84,9 @@ class Credentials:
         client_cert: Path | None = None,
         client_key: Path | None = None,
         secrets: set[str] | None = None,
+        fault: str | None = None,
     ) -> None:
-        """Read every file that is named.
+        """Nothing is read before ``prepare``, or the first use.
 
         Args:
             headers: Sent with each request.
@@ -96,9 +98,7 @@ class Credentials:
             client_cert: Our certificate (PEM), which may hold its key too.
             client_key: The key of our certificate, where that does not hold it.
             secrets: All secrets of ``headers`` and of the files are added to it.
-
-        Raises:
-            ConfigError: A file cannot be read, or has the wrong contents.
+            fault: Why these must not be used at all.
         """
         self.secrets = secrets if secrets is not None else set()
         self.secrets |= secret_values(headers)
@@ -107,19 +107,38 @@ class Credentials:
         self._ca_file = ca_file
         self._client_cert = client_cert
         self._client_key = client_key
-        self._authorization: Renewed[str] | None = None
+        self._fault = fault
+        self._is_prepared = False
+        self._secret: tuple[Path, Callable[[], str]] | None = None
         if token is not None:
-            self._authorization = Renewed([token], lambda: self._with_token(scheme, token))
+            self._secret = token, lambda: self._with_token(scheme, token)
         elif password is not None:
-            self._authorization = Renewed([password], lambda: self._basic(password))
+            self._secret = password, lambda: self._basic(password)
+        self._authorization: Renewed[str] | None = None
         self._tls: Renewed[ssl.SSLContext] | None = None
-        if ca_file or client_cert:
+
+    def prepare(self) -> None:
+        """Read every file that is named. Once that has worked, this does nothing.
+
+        Raises:
+            ConfigError: A file cannot be read, or has the wrong contents.
+        """
+        if self._is_prepared:
+            return
+        if self._fault is not None:
+            raise ConfigError(self._fault)
+        self.headers()
+        if self._ca_file or self._client_cert:
             self.ssl_context()
+        self._is_prepared = True
 
     def headers(self) -> dict[str, str]:
         """For the next request."""
-        if self._authorization is None:
+        if self._secret is None:
             return dict(self._headers)
+        if self._authorization is None:
+            path, make = self._secret
+            self._authorization = Renewed([path], make)
         return {**self._headers, "Authorization": self._authorization.get()}
 
     def ssl_context(self) -> ssl.SSLContext:
