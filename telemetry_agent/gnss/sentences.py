@@ -195,7 +195,7 @@ class Parser:
             "RMC,": (8, 13, self._rmc),
             "GGA,": (13, 13, self._gga),
             "GLL,": (7, 8, self._gll),
-            "GNS,": (13, 14, self._gns),
+            "GNS,": (13, 13, self._gns),
             "VTG,": (5, 5, _vtg),
             "GST,": (8, 9, self._gst),
             "ZDA,": (4, 5, self._zda),
@@ -270,8 +270,8 @@ class Parser:
 
     def _gns(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
-        # One mode for each system. The navigational status behind is newer than pynmea2's table.
-        vouched = modes.strip("N") and fields[13] not in {"U", "V"}
+        # One mode for each system. The navigational status behind it says nothing, as in RMC.
+        vouched = modes.strip("N")
         veto = False  # it is silent where GGA says 0
         return Report(
             fields[0],
