@@ -32,7 +32,7 @@ def command(*, file: str, stats: bool, fix_rollover: bool) -> None:
     FILE is what a receiver sent; without it, or with -, it is standard input, decoded as it
     comes.
     """
-    decoder = Decoder(fix_rollover=fix_rollover, eager=False)
+    decoder = Decoder(fix_rollover=fix_rollover, prove_rollover=False, eager=False)
     sampler = Sampler(SamplingPolicy(interval_s=0))  # for its metres and jumps: it keeps all
     fixes, begin = 0, b""
     for data in _read(file):
