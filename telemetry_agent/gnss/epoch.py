@@ -209,6 +209,12 @@ class Epoch:
     def _counted(self) -> int | None:
         return max(self._sats.values(), default=None)
 
+    def _sats_used(self) -> int | None:
+        # GGA's count ends at 12 on many receivers, and GSA counts GPS alone on others.
+        listed = sum(len(used - _NO_SATELLITE) for used in self.used.values())
+        counted = self._counted()
+        return max(listed, counted) if counted is not None else listed or None
+
     def _agree(self, trusted: Report, last: Report) -> bool:
         if trusted.position_e9 is None or last.position_e9 is None or trusted.quality in _RTK:
             return False
@@ -219,7 +225,7 @@ class Epoch:
 
     def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
         """The fix at its full time."""
-        sats = sum(len(used - _NO_SATELLITE) for used in self.used.values()) or self._counted()
+        sats = self._sats_used()
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
         else:

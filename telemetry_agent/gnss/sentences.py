@@ -410,7 +410,7 @@ def _gsa(sentence: Sentence) -> Gsa | None:
         return None
     system = ""
     if end == 19 and "." not in fields[18]:
-        system, end = fields[18], 18
+        system, end = fields[18] if fields[18].isdecimal() else "", 18
     pdop, hdop, vdop = fields[end - 3 : end]
     return Gsa(
         fields[0],
