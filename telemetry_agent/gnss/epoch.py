@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from telemetry_agent.gnss.field_values import Instant
+from telemetry_agent.gnss.field_values import NO_GEOMETRY, Instant
+from telemetry_agent.gnss.geodesy import PoorFix
 from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Report, Vtg
 from telemetry_agent.gnss.talkers import GNSS
 from telemetry_agent.model import Fix, Flag, Quality
@@ -131,7 +132,7 @@ class Epoch:
         if report.sats is not None:
             self._sats[report.tag[:2]] = report.sats
         if report.hdop_e2 is not None:
-            self._hdop_e2 = report.hdop_e2
+            self._take_hdop(report.hdop_e2)
         if report.alt_mm is not None and (kind == "GGA" or self._alt_by != "GGA"):
             self._alt_mm, self._alt_by = report.alt_mm, kind
         if report.geoid_sep_mm is not None and (kind == "GGA" or self._geoid_sep_by != "GGA"):
@@ -153,9 +154,14 @@ class Epoch:
         if gsa.pdop_e2 is not None:
             self._pdop_e2 = gsa.pdop_e2
         if gsa.hdop_e2 is not None:
-            self._hdop_e2 = gsa.hdop_e2
+            self._take_hdop(gsa.hdop_e2)
         if gsa.vdop_e2 is not None:
             self._vdop_e2 = gsa.vdop_e2
+
+    def _take_hdop(self, hdop_e2: int) -> None:
+        # One sentence may say 99.99 where another has a number.
+        if hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None:
+            self._hdop_e2 = hdop_e2
 
     def take_errors(self, gst: Gst) -> bool:
         """Take in GST, if its time is this epoch's or it has none."""
@@ -230,7 +236,8 @@ class Epoch:
             solid = self._gsa_mode == 3
         else:
             solid = self._alt_mm is not None and (sats or 0) >= _LEAST_SATS_3D
-        return Fix(
+        poor = self._hdop_e2 == NO_GEOMETRY
+        return (PoorFix if poor else Fix)(
             time_ms,
             *position_e9,
             self._alt_mm,
@@ -239,7 +246,7 @@ class Epoch:
             self._course_mdeg,
             3 if solid else 2,
             self._quality(),
-            self._hdop_e2,
+            None if poor else self._hdop_e2,
             self._vdop_e2,
             self._pdop_e2,
             sats,

@@ -19,6 +19,12 @@ Instant = NewType("Instant", int)
 DAY_MS = 86_400_000
 _SECOND_60 = 1 << 28
 _SIGNS = frozenset("+-")
+_WORST_DOP_E2 = 8999
+
+NO_GEOMETRY = 9999
+"""For a dilution of 90 or more, of which 99.99 is the usual: the satellites stand so that there is
+no useful position."""
+
 _DAY_1970 = date(1970, 1, 1).toordinal()
 
 
@@ -126,9 +132,11 @@ def course_mdeg(text: str) -> int | None:
 
 @lru_cache(maxsize=64)
 def dop_e2(text: str) -> int | None:
-    """A dilution of precision in 0.01; receivers send 99.99 or 0 for none."""
+    """A dilution of precision in 0.01; 0 is what some send for unknown. See ``NO_GEOMETRY``."""
     dop = scaled(text, 100)
-    return dop if dop is not None and 1 <= dop <= 8999 else None
+    if dop is None or dop < 1:
+        return None
+    return dop if dop <= _WORST_DOP_E2 else NO_GEOMETRY
 
 
 @lru_cache(maxsize=64)

@@ -15,6 +15,9 @@ from typing import NamedTuple
 from telemetry_agent.gnss.geodesy import Place, noise_m, offset_m, place_of
 from telemetry_agent.model import Fix
 
+WALKING_MM_S = 1500
+"""Slower, the course is noise."""
+
 _LEAST_M = 15.0
 _SPEED_FACTOR = 1.3
 _SPEED_MARGIN_M_S = 2.0

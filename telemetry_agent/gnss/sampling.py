@@ -18,13 +18,12 @@ from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from telemetry_agent.gnss.geodesy import distance_m, place_of
-from telemetry_agent.gnss.motion import Motion
+from telemetry_agent.gnss.geodesy import PoorFix, distance_m, place_of
+from telemetry_agent.gnss.motion import WALKING_MM_S, Motion
 from telemetry_agent.gnss.odometer import Odometer
 from telemetry_agent.gnss.parking import Circle, Parking
 from telemetry_agent.model import Fix, Quality
 
-_TURNING_MM_S = 1500  # slower, the course is noise
 _PERIOD_AT_MOST_S = 10.0  # what takes longer is a gap
 _STEPS = 5
 _FULL_TURN_MDEG = 360_000
@@ -126,7 +125,8 @@ class Sampler:
     def _refusal(self, fix: Fix) -> str | None:
         if fix.quality in self.policy.drop_quality:
             return "quality"
-        if self.policy.max_hdop and (fix.hdop_e2 or 0) > 100 * self.policy.max_hdop:
+        max_hdop = self.policy.max_hdop
+        if max_hdop and (isinstance(fix, PoorFix) or (fix.hdop_e2 or 0) > 100 * max_hdop):
             return "hdop"
         return None
 
@@ -186,4 +186,4 @@ class Sampler:
 
 def _course_mdeg(fix: Fix) -> int | None:
     """The course, if it is fast enough to have one."""
-    return fix.course_mdeg if (fix.speed_mm_s or 0) > _TURNING_MM_S else None
+    return fix.course_mdeg if (fix.speed_mm_s or 0) > WALKING_MM_S else None

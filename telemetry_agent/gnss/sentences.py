@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pynmea2
 
 from telemetry_agent.gnss.field_values import (
+    NO_GEOMETRY,
     Instant,
     calendar_day,
     count,
@@ -417,10 +418,15 @@ def _gsa(sentence: Sentence) -> Gsa | None:
         _GSA_MODE.get(fields[2]),
         system or _GSA_SYSTEM.get(fields[0][:2], fields[0][:2]),
         tuple(fields[3 : end - 3]),
-        dop_e2(pdop),
+        _useful_dop_e2(pdop),
         dop_e2(hdop),
-        dop_e2(vdop),
+        _useful_dop_e2(vdop),
     )
+
+
+def _useful_dop_e2(text: str) -> int | None:
+    dop = dop_e2(text)
+    return None if dop == NO_GEOMETRY else dop
 
 
 def _dtm(fields: list[str]) -> Dtm:

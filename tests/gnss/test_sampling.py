@@ -1,11 +1,12 @@
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import corpus
 import pytest
 import tracks
 
+from telemetry_agent.gnss.geodesy import PoorFix
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.model import Fix, Quality
 
@@ -111,6 +112,35 @@ def test_bad_fixes_are_left_out_by_reason_and_drive_nothing() -> None:
     assert [fix.odo_m for fix in kept] == [0, 0, 0]
 
 
+def poor(fix: Fix) -> Fix:
+    """The receiver says HDOP 99.99."""
+    return PoorFix._make(fix._replace(hdop_e2=None))
+
+
+def test_no_geometry_is_the_worst_hdop() -> None:
+    sampler = Sampler(SamplingPolicy(interval_s=0, max_hdop=5))
+    assert feed(sampler, [poor(at(i, 10 * i, speed_m_s=10)) for i in range(4)]) == []
+    assert sampler.dropped == {"hdop": 4}
+    everything = feed(Sampler(SamplingPolicy(interval_s=0)), [poor(at(0))])
+    assert [fix.hdop_e2 for fix in everything] == [None]
+
+
+@pytest.mark.parametrize("say", [poor, lambda fix: fix._replace(hdop_e2=8000)])
+def test_the_noise_that_a_bad_hdop_is_allowed_ends_at_100_m(say: Callable[[Fix], Fix]) -> None:
+    # A drive is followed all the same,
+    sampler = Sampler(ALWAYS_MOVING)
+    kept = feed(sampler, [say(at(i, 10 * i, speed_m_s=10)) for i in range(200)])
+    assert kept[-1].odo_m == pytest.approx(1990, abs=101)
+    assert not any("jump" in fix.flags for fix in kept)
+    # a jump of more than that is one,
+    assert feed(sampler, [say(at(200, 2150, speed_m_s=10))])[0].flags == ("jump",)
+    # and parking ends 100 m away.
+    sampler = parked()
+    assert feed(sampler, [say(at(201 + i, 99, speed_m_s=1.2)) for i in range(20)]) == []
+    assert feed(sampler, [say(at(221 + i, 101 + i, speed_m_s=1.2)) for i in range(20)])
+    assert not sampler.parked
+
+
 # ---- parked
 
 
@@ -131,11 +161,27 @@ def test_parking_begins_with_a_recorded_fix_then_only_heartbeats() -> None:
 
 def test_the_last_fix_inside_and_the_first_outside_are_recorded() -> None:
     sampler = parked(SamplingPolicy(interval_s=20))
-    leaving = [at(201 + i, 8 * i, speed_m_s=8) for i in range(12)]
+    leaving = [at(201 + i, 1.2 * i, speed_m_s=1.2) for i in range(40)]
     kept = feed(sampler, leaving)
-    # 24 m are still inside; 32, 40 and 48 m are three in a row.
-    assert seconds(kept) == [204, 207]
+    # 24 m are still inside; 25.2, 26.4 and 27.6 m are three in a row.
+    assert seconds(kept) == [221, 224]
     assert not sampler.parked
+
+
+@pytest.mark.parametrize("hdop_e2", [90, None, 8999])
+@pytest.mark.parametrize("make", [Fix, PoorFix])
+def test_a_speed_above_walking_speed_always_ends_parking(
+    make: type[Fix], hdop_e2: int | None
+) -> None:
+    sampler = parked()
+    leaving = [at(201 + i, 2 * i, speed_m_s=2)._replace(hdop_e2=hdop_e2) for i in range(5)]
+    kept = feed(sampler, map(make._make, leaving))
+    assert seconds(kept) == [200, 201, 202, 203, 204, 205]
+    assert not sampler.parked
+    # Driving in a small circle is no parking either.
+    for i in range(400):
+        feed(sampler, [at(210 + i, 10 if i % 2 else 14, speed_m_s=4)])
+        assert not sampler.parked
 
 
 def test_far_outside_parking_ends_at_once() -> None:
@@ -150,7 +196,7 @@ def test_far_outside_parking_ends_at_once() -> None:
     "outside",
     [
         [at(201 + i, 40, speed_m_s=0.9) for i in range(100)],
-        [at(201 + i, 40 if i % 3 else 0, speed_m_s=3) for i in range(100)],
+        [at(201 + i, 40 if i % 3 else 0, speed_m_s=1.4) for i in range(100)],
     ],
     ids=["slow", "not three in a row"],
 )
@@ -163,7 +209,7 @@ def test_drift_does_not_end_parking(outside: list[Fix]) -> None:
 @pytest.mark.parametrize(("hdop_e2", "err_h_mm"), [(500, None), (90, 13_400)])
 def test_the_circle_is_as_large_as_the_noise(hdop_e2: int, err_h_mm: int | None) -> None:
     sampler = parked()
-    outside = [at(201 + i, 39, speed_m_s=3) for i in range(9)]
+    outside = [at(201 + i, 39, speed_m_s=1.4) for i in range(9)]
     noisy = [fix._replace(hdop_e2=hdop_e2, err_h_mm=err_h_mm) for fix in outside]
     assert feed(sampler, noisy) == []
     assert sampler.parked
