@@ -71,8 +71,9 @@ class Sampler:
         """May be replaced by another at any time."""
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
-        self._motion = Motion(last)
-        self._odometer = Odometer(last)
+        sound = next((fix for fix in recent if "jump" not in fix.flags), last)
+        self._motion = Motion(sound)
+        self._odometer = Odometer(sound and sound._replace(odo_m=last and last.odo_m))
         self._parking = Parking()
         self._parking.resume(recent, policy.circle)
         self._last_ms = None if last is None else last.time_ms

@@ -1,6 +1,7 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import corpus
 import pytest
@@ -33,6 +34,10 @@ def standing(start_s: int, count: int, east_m: float = 0) -> list[Fix]:
 
 def feed(sampler: Sampler, fixes: Iterable[Fix]) -> list[Fix]:
     return [chosen for fix in fixes for chosen in sampler.feed(fix)]
+
+
+def jumps(kept: Sequence[Fix]) -> list[int]:
+    return [i for i, fix in enumerate(kept) if "jump" in fix.flags]
 
 
 def seconds(fixes: Iterable[Fix]) -> list[float]:
@@ -262,11 +267,72 @@ def test_a_jump_asks_for_nothing() -> None:
 
 def test_a_place_that_lasts_is_no_jump_for_long() -> None:
     sampler = Sampler(ALWAYS_MOVING)
-    kept = feed(sampler, [*standing(0, 10), *standing(10, 100, east_m=500_000)])
-    jumps = [i for i, fix in enumerate(kept) if "jump" in fix.flags]
-    assert len(kept) == 110
-    assert jumps == list(range(10, 40))
+    kept = feed(sampler, [*standing(0, 100), *standing(100, 100, east_m=500_000)])
+    assert len(kept) == 200
+    assert jumps(kept) == list(range(100, 130))
     assert kept[-1].odo_m == 0
+
+
+NULL: dict[str, Any] = {"lat_e9": 0, "lon_e9": 0}
+
+
+@pytest.mark.parametrize("speed", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 5, 20, 50])
+@pytest.mark.parametrize("where", [NULL, {"lat_e9": 31_000_000_000}, {"lat_e9": 48_200_000_000}])
+def test_after_a_bad_first_position_the_good_ones_are_soon_believed(
+    where: dict[str, Any], count: int, speed: bool
+) -> None:
+    sampler = Sampler(ALWAYS_MOVING)
+    bad = [at(i, speed_m_s=0 if speed else None)._replace(**where) for i in range(count)]
+    good = [at(count + i, 10 * i, speed_m_s=10 if speed else None) for i in range(200)]
+    kept = feed(sampler, [*bad, *good])
+    assert jumps(kept) == [count, count + 1]
+    assert kept[-1].odo_m == pytest.approx(1990, abs=40)
+
+
+def test_the_very_first_position_may_be_wrong_by_little_too() -> None:
+    kept = feed(Sampler(ALWAYS_MOVING), [*standing(0, 5), *standing(5, 60, east_m=60)])
+    assert jumps(kept) == [5, 6]
+
+
+def test_at_0_0_it_is_never_believed_to_have_been() -> None:
+    sampler = Sampler(SamplingPolicy(interval_s=0))
+    kept = feed(sampler, [*(fix._replace(**NULL) for fix in standing(0, 1000)), *standing(1000, 9)])
+    assert jumps(kept) == [1000, 1001]
+    assert kept[-1].odo_m == 0
+
+
+def test_a_spell_of_bad_positions_amid_good_ones_is_flagged_and_drives_nothing() -> None:
+    sampler = Sampler(ALWAYS_MOVING)
+    fixes = [at(i, 10 * i, speed_m_s=10) for i in range(300)]
+    fixes[100:125] = [fix._replace(**NULL) for fix in fixes[100:125]]
+    kept = feed(sampler, fixes)
+    assert jumps(kept) == list(range(100, 125))
+    assert kept[-1].odo_m == pytest.approx(2990, abs=5)
+
+
+def test_the_first_position_after_an_outage_may_be_wrong_as_well() -> None:
+    sampler = Sampler(ALWAYS_MOVING)
+    before = [at(i, 10 * i, speed_m_s=10) for i in range(100)]
+    wrong = [at(700 + i, 40_000, speed_m_s=0) for i in range(3)]
+    after = [at(703 + i, 1000 + 10 * i, speed_m_s=10) for i in range(100)]
+    kept = feed(sampler, [*before, *wrong, *after])
+    assert jumps(kept) == [103, 104]
+
+
+def test_a_place_near_by_that_lasts_after_an_outage_is_believed_too() -> None:
+    sampler = Sampler(ALWAYS_MOVING)
+    kept = feed(sampler, [*standing(0, 100), *standing(500, 5), *standing(505, 60, east_m=200)])
+    assert jumps(kept) == list(range(105, 135))
+
+
+def test_a_jump_that_was_recorded_last_is_no_place_to_start_from() -> None:
+    first = feed(Sampler(ALWAYS_MOVING), [at(i, 10 * i, speed_m_s=10) for i in range(100)])
+    jump = at(100, 90_000)._replace(odo_m=first[-1].odo_m, flags=("jump",))
+    later = [at(102 + i, 1020 + 10 * i, speed_m_s=10) for i in range(50)]
+    kept = feed(Sampler(ALWAYS_MOVING, [jump, *first[::-1]]), later)
+    assert jumps(kept) == []
+    assert kept[-1].odo_m == pytest.approx(1510, abs=5)
 
 
 def test_a_jump_does_not_end_parking_and_what_lasts_does() -> None:
