@@ -30,6 +30,7 @@ from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report, Vtg
+from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
 
 _QUIET_S = 0.25
@@ -71,6 +72,7 @@ class Assembler:
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
         """So long without a byte means that the receiver has said all."""
         self.dates = dates
+        self.shared = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
         self._followed = followed
         self._eager = eager
@@ -170,6 +172,7 @@ class Assembler:
         if not isinstance(message, Report):
             return False
         self.counts["late"] += 1
+        self.shared.repeated(message)
         if message != epoch.messages[-1]:  # else the line doubled it
             self._repeats = True
         return True
@@ -226,28 +229,32 @@ class Assembler:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
         self._judged, self._closed_by, self.judged_s = epoch, by, now_s
         left = epoch.settled()
-        self.used = left.used or self.used
         trusted = left.trusted()
-        self.timeless = trusted is None and left.untimed
+        self.used = left.used or self.used
+        self.shared.closed(trusted, epoch.instant, epoch.seen)
+        self._judge(left, trusted, now_s, fixes)
+
+    def _judge(self, epoch: Epoch, trusted: Report | None, now_s: float, fixes: list[Fix]) -> None:
+        self.timeless = trusted is None and epoch.untimed
         if self.timeless:
             self.state = "no-date"
             self.counts["no-time"] += 1
             return
-        if trusted is None or trusted.position_e9 is None or left.fixed_at is None:
+        if trusted is None or trusted.position_e9 is None or epoch.fixed_at is None:
             self.state = "no-fix"
             self.counts["no-fix"] += 1
             return
-        if left.day is not None and trusted.instant is not None:
-            self.dates.learn(left.day, trusted.instant)
-        if not self._followed(left.fixed_at):
+        if epoch.day is not None and trusted.instant is not None:
+            self.dates.learn(epoch.day, trusted.instant)
+        if not self._followed(epoch.fixed_at):
             return
-        placed = self.dates.place(left.fixed_at, now_s)
+        placed = self.dates.place(epoch.fixed_at, now_s)
         if placed is None:
             self.state = "no-date"
             return
         time_ms, flags = placed
         if self.datum is not None:
             flags = (*flags, "datum")
-        fix = left.fix(trusted.position_e9, time_ms, flags)
+        fix = epoch.fix(trusted.position_e9, time_ms, flags)
         self.state = "3d" if fix.mode == 3 else "2d"
         fixes.append(fix)

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import date
 
+from telemetry_agent.gnss.diagnosis import Reason
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
 from telemetry_agent.model import Flag
 
@@ -59,6 +60,9 @@ class Dates:
         lender: the last known instant of another receiver on this line, in milliseconds.
     """
 
+    reason: Reason = "no-date"
+    """Why no date is known: the receiver says none, or one that cannot be used."""
+
     def __init__(
         self,
         *,
@@ -71,8 +75,6 @@ class Dates:
         self.counts: Counter[str] = Counter()
         self.known_ms: int | None = None
         """The last instant whose date the receiver said, in milliseconds since 1970."""
-        self.unusable = False
-        """Whether the receiver's last date was none that can be used."""
         self._wall_clock = wall_clock
         self._fix_rollover = fix_rollover
         self._prove_rollover = prove_rollover
@@ -91,11 +93,12 @@ class Dates:
             said_ms = self._moved_ms(day, time_ms)
         elif day >= _LATEST_DAY:
             self.counts["future-date"] += 1
-            said_ms = None
+            self.reason = "future-date"
+            return
         else:
             said_ms = day * DAY_MS + time_ms
-        self.unusable = said_ms is None
         if said_ms is None:
+            self.reason = "old-date"
             return
         if self.known_ms is not None:
             goes_on_ms = _nearest_ms(time_ms, self.known_ms)

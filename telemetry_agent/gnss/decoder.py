@@ -9,6 +9,7 @@ import re
 from collections import Counter
 
 from telemetry_agent.gnss.dates import Dates, WallClock
+from telemetry_agent.gnss.diagnosis import Diagnosis, Reason, diagnosis
 from telemetry_agent.gnss.framing import Framer, Sentence
 from telemetry_agent.gnss.sentences import IN_VIEW, Parser, Txt
 from telemetry_agent.gnss.shared_line import SharedLine
@@ -18,6 +19,7 @@ from telemetry_agent.model import Fix, ReceiverState, Sky
 
 _STALE_S = 10.0  # some receivers take 8 s for an epoch
 _BINARY_FRAMES = 3
+_UNCHECKED = 3
 
 _ANTENNA = re.compile(r"ANT(?:ENNA[ =]|STATUS[ =]|_)(\w+)")
 _FIRMWARE = re.compile(r"(?:FWVER=|SW=|(?:ROM|EXT) (?:BASE|CORE) )(.+)")
@@ -76,7 +78,8 @@ class Decoder:
         self._first_byte_s: float | None = None
         self._last_byte_s = 0.0
         self._last_sentence_s = 0.0
-        self._binary_frames_before = 0
+        self._binary_frames_before = self._unchecked_before = 0
+        self._over = False
 
     def feed(self, data: bytes, now_s: float) -> list[Fix]:
         """The fixes that these bytes complete; ``now_s`` is when they came, monotonic."""
@@ -101,6 +104,7 @@ class Decoder:
 
     def finish(self) -> list[Fix]:
         """What the end of the input completes."""
+        self._over = True
         fixes = self._decode(self._framer.finish(), self._last_byte_s)
         self._line.finish(self._last_byte_s, fixes)
         return fixes
@@ -127,6 +131,51 @@ class Decoder:
         return frozenset(self._line.ignored)
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of the line although positions come."""
+        heard = self._line.heard
+        if heard is None:
+            return ()
+        said = []
+        if self.followed and self.ignored:
+            said.append(
+                f"several devices have positions ({' '.join(sorted(self.ignored))} beside "
+                f"{self.followed}): {self.followed} is followed, unless it has none for 5 s"
+            )
+        if heard.shared.noticed:
+            said.append(
+                "two receivers seem to speak as one talker: positions may hop between them; "
+                "disconnect one, or give it another talker"
+            )
+        if heard.datum is not None:
+            said.append(
+                f"positions are in the datum {heard.datum}, and may be off by hundreds of metres: "
+                "set the receiver to WGS 84"
+            )
+        return tuple(said)
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """Why a receiver that speaks gives no positions; None while it does, or may yet."""
+        reason = self._reason()
+        return diagnosis(reason, self._parser.proprietary) if reason else None
+
+    def _reason(self) -> Reason | None:
+        spoken_s = self._last_byte_s - (self._first_byte_s or 0.0)
+        if self._first_byte_s is None or not (self._over or spoken_s >= _STALE_S):
+            return None
+        if not self.sentences or self._last_byte_s - self._last_sentence_s >= _STALE_S:
+            return "no-checksum" if self._is_unchecked() else None
+        heard = self._line.heard
+        if heard is None or heard.judged_s is None:
+            if self._framer.unchecked >= _UNCHECKED:
+                return "no-checksum"  # beside those of another device that has them
+            return "proprietary" if self._parser.only_proprietary else "no-position"
+        if heard.timeless:
+            return "no-time"
+        return heard.dates.reason if heard.state == "no-date" else None
+
+    @property
     def state(self) -> ReceiverState | None:
         """binary, no-date, no-fix, 2d or 3d; None before anything is known.
 
@@ -137,12 +186,17 @@ class Decoder:
             return None
         if self._last_byte_s - self._last_sentence_s >= _STALE_S:
             frames = self._framer.binary_frames - self._binary_frames_before
-            return "binary" if frames >= _BINARY_FRAMES else None
+            if frames >= _BINARY_FRAMES:
+                return "binary"
+            return "no-fix" if self._is_unchecked() else None
         heard = self._line.heard
         judged_s = heard.judged_s if heard else None
         if self._last_byte_s - (self._first_byte_s if judged_s is None else judged_s) >= _STALE_S:
             return "no-fix"
         return heard.state if heard else None
+
+    def _is_unchecked(self) -> bool:
+        return self._framer.unchecked - self._unchecked_before >= _UNCHECKED
 
     def sky(self) -> Sky:
         """The satellites in view, and the antenna's state. Any thread may ask."""
@@ -156,6 +210,7 @@ class Decoder:
             self.sentences += len(sentences)
             self._last_sentence_s = now_s
             self._binary_frames_before = self._framer.binary_frames
+            self._unchecked_before = self._framer.unchecked
         kinds, parse = self._parser.kinds, self._parser.parse
         line, assemblers = self._line, self._line.assemblers
         for sentence in sentences:

@@ -222,6 +222,7 @@ class Parser:
         self.rejected: Counter[str] = Counter()
         self.proprietary: set[str] = set()
         """The first few names of proprietary sentences."""
+        self.only_proprietary = True
         self.kinds: dict[str, Kind] = {}
         """By the first six characters: the tag and its comma. What is missing, ``kind`` finds."""
         self._types: dict[str, tuple[int, int, Callable[[list[str]], Message]]] = {
@@ -249,6 +250,7 @@ class Parser:
             return None
         else:
             kind = self._kind_of(tag)
+            self.only_proprietary = False
         if len(self.kinds) >= _KINDS_AT_MOST:
             self.kinds.clear()  # damaged tags, of which there are millions
         self.kinds[sentence[:6]] = kind
