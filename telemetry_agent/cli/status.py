@@ -129,7 +129,17 @@ def _receiver(receiver: ReceiverView) -> str:
         text += f"; dropped {_by_reason(receiver.rejected)}"
     if receiver.not_recorded:
         text += f"; not recorded {_by_reason(receiver.not_recorded)}"
-    return f"{text} ({receiver.source})"
+    return f"{text} ({receiver.source}){_remarks(receiver)}"
+
+
+def _remarks(receiver: ReceiverView) -> str:
+    """What is wrong with the receiver, a line each."""
+    said = []
+    if receiver.message is not None:
+        said.append(f"{receiver.message}: {receiver.remedy}")
+    if receiver.notice is not None:
+        said.append(receiver.notice)
+    return "".join(f"\n           {line}" for line in said)
 
 
 def _by_reason(counts: Counts) -> str:
