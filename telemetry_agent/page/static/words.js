@@ -192,7 +192,7 @@ function late(state) {
   return (state.queue.oldest_pending_s ?? 0) > NEXT_BATCH_S || state.queue.pending > 200;
 }
 
-/** Why nothing can be delivered; empty: it can. */
+/** Why cannot deliver; empty: it can. */
 function awayWords(state) {
   const { upload } = state;
   if (state.network.word === "no-route") {
