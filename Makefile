@@ -6,7 +6,7 @@ VENV ?= .venv
 CONSTRAINTS ?= --constraint constraints.txt
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint debian clean
+.PHONY: demo test check lint debian wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/telemetry-agent demo
@@ -22,6 +22,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Wheel and sdist in dist/, whole: without the page's libraries this fails. Every file in them has
+# the date of the commit, so that the same commit gives the same bytes.
+wheel: node_modules/.installed-test $(VENV)/.installed-test
+	TELEMETRY_AGENT_RELEASE=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	  $(BIN)/python -m hatchling build -d dist
 
 # What the tests of the page drive a browser with; before Python's side, which takes from it, or
 # fetches for itself what an installation needs, and no more.
@@ -66,4 +72,4 @@ debian:
 	else echo "some tests need: sudo apt-get install$$missing" >&2; fi
 
 clean:
-	rm -rf .venv .venv-* node_modules telemetry_agent/page/static/vendor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* dist node_modules telemetry_agent/page/static/vendor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
