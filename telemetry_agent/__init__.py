@@ -5,8 +5,8 @@ RELEASE = "0.1.0"
 
 try:
     # Written when a wheel is built, with the commit in it where it is not a release.
-    from telemetry_agent import _built
+    from telemetry_agent._built import __version__ as _built_version
 except ImportError:
-    __version__ = f"{RELEASE}+checkout"
-else:
-    __version__ = _built.__version__
+    _built_version = f"{RELEASE}+checkout"
+
+__version__: str = _built_version
