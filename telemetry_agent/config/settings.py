@@ -34,17 +34,17 @@ from telemetry_agent.config.values import (
     Turn,
     Url,
 )
+from telemetry_agent.fields import FIELDS
 from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
-from telemetry_agent.upload.interfaces import FormatName
+from telemetry_agent.upload.interfaces import CompressionSetting, FormatName
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
 # What a format says itself by these names, no attribute may say.
-_TAKEN_NAMES = set(
-    "seq time lat lon alt geoid_sep speed course mode quality hdop vdop pdop sats err_h err_v odo "  # noqa: SIM905 - a set of words is read as words
-    "flags extra device stream id deviceid timestamp valid location cell wifi bearing heading "
+_TAKEN_NAMES = {field.name for field in FIELDS} | set(
+    "seq device stream id deviceid timestamp valid location cell wifi bearing heading "  # noqa: SIM905 - a set of words is read as words
     "altitude accuracy sat odometer tst tid topic acc vac vel cog batt bs charge batteryState "
     "battery battery_state battery_level mains device_id horizontal_accuracy vertical_accuracy "
     "driverUniqueId".split()
@@ -121,7 +121,7 @@ class Upload(_Section):
     max_batch: BatchSize = 1000
     flush_every_s: Duration = 10.0
     timeout_s: PositiveDuration = 30.0
-    compression: Literal["none", "gzip"] = "gzip"
+    compression: CompressionSetting = "auto"
     backoff_initial_s: PositiveDuration = 1.0
     backoff_max_s: PositiveDuration = 120.0
     resume_spread_s: Duration = 15.0

@@ -14,10 +14,11 @@ Four things are looked at, the cheapest lie first:
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from telemetry_agent.addresses import is_literal
 
 COOKIE = "telemetry-agent"
 _COOKIE_S = 30 * 86400
@@ -74,7 +75,7 @@ class AccessPolicy:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        return name.rstrip(".") in self._names or _is_address(name)
+        return name.rstrip(".") in self._names or is_literal(name)
 
     def _has_token(self, headers: Mapping[str, str]) -> bool:
         kind, _, token = headers.get("authorization", "").partition(" ")
@@ -83,14 +84,6 @@ class AccessPolicy:
     def _has_pass(self, headers: Mapping[str, str]) -> bool:
         cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
         return any(name == COOKIE and _same(value, self._pass) for name, _, value in cookies)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _from_itself(method: str, path: str, headers: Mapping[str, str]) -> bool:
