@@ -6,16 +6,21 @@ VENV ?= .venv
 CONSTRAINTS ?= --constraint constraints.txt
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint debian wheel clean
+.PHONY: demo test check packaged lint debian wheel deb clean
 
 demo: $(VENV)/.installed
 	$(BIN)/telemetry-agent demo
 
-test: debian check lint
+test: debian check packaged lint
 
 # Four at a time: most tests wait for a network, a disk or a receiver, not for a processor.
 check: node_modules/.installed-test $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/packages
+
+# The packages, installed in Debians that boot. The first time it makes their root file systems,
+# which takes 3 minutes, and keeps them (tests/packages/roots.py).
+packaged: node_modules/.installed-test $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 --durations 5 tests/packages
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -28,6 +33,10 @@ lint: $(VENV)/.installed-dev
 wheel: node_modules/.installed-test $(VENV)/.installed-test
 	TELEMETRY_AGENT_RELEASE=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 	  $(BIN)/python -m hatchling build -d dist
+
+# The Debian packages, from the wheel: release/build_debs.py.
+deb: wheel
+	$(BIN)/python release/build_debs.py dist/telemetry_agent-$$($(BIN)/python release/version.py)-*.whl dist
 
 # What the tests of the page drive a browser with; before Python's side, which takes from it, or
 # fetches for itself what an installation needs, and no more.
@@ -63,8 +72,8 @@ python-venv:
 	else echo 'Python has no venv here: sudo apt-get install python3-venv' >&2; exit 1; fi
 
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
-DEBIAN_PACKAGES = chromium clickhouse-server gpsd gpsd-clients influxdb iproute2 openssl \
-  postgresql systemd victoria-metrics
+DEBIAN_PACKAGES = chromium clickhouse-server debootstrap gpsd gpsd-clients influxdb iproute2 lintian \
+  openssl postgresql systemd systemd-container victoria-metrics
 debian:
 	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
