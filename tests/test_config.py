@@ -11,7 +11,7 @@ import pytest
 from telemetry_agent import __version__
 from telemetry_agent.config import loader, subprocess_loader
 from telemetry_agent.daemon.access import build_access
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import ConfigError, ResourceError
 
 ROOT = Path(__file__).parent.parent
 MINIMAL = """
@@ -528,8 +528,21 @@ def test_another_process_that_cannot_be_had(
     monkeypatch: pytest.MonkeyPatch, attribute: str, value: str, says: str
 ) -> None:
     monkeypatch.setattr(attribute, value)
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ResourceError, match=says):
         subprocess_loader.load(ROOT / "config.example.toml")
+
+
+def test_a_config_that_the_system_does_not_let_us_read_is_not_called_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.symlink_to("/proc/self/mem")  # nothing is mapped where it begins
+    for load in (loader.load, subprocess_loader.load):
+        with pytest.raises(ResourceError, match=f"cannot read the config {path}: Input/output"):
+            load(path)
+    path.unlink()
+    write(path, MINIMAL)
+    (tmp_path / "config.d").symlink_to("config.d")
+    with pytest.raises(ResourceError, match=r"cannot read the folder .*/config.d: Too many"):
+        loader.load(path)
 
 
 def test_the_other_process_says_nothing_where_nobody_waits_for_it_any_more() -> None:

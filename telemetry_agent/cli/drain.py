@@ -40,9 +40,9 @@ def _answers(settings: Settings) -> Iterator[dict[str, Any]]:
     try:
         yield from client.ask(settings.queue.path, {"ask": "drain"})
     except client.NoAgentError:
-        check_queue(settings.queue.path)
         from telemetry_agent.daemon.app import drain_alone  # noqa: PLC0415 - imports everything
 
+        check_queue(settings.queue.path)
         # The answers tell it all; the log is for a daemon.
         logging.getLogger("telemetry_agent").addHandler(logging.NullHandler())
         yield from drain_alone(settings, Clock())

@@ -302,11 +302,12 @@ def _try_endpoint(answers: _Answers) -> bool:
         settings = loader.load(draft).settings
     upload = settings.upload
     try:
-        access = build_access(upload, set())
+        credentials = build_access(upload, set())
+        credentials.prepare()
     except ConfigError as error:
         click.echo(f"the endpoint: {error}")
         return False
-    transport = Transport(upload.url, credentials=access, proxy=upload.proxy)
+    transport = Transport(upload.url, credentials=credentials, proxy=upload.proxy)
     try:
         findings = list(asked(transport, upload, settings.device, None))
     finally:

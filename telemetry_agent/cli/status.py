@@ -88,6 +88,8 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         )
         yield f"recording: {_receiver(told['receiver'])}"
         yield f"uploading: {_upload(told['upload'])}"
+        if told.get("page", {}).get("state") == "held":
+            yield f"page:      held: {told['page']['last_error']}"
     if "queue" in told:
         yield f"queue:     {_queue(told['queue'])}"
         for name, title in (("dead_letters", "refused"), ("lost", "lost")):

@@ -15,24 +15,24 @@ _SHORTEST_TOKEN = 16  # nothing slows down who guesses
 
 
 def build_access(upload: Upload, secrets: set[str]) -> Credentials:
-    """Read the secrets that the config names; where it names none, the credential of that name.
+    """The secrets that the config names; where it names none, the credential of that name.
+
+    ``Credentials.prepare`` reads them. It also raises where the settings and the credentials
+    contradict each other, or a secret would be sent in the clear.
 
     Args:
         upload: the settings.
         secrets: every secret that is read is added to it, now and later.
-
-    Raises:
-        ConfigError: a file cannot be used, the settings and the credentials contradict each other,
-            or a secret would be sent in the clear.
     """
     token = upload.token_file or _credential("token")
     password = upload.password_file or _credential("password") if upload.username else None
+    fault = None
     if upload.username and token is not None:
-        raise ConfigError(f"config: upload.username is set, and there is a token {token}: keep one")
-    if upload.username and password is None:
-        raise ConfigError("config: upload.password_file is missing, upload.username is set")
-    if token is not None and (fault := upload.secret_in_the_clear()):
-        raise ConfigError(f"config: {fault}")
+        fault = f"upload.username is set, and there is a token {token}: keep one"
+    elif upload.username and password is None:
+        fault = "upload.password_file is missing, upload.username is set"
+    elif token is not None:
+        fault = upload.secret_in_the_clear()
     secrets |= secrets_in_url(upload.url)
     return Credentials(
         upload.headers,
@@ -44,6 +44,7 @@ def build_access(upload: Upload, secrets: set[str]) -> Credentials:
         client_cert=upload.client_cert,
         client_key=(upload.client_key or _credential("client_key")) if upload.client_cert else None,
         secrets=secrets,
+        fault=fault,
     )
 
 
@@ -56,7 +57,7 @@ def build_page_token(page: Page, secrets: set[str]) -> str | None:
     if page.listen is None:
         return None
     if (missing := server_missing()) is not None:
-        raise ConfigError(f"config: page.listen is set, and {missing}")
+        raise ConfigError(f"page.listen is set, and {missing}")
     path = page.token_file or _credential("page_token")
     if path is not None:
         token = read_secret("page.token_file", path)
@@ -69,7 +70,7 @@ def build_page_token(page: Page, secrets: set[str]) -> str | None:
         return token
     if not is_loopback(page.listen[0]):
         raise ConfigError(
-            f"config: page.listen: whoever reaches {page.listen[0]} could see where this device "
+            f"page.listen: whoever reaches {page.listen[0]} could see where this device "
             "is: set page.token_file, or listen on 127.0.0.1"
         )
     return None

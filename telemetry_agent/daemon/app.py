@@ -22,7 +22,7 @@ from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, ta
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import ConfigError, StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
@@ -33,7 +33,6 @@ from telemetry_agent.page.events import AgentView, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import EncodeReport
@@ -69,7 +68,6 @@ class Agent:
         switch: cuts the network of a demo; the page shows it.
 
     Raises:
-        ConfigError: a secret or a certificate cannot be used, or the page cannot be.
         QueueLockedError: another process holds the queue.
         StorageError: the queue cannot be opened.
     """
@@ -88,9 +86,7 @@ class Agent:
         self._reports = reports
         self.secrets = secrets if secrets is not None else set()
         self._clock = clock
-        credentials = build_access(settings.upload, self.secrets)
         self.queue = open_queue(settings.queue, clock)
-        self._page_token = build_page_token(settings.page, self.secrets)
         self.sampler = Sampler(SamplingPolicy(**asdict(settings.sampling)), self._recent())
         self._extras = extras_of(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
@@ -104,8 +100,10 @@ class Agent:
             clock,
             not_recorded=lambda: self.sampler.dropped,
             sky=lambda: self.reader.task.sky(),  # noqa: PLW0108 - the reader of then, not of now
+            page=lambda: self.page.task.status(),  # noqa: PLW0108 - as above
         )
-        self._transport = self._build_transport(settings.upload, credentials)
+        self._credentials = build_access(settings.upload, self.secrets)
+        self._transport = self._build_transport(settings.upload)
         self._account = Account(clock.monotonic_s())
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
@@ -148,12 +146,7 @@ class Agent:
         """Go on with other settings; no fix is lost.
 
         The uploader starts afresh in any case, so that what was held goes on at once.
-
-        Raises:
-            ConfigError: a secret or a certificate cannot be used. Nothing has changed.
         """
-        credentials = build_access(settings.upload, self.secrets)
-        self._page_token = build_page_token(settings.page, self.secrets)
         before = self.settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
@@ -167,15 +160,16 @@ class Agent:
         self.monitor.restart(_MONITOR_S)
         self.uploader.end(_REQUEST_S)
         self._transport.close()
-        self._transport = self._build_transport(settings.upload, credentials)
+        self._credentials = build_access(settings.upload, self.secrets)
+        self._transport = self._build_transport(settings.upload)
         self._account.set_up_anew(otherwise=settings.upload != before.upload)
         self.uploader.restart(0)
         self.page.restart(_PAGE_S)
 
-    def _build_transport(self, upload: UploadSettings, credentials: Credentials) -> Transport:
+    def _build_transport(self, upload: UploadSettings) -> Transport:
         return Transport(
             upload.url,
-            credentials=credentials,
+            credentials=self._credentials,
             proxy=upload.proxy,
             # Longer than a batch gathers, so that the next one finds the connection open.
             keepalive_expiry_s=3 * upload.flush_every_s,
@@ -192,11 +186,20 @@ class Agent:
             policy_of(upload, wire_format),
             account=self._account,
             way=_Way(self.monitor),
+            missing=self._missing,
             reports=self._build_reports(wire_format.encode_report),
             in_haste=lambda: bool(self._draining),
             on_step=self._uploader_stepped,
             clock=self._clock,
         )
+
+    def _missing(self) -> str | None:
+        """Why nothing can be sent: a secret or a certificate that cannot be used."""
+        try:
+            self._credentials.prepare()
+        except ConfigError as error:
+            return str(error)
+        return None
 
     def _build_reports(self, encode: EncodeReport | None) -> Reports | None:
         if encode is None or not self._reports:
@@ -258,7 +261,7 @@ class Agent:
             clock=self._clock,
             switch=self._switch,
         )
-        return Page(page.listen, sight, self._page_token, page.tiles)
+        return Page(page.listen, sight, lambda: build_page_token(page, self.secrets), page.tiles)
 
     def _network(self) -> dict[str, Any]:
         state = self.monitor.task.state

@@ -66,6 +66,7 @@ class Status:
         clock: the machine's clocks.
         not_recorded: fixes that sampling dropped, by reason.
         sky: the satellites in view.
+        page: how the device page does; ``None``: it is off.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class Status:
         clock: Clock,
         not_recorded: Callable[[], Mapping[str, int]] = dict,
         sky: Callable[[], Sky] = Sky,
+        page: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
+        self._page = page
         self._not_recorded = not_recorded
         self._sky = sky
         self._identity = identity
@@ -141,9 +144,12 @@ class Status:
 
         ``queue``: see ``queue_fields``, and ``oldest_pending_s``, by how much the oldest pending
         fix is older than the newest.
+
+        ``page``, while it is on: its ``state``, "ok" or "held", and then ``last_error``.
         """
         now_s = self._clock.monotonic_s()
         device, host = self._identity()
+        page = self._page()
         return {
             "running": True,
             "version": __version__,
@@ -153,6 +159,7 @@ class Status:
             "receiver": self._receiver_fields(now_s),
             "upload": self._upload_fields(now_s, host),
             "queue": self._queue_fields(),
+            **({} if page is None else {"page": page}),
         }
 
     def position(self) -> dict[str, Any] | None:

@@ -86,6 +86,7 @@ class Endpoint:
         files = {key: path for key in keys if (path := getattr(upload, key)) is not None}
         try:
             self._credentials = build_access(upload, set())
+            self._credentials.prepare()
             for key, path in files.items():
                 if not account.may(path, os.R_OK):
                     yield failed(

@@ -16,7 +16,7 @@ import pytest
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Gps, Page, Queue, Settings, Upload
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.errors import ConfigError, StorageError
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 from telemetry_agent.page import libraries, streams, task, viewer_connection
 from telemetry_agent.page.libraries import STATIC
@@ -274,15 +274,31 @@ def test_no_secret_of_the_config_is_told(tmp_path: Path) -> None:
         (("127.0.0.1", 8077), "", "is empty"),
     ],
 )
-def test_it_is_not_opened_to_others_without_a_token(
-    tmp_path: Path, listen: tuple[str, int], token: str | None, says: str
+def test_it_is_not_opened_to_others_without_a_token_and_says_why(
+    tmp_path: Path,
+    listen: tuple[str, int],
+    token: str | None,
+    says: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     page: dict[str, Any] = {"listen": listen}
     if token is not None:
         (tmp_path / "token").write_text(token)
         page["token_file"] = tmp_path / "token"
-    with pytest.raises(ConfigError, match=says):
-        Site(tmp_path, **page)
+    waits(Site(tmp_path, **page), says, caplog)
+
+
+def waits(site: Site, says: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The agent is there; its page does not listen, tries again, and says once why."""
+    page = site.agent.page.task
+    with caplog.at_level(logging.INFO):
+        assert page.step(0) == page.step(0) == 10
+    (record,) = caplog.records
+    assert (record.levelname, says in record.getMessage()) == ("WARNING", True)
+    told = site.agent.status.snapshot()["page"]
+    assert (told["state"], says in told["last_error"]) == ("held", True)
+    page.close()
+    site.queue.close()
 
 
 def test_a_credential_is_as_good_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,9 +379,8 @@ def test_without_the_browsers_libraries_the_page_says_how_to_get_them(
         assert (answer.status, b"Node 20 and npm" in body) == (200, True)
 
 
-def test_without_the_extra_the_agent_does_not_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_the_extra_the_agent_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(libraries, "_PYTHON", ("nowhere_to_be_found",))
-    with pytest.raises(ConfigError, match=r"page.listen is set, and .*telemetry-agent\[page\]"):
-        Site(tmp_path)
+    waits(Site(tmp_path), "telemetry-agent[page]", caplog)

@@ -216,14 +216,15 @@ def test_basic_authentication(tmp_path: Path) -> None:
         (b"secret\xff", "is no text"),
     ],
 )
-def test_a_token_that_cannot_be_sent_is_a_wrong_config(
+def test_a_token_that_cannot_be_sent_is_told(
     tmp_path: Path, content: bytes | None, says: str
 ) -> None:
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
+    credentials = Credentials(token=file)
     with pytest.raises(ConfigError, match=f"upload.token_file: .*{says}") as caught:
-        Credentials(token=file)
+        credentials.prepare()
     assert "secret" not in str(caught.value)
 
 
@@ -244,7 +245,7 @@ def test_a_token_that_cannot_be_sent_is_a_wrong_config(
         ),
     ],
 )
-def test_a_certificate_that_cannot_be_used_is_a_wrong_config(
+def test_a_certificate_that_cannot_be_used_is_told(
     tmp_path: Path, named: dict[str, str], says: str
 ) -> None:
     authority = Authority(tmp_path)
@@ -257,8 +258,9 @@ def test_a_certificate_that_cannot_be_used_is_a_wrong_config(
         capture_output=True,
     )
     files: dict[str, Any] = {key: tmp_path / name for key, name in named.items()}
+    credentials = Credentials(**files)
     with pytest.raises(ConfigError, match=says) as caught:
-        Credentials(**files)
+        credentials.prepare()
     assert "\n" not in str(caught.value)
 
 

@@ -126,7 +126,11 @@ def test_a_server_that_closes_after_each_answer_gets_one_at_a_time(seen: list[in
     assert (server.connections, server.most_under_way) == (20, 1)
 
 
-def test_what_came_behind_an_announced_end_is_sent_anew(seen: list[int]) -> None:
+def test_what_came_behind_an_announced_end_is_sent_anew(
+    seen: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
     def said(asked: Asked) -> Said:
         seen.append(number(asked))
         return Said(close=len(seen) % 50 == 0)
@@ -137,6 +141,7 @@ def test_what_came_behind_an_announced_end_is_sent_anew(seen: list[int]) -> None
         transport.close()
     assert seen == list(range(180))
     assert server.connections == 4
+    assert not caplog.messages  # it is no fault
 
 
 def test_what_had_its_answer_is_told_before_the_connection_broke() -> None:

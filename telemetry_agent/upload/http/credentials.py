@@ -3,8 +3,8 @@
 Theory of operation. Secrets and certificates are files, and files change under a running agent: a
 token is rotated, a certificate renewed. So what was made of them is made anew when a file is
 another one than before: headers for each exchange, TLS for each connection. A file that cannot be
-used at the start is a wrong config. Later it is a renewal that goes on just now: what was read
-before serves on, and that is said once.
+used at the start keeps uploads waiting (``prepare``), and nothing else. Later it is a renewal that
+goes on just now: what was read before serves on, and that is said once.
 
 Every secret that was ever read is in one set. What an endpoint says is logged, shown and stored,
 and it may quote what it was sent: there every one of them is masked.
@@ -85,8 +85,9 @@ class Credentials:
         client_cert: Path | None = None,
         client_key: Path | None = None,
         secrets: set[str] | None = None,
+        fault: str | None = None,
     ) -> None:
-        """Read every file that is named.
+        """Nothing is read before ``prepare``, or the first use.
 
         Args:
             headers: Sent with each request.
@@ -98,9 +99,7 @@ class Credentials:
             client_cert: Our certificate (PEM), which may hold its key too.
             client_key: The key of our certificate, where that does not hold it.
             secrets: Every secret of ``headers`` and every one that is read is added to it.
-
-        Raises:
-            ConfigError: A file cannot be read, or does not hold what it should.
+            fault: Why these must not be used at all.
         """
         self.secrets = secrets if secrets is not None else set()
         self.secrets |= secret_values(headers)
@@ -109,19 +108,38 @@ class Credentials:
         self._ca_file = ca_file
         self._client_cert = client_cert
         self._client_key = client_key
-        self._authorization: Renewed[str] | None = None
+        self._fault = fault
+        self._is_prepared = False
+        self._secret: tuple[Path, Callable[[], str]] | None = None
         if token is not None:
-            self._authorization = Renewed([token], lambda: self._with_token(scheme, token))
+            self._secret = token, lambda: self._with_token(scheme, token)
         elif password is not None:
-            self._authorization = Renewed([password], lambda: self._basic(password))
+            self._secret = password, lambda: self._basic(password)
+        self._authorization: Renewed[str] | None = None
         self._tls: Renewed[ssl.SSLContext] | None = None
-        if ca_file or client_cert:
+
+    def prepare(self) -> None:
+        """Read every file that is named. Once that has worked, this does nothing.
+
+        Raises:
+            ConfigError: A file cannot be read, or does not hold what it should.
+        """
+        if self._is_prepared:
+            return
+        if self._fault is not None:
+            raise ConfigError(self._fault)
+        self.headers()
+        if self._ca_file or self._client_cert:
             self.ssl_context()
+        self._is_prepared = True
 
     def headers(self) -> dict[str, str]:
         """For the next request."""
-        if self._authorization is None:
+        if self._secret is None:
             return dict(self._headers)
+        if self._authorization is None:
+            path, make = self._secret
+            self._authorization = Renewed([path], make)
         return {**self._headers, "Authorization": self._authorization.get()}
 
     def ssl_context(self) -> ssl.SSLContext:
