@@ -6,7 +6,7 @@ VENV ?= .venv
 CONSTRAINTS ?= --constraint constraints.txt
 BIN = $(VENV)/bin
 
-.PHONY: demo test check packaged lint debian wheel deb clean
+.PHONY: demo test check packaged foreign lint debian wheel deb release apt-repo clean
 
 demo: $(VENV)/.installed
 	$(BIN)/telemetry-agent demo
@@ -34,9 +34,24 @@ wheel: node_modules/.installed-test $(VENV)/.installed-test
 	TELEMETRY_AGENT_RELEASE=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 	  $(BIN)/python -m hatchling build -d dist
 
+# The packages for armhf and arm64 under an emulator, which takes half an hour; not in CI.
+foreign: node_modules/.installed-test $(VENV)/.installed-test
+	@dpkg -s qemu-user-static >/dev/null 2>&1 || apt-get install -y -qq qemu-user-static
+	$(BIN)/python -m pytest -rP tests/packages/foreign.py
+
 # The Debian packages, from the wheel: release/build_debs.py.
 deb: wheel
 	$(BIN)/python release/build_debs.py dist/telemetry_agent-$$($(BIN)/python release/version.py)-*.whl dist
+
+# Everything that is published of this commit: release/make_release.py makes it twice and compares.
+release: node_modules/.installed-test $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python release/make_release.py dist
+
+# A repository for apt in dist/apt, signed: make apt-repo KEY=releases@example.com, after a release.
+apt-repo:
+	@if [ -z "$(KEY)" ]; then echo 'name your key: make apt-repo KEY=… (gpg --list-secret-keys)' >&2; exit 2; fi
+	$(BIN)/python release/apt_repo.py dist dist/apt "$(KEY)"
 
 # What the tests of the page drive a browser with; before Python's side, which takes from it, or
 # fetches for itself what an installation needs, and no more.

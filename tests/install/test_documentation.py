@@ -27,7 +27,7 @@ def commands(text: str) -> Iterator[list[str]]:
     """Every command line in blocks of code, and between backticks, as words."""
     fenced = re.findall(r"^```(?:sh|console)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     rest = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines = []
+    lines: list[str] = []
     for block in fenced:
         whole = block.replace("\\\n", " ").splitlines()
         # Where a prompt stands before what is typed, the rest is what came.

@@ -101,7 +101,9 @@ class Container:
         inside += ["DEBIAN_FRONTEND=noninteractive"]
         return ["nsenter", f"--target={self._leader}", "--all", *inside, *argv]
 
-    def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *argv: str, check: bool = True, limit_s: float = _LIMIT_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end; both its streams are in ``stdout``."""
         done = subprocess.run(
             self.argv(*argv),
@@ -109,7 +111,7 @@ class Container:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=_LIMIT_S,
+            timeout=limit_s,
             check=False,
         )
         if check and done.returncode:

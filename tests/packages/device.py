@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 from packages.containers import Container
@@ -62,3 +63,28 @@ def left_behind(machine: Container) -> set[str]:
     argv = ["find", "/", "-xdev", "-name", "*telemetry*agent*", "-not", "-path", "/root/*"]
     found = machine.said(*argv, "-not", "-path", "/proc/*", "-not", "-path", "/sys/*")
     return {line for line in found.splitlines() if not line.startswith("/var/cache/apt/")}
+
+
+def installed_kb(machine: Container) -> int:
+    """The size of every package there is."""
+    shown = ("dpkg-query", "--show", "--showformat=${Installed-Size}\\n")
+    return sum(map(int, machine.said(*shown).split()))
+
+
+def costs(machine: Container) -> str:
+    """What the running service takes: memory, time to start, time of ``status``."""
+    pid = machine.show(UNIT, "MainPID")
+    memory = machine.said("grep", "VmRSS", f"/proc/{pid}/status").split()[1]
+    began, ready = (
+        int(machine.show(UNIT, name))
+        for name in ("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    )
+    asked_s = []
+    for _ in range(5):
+        start_s = time.monotonic()
+        machine.run("telemetry-agent", "status")
+        asked_s.append(time.monotonic() - start_s)
+    return (
+        f"{int(memory) / 1000:.1f} MB of memory, ready after {(ready - began) / 1e6:.2f} s, "
+        f"status in {min(asked_s):.2f} s"
+    )

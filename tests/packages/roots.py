@@ -20,8 +20,9 @@ _BASE = "systemd,systemd-sysv,dbus,udev,ca-certificates,python3"
 _INSTALLED = {
     "trixie": [],
     "bookworm": ["python3-venv"],  # for an installation by pip
+    "bookworm-to-trixie": [],
 }
-_DOWNLOADED = {
+_AGENT_NEEDS = {
     "trixie": [
         *("python3-click", "python3-httpx", "python3-nmea2", "python3-prometheus-client"),
         *("python3-pydantic", "python3-pydantic-settings", "python3-rich", "python3-serial"),
@@ -29,6 +30,7 @@ _DOWNLOADED = {
     ],
     "bookworm": [],
 }
+_AGENT_NEEDS["bookworm-to-trixie"] = _AGENT_NEEDS["trixie"]
 
 
 def require() -> None:
@@ -42,26 +44,39 @@ def require() -> None:
     pytest.skip(reason)
 
 
-def root(suite: str) -> Path:
-    """The root file system of ``suite``; nobody may write there."""
+def root(suite: str, architecture: str = "") -> Path:
+    """The root file system of ``suite``; nobody may write there.
+
+    ``bookworm-to-trixie`` is a Debian 12 whose release upgrade has been downloaded. With an
+    ``architecture`` that is not this machine's, the kernel must know an emulator for it.
+    """
     require()
     kept = os.environ.get("TELEMETRY_AGENT_ROOTS")
     folder = Path(kept) if kept else Path.home() / ".cache/telemetry-agent/roots"
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = repr((_BASE, _INSTALLED[suite], _DOWNLOADED[suite]))
-    name = f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    with (folder / f"{suite}.lock").open("w") as lock:
+    recipe = repr((_BASE, _INSTALLED[suite], _AGENT_NEEDS[suite]))
+    kind = f"{suite}-{architecture}" if architecture else suite
+    name = f"{kind}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    with (folder / f"{kind}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another test may be making it
         if not (folder / name).exists():
-            for old in folder.glob(f"{suite}-*"):
+            for old in folder.glob(f"{kind}-{'[0-9a-f]' * 12}"):
                 shutil.rmtree(old)
-            _make(suite, folder / f"{suite}-in-the-making")
-            (folder / f"{suite}-in-the-making").rename(folder / name)
+            making = folder / f"{kind}-in-the-making"
+            shutil.rmtree(making, ignore_errors=True)
+            _make(suite, architecture, making)
+            making.rename(folder / name)
     return folder / name
 
 
-def _make(suite: str, target: Path) -> None:
-    _run("debootstrap", "--variant=minbase", f"--include={_BASE}", suite, str(target))
+def _make(suite: str, architecture: str, target: Path) -> None:
+    installed, _, upgrade = suite.partition("-to-")
+    options = ["--variant=minbase", f"--include={_BASE}"]
+    options += [f"--arch={architecture}"] if architecture else []
+    _run("debootstrap", *options, installed, str(target))
+    if upgrade:
+        sources = target / "etc/apt/sources.list"
+        sources.write_text(sources.read_text().replace(installed, upgrade))
     for file in Path("/etc/apt/apt.conf.d").iterdir():
         if "Acquire::" in file.read_text():  # how this machine reaches its mirror
             shutil.copy(file, target / "etc/apt/apt.conf.d")
@@ -71,8 +86,10 @@ def _make(suite: str, target: Path) -> None:
     _run(*apt, "update")
     if _INSTALLED[suite]:
         _run(*apt, "install", *_INSTALLED[suite])
-    if _DOWNLOADED[suite]:
-        _run(*apt, "install", "--download-only", *_DOWNLOADED[suite])
+    if upgrade:
+        _run(*apt, "dist-upgrade", "--download-only")
+    if _AGENT_NEEDS[suite]:
+        _run(*apt, "install", "--download-only", *_AGENT_NEEDS[suite])
     (target / "usr/sbin/policy-rc.d").unlink()
     (target / "etc/machine-id").write_text("")
 
@@ -87,7 +104,7 @@ def _run(*argv: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=900,
+        timeout=3600,  # an emulator takes its time
         check=False,
     )
     if done.returncode:

@@ -11,7 +11,9 @@ from packages.device import (
     INIT,
     QUEUE,
     UNIT,
+    costs,
     install,
+    installed_kb,
     left_behind,
     rows,
     start_endpoint,
@@ -31,7 +33,7 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
     name = RELEASES[release]
     with container(root(release)) as machine:
         machine.boot()
-        before = left_behind(machine)
+        before, size_kb = left_behind(machine), installed_kb(machine)
 
         said = install(machine, built.previous[name])
         assert "Next: sudo telemetry-agent init" in said
@@ -50,6 +52,8 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
         said = machine.said(*INIT)
         assert "recorded: the first position is on the disk" in said
         assert "delivered: 127.0.0.1" in said
+        grown_mb = (installed_kb(machine) - size_kb) / 1000
+        print(f"{release}: {grown_mb:.0f} MB installed, {costs(machine)}")  # noqa: T201 - for the table in docs/install.md
 
         # No network, and the power goes: what waits is there at the next start.
         machine.run("systemctl", "stop", "endpoint")
