@@ -22,6 +22,7 @@ from telemetry_agent.config.values import (
     HostAndPort,
     Number,
     OptionalPath,
+    PageNames,
     PositiveDuration,
     ProxyUrl,
     Qualities,
@@ -189,6 +190,7 @@ class Page(_Section):
     """The device page."""
 
     listen: HostAndPort = None
+    names: PageNames = ()
     token_file: OptionalPath = None
     tiles: TilesUrl = ""
 

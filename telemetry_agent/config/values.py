@@ -296,6 +296,18 @@ def _tiles(value: str) -> str:
 TilesUrl = Annotated[str, Checks(_tiles)]
 
 
+_PAGE_NAME = re.compile(r"[0-9A-Za-z](?:[-.0-9A-Za-z]*[0-9A-Za-z])?(?::[0-9]{1,5})?")
+
+
+def _page_name(value: str) -> str:
+    if not _PAGE_NAME.fullmatch(value):
+        raise ValueError('must be a host name, or host:port, such as "van-07.example.com"')
+    return value.lower()
+
+
+PageNames = Annotated[tuple[Annotated[str, Checks(_page_name)], ...], Reads(_structure)]
+
+
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _OUR_HEADERS = {
     *("accept-encoding", "connection", "content-encoding", "content-length", "content-type"),

@@ -10,7 +10,7 @@ from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import is_loopback, read_secret, secrets_in_url
 from telemetry_agent.upload.http.credentials import Access
 
-_SHORTEST_TOKEN = 16  # nothing slows down who guesses
+_SHORTEST_TOKEN = 16
 
 
 def build_access(upload: Upload, secrets: set[str]) -> Access:
@@ -66,6 +66,11 @@ def build_page_token(page: Page, secrets: set[str]) -> str | None:
             )
         secrets.add(token)
         return token
+    if page.names:
+        raise ConfigError(
+            "config: page.names: whoever reaches the proxy could see where this device is: set "
+            "page.token_file"
+        )
     if not is_loopback(page.listen[0]):
         raise ConfigError(
             f"config: page.listen: whoever reaches {page.listen[0]} could see where this device "

@@ -33,6 +33,7 @@ from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
 from telemetry_agent.page.events import AgentView, Switch
+from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.formats.choice import choose
@@ -72,7 +73,7 @@ class Agent:
         switch: cuts the network of a demo; the page shows it.
 
     Raises:
-        ConfigError: a secret or a certificate cannot be used, or the page cannot be.
+        ConfigError: a secret or a certificate cannot be used.
         QueueLockedError: another process holds the queue.
         StorageError: the queue cannot be opened.
     """
@@ -93,7 +94,6 @@ class Agent:
         self._clock = clock
         access = build_access(settings.upload, self.secrets)
         self.queue = open_queue(settings.queue, clock)
-        self._page_token = build_page_token(settings.page, self.secrets)
         self.sampler = Sampler(SamplingPolicy(**asdict(settings.sampling)), self._recent())
         self._extras = extras_of(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
@@ -156,7 +156,6 @@ class Agent:
             ConfigError: a secret or a certificate cannot be used. Nothing has changed.
         """
         access = build_access(settings.upload, self.secrets)
-        self._page_token = build_page_token(settings.page, self.secrets)
         before = self.settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
@@ -261,7 +260,12 @@ class Agent:
             clock=self._clock,
             switch=self._switch,
         )
-        return Page(page.listen, sight, self._page_token, page.tiles)
+        return Page(
+            page.listen,
+            sight,
+            lambda: build_page_token(page, self.secrets),
+            PageOptions(names=page.names, tiles=page.tiles),
+        )
 
     def _network(self) -> dict[str, Any]:
         state = self.monitor.task.state

@@ -8,6 +8,7 @@ from uvicorn.server import ServerState
 
 from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.events import AgentView, EventSource
+from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.site import Site
 from telemetry_agent.page.streams import Streams
 from telemetry_agent.page.viewer_connection import Connection, uvicorn_config
@@ -24,17 +25,21 @@ class Server:
         listener: a bound socket; it is the server's from here on.
         sight: the agent.
         door: who may come in.
-        tiles: the template of a tile server's URLs; empty: none.
+        options: what the user has set.
     """
 
     def __init__(
-        self, listener: socket.socket, sight: AgentView, door: AccessPolicy, tiles: str
+        self,
+        listener: socket.socket,
+        sight: AgentView,
+        door: AccessPolicy,
+        options: PageOptions,
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
         event_source = EventSource(sight)
         self._streams = Streams(event_source)
-        config = uvicorn_config(Site(sight, door, event_source, self._streams, tiles).app)
+        config = uvicorn_config(Site(sight, door, event_source, self._streams, options).app)
         self._server = loop.run_until_complete(
             loop.create_server(
                 lambda: Connection(config, state, loop), sock=listener, backlog=_BACKLOG

@@ -40,10 +40,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from telemetry_agent.errors import AgentError
 from telemetry_agent.export import FORMATS
-from telemetry_agent.page.access_policy import AccessPolicy
+from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
 from telemetry_agent.page.events import AgentView, EventSource
 from telemetry_agent.page.libraries import STATIC, browser_missing
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
+from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.streams import Streams
 from telemetry_agent.page.threads import each_in_thread, in_thread
 
@@ -51,7 +52,6 @@ log = logging.getLogger(__name__)
 
 _LONGEST_BODY_BYTES = 64 * 1024
 _BODY_S = 10.0
-_WRONG_TOKEN_S = 1.0
 _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
 _EXPORTS = 2
@@ -75,7 +75,7 @@ class Site:
         door: who may come in.
         event_source: makes the events.
         streams: gives them to the viewers.
-        tiles: the template of a tile server's URLs; empty: none.
+        options: what the user has set.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Site:
         door: AccessPolicy,
         event_source: EventSource,
         streams: Streams,
-        tiles: str,
+        options: PageOptions,
     ) -> None:
         self._sight = sight
         self._door = door
         self._event_source = event_source
         self._streams = streams
-        self._tiles = tiles
+        self._options = options
         # By name, so that no path, however it is written, leads out of the folder.
         self._files = {
             str(file.relative_to(STATIC)) for file in STATIC.rglob("*") if file.suffix in _TYPES
@@ -116,7 +116,8 @@ class Site:
         app = Starlette(
             routes=routes, exception_handlers={_BadRequestError: _told, AgentError: _told}
         )
-        self.app: ASGIApp = _Guard(app, door, _policy(tiles))
+        self._wrong_tokens = WrongTokens()
+        self.app: ASGIApp = _Guard(app, door, _policy(options.tiles), self._wrong_tokens)
 
     async def _index(self, _request: Request) -> Response:
         return _file("no-libraries.html" if browser_missing() else "index.html")
@@ -128,12 +129,17 @@ class Site:
         return _file(name, request.headers)
 
     async def _setup(self, _request: Request) -> Response:
-        return JSONResponse({"tiles": self._tiles})
+        return JSONResponse({"tiles": self._options.tiles})
 
     async def _events(self, _request: Request) -> Response:
         if self._streams.full:
             return PlainTextResponse("Too many look at once: close another window.", 503)
-        return _Stream(self._streams.follow(), media_type="text/event-stream")
+        # A proxy that collects an answer before it passes it on would hold events back.
+        return _Stream(
+            self._streams.follow(),
+            headers={"X-Accel-Buffering": "no"},
+            media_type="text/event-stream",
+        )
 
     async def _trail(self, request: Request) -> Response:
         after = request.query_params.get("after", "0")
@@ -201,19 +207,26 @@ class Site:
 
     async def _login(self, request: Request) -> Response:
         form = parse_qs((await _body(request)).decode("utf-8", "replace"))
-        cookie = self._door.cookie(form.get("token", [""])[0].strip())
+        peer, now_s = _peer(request.scope), asyncio.get_running_loop().time()
+        if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:
+            return _too_many_tokens(wait_s)
+        cookie = self._door.cookie(form.get("token", [""])[0].strip(), request.headers)
         if cookie is None:
-            await asyncio.sleep(_WRONG_TOKEN_S)
+            self._wrong_tokens.count(peer, now_s)
             return _login(wrong=True)
-        return Response(status_code=303, headers={"Location": "/", "Set-Cookie": cookie})
+        # Relative: behind a proxy only the browser knows what this folder is called.
+        return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
 
 
 class _Guard:
     """Lets in whom the door lets in, and puts the page's rules on every answer."""
 
-    def __init__(self, app: ASGIApp, door: AccessPolicy, policy: str) -> None:
+    def __init__(
+        self, app: ASGIApp, door: AccessPolicy, policy: str, wrong_tokens: WrongTokens
+    ) -> None:
         self._app = app
         self._door = door
+        self._wrong_tokens = wrong_tokens
         self._rules = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
@@ -231,8 +244,15 @@ class _Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        path = scope["path"]
-        refusal = self._door.refusal(scope["method"], path, dict(Headers(scope=scope)))
+        path, headers = scope["path"], dict(Headers(scope=scope))
+        peer, now_s = _peer(scope), asyncio.get_running_loop().time()
+        if self._door.shows_token(headers):
+            if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:
+                await _too_many_tokens(wait_s)(scope, receive, ruled)
+                return
+            if self._door.shows_wrong_token(headers):
+                self._wrong_tokens.count(peer, now_s)
+        refusal = self._door.refusal(scope["method"], path, headers)
         if refusal is None:
             await self._app(scope, receive, ruled)
         elif refusal.status == 401 and path == "/":
@@ -261,6 +281,17 @@ class _Stream(StreamingResponse):
 
 async def _told(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400 if isinstance(error, _BadRequestError) else 409)
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _too_many_tokens(wait_s: float) -> Response:
+    return PlainTextResponse(
+        f"Too many wrong tokens: wait {wait_s:.0f} s.", 429, {"Retry-After": f"{wait_s + 1:.0f}"}
+    )
 
 
 async def _until_gone(receive: Receive) -> None:

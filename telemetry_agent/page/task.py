@@ -1,15 +1,19 @@
 """The page's task: it listens, and serves a few seconds each step.
 
-So it shows life like every other task, ends like every other, and crashes for itself alone. A port
-that is in use is said once, and tried again later. The web server is imported when the page is on.
+So it shows life like every other task, ends like every other, and crashes for itself alone. What it
+cannot get (a port, its token, its libraries) is logged once and tried again later: the page is
+``held``, and the agent records. The web server is imported when the page is on.
 """
 
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.access_policy import AccessPolicy
+from telemetry_agent.page.options import PageOptions
 from telemetry_agent.tasks import Bell
 
 if TYPE_CHECKING:
@@ -29,25 +33,30 @@ class Page:
     Args:
         address: host and port to listen on; ``None``: the page is off.
         sight: the agent.
-        token: what lets a viewer in; ``None``: nothing is needed.
-        tiles: the template of a tile server's URLs; empty: none.
+        token: reads what lets a viewer in; ``None``: nothing is needed. Raises ``ConfigError``.
+        options: what else the user has set.
     """
 
     name = "page"
     max_step_s = 30.0
 
     def __init__(
-        self, address: tuple[str, int] | None, sight: "AgentView", token: str | None, tiles: str
+        self,
+        address: tuple[str, int] | None,
+        sight: "AgentView",
+        token: Callable[[], str | None],
+        options: PageOptions,
     ) -> None:
         self.bell = Bell()
         self._address = address
         self._sight = sight
         self._token = token
-        self._tiles = tiles
+        self._options = options
+        self.held_by: str | None = None
+        """Why there is no page although there should be one."""
         self._in_step = threading.Lock()
         self._closed = False
         self._server: Server | None = None
-        self._failed = False
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
         """Serve for a while, or listen if it does not yet."""
@@ -84,19 +93,27 @@ class Page:
                 self._in_step.release()
 
     def _listen(self, host: str, port: int) -> "Server | None":
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        try:
+            token = self._token()
+        except ConfigError as error:
+            self._hold(f"the page at {url} is held: {error}")
+            return None
         from telemetry_agent.page.server import Server, bound  # noqa: PLC0415
 
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         try:
             listener = bound(host, port)
         except OSError as error:
-            if not self._failed:
-                self._failed = True
-                log.warning("no page at %s: %s; trying again", url, error.strerror or error)
+            self._hold(f"no page at {url}: {error.strerror or error}; trying again")
             return None
         name = socket.gethostname()
-        door = AccessPolicy({host, name, f"{name}.local"}, self._token)
-        server = Server(listener, self._sight, door, self._tiles)
-        self._failed = False
+        door = AccessPolicy({host, name, f"{name}.local"}, token, self._options.names)
+        server = Server(listener, self._sight, door, self._options)
+        self.held_by = None
         log.info("the page is at %s", url)
         return server
+
+    def _hold(self, why: str) -> None:
+        if self.held_by != why:
+            self.held_by = why
+            log.warning("%s", why)

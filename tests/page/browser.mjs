@@ -18,6 +18,10 @@ const browser = await chromium.launch({
   args: [
     ...["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
     ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+    // A name and a usual port for a proxy of the test's own.
+    ...(process.env.PAGE_PROXY
+      ? [`--host-resolver-rules=MAP ${new URL(url).host}:443 ${process.env.PAGE_PROXY}`]
+      : []),
   ],
 });
 
@@ -229,6 +233,33 @@ const stories = {
     const [cookie] = await page.context().cookies();
     assert.ok(cookie.httpOnly && cookie.sameSite === "Strict" && !cookie.value.includes(token));
     assert.ok(!(await page.content()).includes(token));
+  },
+
+  /** Through a reverse proxy with TLS, below a path: login, events, actions, exports. */
+  async proxied() {
+    const page = await open({ ignoreHTTPSErrors: true });
+    await page.fill("#token", process.env.PAGE_TOKEN);
+    await page.keyboard.press("Enter");
+    await until(page, () => window.page?.track.size === 3);
+    assert.equal(page.url(), url);
+    const [cookie, ...others] = await page.context().cookies();
+    assert.deepEqual(others, []);
+    assert.ok(cookie.secure && cookie.httpOnly && cookie.sameSite === "Strict");
+    assert.equal(cookie.path, new URL(url).pathname.replace(/\/$/, ""));
+    const [file] = await Promise.all([
+      page.waitForEvent("download"),
+      page.getByRole("link", { name: "GPX", exact: true }).click(),
+    ]);
+    assert.match(await readFile(await file.path(), "utf8"), /2026-11-23T12:00:02/);
+    const entries = page.locator("#dead-list li");
+    await until(page, () => document.querySelectorAll("#dead-list li").length === 3);
+    await entries.first().getByRole("button", { name: /Discard/ }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Discard" }).click();
+    await until(page, () => document.querySelectorAll("#dead-list li").length === 2);
+    await page.getByRole("button", { name: "Retry all" }).click();
+    await until(page, () => window.page.track.runs[0]?.[2] === "delivered"); // told by an event
+    // The login answers 401, which a browser logs.
+    assert.deepEqual(page.faults.filter((fault) => !/status of 401/.test(fault)), []);
   },
 };
 

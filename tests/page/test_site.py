@@ -16,7 +16,7 @@ import pytest
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Gps, Page, Queue, Settings, Upload
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.errors import ConfigError, StorageError
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 from telemetry_agent.page import libraries, streams, task, viewer_connection
 from telemetry_agent.page.libraries import STATIC
@@ -238,7 +238,7 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
         answer, _ = site.ask("/login", f"token={TOKEN}x")
         assert (answer.status, answer.headers["Set-Cookie"]) == (401, None)
         answer, _ = site.ask("/login", f"token={TOKEN}")
-        assert (answer.status, answer.headers["Location"]) == (303, "/")
+        assert (answer.status, answer.headers["Location"]) == (303, "./")
         cookie = answer.headers["Set-Cookie"].partition(";")[0]
         for path in ("/", "/history", "/metrics", "/export/csv", "/dead-letters"):
             answer, body = site.ask(path, Cookie=cookie)
@@ -266,23 +266,64 @@ def test_no_secret_of_the_config_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "token", "says"),
+    ("page", "token", "says"),
     [
-        (("0.0.0.0", 8077), None, "set page.token_file, or listen on 127.0.0.1"),
-        (("van-07.local", 8077), None, "set page.token_file, or listen on 127.0.0.1"),
-        (("127.0.0.1", 8077), "short", "at least 16 characters"),
-        (("127.0.0.1", 8077), "", "is empty"),
+        ({"listen": ("0.0.0.0", 8077)}, None, "set page.token_file, or listen on 127.0.0.1"),
+        ({"listen": ("van-07.local", 8077)}, None, "set page.token_file, or listen on 127.0.0.1"),
+        ({"listen": ("127.0.0.1", 8077)}, "short", "at least 16 characters"),
+        ({"listen": ("127.0.0.1", 8077)}, "", "is empty"),
+        ({"names": ("van.example.com",)}, None, "set page.token_file"),
     ],
 )
-def test_it_is_not_opened_to_others_without_a_token(
-    tmp_path: Path, listen: tuple[str, int], token: str | None, says: str
+def test_it_is_held_rather_than_opened_to_others_without_a_token(
+    tmp_path: Path,
+    page: dict[str, Any],
+    token: str | None,
+    says: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    page: dict[str, Any] = {"listen": listen}
     if token is not None:
         (tmp_path / "token").write_text(token)
         page["token_file"] = tmp_path / "token"
-    with pytest.raises(ConfigError, match=says):
-        Site(tmp_path, **page)
+    site = Site(tmp_path, **page)
+    task = site.agent.page.task
+    with caplog.at_level(logging.WARNING):
+        assert task.step(0) == task.step(0) == 10
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "is held" in caplog.text
+    assert says in (task.held_by or "")
+    task.close()
+    site.queue.close()
+
+
+def test_a_page_that_was_held_goes_on_by_itself_when_the_token_is_there(tmp_path: Path) -> None:
+    site = Site(tmp_path, token_file=tmp_path / "token", names=("van.example.com",))
+    task = site.agent.page.task
+    assert task.step(0) == 10
+    assert "cannot read" in (task.held_by or "")
+    (tmp_path / "token").write_text(TOKEN)
+    assert task.step(0) == 0
+    assert task.held_by is None
+    task.close()
+    site.queue.close()
+
+
+def test_who_guesses_is_slowed_down_and_who_is_in_stays_in(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    with served(tmp_path, token_file=tmp_path / "token") as site:
+        answer, _ = site.ask("/login", f"token={TOKEN}")
+        cookie = answer.headers["Set-Cookie"].partition(";")[0]
+        for number in range(5):
+            assert site.ask("/login", f"token={number}")[0].status == 401
+            assert site.ask("/metrics", Authorization=f"Bearer {number}")[0].status == 401
+        for asked in (
+            site.ask("/login", f"token={TOKEN}"),
+            site.ask("/metrics", Authorization=f"Bearer {TOKEN}"),
+        ):
+            answer, body = asked
+            assert (answer.status, b"Too many wrong tokens" in body) == (429, True)
+            assert 0 < int(answer.headers["Retry-After"]) <= 61
+        assert site.ask("/history", Cookie=cookie)[0].status == 200
 
 
 def test_a_credential_is_as_good_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,9 +404,11 @@ def test_without_the_browsers_libraries_the_page_says_how_to_get_them(
         assert (answer.status, b"Node 20 and npm" in body) == (200, True)
 
 
-def test_without_the_extra_the_agent_does_not_start(
+def test_without_the_extra_the_page_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(libraries, "_PYTHON", ("nowhere_to_be_found",))
-    with pytest.raises(ConfigError, match=r"page.listen is set, and .*telemetry-agent\[page\]"):
-        Site(tmp_path)
+    site = Site(tmp_path)
+    assert site.agent.page.task.step(0) == 10
+    assert "telemetry-agent[page]" in (site.agent.page.task.held_by or "")
+    site.queue.close()

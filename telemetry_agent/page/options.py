@@ -1,0 +1,13 @@
+"""What the user has set for the page, besides where it listens and its token."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """The settings that reach the web server."""
+
+    names: tuple[str, ...] = ()
+    """Names, or names with ports, under which a reverse proxy serves the page."""
+    tiles: str = ""
+    """The template of a tile server's URLs; empty: none."""
