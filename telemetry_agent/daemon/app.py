@@ -32,7 +32,7 @@ from telemetry_agent.gnss.sources.hotplug import Hotplug
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
-from telemetry_agent.page.events import AgentView, Switch
+from telemetry_agent.page.events import AgentView, Doctor, Switch
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
 from telemetry_agent.tasks import Bell
@@ -71,6 +71,7 @@ class Agent:
         reports: whether it reports about itself.
         secrets: every secret that is read is added to it.
         switch: cuts the network of a demo; the page shows it.
+        doctor: says what is wrong; the page shows it.
 
     Raises:
         ConfigError: a secret or a certificate cannot be used.
@@ -86,8 +87,10 @@ class Agent:
         reports: bool = True,
         secrets: set[str] | None = None,
         switch: Switch | None = None,
+        doctor: Doctor | None = None,
     ) -> None:
         self.settings = settings
+        self._doctor = doctor
         self._switch = switch
         self._reports = reports
         self.secrets = secrets if secrets is not None else set()
@@ -259,6 +262,7 @@ class Agent:
             ask=lambda command, asked: self._commands[command].run(asked, Bell()),
             clock=self._clock,
             switch=self._switch,
+            doctor=self._doctor,
         )
         return Page(
             page.listen,

@@ -129,10 +129,11 @@ class Status:
         ``version device pid uptime_s``, and ``running``: true.
 
         ``receiver``: ``source``; ``state`` for ``state_s`` seconds; ``antenna`` as the receiver
-        says; ``fixes`` since the start and ``rate_hz`` over the last minute; ``rejected``: what
-        was dropped of its input, and ``not_recorded``: of its fixes, by reason; ``satellites`` in
-        view, see ``Satellite``; of the last fix, if there was one, ``fix_age_s``,
-        ``time``, ``mode``, ``quality``, ``sats``, ``hdop``.
+        says; ``trouble``: why there is no position, as the log has it; ``fixes`` since the start
+        and ``rate_hz`` over the last minute; ``rejected``: what was dropped of its input, and
+        ``not_recorded``: of its fixes, by reason; ``satellites`` in view, see ``Satellite``; of
+        the last fix, if there was one, ``fix_age_s``, ``time``, ``mode``,
+        ``quality``, ``sats``, ``hdop``.
 
         ``upload``: ``host``; ``state`` for ``state_s`` seconds; ``last_delivery_s`` ago;
         ``last_error`` and ``last_error_s`` ago; ``next_attempt_s`` from now, while one is waited
@@ -217,6 +218,8 @@ class Status:
         }
         if receiver.antenna is not None:
             fields["antenna"] = receiver.antenna
+        if receiver.trouble:
+            fields["trouble"] = receiver.trouble
         if last_fix is not None:
             came_s, fix = last_fix
             fields["fix_age_s"] = _tenths(now_s - came_s)

@@ -1,6 +1,6 @@
 """What was heard of a receiver, as findings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from telemetry_agent.clock import Clock
@@ -17,7 +17,7 @@ _DAMAGED_SHARE = 0.02
 _HIGH_LOAD = 0.85
 _STRONG_DB = 30
 _SATELLITES_FOR_A_FIX = 4
-_UNREAL = {"estimated", "manual", "simulated"}
+UNREAL = {"estimated", "manual", "simulated"}
 _CLOCK_OFF_MS = 30_000
 
 
@@ -39,7 +39,7 @@ def listened(
         return
     yield _sentences(heard, baud)
     yield _line_load(heard, baud)
-    yield _antenna(heard)
+    yield antenna(heard.decoder.antenna)
     yield _fix(heard)
     yield _clock(heard, clock) if live else skipped("clock", "a recording tells no time")
 
@@ -95,8 +95,9 @@ def _overloaded(said: str, heard: Heard) -> Finding:
     )
 
 
-def _antenna(heard: Heard) -> Finding:
-    match heard.decoder.antenna:
+def antenna(told: str | None) -> Finding:
+    """``antenna``, by what the receiver tells of it."""
+    match told:
         case "OPEN":
             return failed(
                 "antenna",
@@ -119,10 +120,10 @@ def _fix(heard: Heard) -> Finding:
     decoder = heard.decoder
     if heard.fix is None:
         if decoder.state == "no-date":
-            return _no_date(heard)
+            return no_date(too_old=bool(decoder.counts["old-date"]))
         return _no_fix(heard)
     said = _words(heard.fix)
-    if heard.fix.quality in _UNREAL:
+    if heard.fix.quality in UNREAL:
         return warned(
             "fix",
             f"{said}, but {heard.fix.quality}",
@@ -154,8 +155,9 @@ def _words(fix: Fix) -> str:
     return ", ".join(said)
 
 
-def _no_date(heard: Heard) -> Finding:
-    if heard.decoder.counts["old-date"]:
+def no_date(*, too_old: bool) -> Finding:
+    """``fix``, where the receiver gives positions without a date that can be used."""
+    if too_old:
         return failed(
             "fix",
             "positions, but the receiver's date is too long ago to be true",
@@ -176,6 +178,16 @@ def _no_fix(heard: Heard) -> Finding:
             "switch its RMC and GGA sentences on, for example in gps.on_connect",
         )
     signals = [satellite.snr_db or 0 for satellite in heard.decoder.sky().satellites]
+    return no_fix(signals, tells="GSV" in heard.types)
+
+
+def no_fix(signals: Sequence[float], *, tells: bool) -> Finding:
+    """``fix``, where there is none.
+
+    Args:
+        signals: of the satellites in view, in dB-Hz; 0: not heard.
+        tells: whether the receiver tells what it hears.
+    """
     heard_db = sorted((snr for snr in signals if snr), reverse=True)
     strong = sum(snr >= _STRONG_DB for snr in heard_db)
     if strong >= _SATELLITES_FOR_A_FIX:
@@ -186,7 +198,7 @@ def _no_fix(heard: Heard) -> Finding:
         )
     if heard_db:
         seen = f"{len(heard_db)} satellites are heard, the best at {heard_db[0]} dB-Hz"
-    elif "GSV" in heard.types:
+    elif tells:
         seen = "not one satellite is heard"
     else:
         seen = "the receiver does not tell what it hears"

@@ -58,6 +58,8 @@ class ReceiverStatus:
     """What the decoder counted since the start."""
     antenna: str | None = None
     """What the receiver last said of its antenna: OK, OPEN, SHORT, …"""
+    trouble: str = ""
+    """What the log says of why there is no position, and the remedy; empty: nothing."""
 
 
 class Reader:
@@ -221,11 +223,13 @@ class Reader:
         if not told:
             text = self._source.remedy(state, self._unread.data)
             self._trouble.say(state, text, self._clock.monotonic_s())
+            self._publish(state)
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
-        self._publish("busy" if isinstance(error, BusyError) else "absent")
-        self._trouble.say(self.status.state, str(error), now_s)
+        state: ReceiverState = "busy" if isinstance(error, BusyError) else "absent"
+        self._trouble.say(state, str(error), now_s)
+        self._publish(state)
         wait_s = self._backoff_s
         self._retry_s = now_s + wait_s
         self._backoff_s = min(2 * wait_s, _BACKOFF_MAX_S)
@@ -253,7 +257,13 @@ class Reader:
         counts = self._counts + self._decoder.counts if self._decoder else self._counts.copy()
         antenna = (self._decoder and self._decoder.antenna) or before.antenna
         self.status = ReceiverStatus(
-            self._source.name, state, since_s, self._fixes, counts, antenna
+            self._source.name,
+            state,
+            since_s,
+            self._fixes,
+            counts,
+            antenna,
+            self._trouble.text,
         )
         if (state, antenna) != (before.state, before.antenna):
             self._changed()
@@ -292,6 +302,8 @@ class _Trouble:
 
     def __init__(self) -> None:
         self._said: set[str] = set()
+        self.text = ""
+        """The last kind; empty: it is over."""
         self._times = 0
         self._since_s = 0.0
 
@@ -299,6 +311,7 @@ class _Trouble:
         if not self._said:
             self._since_s = since_s
         self._times += 1
+        self.text = text
         if text not in self._said:
             self._said.add(text)
             _log.warning("%s", text, extra={"fields": {"STATE": state}})
@@ -318,4 +331,5 @@ class _Trouble:
                 extra={"fields": {"STATE": state, "COUNT": self._times}},
             )
             self._said.clear()
+            self.text = ""
             self._times = 0

@@ -11,6 +11,7 @@ gets the positions packed (``Trail``) and goes on from there.
 - ``stream``: of the row numbers: with another one all positions are to be read again, for the
   agent began anew, or thinning has moved the rows;
 - ``position``: the last fix as in an export, with ``age_s``; absent: there was none;
+- ``findings``: what is wrong, in the doctor's words: ``name``, ``verdict``, ``said``, ``remedy``;
 - ``network``: ``word``, since ``since_s``, ``error``;
 - ``first`` and ``last``: the oldest position kept, and how far the rows were looked through;
 - ``after``: ``points`` are those behind this row; each is row, latitude and longitude in 1e-7
@@ -25,6 +26,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from telemetry_agent.ackqueue.places import Place
@@ -47,6 +49,16 @@ class Switch(Protocol):
         """Cut it, or mend it."""
 
 
+class Doctor(Protocol):
+    """What is wrong, and the remedy. Any thread may ask."""
+
+    def findings(self, state: Mapping[str, Any], queue_path: Path) -> list[dict[str, Any]]:
+        """By the snapshot alone: ``name``, ``verdict`` (warn, fail), ``said`` and ``remedy``."""
+
+    def check(self) -> dict[str, Any]:
+        """By looking at everything: ``verdict`` and ``checks``. Raises ``AgentError``."""
+
+
 @dataclass(frozen=True)
 class AgentView:
     """What the page sees of the agent; any thread may look."""
@@ -61,6 +73,7 @@ class AgentView:
     """Asks one of the daemon's commands."""
     clock: Clock = field(default_factory=Clock)
     switch: Switch | None = None
+    doctor: Doctor | None = None
 
 
 class EventSource:
@@ -129,7 +142,9 @@ class EventSource:
         sight = self._sight
         state = sight.snapshot()
         del state["pid"]
+        doctor = sight.doctor
         state |= {
+            "findings": doctor.findings(state, sight.queue.path) if doctor is not None else [],
             "stream": f"{self._stream}.{self._thinned}",
             "network": sight.network(),
             "first": self._trail.first,

@@ -10,6 +10,7 @@
 ``POST /discard``        likewise
 ``GET /export/F``        the stored track in format F
 ``GET /metrics``         for Prometheus
+``POST /check``          everything is checked, as ``doctor --json`` reports it
 ``POST /network``        ``{"away": true}``: a demo's network
 ``POST /login``          a form with ``token``
 =======================  ==========================================================================
@@ -21,6 +22,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -41,7 +43,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from telemetry_agent.errors import AgentError
 from telemetry_agent.export import FORMATS
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
-from telemetry_agent.page.events import AgentView, EventSource
+from telemetry_agent.page.events import AgentView, Doctor, EventSource
 from telemetry_agent.page.libraries import STATIC, browser_missing
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
 from telemetry_agent.page.options import PageOptions
@@ -111,6 +113,10 @@ class Site:
             Route("/metrics", self._metrics),
             Route("/login", self._login, methods=["POST"]),
         ]
+        self._check_running: asyncio.Task[dict[str, Any]] | None = None
+        if sight.doctor is not None:
+            check = partial(self._check, sight.doctor)
+            routes.append(Route("/check", check, methods=["POST"]))
         if sight.switch is not None:
             routes.append(Route("/network", self._network, methods=["POST"]))
         app = Starlette(
@@ -129,7 +135,7 @@ class Site:
         return _file(name, request.headers)
 
     async def _setup(self, _request: Request) -> Response:
-        return JSONResponse({"tiles": self._options.tiles})
+        return JSONResponse({"tiles": self._options.tiles, "check": self._sight.doctor is not None})
 
     async def _events(self, _request: Request) -> Response:
         if self._streams.full:
@@ -194,6 +200,12 @@ class Site:
 
     async def _metrics(self, _request: Request) -> Response:
         return Response(metrics(self._sight.snapshot()), 200, {"Content-Type": MEDIA_TYPE})
+
+    async def _check(self, doctor: Doctor, _request: Request) -> Response:
+        """One check at a time: who asks meanwhile gets the result of the one that runs."""
+        if self._check_running is None or self._check_running.done():
+            self._check_running = asyncio.ensure_future(in_thread(doctor.check))
+        return JSONResponse(await asyncio.shield(self._check_running))
 
     async def _network(self, request: Request) -> Response:
         switch = self._sight.switch

@@ -103,8 +103,8 @@ const stories = {
       await until(desk, () => document.querySelector("#switch").ariaPressed === "false");
     }
     await desk.keyboard.press("Enter");
-    await says(desk, "The network has been away for");
-    assert.match(await desk.textContent("#announce"), /The network has been away/);
+    await says(desk, "Uploads unreachable for");
+    assert.match(await desk.textContent("#announce"), /Uploads unreachable for/);
     await until(desk, (n) => Number(document.querySelector("#disk .value").innerText) >= n, pictures ? 85 : 30);
     const away = await places(desk);
     assert.ok(away.stored >= 20 && away.delivered > 0, JSON.stringify(away));
@@ -233,6 +233,40 @@ const stories = {
     const [cookie] = await page.context().cookies();
     assert.ok(cookie.httpOnly && cookie.sameSite === "Strict" && !cookie.value.includes(token));
     assert.ok(!(await page.content()).includes(token));
+  },
+
+  /** The worst of all rooms: colour, title, icon, cause and remedy. */
+  async worst() {
+    const { tone, title, cause } = JSON.parse(process.env.EXPECTED);
+    const page = await open();
+    await until(
+      page,
+      ([tone, title]) =>
+        document.querySelector("#story").dataset.tone === tone &&
+        new RegExp(`^(${title})`).test(document.title),
+      [tone, title],
+    );
+    const text = (await page.innerText("#more").catch(() => "")) ?? "";
+    assert.match(text.replaceAll("\n", " "), new RegExp(cause));
+    const icon = { good: "icon.svg", stored: "icon-warn.svg", bad: "icon-bad.svg" }[tone];
+    assert.ok((await page.getAttribute("link[rel=icon]", "href")).endsWith(`/${icon}`));
+    assert.equal(await page.locator("#findings li").count() > 0, tone !== "good");
+    await axe(page, tone);
+    assert.deepEqual(page.faults, []);
+  },
+
+  /** All checks of the doctor, from the page. */
+  async check() {
+    const page = await open();
+    await says(page, "Recording");
+    await tabTo(page, "#check");
+    await page.keyboard.press("Enter");
+    await until(page, () => document.querySelectorAll("#checks tr").length > 15);
+    assert.match(await page.innerText("#checks"), /port in use[^]*by the agent/);
+    assert.match(await page.innerText("#checks"), /sentences\s+✔ pass/);
+    assert.equal(await page.evaluate(() => document.activeElement.id), "check");
+    await axe(page, "with checks");
+    assert.deepEqual(page.faults, []);
   },
 
   /** Through a reverse proxy with TLS, below a path: login, events, actions, exports. */

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from browsing import browsing, comes_true
+from browsing import browsing, comes_true, free_port
 from certificates import Authority, Pair
 from documents import blocks
 from processes import Running, running
@@ -22,12 +22,6 @@ from telemetry_agent.model import Fix
 
 NAME = "van-07.example.com"
 TOKEN = "a-token-of-24-characters"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        number: int = listener.getsockname()[1]
-    return number
 
 
 def require(program: str) -> str:

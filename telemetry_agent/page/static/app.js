@@ -2,6 +2,7 @@
 
 import { DeadLetters } from "./dead-letters.js";
 import { Feed, post } from "./feed.js";
+import { Health } from "./health.js";
 import { History } from "./history.js";
 import { TrackMap } from "./map.js";
 import { Pipe, put } from "./pipe.js";
@@ -11,14 +12,15 @@ import { ago, count, headline, lostContact, many, reasons, size, span, total } f
 
 const $ = (id) => document.getElementById(id);
 
+const ICONS = { bad: "icon-bad.svg", stored: "icon-warn.svg" };
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
 
 async function start() {
-  const { tiles } = await (await fetch("setup")).json();
+  const { tiles, check } = await (await fetch("setup")).json();
   const track = new Track();
   const map = new TrackMap(track, tiles);
   const pipe = new Pipe();
-  const parts = [map, pipe, new SkyView(), new History(), new DeadLetters()];
+  const parts = [map, pipe, new SkyView(), new History(), new DeadLetters(), new Health(check)];
   const story = new Story();
   const colours = () => parts.forEach((part) => part.recolour?.());
   themeSwitch(colours);
@@ -26,15 +28,16 @@ async function start() {
   const feed = new Feed(
     track,
     (state) => {
-      story.tell(headline(state));
-      labels(state);
+      const says = headline(state);
+      story.tell(says);
+      labels(state, says.title);
       for (const part of parts) part.show(state);
     },
     (lostMs) => {
       $("contact").dataset.state = lostMs === null ? "live" : "lost";
       if (lostMs === null) return;
       put($("contact").lastElementChild, "No contact");
-      document.title = `No contact · ${$("device").textContent}`;
+      document.title = `no contact · ${$("device").textContent}`;
       story.tell(lostContact(lostMs));
     },
   );
@@ -54,16 +57,20 @@ class Story {
     $("more").hidden = !more;
     if (kind !== this.kind) put($("announce"), `${lead} ${rest}`);
     this.kind = kind;
+    // The icon of the tab has the colour of the worst.
+    const icon = ICONS[tone] ?? "icon.svg";
+    if (icon !== this.icon) document.querySelector("link[rel=icon]").href = `static/${icon}`;
+    this.icon = icon;
   }
 }
 
-function labels(state) {
+function labels(state, title) {
   const { queue, upload, receiver } = state;
   $("contact").dataset.state = "live";
   put($("contact").lastElementChild, "Live");
   put($("device"), state.device);
   put($("version"), state.version);
-  document.title = `${queue.pending ? `${count(queue.pending)} waiting` : "All delivered"} · ${state.device}`;
+  document.title = `${title} · ${state.device}`;
   $("switch").hidden = state.away === undefined;
   $("switch").setAttribute("aria-pressed", String(Boolean(state.away)));
   put($("switch"), state.away ? "Mend the network" : "Cut the network");
