@@ -38,7 +38,7 @@ from misbehaving import Act, Line, Request, Server
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.fixjson import fix_json
+from telemetry_agent.fields import fix_json
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.lab.drive import Drive

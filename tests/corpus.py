@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.fields import fix_fields
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.model import Fix
 

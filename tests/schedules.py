@@ -26,7 +26,7 @@ from misbehaving import Act, Line, Name, Request, Server, answer, reset, says, t
 from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.fields import fix_fields
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.transport import Transport

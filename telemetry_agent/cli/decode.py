@@ -8,7 +8,7 @@ from io import FileIO
 import click
 
 from telemetry_agent.errors import SourceError
-from telemetry_agent.fixjson import fix_json
+from telemetry_agent.fields import fix_json
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.gnss.sources.protocols import protocol

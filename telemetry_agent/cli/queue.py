@@ -13,7 +13,7 @@ from telemetry_agent.cli.ask import ask, ask_to_verify
 from telemetry_agent.cli.options import config_option, instant_callback, json_option
 from telemetry_agent.config import loader
 from telemetry_agent.errors import AgentError, StorageError
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 
 _STATES = ("ready", "unack", "acked", "ack_failed")
 _NAME = re.compile(r"([0-9a-f]{16}):(\d{1,18})")

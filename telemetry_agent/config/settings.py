@@ -35,6 +35,7 @@ from telemetry_agent.config.values import (
     Turn,
     Url,
 )
+from telemetry_agent.fields import FIELDS
 from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
 from telemetry_agent.upload.interfaces import FormatName
 
@@ -43,9 +44,8 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 # What a format says itself by these names, no attribute may say.
-_TAKEN_NAMES = set(
-    "seq time lat lon alt geoid_sep speed course mode quality hdop vdop pdop sats err_h err_v odo "  # noqa: SIM905 - a set of words is read as words
-    "flags extra device stream id deviceid timestamp valid location cell wifi bearing heading "
+_TAKEN_NAMES = {field.name for field in FIELDS} | set(
+    "seq device stream id deviceid timestamp valid location cell wifi bearing heading "  # noqa: SIM905 - a set of words is read as words
     "altitude accuracy sat odometer tst tid topic acc vac vel cog batt bs charge batteryState "
     "battery battery_state battery_level mains device_id horizontal_accuracy vertical_accuracy "
     "driverUniqueId".split()

@@ -21,7 +21,7 @@ from telemetry_agent.daemon.control import Command
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
 from telemetry_agent.export import FORMATS
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.upload_status import UploadStatus

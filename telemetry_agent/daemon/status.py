@@ -15,7 +15,7 @@ from typing import Any
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.clock import Clock
-from telemetry_agent.fixjson import fix_fields, rfc3339
+from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Satellite, Sky
 from telemetry_agent.upload.upload_status import UploadStatus

@@ -6,7 +6,7 @@ from typing import Any
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span, warned
 from telemetry_agent.doctor.listening import Heard
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.sources import Source
 from telemetry_agent.gnss.sources.protocols import protocol
 from telemetry_agent.model import Fix, ReceiverState

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.fixjson import degrees, rfc3339
+from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Fix, Record
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 from telemetry_agent import __version__
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.fixjson import degrees, rfc3339
+from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Fix, Record
 
 if TYPE_CHECKING:

@@ -4,19 +4,15 @@ import csv as csv_writer
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.fixjson import degrees, fix_json, rfc3339
+from telemetry_agent.fields import FIELDS, Field, degrees, fix_json, rfc3339
 
 if TYPE_CHECKING:
     from telemetry_agent.ackqueue.stats import Stored
 
-_COLUMNS = (
-    *("stream", "seq", "device", "state", "time", "lat", "lon", "alt", "geoid_sep"),
-    *("speed", "course", "mode", "quality", "hdop", "vdop", "pdop", "sats"),
-    *("err_h", "err_v", "odo", "flags", "extra"),
-)
+_COLUMNS = ("stream", "seq", "device", "state", *(field.name for field in FIELDS))
 
 
 def csv(chunks: Iterable[Sequence["Stored"]], _gaps: Gaps) -> Iterator[str]:
@@ -33,31 +29,22 @@ def csv(chunks: Iterable[Sequence["Stored"]], _gaps: Gaps) -> Iterator[str]:
 
 
 def _row(stored: "Stored") -> tuple[object, ...]:
-    record, fix = stored.record, stored.record.fix
-    return (
-        record.stream,
-        record.seq,
-        record.device,
-        stored.state.name.lower(),
-        rfc3339(fix.time_ms),
-        degrees(fix.lat_e9),
-        degrees(fix.lon_e9),
-        None if fix.alt_mm is None else fix.alt_mm / 1e3,
-        None if fix.geoid_sep_mm is None else fix.geoid_sep_mm / 1e3,
-        None if fix.speed_mm_s is None else fix.speed_mm_s / 1e3,
-        None if fix.course_mdeg is None else fix.course_mdeg / 1e3,
-        fix.mode,
-        fix.quality,
-        None if fix.hdop_e2 is None else fix.hdop_e2 / 1e2,
-        None if fix.vdop_e2 is None else fix.vdop_e2 / 1e2,
-        None if fix.pdop_e2 is None else fix.pdop_e2 / 1e2,
-        fix.sats,
-        None if fix.err_h_mm is None else fix.err_h_mm / 1e3,
-        None if fix.err_v_mm is None else fix.err_v_mm / 1e3,
-        fix.odo_m,
-        " ".join(fix.flags),
-        fix.extra,
-    )
+    record = stored.record
+    state = stored.state.name.lower()
+    cells = [_cell(field, value) for field, value in zip(FIELDS, record.fix, strict=True)]
+    return (record.stream, record.seq, record.device, state, *cells)
+
+
+def _cell(field: Field, value: Any) -> object:
+    if value is None:
+        return None
+    if field.kind == "time":
+        return rfc3339(value)
+    if field.kind == "flags":
+        return " ".join(value)
+    if field.name in {"lat", "lon"}:
+        return degrees(value)
+    return value if field.per_unit == 1 else value / field.per_unit
 
 
 def ndjson(chunks: Iterable[Sequence["Stored"]], _gaps: Gaps) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
 
+from telemetry_agent.fields import FIELDS, Field
 from telemetry_agent.model import Flag, Quality
 
 BODY_MAX_BYTES = 8 << 20
@@ -54,32 +55,26 @@ def _count(low: int, high: int) -> Callable[[Any], bool]:
     return lambda value: type(value) in {int, float} and low <= value <= high and value % 1 == 0
 
 
-_METRES = ("metres", _number(-1e9, 1e9))
-_NOT_NEGATIVE = ("not negative", _number(0, 1e9))
-_DOP = ("0.01 to 89.99", _number(0.01, 89.99))
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "time": ("UTC as 2026-11-23T12:35:19.000Z", _is_time),
-    "lat": ("-90 to 90", _number(-90, 90)),
-    "lon": ("-180 to 180", _number(-180, 180)),
-    "alt": _METRES,
-    "geoid_sep": _METRES,
-    "speed": _NOT_NEGATIVE,
-    "course": ("0 or more, less than 360", lambda v: _number(0, 360)(v) and v < 360),
-    "mode": ("2 or 3", _count(2, 3)),
-    "quality": (" ".join(get_args(Quality)), lambda v: v in get_args(Quality)),
-    "hdop": _DOP,
-    "vdop": _DOP,
-    "pdop": _DOP,
-    "sats": ("a count", _count(0, 999)),
-    "err_h": _NOT_NEGATIVE,
-    "err_v": _NOT_NEGATIVE,
-    "odo": _NOT_NEGATIVE,
-    "flags": (
-        f"a list of {' '.join(get_args(Flag))}",
-        lambda v: isinstance(v, list) and all(flag in get_args(Flag) for flag in v),
-    ),
-    "extra": ("an object", lambda v: isinstance(v, dict)),
-}
+def _check(field: Field) -> Callable[[Any], bool]:
+    """Whether a value is one of this field."""
+    match field.kind:
+        case "time":
+            return _is_time
+        case "number":
+            return _number(field.lowest, field.highest)
+        case "count":
+            return _count(int(field.lowest), int(field.highest))
+        case "quality":
+            return lambda value: value in get_args(Quality)
+        case "flags":
+            return lambda value: (
+                isinstance(value, list) and all(flag in get_args(Flag) for flag in value)
+            )
+        case "object":
+            return lambda value: isinstance(value, dict)
+
+
+_FIELDS = {field.name: (field.allowed, _check(field)) for field in FIELDS}
 _REQUIRED = ("time", "lat", "lon")
 
 

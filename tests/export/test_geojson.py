@@ -10,7 +10,7 @@ from stored_fixes import HERE, START_MS, after, drive, runs, stored, text_of
 
 from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Fix
 
 AT = HERE._replace(alt_mm=100_000, geoid_sep_mm=-30_000, lat_e9=10_000000000)

@@ -12,7 +12,7 @@ from stored_fixes import FIXES, HERE, STREAM, after, drive, runs, stored, text_o
 
 from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Fix
 
 SCHEMA = etree.XMLSchema(etree.parse(Path(__file__).with_name("gpx_tracks.xsd")))

@@ -13,7 +13,7 @@ from stored_fixes import HERE, runs, stored, text_of
 from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.export import FORMATS
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.fields import fix_fields
 
 COLUMNS = (
     "stream seq device state time lat lon alt geoid_sep speed course mode quality "

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nmea import gga, line, rmc
 
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.model import Fix
 

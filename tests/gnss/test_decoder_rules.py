@@ -14,7 +14,7 @@ import pytest
 from fakes import FakeClock
 from nmea import line
 
-from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.fields import fix_fields
 from telemetry_agent.gnss.dates import WallClock
 from telemetry_agent.gnss.decoder import Decoder
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.fixjson import fix_fields
+from telemetry_agent.fields import fix_fields
 from telemetry_agent.model import (
     Answer,
     Batch,

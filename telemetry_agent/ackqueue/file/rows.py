@@ -1,25 +1,31 @@
 """A fix as a row of the database: typed integers, and a checksum over all of them.
 
 SQLite notices damage to the structure of its pages, not to the values in them, so each row
-carries its own proof. The checksum is the CRC-32 of the row's numbers as little-endian 64-bit
-integers in the order of ``COLUMNS`` (an absent one as -2**63, which no quantity reaches),
-followed by the device and by ``extra``, if it is there, in UTF-8; and with the row's local number,
-folded to 32 bits, it is exclusive-ored. So a row proves its content and its place. (Rows of files
-that began with schema version 1 or 2 can be without the number: they prove their content alone.)
+carries its own proof. The checksum is the CRC-32 of the numbers of ``FIRST`` as little-endian
+64-bit integers (an absent one as -2**63, which no quantity reaches), followed by the device and by
+each value of ``LATER`` that is there, as text in UTF-8. It is exclusive-ored with the row's local
+number, folded to 32 bits. So a row proves its content and its place. (Rows of files that began
+with schema version 1 or 2 can be without the number: they prove their content alone.)
 """
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast, get_args
 
+from telemetry_agent.fields import FIELDS, written_out
 from telemetry_agent.model import Fix, Flag, Quality, Record
 
 Row = tuple[Any, ...]
 """The values of ``COLUMNS``. What comes from a damaged file can be of any type."""
 
-COLUMNS = ("id", "device", "stream", "seq", *Fix._fields[:-1], "crc", "extra")
+_STORED = tuple(field.stored for field in FIELDS)
+FIRST = ("stream", "seq", *_STORED[: _STORED.index("extra")])
+"""The numbers that every file has."""
+LATER = _STORED[_STORED.index("extra") :]
+"""The columns that came later. Absent, they leave the checksum as it was without them."""
+COLUMNS = ("id", "device", *FIRST, "crc", *LATER)
 
 QUALITIES = cast("tuple[Quality, ...]", get_args(Quality))
 """A quality is stored as its place in this tuple: it only ever grows at its end."""
@@ -33,14 +39,13 @@ _FLAG_SETS = tuple(
 )
 _ABSENT = -(2**63)
 _32_BITS = 0xFFFF_FFFF
-_DEVICE, _CRC = COLUMNS.index("device"), COLUMNS.index("crc")
+_CRC = COLUMNS.index("crc")
 TIME_MS, LAT_E9, LON_E9 = map(COLUMNS.index, ("time_ms", "lat_e9", "lon_e9"))
 """Places in a row."""
 
-_pack = struct.Struct(f"<{len(COLUMNS) - 4}q").pack
+_pack = struct.Struct(f"<{len(FIRST)}q").pack
 _crc32 = zlib.crc32
-_new_tuple = tuple.__new__  # a named tuple's own constructor takes twice as long
-_QUALITY = Fix._fields.index("quality")
+_QUALITY, _FLAGS = Fix._fields.index("quality"), Fix._fields.index("flags")
 
 
 @lru_cache(maxsize=16)  # a batch asks a thousand times for the same
@@ -53,117 +58,79 @@ def encode(row_id: int, stream: int, seq: int, device: str, fix: Fix) -> Row:
     """Make the row of a fix.
 
     Raises:
-        ValueError: A value cannot be stored: it is no integer of 64 bits, or no known word.
+        ValueError: A value cannot be stored: it is not an integer of 64 bits, or an unknown word.
     """
     if fix.extra == "":
         raise ValueError(f"this fix cannot be stored (its extra is empty, not None): {fix}")
+    later = fix[_FLAGS + 1 :]
     try:
-        numbers: tuple[Any, ...] = (  # what is no integer does not pack
+        numbers: tuple[Any, ...] = (  # what is not an integer does not pack
             stream,
             seq,
             *fix[:_QUALITY],
             _QUALITY_CODES[fix.quality],
-            *fix[_QUALITY + 1 : -2],
+            *fix[_QUALITY + 1 : _FLAGS],
             sum(_FLAG_BITS[flag] for flag in set(fix.flags)) if fix.flags else 0,
         )
-        crc = _checksum(device, numbers, fix.extra) ^ _folded(row_id)
+        crc = _checksum(device, numbers, later) ^ _folded(row_id)
     except (struct.error, KeyError) as error:
         raise ValueError(f"this fix cannot be stored ({error}): {fix}") from error
-    return (row_id, device, *numbers, crc, fix.extra)
+    return (row_id, device, *numbers, crc, *later)
 
 
 def at_place(row: Row, row_id: int) -> Row:
     """A sound row, with another number."""
-    crc = _checksum(row[_DEVICE], row[_DEVICE + 1 : _CRC], row[-1]) ^ _folded(row_id)
-    return (row_id, *row[1:_CRC], crc, row[-1])
+    crc = _checksum(row[1], row[2:_CRC], row[_CRC + 1 :]) ^ _folded(row_id)
+    return (row_id, *row[1:_CRC], crc, *row[_CRC + 1 :])
 
 
-def decode(row: Row) -> Record | None:
-    """Make a row a record again; ``None``: it is damaged.
+def _as_bytes(name: str) -> str:
+    """What of a later column goes into the checksum, as source: one type raises on another."""
+    return f"{name}.encode()" if name == "extra" else f"b'%d' % {name}"
 
-    Flags come back in the order of ``FLAGS``. Written out column by column: a batch of a thousand
-    spends its time here, and this is twice as fast as any loop over the columns.
-    """
-    (
-        row_id,
-        device,
-        stream,
-        seq,
-        time_ms,
-        lat_e9,
-        lon_e9,
-        alt_mm,
-        geoid_sep_mm,
-        speed_mm_s,
-        course_mdeg,
-        mode,
-        quality,
-        hdop_e2,
-        vdop_e2,
-        pdop_e2,
-        sats,
-        err_h_mm,
-        err_v_mm,
-        odo_m,
-        flags,
-        crc,
-        extra,
-    ) = row
-    try:
-        packed = _pack(
-            stream,
-            seq,
-            time_ms,
-            lat_e9,
-            lon_e9,
-            _ABSENT if alt_mm is None else alt_mm,
-            _ABSENT if geoid_sep_mm is None else geoid_sep_mm,
-            _ABSENT if speed_mm_s is None else speed_mm_s,
-            _ABSENT if course_mdeg is None else course_mdeg,
-            mode,
-            quality,
-            _ABSENT if hdop_e2 is None else hdop_e2,
-            _ABSENT if vdop_e2 is None else vdop_e2,
-            _ABSENT if pdop_e2 is None else pdop_e2,
-            _ABSENT if sats is None else sats,
-            _ABSENT if err_h_mm is None else err_h_mm,
-            _ABSENT if err_v_mm is None else err_v_mm,
-            _ABSENT if odo_m is None else odo_m,
-            flags,
-        )
-        proof = _crc32(device.encode(), _crc32(packed))
-        if extra is not None:
-            proof = _crc32(extra.encode(), proof)
-        if proof ^ (row_id ^ row_id >> 32) & _32_BITS != crc and proof != crc:
-            return None
-        if extra == "":  # its checksum is that of none
-            return None
-    except (struct.error, AttributeError, UnicodeError):  # another type, or no UTF-8
-        return None
-    fix = _new_tuple(
-        Fix,
-        (
-            time_ms,
-            lat_e9,
-            lon_e9,
-            alt_mm,
-            geoid_sep_mm,
-            speed_mm_s,
-            course_mdeg,
-            mode,
-            QUALITIES[quality],
-            hdop_e2,
-            vdop_e2,
-            pdop_e2,
-            sats,
-            err_h_mm,
-            err_v_mm,
-            odo_m,
-            _FLAG_SETS[flags],
-            extra,
-        ),
+
+def _decode_source() -> str:
+    """``decode`` with every column written out: a batch of a thousand spends its time here."""
+    always = {field.stored for field in FIELDS if field.always} | {"stream", "seq", "flags"}
+    numbers = [
+        name if name in always else f"absent if {name} is None else {name}" for name in FIRST
+    ]
+    values = {"quality": "qualities[quality]", "flags": "flag_sets[flags]"}
+    later = "".join(
+        f"        if {name} is not None:\n            proof = crc32({_as_bytes(name)}, proof)\n"
+        for name in LATER
     )
-    return _new_tuple(Record, (stream_from_int(stream), seq, device, fix))
+    return f"""
+def decode(row):
+    {", ".join(COLUMNS)} = row
+    try:
+        proof = crc32(device.encode(), crc32(pack({", ".join(numbers)})))
+{later}        if proof ^ (id ^ id >> 32) & {_32_BITS} != crc and proof != crc or extra == "":
+            return None
+    except (error, AttributeError, TypeError, UnicodeError):  # another type, or not UTF-8
+        return None
+    fix = new(Fix, ({", ".join(values.get(name, name) for name in _STORED)},))
+    return new(Record, (hex_of(stream), seq, device, fix))
+"""
+
+
+decode: Callable[[Row], Record | None] = written_out(
+    "decode",
+    _decode_source(),
+    {
+        "crc32": _crc32,
+        "pack": _pack,
+        "absent": _ABSENT,
+        "error": struct.error,
+        "new": tuple.__new__,  # a named tuple's own constructor takes twice as long
+        "Fix": Fix,
+        "Record": Record,
+        "qualities": QUALITIES,
+        "flag_sets": _FLAG_SETS,
+        "hex_of": stream_from_int,
+    },
+)
+"""Make a row a record again; ``None``: it is damaged. Flags come back in the order of ``FLAGS``."""
 
 
 def is_sound(row: Row) -> bool:
@@ -175,7 +142,10 @@ def _folded(row_id: int) -> int:
     return (row_id ^ row_id >> 32) & _32_BITS
 
 
-def _checksum(device: str, numbers: Sequence[int | None], extra: str | None) -> int:
+def _checksum(device: str, numbers: Sequence[int | None], later: Sequence[object]) -> int:
     packed = _pack(*[_ABSENT if number is None else number for number in numbers])
     proof = _crc32(device.encode(), _crc32(packed))
-    return proof if extra is None else _crc32(extra.encode(), proof)
+    for value in later:
+        if value is not None:
+            proof = _crc32(str(value).encode(), proof)
+    return proof

@@ -20,15 +20,33 @@ from enum import IntEnum
 from functools import partial
 from pathlib import Path
 
-from telemetry_agent.ackqueue.file.rows import FLAGS, QUALITIES
+from telemetry_agent.ackqueue.file.rows import FIRST, FLAGS, QUALITIES
 from telemetry_agent.errors import StorageError
+from telemetry_agent.fields import FIELDS, Field, outside
 
 Connect = Callable[[Path], sqlite3.Connection]
 
+_ALWAYS = {field.stored for field in FIELDS if field.always} | {"stream", "seq", "flags"}
 _QUALITY_WORDS = " ".join(f"WHEN {code} THEN '{word}'" for code, word in enumerate(QUALITIES))
 _FLAG_WORDS = " || ".join(
     f"iif(fix.flags & {1 << place}, '{word},', '')" for place, word in enumerate(FLAGS)
 )
+
+
+def _outside(field: Field) -> str:
+    """The SQL for a field in the units of the documentation."""
+    match field.kind:
+        case "time":  # seconds and milliseconds apart: one floating point number would be rounded
+            return (
+                "strftime('%Y-%m-%dT%H:%M:%S', fix.time_ms / 1000, 'unixepoch')"
+                " || printf('.%03dZ', fix.time_ms % 1000)"
+            )
+        case "quality":
+            return f"CASE fix.quality {_QUALITY_WORDS} END"
+        case "flags":
+            return f"nullif(rtrim({_FLAG_WORDS}, ','), '')"
+        case _:
+            return f"fix.{outside(field)}"
 
 
 class UnusableError(StorageError):
@@ -55,29 +73,11 @@ APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue f
 _CREATE = (
     # No AUTOINCREMENT: it costs a second page per commit, and row numbers may come again, for
     # they name nothing outside this file.
-    """
+    f"""
     CREATE TABLE fix (
         id INTEGER PRIMARY KEY,
         device TEXT NOT NULL,
-        stream INTEGER NOT NULL,
-        seq INTEGER NOT NULL,
-        time_ms INTEGER NOT NULL,
-        lat_e9 INTEGER NOT NULL,
-        lon_e9 INTEGER NOT NULL,
-        alt_mm INTEGER,
-        geoid_sep_mm INTEGER,
-        speed_mm_s INTEGER,
-        course_mdeg INTEGER,
-        mode INTEGER NOT NULL,
-        quality INTEGER NOT NULL,
-        hdop_e2 INTEGER,
-        vdop_e2 INTEGER,
-        pdop_e2 INTEGER,
-        sats INTEGER,
-        err_h_mm INTEGER,
-        err_v_mm INTEGER,
-        odo_m INTEGER,
-        flags INTEGER NOT NULL,
+        {", ".join(f"{name} INTEGER{' NOT NULL' if name in _ALWAYS else ''}" for name in FIRST)},
         crc INTEGER NOT NULL
     )
     """,
@@ -94,10 +94,8 @@ _CREATE = (
     """,
 )
 
-_EXTRA = (
-    "ALTER TABLE fix ADD COLUMN extra TEXT",  # rows that are there stay as they are
+_VIEW = (
     "DROP VIEW IF EXISTS fixes",
-    # Seconds and milliseconds apart: as one floating point number they would be rounded.
     f"""
     CREATE VIEW fixes AS SELECT
         printf('%016x', fix.stream) AS stream,
@@ -105,30 +103,15 @@ _EXTRA = (
         fix.device AS device,
         coalesce(mark.state, {State.READY:d}) AS state,
         mark.reason AS reason,
-        strftime('%Y-%m-%dT%H:%M:%S', fix.time_ms / 1000, 'unixepoch')
-            || printf('.%03dZ', fix.time_ms % 1000) AS time,
-        fix.lat_e9 / 1e9 AS lat,
-        fix.lon_e9 / 1e9 AS lon,
-        fix.alt_mm / 1e3 AS alt,
-        fix.geoid_sep_mm / 1e3 AS geoid_sep,
-        fix.speed_mm_s / 1e3 AS speed,
-        fix.course_mdeg / 1e3 AS course,
-        fix.mode AS mode,
-        CASE fix.quality {_QUALITY_WORDS} END AS quality,
-        fix.hdop_e2 / 1e2 AS hdop,
-        fix.vdop_e2 / 1e2 AS vdop,
-        fix.pdop_e2 / 1e2 AS pdop,
-        fix.sats AS sats,
-        fix.err_h_mm / 1e3 AS err_h,
-        fix.err_v_mm / 1e3 AS err_v,
-        fix.odo_m AS odo,
-        nullif(rtrim({_FLAG_WORDS}, ','), '') AS flags,
-        fix.extra AS extra
+        {", ".join(f"{_outside(field)} AS {field.name}" for field in FIELDS)}
     FROM fix LEFT JOIN mark
         ON mark.lo = (SELECT max(lo) FROM mark WHERE lo <= fix.id) AND mark.hi >= fix.id
     WHERE coalesce(mark.state, {State.READY:d}) > 0
     """,  # noqa: S608 - words of ours
 )
+
+# Rows that are there stay as they are.
+_EXTRA = ("ALTER TABLE fix ADD COLUMN extra TEXT", *_VIEW)
 
 _AWAY = (
     """

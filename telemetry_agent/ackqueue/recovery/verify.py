@@ -19,7 +19,7 @@ from telemetry_agent.ackqueue.recovery.wal import read_log
 from telemetry_agent.ackqueue.row_states import DAMAGED
 from telemetry_agent.ackqueue.stats import size_on_disk
 from telemetry_agent.errors import StorageError
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 
 _LOSSES_TOLD = 20

@@ -8,7 +8,7 @@ from typing import Any
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.lab.native_request import NativeRequest
 
 _FIXES = """CREATE TABLE IF NOT EXISTS fixes (

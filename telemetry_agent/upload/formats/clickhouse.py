@@ -14,7 +14,7 @@ import json
 import re
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from telemetry_agent.fixjson import fix_json
+from telemetry_agent.fields import fix_json
 from telemetry_agent.model import (
     Answer,
     Batch,

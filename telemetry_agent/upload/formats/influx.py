@@ -11,6 +11,7 @@ InfluxDB stores the good lines of a write that it refuses in part. To send them 
 nothing there, so such a write is halved like any other that is refused.
 """
 
+from telemetry_agent.fields import Field, outside, writer
 from telemetry_agent.model import (
     Answer,
     Batch,
@@ -69,26 +70,20 @@ def _value(value: float | str) -> str:
     return repr(float(value))
 
 
+def _part(field: Field) -> str | None:
+    if field.kind in {"time", "object"}:
+        return None
+    text = {"quality": '"{quality}"', "flags": "\"{' '.join(flags)}\""}
+    value = f"{{{outside(field)}!r}}" + ("i" if field.per_unit == 1 else "")
+    return f"{field.name}={text.get(field.kind, value)}"
+
+
+_known = writer(_part, {})
+
+
 def _fields(fix: Fix) -> str:
-    return "".join(
-        [
-            f"lat={fix.lat_e9 / 1e9!r},lon={fix.lon_e9 / 1e9!r}",
-            f",alt={fix.alt_mm / 1e3!r}" if fix.alt_mm is not None else "",
-            f",geoid_sep={fix.geoid_sep_mm / 1e3!r}" if fix.geoid_sep_mm is not None else "",
-            f",speed={fix.speed_mm_s / 1e3!r}" if fix.speed_mm_s is not None else "",
-            f",course={fix.course_mdeg / 1e3!r}" if fix.course_mdeg is not None else "",
-            f',mode={fix.mode}i,quality="{fix.quality}"',
-            f",hdop={fix.hdop_e2 / 1e2!r}" if fix.hdop_e2 is not None else "",
-            f",vdop={fix.vdop_e2 / 1e2!r}" if fix.vdop_e2 is not None else "",
-            f",pdop={fix.pdop_e2 / 1e2!r}" if fix.pdop_e2 is not None else "",
-            f",sats={fix.sats}i" if fix.sats is not None else "",
-            f",err_h={fix.err_h_mm / 1e3!r}" if fix.err_h_mm is not None else "",
-            f",err_v={fix.err_v_mm / 1e3!r}" if fix.err_v_mm is not None else "",
-            f",odo={fix.odo_m}i" if fix.odo_m is not None else "",
-            f',flags="{" ".join(fix.flags)}"' if fix.flags else "",
-            *[f",{name}={_value(value)}" for name, value in attributes(fix).items()],
-        ]
-    )
+    own = [f",{name}={_value(value)}" for name, value in attributes(fix).items()]
+    return _known(fix) + "".join(own)
 
 
 FORMAT = Format(encode, read, unfit)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from telemetry_agent.fixjson import fix_json
+from telemetry_agent.fields import fix_json
 from telemetry_agent.model import Answer, Batch, Deferred, Delivered, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
 from telemetry_agent.upload.formats.packing import digest, packed

@@ -9,7 +9,7 @@ refused, and the uploads are held.
 
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from telemetry_agent.fixjson import degrees
+from telemetry_agent.fields import degrees
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Refused
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import attributes, without_doubt

@@ -6,7 +6,7 @@ Never compressed: where a server does not unpack the body, PHP sees no locations
 import json
 from typing import Any
 
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
 from telemetry_agent.upload.formats.packing import attributes, without_doubt

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.fixjson import rfc3339
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.upload.http.attempt import Attempt, BrokenError, NetworkError
 
 _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED

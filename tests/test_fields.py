@@ -1,13 +1,17 @@
 """The JSON form of a fix."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.fixjson import fix_fields, rfc3339
+import telemetry_agent
+from telemetry_agent.ackqueue.file.rows import COLUMNS
+from telemetry_agent.fields import FIELDS, fix_fields, rfc3339
 from telemetry_agent.model import Fix
 
 
@@ -56,3 +60,25 @@ def test_a_position_comes_out_digit_by_digit(e9: int) -> None:
 def test_time_is_that_of_the_calendar(time_ms: int) -> None:
     instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time_ms)
     assert rfc3339(time_ms) == instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def test_the_table_has_every_field_in_the_order_of_a_fix() -> None:
+    assert tuple(field.stored for field in FIELDS) == Fix._fields
+    assert set(Fix._fields) < set(COLUMNS)
+
+
+def test_a_field_is_known_to_four_modules_and_to_those_that_translate_it() -> None:
+    """With a migration in the schema, that is the recipe "Add a field" in CONTRIBUTING.md."""
+    package = Path(telemetry_agent.__file__).parent
+    needed = {"model.py", "fields.py", "gnss/sentences.py", "gnss/epoch.py"}
+    for name in ("geoid_sep", "vdop", "err_v"):
+        known = {
+            path.relative_to(package).as_posix()
+            for path in package.rglob("*.py")
+            if re.search(rf"\b_?{name}(_mm|_e2)?\b", path.read_text())
+        }
+        rest = known - needed
+        assert needed <= known
+        assert all(re.match("export/|upload/formats/|gnss/sources/gpsd", path) for path in rest), (
+            rest
+        )

@@ -1,0 +1,105 @@
+"""Reports trouble once when it begins and once when it ends, however often it is seen between.
+
+An agent in the field fails at the same thing a thousand times a day: a network that is away, a
+receiver without power, a disk that is full. Each attempt counts, but only changes are logged. And
+what begins and ends every few seconds must not fill the log either: trouble that lasts less than a
+minute is logged once a minute at most, ten times, and after that once an hour.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from telemetry_agent.clock import Clock
+
+_REPORTS_MAX = 10.0
+_REPORTS_PER_S = 1 / 3600
+_LASTS_S = 60.0
+_APART_S = 60.0
+
+
+class Trouble:
+    """One thing that can fail again and again. For one thread.
+
+    Args:
+        log: the logger of the module that fails.
+        clock: measures how long it lasts.
+    """
+
+    def __init__(self, log: logging.Logger, clock: Clock) -> None:
+        self.failures = 0
+        """Since it began."""
+        self._log = log
+        self._clock = clock
+        self._since_s: float | None = None
+        self._reported: set[str] = set()
+        self._unreported = 0  # troubles that came and went without a line
+        self._reports_left = _REPORTS_MAX
+        self._counted_s = clock.monotonic_s()
+        self._began_report_s = float("-inf")
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it is going on."""
+        return self._since_s is not None
+
+    def failed(
+        self,
+        text: str,
+        *,
+        kind: str | None = None,
+        level: int = logging.WARNING,
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
+        """Count a failure. It is logged unless one of its kind was logged since trouble began.
+
+        Args:
+            text: what is wrong, and what to do.
+            kind: what counts as the same; the text by default.
+            level: of the line.
+            fields: for the journal.
+        """
+        now_s = self._clock.monotonic_s()
+        if self._since_s is None:
+            self._since_s, self.failures = now_s, 0
+        self.failures += 1
+        if (kind or text) not in self._reported and self._may_report(self._since_s, now_s):
+            self._reported.add(kind or text)
+            self._log.log(level, "%s", text, extra={"fields": dict(fields or {})})
+
+    def over(self, text: str, *, fields: Mapping[str, object] | None = None) -> None:
+        """It works again; ``text`` says what. Logged where its beginning was."""
+        if self._since_s is None:
+            return
+        lasted_s = self._clock.monotonic_s() - self._since_s
+        self._since_s = None
+        if not self._reported:
+            self._unreported += 1
+            return
+        before = f"; {self._unreported} short ones before" if self._unreported else ""
+        self._log.info(
+            "%s after %.0f s (failures: %d%s)",
+            text,
+            lasted_s,
+            self.failures,
+            before,
+            extra={"fields": {"COUNT": self.failures, **(fields or {})}},
+        )
+        self._reported.clear()
+        self._unreported = 0
+
+    def forget(self, kind: str) -> None:
+        """Log the next failure of this kind again: the user has changed something."""
+        self._reported.discard(kind)
+        self._began_report_s = float("-inf")
+
+    def _may_report(self, since_s: float, now_s: float) -> bool:
+        gained = (now_s - self._counted_s) * _REPORTS_PER_S
+        self._reports_left = min(_REPORTS_MAX, self._reports_left + gained)
+        self._counted_s = now_s
+        if self._reported or now_s - since_s >= _LASTS_S:
+            return True  # a new cause of what was reported, or nothing that flaps
+        if self._reports_left < 1 or now_s - self._began_report_s < _APART_S:
+            return False
+        self._reports_left -= 1
+        self._began_report_s = now_s
+        return True
