@@ -2,7 +2,9 @@
 
 =======================  ==========================================================================
 ``GET /``                the page; the login where a token is needed and was not shown
-``GET /events``          server-sent events: see ``news``
+``GET /events``          server-sent events: see ``news``; after four of one ``browser`` it says
+                         ``poll``
+``GET /state``           what ``hello`` would be now, for who polls
 ``GET /trail?after=R``   the positions behind row R, packed: see ``trail``
 ``GET /history``         the last hours: see ``EventSource.history``
 ``GET /dead-letters``    at most 200 of them, with reasons
@@ -17,13 +19,11 @@
 """
 
 import asyncio
-import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -44,7 +44,8 @@ from telemetry_agent.errors import AgentError
 from telemetry_agent.export import FORMATS
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
 from telemetry_agent.page.events import AgentView, Doctor, EventSource
-from telemetry_agent.page.libraries import STATIC, browser_missing
+from telemetry_agent.page.files import Files, compressed
+from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.streams import Streams
@@ -57,12 +58,6 @@ _BODY_S = 10.0
 _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
 _EXPORTS = 2
-_TYPES = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
 
 
 class _BadRequestError(Exception):
@@ -93,10 +88,7 @@ class Site:
         self._event_source = event_source
         self._streams = streams
         self._options = options
-        # By name, so that no path, however it is written, leads out of the folder.
-        self._files = {
-            str(file.relative_to(STATIC)) for file in STATIC.rglob("*") if file.suffix in _TYPES
-        }
+        self._files = Files()
         self._disk = asyncio.Semaphore(_AT_ONCE)
         self._exports = asyncio.Semaphore(_EXPORTS)
         routes = [
@@ -104,6 +96,7 @@ class Site:
             Route("/static/{path:path}", self._static),
             Route("/setup", self._setup),
             Route("/events", self._events),
+            Route("/state", self._state),
             Route("/trail", self._trail),
             Route("/history", self._history),
             Route("/dead-letters", self._dead_letters),
@@ -123,39 +116,54 @@ class Site:
             routes=routes, exception_handlers={_BadRequestError: _told, AgentError: _told}
         )
         self._wrong_tokens = WrongTokens()
-        self.app: ASGIApp = _Guard(app, door, _policy(options.tiles), self._wrong_tokens)
+        login = partial(self._files.text, "login.html")
+        self.app: ASGIApp = _Guard(app, door, _policy(options.tiles), self._wrong_tokens, login)
 
-    async def _index(self, _request: Request) -> Response:
-        return _file("no-libraries.html" if browser_missing() else "index.html")
+    async def _index(self, request: Request) -> Response:
+        name = "no-libraries.html" if browser_missing() else "index.html"
+        return self._file(name, request)
 
     async def _static(self, request: Request) -> Response:
-        name = request.path_params["path"]
-        if name not in self._files:
-            return PlainTextResponse("There is no such file.", 404)
-        return _file(name, request.headers)
+        return self._file(request.path_params["path"], request)
+
+    def _file(self, name: str, request: Request) -> Response:
+        answer = self._files.answer(name, request.headers)
+        return answer or PlainTextResponse("There is no such file.", 404)
 
     async def _setup(self, _request: Request) -> Response:
         return JSONResponse({"tiles": self._options.tiles, "check": self._sight.doctor is not None})
 
-    async def _events(self, _request: Request) -> Response:
+    async def _events(self, request: Request) -> Response:
         if self._streams.full:
             return PlainTextResponse("Too many look at once: close another window.", 503)
         # A proxy that collects an answer before it passes it on would hold events back.
         return _Stream(
-            self._streams.follow(),
+            self._streams.follow(request.query_params.get("browser", "")),
             headers={"X-Accel-Buffering": "no"},
             media_type="text/event-stream",
         )
+
+    async def _state(self, request: Request) -> Response:
+        await self._streams.refresh()
+        hello = self._event_source.hello().encode()
+        return compressed(hello, "application/json", request.headers)
 
     async def _trail(self, request: Request) -> Response:
         after = request.query_params.get("after", "0")
         if not after.isdecimal() or len(after) > 18:
             return PlainTextResponse("after is a row's number.", 400)
-        last, packed = self._event_source.packed(int(after))
-        return Response(packed, 200, {"X-Last-Row": str(last)}, "application/octet-stream")
 
-    async def _history(self, _request: Request) -> Response:
-        return Response(self._event_source.history(), media_type="application/json")
+        def made() -> Response:
+            last, packed = self._event_source.packed(int(after))
+            kind = "application/octet-stream"
+            return compressed(packed, kind, request.headers, **{"X-Last-Row": str(last)})
+
+        async with self._disk:
+            return await in_thread(made)
+
+    async def _history(self, request: Request) -> Response:
+        data = self._event_source.history().encode()
+        return compressed(data, "application/json", request.headers)
 
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
@@ -225,7 +233,7 @@ class Site:
         cookie = self._door.cookie(form.get("token", [""])[0].strip(), request.headers)
         if cookie is None:
             self._wrong_tokens.count(peer, now_s)
-            return _login(wrong=True)
+            return _login(self._files.text("login.html"), wrong=True)
         # Relative: behind a proxy only the browser knows what this folder is called.
         return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
 
@@ -234,9 +242,15 @@ class _Guard:
     """Lets in whom the door lets in, and puts the page's rules on every answer."""
 
     def __init__(
-        self, app: ASGIApp, door: AccessPolicy, policy: str, wrong_tokens: WrongTokens
+        self,
+        app: ASGIApp,
+        door: AccessPolicy,
+        policy: str,
+        wrong_tokens: WrongTokens,
+        login_text: Callable[[], str],
     ) -> None:
         self._app = app
+        self._login_text = login_text
         self._door = door
         self._wrong_tokens = wrong_tokens
         self._rules = {
@@ -268,7 +282,7 @@ class _Guard:
         if refusal is None:
             await self._app(scope, receive, ruled)
         elif refusal.status == 401 and path == "/":
-            await _login()(scope, receive, ruled)
+            await _login(self._login_text())(scope, receive, ruled)
         else:
             answer = PlainTextResponse(refusal.text, refusal.status)
             await answer(scope, receive, ruled)
@@ -311,18 +325,7 @@ async def _until_gone(receive: Receive) -> None:
         continue
 
 
-def _file(name: str, headers: Headers | None = None) -> Response:
-    """One of ours, which the browser keeps for as long as it is the same."""
-    data = (STATIC / name).read_bytes()
-    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    rules = {"ETag": tag, "Cache-Control": "no-cache"}
-    if headers is not None and headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=rules)
-    return Response(data, 200, rules, _TYPES[Path(name).suffix])
-
-
-def _login(*, wrong: bool = False) -> Response:
-    text = (STATIC / "login.html").read_text()
+def _login(text: str, *, wrong: bool = False) -> Response:
     return HTMLResponse(text.replace(" hidden", "", 1) if wrong else text, 401)
 
 

@@ -7,6 +7,7 @@ told everything anew.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from telemetry_agent.page.events import EventSource
@@ -16,6 +17,7 @@ VIEWERS = 32
 _EVERY_S = 1.0
 _SOONEST_S = 0.25
 _WAITING_EVENTS = 8
+_OF_ONE_BROWSER = 4  # it opens six connections to a host, and needs some for the rest
 
 
 class Streams:
@@ -24,6 +26,7 @@ class Streams:
     def __init__(self, event_source: EventSource) -> None:
         self._event_source = event_source
         self._viewers: set[asyncio.Queue[str | None]] = set()
+        self._of_browser: Counter[str] = Counter()
         self._nudge = asyncio.Event()
         self._making = asyncio.Lock()
         self._made_s = float("-inf")
@@ -37,8 +40,25 @@ class Streams:
         """Whether no more viewers are taken."""
         return len(self._viewers) >= VIEWERS
 
-    async def follow(self) -> AsyncIterator[str]:
-        """What one viewer gets, until it is left out."""
+    async def follow(self, browser: str = "") -> AsyncIterator[str]:
+        """What one viewer gets, until it is left out.
+
+        Args:
+            browser: the same in all tabs of one browser. After four of them the next are told to
+                poll: a browser opens few connections to a host, and would wait for one for ever.
+        """
+        if browser and self._of_browser[browser] >= _OF_ONE_BROWSER:
+            yield _event("poll", "{}")
+            return
+        self._of_browser[browser] += 1
+        try:
+            async for text in self._follow():
+                yield text
+        finally:
+            self._of_browser[browser] -= 1
+            self._of_browser += Counter()  # without those that are gone
+
+    async def _follow(self) -> AsyncIterator[str]:
         await self.refresh()
         waiting: asyncio.Queue[str | None] = asyncio.Queue(_WAITING_EVENTS)
         self._viewers.add(waiting)

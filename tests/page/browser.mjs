@@ -26,11 +26,12 @@ const browser = await chromium.launch({
 });
 
 /** A page on which everything that it should not do is taken down. */
-async function open(options = {}, path = "") {
+async function open(options = {}, path = "", prepare = null, beside = null) {
   const { size = "desk", ...rest } = options;
   const calm = { reducedMotion: "reduce" }; // what moves for beauty alone would cost the tests time
-  const context = await browser.newContext({ viewport: SIZES[size], ...calm, ...rest });
+  const context = beside ?? (await browser.newContext({ viewport: SIZES[size], ...calm, ...rest }));
   const page = await context.newPage();
+  await prepare?.(page);
   page.faults = [];
   page.setDefaultTimeout(LIMIT_MS);
   page.on("console", (message) => {
@@ -67,6 +68,7 @@ const tell = (value) => console.log(JSON.stringify(value));
 
 const picture = async (page, name, options = {}) => {
   if (!pictures) return;
+  await until(page, () => window.page?.map);
   await until(page, () => !window.page.map.map._animatingZoom);
   await page.evaluate(() => new Promise(requestAnimationFrame)); // it is drawn anew then
   await page.screenshot({ path: `${pictures}/page-${name}.png`, ...options });
@@ -132,8 +134,8 @@ const stories = {
     const sky = desk.locator("[aria-labelledby=sky-title]");
     await sky.scrollIntoViewIfNeeded();
     if (pictures) await sky.screenshot({ path: `${pictures}/page-sky.png` });
-    assert.ok((await desk.locator("#satellites tr").count()) > 20);
     await desk.locator("summary").click();
+    await until(desk, () => document.querySelectorAll("#satellites tr").length > 20);
     await axe(desk, "with satellites");
     for (const page of [desk, dark, phone]) assert.deepEqual(page.faults, []);
   },
@@ -172,7 +174,7 @@ const stories = {
   /** Light, dark, on a phone, with 50,000 positions: no violation, nothing sticks out, it is fluid. */
   async look() {
     const page = await open();
-    await until(page, () => window.page?.track.size === 50_000);
+    await until(page, () => window.page?.map && window.page.track.size === 50_000);
     for (const [size, colorScheme] of [["desk", "light"], ["desk", "dark"], ["phone", "light"]]) {
       await page.setViewportSize(SIZES[size]);
       await page.emulateMedia({ colorScheme });
@@ -199,7 +201,7 @@ const stories = {
   /** For benchmarks/page.py. */
   async frames() {
     const page = await open();
-    await until(page, () => window.page?.track.size >= 500);
+    await until(page, () => window.page?.map && window.page.track.size >= 500);
     await page.waitForTimeout(3000);
     tell(await frames(page));
   },
@@ -233,6 +235,58 @@ const stories = {
     const [cookie] = await page.context().cookies();
     assert.ok(cookie.httpOnly && cookie.sameSite === "Strict" && !cookie.value.includes(token));
     assert.ok(!(await page.content()).includes(token));
+  },
+
+  /** How busy the main thread is, by its processor time, and what the first load weighs. */
+  async busy() {
+    const page = await open({ reducedMotion: "no-preference" }, "", async (page) => {
+      const session = await page.context().newCDPSession(page);
+      await session.send("Network.enable");
+      page.wire = 0;
+      session.on("Network.loadingFinished", ({ encodedDataLength }) => (page.wire += encodedDataLength));
+      page.session = session;
+    });
+    const size = Number(process.env.PAGE_SIZE ?? 1);
+    await until(page, (size) => window.page?.map && window.page.track.size >= size, size);
+    await page.waitForTimeout(4000); // all that belongs to the load
+    tell({ wire_bytes: page.wire });
+    for (const part of ["#map", "#chart", "#polar"]) {
+      await page.locator(part).scrollIntoViewIfNeeded();
+      await page.waitForTimeout(1500);
+      tell({ part, busy: await busy(page, 8000) });
+    }
+    assert.deepEqual(page.faults, []);
+  },
+
+  /** Ten tabs of one browser, all in sight: each shows what is so. A hidden one has no stream. */
+  async tabs() {
+    const pages = [await open()];
+    for (let i = 1; i < 10; i++) pages.push(await open({}, "", null, pages[0].context()));
+    for (const page of pages) await live(page);
+    for (const page of pages) {
+      const size = await page.evaluate(() => window.page.track.size);
+      await until(page, (size) => window.page.track.size > size, size);
+      assert.equal(await page.evaluate(() => document.querySelector("#contact").dataset.state), "live");
+      assert.deepEqual(page.faults, []);
+    }
+    const streams = await Promise.all(pages.map((page) => page.evaluate(() => Boolean(window.page.feed.source))));
+    assert.equal(streams.filter(Boolean).length, 4);
+    const setHidden = (page, hidden) =>
+      page.evaluate((hidden) => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, hidden);
+    for (const page of pages.slice(0, 9)) await setHidden(page, true);
+    await setHidden(pages[9], true);
+    await setHidden(pages[9], false); // there is room for its stream now
+    await until(pages[9], () => window.page.feed.source?.readyState === EventSource.OPEN);
+    await pages[0].waitForTimeout(6000); // longer than contact may be silent
+    assert.equal(await pages[0].evaluate(() => document.querySelector("#contact").dataset.state), "live");
+    assert.equal(await pages[0].evaluate(() => window.page.feed.source), null);
+    const before = await pages[0].evaluate(() => window.page.track.last);
+    await setHidden(pages[0], false);
+    await until(pages[0], (row) => window.page.track.last > row, before);
+    for (const page of pages) assert.deepEqual(page.faults, []);
   },
 
   /** The worst of all rooms: colour, title, icon, cause and remedy. */
@@ -296,6 +350,20 @@ const stories = {
     assert.deepEqual(page.faults.filter((fault) => !/status of 401/.test(fault)), []);
   },
 };
+
+/** The share of a processor that the page's main thread takes, in percent. */
+async function busy(page, ms) {
+  const { session } = page;
+  await session.send("Performance.enable", { timeDomain: "threadTicks" });
+  const read = async () => {
+    const { metrics } = await session.send("Performance.getMetrics");
+    return metrics.find(({ name }) => name === "TaskDuration").value;
+  };
+  const [before, began] = [await read(), performance.now()];
+  await page.waitForTimeout(ms);
+  const share = ((await read()) - before) / ((performance.now() - began) / 1000);
+  return Math.round(share * 1000) / 10;
+}
 
 /** Drag the map for a while. How long the frames took, in ms. */
 async function frames(page) {

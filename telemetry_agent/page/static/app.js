@@ -3,8 +3,7 @@
 import { DeadLetters } from "./dead-letters.js";
 import { Feed, post } from "./feed.js";
 import { Health } from "./health.js";
-import { History } from "./history.js";
-import { TrackMap } from "./map.js";
+import { library, whenSeen } from "./lazy.js";
 import { Pipe, put } from "./pipe.js";
 import { SkyView } from "./sky.js";
 import { Track } from "./track.js";
@@ -18,9 +17,18 @@ const THEMES = { "": "System", light: "Light", dark: "Dark" };
 async function start() {
   const { tiles, check } = await (await fetch("setup")).json();
   const track = new Track();
-  const map = new TrackMap(track, tiles);
-  const pipe = new Pipe();
-  const parts = [map, pipe, new SkyView(), new History(), new DeadLetters(), new Health(check)];
+  // For the tests: what is there to draw, and how long that takes.
+  window.page = { track };
+  const map = whenSeen($("map"), async () => {
+    const [{ TrackMap }] = await Promise.all([import("./map.js"), library("leaflet")]);
+    window.page.map = new TrackMap(track, tiles);
+    return window.page.map;
+  });
+  const history = whenSeen($("chart"), async () => {
+    const [{ History }] = await Promise.all([import("./history.js"), library("uPlot")]);
+    return new History();
+  });
+  const parts = [map, new Pipe(), new SkyView(), history, new DeadLetters(), new Health(check)];
   const story = new Story();
   const colours = () => parts.forEach((part) => part.recolour?.());
   themeSwitch(colours);
@@ -41,9 +49,8 @@ async function start() {
       story.tell(lostContact(lostMs));
     },
   );
+  window.page.feed = feed;
   feed.start();
-  // For the tests: how long it takes to draw, and what is there to draw.
-  window.page = { track, map };
 }
 
 /** The one sentence; read out when it says something else, not each time a number grows. */

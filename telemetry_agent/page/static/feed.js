@@ -1,10 +1,12 @@
 /**
  * The agent's events, whatever happens to the connection: it comes back by itself, tells when
- * contact is lost, and fetches what an event did not hold.
+ * contact is lost, and fetches what an event did not hold. A tab that nobody sees has no connection.
+ * Where other tabs of this browser have the connections that it may open, this one polls.
  */
 
 const LOST_AFTER_MS = 4000;
 const AGAIN_MS = 1500;
+const POLL_MS = 1000;
 
 export class Feed {
   /**
@@ -25,13 +27,28 @@ export class Feed {
   }
 
   start() {
-    this.#open();
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.#close() : this.#seen()));
+    if (!document.hidden) this.#open();
     setInterval(() => this.#watch(), 1000);
   }
 
+  #seen() {
+    this.heard = performance.now(); // it was silent because nobody listened
+    this.#open();
+  }
+
+  #close() {
+    this.source?.close();
+    this.source = null;
+    clearInterval(this.polling);
+    this.polling = null;
+  }
+
   #open() {
+    this.#close();
     this.opened = performance.now();
-    this.source = new EventSource("events");
+    this.source = new EventSource(`events?browser=${browserId()}`);
+    this.source.addEventListener("poll", () => this.#poll());
     this.source.addEventListener("hello", (event) => {
       this.track.last = 0; // what was missed is not known, so all of it is fetched
       this.#hear(JSON.parse(event.data));
@@ -39,17 +56,33 @@ export class Feed {
     this.source.addEventListener("news", (event) => this.#hear(JSON.parse(event.data)));
   }
 
+  #poll() {
+    this.#close();
+    const ask = async () => {
+      try {
+        const answer = await fetch("state");
+        const state = await answer.json();
+        if (this.polling) this.#hear(state);
+      } catch {
+        // Silence is judged by the clock.
+      }
+    };
+    this.polling = setInterval(ask, POLL_MS);
+    ask();
+  }
+
   /** A stream that hangs looks like one with nothing to say, so silence is judged by the clock. */
   async #watch() {
+    if (document.hidden) return;
     const now = performance.now();
     const silentMs = now - this.heard;
     if (silentMs < LOST_AFTER_MS) return;
     this.lost = true;
     this.contact(silentMs);
-    const closed = this.source.readyState === EventSource.CLOSED;
+    const closed = this.source?.readyState === EventSource.CLOSED;
     if (now - this.opened < (closed ? AGAIN_MS : 3 * LOST_AFTER_MS)) return;
     this.opened = now;
-    this.source.close();
+    this.#close();
     if (await needsLogin()) location.reload();
     else this.#open();
   }
@@ -94,6 +127,19 @@ export class Feed {
       this.fetching = false;
     }
   }
+}
+
+/** The same in all tabs of this browser. */
+function browserId() {
+  const made = Math.random().toString(36).slice(2);
+  try {
+    const known = localStorage.getItem("browser");
+    if (known) return known;
+    localStorage.setItem("browser", made);
+  } catch {
+    // No storage: each tab counts for itself.
+  }
+  return made;
 }
 
 async function needsLogin() {

@@ -10,6 +10,7 @@
 const POINT_BYTES = 24;
 const TURN = 3.6e9;
 const ARRIVAL_MS = 1400;
+const LIT_FROM = 4;
 const COLUMNS = ["rows", "lat", "lon", "time", "begins", "x", "y"];
 
 export class Track {
@@ -118,7 +119,10 @@ export class Track {
     if (this.runs.length) {
       const before = this.runs.filter((run) => run[2] === "delivered");
       const after = runs.filter((run) => run[2] === "delivered");
-      for (const [lo, hi] of without(after, before)) this.arrivals.push({ lo, hi, since: now });
+      for (const [lo, hi] of without(after, before)) {
+        // A light for each single position would keep a browser drawing for ever.
+        if (hi - lo >= LIT_FROM) this.arrivals.push({ lo, hi, since: now });
+      }
     }
     this.runs = runs;
     this.version++;
