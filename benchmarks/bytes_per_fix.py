@@ -44,9 +44,10 @@ from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.http.credentials import Access
-from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import CompressionSetting
 from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
@@ -119,7 +120,7 @@ class Figures:
         with_headers = each + self.packets * _HEADER_BYTES / self.fixes
         megabytes = with_headers * MONTH_S / 1e6
         return (
-            f"{what:<32}{self.requests:>9,}{self.connections:>13,}"
+            f"{what:<34}{self.requests:>9,}{self.connections:>13,}"
             f"{each:>9,.0f}{with_headers:>13,.0f}{megabytes:>12,.0f}"
         )
 
@@ -168,13 +169,15 @@ class Bench:
 
         return self.run(len(fixes), deliver)
 
-    def live(self, fixes: list[Fix], flush_every_s: float, patience_s: float) -> Figures:
+    def live(
+        self, fixes: list[Fix], flush_every_s: float, patience_s: float, how: CompressionSetting
+    ) -> Figures:
         """The agent while it records."""
 
         def deliver(server: CountingServer) -> None:
             clock = FakeClock()
             idle = Idle(server, clock, patience_s)
-            with self._agent(server, clock, flush_every_s) as (queue, uploader):
+            with self._agent(server, clock, flush_every_s, how) as (queue, uploader):
                 for number, fix in enumerate(fixes, 1):
                     queue.put(fix, DEVICE)
                     until_s = clock.now_s + (1 if number < len(fixes) else flush_every_s)
@@ -186,7 +189,7 @@ class Bench:
 
         return self.run(len(fixes), deliver)
 
-    def backlog(self, fixes: list[Fix]) -> Figures:
+    def backlog(self, fixes: list[Fix], how: CompressionSetting) -> Figures:
         """The agent after an outage."""
 
         def deliver(server: CountingServer) -> None:
@@ -194,7 +197,7 @@ class Bench:
             with AckQueue(self._queue(), commit_every_s=3600, clock=clock) as queue:
                 for fix in fixes:
                     queue.put(fix, DEVICE)
-            with self._agent(server, clock, 10.0) as (_, uploader):
+            with self._agent(server, clock, 10.0, how) as (_, uploader):
                 while len(server.ledger) < len(fixes):
                     assert uploader.step(clock.now_s) == 0
 
@@ -205,20 +208,24 @@ class Bench:
 
     @contextlib.contextmanager
     def _agent(
-        self, server: CountingServer, clock: FakeClock, flush_every_s: float
+        self,
+        server: CountingServer,
+        clock: FakeClock,
+        flush_every_s: float,
+        how: CompressionSetting,
     ) -> Iterator[tuple[AckQueue, Uploader]]:
         """Put together as ``daemon/app.py`` does."""
         with contextlib.ExitStack() as stack:
-            queue = stack.enter_context(AckQueue(self._queue(), clock=clock))
             stack.callback(self._queue().unlink)
+            queue = stack.enter_context(AckQueue(self._queue(), clock=clock))
             transport = Transport(
                 server.url,
-                access=Access(ca_file=self._authority.pair.cert),
+                credentials=Credentials(ca_file=self._authority.pair.cert),
                 keepalive_expiry_s=3 * flush_every_s,
-                network=Network(clock),
+                dialer=Dialer(clock),
             )
             stack.callback(transport.close)
-            policy = UploadPolicy(flush_every_s=flush_every_s)
+            policy = UploadPolicy(flush_every_s=flush_every_s, compression=how)
             name = (queue.stream, DEVICE)
             reports = Reports(name, lambda: ("3d", "ok", ""), report, native.encode, clock.now_s)
             yield (
@@ -251,18 +258,21 @@ def main() -> None:
     options = parser.parse_args()
     recorded = drive(max(options.seconds, options.backlog))
     hour = recorded[: options.seconds]
+    ways: list[tuple[CompressionSetting, str]] = [("none", ""), ("gzip", ", gzip")]
     head = f"{'requests':>9}{'connections':>13}{'bytes':>9}{'with TCP/IP':>13}{'MB a month':>12}"
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
         for patience_s in (5, 75):
             title = f"server closes idle after {patience_s} s"
-            print(f"{title:<32}{head}")
+            print(f"{title:<34}{head}")
             print(bench.httpx(hour, patience_s).row("httpx, a POST for each fix"))
-            for flush_every_s in (1, 10, 60):
-                figures = bench.live(hour, flush_every_s, patience_s)
-                print(figures.row(f"flush_every {flush_every_s} s"))
-        figures = bench.backlog(recorded[: options.backlog])
-        print(figures.row(f"{options.backlog:,} fixes of a backlog"))
+            for how, text in ways:
+                for flush_every_s in (1, 10, 60):
+                    figures = bench.live(hour, flush_every_s, patience_s, how)
+                    print(figures.row(f"flush_every {flush_every_s} s{text}"))
+        for how, text in ways:
+            figures = bench.backlog(recorded[: options.backlog], how)
+            print(figures.row(f"{options.backlog:,} fixes of a backlog{text}"))
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def print_drain(fixes: int, plain: int, max_batch: int, turns: int) -> None:
     """The table of the first command."""
     encoding, whole, simple, peer = Timed(), Timed(), Timed(), Timed()
     syncs_ms: list[float] = []
-    policy = UploadPolicy(max_batch=max_batch)
+    policy = UploadPolicy(max_batch=max_batch, compression="gzip")
     for _ in range(turns):
         with tempfile.TemporaryDirectory() as name, counting_endpoint() as (url, requests):
             folder = Path(name)
@@ -231,7 +231,10 @@ def print_freshness(fixes: int, kbit_s: float, for_s: float, flush_every_s: floa
         with AckQueue(path, commit_every_s=0) as queue:
             transport = Transport(f"http://127.0.0.1:{link.port}/")
             uploader = Uploader(
-                queue, native.FORMAT, transport, UploadPolicy(flush_every_s=flush_every_s)
+                queue,
+                native.FORMAT,
+                transport,
+                UploadPolicy(flush_every_s=flush_every_s, compression="gzip"),
             )
             queue.watch(uploader.wake)
             stop = Stop()

@@ -144,7 +144,7 @@ class Wire:
         return Answer(status, headers, b"", verified_tls=True)
 
     def series(
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard
+        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
     ) -> tuple[NoAnswer | None, int]:
         """The native format has none."""
         raise NotImplementedError

@@ -92,16 +92,16 @@ def main() -> None:
             took_s = drained_s(backlog, name, url, fixes)
             beside = ""
             if plain:
-                window, pipeline._WINDOW = pipeline._WINDOW, 1  # noqa: SLF001
+                most, pipeline._ROUND_MAX = pipeline._ROUND_MAX, 1  # noqa: SLF001
                 alone_s = drained_s(backlog, name, url, fixes)
-                pipeline._WINDOW = window  # noqa: SLF001
+                pipeline._ROUND_MAX = most  # noqa: SLF001
                 beside = f"{alone_s:.1f} s, {alone_s / took_s:.1f} x slower"
             print(f"| {server} | `{name}` | {took_s:.2f} s | {fixes / took_s:,.0f} | {beside} |")
 
         traccar = stack.enter_context(standing_in(Traccar("van-07"), latency_s))
         row("Traccar (stand-in)", "osmand", f"{traccar}/", plain=True)
         recorder = stack.enter_context(standing_in(Recorder(), latency_s))
-        row("OwnTracks Recorder (stand-in)", "owntracks", f"{recorder}/pub", plain=True)
+        row("OwnTracks Recorder (stand-in)", "owntracks", f"{recorder}/pub")
         dawarich = stack.enter_context(standing_in(Dawarich("key"), latency_s))
         path = "/api/v1/overland/batches?api_key=key"
         row("Dawarich (stand-in)", "overland", f"{dawarich}{path}")

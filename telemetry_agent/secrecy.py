@@ -1,11 +1,11 @@
 """What must not be seen: which settings are secrets, and how they are shown instead."""
 
-import ipaddress
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from telemetry_agent.addresses import is_loopback
 from telemetry_agent.errors import ConfigError
 
 MASK = "***"
@@ -91,13 +91,3 @@ def in_the_clear(*urls: str) -> str | None:
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             return parts.hostname
     return None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine itself can be reached under that name."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -15,6 +15,7 @@ from fakes import FakeClock
 from misbehaving import Act, Server
 from rig import write_config
 
+from telemetry_agent import addresses
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor.checks import NAMES, Site, examine
@@ -49,7 +50,7 @@ class Bench:
         self.state.mkdir()
         self.clock = Calendar()
         self.user = "telemetry-agent"
-        self.resolve: Callable[[str, int], list[Any]] | None = None
+        self.resolve: addresses.Resolve = addresses.resolve
         self.ask: Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]] = client.ask
         self.gps: dict[str, Any] = {}
         self.upload: dict[str, Any] = {}
@@ -123,12 +124,11 @@ class Bench:
         site = Site(
             clock=self.clock,
             root=self.root,
+            resolve=self.resolve,
             ask=self.ask,
             user=self.user,
             patience=Patience(silent_s=1.0, position_s=0.4, none_s=0.4),
         )
-        if self.resolve is not None:
-            site = Site(**{**vars(site), "resolve": self.resolve})
         found = list(examine(config, site, send=send))
         assert [finding.name for finding in found] == list(NAMES)
         return {finding.name: finding for finding in found}

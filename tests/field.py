@@ -29,8 +29,8 @@ from netns import Namespace, network
 from processes import AGENT, running
 from rig import simulated, stats, write_config
 
+from telemetry_agent.addresses import resolve
 from telemetry_agent.clock import Clock
-from telemetry_agent.connectivity.probe import resolve
 from telemetry_agent.connectivity.routes import KernelBell, path
 from telemetry_agent.lab.endpoint import Endpoint, Fault
 from telemetry_agent.lab.native_request import NativeRequest

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.credentials import Credentials
 
 Name = tuple[str, int]
 
@@ -493,9 +493,9 @@ def ca_file(validity: Validity = "now") -> Path:
     return file
 
 
-def trusting(validity: Validity = "now") -> Access:
+def trusting(validity: Validity = "now") -> Credentials:
     """Trusts the server's certificate (and nothing else)."""
-    return Access(ca_file=ca_file(validity))
+    return Credentials(ca_file=ca_file(validity))
 
 
 @contextlib.contextmanager

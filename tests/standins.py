@@ -57,6 +57,10 @@ class Server:
     """Answers in order; each answer leaves ``latency_s`` after its request came.
 
     A request that is answered with nothing ends the connection without a word.
+
+    For a ``Recorder`` it reads as the real one does: all that has been read when the body is
+    complete is the body of one request. It is answered once, and what else comes before the answer
+    is thrown away.
     """
 
     def __init__(
@@ -138,6 +142,9 @@ class Server:
                     return
 
     def _take(self, buffer: bytes, number: int, owed: list[tuple[float, bytes, bool]]) -> bytes:
+        one_body = isinstance(self._answer, Recorder)
+        if one_body and owed:
+            return b""
         while True:
             head, end, rest = buffer.partition(b"\r\n\r\n")
             if not end:
@@ -147,6 +154,8 @@ class Server:
             length = int(headers.get("content-length", "0"))
             if len(rest) < length:
                 return buffer
+            if one_body:
+                length = len(rest)
             buffer = rest[length:]
             method, target, _ = first.split(" ", 2)
             if owed and owed[-1][2]:
@@ -220,7 +229,10 @@ def _attribute(value: str) -> float | bool | str:
 
 
 class Recorder:
-    """OwnTracks Recorder's /pub: says ``[]`` to everything, and keeps what is one location."""
+    """OwnTracks Recorder's /pub: says ``[]`` to everything, and keeps what is one location.
+
+    It takes one request at a time: see ``Server``.
+    """
 
     def __init__(self) -> None:
         self.locations: dict[str, list[dict[str, Any]]] = {}
@@ -283,6 +295,26 @@ class Dawarich:
 
 def _parsed_s(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp())
+
+
+class Unlooking:
+    """An endpoint of one's own that does not look at Content-Encoding.
+
+    As seen with ``php://input`` in PHP, ``get_json(silent=True)`` in Flask and ``JSON.parse`` in
+    Node: a body that is not JSON holds nothing, and the answer is 200 all the same.
+    """
+
+    def __init__(self) -> None:
+        self.stored: list[dict[str, Any]] = []
+        self.packed = 0
+        """How many requests came compressed."""
+
+    def __call__(self, asked: Asked) -> Said:
+        self.packed += "content-encoding" in asked.headers
+        with contextlib.suppress(ValueError):
+            said = json.loads(asked.body)
+            self.stored += said.get("fixes") or said.get("locations") or []
+        return Said(200, b'{"result":"ok"}', {"Content-Type": "application/json"})
 
 
 class PhoneTrack:

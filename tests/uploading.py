@@ -10,7 +10,7 @@ from fakes import FakeClock, Longest
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Fix, Flag
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import FormatName
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
@@ -23,18 +23,18 @@ class Uploading:
     """A queue and an uploader before ``url``; time passes when the test says so."""
 
     def __init__(
-        self, folder: Path, url: str, name: FormatName, access: Access | None = None
+        self, folder: Path, url: str, name: FormatName, credentials: Credentials | None = None
     ) -> None:
         self.clock = FakeClock()
         self.database = folder / "queue.db"
         self.queue = AckQueue(self.database, clock=self.clock)
         self._name = name
-        self._access = access
+        self._credentials = credentials
         self.aim_at(url)
 
     def aim_at(self, url: str) -> None:
         """Go on with another endpoint."""
-        self.transport = Transport(url, access=self._access)
+        self.transport = Transport(url, credentials=self._credentials)
         wire_format = choose(self._name, url)
         self.uploader = Uploader(
             self.queue,

@@ -38,6 +38,20 @@ class Contents:
                 full=self._bounds.full,
             )
 
+    def takes_more(self, ring: Callable[[], None]) -> bool:
+        """Whether a source that can wait should put more now; no fix of it is lost then.
+
+        If not, what waits is committed at once, and ``ring`` is called when there may be room,
+        once and from any thread. It must return at once and not call the queue.
+        """
+        shared = self.shared
+        with shared.lock:
+            if shared.writer.has_room and not self._bounds.stopped:
+                return True
+            shared.waiting_for_room.add(ring)
+        shared.ring()
+        return False
+
     def last_row(self) -> int:
         """The place of the newest fix, for ``pending``."""
         with self.shared.lock:

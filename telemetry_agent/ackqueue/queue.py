@@ -46,9 +46,9 @@ class AckQueue(Contents):
     after that is a ValueError, and so is to use a closed queue. A fix that was not acknowledged
     when the process ends is handed out again by the next.
 
-    When the disk refuses a write, what was to be written stays in memory and is tried again with
-    the next call, or each second by a ``Committer``; the log tells the first failure and the
-    recovery. Only ``commit`` and ``close`` raise for it.
+    When the disk refuses a write, what was to be written stays in memory and is tried again once a
+    second, by a ``Committer`` or with the next call; the log tells the first failure and the
+    recovery. Only ``commit`` and ``close`` raise for it, and they always try.
 
     A file that is damaged is set aside, when the queue is opened or when it is noticed, and the
     queue goes on with a new one and a new stream. A ``Carrier`` then brings over what can be read.
@@ -103,7 +103,7 @@ class AckQueue(Contents):
         """Have ``ring`` called, from any thread, when there is something new to do.
 
         That is the first fix since a commit, fixes that are ready again by ``retry`` or
-        ``resend``, a write that failed and is to be tried again, and a file that was set aside.
+        ``resend``, a disk that refuses to write or writes again, and a file that was set aside.
         ``ring`` must return at once and not call the queue.
         """
         self.shared.watch(ring)
@@ -150,14 +150,15 @@ class AckQueue(Contents):
         """
         with self.shared.disk:
             self.shared.check_open()
-            refusal = self.shared.write()
+            refusal = self.shared.write(at_once=True)
         if refusal is not None:
             raise refusal
 
     def commit_due_s(self) -> float | None:
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
-        with self.shared.lock:
-            return self.shared.writer.due_s(self._commit_every_s)
+        shared = self.shared
+        with shared.lock:
+            return shared.writer.due_s(0 if shared.waiting_for_room else self._commit_every_s)
 
     def lease(
         self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
@@ -295,7 +296,7 @@ class AckQueue(Contents):
                     return
                 shared.closed = True
                 shared.wake_waiters()
-            refusal = shared.write() if shared.used else None
+            refusal = shared.write(at_once=True) if shared.used else None
             shared.close()
         if refusal is not None:
             lost = shared.writer.uncommitted

@@ -48,6 +48,8 @@ class SharedState:
         self.ready = threading.Condition(self.lock)
         """Something may have become ready to be handed out, or the queue was closed."""
         self.waiters = 0
+        self.waiting_for_room: set[Callable[[], None]] = set()
+        """Rung once there may be room; see ``AckQueue.takes_more``."""
         self._connect = connect
         self._watchers: list[Callable[[], None]] = []
         make_directories(path)
@@ -69,7 +71,7 @@ class SharedState:
             self.lock,
             clock,
             max_uncommitted=max_uncommitted,
-            on_refusal=self.ring,
+            on_change=self.ring,
         )
         self.base = loaded.last
         """The row of a fix put in this stream is this plus its seq."""
@@ -88,6 +90,13 @@ class SharedState:
     def ring(self) -> None:
         """There is something new to do."""
         for ring in self._watchers:
+            ring()
+
+    def ring_for_room(self) -> None:
+        """Each looks for itself, and asks again."""
+        with self.lock:
+            rings, self.waiting_for_room = self.waiting_for_room, set()
+        for ring in rings:
             ring()
 
     def check_open(self) -> None:
@@ -133,8 +142,13 @@ class SharedState:
         self.check_open()
         self.used = True
 
-    def write(self) -> StorageError | None:
-        """Bring everything to disk. Returns why it refused, which was logged."""
+    def write(self, *, at_once: bool = False) -> StorageError | None:
+        """Bring everything to disk. Returns why it refused, which was logged.
+
+        While it refuses, it is asked once a second, whoever writes, unless it must be ``at_once``.
+        """
+        if not at_once and (refused := self.writer.refusal_now()) is not None:
+            return refused
         refusal = self._damage or self.writer.write(self.store)
         if isinstance(refusal, UnusableError):
             refusal = self.replace(refusal)
@@ -146,6 +160,8 @@ class SharedState:
         self._find_oldest()
         with self.lock:
             self.wake_waiters()
+        if refusal is None:
+            self.ring_for_room()
         return refusal
 
     def read(self, lo: int, hi: int, limit: int | None = None) -> list[Row]:

@@ -200,7 +200,7 @@ def _write(path: Path, text: str) -> Settings:
 def _try_endpoint(settings: Settings) -> None:
     """Send a request without any position, and say what came back."""
     upload = settings.upload
-    transport = Transport(upload.url, access=build_access(upload, set()), proxy=upload.proxy)
+    transport = Transport(upload.url, credentials=build_access(upload, set()), proxy=upload.proxy)
     try:
         findings = list(asked(transport, upload, settings.device, None))
     finally:

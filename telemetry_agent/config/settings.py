@@ -37,7 +37,7 @@ from telemetry_agent.config.values import (
 )
 from telemetry_agent.fields import FIELDS
 from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
-from telemetry_agent.upload.interfaces import FormatName
+from telemetry_agent.upload.interfaces import CompressionSetting, FormatName
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -122,7 +122,7 @@ class Upload(_Section):
     max_batch: BatchSize = 1000
     flush_every_s: Duration = 10.0
     timeout_s: PositiveDuration = 30.0
-    compression: Literal["none", "gzip"] = "gzip"
+    compression: CompressionSetting = "auto"
     backoff_initial_s: PositiveDuration = 1.0
     backoff_max_s: PositiveDuration = 120.0
     resume_spread_s: Duration = 15.0

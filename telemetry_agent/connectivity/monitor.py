@@ -29,9 +29,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from telemetry_agent.addresses import Address, no_route_to
 from telemetry_agent.clock import Clock
 from telemetry_agent.connectivity.probe import Probe, Word
-from telemetry_agent.connectivity.routes import Address, KernelBell, Path
+from telemetry_agent.connectivity.routes import KernelBell, Path
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ class Monitor:
             self._follow_probe(now_s)
         elif self._return_due_s is not None and now_s >= self._return_due_s:
             self._come_back(now_s)
+        self.bell.watch(self._probe.watched())
         return self._wait_s(now_s)
 
     def wake(self) -> None:
@@ -162,7 +164,7 @@ class Monitor:
         self._paths = paths
         routed = any(paths.values())
         if paths and not routed:
-            self._go_away(now_s, "no-route", f"no route to {', '.join(map(str, paths))}")
+            self._go_away(now_s, "no-route", str(no_route_to(paths)))
         if changed:
             self._on_change()  # last: whoever hears it sees the new state
         if self.state.word == "up" and not self._in_doubt:

@@ -36,25 +36,15 @@ import select
 import socket
 import struct
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from telemetry_agent.addresses import Address, is_no_route
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
 
 # Links; then addresses, routes and policy rules of IPv4, and of IPv6.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
-
-_NO_WAY = {
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-    errno.EACCES,  # a prohibit route
-    errno.EINVAL,  # a blackhole route
-    errno.ENETDOWN,
-    errno.EADDRNOTAVAIL,  # no address of ours to send from
-    errno.EAFNOSUPPORT,  # IPv6 is switched off
-    errno.ENODEV,  # the interface of a link-local address is gone
-}
 
 # linux/netlink.h and linux/rtnetlink.h, in the machine's own byte order
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
@@ -67,17 +57,6 @@ _RTNH_F_DEAD_OR_LINKDOWN = 0x1 | 0x10
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 1, 2, 4, 5, 9, 18
 _WHICH_WAY = {_RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA}
 _KERNEL_ANSWERS_WITHIN_S = 1.0
-
-
-class Address(NamedTuple):
-    """One of the endpoint's addresses, as ``getaddrinfo`` gives it."""
-
-    family: int
-    sockaddr: tuple[Any, ...]
-
-    def __str__(self) -> str:
-        host, port = self.sockaddr[:2]
-        return f"[{host}]:{port}" if self.family == socket.AF_INET6 else f"{host}:{port}"
 
 
 class Path(NamedTuple):
@@ -99,7 +78,7 @@ def path(address: Address) -> Path | None:
             asking.connect(address.sockaddr)
             source = str(asking.getsockname()[0])
     except OSError as error:
-        return None if error.errno in _NO_WAY else Path("")
+        return None if is_no_route(error.errno or 0) else Path("")
     try:
         flags, route = _matching_route(address, source)
     except OSError:
@@ -146,18 +125,19 @@ class KernelBell(Bell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.watched: set[socket.socket] = set()
-        """Connecting sockets of the waiting thread: one that is done ends the wait."""
+        self._watched: list[tuple[int, int]] = []
         self._news = _listen()
 
     def wait(
         self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
     ) -> dict[int, int]:
-        """Return when rung, at news, when a watched socket is done, or after ``timeout_s``."""
-        also = [(each.fileno(), select.POLLOUT) for each in self.watched]
-        if self._news is not None:
-            also.append((self._news.fileno(), select.POLLIN))
-        return super().wait(timeout_s, [*watched, *also])
+        """Return when rung, at news, when a watched descriptor is ready, or after ``timeout_s``."""
+        news = [] if self._news is None else [(self._news.fileno(), select.POLLIN)]
+        return super().wait(timeout_s, [*watched, *self._watched, *news])
+
+    def watch(self, descriptors: list[tuple[int, int]]) -> None:
+        """Let these end each wait too, in place of those that were given before."""
+        self._watched = descriptors
 
     def heard(self) -> bool:
         """Whether the kernel gave news since the last call."""

@@ -4,16 +4,17 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from telemetry_agent.addresses import is_loopback
 from telemetry_agent.config.settings import Page, Upload
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.libraries import server_missing
-from telemetry_agent.secrecy import is_loopback, read_secret, secrets_in_url
-from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.secrecy import read_secret, secrets_in_url
+from telemetry_agent.upload.http.credentials import Credentials
 
 _SHORTEST_TOKEN = 16
 
 
-def build_access(upload: Upload, secrets: set[str]) -> Access:
+def build_access(upload: Upload, secrets: set[str]) -> Credentials:
     """Read the secrets that the config names; where it names none, the credential of that name.
 
     Args:
@@ -33,7 +34,7 @@ def build_access(upload: Upload, secrets: set[str]) -> Access:
     if token is not None and (fault := upload.secret_in_the_clear()):
         raise ConfigError(f"config: {fault}")
     secrets |= secrets_in_url(upload.url)
-    return Access(
+    return Credentials(
         upload.headers,
         token=token,
         scheme=_scheme(upload),

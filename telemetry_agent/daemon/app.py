@@ -27,18 +27,15 @@ from telemetry_agent.export.track import Gaps
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
-from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.hotplug import Hotplug
-from telemetry_agent.gnss.sources.replay import ReplaySource
-from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix, UploadState
 from telemetry_agent.page.events import AgentView, Doctor, Switch
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.http.credentials import Access
-from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import Reports
@@ -95,7 +92,7 @@ class Agent:
         self._reports = reports
         self.secrets = secrets if secrets is not None else set()
         self._clock = clock
-        access = build_access(settings.upload, self.secrets)
+        credentials = build_access(settings.upload, self.secrets)
         self.queue = open_queue(settings.queue, clock)
         self.sampler = Sampler(SamplingPolicy(**asdict(settings.sampling)), self._recent())
         self._extras = extras_of(settings.extra)
@@ -111,7 +108,7 @@ class Agent:
             not_recorded=lambda: self.sampler.dropped,
             sky=lambda: self.reader.task.sky(),  # noqa: PLW0108 - the reader of then, not of now
         )
-        self._transport = self._build_transport(settings.upload, access)
+        self._transport = self._build_transport(settings.upload, credentials)
         self._account = Account(clock.monotonic_s())
         self.supervisor = Supervisor(clock)
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
@@ -158,7 +155,7 @@ class Agent:
         Raises:
             ConfigError: a secret or a certificate cannot be used. Nothing has changed.
         """
-        access = build_access(settings.upload, self.secrets)
+        credentials = build_access(settings.upload, self.secrets)
         before = self.settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
@@ -172,19 +169,19 @@ class Agent:
         self.monitor.restart(_MONITOR_S)
         self.uploader.end(_REQUEST_S)
         self._transport.close()
-        self._transport = self._build_transport(settings.upload, access)
+        self._transport = self._build_transport(settings.upload, credentials)
         self._account.set_up_anew(otherwise=settings.upload != before.upload)
         self.uploader.restart(0)
         self.page.restart(_PAGE_S)
 
-    def _build_transport(self, upload: UploadSettings, access: Access) -> Transport:
+    def _build_transport(self, upload: UploadSettings, credentials: Credentials) -> Transport:
         return Transport(
             upload.url,
-            access=access,
+            credentials=credentials,
             proxy=upload.proxy,
             # Longer than a batch gathers, so that the next one finds the connection open.
             keepalive_expiry_s=3 * upload.flush_every_s,
-            network=Network(self._clock, gnss_ms=self.status.gnss_ms),
+            dialer=Dialer(self._clock, gnss_ms=self.status.gnss_ms),
         )
 
     def _build_uploader(self) -> Uploader:
@@ -220,7 +217,7 @@ class Agent:
         host, port = settings.connectivity.probe or settings.upload.address
         bell = KernelBell()
         return Monitor(
-            Probe(host, port, bell),
+            Probe(host, port),
             bell,
             probe_every_s=settings.connectivity.probe_every_s,
             resume_spread_s=settings.upload.resume_spread_s,
@@ -291,9 +288,9 @@ class Agent:
             )
 
     def _build_hotplug(self) -> Hotplug:
-        return Hotplug(self._port_arrived)
+        return Hotplug(self._wake_reader)
 
-    def _port_arrived(self) -> None:
+    def _wake_reader(self) -> None:
         self.reader.wake()
 
     def _build_reader(self) -> Reader:
@@ -304,8 +301,8 @@ class Agent:
             return Decoder(
                 wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
                 # The dates of a recording are what they are; a receiver's may have rolled over.
-                fix_rollover=not isinstance(source, ReplaySource),
-                baud=source.baud if isinstance(source, SerialSource | AutoSource) else None,
+                fix_rollover=source.live,
+                baud=source.baud,
             )
 
         return Reader(
@@ -316,6 +313,7 @@ class Agent:
             heard=self._hearing,
             changed=self.uploader.wake,
             arrivals=lambda: self._hotplug.task.arrivals,
+            room=lambda: source.live or self.queue.takes_more(self._wake_reader),
         )
 
     def _record(self, fix: Fix) -> None:

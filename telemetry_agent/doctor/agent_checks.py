@@ -10,6 +10,7 @@ from typing import Any
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.lock import QueueLock
+from telemetry_agent.config.settings import Gps
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor import now
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span, warned
@@ -103,11 +104,15 @@ class TapSource:
         queue_path: the agent's queue.
         for_s: how long to listen.
         ask: puts the question to the agent.
+        gps: what the agent reads.
     """
 
     name = "the agent's receiver"
 
-    def __init__(self, queue_path: Path, for_s: float, ask: Ask) -> None:
+    def __init__(self, queue_path: Path, for_s: float, ask: Ask, gps: Gps) -> None:
+        a_line = gps.source.startswith(("/", "auto"))
+        self.baud = gps.baud if a_line and gps.baud != "auto" else None
+        self.live = not gps.source.startswith("file:")
         self._queue_path = queue_path
         self._for_s = for_s
         self._ask = ask

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from telemetry_agent import addresses
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.doctor.agent_checks import Agent, Ask, TapSource
-from telemetry_agent.doctor.endpoint import SERVERS, Endpoint, Resolve
+from telemetry_agent.doctor.endpoint import SERVERS, Endpoint
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
 from telemetry_agent.doctor.listening import Patience
 from telemetry_agent.doctor.permissions import SERVICE_USER
@@ -22,7 +23,6 @@ from telemetry_agent.doctor.storage import Storage
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources import Source
 from telemetry_agent.model import Fix
-from telemetry_agent.upload.http.dialer import resolve_tcp
 
 _ALL_S = 12.0  # a small board takes its time to start and to end beside that
 _LISTEN_S = 11.5  # so long may the search for a line's speed take
@@ -38,7 +38,7 @@ class Site:
     clock: Clock = field(default_factory=Clock)
     root: Path = Path("/")
     """Where /dev, /proc and /sys are."""
-    resolve: Resolve = resolve_tcp
+    resolve: addresses.Resolve = addresses.resolve
     ask: Ask = client.ask
     user: str = SERVICE_USER
     """Who runs the agent where it does not run, and root asks."""
@@ -79,7 +79,7 @@ def _checks(settings: Settings, site: Site, *, send: bool) -> list[Check]:
 
     def source() -> Source:
         if agent.status is not None:
-            return TapSource(path, site.patience.silent_s, site.ask)
+            return TapSource(path, site.patience.silent_s, site.ask, gps)
         return source_of(gps, baud_file=None)
 
     receiver = Receiver(

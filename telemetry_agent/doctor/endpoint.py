@@ -1,16 +1,23 @@
 """The endpoint: its name, a connection, its certificate, and what it answers to the agent."""
 
-import errno
-import ipaddress
 import os
 import secrets
-import socket
 import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from socket import socket
 from urllib.parse import urlsplit
 
+from telemetry_agent.addresses import (
+    Address,
+    Connecting,
+    Resolve,
+    Resolver,
+    UnreachableError,
+    is_literal,
+    is_loopback,
+    look_up_error,
+)
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Upload
 from telemetry_agent.daemon.access import build_access
@@ -19,10 +26,12 @@ from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, wa
 from telemetry_agent.doctor.permissions import Account, owner_of
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Batch, Fix, Record
+from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.compression import wanted
 from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.http.credentials import Access
-from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 
@@ -35,10 +44,6 @@ _RENEW_DAYS = 14
 _NOT_YET, _EXPIRED = 9, 10
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 _OTHER_NAME = {62, 64}
-_NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
-
-Resolve = Callable[[str, int], list[Any]]
-"""As ``socket.getaddrinfo``, for TCP."""
 
 
 class Endpoint:
@@ -66,13 +71,13 @@ class Endpoint:
         self._upload = upload
         self._device = device
         self._account = account
-        self._access = Access()
+        self._credentials = Credentials()
         self._resolve = resolve
         self._clock = clock
         self._position = position
         self._host, self._port = upload.address
-        self._addresses: list[Any] = []
-        self._socket: socket.socket | None = None
+        self._addresses: list[Address] = []
+        self._socket: socket | None = None
 
     def credentials(self) -> Iterator[Finding]:
         """Can the agent read what it is to show there: ``credentials``."""
@@ -80,7 +85,7 @@ class Endpoint:
         keys = ("token_file", "password_file", "ca_file", "client_cert", "client_key")
         files = {key: path for key in keys if (path := getattr(upload, key)) is not None}
         try:
-            self._access = build_access(upload, set())
+            self._credentials = build_access(upload, set())
             for key, path in files.items():
                 if not account.may(path, os.R_OK):
                     yield failed(
@@ -94,7 +99,7 @@ class Endpoint:
             yield failed("credentials", str(error).removeprefix("config: "), remedy)
             return
         shown = list(files) + [key for key in ("username", "headers") if getattr(upload, key)]
-        if "Authorization" in self._access.headers() and not shown:
+        if "Authorization" in self._credentials.headers() and not shown:
             shown = ["a credential of the service"]
         said = f"readable: {', '.join(shown)}" if shown else "none are set"
         yield passed("credentials", said)
@@ -105,24 +110,26 @@ class Endpoint:
 
     def tcp(self) -> Iterator[Finding]:
         """Does anybody take connections there: ``tcp``."""
-        reasons: list[OSError] = []
-        until_s = self._clock.monotonic_s() + _TCP_S
-        for family, kind, protocol, _, address in self._addresses:
-            left_s = max(0.1, until_s - self._clock.monotonic_s())
-            try:
-                self._socket = _connected(family, kind, protocol, address, left_s)
-            except OSError as error:
-                reasons.append(error)
-                continue
-            yield passed("tcp", f"{_peer(address)} takes connections")
-            return
-        yield self._unreached(reasons)
+        connecting = Connecting(
+            Resolver(lambda _host, _port: self._addresses),
+            self._host,
+            self._port,
+            self._clock.monotonic_s(),
+            connect_s=_TCP_S,
+        )
+        try:
+            self._socket = connecting.run(self._clock, Bell().wait)
+        except UnreachableError as error:
+            yield self._unreached(error)
+        else:
+            peer = Address(self._socket.family, self._socket.getpeername())
+            yield passed("tcp", f"{peer} takes connections")
 
     def tls(self) -> Iterator[Finding]:
         """Does it prove who it is: ``tls``."""
         sock, self._socket = self._socket, None
-        if sock is None:
-            raise RuntimeError("there is no connection")
+        if not isinstance(sock, socket):
+            raise TypeError("there is no connection")
         with sock:
             if urlsplit(self._upload.url).scheme == "http":
                 yield self._plain()
@@ -132,7 +139,7 @@ class Endpoint:
                 return
             try:
                 sock.settimeout(_TLS_S)
-                with self._access.ssl_context().wrap_socket(
+                with self._credentials.ssl_context().wrap_socket(
                     sock, server_hostname=self._host
                 ) as tls:
                     yield self._certified(tls)
@@ -155,9 +162,9 @@ class Endpoint:
 
     def ask(self) -> Iterator[Finding]:
         """Send a batch without any position, or with one: ``authentication``, ``answer``."""
-        network = Network(self._clock, self._resolve)
+        dialer = Dialer(self._clock, self._resolve)
         transport = Transport(
-            self._upload.url, access=self._access, proxy=self._upload.proxy, network=network
+            self._upload.url, credentials=self._credentials, proxy=self._upload.proxy, dialer=dialer
         )
         try:
             yield from asked(transport, self._upload, self._device, self._position())
@@ -166,47 +173,40 @@ class Endpoint:
 
     def _look_up(self) -> Finding:
         host = self._host
-        literal = _is_address(host)
         try:
             self._addresses = self._resolve(host, self._port)
-        except (UnicodeError, socket.gaierror) as error:
-            if getattr(error, "errno", None) == socket.EAI_AGAIN:
-                return failed("name", f"no name server tells the address of {host}", SERVERS)
-            return failed(
-                "name",
-                f"there is no host {host}",
-                "correct upload.url, or the name server's entry",
-            )
-        if literal:
+        except (OSError, UnicodeError) as error:
+            failure = look_up_error(host, error)
+            if failure.kind == "no-name":
+                remedy = "correct upload.url, or the name server's entry"
+                return failed("name", f"there is no host {host}", remedy)
+            return failed("name", str(failure), SERVERS)
+        if is_literal(host):
             return passed("name", f"{host} is an address: no name to look up")
-        found = dict.fromkeys(address[4][0] for address in self._addresses)
+        found = dict.fromkeys(address.sockaddr[0] for address in self._addresses)
         return passed("name", f"{host} is {', '.join(found)}")
 
-    def _unreached(self, errors: list[OSError]) -> Finding:
+    def _unreached(self, error: UnreachableError) -> Finding:
         peer = f"{self._host}:{self._port}"
-        if any(isinstance(error, ConnectionRefusedError) for error in errors):
+        if error.kind == "refused":
+            remedy = "start the server there, or correct the port in upload.url"
+            return failed("tcp", f"{peer} refuses connections", remedy)
+        if error.kind == "no-route":
             return failed(
                 "tcp",
-                f"{peer} refuses connections",
-                "start the server there, or correct the port in upload.url",
+                str(error),
+                "check the network: `ip route` shows routes, `nmcli` or `mmcli -m any` the modem",
             )
-        if errors and all(error.errno in _NO_ROUTE for error in errors):
-            return failed(
-                "tcp",
-                f"there is no way to {peer}",
-                "check the network: `ip route` shows ways, `nmcli` or `mmcli -m any` the modem",
-            )
-        if any(isinstance(error, TimeoutError) for error in errors):
+        if error.kind == "silent":
             return failed(
                 "tcp",
                 f"{peer} does not answer",
                 "a firewall may drop it, or the server is off: check the port, try from elsewhere",
             )
-        words = errors[0].strerror if errors else "no address"
-        return failed("tcp", f"no connection to {peer}: {words}", "check the network: `ip route`")
+        return failed("tcp", str(error), "check the network: `ip route`")
 
     def _plain(self) -> Finding:
-        if _is_loopback(self._host):
+        if is_loopback(self._host):
             return skipped("tls", "plain http to this machine")
         return warned(
             "tls",
@@ -242,7 +242,7 @@ class Endpoint:
                 "use the certificate's name in upload.url, or get one for this name",
             )
         if error.verify_code in _UNKNOWN_ISSUER:
-            if not self._access.ssl_context().cert_store_stats()["x509_ca"]:
+            if not self._credentials.ssl_context().cert_store_stats()["x509_ca"]:
                 return failed(
                     "tls",
                     "this machine trusts no certificate at all",
@@ -264,7 +264,7 @@ def asked(
     records = () if position is None else (Record(stream, 1, device, position),)
     batch = Batch(0, stream, device, records, live=True)
     wire_format = choose(upload.format, upload.url, upload.username)
-    payload = wire_format.encode(batch, compression=upload.compression)
+    payload = wire_format.encode(batch, compression=wanted(upload.compression, wire_format))
     answer = transport.exchange(payload, min(_ANSWER_S, upload.timeout_s))
     if isinstance(answer, NoAnswer):
         yield skipped("authentication", "no answer")
@@ -285,36 +285,6 @@ TRUST = (
     "set upload.ca_file to the certificate of its CA, or of the server itself where it signed its "
     "own"
 )
-
-
-def _connected(
-    family: int, kind: int, protocol: int, address: Any, timeout_s: float
-) -> socket.socket:
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.settimeout(timeout_s)
-        sock.connect(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _peer(address: Any) -> str:
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _day(since_1970_s: float) -> str:

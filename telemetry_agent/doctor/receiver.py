@@ -15,9 +15,7 @@ from telemetry_agent.doctor.reception import LISTENED, as_told, listened
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import Source, gpsd, holders
-from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.machine import Candidate, candidate, find_receivers
-from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.model import Fix
 
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
@@ -97,13 +95,13 @@ class Receiver:
             return
         finally:
             source.close()
-        yield from listened(source, heard, self._baud(source), self._clock, live=self._is_live())
+        yield from listened(source, heard, _baud(source), self._clock, live=source.live)
 
     def _hear(self, source: Source) -> Heard:
         decoder = Decoder(
             wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
-            fix_rollover=self._is_live(),
-            baud=self._baud(source),
+            fix_rollover=source.live,
+            baud=_baud(source),
         )
         heard = hear(source, decoder, self._patience, self._clock)
         self._heard = heard
@@ -111,17 +109,6 @@ class Receiver:
             # Most tell it when they start, and only the agent was there to hear it.
             decoder.antenna = self._agent.status["receiver"].get("antenna")
         return heard
-
-    def _is_live(self) -> bool:
-        return not self._gps.source.startswith("file:")
-
-    def _baud(self, source: Source) -> int | None:
-        """The speed of the line, if it is one that has a speed, and it is known."""
-        if Path(source.name).resolve().name.startswith("ttyACM"):
-            return None  # USB all the way: the number means nothing
-        if isinstance(source, SerialSource | AutoSource):
-            return source.baud
-        return self._gps.baud if self._path and isinstance(self._gps.baud, int) else None
 
     def _unopened(self, error: SourceError) -> Iterator[Finding]:
         said, remedy = parted(str(error))
@@ -163,7 +150,7 @@ class Receiver:
 
     def _without_port(self) -> Finding:
         source = self._gps.source
-        if not self._is_live():
+        if source.startswith("file:"):
             return warned(
                 "device",
                 f"{source} is a recording, not a receiver",
@@ -224,6 +211,12 @@ class Receiver:
             return passed(name, "by no other program")
         said, remedy = parted(holders.explain(device, by, self._root))
         return failed(name, said, remedy)
+
+
+def _baud(source: Source) -> int | None:
+    """The speed of the line, where that limits what can come."""
+    # USB all the way: the number means nothing.
+    return None if Path(source.name).resolve().name.startswith("ttyACM") else source.baud
 
 
 def _plug_in(others: list[Candidate]) -> str:

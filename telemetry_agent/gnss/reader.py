@@ -75,6 +75,8 @@ class Reader:
             neither may wait or raise.
         changed: called when another state or antenna is in ``status``.
         arrivals: counts the ports that were plugged in; a change ends the wait for a reopening.
+        room: whether what is read now can be recorded; if not, the reader waits for ``wake``. Only
+            for a source that can wait: a receiver goes on.
     """
 
     name = "reader"
@@ -89,6 +91,7 @@ class Reader:
         heard: Callable[[bytes], object] = lambda _data: None,
         changed: Callable[[], object] = lambda: None,
         arrivals: Callable[[], int] = lambda: 0,
+        room: Callable[[], bool] = lambda: True,
     ) -> None:
         self.bell = Bell()
         self._heard = heard
@@ -98,6 +101,7 @@ class Reader:
         self._record = record
         self._clock = clock or Clock()
         self._arrivals = arrivals
+        self._room = room
         self._arrived = arrivals()
         self._in_step = threading.Lock()
         self._over = False
@@ -119,9 +123,17 @@ class Reader:
         with self._in_step:
             if self._over:
                 return None
-            if self._decoder is None:
-                return self._open(now_s)
-            return self._read(self._decoder, now_s)
+            wait_s = self._step(now_s)
+            if self._over:
+                self._close_source()  # ``close`` came meanwhile, and may have gone again
+            return wait_s
+
+    def _step(self, now_s: float) -> float | None:
+        if self._decoder is None:
+            return self._open(now_s)
+        if not self._room():
+            return None
+        return self._read(self._decoder, now_s)
 
     def sky(self) -> Sky:
         """What the receiver last said of its sky; any thread may ask."""
@@ -140,7 +152,7 @@ class Reader:
         """
         self._over = True
         self.wake()
-        # A step that hangs in ``record`` still uses the source: both are left behind.
+        # A step that hangs in ``record`` still uses the source, and closes it when it ends.
         if self._in_step.acquire(timeout=_CLOSE_S):
             try:
                 self._close_source()

@@ -25,6 +25,8 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from telemetry_agent.addresses import is_literal
+
 COOKIE = "telemetry-agent"
 _COOKIE_S = 30 * 86400
 _OPEN_PATHS = ("/login", "/static/")
@@ -109,7 +111,7 @@ class AccessPolicy:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        return name.rstrip(".") in self._names or _is_address(name)
+        return name.rstrip(".") in self._names or is_literal(name)
 
     def _has_token(self, headers: Mapping[str, str]) -> bool:
         kind, _, token = headers.get("authorization", "").partition(" ")
@@ -154,14 +156,6 @@ def _network_of(peer: str) -> str:
     if address.version == 6:
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _from_itself(method: str, path: str, headers: Mapping[str, str]) -> bool:

@@ -1,12 +1,23 @@
-"""Whether the endpoint takes compressed requests: learned by trying, and tried again."""
+"""Whether requests are compressed: what the setting means, and what the endpoint takes."""
 
 import logging
 
-from telemetry_agent.upload.interfaces import Compression
+from telemetry_agent.upload.interfaces import Compression, CompressionSetting, Format
 
 _log = logging.getLogger(__name__)
 
 _TRY_AGAIN_AFTER_S = 3600.0
+
+
+def wanted(setting: CompressionSetting, wire_format: Format) -> Compression:
+    """What ``upload.compression`` means for a format.
+
+    An endpoint of somebody's own, or a web application, may not look at ``Content-Encoding``: it
+    finds no fixes in the body, answers 200, and they are lost.
+    """
+    if setting == "auto":
+        return "gzip" if wire_format.unpacks else "none"
+    return setting
 
 
 class Coding:

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from telemetry_agent.model import Answer, Batch, Outcome, Payload, Record, UploadState
 
 Compression = Literal["none", "gzip"]
+CompressionSetting = Literal["auto", "gzip", "none"]
 FormatName = Literal["native", "overland", "osmand", "owntracks", "influx", "clickhouse"]
 
 
@@ -85,6 +86,10 @@ class Format:
     """Why a fix cannot be sent in this format."""
     one_by_one: bool = False
     """A request holds one fix."""
+    unpacks: bool = False
+    """The servers that take it unpack gzip, or refuse it: it is safe to send it unasked."""
+    pipelined: bool = False
+    """Several requests may be sent before the first is answered."""
     oldest_first: bool = False
     """The server needs the fixes in their order."""
     encode_report: EncodeReport | None = None
@@ -104,7 +109,7 @@ class Exchange(Protocol):
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer: ...  # noqa: D102
     def series(  # noqa: D102
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard
+        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
     ) -> tuple[NoAnswer | None, int]: ...
     def masked(self, text: str) -> str: ...  # noqa: D102
     def abort(self) -> None: ...  # noqa: D102

@@ -13,9 +13,16 @@ from telemetry_agent.model import (
     Payload,
     Refused,
 )
-from telemetry_agent.upload.compression import Coding
+from telemetry_agent.upload.compression import Coding, wanted
 from telemetry_agent.upload.formats.answers import with_words
-from telemetry_agent.upload.interfaces import Compression, Exchange, Format, NoAnswer, Way
+from telemetry_agent.upload.interfaces import (
+    Compression,
+    CompressionSetting,
+    Exchange,
+    Format,
+    NoAnswer,
+    Way,
+)
 from telemetry_agent.upload.reports import Reports
 from telemetry_agent.upload.sizing import Sizing
 from telemetry_agent.upload.upload_status import Account
@@ -33,7 +40,7 @@ class Sender:
         account: Account,
         *,
         way: Way,
-        compression: Compression,
+        compression: CompressionSetting,
         sizing: Sizing,
         old_way: Callable[[], bool],
         clock: Clock,
@@ -47,7 +54,7 @@ class Sender:
         """How often in a row something was sent and got no answer."""
         self.plain_for_now = False
         """Nothing is compressed, until this is taken back."""
-        self.coding = Coding(compression)
+        self.coding = Coding(wanted(compression, wire_format))
         self._format = wire_format
         self._transport = transport
         self._account = account
@@ -102,7 +109,9 @@ class Sender:
 
         began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
         self.in_flight = batch
-        failure, unanswered = self._transport.series(payloads, timeout_s, heard)
+        failure, unanswered = self._transport.series(
+            payloads, timeout_s, heard, pipelined=self._format.pipelined
+        )
         self.in_flight = None
         self._exchanged(len(outcomes) + unanswered, sent_before, answered=failure is None)
         elapsed_s = self._clock.monotonic_s() - began_s

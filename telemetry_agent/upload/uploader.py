@@ -2,8 +2,8 @@
 
 Theory of operation. A step makes one attempt. What is leased is kept in one table, and a lease
 outlives a step only while a search for a refused fix goes on without delay: every outcome that
-waits (``Deferred``, ``Held``) gives all leases back first, and so does whatever raises. So nothing
-stays leased for ever, and nothing is acknowledged but what an answer acknowledged.
+waits (``Deferred``, ``Held``) gives all leases back first, and so do ``close`` and whatever raises.
+So nothing stays leased for ever, and nothing is acknowledged but what an answer acknowledged.
 
 When the next attempt may be made is one instant, ``_not_before_s``. A ring carries no meaning and
 cannot move it; the return of the network can, unless the endpoint itself named the time. While
@@ -31,7 +31,7 @@ from telemetry_agent.model import Batch, Deferred, Delivered, Held, Refused, Upl
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
     Backlog,
-    Compression,
+    CompressionSetting,
     Exchange,
     Format,
     OpenWay,
@@ -64,7 +64,7 @@ class UploadPolicy:
     flush_every_s: float = 10.0
     timeout_s: float = 30.0
     live_first: bool = True
-    compression: Compression = "gzip"
+    compression: CompressionSetting = "auto"
     backoff_initial_s: float = 1.0
     backoff_max_s: float = 120.0
 
@@ -163,6 +163,8 @@ class Uploader:
             except BaseException:
                 self._abandon()
                 raise
+        if self._closed:
+            self._hand_back()  # ``close`` could not: this step was still running
         self._on_step()
         return wait_s
 
@@ -171,10 +173,11 @@ class Uploader:
         self.bell.ring()
 
     def close(self) -> None:
-        """Abort a request in flight."""
+        """Abort a request in flight, and hand back every lease: now, or when the step ends."""
         self._closed = True
         self._transport.abort()
         self.bell.ring()
+        self._hand_back()
 
     def network_returned(self, spread_s: float) -> None:
         """The network is there again: do not wait out the backoff. Any thread may say so.
@@ -395,6 +398,15 @@ class Uploader:
             self._settler.unanswered = True
             self._leases.give_back(in_flight, answered=False)
         self._leases.give_all_back()
+
+    def _hand_back(self) -> None:
+        """Leave nothing to the uploader that comes next, which may be at work already."""
+        if self._stepping.acquire(blocking=False):
+            try:
+                self._abandon()
+                self._queue.resume_unack()
+            finally:
+                self._stepping.release()
 
     def _end_search(self) -> None:
         self._refusals.end_search()

@@ -18,6 +18,8 @@ class Disk:
 
     def __init__(self) -> None:
         self.refuses: Refusal = "never"
+        self.commits = 0
+        """How often it was tried."""
 
     def connect(self, path: Path) -> sqlite3.Connection:
         return cast("sqlite3.Connection", _Connection(connect(path), self))
@@ -29,6 +31,7 @@ class _Connection:
         self._disk = disk
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        self._disk.commits += sql == "COMMIT"
         if sql != "COMMIT" or self._disk.refuses == "never":
             return self._real.execute(sql, parameters)
         if self._disk.refuses == "after":

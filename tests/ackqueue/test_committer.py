@@ -10,7 +10,7 @@ from fakes import FakeClock
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.tasks import Beat, Stop, run_loop
+from telemetry_agent.tasks import Beat, Bell, Stop, run_loop
 
 
 @pytest.fixture
@@ -72,6 +72,43 @@ def test_what_the_disk_refused_is_tried_each_second(
     assert queue.stats().uncommitted == 0
 
 
+def test_who_can_wait_does_until_there_is_room(tmp_path: Path, clock: FakeClock) -> None:
+    disk = Disk()
+    path = tmp_path / "other.db"
+    with AckQueue(
+        path, commit_every_s=3600, max_uncommitted=100, clock=clock, connect=disk.connect
+    ) as queue:
+        committer, reader = Committer(queue), Bell()
+
+        def fill() -> None:
+            while queue.takes_more(reader.ring):
+                queue.put(fix_at(), "a")
+
+        committer.step(clock.monotonic_s())
+        fill()
+        assert queue.stats().uncommitted == 5
+        assert not reader.clear()
+        disk.refuses = "before"
+        assert committer.step(clock.monotonic_s()) == 1  # not an hour
+        assert not reader.clear()
+        disk.refuses = "never"
+        committer.step(clock.advance(1))
+        assert reader.clear()
+        reader.clear()
+        fill()
+        assert queue.stats().ready == 5
+        assert queue.stats().uncommitted == 5
+
+
+def test_who_can_wait_does_while_the_limits_say_stop(queue: AckQueue) -> None:
+    reader = Bell()
+    queue._bounds.stopped = True
+    assert not queue.takes_more(reader.ring)
+    queue._bounds._relax()
+    assert reader.clear()
+    assert queue.takes_more(reader.ring)
+
+
 def test_a_refused_acknowledgement_rings_too(queue: AckQueue, clock: FakeClock, disk: Disk) -> None:
     queue.put(fix_at(), "a")
     batch = queue.lease(1)
@@ -83,6 +120,33 @@ def test_a_refused_acknowledgement_rings_too(queue: AckQueue, clock: FakeClock, 
     queue.ack(batch)
     assert committer.bell.clear()
     assert committer.step(clock.monotonic_s()) == 1
+
+
+def test_a_disk_that_refuses_is_asked_once_a_second_whoever_asks(
+    queue: AckQueue, clock: FakeClock, disk: Disk
+) -> None:
+    committer, consumer = Committer(queue), Bell()
+    queue.watch(consumer.ring)
+    queue.put(fix_at(), "a")
+    batch = queue.lease(1)
+    assert batch is not None
+    disk.refuses = "before"
+    before, rings = disk.commits, 0
+    for second in range(100):
+        queue.put(fix_at(second), "a")
+        committer.step(clock.advance(0.1))
+        while consumer.clear():  # as the uploader does
+            rings += 1
+            assert rings < 100, "a lease rings its own bell"
+            assert queue.lease(1) is None
+        if second == 50:
+            queue.ack(batch)
+    assert 8 <= disk.commits - before <= 10
+    disk.refuses = "never"
+    consumer.clear()
+    committer.step(clock.advance(1))
+    assert consumer.clear()
+    assert queue.lease(1) is not None
 
 
 def test_it_purges_now_and_then(queue: AckQueue, clock: FakeClock) -> None:

@@ -109,8 +109,8 @@ def test_a_batch_holds_one_device_and_one_stream(path: Path) -> None:
 
 
 def test_only_what_is_on_disk_is_handed_out(path: Path) -> None:
-    disk = Disk()
-    with AckQueue(path, connect=disk.connect) as queue:
+    disk, clock = Disk(), FakeClock()
+    with AckQueue(path, connect=disk.connect, clock=clock) as queue:
         put(queue, 2)
         queue.commit()
         disk.refuses = "before"
@@ -119,6 +119,7 @@ def test_only_what_is_on_disk_is_handed_out(path: Path) -> None:
         assert queue.lease(100) is None
         assert queue.stats().uncommitted == 3
         disk.refuses = "never"
+        clock.advance(1)
         assert seqs(lease(queue)) == [3, 4, 5]
 
 

@@ -127,6 +127,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="queue-model-"))
         self.files = 0
         self.disk = Disk()
+        self.commits_seen = 0
         self.clock = FakeClock()
         self.model = Model()
         self.out: list[tuple[Batch, list[Row]]] = []
@@ -146,6 +147,7 @@ class QueueMachine(RuleBasedStateMachine):
             clock=self.clock,
             connect=self.disk.connect,
         )
+        self.commits_seen = self.disk.commits
         self.model.reopen()
         self.out = []
 
@@ -159,7 +161,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     def write(self) -> None:
         self.model.used = True
-        self.model.write(self.disk.refuses)
+        self.follow_the_disk()
+
+    def follow_the_disk(self) -> None:
+        if self.disk.commits > self.commits_seen:  # soon after a refusal it is not asked
+            self.commits_seen = self.disk.commits
+            self.model.write(self.disk.refuses)
 
     @rule(
         device=st.sampled_from(["a", "a", "a", "b"]),
@@ -193,7 +200,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.disk.refuses != "never"
         else:
             assert self.disk.refuses == "never" or not changed
-        self.model.write(self.disk.refuses)
+        self.follow_the_disk()
 
     @rule(limit=st.integers(1, 12), live_first=st.booleans())
     def lease(self, limit: int, live_first: bool) -> None:
@@ -340,7 +347,7 @@ class QueueMachine(RuleBasedStateMachine):
         for row in purged:
             row.state = GONE
         if purged:
-            self.model.write(self.disk.refuses)
+            self.follow_the_disk()
 
     @rule(refuses=st.sampled_from([*["never"] * 6, "before", "after"]))
     def disk_changes(self, refuses: Refusal) -> None:

@@ -107,8 +107,8 @@ def test_a_real_full_database_recovers(path: Path) -> None:
 
 
 def test_memory_is_bounded_while_the_disk_refuses_and_the_loss_is_confessed(path: Path) -> None:
-    disk = Disk()
-    with AckQueue(path, connect=disk.connect, max_uncommitted=10) as queue:
+    disk, clock = Disk(), FakeClock()
+    with AckQueue(path, connect=disk.connect, clock=clock, max_uncommitted=10) as queue:
         put(queue, 2)
         queue.commit()
         disk.refuses = "before"
@@ -118,6 +118,7 @@ def test_memory_is_bounded_while_the_disk_refuses_and_the_loss_is_confessed(path
         assert queue.stats().uncommitted == 10
         assert queue.stats().lost == {"memory": 5}
         disk.refuses = "never"
+        clock.advance(1)
         assert seqs(lease(queue)) == [1, 2, *range(8, 18)]
     with AckQueue(path) as queue:
         assert queue.stats().lost == {"memory": 5}

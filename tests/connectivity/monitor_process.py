@@ -60,7 +60,7 @@ def main() -> None:
     logging.basicConfig(level=logging.DEBUG, handlers=[Words()])
     bell = KernelBell()
     monitor = Loop(
-        Probe(host, int(port), bell),
+        Probe(host, int(port)),
         bell,
         probe_every_s=float(probe_every_s),
         resume_spread_s=0,

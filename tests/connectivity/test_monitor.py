@@ -9,9 +9,10 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetry_agent.addresses import Address
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe, Verdict
-from telemetry_agent.connectivity.routes import Address, KernelBell, Path
+from telemetry_agent.connectivity.routes import KernelBell, Path
 
 HERE = Address(socket.AF_INET, ("10.0.0.9", 80))
 PROBE_EVERY_S = 30.0
@@ -25,7 +26,6 @@ class FakeBell(KernelBell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.watched = set()
         self.news = False
         self.rings = 0
         self.closed = False
@@ -44,11 +44,18 @@ class FakeBell(KernelBell):
 class FakeProbe(Probe):
     """Ends ``takes_s`` after its start, as the network is then."""
 
+    running = False
+
     def __init__(self, world: "World") -> None:
-        super().__init__("endpoint.test", 80, world.bell, path=lambda _: world.way)
+        super().__init__("endpoint.test", 80, path=lambda _: world.way)
+        self.found: list[Address] = []
         self.world = world
         self.takes_s = 0.0
         self.starts: list[float] = []
+
+    @property
+    def addresses(self) -> list[Address]:
+        return self.found
 
     def start(self, now_s: float) -> None:
         self.running = True
@@ -58,7 +65,7 @@ class FakeProbe(Probe):
         if now_s < self.due_s():
             return None
         self.running = False
-        self.addresses = (HERE,)
+        self.found = [HERE]
         return self.world.judge()
 
     def due_s(self) -> float:

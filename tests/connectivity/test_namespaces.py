@@ -16,9 +16,9 @@ import pytest
 from netns import Namespace, Network, network
 from processes import Running, running
 
+from telemetry_agent.addresses import Address, resolve
 from telemetry_agent.clock import Clock
-from telemetry_agent.connectivity.probe import resolve
-from telemetry_agent.connectivity.routes import Address, KernelBell, Path, path
+from telemetry_agent.connectivity.routes import KernelBell, Path, path
 
 clock = Clock()
 

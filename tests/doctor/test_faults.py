@@ -30,6 +30,7 @@ from processes import ROOT
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.lock import QueueLock
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.addresses import Address, Resolve
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor.checks import NAMES
 from telemetry_agent.doctor.findings import Finding
@@ -379,8 +380,8 @@ def a_file_of_another_program(bench: Bench) -> None:
 # The endpoint
 
 
-def resolving(error: Exception) -> Callable[[str, int], list[Any]]:
-    def resolve(_host: str, _port: int) -> list[Any]:
+def resolving(error: Exception) -> Resolve:
+    def resolve(_host: str, _port: int) -> list[Address]:
         raise error
 
     return resolve
@@ -392,7 +393,7 @@ def a_name_that_does_not_exist(bench: Bench) -> None:
     bench.resolve = resolving(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
 
 
-@fault("name", "fail", "no name server tells the address", "ip route.*/etc/resolv.conf")
+@fault("name", "fail", "no name server answers for tracker.example", "ip route.*/etc/resolv.conf")
 def no_name_server(bench: Bench) -> None:
     bench.url = "https://tracker.example/v1/fixes"
     bench.resolve = resolving(socket.gaierror(socket.EAI_AGAIN, "Temporary failure"))
@@ -404,7 +405,7 @@ def a_silent_name_server(bench: Bench) -> None:
     bench.cleanup.callback(over.set)
     bench.url = "https://tracker.example/v1/fixes"
 
-    def resolve(_host: str, _port: int) -> list[Any]:
+    def resolve(_host: str, _port: int) -> list[Address]:
         over.wait(30)
         return []
 
@@ -437,7 +438,7 @@ def a_certificate_for_another_name(bench: Bench) -> None:
     bench.upload["ca_file"] = str(ca_file())
     port = bench.serve(tls=tls_server_context()).split(":")[2]
     bench.url = f"https://tracker.example:{port}"
-    bench.resolve = lambda _host, number: socket.getaddrinfo("127.0.0.1", number, type=1)
+    bench.resolve = lambda _host, number: [Address(socket.AF_INET, ("127.0.0.1", number))]
 
 
 @fault("tls", "fail", "no TLS there", "may speak plain http")

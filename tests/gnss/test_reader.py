@@ -77,6 +77,55 @@ def epochs_ms(count: int, interval_ms: int = 1000) -> list[int]:
     return [DAY_MS + i * interval_ms for i in range(count)]
 
 
+# ---- on a recording
+
+
+def test_what_can_wait_is_read_no_faster_than_it_can_be_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "drive.nmea"
+    path.write_bytes(b"".join(map(line, range(500))))
+    recorded = Recorded()
+    room = 0
+
+    def has_room() -> bool:
+        return len(recorded.times_ms) < room
+
+    reader = Reader(ReplaySource(path), live, recorded, room=has_room)
+    assert reader.step(0.0) == 0
+    for _ in range(3):
+        assert reader.step(0.0) is None
+    assert recorded.times_ms == []
+    room = 100
+    while reader.step(0.0) == 0:
+        pass
+    assert 100 <= len(recorded.times_ms) < 200
+    room = 1000
+    while reader.step(0.0) == 0:
+        pass
+    assert recorded.times_ms == epochs_ms(500)
+
+
+def test_a_step_that_outlasts_close_still_frees_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "drive.nmea"
+    path.write_bytes(b"".join(map(line, range(500))))
+    recording, goes_on = threading.Event(), threading.Event()
+
+    def record(_: Fix) -> None:
+        recording.set()
+        assert goes_on.wait(LIMIT_S)
+
+    source = ReplaySource(path)
+    reader = Reader(source, live, record)
+    reader.step(0.0)
+    step = threading.Thread(target=reader.step, args=(0.0,))
+    step.start()
+    assert recording.wait(LIMIT_S)
+    reader.close()
+    assert source._file is not None
+    goes_on.set()
+    step.join(LIMIT_S)
+    assert source._file is None
+
+
 # ---- on a simulated receiver
 
 
@@ -139,6 +188,9 @@ def test_a_receiver_that_comes_later_is_read_from_its_first_byte(tmp_path: Path)
 class Opened:
     """A source that tells when it could not be opened."""
 
+    baud = None
+    live = True
+
     def __init__(self, source: Source) -> None:
         self.failed = threading.Event()
         self.name = source.name
@@ -195,6 +247,9 @@ class Script:
     """
 
     name = "gps"
+
+    baud = None
+    live = True
 
     def __init__(self, clock: FakeClock, *does: bytes | float | Exception) -> None:
         self._does = list(does)
@@ -449,7 +504,8 @@ def test_close_waits_for_the_step_and_no_step_follows() -> None:
     may_go.set()
     stepping.join(LIMIT_S)
     closing.join(LIMIT_S)
-    assert (source.closed, reader.status.fixes) == (1, 2)
+    assert source.closed
+    assert reader.status.fixes == 2
     assert reader.step(0) is None
 
 

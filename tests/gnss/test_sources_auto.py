@@ -13,6 +13,9 @@ from telemetry_agent.model import ReceiverState
 class Port:
     """A source that says what it is told to, and notes what is done with it."""
 
+    baud = None
+    live = True
+
     def __init__(self, name: str, says: bytes = b"", error: SourceError | None = None) -> None:
         self.name = name
         self.says = says
@@ -86,8 +89,8 @@ def test_the_best_is_used_and_the_others_are_told(
     (said,) = caplog.messages
     assert said == (
         "using a ublox: /dev/ublox; a serial0 is not free: a login console has it: `sudo x`; "
-        'not used: a lte (gps.source = "/dev/lte"); a ftdi may be a receiver or not: '
-        'if it is one, set gps.source = "/dev/ftdi"'
+        'not used: a lte (gps.source = "/dev/lte"); a ftdi may be a receiver: '
+        'if it is, set gps.source = "/dev/ftdi"'
     )
 
 
@@ -100,7 +103,7 @@ def test_a_gpsd_that_has_a_receiver_comes_first(
     assert bench.source.name == "gpsd://localhost:2947"
     assert (port.done, bench.gpsd.done) == ([], ["open"])
     assert caplog.messages == [
-        "gpsd has /dev/ublox: positions come from gpsd://localhost:2947",
+        "gpsd has /dev/ublox: using gpsd://localhost:2947",
     ]
 
 
@@ -124,7 +127,7 @@ def test_a_gpsd_that_says_nothing_gives_way_and_keeps_its_ports(
 
 def test_what_is_not_known_to_be_a_receiver_is_told_and_never_opened(bench: Bench) -> None:
     arduino = bench.add("unknown", "arduino")
-    with pytest.raises(SourceError, match=r"can be used: a arduino may be a receiver or not"):
+    with pytest.raises(SourceError, match=r"usable receiver: a arduino may be a receiver"):
         bench.source.open()
     assert arduino.done == []
 

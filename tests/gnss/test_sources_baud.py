@@ -138,8 +138,8 @@ def test_a_wrong_speed_in_the_config_is_told_with_the_right_one() -> None:
     with ScriptedReceiver(EPOCH, baud=38400) as receiver:
         text = SerialSource(receiver.device, 9600).remedy("wrong-baud", b"")
     assert text == (
-        f"what comes from {receiver.device} at 9600 baud is no NMEA: it speaks at 38400: "
-        'set gps.baud = 38400, or "auto" to have it found'
+        f"the data from {receiver.device} at 9600 baud is not NMEA: it sends at 38400: "
+        'set gps.baud = 38400, or "auto" to detect it'
     )
 
 
@@ -151,10 +151,10 @@ def test_a_receiver_that_speaks_ubx_is_named_with_what_switches_nmea_on() -> Non
         heard = source.read(1)
         source.close()
         text = source.remedy("binary", heard)
-    assert text.startswith(f"{receiver.device} speaks UBX and no NMEA: switch its NMEA output on")
+    assert text.startswith(f"{receiver.device} sends UBX, not NMEA: switch its NMEA output on")
     assert f"`gpsctl -f -n {receiver.device}`" in text
 
 
 def test_silence_is_told() -> None:
     text = SerialSource(Path("/dev/ttyS9")).remedy("silent", b"")
-    assert text == "nothing comes from /dev/ttyS9: check the receiver's wiring and power"
+    assert text == "no data from /dev/ttyS9: check the receiver's wiring and power"

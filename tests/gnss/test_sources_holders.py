@@ -69,7 +69,7 @@ def test_a_lock_of_another_user_is_seen(machine: Machine) -> None:
         ("ModemManager", "ModemManager (pid 9) has /dev/ttyUSB0: `sudo systemctl disable --now Mo"),
         ("agetty", "`sudo systemctl disable --now serial-getty@ttyUSB0`"),
         ("hciattach", "Bluetooth has /dev/ttyUSB0 (hciattach (pid 9)): use the header's other po"),
-        ("telemetry-agent", "another telemetry-agent (pid 9) has /dev/ttyUSB0: stop it, one is"),
+        ("telemetry-agent", "another telemetry-agent (pid 9) has /dev/ttyUSB0: stop it"),
         ("minicom", "minicom (pid 9) has /dev/ttyUSB0: stop that program (`sudo kill 9`)"),
     ],
 )
@@ -80,4 +80,4 @@ def test_each_holder_has_its_remedy(machine: Machine, program: str, says: str) -
 def test_a_console_of_the_kernel_starts_its_login_again(machine: Machine) -> None:
     machine.cmdline("root=/dev/sda1 console=ttyUSB0,9600n8")
     text = explain(PORT, Holder(9, "agetty"), machine.root)
-    assert text.endswith(", and take console=ttyUSB0 out of the kernel's command line")
+    assert text.endswith(", and remove console=ttyUSB0 from the kernel's command line")

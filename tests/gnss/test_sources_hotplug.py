@@ -81,8 +81,8 @@ def test_without_messages_from_the_kernel_it_says_so_once(
     hotplug.close()
     (said,) = caplog.messages
     assert said == (
-        "a receiver that is plugged in is found within half a minute, not at once: "
-        "no messages from the kernel (Operation not permitted)"
+        "cannot receive messages from the kernel (Operation not permitted): a receiver that is "
+        "plugged in is found within half a minute, not at once"
     )
 
 

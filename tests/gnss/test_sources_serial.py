@@ -191,7 +191,7 @@ def test_a_forbidden_device_names_the_group_to_join(line: Line, source: SerialSo
 def test_what_is_no_serial_port_is_told_apart(kind: str, tmp_path: Path) -> None:
     path = {"file": tmp_path / "track.nmea", "directory": tmp_path}.get(kind, Path(kind))
     (tmp_path / "track.nmea").write_bytes(b"$")
-    with pytest.raises(SourceError, match=f"{path} is no serial port"):
+    with pytest.raises(SourceError, match=f"{path} is not a serial port"):
         SerialSource(path, 9600).open()
 
 

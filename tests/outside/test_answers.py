@@ -85,7 +85,12 @@ def test_row(row: str, backlog: Path, tmp_path: Path) -> None:
             tmp_path,
             "/dev/none",
             server.url,
-            upload={"timeout": "1s", "backoff_initial": "50ms", "backoff_max": "100ms"},
+            upload={
+                "timeout": "1s",
+                "backoff_initial": "50ms",
+                "backoff_max": "100ms",
+                "compression": "gzip" if "gzip" in row else "auto",
+            },
         )
         with started(config) as agent:
             if says_:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import signal
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from misbehaving import (
 from processes import run_agent
 from rig import record_backlog, simulated, started, stats, write_config
 from schedules import fix_at, run_schedules
+from standins import Server as Plain
+from standins import Unlooking
 
 from telemetry_agent.ackqueue.queue import AckQueue
 
@@ -195,6 +198,22 @@ def test_a_fresh_fix_passes_the_backlog_on_a_slow_link(tmp_path: Path) -> None:
     assert set(server.ledger.values()) == {1}
 
 
+@pytest.mark.parametrize("name", ["native", "overland"])
+def test_by_default_an_endpoint_that_does_not_unpack_loses_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    record_backlog(tmp_path, 200)
+    endpoint = Unlooking()
+    with Plain(endpoint) as server:
+        config = write_config(tmp_path, "/dev/none", server.url, upload={"format": name})
+        with started(config) as agent:
+            done = run_agent("drain", "--config", str(config))
+            assert done.returncode == 0, done.stderr
+            assert agent.end() == 0
+    assert stats(tmp_path).acked == len(endpoint.stored) == 200
+    assert not endpoint.packed
+
+
 def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
     old = put_backlog(tmp_path, 3_000)
     with simulated(tmp_path, 40) as simulator, Server() as server:
@@ -207,3 +226,21 @@ def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
     came = [name for request in server.requests for name in request.names]
     assert came == sorted(came, key=lambda name: (name[0] != old, name[1]))
     assert len(came) == 3040
+
+
+def test_a_disk_that_refuses_is_asked_once_a_second_and_costs_nothing(tmp_path: Path) -> None:
+    with simulated(tmp_path, 100) as simulator, Server() as server:
+        config = write_config(tmp_path, str(simulator.device), server.url)
+        with started(config) as agent:
+            server.wait_for(lambda s: len(s.ledger) >= 10)
+            pid = agent.process.pid
+            writable = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file takes a byte
+            agent.wait_for_line("cannot write the queue .* tried again each second")
+            assert simulator.done.wait(60)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, writable)
+            told = agent.wait_for_line(r"can be written again, after (\d+) refusals in (\d+) s")
+            refusals, seconds = map(int, told.groups())
+            assert refusals <= seconds + 2
+            server.wait_for(lambda s: len(s.ledger) == 100)
+            assert agent.end() == 0

@@ -1,8 +1,10 @@
 """What is recorded, by a real agent over restarts."""
 
+from functools import reduce
+from operator import xor
 from pathlib import Path
 
-from rig import START_MS, started, write_config
+from rig import START_MS, started, stats, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.lab.drive import Drive
@@ -38,6 +40,30 @@ def test_a_drive_is_sampled_and_its_metres_go_on_after_a_restart(tmp_path: Path)
     assert odo == sorted(odo)
     assert odo[-1] > 1500
     assert abs(odo[-1] - (whole[-1].odo_m or 0)) < 30
+
+
+def test_a_recording_at_full_speed_waits_for_the_disk(tmp_path: Path) -> None:
+    count = 110_000  # more than memory holds
+    recording = tmp_path / "drive.nmea"
+    with recording.open("wb") as file:
+        file.writelines(rmc(second) for second in range(count))
+    config = write_config(
+        tmp_path, f"file://{recording}", "http://127.0.0.1:9/", queue={"commit_every": "1h"}
+    )
+    with started(config) as agent:
+        agent.wait_for_line(f"replayed {count} fixes", limit_s=200)
+        assert agent.end() == 0
+    assert (stats(tmp_path).ready, stats(tmp_path).lost) == (count, {})
+
+
+def rmc(second: int) -> bytes:
+    day, time = divmod(second, 86400)
+    hour, minute = divmod(time // 60, 60)
+    text = (
+        f"GPRMC,{hour:02}{minute:02}{time % 60:02}.00,A,4807.038,N,01131.000,E,"
+        f"022.4,084.4,{23 + day:02}1126,,,A"
+    )
+    return b"$%s*%02X\r\n" % (text.encode(), reduce(xor, text.encode()))
 
 
 def test_the_interval_of_the_config_is_taken(tmp_path: Path) -> None:

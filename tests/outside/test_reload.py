@@ -3,13 +3,15 @@
 import json
 import signal
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from misbehaving import Server, answer
+from ackqueue import damage
+from misbehaving import Act, Line, Request, Server, answer, refusing
 from processes import run_agent
 from rig import simulated, started, write_config
 
@@ -111,8 +113,38 @@ def test_what_was_held_goes_on_at_once(tmp_path: Path) -> None:
                 assert agent.end() == 0
 
 
+def status(config: Path) -> Any:
+    return json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
+
+
+def test_in_the_search_for_refused_fixes_it_strands_none(tmp_path: Path) -> None:
+    damage.fill(tmp_path / "queue.db", 1000)
+    bad = set(range(25, 1000, 50))
+    searching, reloaded = threading.Event(), threading.Event()
+
+    def slowly(line: Line, request: Request) -> bool | None:
+        if len(line.server.requests) > 3:
+            searching.set()
+            reloaded.wait(0.1)
+        return refusing(bad).run(line, request)
+
+    with Server(then=Act(slowly)) as server:
+        config = write_config(tmp_path, "/dev/none", server.url)
+        with started(config) as agent:
+            assert searching.wait(20)
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line("reloaded")
+            assert len(server.ledger) < 1000 - len(bad), "the search was over before the reload"
+            reloaded.set()
+            server.wait_for(lambda s: len(s.ledger) == 1000 - len(bad), limit_s=60)
+            while status(config)["queue"]["pending"]:
+                pass
+            assert status(config)["queue"]["in_flight"] == 0
+            assert agent.end() == 0
+
+
 def upload_status(config: Path) -> Any:
-    return json.loads(run_agent("status", "--json", "--config", str(config)).stdout)["upload"]
+    return status(config)["upload"]
 
 
 def test_an_outage_does_not_end_by_it(tmp_path: Path) -> None:

@@ -46,9 +46,7 @@ def test_auto_takes_the_gpsd_of_this_machine(tmp_path: Path, endpoint: Endpoint)
             running(*machine.command(*serves)),
             running(*machine.command(*runs)) as daemon,
         ):
-            daemon.wait_for_line(
-                f"gpsd has {receiver.device}: positions come from gpsd://localhost"
-            )
+            daemon.wait_for_line(f"gpsd has {receiver.device}: using gpsd://localhost")
             assert endpoint.wait_for(FIXES, LIMIT_S), daemon.text()
             assert daemon.end() == 0
         _no_gap(endpoint)

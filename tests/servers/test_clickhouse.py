@@ -26,7 +26,7 @@ from peers import ask, clickhouse
 from standins import Asked, Said, Server
 from uploading import Uploading
 
-from telemetry_agent.upload.http.credentials import Access
+from telemetry_agent.upload.http.credentials import Credentials
 
 TABLE, *_ = blocks("servers.md", "sql")
 READ = "SELECT * FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"
@@ -143,7 +143,7 @@ def test_its_own_codes_tell_a_wrong_set_up_from_a_wrong_value(old: str, tmp_path
     ask(old, b"CREATE TABLE gps.typed AS gps.fixes ENGINE = Memory")
     password = tmp_path / "password"
     password.write_text("wrong")
-    access = Access(username="agent", password=password)
+    access = Credentials(username="agent", password=password)
     with (
         without_token(old) as relay,
         contextlib.closing(

@@ -59,7 +59,9 @@ def test_a_drive_arrives_once_and_is_read_back_equal(
     token = tmp_path / "token"
     token.write_text(TOKEN)
     with endpoint(tmp_path, database) as url:
-        sent = drive_to(url, tmp_path, backlog, cut_after=40_000, token_file=str(token))
+        sent = drive_to(
+            url, tmp_path, backlog, cut_after=40_000, compression="gzip", token_file=str(token)
+        )
     with psycopg.connect(database) as read:
         rows = read.execute("SELECT stream, device, time, fix FROM fixes ORDER BY time").fetchall()
     assert len(sent) == FIXES

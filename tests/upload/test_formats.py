@@ -70,8 +70,8 @@ def outcome(
 
 def test_overland() -> None:
     payload = encoded("overland", FULL, FIX, compression="gzip")
-    assert not payload.compressed  # where it is not unpacked, it vanishes
-    full, bare = json.loads(payload.body)["locations"]
+    assert payload.headers["Content-Encoding"] == "gzip"
+    full, bare = json.loads(gzip.decompress(payload.body))["locations"]
     assert full == {
         "type": "Feature",
         "geometry": {"type": "Point", "coordinates": [-11.516667123, 48.1173]},
@@ -85,7 +85,7 @@ def test_overland() -> None:
             "vertical_accuracy": 4.1,
         },
     }
-    assert bare["properties"].keys() == {"timestamp", "device_id"}
+    assert bare["properties"].keys() == {"timestamp", "device_id", "horizontal_accuracy"}
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,36 @@ def test_osmand_wants_knots_and_milliseconds() -> None:
         "odometer": "1234",
     }
     bare = encoded("osmand", FIX._replace(lat_e9=1, lon_e9=0)).query
-    assert bare == f"id=van-07&timestamp={FIX.time_ms}&lat=0.000000001&lon=0"
+    assert bare == f"id=van-07&timestamp={FIX.time_ms}&lat=0.000000001&lon=0&accuracy=50.0"
 
 
 def test_osmand_takes_the_identifier_of_the_url_and_escapes_its_own() -> None:
     assert "id=" not in encoded("osmand", FIX, url="http://x/?id=4711").query
     assert encoded("osmand", FIX, device="a&b c/é").query.startswith("id=a%26b%20c%2F%C3%A9&")
+
+
+@pytest.mark.parametrize(
+    ("err_h_mm", "hdop_e2", "metres", "whole_metres"),
+    [
+        (2_600, 90, 2.6, 3),  # what the receiver says goes first
+        (14, 60, 1.0, 1),
+        (0, None, 1.0, 1),
+        (1_001, None, 1.001, 2),
+        (None, 90, 4.5, 5),
+        (None, 1, 1.0, 1),
+        (None, 8999, 449.95, 450),
+        (None, None, 50.0, 50),
+    ],
+)
+def test_accuracy_is_always_sent(
+    err_h_mm: int | None, hdop_e2: int | None, metres: float, whole_metres: int
+) -> None:
+    """Home Assistant and Reitti drop a position without it, and say yes."""
+    fix = FIX._replace(err_h_mm=err_h_mm, hdop_e2=hdop_e2)
+    (feature,) = json.loads(encoded("overland", fix).body)["locations"]
+    assert feature["properties"]["horizontal_accuracy"] == metres
+    assert parse_qs(encoded("osmand", fix).query)["accuracy"] == [str(metres)]
+    assert json.loads(encoded("owntracks", fix).body)["acc"] == whole_metres
 
 
 def test_osmand_of_nothing_names_no_device() -> None:
@@ -172,6 +196,20 @@ def test_owntracks_is_one_object_of_integers() -> None:
 def test_owntracks_topics(url: str, username: str, device: str, topic: str) -> None:
     payload = encoded("owntracks", FIX, url=url, username=username, device=device)
     assert json.loads(payload.body)["topic"] == topic
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"[]", Delivered),
+        (b'{"_type":"cmd"}', Delivered),
+        (b"", Delivered),  # Traccar
+        (b"no way", Deferred),
+        (b"<html>", Deferred),
+    ],
+)
+def test_owntracks_servers_say_json_or_nothing(body: bytes, kind: type) -> None:
+    assert isinstance(outcome("owntracks", 200, body), kind)
 
 
 def test_influx() -> None:

@@ -1,19 +1,36 @@
 """Several requests under way on one connection: order, ends, and servers that cannot do it."""
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from fakes import FakeClock
 from misbehaving import Server as Misbehaving
 from misbehaving import answer, tls_server_context, trusting
-from standins import Asked, Said, Server
+from standins import Asked, Recorder, Said, Server
 
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.http.connection import BrokenError
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
+
+if TYPE_CHECKING:
+    from telemetry_agent.upload.http.dialer import Dialer
 
 
 def payloads(count: int, first: int = 0) -> list[Payload]:
     return [Payload(b"", {}, query=f"n={n}") for n in range(first, first + count)]
+
+
+def series(
+    transport: Transport,
+    payloads: list[Payload],
+    timeout_s: float,
+    heard: Callable[[Answer], bool],
+) -> tuple[NoAnswer | None, int]:
+    return transport.series(payloads, timeout_s, heard, pipelined=True)
 
 
 def number(asked: Asked) -> int:
@@ -55,13 +72,23 @@ def test_each_request_has_its_own_answer_and_they_do_not_wait_for_each_other(
     echo: Server, seen: list[int]
 ) -> None:
     transport, heard = Transport(echo.url), Heard()
-    assert transport.series(payloads(500), 10, heard) == (None, 0)
+    assert series(transport, payloads(500), 10, heard) == (None, 0)
     assert heard.bodies == seen == list(range(500))
     assert echo.connections == 1
     assert 32 < echo.most_under_way <= 128
-    assert transport.series(payloads(20, 500), 10, heard) == (None, 0)
+    assert series(transport, payloads(20, 500), 10, heard) == (None, 0)
     assert echo.connections == 1
     transport.close()
+
+
+def test_where_that_is_not_allowed_each_waits_for_the_answer_before(
+    echo: Server, seen: list[int]
+) -> None:
+    transport, heard = Transport(echo.url), Heard(lambda answer: answer.body != b"29")
+    assert transport.series(payloads(50), 10, heard, pipelined=False) == (None, 0)
+    transport.close()
+    assert heard.bodies == seen == list(range(30))
+    assert (echo.connections, echo.most_under_way) == (1, 1)
 
 
 def test_the_query_of_the_url_stays_and_the_body_is_sent() -> None:
@@ -73,8 +100,11 @@ def test_the_query_of_the_url_stays_and_the_body_is_sent() -> None:
 
     with Server(said) as server:
         transport = Transport(f"{server.url}/pub?u=jane")
-        transport.series(
-            [Payload(b"{}", {"X-Limit-D": "van"}), Payload(b"", {}, query="a=1")], 5, Heard()
+        series(
+            transport,
+            [Payload(b"{}", {"X-Limit-D": "van"}), Payload(b"", {}, query="a=1")],
+            5,
+            Heard(),
         )
         transport.exchange(Payload(b"", {}, query="a=1"), 5)
         transport.close()
@@ -90,7 +120,7 @@ def test_a_server_that_closes_after_each_answer_gets_one_at_a_time(seen: list[in
 
     with Server(said) as server:
         transport = Transport(server.url)
-        assert transport.series(payloads(20), 10, Heard()) == (None, 0)
+        assert series(transport, payloads(20), 10, Heard()) == (None, 0)
         transport.close()
     assert seen == list(range(20))
     assert (server.connections, server.most_under_way) == (20, 1)
@@ -103,7 +133,7 @@ def test_what_came_behind_an_announced_end_is_sent_anew(seen: list[int]) -> None
 
     with Server(said, latency_s=0.001) as server:
         transport = Transport(server.url)
-        assert transport.series(payloads(180), 10, Heard()) == (None, 0)
+        assert series(transport, payloads(180), 10, Heard()) == (None, 0)
         transport.close()
     assert seen == list(range(180))
     assert server.connections == 4
@@ -115,7 +145,7 @@ def test_what_had_its_answer_is_told_before_the_connection_broke() -> None:
 
     with Server(said, latency_s=0.002) as server:
         transport, heard = Transport(server.url), Heard()
-        failure, unanswered = transport.series(payloads(200), 10, heard)
+        failure, unanswered = series(transport, payloads(200), 10, heard)
         transport.close()
     assert failure is not None
     # A server that has not read all of it closes by a reset.
@@ -133,7 +163,7 @@ def test_no_more_is_sent_once_an_answer_makes_it_pointless(seen: list[int]) -> N
 
     with Server(said, latency_s=0.005) as server:
         transport, heard = Transport(server.url), Heard(lambda answer: answer.status == 200)
-        assert transport.series(payloads(200), 10, heard) == (None, 0)
+        assert series(transport, payloads(200), 10, heard) == (None, 0)
         transport.close()
     assert len(heard.answers) == len(seen) < 20  # those under way are heard to their end
 
@@ -141,41 +171,145 @@ def test_no_more_is_sent_once_an_answer_makes_it_pointless(seen: list[int]) -> N
 def test_a_connection_that_was_closed_meanwhile_is_repeated_on_a_fresh_one(seen: list[int]) -> None:
     with Misbehaving(answer(200), answer(200)) as server:
         transport, heard = Transport(server.url), Heard()
-        assert transport.series(payloads(2), 5, heard) == (None, 0)
+        assert series(transport, payloads(2), 5, heard) == (None, 0)
         server.close_idle()
-        assert transport.series(payloads(3), 5, heard) == (None, 0)
+        assert series(transport, payloads(3), 5, heard) == (None, 0)
         transport.close()
         assert len(heard.answers) == 5
         assert server.connections == 2
 
 
-def test_a_server_that_looks_at_one_request_at_a_time_is_found_out(
+class OneBody(Recorder):
+    """A server that reads as the Recorder does, and says the number of the request that it took."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def __call__(self, asked: Asked) -> Said:
+        self.taken.append(number(asked))
+        return Said(200, str(number(asked)).encode())
+
+
+def test_no_answer_is_taken_for_that_to_a_request_that_was_thrown_away(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It throws away what comes behind the request that it answers."""
     caplog.set_level("INFO")
-
-    def said(asked: Asked) -> Said | bytes:
-        fresh = asked.connection not in busy or not busy[asked.connection]
-        busy[asked.connection] = True
-        return Said() if fresh else b""
-
-    busy: dict[int, bool] = {}
-
-    class Forgetful(Server):
-        def _take(self, buffer: bytes, number: int, owed: list[tuple[float, bytes, bool]]) -> bytes:
-            busy[number] = False
-            return super()._take(buffer, number, owed)
-
-    with Forgetful(said, latency_s=0.05) as server:
+    one_body, heard = OneBody(), Heard()
+    with Server(one_body, latency_s=0.01) as server:
         transport = Transport(server.url)
         for _ in range(2):
-            failure, unanswered = transport.series(payloads(20), 0.5, Heard())
+            sent = payloads(20, len(heard.answers))
+            failure, unanswered = series(transport, sent, 0.5, heard)
             assert failure == NoAnswer("no answer within 0.5 s")
-            assert unanswered > 0
-        assert transport.series(payloads(4), 2, Heard()) == (None, 0)
+            assert unanswered == 1
+        assert series(transport, payloads(4, len(heard.answers)), 20, heard) == (None, 0)
         transport.close()
-    assert caplog.text.count("one request at a time") == 1
+    assert heard.bodies == one_body.taken == list(range(8))
+    assert caplog.text.count("sending one request at a time for 10 min") == 1
+
+
+class Scripted:
+    """Dialer, exchange and connection of a server that reads so many requests of one write."""
+
+    connected = answering = aborted = over = verified = False
+
+    def __init__(self, reads: int = 1000) -> None:
+        self.reads = reads
+        self.rounds: list[int] = []
+        """How many requests each write had."""
+        self.connections = 0
+        self._owed = 0
+
+    @property
+    def exchange(self) -> "Scripted":
+        return self
+
+    def begin(self, timeout_s: float) -> None:
+        self.connected = self.answering = False
+
+    def connect(self, host: str, port: int) -> "Scripted":
+        self.connected = True
+        self.connections += 1
+        return self
+
+    def send(self, data: bytes) -> None:
+        assert not self._owed, "more was sent before the round was answered"
+        self.rounds.append(data.count(b"POST /"))
+        self._owed = min(self.rounds[-1], self.reads)
+
+    def recv(self, max_bytes: int) -> bytes:
+        if not self._owed:
+            raise BrokenError("the server closed the connection without an answer")
+        self._owed -= 1
+        self.answering = True
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    def readable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._owed = 0
+
+
+def scripted(server: Scripted, clock: FakeClock) -> Callable[[int], tuple[int, int]]:
+    """Sends so many requests; returns how many were answered, and how many were not."""
+    pipeline = Pipeline("http://far/", cast("Dialer", server), Credentials(), 1e9, clock)
+
+    def send(count: int) -> tuple[int, int]:
+        heard = Heard()
+        _, unanswered = pipeline.series(payloads(count), [{}] * count, 30, heard)
+        return len(heard.answers), unanswered
+
+    return send
+
+
+def test_a_round_is_twice_the_one_before_once_that_is_answered() -> None:
+    server = Scripted()
+    send = scripted(server, FakeClock())
+    assert send(500) == (500, 0)
+    assert server.rounds == [1, 2, 4, 8, 16, 32, 64, 128, 128, 117]
+    assert send(130) == (130, 0)  # the connection is kept, and so is the size
+    assert server.rounds[10:] == [128, 2]
+    assert server.connections == 1
+
+
+def test_a_small_round_shows_nothing_about_a_large_one() -> None:
+    server = Scripted()
+    send = scripted(server, FakeClock())
+    for _ in range(4):
+        send(3)
+    assert server.rounds == [1, 2, 3, 3, 3]
+    assert send(12) == (12, 0)
+    assert server.rounds[5:] == [4, 8]
+
+
+@pytest.mark.parametrize("reads", [1, 3, 8, 100])
+def test_after_two_broken_rounds_they_go_one_at_a_time_for_ten_minutes(reads: int) -> None:
+    server, clock = Scripted(reads), FakeClock()
+    send = scripted(server, clock)
+    for _ in range(2):
+        answered, unanswered = send(300)
+        *whole, broken = server.rounds
+        assert max(whole, default=1) <= reads < broken
+        assert (answered, unanswered) == (sum(whole) + reads, broken - reads)
+        assert send(1) == (1, 0)  # shows nothing
+        server.rounds.clear()
+    clock.advance(599)
+    assert send(300) == (300, 0)
+    assert set(server.rounds) == {1}
+    clock.advance(1)
+    assert send(300)[1] > 0
+
+
+def test_one_broken_round_is_forgotten_after_a_whole_one_of_its_size() -> None:
+    server = Scripted()
+    send = scripted(server, FakeClock())
+    for _ in range(3):
+        server.reads = 1
+        assert send(4)[1] > 0
+        server.reads = 1000
+        assert send(20) == (20, 0)
+    assert max(server.rounds[-5:]) == 8
 
 
 @pytest.mark.parametrize(
@@ -189,7 +323,7 @@ def test_a_server_that_looks_at_one_request_at_a_time_is_found_out(
 def test_what_is_no_answer_is_said(bytes_: bytes, reason: str) -> None:
     with Server(lambda _: bytes_) as server:
         transport = Transport(server.url)
-        failure, unanswered = transport.series(payloads(3), 0.3, Heard())
+        failure, unanswered = series(transport, payloads(3), 0.3, Heard())
         transport.close()
     assert failure is not None
     assert failure.reason.startswith(reason)
@@ -200,8 +334,8 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
     one = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     with Server(lambda _: one + one) as server:
         transport, heard = Transport(server.url), Heard()
-        transport.series(payloads(1), 5, heard)
-        transport.series(payloads(1), 5, heard)
+        series(transport, payloads(1), 5, heard)
+        series(transport, payloads(1), 5, heard)
         transport.close()
     assert (len(heard.answers), server.connections) == (2, 2)
 
@@ -216,12 +350,12 @@ def test_with_several_under_way_an_answer_too_many_counts_for_nothing() -> None:
     with Server(said, latency_s=0.01) as server:
         transport = Transport(server.url)
         for _ in range(2):
-            failure, _ = transport.series(payloads(20), 5, Heard())
+            failure, _ = series(transport, payloads(20), 5, Heard())
             assert failure == NoAnswer(
                 "the server answers more often than it is asked", taints=True
             )
         # One by one each answer is told from the next.
-        assert transport.series(payloads(20), 5, Heard()) == (None, 0)
+        assert series(transport, payloads(20), 5, Heard()) == (None, 0)
         transport.close()
 
 
@@ -232,15 +366,15 @@ def test_chunks_and_interim_answers_are_understood() -> None:
     )
     with Server(lambda _: said) as server:
         transport, heard = Transport(server.url), Heard()
-        assert transport.series(payloads(30), 5, heard) == (None, 0)
+        assert series(transport, payloads(30), 5, heard) == (None, 0)
         transport.close()
     assert [answer.body for answer in heard.answers] == [b"[]"] * 30
 
 
 def test_over_tls_the_answers_are_verified() -> None:
     with Misbehaving(tls=tls_server_context()) as server:
-        transport, heard = Transport(server.url, access=trusting()), Heard()
-        assert transport.series(payloads(50), 5, heard) == (None, 0)
+        transport, heard = Transport(server.url, credentials=trusting()), Heard()
+        assert series(transport, payloads(50), 5, heard) == (None, 0)
         transport.close()
     assert all(answer.verified_tls for answer in heard.answers)
     assert server.connections == 1
@@ -248,12 +382,12 @@ def test_over_tls_the_answers_are_verified() -> None:
 
 def test_nobody_there_and_an_abort_are_no_answer(echo: Server) -> None:
     transport = Transport("http://127.0.0.1:9/")
-    failure, unanswered = transport.series(payloads(3), 5, Heard())
+    failure, unanswered = series(transport, payloads(3), 5, Heard())
     assert failure == NoAnswer("connection refused by 127.0.0.1:9")
     assert unanswered == 1
     transport = Transport(echo.url)
     transport.abort()
-    assert transport.series(payloads(3), 5, Heard()) == (NoAnswer("stopped"), 1)
+    assert series(transport, payloads(3), 5, Heard()) == (NoAnswer("stopped"), 1)
     transport.close()
 
 
@@ -262,10 +396,10 @@ def test_a_bug_in_the_listener_leaves_no_answer_for_the_next_series(echo: Server
         raise RuntimeError("a bug")
 
     transport, heard = Transport(echo.url), Heard()
-    transport.series(payloads(40), 5, Heard())  # so that several are under way
+    series(transport, payloads(40), 5, Heard())  # so that several are under way
     with pytest.raises(RuntimeError):
-        transport.series(payloads(40), 5, broken)
-    transport.series(payloads(3, 100), 5, heard)
+        series(transport, payloads(40), 5, broken)
+    series(transport, payloads(3, 100), 5, heard)
     assert heard.bodies == [100, 101, 102]
     transport.close()
 
@@ -280,7 +414,7 @@ def test_a_proxy_gets_them_one_by_one() -> None:
     with Server(said) as proxy:
         transport, heard = Transport("http://far.test:5055/", proxy=proxy.url), Heard()
         heard._go_on = lambda answer: answer.status == 200
-        assert transport.series(payloads(5), 5, heard) == (None, 0)
+        assert series(transport, payloads(5), 5, heard) == (None, 0)
         transport.close()
     assert targets == [f"http://far.test:5055/?n={n}" for n in range(3)]
     assert len(heard.answers) == 3

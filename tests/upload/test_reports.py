@@ -247,7 +247,7 @@ def test_an_imposed_wait_is_kept_by_reports_too(tmp_path: Path) -> None:
 
 def test_reports_go_plain_until_gzip_was_taken(tmp_path: Path) -> None:
     with Server(then=no_gzip(415)) as server:
-        made, _ = report_bench(server, tmp_path)
+        made, _ = report_bench(server, tmp_path, compression="gzip")
         made.work_for(20)
         made.put_backlog(20)
         made.work_for(1000)

@@ -32,8 +32,9 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Fix, Payload, UploadState
 from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import Format
+from telemetry_agent.upload.interfaces import CompressionSetting, Format, FormatName
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 FIX = Fix(1764426119000, 48_117300000, 11_516667000)
@@ -61,16 +62,21 @@ class Bench:
     """A queue, an uploader and a server, and a clock that the test moves."""
 
     def __init__(
-        self, server: Server, folder: Path, way: "FakeWay | None" = None, **policy: Any
+        self,
+        server: Server,
+        folder: Path,
+        way: "FakeWay | None" = None,
+        wire_format: Format = native.FORMAT,
+        **policy: Any,
     ) -> None:
         self.server = server
         self.clock = FakeClock()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
         access = trusting() if server.url.startswith("https") else None
-        self.transport = Transport(server.url, access=access)
+        self.transport = Transport(server.url, credentials=access)
         self.uploader = Uploader(
             self.queue,
-            native.FORMAT,
+            wire_format,
             self.transport,
             UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
             way=way,
@@ -669,9 +675,38 @@ def test_an_endpoint_that_is_down_with_500_costs_no_fix_and_no_storm(tmp_path: P
 # Compression
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "packed"),
+    [
+        ("native", "auto", False),
+        ("overland", "auto", False),
+        ("owntracks", "auto", False),
+        ("osmand", "auto", False),
+        ("influx", "auto", True),
+        ("clickhouse", "auto", True),
+        ("native", "gzip", True),
+        ("overland", "gzip", True),
+        ("influx", "none", False),
+        ("clickhouse", "none", False),
+    ],
+)
+def test_what_is_compressed(
+    tmp_path: Path, name: FormatName, setting: CompressionSetting, packed: bool
+) -> None:
+    with bench(
+        tmp_path,
+        then=says(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + b'{"result":"ok"}'),
+        wire_format=choose(name, "http://x/"),
+        compression=setting,
+    ) as b:
+        b.put_backlog(20)
+        b.step()
+        assert ("content-encoding" in b.server.requests[0].headers) == packed
+
+
 @pytest.mark.parametrize("status", [400, 415, 422, 500])
 def test_an_endpoint_without_gzip_is_served_plain(tmp_path: Path, status: int) -> None:
-    with bench(tmp_path, then=no_gzip(status), max_batch=10) as b:
+    with bench(tmp_path, then=no_gzip(status), max_batch=10, compression="gzip") as b:
         b.put_backlog(30)
         assert b.work() is None
         assert b.counts == (0, 0, 30, 0)
@@ -680,7 +715,7 @@ def test_an_endpoint_without_gzip_is_served_plain(tmp_path: Path, status: int) -
 
 
 def test_once_gzip_was_taken_nothing_is_repeated_plain(tmp_path: Path) -> None:
-    with bench(tmp_path, answer(), answer(415), max_batch=10) as b:
+    with bench(tmp_path, answer(), answer(415), max_batch=10, compression="gzip") as b:
         b.put_backlog(20)
         assert b.work() == BACKOFF_MAX_S
         assert len(b.server.requests) == 2
@@ -696,7 +731,7 @@ def test_a_bad_fix_is_found_where_no_gzip_is_taken(tmp_path: Path) -> None:
             line.server.take(request)
             line.reply(200)
 
-    with bench(tmp_path, then=Act(run)) as b:
+    with bench(tmp_path, then=Act(run), compression="gzip") as b:
         b.put_backlog(16)
         b.work_for(1000)
         assert b.dead_seqs == {3}
@@ -707,7 +742,7 @@ def test_an_hour_later_gzip_is_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with bench(tmp_path, then=no_gzip(415), max_batch=10) as b:
+    with bench(tmp_path, then=no_gzip(415), max_batch=10, compression="gzip") as b:
 
         def packed() -> list[bool]:
             b.put_backlog(20)
@@ -779,7 +814,30 @@ def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
         assert b.step() is None
         b.uploader.last_upload(1)  # the last exchange did not go well
         assert len(b.server.requests) == 1
-        assert b.counts == (0, 2, 0, 0)
+        assert b.counts == (2, 0, 0, 0)
+
+
+def test_close_in_the_middle_of_a_search_hands_back_every_lease(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({5})) as b:
+        b.put_backlog(16)
+        while b.queue.stats().in_flight < 8:
+            b.step()
+        b.uploader.close()
+        assert b.queue.stats().in_flight == 0
+        assert sum(b.counts) == 16
+
+
+def test_close_during_a_request_of_a_search_hands_back_every_lease(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(400), answer(400), hang(), timeout_s=60.0) as b:
+        b.put_backlog(16)
+        b.step()
+        b.step()
+        thread = threading.Thread(target=b.step)
+        thread.start()
+        b.server.wait_for(lambda server: len(server.requests) == 3)
+        b.uploader.close()
+        thread.join(20)
+        assert b.counts == (16, 0, 0, 0)
 
 
 def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:

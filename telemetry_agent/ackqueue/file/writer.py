@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _ROWS_PER_WRITE = 1000
 """A transaction that a full file cannot take is tried again when there is room for so many."""
+_SHARE_FOR_PATIENT = 20
+"""A source that can wait fills this part of memory; the rest is for those that cannot."""
 _STREAM, _SEQ = map(COLUMNS.index, ("stream", "seq"))
 
 Waiting = tuple[float, Row]
@@ -45,19 +47,20 @@ class Writer:
         clock: Clock,
         *,
         max_uncommitted: int,
-        on_refusal: Callable[[], None],
+        on_change: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._lock = lock
         self._clock = clock
         self._max_uncommitted = max_uncommitted
-        self._on_refusal = on_refusal
+        self._on_change = on_change
         self._pending: list[Waiting] = []  # in the order of their numbers
         self._moved: list[Row] = []
         self._arrived: list[Row] = []
         self._writing: list[Waiting] = []  # in the transaction that runs now
         self._moving = 0  # how many rows that are moved it holds
         self._refusals = 0  # in a row
+        self._refusal: StorageError | None = None  # the last of them
         self._refused_since_s = 0.0
         self._retry_at_s = 0.0
 
@@ -87,6 +90,11 @@ class Writer:
         """How many rows are not known to be on disk."""
         return len(self._pending) + len(self._writing)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether memory takes rows of a source that can wait."""
+        return self.uncommitted * _SHARE_FOR_PATIENT < self._max_uncommitted
+
     def pending(self, last_row: int) -> int:
         """How many of those up to this row are to be delivered, and not known to be on disk."""
         waiting = sum(bool(row[0] <= last_row) for _, row in self._pending)
@@ -106,6 +114,11 @@ class Writer:
     def refused(self) -> bool:
         """Whether the disk refused the last write."""
         return self._refusals > 0
+
+    def refusal_now(self) -> StorageError | None:
+        """Why the disk refused, as long as it is too early to try again."""
+        early = self._clock.monotonic_s() < self._retry_at_s
+        return self._refusal if early else None
 
     def due_s(self, commit_every_s: float) -> float | None:
         """When to write next, by the monotonic clock; ``None``: nothing waits."""
@@ -137,30 +150,35 @@ class Writer:
         return None
 
     def tell(self, refusal: StorageError | None) -> None:
-        """Log the first refusal, and the end of them. For the holder of the disk lock."""
+        """Log and ring for the first refusal, and the end of them. For the holder of the disk lock.
+
+        Not for those in between: whoever is rung for one may ask for the next at once.
+        """
         now_s = self._clock.monotonic_s()
         with self._lock:
             before = self._refusals
             self._refusals = before + 1 if refusal is not None else 0
+            self._refusal = refusal
             if refusal is not None:
                 self._retry_at_s = now_s + _RETRY_S
             if not before:
                 self._refused_since_s = now_s
+        if bool(before) is (refusal is not None):
+            return
         if refusal is not None:
-            if not before:
-                log.error(
-                    "%s. Fixes wait in memory; tried again each second",
-                    refusal,
-                    extra={"fields": {"STATE": "refused"}},
-                )
-            self._on_refusal()
-        elif before:
+            log.error(
+                "%s. Fixes wait in memory; tried again each second",
+                refusal,
+                extra={"fields": {"STATE": "refused"}},
+            )
+        else:
             log.warning(
                 "the queue can be written again, after %d refusals in %.0f s",
                 before,
                 now_s - self._refused_since_s,
                 extra={"fields": {"STATE": "ok", "COUNT": before}},
             )
+        self._on_change()
 
     def _take(self, limit: int) -> Changes | None:
         """What goes into one transaction; ``None``: there is nothing left."""

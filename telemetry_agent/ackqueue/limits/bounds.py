@@ -260,6 +260,7 @@ class Bounds:
 
     def _relax(self) -> None:
         self.stopped = False
+        self._shared.ring_for_room()
         if not self.full:
             return
         self.full = False

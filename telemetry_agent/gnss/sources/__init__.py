@@ -1,8 +1,8 @@
-"""Where a receiver's bytes come from.
+"""Where a receiver's bytes come from: serial ports, gpsd, the network, recordings.
 
-A source has one owner, the thread that opens, reads and closes it. Only ``cancel`` is for other
-threads. After a ``SourceError`` from ``read`` the owner closes the source, and may open it again:
-that finds the receiver under its name, on whatever node it is by then.
+A source belongs to one thread, which opens, reads and closes it. Other threads may only call
+``cancel``. After a ``SourceError`` from ``read`` the owner closes the source and may open it again:
+that finds the receiver by its name, even if its device node has changed.
 """
 
 from typing import Protocol
@@ -12,22 +12,30 @@ from telemetry_agent.model import ReceiverState
 
 
 class BusyError(SourceError):
-    """The receiver is there, and another program has it."""
+    """The receiver exists, but another program uses it."""
 
 
 class EndOfSourceError(Exception):
-    """The source holds no more bytes and never will."""
+    """The source has no more bytes and never will."""
 
 
 class Source(Protocol):
-    """A receiver, or what stands in for one."""
+    """A receiver, or a recording of one."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
+
+    @property
+    def baud(self) -> int | None:
+        """The speed of the serial line; ``None`` where there is none, or it is not known yet."""
+
+    @property
+    def live(self) -> bool:
+        """Whether its positions are current; those of a recording are not."""
 
     def open(self) -> None:
-        """Make it ready to be read.
+        """Open the device or connection.
 
         Raises:
             SourceError: it cannot be opened; says why and what to do. ``BusyError`` where
@@ -35,26 +43,26 @@ class Source(Protocol):
         """
 
     def read(self, timeout_s: float) -> bytes:
-        """Return what has come in, as soon as there is anything.
+        """Return what has arrived, as soon as there is anything.
 
         Returns:
-            ``b""`` when nothing came within ``timeout_s``, or when the read was cancelled.
+            ``b""`` when nothing arrived within ``timeout_s``, or when the read was cancelled.
 
         Raises:
             SourceError: the receiver went away.
-            EndOfSourceError: there is nothing more to come.
+            EndOfSourceError: there is no more data.
         """
 
     def cancel(self) -> None:
-        """End the open or read that blocks, or else the next one, at once. From any thread."""
+        """End the blocked open or read, or else the next one, at once. From any thread."""
 
     def close(self) -> None:
         """Free the device for others. Idempotent."""
 
     def remedy(self, state: ReceiverState, heard: bytes) -> str:
-        """What to tell the user of a source that was closed because it was of no use.
+        """Describe what is wrong with a source that was closed as useless, and what to do.
 
         Args:
             state: silent, wrong-baud or binary.
-            heard: what came last, without a valid sentence in it.
+            heard: the last bytes, without a valid sentence.
         """

@@ -1,9 +1,9 @@
-"""``source = "auto"``: finds the receiver by itself, without touching anything else.
+"""``source = "auto"``: finds the receiver without opening any other device.
 
-A gpsd that has a receiver comes first, because it would not let go of it; its ports are its own.
-Then what the machine knows to be a receiver, in the order of ``find_receivers``. A candidate that
-was opened and said nothing at all goes to the end of the row: the modem is better than a receiver
-without power, and any receiver than a gpsd that has but an AIS.
+A gpsd that has a receiver comes first, because it does not release it; its ports are not tried.
+Then come the known receivers, in the order of ``find_receivers``. A candidate that was opened and
+sent no data goes to the end of the list: a modem is better than a receiver without power, and any
+receiver is better than a gpsd that only has an AIS receiver.
 """
 
 import logging
@@ -19,18 +19,20 @@ _log = logging.getLogger(__name__)
 
 _BY_HAND = 'gps.source = "{}"'
 _GPSD = Path("gpsd")
-"""Its place in the row."""
+"""Its place in the list of candidates."""
 
 
 class AutoSource:
-    """The best receiver of this machine, chosen anew at each open.
+    """The best receiver of this machine, chosen again at each open.
 
     Args:
         open_port: makes the source for a port.
-        find: what the machine has.
-        gpsd_devices: what the gpsd of this machine has.
-        gpsd_source: that gpsd.
+        find: lists the serial ports of this machine.
+        gpsd_devices: lists the receivers that the gpsd of this machine has.
+        gpsd_source: reads from that gpsd.
     """
+
+    live = True
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class AutoSource:
         self._gpsd_devices = gpsd_devices
         self._gpsd = gpsd_source or gpsd.GpsdSource("localhost")
         self._source: Source | None = None
-        self._open_path: Path | None = None  # until something comes from it
+        self._open_path: Path | None = None  # until data comes from it
         self._mute: list[Path] = []
         self._said: set[str] = set()
 
@@ -56,8 +58,8 @@ class AutoSource:
 
     @property
     def baud(self) -> int | None:
-        """Of the serial line that is open, if it is one and the speed is known."""
-        return getattr(self._source, "baud", None)
+        """See ``Source.baud``: of what is open."""
+        return self._source.baud if self._source else None
 
     def open(self) -> None:
         """See ``Source.open``."""
@@ -76,7 +78,7 @@ class AutoSource:
                 continue
             self._open_path = path
             if path == _GPSD:
-                self._say(f"gpsd has {', '.join(served)}: positions come from {self.name}")
+                self._say(f"gpsd has {', '.join(served)}: using {self.name}")
                 return
             used = found.pop(path)
             others = _left_out(found.values(), failed)
@@ -118,14 +120,14 @@ class AutoSource:
         return self._mute.index(path) + 1 if path in self._mute else 0
 
     def _say(self, text: str) -> None:
-        # Once: of two ports where nothing comes, each is tried in turn all day.
+        # Only once: two ports without data are tried in turn all day.
         if text not in self._said:
             self._said.add(text)
             _log.info("%s", text)
 
 
 def _left_out(found: Iterable[Candidate], failed: Mapping[Path, SourceError]) -> str:
-    """What was found and is not used, and how to have it used."""
+    """Which ports were found and are not used, and how to use them."""
     said = [str(failed[_GPSD])] if _GPSD in failed else []
     for port in found:
         if port.path in failed:
@@ -134,7 +136,7 @@ def _left_out(found: Iterable[Candidate], failed: Mapping[Path, SourceError]) ->
             said.append(f"{port.label} is not free: {port.blocked}")
         elif port.kind == "unknown":
             by_hand = _BY_HAND.format(port.path)
-            said.append(f"{port.label} may be a receiver or not: if it is one, set {by_hand}")
+            said.append(f"{port.label} may be a receiver: if it is, set {by_hand}")
         else:
             said.append(f"not used: {port.label} ({_BY_HAND.format(port.path)})")
     return "; ".join(said)
@@ -146,6 +148,6 @@ def _none_usable(found: Collection[Candidate], failed: Mapping[Path, SourceError
             "no receiver found: plug one in, or set gps.source to its device (a serial port of a "
             "Raspberry Pi's header is switched on by `sudo raspi-config nonint do_serial_hw 0`)"
         )
-    text = f"no receiver that can be used: {_left_out(found, failed)}"
+    text = f"no usable receiver: {_left_out(found, failed)}"
     busy = any(isinstance(error, BusyError) for error in failed.values())
     return BusyError(text) if busy else SourceError(text)

@@ -1,8 +1,8 @@
-"""Finding the speed of a serial line by what arrives at it.
+"""Detects the speed of a serial line by the bytes that arrive.
 
-A speed is right when a sentence or a binary frame arrives whole: both carry a checksum. It is
-wrong as soon as what arrives is mostly no text: then there is no need to wait for more. A pause
-says nothing, because most receivers speak once a second and are silent in between.
+A speed is right when a whole sentence or binary frame arrives: both have a checksum. It is wrong
+as soon as most bytes are not text: then there is no need to wait for more. A pause means nothing,
+because most receivers send once a second and are silent in between.
 """
 
 import json
@@ -16,10 +16,10 @@ from telemetry_agent.gnss.sources.protocols import may_be_binary, protocol
 _log = logging.getLogger(__name__)
 
 BAUD_RATES = (9600, 38400, 115200, 4800, 57600, 19200, 230400, 460800, 921600)
-"""The likeliest first."""
+"""The most likely first."""
 
 PATIENCE_S = 1.2
-"""Longer than the second in which most receivers speak once."""
+"""Longer than the second between two epochs of most receivers."""
 
 _ENOUGH_BYTES = 64
 _TOO_MANY_BYTES = 2048
@@ -27,14 +27,14 @@ _TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
 
 
 class Trial:
-    """One speed on trial."""
+    """The test of one speed."""
 
     def __init__(self) -> None:
         self.heard = b""
         self._framer = Framer()
 
     def feed(self, data: bytes) -> bool | None:
-        """Whether the speed is right; None while that is open."""
+        """Whether the speed is right; ``None`` while that is not decided."""
         self.heard += data
         if self._framer.feed(data) or protocol(self.heard):
             return True
@@ -47,17 +47,17 @@ class Trial:
 
 
 def in_order(known: int | None) -> Iterator[int]:
-    """All speeds, the one that worked before first."""
+    """All speeds; the one that worked before comes first."""
     if known:
         yield known
     yield from (baud for baud in BAUD_RATES if baud != known)
 
 
 class BaudMemory:
-    """What speed worked for which receiver, in a file that may vanish at any time.
+    """The speed that worked for each receiver, in a file that may vanish at any time.
 
     Args:
-        path: the file, in a folder that survives a restart; None remembers nothing.
+        path: the file, in a folder that survives a restart; ``None``: remember nothing.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -78,7 +78,7 @@ class BaudMemory:
             new.write_text(json.dumps(self._known))
             new.replace(self._path)
         except OSError as error:
-            # The next start tries the speeds again: that costs seconds.
+            # The next start detects the speed again: that costs seconds.
             _log.debug("cannot remember the baud rate in %s: %s", self._path, error)
 
     def _load(self) -> dict[str, int]:

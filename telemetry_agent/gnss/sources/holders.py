@@ -1,9 +1,9 @@
-"""Who has a serial port, and what to do about it.
+"""Which process uses a serial port, and how to free it.
 
 Opening a port that another program reads would split the bytes between the two, and not every
-program locks it: a login console does not. So the processes are asked before the port is opened.
-Without root only our own user's files are visible, and in a confined service no other process at
-all. Command lines, locks and the units of systemd tell some of it even then.
+program locks its port: a login console does not. So /proc is searched before the port is opened.
+Without root only the files of the same user are visible, and in a sandboxed service no other
+process is. Command lines, locks and systemd's units still show some users of a port.
 """
 
 import os
@@ -23,45 +23,45 @@ class Holder(NamedTuple):
 
 
 def holder(device: Path, root: Path = Path("/")) -> Holder | None:
-    """Another process that has ``device`` (a node such as /dev/ttyUSB0) open; None if none is seen.
+    """Another process that has ``device`` (a node such as /dev/ttyUSB0) open; ``None``: not seen.
 
     ``root`` is where the machine's /proc and /dev are.
     """
     proc = root / "proc"
     for pid in _processes(proc):
         if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):
-            return Holder(pid, _text(proc / str(pid) / "comm") or "a program")
+            return Holder(pid, text_of(proc / str(pid) / "comm") or "a program")
     for pid in _login_unit(root, device.name):
         return Holder(pid, "agetty")
     for pid in _lockers(proc, root / device.relative_to("/")):
         if pid != os.getpid():
-            return Holder(pid, _text(proc / str(pid) / "comm") or "a program")
+            return Holder(pid, text_of(proc / str(pid) / "comm") or "a program")
     return None
 
 
 def is_console(tty: str, root: Path = Path("/")) -> bool:
-    """Whether the kernel writes its messages to this tty; systemd starts a login there too."""
-    arguments = _text(root / "proc/cmdline").split()
+    """Whether this tty is a console of the kernel; systemd then starts a login there."""
+    arguments = text_of(root / "proc/cmdline").split()
     return any(a.removeprefix("console=").split(",")[0] == tty for a in arguments if "=" in a)
 
 
 def getty_remedy(tty: str, root: Path = Path("/")) -> str:
-    """How to get rid of the login on a port."""
+    """How to remove the login from a port."""
     if "Raspberry Pi" in pi_model(root):
         return "`sudo raspi-config nonint do_serial_cons 1`, then reboot"
     remedy = f"`sudo systemctl disable --now serial-getty@{tty}`"
     if is_console(tty, root):
-        remedy += f", and take console={tty} out of the kernel's command line"
+        remedy += f", and remove console={tty} from the kernel's command line"
     return remedy
 
 
 def pi_model(root: Path) -> str:
-    """What the device tree says that this machine is; "" where there is none."""
-    return _text(root / "proc/device-tree/model")
+    """The model in the device tree; "" where there is none."""
+    return text_of(root / "proc/device-tree/model")
 
 
 def explain(device: Path, by: Holder, root: Path = Path("/")) -> str:
-    """Who has the port, and the command that frees it."""
+    """Which process uses the port, and the command that frees it."""
     who = f"{by.program} (pid {by.pid})"
     if by.program in _CONSOLES:
         return f"a login console has {device} ({who}): {getty_remedy(device.name, root)}"
@@ -82,7 +82,7 @@ def explain(device: Path, by: Holder, root: Path = Path("/")) -> str:
             "`sudo systemctl disable hciuart`, then reboot"
         )
     if by.program.startswith("telemetry-agent"):
-        return f"another telemetry-agent (pid {by.pid}) has {device}: stop it, one is enough"
+        return f"another telemetry-agent (pid {by.pid}) has {device}: stop it"
     return f"{who} has {device}: stop that program (`sudo kill {by.pid}`)"
 
 
@@ -97,21 +97,21 @@ def _has_open(proc: Path, pid: int, device: Path) -> bool:
     try:
         return any(file.readlink() == device for file in (proc / str(pid) / "fd").iterdir())
     except OSError:
-        return False  # it ended meanwhile, or it is another user's
+        return False  # it has ended, or it belongs to another user
 
 
 def _is_getty_on(proc: Path, pid: int, device: Path) -> bool:
-    if _text(proc / str(pid) / "comm") not in {"agetty", "getty"}:
+    if text_of(proc / str(pid) / "comm") not in {"agetty", "getty"}:
         return False
-    arguments = _text(proc / str(pid) / "cmdline").split("\0")
+    arguments = text_of(proc / str(pid) / "cmdline").split("\0")
     return device.name in arguments or str(device) in arguments
 
 
 def _login_unit(root: Path, tty: str) -> Iterator[int]:
-    """The processes of the running unit that logs in on this tty."""
+    """The processes of the unit that runs a login on this tty."""
     units = root / "sys/fs/cgroup/system.slice"
     for unit in units.glob(f"*getty.slice/serial-getty@{tty}.service/cgroup.procs"):
-        yield from map(int, _text(unit).split())
+        yield from map(int, text_of(unit).split())
 
 
 def _lockers(proc: Path, node: Path) -> Iterator[int]:
@@ -119,16 +119,17 @@ def _lockers(proc: Path, node: Path) -> Iterator[int]:
         status = node.stat()
     except OSError:
         return
-    # The file is named as major:minor:inode of where its name lies, the first two in hex.
+    # /proc/locks names a file by major:minor:inode of its directory entry, the first two in hex.
     major, minor = os.major(status.st_dev), os.minor(status.st_dev)
     file = f"{major:02x}:{minor:02x}:{status.st_ino}"
-    for line in _text(proc / "locks").splitlines():
+    for line in text_of(proc / "locks").splitlines():
         fields = line.split()
         if len(fields) >= 6 and fields[5] == file and fields[4].isdecimal() and int(fields[4]):
             yield int(fields[4])
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The content of a small file, without zeros and white space at its ends; "" if unreadable."""
     try:
         return path.read_bytes().decode("utf-8", "replace").strip("\0\n ")
     except OSError:

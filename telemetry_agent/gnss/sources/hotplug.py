@@ -1,7 +1,7 @@
-"""Notices serial ports that come, by what the kernel and udev tell everybody.
+"""Notices serial ports that are plugged in, by the messages of the kernel and udev.
 
-Two messages come for each port: the kernel's when the node is there, and udev's when its lasting
-name and its group are. Each only means "look again", so who sent it does not matter.
+Each port causes two messages: the kernel's when its node exists, and udev's when its stable name
+and its group exist. Each only means "look again", so it does not matter who sent it.
 """
 
 import logging
@@ -20,10 +20,10 @@ _LONGEST_WAIT_S = 30.0
 
 
 def uevent_socket() -> socket.socket:
-    """A listener to uevents.
+    """Return a socket that receives uevents.
 
     Raises:
-        OSError: this machine, or what confines us, allows none.
+        OSError: the machine, or the sandbox of the service, does not allow it.
     """
     listener = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_KOBJECT_UEVENT)
     try:
@@ -38,8 +38,8 @@ class Hotplug:
     """The task that listens.
 
     Args:
-        ring: called after each arrival, from the task's thread.
-        listen: makes the listener. Without one the reader still tries again by itself.
+        ring: called after each arrival, in the task's thread.
+        listen: makes the listener. Without it the reader still tries again by itself.
     """
 
     name = "hotplug"
@@ -53,27 +53,25 @@ class Hotplug:
     ) -> None:
         self.bell = Bell()
         self.arrivals = 0
-        """How many came, each perhaps twice."""
+        """Arrivals so far; a port may count twice."""
         self._ring = ring
         self._listen = listen
         self._listener: socket.socket | None = None
-        self._woken = Bell()
 
-    def step(self, now_s: float) -> float | None:  # noqa: ARG002 - a message needs no clock
+    def step(self, now_s: float) -> float | None:  # noqa: ARG002 - a message has no due time
         """See ``Task.step``: wait for one message."""
         if self._listener is None:
             try:
                 self._listener = self._listen()
             except OSError as error:
                 _log.info(
-                    "a receiver that is plugged in is found within half a minute, not at once: "
-                    "no messages from the kernel (%s)",
+                    "cannot receive messages from the kernel (%s): a receiver that is plugged in "
+                    "is found within half a minute, not at once",
                     error.strerror,
                 )
                 return None
-        ready = self._woken.wait(_LONGEST_WAIT_S, [(self._listener.fileno(), select.POLLIN)])
-        self._woken.clear()
-        if ready and _tells_of_a_port(self._listener):
+        ready = self.bell.wait(_LONGEST_WAIT_S, [(self._listener.fileno(), select.POLLIN)])
+        if ready and _is_new_port(self._listener):
             self.arrivals += 1
             self._ring()
         return 0
@@ -81,7 +79,6 @@ class Hotplug:
     def wake(self) -> None:
         """See ``Task.wake``."""
         self.bell.ring()
-        self._woken.ring()
 
     def close(self) -> None:
         """See ``Task.close``."""
@@ -90,10 +87,11 @@ class Hotplug:
             self._listener = None
 
 
-def _tells_of_a_port(listener: socket.socket) -> bool:
+def _is_new_port(listener: socket.socket) -> bool:
     try:
         message = listener.recv(_MESSAGE_BYTES) + b"\0"
     except OSError:
-        return True  # messages were lost: one of them may have
-    # udev's messages begin with a binary header, so the first property has no end before it.
+        return True  # messages were lost: one of them may be of a port
+    # udev's messages begin with a binary header without a final zero: do not expect one before
+    # the first property.
     return b"ACTION=add\0" in message and b"\0SUBSYSTEM=tty\0" in message

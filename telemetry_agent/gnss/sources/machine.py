@@ -1,12 +1,12 @@
 """Which serial ports of this machine belong to a GNSS receiver.
 
-A port is taken for a receiver's only by what the kernel says of it, never by opening it: opening
-raises DTR, which resets an Arduino, and may start things on machines that we know nothing of.
-Known are the USB ids of receivers, the one interface of an LTE modem that carries NMEA, and the
-header UART of a Raspberry Pi. The bridges that hide what is behind them (FTDI, CH34x, CP210x,
-PL2303) are found, and left to the user to name.
+A port is judged only by what the kernel reports, never by opening it: opening raises DTR, which
+resets an Arduino and may start other machines. The module knows the USB ids of receivers, the one
+interface of an LTE modem that carries NMEA, and the header UART of a Raspberry Pi. Bridges that
+hide the device behind them (FTDI, CH34x, CP210x, PL2303) are found too; the user has to choose
+them by name.
 
-Everything is read below ``root``, so that a made-up tree stands for a machine.
+Everything is read below ``root``, so that tests can make up a machine.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from telemetry_agent.gnss.sources import holders
+from telemetry_agent.gnss.sources.holders import text_of
 
 Kind = Literal["receiver", "header", "modem", "unknown"]
 _PREFERENCE: tuple[Kind, ...] = ("receiver", "header", "modem", "unknown")
@@ -22,22 +23,22 @@ _PREFERENCE: tuple[Kind, ...] = ("receiver", "header", "modem", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A serial port that is a receiver's, or may be one."""
+    """A serial port that belongs to a receiver, or may."""
 
     path: Path
-    """The name that stays the same: what to set ``gps.source`` to."""
+    """The stable name, for ``gps.source``."""
     device: Path
     """The node, such as /dev/ttyACM0."""
     kind: Kind
-    """``unknown``: only the user knows what is behind it."""
+    """``unknown``: only the user knows what is connected."""
     label: str
     """What it is, for people: "u-blox 7"."""
     blocked: str | None = None
-    """Why it cannot be used as it is, and what to do."""
+    """Why it cannot be used now, and what to do."""
 
     @property
     def safe(self) -> bool:
-        """Whether it may be opened without asking."""
+        """Whether it may be opened without asking the user."""
         return self.kind != "unknown" and self.blocked is None
 
 
@@ -86,13 +87,13 @@ _BRIDGES = {0x0403: "FTDI", 0x1A86: "CH34x", 0x10C4: "CP210x", 0x067B: "PL2303",
 
 
 def find_receivers(root: Path = Path("/")) -> list[Candidate]:
-    """All candidates, the best first: receivers, the Pi's header, modems, unknown ports."""
+    """All candidates, best first: receivers, the Pi's header, modems, unknown ports."""
     found = [*_usb_ports(root), *_header(root)]
     return sorted(found, key=lambda port: (_PREFERENCE.index(port.kind), str(port.device)))
 
 
 def candidate(path: Path, root: Path = Path("/")) -> Candidate | None:
-    """The candidate that ``path`` names, by whatever name."""
+    """The candidate for ``path``, which may be any of its names."""
     device = path.resolve()
     return next((port for port in find_receivers(root) if port.device == device), None)
 
@@ -104,9 +105,12 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
         usb = interface and _above(interface, "idVendor")
         if not interface or not usb:
             continue
-        number = int(_text(interface / "bInterfaceNumber") or "0", 16)
-        ids = int(_text(usb / "idVendor"), 16), int(_text(usb / "idProduct"), 16)
-        says = f"{_text(usb / 'manufacturer')} {_text(usb / 'product')}".strip()
+        number = int(text_of(interface / "bInterfaceNumber") or "0", 16)
+        ids = (
+            int(text_of(usb / "idVendor"), 16),
+            int(text_of(usb / "idProduct"), 16),
+        )
+        says = f"{text_of(usb / 'manufacturer')} {text_of(usb / 'product')}".strip()
         judged = _judge(ids, number, says)
         if judged:
             device = Path("/dev") / tty.name
@@ -114,7 +118,7 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
 
 
 def _judge(ids: tuple[int, int], interface: int, says: str) -> tuple[Kind, str] | None:
-    """What a USB port is; None for what is surely none."""
+    """What a USB port is; ``None`` if it is certainly not a receiver's."""
     if ids in RECEIVERS:
         return "receiver", RECEIVERS[ids]
     if ids in MODEMS:
@@ -134,7 +138,7 @@ def _header(root: Path) -> Iterator[Candidate]:
     path = Path("/dev/serial0")
     tty = _target(root, path)
     if "Raspberry Pi 5" in model and tty != "ttyAMA0":
-        # There serial0 is the debug connector, unless the header's port is switched on.
+        # On a Pi 5 serial0 is the debug connector, unless the header's port is switched on.
         path, tty = Path("/dev/ttyAMA0"), "ttyAMA0"
     if not tty or not (root / "sys/class/tty" / tty).exists():
         return
@@ -172,10 +176,3 @@ def _above(path: Path, attribute: str) -> Path | None:
         if (folder / attribute).is_file():
             return folder
     return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace").strip()
-    except OSError:
-        return ""

@@ -1,7 +1,7 @@
-"""Commands to a receiver: what the user writes, what goes over the line, and when.
+"""Commands to a receiver: their form in the config, their bytes, and when they are sent.
 
-They are sent after each open, and again when the receiver says that it has just started: most
-forget their settings without power.
+They are sent after each open, and again when the receiver reports that it has started: most
+receivers lose their settings without power.
 """
 
 import logging
@@ -14,24 +14,24 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.gnss.sources.protocols import ubx_checksum
 
 _SENTENCE = re.compile(r"\$([ -#%-)+-~]+)(?:\*([0-9A-Fa-f]{2}))?")
-# What u-blox, MediaTek and SiRF receivers say once, when they start.
+# u-blox, MediaTek and SiRF receivers send this once, when they start.
 _STARTED = re.compile(
     rb"\$(?:G.TXT,\d+,\d+,\d+,u-blox AG|PMTK010,001\*|PSRF150,1\*)", re.IGNORECASE
 )
 _LONGEST_MARK = 32
-_EVERY_S = 10.0  # a command that restarts the receiver must not go round in circles
+_EVERY_S = 10.0  # a command that restarts the receiver must not cause an endless loop
 
 _log = logging.getLogger(__name__)
 
 
 def command_bytes(text: str) -> bytes:
-    """What to send for ``$PMTK220,200`` (checksum and line end are added) or ``ubx:06 08 …``.
+    """Return the bytes of ``$PMTK220,200`` (adds checksum and line end) or ``ubx:06 08 …``.
 
-    Behind ``ubx:`` stand class, id, length and payload in hex, as u-center and the manuals show
+    ``ubx:`` is followed by class, id, length and payload in hex, as u-center and the manuals show
     them; the two sync bytes and the checksum are added.
 
     Raises:
-        ValueError: it is no such command; says why.
+        ValueError: the text is not such a command; says why.
     """
     if text.startswith("ubx:"):
         return _ubx(text.removeprefix("ubx:"))
@@ -61,13 +61,13 @@ def _ubx(digits: str) -> bytes:
 
 
 class StartWatch:
-    """Notices in a receiver's bytes that it has just started."""
+    """Detects in a receiver's bytes that it has just started."""
 
     def __init__(self) -> None:
         self._tail = b""
 
     def feed(self, data: bytes) -> bool:
-        """Whether these bytes complete the mark of a start."""
+        """Whether these bytes complete the message of a start."""
         seen = self._tail + data
         marks = list(_STARTED.finditer(seen))
         rest = seen[marks[-1].end() :] if marks else seen
@@ -76,12 +76,12 @@ class StartWatch:
 
 
 class OnConnect:
-    """Tells a source when its commands are due.
+    """Decides when a source must send its commands.
 
     Args:
         name: how messages call the receiver.
-        commands: what is to be sent.
-        clock: keeps them from being sent too often.
+        commands: the bytes of each.
+        clock: limits how often they are sent.
     """
 
     def __init__(self, name: str, commands: Sequence[bytes], clock: Clock) -> None:
@@ -92,17 +92,17 @@ class OnConnect:
         self._sent_s = float("-inf")
 
     def opened(self) -> Sequence[bytes]:
-        """What to send now that the receiver can be reached."""
+        """Return what to send after an open."""
         self._starts = StartWatch()
         self._sent_s = self._clock.monotonic_s()
         return self._commands
 
     def heard(self, data: bytes) -> Sequence[bytes]:
-        """What to send after this came from the receiver: all again if it has just started."""
+        """Return what to send after these bytes: all commands if the receiver has just started."""
         if not self._commands or not self._starts.feed(data):
             return ()
         if self._clock.monotonic_s() - self._sent_s < _EVERY_S:
             return ()
         self._sent_s = self._clock.monotonic_s()
-        _log.info("%s has started: it is sent gps.on_connect again", self._name)
+        _log.info("%s has restarted: sending gps.on_connect again", self._name)
         return self._commands

@@ -1,6 +1,6 @@
-"""Which binary protocol a receiver speaks, told by a whole frame with the right checksum.
+"""Recognizes a receiver's binary protocol by a whole frame with the right checksum.
 
-The first bytes of a frame are no proof: text that is read at a wrong speed holds them as well.
+The first bytes of a frame prove nothing: text that is read at a wrong speed contains them too.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from operator import xor
 
 
 def protocol(data: bytes) -> str | None:
-    """UBX, SiRF, SkyTraq or CASIC, if ``data`` holds one of its frames whole."""
+    """UBX, SiRF, SkyTraq or CASIC, if ``data`` contains a whole frame of it."""
     for name, (header, is_frame) in _PROTOCOLS.items():
         at = data.find(header)
         while at >= 0:
@@ -20,12 +20,12 @@ def protocol(data: bytes) -> str | None:
 
 
 def may_be_binary(data: bytes) -> bool:
-    """Whether a frame may have begun in ``data``."""
+    """Whether a frame may begin in ``data``."""
     return any(header in data for header, _ in _PROTOCOLS.values())
 
 
 def ubx_checksum(body: bytes) -> bytes:
-    """Fletcher's over class, id, length and payload."""
+    """The Fletcher checksum over class, id, length and payload."""
     a = b = 0
     for byte in body:
         a = a + byte & 0xFF

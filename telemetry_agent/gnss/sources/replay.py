@@ -17,6 +17,9 @@ class ReplaySource:
     It keeps no place in the file: a restart replays it, and its fixes are new ones.
     """
 
+    baud = None
+    live = False
+
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path

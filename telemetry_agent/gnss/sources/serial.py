@@ -1,7 +1,7 @@
 """A receiver on a serial port; the only importer of pyserial.
 
-The port is opened by the name that the user gave. Names such as ``/dev/serial/by-id/…`` are links
-that point elsewhere after the cable was pulled and put back, so each open follows the link anew.
+The port is opened by the name in the config. Names such as ``/dev/serial/by-id/…`` are links that
+may point to another node after the cable was pulled, so each open follows the link again.
 """
 
 import contextlib
@@ -36,20 +36,22 @@ _SILENT_TRIALS = 2
 
 class _Port(serial.Serial):
     def _reset_input_buffer(self) -> None:
-        """Keep the bytes that came in since the open: pyserial would throw them away."""
+        """Keep the bytes that came in since the open; pyserial would discard them."""
 
 
 class SerialSource:
-    """Reads a serial port, and keeps other programs off it.
+    """Reads a serial port, and keeps other programs from opening it.
 
     Args:
         path: the port, or a link to it.
-        baud: its speed; None finds it out at each open.
+        baud: its speed; ``None``: detect it at each open.
         commands: sent after each open, and when the receiver says that it has started.
-        memory: what speed worked.
-        clock: bounds the search for the speed.
+        memory: the speeds that worked before.
+        clock: limits the detection of the speed.
         root: where the machine's /proc and /sys are.
     """
+
+    live = True
 
     def __init__(
         self,
@@ -70,16 +72,16 @@ class SerialSource:
         self._clock = clock or Clock()
         self._commands = OnConnect(self.name, commands, self._clock)
         self._root = root
-        self._held = b""  # read while the speed was being found
+        self._held = b""  # read while the speed was detected
         self._port: _Port | None = None
         self._cancelled = False
         self._guard = threading.Lock()  # so that cancel never meets a port that is half closed
 
     def open(self) -> None:
-        """See ``Source.open``. Nothing of the line is changed but speed, framing and raw mode.
+        """See ``Source.open``. Changes only speed, framing and raw mode of the line.
 
-        Where the speed is not known it is looked for: that takes seconds, and none where the one
-        that worked before still does. If none is right, the likeliest is kept.
+        An unknown speed is detected: that takes seconds, or no time if the speed that worked before
+        still does. If no speed is right, the most likely one stays set.
         """
         self._open()
         try:
@@ -119,8 +121,8 @@ class SerialSource:
             port, self._port = self._port, None
         self._held = b""
         if port is not None:
-            # A pty outlives its last user, and would stay exclusive for nobody. Where this fails,
-            # the device is gone, and the mode with it.
+            # A pty outlives its last user, and would stay exclusive. Where this fails, the device
+            # is gone, and the mode with it.
             with contextlib.suppress(OSError):
                 fcntl.ioctl(port.fileno(), termios.TIOCNXCL)
             port.close()
@@ -129,7 +131,7 @@ class SerialSource:
         """See ``Source.remedy``."""
         if state == "binary":
             return (
-                f"{self.name} speaks {protocol(heard) or 'a binary protocol'} and no NMEA: switch "
+                f"{self.name} sends {protocol(heard) or 'a binary protocol'}, not NMEA: switch "
                 f"its NMEA output on: `gpsctl -f -n {self.name}` (Debian's gpsd-clients), or "
                 "commands in gps.on_connect"
             )
@@ -138,13 +140,13 @@ class SerialSource:
         found = candidate(self._path, self._root)
         if found and found.kind == "modem":
             return (
-                f"nothing comes from {self.name} ({found.label}): switch its GNSS on: "
+                f"no data from {self.name} ({found.label}): switch its GNSS on: "
                 "`sudo mmcli -m any --location-enable-gps-unmanaged`"
             )
-        return f"nothing comes from {self.name}: check the receiver's wiring and power"
+        return f"no data from {self.name}: check the receiver's wiring and power"
 
     def find_baud(self) -> int | None:
-        """The speed at which the open port speaks; None, and the likeliest set, if none is right.
+        """Detect the speed of the open port; ``None``, with the most likely one set: not found.
 
         A cancel ends the search.
         """
@@ -159,7 +161,7 @@ class SerialSource:
                 self._memory[self.name] = baud
                 return baud
             silent += not trial.heard
-            # A line on which nothing ever comes says nothing of its speed.
+            # A line without any data does not show its speed.
             if self._cancelled or silent == _SILENT_TRIALS:
                 break
             termios.tcflush(port.fileno(), termios.TCIFLUSH)
@@ -179,14 +181,14 @@ class SerialSource:
     def _wrong_baud(self) -> str:
         if not self._fixed:
             return (
-                f"what comes from {self.name} is no NMEA at any speed: is it a receiver? Check "
+                f"the data from {self.name} is not NMEA at any speed: is it a receiver? Check "
                 "the wiring (ground, and 3.3 V levels on a header)"
             )
         found = detect_baud(self._path, root=self._root)
-        likely = f"it speaks at {found}: set gps.baud = {found}" if found else "try another"
+        likely = f"it sends at {found}: set gps.baud = {found}" if found else "try another"
         return (
-            f'what comes from {self.name} at {self.baud} baud is no NMEA: {likely}, or "auto" '
-            "to have it found"
+            f'the data from {self.name} at {self.baud} baud is not NMEA: {likely}, or "auto" '
+            "to detect it"
         )
 
     def _opened(self) -> _Port:
@@ -214,7 +216,7 @@ class SerialSource:
             port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
             with self._guard:
                 self._port = port
-            # pyserial's "exclusive" is a lock among those who ask for it: this keeps off the rest.
+            # pyserial's "exclusive" is only an advisory lock: this keeps all other programs out.
             fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
         except (OSError, termios.error) as error:
             self.close()
@@ -249,10 +251,10 @@ class SerialSource:
         return SourceError(f"{self.name} cannot be opened: {error}")
 
     def _no_port(self) -> str:
-        return f"{self.name} is no serial port: name the receiver's device, such as /dev/ttyACM0"
+        return f"{self.name} is not a serial port: name the receiver's device, such as /dev/ttyACM0"
 
     def _group(self) -> str:
-        """Who may read it: ``dialout`` on Debian, ``uucp`` elsewhere."""
+        """The group that may read it: ``dialout`` on Debian, ``uucp`` elsewhere."""
         try:
             group = self._path.stat().st_gid
             return grp.getgrgid(group).gr_name if group else "dialout"
@@ -261,10 +263,10 @@ class SerialSource:
 
 
 def detect_baud(path: Path, *, clock: Clock | None = None, root: Path = Path("/")) -> int | None:
-    """The speed at which a receiver (NMEA or binary) speaks on this port; None if none is right.
+    """Detect the speed of a receiver (NMEA or binary) on this port; ``None``: not found.
 
-    Takes a second where the speed is a likely one, at most ten. Opens the port: ask first where
-    it is not known to be a receiver's.
+    Takes 1 s for a likely speed, at most 10 s. Opens the port: ask the user first if it may not be
+    a receiver's.
 
     Raises:
         SourceError: as ``Source.open``.
@@ -285,7 +287,7 @@ def _user() -> str:
 
 
 def _errno(error: Exception) -> object:
-    """What the system said: pyserial wraps it, and drops the number of a failed tcgetattr."""
+    """The errno: pyserial wraps the error, and drops the number of a failed tcgetattr."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     cause = error if isinstance(error, termios.error) else error.__context__

@@ -1,26 +1,33 @@
 """A receiver's bytes from another program or machine, over TCP or UDP."""
 
-import contextlib
-import os
 import re
 import select
 import socket
 from collections.abc import Sequence
-from typing import Any
 
+from telemetry_agent.addresses import (
+    Address,
+    Connecting,
+    Resolve,
+    Resolver,
+    UnreachableError,
+    resolve,
+)
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.model import ReceiverState
 from telemetry_agent.tasks import Bell
 
-_CONNECT_S = 5.0
 _READ_BYTES = 65536
 _UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}\Z")
 
 
 class SocketSource:
     """What TCP and UDP have in common: a socket, and a way to end a wait for it."""
+
+    baud: int | None = None
+    live = True
 
     def __init__(self, name: str, clock: Clock | None = None) -> None:
         self.name = name
@@ -43,7 +50,7 @@ class SocketSource:
         except BlockingIOError:
             return b""
         except OSError as error:
-            raise SourceError(f"{self.name} broke off: {error.strerror}") from error
+            raise SourceError(f"{self.name} broke: {error.strerror}") from error
 
     def cancel(self) -> None:
         """See ``Source.cancel``."""
@@ -58,13 +65,18 @@ class SocketSource:
     def remedy(self, state: ReceiverState, heard: bytes) -> str:  # noqa: ARG002
         """See ``Source.remedy``."""
         if state == "silent":
-            return f"nothing comes from {self.name}: check that its sender runs and has a receiver"
-        return f"what comes from {self.name} is no NMEA: check what its sender sends"
+            return f"no data from {self.name}: check that its sender runs and has a receiver"
+        return f"the data from {self.name} is not NMEA: check what its sender sends"
 
     def _wait(self, waited_for: socket.socket, event: int, timeout_s: float) -> bool:
         """Whether the socket is ready; not if the time passed, or the wait was cancelled."""
         ready = self._cancelled.wait(timeout_s, [(waited_for.fileno(), event)])
         return not self._cancelled.clear() and bool(ready)
+
+    def _wait_or_stop(self, timeout_s: float, watched: list[tuple[int, int]]) -> None:
+        self._cancelled.wait(timeout_s, watched)
+        if self._cancelled.clear():
+            raise UnreachableError("stopped")
 
 
 class TcpSource(SocketSource):
@@ -76,6 +88,7 @@ class TcpSource(SocketSource):
         commands: sent after each connection, and when the receiver says that it has started.
         clock: bounds the connecting.
         name: how messages call it.
+        resolve: finds the addresses of a name.
     """
 
     def __init__(
@@ -86,22 +99,26 @@ class TcpSource(SocketSource):
         commands: Sequence[bytes] = (),
         clock: Clock | None = None,
         name: str | None = None,
+        resolve: Resolve = resolve,
     ) -> None:
         super().__init__(name or f"tcp://{_bracketed(host)}:{port}", clock)
         self._host = host
         self._port = port
         self._commands = OnConnect(self.name, commands, self._clock)
+        self._resolver = Resolver(resolve)
 
     def open(self) -> None:
         """See ``Source.open``."""
-        self.close()  # where the last open got no further than connecting
+        self.close()  # the last open may have ended after connecting
+        connecting = Connecting(self._resolver, self._host, self._port, self._clock.monotonic_s())
         try:
-            self._socket = self._connect()
-        except OSError as error:
+            self._socket = connecting.run(self._clock, self._wait_or_stop)
+        except UnreachableError as error:
             raise SourceError(
-                f"{self.name} cannot be reached ({error.strerror or error}): "
-                "check the address, and that its sender runs"
+                f"{self.name} cannot be reached ({error}): check the address, and that its sender "
+                "runs"
             ) from error
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for command in self._commands.opened():
             self.request(command)
 
@@ -127,56 +144,29 @@ class TcpSource(SocketSource):
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise SourceError(f"{self.name} broke off: {error.strerror}") from error
-
-    def _connect(self) -> socket.socket:
-        until_s = self._clock.monotonic_s() + _CONNECT_S
-        failed = OSError("no address")
-        for family, *_, address in socket.getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM
-        ):
-            attempt = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                self._reach(attempt, address, until_s - self._clock.monotonic_s())
-            except OSError as error:
-                attempt.close()
-                failed = error
-            else:
-                return attempt
-        raise failed
-
-    def _reach(self, attempt: socket.socket, address: Any, timeout_s: float) -> None:
-        attempt.setblocking(False)
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        with contextlib.suppress(BlockingIOError):
-            attempt.connect(address)
-        if not self._wait(attempt, select.POLLOUT, timeout_s):
-            raise TimeoutError("no answer")
-        if number := attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            raise OSError(number, os.strerror(number))
+            raise SourceError(f"{self.name} broke: {error.strerror}") from error
 
 
 class UdpSource(SocketSource):
-    """Takes what is sent to ``port``, by whomever. ``host`` is our own address, "" all of them."""
+    """Takes what any sender sends to ``port``. ``host`` is our own address, "" all of them."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(f"udp://{_bracketed(host)}:{port}")
         self._host = host
         self._port = port
+        self._resolver = Resolver(_own_addresses)
 
     def open(self) -> None:
         """See ``Source.open``."""
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                self._host or None, self._port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-            )[0]
-            self._socket = socket.socket(family, kind, protocol)
+            address = self._resolver.wait(self._host, self._port, self._wait_or_stop)[0]
+            self._socket = socket.socket(address.family, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
-            self._socket.bind(address)
-        except OSError as error:
+            self._socket.bind(address.sockaddr)
+        except (OSError, UnreachableError) as error:
             self.close()
             raise SourceError(
-                f"cannot listen at {self.name} ({error.strerror or error}): "
+                f"cannot listen at {self.name} ({getattr(error, 'strerror', error)}): "
                 f"`ss -ulpn sport = :{self._port}` shows who does"
             ) from error
 
@@ -185,6 +175,11 @@ class UdpSource(SocketSource):
         data = super().read(timeout_s)
         # A datagram that ends with a checksum is whole: some senders leave out its line end.
         return data + b"\n" if _UNENDED.search(data) else data
+
+
+def _own_addresses(host: str, port: int) -> list[Address]:
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
 def _bracketed(host: str) -> str:

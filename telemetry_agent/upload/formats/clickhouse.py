@@ -64,7 +64,7 @@ def format_for(url: str) -> Format:
         query = f"{ours}&insert_deduplication_token={digest(batch)}"
         return packed("".join(rows).encode(), {}, compression, query.lstrip("&"))
 
-    return Format(encode, read)
+    return Format(encode, read, unpacks=True)
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - an insert is all or nothing

@@ -86,4 +86,4 @@ def _fields(fix: Fix) -> str:
     return _known(fix) + "".join(own)
 
 
-FORMAT = Format(encode, read, unfit)
+FORMAT = Format(encode, read, unfit, unpacks=True)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from telemetry_agent.fields import degrees
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Refused
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.formats.packing import attributes, without_doubt
+from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
 from telemetry_agent.upload.interfaces import Compression, Format
 
 _NAMES = {"battery": "batt", "battery_state": "batteryState"}  # as Traccar names them
@@ -28,7 +28,7 @@ def format_for(url: str) -> Format:
         query = [device + _query(record.fix) for record in batch.records]
         return Payload(b"", {}, query="".join(query))
 
-    return Format(encode, read, without_doubt, one_by_one=True, oldest_first=True)
+    return Format(encode, read, without_doubt, one_by_one=True, pipelined=True, oldest_first=True)
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:
@@ -46,7 +46,7 @@ def _query(fix: Fix) -> str:
     quotients = (
         ("altitude", fix.alt_mm, 1e3),
         ("bearing", fix.course_mdeg, 1e3),
-        ("accuracy", fix.err_h_mm, 1e3),
+        ("accuracy", accuracy_mm(fix), 1e3),
         ("hdop", fix.hdop_e2, 1e2),
         ("vdop", fix.vdop_e2, 1e2),
         ("pdop", fix.pdop_e2, 1e2),

@@ -1,7 +1,4 @@
-"""Overland's format, which Dawarich, PhoneTrack and Compass take: GeoJSON features.
-
-Never compressed: where a server does not unpack the body, PHP sees no locations in it, and says ok.
-"""
+"""Overland's format, which Dawarich, PhoneTrack and Compass take: GeoJSON features."""
 
 import json
 from typing import Any
@@ -9,18 +6,18 @@ from typing import Any
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
-from telemetry_agent.upload.formats.packing import attributes, without_doubt
+from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, packed, without_doubt
 from telemetry_agent.upload.interfaces import Compression, Format
 
 _BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG001 - see above
+def encode(batch: Batch, *, compression: Compression) -> Payload:
     """The request for ``batch``."""
     features = [_feature(record.fix, batch.device) for record in batch.records]
     body = _to_json({"locations": features}).encode()
-    return Payload(body, {"Content-Type": "application/json"})
+    return packed(body, {"Content-Type": "application/json"}, compression)
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - it is all or nothing
@@ -44,7 +41,7 @@ def _feature(fix: Fix, device: str) -> dict[str, Any]:
         ("altitude", fix.alt_mm),
         ("speed", fix.speed_mm_s),
         ("course", fix.course_mdeg),
-        ("horizontal_accuracy", fix.err_h_mm),
+        ("horizontal_accuracy", accuracy_mm(fix)),
         ("vertical_accuracy", fix.err_v_mm),
     ):
         if value is not None:

@@ -2,18 +2,20 @@
 
 The Recorder says ``[]`` with status 200 to everything, also to what it does not store: an array, a
 body that is compressed, a location without a time. So only what it surely stores is sent: one
-object, integers as its description of the format has them, seconds.
+object, integers as its description of the format has them, seconds. And one request at a time: it
+takes all that it has read from the connection as the body of one request, and answers once.
 
 Its last position is the one that came last, so it gets them in their order.
 """
 
 import json
+import math
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear
-from telemetry_agent.upload.formats.packing import attributes, without_doubt
+from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
 from telemetry_agent.upload.interfaces import Compression, Format
 
 _BATTERY_STATES = {"discharging": 1, "charging": 2, "full": 3}
@@ -46,8 +48,12 @@ def format_for(url: str, username: str) -> Format:
 def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - it is one fix
     """What ``answer`` means."""
     outcome = judge(answer)
-    if outcome is None and not answer.body.lstrip().startswith((b"[", b"{")):
-        # The Recorder answers in JSON: an empty 200 is something else at this address.
+    # The Recorder answers in JSON, Traccar with an empty body.
+    if (
+        outcome is None
+        and answer.body.strip()
+        and not answer.body.lstrip().startswith((b"[", b"{"))
+    ):
         return unclear(answer, f"{answer.status} without JSON: no OwnTracks server says that")
     return outcome or Delivered(status=answer.status)
 
@@ -64,6 +70,7 @@ def _location(fix: Fix, topic: str) -> dict[str, Any]:
         "tst": fix.time_ms // 1000,
         "lat": fix.lat_e9 / 1e9,
         "lon": fix.lon_e9 / 1e9,
+        "acc": math.ceil(accuracy_mm(fix) / 1000),
         "tid": topic[-2:],
         "topic": topic,
     }
@@ -71,7 +78,6 @@ def _location(fix: Fix, topic: str) -> dict[str, Any]:
         ("alt", fix.alt_mm, 1000),
         ("vel", fix.speed_mm_s, 1e6 / 3600),
         ("cog", fix.course_mdeg, 1000),
-        ("acc", fix.err_h_mm, 1000),
         ("vac", fix.err_v_mm, 1000),
     ):
         if value is not None:

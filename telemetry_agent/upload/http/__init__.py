@@ -1,1 +1,14 @@
-"""The way of a request over the network; the only importer of httpx."""
+"""The way of a request over the network; the only importer of httpx, which speaks HTTP.
+
+What is written by hand round it, and why:
+
+- the deadline of a whole exchange (``connection``): a timeout of httpx bounds one socket call, so a
+  peer that drips one byte a second passes all of them
+- the abort (``connection``): closing an httpx client does not end a request that another thread
+  waits for
+- look-up and connecting (``dialer``, and ``addresses`` for the whole agent): httpx has no limit for
+  a look-up, and tries the addresses of a name one after another
+- TLS over memory buffers (``connection``): a handshake must end by the same deadline and abort
+- renewed secrets and certificates (``credentials``): httpx keeps those of the start
+- pipelining (``pipeline``): httpx waits for each answer before it sends the next request
+"""

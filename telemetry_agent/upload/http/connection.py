@@ -1,32 +1,142 @@
-"""One connection, with or without TLS.
+"""One connection, with or without TLS, every wait of which ends: by a deadline or by an abort.
+
+Theory of operation. A time limit on each socket call bounds nothing: a peer that drips one byte a
+second passes all of them, for ever. So the limit belongs to the exchange. ``begin`` sets one
+instant, and every wait (for a look-up, a connection, bytes, room for bytes) ends by then. Sockets
+never block, and TLS runs over memory buffers, so the one place to wait is a bell, which ``abort``
+rings. An abort lasts until ``rearm``, because one that comes between two waits must end the next
+one too.
 
 TLS keeps two things from one connection to the next: the session, and what the clocks say of a
 certificate whose time is not now (``Handshakes``).
 """
 
 import contextlib
+import math
 import select
 import socket
 import ssl
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from telemetry_agent.addresses import Address
 from telemetry_agent.clock import Clock
 from telemetry_agent.fields import rfc3339
-from telemetry_agent.upload.http.attempt import Attempt, BrokenError, NetworkError
+from telemetry_agent.model import UploadState
+from telemetry_agent.tasks import Bell
 
 _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _CLOCK_IS_RIGHT_MS = 600_000
 _RECV_BYTES = 65536
+_RST_AT_CLOSE = struct.pack("ii", 1, 0)  # linger: on, for 0 s
 
 T = TypeVar("T")
+
+
+class NetworkError(Exception):
+    """The network did not carry the exchange. The text says why, for the user."""
+
+    def __init__(self, reason: str, state: UploadState = "unreachable") -> None:
+        super().__init__(reason)
+        self.state: UploadState = state
+
+
+class BrokenError(NetworkError):
+    """The connection was there and broke."""
+
+
+class CurrentExchange:
+    """The exchange under way: its deadline, its abort, and what it has done.
+
+    One thread exchanges; any thread may abort.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.sent_bytes = 0
+        """Since the start, at the sockets; so is ``received_bytes``."""
+        self.received_bytes = 0
+        self.connected = False
+        """Whether this exchange opened a connection (or tried)."""
+        self.answering = False
+        """Whether a byte of the answer of this exchange has come."""
+        self._clock = clock
+        self._bell = Bell()
+        self._aborted = False
+        self._until_s = 0.0
+        self._timeout_s = 0.0
+
+    def begin(self, timeout_s: float) -> None:
+        """Start an exchange that must be over in ``timeout_s`` seconds."""
+        self._timeout_s = timeout_s
+        self._until_s = self._clock.monotonic_s() + timeout_s
+        self.connected = self.answering = False
+
+    def abort(self) -> None:
+        """End what is under way, and all that is begun before ``rearm``. Any thread may call."""
+        self._aborted = True
+        self._bell.ring()
+
+    def rearm(self) -> None:
+        """Allow exchanges again after an abort."""
+        self._aborted = False
+
+    @property
+    def aborted(self) -> bool:
+        """Whether ``abort`` was called, and no ``rearm`` since."""
+        return self._aborted
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can be done in this exchange: aborted, or its time has passed."""
+        return self._aborted or self._clock.monotonic_s() >= self._until_s
+
+    def check(self, doing: str) -> float:
+        """Seconds that are left for what has not happened yet.
+
+        Raises:
+            NetworkError: aborted, or the deadline has passed: "``doing`` within 30 s".
+        """
+        if self._aborted:
+            raise NetworkError("stopped")
+        left_s = self._until_s - self._clock.monotonic_s()
+        if left_s <= 0:
+            raise NetworkError(f"{doing} within {self._timeout_s:g} s")
+        return left_s
+
+    def wait(
+        self, doing: str, watched: Iterable[tuple[int, int]], wait_s: float = math.inf
+    ) -> None:
+        """Wait for one of the descriptors, at most for ``wait_s`` seconds.
+
+        Raises:
+            NetworkError: as ``check``.
+        """
+        self._bell.clear()  # before the check: an abort from here on ends the wait
+        self._bell.wait(min(self.check(doing), wait_s), watched)
+
+    def note_connecting(self) -> None:
+        """A connection is opened for this exchange."""
+        self.connected = True
+
+    def note_answer(self) -> None:
+        """A byte of the answer has come."""
+        self.answering = True
+
+    def note_sent(self, count: int) -> None:
+        """So many bytes have left."""
+        self.sent_bytes += count
+
+    def note_received(self, count: int) -> None:
+        """So many bytes have come."""
+        self.received_bytes += count
 
 
 class Handshakes:
     """How TLS begins on each connection to one endpoint."""
 
     def __init__(self, clock: Clock, gnss_ms: Callable[[], int | None]) -> None:
-        """``gnss_ms`` tells an expired certificate from a wrong clock; see ``Network``."""
+        """``gnss_ms`` tells an expired certificate from a wrong clock; see ``Dialer``."""
         self._clock = clock
         self._gnss_ms = gnss_ms
         self._session: ssl.SSLSession | None = None
@@ -70,14 +180,15 @@ class Connection:
     """One TCP connection, with TLS on it after ``start_tls``."""
 
     def __init__(
-        self, attempt: Attempt, sock: socket.socket, peer: str, handshakes: Handshakes
+        self, exchange: CurrentExchange, sock: socket.socket, handshakes: Handshakes
     ) -> None:
+        """``sock`` is connected, and does not block."""
         self.tls: ssl.SSLObject | None = None
         self.verified = False
         """Whether a certificate proved who the peer is."""
-        self._attempt = attempt
+        self._exchange = exchange
         self._sock = sock
-        self._peer = peer
+        self._peer = _name_of_peer(sock)
         self._handshakes = handshakes
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -100,7 +211,7 @@ class Connection:
             except ssl.SSLError as error:
                 raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
         if data:
-            self._attempt.answering = True
+            self._exchange.note_answer()
         return data
 
     def send(self, data: bytes) -> None:
@@ -154,8 +265,12 @@ class Connection:
         """Close without a word to the peer. Idempotent."""
         if self.tls is not None and not self._closed:
             self._handshakes.remember(self.tls)
+        if self._exchange.aborted and not self._closed:
+            # With RST: else the kernel repeats its FIN into a dead network for minutes, and
+            # whoever uses that network when it is back waits for the answer.
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_AT_CLOSE)
         self._closed = True
-        self._attempt.close(self._sock)
+        self._sock.close()
 
     def _through_tls(self, operation: Callable[[], T], what: str) -> T:
         while True:
@@ -177,31 +292,41 @@ class Connection:
                 self._send(self._outgoing.read())
                 return result
 
-    def _recv(self, max_bytes: int, what: str) -> bytes:
+    def _recv(self, max_bytes: int, doing: str) -> bytes:
         while True:
-            self._sock.settimeout(self._attempt.left_s(what, self._sock))
+            self._exchange.check(doing)
             try:
                 data = self._sock.recv(max_bytes)
-            except TimeoutError:
-                continue
+            except BlockingIOError:
+                self._exchange.wait(doing, [(self._sock.fileno(), select.POLLIN)])
             except OSError as error:
                 raise self._broken(error) from error
-            self._attempt.received_bytes += len(data)
-            return data
+            else:
+                self._exchange.note_received(len(data))
+                return data
 
     def _send(self, data: bytes) -> None:
+        doing = "the request was not read"
         rest = memoryview(data)
         while rest:
-            self._sock.settimeout(self._attempt.left_s("the request was not read", self._sock))
+            self._exchange.check(doing)
             try:
                 count = self._sock.send(rest)
-            except TimeoutError:
-                continue
+            except BlockingIOError:
+                self._exchange.wait(doing, [(self._sock.fileno(), select.POLLOUT)])
             except OSError as error:
                 raise self._broken(error) from error
-            self._attempt.sent_bytes += count
-            rest = rest[count:]
+            else:
+                self._exchange.note_sent(count)
+                rest = rest[count:]
 
     def _broken(self, error: OSError) -> BrokenError:
         why = error.strerror or str(error)
         return BrokenError(f"connection to {self._peer} broke: {why.lower()}")
+
+
+def _name_of_peer(sock: socket.socket) -> str:
+    try:
+        return str(Address(sock.family, sock.getpeername()))
+    except OSError:  # it is gone already
+        return "the server"

@@ -70,7 +70,7 @@ class Renewed(Generic[T]):
         return stamps
 
 
-class Access:
+class Credentials:
     """Headers and TLS for the way to one endpoint. For one thread."""
 
     def __init__(

@@ -1,19 +1,26 @@
-"""Several requests under way on one connection, each with its own answer.
+"""Several requests in one write on one connection, and then as many answers.
 
-Theory of operation. HTTP/1.1 answers requests in the order in which they came, so they need not
-wait for each other: what makes a backlog slow, where a request holds one fix, is the way there and
-back. A new connection begins with one request under way, and each answer allows one more, up to
-``_WINDOW``: a server that closes after each answer is served one request at a time by that alone.
+Theory of operation. Where a request holds one fix, a backlog is slow because each request waits for
+a round trip. HTTP/1.1 lets a client send several requests before the first answer, and the server
+answers them in the same order. An answer does not name its request: only order and count connect
+the two. So requests go out in *rounds*: ``k`` requests in one write, then exactly ``k`` answers,
+and only then the next round. An answer can therefore never be taken for that to a request of an
+earlier round. A new connection begins with ``k = 1``; ``k`` doubles after each whole round, up to
+``_ROUND_MAX``.
 
-*A server that says it closes* has not looked at what came behind, so that is sent anew. *One that
-breaks off* may have: those requests got no answer. Where it happens twice in a row with several
-under way, the server or something before it cannot do this, and for a while they go one by one.
+*A round with fewer answers* ends the connection, and the requests without an answer are sent again.
+If this happens twice in a row, requests are sent one at a time for ten minutes: the server, or a
+proxy in front of it, cannot read several. Only whole rounds at least as large as the broken one
+show that it can, because a smaller one may fit where that one did not.
 
-*One that says more than it was asked*, with several under way, gave some answer to the wrong
-request: no answer of the series counts.
+*An answer with* ``Connection: close`` *is not a fault*. The server says that it has not looked at
+the requests behind that one. They are sent again on a new connection.
 
-The sockets, and with them deadline and abort, are those of ``attempt``; the bytes of an answer are
-understood by h11, which never learns that more than one request is under way.
+*A server that answers more often than it was asked* has given some request the answer of another.
+If several requests were under way at any time in the series, none of its answers count.
+
+The sockets, the deadline and the abort are those of ``connection``. h11 parses the answers; it is
+given one request at a time.
 """
 
 import contextlib
@@ -25,15 +32,14 @@ import h11
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.attempt import BrokenError, NetworkError
-from telemetry_agent.upload.http.connection import Connection
-from telemetry_agent.upload.http.credentials import Access
-from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.connection import BrokenError, Connection, NetworkError
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.interfaces import Heard, NoAnswer
 
 _log = logging.getLogger(__name__)
 
-_WINDOW = 128
+_ROUND_MAX = 128
 _ONE_BY_ONE_S = 600.0
 _RECV_BYTES = 65536
 _ANSWER_CAP_BYTES = 512 * 1024
@@ -44,22 +50,29 @@ class Pipeline:
     """One connection to one server. For one thread."""
 
     def __init__(
-        self, url: str, network: Network, access: Access, keepalive_expiry_s: float, clock: Clock
+        self,
+        url: str,
+        dialer: Dialer,
+        credentials: Credentials,
+        keepalive_expiry_s: float,
+        clock: Clock,
     ) -> None:
         """Nothing is opened yet."""
         parts = urlsplit(url)
         self._tls = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._tls else 80)
-        self._network_location = parts.netloc
+        self._netloc = parts.netloc
         self._path = parts.path or "/"
         self._query = parts.query
-        self._network = network
-        self._access = access
+        self._dialer = dialer
+        self._exchange = dialer.exchange
+        self._credentials = credentials
         self._expiry_s = keepalive_expiry_s
         self._clock = clock
-        self._line: _Line | None = None
+        self._line: _PipelinedConnection | None = None
         self._faults = 0  # in a row
+        self._broken_size = 0  # requests in the last round that broke
         self._one_by_one_until_s = 0.0
 
     def series(
@@ -77,8 +90,8 @@ class Pipeline:
             What ended it before each that was sent had an answer, and how many have none.
         """
         requests = [self._bytes(*pair) for pair in zip(payloads, headers, strict=True)]
-        run = _Run(requests, self._clock.monotonic_s() + timeout_s / 2)
-        self._network.begin(timeout_s)
+        run = _Series(requests, self._clock.monotonic_s() + timeout_s / 2)
+        self._exchange.begin(timeout_s)
         self._drop_what_is_stale()
         whole = False
         try:
@@ -94,11 +107,13 @@ class Pipeline:
             if not whole:
                 self.drop()  # the answers that it still owes belong to this series
         if whole:
-            self._faults = 0 if run.several else self._faults
+            if run.largest >= self._broken_size:
+                self._faults = 0
             return None, 0
-        if (run.under_way > 1 or failure.taints) and run.several and not self._network.aborted:
-            self._note_fault()
-        if self._network.aborted:
+        broken = run.under_way > 0 and run.round > 1
+        if (broken or failure.taints) and not self._exchange.aborted:
+            self._note_fault(max(run.round, 2))
+        if self._exchange.aborted:
             failure = NoAnswer("stopped")
         return failure, 0 if failure.taints else max(1, run.under_way)
 
@@ -108,45 +123,39 @@ class Pipeline:
             self._line.connection.close()
             self._line = None
 
-    def _go(self, run: "_Run", heard: Heard) -> None:
-        while True:
-            now_s = self._clock.monotonic_s()
-            if run.wants_more(now_s) or run.under_way:
-                line = self._line or self._open()
-            else:
-                return
-            window = 1 if now_s < self._one_by_one_until_s else line.window
+    def _go(self, run: "_Series", heard: Heard) -> None:
+        while run.wants_more(now_s := self._clock.monotonic_s()):
+            line = self._line or self._open()
+            line.send(run.take(1 if now_s < self._one_by_one_until_s else line.round_max))
             try:
-                if run.wants_more(now_s) and run.under_way <= window // 2:
-                    line.send(run.take(window - run.under_way))
-                answer = line.answer()
+                while run.under_way and not line.closes:
+                    run.note(heard(line.answer()))
             except BrokenError:
-                if self._network.connected or self._network.answering or self._network.over:
+                if self._exchange.connected or self._exchange.answering or self._exchange.over:
                     raise
                 # The server closed the kept connection while the requests were on their way.
                 self.drop()
-                run.send_again()
+                run.end_round()
                 continue
-            run.answered += 1
-            run.stopped = not heard(answer) or run.stopped
-            line.window = min(line.window + 1, _WINDOW)
             line.used_s = self._clock.monotonic_s()
             surplus = not run.under_way and line.has_rest()
-            if surplus and run.several:
+            if surplus and run.largest > 1:
                 raise _SurplusError
             if line.closes or surplus:
                 self.drop()
-                run.send_again()
+            elif run.round == line.round_max:
+                line.round_max = min(2 * line.round_max, _ROUND_MAX)
+            run.end_round()
 
-    def _open(self) -> "_Line":
-        connection = self._network.connect(self._host, self._port)
+    def _open(self) -> "_PipelinedConnection":
+        connection = self._dialer.connect(self._host, self._port)
         if self._tls:
             try:
-                connection.start_tls(self._access.ssl_context(), self._host)
+                connection.start_tls(self._credentials.ssl_context(), self._host)
             except NetworkError:
                 connection.close()
                 raise
-        self._line = _Line(connection)
+        self._line = _PipelinedConnection(connection)
         return self._line
 
     def _drop_what_is_stale(self) -> None:
@@ -156,18 +165,22 @@ class Pipeline:
         ):
             self.drop()
 
-    def _note_fault(self) -> None:
+    def _note_fault(self, size: int) -> None:
         self._faults += 1
+        self._broken_size = size
         if self._faults >= 2:
             self._one_by_one_until_s = self._clock.monotonic_s() + _ONE_BY_ONE_S
-            _log.info("the server takes one request at a time: the backlog drains slower")
+            _log.info(
+                "the server does not answer each of several requests that are sent together: "
+                "sending one request at a time for 10 min"
+            )
 
     def _bytes(self, payload: Payload, headers: Mapping[str, str]) -> bytes:
         query = "&".join(filter(None, (self._query, payload.query)))
         target = f"{self._path}?{query}" if query else self._path
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = (
-            f"POST {target} HTTP/1.1\r\nHost: {self._network_location}\r\n{lines}"
+            f"POST {target} HTTP/1.1\r\nHost: {self._netloc}\r\n{lines}"
             f"Content-Length: {len(payload.body)}\r\n\r\n"
         )
         return head.encode() + payload.body
@@ -177,41 +190,49 @@ class _SurplusError(Exception):
     """An answer came to no request."""
 
 
-class _Run:
+class _Series:
     """How far a series has come."""
 
     def __init__(self, requests: Sequence[bytes], until_s: float) -> None:
-        self.answered = 0
-        self.stopped = False
-        self.several = False
-        """Whether more than one was under way at a time."""
+        self.round = 0
+        """Requests in the present round."""
+        self.under_way = 0
+        """Those of them that have no answer yet."""
+        self.largest = 0
+        """Requests in the largest round so far."""
         self._requests = requests
-        self._sent = 0
+        self._answered = 0
+        self._stopped = False
         self._until_s = until_s
 
-    @property
-    def under_way(self) -> int:
-        return self._sent - self.answered
-
     def wants_more(self, now_s: float) -> bool:
-        return self._sent < len(self._requests) and not self.stopped and now_s < self._until_s
+        left = self._answered < len(self._requests)
+        return left and not self._stopped and now_s < self._until_s
 
     def take(self, count: int) -> bytes:
-        taken = self._requests[self._sent : self._sent + count]
-        self._sent += len(taken)
-        self.several = self.several or self.under_way > 1
+        """The next round, of at most so many requests."""
+        taken = self._requests[self._answered : self._answered + count]
+        self.round = self.under_way = len(taken)
+        self.largest = max(self.largest, self.round)
         return b"".join(taken)
 
-    def send_again(self) -> None:
-        self._sent = self.answered
+    def note(self, go_on: bool) -> None:
+        """One request has its answer."""
+        self.under_way -= 1
+        self._answered += 1
+        self._stopped = self._stopped or not go_on
+
+    def end_round(self) -> None:
+        """What has no answer is sent again in the next round."""
+        self.under_way = 0
 
 
-class _Line:
+class _PipelinedConnection:
     """A connection, and what has been read from it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.window = 1
+        self.round_max = 1
         self.used_s = 0.0
         self.closes = False
         self._http = h11.Connection(h11.CLIENT)

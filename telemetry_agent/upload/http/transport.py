@@ -24,10 +24,9 @@ from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.formats.answers import words
-from telemetry_agent.upload.http.attempt import BrokenError, NetworkError
-from telemetry_agent.upload.http.connection import Connection
-from telemetry_agent.upload.http.credentials import Access
-from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.connection import BrokenError, Connection, NetworkError
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.interfaces import Heard, NoAnswer
 
@@ -54,38 +53,39 @@ class Transport:
         self,
         url: str,
         *,
-        access: Access | None = None,
+        credentials: Credentials | None = None,
         proxy: str = "",
         keepalive_expiry_s: float = 30.0,
-        network: Network | None = None,
+        dialer: Dialer | None = None,
     ) -> None:
         """Nothing is opened yet.
 
         Args:
             url: http or https, checked by config.
-            access: Headers and certificates; by default no header, and the system's trust.
+            credentials: Headers and certificates; by default no header, and the system's trust.
             proxy: ``http://HOST:PORT``; empty: none. The environment's proxies are ignored.
             keepalive_expiry_s: For how long an idle connection is kept.
-            network: Opens the connections.
+            dialer: Opens the connections.
         """
         self._url = httpx.URL(url)
-        self._access = access or Access()
-        self._network = network or Network(Clock())
-        self._wire = _Wire(self._network, self._access, proxy, keepalive_expiry_s)
+        self._credentials = credentials or Credentials()
+        dialer = dialer or Dialer(Clock())
+        self._exchange = dialer.exchange
+        self._wire = _Wire(dialer, self._credentials, proxy, keepalive_expiry_s)
         self._client = httpx.Client(transport=self._wire, trust_env=False)
         self._proxied = bool(proxy)
         self._clock = Clock()
-        self._pipeline = Pipeline(url, self._network, self._access, keepalive_expiry_s, self._clock)
+        self._pipeline = Pipeline(url, dialer, self._credentials, keepalive_expiry_s, self._clock)
 
     @property
     def sent_bytes(self) -> int:
         """At the socket, since the start."""
-        return self._network.sent_bytes
+        return self._exchange.sent_bytes
 
     @property
     def received_bytes(self) -> int:
         """At the socket, since the start."""
-        return self._network.received_bytes
+        return self._exchange.received_bytes
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
         """Send ``payload`` and read what comes back, all within ``timeout_s`` seconds.
@@ -101,26 +101,27 @@ class Transport:
             headers={name.encode(): value.encode() for name, value in headers.items()},
             content=payload.body,
         )
-        self._network.begin(timeout_s)
+        self._exchange.begin(timeout_s)
         outcome = self._try(request)
         if (
             isinstance(outcome, NoAnswer)
-            and not self._network.connected
-            and not self._network.answering
-            and not self._network.over
+            and not self._exchange.connected
+            and not self._exchange.answering
+            and not self._exchange.over
         ):
             # The server closed the kept connection while the request was on its way.
             outcome = self._try(request)
         return outcome
 
     def series(
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard
+        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
     ) -> tuple[NoAnswer | None, int]:
         """Send several payloads, each an exchange of its own; see ``pipeline.Pipeline.series``.
 
-        By way of a proxy they go one by one.
+        One at a time, each after the answer to the one before, unless ``pipelined``; always so
+        through a proxy.
         """
-        if not self._proxied:
+        if pipelined and not self._proxied:
             own = self._headers()
             headers = [{**own, **payload.headers} for payload in payloads]
             return self._pipeline.series(payloads, headers, timeout_s, heard)
@@ -138,15 +139,15 @@ class Transport:
 
     def masked(self, text: str) -> str:
         """``text`` without the secrets that were sent: a server may quote them."""
-        return self._access.masked(text)
+        return self._credentials.masked(text)
 
     def abort(self) -> None:
         """End the exchange in flight, and each one that is begun before ``rearm``."""
-        self._network.abort()
+        self._exchange.abort()
 
     def rearm(self) -> None:
         """Allow exchanges again after an abort."""
-        self._network.rearm()
+        self._exchange.rearm()
 
     def drop_idle(self) -> None:
         """Close the kept connection: after a change of the network it may lead nowhere.
@@ -165,7 +166,7 @@ class Transport:
         return {
             "User-Agent": f"telemetry-agent/{__version__}",
             "Accept-Encoding": "identity",
-            **self._access.headers(),
+            **self._credentials.headers(),
         }
 
     def _target(self, query: str) -> httpx.URL:
@@ -180,7 +181,7 @@ class Transport:
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
         except httpcore.RemoteProtocolError as error:
-            if self._network.answering:
+            if self._exchange.answering:
                 failure = NoAnswer(f"what came back is not HTTP: {error}")
             else:
                 failure = NoAnswer("the server closed the connection without an answer")
@@ -189,7 +190,7 @@ class Transport:
         except httpcore.ProxyError as error:
             failure = NoAnswer(f"the proxy does not connect us: {words(str(error))}")
         # An abort looks like any failure of the network.
-        return NoAnswer("stopped") if self._network.aborted else failure
+        return NoAnswer("stopped") if self._exchange.aborted else failure
 
     def _once(self, request: httpx.Request) -> Answer:
         response = self._client.send(request, stream=True)
@@ -201,7 +202,7 @@ class Transport:
                     break
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that takes nothing is clear without its body.
-            if response.status_code < 300 or self._network.aborted:
+            if response.status_code < 300 or self._exchange.aborted:
                 why = str(error) if isinstance(error, NetworkError) else "the connection closed"
                 state = error.state if isinstance(error, NetworkError) else "unreachable"
                 raise NetworkError(f"the answer broke off: {why}", state) from error
@@ -221,9 +222,9 @@ class _Wire(httpx.BaseTransport):
     """httpcore's connection pool with our sockets, of one connection."""
 
     def __init__(
-        self, network: Network, access: Access, proxy: str, keepalive_expiry_s: float
+        self, dialer: Dialer, credentials: Credentials, proxy: str, keepalive_expiry_s: float
     ) -> None:
-        self._backend = _Backend(network, access)
+        self._backend = _Backend(dialer, credentials)
         how: dict[str, Any] = {
             "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # never used: see _Stream
             "max_connections": 1,
@@ -285,10 +286,10 @@ class _Body(httpx.SyncByteStream):
 class _Backend(httpcore.NetworkBackend):
     """Where httpcore gets its connections."""
 
-    def __init__(self, network: Network, access: Access) -> None:
+    def __init__(self, dialer: Dialer, credentials: Credentials) -> None:
         self.stream: _Stream | None = None
-        self._network = network
-        self._access = access
+        self._dialer = dialer
+        self._credentials = credentials
 
     def connect_tcp(
         self,
@@ -298,16 +299,16 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - httpcore's signature
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - httpcore's signature
     ) -> httpcore.NetworkStream:
-        self.stream = _Stream(self._network.connect(host, port), self._access)
+        self.stream = _Stream(self._dialer.connect(host, port), self._credentials)
         return self.stream
 
 
 class _Stream(httpcore.NetworkStream):
     """A connection as httpcore wants to see it."""
 
-    def __init__(self, connection: Connection, access: Access) -> None:
+    def __init__(self, connection: Connection, credentials: Credentials) -> None:
         self.connection = connection
-        self._access = access
+        self._credentials = credentials
         self._data = b""
         self._at = 0
         self._heard_bytes = 0
@@ -350,7 +351,7 @@ class _Stream(httpcore.NetworkStream):
             self.close()
             raise NetworkError("the proxy said more than it was asked")
         try:
-            self.connection.start_tls(self._access.ssl_context(), server_hostname or "")
+            self.connection.start_tls(self._credentials.ssl_context(), server_hostname or "")
         except NetworkError:
             self.close()
             raise

@@ -6,6 +6,7 @@ import pytest
 from fakes import FakeClock
 from nmea import line, rmc
 
+from telemetry_agent.addresses import Address
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources.sockets import SocketSource, TcpSource, UdpSource
@@ -74,7 +75,7 @@ def test_tcp_sends_the_commands_again_to_a_receiver_that_has_started(
 
 def test_tcp_without_a_server(tcp: TcpSource, listener: socket.socket) -> None:
     listener.close()
-    with pytest.raises(SourceError, match=r"cannot be reached \(Connection refused\): check"):
+    with pytest.raises(SourceError, match=r"cannot be reached \(connection refused by .*\): check"):
         tcp.open()
     with pytest.raises(SourceError, match="is not open"):
         tcp.read(0)
@@ -151,7 +152,7 @@ def test_a_cancel_ends_the_connecting(tcp: TcpSource) -> None:
         timer = threading.Timer(0.05, source.cancel)
         timer.start()
         started_s = Clock().monotonic_s()
-        with pytest.raises(SourceError, match=r"cannot be reached \(no answer\)"):
+        with pytest.raises(SourceError, match=r"cannot be reached \(stopped\)"):
             source.open()
         assert Clock().monotonic_s() - started_s < 2
         timer.join()
@@ -162,4 +163,24 @@ def test_a_cancel_ends_the_connecting(tcp: TcpSource) -> None:
 def test_remedies(tcp: TcpSource) -> None:
     source: SocketSource = tcp
     assert "check that its sender runs" in source.remedy("silent", b"")
-    assert "is no NMEA: check what its sender sends" in source.remedy("wrong-baud", b"")
+    assert "is not NMEA: check what its sender sends" in source.remedy("wrong-baud", b"")
+
+
+def test_a_silent_name_server_holds_the_reader_for_5_s_and_a_cancel_ends_it() -> None:
+    go_on = threading.Event()
+
+    def silent(_host: str, _port: int) -> list[Address]:
+        go_on.wait()
+        return []
+
+    clock = Clock()
+    source = TcpSource("receiver.example", 10110, resolve=silent)
+    threading.Timer(0.05, source.cancel).start()
+    began_s = clock.monotonic_s()
+    with pytest.raises(SourceError, match=r"cannot be reached \(stopped\)"):
+        source.open()
+    assert clock.monotonic_s() - began_s < 2
+    with pytest.raises(SourceError, match=r"no name server answered for .* within 5 s"):
+        source.open()
+    assert clock.monotonic_s() - began_s < 9
+    go_on.set()

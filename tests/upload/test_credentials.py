@@ -27,8 +27,8 @@ from misbehaving import (
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.credentials import Access
-from telemetry_agent.upload.http.dialer import Network
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 
@@ -50,8 +50,8 @@ def van(authority: Authority) -> Pair:
     return authority.sign("van-07")
 
 
-def exchange(url: str, access: Access, **how: Any) -> Answer | NoAnswer:
-    with closing(Transport(url, access=access, **how)) as transport:
+def exchange(url: str, credentials: Credentials, **how: Any) -> Answer | NoAnswer:
+    with closing(Transport(url, credentials=credentials, **how)) as transport:
         return transport.exchange(PAYLOAD, 5)
 
 
@@ -68,11 +68,11 @@ def test_an_own_authority_is_trusted_in_place_of_the_systems(
 ) -> None:
     stranger = Authority(tmp_path, "stranger")
     with Server(tls=authority.server_context(served)) as server:
-        known = exchange(server.url, Access(ca_file=authority.pair.cert))
+        known = exchange(server.url, Credentials(ca_file=authority.pair.cert))
         assert isinstance(known, Answer)
         assert known.verified_tls
-        for access in (Access(), Access(ca_file=stranger.pair.cert)):
-            assert "certificate not trusted" in reason(exchange(server.url, access))
+        for credentials in (Credentials(), Credentials(ca_file=stranger.pair.cert)):
+            assert "certificate not trusted" in reason(exchange(server.url, credentials))
         assert len(server.requests) == 1
 
 
@@ -85,9 +85,9 @@ def test_tls_before_1_2_is_refused(
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = version
     with Server(tls=context) as server:
-        access = Access(ca_file=authority.pair.cert)
-        access.ssl_context().set_ciphers("ALL:@SECLEVEL=0")  # only our own rule is left
-        said = reason(exchange(server.url, access))
+        credentials = Credentials(ca_file=authority.pair.cert)
+        credentials.ssl_context().set_ciphers("ALL:@SECLEVEL=0")  # only our own rule is left
+        said = reason(exchange(server.url, credentials))
         assert "TLS handshake" in said
         assert "protocol" in said
         assert server.requests == []
@@ -103,9 +103,9 @@ def test_a_session_is_resumed_on_the_next_connection(authority: Authority, serve
         return False
 
     with Server(then=Act(run), tls=authority.server_context(served)) as server:
-        access = Access(ca_file=authority.pair.cert)
+        credentials = Credentials(ca_file=authority.pair.cert)
         sent = [0]
-        with closing(Transport(server.url, access=access)) as transport:
+        with closing(Transport(server.url, credentials=credentials)) as transport:
             for _ in range(3):
                 assert isinstance(transport.exchange(PAYLOAD, 5), Answer)
                 sent.append(transport.sent_bytes + transport.received_bytes)
@@ -127,9 +127,9 @@ def test_a_client_certificate_is_shown(authority: Authority, served: Pair, van: 
     context = authority.server_context(served, clients=True)
     with Server(then=Act(run), tls=context) as server:
         ca_file = authority.pair.cert
-        with_key = Access(ca_file=ca_file, client_cert=van.cert, client_key=van.key)
+        with_key = Credentials(ca_file=ca_file, client_cert=van.cert, client_key=van.key)
         assert isinstance(exchange(server.url, with_key), Answer)
-        assert isinstance(exchange(server.url, Access(ca_file=ca_file)), NoAnswer)
+        assert isinstance(exchange(server.url, Credentials(ca_file=ca_file)), NoAnswer)
     assert [peer["subject"] for peer in seen] == [((("commonName", "van-07"),),)]
 
 
@@ -153,8 +153,8 @@ def test_a_renewed_certificate_is_shown_on_the_next_connection(
 
     install(authority.sign("old"))
     with Server(then=Act(run), tls=authority.server_context(served, clients=True)) as server:
-        access = Access(ca_file=authority.pair.cert, client_cert=file)
-        with closing(Transport(server.url, access=access)) as transport:
+        credentials = Credentials(ca_file=authority.pair.cert, client_cert=file)
+        with closing(Transport(server.url, credentials=credentials)) as transport:
             transport.exchange(PAYLOAD, 5)
             install(authority.sign("new"))
             transport.exchange(PAYLOAD, 5)  # on the kept connection
@@ -169,8 +169,8 @@ def test_a_renewed_token_is_sent_with_the_next_request(
     caplog.set_level(logging.INFO)
     file = tmp_path / "token"
     file.write_text("first-token\n")
-    access = Access({"X-Fleet": "north"}, token=file)
-    with Server() as server, closing(Transport(server.url, access=access)) as transport:
+    credentials = Credentials({"X-Fleet": "north"}, token=file)
+    with Server() as server, closing(Transport(server.url, credentials=credentials)) as transport:
         transport.exchange(PAYLOAD, 5)
         file.write_text("")  # someone writes it just now
         transport.exchange(PAYLOAD, 5)
@@ -189,19 +189,19 @@ def test_a_renewed_token_is_sent_with_the_next_request(
         f"{file}: read again",
         f"upload.token_file: cannot read {file}: No such file or directory; {serves}",
     ]
-    assert access.masked("first-token second-token") == "*** ***"
+    assert credentials.masked("first-token second-token") == "*** ***"
 
 
 def test_basic_authentication(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("geheim: süß \n")
-    access = Access(username="van", password=file)
+    credentials = Credentials(username="van", password=file)
     with Server() as server:
-        exchange(server.url, access)
+        exchange(server.url, credentials)
     scheme, _, packed = server.requests[0].headers["authorization"].partition(" ")
     assert scheme == "Basic"
     assert base64.b64decode(packed).decode() == "van:geheim: süß "
-    assert access.masked(f"{packed} {file.read_text()}") == "*** ***\n"
+    assert credentials.masked(f"{packed} {file.read_text()}") == "*** ***\n"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_token_that_cannot_be_sent_is_a_wrong_config(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=f"upload.token_file: .*{says}") as caught:
-        Access(token=file)
+        Credentials(token=file)
     assert "secret" not in str(caught.value)
 
 
@@ -258,7 +258,7 @@ def test_a_certificate_that_cannot_be_used_is_a_wrong_config(
     )
     files: dict[str, Any] = {key: tmp_path / name for key, name in named.items()}
     with pytest.raises(ConfigError, match=says) as caught:
-        Access(**files)
+        Credentials(**files)
     assert "\n" not in str(caught.value)
 
 
@@ -277,11 +277,11 @@ def test_https_goes_through_a_tunnel_and_only_the_proxy_that_is_set_is_used(
 ) -> None:
     token = tmp_path / "token"
     token.write_text("our-token")
-    access = Access(ca_file=authority.pair.cert, token=token)
+    credentials = Credentials(ca_file=authority.pair.cert, token=token)
     with Server(tls=authority.server_context(served)) as server, Server(then=tunnel()) as proxy:
-        assert isinstance(exchange(server.url, access), Answer)  # the environment's is ignored
+        assert isinstance(exchange(server.url, credentials), Answer)  # the environment's is ignored
         by = f"http://127.0.0.1:{proxy.port}"
-        with closing(Transport(server.url, access=access, proxy=by)) as transport:
+        with closing(Transport(server.url, credentials=credentials, proxy=by)) as transport:
             for _ in range(2):
                 got = transport.exchange(PAYLOAD, 5)
                 assert isinstance(got, Answer), got
@@ -296,7 +296,7 @@ def test_https_goes_through_a_tunnel_and_only_the_proxy_that_is_set_is_used(
 def test_plain_http_tells_the_proxy_the_whole_url() -> None:
     with Server() as proxy:
         got = exchange(
-            "http://far.example/v1?a=1", Access(), proxy=f"http://127.0.0.1:{proxy.port}"
+            "http://far.example/v1?a=1", Credentials(), proxy=f"http://127.0.0.1:{proxy.port}"
         )
         assert isinstance(got, Answer)
     (request,) = proxy.requests
@@ -320,8 +320,8 @@ def test_a_proxy_that_refuses_or_lies_delivers_nothing(
     authority: Authority, served: Pair, act: Act, why: str
 ) -> None:
     with Server(tls=authority.server_context(served)) as server, Server(act, act) as proxy:
-        access = Access(ca_file=authority.pair.cert)
-        said = reason(exchange(server.url, access, proxy=f"http://127.0.0.1:{proxy.port}"))
+        credentials = Credentials(ca_file=authority.pair.cert)
+        said = reason(exchange(server.url, credentials, proxy=f"http://127.0.0.1:{proxy.port}"))
         assert server.requests == []
     assert re.match(why, said), said
 
@@ -349,8 +349,8 @@ def test_a_certificate_of_another_time_is_told_from_a_wrong_clock(
         return None if gnss_offset_ms is None else clock.wall_ms() + gnss_offset_ms
 
     with Server(tls=tls_server_context(validity)) as server:
-        network = Network(clock, gnss_ms=gnss_ms)
-        said = reason(exchange(server.url, trusting(validity), network=network))
+        dialer = Dialer(clock, gnss_ms=gnss_ms)
+        said = reason(exchange(server.url, trusting(validity), dialer=dialer))
     assert says in said
     assert ("please set it" in said) == (says == "GNSS says")
     assert said.endswith(says) or says == "GNSS says"

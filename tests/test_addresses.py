@@ -1,0 +1,227 @@
+"""Looking up and connecting: real sockets, and addresses that never answer."""
+
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from misbehaving import swallowed_syn
+from netns import network
+
+from telemetry_agent.addresses import (
+    Address,
+    Connecting,
+    Resolve,
+    Resolver,
+    UnreachableError,
+    is_loopback,
+    is_no_route,
+    resolve,
+)
+from telemetry_agent.clock import Clock
+from telemetry_agent.tasks import Bell
+
+LIMIT_S = 10.0
+clock = Clock()
+
+
+def at(port: int, host: str = "127.0.0.1") -> Address:
+    return Address(socket.AF_INET, (host, port))
+
+
+def resolver(*found: Address) -> Resolver:
+    return Resolver(lambda _host, _port: list(found))
+
+
+def connect(names: Resolver, *, connect_s: float = 5.0) -> tuple[Address, float]:
+    """The address that was reached, and how long it took."""
+    began_s = clock.monotonic_s()
+    connecting = Connecting(names, "far.example", 80, began_s, connect_s=connect_s)
+    with connecting.run(clock, Bell().wait) as sock:
+        assert connecting.watched() == []
+        return Address(sock.family, sock.getpeername()), clock.monotonic_s() - began_s
+
+
+@pytest.fixture
+def server() -> Iterator[Address]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield at(made.getsockname()[1])
+
+
+def refusing() -> Address:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        return at(made.getsockname()[1])
+
+
+def test_four_dead_addresses_cost_about_a_second() -> None:
+    with network() as net:
+        device = net.namespace("device")
+        device.ip("link add hole type veth peer name nobody")
+        device.ip("link set hole up")
+        device.ip("link set nobody up")
+        device.ip("addr add 10.97.0.1/24 dev hole")
+        dead = [f"10.97.0.{number}" for number in range(2, 6)]
+        for host in dead:
+            device.ip(f"neigh add {host} lladdr 02:00:00:00:00:01 dev hole")
+        with device.inside(lambda: socket.create_server(("127.0.0.1", 0))) as listening:
+            living = at(listening.getsockname()[1])
+            names = resolver(*(at(80, host) for host in dead), living)
+            reached, took_s = device.inside(lambda: connect(names))
+    assert reached == living
+    assert 1.0 <= took_s < 4.0
+
+
+def test_blackholes_and_refusals_cost_nothing() -> None:
+    with network() as net:
+        device = net.namespace("device")
+        device.ip("route add blackhole 10.96.0.0/24")
+        with device.inside(lambda: socket.create_server(("127.0.0.1", 0))) as listening:
+            living = at(listening.getsockname()[1])
+            dead = [at(80, f"10.96.0.{number}") for number in range(1, 6)]
+            names = resolver(*dead, refusing(), living)
+            reached, took_s = device.inside(lambda: connect(names))
+            assert reached == living
+            assert took_s < 0.2
+            with pytest.raises(UnreachableError, match=r"^no route to 10.96.0.1:80, ") as raised:
+                device.inside(lambda: connect(resolver(*dead)))
+    assert (raised.value.kind, raised.value.state) == ("no-route", "no-route")
+
+
+def test_the_addresses_share_one_limit_and_the_last_still_has_time(server: Address) -> None:
+    with contextlib.ExitStack() as stack:
+        dead = [at(stack.enter_context(swallowed_syn())) for _ in range(5)]
+        with pytest.raises(UnreachableError, match=r"within 1 s$") as raised:
+            connect(resolver(*dead), connect_s=1.0)
+        assert raised.value.kind == "silent"
+        reached, took_s = connect(resolver(*dead, server), connect_s=2.0)
+        assert reached == server
+        assert took_s < 2.0
+
+
+def test_families_take_turns_and_the_one_that_worked_comes_first() -> None:
+    four = [at(80, f"192.0.2.{number}") for number in range(1, 11)]
+    six = [Address(socket.AF_INET6, (f"2001:db8::{number}", 80, 0, 0)) for number in range(1, 4)]
+    names = resolver(*six, *four, *four)
+    tried: list[Address] = []
+
+    def try_all() -> None:
+        tried.clear()
+
+        def no_route(address: Address) -> bool:
+            tried.append(address)
+            return False
+
+        connecting = Connecting(names, "far.example", 80, 0, has_route=no_route)
+        with pytest.raises(UnreachableError):
+            connecting.run(clock, Bell().wait)
+
+    try_all()
+    assert tried[:5] == [six[0], four[0], six[1], four[1], six[2]]
+    assert tried[5:] == four[2:8], "more would be a volley"
+    names.prefer(socket.AF_INET)
+    try_all()
+    assert tried[:3] == [four[0], six[0], four[1]]
+
+
+def test_each_kind_of_failure_is_named_once(server: Address) -> None:
+    closed = [refusing(), refusing()]
+    with pytest.raises(UnreachableError) as raised:
+        connect(resolver(*closed))
+    assert str(raised.value) == f"connection refused by {closed[0]}, {closed[1]}"
+    assert (raised.value.kind, raised.value.state) == ("refused", "unreachable")
+    with pytest.raises(UnreachableError, match="the name has no address"):
+        connect(resolver())
+
+
+def hanging(*answers: list[Address]) -> tuple[Resolve, threading.Event]:
+    """Answers so often, and hangs from then on, until it is let go."""
+    left, go_on = list(answers), threading.Event()
+
+    def ask(_host: str, _port: int) -> list[Address]:
+        if left:
+            return left.pop(0)
+        go_on.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "later")
+
+    return ask, go_on
+
+
+def test_a_bell_ends_the_wait_for_a_name_at_once() -> None:
+    class Rung(Exception):  # noqa: N818 - no error
+        pass
+
+    bell, (ask, go_on) = Bell(), hanging()
+
+    def wait(timeout_s: float, watched: list[tuple[int, int]]) -> None:
+        if not bell.wait(timeout_s, watched):
+            raise Rung
+
+    threading.Timer(0.05, bell.ring).start()
+    began_s = clock.monotonic_s()
+    with pytest.raises(Rung):
+        Connecting(Resolver(ask), "far.example", 80, began_s).run(clock, wait)
+    assert clock.monotonic_s() - began_s < 2
+    go_on.set()
+
+
+def test_known_addresses_serve_while_the_name_server_is_silent(server: Address) -> None:
+    ask, go_on = hanging([server])
+    names = Resolver(ask)
+    assert connect(names)[0] == server
+    first = Connecting(names, "far.example", 80, 0.0, known_after_s=3.0)
+    assert first.poll(2.9) is None
+    assert first.watched(), "it waits for the name"
+    assert first.due_s() == 3.0
+    connected = first.poll(3.0)
+    while connected is None:
+        assert Bell().wait(LIMIT_S, first.watched())
+        connected = first.poll(3.0)
+    connected.close()
+    go_on.set()
+
+
+def test_a_look_up_under_way_is_joined_and_its_failure_asked_again(server: Address) -> None:
+    asked: list[str] = []
+    go_on = threading.Event()
+
+    def ask(host: str, _port: int) -> list[Address]:
+        asked.append(host)
+        if len(asked) > 1:
+            return [server]
+        go_on.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "the network was dead")
+
+    names = Resolver(ask)
+    for now_s in (0.0, 60.0):
+        given_up = Connecting(names, "far.example", 80, now_s)
+        assert given_up.poll(now_s) is None
+        with pytest.raises(UnreachableError, match=r"no name server answered .* within 5 s"):
+            given_up.poll(now_s + 5)
+    joining = Connecting(names, "far.example", 80, clock.monotonic_s())
+    assert asked == ["far.example"]
+    go_on.set()
+    joining.run(clock, Bell().wait).close()
+    assert len(asked) == 2
+
+
+def test_an_address_reads_as_users_write_it() -> None:
+    assert str(at(80, "10.0.0.9")) == "10.0.0.9:80"
+    assert str(Address(socket.AF_INET6, ("fd00::9", 80, 0, 0))) == "[fd00::9]:80"
+    assert resolve("127.0.0.1", 80) == [at(80)]
+
+
+def test_no_route_is_what_the_kernel_says_and_not_lack_of_files() -> None:
+    assert is_no_route(errno.ENETUNREACH)
+    assert not is_no_route(errno.EMFILE)
+
+
+@pytest.mark.parametrize("host", ["localhost", "a.localhost", "127.0.0.1", "127.8.8.8", "::1"])
+def test_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "localhost.example", "10.0.0.1", "::", "0.0.0.0"])
+def test_not_loopback(host: str) -> None:
+    assert not is_loopback(host)

@@ -1,0 +1,72 @@
+import json
+
+from telemetry_agent.snapshot import (
+    PROTOCOL,
+    QueueView,
+    ReceiverView,
+    SatelliteView,
+    Snapshot,
+    UploadView,
+    as_json,
+    described,
+    read,
+)
+
+FULL = Snapshot(
+    version="1.0.0",
+    device="van-07",
+    pid=17,
+    uptime_s=12.5,
+    receiver=ReceiverView(
+        source="/dev/ttyACM0",
+        state="3d",
+        fixes=12,
+        rejected={"checksum": 2},
+        satellites=(SatelliteView("Galileo", 7, 40, 210, 44, used=True), SatelliteView()),
+        antenna="OK",
+        mode=3,
+        quality="rtk",
+        hdop=0.9,
+    ),
+    upload=UploadView(host="example.com", state="held", last_error="401", next_attempt_s=3.0),
+    queue=QueueView(pending=3, lost={"thinned": 4}, oldest_pending="2026-11-23T12:35:19.000Z"),
+)
+
+
+def test_it_survives_the_socket() -> None:
+    assert read(Snapshot, json.loads(json.dumps(as_json(FULL)))) == FULL
+    assert read(Snapshot, as_json(Snapshot())) == Snapshot()
+
+
+def test_the_unknown_is_absent_in_json() -> None:
+    said = as_json(Snapshot())
+    assert said["protocol"] == PROTOCOL
+    assert "antenna" not in said["receiver"]
+    assert said["queue"]["lost"] == {}
+
+
+def test_what_another_version_says_is_read_as_far_as_it_is_understood() -> None:
+    said = as_json(FULL)
+    said["protocol"] = PROTOCOL + 7
+    said["shoe_size"] = 43
+    said["receiver"]["state"] = "asleep"  # a word of later
+    said["receiver"]["fixes"] = "twelve"
+    said["receiver"]["satellites"] = {"GPS": 7}
+    said["upload"] = ["held"]
+    del said["queue"]["full"]
+    said["queue"]["lost"] = {"thinned": 4, "eaten": "some"}
+    snapshot = read(Snapshot, said)
+    assert snapshot.protocol == PROTOCOL + 7
+    assert (snapshot.receiver.state, snapshot.receiver.fixes) == ("absent", 0)
+    assert snapshot.receiver.satellites == ()
+    assert snapshot.upload == UploadView()
+    assert snapshot.queue.lost == {"thinned": 4}
+    assert snapshot.queue.pending == 3
+    assert read(Snapshot, None) == Snapshot()
+
+
+def test_every_field_is_described() -> None:
+    told = dict(described())
+    assert told["receiver.satellites[].snr_db"] == "of its best signal, dB-Hz; absent: not tracked"
+    assert told["queue.pending"] == "fixes to be delivered"
+    assert all(told.values())
