@@ -32,6 +32,7 @@ from telemetry_agent.model import Fix, UploadState
 from telemetry_agent.page.events import AgentView, Doctor, Switch
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
+from telemetry_agent.page.trips import Parking
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
@@ -260,6 +261,7 @@ class Agent:
             clock=self._clock,
             switch=self._switch,
             doctor=self._doctor,
+            parking=Parking(sampling.parked_radius_m or 25, sampling.parked_after_s),
         )
         return Page(
             page.listen,

@@ -15,7 +15,8 @@ gets the positions packed (``Trail``) and goes on from there.
 - ``network``: ``word``, since ``since_s``, ``error``;
 - ``first`` and ``last``: the oldest position kept, and how far the rows were looked through;
 - ``after``: ``points`` are those behind this row; each is row, latitude and longitude in 1e-7
-  degrees, seconds since 1970, and 1 where a segment of the track begins;
+  degrees, seconds since 1970, and the sum of 1 where a segment of the track begins and 2 where the
+  device cannot have been;
 - ``places``: where the rows are, as first row, last row, place; absent: as before;
 - ``gone``: rows, as first and last, that are there no more since the last event;
 - ``away``: whether the demo's network is cut; absent: it is no demo.
@@ -25,7 +26,7 @@ import json
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,8 +36,11 @@ from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
+from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.history import History, Sample
+from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.page.trail import LIMIT, Point, Trail
+from telemetry_agent.page.trips import Parking
 
 
 class Switch(Protocol):
@@ -74,6 +78,8 @@ class AgentView:
     clock: Clock = field(default_factory=Clock)
     switch: Switch | None = None
     doctor: Doctor | None = None
+    parking: Parking = field(default_factory=Parking)
+    """What ends a trip."""
 
 
 class EventSource:
@@ -86,6 +92,7 @@ class EventSource:
         self._stream = ""
         self._thinned = self._thinned_before = 0
         self._trail = Trail(sight.gaps.between)
+        self._index = self._new_index()
         self._history = History()
         self._latest: dict[str, Any] = {}
         self._gone: set[tuple[int, int]] = set()
@@ -120,8 +127,14 @@ class EventSource:
     def news(self) -> str:
         """The next event for those who have all before it. Reads what is new from the disk."""
         after, points = self._read()
-        spans = self._sight.queue.places(self._trail.first)
-        gone, places = self._forget(spans), _runs(spans)
+        first = self._index.first
+        spans = self._sight.queue.places(min(first or self._trail.first, self._trail.first))
+        if first is not None:
+            kept = next((lo for lo, _, place in sorted(spans) if place != "gone"), first)
+            if kept > first:
+                self._index.forget_before(kept)
+        gone = self._forget([span for span in spans if span.hi >= self._trail.first])
+        places = _runs(spans)
         before, self._latest = self._latest, self._look() | {"places": places}
         event = self._latest | {"after": after, "points": points}
         if before and (places, self._latest["stream"]) == (before["places"], before["stream"]):
@@ -138,6 +151,52 @@ class EventSource:
         with self._lock:
             return self._trail.last, self._trail.after(row)
 
+    def scan(self) -> bool:
+        """Read a little more of the track that nobody has seen yet. Returns whether there is more.
+
+        Raises:
+            StorageError: the disk does not give it now.
+        """
+        return self._index.scan()
+
+    def shown(self, wanted: Wanted) -> tuple[int, bytes, int]:
+        """How far the rows were looked through, the points to draw, and how exact they are.
+
+        Raises:
+            StorageError: the disk does not give them.
+        """
+        with self._lock:
+            last, recent, index = self._trail.last, list(self._trail.points()), self._index
+        return last, *index.shown(wanted, recent)
+
+    def trips(self) -> str:
+        """The trips, how far the queue was read for them, and how far it goes."""
+        index = self._index
+        done, current = index.known_trips()
+        trips = [asdict(trip) for trip in done]
+        if current is not None:
+            trips.append(asdict(current) | {"open": True})
+        for trip in trips:
+            trip["stops"] = [stop._asdict() for stop in trip["stops"]]
+        return json.dumps(
+            {"trips": trips, "read": index.last, "last": self._sight.queue.last_row()}
+        )
+
+    def fix(self, row: int) -> dict[str, Any] | None:
+        """The stored fix of that row, as in an export; ``None``: it is not there.
+
+        Raises:
+            StorageError: the disk does not give it.
+        """
+        _, found = self._sight.queue.after(row - 1)
+        if not found or found[0][0] != row:
+            return None
+        record = found[0][1]
+        return {"stream": record.stream, "seq": record.seq, **fix_fields(record.fix)}
+
+    def _new_index(self) -> TrackIndex:
+        return TrackIndex(self._sight.queue, self._sight.gaps.between, self._sight.parking)
+
     def _look(self) -> dict[str, Any]:
         sight = self._sight
         state = sight.snapshot()
@@ -147,7 +206,7 @@ class EventSource:
             "findings": doctor.findings(state, sight.queue.path) if doctor is not None else [],
             "stream": f"{self._stream}.{self._thinned}",
             "network": sight.network(),
-            "first": self._trail.first,
+            "first": min(self._index.first or self._trail.first, self._trail.first),
             "last": self._trail.last,
         }
         position = sight.position()
@@ -172,6 +231,7 @@ class EventSource:
             if queue.stream != self._stream or newest < self._trail.last or moved:
                 self._stream, self._thinned = queue.stream, thinned
                 self._trail = Trail(self._sight.gaps.between)
+                self._index = self._new_index()
                 self._trail.extend(max(0, newest - LIMIT), [])
         after, points = self._trail.last, []
         with suppress(StorageError):

@@ -45,8 +45,11 @@ class Server:
                 lambda: Connection(config, state, loop), sock=listener, backlog=_BACKLOG
             )
         )
-        self._events = loop.create_task(self._streams.run())
-        self._events.add_done_callback(self._halt)
+        self._background = [
+            loop.create_task(work) for work in (self._streams.run(), self._streams.scan())
+        ]
+        for task in self._background:
+            task.add_done_callback(self._halt)
         self._ending = False
 
     def turn(self, seconds: float) -> None:
@@ -54,8 +57,9 @@ class Server:
         end = self._loop.call_later(seconds, self._halt)
         self._loop.run_forever()
         end.cancel()
-        if self._events.done():
-            self._events.result()
+        for task in self._background:
+            if task.done():
+                task.result()
         for connection in self._connections():
             connection.sweep(self._loop.time())
 
@@ -81,11 +85,12 @@ class Server:
 
     async def _end(self) -> None:
         self._server.close()
-        self._events.cancel()
+        for task in self._background:
+            task.cancel()
         for connection in self._connections():
             connection.transport.abort()
         # Each request sees that its viewer has gone.
-        await asyncio.wait({self._events, *self._state.tasks}, timeout=_END_S)
+        await asyncio.wait({*self._background, *self._state.tasks}, timeout=_END_S)
 
     def _connections(self) -> list[Connection]:
         return [one for one in self._state.connections if isinstance(one, Connection)]

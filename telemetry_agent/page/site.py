@@ -6,6 +6,9 @@
                          ``poll``
 ``GET /state``           what ``hello`` would be now, for who polls
 ``GET /trail?after=R``   the positions behind row R, packed: see ``trail``
+``GET /track``           what is to be drawn of the track, thinned: see ``_wanted``
+``GET /trips``           see ``EventSource.trips``
+``GET /fix?row=R``       one stored fix with all its fields
 ``GET /history``         the last hours: see ``EventSource.history``
 ``GET /dead-letters``    at most 200 of them, with reasons
 ``POST /retry``          ``{"all": true}``, or ``{"names": [[stream, seq], …]}``
@@ -21,7 +24,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -48,8 +52,10 @@ from telemetry_agent.page.files import Files, compressed
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
 from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.overview import Box
 from telemetry_agent.page.streams import Streams
 from telemetry_agent.page.threads import each_in_thread, in_thread
+from telemetry_agent.page.track_index import Wanted
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +104,9 @@ class Site:
             Route("/events", self._events),
             Route("/state", self._state),
             Route("/trail", self._trail),
+            Route("/track", self._track),
+            Route("/trips", self._trips),
+            Route("/fix", self._fix),
             Route("/history", self._history),
             Route("/dead-letters", self._dead_letters),
             Route("/retry", self._retry, methods=["POST"]),
@@ -160,6 +169,31 @@ class Site:
 
         async with self._disk:
             return await in_thread(made)
+
+    async def _track(self, request: Request) -> Response:
+        wanted = _wanted(request.query_params)
+        self._streams.look_back()
+
+        def made() -> Response:
+            last, packed, exact = self._event_source.shown(wanted)
+            told = {"X-Last-Row": str(last), "X-Tolerance": str(exact)}
+            return compressed(packed, "application/octet-stream", request.headers, **told)
+
+        async with self._disk:
+            return await in_thread(made)
+
+    async def _trips(self, request: Request) -> Response:
+        self._streams.look_back()
+        data = self._event_source.trips().encode()
+        return compressed(data, "application/json", request.headers)
+
+    async def _fix(self, request: Request) -> Response:
+        row = request.query_params.get("row", "")
+        if not row.isdecimal() or len(row) > 18:
+            return PlainTextResponse("row is a row's number.", 400)
+        async with self._disk:
+            found = await in_thread(self._event_source.fix, int(row))
+        return JSONResponse(found) if found else PlainTextResponse("It is gone.", 404)
 
     async def _history(self, request: Request) -> Response:
         data = self._event_source.history().encode()
@@ -303,6 +337,33 @@ class _Stream(StreamingResponse):
                 raise error
             # What is not ended tells the viewer that it is not whole.
             log.warning("the page broke off what it sent: %s", error)
+
+
+def _wanted(query: Mapping[str, str]) -> Wanted:
+    """``since``, ``until`` (seconds since 1970), ``across`` (pixels), ``tolerance`` and ``box``.
+
+    A tolerance and a box, ``south,west,north,east``, are in 1e-7 degrees.
+    """
+
+    def number(name: str, default: float) -> float:
+        value = float(query.get(name, default))
+        if math.isnan(value):
+            raise ValueError
+        return value
+
+    try:
+        box = [int(edge) for edge in query["box"].split(",")] if "box" in query else None
+        return Wanted(
+            number("since", -math.inf),
+            number("until", math.inf),
+            min(max(number("across", 1000), 100), 5000),
+            max(number("tolerance", 1), 1) if "tolerance" in query else None,
+            None if box is None else Box(*box),
+        )
+    except (ValueError, TypeError):
+        raise _BadRequestError(
+            "since, until, across and tolerance are numbers; box is four whole numbers."
+        ) from None
 
 
 async def _told(_request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 
+from telemetry_agent.errors import StorageError
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.threads import in_thread
 
@@ -17,6 +18,7 @@ VIEWERS = 32
 _EVERY_S = 1.0
 _SOONEST_S = 0.25
 _WAITING_EVENTS = 8
+_SCAN_PAUSE_S = 0.03
 _OF_ONE_BROWSER = 4  # it opens six connections to a host, and needs some for the rest
 
 
@@ -30,6 +32,7 @@ class Streams:
         self._nudge = asyncio.Event()
         self._making = asyncio.Lock()
         self._made_s = float("-inf")
+        self._asked = False
 
     def nudge(self) -> None:
         """Something has changed: make the next event soon."""
@@ -85,6 +88,20 @@ class Streams:
                     waiting.put_nowait(None)
                 else:
                     waiting.put_nowait(text)
+
+    async def scan(self) -> None:
+        """While somebody looks, read the track of before, with pauses for what matters more."""
+        while True:
+            more = False
+            if self._viewers or self._asked:
+                with contextlib.suppress(StorageError):
+                    more = await in_thread(self._event_source.scan)
+            self._asked = self._asked and more
+            await asyncio.sleep(_SCAN_PAUSE_S if more else _EVERY_S)
+
+    def look_back(self) -> None:
+        """Somebody asked for the track of before, who has no stream of events."""
+        self._asked = True
 
     async def run(self) -> None:
         """Make events for as long as the page is there."""
