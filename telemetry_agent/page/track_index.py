@@ -6,7 +6,8 @@ part are read from the disk again, if they are not too many.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -30,6 +31,10 @@ class Wanted(NamedTuple):
     """What is nearer than this cannot be seen apart."""
     box: Box | None = None
     """Where it is to be that exact."""
+
+    def in_time(self, point: Point) -> bool:
+        """Whether it is of the time that is wanted."""
+        return self.since_s <= point[3] <= self.until_s
 
 
 class TrackIndex:
@@ -92,25 +97,21 @@ class TrackIndex:
         with self._lock:
             coarse_e7 = self._overview.tolerance_e7
             old = [point for point in self._overview if not recent or point[0] < recent[0][0]]
-        points = [
-            point for point in (*old, *recent) if wanted.since_s <= point[3] <= wanted.until_s
-        ]
-        tolerance_e7 = wanted.tolerance_e7 or _extent_e7(points) / wanted.across_px
+        points = [*old, *recent]
+        tolerance_e7 = wanted.tolerance_e7
+        if tolerance_e7 is None:
+            tolerance_e7 = _extent_e7(list(filter(wanted.in_time, points))) / wanted.across_px
         finer = None
         if old and tolerance_e7 < coarse_e7:
             finer = self._finer(points, old[-1][0], wanted)
-            points = finer or points
-        box = wanted.box
-        if box is not None:
-            inside, outside = tolerance_e7, tolerance_e7 * _COARSER_OUTSIDE
+        points = [point for point in finer or points if wanted.in_time(point)]
+        if wanted.box is not None:
             points = [
                 point
-                for here, run in _runs(points, box)
-                for point in (run if here else thinned(run, outside))
+                for here, run in _runs(points, wanted.box.holds)
+                for point in (run if here else thinned(run, tolerance_e7 * _COARSER_OUTSIDE))
             ]
-            shown, exact = fitting(points, inside)
-        else:
-            shown, exact = fitting(points, tolerance_e7)
+        shown, exact = fitting(points, tolerance_e7)
         if exact == 0 and old and finer is None and coarse_e7 > tolerance_e7:
             exact = coarse_e7
         return b"".join([POINT.pack(*point) for point in shown]), exact
@@ -120,8 +121,9 @@ class TrackIndex:
 
         ``None``: that would be too many.
         """
+        box = wanted.box
         ranges = []
-        runs = _runs(points, wanted.box)
+        runs = _runs(points, lambda p: wanted.in_time(p) and (box is None or box.holds(p)))
         for i, (here, run) in enumerate(runs):
             if here and run[0][0] <= last_old:
                 # From the point before it to the one behind, for the edge lies between.
@@ -132,9 +134,7 @@ class TrackIndex:
             return None
         found = {point[0]: point for lo, hi in ranges for point in self._from_disk(lo, hi)}
         found |= {point[0]: point for point in points}  # which know where segments begin
-        return [
-            found[row] for row in sorted(found) if wanted.since_s <= found[row][3] <= wanted.until_s
-        ]
+        return [found[row] for row in sorted(found)]
 
     def _from_disk(self, lo: int, hi: int) -> Iterator[Point]:
         row, before = lo - 1, None
@@ -151,15 +151,11 @@ class TrackIndex:
             row = last
 
 
-def _runs(points: list[Point], box: Box | None) -> list[tuple[bool, list[Point]]]:
-    """The points in runs that are inside the box or outside."""
-    runs: list[tuple[bool, list[Point]]] = []
-    for point in points:
-        inside = box is None or box.holds(point)
-        if not runs or runs[-1][0] != inside:
-            runs.append((inside, []))
-        runs[-1][1].append(point)
-    return runs
+def _runs(
+    points: Iterable[Point], inside: Callable[[Point], bool]
+) -> list[tuple[bool, list[Point]]]:
+    """The points in runs that are inside or outside."""
+    return [(here, list(run)) for here, run in groupby(points, inside)]
 
 
 def _extent_e7(points: list[Point]) -> float:
