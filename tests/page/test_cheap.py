@@ -25,10 +25,10 @@ def fill(folder: Path, fixes: int, *, deliver: bool) -> None:
             queue.ack(batch)
 
 
-@pytest.mark.parametrize("state", ["delivering", "outage", "no receiver"])
+@pytest.mark.parametrize("state", ["delivering", "outage", "no receiver", "50,000 kept"])
 def test_the_main_thread_is_idle_and_the_first_load_is_light(tmp_path: Path, state: str) -> None:
     port = free_port()
-    fill(tmp_path, 300, deliver=state != "outage")
+    fill(tmp_path, 50_000 if state == "50,000 kept" else 300, deliver=state != "outage")
     with (
         Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint,
         simulated(tmp_path, rate_hz=1),

@@ -117,8 +117,8 @@ test("numbers are said as one says them", () => {
   ]);
   assert.deepEqual([5, 1500, 80e9].map((n) => plain(size(n))), ["5 bytes", "1.5 kB", "80 GB"]);
   assert.equal(plain(coordinates({ lat: -33.86, lon: 151.2 })), "33.86000° S 151.20000° E");
-  assert.equal(motion({ speed: 12, course: 359.6 }), "43 km/h N 000°");
-  assert.equal(motion({ speed: 0.1, course: 90 }), "0 km/h");
+  assert.equal(plain(motion({ speed: 12, course: 359.6 })), "43 km/h N 000°");
+  assert.equal(plain(motion({ speed: 0.1, course: 90 })), "0 km/h");
   assert.equal(motion({}), "");
   assert.deepEqual(plain(accuracy({ err_h: 2.04, hdop: 1 }).text), "± 2.0 m");
   assert.match(accuracy({ hdop: 1.5 }).how, /hdop 1.5/);

@@ -5,8 +5,10 @@ import { Feed, post } from "./feed.js";
 import { Health } from "./health.js";
 import { library, whenSeen } from "./lazy.js";
 import { Pipe, put } from "./pipe.js";
+import { Playback } from "./playback.js";
 import { SkyView } from "./sky.js";
 import { Track } from "./track.js";
+import { unitsSelect } from "./units.js";
 import { ago, count, headline, lostContact, many, reasons, size, span, total } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -21,18 +23,39 @@ async function start() {
   window.page = { track };
   const map = whenSeen($("map"), async () => {
     const [{ TrackMap }] = await Promise.all([import("./map.js"), library("leaflet")]);
-    window.page.map = new TrackMap(track, tiles);
+    window.page.map = new TrackMap(track, tiles, feed);
     return window.page.map;
+  });
+  const playback = new Playback(track, (index) => window.page.map?.play(index), () => choose(null));
+  const trips = whenSeen($("trips-card"), async () => {
+    const { TripList } = await import("./trips.js");
+    window.page.trips = new TripList(choose);
+    return window.page.trips;
+  });
+  async function choose(range) {
+    if (range) playback.open(range);
+    else playback.close();
+    if (!range) window.page.trips?.cleared();
+    const changed = Boolean(range) || Boolean(feed.range);
+    if (changed) await feed.choose(range);
+    playback.update();
+    if (range) $("map").scrollIntoView({ block: "nearest" });
+    if (changed) window.page.map?.chosen();
+  }
+  $("replay").addEventListener("click", () => {
+    if (feed.range) playback.open({ ...feed.range });
+    else playback.open({ label: "The whole track" });
   });
   const history = whenSeen($("chart"), async () => {
     const [{ History }] = await Promise.all([import("./history.js"), library("uPlot")]);
     return new History();
   });
-  const parts = [map, new Pipe(), new SkyView(), history, new DeadLetters(), new Health(check)];
+  const parts = [map, new Pipe(), new SkyView(), history, trips, new DeadLetters(), new Health(check)];
   const story = new Story();
   const colours = () => parts.forEach((part) => part.recolour?.());
   themeSwitch(colours);
   networkSwitch();
+  let last = null;
   const feed = new Feed(
     track,
     (state) => {
@@ -40,6 +63,8 @@ async function start() {
       story.tell(says);
       labels(state, says.title);
       for (const part of parts) part.show(state);
+      playback.update();
+      last = state;
     },
     (lostMs) => {
       $("contact").dataset.state = lostMs === null ? "live" : "lost";
@@ -49,6 +74,11 @@ async function start() {
       story.tell(lostContact(lostMs));
     },
   );
+  feed.changed = () => last && map.show(last);
+  unitsSelect($("units"), () => {
+    colours();
+    if (last) for (const part of parts) part.show(last);
+  });
   window.page.feed = feed;
   feed.start();
 }

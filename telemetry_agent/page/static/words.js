@@ -1,5 +1,7 @@
 /** The agent's state in plain words. Pure: state in, texts out. */
 
+import { speed } from "./units.js";
+
 const NUMBER = new Intl.NumberFormat("en");
 
 /** Fewer than this on the disk is the next batch, not a backlog. */
@@ -272,8 +274,8 @@ const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
 /** How it moves: 43 km/h north-east; empty where nobody knows. */
 export function motion(position) {
   if (position.speed === undefined) return "";
-  const speed = `${Math.round(position.speed * 3.6)} km/h`;
-  if (position.course === undefined || position.speed < 0.5) return speed;
+  const fast = speed(position.speed);
+  if (position.course === undefined || position.speed < 0.5) return fast;
   const wind = WINDS[Math.round(position.course / 45) % 8];
-  return `${speed} ${wind} ${String(Math.round(position.course) % 360).padStart(3, "0")}°`;
+  return `${fast} ${wind} ${String(Math.round(position.course) % 360).padStart(3, "0")}°`;
 }
