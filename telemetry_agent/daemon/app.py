@@ -267,7 +267,11 @@ class Agent:
             page.listen,
             sight,
             lambda: build_page_token(page, self.secrets),
-            PageOptions(names=page.names, tiles=page.tiles),
+            PageOptions(
+                names=page.names,
+                tiles=page.tiles,
+                history_file=self.settings.queue.path.with_suffix(".history"),
+            ),
         )
 
     def _network(self) -> dict[str, Any]:

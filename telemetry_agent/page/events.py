@@ -27,6 +27,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,10 +39,12 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.fields import fix_fields
-from telemetry_agent.page.history import History, Sample
+from telemetry_agent.page.history import COLUMNS, SHORT_S, History, Meter
 from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.page.trail import LIMIT, Point, Trail
 from telemetry_agent.page.trips import Parking
+
+_FRESH_S = 10.0
 
 
 class Switch(Protocol):
@@ -85,44 +89,58 @@ class AgentView:
 class EventSource:
     """Makes the events. One thread at a time may call each method; ``packed`` any."""
 
-    def __init__(self, sight: AgentView) -> None:
+    def __init__(self, sight: AgentView, history_file: Path | None = None) -> None:
         self._sight = sight
-        self._began_s = sight.clock.monotonic_s()
+        self._sample_due_s = sight.clock.monotonic_s()
+        self._meter = Meter()
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
         self._thinned = self._thinned_before = 0
         self._trail = Trail(sight.gaps.between)
         self._index = self._new_index()
-        self._history = History()
+        self._history = History(history_file)
+        self._history_lock = threading.Lock()
         self._latest: dict[str, Any] = {}
         self._gone: set[tuple[int, int]] = set()
 
     def sample(self) -> float:
-        """Take down how the queue does, if that is due. Returns in how many seconds it is again."""
-        uptime_s = self._sight.clock.monotonic_s() - self._began_s
-        if self._history.due_s() <= uptime_s:
-            state = self._sight.snapshot()
-            self._history.add(
-                Sample(
-                    round(uptime_s, 1),
-                    state["queue"]["pending"],
-                    state["upload"]["delivered"],
-                )
-            )
-        return max(0.0, self._history.due_s() - uptime_s)
+        """Take down how the agent does, if that is due. Returns in how many seconds it is again."""
+        now_s = self._sight.clock.monotonic_s()
+        if self._sample_due_s <= now_s:
+            self._sample_due_s = now_s + SHORT_S
+            position = self._sight.position()
+            values = self._meter.values(self._sight.snapshot(), position, now_s)
+            with self._history_lock:
+                self._history.add(self._utc_s(position), values)
+        return self._sample_due_s - now_s
 
-    def history(self) -> str:
-        """The samples: ``now_s`` on their time scale, and three lists."""
-        now_s = self._sight.clock.monotonic_s() - self._began_s
-        columns = (
-            zip(*self._history.samples, strict=True) if self._history.samples else ([], [], [])
-        )
-        return json.dumps(
-            {
-                "now_s": round(now_s, 1),
-                **dict(zip(Sample._fields, map(list, columns), strict=True)),
-            }
-        )
+    @property
+    def history_is_due(self) -> bool:
+        """Whether the history is to be saved."""
+        return self._history.is_due
+
+    def save_history(self) -> None:
+        """Write down what is new of it. A disk that does not take it is no trouble of the page."""
+        with self._history_lock, suppress(OSError):
+            self._history.save()
+
+    def history(self, hours: float) -> str:
+        """The samples of the last hours: ``time`` in seconds since 1970, and a list per column."""
+        with self._history_lock:
+            samples = self._history.last(hours * 3600, self._utc_s(self._sight.position()))
+        columns: dict[str, list[float | None]] = {"time": [sample.time_s for sample in samples]}
+        for i, name in enumerate(COLUMNS):
+            values = [sample.values[i] for sample in samples]
+            columns[name] = [None if isnan(value) else float(f"{value:.6g}") for value in values]
+        steps = [sample.step_s for sample in samples]
+        return json.dumps({"step_s": steps, **columns}, separators=(",", ":"))
+
+    def _utc_s(self, position: Mapping[str, Any] | None) -> int:
+        """By GNSS as long as that is fresh; the clock of a device may be wrong by years."""
+        if position is not None and position["age_s"] < _FRESH_S and "flags" not in position:
+            time = datetime.fromisoformat(position["time"])
+            return int(time.timestamp() + position["age_s"])
+        return self._sight.clock.wall_ms() // 1000
 
     def news(self) -> str:
         """The next event for those who have all before it. Reads what is new from the disk."""

@@ -1,6 +1,7 @@
 """What the user has set for the page, besides where it listens and its token."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -11,3 +12,5 @@ class PageOptions:
     """Names, or names with ports, under which a reverse proxy serves the page."""
     tiles: str = ""
     """The template of a tile server's URLs; empty: none."""
+    history_file: Path | None = None
+    """Where the history is kept."""

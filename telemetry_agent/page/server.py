@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from contextlib import suppress
 
 from uvicorn.server import ServerState
@@ -37,7 +38,7 @@ class Server:
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
-        event_source = EventSource(sight)
+        self._event_source = event_source = EventSource(sight, options.history_file)
         self._streams = Streams(event_source)
         config = uvicorn_config(Site(sight, door, event_source, self._streams, options).app)
         self._server = loop.run_until_complete(
@@ -78,6 +79,10 @@ class Server:
         self._ending = True
         self._loop.run_until_complete(self._end())
         self._loop.close()
+        # A card that hangs does not hold up the end.
+        saving = threading.Thread(target=self._event_source.save_history, daemon=True)
+        saving.start()
+        saving.join(_END_S)
 
     def _halt(self, _task: asyncio.Task[None] | None = None) -> None:
         if not self._ending:

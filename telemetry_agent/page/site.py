@@ -9,7 +9,7 @@
 ``GET /track``           what is to be drawn of the track, thinned: see ``_wanted``
 ``GET /trips``           see ``EventSource.trips``
 ``GET /fix?row=R``       one stored fix with all its fields
-``GET /history``         the last hours: see ``EventSource.history``
+``GET /history``         ``?hours=24``, up to 720: see ``EventSource.history``
 ``GET /dead-letters``    at most 200 of them, with reasons
 ``POST /retry``          ``{"all": true}``, or ``{"names": [[stream, seq], …]}``
 ``POST /discard``        likewise
@@ -64,6 +64,7 @@ _BODY_S = 10.0
 _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
 _EXPORTS = 2
+_MONTH_H = 720
 
 
 class _BadRequestError(Exception):
@@ -196,7 +197,13 @@ class Site:
         return JSONResponse(found) if found else PlainTextResponse("It is gone.", 404)
 
     async def _history(self, request: Request) -> Response:
-        data = self._event_source.history().encode()
+        try:
+            hours = float(request.query_params.get("hours", "1"))
+        except ValueError:
+            hours = -1.0
+        if not 0 < hours <= _MONTH_H:
+            return PlainTextResponse("hours is a number up to 720.", 400)
+        data = self._event_source.history(hours).encode()
         return compressed(data, "application/json", request.headers)
 
     async def _dead_letters(self, _request: Request) -> Response:

@@ -107,6 +107,8 @@ class Streams:
         """Make events for as long as the page is there."""
         while True:
             sample_in_s = self._event_source.sample()
+            if self._event_source.history_is_due:
+                await in_thread(self._event_source.save_history)
             if self._viewers:
                 await self.refresh(_SOONEST_S)
             with contextlib.suppress(TimeoutError):
