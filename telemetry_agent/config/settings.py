@@ -193,6 +193,8 @@ class Page(_Section):
     names: PageNames = ()
     token_file: OptionalPath = None
     tiles: TilesUrl = ""
+    tiles_credit: str = ""
+    map: OptionalPath = None
 
 
 def _from_anywhere(file: Path) -> Path:

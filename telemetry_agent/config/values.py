@@ -288,6 +288,9 @@ ProxyUrl = Annotated[str, Checks(_proxy)]
 def _tiles(value: str) -> str:
     if value:
         parts = urlsplit(_url(value))
+        others = set(re.findall(r"\{(.*?)\}", value)) - {"s", "x", "y", "z", "r"}
+        if others:
+            raise ValueError(f"{{{min(others)}}} is not known: {{s}} {{z}} {{x}} {{y}} {{r}} are")
         if not all(f"{{{name}}}" in parts.path for name in "xyz"):
             raise ValueError("must be like https://tiles.example.com/{z}/{x}/{y}.png")
     return value

@@ -270,6 +270,8 @@ class Agent:
             PageOptions(
                 names=page.names,
                 tiles=page.tiles,
+                tiles_credit=page.tiles_credit,
+                map_file=page.map,
                 history_file=self.settings.queue.path.with_suffix(".history"),
             ),
         )

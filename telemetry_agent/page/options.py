@@ -12,5 +12,9 @@ class PageOptions:
     """Names, or names with ports, under which a reverse proxy serves the page."""
     tiles: str = ""
     """The template of a tile server's URLs; empty: none."""
+    tiles_credit: str = ""
+    """What the tile server's licence asks to be shown."""
+    map_file: Path | None = None
+    """A PMTiles file."""
     history_file: Path | None = None
     """Where the history is kept."""

@@ -40,7 +40,8 @@ class Server:
         self._state = state = ServerState()
         self._event_source = event_source = EventSource(sight, options.history_file)
         self._streams = Streams(event_source)
-        config = uvicorn_config(Site(sight, door, event_source, self._streams, options).app)
+        self._site = Site(sight, door, event_source, self._streams, options)
+        config = uvicorn_config(self._site.app)
         self._server = loop.run_until_complete(
             loop.create_server(
                 lambda: Connection(config, state, loop), sock=listener, backlog=_BACKLOG
@@ -79,6 +80,7 @@ class Server:
         self._ending = True
         self._loop.run_until_complete(self._end())
         self._loop.close()
+        self._site.close()
         # A card that hangs does not hold up the end.
         saving = threading.Thread(target=self._event_source.save_history, daemon=True)
         saving.start()

@@ -2,6 +2,7 @@
 
 =======================  ==========================================================================
 ``GET /``                the page; the login where a token is needed and was not shown
+``GET /map.pmtiles``     a range of the offline map
 ``GET /events``          server-sent events: see ``news``; after four of one ``browser`` it says
                          ``poll``
 ``GET /state``           what ``hello`` would be now, for who polls
@@ -28,6 +29,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -44,12 +46,13 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
 from telemetry_agent.page.events import AgentView, Doctor, EventSource
 from telemetry_agent.page.files import Files, compressed
 from telemetry_agent.page.libraries import browser_missing
+from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.overview import Box
@@ -96,12 +99,14 @@ class Site:
         self._streams = streams
         self._options = options
         self._files = Files()
+        self._map = _opened(options.map_file)
         self._disk = asyncio.Semaphore(_AT_ONCE)
         self._exports = asyncio.Semaphore(_EXPORTS)
         routes = [
             Route("/", self._index),
             Route("/static/{path:path}", self._static),
             Route("/setup", self._setup),
+            Route("/map.pmtiles", self._map_part),
             Route("/events", self._events),
             Route("/state", self._state),
             Route("/trail", self._trail),
@@ -129,6 +134,12 @@ class Site:
         login = partial(self._files.text, "login.html")
         self.app: ASGIApp = _Guard(app, door, _policy(options.tiles), self._wrong_tokens, login)
 
+    def close(self) -> None:
+        """Let go of the map."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
     async def _index(self, request: Request) -> Response:
         name = "no-libraries.html" if browser_missing() else "index.html"
         return self._file(name, request)
@@ -141,7 +152,35 @@ class Site:
         return answer or PlainTextResponse("There is no such file.", 404)
 
     async def _setup(self, _request: Request) -> Response:
-        return JSONResponse({"tiles": self._options.tiles, "check": self._sight.doctor is not None})
+        options = self._options
+        setup: dict[str, Any] = {"check": self._sight.doctor is not None}
+        if options.tiles:
+            setup |= {"tiles": options.tiles, "credit": options.tiles_credit}
+        if (found := self._map) is not None:
+            setup["map"] = {"credit": found.credit, "deepest": found.deepest, "box": found.box}
+        return JSONResponse(setup)
+
+    async def _map_part(self, request: Request) -> Response:
+        """A part of the offline map. The whole of it may be gigabytes, and is not served."""
+        found = self._map
+        if found is None:
+            return PlainTextResponse("There is no map.", 404)
+        part = asked_range(request.headers.get("range", ""), found.size)
+        if part is None:
+            rules = {"Content-Range": f"bytes */{found.size}"}
+            return PlainTextResponse("Ask for a range of up to 8 MiB.", 416, rules)
+        begin, end = part
+        try:
+            async with self._disk:
+                data = await in_thread(found.read, begin, end)
+        except OSError as error:
+            return PlainTextResponse(f"The map cannot be read: {error.strerror}", 503)
+        rules = {
+            "Content-Range": f"bytes {begin}-{end - 1}/{found.size}",
+            "ETag": found.tag,
+            "Cache-Control": "private, max-age=3600",
+        }
+        return Response(data, 206, rules, "application/octet-stream")
 
     async def _events(self, request: Request) -> Response:
         if self._streams.full:
@@ -346,6 +385,17 @@ class _Stream(StreamingResponse):
             log.warning("the page broke off what it sent: %s", error)
 
 
+def _opened(file: Path | None) -> MapFile | None:
+    """A map that cannot be used costs the map alone."""
+    if file is None:
+        return None
+    try:
+        return open_map(file)
+    except ConfigError as error:
+        log.warning("%s; the page shows no map", error)
+        return None
+
+
 def _wanted(query: Mapping[str, str]) -> Wanted:
     """``since``, ``until`` (seconds since 1970), ``across`` (pixels), ``tolerance`` and ``box``.
 
@@ -423,13 +473,17 @@ async def _body(request: Request) -> bytes:
 def _policy(tiles: str) -> str:
     """What the browser may load: ours alone, and tiles where the user named a server."""
     # A tile that is no longer needed is replaced by an empty picture of Leaflet's own.
-    server = f" data: {'{0.scheme}://{0.netloc}'.format(urlsplit(tiles))}" if tiles else ""
+    servers = ""
+    if tiles:
+        parts = urlsplit(tiles)
+        hosts = {parts.netloc.replace("{s}", letter) for letter in "abc"}
+        servers = " data: " + " ".join(f"{parts.scheme}://{host}" for host in sorted(hosts))
     rules = {
         "default-src": "'none'",
         "script-src": "'self'",
         "style-src": "'self'",
         "connect-src": "'self'",
-        "img-src": f"'self'{server}",
+        "img-src": f"'self'{servers}",
         "form-action": "'self'",
         "base-uri": "'none'",
         "frame-ancestors": "'none'",

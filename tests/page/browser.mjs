@@ -39,6 +39,8 @@ async function open(options = {}, path = "", prepare = null, beside = null) {
   });
   page.on("pageerror", (error) => page.faults.push(String(error)));
   page.on("request", (request) => {
+    const stranger = process.env.STRANGER;
+    if (stranger && request.url().includes(stranger)) return;
     if (!request.url().startsWith(url)) page.faults.push(`asked for ${request.url()}`);
   });
   await page.goto(url + path);
@@ -236,6 +238,45 @@ const stories = {
     const [cookie] = await page.context().cookies();
     assert.ok(cookie.httpOnly && cookie.sameSite === "Strict" && !cookie.value.includes(token));
     assert.ok(!(await page.content()).includes(token));
+  },
+
+  /** Tiles of a server: with the origin as Referer, sharp on a sharp screen, turned in the dark. */
+  async tiles() {
+    const page = await open({ deviceScaleFactor: 2 });
+    await until(page, () => document.querySelectorAll("#map img.leaflet-tile-loaded").length > 3);
+    assert.equal(await page.innerText(".leaflet-control-attribution"), "© <b>them</b> & others");
+    assert.equal(await page.locator("#map .graticule").count(), 0);
+    await axe(page, "with tiles");
+    await page.emulateMedia({ colorScheme: "dark" });
+    assert.match(await page.evaluate(() => getComputedStyle(document.querySelector("#map .pictures")).filter), /invert/);
+    await axe(page, "with tiles in the dark");
+    assert.deepEqual(page.faults, []);
+  },
+
+  /** A map on the device: land, water and a road, with no request to anybody else. */
+  async offline() {
+    const page = await open();
+    const ground = () =>
+      page.evaluate(() => {
+        const found = new Set();
+        for (const canvas of document.querySelectorAll("#map canvas.leaflet-tile-loaded")) {
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          for (let i = 0; i < data.length; i += 4096) found.add([...data.subarray(i, i + 4)].join());
+        }
+        return [...found];
+      });
+    await until(page, () => document.querySelectorAll("#map canvas.leaflet-tile-loaded").length > 1);
+    const light = await ground();
+    assert.ok(light.length > 1, light.join(" "));
+    assert.equal(await page.innerText(".leaflet-control-attribution"), "made by © nobody x");
+    await axe(page, "with a map");
+    await picture(page, "map");
+    await page.emulateMedia({ colorScheme: "dark" });
+    let dark = light;
+    while (dark.length < 2 || dark.join() === light.join()) dark = await ground(); // the story has a limit
+    await axe(page, "with a map in the dark");
+    await picture(page, "map-dark");
+    assert.deepEqual(page.faults, []);
   },
 
   /** Days and trips, a range, playback, a point with all that is known of it, units. */

@@ -134,7 +134,11 @@ def test_a_tile_server_is_the_only_stranger(tmp_path: Path) -> None:
             "img-src 'self' data: https://tiles.example.com:8443;"
             in (answer.headers["Content-Security-Policy"])
         )
-        assert json.loads(site.ask("/setup")[1]) == {"tiles": tiles, "check": False}
+        assert json.loads(site.ask("/setup")[1]) == {
+            "tiles": tiles,
+            "credit": "",
+            "check": False,
+        }
 
 
 def test_the_browser_keeps_what_is_the_same(site: Site) -> None:

@@ -17,13 +17,14 @@ const ICONS = { bad: "icon-bad.svg", stored: "icon-warn.svg" };
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
 
 async function start() {
-  const { tiles, check } = await (await fetch("setup")).json();
+  const { check, ...ground } = await (await fetch("setup")).json();
   const track = new Track();
   // For the tests: what is there to draw, and how long that takes.
   window.page = { track };
   const map = whenSeen($("map"), async () => {
     const [{ TrackMap }] = await Promise.all([import("./map.js"), library("leaflet")]);
-    window.page.map = new TrackMap(track, tiles, feed);
+    if (ground.map) await library("protomaps-leaflet", { styled: false });
+    window.page.map = new TrackMap(track, ground, feed);
     return window.page.map;
   });
   const playback = new Playback(track, (index) => window.page.map?.play(index), () => choose(null));

@@ -28,20 +28,20 @@ export function whenSeen(element, load) {
 }
 
 /** Load a library that is no module, with its styles before ours. */
-export async function library(name) {
+export async function library(name, { styled = true } = {}) {
   const style = document.createElement("link");
   style.rel = "stylesheet";
   style.href = `static/vendor/${name}.css`;
   const script = document.createElement("script");
   script.src = `static/vendor/${name}.js`;
-  const loaded = [style, script].map(
+  const loaded = (styled ? [style, script] : [script]).map(
     (element) =>
       new Promise((done, failed) => {
         element.onload = done;
         element.onerror = () => failed(new Error(`${name} cannot be loaded`));
       }),
   );
-  document.head.prepend(style);
+  if (styled) document.head.prepend(style);
   document.head.append(script);
   await Promise.all(loaded);
 }

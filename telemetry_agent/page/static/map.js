@@ -23,32 +23,36 @@ const PLACES = {
 export class TrackMap {
   /**
    * @param {import("./track.js").Track} track
-   * @param {string} tiles the template of a tile server's URLs; empty: none
+   * @param {{tiles?: string, credit?: string, map?: {credit: string, deepest: number}}} ground
+   *   the template of a tile server's URLs, and the map on the device, where there are such
    * @param {import("./feed.js").Feed} feed fetches what is to be seen more closely
    */
-  constructor(track, tiles, feed) {
+  constructor(track, ground, feed) {
+    const { tiles, map: offline } = ground;
+    const pictured = Boolean(tiles || offline);
     this.track = track;
     this.feed = feed;
     /** @type {"whole" | "follow" | "free"} */
     this.view = "whole";
     this.map = L.map("map", {
-      zoomSnap: tiles ? 1 : 0.25,
-      zoomDelta: tiles ? 1 : 0.5,
+      zoomSnap: pictured ? 1 : 0.25,
+      zoomDelta: pictured ? 1 : 0.5,
       zoomAnimation: !calm(),
       maxZoom: 20,
-      attributionControl: Boolean(tiles),
+      attributionControl: false,
     }).setView([20, 0], 2);
     this.map.zoomControl.setPosition("topright");
-    if (tiles) {
+    if (pictured) {
       this.map.getContainer().classList.add("tiled");
-      const server = new URL(tiles.replaceAll(/[{}]/g, "")).hostname;
-      L.tileLayer(tiles, { maxZoom: 20, maxNativeZoom: 19, attribution: server }).addTo(this.map);
+      if (offline) this.#offline(offline);
+      else this.#tiles(tiles);
+      credits(offline ? offline.credit : ground.credit || usualCredit(tiles)).addTo(this.map);
     }
     L.control.scale({ imperial: false, position: "bottomright" }).addTo(this.map);
-    if (!tiles) {
+    if (!pictured) {
       this.graticule = canvasLayer(paintGraticule, { name: "graticule", margin: 0 }).addTo(this.map);
     }
-    const paint = trailPainter(track, { onTiles: Boolean(tiles), calm });
+    const paint = trailPainter(track, { onTiles: pictured, calm });
     this.layer = canvasLayer(paint, { name: "trail", margin: 0.2 }).addTo(this.map);
     this.circle = L.circle([0, 0], { radius: 1, interactive: false, className: "accuracy" });
     this.marker = L.marker([0, 0], { icon: arrow(), interactive: false, keyboard: false });
@@ -107,7 +111,35 @@ export class TrackMap {
     this.feed.refine(tolerance, bounds.pad(0.5));
   }
 
+  #tiles(template) {
+    L.tileLayer(template, {
+      maxZoom: 20,
+      maxNativeZoom: 19,
+      referrerPolicy: "strict-origin", // OpenStreetMap's servers ask for it; nobody else gets one
+      className: "pictures",
+    }).addTo(this.map);
+  }
+
+  /** The map on the device, in the colours of the page. */
+  #offline({ deepest }) {
+    this.dark = isDark();
+    this.vector = protomapsL.leafletLayer({
+      url: new URL("map.pmtiles", location).href,
+      flavor: this.dark ? "dark" : "light",
+      lang: "en",
+      maxDataZoom: deepest,
+      maxZoom: 20,
+      attribution: "",
+    });
+    this.vector.addTo(this.map);
+    this.offline = { deepest };
+  }
+
   recolour() {
+    if (this.offline && this.dark !== isDark()) {
+      this.vector.remove();
+      this.#offline(this.offline);
+    }
     this.graticule?.recolour();
     this.layer.recolour();
   }
@@ -259,6 +291,30 @@ export class TrackMap {
     }
     return found;
   }
+}
+
+const isDark = () => {
+  const { theme } = document.documentElement.dataset;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+};
+
+/** Who made the map. As text, whatever it is that a config or a file says. */
+function credits(text) {
+  const Credits = L.Control.extend({
+    options: { position: "bottomright" },
+    onAdd() {
+      const element = L.DomUtil.create("div", "leaflet-control-attribution");
+      element.textContent = text;
+      element.hidden = !text;
+      return element;
+    },
+  });
+  return new Credits();
+}
+
+function usualCredit(template) {
+  const server = new URL(template.replaceAll(/[{}]/g, "")).hostname;
+  return /(^|\.)openstreetmap\.org$/.test(server) ? "© OpenStreetMap contributors" : server;
 }
 
 /** Where the device is: a dot, with an arrow while it moves. */
