@@ -53,6 +53,9 @@ def _receiver(receiver: Mapping[str, Any]) -> Iterator[Finding]:
             yield no_date(too_old=bool(receiver["rejected"].get("old-date")))
         case _:
             said, remedy = parted(receiver.get("trouble") or f"{receiver['source']} is {state}")
+            if " " not in said:  # it is what the trouble is with
+                what, remedy = parted(remedy)
+                said = f"{said}: {what}"
             yield failed(
                 "sentences" if state in {"silent", "wrong-baud", "binary"} else "device",
                 said,

@@ -47,7 +47,7 @@ def refused(folder: Path, count: int) -> None:
     [
         ("well", "good", "all delivered|waiting", ""),
         ("refused", "stored", "350 positions refused", "endpoint refused 350.*queue retry"),
-        ("pulled out", "bad", "receiver absent", "/dev/none.*To do"),
+        ("pulled out", "bad", "receiver absent", "/dev/none: no such device. To do: plug"),
         ("401", "bad", "held, ", "401.*reload"),
         ("tmpfs", "bad", "disk not safe", "tmpfs.*power cut loses everything.*queue.path"),
     ],

@@ -2,7 +2,7 @@
 
 import { DeadLetters } from "./dead-letters.js";
 import { Feed, post } from "./feed.js";
-import { Health } from "./health.js";
+import { Health, marked } from "./health.js";
 import { library, whenSeen } from "./lazy.js";
 import { Pipe, put } from "./pipe.js";
 import { Playback } from "./playback.js";
@@ -91,7 +91,8 @@ class Story {
     $("lead").dataset.tone = leadTone;
     put($("lead"), lead);
     put($("rest"), rest);
-    put($("more"), more);
+    if (more !== this.more) $("more").replaceChildren(...marked(more));
+    this.more = more;
     $("more").hidden = !more;
     if (kind !== this.kind) put($("announce"), `${lead} ${rest}`);
     this.kind = kind;

@@ -92,7 +92,7 @@ function bold(text) {
 }
 
 /** A text in which commands stand between backquotes. */
-function marked(text) {
+export function marked(text) {
   return text.split("`").map((part, i) => {
     if (i % 2 === 0) return part;
     const code = document.createElement("code");
