@@ -4,7 +4,8 @@
 
     AgentError                   has a text for the user and an exit status
     ├── UsageError          2    the command line asks for something impossible
-    ├── ConfigError        78    the config is wrong: names the key, the value, what is allowed
+    ├── ConfigError        78    the config was read and is wrong: names the key, what is allowed
+    ├── ResourceError      71    the system refused something that may work next time
     ├── UnavailableError   69    the endpoint cannot be reached
     ├── StorageError       74    the disk or the queue file failed
     ├── SourceError        74    the receiver cannot be opened, or went away
@@ -30,9 +31,15 @@ class UsageError(AgentError):
 
 
 class ConfigError(AgentError):
-    """The config is wrong."""
+    """The config was read and is wrong."""
 
     exit_status = 78
+
+
+class ResourceError(AgentError):
+    """The system refused memory, a process, a thread or a read: it may work next time."""
+
+    exit_status = 71
 
 
 class UnavailableError(AgentError):

@@ -9,8 +9,8 @@ import pytest
 
 from telemetry_agent import __version__
 from telemetry_agent.config import loader, subprocess_loader
-from telemetry_agent.daemon.access import build_access
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.daemon.builders import build_credentials
+from telemetry_agent.errors import ConfigError, ResourceError
 
 ROOT = Path(__file__).parent.parent
 MINIMAL = """
@@ -419,7 +419,7 @@ def test_a_secret_in_the_url_is_masked_and_not_sent_in_the_clear(
     assert "geheim" not in shown
     assert "0123456789abcdef" not in shown
     secrets: set[str] = set()
-    access = build_access(settings.upload, secrets)
+    access = build_credentials(settings.upload, secrets)
     assert access.masked(f"no such thing: {secret}") != f"no such thing: {secret}"
     assert secrets & {"geheim", "0123456789abcdef0123456789abcdef"}
 
@@ -439,7 +439,7 @@ def test_a_token_has_the_word_that_the_server_knows(
     token.write_text("t0ken")
     lines = f'format = "{format_}"\ntoken_file = "{token}"'
     settings = upload(tmp_path, lines, f"https://example.com{path}").settings
-    assert build_access(settings.upload, set()).headers()["Authorization"] == f"{word} t0ken"
+    assert build_credentials(settings.upload, set()).headers()["Authorization"] == f"{word} t0ken"
 
 
 def test_the_precision_is_the_agents(tmp_path: Path) -> None:
@@ -527,8 +527,21 @@ def test_another_process_that_cannot_be_had(
     monkeypatch: pytest.MonkeyPatch, attribute: str, value: str, says: str
 ) -> None:
     monkeypatch.setattr(attribute, value)
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ResourceError, match=says):
         subprocess_loader.load(ROOT / "config.example.toml")
+
+
+def test_a_config_that_the_system_does_not_let_us_read_is_not_called_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.symlink_to("/proc/self/mem")  # nothing is mapped where it begins
+    for load in (loader.load, subprocess_loader.load):
+        with pytest.raises(ResourceError, match=f"cannot read the config {path}: Input/output"):
+            load(path)
+    path.unlink()
+    write(path, MINIMAL)
+    (tmp_path / "config.d").symlink_to("config.d")
+    with pytest.raises(ResourceError, match=r"cannot read the folder .*/config.d: Too many"):
+        loader.load(path)
 
 
 def test_the_other_process_says_nothing_where_nobody_waits_for_it_any_more() -> None:

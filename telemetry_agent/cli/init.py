@@ -13,7 +13,7 @@ from telemetry_agent.cli.server_presets import SERVERS, completed
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
-from telemetry_agent.daemon.access import build_access
+from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint import asked
 from telemetry_agent.errors import ConfigError, SourceError, UsageError
 from telemetry_agent.gnss.decoder import Decoder
@@ -200,7 +200,9 @@ def _write(path: Path, text: str) -> Settings:
 def _try_endpoint(settings: Settings) -> None:
     """Send a request without any position, and say what came back."""
     upload = settings.upload
-    transport = Transport(upload.url, credentials=build_access(upload, set()), proxy=upload.proxy)
+    credentials = build_credentials(upload, set())
+    credentials.prepare()
+    transport = Transport(upload.url, credentials=credentials, proxy=upload.proxy)
     try:
         findings = list(asked(transport, upload, settings.device, None))
     finally:

@@ -37,7 +37,7 @@ from telemetry_agent.config.settings import (
     key_of,
 )
 from telemetry_agent.config.values import DeviceName, Reads
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import ConfigError, ResourceError
 from telemetry_agent.secrecy import masked_headers, masked_url
 
 _ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
@@ -107,11 +107,12 @@ def load(path: Path | None = None) -> Loaded:
             alone may hold the config.
 
     Raises:
-        ConfigError: a file that cannot be read, an unknown key, a bad value.
+        ConfigError: there is no config, an unknown key, a bad value.
+        ResourceError: a file that is there cannot be read.
     """
     if path is None:
         path = next(filter(_exists, DEFAULT_PATHS), None)
-    files = () if path is None else (path, *sorted((path.parent / "config.d").glob("*.toml")))
+    files = () if path is None else (path, *_overrides(path.parent / "config.d"))
     values: dict[str, Any] = {
         section.name: {} for section in fields(Settings) if is_dataclass(section.type)
     }
@@ -140,8 +141,17 @@ def load(path: Path | None = None) -> Loaded:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except PermissionError:
+    except OSError:
         return True  # reading it says what is wrong
+
+
+def _overrides(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ResourceError(f"cannot read the folder {folder}: {error.strerror}") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -152,7 +162,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             f"no config {path}; `telemetry-agent init --config {path}` makes it"
         ) from None
     except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
+        raise ResourceError(f"cannot read the config {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"the config {path} is not valid TOML: it is no text in UTF-8") from None
     except tomllib.TOMLDecodeError as error:

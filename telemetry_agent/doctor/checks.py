@@ -20,7 +20,7 @@ from telemetry_agent.doctor.receiver import Receiver
 from telemetry_agent.doctor.reception import LISTENED
 from telemetry_agent.doctor.runner import Check, findings
 from telemetry_agent.doctor.storage import Storage
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources import Source
 from telemetry_agent.model import Fix
 
@@ -54,7 +54,7 @@ def examine(
     """
     try:
         loaded = loader.load(config_path)
-    except ConfigError as error:
+    except AgentError as error:
         said, remedy = _explained(error)
         yield failed("config", said, remedy)
         yield from (skipped(name, "needs config") for name in NAMES[1:])
@@ -64,7 +64,7 @@ def examine(
     yield from findings(_checks(loaded.settings, site or Site(), send=send), limit_s=_ALL_S)
 
 
-def _explained(error: ConfigError) -> tuple[str, str]:
+def _explained(error: AgentError) -> tuple[str, str]:
     text = str(error)
     said, parts, remedy = text.partition("; ")
     check = "correct it; `telemetry-agent config check` tells when it is right"

@@ -9,13 +9,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from telemetry_agent.doctor import now
 from telemetry_agent.errors import AgentError
+from telemetry_agent.snapshot import Snapshot
 
 _LIMIT_S = 40.0  # the checks end by themselves after 15 s; a small board takes its time to start
 
@@ -32,7 +32,7 @@ class HouseCall:
         self._config_path = config_path
         self._disk = disk
 
-    def findings(self, state: Mapping[str, Any], queue_path: Path) -> list[dict[str, Any]]:
+    def findings(self, state: Snapshot, queue_path: Path) -> list[dict[str, Any]]:
         """What is wrong by the agent's status, as ``Finding`` in JSON; empty: all is well."""
         return [asdict(found) for found in now.findings(state, queue_path if self._disk else None)]
 

@@ -70,7 +70,7 @@ class Storage:
     def queue(self) -> Iterator[Finding]:
         """Is what was recorded still as it was: ``queue``."""
         if self._agent.status is not None:
-            yield now.queue(self._agent.status["queue"])
+            yield now.queue(self._agent.status.queue)
             return
         try:
             if not self._path.exists():

@@ -43,6 +43,7 @@ from telemetry_agent.page.history import COLUMNS, SHORT_S, History, Meter
 from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.page.trail import LIMIT, Point, Trail
 from telemetry_agent.page.trips import Parking
+from telemetry_agent.snapshot import Snapshot, as_json
 
 _FRESH_S = 10.0
 
@@ -60,7 +61,7 @@ class Switch(Protocol):
 class Doctor(Protocol):
     """What is wrong, and the remedy. Any thread may ask."""
 
-    def findings(self, state: Mapping[str, Any], queue_path: Path) -> list[dict[str, Any]]:
+    def findings(self, state: Snapshot, queue_path: Path) -> list[dict[str, Any]]:
         """By the snapshot alone: ``name``, ``verdict`` (warn, fail), ``said`` and ``remedy``."""
 
     def check(self) -> dict[str, Any]:
@@ -72,7 +73,7 @@ class AgentView:
     """What the page sees of the agent; any thread may look."""
 
     queue: AckQueue
-    snapshot: Callable[[], dict[str, Any]]
+    snapshot: Callable[[], Snapshot]
     position: Callable[[], dict[str, Any] | None]
     network: Callable[[], dict[str, Any]]
     gaps: Gaps
@@ -217,11 +218,12 @@ class EventSource:
 
     def _look(self) -> dict[str, Any]:
         sight = self._sight
-        state = sight.snapshot()
+        snapshot = sight.snapshot()
+        state: dict[str, Any] = as_json(snapshot)
         del state["pid"]
         doctor = sight.doctor
         state |= {
-            "findings": doctor.findings(state, sight.queue.path) if doctor is not None else [],
+            "findings": doctor.findings(snapshot, sight.queue.path) if doctor is not None else [],
             "stream": f"{self._stream}.{self._thinned}",
             "network": sight.network(),
             "first": min(self._index.first or self._trail.first, self._trail.first),

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from telemetry_agent.snapshot import Snapshot
+
 COLUMNS = (
     "speed",  # m/s
     "sats",
@@ -193,33 +195,31 @@ class Meter:
         self._counters: deque[tuple[float, int, int]] = deque()  # when, delivered, bytes
 
     def values(
-        self, state: Mapping[str, Any], position: Mapping[str, Any] | None, now_s: float
+        self, state: Snapshot, position: Mapping[str, Any] | None, now_s: float
     ) -> dict[str, float | None]:
         """What a sample holds, at the monotonic ``now_s``.
 
         Rates are over the last minute: deliveries come in batches, and over a shorter time a
         steady stream of them would look like a square wave.
         """
-        receiver, upload, queue = state["receiver"], state["upload"], state["queue"]
-        self._counters.append((now_s, upload["delivered"], upload["sent_bytes"]))
+        receiver, upload, queue = state.receiver, state.upload, state.queue
+        self._counters.append((now_s, upload.delivered, upload.sent_bytes))
         while len(self._counters) > 2 and self._counters[1][0] <= now_s - _RATE_OVER_S:
             self._counters.popleft()
         then_s, delivered, sent = self._counters[0]
         minutes = max(now_s - then_s, 1.0) / 60
-        has_fix = receiver["state"] in {"2d", "3d"}
-        heard = sorted(
-            (satellite["snr_db"] for satellite in receiver["satellites"] if "snr_db" in satellite),
-            reverse=True,
-        )[:_STRONGEST]
+        has_fix = receiver.state in {"2d", "3d"}
+        signals = [one.snr_db for one in receiver.satellites if one.snr_db is not None]
+        heard = sorted(signals, reverse=True)[:_STRONGEST]
         return {
             "speed": position.get("speed") if has_fix and position else None,
-            "sats": receiver.get("sats", 0) if has_fix else 0,
-            "hdop": receiver.get("hdop") if has_fix else None,
+            "sats": (receiver.sats or 0) if has_fix else 0,
+            "hdop": receiver.hdop if has_fix else None,
             "signal": sum(heard) / len(heard) if heard else None,
-            "pending": queue["pending"],
-            "delivered_per_min": (upload["delivered"] - delivered) / minutes,
-            "sent_bytes_per_min": (upload["sent_bytes"] - sent) / minutes,
-            "disk_free_bytes": queue["disk_free_bytes"],
+            "pending": queue.pending,
+            "delivered_per_min": (upload.delivered - delivered) / minutes,
+            "sent_bytes_per_min": (upload.sent_bytes - sent) / minutes,
+            "disk_free_bytes": queue.disk_free_bytes,
             "temperature": temperature(),
         }
 

@@ -116,6 +116,7 @@ def bound(host: str, port: int) -> socket.socket:
         # The connections inherit it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED_MS)
         listener.bind(address)
+        listener.listen(_BACKLOG)
     except BaseException:
         listener.close()
         raise

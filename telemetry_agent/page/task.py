@@ -1,8 +1,8 @@
 """The page's task: it listens, and serves a few seconds each step.
 
-So it shows life like every other task, ends like every other, and crashes for itself alone. What it
-cannot get (a port, its token, its libraries) is logged once and tried again later: the page is
-``held``, and the agent records. The web server is imported when the page is on.
+So it shows life like every other task, ends like every other, and crashes for itself alone. What
+keeps it from listening (a port that is in use, a token that cannot be read) is said once, and tried
+again later. The web server is imported when the page is on.
 """
 
 import logging
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.options import PageOptions
+from telemetry_agent.snapshot import PageView
 from telemetry_agent.tasks import Bell
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Page:
     Args:
         address: host and port to listen on; ``None``: the page is off.
         sight: the agent.
-        token: reads what lets a viewer in; ``None``: nothing is needed. Raises ``ConfigError``.
+        token: reads what lets a viewer in; ``None``: nothing is needed. Raises ConfigError.
         options: what else the user has set.
     """
 
@@ -52,11 +53,10 @@ class Page:
         self._sight = sight
         self._token = token
         self._options = options
-        self.held_by: str | None = None
-        """Why there is no page although there should be one."""
         self._in_step = threading.Lock()
         self._closed = False
         self._server: Server | None = None
+        self._fault: str | None = None
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
         """Serve for a while, or listen if it does not yet."""
@@ -68,6 +68,13 @@ class Page:
                 return _LISTEN_AGAIN_S if self._server is None else 0
             self._server.turn(_TURN_S)
             return 0
+
+    def status(self) -> PageView | None:
+        """Whether it is there; ``None``: it is off. Any thread may look."""
+        if self._address is None:
+            return None
+        fault = self._fault
+        return PageView() if fault is None else PageView("held", fault)
 
     def nudge(self) -> None:
         """Something has changed that viewers want to see. Any thread may say so."""
@@ -96,24 +103,18 @@ class Page:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         try:
             token = self._token()
-        except ConfigError as error:
-            self._hold(f"the page at {url} is held: {error}")
-            return None
-        from telemetry_agent.page.server import Server, bound  # noqa: PLC0415
+            from telemetry_agent.page.server import Server, bound  # noqa: PLC0415 - may be missing
 
-        try:
             listener = bound(host, port)
-        except OSError as error:
-            self._hold(f"no page at {url}: {error.strerror or error}; trying again")
+        except (ConfigError, OSError) as error:
+            fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            if fault != self._fault:
+                self._fault = fault
+                log.warning("no page at %s: %s; trying again", url, fault)
             return None
         name = socket.gethostname()
         door = AccessPolicy({host, name, f"{name}.local"}, token, self._options.names)
         server = Server(listener, self._sight, door, self._options)
-        self.held_by = None
+        self._fault = None
         log.info("the page is at %s", url)
         return server
-
-    def _hold(self, why: str) -> None:
-        if self.held_by != why:
-            self.held_by = why
-            log.warning("%s", why)

@@ -2,12 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from telemetry_agent.page import history
 from telemetry_agent.page.history import COLUMNS, History, Meter, read
+from telemetry_agent.snapshot import ReceiverView, SatelliteView, Snapshot, UploadView
 
 START_S = 1_795_435_200
 
@@ -95,11 +95,13 @@ def test_a_steady_stream_in_batches_is_a_steady_rate() -> None:
     rates = []
     for second in range(0, 600, 5):
         delivered = second // 10 * 10  # ten each 10 s
-        state: dict[str, Any] = {
-            "receiver": {"state": "3d", "satellites": [{"snr_db": 40}, {"snr_db": 30}, {}]},
-            "upload": {"delivered": delivered, "sent_bytes": 100 * delivered},
-            "queue": {"pending": 3, "disk_free_bytes": 5},
-        }
+        state = Snapshot(
+            receiver=ReceiverView(
+                state="3d",
+                satellites=(SatelliteView(snr_db=40), SatelliteView(snr_db=30), SatelliteView()),
+            ),
+            upload=UploadView(delivered=delivered, sent_bytes=100 * delivered),
+        )
         values = meter.values(state, {"speed": 3.0}, second)
         rates.append(values["delivered_per_min"])
         assert values["signal"] == 35
