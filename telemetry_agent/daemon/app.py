@@ -19,10 +19,10 @@ from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.trips import Parking
 from telemetry_agent.page.events import AgentView, Doctor, Switch
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
-from telemetry_agent.page.trips import Parking
 from telemetry_agent.snapshot import as_json
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import EncodeReport

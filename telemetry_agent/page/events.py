@@ -38,11 +38,11 @@ from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.trips import Parking
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.history import COLUMNS, SHORT_S, History, Meter
 from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.page.trail import LIMIT, Point, Trail
-from telemetry_agent.page.trips import Parking
 from telemetry_agent.snapshot import Snapshot, as_json
 
 _FRESH_S = 10.0

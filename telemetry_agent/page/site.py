@@ -14,7 +14,7 @@
 ``GET /dead-letters``    at most 200 of them, with reasons
 ``POST /retry``          ``{"all": true}``, or ``{"names": [[stream, seq], …]}``
 ``POST /discard``        likewise
-``GET /export/F``        the stored track in format F
+``GET /export/F``        the stored track, or a time of it (``since``, ``until``), in format F
 ``GET /metrics``         for Prometheus
 ``POST /check``          everything is checked, as ``doctor --json`` reports it
 ``POST /network``        ``{"away": true}``: a demo's network
@@ -48,6 +48,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS
+from telemetry_agent.export.names import file_name
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
 from telemetry_agent.page.events import AgentView, Doctor, EventSource
 from telemetry_agent.page.files import Files, compressed
@@ -67,6 +68,7 @@ _BODY_S = 10.0
 _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
 _EXPORTS = 2
+_EXPORT_WAIT_S = 60.0
 _MONTH_H = 720
 
 
@@ -268,23 +270,40 @@ class Site:
         name = request.path_params["format"]
         if name not in FORMATS:
             return PlainTextResponse(f"The formats are {', '.join(FORMATS)}.", 404)
-        if self._exports.locked():
-            return PlainTextResponse("Others export already: try again later.", 503)
         moving_s, standing_s = self._sight.gaps
-        asked = {"format": name, "gap_s": moving_s, "standing_gap_s": standing_s}
+        asked: dict[str, Any] = {
+            "format": name,
+            "gap_s": moving_s,
+            "standing_gap_s": standing_s,
+        }
+        wanted = _wanted(request.query_params)
+        if math.isfinite(wanted.since_s):
+            asked["since_ms"] = round(wanted.since_s * 1000)
+        if math.isfinite(wanted.until_s):
+            asked["until_ms"] = round(wanted.until_s * 1000) + 1
+        # A third one waits: a browser shows nobody why a download was refused.
+        try:
+            async with asyncio.timeout(_EXPORT_WAIT_S):
+                await self._exports.acquire()
+        except TimeoutError:
+            return PlainTextResponse("Two others export already: try again later.", 503)
+        device = self._sight.snapshot().device
+        until_ms = asked.get("until_ms", self._sight.queue.newest_ms())
+        since_ms = asked.get("since_ms", until_ms and until_ms - 1)
+        file = file_name(device, name, since_ms, until_ms)
         return _Stream(
             self._pieces(asked),
-            headers={"Content-Disposition": f'attachment; filename="track.{name}"'},
+            headers={"Content-Disposition": f'attachment; filename="{file}"'},
             media_type=FORMATS[name].media_type,
         )
 
     async def _pieces(self, asked: dict[str, Any]) -> AsyncGenerator[str, None]:
-        async with (
-            self._exports,
-            aclosing(each_in_thread(self._sight.ask("export", asked))) as answers,
-        ):
-            async for answer in answers:
-                yield answer["text"]
+        try:
+            async with aclosing(each_in_thread(self._sight.ask("export", asked))) as answers:
+                async for answer in answers:
+                    yield answer["text"]
+        finally:
+            self._exports.release()
 
     async def _metrics(self, _request: Request) -> Response:
         return Response(metrics(self._sight.snapshot()), 200, {"Content-Type": MEDIA_TYPE})

@@ -11,10 +11,10 @@ from itertools import groupby
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.export.trips import Parking, Trip, Trips
 from telemetry_agent.model import Record
 from telemetry_agent.page.overview import Box, Overview, fitting, thinned
 from telemetry_agent.page.trail import POINT, Point, point_of
-from telemetry_agent.page.trips import Parking, Trip, Trips
 
 _ROWS_FROM_DISK = 30_000
 _COARSER_OUTSIDE = 8

@@ -8,8 +8,8 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 
+from telemetry_agent.export.trips import is_glitch
 from telemetry_agent.model import Fix, Record
-from telemetry_agent.page.trips import is_glitch
 
 LIMIT = 50_000
 """So many positions are kept: at one a second the last 14 hours."""

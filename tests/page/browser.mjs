@@ -148,12 +148,12 @@ const stories = {
     const page = await open();
     const entries = page.locator("#dead-list li");
     await until(page, () => document.querySelectorAll("#dead-list li").length === 3);
-    for (const name of ["GPX", "GeoJSON", "CSV", "NDJSON"]) {
+    for (const name of ["GPX", "KML", "GeoJSON", "CSV", "NDJSON"]) {
       const [file] = await Promise.all([
         page.waitForEvent("download"),
         page.getByRole("link", { name, exact: true }).click(),
       ]);
-      assert.equal(file.suggestedFilename(), `track.${name.toLowerCase()}`);
+      assert.equal(file.suggestedFilename(), `van-07-2026-11-23.${name.toLowerCase()}`);
       assert.match(await readFile(await file.path(), "utf8"), /2026-11-23T12:00:02/);
     }
     assert.match(await entries.first().innerText(), /lat out of range/);
@@ -319,6 +319,12 @@ const stories = {
     for (const word of ["Local", "GMT+9", "UTC", "Speed", "mph", "Altitude", "Accuracy", "State"]) {
       assert.ok(told.includes(word), `${word} in ${told}`);
     }
+    const [file] = await Promise.all([
+      page.waitForEvent("download"),
+      page.getByRole("link", { name: "NDJSON", exact: true }).click(),
+    ]);
+    const lines = (await readFile(await file.path(), "utf8")).trim().split("\n");
+    assert.ok(Math.abs(lines.length - (last - first)) <= 2, `${lines.length} ${last - first}`);
     await page.fill("#since", "2026-11-23T21:00");
     await page.fill("#until", "2026-11-23T20:00");
     await page.getByRole("button", { name: "Show", exact: true }).click();

@@ -207,13 +207,47 @@ def test_what_cannot_be_asked_is_told(site: Site, body: object, status: int) -> 
 def test_export_and_metrics(site: Site) -> None:
     site.put(2)
     answer, body = site.ask("/export/gpx")
-    assert answer.headers["Content-Disposition"] == 'attachment; filename="track.gpx"'
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="van-07-2026-11-23.gpx"'
     assert answer.headers["Content-Type"] == "application/gpx+xml"
     assert len(list(ET.fromstring(body).iter("{http://www.topografix.com/GPX/1/1}trkpt"))) == 2
     assert site.ask("/export/xml")[0].status == 404
     answer, body = site.ask("/metrics")
     assert b"\ntelemetry_agent_queue_pending_fixes 2.0\n" in body
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
+
+
+def test_a_third_export_waits_for_one_of_two(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.put(2)
+    at_work, go_on = threading.Semaphore(0), threading.Event()
+    stored = site.queue.stored
+
+    def slow(state: Any = None) -> Iterator[Any]:
+        at_work.release()
+        assert go_on.wait(20)
+        yield from stored(state)
+
+    monkeypatch.setattr(site.queue, "stored", slow)
+    answers: list[int] = []
+    threads = [
+        threading.Thread(
+            target=lambda: answers.append(
+                site.ask("/export/csv?since=0&until=1795435200")[0].status
+            )
+        )
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    assert at_work.acquire(timeout=20)
+    assert at_work.acquire(timeout=20)
+    assert not at_work.acquire(timeout=0.3)
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert answers == [200] * 3
+    assert site.ask("/export/csv?since=x")[0].status == 400
+    _, body = site.ask("/export/ndjson?since=1795435200&until=1795435200")
+    assert len(body.splitlines()) == 1
 
 
 def test_a_disk_that_cannot_be_read_is_told(

@@ -8,11 +8,11 @@ import pytest
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.trips import Parking, Trips
 from telemetry_agent.model import Fix
 from telemetry_agent.page.overview import SHOWN, Box, Overview, fitting, thinned
 from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.page.trail import BEGINS, GLITCH, POINT, Point, point_of
-from telemetry_agent.page.trips import Parking, Trips
 
 START_MS = 1_795_435_200_000
 M_E9 = 8_983  # a metre of latitude in 1e-9 degrees

@@ -37,6 +37,7 @@ async function start() {
     if (range) playback.open(range);
     else playback.close();
     if (!range) window.page.trips?.cleared();
+    exportsOf(range);
     const changed = Boolean(range) || Boolean(feed.range);
     if (changed) await feed.choose(range);
     playback.update();
@@ -162,6 +163,19 @@ function themeSwitch(changed) {
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
   show();
+}
+
+const EVERYTHING = $("export-what").textContent;
+
+/** What is chosen is what is taken along. */
+function exportsOf(range) {
+  put($("export-what"), range ? `${range.label}.` : EVERYTHING);
+  const asked = new URLSearchParams();
+  if (range) asked.set("since", range.since);
+  if (range?.until !== undefined) asked.set("until", range.until);
+  for (const link of $("exports").children) {
+    link.search = asked.toString();
+  }
 }
 
 function networkSwitch() {

@@ -10,6 +10,7 @@ recording) it is the way from fix to fix. Fixes that jump, and those at 0, 0, ar
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -111,6 +112,21 @@ class Trips:
         if self._open is not None and ended is not None and ended.distance_m > self._shortest_m:
             self.done.append(ended)
         self._open = self._at_anchor = None
+
+
+def find(chunks: Iterable[tuple[int, Fix, bool]], parking: Parking, number: int) -> Trip | None:
+    """The trip with that number from the end, 1 is the newest; ``None``: there are fewer.
+
+    Args:
+        chunks: each fix with a number of its own, and whether a segment begins with it.
+        parking: what ends a trip.
+        number: of the trip.
+    """
+    trips = Trips(parking)
+    for row, fix, breaks in chunks:
+        trips.feed(row, fix, breaks=breaks)
+    found = trips.done + ([trips.current] if trips.current else [])
+    return found[-number] if 0 < number <= len(found) else None
 
 
 def _longer(trip: Trip, last: Fix, row: int, fix: Fix, elapsed_s: float) -> Trip:
