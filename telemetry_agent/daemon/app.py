@@ -8,6 +8,7 @@ from typing import Any
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.clock import Clock
+from telemetry_agent.config.effective import shown
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
@@ -21,6 +22,7 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import Parking
 from telemetry_agent.page.events import AgentView, Doctor, Switch
+from telemetry_agent.page.log_tail import LogTail
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
 from telemetry_agent.snapshot import as_json
@@ -67,6 +69,7 @@ class Agent:
         self.secrets = secrets if secrets is not None else set()
         self._switch = switch
         self._doctor = doctor
+        self._log_tail = LogTail(self.secrets)
         self._clock = clock
         self.queue = open_queue(settings.queue, clock)
         self.supervisor = Supervisor(clock)
@@ -110,6 +113,7 @@ class Agent:
 
     def start(self) -> None:
         """Start every thread."""
+        logging.getLogger("telemetry_agent").addHandler(self._log_tail)
         self._control.task.listen()  # whoever knows that the agent runs can ask it
         self.supervisor.start()
 
@@ -126,6 +130,7 @@ class Agent:
         self._control.end(_CONTROL_S)
         self.page.end(_PAGE_S)
         within(_QUEUE_S, self.queue.close)
+        logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
 
     def apply(self, settings: Settings) -> None:
         """Go on with other settings; no fix is lost."""
@@ -174,6 +179,8 @@ class Agent:
             clock=self._clock,
             switch=self._switch,
             doctor=self._doctor,
+            log_lines=self._log_tail.lines,
+            config=lambda: shown(self.settings),
             parking=Parking(sampling.parked_radius_m or 25, sampling.parked_after_s),
         )
         options = PageOptions(

@@ -83,6 +83,10 @@ class AgentView:
     clock: Clock = field(default_factory=Clock)
     switch: Switch | None = None
     doctor: Doctor | None = None
+    log_lines: Callable[[], list[str]] = list
+    """The newest lines of the log, secrets masked."""
+    config: Callable[[], dict[str, Any]] = dict
+    """Key -> value in effect, secrets masked."""
     parking: Parking = field(default_factory=Parking)
     """What ends a trip."""
 
@@ -135,6 +139,13 @@ class EventSource:
             columns[name] = [None if isnan(value) else float(f"{value:.6g}") for value in values]
         steps = [sample.step_s for sample in samples]
         return json.dumps({"step_s": steps, **columns}, separators=(",", ":"))
+
+    def clock_offset_s(self) -> float | None:
+        """By how much the system clock is ahead of GNSS time; ``None``: that is not known."""
+        position = self._sight.position()
+        if position is None or position["age_s"] >= _FRESH_S or "flags" in position:
+            return None
+        return round(self._sight.clock.wall_ms() / 1000 - self._utc_s(position), 1)
 
     def _utc_s(self, position: Mapping[str, Any] | None) -> int:
         """By GNSS as long as that is fresh; the clock of a device may be wrong by years."""

@@ -16,6 +16,8 @@
 ``POST /discard``        likewise
 ``GET /export/F``        the stored track, or a time of it (``since``, ``until``), in format F
 ``GET /metrics``         for Prometheus
+``GET /log``             the newest lines of the log, secrets masked
+``GET /config``          the effective config, secrets masked
 ``POST /check``          everything is checked, as ``doctor --json`` reports it
 ``POST /network``        ``{"away": true}``: a demo's network
 ``POST /login``          a form with ``token``
@@ -121,6 +123,8 @@ class Site:
             Route("/discard", self._discard, methods=["POST"]),
             Route("/export/{format}", self._export),
             Route("/metrics", self._metrics),
+            Route("/log", self._log),
+            Route("/config", self._config),
             Route("/login", self._login, methods=["POST"]),
         ]
         self._check_running: asyncio.Task[dict[str, Any]] | None = None
@@ -305,8 +309,18 @@ class Site:
         finally:
             self._exports.release()
 
-    async def _metrics(self, _request: Request) -> Response:
-        return Response(metrics(self._sight.snapshot()), 200, {"Content-Type": MEDIA_TYPE})
+    async def _metrics(self, request: Request) -> Response:
+        data = metrics(self._sight.snapshot(), self._event_source.clock_offset_s())
+        return compressed(data, MEDIA_TYPE, request.headers)
+
+    async def _log(self, request: Request) -> Response:
+        data = json.dumps(self._sight.log_lines()).encode()
+        return compressed(data, "application/json", request.headers)
+
+    async def _config(self, request: Request) -> Response:
+        values = {key: value for key, value in self._sight.config().items() if value is not None}
+        data = json.dumps(values, default=str).encode()
+        return compressed(data, "application/json", request.headers)
 
     async def _check(self, doctor: Doctor, _request: Request) -> Response:
         """One check at a time: who asks meanwhile gets the result of the one that runs."""

@@ -271,7 +271,8 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
     with served(tmp_path, token_file=tmp_path / "token") as site:
         answer, body = site.ask("/")
         assert (answer.status, b"page.token_file" in body) == (401, True)
-        for path in ("/events", "/trail", "/history", "/metrics", "/export/csv", "/setup"):
+        protected = "events trail history metrics export/csv setup log config track trips fix state"
+        for path in (f"/{name}" for name in f"{protected} map.pmtiles".split()):
             assert site.ask(path)[0].status == 401
         answer, _ = site.ask("/login", f"token={TOKEN}x")
         assert (answer.status, answer.headers["Set-Cookie"]) == (401, None)
@@ -297,7 +298,11 @@ def test_no_secret_of_the_config_is_told(tmp_path: Path) -> None:
         site.refuse(2)
         with site.events() as events:
             told = json.dumps([next(events), next(events)]).encode()
+        logging.getLogger("telemetry_agent.test").warning("the token SECRET-token is refused")
         for path in ("/", "/setup", "/history", "/dead-letters", "/metrics", "/export/ndjson"):
+            told += site.ask(path)[1]
+        assert b"upload.timeout" in site.ask("/config")[1]
+        for path in ("/config", "/log", "/trips", "/state"):
             told += site.ask(path)[1]
         assert b"127.0.0.1:9" in told
         assert b"SECRET" not in told

@@ -57,6 +57,9 @@ async function start() {
   const colours = () => parts.forEach((part) => part.recolour?.());
   themeSwitch(colours);
   networkSwitch();
+  onOpen("log", (lines) => lines.join("\n") || "Nothing yet.");
+  onOpen("config", (values) =>
+    Object.entries(values).map(([key, value]) => `${key} = ${JSON.stringify(value)}`).join("\n"));
   let last = null;
   const feed = new Feed(
     track,
@@ -176,6 +179,21 @@ function exportsOf(range) {
   for (const link of $("exports").children) {
     link.search = asked.toString();
   }
+}
+
+/** Texts that are fetched when somebody opens them. */
+function onOpen(id, words) {
+  $(id).addEventListener("toggle", async () => {
+    if (!$(id).open) return;
+    const text = $(id).querySelector("pre");
+    try {
+      const answer = await fetch(id);
+      text.textContent = answer.ok ? words(await answer.json()) : await answer.text();
+    } catch {
+      text.textContent = "No contact with the agent.";
+    }
+    text.scrollTop = text.scrollHeight;
+  });
 }
 
 function networkSwitch() {
