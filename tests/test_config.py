@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
@@ -519,7 +520,7 @@ def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> Non
         (
             "telemetry_agent.config.subprocess_loader.__version__",
             "0.0.9",
-            f"telemetry-agent {__version__} is installed and 0.0.9 runs: restart it",
+            f"telemetry-agent {re.escape(__version__)} is installed and 0.0.9 runs: restart it",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from telemetry_agent.doctor import disk
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, warned
 from telemetry_agent.doctor.findings import span as words_of
-from telemetry_agent.doctor.reception import UNREAL, antenna, no_date, no_fix
+from telemetry_agent.doctor.reception import UNREAL, antenna, no_fix
 from telemetry_agent.snapshot import QueueView, ReceiverView, Snapshot
 
 _BY_THE_DISK = {"damaged", "memory"}
@@ -44,10 +44,12 @@ def _receiver(receiver: ReceiverView) -> Iterator[Finding]:
                     f"{state.upper()}, but {quality}",
                     "wait for open sky; where it stays, drop them: sampling.drop_quality",
                 )
+        case "no-fix" | "no-date" if receiver.message:
+            yield failed("fix", receiver.message, receiver.remedy or "")
         case "no-fix":
             yield no_fix([one.snr_db or 0 for one in receiver.satellites], tells=True)
         case "no-date":
-            yield no_date(too_old=bool(receiver.rejected.get("old-date")))
+            yield failed("fix", "positions, but no date", "wait: the date comes with the sky")
         case _:
             said, remedy = parted(receiver.trouble or f"{receiver.source} is {state}")
             if " " not in said:  # it is what the trouble is with

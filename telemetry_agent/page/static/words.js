@@ -61,7 +61,8 @@ export function receiver(state) {
     if (used) parts.push(many(used, "satellite"));
     parts.push(pace(receiver.rate_hz));
   } else {
-    if (RECEIVER[receiver.state]) parts.push(RECEIVER[receiver.state]);
+    if (receiver.message) parts.push(receiver.message);
+    else if (RECEIVER[receiver.state]) parts.push(RECEIVER[receiver.state]);
     else if (receiver.satellites.length) parts.push(`${receiver.satellites.length} satellites in view`);
     else parts.push("no satellite in view");
     if (receiver.antenna && receiver.antenna !== "OK") parts.push(`antenna ${receiver.antenna}`);
