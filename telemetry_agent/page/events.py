@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from telemetry_agent.ackqueue.places import Place
+from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.clock import Clock
