@@ -72,7 +72,7 @@ class EventSource:
         self._began_s = sight.clock.monotonic_s()
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
-        self._thinned = self._thinned_before = 0
+        self._moves = self._moves_before = 0
         self._trail = Trail(sight.gaps.between)
         self._history = History()
         self._latest: dict[str, Any] = {}
@@ -131,7 +131,7 @@ class EventSource:
         state: dict[str, Any] = as_json(sight.snapshot())
         del state["pid"]
         state |= {
-            "stream": f"{self._stream}.{self._thinned}",
+            "stream": f"{self._stream}.{self._moves}",
             "network": sight.network(),
             "first": self._trail.first,
             "last": self._trail.last,
@@ -152,11 +152,11 @@ class EventSource:
         queue = self._sight.queue
         newest = queue.last_row()
         with self._lock:
-            thinned = queue.stats().lost.get("thinned", 0)
-            moved = thinned == self._thinned_before != self._thinned  # and it is at rest again
-            self._thinned_before = thinned
+            moves = queue.moves()
+            moved = moves == self._moves_before != self._moves  # and it is at rest again
+            self._moves_before = moves
             if queue.stream != self._stream or newest < self._trail.last or moved:
-                self._stream, self._thinned = queue.stream, thinned
+                self._stream, self._moves = queue.stream, moves
                 self._trail = Trail(self._sight.gaps.between)
                 self._trail.extend(max(0, newest - LIMIT), [])
         after, points = self._trail.last, []
