@@ -19,6 +19,7 @@ class _LazyGroup(click.Group):
 
     summaries: ClassVar[dict[str, str]] = {
         "init": "Find the receiver, try the endpoint, write the config.",
+        "service": "The systemd service, for an installation by pip, pipx or uv.",
         "run": "The daemon, in the foreground.",
         "doctor": "Check everything from the receiver to the endpoint; say the remedies.",
         "status": "The running agent at a glance; --watch: live.",

@@ -22,6 +22,7 @@ from telemetry_agent.config.values import (
     HostAndPort,
     Number,
     OptionalPath,
+    PageNames,
     PositiveDuration,
     ProxyUrl,
     Qualities,
@@ -189,8 +190,11 @@ class Page(_Section):
     """The device page."""
 
     listen: HostAndPort = None
+    names: PageNames = ()
     token_file: OptionalPath = None
     tiles: TilesUrl = ""
+    tiles_credit: str = ""
+    map: OptionalPath = None
 
 
 def _from_anywhere(file: Path) -> Path:

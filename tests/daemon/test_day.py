@@ -128,7 +128,7 @@ def test_a_day_with_four_outages_is_eight_lines(
     caplog.set_level(logging.INFO, "telemetry_agent")
     live_a_day(tmp_path, interval_s=10)
     begins, ends = caplog.messages[::2], caplog.messages[1::2]
-    assert [re.sub(r"\d+ s and \d+", "x s and x", line) for line in ends] == [
+    assert [re.sub(r"\d+ s \(failures: \d+", "x s (failures: x", line) for line in ends] == [
         "delivering again after x s (failures: x)"
     ] * 4
     for line, reason in zip(begins, OUTAGES, strict=True):

@@ -561,7 +561,7 @@ def an_agent_that_does_not_run(bench: Bench) -> None:
     bench.ask = answers(status=[client.NoAgentError("no agent")])
 
 
-@fault("agent", "warn", f"version 0.0.1.*installed is version {__version__}", "restart")
+@fault("agent", "warn", f"version 0.0.1.*installed is version {re.escape(__version__)}", "restart")
 def an_agent_from_before_the_upgrade(bench: Bench) -> None:
     runs(bench, version="0.0.1")
 
