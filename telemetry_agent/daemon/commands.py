@@ -11,9 +11,9 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, Generic, ParamSpec
 
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.verify import verify
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers
