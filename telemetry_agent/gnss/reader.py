@@ -231,7 +231,7 @@ class Reader:
         self._patience = min(2 * self._patience, _MAX_PATIENCE)
         self._retry_s = float("-inf")
         if not told:
-            text = self._source.remedy(state, self._unread.data)
+            text = str(self._source.advice(state, self._unread.data))
             self._trouble.say(state, text, self._clock.monotonic_s())
 
     def _failed(self, error: SourceError, now_s: float) -> float:
