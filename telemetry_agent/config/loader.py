@@ -25,15 +25,15 @@ from pydantic_settings import (
 
 from telemetry_agent.config.effective import known_keys
 from telemetry_agent.config.settings import (
-    Connectivity,
-    Extra,
-    Gps,
-    Log,
-    Page,
-    Queue,
-    Sampling,
+    ConnectivitySettings,
+    ExtraSettings,
+    GpsSettings,
+    LogSettings,
+    PageSettings,
+    QueueSettings,
+    SamplingSettings,
     Settings,
-    Upload,
+    UploadSettings,
 )
 from telemetry_agent.config.values import DeviceName, Reads
 from telemetry_agent.errors import ConfigError, ResourceError
@@ -66,14 +66,14 @@ class _Layers(BaseSettings):
     )
 
     device: DeviceName = "{hostname}"
-    gps: Gps
-    sampling: Sampling
-    queue: Queue
-    upload: Upload
-    connectivity: Connectivity
-    page: Page
-    extra: Annotated[Extra, Reads(_attributes_below)]
-    log: Log
+    gps: GpsSettings
+    sampling: SamplingSettings
+    queue: QueueSettings
+    upload: UploadSettings
+    connectivity: ConnectivitySettings
+    page: PageSettings
+    extra: Annotated[ExtraSettings, Reads(_attributes_below)]
+    log: LogSettings
 
     @classmethod
     def settings_customise_sources(
@@ -89,7 +89,7 @@ class _Layers(BaseSettings):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedConfig:
     """The settings and where each came from."""
 
     settings: Settings
@@ -98,7 +98,7 @@ class Loaded:
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
 
 
-def load(path: Path | None = None) -> Loaded:
+def load(path: Path | None = None) -> LoadedConfig:
     """Read every layer.
 
     Args:
@@ -123,8 +123,8 @@ def load(path: Path | None = None) -> Loaded:
     origins |= _environment_origins()
     if not origins:
         raise ConfigError(
-            f"no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists; "
-            "`telemetry-agent init` makes one, and --config names another"
+            f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
+            "`telemetry-agent init` makes one, and --config names another",
         )
     try:
         settings = Settings(**dict(_Layers(**values)))
@@ -134,7 +134,7 @@ def load(path: Path | None = None) -> Loaded:
         field = re.search(r'"(\w+)"', str(error))
         name = f"{_ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return Loaded(settings, files, origins)
+    return LoadedConfig(settings, files, origins)
 
 
 def _exists(path: Path) -> bool:
@@ -158,12 +158,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"no config {path}; `telemetry-agent init --config {path}` makes it"
+            f"there is no config {path}", f"`telemetry-agent init --config {path}` makes it"
         ) from None
     except OSError as error:
         raise ResourceError(f"cannot read the config {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the config {path} is not valid TOML: it is no text in UTF-8") from None
+        raise ConfigError(f"the config {path} is not valid TOML: it is not text in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
 
