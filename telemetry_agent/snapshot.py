@@ -99,6 +99,14 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True)
+class PageView:
+    """How the device page does, where it is on."""
+
+    state: Annotated[Literal["ok", "held"], "held: it waits for what last_error says"] = "ok"
+    last_error: Annotated[str | None, "why it is held"] = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The agent at one moment."""
 
@@ -111,6 +119,17 @@ class Snapshot:
     receiver: ReceiverView = ReceiverView()
     upload: UploadView = UploadView()
     queue: QueueView = QueueView()
+    page: PageView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AtRest:
+    """What there is to say where no agent runs."""
+
+    protocol: Annotated[int, "version of this description"] = PROTOCOL
+    running: Annotated[bool, "whether an agent answered"] = False
+    queue: QueueView | None = None
+    note: Annotated[str | None, "why the queue cannot be looked at"] = None
 
 
 def as_json(value: Any) -> Any:
@@ -153,6 +172,8 @@ def _bare(hint: Any) -> Any:
 
 def _element(hint: Any) -> Any:
     bare = _bare(hint)
+    if get_origin(bare) is types.UnionType:
+        return next((each for each in get_args(bare) if is_dataclass(each)), bare)
     return get_args(bare)[0] if get_origin(bare) is tuple else bare
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from telemetry_agent import __version__
 from telemetry_agent.config import loader, subprocess_loader
-from telemetry_agent.daemon.access import build_access
+from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.errors import ConfigError, ResourceError
 
 ROOT = Path(__file__).parent.parent
@@ -420,7 +420,7 @@ def test_a_secret_in_the_url_is_masked_and_not_sent_in_the_clear(
     assert "geheim" not in shown
     assert "0123456789abcdef" not in shown
     secrets: set[str] = set()
-    access = build_access(settings.upload, secrets)
+    access = build_credentials(settings.upload, secrets)
     assert access.masked(f"no such thing: {secret}") != f"no such thing: {secret}"
     assert secrets & {"geheim", "0123456789abcdef0123456789abcdef"}
 
@@ -440,7 +440,7 @@ def test_a_token_has_the_word_that_the_server_knows(
     token.write_text("t0ken")
     lines = f'format = "{format_}"\ntoken_file = "{token}"'
     settings = upload(tmp_path, lines, f"https://example.com{path}").settings
-    assert build_access(settings.upload, set()).headers()["Authorization"] == f"{word} t0ken"
+    assert build_credentials(settings.upload, set()).headers()["Authorization"] == f"{word} t0ken"
 
 
 def test_the_precision_is_the_agents(tmp_path: Path) -> None:

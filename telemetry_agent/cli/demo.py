@@ -99,7 +99,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
         agent.start()
 
         def sent() -> int:  # how many positions a recording holds only knows who reads it
-            return agent.reader.task.status.fixes if recording else sent_until(simulator.sent)
+            return agent.recording.receiver().fixes if recording else sent_until(simulator.sent)
 
         try:
             with suppress(KeyboardInterrupt):

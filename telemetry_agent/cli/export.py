@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.ask import ask
 from telemetry_agent.cli.options import config_option, instant_callback
-from telemetry_agent.cli.ownership import root_again
 from telemetry_agent.config import loader
+from telemetry_agent.daemon.ask import ask
+from telemetry_agent.daemon.ownership import root_again
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export import FORMATS
 from telemetry_agent.export.track import Gaps
@@ -62,7 +62,7 @@ def command(
     fixes = 0
     seen = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with (
-        closing(ask(settings.queue.path, question, for_good=output is None)) as answers,
+        closing(ask(settings, question, come_back=output is not None)) as answers,
         _opened(output) as write,
         _progress(seen=seen) as show,
     ):

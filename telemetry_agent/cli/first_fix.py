@@ -4,7 +4,6 @@ import contextlib
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,14 +11,15 @@ from telemetry_agent.cli.service import UNIT
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
+from telemetry_agent.snapshot import Snapshot, read
 
 _LOOK_EVERY_S = 0.5
 
 
-def agent_status(queue_path: Path) -> dict[str, Any] | None:
+def agent_status(queue_path: Path) -> Snapshot | None:
     """What the running agent with this queue says, if there is one."""
     with contextlib.suppress(AgentError):
-        return next(client.ask(queue_path, {"ask": "status"}))
+        return read(Snapshot, next(client.ask(queue_path, {"ask": "status"})))
     return None
 
 
@@ -44,20 +44,21 @@ def wait_for_delivery(queue_path: Path, limit_s: float) -> bool:
     """Show how the first position comes and goes. Returns whether it was delivered."""
     clock, tick = Clock(), threading.Event()
     until_s = clock.monotonic_s() + limit_s
-    recorded, said, told = False, "", None
+    recorded, said = False, ""
+    told: Snapshot | None = None
     while True:
         if (status := agent_status(queue_path)) is not None:
             told = status
-            upload, receiver = told["upload"], told["receiver"]
-            waits = f"receiver: {receiver['state']} ({receiver['source']})"
+            upload, receiver = told.upload, told.receiver
+            waits = f"receiver: {receiver.state} ({receiver.source})"
             if not recorded and waits != said:
                 said = waits
                 click.echo(f"  {said}")
-            if not recorded and (told["queue"]["pending"] or upload["delivered"]):
+            if not recorded and (told.queue.pending or upload.delivered):
                 recorded = True
                 click.echo("  recorded: the first position is on the disk")
-            if upload["delivered"]:
-                click.echo(f"  delivered: {upload['host']} has it")
+            if upload.delivered:
+                click.echo(f"  delivered: {upload.host} has it")
                 return True
         if clock.monotonic_s() > until_s:
             _say_what_is_missing(told, limit_s)
@@ -65,7 +66,7 @@ def wait_for_delivery(queue_path: Path, limit_s: float) -> bool:
         tick.wait(_LOOK_EVERY_S)
 
 
-def _say_what_is_missing(told: dict[str, Any] | None, limit_s: float) -> None:
+def _say_what_is_missing(told: Snapshot | None, limit_s: float) -> None:
     from telemetry_agent.cli.status import lines  # noqa: PLC0415 - only needed here
 
     click.echo(f"no position was delivered within {limit_s:.0f} s.", err=True)

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -19,10 +18,11 @@ from telemetry_agent.cli.server_presets import SERVERS, completed
 from telemetry_agent.cli.server_recognition import told_by_answer, told_by_url
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Queue, Settings
-from telemetry_agent.daemon.access import build_access
+from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint import asked
 from telemetry_agent.doctor.permissions import SERVICE_USER, agents_account, owner_of
 from telemetry_agent.errors import AgentError, ConfigError, UsageError
+from telemetry_agent.snapshot import Snapshot
 from telemetry_agent.upload.http.transport import Transport
 
 _MODE = 0o640  # it may come to hold secrets
@@ -122,8 +122,8 @@ def command(
         raise UsageError("init needs --url, the endpoint that fixes go to")
     running = first_fix.agent_status(_queue_path(path))
     if source is None and running is not None:
-        source = str(running["receiver"]["source"])
-        click.echo(f"the running agent reads {source}: {running['receiver']['state']}")
+        source = running.receiver.source
+        click.echo(f"the running agent reads {source}: {running.receiver.state}")
     source = source or choose_receiver(asks=asks)
     if source.startswith("/") and not (running and _same(source, running)):
         baud = listen(Path(source), baud)
@@ -163,8 +163,8 @@ def _queue_path(config: Path) -> Path:
     return Queue().path
 
 
-def _same(source: str, running: dict[str, Any]) -> bool:
-    return Path(source).resolve() == Path(str(running["receiver"]["source"])).resolve()
+def _same(source: str, running: Snapshot) -> bool:
+    return Path(source).resolve() == Path(running.receiver.source).resolve()
 
 
 def _ask_device(*, asks: bool) -> str:
@@ -302,7 +302,7 @@ def _try_endpoint(answers: _Answers) -> bool:
         settings = loader.load(draft).settings
     upload = settings.upload
     try:
-        credentials = build_access(upload, set())
+        credentials = build_credentials(upload, set())
         credentials.prepare()
     except ConfigError as error:
         click.echo(f"the endpoint: {error}")

@@ -17,6 +17,7 @@ from telemetry_agent.doctor.permissions import Account, agents_account
 from telemetry_agent.errors import AgentError, QueueLockedError, SourceError
 from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.model import ReceiverState
+from telemetry_agent.snapshot import Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
 
@@ -33,8 +34,8 @@ class Agent:
     """
 
     def __init__(self, queue_path: Path, ask: Ask, user: str) -> None:
-        self.status: Mapping[str, Any] | None = None
-        """What it tells of itself; None where none runs. Known once ``examine`` was."""
+        self.status: Snapshot | None = None
+        """What it reports of itself; ``None`` where none runs. Known once ``examine`` was."""
         self._queue_path = queue_path
         self._ask = ask
         self._user = user
@@ -42,7 +43,7 @@ class Agent:
     @property
     def pid(self) -> int | None:
         """Of the agent that runs."""
-        return None if self.status is None else int(self.status["pid"])
+        return None if self.status is None else self.status.pid
 
     @property
     def account(self) -> Account:
@@ -52,7 +53,7 @@ class Agent:
     def examine(self) -> Iterator[Finding]:
         """Does it run, and does it answer: ``agent``."""
         try:
-            self.status = next(self._ask(self._queue_path, {"ask": "status"}))
+            self.status = read(Snapshot, next(self._ask(self._queue_path, {"ask": "status"})))
         except client.NoAgentError:
             yield self._absent()
             return
@@ -60,8 +61,8 @@ class Agent:
             forbidden = isinstance(error.__cause__, PermissionError)
             yield failed("agent", str(error), "use sudo" if forbidden else _AGAIN)
             return
-        version, pid = self.status["version"], self.status["pid"]
-        said = f"runs for {span(self.status['uptime_s'])} (pid {pid}, version {version})"
+        version, pid = self.status.version, self.status.pid
+        said = f"runs for {span(self.status.uptime_s)} (pid {pid}, version {version})"
         if version == __version__:
             yield passed("agent", said)
         else:
@@ -76,23 +77,23 @@ class Agent:
         if self.status is None:
             yield skipped("delivery", "no agent runs")
             return
-        upload, queue = self.status["upload"], self.status["queue"]
-        waiting = f"{queue['pending']} positions wait"
-        ago = upload.get("last_delivery_s")
+        upload, queue = self.status.upload, self.status.queue
+        waiting = f"{queue.pending} positions wait"
+        ago = upload.last_delivery_s
         last = "nothing delivered yet" if ago is None else f"last delivery {span(ago)} ago"
-        said = f"{upload['state']}: {last}, {waiting}"
-        match upload["state"]:
+        said = f"{upload.state}: {last}, {waiting}"
+        match upload.state:
             case "ok":
                 yield passed("delivery", said)
             case "held":
                 yield failed(
                     "delivery",
-                    f"held: {upload.get('last_error', 'no reason known')}; {waiting}",
+                    f"held: {upload.last_error or 'no reason known'}; {waiting}",
                     "mend what the checks above name, then `sudo systemctl reload telemetry-agent`",
                 )
             case _:
-                if error := upload.get("last_error"):
-                    said += f"; {error}"
+                if upload.last_error:
+                    said += f"; {upload.last_error}"
                 yield warned(
                     "delivery", said, "nothing is lost, it goes on by itself: see the checks above"
                 )

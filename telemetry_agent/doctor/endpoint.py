@@ -20,7 +20,7 @@ from telemetry_agent.addresses import (
 )
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Upload
-from telemetry_agent.daemon.access import build_access
+from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import Account, owner_of
@@ -85,7 +85,7 @@ class Endpoint:
         keys = ("token_file", "password_file", "ca_file", "client_cert", "client_key")
         files = {key: path for key in keys if (path := getattr(upload, key)) is not None}
         try:
-            self._credentials = build_access(upload, set())
+            self._credentials = build_credentials(upload, set())
             self._credentials.prepare()
             for key, path in files.items():
                 if not account.may(path, os.R_OK):

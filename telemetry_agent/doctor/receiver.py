@@ -11,7 +11,7 @@ from telemetry_agent.doctor.agent_checks import Agent
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, warned
 from telemetry_agent.doctor.listening import Heard, Patience, hear
 from telemetry_agent.doctor.permissions import group_name, owner_of
-from telemetry_agent.doctor.reception import LISTENED, as_told, listened
+from telemetry_agent.doctor.reception import LISTENED, listened, reported
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import Source, gpsd, holders
@@ -107,7 +107,7 @@ class Receiver:
         self._heard = heard
         if decoder.antenna is None and self._agent.status is not None:
             # Most tell it when they start, and only the agent was there to hear it.
-            decoder.antenna = self._agent.status["receiver"].get("antenna")
+            decoder.antenna = self._agent.status.receiver.antenna
         return heard
 
     def _unopened(self, error: SourceError) -> Iterator[Finding]:
@@ -120,7 +120,7 @@ class Receiver:
         # It runs, and does not let us listen: it tells everybody the outcome at least.
         yield warned("sentences", f"not listened to: {said}", remedy)
         for name in LISTENED[1:]:
-            yield as_told(status["receiver"]) if name == "fix" else skipped(name, "not heard")
+            yield reported(status.receiver) if name == "fix" else skipped(name, "not heard")
 
     def _not_heard(self, why: str) -> Iterator[Finding]:
         return (skipped(name, why) for name in LISTENED[1:])

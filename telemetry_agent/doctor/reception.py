@@ -1,7 +1,6 @@
 """What was heard of a receiver, as findings."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span, warned
@@ -10,6 +9,7 @@ from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.sources import Source
 from telemetry_agent.gnss.sources.protocols import protocol
 from telemetry_agent.model import Fix, ReceiverState
+from telemetry_agent.snapshot import ReceiverView
 
 LISTENED = ("sentences", "line load", "antenna", "fix", "clock")
 
@@ -137,9 +137,9 @@ def _fix(heard: Heard) -> Finding:
     return passed("fix", said)
 
 
-def as_told(receiver: Mapping[str, Any]) -> Finding:
-    """``fix``, as the agent tells it in its status."""
-    state = receiver["state"]
+def reported(receiver: ReceiverView) -> Finding:
+    """``fix``, as the agent reports it in its status."""
+    state = receiver.state
     if state in {"2d", "3d"}:
         return passed("fix", f"{state.upper()}, says the agent")
     return failed("fix", f"none: the agent finds the receiver {state}", "use sudo to see why")

@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from telemetry_agent.ackqueue.file.lock import at_rest, lock_path
 from telemetry_agent.ackqueue.recovery.verify import AtRest, verify
@@ -16,6 +15,7 @@ from telemetry_agent.doctor.agent_checks import Agent
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import QueueLockedError, StorageError
+from telemetry_agent.snapshot import QueueView
 
 _SLOW_WRITE_S = 0.5
 _VERIFY_S = 4.0
@@ -73,7 +73,7 @@ class Storage:
     def queue(self) -> Iterator[Finding]:
         """Is what was recorded still as it was: ``queue``."""
         if self._agent.status is not None:
-            yield _as_told(self._agent.status["queue"])
+            yield _reported(self._agent.status.queue)
             return
         try:
             if not self._path.exists():
@@ -192,23 +192,23 @@ def _refused(folder: Path, error: OSError) -> Finding:
     return failed(name, said, "the disk may be broken: `dmesg` shows errors")
 
 
-def _as_told(queue: dict[str, Any]) -> Finding:
-    """What the running agent says of its queue: it checks each position that it sends."""
-    said = f"{queue['pending']} positions wait, {queue['delivered']} delivered ones are kept"
+def _reported(queue: QueueView) -> Finding:
+    """What the running agent reports of its queue: it checks each position that it sends."""
+    said = f"{queue.pending} positions wait, {queue.delivered} delivered ones are kept"
     lost = ", ".join(
-        f"{count} {reason}" for reason, count in queue["lost"].items() if reason in _BY_THE_DISK
+        f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
     )
     if lost:
         return warned(
             "queue", f"{said}; lost: {lost}", "the disk loses data or refuses it: replace it"
         )
-    if queue.get("full"):
+    if queue.full:
         return warned(
             "queue",
             f"{said}; it is full, and gives up what is missed least",
             "let it reach its endpoint; or set a larger queue.max_size, or free the disk",
         )
-    if dead := sum(queue["dead_letters"].values()):
+    if dead := sum(queue.dead_letters.values()):
         return warned(
             "queue",
             f"{said}; the endpoint refused {dead}",

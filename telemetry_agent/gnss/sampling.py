@@ -88,6 +88,10 @@ class Sampler:
         """Whether the device is parked."""
         return self._parking.parked
 
+    def follow(self, policy: SamplingPolicy) -> None:
+        """Go on by another policy."""
+        self.policy = policy
+
     def feed(self, fix: Fix) -> list[Fix]:
         """The fixes to record now, in order, with their metres and their flag ``jump``."""
         reason = self._refusal(fix)

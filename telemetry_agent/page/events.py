@@ -35,6 +35,7 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.page.history import History, Sample
 from telemetry_agent.page.trail import LIMIT, Point, Trail
+from telemetry_agent.snapshot import Snapshot, as_json
 
 
 class Switch(Protocol):
@@ -52,7 +53,7 @@ class AgentView:
     """What the page sees of the agent; any thread may look."""
 
     queue: AckQueue
-    snapshot: Callable[[], dict[str, Any]]
+    snapshot: Callable[[], Snapshot]
     position: Callable[[], dict[str, Any] | None]
     network: Callable[[], dict[str, Any]]
     gaps: Gaps
@@ -85,8 +86,8 @@ class EventSource:
             self._history.add(
                 Sample(
                     round(uptime_s, 1),
-                    state["queue"]["pending"],
-                    state["upload"]["delivered"],
+                    state.queue.pending,
+                    state.upload.delivered,
                 )
             )
         return max(0.0, self._history.due_s() - uptime_s)
@@ -127,7 +128,7 @@ class EventSource:
 
     def _look(self) -> dict[str, Any]:
         sight = self._sight
-        state = sight.snapshot()
+        state: dict[str, Any] = as_json(sight.snapshot())
         del state["pid"]
         state |= {
             "stream": f"{self._stream}.{self._thinned}",

@@ -6,7 +6,8 @@ values: the reasons of dead letters are an endpoint's own words, so there is onl
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, get_args
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -19,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from telemetry_agent.model import Quality, ReceiverState, UploadState
+from telemetry_agent.snapshot import Snapshot
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
@@ -73,11 +75,11 @@ _STATES = (
 )
 
 
-def metrics(snapshot: Mapping[str, Any]) -> bytes:
+def metrics(snapshot: Snapshot) -> bytes:
     """Prometheus' text format; its type is ``MEDIA_TYPE``.
 
     Args:
-        snapshot: what ``Status.snapshot`` tells. What it does not know is absent here, too.
+        snapshot: of the agent. What it does not know is absent here, too.
     """
     registry = CollectorRegistry()
     registry.register(_Snapshot(snapshot))
@@ -85,14 +87,14 @@ def metrics(snapshot: Mapping[str, Any]) -> bytes:
 
 
 class _Snapshot(Collector):
-    def __init__(self, snapshot: Mapping[str, Any]) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
             _PREFIX.rstrip("_"),
             "The agent.",
-            {name: self._snapshot[name] for name in ("version", "device")},
+            {"version": self._snapshot.version, "device": self._snapshot.device},
         )
         for path, name, help_ in _GAUGES:
             if (value := self._value(path)) is not None:
@@ -124,18 +126,15 @@ class _Snapshot(Collector):
         yield self._satellites()
 
     def _value(self, path: str) -> Any:
-        value: Any = self._snapshot
-        for key in path.split("."):
-            value = value.get(key)
-        return value
+        return attrgetter(path)(self._snapshot)
 
     def _satellites(self) -> Metric:
         family = GaugeMetricFamily(
             f"{_PREFIX}satellites", "Satellites in view.", labels=["constellation", "used"]
         )
         seen = Counter(
-            (satellite["system"], str(satellite["used"]).lower())
-            for satellite in self._value("receiver.satellites")
+            (satellite.system, str(satellite.used).lower())
+            for satellite in self._snapshot.receiver.satellites
         )
         for labels, count in sorted(seen.items()):
             family.add_metric(labels, count)

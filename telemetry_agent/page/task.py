@@ -9,10 +9,11 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.access_policy import AccessPolicy
+from telemetry_agent.snapshot import PageView
 from telemetry_agent.tasks import Bell
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ class Page:
             self._server.turn(_TURN_S)
             return 0
 
-    def status(self) -> dict[str, Any] | None:
-        """Whether it is there, ready for JSON; ``None``: it is off. Any thread may look."""
+    def status(self) -> PageView | None:
+        """Whether it is there; ``None``: it is off. Any thread may look."""
         if self._address is None:
             return None
         fault = self._fault
-        return {"state": "ok"} if fault is None else {"state": "held", "last_error": fault}
+        return PageView() if fault is None else PageView("held", fault)
 
     def nudge(self) -> None:
         """Something has changed that viewers want to see. Any thread may say so."""

@@ -380,7 +380,6 @@ def public_folder() -> Iterator[Path]:
 
 AS_ANOTHER = """
 import os, sys
-from telemetry_agent.cli import ask
 from telemetry_agent.cli import doctor
 from telemetry_agent.cli import drain
 from telemetry_agent.cli import export
@@ -392,6 +391,9 @@ from telemetry_agent.cli import tap
 from telemetry_agent.config import subprocess_loader
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import app
+from telemetry_agent.daemon import ask
+from telemetry_agent.daemon import at_rest
+from telemetry_agent.daemon import delivery
 from telemetry_agent.daemon import service
 subprocess_loader.load = lambda path: loader.load(path).settings
 user, group, *groups = map(int, sys.argv[1].split())

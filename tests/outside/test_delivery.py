@@ -192,8 +192,8 @@ def test_a_wrong_clock_is_told_by_the_receivers_time(tmp_path: Path) -> None:
         )
         with started(config) as agent:
             agent.wait_for_line(
-                "certificate has expired: this machine's clock is wrong, it says .*Z and "
-                "GNSS says 2026-11-23T12:00:.*Z; please set it"
+                "certificate has expired: this machine's clock is wrong: it says .*Z, "
+                "GNSS says 2026-11-23T12:00:.*Z; set the clock"
             )
             assert agent.end() == 0
 

@@ -216,7 +216,7 @@ def test_a_name_server_that_falls_silent_stops_nothing(field: Field, names: Name
 
 def test_without_netlink_the_probe_alone_serves(field: Field) -> None:
     field.start(FAR, command=(sys.executable, NO_NETLINK, "run"), connectivity=PROBED)
-    field.agent.wait_for_line("no news of links and routes from the kernel")
+    field.agent.wait_for_line("cannot receive the kernel.s messages about links and routes")
     field.device.ip("link set eth0 down")
     outage = Outage(field, "link down and up, no netlink", PROBE_EVERY_S)
     outage.noticed("no-route")

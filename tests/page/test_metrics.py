@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fakes import FakeClock
@@ -14,6 +13,7 @@ from telemetry_agent.daemon.status import Status
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Satellite, Sky
 from telemetry_agent.page.metrics import metrics
+from telemetry_agent.snapshot import Snapshot
 from telemetry_agent.upload.upload_status import UploadStatus
 
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -29,7 +29,7 @@ SKY = Sky(
 
 
 @pytest.fixture
-def snapshot(tmp_path: Path) -> dict[str, Any]:
+def snapshot(tmp_path: Path) -> Snapshot:
     """An agent to which everything has happened."""
     clock = FakeClock()
     receiver = ReceiverStatus("/dev/gps", "3d", clock.now_s, 12, {"checksum": 2}, "OPEN")
@@ -68,13 +68,13 @@ def snapshot(tmp_path: Path) -> dict[str, Any]:
         return status.snapshot()
 
 
-def families(snapshot: dict[str, Any]) -> dict[str, Metric]:
+def families(snapshot: Snapshot) -> dict[str, Metric]:
     found = list(text_string_to_metric_families(metrics(snapshot).decode()))
     assert len({family.name for family in found}) == len(found)
     return {family.name: family for family in found}
 
 
-def samples(snapshot: dict[str, Any]) -> dict[tuple[str, str], float]:
+def samples(snapshot: Snapshot) -> dict[tuple[str, str], float]:
     """(name, labels as text) -> value."""
     return {
         (
@@ -86,7 +86,7 @@ def samples(snapshot: dict[str, Any]) -> dict[tuple[str, str], float]:
     }
 
 
-def test_it_tells_what_the_snapshot_tells(snapshot: dict[str, Any]) -> None:
+def test_it_tells_what_the_snapshot_tells(snapshot: Snapshot) -> None:
     told = samples(snapshot)
     expected = {
         ("uptime_seconds", ""): 2.5,
@@ -148,7 +148,7 @@ def test_what_is_unknown_is_absent(tmp_path: Path) -> None:
     assert told["receiver_state", "state=absent"] == told["upload_state", "state=ok"] == 1
 
 
-def test_names_are_as_promtool_wants_them(snapshot: dict[str, Any]) -> None:
+def test_names_are_as_promtool_wants_them(snapshot: Snapshot) -> None:
     for name, family in families(snapshot).items():
         assert family.documentation.endswith(".")
         assert re.fullmatch(r"telemetry_agent(_[a-z]+)*", name)
@@ -162,12 +162,12 @@ def test_names_are_as_promtool_wants_them(snapshot: dict[str, Any]) -> None:
             assert all(re.fullmatch("[a-z]+", label) for label in sample.labels)
 
 
-def test_no_label_has_words_of_others(snapshot: dict[str, Any]) -> None:
+def test_no_label_has_words_of_others(snapshot: Snapshot) -> None:
     assert b"4711" not in metrics(snapshot)
     assert len(metrics(snapshot).splitlines()) < 200
 
 
-def test_the_documentation_names_each_metric_and_no_other(snapshot: dict[str, Any]) -> None:
+def test_the_documentation_names_each_metric_and_no_other(snapshot: Snapshot) -> None:
     section = DOCS.read_text().partition("## Metrics")[2]
     documented = set(re.findall(r"telemetry_agent_[a-z_]+", section))
     assert documented == {
@@ -175,7 +175,7 @@ def test_the_documentation_names_each_metric_and_no_other(snapshot: dict[str, An
     }
 
 
-def test_the_rules_ask_for_states_that_there_are(snapshot: dict[str, Any]) -> None:
+def test_the_rules_ask_for_states_that_there_are(snapshot: Snapshot) -> None:
     (states,) = re.findall(r'receiver_state\{state=~"(.*?)"', DOCS.read_text())
     assert {("receiver_state", f"state={word}") for word in states.split("|")} <= set(
         samples(snapshot)

@@ -295,8 +295,9 @@ def waits(site: Site, says: str, caplog: pytest.LogCaptureFixture) -> None:
         assert page.step(0) == page.step(0) == 10
     (record,) = caplog.records
     assert (record.levelname, says in record.getMessage()) == ("WARNING", True)
-    told = site.agent.status.snapshot()["page"]
-    assert (told["state"], says in told["last_error"]) == ("held", True)
+    view = site.agent.status.snapshot().page
+    assert view is not None
+    assert (view.state, says in str(view.last_error)) == ("held", True)
     page.close()
     site.queue.close()
 
