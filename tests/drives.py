@@ -30,7 +30,7 @@ def drive_to(
         config = write_config(folder, "/dev/none", through, upload={"timeout": "5s", **upload})
         gate.open(cut_after)
         with started(config) as agent:
-            agent.wait_for_line("nothing can be delivered")
+            agent.wait_for_line("cannot deliver")
             gate.wait_until_shut()
             gate.open(cut_after, lose_answer=True)
             gate.wait_until_shut()

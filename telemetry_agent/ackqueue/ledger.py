@@ -78,7 +78,7 @@ class Ledger:
         self.away = loaded.away
         self.handout = Handout(newest=loaded.last)
         self.leases: dict[int, Lease] = {}
-        self._changed = loaded.differing
+        self._changed: set[int] = set()
         self._away_changed = False
         self._leased = 0
         self._settle_all(1, loaded.last)

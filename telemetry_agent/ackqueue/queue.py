@@ -333,7 +333,7 @@ class AckQueue(Contents):
                 return None
             try:
                 batch = self._hand_out(plan)
-            except UnusableError:
+            except UnusableError:  # damaged, or rows are missing
                 if shared.broken:
                     raise
                 continue  # the file was set aside: what is ready now is another question
@@ -344,10 +344,9 @@ class AckQueue(Contents):
         """Make a batch of planned rows. ``None`` if none was sound: plan again."""
         shared = self.shared
         rows = [row for lo, hi in plan.ranges for row in shared.read(lo, hi)]
-        damaged: list[int] = []
         if len(rows) < plan.size:
-            planned = {row for lo, hi in plan.ranges for row in range(lo, hi + 1)}
-            damaged += planned.difference(row[0] for row in rows)
+            shared.miss(plan.size - len(rows))
+        damaged: list[int] = []
         step = -1 if plan.newest_first else 1
         taken = _first_run(rows[::step])[::step]
         found = [decode(row) for row in taken]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 from telemetry_agent.ackqueue.file.lock import Note, QueueLock
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, stream_from_int
@@ -185,6 +186,16 @@ class SharedState:
         except UnusableError as error:
             self.writer.tell(self.replace(error))
             raise
+
+    def miss(self, count: int) -> NoReturn:
+        """So many rows that were stored are not found: SQLite may have lost the way to them.
+
+        Raises:
+            UnusableError: Always; the file was set aside.
+        """
+        error = UnusableError(f"the queue {self.path} is damaged: {count} rows are missing")
+        self.writer.tell(self.replace(error))
+        raise error
 
     def damage(self, rows: list[int]) -> None:
         """These are not as they were stored: give them up. They are gone with the next write."""

@@ -8,18 +8,18 @@ from pathlib import Path
 import click
 
 from telemetry_agent.cli.service import UNIT
+from telemetry_agent.cli.status import lines, running
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
-from telemetry_agent.snapshot import Snapshot, read
+from telemetry_agent.snapshot import Snapshot
 
 _LOOK_EVERY_S = 0.5
 
 
 def agent_status(queue_path: Path) -> Snapshot | None:
-    """What the running agent with this queue says, if there is one."""
+    """What the running agent with this queue says, if there is one and it answers."""
     with contextlib.suppress(AgentError):
-        return read(Snapshot, next(client.ask(queue_path, {"ask": "status"})))
+        return running(queue_path)
     return None
 
 
@@ -67,8 +67,6 @@ def wait_for_delivery(queue_path: Path, limit_s: float) -> bool:
 
 
 def _say_what_is_missing(told: Snapshot | None, limit_s: float) -> None:
-    from telemetry_agent.cli.status import lines  # noqa: PLC0415 - only needed here
-
     click.echo(f"no position was delivered within {limit_s:.0f} s.", err=True)
     if told is None:
         click.echo(f"The service does not run: `journalctl -u {UNIT}` says why.", err=True)

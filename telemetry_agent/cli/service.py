@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from telemetry_agent.daemon.ownership import root_again
 from telemetry_agent.errors import AgentError, UsageError
 
 UNIT = "telemetry-agent.service"
@@ -129,14 +130,15 @@ def _need_root_and_systemd(what: str) -> None:
 
 def _purge() -> None:
     click.echo(f"deleting {_STATE} with {_undelivered()} undelivered fixes, and {_CONFIG}")
-    for folder in (_STATE, _CONFIG, Path(f"/etc/systemd/system/{UNIT}.d")):
-        if folder.is_symlink():
-            folder.unlink()
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-    for name in _CREDENTIALS:
-        Path(f"/etc/credstore/{_NAME}.{name}").unlink(missing_ok=True)
-    _run("userdel", _NAME)
+    with root_again():  # the queue was looked at as its owner
+        for folder in (_STATE, _CONFIG, Path(f"/etc/systemd/system/{UNIT}.d")):
+            if folder.is_symlink():
+                folder.unlink()
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        for name in _CREDENTIALS:
+            Path(f"/etc/credstore/{_NAME}.{name}").unlink(missing_ok=True)
+        _run("userdel", _NAME)
 
 
 def _undelivered() -> str:

@@ -41,10 +41,11 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
     if watch:
         _watch(path, as_json=as_json)
     else:
-        click.echo(_text(_running(path) or _at_rest(path), in_json=as_json))
+        click.echo(_text(running(path) or _at_rest(path), in_json=as_json))
 
 
-def _running(path: Path) -> Snapshot | None:
+def running(path: Path) -> Snapshot | None:
+    """What the running agent with this queue says; ``None``: none runs."""
     try:
         return read(Snapshot, next(client.ask(path, {"ask": "status"})))
     except client.NoAgentError:
@@ -71,14 +72,14 @@ def _watch(path: Path, *, as_json: bool) -> None:
     tick = threading.Event()
     if as_json or not sys.stdout.isatty():
         while True:
-            click.echo(_text(_running(path) or AtRest(), "; ", in_json=as_json))
+            click.echo(_text(running(path) or AtRest(), "; ", in_json=as_json))
             tick.wait(_WATCH_EVERY_S)
     from rich.live import Live  # noqa: PLC0415 - slow to import, and not needed elsewhere
     from rich.text import Text  # noqa: PLC0415 - the same
 
     with Live(auto_refresh=False, screen=False) as live:
         while True:
-            live.update(Text("\n".join(lines(_running(path) or AtRest()))), refresh=True)
+            live.update(Text("\n".join(lines(running(path) or AtRest()))), refresh=True)
             tick.wait(_WATCH_EVERY_S)
 
 
@@ -131,7 +132,17 @@ def _receiver(receiver: ReceiverView) -> str:
         text += f"; dropped {_by_reason(receiver.rejected)}"
     if receiver.not_recorded:
         text += f"; not recorded {_by_reason(receiver.not_recorded)}"
-    return f"{text} ({receiver.source})"
+    return f"{text} ({receiver.source}){_remarks(receiver)}"
+
+
+def _remarks(receiver: ReceiverView) -> str:
+    """What is wrong with the receiver, a line each."""
+    said = []
+    if receiver.message is not None:
+        said.append(f"{receiver.message}: {receiver.remedy}")
+    if receiver.notice is not None:
+        said.append(receiver.notice)
+    return "".join(f"\n           {line}" for line in said)
 
 
 def _by_reason(counts: Counts) -> str:

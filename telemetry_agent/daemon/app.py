@@ -24,7 +24,7 @@ from telemetry_agent.page.task import Page
 from telemetry_agent.snapshot import as_json
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import EncodeReport
-from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.reports import AgentReports
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +133,8 @@ class Agent:
         self.delivery.apply(settings)
         self.page.restart(_PAGE_S)
 
-    def _build_reports(self, encode: EncodeReport) -> Reports:
-        return Reports(
+    def _build_reports(self, encode: EncodeReport) -> AgentReports:
+        return AgentReports(
             (self.queue.stream, self.settings.device),
             self.status.words,
             self.status.report,

@@ -22,7 +22,7 @@ from telemetry_agent.gnss.sources.sockets import TcpSource, UdpSource
 from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import read_secret, secrets_in_url
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.interfaces import Format
+from telemetry_agent.upload.interfaces import WireFormat
 from telemetry_agent.upload.uploader import UploadPolicy
 
 _SHORTEST_TOKEN = 16  # nothing slows down who guesses
@@ -84,7 +84,7 @@ def extras_of(extra: Extra) -> Extras:
     )
 
 
-def policy_of(upload: Upload, wire_format: Format) -> UploadPolicy:
+def policy_of(upload: Upload, wire_format: WireFormat) -> UploadPolicy:
     """How uploads are made; in which order they are by default, the format knows."""
     return UploadPolicy(
         max_batch=upload.max_batch,

@@ -28,15 +28,15 @@ from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import EncodeReport
-from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.upload_status import Account, UploadStatus
+from telemetry_agent.upload.reports import AgentReports
+from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 from telemetry_agent.upload.uploader import Uploader
 
 _MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
 
-BuildReports = Callable[[EncodeReport], Reports]
+BuildReports = Callable[[EncodeReport], AgentReports]
 
 
 def host_of(settings: Settings) -> str:
@@ -78,14 +78,14 @@ class Delivery:
         self._gnss_ms = gnss_ms
         self._on_step = on_step
         self._draining: Listeners[[]] = Listeners()
-        self._account = Account(clock.monotonic_s())
+        self._keeper = StatusKeeper(clock)
         self._credentials, self._transport = self._build_transport()
         self._monitor = supervisor.add("connectivity", self._build_monitor)
         self._uploader = supervisor.add("uploader", self._build_uploader)
 
     def status(self) -> UploadStatus:
         """How uploads do."""
-        return self._account.status
+        return self._keeper.status
 
     def network(self) -> dict[str, Any]:
         """What the monitor knows of the way to the endpoint, ready for JSON."""
@@ -104,7 +104,7 @@ class Delivery:
         self._uploader.end(_REQUEST_S)
         self._transport.close()
         self._credentials, self._transport = self._build_transport()
-        self._account.set_up_anew(otherwise=settings.upload != before.upload)
+        self._keeper.reloaded(changed=settings.upload != before.upload)
         self._uploader.restart(0)
 
     def drain(self, bell: Bell) -> Answers:
@@ -151,7 +151,7 @@ class Delivery:
             wire_format,
             self._transport,
             policy_of(upload, wire_format),
-            account=self._account,
+            keeper=self._keeper,
             way=_Way(self._monitor),
             missing=self._missing,
             reports=None if encode is None or self._reports is None else self._reports(encode),

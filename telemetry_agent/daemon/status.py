@@ -200,6 +200,7 @@ class Status:
         receiver = self._receiver()
         with self._lock:
             last_fix, rate_hz = self._last_fix, self._fixes.rate(now_s)
+        why = receiver.diagnosis
         view = ReceiverView(
             source=receiver.source,
             state=receiver.state,
@@ -209,6 +210,10 @@ class Status:
             rejected=dict(receiver.counts),
             not_recorded=dict(self._not_recorded()),
             satellites=tuple(SatelliteView(*satellite) for satellite in self._sky().satellites),
+            reason=why and why.reason,
+            message=why and why.message,
+            remedy=why and why.remedy,
+            notice="; ".join(receiver.notices) or None,
             antenna=receiver.antenna,
         )
         if last_fix is None:

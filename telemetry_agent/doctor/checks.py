@@ -12,7 +12,7 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.doctor.agent_checks import Agent, Ask, TapSource
-from telemetry_agent.doctor.endpoint import SERVERS, Endpoint
+from telemetry_agent.doctor.endpoint import SERVERS, EndpointChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
 from telemetry_agent.doctor.listening import Patience
 from telemetry_agent.doctor.permissions import SERVICE_USER
@@ -86,7 +86,7 @@ def _checks(settings: Settings, site: Site, *, send: bool) -> list[Check]:
         gps, agent, source, clock=site.clock, patience=site.patience, root=site.root
     )
     storage = Storage(path, agent, clock=site.clock, root=site.root)
-    endpoint = Endpoint(
+    endpoint = EndpointChecks(
         upload,
         settings.device,
         lambda: agent.account,

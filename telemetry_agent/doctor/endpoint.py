@@ -46,7 +46,7 @@ _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 _OTHER_NAME = {62, 64}
 
 
-class Endpoint:
+class EndpointChecks:
     """What ``upload.url`` names.
 
     Args:

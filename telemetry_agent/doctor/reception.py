@@ -6,8 +6,9 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span, warned
 from telemetry_agent.doctor.listening import Heard
 from telemetry_agent.fields import rfc3339
+from telemetry_agent.gnss.diagnosis import diagnosis
 from telemetry_agent.gnss.sources import Source
-from telemetry_agent.gnss.sources.protocols import protocol
+from telemetry_agent.gnss.sources.protocols import protocol, unreadable
 from telemetry_agent.model import Fix, ReceiverState
 from telemetry_agent.snapshot import ReceiverView
 
@@ -48,8 +49,11 @@ def _unheard(source: Source, heard: Heard) -> Finding:
     state: ReceiverState = "silent"
     said = f"nothing comes from {source.name}"
     if heard.anything:
-        spoken = protocol(heard.unread)
-        state = "binary" if spoken else "wrong-baud"
+        found = unreadable(heard.unread)
+        if found == "no-checksum":
+            why = diagnosis(found)
+            return failed("sentences", why.message, why.remedy)
+        state, spoken = found, protocol(heard.unread)
         said = (
             f"{source.name} speaks {spoken}, no NMEA"
             if spoken
@@ -118,8 +122,8 @@ def _antenna(heard: Heard) -> Finding:
 def _fix(heard: Heard) -> Finding:
     decoder = heard.decoder
     if heard.fix is None:
-        if decoder.state == "no-date":
-            return _no_date(heard)
+        if why := decoder.diagnosis:
+            return failed("fix", why.message, why.remedy)
         return _no_fix(heard)
     said = _words(heard.fix)
     if heard.fix.quality in _UNREAL:
@@ -142,6 +146,8 @@ def reported(receiver: ReceiverView) -> Finding:
     state = receiver.state
     if state in {"2d", "3d"}:
         return passed("fix", f"{state.upper()}, says the agent")
+    if receiver.message is not None:
+        return failed("fix", receiver.message, receiver.remedy or "")
     return failed("fix", f"none: the agent finds the receiver {state}", "use sudo to see why")
 
 
@@ -154,27 +160,7 @@ def _words(fix: Fix) -> str:
     return ", ".join(said)
 
 
-def _no_date(heard: Heard) -> Finding:
-    if heard.decoder.counts["old-date"]:
-        return failed(
-            "fix",
-            "positions, but the receiver's date is too long ago to be true",
-            "the receiver is too old (its week counter rolled over): replace it, or its firmware",
-        )
-    return failed(
-        "fix",
-        "positions, but no date",
-        "switch the receiver's RMC or ZDA sentence on, for example in gps.on_connect",
-    )
-
-
 def _no_fix(heard: Heard) -> Finding:
-    if not heard.types.keys() & {"RMC", "GGA", "GLL", "GNS"}:
-        return failed(
-            "fix",
-            "the receiver sends no sentence with a position",
-            "switch its RMC and GGA sentences on, for example in gps.on_connect",
-        )
     signals = [satellite.snr_db or 0 for satellite in heard.decoder.sky().satellites]
     heard_db = sorted((snr for snr in signals if snr), reverse=True)
     strong = sum(snr >= _STRONG_DB for snr in heard_db)

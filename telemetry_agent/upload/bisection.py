@@ -7,12 +7,12 @@ be thrown out one by one.
 
 *Cost of one bad fix in n.* A level of halving costs one request to look into the first half, and,
 if that was refused, one to deliver the second half. If the first half is taken, the second holds
-the culprit and is not tried whole. So it is at most 2 * ceil(log2 n) more requests than without
+the bad fix and is not tried whole. So it is at most 2 * ceil(log2 n) more requests than without
 the bad fix.
 
 *Cost when everything is refused.* The way down takes 1 + ceil(log2 n) requests. Then others are
 tried for a witness: the largest piece left, since it must be sent anyway and lies farthest from
-the culprit; then single fixes. After ceil(log2 n) + 3 refusals in a row the search gives up.
+the bad fix; then single fixes. After ceil(log2 n) + 3 refusals in a row the search gives up.
 The same limit keeps an old witness from serving for ever: just before it is reached, another fix
 is tried.
 """
@@ -27,12 +27,12 @@ from telemetry_agent.model import Batch
 class _Piece:
     batch: Batch
     second: "_Piece | None" = None
-    """The other half, if one of the two must hold the culprit."""
-    guilty: bool = False
-    """It holds the culprit: it need not be tried whole."""
+    """The other half, if one of the two must hold the bad fix."""
+    holds_bad: bool = False
+    """It holds the bad fix: it need not be tried whole."""
 
 
-class Search:
+class Bisection:
     """One search: the pieces of a batch that are still to be tried. All are leased."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Search:
         another: Callable[[], Batch | None],
     ) -> None:
         """``another`` leases a single fix that is no part of the search, if there is one."""
-        self.condemned: list[tuple[Batch, str]] = []
+        self.refused_alone: list[tuple[Batch, str]] = []
         """Single fixes that were refused alone, each with the reason; they wait for a witness."""
         self.reason = ""
         """Of the last refusal."""
@@ -71,29 +71,29 @@ class Search:
         self.witness = True
         self._refusals = 0
         if self._trying and self._trying.batch is batch and self._trying.second:
-            self._trying.second.guilty = True
+            self._trying.second.holds_bad = True
 
     def refused(self, batch: Batch, reason: str, *, too_large: bool = False) -> None:
         """The endpoint refused ``batch``: the first of the search, a piece of it, or any other."""
         self._refusals += 1
         self.reason = reason
         if len(batch.records) == 1:
-            self.condemned.append((batch, reason))
+            self.refused_alone.append((batch, reason))
         else:
-            self._halve(batch, one_is_guilty=not too_large)
+            self._halve(batch, one_is_bad=not too_large)
 
     def count_repetition(self) -> None:
         """The same batch was refused once more, in another form."""
         self._refusals += 1
 
     def _choose(self, limit: int) -> _Piece | None:
-        if (self.condemned and not self.witness) or self._refusals == self._budget - 1:
+        if (self.refused_alone and not self.witness) or self._refusals == self._budget - 1:
             return self._choose_witness(limit)
         while self._pieces:
             piece = self._pieces.pop()
             count = len(piece.batch.records)
-            if count > 1 and (piece.guilty or count > limit):
-                self._halve(piece.batch, one_is_guilty=piece.guilty)
+            if count > 1 and (piece.holds_bad or count > limit):
+                self._halve(piece.batch, one_is_bad=piece.holds_bad)
             else:
                 return piece
         return None
@@ -112,10 +112,10 @@ class Search:
             return _Piece(newest)
         return self._pieces.pop(0) if farthest else None
 
-    def _halve(self, batch: Batch, *, one_is_guilty: bool) -> None:
+    def _halve(self, batch: Batch, *, one_is_bad: bool) -> None:
         halves = self._split(batch, len(batch.records) // 2)
         first, second = map(_Piece, halves)
-        if one_is_guilty:
+        if one_is_bad:
             first.second = second
         self._pieces += [second, first]
 

@@ -2,14 +2,14 @@
 
 import logging
 
-from telemetry_agent.upload.interfaces import Compression, CompressionSetting, Format
+from telemetry_agent.upload.interfaces import Compression, CompressionSetting, WireFormat
 
 _log = logging.getLogger(__name__)
 
 _TRY_AGAIN_AFTER_S = 3600.0
 
 
-def wanted(setting: CompressionSetting, wire_format: Format) -> Compression:
+def wanted(setting: CompressionSetting, wire_format: WireFormat) -> Compression:
     """What ``upload.compression`` means for a format.
 
     An endpoint of somebody's own, or a web application, may not look at ``Content-Encoding``: it
@@ -20,7 +20,7 @@ def wanted(setting: CompressionSetting, wire_format: Format) -> Compression:
     return setting
 
 
-class Coding:
+class CompressionChoice:
     """How to encode the next request.
 
     Until one compressed request was taken, one that is refused is worth repeating plain. If that

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 
 from telemetry_agent.model import Batch, Delivered, Record
-from telemetry_agent.upload.interfaces import Queue
+from telemetry_agent.upload.interfaces import BatchQueue
 
 Name = tuple[str, int]
 
@@ -18,20 +18,20 @@ class Leases:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: BatchQueue,
         unfit: Callable[[Record], str | None] = lambda _: None,
-        buried: Callable[[int, str], None] = lambda *_: None,
+        dead_lettered: Callable[[int, str], None] = lambda *_: None,
     ) -> None:
         """Take from ``queue`` what can be sent.
 
         Args:
             queue: Where fixes wait.
             unfit: Why a fix cannot be sent. Such a one becomes a dead letter.
-            buried: Told how many became dead letters, and why.
+            dead_lettered: Told how many became dead letters, and why.
         """
         self._queue = queue
         self._unfit = unfit
-        self._buried = buried
+        self._buried = dead_lettered
         self._out: dict[int, Batch] = {}
 
     def take(self, limit: int, *, live_first: bool) -> Batch | None:
@@ -47,7 +47,7 @@ class Leases:
                 self.give_back(rest)
                 return batch
             batch = self.first(batch)
-            self.bury(batch, reason)
+            self.make_dead_letter(batch, reason)
             self._buried(1, reason)
         return None
 
@@ -82,7 +82,7 @@ class Leases:
         self._queue.ack(batch, rejected=answer.rejected, retry=answer.retry)
         del self._out[batch.lease]
 
-    def bury(self, batch: Batch, reason: str) -> None:
+    def make_dead_letter(self, batch: Batch, reason: str) -> None:
         """To the dead letters."""
         self._queue.fail(batch, reason)
         del self._out[batch.lease]

@@ -13,19 +13,19 @@ from telemetry_agent.model import (
     Payload,
     Refused,
 )
-from telemetry_agent.upload.compression import Coding, wanted
+from telemetry_agent.upload.compression import CompressionChoice, wanted
 from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.interfaces import (
     Compression,
     CompressionSetting,
     Exchange,
-    Format,
     NoAnswer,
-    Way,
+    Reachability,
+    WireFormat,
 )
-from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.sizing import Sizing
-from telemetry_agent.upload.upload_status import Account
+from telemetry_agent.upload.upload_status import StatusKeeper
 
 _NO_GZIP_THERE = {400, 415, 422, 500}
 
@@ -35,11 +35,11 @@ class Sender:
 
     def __init__(
         self,
-        wire_format: Format,
+        wire_format: WireFormat,
         transport: Exchange,
-        account: Account,
+        keeper: StatusKeeper,
         *,
-        way: Way,
+        way: Reachability,
         compression: CompressionSetting,
         sizing: Sizing,
         old_way: Callable[[], bool],
@@ -54,17 +54,19 @@ class Sender:
         """How often in a row something was sent and got no answer."""
         self.plain_for_now = False
         """Nothing is compressed, until this is taken back."""
-        self.coding = Coding(wanted(compression, wire_format))
+        self.coding = CompressionChoice(wanted(compression, wire_format))
         self._format = wire_format
         self._transport = transport
-        self._account = account
+        self._keeper = keeper
         self._way = way
         self._sizing = sizing
         self._old_way = old_way
         self._clock = clock
         self._counted = transport.sent_bytes, transport.received_bytes
 
-    def send(self, batch: Batch, timeout_s: float, reports: Reports | None) -> tuple[Outcome, bool]:
+    def send(
+        self, batch: Batch, timeout_s: float, reports: AgentReports | None
+    ) -> tuple[Outcome, bool]:
         """Send a batch in one request, with a report where one is due; its outcome.
 
         Besides, whether it was refused twice: compressed, and then plain.
@@ -128,7 +130,7 @@ class Sender:
             self._sizing.took(len(outcomes), sent_bytes, elapsed_s, began_s + elapsed_s)
         return outcomes
 
-    def send_report(self, reports: Reports, batch: Batch, timeout_s: float) -> Outcome:
+    def send_report(self, reports: AgentReports, batch: Batch, timeout_s: float) -> Outcome:
         """Send a report in a batch without fixes."""
         answer = self._exchange(reports.encode(batch, self.coding.safe), timeout_s)
         if isinstance(answer, NoAnswer):
@@ -136,7 +138,7 @@ class Sender:
         return self._read(answer, batch)
 
     def _send_with(
-        self, reports: Reports, batch: Batch, compression: Compression, timeout_s: float
+        self, reports: AgentReports, batch: Batch, compression: Compression, timeout_s: float
     ) -> Outcome | None:
         """Send the batch with a report, if one is due. ``None``: it is to be sent without."""
         now_s = self._clock.monotonic_s()
@@ -174,7 +176,7 @@ class Sender:
 
     def _exchanged(self, requests: int, sent_before: int, *, answered: bool) -> None:
         sent, received = self._transport.sent_bytes, self._transport.received_bytes
-        self._account.exchanged(sent - self._counted[0], received - self._counted[1], requests)
+        self._keeper.exchanged(sent - self._counted[0], received - self._counted[1], requests)
         self._counted = sent, received
         self.hope = answered
         self.silences = 0 if answered else self.silences + (sent > sent_before)

@@ -33,23 +33,23 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Deferred, Delivered, Held, Refused, UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
-    Backlog,
+    AlwaysReachable,
+    BatchQueue,
     CompressionSetting,
     Exchange,
-    Format,
-    OpenWay,
-    Queue,
-    Way,
+    Pending,
+    Reachability,
+    WireFormat,
 )
 from telemetry_agent.upload.leases import Leases
-from telemetry_agent.upload.outcomes import Settler, Stop
+from telemetry_agent.upload.outcomes import OutcomeHandler, Stop
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.refusals import Refusals
-from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.retry import Backoff
 from telemetry_agent.upload.sending import Sender
 from telemetry_agent.upload.sizing import Sizing
-from telemetry_agent.upload.upload_status import Account, UploadStatus
+from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 
 _log = logging.getLogger(__name__)
 
@@ -80,15 +80,15 @@ class Uploader:
 
     def __init__(
         self,
-        queue: Queue,
-        wire_format: Format,
+        queue: BatchQueue,
+        wire_format: WireFormat,
         transport: Exchange,
         policy: UploadPolicy,
         *,
-        account: Account | None = None,
-        way: Way | None = None,
+        keeper: StatusKeeper | None = None,
+        way: Reachability | None = None,
         missing: Callable[[], str | None] = lambda: None,
-        reports: Reports | None = None,
+        reports: AgentReports | None = None,
         in_haste: Callable[[], bool] = lambda: False,
         on_step: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
@@ -101,7 +101,7 @@ class Uploader:
             wire_format: How a request looks.
             transport: Belongs to the caller, who closes it after ``last_upload``.
             policy: What the config says.
-            account: Of the uploader before this one, which goes on.
+            keeper: Of the uploader before this one, which goes on.
             way: What is known of the way to the endpoint.
             missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
@@ -117,7 +117,7 @@ class Uploader:
         self._transport = transport
         self._transport.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
-        self._way = way or OpenWay()
+        self._way = way or AlwaysReachable()
         self._missing = missing
         self._reports = reports
         self._in_haste = in_haste
@@ -125,17 +125,17 @@ class Uploader:
         self._clock = clock or Clock()
         rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
         self._pace = Pace(Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng))
-        self._account = account or Account(self._clock.monotonic_s())
+        self._keeper = keeper or StatusKeeper(self._clock)
         self._stepping = threading.Lock()
         self._closed = False
         self._returned_within_s: float | None = None
         self._network_changed = False
         self._hurried = False
 
-        self._leases = Leases(queue, wire_format.unfit, self._account.buried)
+        self._leases = Leases(queue, wire_format.unfit, self._keeper.dead_lettered)
         self._refusals = Refusals(
             self._leases,
-            self._account,
+            self._keeper,
             another=lambda: self._leases.take(1, live_first=policy.live_first),
         )
         self._one_by_one = wire_format.one_by_one
@@ -147,14 +147,14 @@ class Uploader:
         self._sender = Sender(
             wire_format,
             transport,
-            self._account,
+            self._keeper,
             way=self._way,
             compression=policy.compression,
             sizing=self._sizing,
             old_way=lambda: self._network_changed,
             clock=self._clock,
         )
-        self._settler = Settler(self._leases, self._refusals, self._account, self._clock)
+        self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
         self._attempted_s = float("-inf")
         self._not_before_s = 0.0
@@ -206,7 +206,7 @@ class Uploader:
 
     def status(self) -> UploadStatus:
         """A snapshot, for any thread."""
-        return self._account.status
+        return self._keeper.status
 
     def last_upload(self, timeout_s: float) -> None:
         """After ``close``: one try to send what is next, if the last exchange went well."""
@@ -214,7 +214,7 @@ class Uploader:
             return
         try:
             self._abandon()
-            if self._settler.went_well:
+            if self._outcomes.went_well:
                 self._transport.rearm()
                 newest_first = self._policy.live_first
                 batch = self._leases.take(self._sizing.limit(), live_first=newest_first)
@@ -239,13 +239,13 @@ class Uploader:
         closed = self._way.closed()
         retry_s = self._attempted_s + self._policy.backoff_max_s
         if closed is not None and now_s < retry_s:
-            if pending or self._settler.unanswered:
-                self._account.trouble(*closed, now_s, retry_s, attempted=False)
+            if pending or self._outcomes.unanswered:
+                self._keeper.trouble(*closed, now_s, retry_s, attempted=False)
             return retry_s - now_s
         in_order = not self._policy.live_first and self._sender.silences < _SILENCES_MAX
-        if self._settler.unanswered and (self._sender.hope or in_order or not pending):
+        if self._outcomes.unanswered and (self._sender.hope or in_order or not pending):
             self._queue.resume_unack()
-            self._settler.unanswered = False
+            self._outcomes.unanswered = False
         chosen = self._choose(now_s)
         if isinstance(chosen, Batch):
             self._attempted_s = now_s
@@ -272,9 +272,9 @@ class Uploader:
             self._attempted_s = float("-inf")
             if not self._endpoint_named_the_time:
                 self._not_before_s = now_s
-                self._account.wait_cut_short(now_s)
+                self._keeper.wait_cut_short(now_s)
         if hurried:
-            self._account.heeded()
+            self._keeper.heeded()
 
     # What to send
 
@@ -285,7 +285,7 @@ class Uploader:
             return self._leases.take_one(
                 self._policy.max_batch,
                 live_first=self._policy.live_first,
-                not_of=self._refusals.accused,
+                not_of=self._refusals.suspects,
                 turn=self._probes,
             )
         backlog = self._queue.backlog()
@@ -299,7 +299,7 @@ class Uploader:
             batch = batch or search.next(limit)
             if batch is not None:
                 return batch
-            if search.condemned:
+            if search.refused_alone:
                 return self._stop_for(self._refusals.give_up(search))
             self._end_search()
             return 0
@@ -310,7 +310,7 @@ class Uploader:
             return self._leases.take(limit, live_first=live_first)
         return min(waits_s, default=None)
 
-    def _live_in_s(self, backlog: Backlog, now_s: float) -> float | None:
+    def _live_in_s(self, backlog: Pending, now_s: float) -> float | None:
         """When live fixes have had their time to gather company; ``None``: there are none."""
         if not backlog.live or backlog.live_since_s is None:
             return None
@@ -322,24 +322,24 @@ class Uploader:
 
     def _attempt(self, batch: Batch, timeout_s: float) -> float | None:
         """Send it, and do what the answers ask for; returns how long to wait."""
-        deliveries, probing = self._settler.deliveries, self._probing
+        deliveries, probing = self._outcomes.deliveries, self._probing
         if self._one_by_one:
             outcomes = self._sender.send_each(batch, timeout_s)
-            stop = self._settler.settle_each(batch, outcomes, probing=probing)
+            stop = self._outcomes.apply_each(batch, outcomes, probing=probing)
         else:
-            rides = self._settler.went_well and not (self._refusals.search or self._closed)
+            rides = self._outcomes.went_well and not (self._refusals.search or self._closed)
             reports = self._reports if rides else None
             outcome, twice = self._sender.send(batch, timeout_s, reports)
             if twice:
                 self._refusals.searching(batch).count_repetition()
-            stop = self._settler.settle(batch, outcome, probing=probing)
-        if self._settler.deliveries > deliveries:
+            stop = self._outcomes.apply(batch, outcome, probing=probing)
+        if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
             self._probing = False
             self._endpoint_named_the_time = False
         return self._stop_for(stop)
 
-    def _report(self, reports: Reports, now_s: float) -> float:
+    def _report(self, reports: AgentReports, now_s: float) -> float:
         """Send a report without fixes, if it is time; returns how long to wait for the next."""
         wait_s = reports.alone_in_s(now_s)
         if wait_s > 0:
@@ -356,13 +356,13 @@ class Uploader:
         taken = isinstance(outcome, Delivered)
         next_s = reports.ended(now_s, taken=taken, asked_wait_s=asked_wait_s)
         if not taken:
-            self._account.failed()
+            self._keeper.failed()
         elif not self._probing:
-            self._account.delivered(0, 0, now_s)
+            self._keeper.delivered(0, 0, now_s)
         if isinstance(outcome, Deferred):
-            self._account.trouble(outcome.state, outcome.reason, now_s, next_s)
+            self._keeper.trouble(outcome.state, outcome.reason, now_s, next_s)
         elif isinstance(outcome, Refused | Held):
-            self._account.report_refused(outcome.reason)
+            self._keeper.report_refused(outcome.reason)
         return 0
 
     # How long to wait
@@ -399,7 +399,7 @@ class Uploader:
             return None
         now_s = self._clock.monotonic_s()
         self._not_before_s = now_s + wait_s
-        self._account.trouble(state, reason, now_s, self._not_before_s)
+        self._keeper.trouble(state, reason, now_s, self._not_before_s)
         return wait_s
 
     def _abandon(self) -> None:
@@ -407,7 +407,7 @@ class Uploader:
         self._end_search()
         in_flight, self._sender.in_flight = self._sender.in_flight, None
         if in_flight is not None:
-            self._settler.unanswered = True
+            self._outcomes.unanswered = True
             self._leases.give_back(in_flight, answered=False)
         self._leases.give_all_back()
 

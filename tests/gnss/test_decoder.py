@@ -185,11 +185,78 @@ def test_a_fix_more_than_a_day_ahead_of_a_clock_that_is_right_is_flagged(
     assert second(decoder, 0, rmc("123519"))[0].flags == flags
 
 
-def test_dates_from_before_the_release_are_moved_on_a_live_line() -> None:
+@pytest.mark.parametrize(
+    ("now", "proven_after_s"),
+    [
+        ("2026-11-23T23:00:00", 0),  # within a day of it
+        ("2026-11-22T12:36:00", 0),
+        ("2026-11-25T12:00:00", 61),
+        (None, 61),
+    ],
+)
+def test_a_date_from_before_the_release_is_moved_once_that_is_proven(
+    now: str | None, proven_after_s: int
+) -> None:
+    decoder = live(lambda: wall(now) if now else None)
+    fixes = [second(decoder, n, rmc(f"1235{n:02}", date="090407")) for n in range(60)]
+    fixes += [second(decoder, 60 + n, rmc(f"1236{n:02}", date="090407")) for n in range(10)]
+    given = [n for n, each in enumerate(fixes) if each]
+    assert given == list(range(proven_after_s, 70))
+    assert {rfc3339(fix.time_ms)[:10] for each in fixes for fix in each} == {"2026-11-23"}
+    assert decoder.counts["no-date"] == proven_after_s
+    assert decoder.counts["rollover"] == 70
+
+
+@pytest.mark.parametrize("jump", ["date", "time", "away"])
+def test_a_jump_begins_the_proof_again(jump: str) -> None:
     decoder = live()
-    (fix,) = second(decoder, 0, rmc("123519", date="090407"))
-    assert rfc3339(fix.time_ms) == "2026-11-23T12:35:19.000Z"
-    assert decoder.counts["rollover"] == 1
+    n = 0
+    for n in range(50):
+        assert second(decoder, n, rmc(f"1235{n:02}", date="090407")) == []
+    match jump:
+        case "date":
+            date, hour, start = "100407", "12", n + 1
+        case "time":
+            date, hour, start = "090407", "17", n + 1
+        case _:
+            date, hour, start = "090407", "12", n + 1000  # it comes back after a long outage
+    said = [second(decoder, start + i, rmc(f"{hour}36{i:02}", date=date)) for i in range(60)]
+    assert said == [[]] * 60
+    said = [second(decoder, start + 60 + i, rmc(f"{hour}37{i:02}", date=date)) for i in range(3)]
+    assert said[-1]
+
+
+@pytest.mark.parametrize("date", ["010913", "060180", "050180", "060136"])
+def test_what_a_receiver_has_until_it_hears_the_sky_is_no_date(date: str) -> None:
+    decoder = live()
+    for n in range(200):
+        assert second(decoder, n, rmc(f"12{n // 60:02}{n % 60:02}", date=date)) == []
+    assert decoder.state == "no-date"
+    (fix,) = second(decoder, 200, rmc("120320"))
+    assert (rfc3339(fix.time_ms), fix.flags) == ("2026-11-23T12:03:20.000Z", ())
+    # Back to it, for example after its battery was empty: the known day goes on.
+    (fix,) = second(decoder, 201, rmc("120321", date=date))
+    assert (rfc3339(fix.time_ms), fix.flags) == ("2026-11-23T12:03:21.000Z", ())
+
+
+def test_a_zda_of_2080_is_no_date() -> None:
+    decoder = live()
+    for n in range(100):
+        time = f"12{n // 60:02}{n % 60:02}"
+        assert second(decoder, n, line(f"GNZDA,{time},06,01,2080,,"), gga(time)) == []
+    assert decoder.state == "no-date"
+    assert decoder.counts["future-date"] == 100
+
+
+def test_seconds_without_a_fix_prove_nothing_and_date_nothing() -> None:
+    decoder = live(lambda: wall("2026-11-24T12:00:30"))
+    for n in range(50):
+        assert second(decoder, n, gga(f"1159{n:02}")) == []
+    for n in range(50, 400):
+        second(decoder, n, gga(f"12{n // 60:02}{n % 60:02}", quality="0"))
+    assert second(decoder, 400, gga("121000")) == []  # 10 s at most, however long it was
+    (fix,) = second(decoder, 402, gga("121002"))
+    assert fix.flags == ("date",)
 
 
 def test_an_implausible_date_on_a_live_line_is_replaced_by_that_of_the_clock() -> None:

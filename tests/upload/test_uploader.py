@@ -34,7 +34,7 @@ from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import CompressionSetting, Format, FormatName
+from telemetry_agent.upload.interfaces import CompressionSetting, FormatName, WireFormat
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 FIX = Fix(1764426119000, 48_117300000, 11_516667000)
@@ -66,7 +66,7 @@ class Bench:
         server: Server,
         folder: Path,
         way: "FakeWay | None" = None,
-        wire_format: Format = native.FORMAT,
+        wire_format: WireFormat = native.FORMAT,
         **policy: Any,
     ) -> None:
         self.missing: str | None = None
@@ -247,7 +247,7 @@ def test_a_portal_is_waited_out(tmp_path: Path, caplog: pytest.LogCaptureFixture
         assert b.work() is None
         assert b.state == "ok"
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-    assert "after 7 s and 3 failed requests" in caplog.messages[1]
+    assert "after 7 s (failures: 3)" in caplog.messages[1]
 
 
 @pytest.mark.parametrize("fault", [answer(200, "<html>", store=False), answer(301)])
@@ -778,8 +778,8 @@ def test_an_outage_is_two_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture
         b.work_for(100)
         assert b.state == "ok"
     begin, end = caplog.messages
-    assert begin.startswith("nothing can be delivered (unreachable): the server closed the")
-    assert end == "delivering again after 15 s and 4 failed requests"
+    assert begin.startswith("cannot deliver (unreachable): the server closed the")
+    assert end == "delivering again after 15 s (failures: 4)"
 
 
 def test_the_status_tells_since_when_and_until(tmp_path: Path) -> None:
@@ -906,7 +906,7 @@ def test_whatever_raises_leaves_nothing_leased(
         raise RuntimeError("a bug")
 
     with bench(tmp_path) as b:
-        monkeypatch.setattr(b.uploader._sender, "_format", Format(encode, read))
+        monkeypatch.setattr(b.uploader._sender, "_format", WireFormat(encode, read))
         b.put_backlog(4)
         with pytest.raises(RuntimeError):
             b.step()

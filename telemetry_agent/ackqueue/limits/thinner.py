@@ -74,10 +74,12 @@ class Thinner:
     def _thin(self, window: Window) -> bool:
         """Returns whether it was worth it."""
         shared = self._shared
-        rows = [row for row in shared.read(window.lo, window.hi) if is_sound(row)]
-        missing = set(range(window.lo, window.hi + 1)).difference(row[0] for row in rows)
-        if missing:
-            shared.damage(sorted(missing))
+        stored = shared.read(window.lo, window.hi)
+        if missing := window.hi - window.lo + 1 - len(stored):
+            shared.miss(missing)
+        rows = [row for row in stored if is_sound(row)]
+        if len(rows) < len(stored):
+            shared.damage([row[0] for row in stored if not is_sound(row)])
             return True
         kept = thin(rows, self._level)
         gone = len(rows) - len(kept)

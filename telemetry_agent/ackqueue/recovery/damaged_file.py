@@ -15,7 +15,7 @@ from pathlib import Path
 
 from telemetry_agent.ackqueue.file.rows import COLUMNS, Row, is_sound
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, State, is_newer
-from telemetry_agent.ackqueue.file.store import MARK_COLUMNS, Away, read_mark
+from telemetry_agent.ackqueue.file.store import MARK_COLUMNS, Away, read_away, read_mark
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
@@ -95,8 +95,8 @@ class DamagedFile:
                 if mark is not None:
                     self.has_rows = True
                     yield mark
-            elif len(values) == len(Away._fields):
-                self.is_unmarked = values[-1] == 0
+            elif len(values) == len(Away._fields) and (away := read_away(values)) is not None:
+                self.is_unmarked = not away.marked
 
     def ends(self) -> Iterator[int]:
         """The places at the ends of the file, and of its log: a sample."""

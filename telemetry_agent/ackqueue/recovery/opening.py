@@ -7,7 +7,7 @@ of what was set aside are away from then on; ``salvage`` carries them over.
 import logging
 import os
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import Note
@@ -95,8 +95,7 @@ def _note_missing_log(path: Path, noted: Note | None) -> None:
 
 def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loaded]:
     try:
-        store = Store(path, connect)
-        return store, store.load()
+        return _load(path, connect)
     except UnusableError:
         raise
     except StorageError as error:
@@ -107,6 +106,22 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
         if _can_write(path.parent):  # so it is the file
             raise UnusableError(str(error)) from error
         raise
+
+
+def _load(path: Path, connect: Connect) -> tuple[Store, Loaded]:
+    with ExitStack() as stack:
+        try:
+            store = Store(path, connect)
+            stack.callback(store.close)
+            loaded = store.load()
+        except StorageError:
+            raise
+        except Exception as error:  # SQLite hands on what a damaged file holds, whatever it is
+            raise UnusableError(f"the queue {path} is damaged: {error}") from error
+        if loaded.damage is not None:
+            raise UnusableError(loaded.damage)
+        stack.pop_all()
+    return store, loaded
 
 
 def _can_write(folder: Path) -> bool:

@@ -20,7 +20,7 @@ _REPORTS = """CREATE TABLE IF NOT EXISTS reports (
     WITHOUT ROWID"""
 
 
-class Store:
+class FixDatabase:
     """One connection to the database, under a lock."""
 
     def __init__(self, path: Path) -> None:
@@ -41,18 +41,18 @@ class Store:
         except sqlite3.Error as error:
             raise StorageError(f"cannot write {path}: {error}: choose another --db") from error
 
-    def put(self, parcel: NativeRequest) -> int:
+    def put(self, request: NativeRequest) -> int:
         """Commit; return how many fixes were new.
 
         Raises:
             StorageError: nothing was stored.
         """
-        name = (parcel.stream, parcel.device)
+        name = (request.stream, request.device)
         rows = [
-            (*name, f["seq"], f["time"], f["lat"], f["lon"], json.dumps(f)) for f in parcel.fixes
+            (*name, f["seq"], f["time"], f["lat"], f["lon"], json.dumps(f)) for f in request.fixes
         ]
         try:
-            stored = self._write(rows, name, parcel.agent)
+            stored = self._write(rows, name, request.agent)
         except sqlite3.Error as error:
             raise StorageError(f"cannot store: {error}") from error
         return max(0, stored)

@@ -32,7 +32,7 @@ class Service(Protocol):
 
     def admit(self, authorization: str) -> str | None: ...  # noqa: D102
     def next_fault(self) -> str | None: ...  # noqa: D102
-    def take(self, parcel: NativeRequest) -> dict[str, Any]: ...  # noqa: D102
+    def take(self, request: NativeRequest) -> dict[str, Any]: ...  # noqa: D102
     def agents(self, device: str | None) -> list[dict[str, Any]]: ...  # noqa: D102
 
 
@@ -87,10 +87,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault != "drop":
             raise RefusedError(int(fault), "on purpose")
         device = self._admitted()
-        parcel = parse(body, self.headers.get("Content-Encoding", "identity"))
-        if device is not None and parcel.device != device:
-            raise RefusedError(403, f"this is the token of another device than {parcel.device}")
-        answer = self._service.take(parcel)
+        request = parse(body, self.headers.get("Content-Encoding", "identity"))
+        if device is not None and request.device != device:
+            raise RefusedError(403, f"this is the token of another device than {request.device}")
+        answer = self._service.take(request)
         return None if fault == "drop" else answer
 
     def _refuse(self, refused: RefusedError) -> None:
@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         _log.debug("%s: " + format, self.address_string(), *args)
 
 
-class Server(socketserver.ThreadingTCPServer):
+class HttpServer(socketserver.ThreadingTCPServer):
     """One thread for each connection. It knows the connections, so that it can cut them."""
 
     allow_reuse_address = True

@@ -54,7 +54,8 @@ const RECEIVER = {
 /** @returns {{tone: string, value: string, caption: string, says: string}} */
 export function receiver(state) {
   const { receiver } = state;
-  const [value, says] = RECEIVER[receiver.state] ?? [receiver.state, ""];
+  const [value, words] = RECEIVER[receiver.state] ?? [receiver.state, ""];
+  const says = receiver.message ? `${receiver.message}: ${receiver.remedy}.` : words;
   const well = receiver.state === "2d" || receiver.state === "3d";
   const used = receiver.satellites.filter((satellite) => satellite.used).length || receiver.sats;
   const parts = [];
@@ -62,7 +63,8 @@ export function receiver(state) {
     if (used) parts.push(many(used, "satellite"));
     parts.push(pace(receiver.rate_hz));
   } else {
-    if (receiver.state !== "no-fix") parts.push(says.replace(/\.$/, ""));
+    if (receiver.message) parts.push(receiver.message);
+    else if (receiver.state !== "no-fix") parts.push(says.replace(/\.$/, ""));
     else if (receiver.satellites.length) parts.push(`${receiver.satellites.length} satellites in view`);
     else parts.push("no satellite in view");
     if (receiver.antenna && receiver.antenna !== "OK") parts.push(`antenna ${receiver.antenna}`);
@@ -190,7 +192,7 @@ function late(state) {
   return (state.queue.oldest_pending_s ?? 0) > NEXT_BATCH_S || state.queue.pending > 200;
 }
 
-/** Why nothing can be delivered; empty: it can. */
+/** Why cannot deliver; empty: it can. */
 function awayWords(state) {
   const { upload } = state;
   if (state.network.word === "no-route") {

@@ -28,7 +28,7 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.upload.formats.answers import judge, reason_of
 from telemetry_agent.upload.formats.packing import digest, packed
-from telemetry_agent.upload.interfaces import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, WireFormat
 from telemetry_agent.upload.retry import retry_after_s
 
 _PARAMETERS = {
@@ -50,7 +50,7 @@ _SET_UP = {
 }
 
 
-def format_for(url: str) -> Format:
+def format_for(url: str) -> WireFormat:
     """The format for the table that ``url`` names."""
     named = {name for name, _ in parse_qsl(urlsplit(url).query)}
     ours = "&".join(
@@ -64,7 +64,7 @@ def format_for(url: str) -> Format:
         query = f"{ours}&insert_deduplication_token={digest(batch)}"
         return packed("".join(rows).encode(), {}, compression, query.lstrip("&"))
 
-    return Format(encode, read, unpacks=True)
+    return WireFormat(encode, read, unpacks=True)
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - an insert is all or nothing

@@ -25,7 +25,7 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import attributes, packed, without_doubt
-from telemetry_agent.upload.interfaces import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 PRECISION = "ms"
 # Another program has written the same fields in other types: no fix is to blame.
@@ -86,4 +86,4 @@ def _fields(fix: Fix) -> str:
     return _known(fix) + "".join(own)
 
 
-FORMAT = Format(encode, read, unfit, unpacks=True)
+FORMAT = WireFormat(encode, read, unfit, unpacks=True)

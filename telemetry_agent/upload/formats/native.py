@@ -8,7 +8,7 @@ from telemetry_agent.fields import fix_json
 from telemetry_agent.model import Answer, Batch, Deferred, Delivered, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
 from telemetry_agent.upload.formats.packing import digest, packed
-from telemetry_agent.upload.interfaces import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -87,4 +87,4 @@ def _name(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-FORMAT = Format(encode, read, encode_report=encode)
+FORMAT = WireFormat(encode, read, encode_report=encode)

@@ -7,7 +7,7 @@ from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
 from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, packed, without_doubt
-from telemetry_agent.upload.interfaces import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -61,4 +61,4 @@ def _feature(fix: Fix, device: str) -> dict[str, Any]:
     }
 
 
-FORMAT = Format(encode, read, without_doubt)
+FORMAT = WireFormat(encode, read, without_doubt)

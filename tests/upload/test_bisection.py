@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry_agent.model import Batch, Fix, Record
-from telemetry_agent.upload.bisection import CrashCount, Search
+from telemetry_agent.upload.bisection import Bisection, CrashCount
 
 LEASES = count(1)
 FIX = Fix(0, 0, 0)
@@ -41,19 +41,19 @@ class Found:
 
 
 def search(size: int, bad: set[int], *, others: int = 0, limit: int = 10**9) -> Found:
-    """Search a batch of the seqs 1 to ``size``; ``others`` good fixes wait beside it."""
+    """Bisection a batch of the seqs 1 to ``size``; ``others`` good fixes wait beside it."""
     waiting = [batch_of(1000 + number) for number in range(others)]
     found = Found()
     root = batch_of(*range(1, size + 1))
-    searching = Search(size, split, lambda: waiting.pop() if waiting else None)
+    searching = Bisection(size, split, lambda: waiting.pop() if waiting else None)
     searching.refused(root, "bad")
     while not searching.hopeless:
         if searching.witness:
-            found.dead |= {seq for batch, _ in searching.condemned for seq in seqs(batch)}
-            searching.condemned.clear()
+            found.dead |= {seq for batch, _ in searching.refused_alone for seq in seqs(batch)}
+            searching.refused_alone.clear()
         batch = searching.next(limit)
         if batch is None:
-            found.hopeless = bool(searching.condemned)
+            found.hopeless = bool(searching.refused_alone)
             return found
         found.requests += 1
         assert len(batch.records) <= limit
@@ -75,8 +75,8 @@ def test_one_bad_fix_costs_at_most_two_requests_a_level(size: int) -> None:
         assert found.requests - 1 <= 2 * ceil(log2(size))
 
 
-def test_a_half_that_must_hold_the_culprit_is_not_tried_whole() -> None:
-    assert search(64, {64}).requests == 1 + 6 + 1  # whole, six first halves, the culprit
+def test_a_half_that_must_hold_the_bad_fix_is_not_tried_whole() -> None:
+    assert search(64, {64}).requests == 1 + 6 + 1  # whole, six first halves, the bad fix
 
 
 @given(st.integers(2, 1000), st.data())
@@ -136,7 +136,7 @@ def test_pieces_above_the_limit_are_not_tried_whole() -> None:
 
 
 def test_too_large_says_nothing_about_the_second_half() -> None:
-    searching = Search(4, split, lambda: None)
+    searching = Bisection(4, split, lambda: None)
     searching.refused(batch_of(1, 2, 3, 4), "413", too_large=True)
     first = searching.next(100)
     assert first is not None
