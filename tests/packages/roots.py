@@ -63,7 +63,7 @@ def root(suite: str, architecture: str = "") -> Path:
             for old in folder.glob(f"{kind}-{'[0-9a-f]' * 12}"):
                 shutil.rmtree(old)
             making = folder / f"{kind}-in-the-making"
-            shutil.rmtree(making, ignore_errors=True)
+            _remove(making)
             _make(suite, architecture, making)
             making.rename(folder / name)
     return folder / name
@@ -92,6 +92,16 @@ def _make(suite: str, architecture: str, target: Path) -> None:
         _run(*apt, "install", "--download-only", *_AGENT_NEEDS[suite])
     (target / "usr/sbin/policy-rc.d").unlink()
     (target / "etc/machine-id").write_text("")
+
+
+def _remove(making: Path) -> None:
+    """What an interrupted debootstrap left, but for the /proc that it had mounted in there."""
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        mounted = Path(line.split()[4])
+        if mounted.is_relative_to(making):
+            _run("umount", "--lazy", str(mounted))
+    if making.exists():
+        shutil.rmtree(making)
 
 
 def _run(*argv: str) -> None:
