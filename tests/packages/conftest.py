@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from packages.roots import require
 from processes import ROOT
 
 PREVIOUS = "0.0.9"
@@ -28,6 +29,7 @@ class Built:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Built:
     """This checkout as ``make deb`` builds it, and a version before it."""
+    require()
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "built"
     with folder.with_suffix(".lock").open("w") as lock:
