@@ -71,12 +71,14 @@ def root(suite: str, architecture: str = "") -> Path:
 
 def _make(suite: str, architecture: str, target: Path) -> None:
     installed, _, upgrade = suite.partition("-to-")
-    options = ["--variant=minbase", f"--include={_BASE}"]
-    options += [f"--arch={architecture}"] if architecture else []
-    _run("debootstrap", *options, installed, str(target))
     if upgrade:
+        _run("cp", "--archive", str(root(installed)), str(target))
         sources = target / "etc/apt/sources.list"
         sources.write_text(sources.read_text().replace(installed, upgrade))
+    else:
+        options = ["--variant=minbase", f"--include={_BASE}"]
+        options += [f"--arch={architecture}"] if architecture else []
+        _run("debootstrap", *options, installed, str(target))
     for file in Path("/etc/apt/apt.conf.d").iterdir():
         if "Acquire::" in file.read_text():  # how this machine reaches its mirror
             shutil.copy(file, target / "etc/apt/apt.conf.d")
