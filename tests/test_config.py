@@ -218,7 +218,9 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 def test_no_config_at_all_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml"))
+    monkeypatch.setattr(
+        "telemetry_agent.config.files.DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml")
+    )
     with pytest.raises(
         ConfigError, match=r"there is no config: neither .*a\.toml nor .*b\.toml exists"
     ):
@@ -229,7 +231,7 @@ def test_the_first_default_path_that_exists_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = write(tmp_path / "b.toml", MINIMAL)
-    monkeypatch.setattr(loader, "DEFAULT_PATHS", (tmp_path / "a.toml", second))
+    monkeypatch.setattr("telemetry_agent.config.files.DEFAULT_PATHS", (tmp_path / "a.toml", second))
     assert loader.load().files == (second,)
 
 
