@@ -18,7 +18,8 @@ from telemetry_agent.gnss.sources.gpsd import GpsdSource
 from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.gnss.sources.sockets import TcpSource, UdpSource
+from telemetry_agent.gnss.sources.sockets import TcpSource
+from telemetry_agent.gnss.sources.udp import UdpOptions, UdpSource
 from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import read_secret, secrets_in_url
 from telemetry_agent.upload.http.credentials import Credentials
@@ -72,7 +73,7 @@ def source_of(gps: Gps, baud_file: Path | None) -> Source:
     if parts.scheme == "tcp":
         return TcpSource(host, number, commands=commands)
     if parts.scheme == "udp":
-        return UdpSource(host, number)
+        return UdpSource(host, number, UdpOptions.read(parts.query))
     return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
