@@ -113,7 +113,8 @@ def test_every_answer_has_the_rules(site: Site) -> None:
     for path in ("/", "/static/base.css", "/trail", "/nothing", "/static/../site.py", "/retry"):
         answer, _ = site.ask(path)
         assert answer.headers["Content-Security-Policy"] == (
-            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; manifest-src 'self'; "
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+            "manifest-src 'self'; "
             "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         )
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
