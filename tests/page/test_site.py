@@ -120,6 +120,7 @@ def test_every_answer_has_the_rules(site: Site) -> None:
         answer, _ = site.ask(path)
         assert answer.headers["Content-Security-Policy"] == (
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+            "manifest-src 'self'; "
             "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         )
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
