@@ -38,8 +38,7 @@ LOOK_UP_S = 5.0
 
 _NEXT_ATTEMPT_S = 0.25
 _PER_FAMILY_MAX = 8  # a name with more would turn an attempt into a volley
-# What the kernel says at once, without sending anything, when it has no route to an address.
-_NO_ROUTE = {
+NO_ROUTE = {
     errno.ENETUNREACH,
     errno.EHOSTUNREACH,  # an unreachable route
     errno.EACCES,  # a prohibit route
@@ -49,6 +48,8 @@ _NO_ROUTE = {
     errno.EAFNOSUPPORT,  # IPv6 is switched off
     errno.ENODEV,  # the interface of a link-local address is gone
 }
+"""What ``connect`` returns at once, having sent nothing, when the kernel has no route."""
+
 _UNDER_WAY = {errno.EINPROGRESS, errno.EALREADY, errno.EINTR}
 _NO_SUCH_NAME = {socket.EAI_NONAME, socket.EAI_NODATA}
 
@@ -56,6 +57,7 @@ Wait = Callable[[float, list[tuple[int, int]]], object]
 """(seconds, descriptors with their events): as ``Bell.wait``."""
 
 Kind = Literal["no-route", "refused", "silent", "no-name", "no-name-server", "other"]
+_Why = tuple[Kind, str]  # and a text with a place for the addresses
 
 
 class Address(NamedTuple):
@@ -107,14 +109,9 @@ def look_up_error(host: str, error: Exception) -> UnreachableError:
     return UnreachableError(f"cannot look up {host}: {getattr(error, 'strerror', error)}")
 
 
-def is_no_route(number: int) -> bool:
-    """Whether this ``errno``, as the immediate answer of the kernel, means that it has no route."""
-    return number in _NO_ROUTE
-
-
 def no_route_to(addresses: Iterable[Address]) -> UnreachableError:
     """The kernel has no route to any of them."""
-    return _failure(dict.fromkeys(addresses, errno.ENETUNREACH))
+    return _failure(dict.fromkeys(addresses, _why(errno.ENETUNREACH, at_once=True)))
 
 
 def is_literal(host: str) -> bool:
@@ -236,7 +233,7 @@ class Connecting:
         self._look_up_error: UnreachableError | None = None
         self._waiting: deque[Address] = deque()
         self._sockets: dict[Address, socket.socket] = {}
-        self._failed: dict[Address, int] = {}  # the errno; ENETUNREACH only for "no route"
+        self._failed: dict[Address, _Why] = {}
         self._next_s = now_s
         self._apart_s = _NEXT_ATTEMPT_S
         self._until_s = math.inf
@@ -270,7 +267,7 @@ class Connecting:
         if self._sockets or self._waiting or self._look_up is not None:
             return None
         if self._failed or self._look_up_error is None:
-            raise _failure(self._failed, self._connect_s)
+            raise _failure(self._failed)
         raise self._look_up_error
 
     def due_s(self) -> float:
@@ -355,18 +352,18 @@ class Connecting:
 
     def _begin(self, address: Address, now_s: float) -> None:
         if not self._has_route(address):
-            self._failed[address] = errno.ENETUNREACH
+            self._failed[address] = _why(errno.ENETUNREACH, at_once=True)
             return
         try:
             attempt = socket.socket(address.family, socket.SOCK_STREAM)
         except OSError as error:
-            self._failed[address] = _canonical(error.errno or 0, at_once=True)
+            self._failed[address] = _why(error.errno or 0, at_once=True)
             return
         attempt.setblocking(False)
         number = attempt.connect_ex(address.sockaddr)
         if number and number not in _UNDER_WAY:
             attempt.close()
-            self._failed[address] = _canonical(number, at_once=True)
+            self._failed[address] = _why(number, at_once=True)
             return
         self._sockets[address] = attempt
         self._next_s = now_s + self._apart_s
@@ -384,14 +381,15 @@ class Connecting:
                 attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return attempt
             attempt.close()
-            self._failed[address] = _canonical(number, at_once=False)
+            self._failed[address] = _why(number, at_once=False)
             self._next_s = now_s
         return None
 
     def _give_up(self, number: int) -> None:
         for attempt in self._sockets.values():
             attempt.close()
-        self._failed.update(dict.fromkeys([*self._sockets, *self._waiting], number))
+        why = _why(number, at_once=False, limit_s=self._connect_s)
+        self._failed.update(dict.fromkeys([*self._sockets, *self._waiting], why))
         self._sockets.clear()
         self._waiting.clear()
 
@@ -405,32 +403,29 @@ def _interleaved(addresses: Iterable[Address]) -> list[Address]:
     return [address for address in chain(*zip_longest(*some)) if address is not None]
 
 
-def _canonical(number: int, *, at_once: bool) -> int:
-    """ENETUNREACH where this kernel has no route; a router's "unreachable" is another thing."""
-    if at_once and number in _NO_ROUTE:
-        return errno.ENETUNREACH
-    return errno.EHOSTUNREACH if number == errno.ENETUNREACH else number
+def _why(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Why:
+    """What an errno of ``connect`` means; a router's "unreachable" is not this kernel's."""
+    if at_once and number in NO_ROUTE:
+        return "no-route", "no route to {}"
+    if number == errno.ECONNREFUSED:
+        return "refused", "connection refused by {}"
+    if number == errno.ETIMEDOUT:
+        return "silent", f"no connection to {{}} within {limit_s:g} s"
+    return "other", f"no connection to {{}}: {os.strerror(number)}"
 
 
-def _failure(failed: Mapping[Address, int], connect_s: float = CONNECT_S) -> UnreachableError:
-    """One error for all addresses that failed, each with its errno."""
-    by_number: dict[int, list[str]] = {}
-    for address, number in failed.items():
-        by_number.setdefault(number, []).append(str(address))
-    reasons = []
-    for number, peers in by_number.items():
-        listed = ", ".join(peers)
-        if number == errno.ENETUNREACH:
-            reasons.append(f"no route to {listed}")
-        elif number == errno.ECONNREFUSED:
-            reasons.append(f"connection refused by {listed}")
-        elif number == errno.ETIMEDOUT:
-            reasons.append(f"no connection to {listed} within {connect_s:g} s")
-        else:
-            reasons.append(f"no connection to {listed}: {os.strerror(number)}")
-    kinds: dict[int, Kind] = {errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "silent"}
-    kind: Kind = next((kinds[number] for number in kinds if number in by_number), "other")
-    return UnreachableError(
-        "; ".join(reasons) or "the name has no address",
-        "no-route" if [*by_number] == [errno.ENETUNREACH] else kind,
-    )
+def _failure(failed: Mapping[Address, _Why]) -> UnreachableError:
+    """One error for all addresses; "no-route" only if that is so for each of them."""
+    peers: dict[_Why, list[str]] = {}
+    for address, why in failed.items():
+        peers.setdefault(why, []).append(str(address))
+    text = "; ".join(reason.format(", ".join(listed)) for (_, reason), listed in peers.items())
+    kinds = {kind for kind, _ in peers}
+    order: tuple[Kind, ...] = ("refused", "silent", "other", "no-route")
+    worst: Kind = next((kind for kind in order if kind in kinds), "other")
+    return UnreachableError(text or "the name has no address", worst)
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before ``:PORT``: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""What must not be seen: which settings are secrets, and how they are shown instead."""
+"""Secrets: which settings are secret, and how they are masked."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -16,33 +16,33 @@ _SECRET_NAME = re.compile(
 )
 
 
-# PhoneTrack, and many a webhook, knows who sends by a long random part of the path.
+# PhoneTrack and many webhooks identify the sender by a long random part of the path.
 _RANDOM_PART = re.compile(r"(?<=/)(?=[^/?#]*[0-9])[0-9A-Za-z_-]{24,}(?=[/?#]|$)")
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a header or a URL parameter of this name holds a secret, as far as one can tell."""
+    """Whether a header or URL parameter of this name probably holds a secret."""
     return name == "p" or bool(_SECRET_NAME.search(name))  # "p": InfluxDB's password
 
 
 def secret_values(headers: Mapping[str, str]) -> set[str]:
-    """The secrets among some headers; of ``Bearer abc`` the ``abc`` is one by itself."""
+    """The secrets among some headers; of ``Bearer abc`` also the ``abc`` alone."""
     values = {value for name, value in headers.items() if is_secret_name(name)}
     return values | {value.partition(" ")[2] for value in values if " " in value}
 
 
 def read_secret(key: str, path: Path) -> str:
-    """The secret that a file holds; ``key`` is what names that file in the config.
+    """Read the secret in a file; ``key`` is the setting that names the file.
 
     Raises:
-        ConfigError: It cannot be read, or is no line of text.
+        ConfigError: It cannot be read, or is not one line of text.
     """
     try:
         text = path.read_text("utf-8").strip("\r\n")
     except OSError as error:
         raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{key}: {path} is no text") from error
+        raise ConfigError(f"{key}: {path} is not text") from error
     if not text:
         raise ConfigError(f"{key}: {path} is empty")
     if not text.isprintable():
@@ -51,7 +51,7 @@ def read_secret(key: str, path: Path) -> str:
 
 
 def secrets_in_url(url: str) -> set[str]:
-    """The secrets that a URL holds: values of keys, and long random parts of its path."""
+    """The secrets in a URL: values of secret names, and long random parts of its path."""
     parts = urlsplit(url)
     pairs = [pair.partition("=") for pair in parts.query.split("&")]
     values = {value for name, _, value in pairs if value and is_secret_name(name)}
@@ -59,8 +59,8 @@ def secrets_in_url(url: str) -> set[str]:
 
 
 def masked(text: str, secrets: Collection[str]) -> str:
-    """``text`` without any of the secrets (of 4 characters or more), which may grow meanwhile."""
-    # The longest first: one secret may hold another.
+    """``text`` without the secrets of 4 or more characters."""
+    # The longest first: one secret may contain another.
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, MASK)
@@ -68,12 +68,12 @@ def masked(text: str, secrets: Collection[str]) -> str:
 
 
 def masked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers as they may be shown."""
+    """Headers with their secrets masked."""
     return {name: MASK if is_secret_name(name) else value for name, value in headers.items()}
 
 
 def masked_url(url: str) -> str:
-    """A URL as it may be shown: without a password, and without what ``secrets_in_url`` finds."""
+    """A URL with its password and the secrets of ``secrets_in_url`` masked."""
     url = re.sub(r"//[^/?#]*@", f"//{MASK}@", url)
     head, mark, query = url.partition("?")
     url = _RANDOM_PART.sub(MASK, head) + mark + query
@@ -85,7 +85,7 @@ def masked_url(url: str) -> str:
 
 
 def in_the_clear(*urls: str) -> str | None:
-    """The first host beyond loopback that these URLs lead to without encryption."""
+    """The first host other than loopback that one of these URLs reaches without encryption."""
     for url in urls:
         parts = urlsplit(url)
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):

@@ -50,6 +50,10 @@ class ReceiverView:
         default_factory=dict
     )
     satellites: Annotated[tuple[SatelliteView, ...], "in view"] = ()
+    reason: Annotated[str | None, "why it speaks and gives no positions, in a word"] = None
+    message: Annotated[str | None, "why there is no position"] = None
+    remedy: Annotated[str | None, "what to do about it"] = None
+    notice: Annotated[str | None, "what to know although positions come"] = None
     antenna: Annotated[str | None, "as the receiver says: OK, OPEN, SHORT"] = None
     fix_age_s: Annotated[float | None, "seconds since the last fix"] = None
     time: Annotated[str | None, "of the last fix, UTC"] = None
@@ -99,6 +103,14 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True)
+class PageView:
+    """How the device page does, where it is on."""
+
+    state: Annotated[Literal["ok", "held"], "held: it waits for what last_error says"] = "ok"
+    last_error: Annotated[str | None, "why it is held"] = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The agent at one moment."""
 
@@ -111,6 +123,17 @@ class Snapshot:
     receiver: ReceiverView = ReceiverView()
     upload: UploadView = UploadView()
     queue: QueueView = QueueView()
+    page: PageView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AtRest:
+    """What there is to say where no agent runs."""
+
+    protocol: Annotated[int, "version of this description"] = PROTOCOL
+    running: Annotated[bool, "whether an agent answered"] = False
+    queue: QueueView | None = None
+    note: Annotated[str | None, "why the queue cannot be looked at"] = None
 
 
 def as_json(value: Any) -> Any:
@@ -153,6 +176,8 @@ def _bare(hint: Any) -> Any:
 
 def _element(hint: Any) -> Any:
     bare = _bare(hint)
+    if get_origin(bare) is types.UnionType:
+        return next((each for each in get_args(bare) if is_dataclass(each)), bare)
     return get_args(bare)[0] if get_origin(bare) is tuple else bare
 
 

@@ -104,6 +104,7 @@ class Beat:
     """When a loop last showed life, and by when it must show it again (monotonic seconds)."""
 
     due_s: float = float("inf")
+    _excused_until_s: float = float("-inf")
 
     def stamp(self, due_s: float) -> None:
         """Promise the next sign of life by ``due_s``."""
@@ -111,7 +112,13 @@ class Beat:
 
     def is_late(self, now_s: float) -> bool:
         """Whether the promise is broken."""
-        return now_s > self.due_s
+        return now_s > max(self.due_s, self._excused_until_s)
+
+    def excuse(self, frozen_s: float, now_s: float) -> None:
+        """The whole process stood still for so long: what is overdue gets that time again."""
+        # due_s belongs to the loop, which may stamp it at this moment.
+        if (due_s := self.due_s) < now_s:
+            self._excused_until_s = due_s + frozen_s
 
 
 @dataclass

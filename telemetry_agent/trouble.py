@@ -49,6 +49,7 @@ class Trouble:
         *,
         kind: str | None = None,
         level: int = logging.WARNING,
+        counts: bool = True,
         fields: Mapping[str, object] | None = None,
     ) -> None:
         """Count a failure. It is logged unless one of its kind was logged since trouble began.
@@ -57,12 +58,13 @@ class Trouble:
             text: what is wrong, and what to do.
             kind: what counts as the same; the text by default.
             level: of the line.
+            counts: False where nothing was tried, and it is only seen that it still fails.
             fields: for the journal.
         """
         now_s = self._clock.monotonic_s()
         if self._since_s is None:
             self._since_s, self.failures = now_s, 0
-        self.failures += 1
+        self.failures += counts
         if (kind or text) not in self._reported and self._may_report(self._since_s, now_s):
             self._reported.add(kind or text)
             self._end_is_due = True

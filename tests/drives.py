@@ -40,7 +40,8 @@ def drive_to(
         assert left.acked > 0, "the kill came too early"
         gate.open()
         with started(config) as agent:
-            done = run_agent("drain", "--config", str(config))
+            # 10,000 requests, one after the other, on a machine that others use.
+            done = run_agent("drain", "--config", str(config), timeout_s=110)
             assert done.returncode == 0, done.stderr
             assert agent.end() == 0
             assert not any("Traceback" in line for line in agent.err)

@@ -1,7 +1,6 @@
 """Looking up and connecting: real sockets, and addresses that never answer."""
 
 import contextlib
-import errno
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from telemetry_agent.addresses import (
     Resolver,
     UnreachableError,
     is_loopback,
-    is_no_route,
     resolve,
 )
 from telemetry_agent.clock import Clock
@@ -210,11 +208,6 @@ def test_an_address_reads_as_users_write_it() -> None:
     assert str(at(80, "10.0.0.9")) == "10.0.0.9:80"
     assert str(Address(socket.AF_INET6, ("fd00::9", 80, 0, 0))) == "[fd00::9]:80"
     assert resolve("127.0.0.1", 80) == [at(80)]
-
-
-def test_no_route_is_what_the_kernel_says_and_not_lack_of_files() -> None:
-    assert is_no_route(errno.ENETUNREACH)
-    assert not is_no_route(errno.EMFILE)
 
 
 @pytest.mark.parametrize("host", ["localhost", "a.localhost", "127.0.0.1", "127.8.8.8", "::1"])

@@ -1,7 +1,6 @@
 """``drain``: send the backlog now."""
 
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +8,9 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.ask import check_queue
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
-from telemetry_agent.config.settings import Settings
-from telemetry_agent.daemon import client
+from telemetry_agent.daemon.ask import ask
 
 
 @click.command()
@@ -26,7 +22,7 @@ def command(config_path: Path | None, *, as_json: bool) -> None:
     The exit status is 0 when nothing of it is left, and 69 if the endpoint cannot be reached. A
     wait that the endpoint itself asked for is kept. Ctrl-C loses nothing.
     """
-    answers = _answers(loader.load(config_path).settings)
+    answers = ask(loader.load(config_path).settings, {"ask": "drain"})
     if as_json:
         for answer in answers:
             click.echo(json.dumps(answer))
@@ -34,18 +30,6 @@ def command(config_path: Path | None, *, as_json: bool) -> None:
         _show_bar(answers)
     else:
         _show_lines(answers)
-
-
-def _answers(settings: Settings) -> Iterator[dict[str, Any]]:
-    try:
-        yield from client.ask(settings.queue.path, {"ask": "drain"})
-    except client.NoAgentError:
-        check_queue(settings.queue.path)
-        from telemetry_agent.daemon.app import drain_alone  # noqa: PLC0415 - imports everything
-
-        # The answers tell it all; the log is for a daemon.
-        logging.getLogger("telemetry_agent").addHandler(logging.NullHandler())
-        yield from drain_alone(settings, Clock())
 
 
 def _show_lines(answers: Iterator[dict[str, Any]]) -> None:

@@ -5,15 +5,24 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
-from telemetry_agent.cli.ask import check_queue
+from telemetry_agent import __version__, snapshot
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.config import loader
+from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
+from telemetry_agent.snapshot import (
+    PROTOCOL,
+    AtRest,
+    Counts,
+    QueueView,
+    ReceiverView,
+    Snapshot,
+    UploadView,
+    read,
+)
 
 _WATCH_EVERY_S = 1.0
 _WITH_POSITION = {"2d", "3d"}
@@ -28,34 +37,34 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
     Where none runs, it says so, and tells what waits in the queue.
     """
-    path = loader.load(config_path).settings.queue.path
+    path = queue_path(config_path)
     if watch:
         _watch(path, as_json=as_json)
-        return
-    told = _running(path)
-    if not told["running"]:
-        told |= _at_rest(path)
-    click.echo(json.dumps(told) if as_json else "\n".join(lines(told)))
+    else:
+        click.echo(_text(running(path) or _at_rest(path), in_json=as_json))
 
 
-def _running(path: Path) -> dict[str, Any]:
+def running(path: Path) -> Snapshot | None:
+    """What the running agent with this queue says; ``None``: none runs."""
     try:
-        return next(client.ask(path, {"ask": "status"}))
+        return read(Snapshot, next(client.ask(path, {"ask": "status"})))
     except client.NoAgentError:
-        return {"running": False}
+        return None
 
 
-def _at_rest(path: Path) -> dict[str, Any]:
-    """What can be told without an agent."""
-    from telemetry_agent.ackqueue.queue import AckQueue  # noqa: PLC0415 - only needed here
-    from telemetry_agent.daemon.status import queue_fields  # noqa: PLC0415 - the same
+def _at_rest(path: Path) -> AtRest:
+    from telemetry_agent.daemon.at_rest import look_at_queue  # noqa: PLC0415 - only needed here
+    from telemetry_agent.daemon.status import queue_view  # noqa: PLC0415 - the same
 
     try:
-        check_queue(path)
+        with look_at_queue(path) as queue:
+            return AtRest(queue=queue_view(queue.stats(), path.parent))
     except AgentError as error:
-        return {"note": str(error)}
-    with AckQueue(path) as queue:
-        return {"queue": queue_fields(queue.stats(), path.parent)}
+        return AtRest(note=str(error))
+
+
+def _text(view: Snapshot | AtRest, end: str = "\n", *, in_json: bool) -> str:
+    return json.dumps(snapshot.as_json(view)) if in_json else end.join(lines(view))
 
 
 def _watch(path: Path, *, as_json: bool) -> None:
@@ -63,95 +72,110 @@ def _watch(path: Path, *, as_json: bool) -> None:
     tick = threading.Event()
     if as_json or not sys.stdout.isatty():
         while True:
-            told = _running(path)
-            click.echo(json.dumps(told) if as_json else "; ".join(lines(told)))
+            click.echo(_text(running(path) or AtRest(), "; ", in_json=as_json))
             tick.wait(_WATCH_EVERY_S)
     from rich.live import Live  # noqa: PLC0415 - slow to import, and not needed elsewhere
     from rich.text import Text  # noqa: PLC0415 - the same
 
     with Live(auto_refresh=False, screen=False) as live:
         while True:
-            live.update(Text("\n".join(lines(_running(path)))), refresh=True)
+            live.update(Text("\n".join(lines(running(path) or AtRest()))), refresh=True)
             tick.wait(_WATCH_EVERY_S)
 
 
-def lines(told: dict[str, Any]) -> Iterator[str]:
+def lines(view: Snapshot | AtRest) -> Iterator[str]:
     """A snapshot in plain words, without a word about what is not known."""
-    if not told["running"]:
-        yield "no agent runs"
-        if "note" in told:
-            yield told["note"]
+    if isinstance(view, Snapshot):
+        yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
+        if view.version != __version__:
+            yield f"note:      restart the service to run {__version__}, which is installed"
+        if view.protocol != PROTOCOL:
+            yield (
+                f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
+                f"{view.protocol}: some of this may be missing; restart the service"
+            )
+        yield f"recording: {_receiver(view.receiver)}"
+        yield f"uploading: {_upload(view.upload)}"
+        if view.page is not None and view.page.state == "held":
+            yield f"page:      held: {view.page.last_error}"
     else:
-        yield (
-            f"telemetry-agent {told['version']}, {told['device']}, "
-            f"running for {span(told['uptime_s'])}"
-        )
-        yield f"recording: {_receiver(told['receiver'])}"
-        yield f"uploading: {_upload(told['upload'])}"
-    if "queue" in told:
-        yield f"queue:     {_queue(told['queue'])}"
-        for name, title in (("dead_letters", "refused"), ("lost", "lost")):
-            for reason, count in told["queue"][name].items():
+        yield "no agent runs"
+        if view.note is not None:
+            yield view.note
+    if view.queue is not None:
+        yield f"queue:     {_queue(view.queue)}"
+        for counts, title in ((view.queue.dead_letters, "refused"), (view.queue.lost, "lost")):
+            for reason, count in counts.items():
                 yield f"{title + ':':<10} {count:,}: {reason}"
 
 
-def _receiver(receiver: dict[str, Any]) -> str:
-    state = receiver["state"]
-    said = [f"{state} fix" if state in _WITH_POSITION else state]
-    if state in _WITH_POSITION:
-        if "sats" in receiver:
-            said.append(f"{receiver['sats']} satellites")
-        if receiver.get("quality", "gps") != "gps":
-            said.append(receiver["quality"])
-        if "hdop" in receiver:
-            said.append(f"hdop {receiver['hdop']:g}")
+def _receiver(receiver: ReceiverView) -> str:
+    has_position = receiver.state in _WITH_POSITION
+    said = [f"{receiver.state} fix" if has_position else receiver.state]
+    if has_position:
+        if receiver.sats is not None:
+            said.append(f"{receiver.sats} satellites")
+        if receiver.quality not in {None, "gps"}:
+            said.append(str(receiver.quality))
+        if receiver.hdop is not None:
+            said.append(f"hdop {receiver.hdop:g}")
     else:
-        said[0] += f" for {span(receiver['state_s'])}"
-    if "fix_age_s" in receiver:
-        said.append(
-            f"{'' if state in {'2d', '3d'} else 'last fix '}{span(receiver['fix_age_s'])} ago"
-        )
+        said[0] += f" for {span(receiver.state_s)}"
+    if receiver.fix_age_s is not None:
+        said.append(f"{'' if has_position else 'last fix '}{span(receiver.fix_age_s)} ago")
     text = ", ".join(said)
-    if receiver.get("antenna", "OK") != "OK":
-        text += f"; antenna {receiver['antenna']}"
-    if receiver["rate_hz"]:
-        text += f"; {pace(receiver['rate_hz'])}"
-    if receiver["rejected"]:
-        dropped = ", ".join(f"{count:,} {why}" for why, count in receiver["rejected"].items())
-        text += f"; dropped {dropped}"
-    if receiver["not_recorded"]:
-        spared = ", ".join(f"{count:,} {why}" for why, count in receiver["not_recorded"].items())
-        text += f"; not recorded {spared}"
-    return f"{text} ({receiver['source']})"
+    if receiver.antenna not in {None, "OK"}:
+        text += f"; antenna {receiver.antenna}"
+    if receiver.rate_hz:
+        text += f"; {pace(receiver.rate_hz)}"
+    if receiver.rejected:
+        text += f"; dropped {_by_reason(receiver.rejected)}"
+    if receiver.not_recorded:
+        text += f"; not recorded {_by_reason(receiver.not_recorded)}"
+    return f"{text} ({receiver.source}){_remarks(receiver)}"
 
 
-def _upload(upload: dict[str, Any]) -> str:
-    text = f"{upload['state']} for {span(upload['state_s'])}"
-    if upload["state"] != "ok":
-        text += f": {upload['last_error']}" if "last_error" in upload else ""
-        if "next_attempt_s" in upload:
-            text += f"; next attempt in {span(upload['next_attempt_s'])}"
-    text += f"; {upload['delivered']:,} delivered"
-    if upload["rate_hz"]:
-        text += f", {pace(upload['rate_hz'])}"
-    if "last_delivery_s" in upload:
-        text += f", last {span(upload['last_delivery_s'])} ago"
-    if upload["state"] == "ok" and "last_error" in upload:
-        text += f"; last error {span(upload['last_error_s'])} ago: {upload['last_error']}"
-    return f"{text}; {size(upload['sent_bytes_24h'])} sent in 24 h ({upload['host']})"
+def _remarks(receiver: ReceiverView) -> str:
+    """What is wrong with the receiver, a line each."""
+    said = []
+    if receiver.message is not None:
+        said.append(f"{receiver.message}: {receiver.remedy}")
+    if receiver.notice is not None:
+        said.append(receiver.notice)
+    return "".join(f"\n           {line}" for line in said)
 
 
-def _queue(queue: dict[str, Any]) -> str:
-    text = f"{queue['pending']:,} pending"
-    if "oldest_pending" in queue:
-        text += f", oldest from {queue['oldest_pending']}"
-    dead = sum(queue["dead_letters"].values())
-    lost = sum(queue["lost"].values())
+def _by_reason(counts: Counts) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+
+
+def _upload(upload: UploadView) -> str:
+    text = f"{upload.state} for {span(upload.state_s)}"
+    if upload.state != "ok":
+        text += f": {upload.last_error}" if upload.last_error is not None else ""
+        if upload.next_attempt_s is not None:
+            text += f"; next attempt in {span(upload.next_attempt_s)}"
+    text += f"; {upload.delivered:,} delivered"
+    if upload.rate_hz:
+        text += f", {pace(upload.rate_hz)}"
+    if upload.last_delivery_s is not None:
+        text += f", last {span(upload.last_delivery_s)} ago"
+    if upload.state == "ok" and upload.last_error is not None:
+        text += f"; last error {span(upload.last_error_s or 0.0)} ago: {upload.last_error}"
+    return f"{text}; {size(upload.sent_bytes_24h)} sent in 24 h ({upload.host})"
+
+
+def _queue(queue: QueueView) -> str:
+    text = f"{queue.pending:,} pending"
+    if queue.oldest_pending is not None:
+        text += f", oldest from {queue.oldest_pending}"
+    dead = sum(queue.dead_letters.values())
+    lost = sum(queue.lost.values())
     text += f"; {dead:,} dead letters" if dead else ""
     text += f"; {lost:,} lost" if lost else "; nothing lost"
-    text += "; full" if queue["full"] else ""
-    text += "; more is carried over from a damaged file" if queue["carrying_over"] else ""
-    return f"{text}; {size(queue['file_bytes'])}, {size(queue['disk_free_bytes'])} free on its disk"
+    text += "; full" if queue.full else ""
+    text += "; more is carried over from a damaged file" if queue.carrying_over else ""
+    return f"{text}; {size(queue.file_bytes)}, {size(queue.disk_free_bytes)} free on its disk"
 
 
 def pace(rate_hz: float) -> str:

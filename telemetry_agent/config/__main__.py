@@ -8,12 +8,12 @@ from pathlib import Path
 from telemetry_agent import __version__
 from telemetry_agent.config.loader import load
 from telemetry_agent.config.settings import Settings
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import AgentError
 
-result: Settings | ConfigError
+result: Settings | AgentError
 try:
     result = load(*map(Path, sys.argv[1:])).settings
-except ConfigError as error:
+except AgentError as error:
     result = error
 # Ctrl-C ends who has asked.
 with contextlib.suppress(BrokenPipeError), open(sys.stdout.fileno(), "wb") as answer:  # noqa: PTH123 - no path

@@ -9,10 +9,8 @@ from.
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,24 +22,28 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from telemetry_agent.config.effective import known_keys
+from telemetry_agent.config.files import (
+    ENVIRONMENT_PREFIX,
+    files_of,
+    merge,
+    no_config,
+    read_toml,
+)
 from telemetry_agent.config.settings import (
-    Connectivity,
-    Extra,
-    Gps,
-    Log,
-    Page,
-    Queue,
-    Sampling,
+    ConnectivitySettings,
+    ExtraSettings,
+    GpsSettings,
+    LogSettings,
+    PageSettings,
+    QueueSettings,
+    SamplingSettings,
     Settings,
-    Upload,
-    key_of,
+    UploadSettings,
 )
 from telemetry_agent.config.values import DeviceName, Reads
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.secrecy import masked_headers, masked_url
-
-_ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
-DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
+from telemetry_agent.secrecy import masked_url
 
 
 def _attributes_below(section: object) -> object:
@@ -62,19 +64,19 @@ class _Layers(BaseSettings):
         title="Settings",
         extra="forbid",
         validate_default=True,
-        env_prefix=_ENVIRONMENT_PREFIX,
+        env_prefix=ENVIRONMENT_PREFIX,
         env_nested_delimiter="__",
     )
 
     device: DeviceName = "{hostname}"
-    gps: Gps
-    sampling: Sampling
-    queue: Queue
-    upload: Upload
-    connectivity: Connectivity
-    page: Page
-    extra: Annotated[Extra, Reads(_attributes_below)]
-    log: Log
+    gps: GpsSettings
+    sampling: SamplingSettings
+    queue: QueueSettings
+    upload: UploadSettings
+    connectivity: ConnectivitySettings
+    page: PageSettings
+    extra: Annotated[ExtraSettings, Reads(_attributes_below)]
+    log: LogSettings
 
     @classmethod
     def settings_customise_sources(
@@ -90,7 +92,7 @@ class _Layers(BaseSettings):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedConfig:
     """The settings and where each came from."""
 
     settings: Settings
@@ -99,7 +101,7 @@ class Loaded:
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
 
 
-def load(path: Path | None = None) -> Loaded:
+def load(path: Path | None = None) -> LoadedConfig:
     """Read every layer.
 
     Args:
@@ -107,64 +109,30 @@ def load(path: Path | None = None) -> Loaded:
             alone may hold the config.
 
     Raises:
-        ConfigError: a file that cannot be read, an unknown key, a bad value.
+        ConfigError: there is no config, an unknown key, a bad value.
+        ResourceError: a file that is there cannot be read.
     """
-    if path is None:
-        path = next(filter(_exists, DEFAULT_PATHS), None)
-    files = () if path is None else (path, *sorted((path.parent / "config.d").glob("*.toml")))
+    files = files_of(path)
     values: dict[str, Any] = {
         section.name: {} for section in fields(Settings) if is_dataclass(section.type)
     }
     origins: dict[str, str] = {}
     for file in files:
-        layer = _read_toml(file)
+        layer = read_toml(file)
         origins |= dict.fromkeys(_leaves(layer), str(file))
-        _merge(layer, into=values)
+        merge(layer, into=values)
     origins |= _environment_origins()
     if not origins:
-        raise ConfigError(
-            f"no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists; "
-            "`telemetry-agent init` makes one, and --config names another"
-        )
+        raise no_config()
     try:
         settings = Settings(**dict(_Layers(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
     except SettingsError as error:
         field = re.search(r'"(\w+)"', str(error))
-        name = f"{_ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
+        name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return Loaded(settings, files, origins)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except PermissionError:
-        return True  # reading it says what is wrong
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"no config {path}; `telemetry-agent init --config {path}` makes it"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the config {path} is not valid TOML: it is no text in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
-
-
-def _merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:
-    for key, value in layer.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(value, into[key])
-        else:
-            into[key] = value
+    return LoadedConfig(settings, files, origins)
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -178,8 +146,8 @@ def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def _environment_origins() -> dict[str, str]:
     origins = {}
     for name in os.environ:
-        section, nested, key = name.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
-        if not name.startswith(_ENVIRONMENT_PREFIX) or not (nested or section == "device"):
+        section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
             continue  # not ours: a bare section is not a key, and other programs share the prefix
         if section not in _Layers.model_fields:
             raise ConfigError(f"the environment variable {name} names no key of the config")
@@ -220,43 +188,6 @@ def _suggestion(key: str) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def known_keys() -> list[str]:
-    """Every key path, in the order of the settings."""
-    return [".".join(map(key_of, path)) for path in _paths()]
-
-
-def effective(settings: Settings) -> dict[str, Any]:
-    """Key path -> value as in effect (durations in seconds)."""
-    values = {
-        ".".join(map(key_of, path)): attrgetter(".".join(path))(settings) for path in _paths()
-    }
-    for name, one in settings.extra.attributes.items():
-        said = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
-        values[f"extra.{name}"] = {key: value for key, value in said.items() if value is not None}
-    return values
-
-
-def shown(settings: Settings) -> dict[str, Any]:
-    """``effective`` with secrets masked."""
-    upload = settings.upload
-    return effective(settings) | {
-        "upload.url": masked_url(upload.url),
-        "upload.headers": masked_headers(upload.headers),
-        "page.tiles": masked_url(settings.page.tiles),
-    }
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the config."""
     return _Layers.model_json_schema()
-
-
-def _paths() -> Iterator[tuple[str, ...]]:
-    """Where the settings are; the user's own attributes have no place."""
-    for section in fields(Settings):
-        if not (isinstance(section.type, type) and is_dataclass(section.type)):
-            yield (section.name,)
-            continue
-        for setting in fields(section.type):
-            if setting.name != "attributes":
-                yield section.name, setting.name

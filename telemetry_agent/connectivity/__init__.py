@@ -1,1 +1,1 @@
-"""Is there a way to the endpoint, and when does it come back."""
+"""Watches the network: whether the endpoint can be reached, and when it can again."""

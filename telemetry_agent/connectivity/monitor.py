@@ -1,25 +1,26 @@
-"""The monitor: knows whether there is a way to the endpoint, and says when it comes back.
+"""The monitor: knows whether the endpoint can be reached, and reports when it can again.
 
-Theory of operation. Two witnesses are heard. The kernel tells at once when routes change, but knows
-nothing of what lies behind the first hop. A probe (a TCP connection) knows, but costs traffic. So
-the kernel is listened to always, and a probe is made only while there is reason for one::
+Theory of operation. There are two sources of knowledge. The kernel reports at once when routes
+change, but knows nothing beyond the first hop. A probe (a TCP connection) does, but costs traffic.
+So the monitor always listens to the kernel, and probes only when there is a reason::
 
-    up       no traffic at all; leaves it when the kernel has no path to any address of the
-             endpoint, or when a probe fails. One is made when an exchange went unanswered (doubt)
-    away     a probe each ``probe_every_s``, and at once when the path to the endpoint changed
-    return   a probe succeeded: away still, for a random part of the spread, so that a fleet does
-             not come back as one; then up, and ``on_return`` is called. What ends the path
-             meanwhile ends the return
+    up         no traffic at all. Ends when the kernel has no path to any address of the endpoint,
+               or when a probe fails; a probe is made after an exchange without an answer (doubt)
+    not up     (no-route or unreachable) a probe every ``probe_every_s``, and at once when the path
+               to the endpoint has changed
+    returning  a probe has succeeded: still not up, for a random part of the spread, so that a
+               fleet does not return all at once. Then up, and ``on_return`` is called. If the path
+               is lost meanwhile, the return is off
 
-The spread is ``resume_spread_s``, but no more than a tenth of the time away: an outage that a
-region shares is long, and after a tunnel nobody should have to wait.
+The spread is ``resume_spread_s``, but at most a tenth of the outage: an outage that a whole region
+shares is long, and after a tunnel nobody should have to wait.
 
-Every other state is in the instants at which something is due; a step does what is due and says
-when the next thing is. A doubt that the probe does not confirm is no return: else an endpoint that
-accepts connections and drops every exchange would have each backoff cut short.
+All other state is in the instants at which something is due: a step does what is due and returns
+the time until the next. A doubt that the probe does not confirm is not a return: otherwise an
+endpoint that accepts connections and drops every exchange would cut every backoff short.
 
-The monitor delays and never forbids. At the start, not knowing, it counts the endpoint as up; and
-an exchange that was answered outweighs what the monitor thinks.
+The monitor delays uploads and never forbids them. At the start it assumes that the endpoint is up,
+and an exchange that was answered outweighs its own state.
 """
 
 import logging
@@ -36,14 +37,14 @@ from telemetry_agent.connectivity.routes import KernelBell, Path
 
 log = logging.getLogger(__name__)
 
-_SPREAD_OF_AWAY = 0.1
+_SPREAD_PER_OUTAGE = 0.1
 _SETTLE_S = 0.05  # one change of the network is a burst of messages
 _CALLBACKS_TAKE_S = 30.0  # resuming rows waits for the disk, and that may be busy
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkState:
-    """What the monitor knows; a snapshot for any thread."""
+    """The monitor's state; a snapshot for any thread."""
 
     word: Word
     since_s: float
@@ -51,23 +52,23 @@ class NetworkState:
     error: str = ""
     """Why it is not up; empty when it is."""
     returns: int = 0
-    """How often the network came back since the start."""
+    """How often the network has returned since the start."""
 
 
 class Monitor:
     """The task.
 
     Args:
-        probe: tries the endpoint; shares the bell.
-        bell: what the loop waits on. The kernel rings it with news of links, addresses and
-            routes, ``doubt`` and ``answered`` ring it, and so do the probe's sockets.
-        probe_every_s: between probes while away.
+        probe: tries the endpoint.
+        bell: what the loop waits on. It is rung by the kernel's messages about links, addresses and
+            routes, by ``doubt`` and ``answered``, and by the probe's sockets.
+        probe_every_s: time between probes while the endpoint is not up.
         resume_spread_s: the longest random wait between the network's return and ``on_return``.
         on_return: called in the monitor's thread when the network came back, with the seconds
-            within which whoever was away as long comes back too.
-        on_change: called in the monitor's thread when the path to the endpoint is another one, or
-            gone: connections that use the old one would hang.
-        clock: only says since when the first state holds; a step gets its time passed in.
+            within which all devices with the same outage return.
+        on_change: called in the monitor's thread when the path to the endpoint has changed or is
+            gone: connections over the old path would hang.
+        clock: only for the time of the first state; a step gets its time passed in.
         rng: draws the random wait.
     """
 
@@ -98,33 +99,33 @@ class Monitor:
         self._paths: dict[Address, Path | None] = {}
         self._in_doubt = True
         self._failed_probes = 0
-        # What exchanges told, the last word only.
-        self._told: deque[Literal["doubt", "answer"]] = deque(maxlen=1)
+        # The result of the last exchange only.
+        self._results: deque[Literal["doubt", "answer"]] = deque(maxlen=1)
         self._look_due_s: float | None = None
         self._probe_due_s: float | None = now_s
         self._return_due_s: float | None = None
 
     def closed(self) -> tuple[Literal["no-route", "unreachable"], str] | None:
-        """Why there is no way to the endpoint; ``None``: there is one, as far as is known."""
+        """Why the endpoint cannot be reached; ``None``: it can, as far as is known."""
         state = self.state
-        # Who asks may have got through a moment ago, and the next step has yet to hear of it.
-        just_answered = self._told.count("answer") > 0
+        # The caller may have got an answer a moment ago that the next step has yet to process.
+        just_answered = self._results.count("answer") > 0
         return None if state.word == "up" or just_answered else (state.word, state.error)
 
     def doubt(self) -> None:
-        """An exchange got no answer. Any thread may say so."""
-        self._told.append("doubt")
+        """Note that an exchange got no answer. Any thread may call."""
+        self._results.append("doubt")
         self.bell.ring()
 
     def answered(self) -> None:
-        """An exchange got an answer, whatever it said. Any thread may say so."""
-        self._told.append("answer")
+        """Note that an exchange got an answer, whatever it said. Any thread may call."""
+        self._results.append("answer")
         self.bell.ring()
 
     def step(self, now_s: float) -> float | None:
-        """Do what is due. Never blocks but in the callbacks."""
-        if self._told:
-            self._be_told(now_s)
+        """Do what is due. Blocks only in the callbacks."""
+        if self._results:
+            self._process_result(now_s)
         if self.bell.heard() and self._look_due_s is None:
             self._look_due_s = now_s + _SETTLE_S
         if self._look_due_s is not None and now_s >= self._look_due_s:
@@ -147,8 +148,8 @@ class Monitor:
         self._probe.cancel()
         self.bell.close()
 
-    def _be_told(self, now_s: float) -> None:
-        if self._told.pop() == "answer":
+    def _process_result(self, now_s: float) -> None:
+        if self._results.pop() == "answer":
             self._in_doubt = False
             if self.state.word != "up":
                 self._come_back(now_s)
@@ -157,7 +158,7 @@ class Monitor:
             self._start_probe(now_s)
 
     def _look(self, now_s: float) -> None:
-        """The kernel had news: is the path still the same?"""
+        """Ask the kernel whether the path is still the same."""
         self._look_due_s = None
         paths = self._probe.paths()
         changed = any(paths[address] != self._paths.get(address) for address in paths)
@@ -166,11 +167,11 @@ class Monitor:
         if paths and not routed:
             self._go_away(now_s, "no-route", str(no_route_to(paths)))
         if changed:
-            self._on_change()  # last: whoever hears it sees the new state
+            self._on_change()  # last: the callback sees the new state
         if self.state.word == "up" and not self._in_doubt:
             return
-        # Without a way to a known address the name may have others by now, as where a network
-        # that translates IPv4 into IPv6 took the place of another.
+        # Without a route to the known addresses, look the name up again: another network, for
+        # example one with NAT64, may give it other addresses.
         if changed or not routed:
             self._start_probe(now_s)
 
@@ -180,7 +181,7 @@ class Monitor:
 
     def _follow_probe(self, now_s: float) -> None:
         verdict = self._probe.poll(now_s)
-        # New addresses are noted; a known one's path that changed is left for _look to find.
+        # Add new addresses; a changed path of a known one is left to _look.
         self._paths = {
             address: self._paths.get(address, now) for address, now in self._probe.paths().items()
         }
@@ -189,7 +190,7 @@ class Monitor:
         if verdict.word == "up":
             if self.state.word != "up" and self._return_due_s is None:
                 self._return_due_s = now_s + self._rng.uniform(0, self._spread_s(now_s))
-        elif self.state.word != "up" or self._in_doubt:  # else: answered meanwhile
+        elif self.state.word != "up" or self._in_doubt:  # else it was answered meanwhile
             self._failed_probes += 1
             self._go_away(now_s, verdict.word, verdict.error)
             self._probe_due_s = now_s + self._probe_every_s
@@ -209,7 +210,7 @@ class Monitor:
         before = self.state
         spread_s = self._spread_s(now_s)
         log.debug(
-            "%s is back after %.0f s and %d probes in vain",
+            "%s is up again after %.0f s and %d failed probes",
             self._probe.target,
             now_s - before.since_s,
             self._failed_probes,
@@ -219,8 +220,8 @@ class Monitor:
         self._on_return(spread_s)
 
     def _spread_s(self, now_s: float) -> float:
-        away_s = now_s - self.state.since_s
-        return min(self._resume_spread_s, _SPREAD_OF_AWAY * away_s)
+        outage_s = now_s - self.state.since_s
+        return min(self._resume_spread_s, _SPREAD_PER_OUTAGE * outage_s)
 
     def _wait_s(self, now_s: float) -> float | None:
         dues = [self._look_due_s, self._probe_due_s]

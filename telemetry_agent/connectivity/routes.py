@@ -1,15 +1,15 @@
-"""What the kernel knows of the way to the endpoint: its news, and its answer when asked.
+"""The kernel's view of the path to the endpoint: its messages, and its answer when asked.
 
-News. The kernel tells of every change to links, addresses, routes and rules by netlink. Not one
-message is parsed, because they do not add up to the truth: taking a link down removes its IPv4
-routes without a message for each, and a burst that overflows the socket is lost. So every message,
-and an overflow as well, only means "look again". That is what a ring of a bell means too, hence
-``KernelBell``: a bell that the kernel also rings.
+Messages. The kernel sends a netlink message for every change of links, addresses, routes and rules.
+None of them is parsed, because they are incomplete: taking a link down removes its IPv4 routes
+without a message for each, and a burst that overflows the socket is lost. So every message, and an
+overflow too, only means "look again". A ring of a bell means the same, hence ``KernelBell``: a bell
+that the kernel also rings.
 
-The answer. ``path`` connects a UDP socket to the address, which sends nothing but makes the kernel
-choose a route and a source address. Thereby policy rules, tunnels, LAN endpoints without a default
-route and IPv6 count as they do for a real connection. What a namespace with a veth pair showed
-(Linux 6.18):
+Answer. ``path`` connects a UDP socket to the address, which sends nothing but makes the kernel
+choose a route and a source address. So policy rules, tunnels, LAN endpoints without a default route
+and IPv6 are treated as for a real connection. Measured in a namespace with a veth pair (Linux
+6.18):
 
 ====================  =============================  =====================================
 fault                 connecting a UDP socket        the matching route (RTM_GETROUTE)
@@ -38,7 +38,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from telemetry_agent.addresses import Address, is_no_route
+from telemetry_agent.addresses import NO_ROUTE, Address
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
@@ -60,25 +60,25 @@ _KERNEL_ANSWERS_WITHIN_S = 1.0
 
 
 class Path(NamedTuple):
-    """Which way packets to an address leave. On another path, old connections hang."""
+    """How packets to an address leave. When it changes, old connections hang."""
 
     source: str
-    """The address of ours that they leave from."""
+    """The source address."""
     route: tuple[tuple[int, bytes], ...] = ()
     """Interface and gateway as the kernel names them; empty where it could not be asked."""
 
 
 def path(address: Address) -> Path | None:
-    """Ask the kernel for the way to an address; ``None``: there is none. Sends nothing.
+    """Ask the kernel for the path to an address; ``None``: there is none. Sends nothing.
 
-    What cannot be asked counts as a way: only the kernel's own no is a no.
+    A question that fails for another reason counts as a path: only the kernel's own no is a no.
     """
     try:
         with socket.socket(address.family, socket.SOCK_DGRAM) as asking:
             asking.connect(address.sockaddr)
             source = str(asking.getsockname()[0])
     except OSError as error:
-        return None if is_no_route(error.errno or 0) else Path("")
+        return None if error.errno in NO_ROUTE else Path("")
     try:
         flags, route = _matching_route(address, source)
     except OSError:
@@ -87,7 +87,7 @@ def path(address: Address) -> Path | None:
 
 
 def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int, bytes], ...]]:
-    """The flags of the route that the kernel would take, and the attributes that say where to."""
+    """The flags of the route that the kernel would use, and the attributes that say where to."""
     ends = [
         (kind, socket.inet_pton(address.family, host.partition("%")[0]))
         for kind, host in ((_RTA_DST, address.sockaddr[0]), (_RTA_SRC, source))
@@ -118,9 +118,9 @@ def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int
 
 
 class KernelBell(Bell):
-    """A bell that any thread rings, and the kernel by its news; for one waiting thread.
+    """A bell that any thread rings, and the kernel by its messages; for one waiting thread.
 
-    Where the kernel gives no news (no netlink in a container), any thread still rings it.
+    Where the kernel sends none (no netlink in a container), threads can still ring it.
     """
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class KernelBell(Bell):
     def wait(
         self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
     ) -> dict[int, int]:
-        """Return when rung, at news, when a watched descriptor is ready, or after ``timeout_s``."""
+        """As ``Bell.wait``; a message of the kernel ends the wait too."""
         news = [] if self._news is None else [(self._news.fileno(), select.POLLIN)]
         return super().wait(timeout_s, [*watched, *self._watched, *news])
 
@@ -140,7 +140,7 @@ class KernelBell(Bell):
         self._watched = descriptors
 
     def heard(self) -> bool:
-        """Whether the kernel gave news since the last call."""
+        """Whether the kernel has sent messages since the last call."""
         news = False
         if self._news is not None:
             with contextlib.suppress(BlockingIOError):
@@ -148,13 +148,13 @@ class KernelBell(Bell):
                     try:
                         self._news.recv(1)  # cuts the message short: nobody reads it
                     except OSError as error:
-                        if error.errno != errno.ENOBUFS:  # lost news are news
+                        if error.errno != errno.ENOBUFS:  # a lost message counts too
                             raise
                     news = True
         return news
 
     def close(self) -> None:
-        """End a wait, and hear no more news. Idempotent."""
+        """End a wait, and receive no more messages. Idempotent."""
         self.ring()
         news, self._news = self._news, None
         if news is not None:
@@ -170,7 +170,10 @@ def _listen() -> socket.socket | None:
             news.close()
             raise
     except OSError as error:
-        log.info("no news of links and routes from the kernel (%s): probing only", error.strerror)
+        log.info(
+            "cannot receive the kernel's messages about links and routes (%s): probing only",
+            error.strerror,
+        )
         return None
     news.setblocking(False)
     return news

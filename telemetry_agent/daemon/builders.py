@@ -1,13 +1,22 @@
-"""From a section of the config to the part that it describes."""
+"""From a section of the config, and systemd's credentials, to the part that it describes."""
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.addresses import is_loopback
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Extra, Gps, Queue, Upload
+from telemetry_agent.config.settings import (
+    ExtraSettings,
+    GpsSettings,
+    PageSettings,
+    QueueSettings,
+    UploadSettings,
+)
 from telemetry_agent.daemon.extras import Attribute, Extras
+from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources import Source, gpsd
 from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.baud import BaudMemory
@@ -15,12 +24,18 @@ from telemetry_agent.gnss.sources.gpsd import GpsdSource
 from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.gnss.sources.sockets import TcpSource, UdpSource
+from telemetry_agent.gnss.sources.sockets import TcpSource
+from telemetry_agent.gnss.sources.udp import UdpOptions, UdpSource
+from telemetry_agent.page.libraries import server_missing
+from telemetry_agent.secrecy import read_secret, secrets_in_url
+from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.interfaces import WireFormat
 from telemetry_agent.upload.uploader import UploadPolicy
 
+_SHORTEST_TOKEN = 16  # nothing slows down who guesses
 
-def open_queue(queue: Queue, clock: Clock) -> AckQueue:
+
+def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
     """The queue, for this process alone.
 
     Raises:
@@ -41,7 +56,7 @@ def open_queue(queue: Queue, clock: Clock) -> AckQueue:
     )
 
 
-def source_of(gps: Gps, baud_file: Path | None) -> Source:
+def source_of(gps: GpsSettings, baud_file: Path | None) -> Source:
     """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have.
 
     Without it nothing is remembered.
@@ -64,11 +79,11 @@ def source_of(gps: Gps, baud_file: Path | None) -> Source:
     if parts.scheme == "tcp":
         return TcpSource(host, number, commands=commands)
     if parts.scheme == "udp":
-        return UdpSource(host, number)
+        return UdpSource(host, number, UdpOptions.read(parts.query))
     return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
-def extras_of(extra: Extra) -> Extras:
+def extras_of(extra: ExtraSettings) -> Extras:
     """What is added to each fix."""
     return Extras(
         [Attribute(name, one.file, one.scale) for name, one in extra.files.items()],
@@ -76,7 +91,7 @@ def extras_of(extra: Extra) -> Extras:
     )
 
 
-def policy_of(upload: Upload, wire_format: WireFormat) -> UploadPolicy:
+def policy_of(upload: UploadSettings, wire_format: WireFormat) -> UploadPolicy:
     """How uploads are made; in which order they are by default, the format knows."""
     return UploadPolicy(
         max_batch=upload.max_batch,
@@ -88,3 +103,83 @@ def policy_of(upload: Upload, wire_format: WireFormat) -> UploadPolicy:
         backoff_initial_s=upload.backoff_initial_s,
         backoff_max_s=upload.backoff_max_s,
     )
+
+
+def build_credentials(upload: UploadSettings, secrets: set[str]) -> Credentials:
+    """The secrets that the config names; where it names none, the credential of that name.
+
+    ``Credentials.prepare`` reads them. It also raises where the settings and the credentials
+    contradict each other, or a secret would be sent in the clear.
+
+    Args:
+        upload: the settings.
+        secrets: every secret that is read is added to it, now and later.
+    """
+    token = upload.token_file or _credential("token")
+    password = upload.password_file or _credential("password") if upload.username else None
+    fault = None
+    if upload.username and token is not None:
+        fault = f"upload.username is set, and there is a token {token}: keep one"
+    elif upload.username and password is None:
+        fault = "upload.password_file is missing, upload.username is set"
+    elif token is not None:
+        fault = upload.secret_in_the_clear()
+    secrets |= secrets_in_url(upload.url)
+    return Credentials(
+        upload.headers,
+        token=token,
+        scheme=_scheme(upload),
+        username=upload.username,
+        password=password,
+        ca_file=upload.ca_file,
+        client_cert=upload.client_cert,
+        client_key=(upload.client_key or _credential("client_key")) if upload.client_cert else None,
+        secrets=secrets,
+        fault=fault,
+    )
+
+
+def build_page_token(page: PageSettings, secrets: set[str]) -> str | None:
+    """Read what lets a viewer of the page in; ``None``: everybody on this machine may look.
+
+    Raises:
+        ConfigError: there is a page that cannot be, or that others could open without a token.
+    """
+    if page.listen is None:
+        return None
+    if (missing := server_missing()) is not None:
+        raise ConfigError(f"page.listen is set, and {missing}")
+    path = page.token_file or _credential("page_token")
+    if path is not None:
+        token = read_secret("page.token_file", path)
+        if len(token) < _SHORTEST_TOKEN:
+            raise ConfigError(
+                f"page.token_file: {path} must hold at least {_SHORTEST_TOKEN} characters",
+                "`openssl rand -hex 16` makes some",
+            )
+        secrets.add(token)
+        return token
+    if page.names:
+        raise ConfigError(
+            "page.names: whoever reaches the proxy could see where this device is",
+            "set page.token_file",
+        )
+    if not is_loopback(page.listen[0]):
+        raise ConfigError(
+            f"page.listen: whoever reaches {page.listen[0]} could see where this device is",
+            "set page.token_file, or listen on 127.0.0.1",
+        )
+    return None
+
+
+def _scheme(upload: UploadSettings) -> str:
+    """InfluxDB 2 has a word of its own for what others call a bearer token."""
+    path = urlsplit(upload.url).path
+    return "Token" if upload.format == "influx" and path.endswith("/api/v2/write") else "Bearer"
+
+
+def _credential(name: str) -> Path | None:
+    """The file of one of the service's credentials, if it has that."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(folder, name)
+    return path if folder and path.exists() else None

@@ -15,9 +15,15 @@ A traceback is told of a crash only, that is where ``log.exception`` is used. Se
 caller names are masked in everything, because the text of a foreign exception may quote any. Other
 people's loggers are heard from warnings up, whatever the level: httpx tells each request, and
 httpcore's debugging prints the headers.
+
+Logging never blocks: what nobody reads is dropped and counted, and the number is logged once there
+is room.
 """
 
+import atexit
+import contextlib
 import faulthandler
+import io
 import json
 import logging
 import os
@@ -29,11 +35,13 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal
 
+from telemetry_agent.daemon.standard_error import StandardError
 from telemetry_agent.secrecy import masked
 
 PROGRAM = "telemetry-agent"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
+_END_S = 1.0  # for what waits in a standard error that is not read as fast
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = logging.getLogger(__name__)
@@ -54,18 +62,36 @@ def configure(
         secrets: texts that no record may show, also those that are added to it later; those of
             fewer than 4 characters are not masked.
     """
+    standard_error = _standard_error()
     handler: logging.Handler
     if format == "auto" and _stderr_is_journal():
         handler = JournalHandler(device, secrets)
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_Json(device, secrets) if format == "json" else _Readable(secrets))
+    standard_error.dropped_line = lambda count: (
+        handler.format(_dropped(count, "nobody read standard error")) + "\n"
+    )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("telemetry_agent").setLevel(level.upper())
     sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash
     # The watchdog ends a stuck agent by SIGABRT: this prints where each thread stood.
     faulthandler.enable(2)
+
+
+def _standard_error() -> StandardError:
+    """What ``sys.stderr`` writes into; from now on it never blocks."""
+    buffer = getattr(sys.stderr, "buffer", None)
+    if isinstance(buffer, StandardError):
+        return buffer
+    # Where the agent was started without one, 2 is any other file by now.
+    standard_error = StandardError(2 if sys.stderr else os.open(os.devnull, os.O_WRONLY))
+    sys.stderr = io.TextIOWrapper(
+        standard_error, encoding="utf-8", errors="backslashreplace", write_through=True
+    )
+    atexit.register(standard_error.end, _END_S)
+    return standard_error
 
 
 class _Text(logging.Formatter):
@@ -150,7 +176,7 @@ class JournalHandler(logging.Handler):
         """Send ``record``."""
         try:
             if self._dropped:
-                self._send(self._confession())
+                self._send(_dropped(self._dropped, "journald was busy"))
                 self._dropped = 0
             self._send(record)
         except BlockingIOError:
@@ -162,18 +188,11 @@ class JournalHandler(logging.Handler):
 
     def close(self) -> None:
         """Close the socket."""
+        with contextlib.suppress(OSError):
+            if self._dropped:
+                self._send(_dropped(self._dropped, "journald was busy"))
         self._socket.close()
         super().close()
-
-    def _confession(self) -> logging.LogRecord:
-        return logging.makeLogRecord(
-            {
-                "name": __name__,
-                "levelno": logging.WARNING,
-                "msg": f"{self._dropped} log records were lost: journald was busy",
-                "fields": {"COUNT": self._dropped},
-            }
-        )
 
     def _send(self, record: logging.LogRecord) -> None:
         entry = {
@@ -189,6 +208,18 @@ class JournalHandler(logging.Handler):
         lines = self._text.format(record).splitlines()
         sys.stderr.write("".join(f"<{_priority(record)}>{line}\n" for line in lines))
         sys.stderr.flush()
+
+
+def _dropped(count: int, why: str) -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {
+            "name": __name__,
+            "levelno": logging.WARNING,
+            "levelname": "WARNING",
+            "msg": f"{count} log lines were dropped: {why}",
+            "fields": {"COUNT": count},
+        }
+    )
 
 
 def journal_datagram(fields: dict[str, Any]) -> bytes:

@@ -1,8 +1,8 @@
 """The process round the agent: signals, readiness, watchdog, reload.
 
-Main starts the threads and then only listens: it sits in ``sigtimedwait`` with all signals
-blocked, so there are no signal handlers, and feeds the service manager's watchdog as long as every
-thread is in time.
+Main starts the threads and then only listens: it sits in ``sigwait`` with all signals blocked, so
+there are no signal handlers, and feeds the service manager's watchdog as long as every thread is in
+time. A timer's signal tells it when to look.
 """
 
 import logging
@@ -15,29 +15,33 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import AgentError
+from telemetry_agent.page.events import Doctor
 
 log = logging.getLogger(__name__)
 
 _EX_SOFTWARE = 70  # sysexits.h: a fault of ours; the service manager starts the agent again
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+# Not sigtimedwait: stopped (SIGSTOP, a frozen cgroup) and continued past its deadline it returns
+# whatever number is in memory there, which may be that of a signal.
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
 _LOOK_EVERY_S = 10.0
 
 
-def run(load: Callable[[], Settings], clock: Clock) -> int:
+def run(load: Callable[[], Settings], clock: Clock, doctor: Doctor | None = None) -> int:
     """Run until a signal says stop; SIGHUP reads the config anew. Returns the exit status.
 
     Raises:
         ConfigError: the config is wrong.
+        ResourceError: the system refuses to read it, or a thread.
         QueueLockedError: another process holds the queue.
         StorageError: the queue cannot be opened.
     """
     settings = load()
     secrets: set[str] = set()
-    _configure_logs(settings, secrets)
     # Before any thread starts, so that all inherit it and only main hears of them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    agent = Agent(settings, clock, secrets=secrets)
+    _configure_logs(settings, secrets)
+    agent = Agent(settings, clock, secrets=secrets, doctor=doctor)
     agent.start()
     log.info("telemetry-agent %s %s", __version__, agent)
     notify(READY=1, STATUS=str(agent))
@@ -56,11 +60,17 @@ def run(load: Callable[[], Settings], clock: Clock) -> int:
 def _listen(agent: Agent, load: Callable[[], Settings], clock: Clock) -> int:
     """Until a signal says stop: which one."""
     every_s = watchdog_interval_s() or _LOOK_EVERY_S
+    signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
+    looked_s = clock.monotonic_s()
     told: list[str] = []
     while True:
-        heard = signal.sigtimedwait(_SIGNALS, every_s)
-        if heard is None:
-            late = agent.supervisor.late(clock.monotonic_s())
+        number = signal.sigwait(_SIGNALS)
+        if number == signal.SIGALRM:
+            now_s = clock.monotonic_s()
+            # Nobody is asked for the time in which main did not run either.
+            agent.supervisor.excuse(max(0.0, now_s - looked_s - every_s), now_s)
+            looked_s = now_s
+            late = agent.supervisor.late(now_s)
             if not any(task.vital for task in late):
                 notify(WATCHDOG=1)
             names = [task.name for task in late]
@@ -69,21 +79,21 @@ def _listen(agent: Agent, load: Callable[[], Settings], clock: Clock) -> int:
             elif names != told:
                 log.error("stuck: %s", ", ".join(names))
             told = names
-        elif heard.si_signo == signal.SIGHUP:
+        elif number == signal.SIGHUP:
             notify(RELOADING=1)
             _reload(agent, load)
             notify(READY=1, STATUS=str(agent))
         else:
-            return heard.si_signo
+            return number
 
 
 def _reload(agent: Agent, load: Callable[[], Settings]) -> None:
     try:
         settings = load()
-        agent.apply(settings)
-    except ConfigError as error:
-        log.error("the old config stays: %s", error)  # noqa: TRY400 - the user's, no fault of ours
+    except AgentError as error:
+        log.error("the old config stays: %s", error)  # noqa: TRY400 - no fault of ours
         return
+    agent.apply(settings)
     _configure_logs(settings, agent.secrets)
     log.info("reloaded: %s", agent)
 

@@ -9,6 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.clock import Clock
 from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
-from telemetry_agent.model import Fix, Satellite, Sky
+from telemetry_agent.model import Fix, Sky
+from telemetry_agent.snapshot import (
+    PageView,
+    QueueView,
+    ReceiverView,
+    SatelliteView,
+    Snapshot,
+    UploadView,
+)
 from telemetry_agent.upload.upload_status import UploadStatus
 
 _MINUTE_S = 60.0
@@ -66,6 +75,7 @@ class Status:
         clock: the machine's clocks.
         not_recorded: fixes that sampling dropped, by reason.
         sky: the satellites in view.
+        page: how the device page does; ``None``: it is off.
     """
 
     def __init__(
@@ -78,7 +88,9 @@ class Status:
         clock: Clock,
         not_recorded: Callable[[], Mapping[str, int]] = dict,
         sky: Callable[[], Sky] = Sky,
+        page: Callable[[], PageView | None] = lambda: None,
     ) -> None:
+        self._page = page
         self._not_recorded = not_recorded
         self._sky = sky
         self._identity = identity
@@ -123,37 +135,20 @@ class Status:
             self._sent_lately.add(now_s, upload.sent_bytes - before.sent_bytes)
             self._metered = upload
 
-    def snapshot(self) -> dict[str, Any]:
-        """Everything, ready for JSON. What is unknown is absent.
-
-        ``version device pid uptime_s``, and ``running``: true.
-
-        ``receiver``: ``source``; ``state`` for ``state_s`` seconds; ``antenna`` as the receiver
-        says; ``fixes`` since the start and ``rate_hz`` over the last minute; ``rejected``: what
-        was dropped of its input, and ``not_recorded``: of its fixes, by reason; ``satellites`` in
-        view, see ``Satellite``; of the last fix, if there was one, ``fix_age_s``,
-        ``time``, ``mode``, ``quality``, ``sats``, ``hdop``.
-
-        ``upload``: ``host``; ``state`` for ``state_s`` seconds; ``last_delivery_s`` ago;
-        ``last_error`` and ``last_error_s`` ago; ``next_attempt_s`` from now, while one is waited
-        for; ``requests`` and ``failed_requests``; ``delivered`` fixes since the start and
-        ``rate_hz`` over the last minute; ``sent_bytes`` since the start and ``sent_bytes_24h``.
-
-        ``queue``: see ``queue_fields``, and ``oldest_pending_s``, by how much the oldest pending
-        fix is older than the newest.
-        """
+    def snapshot(self) -> Snapshot:
+        """Everything."""
         now_s = self._clock.monotonic_s()
         device, host = self._identity()
-        return {
-            "running": True,
-            "version": __version__,
-            "device": device,
-            "pid": os.getpid(),
-            "uptime_s": _tenths(now_s - self._began_s),
-            "receiver": self._receiver_fields(now_s),
-            "upload": self._upload_fields(now_s, host),
-            "queue": self._queue_fields(),
-        }
+        return Snapshot(
+            version=__version__,
+            device=device,
+            pid=os.getpid(),
+            uptime_s=_tenths(now_s - self._began_s),
+            receiver=self._receiver_view(now_s),
+            upload=self._upload_view(now_s, host),
+            queue=self._queue_view(),
+            page=self._page(),
+        )
 
     def position(self) -> dict[str, Any] | None:
         """The last fix, ready for JSON, and its ``age_s``; ``None`` before the first.
@@ -201,97 +196,91 @@ class Status:
         fields["disk_free"] = disk_free_bytes(self._folder)
         return fields
 
-    def _receiver_fields(self, now_s: float) -> dict[str, Any]:
+    def _receiver_view(self, now_s: float) -> ReceiverView:
         receiver = self._receiver()
         with self._lock:
             last_fix, rate_hz = self._last_fix, self._fixes.rate(now_s)
-        fields: dict[str, Any] = {
-            "source": receiver.source,
-            "state": receiver.state,
-            "state_s": _tenths(now_s - receiver.since_s),
-            "fixes": receiver.fixes,
-            "rate_hz": round(rate_hz, 2),
-            "rejected": dict(receiver.counts),
-            "not_recorded": dict(self._not_recorded()),
-            "satellites": [_known(satellite) for satellite in self._sky().satellites],
-        }
-        if receiver.antenna is not None:
-            fields["antenna"] = receiver.antenna
-        if last_fix is not None:
-            came_s, fix = last_fix
-            fields["fix_age_s"] = _tenths(now_s - came_s)
-            fields["time"] = rfc3339(fix.time_ms)
-            fields["mode"] = fix.mode
-            fields["quality"] = fix.quality
-            if fix.sats is not None:
-                fields["sats"] = fix.sats
-            if fix.hdop_e2 is not None:
-                fields["hdop"] = fix.hdop_e2 / 100
-        return fields
+        diagnosis = receiver.diagnosis
+        why = diagnosis or receiver.trouble
+        view = ReceiverView(
+            source=receiver.source,
+            state=receiver.state,
+            state_s=_tenths(now_s - receiver.since_s),
+            fixes=receiver.fixes,
+            rate_hz=round(rate_hz, 2),
+            rejected=dict(receiver.counts),
+            not_recorded=dict(self._not_recorded()),
+            satellites=tuple(SatelliteView(*satellite) for satellite in self._sky().satellites),
+            reason=diagnosis and diagnosis.reason,
+            message=why and why.message,
+            remedy=why and why.remedy,
+            notice="; ".join(receiver.notices) or None,
+            antenna=receiver.antenna,
+        )
+        if last_fix is None:
+            return view
+        came_s, fix = last_fix
+        return replace(
+            view,
+            fix_age_s=_tenths(now_s - came_s),
+            time=rfc3339(fix.time_ms),
+            mode=fix.mode,
+            quality=fix.quality,
+            sats=fix.sats,
+            hdop=None if fix.hdop_e2 is None else fix.hdop_e2 / 100,
+        )
 
-    def _upload_fields(self, now_s: float, host: str) -> dict[str, Any]:
+    def _upload_view(self, now_s: float, host: str) -> UploadView:
         self.step_ended()
         upload = self._upload()
         with self._lock:
             rate_hz = self._delivered_lately.rate(now_s)
             sent_24h = self._sent_lately.total(now_s)
-        fields: dict[str, Any] = {
-            "host": host,
-            "state": upload.state,
-            "state_s": _tenths(now_s - upload.since_s),
-            "requests": upload.requests,
-            "failed_requests": upload.failed_requests,
-            "delivered": upload.delivered,
-            "rate_hz": round(rate_hz, 2),
-            "sent_bytes": upload.sent_bytes,
-            "sent_bytes_24h": round(sent_24h),
-        }
-        if upload.last_delivery_s is not None:
-            fields["last_delivery_s"] = _tenths(now_s - upload.last_delivery_s)
-        if upload.last_error is not None and upload.last_error_s is not None:
-            fields["last_error"] = upload.last_error
-            fields["last_error_s"] = _tenths(now_s - upload.last_error_s)
-        if upload.next_attempt_s is not None:
-            fields["next_attempt_s"] = _tenths(max(0.0, upload.next_attempt_s - now_s))
-        return fields
+        return UploadView(
+            host=host,
+            state=upload.state,
+            state_s=_tenths(now_s - upload.since_s),
+            requests=upload.requests,
+            failed_requests=upload.failed_requests,
+            delivered=upload.delivered,
+            rate_hz=round(rate_hz, 2),
+            sent_bytes=upload.sent_bytes,
+            sent_bytes_24h=round(sent_24h),
+            last_delivery_s=_ago(upload.last_delivery_s, now_s),
+            last_error=upload.last_error,
+            last_error_s=_ago(upload.last_error_s, now_s),
+            next_attempt_s=None
+            if upload.next_attempt_s is None
+            else _tenths(max(0.0, upload.next_attempt_s - now_s)),
+        )
 
-    def _queue_fields(self) -> dict[str, Any]:
+    def _queue_view(self) -> QueueView:
         stats = self._queue()
-        fields = queue_fields(stats, self._folder)
+        view = queue_view(stats, self._folder)
         oldest_ms, newest_ms = stats.oldest_pending_ms, self._newest_ms
-        if "oldest_pending" in fields and oldest_ms is not None and newest_ms is not None:
-            fields["oldest_pending_s"] = (newest_ms - oldest_ms) / 1000
-        return fields
+        if view.oldest_pending is None or oldest_ms is None or newest_ms is None:
+            return view
+        return replace(view, oldest_pending_s=(newest_ms - oldest_ms) / 1000)
 
 
-def _known(satellite: Satellite) -> dict[str, Any]:
-    return {name: value for name, value in satellite._asdict().items() if value is not None}
-
-
-def queue_fields(stats: QueueStats, folder: Path) -> dict[str, Any]:
-    """What ``status`` tells of the queue, with an agent or without, ready for JSON.
-
-    ``pending``: fixes that are to be delivered, of which ``in_flight`` are on their way and
-    ``uncommitted`` not yet on disk; ``oldest_pending``: the time of the oldest; ``delivered``:
-    those that are still kept; ``dead_letters`` and ``lost``: reason -> count; ``file_bytes``;
-    ``disk_free_bytes``; ``full``: there is no room, so something is given up for what comes;
-    ``carrying_over``: there is more to come from a file that was set aside.
-    """
-    fields: dict[str, Any] = {
-        "pending": pending(stats),
-        "in_flight": stats.in_flight,
-        "uncommitted": stats.uncommitted,
-        "delivered": stats.acked,
-        "dead_letters": dict(stats.dead_letters),
-        "lost": dict(stats.lost),
-        "file_bytes": stats.file_bytes,
-        "disk_free_bytes": disk_free_bytes(folder),
-        "full": stats.full,
-        "carrying_over": stats.carrying_over,
-    }
-    if fields["pending"] and stats.oldest_pending_ms is not None:
-        fields["oldest_pending"] = rfc3339(stats.oldest_pending_ms)
-    return fields
+def queue_view(stats: QueueStats, folder: Path) -> QueueView:
+    """What is told of a queue, with an agent or without."""
+    count = pending(stats)
+    return QueueView(
+        pending=count,
+        in_flight=stats.in_flight,
+        uncommitted=stats.uncommitted,
+        delivered=stats.acked,
+        dead_letters=dict(stats.dead_letters),
+        lost=dict(stats.lost),
+        file_bytes=stats.file_bytes,
+        disk_free_bytes=disk_free_bytes(folder),
+        full=stats.full,
+        carrying_over=stats.carrying_over,
+        oldest_pending=rfc3339(stats.oldest_pending_ms)
+        if count and stats.oldest_pending_ms is not None
+        else None,
+    )
 
 
 def pending(stats: QueueStats) -> int:
@@ -303,6 +292,10 @@ def disk_free_bytes(folder: Path) -> int:
     """What the agent could still write there."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
+
+
+def _ago(instant_s: float | None, now_s: float) -> float | None:
+    return None if instant_s is None else _tenths(now_s - instant_s)
 
 
 def _tenths(seconds: float) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import ResourceError
 from telemetry_agent.tasks import Beat, Bell, Stop, Task, run_loop
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,15 @@ class Supervised(Generic[T]):
         self._prepare()
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread.
+
+        Raises:
+            ResourceError: the system refuses one.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ResourceError(f"the system refuses a thread for the {self.name}") from error
 
     def restart(self, timeout_s: float) -> None:
         """End the task as ``end`` does, and run one that is built anew."""
@@ -142,7 +150,12 @@ class Supervisor:
         """The tasks whose beat is overdue."""
         return [task for task in self._tasks if task.beat.is_late(now_s)]
 
+    def excuse(self, frozen_s: float, now_s: float) -> None:
+        """The whole process stood still for so long: no task is to blame for that time."""
+        for task in self._tasks:
+            task.beat.excuse(frozen_s, now_s)
+
     def _give_up(self) -> None:
-        # Main sits in sigtimedwait: a signal is what it hears.
+        # Main sits in sigwait: a signal is what it hears.
         self.gave_up = True
         os.kill(os.getpid(), signal.SIGTERM)

@@ -19,11 +19,11 @@ from telemetry_agent.addresses import (
     look_up_error,
 )
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Upload
-from telemetry_agent.daemon.access import build_access
+from telemetry_agent.config.settings import UploadSettings
+from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.doctor.permissions import Account, owner_of
+from telemetry_agent.doctor.permissions import SystemUser, owner_of
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Batch, Fix, Record
 from telemetry_agent.tasks import Bell
@@ -60,9 +60,9 @@ class EndpointChecks:
 
     def __init__(
         self,
-        upload: Upload,
+        upload: UploadSettings,
         device: str,
-        account: Callable[[], Account],
+        account: Callable[[], SystemUser],
         *,
         resolve: Resolve,
         clock: Clock,
@@ -85,7 +85,8 @@ class EndpointChecks:
         keys = ("token_file", "password_file", "ca_file", "client_cert", "client_key")
         files = {key: path for key in keys if (path := getattr(upload, key)) is not None}
         try:
-            self._credentials = build_access(upload, set())
+            self._credentials = build_credentials(upload, set())
+            self._credentials.prepare()
             for key, path in files.items():
                 if not account.may(path, os.R_OK):
                     yield failed(
@@ -257,7 +258,7 @@ class EndpointChecks:
 
 
 def asked(
-    transport: Transport, upload: Upload, device: str, position: Fix | None
+    transport: Transport, upload: UploadSettings, device: str, position: Fix | None
 ) -> Iterator[Finding]:
     """Send one position, or none, in a stream of its own: ``authentication``, ``answer``."""
     stream = secrets.token_hex(8)

@@ -6,13 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from telemetry_agent.ackqueue.file.lock import at_rest, lock_path
-from telemetry_agent.ackqueue.recovery.verify import AtRest, verify
+from telemetry_agent.ackqueue.recovery.verify import FileAtRest, verify
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor import disk
-from telemetry_agent.doctor.agent_checks import Agent
+from telemetry_agent.doctor import disk, now
+from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import QueueLockedError, StorageError
@@ -20,12 +19,10 @@ from telemetry_agent.errors import QueueLockedError, StorageError
 _SLOW_WRITE_S = 0.5
 _VERIFY_S = 4.0
 _OF_THE_SERVICE = Path("/var/lib/telemetry-agent")  # StateDirectory of the unit
-_BY_THE_DISK = {"damaged", "memory"}
-"""The reasons for a loss that nobody asked for."""
 _FAULTS = {"damaged": "are damaged", "missing": "are missing", "damaged_marks": "marks are damaged"}
 
 
-class Storage:
+class StorageChecks:
     """The folder of the queue.
 
     Args:
@@ -35,7 +32,7 @@ class Storage:
         root: where the machine's /proc is.
     """
 
-    def __init__(self, path: Path, agent: Agent, *, clock: Clock, root: Path) -> None:
+    def __init__(self, path: Path, agent: AgentChecks, *, clock: Clock, root: Path) -> None:
         self._path = path
         self._agent = agent
         self._clock = clock
@@ -73,7 +70,7 @@ class Storage:
     def queue(self) -> Iterator[Finding]:
         """Is what was recorded still as it was: ``queue``."""
         if self._agent.status is not None:
-            yield _as_told(self._agent.status["queue"])
+            yield now.queue(self._agent.status.queue)
             return
         try:
             if not self._path.exists():
@@ -140,13 +137,13 @@ class Storage:
         except StorageError as error:
             return failed(
                 "queue",
-                str(error),
+                error.message,
                 "the agent sets it aside when it starts, and carries over what can be read",
             )
 
     def _read_all(self) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
-        source = AtRest(self._path)
+        source = FileAtRest(self._path)
         with contextlib.closing(source.store):
             answers = verify(source)
             found = next(answers)
@@ -190,28 +187,3 @@ def _refused(folder: Path, error: OSError) -> Finding:
     if error.errno in {errno.EACCES, errno.EPERM}:
         return warned(name, f"{said} by the user who asks", "use sudo")
     return failed(name, said, "the disk may be broken: `dmesg` shows errors")
-
-
-def _as_told(queue: dict[str, Any]) -> Finding:
-    """What the running agent says of its queue: it checks each position that it sends."""
-    said = f"{queue['pending']} positions wait, {queue['delivered']} delivered ones are kept"
-    lost = ", ".join(
-        f"{count} {reason}" for reason, count in queue["lost"].items() if reason in _BY_THE_DISK
-    )
-    if lost:
-        return warned(
-            "queue", f"{said}; lost: {lost}", "the disk loses data or refuses it: replace it"
-        )
-    if queue.get("full"):
-        return warned(
-            "queue",
-            f"{said}; it is full, and gives up what is missed least",
-            "let it reach its endpoint; or set a larger queue.max_size, or free the disk",
-        )
-    if dead := sum(queue["dead_letters"].values()):
-        return warned(
-            "queue",
-            f"{said}; the endpoint refused {dead}",
-            "`telemetry-agent queue list --state ack_failed` says why, `queue retry` repeats them",
-        )
-    return passed("queue", said)

@@ -33,6 +33,7 @@ _LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n")
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _CHECKSUMS = {bytes((a, b)): int(chr(a) + chr(b), 16) for a in _HEX_DIGITS for b in _HEX_DIGITS}
 _LINE_TAILS = {text + end: value for text, value in _CHECKSUMS.items() for end in _LINE_ENDS}
+_UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GSA|GSV|GST|ZDA),[ -)+-~]*(?=[\r\n]|$)")
 # How the frames of UBX, SiRF, CASIC, SkyTraq and RTCM 3 begin.
 _BINARY = re.compile(rb"\xb5\x62|\xa0\xa2|\xba\xce|\xa0\xa1|\xd3[\x00-\x03]")
 
@@ -43,12 +44,14 @@ class Framer:
     ``rejected`` counts the input that was dropped, by reason: ``aborted`` (cut short by a ``$``
     or an unprintable byte), ``no-checksum``, ``bad-checksum``, ``too-long``, and
     ``garbage-bytes`` (the bytes outside of sentences, line ends aside). ``binary_frames`` counts
-    what looks like the beginning of a binary frame in that garbage.
+    what looks like the beginning of a binary frame in that garbage, ``unchecked`` what looks like a
+    sentence of a receiver and has no checksum.
     """
 
     def __init__(self) -> None:
         self.rejected: Counter[str] = Counter()
         self.binary_frames = 0
+        self.unchecked = 0
         self._tail = b""  # the run whose end has not arrived
         self._gap_end = b""  # the last byte outside of runs, if it is the last byte of all
 
@@ -124,8 +127,14 @@ class Framer:
             reason = "bad-checksum"
         else:
             reason = "no-checksum"
+            self.unchecked += has_unchecked(run)
         self.rejected[reason] += 1
         return None
+
+
+def has_unchecked(data: bytes) -> bool:
+    """Whether there is a sentence of a receiver that has no checksum."""
+    return _UNCHECKED.search(data) is not None
 
 
 def _line(piece: bytes) -> Sentence | None:

@@ -1,15 +1,20 @@
 """The page's task: it listens, and serves a few seconds each step.
 
-So it shows life like every other task, ends like every other, and crashes for itself alone. A port
-that is in use is said once, and tried again later. The web server is imported when the page is on.
+So it shows life like every other task, ends like every other, and crashes for itself alone. What
+keeps it from listening (a port that is in use, a token that cannot be read) is said once, and tried
+again later. The web server is imported when the page is on.
 """
 
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.access_policy import AccessPolicy
+from telemetry_agent.page.options import PageOptions
+from telemetry_agent.snapshot import PageView
 from telemetry_agent.tasks import Bell
 
 if TYPE_CHECKING:
@@ -29,25 +34,29 @@ class Page:
     Args:
         address: host and port to listen on; ``None``: the page is off.
         sight: the agent.
-        token: what lets a viewer in; ``None``: nothing is needed.
-        tiles: the template of a tile server's URLs; empty: none.
+        token: reads what lets a viewer in; ``None``: nothing is needed. Raises ConfigError.
+        options: what else the user has set.
     """
 
     name = "page"
     max_step_s = 30.0
 
     def __init__(
-        self, address: tuple[str, int] | None, sight: "AgentView", token: str | None, tiles: str
+        self,
+        address: tuple[str, int] | None,
+        sight: "AgentView",
+        token: Callable[[], str | None],
+        options: PageOptions,
     ) -> None:
         self.bell = Bell()
         self._address = address
         self._sight = sight
         self._token = token
-        self._tiles = tiles
+        self._options = options
         self._in_step = threading.Lock()
         self._closed = False
         self._server: Server | None = None
-        self._failed = False
+        self._fault: str | None = None
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
         """Serve for a while, or listen if it does not yet."""
@@ -59,6 +68,19 @@ class Page:
                 return _LISTEN_AGAIN_S if self._server is None else 0
             self._server.turn(_TURN_S)
             return 0
+
+    def status(self) -> PageView | None:
+        """Whether it is there; ``None``: it is off. Any thread may look."""
+        if self._address is None:
+            return None
+        fault = self._fault
+        return PageView() if fault is None else PageView("held", fault)
+
+    @property
+    def viewers(self) -> int:
+        """How many look now. Any thread may ask."""
+        server = self._server
+        return 0 if server is None else server.viewers
 
     def nudge(self) -> None:
         """Something has changed that viewers want to see. Any thread may say so."""
@@ -84,19 +106,21 @@ class Page:
                 self._in_step.release()
 
     def _listen(self, host: str, port: int) -> "Server | None":
-        from telemetry_agent.page.server import Server, bound  # noqa: PLC0415
-
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         try:
+            token = self._token()
+            from telemetry_agent.page.server import Server, bound  # noqa: PLC0415 - may be missing
+
             listener = bound(host, port)
-        except OSError as error:
-            if not self._failed:
-                self._failed = True
-                log.warning("no page at %s: %s; trying again", url, error.strerror or error)
+        except (ConfigError, OSError) as error:
+            fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            if fault != self._fault:
+                self._fault = fault
+                log.warning("no page at %s: %s; trying again", url, fault)
             return None
         name = socket.gethostname()
-        door = AccessPolicy({host, name, f"{name}.local"}, self._token)
-        server = Server(listener, self._sight, door, self._tiles)
-        self._failed = False
+        door = AccessPolicy({host, name, f"{name}.local"}, token, self._options.names)
+        server = Server(listener, self._sight, door, self._options)
+        self._fault = None
         log.info("the page is at %s", url)
         return server

@@ -140,7 +140,9 @@ class StatusKeeper:
             text = f"cannot deliver ({state}): %s; trying again"
             level = logging.WARNING
         kind = state if state in {"held", "portal"} else "outage"
-        self._trouble.failed(text % reason, kind=kind, level=level, fields={"STATE": state})
+        self._trouble.failed(
+            text % reason, kind=kind, level=level, counts=attempted, fields={"STATE": state}
+        )
 
     def _enter(self, state: UploadState, now_s: float) -> None:
         if state != self.status.state:

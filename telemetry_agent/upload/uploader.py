@@ -17,6 +17,9 @@ Live fixes and the backlog are judged apart. A refused backlog pauses the backlo
 too, or there is no such difference because the order counts, everything is held. Then one fix is
 sent each ``backoff_max``, each time another one, so that a single bad fix cannot keep the hold up.
 
+Where something is missing without which nothing may be sent (a token, a certificate), uploads are
+held, and it is looked for again each 10 s.
+
 Reports of the agent about itself never delay or judge a fix. A batch takes one along only while
 all goes well. If it is refused, the batch is sent again without the report before anything is
 concluded. A report without fixes is sent when there is nothing else to do.
@@ -53,6 +56,7 @@ from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 _log = logging.getLogger(__name__)
 
 _STEP_SLACK_S = 15.0  # beside the exchanges: encoding, and a disk that takes its time
+_MISSING_AGAIN_S = 10.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
 _NO_WITNESS_S = 900.0  # how often suspects are tried while nothing else can be sent
 _SILENCES_MAX = 5  # then it may be the fixes on which the server breaks off
@@ -86,6 +90,7 @@ class Uploader:
         *,
         keeper: StatusKeeper | None = None,
         way: Reachability | None = None,
+        missing: Callable[[], str | None] = lambda: None,
         reports: AgentReports | None = None,
         in_haste: Callable[[], bool] = lambda: False,
         on_step: Callable[[], None] = lambda: None,
@@ -101,6 +106,7 @@ class Uploader:
             policy: What the config says.
             keeper: Of the uploader before this one, which goes on.
             way: What is known of the way to the endpoint.
+            missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
             in_haste: Whether fresh fixes are sent without waiting for company.
             on_step: Called in the uploader's thread after each step; must not raise.
@@ -115,6 +121,7 @@ class Uploader:
         self._transport.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
         self._way = way or AlwaysReachable()
+        self._missing = missing
         self._reports = reports
         self._in_haste = in_haste
         self._on_step = on_step
@@ -228,6 +235,11 @@ class Uploader:
             return None
         if now_s < self._not_before_s:
             return self._not_before_s - now_s
+        if (missing := self._missing()) is not None:
+            return self._pause("held", missing, _MISSING_AGAIN_S)
+        return self._send_next(now_s)
+
+    def _send_next(self, now_s: float) -> float | None:
         pending = self._queue.backlog().ready > 0
         closed = self._way.closed()
         retry_s = self._attempted_s + self._policy.backoff_max_s

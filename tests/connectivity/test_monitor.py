@@ -409,7 +409,7 @@ def test_each_change_is_said_once(world: World, caplog: pytest.LogCaptureFixture
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
         "endpoint.test:80 unreachable",
         "endpoint.test:80 no-route",
-        "endpoint.test:80 is back after 200 s and 8 probes in vain",
+        "endpoint.test:80 is up again after 200 s and 8 failed probes",
     ]
 
 

@@ -358,7 +358,7 @@ def test_an_answer_outweighs_the_probe(wire: Wire) -> None:
 
 def test_without_netlink_the_probe_alone_serves(wire: Wire) -> None:
     with monitor(wire.device, env={"NO_NETLINK": "1"}) as watched:
-        watched.wait("log no news of links and routes from the kernel")
+        watched.wait("log cannot receive the kernel.s messages about links and routes")
         watched.wait("idle up")
         wire.device.ip("link set eth0 down")
         watched.process.send(signal.SIGUSR1)

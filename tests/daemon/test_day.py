@@ -63,9 +63,9 @@ class Day:
         stack.callback(os.close, self._receiver)
         stack.callback(os.close, line)
         stack.callback(self.agent.queue.close)
-        for task in (self.agent.reader.task, *self._tasks(), self.agent._hotplug.task):
+        for task in (self._reader, *self._tasks(), self.agent.recording._hotplug.task):
             stack.callback(task.close)
-        self.agent.reader.task.step(self.clock.now_s)  # opens it
+        self._reader.step(self.clock.now_s)  # opens it
 
     def live(self, seconds: int) -> None:
         """Record and deliver for so long."""
@@ -73,7 +73,7 @@ class Day:
             said = self._drive.epoch(self.recorded)
             os.write(self._receiver, b"".join(re.findall(rb"\$GP(?:RMC|GGA).*\r\n", said)))
             self.recorded += 1
-            self.agent.reader.task.step(self.clock.advance(self._interval_s))
+            self._reader.step(self.clock.advance(self._interval_s))
             for task in self._tasks():
                 self._step(task)
 
@@ -87,9 +87,13 @@ class Day:
         self._fault = None
         self.endpoint.reconnect()
 
+    @property
+    def _reader(self) -> Task:
+        return self.agent.recording._reader.task
+
     def _tasks(self) -> list[Task]:
         agent = self.agent
-        return [agent._committer.task, agent.monitor.task, agent.uploader.task]
+        return [agent._committer.task, agent.delivery._monitor.task, agent.delivery._uploader.task]
 
     def _step(self, task: Task) -> None:
         task.bell.clear()
@@ -100,7 +104,8 @@ class Day:
                 task.bell.clear()
 
     def _probes(self, task: Task) -> bool:
-        return task is self.agent.monitor.task and self.agent.monitor.task._probe.running
+        monitor = self.agent.delivery._monitor.task
+        return task is monitor and monitor._probe.running
 
 
 def live_a_day(folder: Path, interval_s: int) -> None:
@@ -123,7 +128,7 @@ def test_a_day_with_four_outages_is_eight_lines(
     caplog.set_level(logging.INFO, "telemetry_agent")
     live_a_day(tmp_path, interval_s=10)
     begins, ends = caplog.messages[::2], caplog.messages[1::2]
-    assert [re.sub(r"\d+ s and \d+", "x s and x", line) for line in ends] == [
+    assert [re.sub(r"\d+ s \(failures: \d+", "x s (failures: x", line) for line in ends] == [
         "delivering again after x s (failures: x)"
     ] * 4
     for line, reason in zip(begins, OUTAGES, strict=True):

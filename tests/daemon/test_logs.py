@@ -134,7 +134,7 @@ def test_a_busy_journald_holds_nobody_up_and_the_loss_is_told(
     assert 0 < heard < sent
     log.info("again")
     confession = parsed(journald.recv(4096))
-    assert confession["MESSAGE"] == f"{sent - heard} log records were lost: journald was busy"
+    assert confession["MESSAGE"] == f"{sent - heard} log lines were dropped: journald was busy"
     assert confession["COUNT"] == str(sent - heard)
     assert parsed(journald.recv(4096))["MESSAGE"] == "again"
     log.info("and again")
@@ -229,6 +229,31 @@ def test_what_nobody_caught_is_logged_too() -> None:
 def test_an_abort_prints_where_each_thread_stood() -> None:
     said = run("import os\nlogs.configure('info', 'auto', 'van-07')\nos.abort()")
     assert "Fatal Python error: Aborted" in said
+
+
+def test_a_burst_is_whole_and_in_order_at_the_end() -> None:
+    said = run(
+        "logs.configure('info', 'auto', 'van-07')\n"
+        "log = logging.getLogger('telemetry_agent')\n"
+        "for number in range(2000): log.info('%d', number)\n"
+        "print('by another way', file=__import__('sys').stderr)"
+    )
+    lines = [line.rpartition(" ")[2] for line in said.splitlines()]
+    assert lines == [*map(str, range(2000)), "way"]
+
+
+def test_without_a_standard_error_nothing_is_written_into_another_file(tmp_path: Path) -> None:
+    program = (
+        "import logging, os\nfrom telemetry_agent.daemon import logs\n"
+        f"assert os.open({str(tmp_path / 'queue')!r}, os.O_CREAT | os.O_RDWR) == 2\n"
+        "logs.configure('info', 'auto', 'van-07')\n"
+        "logging.getLogger('telemetry_agent').info('recording')"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program], timeout=30, check=False
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "queue").read_text() == ""
 
 
 def test_configured_again_each_record_comes_once_and_in_the_new_form() -> None:

@@ -12,6 +12,7 @@ from telemetry_agent.cli.status import lines, size, span
 from telemetry_agent.daemon.status import Meter, Status
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix
+from telemetry_agent.snapshot import as_json
 from telemetry_agent.upload.upload_status import UploadStatus
 
 FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000, mode=3, sats=8, hdop_e2=90)
@@ -40,12 +41,12 @@ class Bench:
 
     @property
     def told(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(json.dumps(self.status.snapshot()))
+        told: dict[str, Any] = json.loads(json.dumps(as_json(self.status.snapshot())))
         return told
 
     @property
     def text(self) -> str:
-        return "\n".join(lines(self.told))
+        return "\n".join(lines(self.status.snapshot()))
 
 
 @pytest.fixture

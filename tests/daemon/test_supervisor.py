@@ -8,6 +8,7 @@ from fakes import FakeClock
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.supervisor import Supervisor
+from telemetry_agent.errors import ResourceError
 from telemetry_agent.tasks import Bell
 
 
@@ -130,6 +131,20 @@ def test_a_build_that_fails_counts_as_a_crash() -> None:
     assert not work.is_alive
 
 
+def test_a_thread_that_the_system_refuses_is_said_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    supervisor = Supervisor(Clock())
+    supervisor.add("work", lambda: Work([], threading.Event()))
+    with pytest.raises(ResourceError, match="refuses a thread for the work") as caught:
+        supervisor.start()
+    assert caught.value.exit_status == 71
+
+
 def test_who_is_late_is_named() -> None:
     clock = FakeClock()
     supervisor = Supervisor(clock)
@@ -137,6 +152,21 @@ def test_who_is_late_is_named() -> None:
     work.beat.stamp(clock.now_s + 1)
     assert supervisor.late(clock.now_s) == []
     assert [task.name for task in supervisor.late(clock.advance(2))] == ["work"]
+
+
+def test_nobody_is_late_because_the_whole_process_stood_still() -> None:
+    clock = FakeClock()
+    supervisor = Supervisor(clock)
+    work = supervisor.add("work", lambda: Work([], threading.Event()))
+    work.beat.stamp(clock.now_s + 30)
+    supervisor.excuse(100, clock.advance(110))
+    assert supervisor.late(clock.now_s) == []
+    # It has what was left to it.
+    assert supervisor.late(clock.advance(19)) == []
+    assert supervisor.late(clock.advance(2)) == [work]
+    work.beat.stamp(clock.now_s + 30)
+    supervisor.excuse(100, clock.now_s)  # it has shown life since: nothing to excuse
+    assert supervisor.late(clock.advance(31)) == [work]
 
 
 def test_a_restarted_task_is_built_anew_and_runs() -> None:

@@ -226,16 +226,16 @@ def test_reload_keeps_the_process(machine: Machine) -> None:
     assert machine.main_pid(UNIT) == before
 
 
-def test_a_wrong_config_is_not_started_again() -> None:
-    files = INSTALLED | {"/etc/telemetry-agent/config.toml": b"nonsense"}
-    with boot(drop_in("RestartSec=0"), files) as machine:
+def test_a_wrong_config_is_tried_again_until_it_is_right() -> None:
+    path = "/etc/telemetry-agent/config.toml"
+    with boot(drop_in("RestartSec=0"), INSTALLED | {path: b"nonsense"}) as machine:
         machine.systemctl("start", UNIT, check=False)
-        machine.wait_for(lambda: machine.show(UNIT, "ActiveState") == "failed", "failed")
-        assert machine.show(UNIT, "ExecMainStatus") == "78"
-        assert machine.show(UNIT, "NRestarts") == "0"
+        machine.wait_for(lambda: int(machine.show(UNIT, "NRestarts")) > 1, "second restart")
+        machine.path(path).write_bytes(INSTALLED[path])
+        machine.wait_active(UNIT)
 
 
-def test_every_other_end_is_started_again_without_a_limit() -> None:
+def test_every_end_is_started_again_without_a_limit() -> None:
     blocked = "/var/lib/telemetry-agent/queue.db/there is a folder in its place"
     with boot(drop_in("RestartSec=0"), INSTALLED | {blocked: b""}) as machine:
         machine.systemctl("start", UNIT, check=False)

@@ -380,7 +380,7 @@ def public_folder() -> Iterator[Path]:
 
 AS_ANOTHER = """
 import os, sys
-from telemetry_agent.cli import ask
+from telemetry_agent.cli import doctor
 from telemetry_agent.cli import drain
 from telemetry_agent.cli import export
 from telemetry_agent.cli import main
@@ -391,12 +391,16 @@ from telemetry_agent.cli import tap
 from telemetry_agent.config import subprocess_loader
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import app
+from telemetry_agent.daemon import ask
+from telemetry_agent.daemon import at_rest
+from telemetry_agent.daemon import delivery
 from telemetry_agent.daemon import service
 subprocess_loader.load = lambda path: loader.load(path).settings
 user, group, *groups = map(int, sys.argv[1].split())
-os.setgroups(groups)
-os.setgid(group)
-os.setuid(user)
+if user:
+    os.setgroups(groups)
+    os.setgid(group)
+    os.setuid(user)
 main(sys.argv[2:])
 """
 """Imports first, and no other process: the user may not be allowed to read this Python."""
@@ -474,6 +478,99 @@ def test_the_services_user_and_root_may_do_all(public_folder: Path) -> None:
             assert ask_as(config, *command, user=user, groups=[]).returncode == 0
             assert ask_as(config, *command, groups=[user]).returncode == 0
             assert ask_as(config, *command, groups=[]).returncode == 1
+
+
+SERVICE = 12345
+
+
+@pytest.fixture
+def services_folder(public_folder: Path) -> Path:
+    """A folder of another user's with a queue in it."""
+    folder = public_folder / "state"
+    folder.mkdir()
+    record_backlog(folder, 3)
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, SERVICE, SERVICE)
+    return folder
+
+
+def config_for(folder: Path) -> Path:
+    """A config beside the folder of the queue."""
+    queue = {"path": str(folder / "queue.db")}
+    return write_config(folder.parent, "/dev/none", "http://127.0.0.1:9/", queue=queue)
+
+
+def owners(folder: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_uid, path.stat().st_gid) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (["queue", "stats"], 0),
+        (["queue", "list"], 0),
+        (["queue", "verify"], 0),
+        (["queue", "retry", "--all"], 0),
+        (["queue", "discard", "--all", "--yes"], 0),
+        (["queue", "resend", "--since", "1h"], 0),
+        (["status"], 0),
+        (["drain"], 69),
+        (["export", "--format", "csv"], 0),
+        (["doctor"], 1),
+    ],
+    ids=str,
+)
+def test_nothing_in_the_services_folder_becomes_roots(
+    command: list[str], status: int, services_folder: Path
+) -> None:
+    config = config_for(services_folder)
+    (services_folder / "queue.db.lock").unlink()  # so there is something to make
+    result = ask_as(config, *command, user=0, groups=[])
+    assert result.returncode == status, result.stderr
+    for name, owner in owners(services_folder).items():
+        assert owner == (SERVICE, SERVICE), name
+
+
+def test_a_damaged_queue_is_set_aside_by_the_services_user(services_folder: Path) -> None:
+    config = config_for(services_folder)
+    (services_folder / "queue.db").write_bytes(b"no queue" * 1000)
+    assert ask_as(config, "queue", "stats", user=0, groups=[]).returncode == 0
+    found = owners(services_folder)
+    assert any("foreign" in name for name in found)
+    assert set(found.values()) == {(SERVICE, SERVICE)}
+
+
+def test_root_exports_into_a_folder_of_roots(services_folder: Path, tmp_path: Path) -> None:
+    config = config_for(services_folder)
+    tmp_path.chmod(0o700)
+    track = tmp_path / "track.csv"
+    (services_folder / "queue.db.lock").unlink()
+    result = ask_as(config, "export", "--output", str(track), user=0, groups=[])
+    assert result.returncode == 0, result.stderr
+    assert len(track.read_text().splitlines()) == 4
+    assert owners(tmp_path)["track.csv"][0] == 0
+    assert set(owners(services_folder).values()) == {(SERVICE, SERVICE)}
+
+
+def test_a_symlink_of_the_services_user_leads_root_nowhere(services_folder: Path) -> None:
+    """It would have a queue made where only root may write; one of root's own is followed."""
+    public_folder = services_folder.parent
+    roots = public_folder / "roots"
+    roots.mkdir(0o755)
+    shutil.copy(services_folder / "queue.db", roots / "queue.db")
+    link = public_folder / "link"
+    config = config_for(link)
+    link.symlink_to(roots)
+    os.lchown(link, SERVICE, SERVICE)
+    result = ask_as(config, "queue", "stats", user=0, groups=[])
+    assert result.returncode == 1
+    assert "may not write" in result.stderr
+    assert [path.name for path in roots.iterdir()] == ["queue.db"]
+    link.unlink()
+    link.symlink_to("state")
+    (services_folder / "queue.db.lock").unlink()
+    assert ask_as(config, "queue", "stats", user=0, groups=[]).returncode == 0
+    assert set(owners(services_folder).values()) == {(SERVICE, SERVICE)}
 
 
 def test_run_by_the_wrong_user_it_says_what_to_do(public_folder: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_version() -> None:
         (
             ["run", "--config", "nope.toml"],
             78,
-            "telemetry-agent: no config nope.toml; `telemetry-agent init",
+            "telemetry-agent: there is no config nope.toml: `telemetry-agent init",
         ),
         (["queue", "stats", "--config", "nope.toml"], 78, "no config nope.toml"),
         (["decode", "nope.nmea"], 74, "nope.nmea"),
@@ -81,6 +81,16 @@ def test_a_wrong_config_starts_nothing(tmp_path: Path) -> None:
         f"did you mean upload.timeout? [{config}]\n"
     )
     assert not (tmp_path / "queue.db").exists()
+
+
+def test_a_config_that_cannot_be_read_ends_with_71(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.symlink_to("/proc/self/mem")  # nothing is mapped where it begins
+    result = run_agent("run", "--config", str(config))
+    assert result.returncode == 71
+    assert result.stderr == (
+        f"telemetry-agent: cannot read the config {config}: Input/output error\n"
+    )
 
 
 def test_a_queue_that_cannot_be_made_ends_with_74(tmp_path: Path) -> None:

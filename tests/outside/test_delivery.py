@@ -2,9 +2,12 @@
 
 import json
 import random
+import re
 import resource
 import signal
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from certificates import Authority
@@ -14,7 +17,6 @@ from misbehaving import (
     Line,
     Request,
     Server,
-    answer,
     ca_file,
     hang_up,
     tls_server_context,
@@ -72,36 +74,81 @@ def test_a_credential_is_sent_renewed_and_never_shown(tmp_path: Path, authority:
     assert "t0ken" not in agent.text() + status + shown
 
 
-def test_what_cannot_be_used_starts_nothing_and_changes_nothing(tmp_path: Path) -> None:
-    record_backlog(tmp_path, 8)
-    with Server(then=hang_up()) as server:
-        config = write_config(tmp_path, "/dev/none", server.url)
+@pytest.mark.parametrize("missing", ["token_file", "password_file", "ca_file", "client_cert"])
+def test_without_a_secret_it_records_and_delivers_as_soon_as_that_is_there(
+    tmp_path: Path, authority: Authority, missing: str
+) -> None:
+    upload = {missing: str(tmp_path / missing)}
+    if missing == "password_file":
+        upload["username"] = "van"
+    pair = authority.sign("van")
+    text = {
+        "ca_file": authority.pair.cert.read_text(),
+        "client_cert": pair.cert.read_text() + pair.key.read_text(),
+    }.get(missing, "s3cret")
+    with Server() as server, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), server.url, upload=upload)
         with started(config) as agent:
-            for upload, says in (
-                ({"token_file": str(tmp_path / "gone")}, "upload.token_file: cannot read .*/gone"),
-                ({"ca_file": str(tmp_path / "gone")}, "upload.ca_file: .*/gone: No such file"),
-            ):
-                write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", upload=upload)
-                agent.send(signal.SIGHUP)
-                agent.wait_for_line(f"the old config stays: {says}")
-            server.then = answer()
-            server.wait_for(lambda s: len(s.ledger) == 8)
+            why = f"upload.{missing}: .*{tmp_path}/{missing}"
+            agent.wait_for_line(f"uploads are held.*{why}")
+            while (told := status_of(config))["queue"]["pending"] < 20:
+                pass
+            assert told["upload"]["state"] == "held"
+            assert re.match(why, told["upload"]["last_error"])
+            assert not server.requests
+            (tmp_path / missing).write_text(text)
+            server.wait_for(lambda s: len(s.ledger) >= 20, 40)
+            agent.wait_for_line("delivering again")
             assert agent.end() == 0
-    result = run_agent("run", "--config", str(config))
-    assert result.returncode == 78
-    assert result.stderr.count("\n") == 1
-    assert "upload.ca_file" in result.stderr
+        assert agent.text().count("uploads are held") == 1
+
+
+def status_of(config: Path) -> Any:
+    return json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
+
+
+def test_without_its_token_the_page_waits_and_comes_by_itself(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    token = tmp_path / "page-token"
+    page = {"listen": f"127.0.0.1:{port}", "token_file": str(token)}
+    with Server() as server, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), server.url, page=page)
+        with started(config) as agent:
+            agent.wait_for_line("no page at .*: page.token_file: cannot read .*page-token")
+            assert status_of(config)["page"]["state"] == "held"
+            assert "page:      held: page.token_file: cannot read" in (
+                run_agent("status", "--config", str(config)).stdout
+            )
+            server.wait_for(lambda s: len(s.ledger) >= 20)
+            token.write_text("a-token-of-24-characters")
+            agent.wait_for_line("the page is at", 40)
+            assert status_of(config)["page"] == {"state": "ok"}
+            assert agent.end() == 0
+
+
+def test_a_reload_with_a_missing_token_holds_uploads_alone(tmp_path: Path) -> None:
+    with Server() as server, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), server.url)
+        with started(config) as agent:
+            server.wait_for(lambda s: len(s.ledger) >= 5)
+            upload = {"token_file": str(tmp_path / "gone")}
+            write_config(tmp_path, str(simulator.device), server.url, upload=upload)
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line("uploads are held.*: upload.token_file: cannot read .*/gone")
+            write_config(tmp_path, str(simulator.device), server.url)
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line("delivering again")
+            assert agent.end() == 0
 
 
 def test_a_credential_is_not_sent_in_the_clear(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t0ken")
     config = write_config(tmp_path, "/dev/none", "http://far.example/v1")
     assert run_agent("config", "check", "--config", str(config)).returncode == 0
-    env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-    result = run_agent("run", "--config", str(config), env=env)
-    assert result.returncode == 78
-    assert "a secret would be sent to far.example unencrypted" in result.stderr
-    assert not (tmp_path / "queue.db").exists()
+    with started(config, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) as agent:
+        agent.wait_for_line("held.*a secret would be sent to far.example unencrypted")
+        assert agent.end() == 0
 
 
 def test_behind_a_proxy_only_the_proxy_is_spoken_to(tmp_path: Path) -> None:
@@ -145,8 +192,8 @@ def test_a_wrong_clock_is_told_by_the_receivers_time(tmp_path: Path) -> None:
         )
         with started(config) as agent:
             agent.wait_for_line(
-                "certificate has expired: this machine's clock is wrong, it says .*Z and "
-                "GNSS says 2026-11-23T12:00:.*Z; please set it"
+                "certificate has expired: this machine's clock is wrong: it says .*Z, "
+                "GNSS says 2026-11-23T12:00:.*Z; set the clock"
             )
             assert agent.end() == 0
 
@@ -239,8 +286,8 @@ def test_a_disk_that_refuses_is_asked_once_a_second_and_costs_nothing(tmp_path: 
             agent.wait_for_line("cannot write the queue .* tried again each second")
             assert simulator.done.wait(60)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, writable)
-            told = agent.wait_for_line(r"can be written again, after (\d+) refusals in (\d+) s")
-            refusals, seconds = map(int, told.groups())
+            told = agent.wait_for_line(r"can be written again after (\d+) s \(failures: (\d+)")
+            seconds, refusals = map(int, told.groups())
             assert refusals <= seconds + 2
             server.wait_for(lambda s: len(s.ledger) == 100)
             assert agent.end() == 0

@@ -1,10 +1,15 @@
 """What the log of a real agent says of an outage, and in which form."""
 
+import fcntl
 import json
+import os
 import re
+import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
-from processes import agent
+from processes import AGENT, agent, environment
 from rig import simulated, write_config
 
 from telemetry_agent.lab.endpoint import Endpoint
@@ -33,3 +38,36 @@ def test_an_outage_is_two_lines_of_json_with_state_and_count(tmp_path: Path) -> 
     assert match
     assert end[:2] == ("info", {"STATE": "ok", "COUNT": int(match[1])})
     assert [message.split(" ")[0] for _, _, message in stop] == ["stopping", "stopped:"]
+
+
+def test_a_standard_error_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:
+    endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    with endpoint, simulated(tmp_path) as simulator, os.fdopen(read_end) as pipe:
+        config = write_config(tmp_path, str(simulator.device), endpoint.url, log={"format": "json"})
+        # At this level it says each millisecond that every thread is in time.
+        env = environment({"WATCHDOG_USEC": "2000"})
+        daemon = subprocess.Popen(
+            [*AGENT, "run", "--config", str(config)], stderr=write_end, env=env
+        )
+        os.close(write_end)
+        try:
+            assert endpoint.wait_for(200, 60)
+            said: list[dict[str, Any]] = []
+            while not said or "dropped" not in said[-1]["message"]:
+                said.append(json.loads(pipe.readline()))
+            assert said[-1]["fields"]["COUNT"] > 0
+            assert re.fullmatch(
+                r"\d+ log lines were dropped: nobody read standard error", said[-1]["message"]
+            )
+            said.append(json.loads(pipe.readline()))  # it goes on
+            assert [line["time"] for line in said] == sorted(line["time"] for line in said)
+            assert endpoint.wait_for(endpoint.count() + 40, 60)
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(10) == 0
+            *_, last = pipe
+            assert "log lines were dropped" in json.loads(last)["message"]
+        finally:
+            daemon.kill()
+            daemon.wait()

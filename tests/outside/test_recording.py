@@ -1,13 +1,17 @@
 """What is recorded, by a real agent over restarts."""
 
+import contextlib
+import signal
+import socket
 from functools import reduce
 from operator import xor
 from pathlib import Path
 
-from rig import START_MS, started, stats, write_config
+from rig import START_MS, simulated, started, stats, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.model import Fix
 
 
@@ -69,3 +73,40 @@ def rmc(second: int) -> bytes:
 def test_the_interval_of_the_config_is_taken(tmp_path: Path) -> None:
     fixes = recorded(tmp_path, Drive(START_MS), range(100), interval="10s")
     assert len(fixes) == 10
+
+
+def wait_for_quiet(manager: socket.socket, seconds: float) -> None:
+    """Until nothing more has come for so long."""
+    manager.settimeout(seconds)
+    with contextlib.suppress(TimeoutError):
+        while manager.recv(4096):
+            pass
+
+
+def test_stopped_for_longer_than_its_watchdog_allows_and_continued_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
+    with (
+        endpoint,
+        simulated(tmp_path) as simulator,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(str(tmp_path / "notify"))
+        config = write_config(tmp_path, str(simulator.device), endpoint.url)
+        watched = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        with started(config, watched) as agent:
+            for _ in range(3):
+                manager.settimeout(20)
+                while manager.recv(4096) != b"WATCHDOG=1":
+                    pass
+                wait_for_quiet(manager, 0.1)  # by now main waits again
+                agent.send(signal.SIGSTOP)
+                wait_for_quiet(manager, 1.0)  # longer than the watchdog's interval
+                agent.send(signal.SIGCONT)
+                manager.settimeout(20)
+                assert manager.recv(4096) == b"WATCHDOG=1"
+            assert endpoint.wait_for(endpoint.count() + 40, 20), agent.text()
+            assert agent.end() == 0
+        for word in ("stuck", "reloaded"):
+            assert word not in agent.text()

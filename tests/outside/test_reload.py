@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 from ackqueue import damage
 from misbehaving import Act, Line, Request, Server, answer, refusing
-from processes import run_agent
+from processes import ROOT, run_agent
 from rig import simulated, started, write_config
 
 from telemetry_agent.lab.endpoint import Endpoint
@@ -49,6 +49,33 @@ def test_a_wrong_config_keeps_the_old_one(tmp_path: Path) -> None:
             agent.wait_for_line("the old config stays: the config .* is not valid TOML")
             assert endpoint.wait_for(endpoint.count() + 20, 20)
             assert agent.end() == 0
+
+
+def test_a_config_process_that_is_killed_keeps_the_old_config_and_at_the_start_is_no_wrong_one(
+    tmp_path: Path,
+) -> None:
+    kill = tmp_path / "kill"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        f"if 'telemetry_agent.config' in sys.orig_argv and os.path.exists('{kill}'):\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
+    with endpoint, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), endpoint.url)
+        with started(config, env) as agent:
+            assert endpoint.wait_for(5, 20), agent.text()
+            kill.touch()
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line("the old config stays: config: the process .* was killed: Killed")
+            assert endpoint.wait_for(endpoint.count() + 20, 20)
+            assert agent.end() == 0
+        result = run_agent("run", "--config", str(config), env=env)
+        assert result.returncode == 71
+        assert result.stderr == (
+            "telemetry-agent: config: the process that reads it was killed: Killed\n"
+        )
 
 
 def test_another_queue_waits_for_the_next_start(tmp_path: Path) -> None:
@@ -92,8 +119,9 @@ def test_the_page_is_turned_on_moved_and_refused_to_strangers(tmp_path: Path) ->
             urlopen(f"http://127.0.0.1:{first}/history", timeout=5)
         config.write_text(f'{without}\n[page]\nlisten = "0.0.0.0:{first}"\n')
         agent.send(signal.SIGHUP)
-        agent.wait_for_line("the old config stays: config: page.listen: whoever reaches 0.0.0.0")
-        assert urlopen(f"http://127.0.0.1:{second}/history", timeout=5).status == 200
+        agent.wait_for_line("no page at http://0.0.0.0:.*: page.listen: whoever reaches 0.0.0.0")
+        with pytest.raises(URLError):
+            urlopen(f"http://127.0.0.1:{first}/history", timeout=5)
         assert agent.end() == 0
 
 

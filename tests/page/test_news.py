@@ -13,6 +13,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.model import Fix
 from telemetry_agent.page.events import AgentView, EventSource
+from telemetry_agent.snapshot import Snapshot
 
 START_MS = 1_795_435_200_000
 
@@ -24,8 +25,8 @@ def queue(tmp_path: Path) -> Iterator[AckQueue]:
 
 
 def newsroom_of(queue: AckQueue) -> EventSource:
-    def snapshot() -> dict[str, Any]:
-        return {"pid": 1}
+    def snapshot() -> Snapshot:
+        return Snapshot(pid=1)
 
     def ask(*_: object) -> Iterator[dict[str, Any]]:
         yield {}

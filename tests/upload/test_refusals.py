@@ -11,8 +11,8 @@ import pytest
 from fakes import FakeClock
 from misbehaving import Act, Line, Name, Request, Server, answer, refusing
 
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.transport import Transport

@@ -69,6 +69,7 @@ class Bench:
         wire_format: WireFormat = native.FORMAT,
         **policy: Any,
     ) -> None:
+        self.missing: str | None = None
         self.server = server
         self.clock = FakeClock()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
@@ -80,6 +81,7 @@ class Bench:
             self.transport,
             UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
             way=way,
+            missing=lambda: self.missing,
             clock=self.clock,
             rng=Longest(),
         )
@@ -861,6 +863,27 @@ def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:
         b.put_backlog(2)
         assert b.work() is None
         assert b.counts == (0, 0, 2, 0)
+
+
+def test_nothing_is_sent_while_a_secret_is_missing_and_all_once_it_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bench(tmp_path, answer()) as b:
+        b.put_backlog(3)
+        b.missing = "upload.token_file: cannot read /token"
+        for _ in range(100):
+            assert b.work() == 10
+            b.clock.advance(10)
+        status = b.uploader.status()
+        assert (status.state, status.last_error) == ("held", b.missing)
+        assert caplog.text.count("uploads are held") == 1
+        b.uploader.last_upload(3)
+        assert not b.server.requests
+        assert b.queue.stats().ready == 3
+        b.missing = None
+        b.work()
+        assert b.uploader.status().state == "ok"
+        assert len(b.server.ledger) == 3
 
 
 def test_the_last_upload_sends_the_newest(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Source(Protocol):
     def check_open(self) -> None: ...  # noqa: D102
 
 
-class AtRest:
+class FileAtRest:
     """A queue that nobody uses; the caller holds its lock."""
 
     def __init__(self, path: Path) -> None:
@@ -61,6 +61,7 @@ class AtRest:
         loaded = self.store.load()
         self.ledger = Ledger(loaded)
         self.committed = loaded.last
+        self.damage = loaded.damage
 
     def check_open(self) -> None:
         """It is."""
@@ -105,12 +106,14 @@ def verify_at_rest(path: Path) -> Report:
     """
     log_is_damaged = read_log(set_aside_files.log_of(path), PAGE_BYTES).damaged
     try:
-        source = AtRest(path)
+        source = FileAtRest(path)
     except StorageError as error:
         yield _report(path, structure="its log is damaged" if log_is_damaged else str(error))
         return
     with closing(source.store):
-        structure = "its log is damaged" if log_is_damaged else source.store.integrity()
+        structure = source.damage or source.store.integrity()
+        if log_is_damaged:
+            structure = "its log is damaged"
         yield from verify(source, structure)
 
 

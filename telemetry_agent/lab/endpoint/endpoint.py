@@ -147,6 +147,10 @@ class Endpoint:
         names = ("device", "stream", "heard", "agent")
         return [dict(zip(names, (*row[:3], json.loads(row[3])), strict=True)) for row in rows]
 
+    def audits(self, device: str | None = None) -> list[dict[str, Any]]:
+        """For each device, or for one, until when it is complete; see ``audit.as_json``."""
+        return self._store.audits(device)
+
     # For the handlers, each in a thread of its own.
 
     def admit(self, authorization: str) -> str | None:

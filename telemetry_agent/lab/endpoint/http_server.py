@@ -22,7 +22,9 @@ _log = logging.getLogger(__name__)
 
 PATH = "/v1/fixes"
 AGENTS_PATH = "/v1/agents"
+AUDIT_PATH = "/v1/audit"
 _DESCRIPTION_PATH = "/openapi.json"
+_READ_ONLY = {AGENTS_PATH, AUDIT_PATH, _DESCRIPTION_PATH}
 _DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
 _IDLE_S = 75.0
 
@@ -34,6 +36,7 @@ class Service(Protocol):
     def next_fault(self) -> str | None: ...  # noqa: D102
     def take(self, request: NativeRequest) -> dict[str, Any]: ...  # noqa: D102
     def agents(self, device: str | None) -> list[dict[str, Any]]: ...  # noqa: D102
+    def audits(self, device: str | None) -> list[dict[str, Any]]: ...  # noqa: D102
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -48,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_POST(self) -> None:
-        if self.path.partition("?")[0] in {AGENTS_PATH, _DESCRIPTION_PATH}:
+        if self.path.partition("?")[0] in _READ_ONLY:
             self._not_allowed("GET")
             return
         try:
@@ -63,9 +66,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path == AGENTS_PATH:
+        if path in {AGENTS_PATH, AUDIT_PATH}:
+            look = self._service.agents if path == AGENTS_PATH else self._service.audits
             try:
-                self._answer(200, self._service.agents(self._admitted()))
+                self._answer(200, look(self._admitted()))
             except RefusedError as refused:
                 self._refuse(refused)
         elif path == _DESCRIPTION_PATH:
@@ -139,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what is no POST, or no HTTP request at all, in JSON too."""
         if code == HTTPStatus.NOT_IMPLEMENTED:
-            read_only = self.path.partition("?")[0] in {AGENTS_PATH, _DESCRIPTION_PATH}
+            read_only = self.path.partition("?")[0] in _READ_ONLY
             self._not_allowed("GET" if read_only else "POST")
         else:
             self.close_connection = True

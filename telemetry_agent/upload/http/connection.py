@@ -133,7 +133,7 @@ class CurrentExchange:
 
 
 class Handshakes:
-    """How TLS begins on each connection to one endpoint."""
+    """How TLS starts on each connection to one endpoint."""
 
     def __init__(self, clock: Clock, gnss_ms: Callable[[], int | None]) -> None:
         """``gnss_ms`` tells an expired certificate from a wrong clock; see ``Dialer``."""
@@ -144,31 +144,31 @@ class Handshakes:
     def start(
         self, context: ssl.SSLContext, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, host: str
     ) -> ssl.SSLObject:
-        """TLS that resumes the last session where that was made with the same ``context``.
+        """Return TLS that resumes the last session if that was made with the same ``context``.
 
-        A resumed handshake carries no certificates: a quarter of the bytes.
+        A resumed handshake carries no certificates, and needs a quarter of the bytes.
         """
         tls = context.wrap_bio(incoming, outgoing, server_hostname=host)
         if self._session is not None:
-            # Of another context, then its certificates may be others: shake hands in full.
+            # A session of another context, perhaps with other certificates: full handshake.
             with contextlib.suppress(ValueError):
                 tls.session = self._session
         return tls
 
     def remember(self, tls: ssl.SSLObject) -> None:
-        """Note the session of a connection that ends."""
+        """Keep the session of a connection that ends."""
         self._session = tls.session
 
     def doubt_of_the_clock(self) -> str:
-        """To be said beside a certificate whose time is not now."""
+        """What to add to the report of a certificate that is expired or not yet valid."""
         wall_ms, gnss_ms = self._clock.wall_ms(), self._gnss_ms()
         if gnss_ms is None:
             return " (or this machine's clock is wrong)"
         if abs(wall_ms - gnss_ms) < _CLOCK_IS_RIGHT_MS:
             return ""
         return (
-            f": this machine's clock is wrong, it says {rfc3339(wall_ms)} and GNSS says "
-            f"{rfc3339(gnss_ms)}; please set it"
+            f": this machine's clock is wrong: it says {rfc3339(wall_ms)}, GNSS says "
+            f"{rfc3339(gnss_ms)}; set the clock"
         )
 
 
@@ -195,10 +195,10 @@ class Connection:
         self._closed = False
 
     def recv(self, max_bytes: int) -> bytes:
-        """Some bytes; none when the peer has closed.
+        """Return some bytes; none when the peer has closed.
 
         Raises:
-            NetworkError: the connection broke, or the deadline has passed.
+            NetworkError: the connection broke, the exchange was aborted, or its time has passed.
         """
         if self.tls is None:
             data = self._recv(max_bytes, "no answer")
@@ -218,7 +218,7 @@ class Connection:
         """Send all of ``data``.
 
         Raises:
-            NetworkError: the connection broke, or the deadline has passed.
+            NetworkError: the connection broke, the exchange was aborted, or its time has passed.
         """
         if self.tls is None:
             self._send(data)
@@ -230,7 +230,7 @@ class Connection:
             raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
 
     def start_tls(self, context: ssl.SSLContext, hostname: str) -> None:
-        """Shake hands as ``context`` demands.
+        """Do the TLS handshake that ``context`` demands.
 
         Raises:
             NetworkError: the certificate is not trusted, the handshake failed or took too long.
@@ -252,7 +252,7 @@ class Connection:
         self.verified = context.verify_mode == ssl.CERT_REQUIRED
 
     def readable(self) -> bool:
-        """Whether there is something to read: on an idle connection, that it cannot be used."""
+        """Whether there is something to read; an idle connection is then unusable."""
         if self._closed or (
             self.tls is not None and (self.tls.pending() or self._incoming.pending)
         ):
@@ -262,7 +262,7 @@ class Connection:
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Close without a word to the peer. Idempotent."""
+        """Close without notice to the peer. Idempotent."""
         if self.tls is not None and not self._closed:
             self._handshakes.remember(self.tls)
         if self._exchange.aborted and not self._closed:
@@ -284,7 +284,7 @@ class Connection:
                 else:
                     self._incoming.write_eof()
             except ssl.SSLError:
-                # The alert tells the peer why; it may be gone.
+                # The alert tells the peer why; the peer may be gone.
                 with contextlib.suppress(NetworkError):
                     self._send(self._outgoing.read())
                 raise

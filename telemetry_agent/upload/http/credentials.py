@@ -1,13 +1,13 @@
-"""Who we are to the endpoint, and what proves to us who it is.
+"""What the agent shows to the endpoint, and how it verifies who the endpoint is.
 
-Theory of operation. Secrets and certificates are files, and files change under a running agent: a
-token is rotated, a certificate renewed. So what was made of them is made anew when a file is
-another one than before: headers for each exchange, TLS for each connection. A file that cannot be
-used at the start is a wrong config. Later it is a renewal that goes on just now: what was read
-before serves on, and that is said once.
+Theory of operation. Secrets and certificates are files that change while the agent runs: a token is
+rotated, a certificate renewed. So each exchange (headers) and each connection (TLS) checks whether
+a file has changed, and reads it again. A file that cannot be used at the start keeps uploads
+waiting (``prepare``), and nothing else. Later it may be a renewal in progress: the previous
+contents stay in use, and that is logged once.
 
-Every secret that was ever read is in one set. What an endpoint says is logged, shown and stored,
-and it may quote what it was sent: there every one of them is masked.
+Every secret that was ever read is kept in one set. Answers of an endpoint are logged, shown and
+stored, and may quote the request: every secret in them is masked.
 """
 
 import base64
@@ -18,8 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.secrecy import masked, read_secret, secret_values
+from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
 
@@ -27,35 +29,32 @@ T = TypeVar("T")
 
 
 class Renewed(Generic[T]):
-    """What ``make`` makes of some files, and makes again when one of them has changed."""
+    """A value that is made from files, and made again when one of them has changed."""
 
     def __init__(self, paths: Sequence[Path], make: Callable[[], T]) -> None:
         """Make it.
 
         Raises:
-            ConfigError: ``make`` did.
+            ConfigError: ``make`` raised it.
         """
         self._paths = paths
         self._make = make
-        self._failing = False
-        self._stamp = self._look()  # before reading: what changes meanwhile is read once more
+        self._trouble = Trouble(_log, Clock())
+        self._stamp = self._look()  # before reading: a change meanwhile is read next time
         self._value = make()
 
     def get(self) -> T:
-        """The newest that could be made."""
+        """The newest value that could be made."""
         stamp = self._look()
-        if stamp == self._stamp and not self._failing:
+        if stamp == self._stamp and not self._trouble.lasts:
             return self._value
         try:
             self._value = self._make()
         except ConfigError as error:
-            if not self._failing:
-                self._failing = True
-                _log.warning("%s; what was read before serves on", error)
+            self._trouble.failed(f"{error}; still using the previous contents", kind="read")
             return self._value
-        if self._failing:
-            _log.info("%s: read again", ", ".join(map(str, self._paths)))
-        self._stamp, self._failing = stamp, False
+        self._trouble.over(f"read {', '.join(map(str, self._paths))} again")
+        self._stamp = stamp
         return self._value
 
     def _look(self) -> list[tuple[int, int, int] | None]:
@@ -71,7 +70,7 @@ class Renewed(Generic[T]):
 
 
 class Credentials:
-    """Headers and TLS for the way to one endpoint. For one thread."""
+    """Headers and TLS for one endpoint. For one thread."""
 
     def __init__(
         self,
@@ -85,22 +84,21 @@ class Credentials:
         client_cert: Path | None = None,
         client_key: Path | None = None,
         secrets: set[str] | None = None,
+        fault: str | None = None,
     ) -> None:
-        """Read every file that is named.
+        """Nothing is read before ``prepare``, or the first use.
 
         Args:
             headers: Sent with each request.
-            token: Holds what is sent as ``Authorization``.
-            scheme: Stands before the token there.
+            token: Holds the value of ``Authorization``.
+            scheme: The word before the token.
             username: For basic authentication, with ``password``; not together with a token.
             password: Holds the password.
-            ca_file: Certificates (PEM) that are trusted in place of the system's.
+            ca_file: Certificates (PEM) that are trusted instead of the system's.
             client_cert: Our certificate (PEM), which may hold its key too.
             client_key: The key of our certificate, where that does not hold it.
-            secrets: Every secret of ``headers`` and every one that is read is added to it.
-
-        Raises:
-            ConfigError: A file cannot be read, or does not hold what it should.
+            secrets: All secrets of ``headers`` and of the files are added to it.
+            fault: Why these must not be used at all.
         """
         self.secrets = secrets if secrets is not None else set()
         self.secrets |= secret_values(headers)
@@ -109,23 +107,42 @@ class Credentials:
         self._ca_file = ca_file
         self._client_cert = client_cert
         self._client_key = client_key
-        self._authorization: Renewed[str] | None = None
+        self._fault = fault
+        self._is_prepared = False
+        self._secret: tuple[Path, Callable[[], str]] | None = None
         if token is not None:
-            self._authorization = Renewed([token], lambda: self._with_token(scheme, token))
+            self._secret = token, lambda: self._with_token(scheme, token)
         elif password is not None:
-            self._authorization = Renewed([password], lambda: self._basic(password))
+            self._secret = password, lambda: self._basic(password)
+        self._authorization: Renewed[str] | None = None
         self._tls: Renewed[ssl.SSLContext] | None = None
-        if ca_file or client_cert:
+
+    def prepare(self) -> None:
+        """Read every file that is named. Once that has worked, this does nothing.
+
+        Raises:
+            ConfigError: A file cannot be read, or has the wrong contents.
+        """
+        if self._is_prepared:
+            return
+        if self._fault is not None:
+            raise ConfigError(self._fault)
+        self.headers()
+        if self._ca_file or self._client_cert:
             self.ssl_context()
+        self._is_prepared = True
 
     def headers(self) -> dict[str, str]:
         """For the next request."""
-        if self._authorization is None:
+        if self._secret is None:
             return dict(self._headers)
+        if self._authorization is None:
+            path, make = self._secret
+            self._authorization = Renewed([path], make)
         return {**self._headers, "Authorization": self._authorization.get()}
 
     def ssl_context(self) -> ssl.SSLContext:
-        """For the next connection: TLS 1.2 or newer, and the server's certificate is verified."""
+        """For the next connection: TLS 1.2 or newer, with the server's certificate verified."""
         if self._tls is None:
             files = (self._ca_file, self._client_cert, self._client_key)
             self._tls = Renewed([file for file in files if file is not None], self._make_context)
@@ -154,8 +171,8 @@ class Credentials:
         except OSError as error:
             raise ConfigError(f"upload.ca_file: {self._ca_file}: {_words(error)}") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # From 3.13 on Python refuses certificates without key identifiers, as home-made ones often
-        # are: a device must not lose its endpoint by an upgrade.
+        # Since 3.13 Python refuses certificates without key identifiers, and self-made ones often
+        # have none: a device must not lose its endpoint by an upgrade.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.set_alpn_protocols(["http/1.1"])
         if self._client_cert is not None:
@@ -170,11 +187,11 @@ class Credentials:
 
 
 def _no_passphrase() -> str:
-    # Without this OpenSSL asks the terminal.
-    raise PermissionError(0, "the key has a passphrase, and nobody is there to type it")
+    # Without this callback OpenSSL asks at the terminal.
+    raise PermissionError(0, "the key has a passphrase: remove it, nobody can type it here")
 
 
 def _words(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return (error.reason or "it holds nothing of use").lower().replace("_", " ")
+        return (error.reason or "it contains no certificate or key").lower().replace("_", " ")
     return error.strerror or str(error)

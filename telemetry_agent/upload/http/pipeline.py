@@ -236,7 +236,7 @@ class _PipelinedConnection:
         self.used_s = 0.0
         self.closes = False
         self._http = h11.Connection(h11.CLIENT)
-        self._heard_bytes = 0
+        self._read_bytes = 0
 
     def send(self, data: bytes) -> None:
         """Send it all, or as much as is read there."""
@@ -249,7 +249,7 @@ class _PipelinedConnection:
         """The next one."""
         self._http.send(_REQUEST)
         self._http.send(h11.EndOfMessage())
-        self._heard_bytes = 0
+        self._read_bytes = 0
         body = bytearray()
         response: h11.Response | None = None
         while True:
@@ -282,9 +282,9 @@ class _PipelinedConnection:
 
     def _read(self) -> None:
         data = self.connection.recv(_RECV_BYTES)
-        self._heard_bytes += len(data)
-        if self._heard_bytes > _ANSWER_CAP_BYTES:
-            raise BrokenError("the server talks without end")
+        self._read_bytes += len(data)
+        if self._read_bytes > _ANSWER_CAP_BYTES:
+            raise BrokenError("the answer is too long")
         if not data and self._http.their_state is h11.SEND_RESPONSE:
             raise BrokenError("the server closed the connection without an answer")
         self._http.receive_data(data)

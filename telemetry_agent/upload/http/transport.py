@@ -1,17 +1,17 @@
 """Payload -> HTTP exchange -> answer, or the reason why there is none. The only importer of httpx.
 
-Theory of operation. httpx and httpcore speak HTTP/1.1 and keep the connection; the sockets are
-ours (``connection``), so that the whole exchange ends by its deadline and an abort ends it at once.
+Theory of operation. httpx and httpcore implement HTTP/1.1 and keep the connection. The sockets are
+those of ``connection``, so that the exchange ends by its deadline and an abort ends it at once.
 
-*An answer belongs to the request it follows.* A server that answers twice would have its second
-answer taken for that to the next batch, which it never saw. So the stream hands on what it reads
-only up to the next ``H``, with which every answer begins: what is left when an answer is complete
-does not belong to it, and the connection is not used again.
+*An answer belongs to the request before it.* If a server answers twice, its second answer would be
+taken for the answer to the next batch, which the server never saw. So the stream passes on bytes
+only up to the next ``H``, with which every answer begins. Bytes that are left when an answer is
+complete do not belong to it, and the connection is closed.
 
 *Nothing of an answer is kept.* httpx would collect cookies and prepare the next request of a
-redirect, and a captive portal sends both; it is shown neither header.
+redirect, and a captive portal sends both; so both headers are hidden from it.
 
-Every failure becomes words here, once.
+Every failure gets its words here, once.
 """
 
 import logging
@@ -30,24 +30,24 @@ from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.interfaces import Heard, NoAnswer
 
-# Where click and rich are installed httpx imports its command line: 40 ms and 6 MB for nothing.
-# Where trio is, httpcore imports that: 3 MB.
+# If click and rich are installed, httpx imports its command line: 40 ms and 6 MB for nothing.
+# If trio is installed, httpcore imports it: 3 MB.
 for unneeded in ("httpx._main", "trio"):
     sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
 
 import httpcore  # noqa: E402 - after the lines above
 import httpx  # noqa: E402 - the same
 
-# They log each URL and header, and either may hold a key.
+# They log each URL and header, and both may contain a key.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 logging.getLogger("httpcore").setLevel(logging.WARNING)
 
 _ANSWER_CAP_BYTES = 1024 * 1024
-_HEARD_CAP_BYTES = 2 * _ANSWER_CAP_BYTES  # with all heads and framing
+_READ_CAP_BYTES = 2 * _ANSWER_CAP_BYTES  # with all heads and framing
 
 
 class Transport:
-    """The way to one URL. One thread exchanges; any thread may abort."""
+    """Exchanges with one URL. One thread exchanges; any thread may abort."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Transport:
             url: http or https, checked by config.
             credentials: Headers and certificates; by default no header, and the system's trust.
             proxy: ``http://HOST:PORT``; empty: none. The environment's proxies are ignored.
-            keepalive_expiry_s: For how long an idle connection is kept.
+            keepalive_expiry_s: How long an idle connection is kept.
             dialer: Opens the connections.
         """
         self._url = httpx.URL(url)
@@ -88,7 +88,7 @@ class Transport:
         return self._exchange.received_bytes
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
-        """Send ``payload`` and read what comes back, all within ``timeout_s`` seconds.
+        """Send ``payload`` and read the answer, all within ``timeout_s`` seconds.
 
         The body of the answer is cut at 1 MiB.
         """
@@ -138,7 +138,7 @@ class Transport:
         return None, 0
 
     def masked(self, text: str) -> str:
-        """``text`` without the secrets that were sent: a server may quote them."""
+        """``text`` without the secrets of the requests: a server may quote them."""
         return self._credentials.masked(text)
 
     def abort(self) -> None:
@@ -150,7 +150,7 @@ class Transport:
         self._exchange.rearm()
 
     def drop_idle(self) -> None:
-        """Close the kept connection: after a change of the network it may lead nowhere.
+        """Close the idle connections: after a change of the network they may hang.
 
         Only for the thread that exchanges.
         """
@@ -188,7 +188,7 @@ class Transport:
             failure = NoAnswer(self.masked(f"the request cannot be sent: {error}"))
         except httpcore.ProxyError as error:
             failure = NoAnswer(f"the proxy does not connect us: {words(str(error))}")
-        # An abort looks like any failure of the network.
+        # An abort looks like a failure of the network.
         return NoAnswer("stopped") if self._exchange.aborted else failure
 
     def _once(self, request: httpx.Request) -> Answer:
@@ -227,9 +227,9 @@ class _Wire(httpx.BaseTransport):
     def __init__(
         self, dialer: Dialer, credentials: Credentials, proxy: str, keepalive_expiry_s: float
     ) -> None:
-        self._backend = _Backend(dialer, credentials)
+        self._backend = _NetworkBackend(dialer, credentials)
         how: dict[str, Any] = {
-            "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # never used: see _Stream
+            "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # unused: see start_tls
             "max_connections": 1,
             "keepalive_expiry": keepalive_expiry_s,
             "network_backend": self._backend,
@@ -286,11 +286,11 @@ class _Body(httpx.SyncByteStream):
         self._answer.close()
 
 
-class _Backend(httpcore.NetworkBackend):
-    """Where httpcore gets its connections."""
+class _NetworkBackend(httpcore.NetworkBackend):
+    """Gives httpcore its connections."""
 
     def __init__(self, dialer: Dialer, credentials: Credentials) -> None:
-        self.stream: _Stream | None = None
+        self.stream: _HttpcoreStream | None = None
         self._dialer = dialer
         self._credentials = credentials
 
@@ -302,19 +302,19 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - httpcore's signature
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - httpcore's signature
     ) -> httpcore.NetworkStream:
-        self.stream = _Stream(self._dialer.connect(host, port), self._credentials)
+        self.stream = _HttpcoreStream(self._dialer.connect(host, port), self._credentials)
         return self.stream
 
 
-class _Stream(httpcore.NetworkStream):
-    """A connection as httpcore wants to see it."""
+class _HttpcoreStream(httpcore.NetworkStream):
+    """A connection with the interface that httpcore expects."""
 
     def __init__(self, connection: Connection, credentials: Credentials) -> None:
         self.connection = connection
         self._credentials = credentials
         self._data = b""
         self._at = 0
-        self._heard_bytes = 0
+        self._read_bytes = 0
 
     def has_rest(self) -> bool:
         """Whether bytes have come that no answer asked for."""
@@ -324,20 +324,20 @@ class _Stream(httpcore.NetworkStream):
         if not self.has_rest():
             self._data = self.connection.recv(max_bytes)
             self._at = 0
-            self._heard_bytes += len(self._data)
-            if self._heard_bytes > _HEARD_CAP_BYTES:
-                raise BrokenError("the server talks without end")
+            self._read_bytes += len(self._data)
+            if self._read_bytes > _READ_CAP_BYTES:
+                raise BrokenError("the answer is too long")
         start = self._at
         end = self._data.find(b"H", start + 1)
         self._at = len(self._data) if end < 0 else end
         return self._data[start : self._at]
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
-        self._heard_bytes = 0
+        self._read_bytes = 0
         try:
             self.connection.send(buffer)
         except BrokenError as error:
-            # To httpcore this means: look whether the server has answered before it hung up.
+            # It makes httpcore read: the server may have answered before it closed.
             raise httpcore.WriteError(str(error)) from error
 
     def close(self) -> None:
@@ -345,14 +345,14 @@ class _Stream(httpcore.NetworkStream):
 
     def start_tls(
         self,
-        ssl_context: ssl.SSLContext,  # noqa: ARG002 - ours follows the files that it is made of
+        ssl_context: ssl.SSLContext,  # noqa: ARG002 - ours is made again when its files change
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002 - as above
     ) -> httpcore.NetworkStream:
         if self.has_rest():
-            # Taken for the endpoint's, words of the proxy would acknowledge a batch.
+            # Taken for the endpoint's answer, these bytes could acknowledge a batch.
             self.close()
-            raise NetworkError("the proxy said more than it was asked")
+            raise NetworkError("the proxy sent more than one answer")
         try:
             self.connection.start_tls(self._credentials.ssl_context(), server_hostname or "")
         except NetworkError:

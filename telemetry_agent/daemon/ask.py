@@ -1,0 +1,30 @@
+"""How a command gets its answers: from the running agent, or from the queue where none runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from telemetry_agent.config.settings import Settings
+from telemetry_agent.daemon import client
+
+
+def ask(
+    settings: Settings, question: Mapping[str, Any], *, come_back: bool = False
+) -> client.Answers:
+    """Ask the running agent; where none runs, ask the queue at rest.
+
+    Args:
+        settings: the config.
+        question: as the control socket takes it; ``ask`` names the command.
+        come_back: root, who becomes the owner of the queue's folder, needs to be root again.
+
+    Raises:
+        NoAgentError: none runs, and only a running agent can answer.
+        AgentError: see ``client.ask`` and ``at_rest.answers``.
+    """
+    try:
+        yield from client.ask(settings.queue.path, question)
+    except client.NoAgentError:
+        # SQLite and all that is not needed where an agent answers.
+        from telemetry_agent.daemon import at_rest  # noqa: PLC0415
+
+        yield from at_rest.answers(settings, question, come_back=come_back)

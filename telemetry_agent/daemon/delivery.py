@@ -1,0 +1,222 @@
+"""The part of the agent that delivers: the transport, the uploader, the connectivity monitor.
+
+It needs a queue and nothing else, so ``drain`` builds it alone where no agent runs. A secret or a
+certificate that cannot be used holds the uploads, and nothing else.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.clock import Clock
+from telemetry_agent.config.settings import Settings
+from telemetry_agent.connectivity.monitor import Monitor
+from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connectivity.routes import KernelBell
+from telemetry_agent.daemon.builders import build_credentials, open_queue, policy_of
+from telemetry_agent.daemon.client import Answers
+from telemetry_agent.daemon.commands import Listeners, drain
+from telemetry_agent.daemon.supervisor import Supervised, Supervisor
+from telemetry_agent.errors import ConfigError
+from telemetry_agent.model import UploadState
+from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.formats.choice import choose
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import EncodeReport
+from telemetry_agent.upload.reports import AgentReports
+from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
+from telemetry_agent.upload.uploader import Uploader
+
+_MONITOR_S = 0.5
+_REQUEST_S = 3.0
+_LAST_UPLOAD_S = 3.0
+
+BuildReports = Callable[[EncodeReport], AgentReports]
+
+
+def host_of(settings: Settings) -> str:
+    """Where fixes go; the rest of a URL may hold a key."""
+    return urlsplit(settings.upload.url).netloc
+
+
+class Delivery:
+    """Sends what the queue holds.
+
+    Args:
+        settings: the config.
+        queue: holds the fixes.
+        supervisor: runs the tasks.
+        clock: the machine's clocks.
+        secrets: every secret that is read is added to it.
+        reports: makes the reports of the agent about itself; ``None``: there are none.
+        gnss_ms: UTC as the receiver has it: it tells an expired certificate from a wrong clock.
+        on_step: called after each step of the uploader; must not raise.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        queue: AckQueue,
+        supervisor: Supervisor,
+        clock: Clock,
+        secrets: set[str],
+        *,
+        reports: BuildReports | None = None,
+        gnss_ms: Callable[[], int | None] = lambda: None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._clock = clock
+        self._secrets = secrets
+        self._reports = reports
+        self._gnss_ms = gnss_ms
+        self._on_step = on_step
+        self._draining: Listeners[[]] = Listeners()
+        self._keeper = StatusKeeper(clock)
+        self._credentials, self._transport = self._build_transport()
+        self._monitor = supervisor.add("connectivity", self._build_monitor)
+        self._uploader = supervisor.add("uploader", self._build_uploader)
+
+    def status(self) -> UploadStatus:
+        """How uploads do."""
+        return self._keeper.status
+
+    def network(self) -> dict[str, Any]:
+        """What the monitor knows of the way to the endpoint, ready for JSON."""
+        state = self._monitor.task.state
+        since_s = round(self._clock.monotonic_s() - state.since_s, 1)
+        return {"word": state.word, "since_s": since_s, "error": state.error}
+
+    def wake(self) -> None:
+        """There may be something new to send."""
+        self._uploader.wake()
+
+    def apply(self, settings: Settings) -> None:
+        """Go on with other settings. Also with the same: what was held is tried at once."""
+        before, self._settings = self._settings, settings
+        self._monitor.restart(_MONITOR_S)
+        self._uploader.end(_REQUEST_S)
+        self._transport.close()
+        self._credentials, self._transport = self._build_transport()
+        self._keeper.reloaded(changed=settings.upload != before.upload)
+        self._uploader.restart(0)
+
+    def drain(self, bell: Bell) -> Answers:
+        """Have everything sent that is recorded by now; see ``commands.drain``."""
+        with self._draining.joined(bell.ring):
+            hurry = self._uploader.task.hurry
+            yield from drain(self._queue, self.status, hurry, self._clock, bell)
+
+    def drain_alone(self) -> Answers:
+        """The same where nobody has started the tasks."""
+        self._uploader.start()
+        try:
+            yield from self.drain(Bell())
+        finally:
+            self._uploader.end(_REQUEST_S)
+            self._monitor.task.close()
+
+    def end(self) -> None:
+        """Stop, after one last upload where the one before it went well."""
+        self._monitor.end(_MONITOR_S)
+        self._uploader.end(_REQUEST_S)
+        last_upload = self._uploader.task.last_upload
+        within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
+
+    def _build_transport(self) -> tuple[Credentials, Transport]:
+        upload = self._settings.upload
+        credentials = build_credentials(upload, self._secrets)
+        transport = Transport(
+            upload.url,
+            credentials=credentials,
+            proxy=upload.proxy,
+            # Longer than a batch gathers, so that the next one finds the connection open.
+            keepalive_expiry_s=3 * upload.flush_every_s,
+            dialer=Dialer(self._clock, gnss_ms=self._gnss_ms),
+        )
+        return credentials, transport
+
+    def _build_uploader(self) -> Uploader:
+        upload = self._settings.upload
+        wire_format = choose(upload.format, upload.url, upload.username)
+        encode = wire_format.encode_report
+        return Uploader(
+            self._queue,
+            wire_format,
+            self._transport,
+            policy_of(upload, wire_format),
+            keeper=self._keeper,
+            way=_Way(self._monitor),
+            missing=self._missing,
+            reports=None if encode is None or self._reports is None else self._reports(encode),
+            in_haste=lambda: bool(self._draining),
+            on_step=self._stepped,
+            clock=self._clock,
+        )
+
+    def _missing(self) -> str | None:
+        """Why nothing can be sent: a secret or a certificate that cannot be used."""
+        try:
+            self._credentials.prepare()
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    def _build_monitor(self) -> Monitor:
+        settings = self._settings
+        host, port = settings.connectivity.probe or settings.upload.address
+        return Monitor(
+            Probe(host, port),
+            KernelBell(),
+            probe_every_s=settings.connectivity.probe_every_s,
+            resume_spread_s=settings.upload.resume_spread_s,
+            # The uploader of then, not of now: it may have been built again.
+            on_return=lambda spread_s: self._uploader.task.network_returned(spread_s),  # noqa: PLW0108
+            on_change=lambda: self._uploader.task.network_changed(),  # noqa: PLW0108 - as above
+            clock=self._clock,
+        )
+
+    def _stepped(self) -> None:
+        self._on_step()
+        self._draining()
+
+
+class _Way:
+    """The way to the endpoint as the monitor that runs now sees it."""
+
+    def __init__(self, monitor: Supervised[Monitor]) -> None:
+        self._monitor = monitor
+
+    def closed(self) -> tuple[UploadState, str] | None:
+        return self._monitor.task.closed()
+
+    def doubt(self) -> None:
+        self._monitor.task.doubt()
+
+    def answered(self) -> None:
+        self._monitor.task.answered()
+
+
+def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
+    """Send everything that is recorded, where no agent runs; see ``commands.drain``.
+
+    Raises:
+        QueueLockedError: another process holds the queue.
+        StorageError: the queue cannot be opened.
+    """
+    with open_queue(settings.queue, clock) as queue:
+        carry_over(queue)
+        yield from Delivery(settings, queue, Supervisor(clock), clock, set()).drain_alone()
+
+
+def within(timeout_s: float, act: Callable[[], object]) -> None:
+    """Do it in a thread that is left behind where it takes too long."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
