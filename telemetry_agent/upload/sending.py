@@ -124,7 +124,7 @@ class Sender:
             lost = Deferred(failure.reason, state=failure.state, answered=False)
             outcomes += [lost] * unanswered
             if elapsed_s >= timeout_s:
-                self._sizing.timed_out(len(outcomes))
+                self._sizing.timed_out(len(outcomes), began_s + elapsed_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
             sent_bytes = sum(len(p.body) + len(p.query) for p in payloads[: len(outcomes)])
             self._sizing.took(len(outcomes), sent_bytes, elapsed_s, began_s + elapsed_s)
@@ -159,7 +159,7 @@ class Sender:
         count, size = len(batch.records), len(payload.body)
         if isinstance(answer, NoAnswer):
             if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
-                self._sizing.timed_out(count)
+                self._sizing.timed_out(count, began_s + elapsed_s)
             return Deferred(answer.reason, state=answer.state, answered=False)
         outcome = self._read(answer, batch)
         if isinstance(outcome, Delivered):
