@@ -40,7 +40,7 @@ from connectivity.test_monitor import A_WAY, FakeBell, FakeProbe
 from fakes import FakeClock
 from timelines import draw
 
-from telemetry_agent.config.settings import Upload
+from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Verdict
 from telemetry_agent.connectivity.routes import Path as Way
@@ -74,7 +74,7 @@ class Policy:
     """How the fleet behaves, and what else a run is made of."""
 
     upload: UploadPolicy = field(default_factory=UploadPolicy)
-    resume_spread_s: float = Upload.resume_spread_s
+    resume_spread_s: float = UploadSettings.resume_spread_s
     by_chance: bool = True
     paced: bool = True
     retry_after_s: int | None = None

@@ -160,6 +160,8 @@ class Deferred:
     answered: bool = True
     """False: the exchange ended without an answer, the endpoint may or may not have the batch."""
     status: int | None = None
+    may_be_a_fix: bool = False
+    """Perhaps a fix in the batch is what the endpoint cannot take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,13 @@ from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.cli.options import duration_callback
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
-    Connectivity,
-    Gps,
-    Page,
-    Queue,
-    Sampling,
+    ConnectivitySettings,
+    GpsSettings,
+    PageSettings,
+    QueueSettings,
+    SamplingSettings,
     Settings,
-    Upload,
+    UploadSettings,
 )
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import AgentError
@@ -192,18 +192,18 @@ def _drive(recording: Path | None) -> Iterator[tuple[Iterable[bytes], Callable[[
 def _settings(folder: str, simulator: Simulator, endpoint: Endpoint, port: int | None) -> Settings:
     return Settings(
         device="demo",
-        gps=Gps(source=str(simulator.device)),
-        sampling=Sampling(interval_s=0),
-        queue=Queue(path=Path(folder, "queue.db"), commit_every_s=0.2),
-        upload=Upload(
+        gps=GpsSettings(source=str(simulator.device)),
+        sampling=SamplingSettings(interval_s=0),
+        queue=QueueSettings(path=Path(folder, "queue.db"), commit_every_s=0.2),
+        upload=UploadSettings(
             url=endpoint.url,
             flush_every_s=1,
             max_batch=_BATCH,
             backoff_max_s=2,
             resume_spread_s=0.1,
         ),
-        connectivity=Connectivity(probe_every_s=0.5),
-        page=Page(listen=("127.0.0.1", port) if port else None),
+        connectivity=ConnectivitySettings(probe_every_s=0.5),
+        page=PageSettings(listen=("127.0.0.1", port) if port else None),
     )
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent import snapshot
+from telemetry_agent import __version__, snapshot
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.config import loader
+from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
 from telemetry_agent.snapshot import (
@@ -37,7 +37,7 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
     Where none runs, it says so, and tells what waits in the queue.
     """
-    path = loader.load(config_path).settings.queue.path
+    path = queue_path(config_path)
     if watch:
         _watch(path, as_json=as_json)
     else:
@@ -87,6 +87,8 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
     """A snapshot in plain words, without a word about what is not known."""
     if isinstance(view, Snapshot):
         yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
+        if view.version != __version__:
+            yield f"note:      restart the service to run {__version__}, which is installed"
         if view.protocol != PROTOCOL:
             yield (
                 f"note:      this command understands protocol {PROTOCOL}, the agent speaks "

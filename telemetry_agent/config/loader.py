@@ -9,7 +9,6 @@ from.
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -24,23 +23,27 @@ from pydantic_settings import (
 )
 
 from telemetry_agent.config.effective import known_keys
+from telemetry_agent.config.files import (
+    ENVIRONMENT_PREFIX,
+    files_of,
+    merge,
+    no_config,
+    read_toml,
+)
 from telemetry_agent.config.settings import (
-    Connectivity,
-    Extra,
-    Gps,
-    Log,
-    Page,
-    Queue,
-    Sampling,
+    ConnectivitySettings,
+    ExtraSettings,
+    GpsSettings,
+    LogSettings,
+    PageSettings,
+    QueueSettings,
+    SamplingSettings,
     Settings,
-    Upload,
+    UploadSettings,
 )
 from telemetry_agent.config.values import DeviceName, Reads
-from telemetry_agent.errors import ConfigError, ResourceError
+from telemetry_agent.errors import ConfigError
 from telemetry_agent.secrecy import masked_url
-
-_ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
-DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 
 
 def _attributes_below(section: object) -> object:
@@ -61,19 +64,19 @@ class _Layers(BaseSettings):
         title="Settings",
         extra="forbid",
         validate_default=True,
-        env_prefix=_ENVIRONMENT_PREFIX,
+        env_prefix=ENVIRONMENT_PREFIX,
         env_nested_delimiter="__",
     )
 
     device: DeviceName = "{hostname}"
-    gps: Gps
-    sampling: Sampling
-    queue: Queue
-    upload: Upload
-    connectivity: Connectivity
-    page: Page
-    extra: Annotated[Extra, Reads(_attributes_below)]
-    log: Log
+    gps: GpsSettings
+    sampling: SamplingSettings
+    queue: QueueSettings
+    upload: UploadSettings
+    connectivity: ConnectivitySettings
+    page: PageSettings
+    extra: Annotated[ExtraSettings, Reads(_attributes_below)]
+    log: LogSettings
 
     @classmethod
     def settings_customise_sources(
@@ -89,7 +92,7 @@ class _Layers(BaseSettings):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedConfig:
     """The settings and where each came from."""
 
     settings: Settings
@@ -98,7 +101,7 @@ class Loaded:
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
 
 
-def load(path: Path | None = None) -> Loaded:
+def load(path: Path | None = None) -> LoadedConfig:
     """Read every layer.
 
     Args:
@@ -109,71 +112,27 @@ def load(path: Path | None = None) -> Loaded:
         ConfigError: there is no config, an unknown key, a bad value.
         ResourceError: a file that is there cannot be read.
     """
-    if path is None:
-        path = next(filter(_exists, DEFAULT_PATHS), None)
-    files = () if path is None else (path, *_overrides(path.parent / "config.d"))
+    files = files_of(path)
     values: dict[str, Any] = {
         section.name: {} for section in fields(Settings) if is_dataclass(section.type)
     }
     origins: dict[str, str] = {}
     for file in files:
-        layer = _read_toml(file)
+        layer = read_toml(file)
         origins |= dict.fromkeys(_leaves(layer), str(file))
-        _merge(layer, into=values)
+        merge(layer, into=values)
     origins |= _environment_origins()
     if not origins:
-        raise ConfigError(
-            f"no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists; "
-            "`telemetry-agent init` makes one, and --config names another"
-        )
+        raise no_config()
     try:
         settings = Settings(**dict(_Layers(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
     except SettingsError as error:
         field = re.search(r'"(\w+)"', str(error))
-        name = f"{_ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
+        name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return Loaded(settings, files, origins)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return True  # reading it says what is wrong
-
-
-def _overrides(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".toml")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise ResourceError(f"cannot read the folder {folder}: {error.strerror}") from None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"no config {path}; `telemetry-agent init --config {path}` makes it"
-        ) from None
-    except OSError as error:
-        raise ResourceError(f"cannot read the config {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the config {path} is not valid TOML: it is no text in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
-
-
-def _merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:
-    for key, value in layer.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(value, into[key])
-        else:
-            into[key] = value
+    return LoadedConfig(settings, files, origins)
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -187,8 +146,8 @@ def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def _environment_origins() -> dict[str, str]:
     origins = {}
     for name in os.environ:
-        section, nested, key = name.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
-        if not name.startswith(_ENVIRONMENT_PREFIX) or not (nested or section == "device"):
+        section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
             continue  # not ours: a bare section is not a key, and other programs share the prefix
         if section not in _Layers.model_fields:
             raise ConfigError(f"the environment variable {name} names no key of the config")

@@ -70,16 +70,16 @@ def _check(path: Path, *, come_back: bool) -> None:
     except PermissionError:
         pass
     except OSError:
-        raise StorageError(f"there is no queue at {path}: nothing was recorded yet") from None
+        raise StorageError(f"there is no queue at {path}", "nothing was recorded yet") from None
     was_root = os.geteuid() == 0
     become_owner(path.parent, for_good=not come_back)
     if os.access(path, os.W_OK):
         return
     if was_root:
         raise AgentError(
-            f"the owner of {path.parent} may not write {path}: "
-            f"`sudo chown --reference={path.parent} {path}*`"
+            f"the owner of {path.parent} may not write {path}",
+            f"`sudo chown --reference={path.parent} {path}*`",
         )
     raise AgentError(
-        f"only the agent's user may open {path}, the queue of an agent at rest: use sudo"
+        f"only the agent's user may open {path}, the queue of an agent at rest", "use sudo"
     )

@@ -75,7 +75,7 @@ def ask(queue_path: Path, question: Mapping[str, Any]) -> Answers:
                         return
                     if "error" in answer:
                         kind = _KINDS.get(answer.get("exit_status"), AgentError)
-                        raise kind(answer["error"])
+                        raise kind(str(answer["error"]), str(answer.get("remedy", "")))
                     yield answer
         except TimeoutError as error:
             raise AgentError(f"the agent at {path} does not answer") from error

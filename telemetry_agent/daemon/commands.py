@@ -11,9 +11,9 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, Generic, ParamSpec
 
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.verify import verify
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers
@@ -202,7 +202,7 @@ def _instant_ms(queue: AckQueue, asked: Mapping[str, Any], edge: str, default: i
     if isinstance(age_s, int | float):
         newest_ms = queue.newest_ms()
         if newest_ms is None:
-            raise AgentError("no fix with a sure time was recorded yet: name a time, not an age")
+            raise AgentError("no fix with a sure time was recorded yet", "name a time, not an age")
         return newest_ms - round(age_s * 1000)
     if instant is not None or age_s is not None:
         raise UsageError(f"{edge}_ms is a whole number, {edge}_age_s a number of seconds")
@@ -239,8 +239,8 @@ def drain(
         }
         if not pending and queue.stats().carrying_over:
             raise AgentError(
-                "all that is here is sent, but more is still carried over from a damaged file: "
-                "drain again"
+                "all that is here is sent, but more is still carried over from a damaged file",
+                "drain again",
             )
         if not pending:
             return

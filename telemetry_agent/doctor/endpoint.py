@@ -19,11 +19,11 @@ from telemetry_agent.addresses import (
     look_up_error,
 )
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Upload
+from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.doctor.permissions import Account, owner_of
+from telemetry_agent.doctor.permissions import SystemUser, owner_of
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Batch, Fix, Record
 from telemetry_agent.tasks import Bell
@@ -60,9 +60,9 @@ class EndpointChecks:
 
     def __init__(
         self,
-        upload: Upload,
+        upload: UploadSettings,
         device: str,
-        account: Callable[[], Account],
+        account: Callable[[], SystemUser],
         *,
         resolve: Resolve,
         clock: Clock,
@@ -258,7 +258,7 @@ class EndpointChecks:
 
 
 def asked(
-    transport: Transport, upload: Upload, device: str, position: Fix | None
+    transport: Transport, upload: UploadSettings, device: str, position: Fix | None
 ) -> Iterator[Finding]:
     """Send one position, or none, in a stream of its own: ``authentication``, ``answer``."""
     stream = secrets.token_hex(8)

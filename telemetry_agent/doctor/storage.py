@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import at_rest, lock_path
-from telemetry_agent.ackqueue.recovery.verify import AtRest, verify
+from telemetry_agent.ackqueue.recovery.verify import FileAtRest, verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor import disk, now
-from telemetry_agent.doctor.agent_checks import Agent
+from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import QueueLockedError, StorageError
@@ -22,7 +22,7 @@ _OF_THE_SERVICE = Path("/var/lib/telemetry-agent")  # StateDirectory of the unit
 _FAULTS = {"damaged": "are damaged", "missing": "are missing", "damaged_marks": "marks are damaged"}
 
 
-class Storage:
+class StorageChecks:
     """The folder of the queue.
 
     Args:
@@ -32,7 +32,7 @@ class Storage:
         root: where the machine's /proc is.
     """
 
-    def __init__(self, path: Path, agent: Agent, *, clock: Clock, root: Path) -> None:
+    def __init__(self, path: Path, agent: AgentChecks, *, clock: Clock, root: Path) -> None:
         self._path = path
         self._agent = agent
         self._clock = clock
@@ -137,13 +137,13 @@ class Storage:
         except StorageError as error:
             return failed(
                 "queue",
-                str(error),
+                error.message,
                 "the agent sets it aside when it starts, and carries over what can be read",
             )
 
     def _read_all(self) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
-        source = AtRest(self._path)
+        source = FileAtRest(self._path)
         with contextlib.closing(source.store):
             answers = verify(source)
             found = next(answers)

@@ -32,7 +32,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
-from telemetry_agent.ackqueue.places import Place
+from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.clock import Clock
@@ -101,7 +101,7 @@ class EventSource:
         self._gnss_ahead_s: float | None = None  # of the monotonic clock
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
-        self._thinned = self._thinned_before = 0
+        self._moves = self._moves_before = 0
         self._trail = Trail(sight.gaps.between)
         self._index = self._new_index()
         self._history = History(history_file)
@@ -239,7 +239,7 @@ class EventSource:
         doctor = sight.doctor
         state |= {
             "findings": doctor.findings(snapshot, sight.queue.path) if doctor is not None else [],
-            "stream": f"{self._stream}.{self._thinned}",
+            "stream": f"{self._stream}.{self._moves}",
             "network": sight.network(),
             "first": min(self._index.first or self._trail.first, self._trail.first),
             "last": self._trail.last,
@@ -260,11 +260,11 @@ class EventSource:
         queue = self._sight.queue
         newest = queue.last_row()
         with self._lock:
-            thinned = queue.stats().lost.get("thinned", 0)
-            moved = thinned == self._thinned_before != self._thinned  # and it is at rest again
-            self._thinned_before = thinned
+            moves = queue.moves()
+            moved = moves == self._moves_before != self._moves  # and it is at rest again
+            self._moves_before = moves
             if queue.stream != self._stream or newest < self._trail.last or moved:
-                self._stream, self._thinned = queue.stream, thinned
+                self._stream, self._moves = queue.stream, moves
                 self._trail = Trail(self._sight.gaps.between)
                 self._index = self._new_index()
                 self._trail.extend(max(0, newest - LIMIT), [])

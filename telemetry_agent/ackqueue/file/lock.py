@@ -96,8 +96,8 @@ def _take(queue_path: Path, how: int) -> int:
         pid = (_lines(fd) or ["unknown"])[0]
         os.close(fd)
         raise QueueLockedError(
-            f"the queue {queue_path} is in use by the process with pid {pid}, "
-            f"which holds {path}: stop it first"
+            f"the queue {queue_path} is in use by the process with pid {pid}, which holds {path}",
+            "stop it first",
         ) from error
     return fd
 

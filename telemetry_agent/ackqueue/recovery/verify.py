@@ -45,7 +45,7 @@ class Source(Protocol):
     def check_open(self) -> None: ...  # noqa: D102
 
 
-class AtRest:
+class FileAtRest:
     """A queue that nobody uses; the caller holds its lock."""
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +106,7 @@ def verify_at_rest(path: Path) -> Report:
     """
     log_is_damaged = read_log(set_aside_files.log_of(path), PAGE_BYTES).damaged
     try:
-        source = AtRest(path)
+        source = FileAtRest(path)
     except StorageError as error:
         yield _report(path, structure="its log is damaged" if log_is_damaged else str(error))
         return

@@ -27,7 +27,12 @@ def judge(answer: Answer) -> Outcome | None:
 
 def unclear(answer: Answer, reason: str) -> Deferred:
     """The endpoint may or may not mean yes: nothing is acknowledged."""
-    return Deferred(reason, retry_after_s=retry_after_s(answer.headers), status=answer.status)
+    return Deferred(
+        reason,
+        retry_after_s=retry_after_s(answer.headers),
+        status=answer.status,
+        may_be_a_fix=True,
+    )
 
 
 def words(text: str) -> str:
@@ -81,6 +86,7 @@ def _judge_error(answer: Answer) -> Outcome:
             state="portal" if status == 511 else "waiting",
             retry_after_s=retry_after_s(answer.headers),
             status=status,
+            may_be_a_fix=status == 500,
         )
     return Held(reason, status=status)
 
