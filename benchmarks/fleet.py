@@ -45,7 +45,7 @@ from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Verdict
 from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
-from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.interfaces import Heard, NoAnswer, WireFormat
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.retry import Backoff
@@ -169,7 +169,7 @@ def _encode(batch: Batch, *, compression: str) -> Payload:  # noqa: ARG001 - the
     return _sized(len(batch.records))
 
 
-SIZED = WireFormat(_encode, native.read)
+SIZED = WireFormat(_encode, judge)
 """Bodies of the native format's length, and its own answers."""
 
 

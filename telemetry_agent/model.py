@@ -135,6 +135,8 @@ class Answer:
     body: bytes
     verified_tls: bool
     """The answer came from the endpoint itself: a certificate was verified."""
+    too_long_bytes: int | None = None
+    """How large the body is (or larger), if it was not read to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ class Delivered:
     unknown_names: int = 0
     """Names in the answer that the batch does not hold; ignored."""
     status: int | None = None
+    counted: bool = False
+    """The endpoint said how many of the fixes it has, so a loss would show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,8 @@ class Refused:
     reason: str
     too_large: bool = False
     status: int | None = None
+    fitting: int | None = None
+    """It is only the answer that is too large: send it again, at most so many at once."""
 
 
 @dataclass(frozen=True, slots=True)

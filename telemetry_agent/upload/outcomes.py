@@ -46,6 +46,12 @@ class OutcomeHandler:
         match outcome:
             case Delivered():
                 return self._delivered(batch, outcome)
+            case Refused(fitting=int()):
+                # Only the answer was too large: smaller batches have smaller answers.
+                self._keeper.failed()
+                self._leases.give_back(batch)
+                self._refusals.lost(batch)
+                return None
             case Refused(reason, too_large):
                 self._keeper.failed()
                 return (

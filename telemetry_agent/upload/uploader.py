@@ -264,10 +264,12 @@ class Uploader:
             self._network_changed = False
             self._transport.drop_idle()
             self._transport.rearm()
+            self._sizing.new_way()
         spread_s, self._returned_within_s = self._returned_within_s, None
         hurried, self._hurried = self._hurried, False
         if spread_s is not None:
             self._pace.network_returned(spread_s)
+            self._sizing.new_way()
             if self._reports is not None:
                 self._reports.network_returned(now_s)
         if hurried:

@@ -777,8 +777,8 @@ def test_an_hour_later_gzip_is_tried_again(
         assert packed() == [True, True]
         assert b.counts == (0, 0, 80, 0)
     assert caplog.messages == [
-        "the endpoint takes no gzip (415): uploads stay plain",
-        "the endpoint takes gzip now",
+        "the endpoint does not accept gzip (415): uploads stay plain",
+        "the endpoint accepts gzip now",
     ]
 
 
