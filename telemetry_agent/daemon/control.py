@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon.client import Answers, address, socket_path
+from telemetry_agent.daemon.client import JOIN, Answers, address, socket_path
 from telemetry_agent.errors import AgentError, UsageError
 from telemetry_agent.tasks import Bell
 
@@ -254,7 +254,7 @@ class Control:
             if not (asker.trusted or command.public):
                 raise AgentError(  # noqa: TRY301 - told to the asker as any other
                     f"only root and the agent's user and group may ask for {question['ask']!r}",
-                    "use sudo",
+                    JOIN,
                 )
             with contextlib.closing(command.run(question, asker.bell)) as answers:
                 for answer in answers:

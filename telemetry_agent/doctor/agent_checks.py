@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry_agent import __version__
-from telemetry_agent.ackqueue.file.lock import QueueLock
+from telemetry_agent.ackqueue.file.lock import check_at_rest
 from telemetry_agent.config.settings import GpsSettings
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor import now
@@ -81,14 +81,10 @@ class AgentChecks:
         yield now.delivery(self.status)
 
     def _absent(self) -> Finding:
-        lock = self._queue_path.with_name(self._queue_path.name + ".lock")
         try:
-            if lock.exists():
-                QueueLock(self._queue_path).release()
+            check_at_rest(self._queue_path)
         except QueueLockedError as error:
             return failed("agent", f"{error.message}, and does not answer", _AGAIN)
-        except (OSError, AgentError):
-            pass  # the state directory is looked at later
         return warned(
             "agent",
             "does not run: nothing is recorded now",

@@ -372,7 +372,7 @@ def a_flipped_bit(bench: Bench) -> None:
 @fault(
     "queue",
     "fail",
-    "cannot open the queue .*not a database|malformed",
+    "is damaged: .*(not a database|malformed)",
     "sets it aside when it starts",
 )
 def a_destroyed_header(bench: Bench) -> None:

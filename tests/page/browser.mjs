@@ -133,6 +133,7 @@ const stories = {
     assert.match(await desk.getAttribute("#polar", "aria-label"), /in view, \d+ used: BeiDou, GLONASS, GPS, Galileo/);
     await desk.evaluate(() => document.activeElement.blur());
     if (pictures) await until(desk, () => window.page.track.size > 214); // the round, and the tunnel
+    await desk.evaluate(() => scrollTo(0, 0));
     await picture(desk, "light");
     const sky = desk.locator("[aria-labelledby=sky-title]");
     await sky.scrollIntoViewIfNeeded();
