@@ -19,10 +19,17 @@ _FILES = {
     "leaflet/dist/leaflet.js": "leaflet.js",
     "leaflet/dist/leaflet.css": "leaflet.css",
     "leaflet/LICENSE": "leaflet.LICENSE",
+    "protomaps-leaflet/dist/protomaps-leaflet.js": "protomaps-leaflet.js",
     "uplot/dist/uPlot.iife.min.js": "uPlot.js",
     "uplot/dist/uPlot.min.css": "uPlot.css",
     "uplot/LICENSE": "uPlot.LICENSE",
 }
+# What is bundled in it is under licences that are to be shown beside it.
+_LICENCES = (
+    *("protomaps-leaflet/LICENSE", "pmtiles/LICENSE", "fflate/LICENSE", "pbf/LICENSE"),
+    *("@mapbox/point-geometry/LICENSE", "@mapbox/vector-tile/LICENSE.txt", "color2k/LICENSE"),
+    *("potpack/LICENSE", "rbush/LICENSE", "quickselect/LICENSE", "@protomaps/basemaps/LICENSE"),
+)
 _NPM_S = 300
 
 
@@ -63,6 +70,10 @@ def _bring_libraries(root: Path) -> str | None:
     vendor.mkdir(exist_ok=True)
     for source, name in _FILES.items():
         shutil.copyfile(modules / source, vendor / name)
+    licences = [modules / name for name in _LICENCES if (modules / name).exists()]
+    (vendor / "protomaps-leaflet.LICENSE").write_text(
+        "\n".join(f"{file.parent.name}\n\n{file.read_text()}" for file in licences)
+    )
     stamp.write_text(wanted)
     return None
 

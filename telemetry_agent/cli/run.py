@@ -14,5 +14,6 @@ from telemetry_agent.config import subprocess_loader
 def command(config_path: Path | None) -> int:
     """The daemon, in the foreground. Ctrl-C or SIGTERM ends it; SIGHUP reads the config anew."""
     from telemetry_agent.daemon import service  # noqa: PLC0415
+    from telemetry_agent.doctor.house_call import HouseCall  # noqa: PLC0415
 
-    return service.run(lambda: subprocess_loader.load(config_path), Clock())
+    return service.run(lambda: subprocess_loader.load(config_path), Clock(), HouseCall(config_path))

@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from telemetry_agent.config.effective import known_keys
 from telemetry_agent.config.files import (
     ENVIRONMENT_PREFIX,
     files_of,
@@ -40,11 +40,10 @@ from telemetry_agent.config.settings import (
     Sampling,
     Settings,
     Upload,
-    key_of,
 )
 from telemetry_agent.config.values import DeviceName, Reads
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.secrecy import masked_headers, masked_url
+from telemetry_agent.secrecy import masked_url
 
 
 def _attributes_below(section: object) -> object:
@@ -189,43 +188,6 @@ def _suggestion(key: str) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def known_keys() -> list[str]:
-    """Every key path, in the order of the settings."""
-    return [".".join(map(key_of, path)) for path in _paths()]
-
-
-def effective(settings: Settings) -> dict[str, Any]:
-    """Key path -> value as in effect (durations in seconds)."""
-    values = {
-        ".".join(map(key_of, path)): attrgetter(".".join(path))(settings) for path in _paths()
-    }
-    for name, one in settings.extra.attributes.items():
-        said = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
-        values[f"extra.{name}"] = {key: value for key, value in said.items() if value is not None}
-    return values
-
-
-def shown(settings: Settings) -> dict[str, Any]:
-    """``effective`` with secrets masked."""
-    upload = settings.upload
-    return effective(settings) | {
-        "upload.url": masked_url(upload.url),
-        "upload.headers": masked_headers(upload.headers),
-        "page.tiles": masked_url(settings.page.tiles),
-    }
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the config."""
     return _Layers.model_json_schema()
-
-
-def _paths() -> Iterator[tuple[str, ...]]:
-    """Where the settings are; the user's own attributes have no place."""
-    for section in fields(Settings):
-        if not (isinstance(section.type, type) and is_dataclass(section.type)):
-            yield (section.name,)
-            continue
-        for setting in fields(section.type):
-            if setting.name != "attributes":
-                yield section.name, setting.name

@@ -23,6 +23,7 @@ from telemetry_agent.config.values import (
     HostAndPort,
     Number,
     OptionalPath,
+    PageNames,
     PositiveDuration,
     ProxyUrl,
     Qualities,
@@ -190,8 +191,11 @@ class Page(_Section):
     """The device page."""
 
     listen: HostAndPort = None
+    names: PageNames = ()
     token_file: OptionalPath = None
     tiles: TilesUrl = ""
+    tiles_credit: str = ""
+    map: OptionalPath = None
 
 
 def _from_anywhere(file: Path) -> Path:

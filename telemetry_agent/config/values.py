@@ -291,12 +291,27 @@ ProxyUrl = Annotated[str, Checks(_proxy)]
 def _tiles(value: str) -> str:
     if value:
         parts = urlsplit(_url(value))
+        others = set(re.findall(r"\{(.*?)\}", value)) - {"s", "x", "y", "z", "r"}
+        if others:
+            raise ValueError(f"{{{min(others)}}} is not known: {{s}} {{z}} {{x}} {{y}} {{r}} are")
         if not all(f"{{{name}}}" in parts.path for name in "xyz"):
             raise ValueError("must be like https://tiles.example.com/{z}/{x}/{y}.png")
     return value
 
 
 TilesUrl = Annotated[str, Checks(_tiles)]
+
+
+_PAGE_NAME = re.compile(r"[0-9A-Za-z](?:[-.0-9A-Za-z]*[0-9A-Za-z])?(?::[0-9]{1,5})?")
+
+
+def _page_name(value: str) -> str:
+    if not _PAGE_NAME.fullmatch(value):
+        raise ValueError('must be a host name, or host:port, such as "van-07.example.com"')
+    return value.lower()
+
+
+PageNames = Annotated[tuple[Annotated[str, Checks(_page_name)], ...], Reads(_structure)]
 
 
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")

@@ -8,6 +8,7 @@ from typing import Any
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.clock import Clock
+from telemetry_agent.config.effective import shown
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
@@ -19,7 +20,10 @@ from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.page.events import AgentView, Switch
+from telemetry_agent.export.trips import Parking
+from telemetry_agent.page.events import AgentView, Doctor, Switch
+from telemetry_agent.page.log_tail import LogTail
+from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
 from telemetry_agent.snapshot import as_json
 from telemetry_agent.tasks import Bell
@@ -45,6 +49,7 @@ class Agent:
         clock: the machine's clocks.
         secrets: every secret that is read is added to it.
         switch: cuts the network of a demo; the page shows it.
+        doctor: says what is wrong; the page shows it.
 
     Raises:
         QueueLockedError: another process holds the queue.
@@ -58,10 +63,13 @@ class Agent:
         *,
         secrets: set[str] | None = None,
         switch: Switch | None = None,
+        doctor: Doctor | None = None,
     ) -> None:
         self.settings = settings
         self.secrets = secrets if secrets is not None else set()
         self._switch = switch
+        self._doctor = doctor
+        self._log_tail = LogTail(self.secrets)
         self._clock = clock
         self.queue = open_queue(settings.queue, clock)
         self.supervisor = Supervisor(clock)
@@ -105,6 +113,7 @@ class Agent:
 
     def start(self) -> None:
         """Start every thread."""
+        logging.getLogger("telemetry_agent").addHandler(self._log_tail)
         self._control.task.listen()  # whoever knows that the agent runs can ask it
         self.supervisor.start()
 
@@ -121,6 +130,7 @@ class Agent:
         self._control.end(_CONTROL_S)
         self.page.end(_PAGE_S)
         within(_QUEUE_S, self.queue.close)
+        logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
 
     def apply(self, settings: Settings) -> None:
         """Go on with other settings; no fix is lost."""
@@ -168,8 +178,19 @@ class Agent:
             ask=lambda command, asked: self._commands[command].run(asked, Bell()),
             clock=self._clock,
             switch=self._switch,
+            doctor=self._doctor,
+            log_lines=self._log_tail.lines,
+            config=lambda: shown(self.settings),
+            parking=Parking(sampling.parked_radius_m or 25, sampling.parked_after_s),
         )
-        return Page(page.listen, sight, lambda: build_page_token(page, self.secrets), page.tiles)
+        options = PageOptions(
+            names=page.names,
+            tiles=page.tiles,
+            tiles_credit=page.tiles_credit,
+            map_file=page.map,
+            history_file=self.settings.queue.path.with_suffix(".history"),
+        )
+        return Page(page.listen, sight, lambda: build_page_token(page, self.secrets), options)
 
     def __str__(self) -> str:
         """What it does, in one line; no secret."""

@@ -153,6 +153,11 @@ def build_page_token(page: Page, secrets: set[str]) -> str | None:
             )
         secrets.add(token)
         return token
+    if page.names:
+        raise ConfigError(
+            "page.names: whoever reaches the proxy could see where this device is: set "
+            "page.token_file"
+        )
     if not is_loopback(page.listen[0]):
         raise ConfigError(
             f"page.listen: whoever reaches {page.listen[0]} could see where this device "

@@ -16,6 +16,7 @@ from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
 from telemetry_agent.errors import AgentError
+from telemetry_agent.page.events import Doctor
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
 _LOOK_EVERY_S = 10.0
 
 
-def run(load: Callable[[], Settings], clock: Clock) -> int:
+def run(load: Callable[[], Settings], clock: Clock, doctor: Doctor | None = None) -> int:
     """Run until a signal says stop; SIGHUP reads the config anew. Returns the exit status.
 
     Raises:
@@ -40,7 +41,7 @@ def run(load: Callable[[], Settings], clock: Clock) -> int:
     # Before any thread starts, so that all inherit it and only main hears of them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _configure_logs(settings, secrets)
-    agent = Agent(settings, clock, secrets=secrets)
+    agent = Agent(settings, clock, secrets=secrets, doctor=doctor)
     agent.start()
     log.info("telemetry-agent %s %s", __version__, agent)
     notify(READY=1, STATUS=str(agent))

@@ -208,6 +208,7 @@ class Status:
             fixes=receiver.fixes,
             rate_hz=round(rate_hz, 2),
             rejected=dict(receiver.counts),
+            trouble=receiver.trouble or None,
             not_recorded=dict(self._not_recorded()),
             satellites=tuple(SatelliteView(*satellite) for satellite in self._sky().satellites),
             reason=why and why.reason,

@@ -1,6 +1,6 @@
 """What was heard of a receiver, as findings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span, warned
@@ -18,7 +18,7 @@ _DAMAGED_SHARE = 0.02
 _HIGH_LOAD = 0.85
 _STRONG_DB = 30
 _SATELLITES_FOR_A_FIX = 4
-_UNREAL = {"estimated", "manual", "simulated"}
+UNREAL = {"estimated", "manual", "simulated"}
 _CLOCK_OFF_MS = 30_000
 
 
@@ -40,7 +40,7 @@ def listened(
         return
     yield _sentences(heard, baud)
     yield _line_load(heard, baud)
-    yield _antenna(heard)
+    yield antenna(heard.decoder.antenna)
     yield _fix(heard)
     yield _clock(heard, clock) if live else skipped("clock", "a recording tells no time")
 
@@ -99,8 +99,9 @@ def _overloaded(said: str, heard: Heard) -> Finding:
     )
 
 
-def _antenna(heard: Heard) -> Finding:
-    match heard.decoder.antenna:
+def antenna(told: str | None) -> Finding:
+    """``antenna``, by what the receiver tells of it."""
+    match told:
         case "OPEN":
             return failed(
                 "antenna",
@@ -126,7 +127,7 @@ def _fix(heard: Heard) -> Finding:
             return failed("fix", why.message, why.remedy)
         return _no_fix(heard)
     said = _words(heard.fix)
-    if heard.fix.quality in _UNREAL:
+    if heard.fix.quality in UNREAL:
         return warned(
             "fix",
             f"{said}, but {heard.fix.quality}",
@@ -162,6 +163,16 @@ def _words(fix: Fix) -> str:
 
 def _no_fix(heard: Heard) -> Finding:
     signals = [satellite.snr_db or 0 for satellite in heard.decoder.sky().satellites]
+    return no_fix(signals, tells="GSV" in heard.types)
+
+
+def no_fix(signals: Sequence[float], *, tells: bool) -> Finding:
+    """``fix``, where there is none.
+
+    Args:
+        signals: of the satellites in view, in dB-Hz; 0: not heard.
+        tells: whether the receiver tells what it hears.
+    """
     heard_db = sorted((snr for snr in signals if snr), reverse=True)
     strong = sum(snr >= _STRONG_DB for snr in heard_db)
     if strong >= _SATELLITES_FOR_A_FIX:
@@ -172,7 +183,7 @@ def _no_fix(heard: Heard) -> Finding:
         )
     if heard_db:
         seen = f"{len(heard_db)} satellites are heard, the best at {heard_db[0]} dB-Hz"
-    elif "GSV" in heard.types:
+    elif tells:
         seen = "not one satellite is heard"
     else:
         seen = "the receiver does not tell what it hears"

@@ -62,6 +62,8 @@ class ReceiverStatus:
     """Why it speaks and gives no positions."""
     notices: tuple[str, ...] = ()
     """What the user should know although positions come."""
+    trouble: str = ""
+    """What the log says of why there is no position, and the remedy; empty: nothing."""
 
 
 class Reader:
@@ -252,11 +254,13 @@ class Reader:
         if not told:
             text = self._source.remedy(state, self._unread.data)
             self._trouble.say(state, text, self._clock.monotonic_s())
+            self._publish(state)
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
-        self._publish("busy" if isinstance(error, BusyError) else "absent")
-        self._trouble.say(self.status.state, str(error), now_s)
+        state: ReceiverState = "busy" if isinstance(error, BusyError) else "absent"
+        self._trouble.say(state, str(error), now_s)
+        self._publish(state)
         wait_s = self._backoff_s
         self._retry_s = now_s + wait_s
         self._backoff_s = min(2 * wait_s, _BACKOFF_MAX_S)
@@ -287,7 +291,15 @@ class Reader:
         antenna = (self._decoder and self._decoder.antenna) or before.antenna
         notices = self._decoder.notices if self._decoder else ()
         self.status = ReceiverStatus(
-            self._source.name, state, since_s, self._fixes, counts, antenna, why, notices
+            self._source.name,
+            state,
+            since_s,
+            self._fixes,
+            counts,
+            antenna,
+            why,
+            notices,
+            self._trouble.text,
         )
         if (state, antenna) != (before.state, before.antenna):
             self._changed()
@@ -326,6 +338,8 @@ class _Trouble:
 
     def __init__(self) -> None:
         self._said: set[str] = set()
+        self.text = ""
+        """The last kind; empty: it is over."""
         self._times = 0
         self._since_s = 0.0
 
@@ -333,6 +347,7 @@ class _Trouble:
         if not self._said:
             self._since_s = since_s
         self._times += 1
+        self.text = text
         if text not in self._said:
             self._said.add(text)
             _log.warning("%s", text, extra={"fields": {"STATE": state}})
@@ -352,4 +367,5 @@ class _Trouble:
                 extra={"fields": {"STATE": state, "COUNT": self._times}},
             )
             self._said.clear()
+            self.text = ""
             self._times = 0
