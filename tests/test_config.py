@@ -119,7 +119,7 @@ def test_wrong_values(tmp_path: Path, line: str, replacement: str, says: str) ->
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not valid TOML: it is no text in UTF-8"):
+    with pytest.raises(ConfigError, match="not valid TOML: it is not text in UTF-8"):
         loader.load(path)
 
 
@@ -209,7 +209,9 @@ def test_commands_need_a_way_to_the_receiver(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no config .*nope.toml; `telemetry-agent init --"):
+    with pytest.raises(
+        ConfigError, match=r"there is no config .*nope.toml: `telemetry-agent init --"
+    ):
         loader.load(tmp_path / "nope.toml")
 
 
@@ -219,7 +221,7 @@ def test_no_config_at_all_says_where_it_was_looked_for(
     monkeypatch.setattr(
         "telemetry_agent.config.files.DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml")
     )
-    with pytest.raises(ConfigError, match=r"no config: neither .*a\.toml nor .*b\.toml exists"):
+    with pytest.raises(ConfigError, match=r"is no config: neither .*a\.toml nor .*b\.toml exists"):
         loader.load()
 
 
@@ -291,9 +293,9 @@ def test_the_schema_holds_every_key() -> None:
         keys += [f"{name}.{key}" for key in section["properties"]] if section else [name]
     assert sorted(keys) == sorted(effective.known_keys())
     assert json.dumps(schema)
-    sampling = schema["$defs"]["Sampling"]["properties"]
+    sampling = schema["$defs"]["SamplingSettings"]["properties"]
     assert (sampling["turn_deg"]["minimum"], sampling["turn_deg"]["maximum"]) == (0, 180)
-    extra = schema["$defs"]["Extra"]
+    extra = schema["$defs"]["ExtraSettings"]
     assert list(extra["properties"]) == ["power"]
     assert extra["additionalProperties"] == {"$ref": "#/$defs/ExtraFile"}
 
@@ -301,7 +303,7 @@ def test_the_schema_holds_every_key() -> None:
 # Secrets
 
 
-def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> loader.Loaded:
+def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> loader.LoadedConfig:
     text = MINIMAL.replace("http://127.0.0.1:8080/v1/fixes", url)
     return loader.load(write(tmp_path / "c.toml", text + lines))
 

@@ -51,8 +51,11 @@ class _LazyGroup(click.Group):
 
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name=PROGRAM)
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Record GNSS positions and deliver every one of them."""
+    if os.environ.get("NO_COLOR"):  # https://no-color.org; click does not know it
+        ctx.color = False
 
 
 def main(args: list[str] | None = None) -> None:

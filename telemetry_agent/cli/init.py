@@ -18,7 +18,7 @@ from telemetry_agent.cli.server_presets import SERVERS, completed
 from telemetry_agent.cli.server_recognition import told_by_answer, told_by_url
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS
-from telemetry_agent.config.settings import Queue, Settings
+from telemetry_agent.config.settings import QueueSettings, Settings
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint import asked
 from telemetry_agent.doctor.permissions import SERVICE_USER, agents_account, owner_of
@@ -161,7 +161,7 @@ def _queue_path(config: Path) -> Path:
     """Where an agent with this config, or none, would be found."""
     with contextlib.suppress(ConfigError):
         return loader.load(config).settings.queue.path
-    return Queue().path
+    return QueueSettings().path
 
 
 def _same(source: str, running: Snapshot) -> bool:

@@ -15,6 +15,11 @@ config_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 
 
+def say(text: str) -> None:
+    """A note beside the answers, on standard error."""
+    click.echo(f"telemetry-agent: {text}", err=True)
+
+
 def duration_callback(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:

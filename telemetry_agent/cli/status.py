@@ -1,9 +1,11 @@
 """``status``: the running agent at a glance."""
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -53,14 +55,17 @@ def running(path: Path) -> Snapshot | None:
 
 
 def _at_rest(path: Path) -> AtRest:
-    from telemetry_agent.daemon.at_rest import look_at_queue  # noqa: PLC0415 - only needed here
+    from telemetry_agent.daemon import at_rest  # noqa: PLC0415 - only needed here
     from telemetry_agent.daemon.status import queue_view  # noqa: PLC0415 - the same
 
+    notes: list[str] = []
     try:
-        with look_at_queue(path) as queue:
-            return AtRest(queue=queue_view(queue.stats(), path.parent))
+        at_rest.check(path, os.R_OK)
+        with closing(at_rest.RestingQueue(path, notes.append)) as queue:
+            view = queue_view(queue.stats(), path.parent)
     except AgentError as error:
         return AtRest(note=str(error))
+    return AtRest(queue=view, note=notes[0] if notes else None)
 
 
 def _text(view: Snapshot | AtRest, end: str = "\n", *, in_json: bool) -> str:

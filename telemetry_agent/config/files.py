@@ -20,8 +20,8 @@ QUEUE_PATH = Path("/var/lib/telemetry-agent/queue.db")
 def no_config() -> ConfigError:
     """Where it was looked for."""
     return ConfigError(
-        f"no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists; "
-        "`telemetry-agent init` makes one, and --config names another"
+        f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
+        "`telemetry-agent init` makes one, and --config names another",
     )
 
 
@@ -90,12 +90,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"no config {path}; `telemetry-agent init --config {path}` makes it"
+            f"there is no config {path}", f"`telemetry-agent init --config {path}` makes it"
         ) from None
     except OSError as error:
         raise ResourceError(f"cannot read the config {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the config {path} is not valid TOML: it is no text in UTF-8") from None
+        raise ConfigError(f"the config {path} is not valid TOML: it is not text in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
 

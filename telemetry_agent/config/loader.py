@@ -31,15 +31,15 @@ from telemetry_agent.config.files import (
     read_toml,
 )
 from telemetry_agent.config.settings import (
-    Connectivity,
-    Extra,
-    Gps,
-    Log,
-    Page,
-    Queue,
-    Sampling,
+    ConnectivitySettings,
+    ExtraSettings,
+    GpsSettings,
+    LogSettings,
+    PageSettings,
+    QueueSettings,
+    SamplingSettings,
     Settings,
-    Upload,
+    UploadSettings,
 )
 from telemetry_agent.config.values import DeviceName, Reads
 from telemetry_agent.errors import ConfigError
@@ -69,14 +69,14 @@ class _Layers(BaseSettings):
     )
 
     device: DeviceName = "{hostname}"
-    gps: Gps
-    sampling: Sampling
-    queue: Queue
-    upload: Upload
-    connectivity: Connectivity
-    page: Page
-    extra: Annotated[Extra, Reads(_attributes_below)]
-    log: Log
+    gps: GpsSettings
+    sampling: SamplingSettings
+    queue: QueueSettings
+    upload: UploadSettings
+    connectivity: ConnectivitySettings
+    page: PageSettings
+    extra: Annotated[ExtraSettings, Reads(_attributes_below)]
+    log: LogSettings
 
     @classmethod
     def settings_customise_sources(
@@ -92,7 +92,7 @@ class _Layers(BaseSettings):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedConfig:
     """The settings and where each came from."""
 
     settings: Settings
@@ -101,7 +101,7 @@ class Loaded:
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
 
 
-def load(path: Path | None = None) -> Loaded:
+def load(path: Path | None = None) -> LoadedConfig:
     """Read every layer.
 
     Args:
@@ -132,7 +132,7 @@ def load(path: Path | None = None) -> Loaded:
         field = re.search(r'"(\w+)"', str(error))
         name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return Loaded(settings, files, origins)
+    return LoadedConfig(settings, files, origins)
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

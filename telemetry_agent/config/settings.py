@@ -70,7 +70,7 @@ class _Section:
 
 
 @dataclass(frozen=True)
-class Gps(_Section):
+class GpsSettings(_Section):
     """Where positions come from."""
 
     source: SourceName = "auto"
@@ -87,7 +87,7 @@ class Gps(_Section):
 
 
 @dataclass(frozen=True)
-class Sampling(_Section):
+class SamplingSettings(_Section):
     """Which positions are recorded."""
 
     interval_s: Duration = 1.0
@@ -101,7 +101,7 @@ class Sampling(_Section):
 
 
 @dataclass(frozen=True)
-class Queue(_Section):
+class QueueSettings(_Section):
     """Where fixes wait."""
 
     path: Path = QUEUE_PATH
@@ -114,7 +114,7 @@ class Queue(_Section):
 
 
 @dataclass(frozen=True)
-class Upload(_Section):
+class UploadSettings(_Section):
     """Where fixes go, and how."""
 
     url: Url
@@ -179,7 +179,7 @@ class Upload(_Section):
 
 
 @dataclass(frozen=True)
-class Connectivity(_Section):
+class ConnectivitySettings(_Section):
     """How the way to the endpoint is watched."""
 
     probe: HostAndPort = None
@@ -187,7 +187,7 @@ class Connectivity(_Section):
 
 
 @dataclass(frozen=True)
-class Page(_Section):
+class PageSettings(_Section):
     """The device page."""
 
     listen: HostAndPort = None
@@ -222,7 +222,7 @@ def _attribute(value: object) -> object:
 
 
 @dataclass(frozen=True)
-class Extra(_Section):
+class ExtraSettings(_Section):
     """The user's own attributes, read at each recorded fix: a file for each name."""
 
     power: bool = False
@@ -258,7 +258,7 @@ class Extra(_Section):
 
 
 @dataclass(frozen=True)
-class Log(_Section):
+class LogSettings(_Section):
     """What is said, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -270,11 +270,11 @@ class Settings:
     """Everything the config can say."""
 
     device: DeviceName
-    gps: Gps = Gps()
-    sampling: Sampling = Sampling()
-    queue: Queue = Queue()
-    upload: Upload
-    connectivity: Connectivity = Connectivity()
-    page: Page = Page()
-    extra: Extra = Extra()
-    log: Log = Log()
+    gps: GpsSettings = GpsSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    queue: QueueSettings = QueueSettings()
+    upload: UploadSettings
+    connectivity: ConnectivitySettings = ConnectivitySettings()
+    page: PageSettings = PageSettings()
+    extra: ExtraSettings = ExtraSettings()
+    log: LogSettings = LogSettings()

@@ -40,7 +40,7 @@ def load(path: Path | None) -> Settings:
     version, _, pickled = done.stdout.partition(b"\n")
     if version != __version__.encode():
         raise ResourceError(
-            f"telemetry-agent {version.decode()} is installed and {__version__} runs: restart it"
+            f"telemetry-agent {version.decode()} is installed and {__version__} runs", "restart it"
         )
     result: Settings | AgentError = pickle.loads(pickled)  # noqa: S301 - our own process wrote it
     if isinstance(result, AgentError):

@@ -13,6 +13,7 @@ from typing import Any
 
 from telemetry_agent.errors import AgentError, StorageError, UnavailableError, UsageError
 
+JOIN = "use sudo, or join the group telemetry-agent (`sudo usermod -aG telemetry-agent $USER`)"
 _ANSWER_S = 60.0
 _SUN_PATH_BYTES = 107
 
@@ -63,7 +64,8 @@ def ask(queue_path: Path, question: Mapping[str, Any]) -> Answers:
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NoAgentError(f"no agent listens on {path}") from error
         except OSError as error:
-            raise AgentError(f"cannot ask the agent at {path}: {error.strerror}") from error
+            remedy = JOIN if isinstance(error, PermissionError) else ""
+            raise AgentError(f"cannot ask the agent at {path}: {error.strerror}", remedy) from error
         try:
             with contextlib.suppress(BrokenPipeError):  # it has spoken already: read what
                 sock.sendall(json.dumps(question).encode() + b"\n")
@@ -75,7 +77,7 @@ def ask(queue_path: Path, question: Mapping[str, Any]) -> Answers:
                         return
                     if "error" in answer:
                         kind = _KINDS.get(answer.get("exit_status"), AgentError)
-                        raise kind(answer["error"])
+                        raise kind(str(answer["error"]), str(answer.get("remedy", "")))
                     yield answer
         except TimeoutError as error:
             raise AgentError(f"the agent at {path} does not answer") from error

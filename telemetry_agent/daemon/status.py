@@ -200,7 +200,8 @@ class Status:
         receiver = self._receiver()
         with self._lock:
             last_fix, rate_hz = self._last_fix, self._fixes.rate(now_s)
-        why = receiver.diagnosis
+        diagnosis = receiver.diagnosis
+        why = diagnosis or receiver.trouble
         view = ReceiverView(
             source=receiver.source,
             state=receiver.state,
@@ -208,10 +209,9 @@ class Status:
             fixes=receiver.fixes,
             rate_hz=round(rate_hz, 2),
             rejected=dict(receiver.counts),
-            trouble=receiver.trouble or None,
             not_recorded=dict(self._not_recorded()),
             satellites=tuple(SatelliteView(*satellite) for satellite in self._sky().satellites),
-            reason=why and why.reason,
+            reason=diagnosis and diagnosis.reason,
             message=why and why.message,
             remedy=why and why.remedy,
             notice="; ".join(receiver.notices) or None,

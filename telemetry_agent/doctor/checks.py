@@ -11,15 +11,15 @@ from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.builders import source_of
-from telemetry_agent.doctor.agent_checks import Agent, Ask, TapSource
+from telemetry_agent.doctor.agent_checks import AgentChecks, Ask, TapSource
 from telemetry_agent.doctor.endpoint import SERVERS, EndpointChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
 from telemetry_agent.doctor.listening import Patience
 from telemetry_agent.doctor.permissions import SERVICE_USER
-from telemetry_agent.doctor.receiver import Receiver
+from telemetry_agent.doctor.receiver import ReceiverChecks
 from telemetry_agent.doctor.reception import LISTENED
 from telemetry_agent.doctor.runner import Check, findings
-from telemetry_agent.doctor.storage import Storage
+from telemetry_agent.doctor.storage import StorageChecks
 from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources import Source
 from telemetry_agent.model import Fix
@@ -32,7 +32,7 @@ _CREDENTIALS = "/run/credentials/telemetry-agent.service"
 
 
 @dataclass(frozen=True)
-class Site:
+class Machine:
     """What the checks look at, where that is not in the config."""
 
     clock: Clock = field(default_factory=Clock)
@@ -46,7 +46,7 @@ class Site:
 
 
 def examine(
-    config_path: Path | None, site: Site | None = None, *, send: bool = False
+    config_path: Path | None, site: Machine | None = None, *, send: bool = False
 ) -> Iterator[Finding]:
     """Check everything; takes less than 15 s. Every name is told, whatever failed.
 
@@ -55,37 +55,30 @@ def examine(
     try:
         loaded = loader.load(config_path)
     except AgentError as error:
-        said, remedy = _explained(error)
-        yield failed("config", said, remedy)
+        check = "correct it; `telemetry-agent config check` reports when it is right"
+        yield failed("config", error.message, error.remedy or check)
         yield from (skipped(name, "needs config") for name in NAMES[1:])
         return
     files = ", ".join(map(str, loaded.files)) or "the environment"
     yield passed("config", f"{files}, for the device {loaded.settings.device}")
-    yield from findings(_checks(loaded.settings, site or Site(), send=send), limit_s=_ALL_S)
+    yield from findings(_checks(loaded.settings, site or Machine(), send=send), limit_s=_ALL_S)
 
 
-def _explained(error: AgentError) -> tuple[str, str]:
-    text = str(error)
-    said, parts, remedy = text.partition("; ")
-    check = "correct it; `telemetry-agent config check` tells when it is right"
-    return (said, remedy) if parts and text.startswith("no config") else (text, check)
-
-
-def _checks(settings: Settings, site: Site, *, send: bool) -> list[Check]:
+def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
     gps, upload, path = settings.gps, settings.upload, settings.queue.path
     if os.access(_CREDENTIALS, os.X_OK):
         os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
-    agent = Agent(path, site.ask, site.user)
+    agent = AgentChecks(path, site.ask, site.user)
 
     def source() -> Source:
         if agent.status is not None:
             return TapSource(path, site.patience.silent_s, site.ask, gps)
         return source_of(gps, baud_file=None)
 
-    receiver = Receiver(
+    receiver = ReceiverChecks(
         gps, agent, source, clock=site.clock, patience=site.patience, root=site.root
     )
-    storage = Storage(path, agent, clock=site.clock, root=site.root)
+    storage = StorageChecks(path, agent, clock=site.clock, root=site.root)
     endpoint = EndpointChecks(
         upload,
         settings.device,

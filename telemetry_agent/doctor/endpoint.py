@@ -19,15 +19,15 @@ from telemetry_agent.addresses import (
     look_up_error,
 )
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Upload
+from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.doctor.permissions import Account, owner_of
+from telemetry_agent.doctor.permissions import SystemUser, owner_of
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Batch, Fix, Record
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.compression import wanted
+from telemetry_agent.upload.compression import CompressionChoice
 from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
@@ -60,9 +60,9 @@ class EndpointChecks:
 
     def __init__(
         self,
-        upload: Upload,
+        upload: UploadSettings,
         device: str,
-        account: Callable[[], Account],
+        account: Callable[[], SystemUser],
         *,
         resolve: Resolve,
         clock: Clock,
@@ -258,14 +258,15 @@ class EndpointChecks:
 
 
 def asked(
-    transport: Transport, upload: Upload, device: str, position: Fix | None
+    transport: Transport, upload: UploadSettings, device: str, position: Fix | None
 ) -> Iterator[Finding]:
     """Send one position, or none, in a stream of its own: ``authentication``, ``answer``."""
     stream = secrets.token_hex(8)
     records = () if position is None else (Record(stream, 1, device, position),)
     batch = Batch(0, stream, device, records, live=True)
     wire_format = choose(upload.format, upload.url, upload.username)
-    payload = wire_format.encode(batch, compression=wanted(upload.compression, wire_format))
+    compression = CompressionChoice(upload.compression, wire_format).choice(0)
+    payload = wire_format.encode(batch, compression=compression)
     answer = transport.exchange(payload, min(_ANSWER_S, upload.timeout_s))
     if isinstance(answer, NoAnswer):
         yield skipped("authentication", "no answer")

@@ -32,7 +32,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
-from telemetry_agent.ackqueue.places import Place
+from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.clock import Clock
@@ -98,9 +98,10 @@ class EventSource:
         self._sight = sight
         self._sample_due_s = sight.clock.monotonic_s()
         self._meter = Meter()
+        self._gnss_ahead_s: float | None = None  # of the monotonic clock
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
-        self._thinned = self._thinned_before = 0
+        self._moves = self._moves_before = 0
         self._trail = Trail(sight.gaps.between)
         self._index = self._new_index()
         self._history = History(history_file)
@@ -148,11 +149,14 @@ class EventSource:
         return round(self._sight.clock.wall_ms() / 1000 - self._utc_s(position), 1)
 
     def _utc_s(self, position: Mapping[str, Any] | None) -> int:
-        """By GNSS as long as that is fresh; the clock of a device may be wrong by years."""
+        """By GNSS, from the last fix on by the monotonic clock: the system's may be years off."""
+        now_s = self._sight.clock.monotonic_s()
         if position is not None and position["age_s"] < _FRESH_S and "flags" not in position:
             time = datetime.fromisoformat(position["time"])
-            return int(time.timestamp() + position["age_s"])
-        return self._sight.clock.wall_ms() // 1000
+            self._gnss_ahead_s = time.timestamp() + position["age_s"] - now_s
+        if self._gnss_ahead_s is None:
+            return self._sight.clock.wall_ms() // 1000
+        return int(now_s + self._gnss_ahead_s)
 
     def news(self) -> str:
         """The next event for those who have all before it. Reads what is new from the disk."""
@@ -235,7 +239,7 @@ class EventSource:
         doctor = sight.doctor
         state |= {
             "findings": doctor.findings(snapshot, sight.queue.path) if doctor is not None else [],
-            "stream": f"{self._stream}.{self._thinned}",
+            "stream": f"{self._stream}.{self._moves}",
             "network": sight.network(),
             "first": min(self._index.first or self._trail.first, self._trail.first),
             "last": self._trail.last,
@@ -256,11 +260,11 @@ class EventSource:
         queue = self._sight.queue
         newest = queue.last_row()
         with self._lock:
-            thinned = queue.stats().lost.get("thinned", 0)
-            moved = thinned == self._thinned_before != self._thinned  # and it is at rest again
-            self._thinned_before = thinned
+            moves = queue.moves()
+            moved = moves == self._moves_before != self._moves  # and it is at rest again
+            self._moves_before = moves
             if queue.stream != self._stream or newest < self._trail.last or moved:
-                self._stream, self._thinned = queue.stream, thinned
+                self._stream, self._moves = queue.stream, moves
                 self._trail = Trail(self._sight.gaps.between)
                 self._index = self._new_index()
                 self._trail.extend(max(0, newest - LIMIT), [])

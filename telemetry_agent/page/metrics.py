@@ -67,19 +67,8 @@ _COUNTERS = (
 # raise no alarm.
 REJECTED = (
     *("aborted", "bad-checksum", "bad-date", "bad-position", "bad-status", "bad-tag", "bad-time"),
-    *(
-        "future-date",
-        "garbage-bytes",
-        "late",
-        "late-date",
-        "no-checksum",
-        "no-date",
-        "no-fix",
-        "no-time",
-        "old-date",
-        "other-talker",
-    ),
-    *("receiver-overflow", "rollover", "short", "too-long"),
+    *("future-date", "garbage-bytes", "late", "late-date", "no-checksum", "no-date", "no-fix"),
+    *("no-time", "old-date", "other-talker", "receiver-overflow", "rollover", "short", "too-long"),
 )
 NOT_RECORDED = ("hdop", "not-due", "parked", "quality")
 LOST = ("damaged", "discarded", "dropped", "expired", "full", "memory", "refused", "thinned")

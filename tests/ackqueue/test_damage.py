@@ -20,12 +20,13 @@ from ackqueue.queue_parts import lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
 from telemetry_agent.ackqueue.file import schema
-from telemetry_agent.ackqueue.file.schema import State, UnusableError, connect
-from telemetry_agent.ackqueue.file.store import Loaded, Store
+from telemetry_agent.ackqueue.file.schema import UnusableError, connect
+from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
+from telemetry_agent.ackqueue.row_states import Loaded, State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 

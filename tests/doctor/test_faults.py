@@ -372,7 +372,7 @@ def a_flipped_bit(bench: Bench) -> None:
 @fault(
     "queue",
     "fail",
-    "cannot open the queue .*not a database|malformed",
+    "is damaged: .*(not a database|malformed)",
     "sets it aside when it starts",
 )
 def a_destroyed_header(bench: Bench) -> None:
@@ -603,7 +603,7 @@ def a_receiver_that_says_nothing_to_the_agent(bench: Bench) -> None:
 
 @fault("sentences", "warn", "not listened to: only root", "use sudo")
 def an_asker_that_may_not_listen(bench: Bench) -> None:
-    runs(bench, tapped=[AgentError("only root and the agent's user and group may: use sudo")])
+    runs(bench, tapped=[AgentError("only root and the agent's user and group may", "use sudo")])
 
 
 def machine(bench: Bench) -> Machine:

@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ET
 
-from telemetry_agent.ackqueue.file.schema import State
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.export.kml import kml
 from telemetry_agent.export.names import file_name

@@ -57,7 +57,7 @@ def test_the_version() -> None:
         (
             ["run", "--config", "nope.toml"],
             78,
-            "telemetry-agent: no config nope.toml; `telemetry-agent init",
+            "telemetry-agent: there is no config nope.toml: `telemetry-agent init",
         ),
         (["queue", "stats", "--config", "nope.toml"], 78, "no config nope.toml"),
         (["decode", "nope.nmea"], 74, "nope.nmea"),

@@ -79,10 +79,8 @@ def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
         "content-length",
         "content-type",
         "user-agent",
-        "accept-encoding",
         "x-mine",
     }
-    assert request.headers["accept-encoding"] == "identity"
     head = sum(len(k) + len(v) + 4 for k, v in request.headers.items())
     assert counted[0] == len("POST /v1/fixes?key=1 HTTP/1.1\r\n\r\n") + head + len(PAYLOAD.body)
     assert counted[1] == len(
@@ -196,7 +194,7 @@ def test_the_body_is_raw_and_is_cut_and_the_rest_is_not_read() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
     with Server(endless(head, b"\x1f" * 65536)) as server, transport_to(server.url) as transport:
         got = answered(transport.exchange(PAYLOAD, 5))
-        assert got.body == b"\x1f" * 256 * 1024
+        assert got.body == b"\x1f" * 1024 * 1024
         assert transport.received_bytes < 400_000
 
 
@@ -215,7 +213,7 @@ def test_the_body_is_raw_and_is_cut_and_the_rest_is_not_read() -> None:
 def test_an_endless_answer_ends(first: bytes, chunk: bytes) -> None:
     with Server(endless(first, chunk)) as server, transport_to(server.url) as transport:
         unanswered(transport.exchange(PAYLOAD, 20))
-        assert transport.received_bytes < 2_000_000
+        assert transport.received_bytes < 2_500_000
 
 
 @pytest.mark.parametrize(

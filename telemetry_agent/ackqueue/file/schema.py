@@ -17,11 +17,11 @@ checksum of the row is above it.
 import os
 import sqlite3
 from collections.abc import Callable
-from enum import IntEnum
 from functools import partial
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.rows import FIRST, FLAGS, QUALITIES
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import FIELDS, Field, outside
 
@@ -55,21 +55,6 @@ def _outside(field: Field) -> str:
 
 class UnusableError(StorageError):
     """The file is damaged, or no queue that this version can use: it is to be set aside."""
-
-
-class State(IntEnum):
-    """What became of a row. The positive ones are the public states of the queue."""
-
-    GONE = 0
-    """There is no row: it was kept long enough after delivery, or was lost (with a reason)."""
-    READY = 1
-    """To be sent, together with the others of its batch. (Ready rows of no batch need no mark.)"""
-    UNACK = 2
-    """Sent, and no answer came."""
-    ACKED = 5
-    """Delivered."""
-    ACK_FAILED = 9
-    """Refused by the endpoint: a dead letter (with a reason)."""
 
 
 APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files

@@ -16,7 +16,6 @@ from telemetry_agent.ackqueue.file.schema import (
     FAILURES,
     PAGE_BYTES,
     Connect,
-    State,
     UnusableError,
     cannot_open,
     open_database,
@@ -24,7 +23,7 @@ from telemetry_agent.ackqueue.file.schema import (
     primary_code,
 )
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
-from telemetry_agent.ackqueue.row_states import DAMAGED, Mark
+from telemetry_agent.ackqueue.row_states import DAMAGED, Away, Loaded, RowState, State
 from telemetry_agent.errors import StorageError
 
 ROWS_PER_READ = 1000
@@ -37,37 +36,13 @@ _DAMAGED_BEFORE_3 = -1
 """A state that files had up to schema version 2, where a damaged row stayed in its place."""
 
 
-class Away(NamedTuple):
-    """The rows ``lo`` to ``hi`` are still in files that were set aside, those that there are."""
-
-    lo: int
-    hi: int
-    oldest: int
-    """One that is missing and older than this is no loss: it was delivered."""
-    last: int
-    """The highest that was known to be in use."""
-    marked: int
-    """1: Their marks are here."""
-
-
-class Loaded(NamedTuple):
-    """What memory needs of the file."""
-
-    last: int
-    """The last row number ever used."""
-    marks: RangeMap[Mark]
-    away: Away | None
-    damage: str | None
-    """Why the file is to be set aside: some of this is not as it was stored, and left out."""
-
-
 class Changes(NamedTuple):
     """One transaction."""
 
     rows: Sequence[Row] = ()
     """Of one stream, as far apart by number as by name. One that is there already, from a write
     whose outcome was unknown, has the same name."""
-    marks: Mapping[int, Span[Mark] | None] = MappingProxyType({})
+    marks: Mapping[int, Span[RowState] | None] = MappingProxyType({})
     """By first row; ``None`` removes the mark. ``GONE`` deletes its rows."""
     moved: Sequence[Row] = ()
     """They take the place of whatever has their numbers."""
@@ -138,7 +113,7 @@ class Store:
             UnusableError: It is damaged. It is closed.
             StorageError: The file cannot be read. It is closed.
         """
-        marks: RangeMap[Mark] = RangeMap()
+        marks: RangeMap[RowState] = RangeMap()
         damage: list[str] = []
         last = 0
         try:
@@ -302,7 +277,7 @@ class Store:
                 execute("ROLLBACK")
             raise
 
-    def _write_marks(self, marks: Mapping[int, Span[Mark] | None]) -> None:
+    def _write_marks(self, marks: Mapping[int, Span[RowState] | None]) -> None:
         execute = self._connection.execute
         for lo, span in marks.items():
             if span is None:
@@ -324,7 +299,7 @@ class Store:
             raise TakenError(f"row numbers of {self.path} are taken by other fixes")
 
 
-def read_mark(row: Sequence[Any]) -> Span[Mark] | None:
+def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
     """A row of the table ``mark``; ``None``: it is damaged."""
     lo, hi, state, reason, batch, crc = row
     try:
@@ -332,12 +307,12 @@ def read_mark(row: Sequence[Any]) -> Span[Mark] | None:
             return None
         if state == _DAMAGED_BEFORE_3:
             return Span(lo, hi, DAMAGED)
-        return Span(lo, hi, Mark(State(state), reason, batch))
+        return Span(lo, hi, RowState(State(state), reason, batch))
     except ValueError:  # no state, or a text that is no UTF-8
         return None
 
 
-def _newest_is_plausible(newest: list[Row], marks: RangeMap[Mark], away: Away | None) -> bool:
+def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState], away: Away | None) -> bool:
     """Whether the first of these has the number of the newest row: the second is the one before.
 
     Nothing proves the number of a row that is damaged. But each number up to the newest is that of

@@ -37,7 +37,7 @@ class Thinner:
             StorageError: The file cannot be read.
         """
         with self._shared.lock:
-            if self._shared.ledger.handout.free.total < _FEW_ROWS:
+            if self._shared.ledger.ready_rows.free.total < _FEW_ROWS:
                 return False
         for _ in range(_WINDOWS_PER_STEP):
             window = self._next_window()
@@ -55,7 +55,7 @@ class Thinner:
     def _next_window(self) -> Window | None:
         ledger = self._shared.ledger
         with self._shared.lock:
-            below = ledger.handout.middle() if self._below is None else self._below
+            below = ledger.ready_rows.middle() if self._below is None else self._below
             window = ledger.thinnable(below, _ROWS_PER_WINDOW)
         if window is not None:
             self._below = window.lo

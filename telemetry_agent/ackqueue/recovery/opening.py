@@ -13,13 +13,13 @@ from pathlib import Path
 from telemetry_agent.ackqueue.file.lock import Note
 from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
-from telemetry_agent.ackqueue.file.store import Away, Changes, Loaded, Store
+from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.ledger import generation_after
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, sample
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, Mark
+from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, Away, Loaded, RowState
 from telemetry_agent.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,9 @@ def _confess(store: Store, noted: Note) -> None:
         lost,
         extra={"fields": {"COUNT": lost}},
     )
-    marks: dict[int, Span[Mark] | None] = {noted.oldest: Span(noted.oldest, noted.last, DAMAGED)}
+    marks: dict[int, Span[RowState] | None] = {
+        noted.oldest: Span(noted.oldest, noted.last, DAMAGED)
+    }
     if noted.oldest > 1:
         marks[1] = Span(1, noted.oldest - 1, PURGED)
     store.write(Changes(marks=marks))
@@ -186,7 +188,7 @@ def _confess(store: Store, noted: Note) -> None:
 def _append(store: Store, last: int, tail: list[Row]) -> None:
     """Fixes of a commit that the power cut, or of which a bit was flipped since."""
     log.warning("the queue %s: %d fixes of a torn commit are whole", store.path, len(tail))
-    marks: dict[int, Span[Mark] | None] = {}
+    marks: dict[int, Span[RowState] | None] = {}
     for row in tail:
         if row[0] > last + 1:
             marks[last + 1] = Span(last + 1, row[0] - 1, PURGED)

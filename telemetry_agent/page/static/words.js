@@ -234,15 +234,15 @@ function awayWords(state) {
   return word && `Uploads ${word} for ${span(since)}`;
 }
 
-/** @param {number} lostMs */
-export function lostContact(lostMs) {
+/** @param {number} lostMs @param {boolean} seen whether there is anything to be seen */
+export function lostContact(lostMs, seen = true) {
   return {
     kind: "lost",
     tone: "idle",
     leadTone: "bad",
     lead: "No contact with the agent",
     rest: `for ${span(lostMs / 1000)}.`,
-    more: "What you see is how it was then. It comes back by itself.",
+    more: seen ? "What you see is how it was then. It comes back by itself." : "It comes back by itself.",
   };
 }
 

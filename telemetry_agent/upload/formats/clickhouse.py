@@ -19,7 +19,6 @@ from telemetry_agent.model import (
     Answer,
     Batch,
     Deferred,
-    Delivered,
     Fix,
     Held,
     Outcome,
@@ -67,11 +66,11 @@ def format_for(url: str) -> WireFormat:
     return WireFormat(encode, read, unpacks=True)
 
 
-def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - an insert is all or nothing
+def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
     code = exception_code(answer)
     if code is None:
-        return judge(answer) or Delivered(status=answer.status)
+        return judge(answer, batch)
     reason = reason_of(answer)
     if code in _VALUE:
         return Refused(reason, status=answer.status)

@@ -42,7 +42,7 @@ import httpx  # noqa: E402 - the same
 logging.getLogger("httpx").setLevel(logging.WARNING)
 logging.getLogger("httpcore").setLevel(logging.WARNING)
 
-_ANSWER_CAP_BYTES = 256 * 1024
+_ANSWER_CAP_BYTES = 1024 * 1024
 _READ_CAP_BYTES = 2 * _ANSWER_CAP_BYTES  # with all heads and framing
 
 
@@ -90,7 +90,7 @@ class Transport:
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
         """Send ``payload`` and read the answer, all within ``timeout_s`` seconds.
 
-        The body of the answer is cut at 256 KiB.
+        The body of the answer is cut at 1 MiB.
         """
         headers = {**self._headers(), **payload.headers}
         # Not client.build_request(): a request of the client carries its cookies and defaults.
@@ -165,7 +165,6 @@ class Transport:
     def _headers(self) -> dict[str, str]:
         return {
             "User-Agent": f"telemetry-agent/{__version__}",
-            "Accept-Encoding": "identity",
             **self._credentials.headers(),
         }
 
@@ -198,7 +197,7 @@ class Transport:
         try:
             for part in response.iter_raw():
                 body += part
-                if len(body) >= _ANSWER_CAP_BYTES:
+                if len(body) > _ANSWER_CAP_BYTES:
                     break
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that takes nothing is clear without its body.
@@ -210,11 +209,15 @@ class Transport:
             response.close()
         if self._wire.has_rest():
             self._wire.drop()
+        headers: dict[str, str] = response.extensions["all_headers"]
+        length = headers.get("content-length", "")
+        size = max(len(body), int(length) if length.isdecimal() else 0)
         return Answer(
             status=response.status_code,
-            headers=response.extensions["all_headers"],
+            headers=headers,
             body=bytes(body[:_ANSWER_CAP_BYTES]),
             verified_tls=response.extensions["verified"],
+            too_long_bytes=size if size > _ANSWER_CAP_BYTES else None,
         )
 
 
