@@ -249,9 +249,12 @@ class Uploader:
             return retry_s - now_s
         in_order = not self._policy.live_first and self._sender.silences < _SILENCES_MAX
         if self._outcomes.unanswered and (self._sender.hope or in_order or not pending):
-            self._queue.resume_unack()
-            self._outcomes.unanswered = False
+            self._resume_unanswered()
         chosen = self._choose(now_s)
+        if self._outcomes.unanswered and not isinstance(chosen, Batch):
+            # Nothing else is due: what got no answer does not wait for the next fix to be.
+            self._resume_unanswered()
+            chosen = self._choose(now_s)
         if isinstance(chosen, Batch):
             self._attempted_s = now_s
             return self._attempt(chosen, self._policy.timeout_s)
@@ -282,6 +285,10 @@ class Uploader:
                 self._keeper.wait_cut_short(now_s)
         if hurried:
             self._keeper.heeded()
+
+    def _resume_unanswered(self) -> None:
+        self._queue.resume_unack()
+        self._outcomes.unanswered = False
 
     # What to send
 

@@ -61,7 +61,7 @@ def format_for(url: str) -> WireFormat:
         names = f'"device":{device},"stream":"{batch.stream}"'
         rows = [f'{{{names},"seq":{seq},{_fields(fix)}}}\n' for _, seq, _, fix in batch.records]
         query = f"{ours}&insert_deduplication_token={digest(batch)}"
-        return packed("".join(rows).encode(), {}, compression, query.lstrip("&"))
+        return packed("".join(rows).encode(), {}, compression, len(rows), query.lstrip("&"))
 
     return WireFormat(encode, read, unpacks=True)
 

@@ -38,7 +38,7 @@ def encode(batch: Batch, *, compression: Compression) -> Payload:
         [f"{key} {_fields(fix)},seq={seq}i {fix.time_ms}\n" for _, seq, _, fix in batch.records]
     ).encode()
     headers = {"Content-Type": "text/plain; charset=utf-8"}
-    return packed(body, headers, compression, f"precision={PRECISION}")
+    return packed(body, headers, compression, len(batch.records), f"precision={PRECISION}")
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:

@@ -36,7 +36,7 @@ def encode(
         "Content-Type": "application/json",
         "Idempotency-Key": f'"{digest(batch, said)}"',
     }
-    return packed(body, headers, compression)
+    return packed(body, headers, compression, len(batch.records))
 
 
 FORMAT = WireFormat(encode, judge, may_be_packed=True, encode_report=encode)

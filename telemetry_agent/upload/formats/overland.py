@@ -17,7 +17,7 @@ def encode(batch: Batch, *, compression: Compression) -> Payload:
     """The request for ``batch``."""
     features = [_feature(record.fix, batch.device) for record in batch.records]
     body = _to_json({"locations": features}).encode()
-    return packed(body, {"Content-Type": "application/json"}, compression)
+    return packed(body, {"Content-Type": "application/json"}, compression, len(features))
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:

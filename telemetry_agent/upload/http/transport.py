@@ -14,6 +14,7 @@ redirect, and a captive portal sends both; so both headers are hidden from it.
 Every failure gets its words here, once.
 """
 
+import contextlib
 import logging
 import ssl
 import sys
@@ -71,6 +72,7 @@ class Transport:
         self._credentials = credentials or Credentials()
         dialer = dialer or Dialer(Clock())
         self._exchange = dialer.exchange
+        self._idle_life = dialer.idle_life
         self._wire = _Wire(dialer, self._credentials, proxy, keepalive_expiry_s)
         self._client = httpx.Client(transport=self._wire, trust_env=False)
         self._proxied = bool(proxy)
@@ -156,6 +158,7 @@ class Transport:
         """
         self._wire.drop()
         self._pipeline.drop()
+        self._idle_life.forget()
 
     def close(self) -> None:
         """Free the connection. Only for the thread that exchanges."""
@@ -313,6 +316,7 @@ class _HttpcoreStream(httpcore.NetworkStream):
         self.connection = connection
         self._credentials = credentials
         self._data = b""
+        self._unsent = b""
         self._at = 0
         self._read_bytes = 0
 
@@ -321,6 +325,11 @@ class _HttpcoreStream(httpcore.NetworkStream):
         return self._at < len(self._data)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - as above
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            # A server that has closed may have answered before: reading shows it.
+            with contextlib.suppress(BrokenError):
+                self.connection.send(unsent)
         if not self.has_rest():
             self._data = self.connection.recv(max_bytes)
             self._at = 0
@@ -333,12 +342,9 @@ class _HttpcoreStream(httpcore.NetworkStream):
         return self._data[start : self._at]
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
+        # httpcore writes head and body apart, which costs two packets more than one write.
         self._read_bytes = 0
-        try:
-            self.connection.send(buffer)
-        except BrokenError as error:
-            # It makes httpcore read: the server may have answered before it closed.
-            raise httpcore.WriteError(str(error)) from error
+        self._unsent += buffer
 
     def close(self) -> None:
         self.connection.close()
@@ -363,6 +369,6 @@ class _HttpcoreStream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
             return self.connection.tls
-        if info == "is_readable":
-            return self.connection.readable()
+        if info == "is_readable":  # asked of an idle connection: is it of no use any more?
+            return self.connection.stale()
         return None
