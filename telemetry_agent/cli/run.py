@@ -7,6 +7,7 @@ import click
 from telemetry_agent.cli.options import config_option
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import subprocess_loader
+from telemetry_agent.config.last_good import StartConfig
 
 
 @click.command()
@@ -15,4 +16,7 @@ def command(config_path: Path | None) -> int:
     """The daemon, in the foreground. Ctrl-C or SIGTERM ends it; SIGHUP reads the config anew."""
     from telemetry_agent.daemon import service  # noqa: PLC0415
 
-    return service.run(lambda: subprocess_loader.load(config_path), Clock())
+    def load(*, fall_back: bool) -> StartConfig:
+        return subprocess_loader.load(config_path, fall_back=fall_back)
+
+    return service.run(load, config_path, Clock())

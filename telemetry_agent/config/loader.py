@@ -37,7 +37,7 @@ from telemetry_agent.config.settings import (
     key_of,
 )
 from telemetry_agent.config.values import DeviceName, Reads
-from telemetry_agent.errors import ConfigError, ResourceError
+from telemetry_agent.errors import ConfigError, ResourceError, UnreadableConfigError
 from telemetry_agent.secrecy import masked_headers, masked_url
 
 _ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
@@ -89,14 +89,36 @@ class _Layers(BaseSettings):
         return env_settings, init_settings
 
 
+class _Files(_Layers):
+    """The same without the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Of the files alone."""
+        return (init_settings,)
+
+
 @dataclass(frozen=True)
 class LoadedConfig:
     """The settings and where each came from."""
 
     settings: Settings
-    files: tuple[Path, ...]
+    texts: Mapping[str, str]
+    """File -> what it holds."""
     origins: Mapping[str, str]
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What was read, in the order of reading."""
+        return tuple(map(Path, self.texts))
 
 
 def load(path: Path | None = None) -> LoadedConfig:
@@ -107,35 +129,51 @@ def load(path: Path | None = None) -> LoadedConfig:
             alone may hold the config.
 
     Raises:
-        ConfigError: there is no config, an unknown key, a bad value.
+        UnreadableConfigError: there is no config, it is empty, or not TOML.
+        ConfigError: an unknown key, a bad value.
         ResourceError: a file that is there cannot be read.
     """
     if path is None:
         path = next(filter(_exists, DEFAULT_PATHS), None)
     files = () if path is None else (path, *_overrides(path.parent / "config.d"))
+    return load_texts({str(file): _read(file) for file in files})
+
+
+def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedConfig:
+    """The settings of these files, by their names, and of the environment.
+
+    Raises:
+        UnreadableConfigError: there is no key in them, or one is not TOML.
+        ConfigError: an unknown key, a bad value.
+    """
     values: dict[str, Any] = {
         section.name: {} for section in fields(Settings) if is_dataclass(section.type)
     }
     origins: dict[str, str] = {}
-    for file in files:
-        layer = _read_toml(file)
-        origins |= dict.fromkeys(_leaves(layer), str(file))
+    for file, text in texts.items():
+        layer = _parsed(file, text)
+        origins |= dict.fromkeys(_leaves(layer), file)
         _merge(layer, into=values)
-    origins |= _environment_origins()
+    if environment:
+        origins |= _environment_origins()
+    if not origins and texts:
+        raise UnreadableConfigError(
+            f"the config {' and '.join(texts)} is empty", "`telemetry-agent init` makes one"
+        )
     if not origins:
-        raise ConfigError(
+        raise UnreadableConfigError(
             f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
             "`telemetry-agent init` makes one, and --config names another",
         )
     try:
-        settings = Settings(**dict(_Layers(**values)))
+        settings = Settings(**dict((_Layers if environment else _Files)(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
     except SettingsError as error:
         field = re.search(r'"(\w+)"', str(error))
         name = f"{_ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return LoadedConfig(settings, files, origins)
+    return LoadedConfig(settings, texts, origins)
 
 
 def _exists(path: Path) -> bool:
@@ -154,19 +192,26 @@ def _overrides(folder: Path) -> list[Path]:
         raise ResourceError(f"cannot read the folder {folder}: {error.strerror}") from None
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return path.read_text("utf-8-sig")  # editors of Windows begin it with a byte order mark
     except FileNotFoundError:
-        raise ConfigError(
+        raise UnreadableConfigError(
             f"there is no config {path}", f"`telemetry-agent init --config {path}` makes it"
         ) from None
     except OSError as error:
         raise ResourceError(f"cannot read the config {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the config {path} is not valid TOML: it is not text in UTF-8") from None
+        raise UnreadableConfigError(
+            f"the config {path} is not valid TOML: it is not text in UTF-8"
+        ) from None
+
+
+def _parsed(file: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
+        raise UnreadableConfigError(f"the config {file} is not valid TOML: {error}") from None
 
 
 def _merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:
