@@ -4,7 +4,7 @@ pynmea2 knows where each field of a sentence stands: its field tables are resolv
 once, at import. Its objects and converters are not used. They read an empty latitude as 0.0,
 let ``nan`` and ``1e5`` pass as numbers, hand back the raw text where a conversion fails, and cost
 ten times as much as picking the field. So the text of each field goes through the validators of
-``fields`` instead.
+``field_values`` instead.
 """
 
 import math
