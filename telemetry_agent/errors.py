@@ -5,6 +5,7 @@
     AgentError                   has a message, a remedy and an exit status
     ├── UsageError          2    the command line asks for something impossible
     ├── ConfigError        78    the config was read and is wrong: names the key, what is allowed
+    │   └── UnreadableConfigError    it is missing, empty, or not TOML
     ├── ResourceError      71    the system refused something that may work next time
     ├── UnavailableError   69    the endpoint cannot be reached
     ├── StorageError       74    the disk or the queue file failed
@@ -57,6 +58,10 @@ class ConfigError(AgentError):
     """The config was read and is wrong."""
 
     exit_status = 78
+
+
+class UnreadableConfigError(ConfigError):
+    """The config is missing, empty, or not TOML: nobody can know what it was to say."""
 
 
 class ResourceError(AgentError):

@@ -111,6 +111,16 @@ class PageView:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigView:
+    """Why the last good config serves in place of the config."""
+
+    state: Annotated[
+        Literal["unreadable", "wrong"], "wrong: it can be read, so uploads are held as well"
+    ] = "unreadable"
+    last_error: Annotated[str, "what is the matter with it"] = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The agent at one moment."""
 
@@ -124,6 +134,7 @@ class Snapshot:
     upload: UploadView = UploadView()
     queue: QueueView = QueueView()
     page: PageView | None = None
+    config: ConfigView | None = None
 
 
 @dataclass(frozen=True, slots=True)

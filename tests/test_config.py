@@ -503,10 +503,10 @@ def test_wrong_attributes(tmp_path: Path, line: str, says: str) -> None:
 def test_another_process_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", '{"X-Fleet": "south"}')
     path = write(tmp_path / "c.toml", f'{MINIMAL}[extra]\ndoor = "/run/door"\n')
-    assert subprocess_loader.load(path) == loader.load(path).settings
+    assert subprocess_loader.load(path).settings == loader.load(path).settings
     monkeypatch.chdir(tmp_path)
     path.rename("config.toml")
-    assert subprocess_loader.load(None).extra.files["door"].file == Path("/run/door")
+    assert subprocess_loader.load(None).settings.extra.files["door"].file == Path("/run/door")
 
 
 def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``config show | check | schema``: the config as the daemon would see it."""
+"""``config show | check | forget | schema``: the config as the daemon would see it."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import click
 
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.config import loader
+from telemetry_agent.config import last_good, loader
 from telemetry_agent.config.effective import shown
+from telemetry_agent.daemon.ownership import become_owner
+from telemetry_agent.errors import StorageError
 
 
 @click.group()
@@ -48,6 +50,25 @@ def check(config_path: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"ok": True, "files": files}))
     else:
         click.echo(f"the config is right: {', '.join(files) or 'environment only'}")
+
+
+@command.command()
+def forget() -> None:
+    """Remove the copy of the last good config, before an image of this machine is cloned.
+
+    The service keeps it, and records by it when the config does not work. It is kept again at the
+    next start or reload.
+    """
+    state = Path("/var/lib/telemetry-agent")
+    try:
+        if state.exists():
+            become_owner(state)
+        found = last_good.forget()
+    except OSError as error:
+        raise StorageError(
+            f"cannot remove {error.filename}: {error.strerror}", "use sudo"
+        ) from None
+    click.echo("the last good config is forgotten" if found else "there is no last good config")
 
 
 @command.command()

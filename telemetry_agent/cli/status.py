@@ -99,6 +99,8 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
                 f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
                 f"{view.protocol}: some of this may be missing; restart the service"
             )
+        if view.config is not None:
+            yield f"config:    the last good one serves: {view.config.last_error}"
         yield f"recording: {_receiver(view.receiver)}"
         yield f"uploading: {_upload(view.upload)}"
         if view.page is not None and view.page.state == "held":

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.errors import ConfigError, ResourceError
+from telemetry_agent.errors import ResourceError, UnreadableConfigError
 
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 QUEUE_PATH = Path("/var/lib/telemetry-agent/queue.db")
 
 
-def no_config() -> ConfigError:
+def no_config() -> UnreadableConfigError:
     """Where it was looked for."""
-    return ConfigError(
+    return UnreadableConfigError(
         f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
         "`telemetry-agent init` makes one, and --config names another",
     )
@@ -42,7 +42,7 @@ def queue_path(path: Path | None) -> Path:
     Who may not read the service's config finds the service all the same: it is where it belongs.
 
     Raises:
-        ConfigError: there is no config, or it is not TOML.
+        UnreadableConfigError: there is no config, or it is not TOML.
         ResourceError: the file that is named cannot be read.
     """
     if from_environment := os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH"):
@@ -51,7 +51,7 @@ def queue_path(path: Path | None) -> Path:
     try:
         files = files_of(path)
         for file in files:
-            merge(read_toml(file), into=values)
+            merge(parsed(str(file), read(file)), into=values)
     except ResourceError:
         if path is not None:
             raise
@@ -79,25 +79,37 @@ def _overrides(folder: Path) -> list[Path]:
         raise ResourceError(f"cannot read the folder {folder}: {error.strerror}") from None
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """One file of the config.
+def read(path: Path) -> str:
+    """The text of one file of the config.
 
     Raises:
-        ConfigError: it is not there, or not TOML.
+        UnreadableConfigError: it is not there, or not text.
         ResourceError: it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return path.read_text("utf-8-sig")  # editors of Windows begin it with a byte order mark
     except FileNotFoundError:
-        raise ConfigError(
+        raise UnreadableConfigError(
             f"there is no config {path}", f"`telemetry-agent init --config {path}` makes it"
         ) from None
     except OSError as error:
         raise ResourceError(f"cannot read the config {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the config {path} is not valid TOML: it is not text in UTF-8") from None
+        raise UnreadableConfigError(
+            f"the config {path} is not valid TOML: it is not text in UTF-8"
+        ) from None
+
+
+def parsed(file: str, text: str) -> dict[str, Any]:
+    """What a text says; ``file`` is where it is from.
+
+    Raises:
+        UnreadableConfigError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
+        raise UnreadableConfigError(f"the config {file} is not valid TOML: {error}") from None
 
 
 def merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:

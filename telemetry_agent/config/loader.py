@@ -28,7 +28,8 @@ from telemetry_agent.config.files import (
     files_of,
     merge,
     no_config,
-    read_toml,
+    parsed,
+    read,
 )
 from telemetry_agent.config.settings import (
     ConnectivitySettings,
@@ -42,7 +43,7 @@ from telemetry_agent.config.settings import (
     UploadSettings,
 )
 from telemetry_agent.config.values import DeviceName, Reads
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import ConfigError, UnreadableConfigError
 from telemetry_agent.secrecy import masked_url
 
 
@@ -91,14 +92,36 @@ class _Layers(BaseSettings):
         return env_settings, init_settings
 
 
+class _Files(_Layers):
+    """The same without the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Of the files alone."""
+        return (init_settings,)
+
+
 @dataclass(frozen=True)
 class LoadedConfig:
     """The settings and where each came from."""
 
     settings: Settings
-    files: tuple[Path, ...]
+    texts: Mapping[str, str]
+    """File -> what it holds."""
     origins: Mapping[str, str]
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What was read, in the order of reading."""
+        return tuple(map(Path, self.texts))
 
 
 def load(path: Path | None = None) -> LoadedConfig:
@@ -109,30 +132,45 @@ def load(path: Path | None = None) -> LoadedConfig:
             alone may hold the config.
 
     Raises:
-        ConfigError: there is no config, an unknown key, a bad value.
+        UnreadableConfigError: there is no config, it is empty, or not TOML.
+        ConfigError: an unknown key, a bad value.
         ResourceError: a file that is there cannot be read.
     """
-    files = files_of(path)
+    return load_texts({str(file): read(file) for file in files_of(path)})
+
+
+def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedConfig:
+    """The settings of these files, by their names, and of the environment.
+
+    Raises:
+        UnreadableConfigError: there is no key in them, or one is not TOML.
+        ConfigError: an unknown key, a bad value.
+    """
     values: dict[str, Any] = {
         section.name: {} for section in fields(Settings) if is_dataclass(section.type)
     }
     origins: dict[str, str] = {}
-    for file in files:
-        layer = read_toml(file)
-        origins |= dict.fromkeys(_leaves(layer), str(file))
+    for file, text in texts.items():
+        layer = parsed(file, text)
+        origins |= dict.fromkeys(_leaves(layer), file)
         merge(layer, into=values)
-    origins |= _environment_origins()
+    if environment:
+        origins |= _environment_origins()
+    if not origins and texts:
+        raise UnreadableConfigError(
+            f"the config {' and '.join(texts)} is empty", "`telemetry-agent init` makes one"
+        )
     if not origins:
         raise no_config()
     try:
-        settings = Settings(**dict(_Layers(**values)))
+        settings = Settings(**dict((_Layers if environment else _Files)(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
     except SettingsError as error:
         field = re.search(r'"(\w+)"', str(error))
         name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return LoadedConfig(settings, files, origins)
+    return LoadedConfig(settings, texts, origins)
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -56,6 +56,7 @@ class Delivery:
         reports: makes the reports of the agent about itself; ``None``: there are none.
         gnss_ms: UTC as the receiver has it: it tells an expired certificate from a wrong clock.
         on_step: called after each step of the uploader; must not raise.
+        held: why nothing may be sent, beside secrets; ``None``: it may.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Delivery:
         reports: BuildReports | None = None,
         gnss_ms: Callable[[], int | None] = lambda: None,
         on_step: Callable[[], None] = lambda: None,
+        held: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self._held = held
         self._settings = settings
         self._queue = queue
         self._clock = clock
@@ -162,6 +165,8 @@ class Delivery:
 
     def _missing(self) -> str | None:
         """Why nothing can be sent: a secret or a certificate that cannot be used."""
+        if (held := self._held()) is not None:
+            return held
         try:
             self._credentials.prepare()
         except ConfigError as error:

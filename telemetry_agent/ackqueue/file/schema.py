@@ -8,7 +8,7 @@ so that a put whose outcome is unknown can be repeated without storing the fix t
 to acknowledge a batch is, as a rule, to move the end of one range: one page, whatever the batch.
 
 ``away`` has one row, or none: which rows are still to be carried over from files that were set
-aside (``salvage``), and whether their marks are here already: the lowest bit of ``marked``; a
+aside (``carry_over``), and whether their marks are here already: the lowest bit of ``marked``; a
 checksum of the row is above it.
 
 ``fixes`` is a view for people with plain ``sqlite3``: words and units of the documentation.
