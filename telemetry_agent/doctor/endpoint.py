@@ -283,7 +283,10 @@ def asked(
         yield failed(
             "answer",
             transport.masked(answer.reason),
-            "check that the endpoint works: its own log says more",
+            "check upload.proxy, and whether it lets this device through to the endpoint"
+            if upload.proxy and "proxy" in answer.reason
+            else "check that the endpoint works: its own log says more; if this port speaks TLS, "
+            "write https:// in upload.url",
         )
         return
     outcome = with_words(wire_format.read(answer, batch), transport.masked)

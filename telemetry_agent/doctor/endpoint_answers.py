@@ -60,6 +60,12 @@ def authentication(asked: Asked, answer: Answer, outcome: Outcome) -> Finding:
 def judged(asked: Asked, answer: Answer, outcome: Outcome) -> Finding:
     """What it does with positions: ``answer``."""
     name, status = "answer", answer.status
+    if b"HTTPS port" in answer.body or answer.headers.get("location", "").startswith("https://"):
+        return failed(
+            name,
+            f"{status}: the endpoint wants https",
+            "write https:// in upload.url, with the port that the endpoint has for it",
+        )
     match outcome:
         case Delivered():
             return passed(name, f"{status}: {'a position was ' if asked.position else ''}taken")

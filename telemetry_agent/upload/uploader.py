@@ -233,6 +233,7 @@ class Uploader:
         self._take_news(now_s)
         if self._closed:
             return None
+        # A ring alone changes nothing: only ``_take_news`` may have moved this instant.
         if now_s < self._not_before_s:
             return self._not_before_s - now_s
         if (missing := self._missing()) is not None:
@@ -240,6 +241,8 @@ class Uploader:
         return self._send_next(now_s)
 
     def _send_next(self, now_s: float) -> float | None:
+        # Without a route an attempt would only cost power. One each backoff_max is made all the
+        # same, because the monitor can be wrong.
         pending = self._queue.backlog().ready > 0
         closed = self._way.closed()
         retry_s = self._attempted_s + self._policy.backoff_max_s
@@ -247,6 +250,9 @@ class Uploader:
             if pending or self._outcomes.unanswered or self._refusals.waiting:
                 self._keeper.trouble(*closed, now_s, retry_s, attempted=False)
             return retry_s - now_s
+        # What got no answer may be what the endpoint chokes on, so other fixes are tried first,
+        # unless the last exchange was answered. Where the order counts nothing may overtake it,
+        # until it got no answer so often that it may never get one.
         in_order = not self._policy.live_first and self._sender.silences < _SILENCES_MAX
         if self._outcomes.unanswered and (self._sender.hope or in_order or not pending):
             self._resume_unanswered()
@@ -258,6 +264,7 @@ class Uploader:
         if isinstance(chosen, Batch):
             self._attempted_s = now_s
             return self._attempt(chosen, self._policy.timeout_s)
+        # Reports come last: ``None`` means that no fix waits for anything.
         if chosen is None and self._reports is not None:
             return self._report(self._reports, now_s)
         return chosen

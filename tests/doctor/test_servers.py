@@ -160,3 +160,18 @@ def test_an_endpoint_that_unpacks_and_refuses_proves_itself(bench: Bench, tmp_pa
     found = bench.told(send=True)["proof"]
     assert (found.verdict, found.said) == ("pass", "nonsense is refused, and gzip is unpacked")
     assert endpoint.count() <= 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Said(301, headers={"Location": "https://gps.example.com/v1/fixes"}),
+        Said(400, b"<center>The plain HTTP request was sent to HTTPS port</center>"),  # nginx
+    ],
+)
+def test_an_endpoint_that_wants_https(bench: Bench, said: Said) -> None:
+    server = bench.cleanup.enter_context(Server(lambda _: said))
+    bench.url = server.url + "/"
+    found = bench.told(send=False)["answer"]
+    assert (found.verdict, found.said) == ("fail", f"{said.status}: the endpoint wants https")
+    assert found.remedy.startswith("write https:// in upload.url")
