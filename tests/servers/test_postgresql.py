@@ -78,9 +78,9 @@ def test_what_it_answers(database: str, tmp_path: Path) -> None:
     fix = {"seq": 1, "time": "2026-11-23T12:35:19.000Z", "lat": 48.1, "lon": 11.5}
     said = {"format": "native/1", "device": "van-07", "stream": "9f0c2d6e11a7b354", "fixes": [fix]}
     with endpoint(tmp_path, database) as url:
-        assert post(url, said) == (200, {"stored": 1}, None)
-        assert post(url, said) == (200, {"stored": 0}, None)
-        assert post(url, {**said, "fixes": []}) == (200, {"stored": 0}, None)
+        assert post(url, said) == (200, {"received": 1, "stored": 1}, None)
+        assert post(url, said) == (200, {"received": 1, "stored": 0}, None)
+        assert post(url, {**said, "fixes": []}) == (200, {"received": 0, "stored": 0}, None)
         assert post(url, said, token="wrong")[0] == 401
         assert post(url, {**said, "device": "van-08"})[0] == 401
         assert post(url, {**said, "fixes": [fix, {**fix, "seq": 2, "lat": "x"}]})[0] == 422
