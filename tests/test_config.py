@@ -329,7 +329,9 @@ def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> l
         ("headers = {X = 3}", "upload.headers.X: must be a valid string"),
         ('proxy = "https://p:1"', "upload.proxy = 'https://p:1': must be http://HOST:PORT"),
         ('proxy = "http://p:1/x"', "must be http://HOST:PORT"),
-        ('proxy = "http://me:geheim@p:1"', "must hold no user name or password"),
+        ('proxy = "http://me:geheim@p:1"', "must hold no password"),
+        ('proxy = "http://me@p:1"', "belong together"),
+        ('proxy_password_file = "/p"', "belong together"),
     ],
 )
 def test_faults_in_how_the_endpoint_is_approached(tmp_path: Path, lines: str, says: str) -> None:

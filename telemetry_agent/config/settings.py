@@ -136,6 +136,7 @@ class UploadSettings(_Section):
     client_cert: OptionalPath = None
     client_key: OptionalPath = None
     proxy: ProxyUrl = ""
+    proxy_password_file: OptionalPath = None
     allow_insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -149,6 +150,11 @@ class UploadSettings(_Section):
         for key, other in (("password_file", "username"), ("client_key", "client_cert")):
             if getattr(self, key) and not getattr(self, other):
                 raise ValueError(f"upload.{other} is missing, upload.{key} is set")
+        if bool(self.proxy_password_file) != ("@" in self.proxy):
+            raise ValueError(
+                "upload.proxy = http://USER@HOST:PORT and upload.proxy_password_file belong "
+                "together: set both or none"
+            )
         shown = self.token_file or self.username or secret_values(self.headers)
         shown = shown or secrets_in_url(self.url)
         if shown and (fault := self.secret_in_the_clear()):

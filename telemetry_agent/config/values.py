@@ -278,10 +278,13 @@ def _url(value: str) -> str:
 def _proxy(value: str) -> str:
     if not value:
         return value
-    parts = urlsplit(_url(value))
+    user, at, _ = value.removeprefix("http://").rpartition("@")
+    if ":" in user:
+        raise ValueError("must hold no password: it goes into upload.proxy_password_file")
+    parts = urlsplit(_url(value.replace(f"{user}@", "", 1) if at else value))
     if parts.scheme != "http" or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError("must be http://HOST:PORT")
-    return f"http://{parts.netloc}"
+        raise ValueError("must be http://HOST:PORT or http://USER@HOST:PORT")
+    return f"http://{user}{at}{parts.netloc}"
 
 
 Url = Annotated[str, Checks(_url)]

@@ -134,6 +134,8 @@ def build_credentials(upload: UploadSettings, secrets: set[str]) -> Credentials:
         ca_file=upload.ca_file,
         client_cert=upload.client_cert,
         client_key=(upload.client_key or _credential("client_key")) if upload.client_cert else None,
+        proxy_username=urlsplit(upload.proxy).username or "",
+        proxy_password=upload.proxy_password_file,
         secrets=secrets,
         fault=fault,
     )

@@ -22,7 +22,6 @@ from telemetry_agent.doctor.runner import Check, findings
 from telemetry_agent.doctor.storage import StorageChecks
 from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources import Source
-from telemetry_agent.model import Fix
 
 _ALL_S = 12.0  # a small board takes its time to start and to end beside that
 _LISTEN_S = 11.5  # so long may the search for a line's speed take
@@ -50,7 +49,7 @@ def examine(
 ) -> Iterator[Finding]:
     """Check everything; takes less than 15 s. Every name is told, whatever failed.
 
-    ``send``: the endpoint is sent a position, the receiver's or one at 0, 0.
+    ``send``: the endpoint is sent the receiver's position, if there is one.
     """
     try:
         loaded = loader.load(config_path)
@@ -85,7 +84,8 @@ def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
         lambda: agent.account,
         resolve=site.resolve,
         clock=site.clock,
-        position=lambda: (receiver.fix or Fix(site.clock.wall_ms(), 0, 0)) if send else None,
+        position=lambda: receiver.fix if send else None,
+        send=send,
     )
     hung_disk = ("no answer of the disk", "the disk or a network file system hangs: see `dmesg`")
     hung_port = ("the port does not let go", "unplug the receiver and plug it in again")
@@ -107,10 +107,11 @@ def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
         Check(("tcp",), endpoint.tcp, ("name",), 5.0),
         Check(("tls",), endpoint.tls, ("credentials", "tcp"), 5.0),
         Check(
-            ("authentication", "answer"),
+            ("authentication", "answer", "proof"),
             endpoint.ask,
-            ("sentences", "tls") if send else ("tls",),
-            6.0,
+            ("tls",),
+            12.0 if send else 6.0,
+            after=("sentences",) if send else (),
         ),
         Check(("delivery",), agent.delivery, ("agent",)),
     ]
@@ -133,6 +134,7 @@ NAMES = (
     "tls",
     "authentication",
     "answer",
+    "proof",
     "delivery",
 )
 """Everything that is told, in the order of the data's path."""

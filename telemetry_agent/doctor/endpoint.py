@@ -1,9 +1,11 @@
 """The endpoint: its name, a connection, its certificate, and what it answers to the agent."""
 
+import gzip
 import os
 import secrets
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from socket import socket
 from urllib.parse import urlsplit
@@ -25,10 +27,10 @@ from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judge
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import SystemUser, owner_of
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.model import Batch, Fix, Record
+from telemetry_agent.model import Batch, Delivered, Fix, Payload, Record
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.compression import CompressionChoice
-from telemetry_agent.upload.formats.answers import with_words
+from telemetry_agent.upload.formats.answers import offers_gzip, with_words
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
@@ -39,6 +41,7 @@ _TCP_S = 4.0
 _TLS_S = 4.0
 _ANSWER_S = 5.0
 _RENEW_DAYS = 14
+_LATER = "try again later: nothing is lost"
 
 # Of OpenSSL's X509_V_ERR_…
 _NOT_YET, _EXPIRED = 9, 10
@@ -56,6 +59,7 @@ class EndpointChecks:
         resolve: looks names up.
         clock: the machine's clocks.
         position: what to send there; nothing by default.
+        send: also what must be refused.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class EndpointChecks:
         resolve: Resolve,
         clock: Clock,
         position: Callable[[], Fix | None] = lambda: None,
+        send: bool = False,
     ) -> None:
         self._upload = upload
         self._device = device
@@ -75,6 +80,7 @@ class EndpointChecks:
         self._resolve = resolve
         self._clock = clock
         self._position = position
+        self._send = send
         self._host, self._port = upload.address
         self._addresses: list[Address] = []
         self._socket: socket | None = None
@@ -169,6 +175,10 @@ class EndpointChecks:
         )
         try:
             yield from asked(transport, self._upload, self._device, self._position())
+            if self._send:
+                yield proof(transport, self._upload, self._device)
+            else:
+                yield skipped("proof", "`telemetry-agent doctor --send` sends what must be refused")
         finally:
             transport.close()
 
@@ -280,6 +290,45 @@ def asked(
     what = Asked(upload.format, device, position is not None)
     yield authentication(what, answer, outcome)
     yield judged(what, answer, outcome)
+
+
+def proof(transport: Transport, upload: UploadSettings, device: str) -> Finding:
+    """Send two bodies that must be refused: whether a yes of the endpoint proves anything."""
+    name = "proof"
+    wire_format = choose(upload.format, upload.url, upload.username)
+    if wire_format.one_by_one:
+        return skipped(name, f"a server of the format {upload.format} says yes to anything")
+    record = Record(secrets.token_hex(8), 1, device, Fix(0, 0, 0))
+    batch = Batch(0, record.stream, device, (record,), live=True)
+    headers = wire_format.encode(batch, compression="none").headers
+    nonsense = b"This is no position, and must be refused. " * 4
+    broken = Payload(
+        gzip.compress(nonsense)[:-9], {**headers, "Content-Encoding": "gzip"}, compressed=True
+    )
+    offers = False
+    for what, payload in (
+        ("nonsense", Payload(nonsense, headers)),
+        ("a broken gzip body", broken),
+    ):
+        answer = transport.exchange(payload, min(_ANSWER_S, upload.timeout_s))
+        if isinstance(answer, NoAnswer):
+            return warned(name, f"no answer to {what}: {transport.masked(answer.reason)}", _LATER)
+        offers = offers or offers_gzip(replace(answer, status=200))  # also beside a refusal
+        if isinstance(wire_format.read(answer, batch), Delivered):
+            return warned(
+                name,
+                f"the endpoint answers {answer.status} to {what}: its yes proves nothing",
+                "make it answer 400 to what it cannot read, or `received` with the number of "
+                "fixes that it has; leave upload.compression alone",
+            )
+    said = "nonsense is refused"
+    if offers or upload.compression == "gzip" or wire_format.unpacks:
+        return passed(name, f"{said}, and gzip is unpacked")
+    return passed(
+        name,
+        f"{said}; requests stay plain: `Accept-Encoding: gzip` in its answers offers compression, "
+        "which makes requests three to ten times smaller",
+    )
 
 
 SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"

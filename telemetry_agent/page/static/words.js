@@ -253,13 +253,13 @@ export function accuracy(position) {
     return { radius_m: radius, text: `±\u00a0${metres(radius)}`, how: "1 sigma, by the receiver" };
   }
   if (position.hdop !== undefined) {
-    const radius = position.hdop * RANGE_ERROR_M;
+    const radius = Math.max(1, position.hdop * RANGE_ERROR_M);
     return { radius_m: radius, text: `±\u00a0${metres(radius)}`, how: `about, from hdop ${position.hdop}` };
   }
   return null;
 }
 
-const RANGE_ERROR_M = 4; // of a common receiver in the open, 1 sigma
+const RANGE_ERROR_M = 5; // an estimate, the same as servers are sent (formats/packing.py)
 
 const metres = (m) => (m < 10 ? `${m.toFixed(1)}\u00a0m` : `${Math.round(m)}\u00a0m`);
 

@@ -50,10 +50,11 @@ def attributes(fix: Fix) -> dict[str, float | str]:
 
 
 def accuracy_mm(fix: Fix) -> int:
-    """How far the true position may be away: what the receiver says, else estimated by HDOP.
+    """How far the true position may be away: what the receiver says, else an estimate by HDOP.
 
-    Never unknown, and never 0: Home Assistant and Reitti answer yes to a position without an
-    accuracy, and do not store it.
+    It is never unknown and never 0, because Home Assistant and Reitti answer yes to a position
+    without an accuracy and do not store it. The page shows the same estimate
+    (``page/static/words.js``).
     """
     if fix.err_h_mm is not None:
         accuracy_mm = fix.err_h_mm

@@ -20,6 +20,7 @@ import ssl
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
@@ -190,7 +191,11 @@ class Transport:
         except httpcore.LocalProtocolError as error:
             failure = NoAnswer(self.masked(f"the request cannot be sent: {error}"))
         except httpcore.ProxyError as error:
-            failure = NoAnswer(f"the proxy does not connect us: {words(str(error))}")
+            # A new password may be in its file: the next connection reads it.
+            self._wire.drop()
+            said = words(str(error))
+            remedy = ": check upload.proxy and upload.proxy_password_file" * ("407" in said)
+            failure = NoAnswer(f"the proxy does not connect to the endpoint: {said}{remedy}")
         # An abort looks like a failure of the network.
         return NoAnswer("stopped") if self._exchange.aborted else failure
 
@@ -231,13 +236,28 @@ class _Wire(httpx.BaseTransport):
         self, dialer: Dialer, credentials: Credentials, proxy: str, keepalive_expiry_s: float
     ) -> None:
         self._backend = _NetworkBackend(dialer, credentials)
+        self._credentials = credentials
+        parts = urlsplit(proxy)
+        self._proxy = proxy and f"http://{parts.hostname}:{parts.port or 80}"
+        self._expiry_s = keepalive_expiry_s
+        self._made: httpcore.ConnectionPool | None = None
+
+    @property
+    def _pool(self) -> httpcore.ConnectionPool:
+        if self._made is not None:
+            return self._made
         how: dict[str, Any] = {
             "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # unused: see start_tls
             "max_connections": 1,
-            "keepalive_expiry": keepalive_expiry_s,
+            "keepalive_expiry": self._expiry_s,
             "network_backend": self._backend,
         }
-        self._pool = httpcore.HTTPProxy(proxy, **how) if proxy else httpcore.ConnectionPool(**how)
+        if self._proxy:
+            headers = [*self._credentials.proxy_headers().items()]
+            self._made = httpcore.HTTPProxy(self._proxy, proxy_headers=headers, **how)
+        else:
+            self._made = httpcore.ConnectionPool(**how)
+        return self._made
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
@@ -272,10 +292,12 @@ class _Wire(httpx.BaseTransport):
 
     def drop(self) -> None:
         """Close the kept connection."""
-        self._pool.close()
+        if self._made is not None:
+            self._made.close()
+            self._made = None
 
     def close(self) -> None:
-        self._pool.close()
+        self.drop()
 
 
 class _Body(httpx.SyncByteStream):
