@@ -24,6 +24,7 @@ from telemetry_agent.ackqueue.row_states import RowState, State
 _PAGES_PER_LOOK = 500
 _ROWS_PER_PORTION = 500
 _PROBE_PAGES = 128
+_PROBE_FRAMES = 1000  # as a rule a log has 200
 
 _PLACE_BITS, _FILE_BITS = 32, 8
 
@@ -104,7 +105,7 @@ class DamagedFile:
         """The places at the ends of the file, and of its log: a sample."""
         yield from range(min(_PROBE_PAGES, self.places))
         yield from range(max(_PROBE_PAGES, self._pages - _PROBE_PAGES), self._pages)
-        yield from range(max(self._pages, self.places - _PROBE_PAGES), self.places)
+        yield from range(max(self._pages, self.places - _PROBE_FRAMES), self.places)
 
     def _records(self, place: int) -> Iterator[tuple[int, list[object]]]:
         page = place + 1 if place < self._pages else self._frames[place - self._pages].page

@@ -22,12 +22,14 @@ ahead of the disk, because a commit is synced first.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 Pair = tuple[int, int]
 
 _SECTOR_BYTES = 512
+_ENDLESS = 1 << 32
 _FRAME = struct.Struct(">6I")  # page, pages after a commit, salt, salt, checksum, checksum
 _BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS = 0x377F0683, 0x377F0682
 _PAGE_SIZES = {1 << power for power in range(9, 17)}
@@ -57,6 +59,8 @@ class Frame(NamedTuple):
     """It is of this round, and its checksum goes on from that of the frame before."""
     offset: int
     """Where its content begins in the log."""
+    in_place: bool
+    """No bytes came or went before it."""
 
     @property
     def head_is_untorn(self) -> bool:
@@ -99,7 +103,7 @@ def read_log(path: Path, page_bytes: int) -> Log:
     safe, salt = _index(path)
     sound = _header(data[:32])
     header = sound or _mended(data[:32], data[40:48])
-    if header is None and safe and struct.pack(">2I", *salt) in data:
+    if header is None and salt != (0, 0) and struct.pack(">2I", *salt) in data:
         header = _Header(_LITTLE_ENDIAN_SUMS, 0, page_bytes, 0, salt, (0, 0))  # the index knows it
         damaged = True
     elif header is None:
@@ -112,8 +116,9 @@ def read_log(path: Path, page_bytes: int) -> Log:
     of_round = [place for place, frame in enumerate(frames) if frame.salt == header.salt]
     frames = frames[: max(of_round, default=-1) + 1]
     whole = [frame.chained for frame in frames]
-    wrong = whole.index(False) if False in whole else len(frames)
-    safe = safe if salt == header.salt else 0
+    as_written = [frame.chained and frame.in_place for frame in frames]
+    wrong = as_written.index(False) if False in as_written else len(frames)
+    safe = safe if salt in {header.salt, (0, 0)} else 0
     end_is_lost = safe > len(frames) or (safe > 0 and not whole[safe - 1])
     if sound is None:
         damaged |= any(
@@ -138,6 +143,7 @@ def _frames(data: bytes, header: _Header | None, page_bytes: int) -> Iterator[Fr
     size = _FRAME.size + page_bytes
     mark = struct.pack(">2I", *header.salt) if header is not None else b""
     at, last = 32, data.rfind(mark)  # behind it, all are of earlier rounds
+    place = 0
     while at + size <= len(data):
         page, pages, *salt, first, second = _FRAME.unpack_from(data, at)
         is_of_round = header is not None and header.salt == (salt[0], salt[1])
@@ -157,23 +163,28 @@ def _frames(data: bytes, header: _Header | None, page_bytes: int) -> Iterator[Fr
             )
         )
         seed = first, second
-        yield Frame(page, pages > 0, (salt[0], salt[1]), chained, at + _FRAME.size)
+        in_place = at == 32 + place * size
+        yield Frame(page, pages > 0, (salt[0], salt[1]), chained, at + _FRAME.size, in_place)
+        place += 1
         at += size
 
 
 def _index(path: Path) -> tuple[int, Pair]:
-    """How many frames were committed, and the salt of their round, by the index; 0: unknown."""
+    """How many frames were committed, and the salt of their round, by the index.
+
+    0: unknown. An index that is damaged in both copies of its head counts more than there can be.
+    """
     try:
-        head = path.with_name(path.name.removesuffix("-wal") + "-shm").read_bytes()[:48]
+        data = path.with_name(path.name.removesuffix("-wal") + "-shm").read_bytes()
     except OSError:
-        head = b""
-    if len(head) == 48:
-        for order in "<>":
+        return 0, (0, 0)
+    for head, order in product((data[:48], data[48:96]), "<>"):
+        if len(head) == 48:
             words = struct.unpack(f"{order}12I", head)
-            if words[4] and _sum(head[:40], (0, 0), order) == words[10:12]:
+            if any(words) and _sum(head[:40], (0, 0), order) == words[10:12]:
                 salt, salt_2 = struct.unpack(">2I", head[32:40])
                 return words[4], (salt, salt_2)
-    return 0, (0, 0)
+    return (_ENDLESS if any(data[:96]) else 0), (0, 0)
 
 
 def _header(data: bytes) -> _Header | None:
