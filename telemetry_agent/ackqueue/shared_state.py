@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import Note, QueueLock
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, encode, stream_from_int
@@ -32,6 +32,8 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix, Record
 
 log = logging.getLogger(__name__)
+
+V = TypeVar("V")
 
 _RELIEFS = 32  # each makes room for some rows, and a transaction holds at most 1,000
 
@@ -245,7 +247,11 @@ class SharedState:
         """The last rows up to this one, the newest first; as ``read``."""
         return self._read(lambda store: store.read_back(row, limit))
 
-    def _read(self, read: Callable[[Store], list[Row]]) -> list[Row]:
+    def numbers(self, lo: int, hi: int) -> list[int]:
+        """The first 1,000 numbers of rows in this range; as ``read``."""
+        return self._read(lambda store: store.numbers(lo, hi))
+
+    def _read(self, read: Callable[[Store], list[V]]) -> list[V]:
         assert self.disk.locked()
         if self._damage is not None:
             raise self._damage
@@ -325,7 +331,8 @@ class SharedState:
         """Write down beside the file what is in it, in case it is found empty."""
         with self.lock:
             oldest = self.ledger.oldest_pending()
-            self._file_lock.note(Note(clean, oldest or self.last + 1, self.last))
+            last = self.committed  # what is not on disk yet is not lost when the disk forgets
+            self._file_lock.note(Note(clean, oldest or last + 1, last))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""

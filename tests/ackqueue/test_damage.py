@@ -33,15 +33,15 @@ from telemetry_agent.model import Record
 MIB = 1 << 20
 
 AWAY_THAT_CANNOT_BE = (
-    "UPDATE away SET lo = 1 << 20",
-    "UPDATE away SET hi = hi | 1 << 34",
-    "UPDATE away SET last = last | 1 << 20",
-    "UPDATE away SET oldest = oldest + 64",
-    "UPDATE away SET marked = marked + 1",
-    "UPDATE away SET lo = -5",
-    "UPDATE away SET hi = 'high'",
-    "UPDATE away SET lo = 9, marked = 7.5",
-    "INSERT INTO away VALUES (1, 2, 3, 4, 5)",
+    "UPDATE mark SET lo = 1 << 20",
+    "UPDATE mark SET hi = hi | 1 << 34",
+    "UPDATE mark SET batch = 64",
+    "UPDATE mark SET state = 0",
+    "UPDATE mark SET state = 5",
+    "UPDATE mark SET lo = -5",
+    "UPDATE mark SET hi = 'high'",
+    "UPDATE mark SET batch = 7.5",
+    "DELETE FROM mark",
 )
 
 
@@ -210,7 +210,7 @@ def test_what_is_away_is_checked_before_it_is_believed(path: Path, statement: st
     damage.damage(path, damage.header)
     AckQueue(path).close()
     with closing(connect(path)) as file:
-        assert file.execute("SELECT count(*) FROM away").fetchone() == (1,)
+        assert file.execute("SELECT count(*) FROM mark").fetchone() == (1,)
         file.execute(statement)
     assert damage.recover(path) == damage.Outcome(records, lost=0)
 
@@ -454,7 +454,7 @@ def test_being_killed_at_any_step_sends_nothing_twice_and_loses_nothing(
         queue = AckQueue(path, commit_every_s=0)
         put(queue, 1, start=1000 + turns)
         carrier = Carrier(queue)
-        for _ in range(8):  # four to look at all pages, then some of the rows
+        for _ in range(8 + turns):  # four to look at all pages, then some of the rows
             carrier.step(0.0)
         batch = queue.lease(30, live_first=False)
         if batch is not None and batch.stream == name:

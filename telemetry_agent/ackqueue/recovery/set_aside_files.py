@@ -25,6 +25,10 @@ def log_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+def _index_of(path: Path) -> Path:
+    return path.with_name(path.name + "-shm")
+
+
 def waiting(path: Path) -> list[Path]:
     """Those that are to be carried over into the queue at ``path``, the oldest first."""
     return [file for _, file in _numbered(path, _WAITING)]
@@ -80,6 +84,7 @@ def finish(path: Path) -> None:
 def retire(path: Path, file: Path, end: End) -> None:
     """It has been carried over, as far as it can be read: delete it, or give it another name."""
     number = file.name.rpartition("-")[2]
+    _index_of(file).unlink(missing_ok=True)
     for suffix in ("-wal", ""):
         old = file.with_name(file.name + suffix)
         with suppress(FileNotFoundError):
@@ -108,8 +113,8 @@ def _move(path: Path, aside: Path) -> None:
         rename(path, aside)
     except FileNotFoundError:
         create_file(aside)  # so that the log does not look like one whose file is still to come
-    with suppress(FileNotFoundError):
-        path.with_name(path.name + "-shm").unlink()
+    with suppress(FileNotFoundError):  # it tells which frames of the log count
+        _index_of(path).rename(_index_of(aside))
     sync_directory(path.parent)
 
 
@@ -120,7 +125,7 @@ def _named(path: Path, kind: str, number: int) -> Path:
 def _numbered(path: Path, kind: str) -> list[tuple[int, Path]]:
     prefix = f"{path.name}.{kind}-"
     names = {
-        entry.name.removeprefix(prefix).removesuffix("-wal")
+        entry.name.removeprefix(prefix).removesuffix("-wal").removesuffix("-shm")
         for entry in os.scandir(path.parent)
         if entry.name.startswith(prefix)
     }
