@@ -36,7 +36,7 @@ from telemetry_agent.config.settings import (
     UploadSettings,
     key_of,
 )
-from telemetry_agent.config.values import DeviceName, Reads
+from telemetry_agent.config.values import DeviceName, Reads, duration_text, size_text
 from telemetry_agent.errors import ConfigError, ResourceError, UnreadableConfigError
 from telemetry_agent.secrecy import masked_headers, masked_url
 
@@ -114,6 +114,8 @@ class LoadedConfig:
     """File -> what it holds."""
     origins: Mapping[str, str]
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
+    notes: tuple[str, ...] = ()
+    """What is probably not as it was meant, and harms nothing."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -173,7 +175,7 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
         field = re.search(r'"(\w+)"', str(error))
         name = f"{_ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return LoadedConfig(settings, texts, origins)
+    return LoadedConfig(settings, texts, origins, tuple(_unknown_variables()))
 
 
 def _exists(path: Path) -> bool:
@@ -194,13 +196,17 @@ def _overrides(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")  # editors of Windows begin it with a byte order mark
+        # Editors of Windows begin it with a byte order mark.
+        return path.read_text("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise UnreadableConfigError(
             f"there is no config {path}", f"`telemetry-agent init --config {path}` makes it"
         ) from None
     except OSError as error:
-        raise ResourceError(f"cannot read the config {path}: {error.strerror}") from None
+        remedy = ""
+        if isinstance(error, PermissionError):
+            remedy = "use sudo, or join the group telemetry-agent"
+        raise ResourceError(f"cannot read the config {path}: {error.strerror}", remedy) from None
     except UnicodeDecodeError:
         raise UnreadableConfigError(
             f"the config {path} is not valid TOML: it is not text in UTF-8"
@@ -235,11 +241,23 @@ def _environment_origins() -> dict[str, str]:
     for name in os.environ:
         section, nested, key = name.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
         if not name.startswith(_ENVIRONMENT_PREFIX) or not (nested or section == "device"):
-            continue  # not ours: a bare section is not a key, and other programs share the prefix
+            continue  # it is reported, and harms nothing: see _unknown_variables
         if section not in _Layers.model_fields:
             raise ConfigError(f"the environment variable {name} names no key of the config")
         origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
     return origins
+
+
+def _unknown_variables() -> Iterator[str]:
+    known = [
+        _ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys() if "." in key
+    ]
+    for name in sorted(os.environ):
+        rest = name.removeprefix(_ENVIRONMENT_PREFIX)
+        if name != rest and "__" not in rest and rest.lower() != "device":
+            close = difflib.get_close_matches(name, known, n=1)
+            suggestion = f"; did you mean {close[0]}?" if close else ""
+            yield f"the environment variable {name} is unknown and has no effect{suggestion}"
 
 
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
@@ -292,9 +310,16 @@ def effective(settings: Settings) -> dict[str, Any]:
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """``effective`` with secrets masked."""
+    """``effective`` as one writes it, with secrets masked."""
     upload = settings.upload
-    return effective(settings) | {
+    values = effective(settings)
+    for path in _paths():
+        key = ".".join(map(key_of, path))
+        if path[-1].endswith("_s"):
+            values[key] = duration_text(values[key])
+        elif path[-1].endswith("_bytes"):
+            values[key] = size_text(values[key])
+    return values | {
         "upload.url": masked_url(upload.url),
         "upload.headers": masked_headers(upload.headers),
         "page.tiles": masked_url(settings.page.tiles),
