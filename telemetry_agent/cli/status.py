@@ -39,14 +39,21 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
     Where none runs, it says so, and tells what waits in the queue.
     """
-    path = queue_path(config_path)
+    path: Path | None
+    try:
+        path = queue_path(config_path)
+    except AgentError:
+        # The service may run all the same, by its last good config.
+        path = None
+        if not watch and running(path) is None:
+            raise
     if watch:
         _watch(path, as_json=as_json)
     else:
         click.echo(_text(running(path) or _at_rest(path), in_json=as_json))
 
 
-def running(path: Path) -> Snapshot | None:
+def running(path: Path | None) -> Snapshot | None:
     """What the running agent with this queue says; ``None``: none runs."""
     try:
         return read(Snapshot, next(client.ask(path, {"ask": "status"})))
@@ -54,7 +61,9 @@ def running(path: Path) -> Snapshot | None:
         return None
 
 
-def _at_rest(path: Path) -> AtRest:
+def _at_rest(path: Path | None) -> AtRest:
+    if path is None:
+        return AtRest()
     from telemetry_agent.daemon import at_rest  # noqa: PLC0415 - only needed here
     from telemetry_agent.daemon.status import queue_view  # noqa: PLC0415 - the same
 
@@ -72,7 +81,7 @@ def _text(view: Snapshot | AtRest, end: str = "\n", *, in_json: bool) -> str:
     return json.dumps(snapshot.as_json(view)) if in_json else end.join(lines(view))
 
 
-def _watch(path: Path, *, as_json: bool) -> None:
+def _watch(path: Path | None, *, as_json: bool) -> None:
     """It never opens the queue: that would keep an agent from starting."""
     tick = threading.Event()
     if as_json or not sys.stdout.isatty():
@@ -157,6 +166,8 @@ def _by_reason(counts: Counts) -> str:
 
 
 def _upload(upload: UploadView) -> str:
+    if upload.state == "ok" and not upload.requests:
+        return f"not tried yet ({upload.host})"
     text = f"{upload.state} for {span(upload.state_s)}"
     if upload.state != "ok":
         text += f": {upload.last_error}" if upload.last_error is not None else ""

@@ -12,7 +12,7 @@ from telemetry_agent.config.effective import shown
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import queue_commands
+from telemetry_agent.daemon.commands import queue_commands, status_for_strangers
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.delivery import Delivery, host_of, within
 from telemetry_agent.daemon.recording import Recording
@@ -192,7 +192,7 @@ class Agent:
             yield as_json(self.status.snapshot())
 
         return queue_commands(self.queue) | {
-            "status": Command(status, public=True),
+            "status": Command(status, public=status_for_strangers),
             "drain": Command(lambda _asked, bell: self.delivery.drain(bell)),
             "tap": Command(self.recording.tap),
         }

@@ -102,6 +102,8 @@ class _Service:
         if self._ending is not None:
             return
         self._configure_logs(config.settings)
+        for note in config.notes:
+            log.warning("%s", note)
         view = None
         if config.fault is not None:
             view = ConfigView("wrong" if config.held else "unreadable", str(config.fault))
