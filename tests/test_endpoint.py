@@ -254,7 +254,7 @@ NOT_NATIVE = [
     (b"{", "not JSON"),
     (b"\xff\xfe\xfd", "not JSON"),
     (b"[" * 100_000, "not JSON"),
-    (b'{"format":NaN}', "NaN is no JSON"),
+    (b'{"format":NaN}', "NaN is not JSON"),
     (b"[]", "an object"),
     *[
         (json.dumps(body).encode(), text)

@@ -228,7 +228,7 @@ def test_two_receivers_and_a_link_that_the_second_took(tmp_path: Path) -> None:
 
 def test_a_link_never_replaces_a_file(tmp_path: Path) -> None:
     (tmp_path / "gps").write_text("mine")
-    with pytest.raises(AgentError, match="is there already, and is no link"):
+    with pytest.raises(AgentError, match="exists and is not a link"):
         Simulator([], link=tmp_path / "gps")
     assert (tmp_path / "gps").read_text() == "mine"
 

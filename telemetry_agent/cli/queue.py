@@ -105,11 +105,24 @@ def _read_names(
 @config_option
 @json_option
 @_named
+@click.option("--reason", metavar="TEXT", help="All dead letters whose reason has this text in it.")
 def retry(
-    config_path: Path | None, *, as_json: bool, names: list[tuple[str, int]], everything: bool
+    config_path: Path | None,
+    *,
+    as_json: bool,
+    names: list[tuple[str, int]],
+    everything: bool,
+    reason: str | None,
 ) -> None:
     """Put dead letters back: they are sent again."""
-    _change(config_path, "retry", "retried", names, everything=everything, as_json=as_json)
+    if reason is None:
+        _change(config_path, "retry", "retried", names, everything=everything, as_json=as_json)
+        return
+    if names or everything:
+        raise click.UsageError("--reason excludes names and --all.")
+    asked = {"ask": "queue retry", "reason": reason}
+    (answer,) = ask(_settings(config_path), asked, note=say)
+    click.echo(json.dumps(answer) if as_json else f"{answer['retried']} fixes retried")
 
 
 @command.command()

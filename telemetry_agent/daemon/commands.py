@@ -36,6 +36,7 @@ _TAP_BUFFER_BYTES = 256 * 1024
 _ATTEMPTS = 3
 _PATIENCE_S = 60.0
 _EVER_MS = 2**62
+_RETRIED_AT_ONCE = 1000
 
 P = ParamSpec("P")
 
@@ -129,7 +130,19 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
     """The same, and ``queue retry | discard | resend | verify``."""
 
     def retry(asked: Mapping[str, Any], _bell: Bell) -> Answers:
-        yield {"retried": queue.retry(_names(asked))}
+        reason = asked.get("reason")
+        if not isinstance(reason, str):
+            yield {"retried": queue.retry(_names(asked))}
+            return
+        count = 0
+        matching = (
+            (stored.record.stream, stored.record.seq)
+            for stored in queue.stored(State.ACK_FAILED)
+            if reason in (stored.reason or "")
+        )
+        while some := set(islice(matching, _RETRIED_AT_ONCE)):
+            count += queue.retry(some)
+        yield {"retried": count}
 
     def discard(asked: Mapping[str, Any], _bell: Bell) -> Answers:
         yield {"discarded": queue.discard(_names(asked))}

@@ -1,7 +1,7 @@
 """A drive through a town that nobody has built, for the demo: bends, a stop, a tunnel.
 
 In the tunnel there is no position, as with a real receiver. Four systems of satellites are in view,
-and the receiver says how exact it believes to be (GST).
+and the receiver reports its accuracy (GST).
 """
 
 import itertools
@@ -48,7 +48,7 @@ Place = tuple[float, float]
 
 
 class CityDrive:
-    """Round after round. ``epoch(i)`` is what a receiver says at ``start_ms + i * interval_ms``."""
+    """Rounds. ``epoch(i)`` is what a receiver sends at ``start_ms + i * interval_ms``."""
 
     def __init__(self, start_ms: int, *, interval_ms: int = 1000) -> None:
         self._start_ms = start_ms

@@ -1,4 +1,4 @@
-"""What a receiver says on a made-up drive, epoch by epoch: each the bytes of one instant."""
+"""What a receiver sends on a made-up drive, epoch by epoch: each the bytes of one instant."""
 
 import itertools
 import math
@@ -62,7 +62,7 @@ class _Street:
 class Drive:
     """A made-up drive round some blocks of a town, with a red light, lap after lap.
 
-    The same arguments give the same bytes: ``epoch(i)`` is what a receiver says at
+    The same arguments give the same bytes: ``epoch(i)`` is what a receiver sends at
     ``start_ms + i * interval_ms``.
     """
 

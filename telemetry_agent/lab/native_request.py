@@ -79,7 +79,7 @@ _REQUIRED = ("time", "lat", "lon")
 
 
 def _flaw(fix: Mapping[str, Any]) -> str | None:
-    """What is wrong with a fix; fields that this format does not know are nobody's business."""
+    """What is wrong with a fix; unknown fields are ignored."""
     for name in _REQUIRED:
         if name not in fix:
             return f"{name} is missing"
@@ -90,7 +90,7 @@ def _flaw(fix: Mapping[str, Any]) -> str | None:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -102,7 +102,7 @@ _ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "fixes": (
         "a list of objects, each with a seq from 1",
-        # A fix without a name could not be told back, so it fails the request.
+        # The answer could not name a fix without a seq, so it fails the request.
         lambda v: isinstance(v, list) and all(isinstance(f, dict) and _is_seq(f) for f in v),
     ),
     "agent": ("an object", lambda v: v is None or isinstance(v, dict)),

@@ -55,7 +55,7 @@ class _Line:
 
     Because of that the master never says whether somebody else has the device open (POLLHUP is
     the sign that nobody has it, ourselves included), and could not wake us if it did. inotify
-    does both: it tells of each open, close and read of the device's node.
+    does both: it reports each open, close and read of the device's node.
     """
 
     def __init__(self) -> None:
@@ -108,13 +108,13 @@ class Simulator:
     it sends at its pace; what nobody reads waits, and when the pty is full, the receiver waits.
 
     Args:
-        epochs: what it says: a ``Drive``, or ``replay`` of a recording.
+        epochs: what it sends: a ``Drive``, or ``replay`` of a recording.
         rate_hz: epochs per second; 0 sends as fast as the reader takes them.
         link: a symlink that names the device whatever node it is on; there only while plugged in.
         clock: paces the epochs.
 
     Raises:
-        AgentError: there is no pty to be had, or the link cannot be made.
+        AgentError: no pty can be opened, or the link cannot be made.
     """
 
     def __init__(
@@ -291,7 +291,7 @@ def _target(link: Path) -> str | None:
 def _point(link: Path, node: str) -> None:
     """Let ``link`` name ``node``, in one step: there is no moment without a link."""
     if link.exists() and not link.is_symlink():
-        raise FileExistsError(errno.EEXIST, "is there already, and is no link", str(link))
+        raise FileExistsError(errno.EEXIST, "exists and is not a link", str(link))
     new = link.with_name(f".{link.name}.{os.getpid()}")
     new.symlink_to(node)
     new.replace(link)

@@ -1,4 +1,4 @@
-"""What the uploader needs of others: the queue, a wire format, the way to the endpoint."""
+"""What the uploader needs of others: the queue, a wire format, the connection to the endpoint."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class BatchQueue(Protocol):
     def ack(
         self, batch: Batch, *, rejected: Mapping[int, str] = ..., retry: Collection[int] = ...
     ) -> None:
-        """Delivered, but for the names given: dead letters, and those that stay ready."""
+        """Delivered, except these names: dead letters, and those that stay ready."""
 
     def fail(self, batch: Batch, reason: str) -> None:
         """To the dead letters."""
@@ -89,7 +89,7 @@ class WireFormat:
     unpacks: bool = False
     """The servers that take it unpack gzip, or refuse it: it is safe to send it unasked."""
     may_be_packed: bool = False
-    """A server may unpack gzip, if it says so."""
+    """A server may unpack gzip; its answers show it."""
     pipelined: bool = False
     """Several requests may be sent before the first is answered."""
     oldest_first: bool = False
@@ -123,13 +123,13 @@ class Reachability(Protocol):
     """What is known of the way to the endpoint. It delays attempts, and forbids none."""
 
     def closed(self) -> tuple[UploadState, str] | None:
-        """Why there is no way, in a state word and in words for the user; ``None``: there is."""
+        """Why the endpoint cannot be reached: state and reason; ``None``: it can."""
 
     def doubt(self) -> None:
         """An exchange got no answer."""
 
     def answered(self) -> None:
-        """An exchange got an answer, whatever it said."""
+        """An exchange got an answer, of any kind."""
 
 
 class AlwaysReachable:

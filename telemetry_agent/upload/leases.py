@@ -17,7 +17,7 @@ def name_of(record: Record) -> Name:
 
 
 class Leases:
-    """Takes batches from the queue and keeps each until it was acknowledged or given back."""
+    """Takes batches from the queue and keeps each until it is acknowledged or given back."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Leases:
         Args:
             queue: Where fixes wait.
             unfit: Why a fix cannot be sent. Such a one becomes a dead letter.
-            dead_lettered: Told how many became dead letters, and why.
+            dead_lettered: Called with how many became dead letters, and why.
         """
         self._queue = queue
         self._unfit = unfit
@@ -93,7 +93,7 @@ class Leases:
         return (batch, None) if length == len(batch.records) else self.split(batch, length)
 
     def acknowledge(self, batch: Batch, answer: Delivered) -> None:
-        """Delivered, but for the names that the answer gave back."""
+        """Delivered, except the names that the answer gave back."""
         self._queue.ack(batch, rejected=answer.rejected, retry=answer.retry)
         del self._out[batch.lease]
 
@@ -108,7 +108,7 @@ class Leases:
         self._queue.release(batch, answered=answered)
 
     def give_all_back(self, keep: Collection[int] = ()) -> None:
-        """Every batch that is out, but for these leases."""
+        """Give back every batch that is out, except these leases."""
         for batch in list(self._out.values()):
             if batch.lease not in keep:
                 self.give_back(batch)

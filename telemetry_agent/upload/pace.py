@@ -2,13 +2,14 @@
 
 Theory of operation. A failure is waited out, the longer the more there were in a row (``Backoff``).
 The first success shows that the way is open. It does not show that there is room: where a fleet
-wants more than its endpoint can take, whoever gets through would knock again at once with a whole
-backlog, and keep the others out, who wait longer and longer.
+wants more than its endpoint can take, an agent that gets through would try again at once with a
+whole backlog, and keep out the others, which wait longer and longer.
 
 So an agent remembers how crowded it is, as a *level*: each "later" raises it by one, each delivery
 lowers it by a quarter, which settles where one request in five is refused. While it is above 0, the
 batches of the backlog are as far apart as after so many failures in a row. The return of the
-network raises it too, because all who lost it return together. Fresh fixes are sent when due.
+network raises it, too, because all agents that lost it return together. Fresh fixes are sent when
+they are due.
 
 What that is good for, and the quarter, was measured with ``benchmarks/fleet.py``.
 """
@@ -35,9 +36,9 @@ class Pace:
         """An attempt delivered nothing. Returns how long to wait.
 
         Args:
-            crowded: The endpoint itself said "later"; else nobody knows whether it has room.
-            retry_after_s: What it asked for. The wait comes on top: else all who were asked the
-                same would return in step.
+            crowded: The endpoint itself said "later"; otherwise it is unknown whether it has room.
+            retry_after_s: What it asked for. The wait is added to it, because agents that were
+                asked the same would return in step otherwise.
         """
         self._failures += 1
         self._refusals = self._refusals + 1 if crowded else 0
@@ -59,13 +60,13 @@ class Pace:
         self._level = max(self._level, self._backoff.level_of(spread_s))
 
     def hurry(self) -> None:
-        """Somebody waits for the backlog: forget everything."""
+        """A user waits for the backlog: forget everything."""
         self._failures = self._refusals = 0
         self._level = self._backlog_from_s = 0.0
 
     @property
     def knocks(self) -> bool:
-        """Whether "later" is what the next attempt will hear: it need not carry much."""
+        """Whether the next attempt will probably get "later", so that it need not carry much."""
         return self._refusals >= _KNOCK_AFTER
 
     def backlog_in_s(self, now_s: float) -> float:

@@ -249,7 +249,7 @@ class Refusals:
     def refused_twice(self, batch: Batch) -> None:
         """The same batch was refused once more, in another form."""
         self._begin_search(batch)
-        self._in_a_row += 1
+        self._in_a_row += not self.ever_accepted
 
     def crashed(self, batch: Batch) -> bool:
         """Whether an answer that blames nothing is a refusal of this batch.

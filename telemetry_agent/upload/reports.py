@@ -71,7 +71,7 @@ class AgentReports:
         return max(due_s, self._not_before_s, now_s) - now_s
 
     def without_fixes(self) -> Batch:
-        """A batch that holds none, for a request of its own. It is no lease."""
+        """A batch that holds none, for a request of its own. It is not a lease."""
         stream, device = self._name
         return Batch(0, stream, device, (), live=True)
 
@@ -102,5 +102,5 @@ class AgentReports:
         return self._not_before_s
 
     def network_returned(self, now_s: float) -> None:
-        """Wait no longer than until ``now_s``, but for what the endpoint asked to wait."""
+        """Wait until ``now_s`` at most, or as long as the endpoint asked to wait."""
         self._not_before_s = max(self._asked_until_s, min(self._not_before_s, now_s))

@@ -45,7 +45,7 @@ class Sender:
         old_way: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        """``old_way`` tells whether the network has changed since the exchange began."""
+        """``old_way``: whether the network has changed since the exchange began."""
         self.in_flight: Batch | None = None
         """May have arrived, whatever ended the attempt."""
         self.hope = True
@@ -105,14 +105,14 @@ class Sender:
         payloads = [self._format.encode(one, compression="none") for one in ones]
         outcomes: list[Outcome] = []
 
-        def heard(answer: Answer) -> bool:
+        def on_answer(answer: Answer) -> bool:
             outcomes.append(self._read(answer, ones[len(outcomes)]))
             return isinstance(outcomes[-1], Delivered | Refused)
 
         began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
         self.in_flight = batch
         failure, unanswered = self._transport.series(
-            payloads, timeout_s, heard, pipelined=self._format.pipelined
+            payloads, timeout_s, on_answer, pipelined=self._format.pipelined
         )
         self.in_flight = None
         self._exchanged(len(outcomes) + unanswered, sent_before, answered=failure is None)

@@ -65,7 +65,7 @@ _SERIES_MAX = 200  # fixes that would come twice, were the agent killed before i
 
 @dataclass(frozen=True, slots=True)
 class UploadPolicy:
-    """How the uploader behaves, as the config's ``[upload]`` says it."""
+    """How the uploader behaves: the config's ``[upload]``."""
 
     max_batch: int = 1000
     flush_every_s: float = 10.0
@@ -97,7 +97,7 @@ class Uploader:
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """Put together; nothing is sent before the first step.
+        """Nothing is sent before the first step.
 
         Args:
             queue: Where fixes wait.
@@ -192,7 +192,7 @@ class Uploader:
         self._hand_back()
 
     def network_returned(self, spread_s: float) -> None:
-        """The network is there again: do not wait out the backoff. Any thread may say so.
+        """The network is back: do not wait out the backoff. Any thread may call.
 
         Whoever lost it together with us has it again within ``spread_s``.
         """
@@ -205,7 +205,7 @@ class Uploader:
         self._transport.abort()
 
     def hurry(self) -> None:
-        """Somebody waits for the backlog: try now, unless the endpoint itself named the time."""
+        """A user waits for the backlog: try now, unless the endpoint itself named the time."""
         self._hurried = True
         self.bell.ring()
 
@@ -416,7 +416,7 @@ class Uploader:
                 return self._hold(reason)
             case Deferred(reason, state, retry_after_s, answered):
                 if not answered and self._network_changed:
-                    # It ended with the old way, and says nothing of the new one.
+                    # It ended with the old route, and shows nothing about the new one.
                     self._abandon()
                     return 0
                 return self._wait(state, reason, retry_after_s, answered=answered)

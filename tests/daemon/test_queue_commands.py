@@ -73,6 +73,12 @@ def test_retry_and_discard_touch_what_is_named(queue: AckQueue) -> None:
     assert queue.stats().lost == {"discarded": 1}
 
 
+def test_retry_takes_what_has_the_reason(queue: AckQueue) -> None:
+    assert told(queue, "queue retry", reason="wors") == [{"retried": 1}]
+    assert told(queue, "queue retry", reason="no such") == [{"retried": 0}]
+    assert seqs(queue, state="ready") == [5, 6, 7, 8, 9, 10]
+
+
 @pytest.mark.parametrize(
     ("asked", "again"),
     [

@@ -50,8 +50,8 @@ ROWS: dict[str, tuple[list[Act], str | None]] = {
     "500 with and without gzip": ([answer(500)] * 2, "cannot deliver"),
     "429 Retry-After": ([answer(429, headers={"Retry-After": "1"})], "cannot deliver"),
     "413": ([answer(413), answer(413)], None),
-    "415 no gzip": ([no_gzip(415)] * 12, "takes no gzip"),
-    "400 no gzip": ([no_gzip(400)] * 12, "takes no gzip"),
+    "415 no gzip": ([no_gzip(415)] * 12, "does not accept gzip"),
+    "400 no gzip": ([no_gzip(400)] * 12, "does not accept gzip"),
     "reset before reading": ([reset()] * 3, "cannot deliver"),
     "reset after storing": ([reset(after_reading=True, store=True)] * 3, "cannot deliver"),
     "closed without a word": ([hang_up(store=True)] * 3, "cannot deliver"),
@@ -99,7 +99,10 @@ def test_row(row: str, backlog: Path, tmp_path: Path) -> None:
                 agent.wait_for_line(says_)
                 if not dead and "gzip" not in row:
                     agent.wait_for_line("delivering again")
-            server.wait_for(lambda s: len(s.ledger) == FIXES - dead)
+            times = 2 if row == "endless body" else 1  # its answer is too long: sent again in parts
+            server.wait_for(
+                lambda s: sum(count >= times for count in s.ledger.values()) == FIXES - dead
+            )
             assert agent.end(10) == 0
             said = agent.text()
     assert "Traceback" not in said

@@ -1,6 +1,7 @@
 """A real InfluxDB 1.6."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -47,12 +48,14 @@ def test_what_it_refuses_in_part_or_whole(server: str, tmp_path: Path) -> None:
         u.put(30, fix=FIX._replace(time_ms=now_ms))
         u.put(2)  # beyond what it keeps
         u.put(30, fix=FIX._replace(time_ms=now_ms + 60_000))
-        assert u.work() is None
-        assert u.counts == (0, 0, 60, 2)
+        for n in range(10):  # a refusal counts if another fix was accepted before
+            u.put(1, fix=FIX._replace(time_ms=now_ms + 100_000 + 1000 * n))
+            u.work()
+        assert u.counts == (0, 0, 70, 2)
         assert u.reasons == {
             '400: {"error":"partial write: points beyond retention policy dropped=1"}'
         }
-        assert len(influx_rows(server, "short")) == 60
+        assert len(influx_rows(server, "short")) == 70
 
         other = "gps,device=van-07 lat=1i 1764426000000"  # of a program that counts degrees
         create(server, "other")
@@ -64,3 +67,24 @@ def test_what_it_refuses_in_part_or_whole(server: str, tmp_path: Path) -> None:
             u.held_at(f"{server}/write?db=none")
             == '404: {"error":"database not found: \\"none\\""}'
         )
+
+
+def test_a_backlog_beyond_the_retention_delays_no_live_fix(tmp_path: Path) -> None:
+    with influxdb(tmp_path) as url:
+        ask(f"{url}/query", b"", q="CREATE DATABASE gps WITH DURATION 1d")
+        made = Uploading(tmp_path, f"{url}/write?db=gps", "influx")
+        now_ms = time.time_ns() // 1_000_000
+        made.put(2000, fix=FIX._replace(time_ms=now_ms - 3 * 86_400_000))
+        made.work()
+        for n in range(8):
+            made.queue.put(FIX._replace(time_ms=now_ms + 1000 * n), "van-07")
+            made.clock.advance(10)
+            made.work()
+            made.clock.advance(0.1)
+            assert made.queue.stats().acked == n + 1  # within flush_every and one exchange
+        assert made.counts == (0, 0, 8, 2000)
+        assert made.uploader.status().failed_requests <= 80
+        assert all("refused as part of a run: 400: " in reason for reason in made.reasons)
+        stored = ask(f"{url}/query", db="gps", q="SELECT count(lat) FROM gps")
+        assert '"values":[["1970-01-01T00:00:00Z",8]]' in stored
+        made.close()

@@ -1,4 +1,4 @@
-"""The reference endpoint: takes the native format, and stores each fix once.
+"""The reference endpoint: accepts the native format and stores each fix once.
 
 (stream, seq) names a fix and is the key of its row, so a batch that comes twice, or overlaps with
 another, changes nothing of what is there. The answer goes out after the commit: what was
@@ -36,10 +36,10 @@ class Endpoint:
         db: the SQLite file, made if it is not there.
         faults: what goes wrong on purpose; the first that applies is taken.
         draw: gives the chances, 0 <= x < 1.
-        tokens: who may send; without, anybody.
+        tokens: who may send; ``None``: anybody.
 
     Raises:
-        UsageError: ``listen`` is no address.
+        UsageError: ``listen`` is not an address.
         StorageError: the database cannot be written.
     """
 
@@ -135,7 +135,7 @@ class Endpoint:
         return count
 
     def agents(self, device: str | None = None) -> list[dict[str, Any]]:
-        """What each agent said last about itself, or the one of ``device``; sorted by that.
+        """The last report of each agent about itself, or of ``device``; sorted by device.
 
         Each with ``device``, ``stream``, ``heard`` (when, by the clock of this machine), ``agent``.
         """
@@ -197,7 +197,7 @@ class Endpoint:
         return answer
 
     def _bind(self) -> None:
-        """Take the port without listening: who connects is refused."""
+        """Bind the port without listening: connections are refused."""
         server = HttpServer(self._host, self._port, self)
         try:
             server.server_bind()

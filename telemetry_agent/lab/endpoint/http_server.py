@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(411, "Content-Length is needed")
         if not re.fullmatch(r"\d{1,18}", length, re.ASCII):
             self.close_connection = True
-            raise RefusedError(400, "Content-Length is no number")
+            raise RefusedError(400, "Content-Length is not a number")
         if int(length) > BODY_MAX_BYTES:
             self.close_connection = True
             self._drain(int(length))
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _drain(self, length: int) -> None:
-        """Who is cut off while it still sends does not read the answer: hear it out."""
+        """Read on: a client that is cut off while it sends does not read the answer."""
         left = min(length, _DRAIN_MAX_BYTES)
         while left > 0 and (data := self.rfile.read1(min(left, 1 << 16))):
             left -= len(data)
@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what is no POST, or no HTTP request at all, in JSON too."""
+        """Answer in JSON what is not a POST, or not an HTTP request at all."""
         if code == HTTPStatus.NOT_IMPLEMENTED:
             read_only = self.path.partition("?")[0] in _READ_ONLY
             self._not_allowed("GET" if read_only else "POST")

@@ -18,18 +18,18 @@ class Tokens:
             ConfigError: the file cannot be read, or does not hold tokens.
         """
         try:
-            said = tomllib.loads(path.read_text("utf-8"))
+            tokens = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"--tokens: cannot read {path}: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError):
             # Not what the parser says: it may quote a token.
             raise ConfigError(f'--tokens: {path} must hold lines like van-07 = "token"') from None
-        wrong = next((name for name, token in said.items() if not _is_token(token)), None)
+        wrong = next((name for name, token in tokens.items() if not _is_token(token)), None)
         if wrong is not None:
             raise ConfigError(f"--tokens: {path}: {wrong} needs a token: ASCII without spaces")
-        if len(set(said.values())) < len(said):
+        if len(set(tokens.values())) < len(tokens):
             raise ConfigError(f"--tokens: {path}: two devices have the same token")
-        self._device_by_token: dict[str, str] = {token: name for name, token in said.items()}
+        self._device_by_token: dict[str, str] = {token: name for name, token in tokens.items()}
 
     def device_of(self, authorization: str) -> str | None:
         """Whose token it is; ``None``: nobody's."""

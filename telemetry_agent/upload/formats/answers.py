@@ -15,14 +15,14 @@ _WORDS_MAX = 200
 
 
 def judge(answer: Answer, batch: Batch, *, array_is_yes: bool = False) -> Outcome:
-    """The outcome by status and body. ``array_is_yes``: the servers say yes by a JSON array."""
+    """The outcome by status and body. ``array_is_yes``: a JSON array means yes."""
     match answer.status // 100:
         case 2:
             return _judge_taken(answer, batch, array_is_yes=array_is_yes)
         case 3:
             return _judge_redirect(answer)
         case 1:
-            return unclear(answer, f"{answer.status} is no answer to a POST")
+            return unclear(answer, f"{answer.status} is not an answer to a POST")
         case _:
             return _judge_error(answer)
 
@@ -108,20 +108,20 @@ def _judge_json(
 ) -> Outcome:
     status = answer.status
     try:
-        said = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         if declared or text.startswith(b"{"):
             return unclear(answer, f"{status} with JSON that does not parse")
         return Delivered(status=status)
-    if isinstance(said, dict):
-        return _judge_object(answer, said, text, batch)
-    if isinstance(said, list) and array_is_yes:
+    if isinstance(value, dict):
+        return _judge_object(answer, value, text, batch)
+    if isinstance(value, list) and array_is_yes:
         return Delivered(status=status)
     return unclear(answer, f"{status}, but {_quoted(text)} does not say that the fixes were taken")
 
 
-def _judge_object(answer: Answer, said: dict[str, Any], text: bytes, batch: Batch) -> Outcome:
-    rejected_items, retry_items = said.get("rejected") or [], said.get("retry") or []
+def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Batch) -> Outcome:
+    rejected_items, retry_items = value.get("rejected") or [], value.get("retry") or []
     if not isinstance(rejected_items, list) or not isinstance(retry_items, list):
         return unclear(answer, f"{answer.status} rejects fixes without naming them")
     names = {record.seq for record in batch.records}
@@ -135,20 +135,20 @@ def _judge_object(answer: Answer, said: dict[str, Any], text: bytes, batch: Batc
         rejected={
             seq: words(str(reason or "")) or "rejected by the endpoint"
             for seq, reason in rejected
-            if seq in names and seq not in stay  # said both: keeping it loses nothing
+            if seq in names and seq not in stay  # named twice: keeping it loses nothing
         },
         retry=stay,
         unknown_names=sum(seq not in names for seq in (*retry, *(s for s, _ in rejected))),
         status=answer.status,
     )
-    received, count = said.get("received"), len(names)
+    received, count = value.get("received"), len(names)
     if type(received) is int and 0 <= received <= count:
         taken = count - len(delivered.rejected) - len(stay)
         if received < taken:
             return unclear(answer, f"{answer.status}, but only {received} of {count} were received")
         return replace(delivered, counted=True)
-    no = said.get("error") or said.get("errors") or said.get("status") == "error"
-    if no or said.get("success") is False or said.get("ok") is False:
+    no = value.get("error") or value.get("errors") or value.get("status") == "error"
+    if no or value.get("success") is False or value.get("ok") is False:
         return unclear(answer, f"{answer.status}, but it says: {_quoted(text)}")
     return delivered
 
@@ -175,7 +175,7 @@ def _judge_error(answer: Answer) -> Outcome:
     if status == 413:
         return Refused(reason, too_large=True, status=status)
     if status in _LATER or status >= 500:
-        # 511 is what a captive portal says of itself.
+        # 511 is the status of a captive portal.
         return Deferred(
             reason,
             state="portal" if status == 511 else "waiting",
@@ -187,7 +187,7 @@ def _judge_error(answer: Answer) -> Outcome:
 
 
 def _elsewhere(answer: Answer, reason: str) -> Deferred | Held:
-    """Somebody else answers: on plain http a captive portal can, behind verified TLS it cannot."""
+    """Another server answers. On plain http that can be a portal, behind verified TLS it cannot."""
     if answer.verified_tls:
         return Held(f"{reason}: upload.url is wrong", status=answer.status)
     return Deferred(

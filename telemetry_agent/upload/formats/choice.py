@@ -1,11 +1,11 @@
-"""From what the config says to the format that it means."""
+"""The wire format that the config names."""
 
 from telemetry_agent.upload.formats import clickhouse, influx, native, osmand, overland, owntracks
 from telemetry_agent.upload.interfaces import FormatName, WireFormat
 
 
 def choose(name: FormatName, url: str, username: str = "") -> WireFormat:
-    """The format; what a server wants to know beside the fixes stands in its own URL."""
+    """The format; what a server needs to know besides the fixes is in its URL."""
     match name:
         case "native":
             return native.FORMAT

@@ -1,12 +1,12 @@
 """ClickHouse over HTTP: one row per fix, by ``INSERT … FORMAT JSONEachRow``.
 
-ClickHouse's own parameters may stand in the URL, the query too; else fixes go into the table
-``fixes``. A column that the table lacks holds the uploads: newer versions would drop its values
-without a word. The token is made of the names in the batch: a repeat of the same batch is one
-insert, where the table keeps tokens. What comes again in another batch is one row in a
+The URL may carry ClickHouse's own parameters, including the query. By default fixes go into the
+table ``fixes``. If the table lacks a column, uploads are held: newer versions would drop its values
+silently. The token is made of the names in the batch, so a repeat of the same batch is one insert
+where the table keeps tokens. What comes again in another batch is one row in a
 ReplacingMergeTree.
 
-ClickHouse says what is wrong by a code of its own; the status beside it (400, 404, 500) differs
+ClickHouse reports an error by a code of its own; the status beside it (400, 404, 500) differs
 between versions. A fix is only to blame for a value that cannot be read or stored.
 """
 
@@ -87,8 +87,8 @@ def _fields(fix: Fix) -> str:
 
 
 def exception_code(answer: Answer) -> int | None:
-    """The code of an exception; old versions tell it in the body alone."""
+    """The code of an exception; old versions only put it into the body."""
     header = answer.headers.get("x-clickhouse-exception-code", "")
-    said = re.match(rb"Code: (\d+)[.,]", answer.body)
-    code = header if header.isdecimal() else said and said[1]
+    found = re.match(rb"Code: (\d+)[.,]", answer.body)
+    code = header if header.isdecimal() else found and found[1]
     return int(code) if code else None

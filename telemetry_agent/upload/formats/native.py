@@ -26,15 +26,15 @@ def encode(
     has the same key however often it is sent, and other content has another.
     """
     fixes = [f'{{"seq":{seq},{fix_json(fix)}}}' for _, seq, _, fix in batch.records]
-    said = "" if agent is None else _to_json(agent)
-    report = f',"agent":{said}' if said else ""
+    agent_json = "" if agent is None else _to_json(agent)
+    report = f',"agent":{agent_json}' if agent_json else ""
     body = (
         f'{{"format":"native/1","device":{_to_json(batch.device)},"stream":"{batch.stream}",'
         f'"fixes":[{",".join(fixes)}]{report}}}'
     ).encode()
     headers = {
         "Content-Type": "application/json",
-        "Idempotency-Key": f'"{digest(batch, said)}"',
+        "Idempotency-Key": f'"{digest(batch, agent_json)}"',
     }
     return packed(body, headers, compression, len(batch.records))
 

@@ -3,8 +3,8 @@
 Traccar knows a device by ``id``: ours, or the one in the URL. It wants knots. It works out
 distances from one position to the next, so it needs them in their order.
 
-A 400 is all that it ever says, most often of a device that it does not know. Then every fix is
-refused, and the uploads are held.
+It answers 400 to anything that it refuses, most often because it does not know the device. Then
+every fix is refused, and uploads are held.
 """
 
 from urllib.parse import parse_qsl, quote, urlsplit

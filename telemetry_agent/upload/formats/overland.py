@@ -26,10 +26,10 @@ def read(answer: Answer, batch: Batch) -> Outcome:
     if not isinstance(outcome, Delivered) or outcome.counted:
         return outcome
     try:
-        said = json.loads(answer.body)
+        value = json.loads(answer.body)
     except (ValueError, RecursionError):
-        said = None
-    if isinstance(said, dict) and said.get("result") == "ok":
+        value = None
+    if isinstance(value, dict) and value.get("result") == "ok":
         return outcome
     text = words(answer.body[:1000].decode("utf-8", "replace")) or "nothing"
     return unclear(answer, f'{answer.status}, but {text} where {{"result":"ok"}} is the yes')

@@ -1,7 +1,7 @@
 """OwnTracks over HTTP: one location per request, which the Recorder and Traccar take.
 
-The Recorder says ``[]`` with status 200 to everything, also to what it does not store: an array, a
-body that is compressed, a location without a time. So only what it surely stores is sent: one
+The Recorder answers ``[]`` with status 200 to everything, also to what it does not store: an array,
+a compressed body, a location without a time. So only what it surely stores is sent: one
 object, integers as its description of the format has them, seconds. And one request at a time: it
 takes all that it has read from the connection as the body of one request, and answers once.
 
@@ -51,7 +51,7 @@ def read(answer: Answer, batch: Batch) -> Outcome:
     text = answer.body.strip()
     # The Recorder answers in JSON, Traccar with an empty body.
     if isinstance(outcome, Delivered) and text and not text.startswith((b"[", b"{")):
-        return unclear(answer, f"{answer.status} without JSON: no OwnTracks server says that")
+        return unclear(answer, f"{answer.status} without JSON, which no OwnTracks server answers")
     return outcome
 
 
