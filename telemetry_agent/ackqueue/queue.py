@@ -16,7 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from telemetry_agent.ackqueue.contents import Contents
-from telemetry_agent.ackqueue.file.rows import Row, decode, encode
+from telemetry_agent.ackqueue.file.rows import Row, at_place, decode, encode
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect
 from telemetry_agent.ackqueue.handout import Plan
 from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
@@ -141,6 +141,22 @@ class AckQueue(Contents):
         if first:
             shared.ring()
         return record
+
+    def uncommitted_rows(self) -> list[Row]:
+        """What is not known to be on disk, for ``adopt`` of another queue."""
+        with self.shared.lock:
+            return self.shared.writer.rows
+
+    def adopt(self, rows: Collection[Row]) -> None:
+        """Take over, under their names, what another queue could not write. Before any ``put``."""
+        shared = self.shared
+        with shared.lock:
+            for row in rows:
+                shared.base += 1
+                shared.writer.add(shared.clock.monotonic_s(), at_place(row, shared.base))
+            shared.used = shared.used or bool(rows)
+        if rows:
+            shared.ring()
 
     def commit(self) -> None:
         """Bring everything to disk.

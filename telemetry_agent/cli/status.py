@@ -107,6 +107,8 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
             )
         if view.config is not None:
             yield f"config:    the last good one serves: {view.config.last_error}"
+        if view.storage is not None:
+            yield f"storage:   {view.storage.last_error or view.storage.state}"
         yield f"recording: {_receiver(view.receiver)}"
         yield f"uploading: {_upload(view.upload)}"
         if view.page is not None and view.page.state == "held":
