@@ -178,7 +178,8 @@ class Agent:
         served = "" if self._config is None else "; the last good config serves"
         if self.storage is not None:
             served += "; a power cut loses everything"
-        return f"{self.settings.device} from {self.settings.gps.source}: {heard}; uploads {upload}{served}"
+        source = self.settings.gps.source
+        return f"{self.settings.device} from {source}: {heard}; uploads {upload}{served}"
 
     def _commit(self) -> None:
         try:

@@ -44,8 +44,8 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
     """
     return AckQueue(
         queue.path,
-        # Never by the thread that reads: "0s" is as soon as the committer is awake, so that what one
-        # read brought is one commit, and reading goes on while the disk takes it.
+        # Never by the thread that reads: "0s" is as soon as the committer is awake, so that what
+        # one read brought is one commit, and reading goes on while the disk takes it.
         commit_every_s=queue.commit_every_s or _AT_ONCE_S,
         keep_delivered_s=queue.keep_delivered_s,
         limits=Limits(
