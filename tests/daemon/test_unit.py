@@ -409,3 +409,16 @@ def test_why_a_start_failed_is_an_error_in_the_journal() -> None:
         machine.systemctl("start", UNIT, check=False)
         errors = [e["MESSAGE"] for e in machine.journal(UNIT) if e.get("PRIORITY") == "3"]
         assert any(text.startswith("telemetry-agent: config: ") for text in errors)
+
+
+def test_a_missing_credential_says_that_it_takes_a_restart() -> None:
+    text = CONFIG.format(source="/dev/none", url="https://127.0.0.1:9/")
+    text = text.replace("[upload]", '[upload]\nusername = "van"')
+    with boot(
+        {UNIT: TEXT}, INSTALLED | {"/etc/telemetry-agent/config.toml": text.encode()}
+    ) as machine:
+        machine.systemctl("start", UNIT)
+        told = machine.run("/usr/bin/telemetry-agent", "status").stdout
+    assert "uploading: held" in told
+    assert "/etc/credstore/telemetry-agent.password" in told
+    assert "systemctl restart telemetry-agent`: a reload does not bring it" in told
