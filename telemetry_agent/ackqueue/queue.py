@@ -144,6 +144,19 @@ class AckQueue:
             shared.ring()
         return record
 
+    def uncommitted_rows(self) -> list[Row]:
+        """What is not known to be on disk, for ``adopt`` of another queue."""
+        with self.shared.lock:
+            return self.shared.writer.rows
+
+    def adopt(self, rows: Collection[Row]) -> None:
+        """Take over, under their names, what another queue could not write. Before any ``put``."""
+        shared = self.shared
+        with shared.lock:
+            shared.adopt(rows)
+        if rows:
+            shared.ring()
+
     def commit(self) -> None:
         """Bring everything to disk.
 

@@ -13,14 +13,14 @@ damaged can be set aside at any moment: all that memory knows goes into a new on
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import Note, QueueLock
-from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, encode, stream_from_int
+from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, at_place, encode, stream_from_int
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
@@ -137,6 +137,14 @@ class SharedState:
         if fix.time_is_sure:
             self.latest_ms = fix.time_ms
         return row, Record(self.stream_hex, seq, device, fix)
+
+    def adopt(self, rows: Collection[Row]) -> None:
+        """Put rows of another queue before those that will come, under their own names."""
+        assert self.lock.locked()
+        for row in rows:
+            self._base += 1
+            self.writer.add(self.clock.monotonic_s(), at_place(row, self._base))
+            self._used = True
 
     def end_use(self) -> bool:
         """Close it for all calls but ``write`` and ``close``. False: it was closed already."""

@@ -100,20 +100,7 @@ def _watch(path: Path | None, *, as_json: bool) -> None:
 def lines(view: Snapshot | AtRest) -> Iterator[str]:
     """A snapshot in plain words, without a word about what is not known."""
     if isinstance(view, Snapshot):
-        yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
-        if view.version != __version__:
-            yield f"note:      restart the service to run {__version__}, which is installed"
-        if view.protocol != PROTOCOL:
-            yield (
-                f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
-                f"{view.protocol}: some of this may be missing; restart the service"
-            )
-        if view.config is not None:
-            yield f"config:    the last good one serves: {view.config.last_error}"
-        yield f"recording: {_receiver(view.receiver)}"
-        yield f"uploading: {_upload(view.upload)}"
-        if view.page is not None and view.page.state == "held":
-            yield f"page:      held: {view.page.last_error}"
+        yield from _running(view)
     else:
         yield "no agent runs"
         if view.note is not None:
@@ -123,6 +110,25 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
         for counts, title in ((view.queue.dead_letters, "refused"), (view.queue.lost, "lost")):
             for reason, count in counts.items():
                 yield f"{title + ':':<10} {count:,}: {reason}"
+
+
+def _running(view: Snapshot) -> Iterator[str]:
+    yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
+    if view.version != __version__:
+        yield f"note:      restart the service to run {__version__}, which is installed"
+    if view.protocol != PROTOCOL:
+        yield (
+            f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
+            f"{view.protocol}: some of this may be missing; restart the service"
+        )
+    if view.config is not None:
+        yield f"config:    the last good one serves: {view.config.last_error}"
+    if view.storage is not None:
+        yield f"storage:   {view.storage.last_error or view.storage.state}"
+    yield f"recording: {_receiver(view.receiver)}"
+    yield f"uploading: {_upload(view.upload)}"
+    if view.page is not None and view.page.state == "held":
+        yield f"page:      held: {view.page.last_error}"
 
 
 def _receiver(receiver: ReceiverView) -> str:

@@ -33,6 +33,7 @@ from telemetry_agent.upload.interfaces import WireFormat
 from telemetry_agent.upload.uploader import UploadPolicy
 
 _SHORTEST_TOKEN = 16  # nothing slows down who guesses
+_AT_ONCE_S = 0.01
 
 
 def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
@@ -44,7 +45,9 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
     """
     return AckQueue(
         queue.path,
-        commit_every_s=queue.commit_every_s,
+        # Never by the thread that reads: "0s" is as soon as the committer is awake, so that what
+        # one read brought is one commit, and reading goes on while the disk takes it.
+        commit_every_s=queue.commit_every_s or _AT_ONCE_S,
         keep_delivered_s=queue.keep_delivered_s,
         limits=Limits(
             max_size_bytes=queue.max_size_bytes,

@@ -131,10 +131,13 @@ class Delivery:
             self._uploader.end(_REQUEST_S)
             self._monitor.task.close()
 
-    def end(self) -> None:
-        """Stop, after one last upload where the one before it went well."""
+    def end(self, *, last: bool = True) -> None:
+        """Stop; if ``last``, after one last upload where the one before it went well."""
         self._monitor.end(_MONITOR_S)
-        self._uploader.end(_REQUEST_S)
+        self._uploader.end(_REQUEST_S if last else 0)
+        if not last:
+            within(_MONITOR_S, self._queue.close)
+            return
         last_upload = self._uploader.task.last_upload
         within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
 

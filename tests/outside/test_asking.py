@@ -379,7 +379,7 @@ def public_folder() -> Iterator[Path]:
 
 
 AS_ANOTHER = """
-import os, sys
+import encodings.ascii, encodings.idna, encodings.utf_8_sig, os, stringprep, sys, unicodedata
 from telemetry_agent.cli import doctor
 from telemetry_agent.cli import drain
 from telemetry_agent.cli import export
@@ -518,6 +518,31 @@ def test_the_services_user_and_root_may_do_all(public_folder: Path) -> None:
             assert ask_as(config, *command, user=user, groups=[]).returncode == 0
             assert ask_as(config, *command, groups=[user]).returncode == 0
             assert ask_as(config, *command, groups=[]).returncode == 1
+
+
+def test_a_secret_that_is_taken_away_while_it_runs_is_reported_at_once(public_folder: Path) -> None:
+    user = 54321
+    token = public_folder / "token"
+    token.write_text("sesame-1234567890")
+    token.chmod(0o644)
+    os.chown(public_folder, user, user)
+    with simulated(public_folder, rate_hz=10) as simulator, Server() as server:
+        simulator.device.chmod(0o666)
+        upload = {"token_file": str(token)}
+        config = write_config(public_folder, str(simulator.device), server.url, upload=upload)
+        run = as_another("run", "--config", str(config), user=user, group=user, groups=[])
+        with running(*run) as daemon:
+            daemon.wait_for_line("records van-07")
+            server.wait_for(lambda *_: len(server.ledger) > 10, 30)
+            assert not any("cannot read" in line for line in daemon.err)
+            token.chmod(0o600)
+            daemon.wait_for_line(
+                f"upload.token_file: cannot read {token}: Permission denied; "
+                "still using the previous contents"
+            )
+            token.chmod(0o644)
+            daemon.wait_for_line(f"read {token} again")
+            assert daemon.end() == 0
 
 
 SERVICE = 12345

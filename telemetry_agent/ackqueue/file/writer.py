@@ -91,6 +91,11 @@ class Writer:
         return last + len(self._pending)
 
     @property
+    def rows(self) -> list[Row]:
+        """The rows that are not known to be on disk, in their order."""
+        return [row for _, row in (*self._writing, *self._pending)]
+
+    @property
     def uncommitted(self) -> int:
         """How many rows are not known to be on disk."""
         return len(self._pending) + len(self._writing)
