@@ -4,9 +4,8 @@ A file that cannot be used is set aside under another name, and a new one takes 
 of what was set aside are away from then on; ``salvage`` carries them over.
 """
 
+import errno
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from itertools import pairwise
@@ -109,7 +108,9 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
             raise
         if attempts > 1:
             return _open(path, connect, attempts - 1)
-        if _can_write(path.parent):  # so it is the file
+        # A disk that is full, read-only, or fails as a whole may be right again at the next start.
+        # Sectors that nobody can read will not.
+        if not _is_readable(path):
             raise UnusableError(str(error)) from error
         raise
 
@@ -130,14 +131,14 @@ def _load(path: Path, connect: Connect) -> tuple[Store, Loaded]:
     return store, loaded
 
 
-def _can_write(folder: Path) -> bool:
+def _is_readable(path: Path) -> bool:
+    """Read all of it. No connection has it open."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(PAGE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        return False
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        return error.errno != errno.EIO
     return True
 
 
