@@ -87,8 +87,9 @@ python-venv:
 	else echo 'Python has no venv here: sudo apt-get install python3-venv' >&2; exit 1; fi
 
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
-DEBIAN_PACKAGES = caddy chromium clickhouse-server debootstrap gpsd gpsd-clients influxdb iproute2 \
-  lintian nginx-light openssl postgresql prometheus systemd systemd-container victoria-metrics
+DEBIAN_PACKAGES = caddy chromium clickhouse-server debootstrap gnupg gpsd gpsd-clients influxdb \
+  iproute2 lintian nginx-light openssl postgresql prometheus systemd systemd-container \
+  victoria-metrics
 debian:
 	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

@@ -40,12 +40,12 @@ from connectivity.test_monitor import A_WAY, FakeBell, FakeProbe
 from fakes import FakeClock
 from timelines import draw
 
-from telemetry_agent.config.settings import Upload
+from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Verdict
 from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
-from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.interfaces import Heard, NoAnswer, WireFormat
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.retry import Backoff
@@ -74,7 +74,7 @@ class Policy:
     """How the fleet behaves, and what else a run is made of."""
 
     upload: UploadPolicy = field(default_factory=UploadPolicy)
-    resume_spread_s: float = Upload.resume_spread_s
+    resume_spread_s: float = UploadSettings.resume_spread_s
     by_chance: bool = True
     paced: bool = True
     retry_after_s: int | None = None
@@ -169,7 +169,7 @@ def _encode(batch: Batch, *, compression: str) -> Payload:  # noqa: ARG001 - the
     return _sized(len(batch.records))
 
 
-SIZED = WireFormat(_encode, native.read)
+SIZED = WireFormat(_encode, judge)
 """Bodies of the native format's length, and its own answers."""
 
 

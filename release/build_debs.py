@@ -12,18 +12,20 @@ The same wheel and date (SOURCE_DATE_EPOCH, else the newest commit's) give the s
 
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import manual
 from version import ROOT, commit_time_s
@@ -222,7 +224,14 @@ _MAINTAINER = (
     f"{os.environ.get('DEBFULLNAME', 'The telemetry-agent authors')} "
     f"<{os.environ.get('DEBEMAIL', 'telemetry-agent@localhost')}>"
 )
-_LIBRARY_LICENCES = {"leaflet": "BSD-2-Clause", "uplot": "MIT"}
+
+
+def page_libraries() -> Iterator[dict[str, Any]]:
+    """What the device page needs in the browser, as package-lock.json has it."""
+    wanted = json.loads((ROOT / "package.json").read_text("utf-8"))["dependencies"]
+    locked = json.loads((ROOT / "package-lock.json").read_text("utf-8"))["packages"]
+    for name in sorted(wanted):
+        yield {"name": name, **locked[f"node_modules/{name}"]}
 
 
 def _copyright(metadata: list[Message]) -> str:
@@ -236,12 +245,12 @@ def _copyright(metadata: list[Message]) -> str:
         "License: Apache-2.0",
         " On Debian systems the full text is in /usr/share/common-licenses/Apache-2.0.",
     ]
-    for name, licence in _LIBRARY_LICENCES.items():
+    for library in page_libraries():
         lines += [
             "",
-            f"Files: *static/vendor/{name}*",
-            f"Copyright: the authors of {name}",
-            f"License: {licence}",
+            f"Files: *static/vendor/{library['name']}*",
+            f"Copyright: the authors of {library['name']}",
+            f"License: {library['license']}",
             " The full text is beside its files, in static/vendor of the device page.",
         ]
     for one in metadata[1:]:

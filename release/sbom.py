@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from build_debs import BUNDLED, NAME, download, licence_of, metadata_of
-from version import ROOT
+from build_debs import BUNDLED, NAME, download, licence_of, metadata_of, page_libraries
 
 
 def sbom(version: str, date_s: int) -> str:
@@ -52,10 +51,8 @@ def _wheels() -> Iterator[dict[str, Any]]:
 
 
 def _page_libraries() -> Iterator[dict[str, Any]]:
-    wanted = json.loads((ROOT / "package.json").read_text("utf-8"))["dependencies"]
-    locked = json.loads((ROOT / "package-lock.json").read_text("utf-8"))["packages"]
-    for name, version in sorted(wanted.items()):
-        one = locked[f"node_modules/{name}"]
+    for one in page_libraries():
+        name, version = one["name"], one["version"]
         digest = base64.b64decode(one["integrity"].removeprefix("sha512-")).hex()
         purl = f"pkg:npm/{name}@{version}"
         yield _component(purl, name, version, one["license"], ("SHA-512", digest))

@@ -2,26 +2,50 @@
 
 ::
 
-    AgentError                   has a text for the user and an exit status
+    AgentError                   has a message, a remedy and an exit status
     ├── UsageError          2    the command line asks for something impossible
     ├── ConfigError        78    the config was read and is wrong: names the key, what is allowed
+    │   └── UnreadableConfigError    it is missing, empty, or not TOML
     ├── ResourceError      71    the system refused something that may work next time
     ├── UnavailableError   69    the endpoint cannot be reached
     ├── StorageError       74    the disk or the queue file failed
     ├── SourceError        74    the receiver cannot be opened, or went away
     └── QueueLockedError   75    another process holds the queue (names its pid)
 
-The statuses are those of ``sysexits.h``. ``cli.main`` prints the text as one line on standard
-error and exits with the status; nothing else turns an error into an exit.
+The statuses are those of ``sysexits.h``. ``cli.main`` prints message and remedy as one line on
+standard error and exits with the status; nothing else turns an error into an exit.
 """
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
+
+
+class Advice(NamedTuple):
+    """What is wrong, and what to do about it."""
+
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.remedy}" if self.remedy else self.message
 
 
 class AgentError(Exception):
-    """A fault that the user can see: the text says what is wrong, where, and what to do."""
+    """A fault that the user can see.
+
+    Args:
+        message: what is wrong, and where.
+        remedy: what to do about it; empty where the message says all.
+    """
 
     exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)  # both: an error may travel between processes
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return str(Advice(self.message, self.remedy))
 
 
 class UsageError(AgentError):
@@ -34,6 +58,10 @@ class ConfigError(AgentError):
     """The config was read and is wrong."""
 
     exit_status = 78
+
+
+class UnreadableConfigError(ConfigError):
+    """The config is missing, empty, or not TOML: nobody can know what it was to say."""
 
 
 class ResourceError(AgentError):

@@ -51,11 +51,10 @@ class ReceiverView:
     )
     satellites: Annotated[tuple[SatelliteView, ...], "in view"] = ()
     reason: Annotated[str | None, "why it speaks and gives no positions, in a word"] = None
-    message: Annotated[str | None, "the same in a sentence"] = None
+    message: Annotated[str | None, "why there is no position"] = None
     remedy: Annotated[str | None, "what to do about it"] = None
     notice: Annotated[str | None, "what to know although positions come"] = None
     antenna: Annotated[str | None, "as the receiver says: OK, OPEN, SHORT"] = None
-    trouble: Annotated[str | None, "why there is no position, as the log has it"] = None
     fix_age_s: Annotated[float | None, "seconds since the last fix"] = None
     time: Annotated[str | None, "of the last fix, UTC"] = None
     mode: Annotated[Literal[2, 3] | None, "of the last fix"] = None
@@ -112,6 +111,16 @@ class PageView:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigView:
+    """Why the last good config serves in place of the config."""
+
+    state: Annotated[
+        Literal["unreadable", "wrong"], "wrong: it can be read, so uploads are held as well"
+    ] = "unreadable"
+    last_error: Annotated[str, "what is the matter with it"] = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The agent at one moment."""
 
@@ -125,6 +134,7 @@ class Snapshot:
     upload: UploadView = UploadView()
     queue: QueueView = QueueView()
     page: PageView | None = None
+    config: ConfigView | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from rig import write_config
 from telemetry_agent import addresses
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon import client
-from telemetry_agent.doctor.checks import NAMES, Site, examine
+from telemetry_agent.doctor.checks import NAMES, Machine, examine
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.doctor.listening import Patience
 from telemetry_agent.lab.drive import Drive
@@ -121,7 +121,7 @@ class Bench:
     def told(self, config: Path | None = None, *, send: bool = False) -> dict[str, Finding]:
         """What the doctor finds."""
         config = config or self.config
-        site = Site(
+        site = Machine(
             clock=self.clock,
             root=self.root,
             resolve=self.resolve,

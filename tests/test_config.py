@@ -119,7 +119,7 @@ def test_wrong_values(tmp_path: Path, line: str, replacement: str, says: str) ->
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not valid TOML: it is no text in UTF-8"):
+    with pytest.raises(ConfigError, match="not valid TOML: it is not text in UTF-8"):
         loader.load(path)
 
 
@@ -209,15 +209,19 @@ def test_commands_need_a_way_to_the_receiver(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no config .*nope.toml; `telemetry-agent init --"):
+    with pytest.raises(
+        ConfigError, match=r"there is no config .*nope.toml: `telemetry-agent init --"
+    ):
         loader.load(tmp_path / "nope.toml")
 
 
 def test_no_config_at_all_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml"))
-    with pytest.raises(ConfigError, match=r"no config: neither .*a\.toml nor .*b\.toml exists"):
+    monkeypatch.setattr(
+        "telemetry_agent.config.files.DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml")
+    )
+    with pytest.raises(ConfigError, match=r"is no config: neither .*a\.toml nor .*b\.toml exists"):
         loader.load()
 
 
@@ -225,7 +229,7 @@ def test_the_first_default_path_that_exists_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = write(tmp_path / "b.toml", MINIMAL)
-    monkeypatch.setattr(loader, "DEFAULT_PATHS", (tmp_path / "a.toml", second))
+    monkeypatch.setattr("telemetry_agent.config.files.DEFAULT_PATHS", (tmp_path / "a.toml", second))
     assert loader.load().files == (second,)
 
 
@@ -289,9 +293,9 @@ def test_the_schema_holds_every_key() -> None:
         keys += [f"{name}.{key}" for key in section["properties"]] if section else [name]
     assert sorted(keys) == sorted(effective.known_keys())
     assert json.dumps(schema)
-    sampling = schema["$defs"]["Sampling"]["properties"]
+    sampling = schema["$defs"]["SamplingSettings"]["properties"]
     assert (sampling["turn_deg"]["minimum"], sampling["turn_deg"]["maximum"]) == (0, 180)
-    extra = schema["$defs"]["Extra"]
+    extra = schema["$defs"]["ExtraSettings"]
     assert list(extra["properties"]) == ["power"]
     assert extra["additionalProperties"] == {"$ref": "#/$defs/ExtraFile"}
 
@@ -299,7 +303,7 @@ def test_the_schema_holds_every_key() -> None:
 # Secrets
 
 
-def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> loader.Loaded:
+def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> loader.LoadedConfig:
     text = MINIMAL.replace("http://127.0.0.1:8080/v1/fixes", url)
     return loader.load(write(tmp_path / "c.toml", text + lines))
 
@@ -325,7 +329,9 @@ def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> l
         ("headers = {X = 3}", "upload.headers.X: must be a valid string"),
         ('proxy = "https://p:1"', "upload.proxy = 'https://p:1': must be http://HOST:PORT"),
         ('proxy = "http://p:1/x"', "must be http://HOST:PORT"),
-        ('proxy = "http://me:geheim@p:1"', "must hold no user name or password"),
+        ('proxy = "http://me:geheim@p:1"', "must hold no password"),
+        ('proxy = "http://me@p:1"', "belong together"),
+        ('proxy_password_file = "/p"', "belong together"),
     ],
 )
 def test_faults_in_how_the_endpoint_is_approached(tmp_path: Path, lines: str, says: str) -> None:
@@ -497,10 +503,10 @@ def test_wrong_attributes(tmp_path: Path, line: str, says: str) -> None:
 def test_another_process_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", '{"X-Fleet": "south"}')
     path = write(tmp_path / "c.toml", f'{MINIMAL}[extra]\ndoor = "/run/door"\n')
-    assert subprocess_loader.load(path) == loader.load(path).settings
+    assert subprocess_loader.load(path).settings == loader.load(path).settings
     monkeypatch.chdir(tmp_path)
     path.rename("config.toml")
-    assert subprocess_loader.load(None).extra.files["door"].file == Path("/run/door")
+    assert subprocess_loader.load(None).settings.extra.files["door"].file == Path("/run/door")
 
 
 def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 from telemetry_agent.snapshot import (
     PROTOCOL,
@@ -70,3 +71,8 @@ def test_every_field_is_described() -> None:
     assert told["receiver.satellites[].snr_db"] == "of its best signal, dB-Hz; absent: not tracked"
     assert told["queue.pending"] == "fixes to be delivered"
     assert all(told.values())
+
+
+def test_the_table_in_the_documentation_is_this_description() -> None:
+    table = "".join(f"| `{path}` | {meaning} |\n" for path, meaning in described())
+    assert table in (Path(__file__).parent.parent / "docs/operations.md").read_text()

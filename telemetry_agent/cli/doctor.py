@@ -26,7 +26,9 @@ _INDENT = " " * (len("✔ pass  ") + _NAME_WIDTH + 2)
 @click.command()
 @config_option
 @json_option
-@click.option("--send", is_flag=True, help="Send the endpoint one position, to see it taken.")
+@click.option(
+    "--send", is_flag=True, help="Send the endpoint one position, and what it must refuse."
+)
 def command(config_path: Path | None, *, as_json: bool, send: bool) -> int:
     """Check everything from the receiver to the endpoint; say what is wrong, and the remedy.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.cli.options import config_option, json_option, say
 from telemetry_agent.config import loader
 from telemetry_agent.daemon.ask import ask
 
@@ -22,7 +22,7 @@ def command(config_path: Path | None, *, as_json: bool) -> None:
     The exit status is 0 when nothing of it is left, and 69 if the endpoint cannot be reached. A
     wait that the endpoint itself asked for is kept. Ctrl-C loses nothing.
     """
-    answers = ask(loader.load(config_path).settings, {"ask": "drain"})
+    answers = ask(loader.load(config_path).settings, {"ask": "drain"}, note=say)
     if as_json:
         for answer in answers:
             click.echo(json.dumps(answer))

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import config_option, instant_callback
+from telemetry_agent.cli.options import config_option, instant_callback, say
 from telemetry_agent.config import loader
 from telemetry_agent.daemon.ask import ask
 from telemetry_agent.daemon.ownership import root_again
@@ -95,7 +95,7 @@ def command(
     fixes = 0
     seen = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with (
-        closing(ask(settings, question, come_back=output is not None)) as answers,
+        closing(ask(settings, question, note=say, come_back=output is not None)) as answers,
         _opened(output) as write,
         _progress(seen=seen) as show,
     ):

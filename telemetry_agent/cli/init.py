@@ -17,7 +17,8 @@ from telemetry_agent.cli.receiver_choice import choose_receiver, listen
 from telemetry_agent.cli.server_presets import SERVERS, completed
 from telemetry_agent.cli.server_recognition import told_by_answer, told_by_url
 from telemetry_agent.config import loader
-from telemetry_agent.config.settings import Queue, Settings
+from telemetry_agent.config.files import DEFAULT_PATHS
+from telemetry_agent.config.settings import QueueSettings, Settings
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint import asked
 from telemetry_agent.doctor.permissions import SERVICE_USER, agents_account, owner_of
@@ -70,7 +71,7 @@ class _Answers:
     "--config",
     "path",
     type=click.Path(path_type=Path),
-    default=loader.DEFAULT_PATHS[0],
+    default=DEFAULT_PATHS[0],
     show_default=True,
     help="The file to write.",
 )
@@ -160,7 +161,7 @@ def _queue_path(config: Path) -> Path:
     """Where an agent with this config, or none, would be found."""
     with contextlib.suppress(ConfigError):
         return loader.load(config).settings.queue.path
-    return Queue().path
+    return QueueSettings().path
 
 
 def _same(source: str, running: Snapshot) -> bool:
@@ -324,7 +325,7 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
     """Whether the service is to run now."""
     if start is False or (start is None and not asks):
         return False
-    can = os.geteuid() == 0 and path == loader.DEFAULT_PATHS[0]
+    can = os.geteuid() == 0 and path == DEFAULT_PATHS[0]
     if can and not first_fix.has_unit() and Path("/run/systemd/system").is_dir():
         if start or click.confirm("There is no service yet. Install it?", default=True):
             service.install_service()
@@ -333,7 +334,7 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
     if not can or not first_fix.has_unit():
         if start:
             raise AgentError(
-                f"--start needs root, systemd and the config at {loader.DEFAULT_PATHS[0]}; "
+                f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}; "
                 f"{path} is written"
             )
         return False
@@ -341,6 +342,6 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
 
 
 def _next_step(path: Path) -> str:
-    if path == loader.DEFAULT_PATHS[0] and first_fix.has_unit():
+    if path == DEFAULT_PATHS[0] and first_fix.has_unit():
         return f"sudo systemctl enable --now {service.UNIT}"
     return f"telemetry-agent run --config {path}"

@@ -6,21 +6,26 @@ from typing import Any
 
 import click
 
-from telemetry_agent.config.values import duration_s
-
 config_option = click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # who may read it is said where it is read
     help="The config file. Default: /etc/telemetry-agent/config.toml, then ./config.toml.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+
+
+def say(text: str) -> None:
+    """A note beside the answers, on standard error."""
+    click.echo(f"telemetry-agent: {text}", err=True)
 
 
 def duration_callback(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
     """For an option whose value is like ``30s``: seconds."""
+    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - status has no need of it
+
     if value is None:
         return None
     try:
@@ -33,6 +38,8 @@ def instant_callback(
     _context: click.Context, parameter: click.Parameter, value: str | None
 ) -> dict[str, Any]:
     """For an option whose value is a time, or an age before the newest fix: what is asked."""
+    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - as above
+
     if value is None:
         return {}
     try:

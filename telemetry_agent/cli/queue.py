@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from telemetry_agent.cli.options import config_option, instant_callback, json_option
+from telemetry_agent.cli.options import config_option, instant_callback, json_option, say
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
+from telemetry_agent.daemon import client
 from telemetry_agent.daemon.ask import ask
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.fields import rfc3339
@@ -35,7 +36,16 @@ def command() -> None:
 @json_option
 def stats(config_path: Path | None, *, as_json: bool) -> None:
     """How many fixes are ready, unack, acked and ack_failed."""
-    (counts,) = ask(_settings(config_path), {"ask": "queue stats"})
+    question = {"ask": "queue stats"}
+    try:
+        settings = loader.load(config_path).settings
+    except AgentError as error:
+        try:  # the service may run all the same, by its last good config
+            (counts,) = client.ask(None, question)
+        except client.NoAgentError:
+            raise error from None
+    else:
+        (counts,) = ask(settings, question, note=say)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -62,7 +72,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 def fixes(config_path: Path | None, *, as_json: bool, state: str | None, limit: int) -> None:
     """The fixes in the queue in the order of recording: name, time, state, reason."""
     question = {"ask": "queue list", "state": state, "limit": limit + 1 if limit else None}
-    for shown, fix in enumerate(ask(_settings(config_path), question)):
+    for shown, fix in enumerate(ask(_settings(config_path), question, note=say)):
         if shown and shown == limit:
             click.echo(f"… and more: --limit {10 * limit}, or 0 for all", err=True)
             break
@@ -141,7 +151,7 @@ def _change(
 ) -> None:
     _check(names, everything=everything)
     asked: dict[str, Any] = {"all": True} if everything else {"names": list(map(list, names))}
-    (answer,) = ask(_settings(config_path), {"ask": f"queue {act}", **asked})
+    (answer,) = ask(_settings(config_path), {"ask": f"queue {act}", **asked}, note=say)
     click.echo(json.dumps(answer) if as_json else f"{answer[done]} fixes {done}")
     missing = len(set(names)) - answer[done]
     if missing > 0:
@@ -160,7 +170,7 @@ def resend(
 
     TIME is a fix's own time such as 2026-11-23T12:35:19Z, or so long before the newest fix: 2h.
     """
-    (answer,) = ask(_settings(config_path), {"ask": "queue resend", **since, **until})
+    (answer,) = ask(_settings(config_path), {"ask": "queue resend", **since, **until}, note=say)
     click.echo(json.dumps(answer) if as_json else f"{answer['resent']} fixes are sent again")
 
 
@@ -173,8 +183,14 @@ def verify(config_path: Path | None, *, as_json: bool) -> None:
     Exit status: 0 it is; 74 something is damaged, or waits to be carried over.
     """
     settings = _settings(config_path)
-    *_, report = ask(settings, {"ask": "queue verify"})
+    *_, report = ask(settings, {"ask": "queue verify"}, note=say)
     click.echo(json.dumps(report) if as_json else "\n".join(_findings(report)))
+    if report.get("newer"):
+        raise AgentError(
+            f"the queue {settings.queue.path} was written by a newer telemetry-agent",
+            "install that version again; this one sets the file aside when it starts, and carries "
+            "over what it can read",
+        )
     if not report["sound"]:
         raise StorageError(
             f"the queue {settings.queue.path} is damaged: the agent goes on with what can be read, "

@@ -7,6 +7,7 @@ import click
 from telemetry_agent.cli.options import config_option
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import subprocess_loader
+from telemetry_agent.config.last_good import StartConfig
 
 
 @click.command()
@@ -16,4 +17,7 @@ def command(config_path: Path | None) -> int:
     from telemetry_agent.daemon import service  # noqa: PLC0415
     from telemetry_agent.doctor.house_call import HouseCall  # noqa: PLC0415
 
-    return service.run(lambda: subprocess_loader.load(config_path), Clock(), HouseCall(config_path))
+    def load(*, fall_back: bool) -> StartConfig:
+        return subprocess_loader.load(config_path, fall_back=fall_back)
+
+    return service.run(load, config_path, Clock(), HouseCall(config_path))

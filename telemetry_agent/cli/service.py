@@ -5,6 +5,7 @@ that is removed again.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -141,17 +142,17 @@ def _purge() -> None:
 
 
 def _undelivered() -> str:
-    from telemetry_agent.daemon.at_rest import look_at_queue  # noqa: PLC0415 - only needed here
-
-    path = _STATE / "queue.db"
-    if not path.exists():
+    """Asked of a process of its own, which becomes the queue's owner for good."""
+    queue_path = _STATE / "queue.db"
+    if not queue_path.exists():
         return "0"
-    try:
-        with look_at_queue(path, come_back=True) as queue:
-            stats = queue.stats()
-    except AgentError:
+    argv = [sys.executable, "-P", "-m", "telemetry_agent", "queue", "stats", "--json"]
+    environment = os.environ | {"TELEMETRY_AGENT_QUEUE__PATH": str(queue_path)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    if done.returncode:
         return "an unknown number of"
-    return str(stats.ready + stats.unack)
+    stats = json.loads(done.stdout)
+    return str(stats["ready"] + stats["unack"])
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,16 +1,18 @@
 """``status``: the running agent at a glance."""
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import click
 
-from telemetry_agent import snapshot
+from telemetry_agent import __version__, snapshot
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.config import loader
+from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
 from telemetry_agent.snapshot import (
@@ -37,14 +39,21 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
     Where none runs, it says so, and tells what waits in the queue.
     """
-    path = loader.load(config_path).settings.queue.path
+    path: Path | None
+    try:
+        path = queue_path(config_path)
+    except AgentError:
+        # The service may run all the same, by its last good config.
+        path = None
+        if not watch and running(path) is None:
+            raise
     if watch:
         _watch(path, as_json=as_json)
     else:
         click.echo(_text(running(path) or _at_rest(path), in_json=as_json))
 
 
-def running(path: Path) -> Snapshot | None:
+def running(path: Path | None) -> Snapshot | None:
     """What the running agent with this queue says; ``None``: none runs."""
     try:
         return read(Snapshot, next(client.ask(path, {"ask": "status"})))
@@ -52,22 +61,27 @@ def running(path: Path) -> Snapshot | None:
         return None
 
 
-def _at_rest(path: Path) -> AtRest:
-    from telemetry_agent.daemon.at_rest import look_at_queue  # noqa: PLC0415 - only needed here
+def _at_rest(path: Path | None) -> AtRest:
+    if path is None:
+        return AtRest()
+    from telemetry_agent.daemon import at_rest  # noqa: PLC0415 - only needed here
     from telemetry_agent.daemon.status import queue_view  # noqa: PLC0415 - the same
 
+    notes: list[str] = []
     try:
-        with look_at_queue(path) as queue:
-            return AtRest(queue=queue_view(queue.stats(), path.parent))
+        at_rest.check(path, os.R_OK)
+        with closing(at_rest.RestingQueue(path, notes.append)) as queue:
+            view = queue_view(queue.stats(), path.parent)
     except AgentError as error:
         return AtRest(note=str(error))
+    return AtRest(queue=view, note=notes[0] if notes else None)
 
 
 def _text(view: Snapshot | AtRest, end: str = "\n", *, in_json: bool) -> str:
     return json.dumps(snapshot.as_json(view)) if in_json else end.join(lines(view))
 
 
-def _watch(path: Path, *, as_json: bool) -> None:
+def _watch(path: Path | None, *, as_json: bool) -> None:
     """It never opens the queue: that would keep an agent from starting."""
     tick = threading.Event()
     if as_json or not sys.stdout.isatty():
@@ -87,11 +101,15 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
     """A snapshot in plain words, without a word about what is not known."""
     if isinstance(view, Snapshot):
         yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
+        if view.version != __version__:
+            yield f"note:      restart the service to run {__version__}, which is installed"
         if view.protocol != PROTOCOL:
             yield (
                 f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
                 f"{view.protocol}: some of this may be missing; restart the service"
             )
+        if view.config is not None:
+            yield f"config:    the last good one serves: {view.config.last_error}"
         yield f"recording: {_receiver(view.receiver)}"
         yield f"uploading: {_upload(view.upload)}"
         if view.page is not None and view.page.state == "held":
@@ -148,6 +166,8 @@ def _by_reason(counts: Counts) -> str:
 
 
 def _upload(upload: UploadView) -> str:
+    if upload.state == "ok" and not upload.requests:
+        return f"not tried yet ({upload.host})"
     text = f"{upload.state} for {span(upload.state_s)}"
     if upload.state != "ok":
         text += f": {upload.last_error}" if upload.last_error is not None else ""

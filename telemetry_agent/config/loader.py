@@ -9,7 +9,6 @@ from.
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -24,23 +23,28 @@ from pydantic_settings import (
 )
 
 from telemetry_agent.config.effective import known_keys
+from telemetry_agent.config.files import (
+    ENVIRONMENT_PREFIX,
+    files_of,
+    merge,
+    no_config,
+    parsed,
+    read,
+)
 from telemetry_agent.config.settings import (
-    Connectivity,
-    Extra,
-    Gps,
-    Log,
-    Page,
-    Queue,
-    Sampling,
+    ConnectivitySettings,
+    ExtraSettings,
+    GpsSettings,
+    LogSettings,
+    PageSettings,
+    QueueSettings,
+    SamplingSettings,
     Settings,
-    Upload,
+    UploadSettings,
 )
 from telemetry_agent.config.values import DeviceName, Reads
-from telemetry_agent.errors import ConfigError, ResourceError
+from telemetry_agent.errors import ConfigError, UnreadableConfigError
 from telemetry_agent.secrecy import masked_url
-
-_ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
-DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 
 
 def _attributes_below(section: object) -> object:
@@ -61,19 +65,19 @@ class _Layers(BaseSettings):
         title="Settings",
         extra="forbid",
         validate_default=True,
-        env_prefix=_ENVIRONMENT_PREFIX,
+        env_prefix=ENVIRONMENT_PREFIX,
         env_nested_delimiter="__",
     )
 
     device: DeviceName = "{hostname}"
-    gps: Gps
-    sampling: Sampling
-    queue: Queue
-    upload: Upload
-    connectivity: Connectivity
-    page: Page
-    extra: Annotated[Extra, Reads(_attributes_below)]
-    log: Log
+    gps: GpsSettings
+    sampling: SamplingSettings
+    queue: QueueSettings
+    upload: UploadSettings
+    connectivity: ConnectivitySettings
+    page: PageSettings
+    extra: Annotated[ExtraSettings, Reads(_attributes_below)]
+    log: LogSettings
 
     @classmethod
     def settings_customise_sources(
@@ -88,17 +92,41 @@ class _Layers(BaseSettings):
         return env_settings, init_settings
 
 
+class _Files(_Layers):
+    """The same without the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Of the files alone."""
+        return (init_settings,)
+
+
 @dataclass(frozen=True)
-class Loaded:
+class LoadedConfig:
     """The settings and where each came from."""
 
     settings: Settings
-    files: tuple[Path, ...]
+    texts: Mapping[str, str]
+    """File -> what it holds."""
     origins: Mapping[str, str]
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
+    notes: tuple[str, ...] = ()
+    """What is probably not as it was meant, and harms nothing."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What was read, in the order of reading."""
+        return tuple(map(Path, self.texts))
 
 
-def load(path: Path | None = None) -> Loaded:
+def load(path: Path | None = None) -> LoadedConfig:
     """Read every layer.
 
     Args:
@@ -106,74 +134,45 @@ def load(path: Path | None = None) -> Loaded:
             alone may hold the config.
 
     Raises:
-        ConfigError: there is no config, an unknown key, a bad value.
+        UnreadableConfigError: there is no config, it is empty, or not TOML.
+        ConfigError: an unknown key, a bad value.
         ResourceError: a file that is there cannot be read.
     """
-    if path is None:
-        path = next(filter(_exists, DEFAULT_PATHS), None)
-    files = () if path is None else (path, *_overrides(path.parent / "config.d"))
+    return load_texts({str(file): read(file) for file in files_of(path)})
+
+
+def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedConfig:
+    """The settings of these files, by their names, and of the environment.
+
+    Raises:
+        UnreadableConfigError: there is no key in them, or one is not TOML.
+        ConfigError: an unknown key, a bad value.
+    """
     values: dict[str, Any] = {
         section.name: {} for section in fields(Settings) if is_dataclass(section.type)
     }
     origins: dict[str, str] = {}
-    for file in files:
-        layer = _read_toml(file)
-        origins |= dict.fromkeys(_leaves(layer), str(file))
-        _merge(layer, into=values)
-    origins |= _environment_origins()
-    if not origins:
-        raise ConfigError(
-            f"no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists; "
-            "`telemetry-agent init` makes one, and --config names another"
+    for file, text in texts.items():
+        layer = parsed(file, text)
+        origins |= dict.fromkeys(_leaves(layer), file)
+        merge(layer, into=values)
+    if environment:
+        origins |= _environment_origins()
+    if not origins and texts:
+        raise UnreadableConfigError(
+            f"the config {' and '.join(texts)} is empty", "`telemetry-agent init` makes one"
         )
+    if not origins:
+        raise no_config()
     try:
-        settings = Settings(**dict(_Layers(**values)))
+        settings = Settings(**dict((_Layers if environment else _Files)(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
     except SettingsError as error:
         field = re.search(r'"(\w+)"', str(error))
-        name = f"{_ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
+        name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return Loaded(settings, files, origins)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return True  # reading it says what is wrong
-
-
-def _overrides(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".toml")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise ResourceError(f"cannot read the folder {folder}: {error.strerror}") from None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"no config {path}; `telemetry-agent init --config {path}` makes it"
-        ) from None
-    except OSError as error:
-        raise ResourceError(f"cannot read the config {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the config {path} is not valid TOML: it is no text in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the config {path} is not valid TOML: {error}") from None
-
-
-def _merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:
-    for key, value in layer.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(value, into[key])
-        else:
-            into[key] = value
+    return LoadedConfig(settings, texts, origins, tuple(_unknown_variables()))
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -187,13 +186,25 @@ def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def _environment_origins() -> dict[str, str]:
     origins = {}
     for name in os.environ:
-        section, nested, key = name.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
-        if not name.startswith(_ENVIRONMENT_PREFIX) or not (nested or section == "device"):
-            continue  # not ours: a bare section is not a key, and other programs share the prefix
+        section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
+            continue  # it is reported, and harms nothing: see _unknown_variables
         if section not in _Layers.model_fields:
             raise ConfigError(f"the environment variable {name} names no key of the config")
         origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
     return origins
+
+
+def _unknown_variables() -> Iterator[str]:
+    known = [
+        ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys() if "." in key
+    ]
+    for name in sorted(os.environ):
+        rest = name.removeprefix(ENVIRONMENT_PREFIX)
+        if name != rest and "__" not in rest and rest.lower() != "device":
+            close = difflib.get_close_matches(name, known, n=1)
+            suggestion = f"; did you mean {close[0]}?" if close else ""
+            yield f"the environment variable {name} is unknown and has no effect{suggestion}"
 
 
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:

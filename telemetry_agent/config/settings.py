@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
+from telemetry_agent.config.files import QUEUE_PATH
 from telemetry_agent.config.values import (
     Amount,
     BatchSize,
@@ -69,7 +70,7 @@ class _Section:
 
 
 @dataclass(frozen=True)
-class Gps(_Section):
+class GpsSettings(_Section):
     """Where positions come from."""
 
     source: SourceName = "auto"
@@ -86,7 +87,7 @@ class Gps(_Section):
 
 
 @dataclass(frozen=True)
-class Sampling(_Section):
+class SamplingSettings(_Section):
     """Which positions are recorded."""
 
     interval_s: Duration = 1.0
@@ -100,10 +101,10 @@ class Sampling(_Section):
 
 
 @dataclass(frozen=True)
-class Queue(_Section):
+class QueueSettings(_Section):
     """Where fixes wait."""
 
-    path: Path = Path("/var/lib/telemetry-agent/queue.db")
+    path: Path = QUEUE_PATH
     commit_every_s: Duration = 1.0
     max_size_bytes: QueueSize = 256 << 20
     min_free_bytes: Size = 64 << 20
@@ -113,7 +114,7 @@ class Queue(_Section):
 
 
 @dataclass(frozen=True)
-class Upload(_Section):
+class UploadSettings(_Section):
     """Where fixes go, and how."""
 
     url: Url
@@ -135,6 +136,7 @@ class Upload(_Section):
     client_cert: OptionalPath = None
     client_key: OptionalPath = None
     proxy: ProxyUrl = ""
+    proxy_password_file: OptionalPath = None
     allow_insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -148,6 +150,11 @@ class Upload(_Section):
         for key, other in (("password_file", "username"), ("client_key", "client_cert")):
             if getattr(self, key) and not getattr(self, other):
                 raise ValueError(f"upload.{other} is missing, upload.{key} is set")
+        if bool(self.proxy_password_file) != ("@" in self.proxy):
+            raise ValueError(
+                "upload.proxy = http://USER@HOST:PORT and upload.proxy_password_file belong "
+                "together: set both or none"
+            )
         shown = self.token_file or self.username or secret_values(self.headers)
         shown = shown or secrets_in_url(self.url)
         if shown and (fault := self.secret_in_the_clear()):
@@ -178,7 +185,7 @@ class Upload(_Section):
 
 
 @dataclass(frozen=True)
-class Connectivity(_Section):
+class ConnectivitySettings(_Section):
     """How the way to the endpoint is watched."""
 
     probe: HostAndPort = None
@@ -186,7 +193,7 @@ class Connectivity(_Section):
 
 
 @dataclass(frozen=True)
-class Page(_Section):
+class PageSettings(_Section):
     """The device page."""
 
     listen: HostAndPort = None
@@ -221,7 +228,7 @@ def _attribute(value: object) -> object:
 
 
 @dataclass(frozen=True)
-class Extra(_Section):
+class ExtraSettings(_Section):
     """The user's own attributes, read at each recorded fix: a file for each name."""
 
     power: bool = False
@@ -257,7 +264,7 @@ class Extra(_Section):
 
 
 @dataclass(frozen=True)
-class Log(_Section):
+class LogSettings(_Section):
     """What is said, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -269,11 +276,11 @@ class Settings:
     """Everything the config can say."""
 
     device: DeviceName
-    gps: Gps = Gps()
-    sampling: Sampling = Sampling()
-    queue: Queue = Queue()
-    upload: Upload
-    connectivity: Connectivity = Connectivity()
-    page: Page = Page()
-    extra: Extra = Extra()
-    log: Log = Log()
+    gps: GpsSettings = GpsSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    queue: QueueSettings = QueueSettings()
+    upload: UploadSettings
+    connectivity: ConnectivitySettings = ConnectivitySettings()
+    page: PageSettings = PageSettings()
+    extra: ExtraSettings = ExtraSettings()
+    log: LogSettings = LogSettings()

@@ -12,19 +12,24 @@ import sys
 from pathlib import Path
 
 from telemetry_agent import __version__
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.last_good import StartConfig
 from telemetry_agent.errors import AgentError, ResourceError
 
 
-def load(path: Path | None) -> Settings:
+def load(path: Path | None, *, fall_back: bool = False) -> StartConfig:
     """``loader.load`` without what it takes.
+
+    Args:
+        path: the config file, or ``None`` for the usual places.
+        fall_back: where it does not work the last good config serves, if there is one.
 
     Raises:
         ConfigError: as there.
         ResourceError: as there; or the other process cannot be had: it was not started, it was
             killed, or it is of another version, installed since this one started.
     """
-    argv = [sys.executable, "-P", "-m", __package__, *([] if path is None else [str(path)])]
+    argv = [sys.executable, "-P", "-m", __package__, "last-good" if fall_back else "-"]
+    argv += [] if path is None else [str(path)]
     # It finds the modules where this process does. Ctrl-C is for this one, which ends the other.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     try:
@@ -40,9 +45,9 @@ def load(path: Path | None) -> Settings:
     version, _, pickled = done.stdout.partition(b"\n")
     if version != __version__.encode():
         raise ResourceError(
-            f"telemetry-agent {version.decode()} is installed and {__version__} runs: restart it"
+            f"telemetry-agent {version.decode()} is installed and {__version__} runs", "restart it"
         )
-    result: Settings | AgentError = pickle.loads(pickled)  # noqa: S301 - our own process wrote it
+    result: StartConfig | AgentError = pickle.loads(pickled)  # noqa: S301 - our own process wrote it
     if isinstance(result, AgentError):
         raise result
     return result

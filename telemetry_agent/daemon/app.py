@@ -12,7 +12,7 @@ from telemetry_agent.config.effective import shown
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import queue_commands
+from telemetry_agent.daemon.commands import queue_commands, status_for_strangers
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.delivery import Delivery, host_of, within
 from telemetry_agent.daemon.recording import Recording
@@ -25,7 +25,7 @@ from telemetry_agent.page.events import AgentView, Doctor, Switch
 from telemetry_agent.page.log_tail import LogTail
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
-from telemetry_agent.snapshot import as_json
+from telemetry_agent.snapshot import ConfigView, as_json
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import AgentReports
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # What each part may take when the agent stops, beside those of recording (1.5 s) and delivery
 # (6.5 s): together under the 10 s that are promised.
+_COMMIT_S = 1.0
 _COMMITTER_S = 0.5
 _CARRIER_S = 0.5
 _CONTROL_S = 0.5
@@ -49,6 +50,7 @@ class Agent:
         clock: the machine's clocks.
         secrets: every secret that is read is added to it.
         switch: cuts the network of a demo; the page shows it.
+        config: why these settings are not those of the config.
         doctor: says what is wrong; the page shows it.
 
     Raises:
@@ -63,9 +65,11 @@ class Agent:
         *,
         secrets: set[str] | None = None,
         switch: Switch | None = None,
+        config: ConfigView | None = None,
         doctor: Doctor | None = None,
     ) -> None:
         self.settings = settings
+        self._config = config
         self.secrets = secrets if secrets is not None else set()
         self._switch = switch
         self._doctor = doctor
@@ -83,6 +87,7 @@ class Agent:
             not_recorded=lambda: self.recording.not_recorded(),  # noqa: PLW0108 - as above
             sky=lambda: self.recording.sky(),  # noqa: PLW0108 - as above
             page=lambda: self.page.task.status(),  # noqa: PLW0108 - the page that runs now
+            config=lambda: self._config,
         )
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
@@ -95,6 +100,7 @@ class Agent:
             reports=self._build_reports,
             gnss_ms=self.status.gnss_ms,
             on_step=self._uploader_stepped,
+            held=self._held,
         )
         self.recording = Recording(
             settings,
@@ -118,18 +124,18 @@ class Agent:
         self.supervisor.start()
 
     def stop(self) -> None:
-        """End within 10 s. The last bytes read are recorded, and one last upload is tried."""
+        """End. The last bytes read are recorded, and one last upload is tried.
+
+        It takes less than 10 s, unless the disk hangs.
+        """
         self.recording.end()
-        try:
-            self.queue.commit()
-        except StorageError as error:
-            log.error("%s", error)  # noqa: TRY400 - the user's disk, no fault of the code
+        within(_COMMIT_S, self._commit)
         self.delivery.end()
         self._committer.end(_COMMITTER_S)
         self._carrier.end(_CARRIER_S)
         self._control.end(_CONTROL_S)
         self.page.end(_PAGE_S)
-        within(_QUEUE_S, self.queue.close)
+        within(_QUEUE_S, self._close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
 
     def apply(self, settings: Settings) -> None:
@@ -138,10 +144,29 @@ class Agent:
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
             settings = replace(settings, queue=before.queue)
-        self.settings = settings
+        self.settings, self._config = settings, None
         self.recording.apply(settings)
         self.delivery.apply(settings)
         self.page.restart(_PAGE_S)
+
+    def now(self) -> str:
+        """What is so now, in one line for the service manager."""
+        receiver, upload = self.recording.receiver().state, self.delivery.status().state
+        heard = "no receiver" if receiver == "absent" else f"receiver {receiver}"
+        served = "" if self._config is None else "; the last good config serves"
+        return f"{self.settings.device}: {heard}; uploads {upload}{served}"
+
+    def _commit(self) -> None:
+        try:
+            self.queue.commit()
+        except StorageError as error:
+            log.error("%s", error)  # noqa: TRY400 - the user's disk, no fault of the code
+
+    def _close(self) -> None:
+        try:
+            self.queue.close()
+        except StorageError as error:
+            log.error("%s", error)  # noqa: TRY400 - as above
 
     def _build_reports(self, encode: EncodeReport) -> AgentReports:
         return AgentReports(
@@ -153,6 +178,11 @@ class Agent:
             heartbeat_s=self.settings.sampling.heartbeat_s,
         )
 
+    def _held(self) -> str | None:
+        if self._config is not None and self._config.state == "wrong":
+            return f"the config is wrong: {self._config.last_error}"
+        return None
+
     def _uploader_stepped(self) -> None:
         self.status.step_ended()
         self.page.task.nudge()
@@ -162,7 +192,7 @@ class Agent:
             yield as_json(self.status.snapshot())
 
         return queue_commands(self.queue) | {
-            "status": Command(status, public=True),
+            "status": Command(status, public=status_for_strangers),
             "drain": Command(lambda _asked, bell: self.delivery.drain(bell)),
             "tap": Command(self.recording.tap),
         }

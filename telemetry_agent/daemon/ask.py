@@ -1,6 +1,6 @@
 """How a command gets its answers: from the running agent, or from the queue where none runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from telemetry_agent.config.settings import Settings
@@ -8,13 +8,18 @@ from telemetry_agent.daemon import client
 
 
 def ask(
-    settings: Settings, question: Mapping[str, Any], *, come_back: bool = False
+    settings: Settings,
+    question: Mapping[str, Any],
+    *,
+    note: Callable[[str], object],
+    come_back: bool = False,
 ) -> client.Answers:
     """Ask the running agent; where none runs, ask the queue at rest.
 
     Args:
         settings: the config.
         question: as the control socket takes it; ``ask`` names the command.
+        note: takes a sentence about a damaged queue, for the user.
         come_back: root, who becomes the owner of the queue's folder, needs to be root again.
 
     Raises:
@@ -27,4 +32,4 @@ def ask(
         # SQLite and all that is not needed where an agent answers.
         from telemetry_agent.daemon import at_rest  # noqa: PLC0415
 
-        yield from at_rest.answers(settings, question, come_back=come_back)
+        yield from at_rest.answers(settings, question, note, come_back=come_back)

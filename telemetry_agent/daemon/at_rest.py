@@ -1,27 +1,44 @@
-"""The queue of an agent that does not run: the one place where commands open it."""
+"""The queue of an agent that does not run: the one place where commands open it.
+
+Looking changes nothing: no file is made, renamed or written, and no lock is taken that would keep
+an agent from starting. A damaged queue is looked at in a private copy, which is treated as the
+agent will treat the original when it starts.
+"""
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.ackqueue.file.lock import at_rest
+from telemetry_agent.ackqueue.file.lock import check_at_rest
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.reading import QueueReader, copied
+from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
+from telemetry_agent.ackqueue.recovery.wal import read_log
+from telemetry_agent.ackqueue.row_states import State
+from telemetry_agent.ackqueue.stats import QueueStats, Stored
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
-from telemetry_agent.daemon.commands import queue_commands
+from telemetry_agent.daemon.commands import looking_commands, queue_commands
 from telemetry_agent.daemon.ownership import become_owner
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.tasks import Bell
 
+_LOOKING = {"queue stats", "queue list", "queue verify", "export"}
+
+Note = Callable[[str], object]
+"""Takes a sentence about the queue, for the user."""
+
 
 def answers(
-    settings: Settings, question: Mapping[str, Any], *, come_back: bool = False
+    settings: Settings, question: Mapping[str, Any], note: Note, *, come_back: bool = False
 ) -> client.Answers:
     """Answer a question that no agent answers.
 
@@ -30,56 +47,155 @@ def answers(
         AgentError: there is no queue, this user may not open it, or the command failed.
     """
     path, command = settings.queue.path, question["ask"]
-    if command == "queue verify":  # the only one that a queue does not have to be opened for
-        _check(path, come_back=come_back)
-        with at_rest(path):
-            yield from verify_at_rest(path)
+    if command in _LOOKING:
+        check(path, os.R_OK, come_back=come_back)
+        if command == "queue verify":
+            yield from _verify(path)
+            return
+        with closing(RestingQueue(path, note)) as queue:
+            yield from looking_commands(queue)[command].run(question, Bell())
         return
+    check(path, os.W_OK)
+    # The answers say it all; the log is for a daemon.
+    logging.getLogger("telemetry_agent").addHandler(logging.NullHandler())
     if command == "drain":
         from telemetry_agent.daemon.delivery import drain_at_rest  # noqa: PLC0415 - imports httpx
 
-        _check(path, come_back=come_back)
-        # The answers say it all; the log is for a daemon.
-        logging.getLogger("telemetry_agent").addHandler(logging.NullHandler())
         yield from drain_at_rest(settings, Clock())
         return
-    with look_at_queue(path, come_back=come_back) as queue:
-        known = queue_commands(queue)
+    with AckQueue(path) as opened:
+        carry_over(opened)
+        known = queue_commands(opened)
         if command not in known:
             raise client.NoAgentError(f"no agent runs that could answer {command!r}")
         yield from known[command].run(question, Bell())
 
 
-@contextmanager
-def look_at_queue(path: Path, *, come_back: bool = False) -> Iterator[AckQueue]:
-    """Open the queue at rest. What a damaged file still holds is carried over first.
+class RestingQueue:
+    """What can be read of a queue at rest, whatever state it is in.
+
+    Args:
+        path: of the queue.
+        note: called where the file is damaged.
 
     Raises:
-        AgentError: there is no queue, or this user may not open it.
+        QueueLockedError: a process holds it: an agent that starts or stops.
+        StorageError: not even a copy can be read.
     """
-    _check(path, come_back=come_back)
-    with AckQueue(path) as queue:
+
+    def __init__(self, path: Path, note: Note) -> None:
+        self._path = path
+        self._note = note
+        self._opened = ExitStack()
+        self._reader: QueueReader | AckQueue
+        check_at_rest(path)
+        try:
+            self._reader = self._read()
+        except StorageError as error:
+            self._reader = self._recover(error)
+
+    def stats(self) -> QueueStats:
+        """See ``AckQueue.stats``."""
+        try:
+            return self._reader.stats()
+        except StorageError as error:
+            self._reader = self._recover(error)
+            return self._reader.stats()
+
+    def newest_ms(self) -> int | None:
+        """See ``AckQueue.newest_ms``."""
+        try:
+            return self._reader.newest_ms()
+        except StorageError as error:
+            self._reader = self._recover(error)
+            return self._reader.newest_ms()
+
+    def stored(self, state: State | None = None) -> Iterator[Stored]:
+        """See ``AckQueue.stored``. Where a page turns out to be damaged, the copy goes on."""
+        shown = 0
+        try:
+            for stored in self._reader.stored(state):
+                shown += 1
+                yield stored
+        except StorageError as error:
+            self._reader = self._recover(error)
+            yield from islice(self._reader.stored(state), shown, None)
+
+    def close(self) -> None:
+        """Close what is read, and delete the copy."""
+        self._opened.close()
+
+    def _read(self) -> QueueReader:
+        path = self._path
+        if waiting := set_aside_files.waiting(path):
+            raise StorageError(f"{waiting[0]} is still to be carried over")
+        if set_aside_files.log_of(path).exists():
+            path = self._opened.enter_context(copied(path, whole=False))
+            log = read_log(set_aside_files.log_of(path), PAGE_BYTES)
+            # Such a log SQLite would shorten, or delete; the agent takes what is whole in it.
+            if log.frames and (log.taken < len(log.frames) or path.stat().st_size == 0):
+                raise StorageError(f"the log of the queue {self._path} is damaged")
+        return self._opened.enter_context(closing(QueueReader(path)))
+
+    def _recover(self, error: StorageError) -> AckQueue:
+        """The queue as the agent will have it after its start."""
+        if isinstance(getattr(self, "_reader", None), AckQueue):
+            raise error
+        self._opened.close()
+        check_at_rest(self._path)  # an agent that has just started may have been read half-way
+        path = self._opened.enter_context(copied(self._path, whole=True))
+        said = error.message.replace(str(path.parent), str(self._path.parent))
+        self._note(
+            f"{said}. What follows is what the agent recovers when it starts; nothing was changed"
+        )
+        logging.getLogger("telemetry_agent").addHandler(logging.NullHandler())
+        queue = self._opened.enter_context(AckQueue(path))
         carry_over(queue)
-        yield queue
+        return queue
 
 
-def _check(path: Path, *, come_back: bool) -> None:
-    """Whether there is a queue that this user may open. Root becomes the owner of its folder."""
+def _verify(path: Path) -> client.Answers:
+    check_at_rest(path)
+    if not set_aside_files.log_of(path).exists():
+        yield from verify_at_rest(path, path)
+        return
+    with copied(path, whole=False) as copy:
+        yield from verify_at_rest(path, copy)
+
+
+def check(path: Path, wanted: int, *, come_back: bool = False) -> None:
+    """Whether there is a queue that this user may open. Root becomes the owner of its folder.
+
+    Args:
+        path: of the queue.
+        wanted: ``os.R_OK`` or ``os.W_OK``.
+        come_back: root needs to be root again; see ``ownership.root_again``.
+
+    Raises:
+        AgentError: there is none, or this user may not open it.
+    """
     try:
         path.stat()
     except PermissionError:
         pass
     except OSError:
-        raise StorageError(f"there is no queue at {path}: nothing was recorded yet") from None
+        if not _was_set_aside(path):
+            raise StorageError(f"there is no queue at {path}", "nothing was recorded yet") from None
     was_root = os.geteuid() == 0
     become_owner(path.parent, for_good=not come_back)
-    if os.access(path, os.W_OK):
+    if os.access(path, wanted) or (wanted == os.R_OK and _was_set_aside(path)):
         return
     if was_root:
+        verb = "read" if wanted == os.R_OK else "write"
         raise AgentError(
-            f"the owner of {path.parent} may not write {path}: "
-            f"`sudo chown --reference={path.parent} {path}*`"
+            f"the owner of {path.parent} may not {verb} {path}",
+            f"`sudo chown --reference={path.parent} {path}*`",
         )
-    raise AgentError(
-        f"only the agent's user may open {path}, the queue of an agent at rest: use sudo"
-    )
+    raise AgentError(f"no permission to open {path}, the queue of an agent at rest", client.JOIN)
+
+
+def _was_set_aside(path: Path) -> bool:
+    """Whether the agent ended before there was a new file in the place of a damaged one."""
+    with suppress(OSError):
+        return not path.exists() and bool(set_aside_files.waiting(path))
+    return False

@@ -8,7 +8,13 @@ from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.addresses import is_loopback
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Extra, Gps, Page, Queue, Upload
+from telemetry_agent.config.settings import (
+    ExtraSettings,
+    GpsSettings,
+    PageSettings,
+    QueueSettings,
+    UploadSettings,
+)
 from telemetry_agent.daemon.extras import Attribute, Extras
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources import Source, gpsd
@@ -29,7 +35,7 @@ from telemetry_agent.upload.uploader import UploadPolicy
 _SHORTEST_TOKEN = 16  # nothing slows down who guesses
 
 
-def open_queue(queue: Queue, clock: Clock) -> AckQueue:
+def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
     """The queue, for this process alone.
 
     Raises:
@@ -50,7 +56,7 @@ def open_queue(queue: Queue, clock: Clock) -> AckQueue:
     )
 
 
-def source_of(gps: Gps, baud_file: Path | None) -> Source:
+def source_of(gps: GpsSettings, baud_file: Path | None) -> Source:
     """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have.
 
     Without it nothing is remembered.
@@ -77,7 +83,7 @@ def source_of(gps: Gps, baud_file: Path | None) -> Source:
     return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
-def extras_of(extra: Extra) -> Extras:
+def extras_of(extra: ExtraSettings) -> Extras:
     """What is added to each fix."""
     return Extras(
         [Attribute(name, one.file, one.scale) for name, one in extra.files.items()],
@@ -85,7 +91,7 @@ def extras_of(extra: Extra) -> Extras:
     )
 
 
-def policy_of(upload: Upload, wire_format: WireFormat) -> UploadPolicy:
+def policy_of(upload: UploadSettings, wire_format: WireFormat) -> UploadPolicy:
     """How uploads are made; in which order they are by default, the format knows."""
     return UploadPolicy(
         max_batch=upload.max_batch,
@@ -99,7 +105,7 @@ def policy_of(upload: Upload, wire_format: WireFormat) -> UploadPolicy:
     )
 
 
-def build_credentials(upload: Upload, secrets: set[str]) -> Credentials:
+def build_credentials(upload: UploadSettings, secrets: set[str]) -> Credentials:
     """The secrets that the config names; where it names none, the credential of that name.
 
     ``Credentials.prepare`` reads them. It also raises where the settings and the credentials
@@ -115,7 +121,9 @@ def build_credentials(upload: Upload, secrets: set[str]) -> Credentials:
     if upload.username and token is not None:
         fault = f"upload.username is set, and there is a token {token}: keep one"
     elif upload.username and password is None:
-        fault = "upload.password_file is missing, upload.username is set"
+        fault = "upload.password_file is missing, upload.username is set" + _by_credential(
+            "password"
+        )
     elif token is not None:
         fault = upload.secret_in_the_clear()
     secrets |= secrets_in_url(upload.url)
@@ -128,12 +136,14 @@ def build_credentials(upload: Upload, secrets: set[str]) -> Credentials:
         ca_file=upload.ca_file,
         client_cert=upload.client_cert,
         client_key=(upload.client_key or _credential("client_key")) if upload.client_cert else None,
+        proxy_username=urlsplit(upload.proxy).username or "",
+        proxy_password=upload.proxy_password_file,
         secrets=secrets,
         fault=fault,
     )
 
 
-def build_page_token(page: Page, secrets: set[str]) -> str | None:
+def build_page_token(page: PageSettings, secrets: set[str]) -> str | None:
     """Read what lets a viewer of the page in; ``None``: everybody on this machine may look.
 
     Raises:
@@ -148,28 +158,38 @@ def build_page_token(page: Page, secrets: set[str]) -> str | None:
         token = read_secret("page.token_file", path)
         if len(token) < _SHORTEST_TOKEN:
             raise ConfigError(
-                f"page.token_file: {path} must hold at least {_SHORTEST_TOKEN} characters, such "
-                "as `openssl rand -hex 16` makes"
+                f"page.token_file: {path} must hold at least {_SHORTEST_TOKEN} characters",
+                "`openssl rand -hex 16` makes some",
             )
         secrets.add(token)
         return token
     if page.names:
         raise ConfigError(
-            "page.names: whoever reaches the proxy could see where this device is: set "
-            "page.token_file"
+            "page.names: whoever reaches the proxy could see where this device is",
+            "set page.token_file",
         )
     if not is_loopback(page.listen[0]):
         raise ConfigError(
-            f"page.listen: whoever reaches {page.listen[0]} could see where this device "
-            "is: set page.token_file, or listen on 127.0.0.1"
+            f"page.listen: whoever reaches {page.listen[0]} could see where this device is",
+            f"set page.token_file, or listen on 127.0.0.1{_by_credential('page_token')}",
         )
     return None
 
 
-def _scheme(upload: Upload) -> str:
+def _scheme(upload: UploadSettings) -> str:
     """InfluxDB 2 has a word of its own for what others call a bearer token."""
     path = urlsplit(upload.url).path
     return "Token" if upload.format == "influx" and path.endswith("/api/v2/write") else "Bearer"
+
+
+def _by_credential(name: str) -> str:
+    """How the service gets a credential: systemd hands them over at the start alone."""
+    if "CREDENTIALS_DIRECTORY" not in os.environ and "INVOCATION_ID" not in os.environ:
+        return ""
+    return (
+        f"; or put it into /etc/credstore/telemetry-agent.{name} and "
+        "`sudo systemctl restart telemetry-agent`: a reload does not bring it"
+    )
 
 
 def _credential(name: str) -> Path | None:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, Generic, ParamSpec
+from typing import Any, Generic, ParamSpec, Protocol
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.ackqueue.row_states import State
-from telemetry_agent.ackqueue.stats import Stored
+from telemetry_agent.ackqueue.stats import QueueStats, Stored
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.control import Command
@@ -68,8 +68,16 @@ class Listeners(Generic[P]):
         return bool(self._listeners)
 
 
-def queue_commands(queue: AckQueue) -> dict[str, Command]:
-    """``queue stats | list | retry | discard | resend | verify``, and ``export``."""
+class Readable(Protocol):
+    """What is asked of a queue that is only looked at."""
+
+    def stats(self) -> QueueStats: ...  # noqa: D102
+    def stored(self, state: State | None = None) -> Iterator[Stored]: ...  # noqa: D102
+    def newest_ms(self) -> int | None: ...  # noqa: D102
+
+
+def looking_commands(queue: Readable) -> dict[str, Command]:
+    """``queue stats | list`` and ``export``: they change nothing."""
 
     def stats(_asked: Mapping[str, Any], _bell: Bell) -> Answers:
         yield asdict(queue.stats())
@@ -90,6 +98,36 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
             }
             yield answer if stored.reason is None else answer | {"reason": stored.reason}
 
+    def exported(asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        yield from export(asked, queue, *_time_ms(queue, asked))
+
+    return {
+        "queue stats": Command(stats, public=lambda counts: counts | _reasonless(counts)),
+        "queue list": Command(fixes),
+        "export": Command(exported),
+    }
+
+
+def _reasonless(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Dead letters without the endpoint's words, which are not for strangers."""
+    total = sum(counts["dead_letters"].values())
+    return {"dead_letters": {"refused": total} if total else {}}
+
+
+def status_for_strangers(answer: dict[str, Any]) -> dict[str, Any]:
+    """A snapshot without texts: they may quote the endpoint, a path or the config."""
+    without = {
+        section: {name: value for name, value in part.items() if name != "last_error"}
+        for section, part in answer.items()
+        if isinstance(part, dict)
+    }
+    without["queue"] |= _reasonless(without["queue"])
+    return answer | without
+
+
+def queue_commands(queue: AckQueue) -> dict[str, Command]:
+    """The same, and ``queue retry | discard | resend | verify``."""
+
     def retry(asked: Mapping[str, Any], _bell: Bell) -> Answers:
         yield {"retried": queue.retry(_names(asked))}
 
@@ -101,21 +139,15 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
         until_ms = _instant_ms(queue, asked, "until", _EVER_MS)
         yield {"resent": queue.resend(since_ms, until_ms)}
 
-    def exported(asked: Mapping[str, Any], _bell: Bell) -> Answers:
-        yield from export(asked, queue, *_time_ms(queue, asked))
-
-    return {
-        "queue stats": Command(stats, public=True),
-        "queue list": Command(fixes),
+    return looking_commands(queue) | {
         "queue retry": Command(retry),
         "queue discard": Command(discard),
         "queue resend": Command(resend),
         "queue verify": Command(lambda _asked, _bell: verify(queue.shared)),
-        "export": Command(exported),
     }
 
 
-def export(asked: Mapping[str, Any], queue: AckQueue, since_ms: int, until_ms: int) -> Answers:
+def export(asked: Mapping[str, Any], queue: Readable, since_ms: int, until_ms: int) -> Answers:
     """The fixes of a time as a file, piece by piece: ``{"text": …}``.
 
     Each answer also tells the count of ``fixes`` so far, and how many were ``read`` of those that
@@ -153,7 +185,7 @@ def _gaps(asked: Mapping[str, Any]) -> Gaps:
     return gaps
 
 
-def _time_ms(queue: AckQueue, asked: Mapping[str, Any]) -> tuple[int, int]:
+def _time_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
     """From when until when: by ``"since_…"`` and ``"until_…"``, or of a ``"trip"``.
 
     1 is the newest trip. ``"parking"``: what ends one, radius in m and time in s.
@@ -194,7 +226,7 @@ def _names(asked: Mapping[str, Any]) -> set[tuple[str, int]] | None:
     return {(stream, seq) for stream, seq in names}
 
 
-def _instant_ms(queue: AckQueue, asked: Mapping[str, Any], edge: str, default: int) -> int:
+def _instant_ms(queue: Readable, asked: Mapping[str, Any], edge: str, default: int) -> int:
     """``"since_ms"``: GNSS time; ``"since_age_s"``: so long before the newest fix."""
     instant, age_s = asked.get(f"{edge}_ms"), asked.get(f"{edge}_age_s")
     if isinstance(instant, int):
@@ -202,7 +234,7 @@ def _instant_ms(queue: AckQueue, asked: Mapping[str, Any], edge: str, default: i
     if isinstance(age_s, int | float):
         newest_ms = queue.newest_ms()
         if newest_ms is None:
-            raise AgentError("no fix with a sure time was recorded yet: name a time, not an age")
+            raise AgentError("no fix with a sure time was recorded yet", "name a time, not an age")
         return newest_ms - round(age_s * 1000)
     if instant is not None or age_s is not None:
         raise UsageError(f"{edge}_ms is a whole number, {edge}_age_s a number of seconds")
@@ -239,8 +271,8 @@ def drain(
         }
         if not pending and queue.stats().carrying_over:
             raise AgentError(
-                "all that is here is sent, but more is still carried over from a damaged file: "
-                "drain again"
+                "all that is here is sent, but more is still carried over from a damaged file",
+                "drain again",
             )
         if not pending:
             return

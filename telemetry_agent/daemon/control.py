@@ -1,9 +1,11 @@
 """The control socket: how the commands talk to the running daemon.
 
-``QUEUE_PATH.sock`` is a Unix socket that everybody may connect to. The asker sends one line, a
+``control.sock`` in the service's runtime directory, or ``QUEUE_PATH.sock`` where there is none, is
+a Unix socket that everybody may connect to. The asker sends one line, a
 JSON object such as ``{"ask": "queue list", "limit": 10}``, and gets JSON lines: the answers, then
-``{"end": true}``, or ``{"error": TEXT, "exit_status": N}`` in place of what is missing. Who asks is
-told by the kernel, and all but the public commands are for root and the service's user and group.
+``{"end": true}``, or ``{"error": TEXT, "remedy": TEXT, "exit_status": N}`` in place of what is
+missing. The kernel says who asks. All but the public commands are for root and the service's user
+and group.
 
 Nothing that an asker does may disturb recording. So each has a thread of its own, there are at
 most 16 of them (8 for strangers), a question must be there within 10 s and is at most 64 KiB, and
@@ -11,18 +13,20 @@ an answer that is not read for a minute ends the conversation. The task itself o
 """
 
 import contextlib
+import json
 import logging
+import os
 import select
 import socket
 import stat
+import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon.asker import Asker, GoneError
-from telemetry_agent.daemon.client import Answers, address, socket_path
+from telemetry_agent.daemon.client import JOIN, Answers, address, service_socket, socket_path
 from telemetry_agent.errors import AgentError, UsageError
 from telemetry_agent.tasks import Bell
 
@@ -33,6 +37,92 @@ _STRANGERS = 8  # leaves room for the others
 _LISTEN_AGAIN_S = 60.0
 _ACCEPT_AGAIN_S = 1.0
 _STEP_S = 60.0  # a sign of life for the watchdog
+_QUESTION_S = 10.0
+_QUESTION_BYTES = 64 * 1024
+_SEND_S = 60.0
+
+_SO_PEERGROUPS = 59  # asm-generic/socket.h
+_PEER_GROUPS_BYTES = 1024  # the most that Python asks for: 256 groups
+_NOBODY = 65534  # in a user namespace, everybody whom it does not know
+
+
+class GoneError(Exception):
+    """The asker has left, or the daemon stops."""
+
+
+class Asker:
+    """One conversation, for the thread that leads it; any thread may dismiss the asker."""
+
+    def __init__(self, sock: socket.socket, clock: Clock) -> None:
+        self.trusted = _is_trusted(sock)
+        self.bell = _AskersBell(sock)
+        self._sock = sock
+        self._clock = clock
+        self._sock.settimeout(_SEND_S)
+
+    def listen(self) -> dict[str, Any]:
+        """The question.
+
+        Raises:
+            UsageError: it is none.
+        """
+        deadline_s = self._clock.monotonic_s() + _QUESTION_S
+        line = b""
+        try:
+            while b"\n" not in line and len(line) <= _QUESTION_BYTES:
+                left_s = deadline_s - self._clock.monotonic_s()
+                self._sock.settimeout(max(left_s, 0.001))
+                data = self._sock.recv(4096)
+                if not data:
+                    raise GoneError
+                line += data
+        except OSError as error:
+            raise GoneError from error
+        self._sock.settimeout(_SEND_S)
+        try:
+            question = json.loads(line.partition(b"\n")[0])
+        except (ValueError, RecursionError) as error:
+            raise UsageError("one line with a JSON object is needed") from error
+        if not isinstance(question, dict) or not isinstance(question.get("ask"), str):
+            raise UsageError('a JSON object with "ask" is needed')
+        return question
+
+    def say(self, answer: Mapping[str, Any]) -> None:
+        """Send a line.
+
+        Raises:
+            GoneError: the asker does not read it.
+        """
+        try:
+            self._sock.sendall(json.dumps(answer).encode() + b"\n")
+        except OSError as error:
+            raise GoneError from error
+
+    def dismiss(self) -> None:
+        """End the conversation: whatever it waits for ends now."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self.bell.ring()
+
+    def close(self) -> None:
+        """End of the conversation, by the thread that led it."""
+        self._sock.close()
+
+
+class _AskersBell(Bell):
+    """A bell whose wait ends, by GoneError, when the asker leaves."""
+
+    def __init__(self, asker: socket.socket) -> None:
+        super().__init__()
+        self._asker = asker
+
+    def wait(
+        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
+    ) -> dict[int, int]:
+        ready = super().wait(timeout_s, [*watched, (self._asker.fileno(), select.POLLRDHUP)])
+        if self._asker.fileno() in ready:
+            raise GoneError
+        return ready
 
 
 class Command(NamedTuple):
@@ -40,8 +130,8 @@ class Command(NamedTuple):
 
     run: Callable[[Mapping[str, Any], Bell], Answers]
     """Takes what was asked, and a bell whose wait also ends (by raising) when the asker leaves."""
-    public: bool = False
-    """Everybody on the machine may ask it."""
+    public: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """Everybody on the machine may ask it, and gets what this makes of each answer."""
 
 
 class Control:
@@ -59,7 +149,10 @@ class Control:
 
     def __init__(self, queue_path: Path, commands: Mapping[str, Command], clock: Clock) -> None:
         self.bell = Bell()
-        self._path = socket_path(queue_path)
+        self._queue_path = queue_path
+        # As the service: where everybody can reach it, also on a read-only disk.
+        is_service = "RUNTIME_DIRECTORY" in os.environ
+        self._path = service_socket() if is_service else socket_path(queue_path)
         self._commands = commands
         self._clock = clock
         self._lock = threading.Lock()
@@ -162,16 +255,23 @@ class Control:
             command = self._commands.get(question.get("ask", ""))
             if command is None:
                 raise UsageError(f"{question.get('ask')!r} cannot be asked here")  # noqa: TRY301
-            if not (asker.trusted or command.public):
+            if question.pop("queue", str(self._queue_path)) != str(self._queue_path):
+                return {"error": "the service has another queue", "other_queue": True}
+            if not asker.trusted and command.public is None:
                 raise AgentError(  # noqa: TRY301 - told to the asker as any other
-                    f"only root and the agent's user and group may ask for {question['ask']!r}: "
-                    "use sudo"
+                    f"only root and the agent's user and group may ask for {question['ask']!r}",
+                    JOIN,
                 )
             with contextlib.closing(command.run(question, asker.bell)) as answers:
                 for answer in answers:
-                    asker.say(answer)
+                    hide = None if asker.trusted else command.public
+                    asker.say(hide(answer) if hide else answer)
         except AgentError as error:
-            return {"error": str(error), "exit_status": error.exit_status}
+            return {
+                "error": error.message,
+                "remedy": error.remedy,
+                "exit_status": error.exit_status,
+            }
         except GoneError:
             raise
         except Exception:
@@ -180,3 +280,17 @@ class Control:
             log.exception("a command of the control socket failed")
             return {"error": "a fault of the agent: its log says more", "exit_status": 1}
         return {"end": True}
+
+
+def _is_trusted(sock: socket.socket) -> bool:
+    """Whether root, or the user or the group of this process, is at the other end."""
+    _, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid in {0, os.geteuid()} - {_NOBODY}:
+        return True
+    try:
+        # Not from /proc: a service is often kept from seeing the processes of others there.
+        listed = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _PEER_GROUPS_BYTES)
+    except OSError:
+        listed = b""
+    groups = {gid, *struct.unpack(f"{len(listed) // 4}I", listed)}
+    return os.getegid() in groups - {_NOBODY}

@@ -6,6 +6,7 @@ certificate that cannot be used holds the uploads, and nothing else.
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ from telemetry_agent.upload.uploader import Uploader
 _MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
+_AWAY = {"no-route", "unreachable"}
 
 BuildReports = Callable[[EncodeReport], AgentReports]
 
@@ -56,6 +58,7 @@ class Delivery:
         reports: makes the reports of the agent about itself; ``None``: there are none.
         gnss_ms: UTC as the receiver has it: it tells an expired certificate from a wrong clock.
         on_step: called after each step of the uploader; must not raise.
+        held: why nothing may be sent, beside secrets; ``None``: it may.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class Delivery:
         reports: BuildReports | None = None,
         gnss_ms: Callable[[], int | None] = lambda: None,
         on_step: Callable[[], None] = lambda: None,
+        held: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self._held = held
         self._settings = settings
         self._queue = queue
         self._clock = clock
@@ -84,8 +89,12 @@ class Delivery:
         self._uploader = supervisor.add("uploader", self._build_uploader)
 
     def status(self) -> UploadStatus:
-        """How uploads do."""
-        return self._keeper.status
+        """How uploads do. The next attempt is the earlier of backoff and probe."""
+        status = self._keeper.status
+        probe_s = self._monitor.task.next_due_s() if status.state in _AWAY else None
+        if probe_s is None or status.next_attempt_s is None or probe_s > status.next_attempt_s:
+            return status
+        return replace(status, next_attempt_s=probe_s)
 
     def network(self) -> dict[str, Any]:
         """What the monitor knows of the way to the endpoint, ready for JSON."""
@@ -111,7 +120,7 @@ class Delivery:
         """Have everything sent that is recorded by now; see ``commands.drain``."""
         with self._draining.joined(bell.ring):
             hurry = self._uploader.task.hurry
-            yield from drain(self._queue, self.status, hurry, self._clock, bell)
+            yield from drain(self._queue, lambda: self._keeper.status, hurry, self._clock, bell)
 
     def drain_alone(self) -> Answers:
         """The same where nobody has started the tasks."""
@@ -162,6 +171,8 @@ class Delivery:
 
     def _missing(self) -> str | None:
         """Why nothing can be sent: a secret or a certificate that cannot be used."""
+        if (held := self._held()) is not None:
+            return held
         try:
             self._credentials.prepare()
         except ConfigError as error:

@@ -94,6 +94,11 @@ def _standard_error() -> StandardError:
     return standard_error
 
 
+def end() -> None:
+    """Have what waits in standard error written, as far as somebody reads it: for ``os._exit``."""
+    _standard_error().end(_END_S)
+
+
 class _Text(logging.Formatter):
     """A record as text: the message, and the traceback of a crash; secrets masked in both."""
 

@@ -1,22 +1,32 @@
 """The process round the agent: signals, readiness, watchdog, reload.
 
-Main starts the threads and then only listens: it sits in ``sigwait`` with all signals blocked, so
-there are no signal handlers, and feeds the service manager's watchdog as long as every thread is in
-time. A timer's signal tells it when to look.
+Main only listens: it sits in ``sigwait`` with all signals blocked, so there are no signal handlers.
+Whatever may wait for a disk or a process (reading the config, opening the queue, a reload, the
+stop) is done by a worker thread, so that main hears a signal meanwhile, and feeds the service
+manager's watchdog while every thread is in time. A timer's signal, which the worker raises too when
+it is done, tells main when to look.
 """
 
+import contextlib
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
+from telemetry_agent.config import last_good
+from telemetry_agent.config.last_good import StartConfig
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
 from telemetry_agent.errors import AgentError
 from telemetry_agent.page.events import Doctor
+from telemetry_agent.snapshot import ConfigView
 
 log = logging.getLogger(__name__)
 
@@ -24,79 +34,208 @@ _EX_SOFTWARE = 70  # sysexits.h: a fault of ours; the service manager starts the
 # Not sigtimedwait: stopped (SIGSTOP, a frozen cgroup) and continued past its deadline it returns
 # whatever number is in memory there, which may be that of a signal.
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
-_LOOK_EVERY_S = 10.0
+_LOOK_EVERY_S = 5.0
+_STOP_S = 9.0
+"""For everything from the signal on; 10 s are promised."""
 
 
-def run(load: Callable[[], Settings], clock: Clock, doctor: Doctor | None = None) -> int:
-    """Run until a signal says stop; SIGHUP reads the config anew. Returns the exit status.
+class Load(Protocol):
+    """Reads the config."""
+
+    def __call__(self, *, fall_back: bool) -> StartConfig:
+        """Where it does not work and ``fall_back``, the last good one serves."""
+
+
+def run(load: Load, path: Path | None, clock: Clock, doctor: Doctor | None = None) -> int:
+    """Run until a signal says stop; SIGHUP reads the config again. Returns the exit status.
+
+    Args:
+        load: reads the config.
+        path: of its file, ``None``: one of the usual places.
+        clock: the machine's clocks.
+        doctor: says what is wrong; the page shows it.
 
     Raises:
-        ConfigError: the config is wrong.
+        ConfigError: the config is wrong, and there is no last good one.
         ResourceError: the system refuses to read it, or a thread.
         QueueLockedError: another process holds the queue.
         StorageError: the queue cannot be opened.
     """
-    settings = load()
-    secrets: set[str] = set()
     # Before any thread starts, so that all inherit it and only main hears of them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    _configure_logs(settings, secrets)
-    agent = Agent(settings, clock, secrets=secrets, doctor=doctor)
-    agent.start()
-    log.info("telemetry-agent %s %s", __version__, agent)
-    notify(READY=1, STATUS=str(agent))
-    number = _listen(agent, load, clock)
-    notify(STOPPING=1, STATUS="stopping")
-    if agent.supervisor.gave_up:
-        log.critical("stopping, to be started afresh")
-    else:
-        log.info("stopping on %s", signal.Signals(number).name)
-    agent.stop()
-    stats = agent.queue.stats()
-    log.info("stopped: %d fixes wait for the next start", stats.ready + stats.unack)
-    return _EX_SOFTWARE if agent.supervisor.gave_up else 0
+    return _Service(load, path, clock, doctor).run()
 
 
-def _listen(agent: Agent, load: Callable[[], Settings], clock: Clock) -> int:
-    """Until a signal says stop: which one."""
-    every_s = watchdog_interval_s() or _LOOK_EVERY_S
-    signal.setitimer(signal.ITIMER_REAL, every_s, every_s)
-    looked_s = clock.monotonic_s()
-    told: list[str] = []
-    while True:
+class _Service:
+    def __init__(self, load: Load, path: Path | None, clock: Clock, doctor: Doctor | None) -> None:
+        self._load = load
+        self._doctor = doctor
+        self._path = path
+        self._clock = clock
+        self._secrets: set[str] = set()
+        self._agent: Agent | None = None
+        self._every_s = min(watchdog_interval_s() or _LOOK_EVERY_S, _LOOK_EVERY_S)
+        self._looked_s = clock.monotonic_s()
+        self._told: list[str] = []
+        self._line = ""
+        self._ending: signal.Signals | None = None
+        self._until_s = float("inf")
+        self._reload = False
+        self._seen: list[tuple[str, int, int]] | None = None
+        """The config's files as they were when the last good config had to serve."""
+
+    def run(self) -> int:
+        signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
+        started = self._perform(self._start)
+        while started and self._ending is None:
+            if self._reload or self._is_mended():
+                self._reload = False
+                notify(RELOADING=1)
+                self._perform(self._apply)
+                notify(READY=1, STATUS=self._line)
+            else:
+                self._listen()
+        return self._end(started=started)
+
+    def _start(self) -> None:
+        config = self._load(fall_back=True)
+        if self._ending is not None:
+            return
+        self._configure_logs(config.settings)
+        for note in config.notes:
+            log.warning("%s", note)
+        view = None
+        if config.fault is not None:
+            view = ConfigView("wrong" if config.held else "unreadable", str(config.fault))
+            log.error(
+                "%s; recording goes on with the last good config%s",
+                config.fault,
+                ", uploads are held" if config.held else "",
+            )
+            self._seen = self._files()
+        agent = Agent(
+            config.settings, self._clock, secrets=self._secrets, config=view, doctor=self._doctor
+        )
+        agent.start()
+        self._agent = agent
+        log.info("telemetry-agent %s %s", __version__, agent)
+        self._line = agent.now()
+        notify(READY=1, STATUS=self._line)
+        _keep(config)
+
+    def _apply(self) -> None:
+        agent = self._agent
+        if agent is None:
+            return
+        try:
+            config = self._load(fall_back=False)
+        except AgentError as error:
+            log.error("the previous config stays in effect: %s", error)  # noqa: TRY400 - no fault of ours
+            return
+        agent.apply(config.settings)
+        self._configure_logs(config.settings)
+        log.info("reloaded: %s", agent)
+        self._seen = None
+        _keep(config)
+
+    def _end(self, *, started: bool) -> int:
+        agent = self._agent
+        gave_up = agent is not None and agent.supervisor.gave_up
+        notify(STOPPING=1, STATUS="stopping")
+        if gave_up:
+            log.critical("stopping, to be started afresh")
+        elif self._ending is not None:
+            log.info("stopping on %s", self._ending.name)
+        if agent is not None and started:
+            started = self._perform(agent.stop)
+        if agent is not None:
+            stats = agent.queue.stats()
+            log.info("stopped: %d fixes wait for the next start", stats.ready + stats.unack)
+        status = _EX_SOFTWARE if gave_up else 0
+        if not started:
+            log.error("a disk or a file system hangs: the process ends without it")
+            logs.end()
+            os._exit(status)  # the interpreter would wait for the thread that hangs
+        return status
+
+    def _perform(self, act: Callable[[], None]) -> bool:
+        """Have it done by another thread while main listens. Returns whether it has ended.
+
+        Raises:
+            AgentError: what ``act`` raises.
+        """
+        failed: list[BaseException] = []
+
+        def perform() -> None:
+            try:
+                act()
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                failed.append(error)
+            done.set()
+            os.kill(os.getpid(), signal.SIGALRM)
+
+        done = threading.Event()
+        threading.Thread(target=perform, name="service", daemon=True).start()
+        while not done.is_set():
+            if self._clock.monotonic_s() >= self._until_s:
+                return False
+            self._listen()
+        if failed:
+            raise failed[0]
+        return True
+
+    def _listen(self) -> None:
+        """Wait for one signal."""
         number = signal.sigwait(_SIGNALS)
-        if number == signal.SIGALRM:
-            now_s = clock.monotonic_s()
-            # Nobody is asked for the time in which main did not run either.
-            agent.supervisor.excuse(max(0.0, now_s - looked_s - every_s), now_s)
-            looked_s = now_s
-            late = agent.supervisor.late(now_s)
-            if not any(task.vital for task in late):
-                notify(WATCHDOG=1)
-            names = [task.name for task in late]
-            if not late:
-                log.debug("every thread is in time")
-            elif names != told:
-                log.error("stuck: %s", ", ".join(names))
-            told = names
-        elif number == signal.SIGHUP:
-            notify(RELOADING=1)
-            _reload(agent, load)
-            notify(READY=1, STATUS=str(agent))
-        else:
-            return number
+        if number == signal.SIGHUP:
+            self._reload = True  # also during the start, and during another reload
+        elif number == signal.SIGALRM:
+            self._look()
+        elif self._ending is None:
+            self._ending = signal.Signals(number)
+            self._until_s = self._clock.monotonic_s() + _STOP_S
+            signal.setitimer(signal.ITIMER_REAL, 0.25, 0.25)
+
+    def _look(self) -> None:
+        agent, now_s = self._agent, self._clock.monotonic_s()
+        if agent is None or self._ending is not None:
+            return
+        # Nobody is asked for the time in which main did not run either.
+        agent.supervisor.excuse(max(0.0, now_s - self._looked_s - self._every_s), now_s)
+        self._looked_s = now_s
+        late = agent.supervisor.late(now_s)
+        names = [task.name for task in late]
+        if not any(task.vital for task in late):
+            notify(WATCHDOG=1)
+        if not late:
+            log.debug("every thread is in time")
+        elif names != self._told:
+            log.error("stuck: %s", ", ".join(names))
+        self._told = names
+        if (line := agent.now()) != self._line:
+            self._line = line
+            notify(STATUS=line)
+
+    def _is_mended(self) -> bool:
+        """Whether somebody has changed the config since it was found not to work."""
+        return self._seen is not None and self._seen != self._files()
+
+    def _files(self) -> list[tuple[str, int, int]]:
+        path = self._path or Path("/etc/telemetry-agent/config.toml")
+        found = []
+        for file in (path, path.parent / "config.d"):
+            with contextlib.suppress(OSError):
+                status = file.stat()
+                found.append((str(file), status.st_mtime_ns, status.st_size))
+        return found
+
+    def _configure_logs(self, settings: Settings) -> None:
+        log_settings = settings.log
+        logs.configure(log_settings.level, log_settings.format, settings.device, self._secrets)
 
 
-def _reload(agent: Agent, load: Callable[[], Settings]) -> None:
+def _keep(config: StartConfig) -> None:
     try:
-        settings = load()
-    except AgentError as error:
-        log.error("the old config stays: %s", error)  # noqa: TRY400 - no fault of ours
-        return
-    agent.apply(settings)
-    _configure_logs(settings, agent.secrets)
-    log.info("reloaded: %s", agent)
-
-
-def _configure_logs(settings: Settings, secrets: set[str]) -> None:
-    logs.configure(settings.log.level, settings.log.format, settings.device, secrets)
+        last_good.keep(config.texts)
+    except OSError as error:
+        log.warning("cannot keep a copy of the config in %s: %s", last_good.folder(), error)

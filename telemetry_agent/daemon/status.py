@@ -20,6 +20,7 @@ from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Sky
 from telemetry_agent.snapshot import (
+    ConfigView,
     PageView,
     QueueView,
     ReceiverView,
@@ -76,6 +77,7 @@ class Status:
         not_recorded: fixes that sampling dropped, by reason.
         sky: the satellites in view.
         page: how the device page does; ``None``: it is off.
+        config: why the last good config serves; ``None``: it does not.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class Status:
         not_recorded: Callable[[], Mapping[str, int]] = dict,
         sky: Callable[[], Sky] = Sky,
         page: Callable[[], PageView | None] = lambda: None,
+        config: Callable[[], ConfigView | None] = lambda: None,
     ) -> None:
+        self._config = config
         self._page = page
         self._not_recorded = not_recorded
         self._sky = sky
@@ -148,6 +152,7 @@ class Status:
             upload=self._upload_view(now_s, host),
             queue=self._queue_view(),
             page=self._page(),
+            config=self._config(),
         )
 
     def position(self) -> dict[str, Any] | None:
@@ -171,7 +176,8 @@ class Status:
 
         ``version``; ``uptime`` in seconds; ``receiver`` and ``upload``, the state words;
         ``antenna``; ``sats``, while there is a position; ``pending`` fixes and the time of the
-        ``oldest_pending``; ``dead_letters``; ``lost`` by reason; ``disk_free`` in bytes.
+        ``oldest_pending``; ``dead_letters``; ``lost`` by reason; ``disk_free`` in bytes;
+        ``config``: "last-good" where that serves because the config cannot be read.
         """
         now_s = self._clock.monotonic_s()
         receiver, upload, queue = self._receiver(), self._upload(), self._queue()
@@ -194,13 +200,16 @@ class Status:
         fields["dead_letters"] = queue.ack_failed
         fields["lost"] = dict(queue.lost)
         fields["disk_free"] = disk_free_bytes(self._folder)
+        if self._config() is not None:
+            fields["config"] = "last-good"
         return fields
 
     def _receiver_view(self, now_s: float) -> ReceiverView:
         receiver = self._receiver()
         with self._lock:
             last_fix, rate_hz = self._last_fix, self._fixes.rate(now_s)
-        why = receiver.diagnosis
+        diagnosis = receiver.diagnosis
+        why = diagnosis or receiver.trouble
         view = ReceiverView(
             source=receiver.source,
             state=receiver.state,
@@ -208,10 +217,9 @@ class Status:
             fixes=receiver.fixes,
             rate_hz=round(rate_hz, 2),
             rejected=dict(receiver.counts),
-            trouble=receiver.trouble or None,
             not_recorded=dict(self._not_recorded()),
             satellites=tuple(SatelliteView(*satellite) for satellite in self._sky().satellites),
-            reason=why and why.reason,
+            reason=diagnosis and diagnosis.reason,
             message=why and why.message,
             remedy=why and why.remedy,
             notice="; ".join(receiver.notices) or None,

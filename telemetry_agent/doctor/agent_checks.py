@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from telemetry_agent import __version__
-from telemetry_agent.ackqueue.file.lock import QueueLock
-from telemetry_agent.config.settings import Gps
+from telemetry_agent.ackqueue.file.lock import check_at_rest
+from telemetry_agent.config.settings import GpsSettings
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor import now
-from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span, warned
-from telemetry_agent.doctor.permissions import Account, agents_account
-from telemetry_agent.errors import AgentError, QueueLockedError, SourceError
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span, warned
+from telemetry_agent.doctor.permissions import SystemUser, agents_account
+from telemetry_agent.errors import Advice, AgentError, QueueLockedError, SourceError
 from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.model import ReceiverState
 from telemetry_agent.snapshot import Snapshot, read
@@ -25,7 +25,7 @@ Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
 _AGAIN = "`sudo systemctl restart telemetry-agent`; `journalctl -u telemetry-agent` says more"
 
 
-class Agent:
+class AgentChecks:
     """The agent that has this queue.
 
     Args:
@@ -47,7 +47,7 @@ class Agent:
         return None if self.status is None else self.status.pid
 
     @property
-    def account(self) -> Account:
+    def account(self) -> SystemUser:
         """Who runs it, or would."""
         return agents_account(self.pid, self._user)
 
@@ -60,7 +60,7 @@ class Agent:
             return
         except AgentError as error:
             forbidden = isinstance(error.__cause__, PermissionError)
-            yield failed("agent", str(error), "use sudo" if forbidden else _AGAIN)
+            yield failed("agent", error.message, "use sudo" if forbidden else _AGAIN)
             return
         version, pid = self.status.version, self.status.pid
         said = f"runs for {span(self.status.uptime_s)} (pid {pid}, version {version})"
@@ -81,15 +81,10 @@ class Agent:
         yield now.delivery(self.status)
 
     def _absent(self) -> Finding:
-        lock = self._queue_path.with_name(self._queue_path.name + ".lock")
         try:
-            if lock.exists():
-                QueueLock(self._queue_path).release()
+            check_at_rest(self._queue_path)
         except QueueLockedError as error:
-            said, _ = parted(str(error))
-            return failed("agent", f"{said}, and does not answer", _AGAIN)
-        except (OSError, AgentError):
-            pass  # the state directory is looked at later
+            return failed("agent", f"{error.message}, and does not answer", _AGAIN)
         return warned(
             "agent",
             "does not run: nothing is recorded now",
@@ -110,7 +105,7 @@ class TapSource:
 
     name = "the agent's receiver"
 
-    def __init__(self, queue_path: Path, for_s: float, ask: Ask, gps: Gps) -> None:
+    def __init__(self, queue_path: Path, for_s: float, ask: Ask, gps: GpsSettings) -> None:
         a_line = gps.source.startswith(("/", "auto"))
         self.baud = gps.baud if a_line and gps.baud != "auto" else None
         self.live = not gps.source.startswith("file:")
@@ -125,14 +120,14 @@ class TapSource:
         try:
             self.name = next(self._answers)["source"]
         except AgentError as error:
-            raise SourceError(str(error)) from error
+            raise SourceError(error.message, error.remedy) from error
 
     def read(self, timeout_s: float) -> bytes:  # noqa: ARG002 - the agent ends the wait
         """See ``Source.read``."""
         try:
             answer = next(self._answers, None)
         except AgentError as error:
-            raise SourceError(str(error)) from error
+            raise SourceError(error.message, error.remedy) from error
         if answer is None:
             raise EndOfSourceError
         return str(answer.get("raw", "")).encode("latin-1")
@@ -144,9 +139,10 @@ class TapSource:
         """See ``Source.close``."""
         self._answers = iter(())
 
-    def remedy(self, state: ReceiverState, heard: bytes) -> str:  # noqa: ARG002
-        """See ``Source.remedy``."""
-        return (
-            f"the agent finds {self.name} {state}: check the receiver's wiring, power and "
-            "gps.baud; `journalctl -u telemetry-agent` says more"
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:  # noqa: ARG002
+        """See ``Source.advice``."""
+        return Advice(
+            f"the agent finds {self.name} {state}",
+            "check the receiver's wiring, power and gps.baud; `journalctl -u telemetry-agent` "
+            "says more",
         )

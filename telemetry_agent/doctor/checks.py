@@ -11,18 +11,17 @@ from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.builders import source_of
-from telemetry_agent.doctor.agent_checks import Agent, Ask, TapSource
+from telemetry_agent.doctor.agent_checks import AgentChecks, Ask, TapSource
 from telemetry_agent.doctor.endpoint import SERVERS, EndpointChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
 from telemetry_agent.doctor.listening import Patience
 from telemetry_agent.doctor.permissions import SERVICE_USER
-from telemetry_agent.doctor.receiver import Receiver
+from telemetry_agent.doctor.receiver import ReceiverChecks
 from telemetry_agent.doctor.reception import LISTENED
 from telemetry_agent.doctor.runner import Check, findings
-from telemetry_agent.doctor.storage import Storage
+from telemetry_agent.doctor.storage import StorageChecks
 from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources import Source
-from telemetry_agent.model import Fix
 
 _ALL_S = 12.0  # a small board takes its time to start and to end beside that
 _LISTEN_S = 11.5  # so long may the search for a line's speed take
@@ -32,7 +31,7 @@ _CREDENTIALS = "/run/credentials/telemetry-agent.service"
 
 
 @dataclass(frozen=True)
-class Site:
+class Machine:
     """What the checks look at, where that is not in the config."""
 
     clock: Clock = field(default_factory=Clock)
@@ -46,53 +45,47 @@ class Site:
 
 
 def examine(
-    config_path: Path | None, site: Site | None = None, *, send: bool = False
+    config_path: Path | None, site: Machine | None = None, *, send: bool = False
 ) -> Iterator[Finding]:
     """Check everything; takes less than 15 s. Every name is told, whatever failed.
 
-    ``send``: the endpoint is sent a position, the receiver's or one at 0, 0.
+    ``send``: the endpoint is sent the receiver's position, if there is one.
     """
     try:
         loaded = loader.load(config_path)
     except AgentError as error:
-        said, remedy = _explained(error)
-        yield failed("config", said, remedy)
+        check = "correct it; `telemetry-agent config check` reports when it is right"
+        yield failed("config", error.message, error.remedy or check)
         yield from (skipped(name, "needs config") for name in NAMES[1:])
         return
     files = ", ".join(map(str, loaded.files)) or "the environment"
     yield passed("config", f"{files}, for the device {loaded.settings.device}")
-    yield from findings(_checks(loaded.settings, site or Site(), send=send), limit_s=_ALL_S)
+    yield from findings(_checks(loaded.settings, site or Machine(), send=send), limit_s=_ALL_S)
 
 
-def _explained(error: AgentError) -> tuple[str, str]:
-    text = str(error)
-    said, parts, remedy = text.partition("; ")
-    check = "correct it; `telemetry-agent config check` tells when it is right"
-    return (said, remedy) if parts and text.startswith("no config") else (text, check)
-
-
-def _checks(settings: Settings, site: Site, *, send: bool) -> list[Check]:
+def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
     gps, upload, path = settings.gps, settings.upload, settings.queue.path
     if os.access(_CREDENTIALS, os.X_OK):
         os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
-    agent = Agent(path, site.ask, site.user)
+    agent = AgentChecks(path, site.ask, site.user)
 
     def source() -> Source:
         if agent.status is not None:
             return TapSource(path, site.patience.silent_s, site.ask, gps)
         return source_of(gps, baud_file=None)
 
-    receiver = Receiver(
+    receiver = ReceiverChecks(
         gps, agent, source, clock=site.clock, patience=site.patience, root=site.root
     )
-    storage = Storage(path, agent, clock=site.clock, root=site.root)
+    storage = StorageChecks(path, agent, clock=site.clock, root=site.root)
     endpoint = EndpointChecks(
         upload,
         settings.device,
         lambda: agent.account,
         resolve=site.resolve,
         clock=site.clock,
-        position=lambda: (receiver.fix or Fix(site.clock.wall_ms(), 0, 0)) if send else None,
+        position=lambda: receiver.fix if send else None,
+        send=send,
     )
     hung_disk = ("no answer of the disk", "the disk or a network file system hangs: see `dmesg`")
     hung_port = ("the port does not let go", "unplug the receiver and plug it in again")
@@ -114,10 +107,11 @@ def _checks(settings: Settings, site: Site, *, send: bool) -> list[Check]:
         Check(("tcp",), endpoint.tcp, ("name",), 5.0),
         Check(("tls",), endpoint.tls, ("credentials", "tcp"), 5.0),
         Check(
-            ("authentication", "answer"),
+            ("authentication", "answer", "proof"),
             endpoint.ask,
-            ("sentences", "tls") if send else ("tls",),
-            6.0,
+            ("tls",),
+            12.0 if send else 6.0,
+            after=("sentences",) if send else (),
         ),
         Check(("delivery",), agent.delivery, ("agent",)),
     ]
@@ -140,6 +134,7 @@ NAMES = (
     "tls",
     "authentication",
     "answer",
+    "proof",
     "delivery",
 )
 """Everything that is told, in the order of the data's path."""

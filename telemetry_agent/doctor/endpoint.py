@@ -1,9 +1,11 @@
 """The endpoint: its name, a connection, its certificate, and what it answers to the agent."""
 
+import gzip
 import os
 import secrets
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from socket import socket
 from urllib.parse import urlsplit
@@ -19,16 +21,16 @@ from telemetry_agent.addresses import (
     look_up_error,
 )
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Upload
+from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.doctor.permissions import Account, owner_of
+from telemetry_agent.doctor.permissions import SystemUser, owner_of
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.model import Batch, Fix, Record
+from telemetry_agent.model import Batch, Delivered, Fix, Payload, Record
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.compression import wanted
-from telemetry_agent.upload.formats.answers import with_words
+from telemetry_agent.upload.compression import CompressionChoice
+from telemetry_agent.upload.formats.answers import offers_gzip, with_words
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
@@ -39,6 +41,7 @@ _TCP_S = 4.0
 _TLS_S = 4.0
 _ANSWER_S = 5.0
 _RENEW_DAYS = 14
+_LATER = "try again later: nothing is lost"
 
 # Of OpenSSL's X509_V_ERR_…
 _NOT_YET, _EXPIRED = 9, 10
@@ -56,17 +59,19 @@ class EndpointChecks:
         resolve: looks names up.
         clock: the machine's clocks.
         position: what to send there; nothing by default.
+        send: also what must be refused.
     """
 
     def __init__(
         self,
-        upload: Upload,
+        upload: UploadSettings,
         device: str,
-        account: Callable[[], Account],
+        account: Callable[[], SystemUser],
         *,
         resolve: Resolve,
         clock: Clock,
         position: Callable[[], Fix | None] = lambda: None,
+        send: bool = False,
     ) -> None:
         self._upload = upload
         self._device = device
@@ -75,6 +80,7 @@ class EndpointChecks:
         self._resolve = resolve
         self._clock = clock
         self._position = position
+        self._send = send
         self._host, self._port = upload.address
         self._addresses: list[Address] = []
         self._socket: socket | None = None
@@ -169,6 +175,10 @@ class EndpointChecks:
         )
         try:
             yield from asked(transport, self._upload, self._device, self._position())
+            if self._send:
+                yield proof(transport, self._upload, self._device)
+            else:
+                yield skipped("proof", "`telemetry-agent doctor --send` sends what must be refused")
         finally:
             transport.close()
 
@@ -258,14 +268,15 @@ class EndpointChecks:
 
 
 def asked(
-    transport: Transport, upload: Upload, device: str, position: Fix | None
+    transport: Transport, upload: UploadSettings, device: str, position: Fix | None
 ) -> Iterator[Finding]:
     """Send one position, or none, in a stream of its own: ``authentication``, ``answer``."""
     stream = secrets.token_hex(8)
     records = () if position is None else (Record(stream, 1, device, position),)
     batch = Batch(0, stream, device, records, live=True)
     wire_format = choose(upload.format, upload.url, upload.username)
-    payload = wire_format.encode(batch, compression=wanted(upload.compression, wire_format))
+    compression = CompressionChoice(upload.compression, wire_format).choice(0)
+    payload = wire_format.encode(batch, compression=compression)
     answer = transport.exchange(payload, min(_ANSWER_S, upload.timeout_s))
     if isinstance(answer, NoAnswer):
         yield skipped("authentication", "no answer")
@@ -279,6 +290,45 @@ def asked(
     what = Asked(upload.format, device, position is not None)
     yield authentication(what, answer, outcome)
     yield judged(what, answer, outcome)
+
+
+def proof(transport: Transport, upload: UploadSettings, device: str) -> Finding:
+    """Send two bodies that must be refused: whether a yes of the endpoint proves anything."""
+    name = "proof"
+    wire_format = choose(upload.format, upload.url, upload.username)
+    if wire_format.one_by_one:
+        return skipped(name, f"a server of the format {upload.format} says yes to anything")
+    record = Record(secrets.token_hex(8), 1, device, Fix(0, 0, 0))
+    batch = Batch(0, record.stream, device, (record,), live=True)
+    headers = wire_format.encode(batch, compression="none").headers
+    nonsense = b"This is no position, and must be refused. " * 4
+    broken = Payload(
+        gzip.compress(nonsense)[:-9], {**headers, "Content-Encoding": "gzip"}, compressed=True
+    )
+    offers = False
+    for what, payload in (
+        ("nonsense", Payload(nonsense, headers)),
+        ("a broken gzip body", broken),
+    ):
+        answer = transport.exchange(payload, min(_ANSWER_S, upload.timeout_s))
+        if isinstance(answer, NoAnswer):
+            return warned(name, f"no answer to {what}: {transport.masked(answer.reason)}", _LATER)
+        offers = offers or offers_gzip(replace(answer, status=200))  # also beside a refusal
+        if isinstance(wire_format.read(answer, batch), Delivered):
+            return warned(
+                name,
+                f"the endpoint answers {answer.status} to {what}: its yes proves nothing",
+                "make it answer 400 to what it cannot read, or `received` with the number of "
+                "fixes that it has; leave upload.compression alone",
+            )
+    said = "nonsense is refused"
+    if offers or upload.compression == "gzip" or wire_format.unpacks:
+        return passed(name, f"{said}, and gzip is unpacked")
+    return passed(
+        name,
+        f"{said}; requests stay plain: `Accept-Encoding: gzip` in its answers offers compression, "
+        "which makes requests three to ten times smaller",
+    )
 
 
 SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"

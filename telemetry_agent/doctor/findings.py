@@ -38,12 +38,6 @@ def skipped(name: str, why: str) -> Finding:
     return Finding(name, "skip", why)
 
 
-def parted(text: str) -> tuple[str, str]:
-    """What is wrong, and what to do: our messages put them on either side of a colon."""
-    said, _, remedy = text.partition(": ")
-    return said, remedy
-
-
 def span(seconds: float) -> str:
     """How long that is, roughly."""
     for unit_s, unit in ((2 * 86400, "days"), (2 * 3600, "h"), (2 * 60, "min")):

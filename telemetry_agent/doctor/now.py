@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry_agent.doctor import disk
-from telemetry_agent.doctor.findings import Finding, failed, parted, passed, warned
+from telemetry_agent.doctor.findings import Finding, failed, passed, warned
 from telemetry_agent.doctor.findings import span as words_of
 from telemetry_agent.doctor.reception import UNREAL, antenna, no_fix
 from telemetry_agent.snapshot import QueueView, ReceiverView, Snapshot
@@ -51,14 +51,10 @@ def _receiver(receiver: ReceiverView) -> Iterator[Finding]:
         case "no-date":
             yield failed("fix", "positions, but no date", "wait: the date comes with the sky")
         case _:
-            said, remedy = parted(receiver.trouble or f"{receiver.source} is {state}")
-            if " " not in said:  # it is what the trouble is with
-                what, remedy = parted(remedy)
-                said = f"{said}: {what}"
             yield failed(
                 "sentences" if state in {"silent", "wrong-baud", "binary"} else "device",
-                said,
-                remedy or "check the receiver's wiring and power, and gps.source",
+                receiver.message or f"{receiver.source} is {state}",
+                receiver.remedy or "check the receiver's wiring and power, and gps.source",
             )
     yield antenna(receiver.antenna)
 

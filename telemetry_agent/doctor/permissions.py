@@ -12,7 +12,7 @@ SERVICE_USER = "telemetry-agent"
 
 
 @dataclass(frozen=True)
-class Account:
+class SystemUser:
     """A user with all groups."""
 
     name: str
@@ -48,7 +48,7 @@ class Account:
         return status.st_mode >> shift & wanted == wanted
 
 
-def agents_account(pid: int | None, user: str) -> Account:
+def agents_account(pid: int | None, user: str) -> SystemUser:
     """Who runs the agent.
 
     Args:
@@ -64,7 +64,7 @@ def agents_account(pid: int | None, user: str) -> Account:
             uid = pwd.getpwnam(user).pw_uid
     except (OSError, KeyError):
         pass
-    return Account.of(uid)
+    return SystemUser.of(uid)
 
 
 def owner_of(path: Path) -> str:
@@ -75,7 +75,7 @@ def owner_of(path: Path) -> str:
     """
     status = path.stat()
     group = group_name(status.st_gid)
-    return f"{Account.of(status.st_uid).name}:{group}, {stat.filemode(status.st_mode)}"
+    return f"{SystemUser.of(status.st_uid).name}:{group}, {stat.filemode(status.st_mode)}"
 
 
 def group_name(gid: int) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 from stat import S_ISCHR
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Gps
-from telemetry_agent.doctor.agent_checks import Agent
-from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, warned
+from telemetry_agent.config.settings import GpsSettings
+from telemetry_agent.doctor.agent_checks import AgentChecks
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.listening import Heard, Patience, hear
 from telemetry_agent.doctor.permissions import group_name, owner_of
 from telemetry_agent.doctor.reception import LISTENED, listened, reported
@@ -21,7 +21,7 @@ from telemetry_agent.model import Fix
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
 
 
-class Receiver:
+class ReceiverChecks:
     """What ``gps.source`` names.
 
     Args:
@@ -35,8 +35,8 @@ class Receiver:
 
     def __init__(
         self,
-        gps: Gps,
-        agent: Agent,
+        gps: GpsSettings,
+        agent: AgentChecks,
         source: Callable[[], Source],
         *,
         clock: Clock,
@@ -111,14 +111,13 @@ class Receiver:
         return heard
 
     def _unopened(self, error: SourceError) -> Iterator[Finding]:
-        said, remedy = parted(str(error))
         status = self._agent.status
         if status is None:
-            yield failed("sentences", said, remedy or "see what is said of the device")
+            yield failed("sentences", error.message, error.remedy or "see the check of the device")
             yield from self._not_heard("needs sentences")
             return
         # It runs, and does not let us listen: it tells everybody the outcome at least.
-        yield warned("sentences", f"not listened to: {said}", remedy)
+        yield warned("sentences", f"not listened to: {error.message}", error.remedy)
         for name in LISTENED[1:]:
             yield reported(status.receiver) if name == "fix" else skipped(name, "not heard")
 
@@ -209,8 +208,7 @@ class Receiver:
         by = holders.holder(device, self._root) if device.name.startswith("tty") else None
         if by is None:
             return passed(name, "by no other program")
-        said, remedy = parted(holders.explain(device, by, self._root))
-        return failed(name, said, remedy)
+        return failed(name, *holders.explain(device, by, self._root))
 
 
 def _baud(source: Source) -> int | None:

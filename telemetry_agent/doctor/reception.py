@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span, warned
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span, warned
 from telemetry_agent.doctor.listening import Heard
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.diagnosis import diagnosis
@@ -59,8 +59,7 @@ def _unheard(source: Source, heard: Heard) -> Finding:
             if spoken
             else f"what comes from {source.name} cannot be read: wrong baud rate?"
         )
-    told, remedy = parted(source.remedy(state, heard.unread))
-    return failed("sentences", said, remedy or told)
+    return failed("sentences", said, source.advice(state, heard.unread).remedy)
 
 
 def _sentences(heard: Heard, baud: int | None) -> Finding:

@@ -30,6 +30,8 @@ class Check(NamedTuple):
     limit_s: float = 3.0
     overdue: tuple[str, str] = ("no answer", "try again; if it stays so, restart the machine")
     """What is wrong, and the remedy, when the limit has passed."""
+    after: tuple[str, ...] = ()
+    """Wait for these, whatever they found."""
 
 
 def findings(
@@ -60,6 +62,8 @@ class _Run:
             threading.Thread(target=self._perform, args=(check,), daemon=True).start()
 
     def _perform(self, check: Check) -> None:
+        for name in check.after:
+            self.results[name].result()
         for need in check.needs:
             self.results[need].result()
             if need in self._stopped:

@@ -3,15 +3,16 @@
 import contextlib
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from telemetry_agent.ackqueue.file.lock import at_rest, lock_path
-from telemetry_agent.ackqueue.recovery.verify import AtRest, verify
+from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
+from telemetry_agent.ackqueue.reading import copied
+from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
+from telemetry_agent.ackqueue.recovery.verify import FileAtRest, verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor import disk, now
-from telemetry_agent.doctor.agent_checks import Agent
+from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import QueueLockedError, StorageError
@@ -22,7 +23,7 @@ _OF_THE_SERVICE = Path("/var/lib/telemetry-agent")  # StateDirectory of the unit
 _FAULTS = {"damaged": "are damaged", "missing": "are missing", "damaged_marks": "marks are damaged"}
 
 
-class Storage:
+class StorageChecks:
     """The folder of the queue.
 
     Args:
@@ -32,7 +33,7 @@ class Storage:
         root: where the machine's /proc is.
     """
 
-    def __init__(self, path: Path, agent: Agent, *, clock: Clock, root: Path) -> None:
+    def __init__(self, path: Path, agent: AgentChecks, *, clock: Clock, root: Path) -> None:
         self._path = path
         self._agent = agent
         self._clock = clock
@@ -75,7 +76,7 @@ class Storage:
         try:
             if not self._path.exists():
                 yield passed("queue", f"{self._path} is not there yet: nothing was recorded")
-            elif not os.access(self._path, os.R_OK | os.W_OK):
+            elif not os.access(self._path, os.R_OK):
                 yield warned("queue", f"no permission to open {self._path}", "use sudo")
             else:
                 yield self._verify()
@@ -116,10 +117,13 @@ class Storage:
 
     def _write(self, folder: Path) -> Finding:
         began_s = self._clock.monotonic_s()
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as probe:
-            probe.write(bytes(4096))
-            probe.flush()
-            os.fsync(probe.fileno())
+        # A file without a name: nothing in the folder changes.
+        probe = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(probe, bytes(4096))
+            os.fsync(probe)
+        finally:
+            os.close(probe)
         took_s = self._clock.monotonic_s() - began_s
         said = f"{folder}: a write is safe on the disk after {took_s * 1000:.0f} ms"
         if took_s < _SLOW_WRITE_S:
@@ -130,20 +134,23 @@ class Storage:
 
     def _verify(self) -> Finding:
         try:
-            with at_rest(self._path):
-                return self._read_all()
+            check_at_rest(self._path)
+            if not log_of(self._path).exists():
+                return self._read_all(self._path)
+            with copied(self._path, whole=False) as copy:
+                return self._read_all(copy)
         except QueueLockedError as error:
             return skipped("queue", str(error))
         except StorageError as error:
             return failed(
                 "queue",
-                str(error),
+                f"{self._path} is damaged: {error.__cause__ or error.message}",
                 "the agent sets it aside when it starts, and carries over what can be read",
             )
 
-    def _read_all(self) -> Finding:
+    def _read_all(self, file: Path) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
-        source = AtRest(self._path)
+        source = FileAtRest(file)
         with contextlib.closing(source.store):
             answers = verify(source)
             found = next(answers)
@@ -182,6 +189,8 @@ def _refused(folder: Path, error: OSError) -> Finding:
     name, said = "state directory", f"{folder} cannot be written: {error.strerror}"
     if error.errno == errno.ENOSPC:
         return skipped(name, "no room for trying it: see disk space")
+    if error.errno in {errno.EOPNOTSUPP, errno.EISDIR}:
+        return passed(name, f"{folder} may be written; this file system allows no trial of it")
     if error.errno == errno.EROFS:
         return failed(name, said, "see what is said of the file system")
     if error.errno in {errno.EACCES, errno.EPERM}:

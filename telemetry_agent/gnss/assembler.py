@@ -30,7 +30,7 @@ from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report, Vtg
-from telemetry_agent.gnss.shared_talker import SharedTalker
+from telemetry_agent.gnss.shared_talker import Judged, SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
 
 _QUIET_S = 0.25
@@ -50,13 +50,14 @@ class Assembler:
 
     Args:
         dates: gives the fixes their day.
-        followed: asked with each valid position's time: whether it is to become a fix.
+        ask: with the time of each valid position while this owner is not followed: whether it is
+            from now on.
         eager: whether the end of the cycle is learned.
         baud: of a serial line.
     """
 
     def __init__(
-        self, dates: Dates, followed: Callable[[Instant], bool], *, eager: bool, baud: int | None
+        self, dates: Dates, ask: Callable[[Instant], bool], *, eager: bool, baud: int | None
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.state: ReceiverState | None = None
@@ -67,6 +68,8 @@ class Assembler:
         """Whether its position had no time."""
         self.used: dict[str, set[str]] = {}
         """The satellites of the last epoch that told them, by system id or talker."""
+        self.followed = False
+        """Whether its positions become fixes."""
         self.datum: str | None = None
         """What positions refer to, if it is not WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
@@ -74,11 +77,12 @@ class Assembler:
         self.dates = dates
         self.shared = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
-        self._followed = followed
+        self._ask = ask
         self._eager = eager
         self._cycle = Cycle()
         self._epoch: Epoch | None = None
         self._judged: Epoch | None = None
+        self._position: Report | None = None  # of that one
         self._closed_by: Closer = "time"
         self._repeats = False  # the cycle came again while the time stood
         self._moments_astray = False  # the times of ZDA and GBS are not those of the fixes
@@ -133,11 +137,11 @@ class Assembler:
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
     ) -> Epoch | None:
         epoch, tag = self._epoch, message.tag
-        if isinstance(message, Moment) and self._moments_astray:
+        if self._moments_astray and isinstance(message, Moment):
             return epoch
         if epoch is not None and epoch.is_at(instant, message):
             if not isinstance(message, Moment):
-                epoch.labels.add(instant)
+                epoch.labels |= {instant}
             return epoch
         waiting = epoch is not None and epoch.instant is None and not epoch.reported
         judged = self._judged
@@ -170,6 +174,7 @@ class Assembler:
     def _is_again(self, message: Message, epoch: Epoch) -> bool:
         """Whether a position sentence came a second time with the time of the open epoch."""
         if not isinstance(message, Report):
+            epoch.bound()
             return False
         self.counts["late"] += 1
         self.shared.repeated(message)
@@ -189,6 +194,8 @@ class Assembler:
             return None
         if epoch is None:
             epoch = self._epoch = Epoch()
+        elif tag in epoch.seen and not isinstance(message, Report):
+            epoch.bound()
         elif isinstance(message, Report) and tag in epoch.seen:
             # The same sentence again, now without a time: the receiver lost it, this is another
             # instant.
@@ -227,11 +234,21 @@ class Assembler:
             return
         if self._eager and by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
-        self._judged, self._closed_by, self.judged_s = epoch, by, now_s
-        left = epoch.settled()
+        before, self._judged, self._closed_by, self.judged_s = self._judged, epoch, by, now_s
+        left = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
         trusted = left.trusted()
-        self.used = left.used or self.used
-        self.shared.closed(trusted, epoch.instant, epoch.seen)
+        self.used = epoch.used or self.used
+        # In most epochs there is nothing to watch for.
+        if before is not None and (
+            (trusted is None) != (self._position is None)
+            or (before.instant or 0) > (epoch.instant or 0)
+            or self.shared.watching
+        ):
+            self.shared.closed(
+                Judged(self._position, before.instant, before.seen),
+                Judged(trusted, epoch.instant, epoch.seen),
+            )
+        self._position = trusted
         self._judge(left, trusted, now_s, fixes)
 
     def _judge(self, epoch: Epoch, trusted: Report | None, now_s: float, fixes: list[Fix]) -> None:
@@ -246,7 +263,7 @@ class Assembler:
             return
         if epoch.day is not None and trusted.instant is not None:
             self.dates.learn(epoch.day, trusted.instant)
-        if not self._followed(epoch.fixed_at):
+        if not (self.followed or self._ask(epoch.fixed_at)):
             return
         placed = self.dates.place(epoch.fixed_at, now_s)
         if placed is None:

@@ -100,7 +100,7 @@ class Dates:
         if said_ms is None:
             self.reason = "old-date"
             return
-        if self.known_ms is not None:
+        if self.known_ms is not None and not 0 <= said_ms - self.known_ms < DAY_MS // 2:
             goes_on_ms = _nearest_ms(time_ms, self.known_ms)
             goes_on = goes_on_ms >= self.known_ms
             late = said_ms == goes_on_ms - DAY_MS and time_ms < _ROUND_MIDNIGHT_MS
@@ -120,8 +120,8 @@ class Dates:
         wall_ms = self._wall_clock()
         if self.known_ms is None or self._claimed_ms is not None:
             self._pass(time_ms, now_s)
-        if self.known_ms is None and self._claimed_ms is not None and self._is_proven():
-            self.known_ms = self._claimed_ms
+            if self.known_ms is None and self._claimed_ms is not None and self._is_proven():
+                self.known_ms = self._claimed_ms
         if self.known_ms is not None:
             placed_ms = self.known_ms = _nearest_ms(time_ms, self.known_ms)
         elif self._day is not None:

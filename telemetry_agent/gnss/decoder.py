@@ -212,26 +212,24 @@ class Decoder:
             self._binary_frames_before = self._framer.binary_frames
             self._unchecked_before = self._framer.unchecked
         kinds, parse = self._parser.kinds, self._parser.parse
-        line, assemblers = self._line, self._line.assemblers
+        line, (alone, add), keep = self._line, self._line.alone, self._in_view.keep
         for sentence in sentences:
-            kind = kinds.get(sentence[:6]) or self._parser.kind(sentence)
+            try:
+                kind = kinds[sentence[:6]]
+            except KeyError:
+                kind = self._parser.kind(sentence)
             if kind is IN_VIEW:
-                self._in_view.keep((now_s, sentence))
-                continue
-            if kind is None:
-                continue
-            message = parse(sentence, kind)
-            if message is None:
-                continue
-            if isinstance(message, Txt):
-                if kind.owner in {GNSS, line.followed}:
-                    self._note(message.text)
-                continue
-            alone = assemblers.get(kind.owner) if len(assemblers) == 1 else None
-            if alone is None:
-                line.add(kind.owner, message, now_s, fixes)
-            else:
-                alone.add(message, now_s, fixes)
+                keep((now_s, sentence))
+            elif kind is not None and (message := parse(sentence, kind)) is not None:
+                owner = kind.owner
+                if isinstance(message, Txt):
+                    if owner in {GNSS, line.followed}:
+                        self._note(message.text)
+                elif owner == alone:
+                    add(message, now_s, fixes)
+                else:
+                    line.add(owner, message, now_s, fixes)
+                    alone, add = line.alone
         return fixes
 
     def _note(self, text: str) -> None:

@@ -11,13 +11,12 @@ keeps its GPS position. Where only a part is taken back, or where an RMC counts 
 what is left is put together again from the sentences.
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from telemetry_agent.gnss.field_values import NO_GEOMETRY, Instant
 from telemetry_agent.gnss.geodesy import PoorFix
-from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Report, Vtg
+from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.gnss.talkers import GNSS
 from telemetry_agent.model import Fix, Flag, Quality
 
@@ -29,7 +28,7 @@ _RTK = frozenset({"rtk", "float-rtk"})
 _NO_SATELLITE = frozenset({"", "0", "00", "000"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
-_KEPT = 100  # sentences; no receiver needs so many for an instant
+_KEPT = 100
 
 
 class Epoch:
@@ -37,6 +36,8 @@ class Epoch:
 
     instant: Instant | None = None
     """Which sentences belong to it; None: none has said a time."""
+    labels: frozenset[Instant] = frozenset()
+    """Other times that sentences of this instant say."""
     fixed_at: Instant | None = None
     """When it has its position: ZDA may be wrong about that."""
     last = ""
@@ -47,8 +48,10 @@ class Epoch:
     """One of them has a position and no time: it may be of any instant."""
     day: int | None = None
     """What an RMC says that counts only beside a GGA."""
-    _vetoes: frozenset[str] = frozenset()  # talkers
-    _unsure = False
+    vetoes: frozenset[str] = frozenset()
+    """The talkers that say that there is no fix."""
+    unsure = False
+    """It depends on the rest of it whether one of its sentences counts."""
     _last_kind = ""
     _gsa_mode: int | None = None
     _alt_mm: int | None = None
@@ -64,13 +67,11 @@ class Epoch:
     _err_v_mm: int | None = None
 
     def __init__(self) -> None:
-        self.labels: set[Instant] = set()
-        """Other times that sentences of this instant say."""
         self.seen: dict[str, int] = {}
         """tag -> how many came, in the order in which each came first."""
         self.used: dict[str, set[str]] = {}
         """System id or talker -> the satellites of GSA, as sent, empty places too."""
-        self.messages: deque[Message] = deque(maxlen=_KEPT)
+        self.messages: list[Message] = []
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
         self._sats: dict[str, int] = {}  # by talker: some count only those of one system
 
@@ -101,9 +102,7 @@ class Epoch:
         self.seen[tag] = self.seen.get(tag, 0) + 1
         self.last = tag
         self.messages.append(message)
-        take = _TAKERS.get(type(message))
-        if take is not None:
-            take(self, message)
+        _TAKERS[type(message)](self, message)
 
     def take_report(self, report: Report) -> None:
         """Take in RMC, GGA, GLL or GNS."""
@@ -112,9 +111,9 @@ class Epoch:
         if self.fixed_at is None:
             self.fixed_at = report.instant
         if report.veto:
-            self._vetoes |= {report.tag[:2]}
+            self.vetoes |= {report.tag[:2]}
         if report.unsure:
-            self._unsure = True
+            self.unsure = True
             return
         if report.position_e9 is None:
             return
@@ -131,8 +130,10 @@ class Epoch:
     def _take_height(self, kind: str, report: Report) -> None:
         if report.sats is not None:
             self._sats[report.tag[:2]] = report.sats
-        if report.hdop_e2 is not None:
-            self._take_hdop(report.hdop_e2)
+        hdop_e2 = report.hdop_e2
+        # One sentence may say 99.99 where another has a number.
+        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
+            self._hdop_e2 = hdop_e2
         if report.alt_mm is not None and (kind == "GGA" or self._alt_by != "GGA"):
             self._alt_mm, self._alt_by = report.alt_mm, kind
         if report.geoid_sep_mm is not None and (kind == "GGA" or self._geoid_sep_by != "GGA"):
@@ -153,15 +154,11 @@ class Epoch:
         self.used.setdefault(gsa.system, set()).update(gsa.satellites)
         if gsa.pdop_e2 is not None:
             self._pdop_e2 = gsa.pdop_e2
-        if gsa.hdop_e2 is not None:
-            self._take_hdop(gsa.hdop_e2)
+        hdop_e2 = gsa.hdop_e2
+        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
+            self._hdop_e2 = hdop_e2
         if gsa.vdop_e2 is not None:
             self._vdop_e2 = gsa.vdop_e2
-
-    def _take_hdop(self, hdop_e2: int) -> None:
-        # One sentence may say 99.99 where another has a number.
-        if hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None:
-            self._hdop_e2 = hdop_e2
 
     def take_errors(self, gst: Gst) -> bool:
         """Take in GST, if its time is this epoch's or it has none."""
@@ -177,14 +174,16 @@ class Epoch:
         self.messages.append(gst)
         return True
 
+    def bound(self) -> None:
+        """Keep no more sentences than a receiver needs for an instant."""
+        del self.messages[_KEPT:]
+
     def settled(self) -> "Epoch":
         """What is left of it when vetoes are heard, and what is unsure is decided."""
-        vetoes = self._vetoes
-        if not (vetoes or self._unsure):
-            return self
+        vetoes = self.vetoes
+        if GNSS in vetoes or {tag[:2] for tag in self.seen} <= vetoes:
+            return _NOTHING
         left = Epoch()
-        if GNSS in vetoes:
-            return left
         left.instant, left.labels = self.instant, self.labels
         heard = [message for message in self.messages if message.tag[:2] not in vetoes]
         sure = any(map(_vouches, heard))
@@ -203,7 +202,9 @@ class Epoch:
         """The position that is trusted most; None if there is no fix."""
         if not self._reports:
             return None
-        first = next(kind for kind in _TRUST if kind in self._reports)
+        for first in _TRUST:
+            if first in self._reports:
+                break
         # Some receivers never count their satellites: few of them count only against a GGA that
         # nobody else vouches for.
         alone = first == "GGA" and len(self._reports) == 1 and self._gsa_mode not in {2, 3}
@@ -213,11 +214,13 @@ class Epoch:
         return last if self._agree(trusted, last) else trusted
 
     def _counted(self) -> int | None:
-        return max(self._sats.values(), default=None)
+        return max(self._sats.values()) if self._sats else None
 
     def _sats_used(self) -> int | None:
         # GGA's count ends at 12 on many receivers, and GSA counts GPS alone on others.
-        listed = sum(len(used - _NO_SATELLITE) for used in self.used.values())
+        listed = 0
+        for used in self.used.values():
+            listed += len(used - _NO_SATELLITE)
         counted = self._counted()
         return max(listed, counted) if counted is not None else listed or None
 
@@ -263,6 +266,9 @@ class Epoch:
         return "gps"
 
 
+_NOTHING = Epoch()  # is left of an epoch whose talkers all say that there is no fix
+
+
 def _vouches(message: Message) -> bool:
     return (
         isinstance(message, Report)
@@ -272,9 +278,15 @@ def _vouches(message: Message) -> bool:
     )
 
 
+def _take_nothing(_epoch: Epoch, _message: Message) -> None:
+    """It was heard, and that is all."""
+
+
 # mypy cannot tie a key's type to its value's argument.
 _TAKERS: dict[type, Callable[[Epoch, Any], None]] = {
     Report: Epoch.take_report,
     Vtg: Epoch.take_motion,
     Gsa: Epoch.take_gsa,
+    Gst: _take_nothing,
+    Moment: _take_nothing,
 }

@@ -66,20 +66,46 @@ class Framer:
         if not pieces:
             return sentences
         self._gap_end = b""
-        text = not stream.translate(None, _TEXT)
-        last = pieces.pop()
-        for piece in pieces:
-            if text and piece and (line := _line(piece)):
-                sentences.append(line)
-            elif piece:
+        if stream.translate(None, _TEXT):
+            *pieces, end = pieces
+            for piece in filter(None, pieces):
                 self._scan(b"$" + piece, b"$", sentences)
-        if text and b"\n" not in last and b"\r" not in last:
-            self._tail = b"$" + last[:MAX_SENTENCE]
-        elif text and (line := _line(last)):
-            sentences.append(line)
-        else:
-            self._scan(b"$" + last, b"", sentences)
+            self._scan(b"$" + end, b"", sentences)
+            return sentences
+        last: bytes | None = pieces[-1]
+        if b"\n" not in pieces[-1] and b"\r" not in pieces[-1]:
+            self._tail = b"$" + pieces.pop()[:MAX_SENTENCE]
+            last = None
+        self._lines(pieces, last, sentences)
         return sentences
+
+    def _lines(self, pieces: list[bytes], last: bytes | None, sentences: list[Sentence]) -> None:
+        """Take in what followed each ``$``: lines of text, the common case.
+
+        Behind each but ``last`` stood another ``$``.
+
+        XOR folds a body upon itself, half by half: 3 times as fast as byte by byte. Written out,
+        for a modern receiver sends 400 sentences a second.
+        """
+        for piece in pieces:
+            body, _, tail = piece.rpartition(b"*")
+            checksum = _LINE_TAILS.get(tail)
+            if checksum is not None and 0 < len(body) <= _MAX_BODY:
+                bits = int.from_bytes(body, "little")
+                bits ^= bits >> 512
+                bits ^= bits >> 256
+                bits ^= bits >> 128
+                bits ^= bits >> 64
+                bits &= 0xFFFFFFFFFFFFFFFF
+                bits ^= bits >> 32
+                bits ^= bits >> 16
+                if checksum == (bits ^ bits >> 8) & 0xFF:
+                    line: Sentence = body.decode("ascii")  # type: ignore[assignment]
+                    if line.isprintable():  # else there is a line end in it
+                        sentences.append(line)
+                        continue
+            if piece:
+                self._scan(b"$" + piece, b"" if piece is last else b"$", sentences)
 
     def _scan(self, stream: bytes, ended_by: bytes, sentences: list[Sentence]) -> None:
         end = 0
@@ -135,27 +161,3 @@ class Framer:
 def has_unchecked(data: bytes) -> bool:
     """Whether there is a sentence of a receiver that has no checksum."""
     return _UNCHECKED.search(data) is not None
-
-
-def _line(piece: bytes) -> Sentence | None:
-    """The sentence in what follows a ``$``, if that is one whole line of text: the common case.
-
-    XOR folds the body upon itself, half by half: 3 times as fast as byte by byte. Written out,
-    for a modern receiver sends 400 sentences a second.
-    """
-    body, _, tail = piece.rpartition(b"*")
-    checksum = _LINE_TAILS.get(tail)
-    if checksum is None or not 0 < len(body) <= _MAX_BODY:
-        return None
-    bits = int.from_bytes(body, "little")
-    bits ^= bits >> 512
-    bits ^= bits >> 256
-    bits ^= bits >> 128
-    bits ^= bits >> 64
-    bits &= 0xFFFFFFFFFFFFFFFF
-    bits ^= bits >> 32
-    bits ^= bits >> 16
-    if checksum != (bits ^ bits >> 8) & 0xFF:
-        return None
-    line: Sentence = body.decode("ascii")  # type: ignore[assignment]  # a cast is a call
-    return line if line.isprintable() else None  # else there is a line end in it

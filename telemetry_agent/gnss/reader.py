@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
 from telemetry_agent.gnss.framing import MAX_SENTENCE
@@ -62,8 +62,8 @@ class ReceiverStatus:
     """Why it speaks and gives no positions."""
     notices: tuple[str, ...] = ()
     """What the user should know although positions come."""
-    trouble: str = ""
-    """What the log says of why there is no position, and the remedy; empty: nothing."""
+    trouble: Advice | None = None
+    """Why there is no position, as the log has it; ``None``: nothing is wrong."""
 
 
 class Reader:
@@ -235,7 +235,7 @@ class Reader:
         self._publish(state, why)
         name = self._source.name
         if why and (state != "no-date" or now_s - self.status.since_s >= _DATELESS_S):
-            self._trouble.lasts(state, f"{name}: {why}", now_s)
+            self._trouble.lasts(state, Advice(f"{name}: {why.message}", why.remedy), now_s)
         for notice in self.status.notices:
             if notice not in self._noticed:
                 self._noticed.add(notice)
@@ -252,14 +252,14 @@ class Reader:
         self._patience = min(2 * self._patience, _MAX_PATIENCE)
         self._retry_s = float("-inf")
         if not told:
-            text = self._source.remedy(state, self._unread.data)
-            self._trouble.say(state, text, self._clock.monotonic_s())
+            advice = self._source.advice(state, self._unread.data)
+            self._trouble.say(state, advice, self._clock.monotonic_s())
             self._publish(state)
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
         state: ReceiverState = "busy" if isinstance(error, BusyError) else "absent"
-        self._trouble.say(state, str(error), now_s)
+        self._trouble.say(state, Advice(error.message, error.remedy), now_s)
         self._publish(state)
         wait_s = self._backoff_s
         self._retry_s = now_s + wait_s
@@ -299,7 +299,7 @@ class Reader:
             antenna,
             why,
             notices,
-            self._trouble.text,
+            self._trouble.now,
         )
         if (state, antenna) != (before.state, before.antenna):
             self._changed()
@@ -337,25 +337,25 @@ class _Trouble:
     """Says each kind of trouble once, and once that it is over."""
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
-        self.text = ""
-        """The last kind; empty: it is over."""
+        self._said: set[Advice] = set()
+        self.now: Advice | None = None
+        """The last kind; ``None``: it is over."""
         self._times = 0
         self._since_s = 0.0
 
-    def say(self, state: ReceiverState, text: str, since_s: float) -> None:
+    def say(self, state: ReceiverState, advice: Advice, since_s: float) -> None:
         if not self._said:
             self._since_s = since_s
         self._times += 1
-        self.text = text
-        if text not in self._said:
-            self._said.add(text)
-            _log.warning("%s", text, extra={"fields": {"STATE": state}})
+        self.now = advice
+        if advice not in self._said:
+            self._said.add(advice)
+            _log.warning("%s", advice, extra={"fields": {"STATE": state}})
 
-    def lasts(self, state: ReceiverState, text: str, now_s: float) -> None:
+    def lasts(self, state: ReceiverState, advice: Advice, now_s: float) -> None:
         """As ``say``, for what is one failure however often it is seen."""
-        if text not in self._said:
-            self.say(state, text, now_s)
+        if advice not in self._said:
+            self.say(state, advice, now_s)
 
     def end(self, state: ReceiverState, name: str, now_s: float) -> None:
         if self._said:
@@ -367,5 +367,5 @@ class _Trouble:
                 extra={"fields": {"STATE": state, "COUNT": self._times}},
             )
             self._said.clear()
-            self.text = ""
+            self.now = None
             self._times = 0

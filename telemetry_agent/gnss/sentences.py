@@ -4,7 +4,7 @@ pynmea2 knows where each field of a sentence stands: its field tables are resolv
 once, at import. Its objects and converters are not used. They read an empty latitude as 0.0,
 let ``nan`` and ``1e5`` pass as numbers, hand back the raw text where a conversion fails, and cost
 ten times as much as picking the field. So the text of each field goes through the validators of
-``fields`` instead.
+``field_values`` instead.
 """
 
 import math
@@ -223,7 +223,7 @@ class Parser:
         self.proprietary: set[str] = set()
         """The first few names of proprietary sentences."""
         self.only_proprietary = True
-        self.kinds: dict[str, Kind] = {}
+        self.kinds: dict[str, Kind | None] = {}
         """By the first six characters: the tag and its comma. What is missing, ``kind`` finds."""
         self._types: dict[str, tuple[int, int, Callable[[list[str]], Message]]] = {
             "RMC": (8, 13, self._rmc),
@@ -286,14 +286,19 @@ class Parser:
 
     def _rmc(self, fields: list[str]) -> Report:
         time, status, lat, north, lon, east, knots, course, ddmmyy, mode = _RMC(fields)
+        position = day = None
         # The navigational status behind the mode says nothing: many send 'V' there always.
-        valid = status == "A" or (status != "V" and self._is_differential(status))
-        day = self._day(ddmmyy_day(ddmmyy), ddmmyy) if valid else None
+        if status == "A" or (status != "V" and self._is_differential(status)):
+            day = ddmmyy_day(ddmmyy)
+            if day is None and ddmmyy:
+                self.rejected["bad-date"] += 1
+            if mode != "N":
+                position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
         report = Report(
             fields[0],
             self._instant(time),
             status == "V",
-            self._position(lat, north, lon, east) if valid and mode != "N" else None,
+            position,
             _MODE_QUALITY.get(mode),
             day=day,
             speed_mm_s=knots_mm_s(knots),
@@ -306,11 +311,14 @@ class Parser:
     def _gga(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, indicator, sats, hdop, alt, geoid_sep = _GGA(fields)
         quality = _GGA_QUALITY.get(indicator)
+        position = None
+        if quality:
+            position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
         return Report(
             fields[0],
             self._instant(time),
             indicator == "0",
-            self._position(lat, north, lon, east) if quality else None,
+            position,
             quality,
             count(sats),
             dop_e2(hdop),
@@ -320,12 +328,15 @@ class Parser:
 
     def _gll(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, status, mode = _GLL(fields)
+        position = None
         valid = status == "A" or (status != "V" and self._is_differential(status))
+        if valid and mode != "N":
+            position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
         return Report(
             fields[0],
             self._instant(time),
             status == "V",
-            self._position(lat, north, lon, east) if valid and mode != "N" else None,
+            position,
             _MODE_QUALITY.get(mode),
             unsure=status == "D" and mode not in _MODE_QUALITY,
         )
@@ -333,13 +344,15 @@ class Parser:
     def _gns(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
         # One mode for each system. The navigational status behind it says nothing, as in RMC.
-        vouched = modes.strip("N")
+        position = None
+        if modes.strip("N"):
+            position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
         veto = False  # it is silent where GGA says 0
         return Report(
             fields[0],
             self._instant(time),
             veto,
-            self._position(lat, north, lon, east) if vouched else None,
+            position,
             next((word for mode, word in _MODE_QUALITY.items() if mode in modes), None),
             count(sats),
             dop_e2(hdop),
@@ -356,12 +369,11 @@ class Parser:
         return Gst(fields[0], self._instant(time), err_h_mm, error_mm(alt))
 
     def _zda(self, fields: list[str]) -> Moment:
-        time, day, month, year = _ZDA(fields)
-        return Moment(
-            fields[0],
-            self._instant(time),
-            self._day(calendar_day(day, month, year), day + month + year),
-        )
+        time, *parts = _ZDA(fields)
+        day = calendar_day(*parts)
+        if day is None and any(parts):
+            self.rejected["bad-date"] += 1
+        return Moment(fields[0], self._instant(time), day)
 
     def _gbs(self, fields: list[str]) -> Moment:
         return Moment(fields[0], self._instant(fields[1]))
@@ -378,16 +390,10 @@ class Parser:
             self.rejected["bad-time"] += 1
         return moment
 
-    def _position(self, lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
-        position = position_e9(lat, north, lon, east)
-        if position is None and (lat or lon):
+    def _no_position(self, lat: str, lon: str) -> tuple[int, int] | None:
+        if lat or lon:
             self.rejected["bad-position"] += 1
-        return position
-
-    def _day(self, day: int | None, text: str) -> int | None:
-        if day is None and text:
-            self.rejected["bad-date"] += 1
-        return day
+        return None
 
 
 def _vtg(fields: list[str]) -> Vtg:

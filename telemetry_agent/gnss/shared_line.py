@@ -58,7 +58,8 @@ class SharedLine:
         self._eager = eager
         self._baud = baud
         self.assemblers: dict[str, Assembler] = {}
-        """By owner."""
+        self.alone: tuple[str, Callable[[Message, float, list[Fix]], None]] = "", _nobody
+        """The only owner on the line and what takes its sentences: ``add`` is not needed for it."""
         self._ignored_since_ms: dict[str, int] = {}  # owner -> its first time without a followed
         self._epochs_of_gnss = 0
         # Of each owner: what time the others said since it spoke.
@@ -83,10 +84,7 @@ class SharedLine:
         return max(judged, key=lambda each: each.judged_s or 0.0, default=None)
 
     def add(self, owner: str, message: Message, now_s: float, fixes: list[Fix]) -> None:
-        """Append the fixes that this sentence completes.
-
-        An owner that is alone on the line needs none of this, once it has its assembler.
-        """
+        """Append the fixes that this sentence completes."""
         assembler = self.assemblers.get(owner)
         if assembler is None:
             assembler = self._new_assembler(owner)
@@ -115,6 +113,7 @@ class SharedLine:
             baud=self._baud,
         )
         self._overtaken_ms[owner] = {}
+        self.alone = (owner, assembler.add) if len(self.assemblers) == 1 else ("", _nobody)
         if self.followed is None:
             assembler.count_in(self.counts)
         return assembler
@@ -150,9 +149,7 @@ class SharedLine:
                     assembler.close("time", now_s, fixes)
 
     def _is_followed(self, owner: str, instant: Instant) -> bool:
-        """This owner has a position at this time: does it become a fix?"""
-        if owner == self.followed:
-            return True
+        """An owner that is not followed has a position at this time: is it followed from now on?"""
         time_ms = time_of_day_ms(instant)
         since_ms = self._ignored_since_ms.get(owner, time_ms)
         if self.followed is not None and not _has_gone_on(since_ms, time_ms, _SILENCE_MS):
@@ -171,7 +168,12 @@ class SharedLine:
         self._ignored_since_ms.clear()
         self._epochs_of_gnss = 0
         for name, assembler in self.assemblers.items():
-            assembler.count_in(self.counts if name == owner else Counter())
+            assembler.followed = name == owner
+            assembler.count_in(self.counts if assembler.followed else Counter())
+
+
+def _nobody(_message: Message, _now_s: float, _fixes: list[Fix]) -> None:
+    """No owner is alone."""
 
 
 def _has_gone_on(since_ms: int, time_ms: int, by_ms: int) -> bool:

@@ -7,6 +7,7 @@ than the device moves until the next.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from telemetry_agent.gnss.field_values import DAY_MS, Instant
 from telemetry_agent.gnss.sentences import Report
@@ -15,50 +16,55 @@ _EPOCHS = 6  # on end
 _APART_E9 = 100_000  # 11 m
 
 
+class Judged(NamedTuple):
+    """What an epoch came to."""
+
+    position: Report | None
+    instant: Instant | None
+    seen: Mapping[str, int]
+    """Its tags."""
+
+
 class SharedTalker:
     """Watches the epochs of one owner."""
 
     noticed = False
     """Whether there are two, as it seems."""
+    watching = False
+    """Whether ``closed`` is needed for the next epoch, however usual that is."""
 
     def __init__(self) -> None:
         self._turns = 0  # how often on end time went the other way,
         self._changes = 0  # a fix came or went,
         self._doubles = 0  # there were two answers for one time
-        self._instant: Instant | None = None
         self._forward = True
-        self._seen: Mapping[str, int] = {}
-        self._first: Report | None = None
-        self._before: Report | None = None  # what came again in the epoch of ``_first``
+        self._before: Report | None = None  # what came again in the epoch before
         self._second: Report | None = None  # in the open one
 
     def repeated(self, report: Report) -> None:
         """A position sentence came again with the time of the open epoch."""
         self._second = report
+        self.watching = True
 
-    def closed(
-        self, first: Report | None, instant: Instant | None, seen: Mapping[str, int]
-    ) -> None:
-        """An epoch was judged: its position if it has one, its time, and the tags that it had.
+    def closed(self, before: Judged, now: Judged) -> None:
+        """An epoch was judged, after another.
 
-        The position sentence that came again came before that.
+        Not needed while both have a position, or none, and time goes on, unless ``watching``.
         """
-        changed = (first is None) != (self._first is None)
-        changed = changed and not seen.keys().isdisjoint(self._seen)
+        changed = (now.position is None) != (before.position is None)
+        changed = changed and not now.seen.keys().isdisjoint(before.seen)
         self._changes = self._changes + 1 if changed else 0
-        if instant is not None:
-            self._turn(instant)
-        self._doubles = self._doubles + 1 if _are_two(self._first, self._before, first) else 0
-        self._first, self._before, self._second, self._seen = first, self._second, None, seen
-        if max(self._turns, self._changes, self._doubles) >= _EPOCHS:
-            self.noticed = True
-
-    def _turn(self, instant: Instant) -> None:
-        if self._instant is not None:
-            forward = (instant - self._instant) % DAY_MS < DAY_MS // 2
+        if now.instant is not None and before.instant is not None:
+            forward = (now.instant - before.instant) % DAY_MS < DAY_MS // 2
             self._turns = self._turns + 1 if forward != self._forward else 0
             self._forward = forward
-        self._instant = instant
+        two = _are_two(before.position, self._before, now.position)
+        self._doubles = self._doubles + 1 if two else 0
+        self._before, self._second = self._second, None
+        counted = max(self._turns, self._changes, self._doubles)
+        self.watching = bool(counted) or not self._forward or self._before is not None
+        if counted >= _EPOCHS:
+            self.noticed = True
 
 
 def _are_two(first: Report | None, second: Report | None, following: Report | None) -> bool:

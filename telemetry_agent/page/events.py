@@ -98,6 +98,7 @@ class EventSource:
         self._sight = sight
         self._sample_due_s = sight.clock.monotonic_s()
         self._meter = Meter()
+        self._gnss_ahead_s: float | None = None  # of the monotonic clock
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
         self._moves = self._moves_before = 0
@@ -148,11 +149,14 @@ class EventSource:
         return round(self._sight.clock.wall_ms() / 1000 - self._utc_s(position), 1)
 
     def _utc_s(self, position: Mapping[str, Any] | None) -> int:
-        """By GNSS as long as that is fresh; the clock of a device may be wrong by years."""
+        """By GNSS, from the last fix on by the monotonic clock: the system's may be years off."""
+        now_s = self._sight.clock.monotonic_s()
         if position is not None and position["age_s"] < _FRESH_S and "flags" not in position:
             time = datetime.fromisoformat(position["time"])
-            return int(time.timestamp() + position["age_s"])
-        return self._sight.clock.wall_ms() // 1000
+            self._gnss_ahead_s = time.timestamp() + position["age_s"] - now_s
+        if self._gnss_ahead_s is None:
+            return self._sight.clock.wall_ms() // 1000
+        return int(now_s + self._gnss_ahead_s)
 
     def news(self) -> str:
         """The next event for those who have all before it. Reads what is new from the disk."""

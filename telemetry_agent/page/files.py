@@ -15,6 +15,8 @@ _TYPES = {
     ".css": "text/css",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
 }
 _SMALL_BYTES = 600  # one packet either way
 _LEVEL = 6

@@ -1,10 +1,10 @@
 """The newest lines of the log, for the page."""
 
 import logging
-import time
 from collections import deque
 from collections.abc import Collection
 
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.secrecy import masked
 
 _LINES = 200
@@ -35,7 +35,6 @@ class LogTail(logging.Handler):
     def lines(self) -> list[str]:
         """The oldest first: time in UTC, level, text."""
         return [
-            f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(int(when) % 2**31))} {level}: "
-            f"{masked(text, self._secrets)}"
+            f"{rfc3339(int(when) * 1000)[:19]}Z {level}: {masked(text, self._secrets)}"
             for when, level, text in list(self._lines)
         ]

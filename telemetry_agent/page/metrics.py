@@ -66,9 +66,9 @@ _COUNTERS = (
 # Every reason begins at 0: an increase from nothing is none to Prometheus, so the first loss would
 # raise no alarm.
 REJECTED = (
-    *("aborted", "bad-checksum", "bad-date", "bad-position", "bad-time", "garbage-bytes", "late"),
-    *("no-checksum", "no-date", "no-fix", "no-time", "old-date", "other-talker"),
-    *("receiver-overflow", "rollover", "short", "too-long"),
+    *("aborted", "bad-checksum", "bad-date", "bad-position", "bad-status", "bad-tag", "bad-time"),
+    *("future-date", "garbage-bytes", "late", "late-date", "no-checksum", "no-date", "no-fix"),
+    *("no-time", "old-date", "other-talker", "receiver-overflow", "rollover", "short", "too-long"),
 )
 NOT_RECORDED = ("hdop", "not-due", "parked", "quality")
 LOST = (

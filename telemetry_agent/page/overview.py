@@ -1,6 +1,6 @@
 """The whole track, thinned so that it fits into memory and onto a screen.
 
-``Overview`` holds at most 40,000 points, whatever the queue holds. ``thinned`` drops points that
+``Overview`` holds at most 20,000 points, whatever the queue holds. ``thinned`` drops points that
 are nearer to the one before than a tolerance: on a map of that scale nobody would see them.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from telemetry_agent.page.trail import BEGINS, POINT, Point
 
-LIMIT = 40_000
+LIMIT = 20_000
 _FINEST_E7 = 50  # about half a metre
 SHOWN = 6_000
 """So many points are sent to a browser at most."""

@@ -70,6 +70,11 @@ class Server:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._streams.nudge)
 
+    @property
+    def viewers(self) -> int:
+        """How many follow now. Any thread may ask."""
+        return self._streams.count
+
     def interrupt(self) -> None:
         """End the turn. Any thread may say so."""
         with suppress(RuntimeError):

@@ -516,6 +516,7 @@ def _policy(tiles: str) -> str:
         "script-src": "'self'",
         "style-src": "'self'",
         "connect-src": "'self'",
+        "manifest-src": "'self'",
         "img-src": f"'self'{servers}",
         "form-action": "'self'",
         "base-uri": "'none'",

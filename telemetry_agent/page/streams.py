@@ -39,6 +39,11 @@ class Streams:
         self._nudge.set()
 
     @property
+    def count(self) -> int:
+        """How many viewers follow now. Any thread may ask."""
+        return len(self._viewers)
+
+    @property
     def full(self) -> bool:
         """Whether no more viewers are taken."""
         return len(self._viewers) >= VIEWERS

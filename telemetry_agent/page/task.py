@@ -76,6 +76,12 @@ class Page:
         fault = self._fault
         return PageView() if fault is None else PageView("held", fault)
 
+    @property
+    def viewers(self) -> int:
+        """How many look now. Any thread may ask."""
+        server = self._server
+        return 0 if server is None else server.viewers
+
     def nudge(self) -> None:
         """Something has changed that viewers want to see. Any thread may say so."""
         if (server := self._server) is not None:

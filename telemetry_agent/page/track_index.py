@@ -16,7 +16,7 @@ from telemetry_agent.model import Record
 from telemetry_agent.page.overview import Box, Overview, fitting, thinned
 from telemetry_agent.page.trail import POINT, Point, point_of
 
-_ROWS_FROM_DISK = 30_000
+_ROWS_FROM_DISK = 10_000
 _COARSER_OUTSIDE = 8
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from telemetry_agent.export.trips import is_glitch
 from telemetry_agent.model import Fix, Record
 
-LIMIT = 50_000
-"""So many positions are kept: at one a second the last 14 hours."""
+LIMIT = 20_000
+"""So many positions are kept: at one a second the last 5 hours."""
 
 POINT = struct.Struct("<diiII")
 """Row, as a double, for it can be beyond 32 bits; latitude and longitude in 1e-7 degrees, seconds

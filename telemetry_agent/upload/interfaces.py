@@ -88,6 +88,8 @@ class WireFormat:
     """A request holds one fix."""
     unpacks: bool = False
     """The servers that take it unpack gzip, or refuse it: it is safe to send it unasked."""
+    may_be_packed: bool = False
+    """A server may unpack gzip, if it says so."""
     pipelined: bool = False
     """Several requests may be sent before the first is answered."""
     oldest_first: bool = False

@@ -6,10 +6,10 @@ from itertools import groupby
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Deferred, Delivered, Held, Outcome, Refused
 from telemetry_agent.upload.leases import Leases
-from telemetry_agent.upload.refusals import Refusals
+from telemetry_agent.upload.refusals import AllRefused, Refusals
 from telemetry_agent.upload.upload_status import StatusKeeper
 
-Stop = Held | Deferred | None
+Stop = Held | Deferred | AllRefused | None
 """Why no attempt should follow at once; ``None``: one may."""
 
 
@@ -37,25 +37,34 @@ class OutcomeHandler:
         """
         if (
             isinstance(outcome, Deferred)
-            and outcome.status == 500
+            and outcome.answered
+            and outcome.may_be_a_fix
             and self._refusals.crashed(batch)
         ):
-            outcome = Refused(outcome.reason, status=500)
+            outcome = Refused(outcome.reason, status=outcome.status)
         self.went_well = isinstance(outcome, Delivered)
         match outcome:
             case Delivered():
                 return self._delivered(batch, outcome)
+            case Refused(fitting=int()):
+                # Only the answer was too large: smaller batches have smaller answers.
+                self._keeper.failed()
+                self._leases.give_back(batch)
+                self._refusals.lost(batch)
+                return None
             case Refused(reason, too_large):
                 self._keeper.failed()
-                if probing:
-                    self._refusals.suspect(batch)
-                    return Held(reason)
-                return self._refusals.refused(batch, reason, too_large=too_large)
+                return (
+                    Held(reason)
+                    if probing
+                    else self._refusals.refused(batch, reason, too_large=too_large)
+                )
             case Deferred():
                 self._keeper.failed()
                 if not outcome.answered:
                     self.unanswered = True
                     self._leases.give_back(batch, answered=False)
+                    self._refusals.lost(batch)
                 return outcome
             case Held():
                 self._keeper.failed()
@@ -74,13 +83,12 @@ class OutcomeHandler:
         for outcome, at, length in _runs(outcomes, last):
             if rest is None:
                 break
-            part, rest = self._cut(rest, length)
+            part, rest = self._leases.cut(rest, length)
             lost = isinstance(outcome, Deferred) and not outcome.answered
             if isinstance(outcome, Delivered):
                 self.apply(part, outcome, probing=probing)
             elif isinstance(outcome, Refused) and at < last:
-                self._keeper.failed()
-                self._refusals.make_dead_letter(part, outcome.reason)
+                self.apply(part, outcome, probing=False)
             elif asks is None:
                 asks = (part if lost else self._leases.first(part)), outcome
             else:
@@ -90,12 +98,11 @@ class OutcomeHandler:
             self._leases.give_back(rest)
         return self.apply(*asks, probing=probing) if asks else None
 
-    def _cut(self, batch: Batch, length: int) -> tuple[Batch, Batch | None]:
-        return (batch, None) if length == len(batch.records) else self._leases.split(batch, length)
-
     def _delivered(self, batch: Batch, outcome: Delivered) -> Stop:
         taken = len(batch.records) - len(outcome.rejected) - len(outcome.retry)
         self._leases.acknowledge(batch, outcome)
+        if not taken:
+            self._refusals.lost(batch)
         if outcome.rejected:
             self._keeper.dead_lettered(len(outcome.rejected), next(iter(outcome.rejected.values())))
         if not taken and not outcome.rejected:

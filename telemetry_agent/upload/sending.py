@@ -13,7 +13,7 @@ from telemetry_agent.model import (
     Payload,
     Refused,
 )
-from telemetry_agent.upload.compression import CompressionChoice, wanted
+from telemetry_agent.upload.compression import CompressionChoice
 from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.interfaces import (
     Compression,
@@ -54,7 +54,7 @@ class Sender:
         """How often in a row something was sent and got no answer."""
         self.plain_for_now = False
         """Nothing is compressed, until this is taken back."""
-        self.coding = CompressionChoice(wanted(compression, wire_format))
+        self.compression = CompressionChoice(compression, wire_format)
         self._format = wire_format
         self._transport = transport
         self._keeper = keeper
@@ -72,23 +72,23 @@ class Sender:
         Besides, whether it was refused twice: compressed, and then plain.
         """
         now_s = self._clock.monotonic_s()
-        compression: Compression = "none" if self.plain_for_now else self.coding.choice(now_s)
+        compression: Compression = "none" if self.plain_for_now else self.compression.choice(now_s)
         if reports is not None:
             outcome = self._send_with(reports, batch, compression, timeout_s)
             if outcome is not None:
                 return outcome, False
         payload = self._format.encode(batch, compression=compression)
         outcome = self._exchange_one(batch, payload, timeout_s)
-        if not payload.compressed or self.coding.proven:
+        if not payload.compressed or self.compression.proven:
             return outcome, False
         if isinstance(outcome, Delivered):
-            self.coding.taken()
+            self.compression.accepted()
         if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
             return outcome, False
         plain = self._format.encode(batch, compression="none")
         again = self._exchange_one(batch, plain, timeout_s)
         if isinstance(again, Delivered):
-            self.coding.only_plain(outcome.status, now_s)
+            self.compression.only_plain(outcome.status, now_s)
         elif isinstance(again, Refused):
             self.plain_for_now = True
         return again, isinstance(again, Refused)
@@ -124,7 +124,7 @@ class Sender:
             lost = Deferred(failure.reason, state=failure.state, answered=False)
             outcomes += [lost] * unanswered
             if elapsed_s >= timeout_s:
-                self._sizing.timed_out(len(outcomes))
+                self._sizing.timed_out(len(outcomes), began_s + elapsed_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
             sent_bytes = sum(len(p.body) + len(p.query) for p in payloads[: len(outcomes)])
             self._sizing.took(len(outcomes), sent_bytes, elapsed_s, began_s + elapsed_s)
@@ -132,7 +132,7 @@ class Sender:
 
     def send_report(self, reports: AgentReports, batch: Batch, timeout_s: float) -> Outcome:
         """Send a report in a batch without fixes."""
-        answer = self._exchange(reports.encode(batch, self.coding.safe), timeout_s)
+        answer = self._exchange(reports.encode(batch, self.compression.safe), timeout_s)
         if isinstance(answer, NoAnswer):
             return Deferred(answer.reason, state=answer.state, answered=False)
         return self._read(answer, batch)
@@ -159,11 +159,13 @@ class Sender:
         count, size = len(batch.records), len(payload.body)
         if isinstance(answer, NoAnswer):
             if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
-                self._sizing.timed_out(count)
+                self._sizing.timed_out(count, began_s + elapsed_s)
             return Deferred(answer.reason, state=answer.state, answered=False)
         outcome = self._read(answer, batch)
         if isinstance(outcome, Delivered):
             self._sizing.took(count, size, elapsed_s, began_s + elapsed_s)
+        elif isinstance(outcome, Refused) and outcome.fitting is not None:
+            self._sizing.answered_at_length(outcome.fitting, began_s + elapsed_s)
         elif isinstance(outcome, Refused) and outcome.too_large:
             self._sizing.too_large(count, size, began_s + elapsed_s)
         return outcome
@@ -186,4 +188,6 @@ class Sender:
             self._way.doubt()
 
     def _read(self, answer: Answer, batch: Batch) -> Outcome:
-        return with_words(self._format.read(answer, batch), self._transport.masked)
+        outcome = self._format.read(answer, batch)
+        self.compression.learn(answer, outcome)
+        return with_words(outcome, self._transport.masked)

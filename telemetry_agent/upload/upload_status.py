@@ -34,6 +34,8 @@ class UploadStatus:
     last_error: str | None = None
     last_error_s: float | None = None
     last_delivery_s: float | None = None
+    inconsistent: bool = False
+    """The endpoint accepted a fix that it had refused."""
     next_attempt_s: float | None = None
     """When a wait ends that the endpoint or the network has imposed."""
 
@@ -77,9 +79,14 @@ class StatusKeeper:
 
     def reloaded(self, *, changed: bool) -> None:
         """The config was read again. Log once more what is wrong: all of it if it ``changed``."""
-        self.status = replace(self.status, next_attempt_s=None)
+        inconsistent = self.status.inconsistent and not changed
+        self.status = replace(self.status, next_attempt_s=None, inconsistent=inconsistent)
         for kind in ("held", "portal", "outage") if changed else ("held",):
             self._trouble.forget(kind)
+
+    def found_inconsistent(self) -> None:
+        """The endpoint accepts what it refused: its refusals prove less."""
+        self.status = replace(self.status, inconsistent=True)
 
     def wait_cut_short(self, next_s: float) -> None:
         """The next attempt is made at ``next_s``."""

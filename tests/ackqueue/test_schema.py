@@ -178,7 +178,7 @@ def test_a_file_of_an_older_schema_goes_on_with_what_it_holds(tmp_path: Path, ve
     path = tmp_path / "queue.db"
     make_older(path, version)
     content = path.read_bytes()
-    (*_, found) = verify_at_rest(path)
+    (*_, found) = verify_at_rest(path, path)
     assert (found["sound"], found["damaged"], found["missing"]) == (True, 0, 0)
     assert path.read_bytes() == content
     extra = None if version == 1 else '{"door":0}'

@@ -1,5 +1,6 @@
 """What ``verify`` finds, and what it costs those who use the queue meanwhile."""
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from ackqueue import damage
 from ackqueue.queue_parts import lease, put
 
-from telemetry_agent.ackqueue.file.lock import at_rest
+from telemetry_agent.ackqueue.file.lock import check_at_rest
 from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
@@ -30,7 +31,7 @@ def change(path: Path, *statements: str) -> None:
 
 
 def report(path: Path) -> dict[str, Any]:
-    *_, found = verify_at_rest(path)
+    *_, found = verify_at_rest(path, path)
     return found
 
 
@@ -120,14 +121,12 @@ def test_a_queue_in_use_is_read_a_thousand_rows_at_a_time(
         assert max(counts) == 1000
 
 
-def test_nobody_may_use_it_meanwhile(path: Path) -> None:
+def test_it_is_seen_that_somebody_uses_it(path: Path) -> None:
     damage.fill(path, 1)
     before = path.with_name("queue.db.lock").read_bytes()
-    with at_rest(path), pytest.raises(QueueLockedError):
-        AckQueue(path)
-    with AckQueue(path), pytest.raises(QueueLockedError), at_rest(path):
-        pass
+    check_at_rest(path)
+    with AckQueue(path), pytest.raises(QueueLockedError, match=f"pid {os.getpid()}"):
+        check_at_rest(path)
     path.with_name("queue.db.lock").write_bytes(before)
-    with at_rest(path):
-        pass
+    check_at_rest(path)
     assert path.with_name("queue.db.lock").read_bytes() == before

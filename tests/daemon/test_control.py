@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon import asker
+from telemetry_agent.daemon import control
 from telemetry_agent.daemon.client import Answers, NoAgentError, ask, socket_path
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.supervisor import Supervisor
@@ -163,7 +163,7 @@ def test_ten_megabytes_without_a_line_end_are_not_read(queue: Path, commands: Co
 def test_who_says_nothing_is_dismissed(
     queue: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asker, "_QUESTION_S", 0.2)
+    monkeypatch.setattr(control, "_QUESTION_S", 0.2)
     with listening(queue, commands), connected(queue) as sock:
         sock.sendall(b'{"ask"')
         assert sock.recv(1) == b""

@@ -6,7 +6,13 @@ import pytest
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Gps, Page, Queue, Settings, Upload
+from telemetry_agent.config.settings import (
+    GpsSettings,
+    PageSettings,
+    QueueSettings,
+    Settings,
+    UploadSettings,
+)
 from telemetry_agent.daemon.delivery import drain_at_rest
 from telemetry_agent.errors import AgentError
 from telemetry_agent.lab.endpoint import Endpoint
@@ -21,10 +27,10 @@ def recorded(folder: Path, url: str, **upload: object) -> Settings:
             queue.put(Fix(1_795_437_319_000 + 1000 * second, 0, 0), "van-07")
     return Settings(
         device="van-07",
-        gps=Gps(source="/dev/not-there"),
-        queue=Queue(path=path),
-        upload=Upload(url=url, **upload),  # type: ignore[arg-type]
-        page=Page(listen=("0.0.0.0", 80), token_file=folder / "not-there"),
+        gps=GpsSettings(source="/dev/not-there"),
+        queue=QueueSettings(path=path),
+        upload=UploadSettings(url=url, **upload),  # type: ignore[arg-type]
+        page=PageSettings(listen=("0.0.0.0", 80), token_file=folder / "not-there"),
     )
 
 

@@ -143,15 +143,17 @@ def test_the_path_of_a_fix_under_the_sandbox(simulator: Simulator, tmp_path: Pat
 
 def test_who_may_ask_what_under_the_sandbox() -> None:
     """The agent sees neither the processes nor the users and groups of others there."""
-    asked = {"status": ["status"], "list": ["queue", "list"]}
+    asked = {"status": ["status"], "stats": ["queue", "stats"], "list": ["queue", "list"]}
     nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup"]
     with boot({UNIT: TEXT}, config("/dev/none", NOWHERE)) as machine:
+        machine.run("chgrp", "telemetry-agent", "/etc/telemetry-agent/config.toml")
+        machine.run("chmod", "640", "/etc/telemetry-agent/config.toml")
         machine.systemctl("start", UNIT)
         for who, may in (
-            ([], {"status", "list"}),
-            (["runuser", "--user", "telemetry-agent", "--"], {"status", "list"}),
-            ([*nobody, "--groups=telemetry-agent"], {"status", "list"}),
-            ([*nobody, "--clear-groups"], {"status"}),
+            ([], {"status", "stats", "list"}),
+            (["runuser", "--user", "telemetry-agent", "--"], {"status", "stats", "list"}),
+            ([*nobody, "--groups=telemetry-agent"], {"status", "stats", "list"}),
+            ([*nobody, "--clear-groups"], {"status", "stats"}),
         ):
             answered = {
                 name
@@ -292,7 +294,7 @@ def test_a_credential_that_a_drop_in_names_by_its_path_must_be_there() -> None:
 ASK = """
 import socket
 control = socket.socket(socket.AF_UNIX)
-control.connect("/var/lib/telemetry-agent/queue.db.sock")
+control.connect("/run/telemetry-agent/control.sock")
 print(control.recv(99).decode(), end="")
 """
 READ = """

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.findings import Finding, failed, parted, passed, skipped, span
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span
 from telemetry_agent.doctor.runner import Check, findings
 
 HUNG = ("the bus does not answer", "restart it")
@@ -91,10 +91,6 @@ def test_a_check_that_breaks_silences_no_other() -> None:
 
 
 def test_words() -> None:
-    assert parted("gpsd has /dev/ttyACM0: stop it: now") == (
-        "gpsd has /dev/ttyACM0",
-        "stop it: now",
-    )
     assert [span(s) for s in (5, 119, 120, 7199, 7200, 172800)] == [
         "5 s",
         "119 s",

@@ -372,7 +372,7 @@ def a_flipped_bit(bench: Bench) -> None:
 @fault(
     "queue",
     "fail",
-    "cannot open the queue .*not a database|malformed",
+    "is damaged: .*(not a database|malformed)",
     "sets it aside when it starts",
 )
 def a_destroyed_header(bench: Bench) -> None:
@@ -477,7 +477,9 @@ def a_token_for_root_alone(bench: Bench) -> None:
     bench.state.chmod(0o777)
 
 
-@fault("answer", "fail", "the proxy does not connect us", "check that the endpoint works")
+@fault(
+    "answer", "fail", "the proxy does not connect to the endpoint", "check that the endpoint works"
+)
 def a_proxy_that_refuses(bench: Bench) -> None:
     bench.upload["proxy"] = bench.serve(then=answer(502)).removesuffix("/v1/fixes")
     bench.url = "https://tracker.example/v1/fixes"
@@ -603,7 +605,7 @@ def a_receiver_that_says_nothing_to_the_agent(bench: Bench) -> None:
 
 @fault("sentences", "warn", "not listened to: only root", "use sudo")
 def an_asker_that_may_not_listen(bench: Bench) -> None:
-    runs(bench, tapped=[AgentError("only root and the agent's user and group may: use sudo")])
+    runs(bench, tapped=[AgentError("only root and the agent's user and group may", "use sudo")])
 
 
 def machine(bench: Bench) -> Machine:
@@ -666,6 +668,7 @@ def test_nothing_fails_where_all_is_well(bench: Bench) -> None:
     assert {f.name for f in found.values() if f.verdict != "pass"} <= {
         "antenna",
         "line load",
+        "proof",  # only with --send
         "tls",
     }
 

@@ -12,6 +12,7 @@ from bench import Bench
 from standins import Asked, Dawarich, PhoneTrack, Recorder, Said, Server, Traccar
 
 from telemetry_agent.doctor.findings import Finding
+from telemetry_agent.lab.endpoint import Endpoint
 
 
 @pytest.fixture
@@ -55,11 +56,11 @@ def test_traccar_with_a_position(bench: Bench, known: bool) -> None:
         assert "add a device with the identifier van-07 in Traccar" in answer.remedy
 
 
-def test_without_a_position_of_the_receiver_it_is_one_of_nowhere(bench: Bench) -> None:
+def test_without_a_position_of_the_receiver_none_is_sent(bench: Bench) -> None:
     bench.source = f"file://{bench.record(b'$GPTXT,01,01,02,ANTSTATUS=OK*3B' + bytes([13, 10]))}"
     traccar = Traccar("van-07")
     asked(bench, traccar, "/", send=True, format="osmand")
-    assert [(p["lat"], p["lon"]) for p in traccar.positions] == [(0, 0)]
+    assert traccar.positions == []
 
 
 @pytest.mark.parametrize("send", [True, False])
@@ -139,3 +140,23 @@ def test_a_native_endpoint_gets_one_position_when_that_is_asked(bench: Bench) ->
         _, found = asked(bench, answer, "/", send=send)
         assert found.verdict == "pass"
     assert [len(body["fixes"]) for body in bodies] == [0, 1]
+
+
+def says_yes_to_anything(asked: Asked) -> Said:
+    return Said(200, b"ok")
+
+
+def test_a_yes_to_nonsense_proves_nothing(bench: Bench) -> None:
+    server = bench.cleanup.enter_context(Server(says_yes_to_anything))
+    bench.url = server.url + "/"
+    found = bench.told(send=True)["proof"]
+    assert found.verdict == "warn"
+    assert found.said == "the endpoint answers 200 to nonsense: its yes proves nothing"
+
+
+def test_an_endpoint_that_unpacks_and_refuses_proves_itself(bench: Bench, tmp_path: Path) -> None:
+    endpoint = bench.cleanup.enter_context(Endpoint("127.0.0.1:0", tmp_path / "received.db"))
+    bench.url = endpoint.url
+    found = bench.told(send=True)["proof"]
+    assert (found.verdict, found.said) == ("pass", "nonsense is refused, and gzip is unpacked")
+    assert endpoint.count() <= 1

@@ -327,6 +327,94 @@ def test_texts_of_the_receiver(
     assert decoder.counts["receiver-overflow"] == overflows
 
 
+def _at(lat: float, time: str, *, status: str = "A") -> bytes:
+    return line(f"GPRMC,{time},{status},48{lat:06.3f},N,01131.000,E,022.4,084.4,231126,,,A")
+
+
+def _alternating(n: int) -> bytes:
+    return _at(7, f"1200{n:02}") + _at(7, f"1200{n + 20:02}")
+
+
+def _one_without_a_fix(n: int) -> bytes:
+    return _at(7, f"1200{n:02}") + line("GPRMC,,V,,,,,,,,,,N")
+
+
+def _one_without_a_fix_at_the_same_time(n: int) -> bytes:
+    return _at(7, f"1200{n:02}") + _at(7, f"1200{n:02}", status="V")
+
+
+def _far_apart(n: int) -> bytes:
+    return _at(7 + n / 1000, f"1200{n:02}") + _at(7.1 + n / 1000, f"1200{n:02}")
+
+
+@pytest.mark.parametrize(
+    "second_of",
+    [_alternating, _one_without_a_fix, _one_without_a_fix_at_the_same_time, _far_apart],
+)
+def test_two_receivers_that_speak_as_one_talker_are_noticed(
+    second_of: Callable[[int], bytes],
+) -> None:
+    decoder = Decoder(fix_rollover=False, eager=False)
+    fixes = decoder.feed(b"".join(map(second_of, range(2))), 0.0)
+    assert not any(decoder.notices)
+    fixes += decoder.feed(b"".join(map(second_of, range(2, 15))), 0.0)
+    (notice,) = decoder.notices
+    assert "two receivers seem to speak as one talker" in notice
+    assert len(fixes) > 10
+
+
+def _steps_of_10_s(n: int) -> bytes:
+    time = f"12{n // 60:02}{n // 10 * 10 % 60:02}"
+    return _at(7 + n / 50, time)
+
+
+def _flickering(n: int) -> bytes:
+    return _at(7, f"12{n // 60:02}{n % 60:02}", status="A" if n % 7 else "V")
+
+
+def _over_midnight(n: int) -> bytes:
+    return _at(7, f"{(23 * 60 + 55 + n) // 60 % 24:02}{(55 + n) % 60:02}00")
+
+
+@pytest.mark.parametrize("second_of", [_steps_of_10_s, _flickering, _over_midnight])
+def test_one_receiver_is_not_taken_for_two(second_of: Callable[[int], bytes]) -> None:
+    decoder = Decoder(fix_rollover=False, eager=False)
+    decoder.feed(b"".join(map(second_of, range(200))), 0.0)
+    assert decoder.notices == ()
+
+
+def test_the_antenna_of_another_device_says_nothing_about_the_receiver() -> None:
+    decoder = live()
+    decoder.feed(line("AITXT,01,01,01,ANTENNA OPEN") + rmc("123519"), 0.0)
+    decoder.feed(line("AITXT,01,01,01,ANTENNA OPEN") + rmc("123520"), 1.0)
+    assert decoder.antenna is None
+    decoder.feed(line("GPTXT,01,01,01,ANTENNA OK"), 2.0)
+    assert decoder.antenna == "OK"
+
+
+def test_a_device_that_speaks_late_does_not_keep_the_followed_one_waiting() -> None:
+    decoder = live()
+    for n in range(20):
+        second(decoder, n, rmc(f"1235{n:02}"), gga(f"1235{n:02}"))
+        decoder.feed(line(f"IIGLL,4807.038,N,01131.000,E,1235{n:02},A,A"), n + 0.5)
+        decoder.tick(n + 0.9)
+        decoder.feed(line(f"IIRMC,1235{n:02},V,,,,,,,231126,,,N"), n + 0.95)
+    decoder.feed(rmc("123600"), 60.0)
+    assert len(decoder.feed(gga("123600"), 60.1)) == 1
+    assert decoder.counts["late"] == 0
+    assert decoder.followed == "GN"
+
+
+def test_many_talkers_cost_no_memory() -> None:
+    decoder = live()
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    for n, talker in enumerate(f"{a}{b}" for a in letters.replace("P", "") for b in letters):
+        decoder.feed(rmc("123519", talker=talker) + rmc(f"1236{n % 60:02}"), float(n))
+    assert decoder.followed == "GN"
+    assert decoder.counts["other-talker"] > 600
+    assert len(decoder._line.assemblers) <= 8
+
+
 def test_the_datum_is_told() -> None:
     decoder = live()
     decoder.feed(line("GPDTM,999,CH95,0.08,N,0.07,E,-47.7,W84"), 0.0)

@@ -12,7 +12,7 @@ from fakes import FakeClock
 from scripted import ScriptedReceiver
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sources import BusyError, Source
@@ -196,7 +196,7 @@ class Opened:
         self.failed = threading.Event()
         self.name = source.name
         self.read, self.cancel, self.close = source.read, source.cancel, source.close
-        self.remedy = source.remedy
+        self.advice = source.advice
         self._open = source.open
 
     def open(self) -> None:
@@ -281,8 +281,8 @@ class Script:
     def close(self) -> None:
         self.closed += 1
 
-    def remedy(self, state: ReceiverState, heard: bytes) -> str:
-        return f"{state} after {len(heard)} bytes"
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:
+        return Advice(f"{state} after {len(heard)} bytes")
 
 
 OK = b""

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources import BusyError
 from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.machine import Candidate, Kind
@@ -36,8 +36,8 @@ class Port:
     def close(self) -> None:
         self.done.append("close")
 
-    def remedy(self, state: ReceiverState, heard: bytes) -> str:
-        return f"{self.name} is {state}"
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:
+        return Advice(f"{self.name} is {state}")
 
 
 class Bench:
@@ -183,4 +183,4 @@ def test_the_rest_goes_to_the_port_in_use(bench: Bench) -> None:
     bench.source.cancel()
     bench.source.close()
     assert port.done == ["open", "cancel", "close"]
-    assert bench.source.remedy("silent", b"") == "/dev/ublox is silent"
+    assert str(bench.source.advice("silent", b"")) == "/dev/ublox is silent"

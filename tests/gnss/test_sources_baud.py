@@ -143,7 +143,7 @@ def test_a_cancel_ends_the_search() -> None:
 
 def test_a_wrong_speed_in_the_config_is_told_with_the_right_one() -> None:
     with ScriptedReceiver(EPOCH, baud=38400) as receiver:
-        text = SerialSource(receiver.device, 9600).remedy("wrong-baud", b"")
+        text = str(SerialSource(receiver.device, 9600).advice("wrong-baud", b""))
     assert text == (
         f"the data from {receiver.device} at 9600 baud is not NMEA: it sends at 38400: "
         'set gps.baud = 38400, or "auto" to detect it'
@@ -157,11 +157,11 @@ def test_a_receiver_that_speaks_ubx_is_named_with_what_switches_nmea_on() -> Non
         assert source.baud == 38400
         heard = source.read(1)
         source.close()
-        text = source.remedy("binary", heard)
+        text = str(source.advice("binary", heard))
     assert text.startswith(f"{receiver.device} sends UBX, not NMEA: switch its NMEA output on")
     assert f"`gpsctl -f -n {receiver.device}`" in text
 
 
 def test_silence_is_told() -> None:
-    text = SerialSource(Path("/dev/ttyS9")).remedy("silent", b"")
+    text = str(SerialSource(Path("/dev/ttyS9")).advice("silent", b""))
     assert text == "no data from /dev/ttyS9: check the receiver's wiring and power"

@@ -74,10 +74,10 @@ def test_a_lock_of_another_user_is_seen(machine: Machine) -> None:
     ],
 )
 def test_each_holder_has_its_remedy(machine: Machine, program: str, says: str) -> None:
-    assert says in explain(PORT, Holder(9, program), machine.root)
+    assert says in str(explain(PORT, Holder(9, program), machine.root))
 
 
 def test_a_console_of_the_kernel_starts_its_login_again(machine: Machine) -> None:
     machine.cmdline("root=/dev/sda1 console=ttyUSB0,9600n8")
     text = explain(PORT, Holder(9, "agetty"), machine.root)
-    assert text.endswith(", and remove console=ttyUSB0 from the kernel's command line")
+    assert text.remedy.endswith(", and remove console=ttyUSB0 from the kernel's command line")

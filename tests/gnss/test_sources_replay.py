@@ -35,5 +35,5 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SourceError, match="pipe is no file"):
+    with pytest.raises(SourceError, match="pipe is not a file"):
         ReplaySource(tmp_path / "pipe").open()

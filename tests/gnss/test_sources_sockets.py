@@ -165,8 +165,8 @@ def test_a_cancel_ends_the_connecting(tcp: TcpSource) -> None:
 
 def test_remedies(tcp: TcpSource) -> None:
     source: SocketSource = tcp
-    assert "check that its sender runs" in source.remedy("silent", b"")
-    assert "is not NMEA: check what its sender sends" in source.remedy("wrong-baud", b"")
+    assert "check that its sender runs" in source.advice("silent", b"").remedy
+    assert "is not NMEA: check what its sender sends" in str(source.advice("wrong-baud", b""))
 
 
 def test_a_silent_name_server_holds_the_reader_for_5_s_and_a_cancel_ends_it() -> None:

@@ -14,14 +14,8 @@ import pytest
 import version
 from processes import ROOT
 
-LIBRARIES = {
-    "leaflet.LICENSE",
-    "leaflet.css",
-    "leaflet.js",
-    "uPlot.LICENSE",
-    "uPlot.css",
-    "uPlot.js",
-}
+LIBRARIES = {f"{name}{end}" for name in ("leaflet", "uPlot") for end in (".LICENSE", ".css", ".js")}
+LIBRARIES |= {"protomaps-leaflet.LICENSE", "protomaps-leaflet.js"}
 VENDOR = "telemetry_agent/page/static/vendor/"
 
 

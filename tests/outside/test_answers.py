@@ -20,7 +20,7 @@ from misbehaving import (
 )
 from rig import record_backlog, started, stats, write_config
 
-FIXES = 8
+FIXES = 12
 JSON = {"Content-Type": "application/json"}
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -37,8 +37,8 @@ ROWS: dict[str, tuple[list[Act], str | None]] = {
     "200 broken JSON": ([answer(200, "{", JSON, store=False)], "cannot deliver"),
     "206": ([answer(206, store=False)], "cannot deliver"),
     "302": ([answer(302, headers={"Location": "http://portal/"})], "http://portal/"),
-    "400 for one": ([refusing({5})] * 12, "refused a fix"),
-    "422 for one": ([refusing({5}, 422)] * 12, "refused a fix"),
+    "400 for one": ([refusing({5})] * 30, "refused a fix"),
+    "422 for one": ([refusing({5}, 422)] * 30, "refused a fix"),
     **{
         str(status): ([answer(status)], "uploads are held")
         for status in (401, 402, 403, 404, 405, 406, 407, 410, 411, 421, 426, 428, 431, 451, 418)
@@ -90,6 +90,8 @@ def test_row(row: str, backlog: Path, tmp_path: Path) -> None:
                 "backoff_initial": "50ms",
                 "backoff_max": "100ms",
                 "compression": "gzip" if "gzip" in row else "auto",
+                # One fix a request: each that is accepted is one between two refusals.
+                "max_batch": 1 if dead else 1000,
             },
         )
         with started(config) as agent:

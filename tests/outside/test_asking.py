@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -395,7 +395,8 @@ from telemetry_agent.daemon import ask
 from telemetry_agent.daemon import at_rest
 from telemetry_agent.daemon import delivery
 from telemetry_agent.daemon import service
-subprocess_loader.load = lambda path: loader.load(path).settings
+from telemetry_agent.config.last_good import StartConfig
+subprocess_loader.load = lambda path, fall_back: StartConfig(loader.load(path).settings, {})
 user, group, *groups = map(int, sys.argv[1].split())
 if user:
     os.setgroups(groups)
@@ -413,7 +414,11 @@ def as_another(*args: str, user: int, group: int = NOBODY, groups: list[int]) ->
 
 
 def ask_as(
-    config: Path, *args: str, user: int = NOBODY, groups: list[int]
+    config: Path,
+    *args: str,
+    user: int = NOBODY,
+    groups: list[int],
+    env: Mapping[str, str] = {},
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         as_another(*args, "--config", str(config), user=user, groups=groups),
@@ -421,7 +426,7 @@ def ask_as(
         text=True,
         timeout=60,
         check=False,
-        env=environment(),
+        env=environment(env),
     )
 
 
@@ -456,10 +461,45 @@ def test_strangers_may_look_and_no_more(public_folder: Path) -> None:
             assert daemon.end() == 0
         result = ask_as(config, "status", groups=[])
         assert result.returncode == 0
-        assert "no agent runs\nonly the agent's user may open" in result.stdout
+        assert "no agent runs\nno permission to open" in result.stdout
         result = ask_as(config, "queue", "stats", groups=[])
         assert result.returncode == 1
         assert "use sudo" in result.stderr
+
+
+def test_strangers_see_no_position_no_path_and_no_text_of_the_endpoint(public_folder: Path) -> None:
+    said = answer(400, b"lat 48.117 is out of range")
+    with simulated(public_folder, rate_hz=10) as simulator, Server(then=said) as server:
+        url = f"{server.url}secret-path?place=home"
+        config = write_config(public_folder, str(simulator.device), url)
+        runtime = {"RUNTIME_DIRECTORY": str(public_folder)}
+        with started(config, env=runtime) as daemon:
+            daemon.wait_for_line("out of range")
+            config.chmod(0o600)
+            for command in (["status"], ["queue", "stats"]):
+                for form in ([], ["--json"]):
+                    seen = ask_as(config, *command, *form, groups=[], env=runtime)
+                    assert seen.returncode == 0, seen.stderr
+                    for text in ("secret", "place", "home", "range", "48.1", "48.2", "11.5", "lat"):
+                        assert text not in seen.stdout.replace("late", ""), (command, text)
+            assert "van-07" in ask_as(config, "status", groups=[], env=runtime).stdout
+            refused = ask_as(config, "export", "--format", "csv", groups=[], env=runtime)
+            assert "use sudo, or join the group telemetry-agent" in refused.stderr
+            assert daemon.end() == 0
+
+
+def test_the_service_answers_for_its_own_queue_alone(tmp_path: Path) -> None:
+    runtime = {"RUNTIME_DIRECTORY": str(tmp_path)}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with started(config, env=runtime):
+        assert not (tmp_path / "queue.db.sock").exists()
+        told = run_agent("status", "--json", "--config", str(config), env=runtime)
+        assert json.loads(told.stdout)["running"]
+        other = tmp_path / "other"
+        other.mkdir()
+        another = write_config(other, "/dev/none", "http://127.0.0.1:9/")
+        told = run_agent("status", "--json", "--config", str(another), env=runtime)
+        assert not json.loads(told.stdout)["running"]
 
 
 def stats_of(config: Path) -> Any:
@@ -534,7 +574,7 @@ def test_nothing_in_the_services_folder_becomes_roots(
 def test_a_damaged_queue_is_set_aside_by_the_services_user(services_folder: Path) -> None:
     config = config_for(services_folder)
     (services_folder / "queue.db").write_bytes(b"no queue" * 1000)
-    assert ask_as(config, "queue", "stats", user=0, groups=[]).returncode == 0
+    assert ask_as(config, "queue", "retry", "--all", user=0, groups=[]).returncode == 0
     found = owners(services_folder)
     assert any("foreign" in name for name in found)
     assert set(found.values()) == {(SERVICE, SERVICE)}
@@ -564,7 +604,7 @@ def test_a_symlink_of_the_services_user_leads_root_nowhere(services_folder: Path
     os.lchown(link, SERVICE, SERVICE)
     result = ask_as(config, "queue", "stats", user=0, groups=[])
     assert result.returncode == 1
-    assert "may not write" in result.stderr
+    assert "may not read" in result.stderr
     assert [path.name for path in roots.iterdir()] == ["queue.db"]
     link.unlink()
     link.symlink_to("state")

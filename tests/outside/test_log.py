@@ -30,8 +30,11 @@ def test_an_outage_is_two_lines_of_json_with_state_and_count(tmp_path: Path) -> 
             assert daemon.end() == 0
     said = [json.loads(line) for line in daemon.err]
     assert {line["device"] for line in said} == {"van-07"}
-    first, begin, end, *stop = [(line["level"], line["fields"], line["message"]) for line in said]
+    first, gzip, begin, end, *stop = [
+        (line["level"], line["fields"], line["message"]) for line in said
+    ]
     assert first[:2] == ("info", {})
+    assert "unpacks gzip" in gzip[2]
     assert begin[:2] == ("warning", {"STATE": "unreachable"})
     assert re.fullmatch(r"cannot deliver \(unreachable\): .+; trying again", begin[2])
     match = re.fullmatch(r"delivering again after \d+ s \(failures: (\d+)\)", end[2])

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from packages.roots import require
 from processes import ROOT
 
 PREVIOUS = "0.0.9"
+DATED = {"SOURCE_DATE_EPOCH": "1795435200"}
+"""The date of what is built here, else that of the newest commit."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Built:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Built:
     """This checkout as ``make deb`` builds it, and a version before it."""
+    require()
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "built"
     with folder.with_suffix(".lock").open("w") as lock:
@@ -64,5 +68,6 @@ def _hatch(source: Path, out: Path, *targets: str) -> None:
 def _debs(wheel: Path, out: Path) -> dict[str, Path]:
     names = ["trixie", "amd64"]
     argv = [sys.executable, str(ROOT / "release/build_debs.py"), str(wheel), str(out), *names]
-    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    environment = os.environ | DATED
+    done = subprocess.run(argv, env=environment, check=True, capture_output=True, text=True)
     return dict(zip(names, map(Path, done.stdout.split()), strict=True))

@@ -63,7 +63,7 @@ def root(suite: str, architecture: str = "") -> Path:
             for old in folder.glob(f"{kind}-{'[0-9a-f]' * 12}"):
                 shutil.rmtree(old)
             making = folder / f"{kind}-in-the-making"
-            shutil.rmtree(making, ignore_errors=True)
+            _remove(making)
             _make(suite, architecture, making)
             making.rename(folder / name)
     return folder / name
@@ -71,12 +71,14 @@ def root(suite: str, architecture: str = "") -> Path:
 
 def _make(suite: str, architecture: str, target: Path) -> None:
     installed, _, upgrade = suite.partition("-to-")
-    options = ["--variant=minbase", f"--include={_BASE}"]
-    options += [f"--arch={architecture}"] if architecture else []
-    _run("debootstrap", *options, installed, str(target))
     if upgrade:
+        _run("cp", "--archive", str(root(installed)), str(target))
         sources = target / "etc/apt/sources.list"
         sources.write_text(sources.read_text().replace(installed, upgrade))
+    else:
+        options = ["--variant=minbase", f"--include={_BASE}"]
+        options += [f"--arch={architecture}"] if architecture else []
+        _run("debootstrap", *options, installed, str(target))
     for file in Path("/etc/apt/apt.conf.d").iterdir():
         if "Acquire::" in file.read_text():  # how this machine reaches its mirror
             shutil.copy(file, target / "etc/apt/apt.conf.d")
@@ -92,6 +94,16 @@ def _make(suite: str, architecture: str, target: Path) -> None:
         _run(*apt, "install", "--download-only", *_AGENT_NEEDS[suite])
     (target / "usr/sbin/policy-rc.d").unlink()
     (target / "etc/machine-id").write_text("")
+
+
+def _remove(making: Path) -> None:
+    """What an interrupted debootstrap left, but for the /proc that it had mounted in there."""
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        mounted = Path(line.split()[4])
+        if mounted.is_relative_to(making):
+            _run("umount", "--lazy", str(mounted))
+    if making.exists():
+        shutil.rmtree(making)
 
 
 def _run(*argv: str) -> None:

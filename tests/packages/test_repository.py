@@ -11,7 +11,7 @@ from pathlib import Path
 
 import build_debs
 import pytest
-from packages.conftest import PREVIOUS, Built
+from packages.conftest import DATED, PREVIOUS, Built
 from packages.containers import Container, container
 from packages.device import (
     INIT,
@@ -130,7 +130,8 @@ def test_the_same_wheel_and_date_make_the_same_package(
     built: Built, name: str, tmp_path: Path
 ) -> None:
     argv = [sys.executable, str(ROOT / "release/build_debs.py"), str(built.wheel), str(tmp_path)]
-    subprocess.run([*argv, name], check=True, capture_output=True, umask=0o077)
+    environment = os.environ | DATED
+    subprocess.run([*argv, name], env=environment, check=True, capture_output=True, umask=0o077)
     digests = {
         hashlib.sha256(deb.read_bytes()).hexdigest()
         for deb in (built.debs[name], tmp_path / built.debs[name].name)
@@ -148,7 +149,9 @@ def test_what_is_inside_a_release_is_listed() -> None:
         for line in (ROOT / "release/bundled.txt").read_text().splitlines()
         if "==" in line
     ]
-    assert {*wanted, ("leaflet", "1.9.4"), ("uplot", "1.6.32")} <= listed
+    of_page = {(one["name"], one["version"]) for one in build_debs.page_libraries()}
+    assert of_page > {("leaflet", "1.9.4")}
+    assert {*wanted, *of_page} <= listed
     # One binary library, for three architectures.
-    assert len(said["components"]) == len(wanted) + 2 + len(build_debs.BUNDLED) - 1
+    assert len(said["components"]) == len(wanted) + len(of_page) + len(build_debs.BUNDLED) - 1
     assert all(one["licenses"] and one["hashes"] for one in said["components"])

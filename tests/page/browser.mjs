@@ -133,11 +133,12 @@ const stories = {
     assert.match(await desk.getAttribute("#polar", "aria-label"), /in view, \d+ used: BeiDou, GLONASS, GPS, Galileo/);
     await desk.evaluate(() => document.activeElement.blur());
     if (pictures) await until(desk, () => window.page.track.size > 214); // the round, and the tunnel
+    await desk.evaluate(() => scrollTo(0, 0));
     await picture(desk, "light");
     const sky = desk.locator("[aria-labelledby=sky-title]");
     await sky.scrollIntoViewIfNeeded();
     if (pictures) await sky.screenshot({ path: `${pictures}/page-sky.png` });
-    await desk.locator("summary").click();
+    await desk.locator("#sky-table summary").click();
     await until(desk, () => document.querySelectorAll("#satellites tr").length > 20);
     await axe(desk, "with satellites");
     for (const page of [desk, dark, phone]) assert.deepEqual(page.faults, []);
@@ -277,6 +278,40 @@ const stories = {
     await axe(page, "with a map in the dark");
     await picture(page, "map-dark");
     assert.deepEqual(page.faults.filter((fault) => !/willReadFrequently/.test(fault)), []); // ours
+  },
+
+  /** Narrow screens, many satellites, no script, the focus of the zoom buttons, an app to install. */
+  async details() {
+    const page = await open({ size: "phone" });
+    await live(page);
+    await page.locator("#polar").scrollIntoViewIfNeeded();
+    await until(page, () => document.querySelectorAll("#bars .bar").length > 20);
+    for (const width of [390, 320]) {
+      await page.setViewportSize({ width, height: 844 });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+      assert.ok(wide <= width, `${wide} pixels at ${width}`);
+      const out = await page.evaluate(() => {
+        const card = document.querySelector("[aria-labelledby=sky-title]").getBoundingClientRect();
+        return [...document.querySelectorAll("#bars .bar")].filter((bar) => bar.getBoundingClientRect().right > card.right).length;
+      });
+      assert.equal(out, 0, `satellites beyond the card at ${width}`);
+      await axe(page, `${width} wide`);
+    }
+    await tabTo(page, ".leaflet-control-zoom-in");
+    const ring = await page.evaluate(() => getComputedStyle(document.activeElement).outlineOffset);
+    assert.equal(ring, "-4px"); // inside of what is cut off
+    const session = await page.context().newCDPSession(page);
+    const { url: manifest, errors, data } = await session.send("Page.getAppManifest");
+    assert.ok(manifest.endsWith("/static/manifest.webmanifest"));
+    assert.deepEqual(errors, []);
+    for (const icon of JSON.parse(data).icons) {
+      const answer = await page.request.get(new URL(icon.src, manifest).href);
+      assert.equal(answer.headers()["content-type"], icon.type);
+    }
+    const plain = await open({ javaScriptEnabled: false });
+    const note = await plain.locator(".noscript").boundingBox();
+    assert.ok(note.y < 200, `the note is at ${note.y}`);
+    assert.deepEqual(page.faults, []);
   },
 
   /** Days and trips, a range, playback, a point with all that is known of it, units. */

@@ -17,7 +17,7 @@ from rig import START_MS, started, write_config
 from test_site import served  # type: ignore[import-not-found]
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.config.settings import Page
+from telemetry_agent.config.settings import PageSettings
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Fix
 from telemetry_agent.page.map_file import asked_range, open_map
@@ -184,4 +184,4 @@ def test_no_file_and_a_folder_are_told(tmp_path: Path) -> None:
     for path, says in ((tmp_path / "none", "No such file"), (tmp_path, "not a regular file")):
         with pytest.raises(ConfigError, match=says):
             open_map(path)
-    assert Page().map is None
+    assert PageSettings().map is None

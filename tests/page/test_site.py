@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Gps, Page, Queue, Settings, Upload
+from telemetry_agent.config.settings import (
+    GpsSettings,
+    PageSettings,
+    QueueSettings,
+    Settings,
+    UploadSettings,
+)
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
@@ -33,10 +39,10 @@ class Site:
             self.port: int = listener.getsockname()[1]
         settings = Settings(
             device="van-07",
-            gps=Gps(source="/dev/none"),
-            queue=Queue(path=folder / "queue.db"),
-            upload=Upload(**{"url": "http://127.0.0.1:9/", **upload}),
-            page=Page(**{"listen": ("127.0.0.1", self.port), **page}),
+            gps=GpsSettings(source="/dev/none"),
+            queue=QueueSettings(path=folder / "queue.db"),
+            upload=UploadSettings(**{"url": "http://127.0.0.1:9/", **upload}),
+            page=PageSettings(**{"listen": ("127.0.0.1", self.port), **page}),
         )
         self.agent = Agent(settings, Clock())
         self.queue = self.agent.queue
@@ -114,6 +120,7 @@ def test_every_answer_has_the_rules(site: Site) -> None:
         answer, _ = site.ask(path)
         assert answer.headers["Content-Security-Policy"] == (
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+            "manifest-src 'self'; "
             "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         )
         assert answer.headers["X-Content-Type-Options"] == "nosniff"

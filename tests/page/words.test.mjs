@@ -53,6 +53,8 @@ test("one sentence tells how it is", () => {
     "Recording. Uploads held for 2 min; 5 positions wait safely on the disk.",
   );
   assert.match(lostContact(9000).rest, /9/);
+  assert.match(lostContact(9000).more, /how it was then/);
+  assert.doesNotMatch(lostContact(9000, false).more, /how it was then/);
 });
 
 test("the worst speaks: tone, title, cause and remedy", () => {

@@ -308,6 +308,31 @@ def test_https_goes_through_a_tunnel_and_only_the_proxy_that_is_set_is_used(
 
 
 @pytest.mark.usefixtures("no_other_proxy")
+@pytest.mark.parametrize("over_tls", [True, False])
+def test_the_proxy_gets_the_password_of_the_day_and_the_endpoint_never_does(
+    authority: Authority, served: Pair, tmp_path: Path, over_tls: bool
+) -> None:
+    password = tmp_path / "password"
+    password.write_text("first")
+    credentials = Credentials(
+        ca_file=authority.pair.cert, proxy_username="jane", proxy_password=password
+    )
+    context = authority.server_context(served)
+    act = tunnel() if over_tls else answer()
+    with Server(tls=context) as server, Server(then=act) as proxy:
+        by = f"http://jane@127.0.0.1:{proxy.port}"
+        url = server.url if over_tls else "http://far.example/"
+        for text in ("first", "second"):
+            password.write_text(text)
+            with closing(Transport(url, credentials=credentials, proxy=by)) as transport:
+                assert isinstance(transport.exchange(PAYLOAD, 5), Answer)
+        sent = [request.headers["proxy-authorization"] for request in proxy.requests]
+        assert sent == ["Basic amFuZTpmaXJzdA==", "Basic amFuZTpzZWNvbmQ="]
+        assert all("proxy-authorization" not in request.headers for request in server.requests)
+    assert credentials.masked("first, second") == "***, ***"
+
+
+@pytest.mark.usefixtures("no_other_proxy")
 def test_plain_http_tells_the_proxy_the_whole_url() -> None:
     with Server() as proxy:
         got = exchange(
@@ -322,8 +347,8 @@ def test_plain_http_tells_the_proxy_the_whole_url() -> None:
 @pytest.mark.parametrize(
     ("act", "why"),
     [
-        (answer(407), "the proxy does not connect us: 407 Whatever"),
-        (answer(502), "the proxy does not connect us: 502 Whatever"),
+        (answer(407), "the proxy does not connect to the endpoint: 407 Whatever"),
+        (answer(502), "the proxy does not connect to the endpoint: 502 Whatever"),
         (
             tunnel(says=b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
             "the proxy sent more than one answer",

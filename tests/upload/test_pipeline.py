@@ -249,7 +249,7 @@ class Scripted:
         self.answering = True
         return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
-    def readable(self) -> bool:
+    def stale(self) -> bool:
         return False
 
     def close(self) -> None:

@@ -53,6 +53,10 @@ class UnusableError(StorageError):
     """The file is damaged, or no queue that this version can use: it is to be set aside."""
 
 
+class NewerError(UnusableError):
+    """A version still to come has written the file."""
+
+
 APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
 
 _CREATE = (
@@ -254,7 +258,7 @@ def _check_kind(connection: sqlite3.Connection, path: Path) -> int:
     if application_id != APPLICATION_ID and (application_id or version or tables):
         raise UnusableError(f"{path} is a database of another program, not a queue")
     if version > len(_MIGRATIONS):
-        raise UnusableError(
+        raise NewerError(
             f"the queue {path} was written by a newer telemetry-agent (its schema is version "
             f"{version}, this one knows {len(_MIGRATIONS)})"
         )

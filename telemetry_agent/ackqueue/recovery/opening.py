@@ -1,7 +1,7 @@
 """How a queue file is opened, whatever state it is in: within a second, and nothing is deleted.
 
 A file that cannot be used is set aside under another name, and a new one takes its place. The rows
-of what was set aside are away from then on; ``salvage`` carries them over.
+of what was set aside are away from then on; ``carry_over`` carries them over.
 """
 
 import errno

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from telemetry_agent.ackqueue.file.rows import decode, is_sound
-from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, NewerError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store, read_mark
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -45,8 +45,8 @@ class Source(Protocol):
     def check_open(self) -> None: ...  # noqa: D102
 
 
-class AtRest:
-    """A queue that nobody uses; the caller holds its lock."""
+class FileAtRest:
+    """A queue that nobody uses."""
 
     def __init__(self, path: Path) -> None:
         """Open it, for reading alone.
@@ -98,18 +98,28 @@ def losses(source: Source, limit: int) -> list[Loss]:
     return found
 
 
-def verify_at_rest(path: Path) -> Report:
-    """As ``verify``, of a queue that nobody uses; the caller holds its lock.
+def verify_at_rest(path: Path, file: Path) -> Report:
+    """As ``verify``, of a queue that nobody uses.
+
+    Args:
+        path: Of the queue.
+        file: What is read: the same, or a copy of it with its log.
 
     Raises:
         OSError: The log cannot be read.
     """
-    log_is_damaged = read_log(set_aside_files.log_of(path), PAGE_BYTES).damaged
+    log_is_damaged = read_log(set_aside_files.log_of(file), PAGE_BYTES).damaged
     try:
-        source = AtRest(path)
-    except StorageError as error:
-        yield _report(path, structure="its log is damaged" if log_is_damaged else str(error))
+        source = FileAtRest(file)
+    except NewerError as error:
+        structure = str(error).replace(str(file), str(path))
+        yield _report(path, structure=structure) | {"newer": True}
         return
+    except StorageError as error:
+        structure = "its log is damaged" if log_is_damaged else str(error)
+        yield _report(path, structure=structure.replace(str(file), str(path)))
+        return
+    source.path = path
     with closing(source.store):
         structure = source.damage or source.store.integrity()
         if log_is_damaged:

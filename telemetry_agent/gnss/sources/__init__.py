@@ -7,7 +7,7 @@ that finds the receiver by its name, even if its device node has changed.
 
 from typing import Protocol
 
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.model import ReceiverState
 
 
@@ -59,7 +59,7 @@ class Source(Protocol):
     def close(self) -> None:
         """Free the device for others. Idempotent."""
 
-    def remedy(self, state: ReceiverState, heard: bytes) -> str:
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """Describe what is wrong with a source that was closed as useless, and what to do.
 
         Args:

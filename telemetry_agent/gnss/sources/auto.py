@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources import BusyError, Source, gpsd
 from telemetry_agent.gnss.sources.machine import Candidate, find_receivers
 from telemetry_agent.model import ReceiverState
@@ -119,9 +119,11 @@ class AutoSource:
             self._mute.append(self._open_path)
             self._open_path = None
 
-    def remedy(self, state: ReceiverState, heard: bytes) -> str:
-        """See ``Source.remedy``."""
-        return self._source.remedy(state, heard) if self._source else f"{self.name} is {state}"
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:
+        """See ``Source.advice``."""
+        return (
+            self._source.advice(state, heard) if self._source else Advice(f"{self.name} is {state}")
+        )
 
     def _last_the_mute(self, path: Path) -> int:
         return self._mute.index(path) + 1 if path in self._mute else 0
@@ -152,8 +154,9 @@ def _left_out(found: Iterable[Candidate], failed: Mapping[Path, SourceError]) ->
 def _none_usable(found: Collection[Candidate], failed: Mapping[Path, SourceError]) -> SourceError:
     if not (found or failed):
         return SourceError(
-            "no receiver found: plug one in, or set gps.source to its device (a serial port of a "
-            "Raspberry Pi's header is switched on by `sudo raspi-config nonint do_serial_hw 0`)"
+            "no receiver found",
+            "plug one in, or set gps.source to its device (a serial port of a "
+            "Raspberry Pi's header is switched on by `sudo raspi-config nonint do_serial_hw 0`)",
         )
     text = f"no usable receiver: {_left_out(found, failed)}"
     busy = any(isinstance(error, BusyError) for error in failed.values())

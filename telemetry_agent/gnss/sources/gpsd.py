@@ -26,7 +26,7 @@ from functools import reduce
 from operator import xor
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources.sockets import TcpSource
 from telemetry_agent.model import ReceiverState
 
@@ -225,8 +225,8 @@ class GpsdSource(TcpSource):
         devices = self._reports.devices
         if devices == []:
             raise SourceError(
-                f"{self.name} has no receiver: `sudo gpsdctl add /dev/…`, or name it in "
-                "/etc/default/gpsd"
+                f"{self.name} has no receiver",
+                "`sudo gpsdctl add /dev/…`, or name it in /etc/default/gpsd",
             )
         if devices and self._followed is None:
             # Sentences do not say of which receiver they are, so gpsd is asked for those of one.
@@ -236,14 +236,14 @@ class GpsdSource(TcpSource):
         self._has_said = self._has_said or bool(said)
         return said
 
-    def remedy(self, state: ReceiverState, heard: bytes) -> str:
-        """See ``Source.remedy``."""
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:
+        """See ``Source.advice``."""
         if state == "silent":
-            return (
-                f"gpsd has {self._followed or 'a receiver'} and hears nothing from it: check the "
-                "receiver's wiring and power (`gpsmon` shows what gpsd gets)"
+            return Advice(
+                f"gpsd has {self._followed or 'a receiver'} and hears nothing from it",
+                "check the receiver's wiring and power (`gpsmon` shows what gpsd gets)",
             )
-        return super().remedy(state, heard)
+        return super().advice(state, heard)
 
 
 def devices(host: str = "localhost", port: int = PORT, *, clock: Clock | None = None) -> list[str]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from telemetry_agent.errors import Advice
+
 _BLUETOOTH = {"hciattach", "btattach", "btuart"}
 _CONSOLES = {"agetty", "getty", "login"}
 
@@ -60,30 +62,33 @@ def pi_model(root: Path) -> str:
     return text_of(root / "proc/device-tree/model")
 
 
-def explain(device: Path, by: Holder, root: Path = Path("/")) -> str:
+def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
     """Which process uses the port, and the command that frees it."""
     who = f"{by.program} (pid {by.pid})"
     if by.program in _CONSOLES:
-        return f"a login console has {device} ({who}): {getty_remedy(device.name, root)}"
+        return Advice(f"a login console has {device} ({who})", getty_remedy(device.name, root))
     if by.program == "gpsd":
-        return (
-            f'{who} has {device}: set gps.source = "gpsd://localhost:2947", '
-            "or `sudo systemctl disable --now gpsd.socket gpsd`"
+        return Advice(
+            f"{who} has {device}",
+            'set gps.source = "gpsd://localhost:2947", '
+            "or `sudo systemctl disable --now gpsd.socket gpsd`",
         )
     if by.program == "ModemManager":
-        return (
-            f"{who} has {device}: `sudo systemctl disable --now ModemManager`, or where the modem "
-            "needs it, `sudo mmcli -m any --location-enable-gps-unmanaged`"
+        return Advice(
+            f"{who} has {device}",
+            "`sudo systemctl disable --now ModemManager`, or where the modem needs it, "
+            "`sudo mmcli -m any --location-enable-gps-unmanaged`",
         )
     if by.program in _BLUETOOTH:
-        return (
-            f"Bluetooth has {device} ({who}): use the header's other port (gps.source = "
-            '"/dev/serial0"), or add dtoverlay=disable-bt to /boot/firmware/config.txt, '
-            "`sudo systemctl disable hciuart`, then reboot"
+        return Advice(
+            f"Bluetooth has {device} ({who})",
+            'use the header\'s other port (gps.source = "/dev/serial0"), or add '
+            "dtoverlay=disable-bt to /boot/firmware/config.txt, "
+            "`sudo systemctl disable hciuart`, then reboot",
         )
     if by.program.startswith("telemetry-agent"):
-        return f"another telemetry-agent (pid {by.pid}) has {device}: stop it"
-    return f"{who} has {device}: stop that program (`sudo kill {by.pid}`)"
+        return Advice(f"another telemetry-agent (pid {by.pid}) has {device}", "stop it")
+    return Advice(f"{who} has {device}", f"stop that program (`sudo kill {by.pid}`)")
 
 
 def _processes(proc: Path) -> Iterator[int]:

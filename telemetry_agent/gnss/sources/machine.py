@@ -146,7 +146,7 @@ def _header(root: Path) -> Iterator[Candidate]:
     blocked = None
     by = holders.holder(device, root)
     if by:
-        blocked = holders.explain(device, by, root)
+        blocked = str(holders.explain(device, by, root))
     elif holders.is_console(tty, root):
         blocked = f"the system console is on {device}: {holders.getty_remedy(tty, root)}"
     yield Candidate(path, device, "header", f"the header's serial port of this {model}", blocked)

@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.model import ReceiverState
 
@@ -30,11 +30,11 @@ class ReplaySource:
         try:
             # Opening a pipe would wait for its writer, and nothing could end that wait.
             if not stat.S_ISREG(self._path.stat().st_mode):
-                raise SourceError(f"{self.name} is no file: file:// replays a recorded one")
+                raise SourceError(f"{self.name} is not a file", "file:// replays a recorded one")
             self._file = self._path.open("rb")
         except OSError as error:
             raise SourceError(
-                f"{self.name} cannot be replayed: {error.strerror}: check `gps.source`"
+                f"{self.name} cannot be replayed: {error.strerror}", "check gps.source"
             ) from error
 
     def read(self, timeout_s: float) -> bytes:  # noqa: ARG002 - a file never keeps us waiting
@@ -58,6 +58,6 @@ class ReplaySource:
             self._file.close()
             self._file = None
 
-    def remedy(self, state: ReceiverState, heard: bytes) -> str:  # noqa: ARG002
-        """See ``Source.remedy``."""
-        return f"what {self.name} holds is no NMEA: file:// replays what a receiver sent"
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:  # noqa: ARG002
+        """See ``Source.advice``."""
+        return Advice(f"what {self.name} holds is not NMEA", "file:// replays what a receiver sent")

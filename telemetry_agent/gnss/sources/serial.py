@@ -19,7 +19,7 @@ from pathlib import Path
 import serial
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources import BusyError, holders
 from telemetry_agent.gnss.sources.baud import PATIENCE_S, BaudMemory, Trial, in_order
 from telemetry_agent.gnss.sources.machine import candidate
@@ -127,23 +127,23 @@ class SerialSource:
                 fcntl.ioctl(port.fileno(), termios.TIOCNXCL)
             port.close()
 
-    def remedy(self, state: ReceiverState, heard: bytes) -> str:
-        """See ``Source.remedy``."""
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:
+        """See ``Source.advice``."""
         if state == "binary":
-            return (
-                f"{self.name} sends {protocol(heard) or 'a binary protocol'}, not NMEA: switch "
-                f"its NMEA output on: `gpsctl -f -n {self.name}` (Debian's gpsd-clients), or "
-                "commands in gps.on_connect"
+            return Advice(
+                f"{self.name} sends {protocol(heard) or 'a binary protocol'}, not NMEA",
+                f"switch its NMEA output on: `gpsctl -f -n {self.name}` (Debian's gpsd-clients), "
+                "or commands in gps.on_connect",
             )
         if state == "wrong-baud":
             return self._wrong_baud()
         found = candidate(self._path, self._root)
         if found and found.kind == "modem":
-            return (
-                f"no data from {self.name} ({found.label}): switch its GNSS on: "
-                "`sudo mmcli -m any --location-enable-gps-unmanaged`"
+            return Advice(
+                f"no data from {self.name} ({found.label})",
+                "switch its GNSS on: `sudo mmcli -m any --location-enable-gps-unmanaged`",
             )
-        return f"no data from {self.name}: check the receiver's wiring and power"
+        return Advice(f"no data from {self.name}", "check the receiver's wiring and power")
 
     def find_baud(self) -> int | None:
         """Detect the speed of the open port; ``None``, with the most likely one set: not found.
@@ -178,17 +178,17 @@ class SerialSource:
             verdict = trial.feed(self._take(left_s))
         return verdict is True
 
-    def _wrong_baud(self) -> str:
+    def _wrong_baud(self) -> Advice:
         if not self._fixed:
-            return (
-                f"the data from {self.name} is not NMEA at any speed: is it a receiver? Check "
-                "the wiring (ground, and 3.3 V levels on a header)"
+            return Advice(
+                f"the data from {self.name} is not NMEA at any speed",
+                "is it a receiver? Check the wiring (ground, and 3.3 V levels on a header)",
             )
         found = detect_baud(self._path, root=self._root)
         likely = f"it sends at {found}: set gps.baud = {found}" if found else "try another"
-        return (
-            f'the data from {self.name} at {self.baud} baud is not NMEA: {likely}, or "auto" '
-            "to detect it"
+        return Advice(
+            f"the data from {self.name} at {self.baud} baud is not NMEA",
+            f'{likely}, or "auto" to detect it',
         )
 
     def _opened(self) -> _Port:
@@ -207,11 +207,11 @@ class SerialSource:
     def _open(self) -> None:
         try:
             if not stat.S_ISCHR(self._path.stat().st_mode):
-                raise SourceError(self._no_port())
+                raise self._no_port()
             device = self._path.resolve()
             # A pty's maker often has it open as well.
             if device.name.startswith("tty") and (by := holders.holder(device, self._root)):
-                raise BusyError(holders.explain(device, by, self._root))
+                raise BusyError(*holders.explain(device, by, self._root))
             speed = self.baud or next(in_order(self._memory[self.name]))
             port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
             with self._guard:
@@ -227,31 +227,34 @@ class SerialSource:
             self._opened().write(command)
 
     def _gone(self) -> SourceError:
-        return SourceError(f"{self.name} went away: check the cable and the power")
+        return SourceError(f"{self.name} went away", "check the cable and the power")
 
     def _why(self, error: Exception) -> SourceError:
         number = _errno(error)
         if number in _ABSENT:
             return SourceError(
-                f"{self.name}: no such device: plug the receiver in, "
-                "or name another (`ls -l /dev/serial/by-id` shows what is there)"
+                f"{self.name}: no such device",
+                "plug the receiver in, or name another (`ls -l /dev/serial/by-id` shows what is "
+                "there)",
             )
         if number in _BUSY:
             return BusyError(
-                f"{self.name} is in use by another program: "
-                f"`sudo fuser -v {self.name}` shows which; stop it"
+                f"{self.name} is in use by another program",
+                f"`sudo fuser -v {self.name}` shows which; stop it",
             )
         if number in _FORBIDDEN:
             return SourceError(
-                f"no permission to read {self.name}: "
-                f"`sudo usermod -aG {self._group()} {_user()}`, then log in again"
+                f"no permission to read {self.name}",
+                f"`sudo usermod -aG {self._group()} {_user()}`, then log in again",
             )
         if number == errno.ENOTTY:
-            return SourceError(self._no_port())
+            return self._no_port()
         return SourceError(f"{self.name} cannot be opened: {error}")
 
-    def _no_port(self) -> str:
-        return f"{self.name} is not a serial port: name the receiver's device, such as /dev/ttyACM0"
+    def _no_port(self) -> SourceError:
+        return SourceError(
+            f"{self.name} is not a serial port", "name the receiver's device, such as /dev/ttyACM0"
+        )
 
     def _group(self) -> str:
         """The group that may read it: ``dialout`` on Debian, ``uucp`` elsewhere."""

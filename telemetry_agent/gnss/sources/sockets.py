@@ -13,7 +13,7 @@ from telemetry_agent.addresses import (
     resolve,
 )
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.model import ReceiverState
 from telemetry_agent.tasks import Bell
@@ -60,11 +60,13 @@ class SocketSource:
             self._socket.close()
             self._socket = None
 
-    def remedy(self, state: ReceiverState, heard: bytes) -> str:  # noqa: ARG002
-        """See ``Source.remedy``."""
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:  # noqa: ARG002
+        """See ``Source.advice``."""
         if state == "silent":
-            return f"no data from {self.name}: check that its sender runs and has a receiver"
-        return f"the data from {self.name} is not NMEA: check what its sender sends"
+            return Advice(
+                f"no data from {self.name}", "check that its sender runs and has a receiver"
+            )
+        return Advice(f"the data from {self.name} is not NMEA", "check what its sender sends")
 
     def _wait(self, waited_for: socket.socket, event: int, timeout_s: float) -> bool:
         """Whether the socket is ready; not if the time passed, or the wait was cancelled."""
@@ -113,8 +115,8 @@ class TcpSource(SocketSource):
             self._socket = connecting.run(self._clock, self._wait_or_stop)
         except UnreachableError as error:
             raise SourceError(
-                f"{self.name} cannot be reached ({error}): check the address, and that its sender "
-                "runs"
+                f"{self.name} cannot be reached ({error})",
+                "check the address, and that its sender runs",
             ) from error
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for command in self._commands.opened():
@@ -126,7 +128,7 @@ class TcpSource(SocketSource):
             return b""
         data = super().read(0)
         if not data:
-            raise SourceError(f"{self.name} closed the connection: check that its sender runs")
+            raise SourceError(f"{self.name} closed the connection", "check that its sender runs")
         for command in self._commands.heard(data):
             self.request(command)
         return data

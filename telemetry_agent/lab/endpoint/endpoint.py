@@ -191,7 +191,7 @@ class Endpoint:
             )
         with self._news:
             self._news.notify_all()
-        answer: dict[str, Any] = {"stored": stored, "known": known}
+        answer: dict[str, Any] = {"received": stored + known, "stored": stored, "known": known}
         if request.rejected:
             answer["rejected"] = request.rejected
         return answer

@@ -131,6 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Accept-Encoding", "gzip")  # of requests (RFC 9110, 12.5.3)
         for name, text in headers.items():
             self.send_header(name, text)
         if self.close_connection:

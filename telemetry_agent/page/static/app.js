@@ -76,7 +76,7 @@ async function start() {
       if (lostMs === null) return;
       put($("contact").lastElementChild, "No contact");
       document.title = `no contact · ${$("device").textContent}`;
-      story.tell(lostContact(lostMs));
+      story.tell(lostContact(lostMs, last !== null));
     },
   );
   feed.changed = () => last && map.show(last);

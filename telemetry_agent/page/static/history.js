@@ -110,7 +110,7 @@ export class History {
       padding: [8, 4, 0, 0],
       scales: { x: { time: true }, y: { range: above }, right: { range: above } },
       axes: [
-        { ...axis, grid: { show: false }, space: 80, size: 30 },
+        { ...axis, grid: { show: false }, space: 80, size: 48 },
         { ...axis, values: words, size: 58, label: unit(0) },
         ...(units.length > 1 ? [{ ...axis, scale: "right", side: 1, values: words, size: 58, label: unit(1), grid: { show: false } }] : []),
       ],

@@ -235,15 +235,15 @@ function awayWords(state) {
   return word && `Uploads ${word} for ${span(since)}`;
 }
 
-/** @param {number} lostMs */
-export function lostContact(lostMs) {
+/** @param {number} lostMs @param {boolean} seen whether there is anything to be seen */
+export function lostContact(lostMs, seen = true) {
   return {
     kind: "lost",
     tone: "idle",
     leadTone: "bad",
     lead: "No contact with the agent",
     rest: `for ${span(lostMs / 1000)}.`,
-    more: "What you see is how it was then. It comes back by itself.",
+    more: seen ? "What you see is how it was then. It comes back by itself." : "It comes back by itself.",
   };
 }
 
@@ -254,13 +254,13 @@ export function accuracy(position) {
     return { radius_m: radius, text: `±\u00a0${metres(radius)}`, how: "1 sigma, by the receiver" };
   }
   if (position.hdop !== undefined) {
-    const radius = position.hdop * RANGE_ERROR_M;
+    const radius = Math.max(1, position.hdop * RANGE_ERROR_M);
     return { radius_m: radius, text: `±\u00a0${metres(radius)}`, how: `about, from hdop ${position.hdop}` };
   }
   return null;
 }
 
-const RANGE_ERROR_M = 4; // of a common receiver in the open, 1 sigma
+const RANGE_ERROR_M = 5; // an estimate, the same as servers are sent (formats/packing.py)
 
 const metres = (m) => (m < 10 ? `${m.toFixed(1)}\u00a0m` : `${Math.round(m)}\u00a0m`);
 

@@ -10,7 +10,7 @@ refused, and the uploads are held.
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from telemetry_agent.fields import degrees
-from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Refused
+from telemetry_agent.model import Answer, Batch, Fix, Outcome, Payload, Refused
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
 from telemetry_agent.upload.interfaces import Compression, WireFormat
@@ -35,13 +35,13 @@ def format_for(url: str) -> WireFormat:
 
 def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
-    outcome = judge(answer)
+    outcome = judge(answer, batch)
     if isinstance(outcome, Refused) and not answer.body:
         return Refused(
             f"{answer.status}: the server does not know the device {batch.device}",
             status=answer.status,
         )
-    return outcome or Delivered(status=answer.status)
+    return outcome
 
 
 def _query(fix: Fix) -> str:

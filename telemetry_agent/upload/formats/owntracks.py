@@ -45,17 +45,14 @@ def format_for(url: str, username: str) -> WireFormat:
     return WireFormat(encode, read, without_doubt, one_by_one=True, oldest_first=True)
 
 
-def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - it is one fix
+def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
-    outcome = judge(answer)
+    outcome = judge(answer, batch, array_is_yes=True)
+    text = answer.body.strip()
     # The Recorder answers in JSON, Traccar with an empty body.
-    if (
-        outcome is None
-        and answer.body.strip()
-        and not answer.body.lstrip().startswith((b"[", b"{"))
-    ):
+    if isinstance(outcome, Delivered) and text and not text.startswith((b"[", b"{")):
         return unclear(answer, f"{answer.status} without JSON: no OwnTracks server says that")
-    return outcome or Delivered(status=answer.status)
+    return outcome
 
 
 def _level(name: str) -> str:

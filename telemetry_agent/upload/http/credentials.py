@@ -57,15 +57,15 @@ class Renewed(Generic[T]):
         self._stamp = stamp
         return self._value
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        stamps: list[tuple[int, int, int] | None] = []
+    def _look(self) -> list[tuple[int, ...] | None]:
+        stamps: list[tuple[int, ...] | None] = []
         for path in self._paths:
             try:
                 stat = path.stat()
             except OSError:
                 stamps.append(None)
             else:
-                stamps.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+                stamps.append((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
         return stamps
 
 
@@ -83,6 +83,8 @@ class Credentials:
         ca_file: Path | None = None,
         client_cert: Path | None = None,
         client_key: Path | None = None,
+        proxy_username: str = "",
+        proxy_password: Path | None = None,
         secrets: set[str] | None = None,
         fault: str | None = None,
     ) -> None:
@@ -97,23 +99,29 @@ class Credentials:
             ca_file: Certificates (PEM) that are trusted instead of the system's.
             client_cert: Our certificate (PEM), which may hold its key too.
             client_key: The key of our certificate, where that does not hold it.
+            proxy_username: For basic authentication at the proxy, with ``proxy_password``.
+            proxy_password: Holds the password for the proxy.
             secrets: All secrets of ``headers`` and of the files are added to it.
             fault: Why these must not be used at all.
         """
         self.secrets = secrets if secrets is not None else set()
         self.secrets |= secret_values(headers)
         self._headers = dict(headers)
-        self._username = username
         self._ca_file = ca_file
         self._client_cert = client_cert
         self._client_key = client_key
         self._fault = fault
+        self._proxy: Renewed[str] | None = None
+        self._proxy_username, self._proxy_password = proxy_username, proxy_password
         self._is_prepared = False
         self._secret: tuple[Path, Callable[[], str]] | None = None
         if token is not None:
             self._secret = token, lambda: self._with_token(scheme, token)
         elif password is not None:
-            self._secret = password, lambda: self._basic(password)
+            self._secret = (
+                password,
+                lambda: self._basic("upload.password_file", username, password),
+            )
         self._authorization: Renewed[str] | None = None
         self._tls: Renewed[ssl.SSLContext] | None = None
 
@@ -128,6 +136,7 @@ class Credentials:
         if self._fault is not None:
             raise ConfigError(self._fault)
         self.headers()
+        self.proxy_headers()
         if self._ca_file or self._client_cert:
             self.ssl_context()
         self._is_prepared = True
@@ -140,6 +149,16 @@ class Credentials:
             path, make = self._secret
             self._authorization = Renewed([path], make)
         return {**self._headers, "Authorization": self._authorization.get()}
+
+    def proxy_headers(self) -> dict[str, str]:
+        """For the proxy, on the next connection."""
+        username, path = self._proxy_username, self._proxy_password
+        if path is None:
+            return {}
+        if self._proxy is None:
+            key = "upload.proxy_password_file"
+            self._proxy = Renewed([path], lambda: self._basic(key, username, path))
+        return {"Proxy-Authorization": self._proxy.get()}
 
     def ssl_context(self) -> ssl.SSLContext:
         """For the next connection: TLS 1.2 or newer, with the server's certificate verified."""
@@ -159,9 +178,9 @@ class Credentials:
         self.secrets.add(token)
         return f"{scheme} {token}"
 
-    def _basic(self, path: Path) -> str:
-        password = read_secret("upload.password_file", path)
-        packed = base64.b64encode(f"{self._username}:{password}".encode()).decode()
+    def _basic(self, key: str, username: str, path: Path) -> str:
+        password = read_secret(key, path)
+        packed = base64.b64encode(f"{username}:{password}".encode()).decode()
         self.secrets |= {password, packed}
         return f"Basic {packed}"
 

@@ -14,11 +14,13 @@ redirect, and a captive portal sends both; so both headers are hidden from it.
 Every failure gets its words here, once.
 """
 
+import contextlib
 import logging
 import ssl
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
@@ -42,7 +44,7 @@ import httpx  # noqa: E402 - the same
 logging.getLogger("httpx").setLevel(logging.WARNING)
 logging.getLogger("httpcore").setLevel(logging.WARNING)
 
-_ANSWER_CAP_BYTES = 256 * 1024
+_ANSWER_CAP_BYTES = 1024 * 1024
 _READ_CAP_BYTES = 2 * _ANSWER_CAP_BYTES  # with all heads and framing
 
 
@@ -71,6 +73,7 @@ class Transport:
         self._credentials = credentials or Credentials()
         dialer = dialer or Dialer(Clock())
         self._exchange = dialer.exchange
+        self._idle_life = dialer.idle_life
         self._wire = _Wire(dialer, self._credentials, proxy, keepalive_expiry_s)
         self._client = httpx.Client(transport=self._wire, trust_env=False)
         self._proxied = bool(proxy)
@@ -90,7 +93,7 @@ class Transport:
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
         """Send ``payload`` and read the answer, all within ``timeout_s`` seconds.
 
-        The body of the answer is cut at 256 KiB.
+        The body of the answer is cut at 1 MiB.
         """
         headers = {**self._headers(), **payload.headers}
         # Not client.build_request(): a request of the client carries its cookies and defaults.
@@ -156,6 +159,7 @@ class Transport:
         """
         self._wire.drop()
         self._pipeline.drop()
+        self._idle_life.forget()
 
     def close(self) -> None:
         """Free the connection. Only for the thread that exchanges."""
@@ -165,7 +169,6 @@ class Transport:
     def _headers(self) -> dict[str, str]:
         return {
             "User-Agent": f"telemetry-agent/{__version__}",
-            "Accept-Encoding": "identity",
             **self._credentials.headers(),
         }
 
@@ -188,7 +191,11 @@ class Transport:
         except httpcore.LocalProtocolError as error:
             failure = NoAnswer(self.masked(f"the request cannot be sent: {error}"))
         except httpcore.ProxyError as error:
-            failure = NoAnswer(f"the proxy does not connect us: {words(str(error))}")
+            # A new password may be in its file: the next connection reads it.
+            self._wire.drop()
+            said = words(str(error))
+            remedy = ": check upload.proxy and upload.proxy_password_file" * ("407" in said)
+            failure = NoAnswer(f"the proxy does not connect to the endpoint: {said}{remedy}")
         # An abort looks like a failure of the network.
         return NoAnswer("stopped") if self._exchange.aborted else failure
 
@@ -198,7 +205,7 @@ class Transport:
         try:
             for part in response.iter_raw():
                 body += part
-                if len(body) >= _ANSWER_CAP_BYTES:
+                if len(body) > _ANSWER_CAP_BYTES:
                     break
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that takes nothing is clear without its body.
@@ -210,11 +217,15 @@ class Transport:
             response.close()
         if self._wire.has_rest():
             self._wire.drop()
+        headers: dict[str, str] = response.extensions["all_headers"]
+        length = headers.get("content-length", "")
+        size = max(len(body), int(length) if length.isdecimal() else 0)
         return Answer(
             status=response.status_code,
-            headers=response.extensions["all_headers"],
+            headers=headers,
             body=bytes(body[:_ANSWER_CAP_BYTES]),
             verified_tls=response.extensions["verified"],
+            too_long_bytes=size if size > _ANSWER_CAP_BYTES else None,
         )
 
 
@@ -225,13 +236,28 @@ class _Wire(httpx.BaseTransport):
         self, dialer: Dialer, credentials: Credentials, proxy: str, keepalive_expiry_s: float
     ) -> None:
         self._backend = _NetworkBackend(dialer, credentials)
+        self._credentials = credentials
+        parts = urlsplit(proxy)
+        self._proxy = proxy and f"http://{parts.hostname}:{parts.port or 80}"
+        self._expiry_s = keepalive_expiry_s
+        self._made: httpcore.ConnectionPool | None = None
+
+    @property
+    def _pool(self) -> httpcore.ConnectionPool:
+        if self._made is not None:
+            return self._made
         how: dict[str, Any] = {
             "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # unused: see start_tls
             "max_connections": 1,
-            "keepalive_expiry": keepalive_expiry_s,
+            "keepalive_expiry": self._expiry_s,
             "network_backend": self._backend,
         }
-        self._pool = httpcore.HTTPProxy(proxy, **how) if proxy else httpcore.ConnectionPool(**how)
+        if self._proxy:
+            headers = [*self._credentials.proxy_headers().items()]
+            self._made = httpcore.HTTPProxy(self._proxy, proxy_headers=headers, **how)
+        else:
+            self._made = httpcore.ConnectionPool(**how)
+        return self._made
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
@@ -266,10 +292,12 @@ class _Wire(httpx.BaseTransport):
 
     def drop(self) -> None:
         """Close the kept connection."""
-        self._pool.close()
+        if self._made is not None:
+            self._made.close()
+            self._made = None
 
     def close(self) -> None:
-        self._pool.close()
+        self.drop()
 
 
 class _Body(httpx.SyncByteStream):
@@ -310,6 +338,7 @@ class _HttpcoreStream(httpcore.NetworkStream):
         self.connection = connection
         self._credentials = credentials
         self._data = b""
+        self._unsent = b""
         self._at = 0
         self._read_bytes = 0
 
@@ -318,6 +347,11 @@ class _HttpcoreStream(httpcore.NetworkStream):
         return self._at < len(self._data)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - as above
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            # A server that has closed may have answered before: reading shows it.
+            with contextlib.suppress(BrokenError):
+                self.connection.send(unsent)
         if not self.has_rest():
             self._data = self.connection.recv(max_bytes)
             self._at = 0
@@ -330,12 +364,9 @@ class _HttpcoreStream(httpcore.NetworkStream):
         return self._data[start : self._at]
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
+        # httpcore writes head and body apart, which costs two packets more than one write.
         self._read_bytes = 0
-        try:
-            self.connection.send(buffer)
-        except BrokenError as error:
-            # It makes httpcore read: the server may have answered before it closed.
-            raise httpcore.WriteError(str(error)) from error
+        self._unsent += buffer
 
     def close(self) -> None:
         self.connection.close()
@@ -360,6 +391,6 @@ class _HttpcoreStream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
             return self.connection.tls
-        if info == "is_readable":
-            return self.connection.readable()
+        if info == "is_readable":  # asked of an idle connection: is it of no use any more?
+            return self.connection.stale()
         return None

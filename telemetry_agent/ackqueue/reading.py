@@ -1,0 +1,138 @@
+"""A queue that nobody uses, read without a change to any file.
+
+SQLite makes files even where it only reads, unless it may take the file as immutable, and then it
+does not see a log. So ``QueueReader`` opens a file without a log in place. A file with a log, or a
+damaged one, is read as a private copy: ``copied`` makes it.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from telemetry_agent.ackqueue.file.rows import TIME_MS, decode
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.verify import FileAtRest
+from telemetry_agent.ackqueue.row_states import State
+from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
+from telemetry_agent.errors import StorageError
+
+_BLOCK_BYTES = 1 << 20
+_SECTORS_BYTES = 4096
+
+
+class QueueReader:
+    """Answers what ``AckQueue`` answers, as far as that changes nothing.
+
+    Args:
+        path: of the queue, with no log beside it, or a copy.
+
+    Raises:
+        StorageError: it is damaged so that it cannot be opened, or the disk refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.shared = FileAtRest(path)
+        self._store, self._ledger = self.shared.store, self.shared.ledger
+
+    def stats(self) -> QueueStats:
+        """Count everything."""
+        oldest, size = self._ledger.oldest_pending(), size_on_disk(self.shared.path)
+        rows = self._store.read(oldest, self.shared.committed) if oldest is not None else iter(())
+        oldest_ms = next((row[TIME_MS] for row in rows), None)
+        return count(self._ledger, 0, 0, oldest_ms, size, full=False)
+
+    def stored(self, state: State | None = None) -> Iterator[Stored]:
+        """The sound fixes in the order of recording: all, or those in one state.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        spans: list[tuple[int, int]] = [(1, self.shared.committed)]
+        if state not in {None, State.READY}:
+            spans = [(span.lo, span.hi) for span in self._ledger.in_state(State(state or 0))]
+        for lo, hi in spans:
+            for row in self._store.read(lo, hi):
+                mark, record = self._ledger.state_of(row[0]), decode(row)
+                if record is not None and mark.state > 0 and state in {None, mark.state}:
+                    yield Stored(record, mark.state, mark.reason)
+
+    def newest_ms(self) -> int | None:
+        """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        records = map(decode, self._store.read_back(self.shared.committed, ROWS_PER_READ))
+        return next((r.fix.time_ms for r in records if r and r.fix.time_is_sure), None)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._store.close()
+
+
+@contextmanager
+def copied(path: Path, *, whole: bool) -> Iterator[Path]:
+    """A private copy of the queue and its log while the block runs.
+
+    Args:
+        path: of the queue.
+        whole: also what was set aside, and what the last holder of the lock wrote down.
+
+    Raises:
+        StorageError: it cannot be read, or there is no room for it.
+    """
+    files = [path, set_aside_files.log_of(path)]
+    if whole:
+        waiting = set_aside_files.waiting(path)
+        files += [
+            *waiting,
+            *map(set_aside_files.log_of, waiting),
+            path.with_name(path.name + ".lock"),
+        ]
+    with TemporaryDirectory(prefix="telemetry-agent-") as folder:
+        for file in files:
+            with suppress(FileNotFoundError):
+                _copy(file, Path(folder, file.name))
+        yield Path(folder, path.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    # Whoever owns the folder chose what is there: a pipe would be waited for.
+    original = _opened(source)
+    try:
+        status = os.fstat(original)
+        if not stat.S_ISREG(status.st_mode):
+            raise StorageError(f"{source} is not a file")
+        with target.open("wb") as copy:
+            for offset in range(0, status.st_size, _BLOCK_BYTES):
+                copy.write(_block(original, offset, min(_BLOCK_BYTES, status.st_size - offset)))
+    except OSError as error:
+        raise StorageError(
+            f"cannot make a copy of {source} in {target.parent} to look at: {error.strerror}",
+            "make room there, or name another folder in TMPDIR",
+        ) from error
+    finally:
+        os.close(original)
+
+
+def _block(file: int, offset: int, size: int) -> bytes:
+    try:
+        return os.pread(file, size, offset)
+    except OSError:  # a sector that cannot be read any more
+        if size <= _SECTORS_BYTES:
+            return bytes(size)
+        starts = range(offset, offset + size, _SECTORS_BYTES)
+        return b"".join(_block(file, o, min(_SECTORS_BYTES, offset + size - o)) for o in starts)
+
+
+def _opened(source: Path) -> int:
+    try:
+        return os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot read {source}: {error.strerror}") from error

@@ -1,0 +1,109 @@
+"""The last config that worked, kept for a start at which the config does not.
+
+A device must record after a typo, after a power cut that left zeros in the config, and before a
+mount that comes late. So the service keeps the text of its config files in its state directory, in
+two generations: after a downgrade the newest may hold keys that this version does not know. Neither
+an environment variable nor the content of a secret's file is kept.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from telemetry_agent.config.settings import Settings
+from telemetry_agent.errors import Advice
+
+_OF_THE_SERVICE = "/var/lib/telemetry-agent"
+_GENERATIONS = ("config", "config.before")
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """What the daemon starts with."""
+
+    settings: Settings
+    texts: Mapping[str, str]
+    """The files that it was read from, by their names; empty where the last good one serves."""
+    fault: Advice | None = None
+    """Why the last good config serves in place of the config."""
+    notes: tuple[str, ...] = ()
+    """What is probably not as it was meant, and harms nothing."""
+    held: bool = False
+    """The config can be read and is wrong: nothing may be sent by what was right before."""
+
+
+def folder() -> Path | None:
+    """Where the copies are; ``None`` without a service manager."""
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(state, "last-good") if state else None
+
+
+def keep(texts: Mapping[str, str]) -> None:
+    """Keep the text of a config that works, if it is another than the last.
+
+    Raises:
+        OSError: the state directory refuses.
+    """
+    where = folder()
+    if where is None or not texts:
+        return
+    content = json.dumps(texts).encode()
+    sealed = hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+    newest, before = (where / name for name in _GENERATIONS)
+    with suppress(FileNotFoundError):
+        if newest.read_bytes() == sealed:
+            return
+    where.mkdir(mode=0o700, exist_ok=True)
+    beside = where / "config.new"
+    beside.unlink(missing_ok=True)
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(sealed)
+        file.flush()
+        os.fsync(file.fileno())
+    if _read(newest) is not None:
+        newest.replace(before)
+    beside.replace(newest)
+    directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def kept() -> Iterator[Mapping[str, str]]:
+    """The generations that are as they were written, the newest first."""
+    where = folder()
+    for name in _GENERATIONS if where is not None else ():
+        texts = _read((where or Path()) / name)
+        if texts is not None:
+            yield texts
+
+
+def forget() -> bool:
+    """Remove every copy. Returns whether there was one.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    where = folder() or Path(_OF_THE_SERVICE, "last-good")
+    found = False
+    for name in (*_GENERATIONS, "config.new"):
+        with suppress(FileNotFoundError):
+            (where / name).unlink()
+            found = True
+    return found
+
+
+def _read(path: Path) -> Mapping[str, str] | None:
+    try:
+        digest, _, content = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != digest:
+            return None
+        texts: Mapping[str, str] = json.loads(content)
+    except (OSError, ValueError):
+        return None
+    return texts

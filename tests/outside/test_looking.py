@@ -1,0 +1,227 @@
+"""Looking changes nothing: whoever looks, whatever state the queue is in."""
+
+import os
+import random
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ackqueue import damage
+from processes import AGENT, environment, run_agent
+from rig import started, write_config
+
+NOBODY = 65534
+GROUP = 12346
+LOOKING = [
+    ["status"],
+    ["queue", "stats"],
+    ["queue", "list", "--limit", "0"],
+    ["queue", "verify"],
+    ["export", "--format", "csv"],
+    ["doctor"],
+]
+FIXES = 300
+
+
+def clean(_path: Path) -> None:
+    """As a stopped agent leaves it."""
+
+
+def with_log(path: Path) -> None:
+    """As a killed agent, or a power cut, leaves it."""
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from ackqueue.damage import record\n"
+        "from telemetry_agent.ackqueue.queue import AckQueue\n"
+        "record(AckQueue(Path(sys.argv[1]), commit_every_s=3600), 20)\n"
+        "os._exit(0)\n"
+    )
+    tests = str(Path(__file__).parent.parent)
+    paths = os.pathsep.join([tests, environment()["PYTHONPATH"]])
+    subprocess.run(
+        [AGENT[0], "-c", script, str(path)], env=environment({"PYTHONPATH": paths}), check=True
+    )
+    assert path.with_name(path.name + "-wal").stat().st_size > 0
+
+
+def header(path: Path) -> None:
+    damage.damage(path, damage.header)
+
+
+def pages(path: Path) -> None:
+    damage.damage(path, damage.five_pages)
+
+
+def torn_log(path: Path) -> None:
+    with_log(path)
+    log = path.with_name(path.name + "-wal")
+    data = bytearray(log.read_bytes())
+    data[len(data) // 2 :] = random.Random(1).randbytes(len(data) - len(data) // 2)
+    log.write_bytes(data)
+
+
+def foreign(path: Path) -> None:
+    path.write_bytes(b"no queue" * 1000)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+STATES = [clean, with_log, header, pages, torn_log, foreign, emptied]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that others can reach."""
+    made = Path("/var/tmp", f"looking-{os.getpid()}-{threading.get_ident()}")
+    made.mkdir()
+    made.chmod(0o755)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made)
+
+
+def queue_in(folder: Path, state: Callable[[Path], None]) -> Path:
+    """The config; the queue is beside it, in a folder of its own."""
+    state_directory = folder / "state"
+    state_directory.mkdir()
+    path = state_directory / "queue.db"
+    damage.fill(path, FIXES)
+    state(path)
+    for each in (state_directory, *state_directory.iterdir()):
+        os.chown(each, NOBODY, GROUP)
+    state_directory.chmod(0o750)
+    for each in state_directory.iterdir():
+        each.chmod(0o640)
+    config = write_config(folder, "/dev/none", "http://127.0.0.1:9/", queue={"path": str(path)})
+    config.chmod(0o644)
+    return config
+
+
+def everything(folder: Path) -> dict[str, tuple[object, ...]]:
+    """Every name there, with all that a look could change."""
+    return {
+        str(path): (
+            (status := path.lstat()).st_ino,
+            status.st_mode,
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            path.read_bytes() if path.is_file() else sorted(path.iterdir()),
+        )
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def look(config: Path, command: list[str], *prefix: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*prefix, *AGENT, *command, "--config", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(),
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_no_look_of_root_changes_anything(state: Callable[[Path], None], folder: Path) -> None:
+    config = queue_in(folder, state)
+    before = everything(folder)
+    for command in LOOKING:
+        result = look(config, command)
+        assert "Traceback" not in result.stderr
+        assert everything(folder) == before, command
+
+
+@pytest.mark.parametrize("state", [clean, with_log, pages])
+def test_a_member_of_the_group_may_look_and_a_stranger_is_told(
+    state: Callable[[Path], None], folder: Path
+) -> None:
+    config = queue_in(folder, state)
+    before = everything(folder)
+    member = ("setpriv", "--reuid=54321", f"--regid={GROUP}", "--clear-groups")
+    stranger = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
+    for command in LOOKING[:-1]:
+        result = look(config, command, *member)
+        assert result.returncode == 0 or command[1:] == ["verify"], result.stderr
+        refused = look(config, command, *stranger)
+        assert "use sudo, or join the group telemetry-agent" in refused.stdout + refused.stderr
+        assert everything(folder) == before, command
+
+
+def test_all_that_can_be_read_of_a_damaged_file_is_shown(folder: Path) -> None:
+    config = queue_in(folder, header)
+    stats = look(config, ["queue", "stats", "--json"])
+    assert f'"ready": {FIXES}' in stats.stdout
+    assert "what the agent recovers when it starts; nothing was changed" in stats.stderr
+    assert "/tmp" not in stats.stderr.replace("/var/tmp", "")
+    listed = look(config, ["queue", "list", "--limit", "0"])
+    assert len(listed.stdout.splitlines()) == FIXES
+    status = look(config, ["status"])
+    assert "no agent runs" in status.stdout
+    assert f"queue:     {FIXES} pending" in status.stdout
+    assert "what the agent recovers when it starts" in status.stdout
+
+
+def test_of_a_file_with_damaged_pages_the_rest_is_exported(folder: Path) -> None:
+    config = queue_in(folder, pages)
+    result = look(config, ["export", "--format", "csv"])
+    assert result.returncode == 0, result.stderr
+    rows = result.stdout.splitlines()[1:]
+    assert FIXES - 100 < len(rows) <= FIXES
+    assert len(set(rows)) == len(rows)
+
+
+def test_what_waits_in_a_log_is_shown(folder: Path) -> None:
+    config = queue_in(folder, with_log)
+    for command in (["queue", "list", "--limit", "0"], ["export", "--format", "ndjson"]):
+        assert len(look(config, command).stdout.splitlines()) == FIXES + 20
+
+
+@pytest.mark.parametrize("state", [clean, with_log, header])
+def test_a_read_only_mount_can_be_looked_at(state: Callable[[Path], None], folder: Path) -> None:
+    config = queue_in(folder, state)
+    mounted = (
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        f'mount --bind "{folder}" "{folder}" && mount -o remount,bind,ro "{folder}" && exec "$@"',
+        "sh",
+    )
+    for command in LOOKING[:-1]:
+        result = look(config, command, *mounted)
+        assert result.returncode == 0 or command[1:] == ["verify"], (command, result.stderr)
+
+
+def test_looking_in_a_loop_never_keeps_an_agent_from_starting(folder: Path) -> None:
+    config = write_config(folder, "/dev/none", "http://127.0.0.1:9/")
+    damage.fill(folder / "queue.db", 50)
+    over = threading.Event()
+
+    def keep_looking(command: list[str]) -> None:
+        while not over.is_set():
+            assert "Traceback" not in run_agent(*command, "--config", str(config)).stderr
+
+    lookers = [threading.Thread(target=keep_looking, args=(c,)) for c in LOOKING[1:4:2]]
+    for looker in lookers:
+        looker.start()
+    try:
+        for restart in range(int(os.environ.get("TELEMETRY_AGENT_RESTARTS", "6"))):
+            with started(config) as daemon:
+                if restart % 2:
+                    daemon.kill()
+                else:
+                    assert daemon.end() == 0
+    finally:
+        over.set()
+        for looker in lookers:
+            looker.join()

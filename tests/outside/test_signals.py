@@ -1,0 +1,71 @@
+"""Signals are heard whatever the agent waits for."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+from ackqueue import damage
+from processes import Running, agent, running
+from rig import simulated, started, write_config
+
+HANGING = Path(__file__).parent.parent / "daemon/hanging_disk.py"
+
+
+def ends_in_time(daemon: Running, began_s: float) -> None:
+    assert daemon.wait(20) == 0, daemon.text()
+    assert time.monotonic() - began_s < 10
+    assert "Traceback" not in "\n".join(daemon.err)
+
+
+def test_a_disk_that_hangs_holds_up_neither_a_stop_nor_a_reload(tmp_path: Path) -> None:
+    hangs = tmp_path / "hangs"
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config = write_config(tmp_path, str(simulator.device), "http://127.0.0.1:9/")
+        command = (sys.executable, str(HANGING), "run", "--config", str(config))
+        with running(*command, env={"DISK_HANGS": str(hangs)}) as daemon:
+            daemon.wait_for_line("telemetry-agent .* records ")
+            hangs.touch()
+            daemon.wait_for_line("^hangs$")
+            daemon.send(signal.SIGHUP)
+            began_s = time.monotonic()
+            daemon.send(signal.SIGTERM)
+            ends_in_time(daemon, began_s)
+            assert any("the process ends without it" in line for line in daemon.err)
+
+
+def test_a_reload_that_comes_during_the_start_is_kept(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with agent("run", "--config", str(config)) as daemon:
+        wait_until_it_begins(daemon)
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for_line("telemetry-agent .* records ")
+        daemon.wait_for_line("reloaded: ")
+        assert daemon.end() == 0
+
+
+def wait_until_it_begins(daemon: Running) -> None:
+    """Until there is a second thread; before that a signal ends it as it ends any program."""
+    until_s = time.monotonic() + 30
+    while len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir())) < 2:
+        assert time.monotonic() < until_s
+
+
+def test_a_stop_during_the_start_is_obeyed(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with agent("run", "--config", str(config)) as daemon:
+        wait_until_it_begins(daemon)
+        began_s = time.monotonic()
+        daemon.send(signal.SIGTERM)
+        ends_in_time(daemon, began_s)
+
+
+def test_a_stop_while_a_damaged_file_is_carried_over(tmp_path: Path) -> None:
+    damage.fill(tmp_path / "queue.db", 30_000)
+    damage.damage(tmp_path / "queue.db", damage.header)
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with started(config) as daemon:
+        began_s = time.monotonic()
+        daemon.send(signal.SIGTERM)
+        ends_in_time(daemon, began_s)
+    assert list(tmp_path.glob("queue.db.damaged-*"))  # it was in the middle of it
