@@ -219,6 +219,18 @@ class Contents:
             self.shared.note()
         return False
 
+    def stay_in_place(self) -> None:
+        """Make the file again if somebody deleted, moved or replaced it.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        shared = self.shared
+        with shared.disk:
+            shared.check_open()
+            if not shared.broken and not shared.is_in_place():
+                shared.move_in()
+
     def has_room(self) -> bool:
         """Whether more can be carried over without giving up what is here.
 

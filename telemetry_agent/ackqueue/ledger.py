@@ -31,6 +31,7 @@ from telemetry_agent.ackqueue.row_states import (
     DAMAGED,
     PURGED,
     THINNED,
+    UNCOUNTED,
     Loaded,
     RowState,
     State,
@@ -95,6 +96,7 @@ class Ledger:
         self.marks = loaded.marks
         self.away_from, self.away_upto = 1, 0
         self._away_mark = RowState(State.AWAY)
+        self._uncounted = False  # rows may be missing that nobody can count
         self._find_away()
         self.ready_rows = ReadyRows(newest=loaded.last)
         self.leases: dict[int, Lease] = {}
@@ -252,6 +254,7 @@ class Ledger:
                 if span.value.state is State.AWAY:  # more numbers were in use than was known
                     self._mark(span.lo, span.hi, None)
         oldest = found.first and (self._away_mark.batch or found.first)
+        self._uncounted |= found.first > 1 and self._away_mark.batch is None
         for gap in present.gaps(lo, upto):
             self._miss(*gap, oldest)
         self.away_from = upto + 1
@@ -262,12 +265,15 @@ class Ledger:
         """Take note that no more can come: the numbers that nothing was found of are unused."""
         for span in self.in_state(State.AWAY):
             self._mark(span.lo, span.hi, PURGED)
+        if self._uncounted:  # no file holds so many rows that this number was used
+            self._mark(self.away_upto - 1, self.away_upto - 1, UNCOUNTED)
         self._find_away()
 
     def _find_away(self) -> None:
         """Every start goes through all that is away, from the first row on."""
         spans = self.in_state(State.AWAY)
         self.away_from, self.away_upto = 1, spans[-1].hi if spans else 0
+        self._uncounted = False
         if spans:
             self._away_mark = spans[-1].value
 
@@ -299,9 +305,13 @@ class Ledger:
             elif span.value.state is not State.GONE:
                 self._mark(span.lo, span.hi, DAMAGED)
         for first, last in list(self.marks.gaps(lo, hi)):
-            # Up to here nobody knows which numbers were ever used, or were still. (The last one of
-            # a generation is where the next begins: no file holds so many rows.)
-            unused = max(generation_before(last + 1), oldest - 1)
+            # Up to here nobody knows which numbers were ever used, or were still. A generation ends
+            # with a mark, where the next begins (no file holds so many rows): without it, its end
+            # is unknown.
+            is_open = generation_before(last + 2) > last
+            before = last if is_open else generation_before(last + 1)
+            self._uncounted |= max(first, oldest) <= before
+            unused = max(before, oldest - 1)
             self._mark(first, min(last, unused), PURGED)
             self._mark(max(first, unused + 1), last, DAMAGED)
 

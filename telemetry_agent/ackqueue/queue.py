@@ -95,6 +95,7 @@ class AckQueue:
         self.retry, self.discard, self.resend = contents.retry, contents.discard, contents.resend
         self.purge_delivered, self.tidy = contents.purge_delivered, contents.tidy
         self.make_room, self.has_room = contents.make_room, contents.has_room
+        self.stay_in_place = contents.stay_in_place
         self._commit_every_s = commit_every_s
         self._live_since_s: float | None = None
 

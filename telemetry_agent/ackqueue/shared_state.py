@@ -67,6 +67,8 @@ class SharedState:
         """Why the file is to be set aside: the disk has refused that so far."""
         self._is_aside = False
         self._limits: tuple[int, int] | None = None
+        self._inodes: dict[Path, int] = {}
+        self.is_in_place()
 
         self.ledger = Ledger(loaded)
         self.ledger.resume()
@@ -323,6 +325,7 @@ class SharedState:
         except StorageError as error:
             return error
         self._damage, self._is_aside = None, False
+        self._inodes.clear()
         with self.lock:
             hi = generation_after(self.last)
             if not isinstance(why, TakenError):
@@ -335,10 +338,52 @@ class SharedState:
         self.ring()
         return self.writer.write(self.store)
 
+    def is_in_place(self) -> bool:
+        """Whether the file and its log are still where they were made: nobody moved them."""
+        for file in (self.path, set_aside_files.log_of(self.path)):
+            try:
+                inode = file.stat().st_ino
+            except OSError:
+                inode = 0
+            if self._inodes.get(file, inode) != inode:
+                return False
+            if inode:
+                self._inodes[file] = inode
+        return True
+
+    def move_in(self) -> None:
+        """Make the file again, from what is still open: it was deleted, moved or replaced.
+
+        What is at its place now is nobody's to delete: it gets another name.
+
+        Raises:
+            StorageError: The disk refuses. What is open goes on.
+        """
+        assert self.disk.locked()
+        log.error(
+            "the queue %s was deleted, moved or replaced while it was in use: it is written again "
+            "from what is still open",
+            self.path,
+            extra={"fields": {"STATE": "moved"}},
+        )
+        make_directories(self.path)
+        copy = self.path.with_name(self.path.name + ".new")
+        self.store.copy_to(copy)
+        if self.path.exists() and self.path.stat().st_ino != self._inodes.get(self.path):
+            log.error("%s", f"what was in its place is {set_aside_files.put_by(self.path)} now")
+        with suppress(StorageError):
+            self.store.close()  # and with it goes its log, by name
+        set_aside_files.put_in_place(copy, self.path)
+        self._inodes.clear()
+        self.store = Store(self.path, self._connect)
+        if self._limits is not None:
+            self.store.limit(*self._limits)
+        self.is_in_place()
+
     def note(self, *, clean: bool = False) -> None:
         """Write down beside the file what is in it, in case it is found empty."""
         with self.lock:
-            oldest = self.ledger.oldest_pending()
+            oldest = 1 if self.ledger.carrying else self.ledger.oldest_pending()
             last = self.committed  # what is not on disk yet is not lost when the disk forgets
             self._file_lock.note(Note(clean, oldest or last + 1, last))
 

@@ -198,7 +198,7 @@ def use(stock: Stock, folder: Path) -> Found:
         invented=len(there.keys() - known.keys()),
         altered=sum(known[name] != there[name] for name in known.keys() & there.keys()),
         uncounted=max(0, missing - sum(stats.lost.values())),
-        log_is_confessed="log" in stats.lost,
+        log_is_confessed="uncounted" in stats.lost,
     )
 
 

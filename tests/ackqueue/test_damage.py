@@ -2,6 +2,7 @@
 
 import logging
 import random
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import apsw
@@ -353,6 +354,28 @@ def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pytest.Mon
         assert file.execute("PRAGMA user_version").fetchone() == (len(later),)
 
 
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_file_of_version_3_goes_on_carrying_over(path: Path, rows: int) -> None:
+    """It had a table of what was to come in the place of a mark."""
+    records = damage.fill(path, 1500)
+    damage.damage(path, damage.header)
+    with AckQueue(path, commit_every_s=3600) as queue:
+        records += damage.record(queue, rows)
+        carrier = Carrier(queue)
+        while not queue.stats().ready > rows:
+            carrier.step(0)
+        carrier.close()
+    with closing(connect(path)) as file:
+        assert 0 < file.execute("SELECT count(*) FROM fix").fetchone()[0] < 1500
+        file.execute("DELETE FROM mark")
+        file.execute("CREATE TABLE away (lo, hi, oldest, last, marked)")
+        file.execute(f"INSERT INTO away VALUES (500, {1 << 32}, 0, 1500, 1)")
+        file.execute("PRAGMA user_version = 3")
+    outcome = damage.recover(path)
+    assert outcome == damage.Outcome(records, lost=0)
+    assert files(path) == []
+
+
 def test_rows_of_a_newer_file_that_can_be_read_are_carried_over_and_it_is_kept(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -591,22 +614,46 @@ def test_a_sector_that_cannot_be_read_keeps_no_other_fix_back(path: Path) -> Non
         assert seqs(lease(queue, 3000)) == list(range(1001, 3001))
 
 
-def test_a_disk_that_fails_as_a_whole_sets_nothing_aside(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    damage.fill(path, 10)
-    monkeypatch.setattr(
-        "telemetry_agent.ackqueue.recovery.opening._can_write", lambda folder: False
-    )
+def eio(op: Op) -> None:
+    if op.kind == "read" and op.file == "queue.db":
+        raise Refusal(apsw.IOError)
 
-    def refuse(op: Op) -> None:
-        if op.kind == "read" and op.file == "queue.db":
-            raise Refusal(apsw.IOError)
 
-    disk = RecordedDisk(refuse)
-    with disk.recorded(), pytest.raises(StorageError, match="cannot open"):
-        AckQueue(path, connect=disk.connect)
-    assert files(path) == []
+def full(op: Op) -> None:
+    if op.kind in {"write", "create"}:
+        raise Refusal(apsw.FullError)
+
+
+def read_only(op: Op) -> None:
+    if op.kind in {"write", "create", "truncate"}:
+        raise Refusal(apsw.ReadOnlyError)
+
+
+@pytest.mark.parametrize("refuse", [eio, full, read_only])
+def test_a_disk_that_fails_sets_nothing_aside(path: Path, refuse: Callable[[Op], None]) -> None:
+    records = damage.fill(path, 10)
+    for _ in range(5):
+        disk = RecordedDisk(refuse)
+        with disk.recorded(), suppress(StorageError):
+            queue = AckQueue(path, connect=disk.connect)
+            queue.close()
+        assert files(path) == []
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
+
+
+def test_a_process_out_of_files_sets_nothing_aside(path: Path) -> None:
+    records = damage.fill(path, 10)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    for spare in range(6):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, limit[1]))
+        try:
+            with suppress(StorageError):
+                AckQueue(path).close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        assert files(path) == []
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
 
 
 # Time

@@ -3,9 +3,11 @@
 Not safe for threads: the queue's disk lock guards it.
 """
 
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from operator import ge
 from pathlib import Path
 from types import MappingProxyType
@@ -18,9 +20,12 @@ from telemetry_agent.ackqueue.file.schema import (
     Connect,
     UnusableError,
     cannot_open,
+    connect,
+    create_file,
     open_database,
     open_read_only,
     primary_code,
+    refusal,
 )
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
 from telemetry_agent.ackqueue.row_states import DAMAGED, Loaded, RowState, State
@@ -223,6 +228,25 @@ class Store:
             self._connection.execute("VACUUM")
         except FAILURES as error:
             raise StorageError(f"cannot pack the queue {self.path}: {error}") from error
+
+    def copy_to(self, path: Path) -> None:
+        """Write all that is committed to a new file, synced.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        try:
+            path.unlink(missing_ok=True)
+            create_file(path)
+            with closing(connect(path)) as copy:
+                copy.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                self._connection.backup(copy)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise refusal(f"cannot write the queue {path}", error) from error
+        except FAILURES as error:
+            raise StorageError(f"cannot copy the queue {self.path}: {error}") from error
 
     def close(self) -> None:
         """Copy the log back and close the file.

@@ -154,11 +154,18 @@ class Carrier:
             lost = losses(shared, _LOSSES_TOLD)
             with shared.lock:
                 count = shared.ledger.lost()["damaged"]
+                uncounted = shared.ledger.lost()["uncounted"]
             for file in found.files:
-                end: set_aside_files.End = "kept" if count or file.is_newer else "delete"
+                end: set_aside_files.End = (
+                    "kept" if count or uncounted or file.is_newer else "delete"
+                )
                 set_aside_files.retire(shared.path, file.path, end if file.has_rows else "foreign")
             set_aside_files.delete_kept(shared.path, but_for=1)
         self._report(count, lost)
+        if uncounted:
+            log.error(
+                "an unknown number of fixes is missing besides: nothing is left that counts them"
+            )
 
     def _report(self, count: int, lost: list[Loss]) -> None:
         self._trouble.over("what was set aside can be carried over")

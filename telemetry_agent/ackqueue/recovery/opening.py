@@ -4,9 +4,8 @@ A file that cannot be used is set aside under another name, and a new one takes 
 of what was set aside are away from then on; ``carry_over`` carries them over.
 """
 
+import errno
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from itertools import pairwise
@@ -21,7 +20,7 @@ from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, sample
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import DAMAGED, LOG_LOST, PURGED, Loaded, RowState, State
+from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, UNCOUNTED, Loaded, RowState, State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
 
@@ -84,8 +83,11 @@ def _read_log(path: Path, noted: Note | None) -> tuple[str | None, list[Row], bo
     found = read_log(log_path, PAGE_BYTES)
     if not path.exists() or path.stat().st_size == 0:
         # SQLite would delete the log.
-        reason = f"the queue {path} is empty, but its log is not" if found.frames else None
-        return reason, [], found.end_is_lost and bool(found.frames)
+        if found.frames:
+            return f"the queue {path} is empty, but its log is not", [], found.end_is_lost
+        # A queue that was opened once is not empty, unless the last one was just set aside.
+        was_used = noted is not None and not noted.clean and not set_aside_files.waiting(path)
+        return None, [], was_used
     if not log_path.exists():
         return None, [], noted is not None and not noted.clean
     if found.damaged:
@@ -106,7 +108,9 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
             raise
         if attempts > 1:
             return _open(path, connect, attempts - 1)
-        if _can_write(path.parent):  # so it is the file
+        # A disk that is full, read-only, or fails as a whole may be right again at the next start.
+        # Sectors that nobody can read will not.
+        if not _is_readable(path):
             raise UnusableError(str(error)) from error
         raise
 
@@ -127,14 +131,14 @@ def _load(path: Path, connect: Connect) -> tuple[Store, Loaded]:
     return store, loaded
 
 
-def _can_write(folder: Path) -> bool:
+def _is_readable(path: Path) -> bool:
+    """Read all of it. No connection has it open."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(PAGE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        return False
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        return error.errno != errno.EIO
     return True
 
 
@@ -167,7 +171,9 @@ def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]
         last = 0
     oldest = None
     if loaded.last == 0 and noted is not None:
-        oldest, last = noted.oldest, max(last, noted.last)
+        oldest = noted.oldest
+        if noted.last != generation_before(noted.last + 1):  # that file had rows of its own
+            last = max(last, noted.last)
     hi = generation_before(loaded.last + 1)
     if hi < max(last, 1):  # a generation ends with a mark
         last = max(last, loaded.last)
@@ -209,7 +215,7 @@ def _confess_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
         last - first + 1,
         extra={"fields": {"COUNT": last - first + 1}},
     )
-    lost = [Span(first, last, LOG_LOST)]
+    lost = [Span(first, last, UNCOUNTED)]
     if first > loaded.last + 1 and not carrying:
         lost.append(Span(loaded.last + 1, first - 1, PURGED))
     _write(store, loaded, lost)

@@ -62,6 +62,36 @@ def move_away(path: Path) -> Path:
     return aside
 
 
+def put_by(path: Path) -> Path:
+    """Rename what somebody put in the place of the queue. Returns its new name.
+
+    Raises:
+        StorageError: It cannot be renamed.
+    """
+    taken = [number for number, _ in _numbered(path, _FOREIGN)]
+    foreign_path = _named(path, _FOREIGN, max(taken, default=0) + 1)
+    try:
+        rename(path, foreign_path)
+    except OSError as error:
+        raise StorageError(f"cannot rename the file {path}: {error.strerror}") from error
+    return foreign_path
+
+
+def put_in_place(copy: Path, path: Path) -> None:
+    """Make the copy of a queue the queue; that is on disk when it returns.
+
+    Raises:
+        StorageError: It cannot be renamed.
+    """
+    try:
+        for old in (log_of(path), _index_of(path)):  # of the file that was here
+            old.unlink(missing_ok=True)
+        rename(copy, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot rename the queue {copy}: {error.strerror}") from error
+
+
 def finish(path: Path) -> None:
     """Go on with a ``move_away`` that was cut off.
 
