@@ -38,7 +38,7 @@ def read_secret(key: str, path: Path) -> str:
         ConfigError: It cannot be read, or is not one line of text.
     """
     try:
-        text = path.read_text("utf-8-sig").strip("\r\n")
+        text = path.read_text("utf-8").removeprefix("\ufeff").strip("\r\n")
     except OSError as error:
         raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

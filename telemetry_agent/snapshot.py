@@ -111,6 +111,17 @@ class PageView:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageView:
+    """Where fixes are kept, if a power cut loses them there."""
+
+    state: Annotated[
+        Literal["forgets", "runtime"],
+        "runtime: in the runtime directory, because the state directory refuses",
+    ] = "forgets"
+    last_error: Annotated[str, "what is the matter, and what to do"] = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigView:
     """Why the last good config serves in place of the config."""
 
@@ -135,6 +146,7 @@ class Snapshot:
     queue: QueueView = QueueView()
     page: PageView | None = None
     config: ConfigView | None = None
+    storage: StorageView | None = None
 
 
 @dataclass(frozen=True, slots=True)

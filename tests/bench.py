@@ -50,6 +50,7 @@ class Bench:
         self.state.mkdir()
         self.clock = Calendar()
         self.user = "telemetry-agent"
+        self.hidden: tuple[Path, ...] = ()
         self.resolve: addresses.Resolve = addresses.resolve
         self.ask: Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]] = client.ask
         self.gps: dict[str, Any] = {}
@@ -127,6 +128,7 @@ class Bench:
             resolve=self.resolve,
             ask=self.ask,
             user=self.user,
+            hidden=self.hidden,
             patience=Patience(silent_s=1.0, position_s=0.4, none_s=0.4),
         )
         found = list(examine(config, site, send=send))

@@ -214,11 +214,13 @@ def _judge(
     for n in range(count):
         line, said = damage()
         last.append(said)
-        here, there = (oracle.time_of_day_ms(anchors[i % _ANCHORS]) for i in (n, n + 1))
+        before, here, there = (
+            oracle.time_of_day_ms(anchors[i % _ANCHORS]) for i in (n - 1, n, n + 1)
+        )
         fixes = decoder.feed(sentences(line + whole(anchors[(n + 1) % _ANCHORS])), 0.0)
         # What says the time of a whole one, or of what came just before, is late or part of it.
         earlier = [each.time_ms if each else None for each in last]
-        clear = all(each and not each.is_near([here, there]) for each in last)
+        clear = all(each and not each.is_near([before, here, there]) for each in last)
         if said is not None and clear and not said.is_near(earlier[:-1]):
             judged += 1
             positions += said.place_e9 is not None

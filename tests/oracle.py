@@ -40,8 +40,9 @@ class Said:
             return False
         if not 60_000 <= self.time_ms < DAY_MS - 60_000:
             return True  # the day that goes on may win over its date
-        others = [time_ms for time_ms in times_ms if time_ms is not None]
-        return any(abs(self.time_ms - other) <= _NEAR_MS for other in others)
+        apart = [abs(self.time_ms - other) for other in times_ms if other is not None]
+        # Twelve hours away, either day is as near.
+        return any(ms <= _NEAR_MS or abs(ms - DAY_MS // 2) <= _NEAR_MS for ms in apart)
 
     def at_ms(self, known_ms: int) -> int:
         """Its full time, where this one is known."""

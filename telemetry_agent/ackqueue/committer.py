@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 _TIDY_EVERY_S = 300.0
 """Deleting costs a transaction: at one fix a second this makes it 300 fixes each."""
 
+_LOOK_EVERY_S = 8.0
+"""Whether the file is still in its place: what is open is lost with the process."""
+
 
 class Committer:
     """Commits what is due, tries again what the disk refused, and keeps the queue in its bounds."""
@@ -24,7 +27,7 @@ class Committer:
     def __init__(self, queue: AckQueue) -> None:
         self.bell = Bell()
         self._queue = queue
-        self._tidy_at_s = 0.0
+        self._tidy_at_s = self._look_at_s = 0.0
         self._trouble = Trouble(log, queue.shared.clock)
         queue.watch(self.bell.ring)
 
@@ -35,12 +38,16 @@ class Committer:
             with suppress(StorageError):  # the queue logs it, and says when to try again
                 self._queue.commit()
             due_s = self._queue.commit_due_s()
-        if self._goes_on(self._queue.make_room):
+        if self._look_at_s <= now_s:
+            self._look_at_s = now_s + _LOOK_EVERY_S
+            self._try(self._queue.stay_in_place)
+        if self._try(self._queue.make_room):
             return 0
         if self._tidy_at_s <= now_s:
-            more = self._goes_on(self._queue.tidy)
+            more = self._try(self._queue.tidy)
             self._tidy_at_s = now_s if more else now_s + _TIDY_EVERY_S
-        wake_s = self._tidy_at_s if due_s is None else min(due_s, self._tidy_at_s)
+        wake_s = min(self._tidy_at_s, self._look_at_s)
+        wake_s = wake_s if due_s is None else min(due_s, wake_s)
         return max(0.0, wake_s - now_s)
 
     def wake(self) -> None:
@@ -50,11 +57,11 @@ class Committer:
     def close(self) -> None:
         """Leave the queue open: it is not the committer's."""
 
-    def _goes_on(self, work: Callable[[], bool]) -> bool:
+    def _try(self, work: Callable[[], bool | None]) -> bool:
         try:
             more = work()
         except StorageError as error:
             self._trouble.failed(f"the queue cannot be tidied up: {error}", kind="tidy")
             return False
         self._trouble.over("the queue can be tidied up again")
-        return more
+        return bool(more)

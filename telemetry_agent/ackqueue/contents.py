@@ -9,7 +9,8 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Literal
 
-from telemetry_agent.ackqueue.file.rows import TIME_MS, decode, is_sound, stream_from_int
+from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound, stream_from_int
+from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
@@ -25,6 +26,7 @@ Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
 """``stored``: only on this disk, as far as is known. ``gone``: no longer there either."""
 
 _PLACES: dict[State, Place] = {
+    State.AWAY: "gone",
     State.GONE: "gone",
     State.READY: "stored",
     State.UNACK: "stored",
@@ -98,7 +100,12 @@ class Contents:
         shared = self.shared
         with shared.disk:
             shared.check_open()
-            rows = shared.read_back(shared.last, limit)
+            rows: list[Row] = []
+            try:
+                rows = shared.read_back(shared.last, limit)
+            except UnusableError:
+                if shared.broken:
+                    raise
             if not rows and shared.ledger.carrying:  # a new file: the damaged one knows
                 with suppress(OSError):
                     rows = sample(set_aside_files.waiting(shared.path))[0][: -limit - 1 : -1]
@@ -211,6 +218,18 @@ class Contents:
             self._bounds.pack()
             self.shared.note()
         return False
+
+    def stay_in_place(self) -> None:
+        """Make the file again if somebody deleted, moved or replaced it.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        shared = self.shared
+        with shared.disk:
+            shared.check_open()
+            if not shared.broken and not shared.is_in_place():
+                shared.move_in()
 
     def has_room(self) -> bool:
         """Whether more can be carried over without giving up what is here.

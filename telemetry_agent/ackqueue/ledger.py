@@ -12,14 +12,14 @@ Each committed row is in exactly one of four places:
 Two exceptions. The rows of a batch that got no answer, once they are ready again, are free or
 leased and keep a READY mark that holds them together, so that even after a crash they travel as
 the batch that they were. And the rows that are ``away``, in a file that was set aside, are never
-free; their marks and leases mean what they always do, also for the row that comes back.
+free.
 
 Memory follows the number of ranges. So thinning leaves no holes among the rows that it keeps: it
 gives them new numbers next to each other.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from telemetry_agent.ackqueue.row_states import (
     DAMAGED,
     PURGED,
     THINNED,
-    Away,
+    UNCOUNTED,
     Loaded,
     RowState,
     State,
@@ -69,6 +69,17 @@ class Lease:
         return chain.from_iterable(range(lo, hi + 1) for lo, hi in self.ranges)
 
 
+class Arrival(NamedTuple):
+    """What the files that were set aside hold of the rows up to one number."""
+
+    upto: int
+    rows: Collection[int]
+    """The sound ones, ascending."""
+    marks: Iterable[Span[RowState]]
+    first: int
+    """The first row of all if no mark was found: nobody knows what was before it. Otherwise 0."""
+
+
 class Window(NamedTuple):
     """Free rows ``lo`` to ``hi`` that may be thinned, and numbers up to ``top`` that are unused."""
 
@@ -83,11 +94,13 @@ class Ledger:
     def __init__(self, loaded: Loaded) -> None:
         """Take over what was loaded: its rows are backlog."""
         self.marks = loaded.marks
-        self.away = loaded.away
+        self.away_from, self.away_upto = 1, 0
+        self._away_mark = RowState(State.AWAY)
+        self._uncounted = False  # rows may be missing that nobody can count
+        self._find_away()
         self.ready_rows = ReadyRows(newest=loaded.last)
         self.leases: dict[int, Lease] = {}
         self._changed: set[int] = set()
-        self._away_changed = False
         self._leased = 0
         self.moves = 0
         """How often thinning gave rows other numbers."""
@@ -95,22 +108,19 @@ class Ledger:
 
     # The disk
 
-    def take_changes(self) -> tuple[dict[int, Span[RowState] | None], Away | None]:
-        """What the disk does not know: marks, by first row, ``None``: there is none; and away."""
+    def take_changes(self) -> dict[int, Span[RowState] | None]:
+        """Take the marks that the disk does not know, by first row. ``None``: there is none."""
         changed, self._changed = self._changed, set()
-        away = self.away if self._away_changed else None
-        self._away_changed = False
-        return {lo: self.marks.starting_at(lo) for lo in changed}, away
+        return {lo: self.marks.starting_at(lo) for lo in changed}
 
-    def give_back_changes(self, marks: Iterable[int], away: Away | None) -> None:
-        """They did not reach the disk."""
+    def give_back_changes(self, marks: Iterable[int]) -> None:
+        """Take note that these did not reach the disk."""
         self._changed.update(marks)
-        self._away_changed |= away is not None
 
     @property
     def has_changes(self) -> bool:
         """Whether any wait for the disk."""
-        return bool(self._changed) or self._away_changed
+        return bool(self._changed)
 
     # Rows that are in no batch
 
@@ -145,8 +155,12 @@ class Ledger:
     def make_ready(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Make these ready, and loose: dead letters, delivered ones, a batch that fell apart."""
         for lo, hi in ranges:
-            self._mark(lo, hi, None)
-            self._free(lo, hi)
+            # A row that is still to come has its state in a damaged file: this mark overrules it.
+            for first, last in self._parts(lo, hi, away=True):
+                self._mark(first, last, RowState(State.READY))
+            for first, last in self._parts(lo, hi, away=False):
+                self._mark(first, last, None)
+                self._free(first, last)
 
     # Thinning
 
@@ -184,84 +198,120 @@ class Ledger:
         return oldest and oldest._replace(hi=min(oldest.hi, oldest.lo + limit - 1))
 
     # Rows that are away
+    #
+    # A file that takes the place of another begins with a mark: the numbers up to the end of a
+    # generation are AWAY. While it is there, the files that were set aside are the only record of
+    # the rows below. They are gone through from the first row on, in portions; what this file
+    # holds already, as a row or in a mark, stays as it is. So nothing else has to be remembered,
+    # and whoever is killed begins again. Marks and leases mean what they always do meanwhile, also
+    # for a row that is still to come: its lease can end, it can be a dead letter that is given up.
 
     @property
     def carrying(self) -> bool:
-        """Whether there are any."""
-        return self.away is not None and self.away.lo <= self.away.hi
+        """Whether rows can still come out of files that were set aside."""
+        return self.away_from <= self.away_upto
 
     def send_away(self, last: int, hi: int) -> None:
         """All rows up to ``last`` are in a file that was set aside; new ones come after ``hi``."""
-        marked = self.away.marked if self.away is not None and self.carrying else 1
-        self.away = Away(1, hi, oldest=0, last=last, marked=marked)
-        self._away_changed = True
+        for span in self.in_state(State.AWAY):
+            self._mark(span.lo, span.hi, PURGED)
+        # A new generation can end where that of a file without rows of its own ended: ``hi`` is
+        # marked already then.
+        for gap in [*self.marks.gaps(last + 1, hi - 1), (hi, hi)]:
+            self._mark(*gap, RowState(State.AWAY, batch=1))
+        self._find_away()
         self.ready_rows = ReadyRows(newest=hi)
+        # The new file knows nothing yet: it gets every mark.
         self._changed = {span.lo for span in self.marks}
 
-    def adopt(self, marks: Iterable[Span[RowState]], first: int) -> None:
-        """Take over the marks of what is away.
+    def arrive(self, found: Arrival, there: Sequence[int]) -> set[int]:
+        """Take over what was found of the next rows. To repeat it changes nothing.
 
         Args:
-            marks: As they were found; of two for one row the earlier counts.
-            first: The first row that is there. Without a mark nobody knows what was before it.
-        """
-        away = self._away()
-        known = False
-        for lo, hi, mark in marks:
-            if mark.state is State.UNACK:  # as at every start
-                mark = mark._replace(state=State.READY)  # noqa: PLW2901
-            for gap in list(self.marks.gaps(max(lo, away.lo), min(hi, away.hi))):
-                self._mark(*gap, mark)
-            known |= max(lo, away.lo) <= min(hi, away.hi)
-        oldest = 0 if known else away.oldest or first
-        self.away = away._replace(marked=1, oldest=oldest)
-        self._away_changed = True
-
-    def arrive(self, upto: int, rows: Collection[int]) -> set[int]:
-        """Of the rows up to ``upto`` these, ascending, are all that there is.
+            found: What the files that were set aside hold of them.
+            there: Those that this file holds, ascending.
 
         Returns:
-            Those of them that are to be stored, and then to ``settle``.
+            The rows that are to be stored, and then to ``settle``.
         """
-        away = self._away()
-        upto = max(upto, away.lo - 1)
-        rows = [row for row in rows if away.lo <= row <= upto]
-        there: RangeMap[bool] = RangeMap()
+        lo, upto = self.away_from, min(found.upto, self.away_upto - 1)
+        if upto < lo:
+            return set()
+        present: RangeMap[bool] = RangeMap()
         leased = chain.from_iterable(lease.ranges for lease in self.leases.values())
-        for lo, hi in chain(runs(rows), leased):  # what is out, its end will tell
-            there.paint(lo, hi, value=True)
-        for lo, hi in there.gaps(away.lo, upto):
-            self._miss(lo, hi)
-        self.away = away._replace(lo=upto + 1)
-        self._away_changed = True
-        return {row for row in rows if self.state_of(row).state is not State.GONE}
+        for first, last in chain(runs(there), leased):
+            present.paint(first, last, value=True)
+        self._adopt(found.marks, lo, upto, present)
+        known = set(there)
+        wanted = [
+            row
+            for row in found.rows
+            if lo <= row <= upto and row not in known and self.state_of(row).state is not State.GONE
+        ]
+        for first, last in runs(wanted):
+            present.paint(first, last, value=True)
+            for span in list(self.marks.within(first, last)):
+                if span.value.state is State.AWAY:  # more numbers were in use than was known
+                    self._mark(span.lo, span.hi, None)
+        oldest = found.first and (self._away_mark.batch or found.first)
+        self._uncounted |= found.first > 1 and self._away_mark.batch is None
+        for gap in present.gaps(lo, upto):
+            self._miss(*gap, oldest)
+        self.away_from = upto + 1
+        self.settle(there)
+        return set(wanted)
 
     def arrive_no_more(self) -> None:
-        """That was all."""
-        away = self._away()
-        if away.lo <= away.last:
-            self.arrive(away.last, ())
-        self._miss(max(away.lo, away.last + 1), away.hi)
-        self.away = away._replace(lo=away.hi + 1)
-        self._away_changed = True
+        """Take note that no more can come: the numbers that nothing was found of are unused."""
+        for span in self.in_state(State.AWAY):
+            self._mark(span.lo, span.hi, PURGED)
+        if self._uncounted:  # no file holds so many rows that this number was used
+            self._mark(self.away_upto - 1, self.away_upto - 1, UNCOUNTED)
+        self._find_away()
 
-    def _away(self) -> Away:
-        if self.away is None:
-            raise ValueError("no rows are away")
-        return self.away
+    def _find_away(self) -> None:
+        """Every start goes through all that is away, from the first row on."""
+        spans = self.in_state(State.AWAY)
+        self.away_from, self.away_upto = 1, spans[-1].hi if spans else 0
+        self._uncounted = False
+        if spans:
+            self._away_mark = spans[-1].value
 
-    def _miss(self, lo: int, hi: int) -> None:
+    def _adopt(
+        self, marks: Iterable[Span[RowState]], lo: int, hi: int, present: RangeMap[bool]
+    ) -> None:
+        """Believe a damaged file where neither a mark nor a row says otherwise.
+
+        A row that is here, without a mark, was carried over before: it is ready, whatever it was.
+        """
+        for first, last, mark in marks:
+            if mark.state is State.UNACK:  # as at every start
+                mark = mark._replace(state=State.READY)  # noqa: PLW2901
+            for absent in list(present.gaps(max(lo, first), min(hi, last))):
+                undecided = list(self.marks.gaps(*absent))
+                undecided += [
+                    span[:2]
+                    for span in self.marks.within(*absent)
+                    if span.value.state is State.AWAY
+                ]
+                for gap in undecided:
+                    self._mark(*gap, mark)
+
+    def _miss(self, lo: int, hi: int, oldest: int) -> None:
         """There are no such rows. Those of which that is not as it should be are lost."""
-        # Up to here nobody knows which numbers were ever used, or were still. (The last one of a
-        # generation is where the next begins: no file holds so many rows.)
-        unused = max(generation_before(hi + 1), self._away().oldest - 1)
-        missing = list(self.marks.gaps(lo, hi))
         for span in list(self.marks.within(lo, hi)):
-            if span.value == ACKED:
+            if span.value.state in {State.ACKED, State.AWAY}:
                 self._mark(span.lo, span.hi, PURGED)
             elif span.value.state is not State.GONE:
-                missing.append(span[:2])
-        for first, last in missing:
+                self._mark(span.lo, span.hi, DAMAGED)
+        for first, last in list(self.marks.gaps(lo, hi)):
+            # Up to here nobody knows which numbers were ever used, or were still. A generation ends
+            # with a mark, where the next begins (no file holds so many rows): without it, its end
+            # is unknown.
+            is_open = generation_before(last + 2) > last
+            before = last if is_open else generation_before(last + 1)
+            self._uncounted |= max(first, oldest) <= before
+            unused = max(before, oldest - 1)
             self._mark(first, min(last, unused), PURGED)
             self._mark(max(first, unused + 1), last, DAMAGED)
 
@@ -288,8 +338,7 @@ class Ledger:
         lease = self._end(batch)
         rows = list(lease.rows())
         if lease.batch != LOOSE:
-            for lo, hi in lease.ranges:
-                self._mark(lo, hi, None)
+            self.make_ready(lease.ranges)
         return self.begin(rows[:at], LOOSE), self.begin(rows[at:], LOOSE)
 
     def ack(self, batch: Batch, rejected: Mapping[int, str], retry: Collection[int]) -> None:
@@ -303,8 +352,7 @@ class Ledger:
             if record.seq in rejected:
                 self._mark(row, row, dead_letter(rejected[record.seq]))
             elif record.seq in retry:
-                self._mark(row, row, None)
-                self._free(row, row)
+                self.make_ready([(row, row)])
 
     def fail(self, batch: Batch, reason: str) -> None:
         """Refused as a whole."""
@@ -335,28 +383,24 @@ class Ledger:
         found: list[tuple[int, int]] = []
         if all(mark.state is not state for mark in self.marks.total_by_value()):
             return found
-        away = self.away
-        for lo, hi, mark in self.marks:
-            is_away = away is not None and lo <= away.hi and hi >= away.lo
-            if mark.state is state and not is_away:
-                found.append((lo, min(hi, lo + limit - 1)))
-                limit -= found[-1][1] - lo + 1
-                if not limit:
-                    break
+        for span in self.marks:
+            if span.value.state is state:
+                for lo, hi in self._parts(span.lo, span.hi, away=False):
+                    found.append((lo, min(hi, lo + limit - 1)))
+                    limit -= found[-1][1] - lo + 1
+                    if not limit:
+                        return found
         return found
 
     def on_disk(self, lo: int, hi: int) -> int:
         """How many of these rows should be there."""
-        parts = [(lo, hi)]
-        if self.away is not None:
-            parts = [(lo, min(hi, self.away.lo - 1)), (max(lo, self.away.hi + 1), hi)]
-        gone = (
-            span.size
-            for first, last in parts
-            for span in self.marks.within(first, last)
-            if span.value.state is State.GONE
+        return sum(
+            last
+            - first
+            + 1
+            - sum(s.size for s in self.marks.within(first, last) if s.value.state <= State.GONE)
+            for first, last in self._parts(lo, hi, away=False)
         )
-        return sum(max(0, last - first + 1) for first, last in parts) - sum(gone)
 
     def lost(self) -> Counter[str]:
         """How many rows were lost, by reason."""
@@ -401,14 +445,18 @@ class Ledger:
                 self.ready_rows.free.paint(max(lo, first), min(hi, last), None)
 
     def _free(self, lo: int, hi: int, batch: int = LOOSE) -> None:
-        """These may be handed out, but for those that are away."""
-        if self.away is None or hi < self.away.lo or lo > self.away.hi:
-            parts = [(lo, hi)]
-        else:
-            parts = [(lo, self.away.lo - 1), (self.away.hi + 1, hi)]
-        for first, last in parts:
-            if first <= last:
-                self.ready_rows.free.paint(first, last, batch)
+        """Have these handed out, but for those that are away."""
+        for first, last in self._parts(lo, hi, away=False):
+            self.ready_rows.free.paint(first, last, batch)
+
+    def _parts(self, lo: int, hi: int, *, away: bool) -> list[tuple[int, int]]:
+        """What of these rows is away, or is not."""
+        first, last = self.away_from, self.away_upto
+        if first > last:
+            first, last = hi + 1, hi
+        inside = [(max(lo, first), min(hi, last))]
+        outside = [(lo, min(hi, first - 1)), (max(lo, last + 1, first), hi)]
+        return [part for part in (inside if away else outside) if part[0] <= part[1]]
 
     def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:
         if lo <= hi:

@@ -95,6 +95,7 @@ class AckQueue:
         self.retry, self.discard, self.resend = contents.retry, contents.discard, contents.resend
         self.purge_delivered, self.tidy = contents.purge_delivered, contents.tidy
         self.make_room, self.has_room = contents.make_room, contents.has_room
+        self.stay_in_place = contents.stay_in_place
         self._commit_every_s = commit_every_s
         self._live_since_s: float | None = None
 
@@ -143,6 +144,19 @@ class AckQueue:
         if first:
             shared.ring()
         return record
+
+    def uncommitted_rows(self) -> list[Row]:
+        """What is not known to be on disk, for ``adopt`` of another queue."""
+        with self.shared.lock:
+            return self.shared.writer.rows
+
+    def adopt(self, rows: Collection[Row]) -> None:
+        """Take over, under their names, what another queue could not write. Before any ``put``."""
+        shared = self.shared
+        with shared.lock:
+            shared.adopt(rows)
+        if rows:
+            shared.ring()
 
     def commit(self) -> None:
         """Bring everything to disk.

@@ -9,6 +9,9 @@ from telemetry_agent.ackqueue.ranges import RangeMap
 class State(IntEnum):
     """What became of a row. The positive ones are the public states of the queue."""
 
+    AWAY = -2
+    """Numbers that no row had when the file began; rows with lower ones can still be in files that
+    were set aside. ``batch``: what is missing and older than that was delivered."""
     GONE = 0
     """There is no row: it was kept long enough after delivery, or was lost (with a reason)."""
     READY = 1
@@ -27,7 +30,8 @@ class RowState(NamedTuple):
     state: State
     reason: str | None = None
     batch: int | None = None
-    """For UNACK and READY: the rows of one batch share this number (its first row)."""
+    """For UNACK and READY: the rows of one batch share this number (its first row). For AWAY, see
+    there."""
 
 
 ACKED = RowState(State.ACKED)
@@ -36,6 +40,7 @@ DAMAGED = RowState(State.GONE, "damaged")
 DISCARDED = RowState(State.GONE, "discarded")
 DROPPED = RowState(State.GONE, "dropped")
 EXPIRED = RowState(State.GONE, "expired")
+UNCOUNTED = RowState(State.GONE, "uncounted")
 LOST_IN_MEMORY = RowState(State.GONE, "memory")
 NOT_RECORDED = RowState(State.GONE, "full")
 REFUSED = RowState(State.GONE, "refused")
@@ -49,25 +54,11 @@ def dead_letter(reason: str) -> RowState:
     return RowState(State.ACK_FAILED, reason[:_REASON_LENGTH].encode(errors="replace").decode())
 
 
-class Away(NamedTuple):
-    """The rows ``lo`` to ``hi`` are still in files that were set aside, those that there are."""
-
-    lo: int
-    hi: int
-    oldest: int
-    """A row that is missing and older than this is not lost: it was delivered."""
-    last: int
-    """The highest number that is known to be in use."""
-    marked: int
-    """1: Their marks are in this file."""
-
-
 class Loaded(NamedTuple):
     """What memory needs of the queue file."""
 
     last: int
     """The last row number ever used."""
     marks: RangeMap[RowState]
-    away: Away | None
     damage: str | None
     """Why the file is to be set aside: some of this is not as it was stored, and left out."""

@@ -13,14 +13,14 @@ damaged can be set aside at any moment: all that memory knows goes into a new on
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import Note, QueueLock
-from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, encode, stream_from_int
+from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, at_place, encode, stream_from_int
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
@@ -32,6 +32,8 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix, Record
 
 log = logging.getLogger(__name__)
+
+V = TypeVar("V")
 
 _RELIEFS = 32  # each makes room for some rows, and a transaction holds at most 1,000
 
@@ -65,6 +67,8 @@ class SharedState:
         """Why the file is to be set aside: the disk has refused that so far."""
         self._is_aside = False
         self._limits: tuple[int, int] | None = None
+        self._inodes: dict[Path, int] = {}
+        self.is_in_place()
 
         self.ledger = Ledger(loaded)
         self.ledger.resume()
@@ -135,6 +139,14 @@ class SharedState:
         if fix.time_is_sure:
             self.latest_ms = fix.time_ms
         return row, Record(self.stream_hex, seq, device, fix)
+
+    def adopt(self, rows: Collection[Row]) -> None:
+        """Put rows of another queue before those that will come, under their own names."""
+        assert self.lock.locked()
+        for row in rows:
+            self._base += 1
+            self.writer.add(self.clock.monotonic_s(), at_place(row, self._base))
+            self._used = True
 
     def end_use(self) -> bool:
         """Close it for all calls but ``write`` and ``close``. False: it was closed already."""
@@ -245,7 +257,11 @@ class SharedState:
         """The last rows up to this one, the newest first; as ``read``."""
         return self._read(lambda store: store.read_back(row, limit))
 
-    def _read(self, read: Callable[[Store], list[Row]]) -> list[Row]:
+    def numbers(self, lo: int, hi: int) -> list[int]:
+        """The first 1,000 numbers of rows in this range; as ``read``."""
+        return self._read(lambda store: store.numbers(lo, hi))
+
+    def _read(self, read: Callable[[Store], list[V]]) -> list[V]:
         assert self.disk.locked()
         if self._damage is not None:
             raise self._damage
@@ -309,6 +325,7 @@ class SharedState:
         except StorageError as error:
             return error
         self._damage, self._is_aside = None, False
+        self._inodes.clear()
         with self.lock:
             hi = generation_after(self.last)
             if not isinstance(why, TakenError):
@@ -321,11 +338,54 @@ class SharedState:
         self.ring()
         return self.writer.write(self.store)
 
+    def is_in_place(self) -> bool:
+        """Whether the file and its log are still where they were made: nobody moved them."""
+        for file in (self.path, set_aside_files.log_of(self.path)):
+            try:
+                inode = file.stat().st_ino
+            except OSError:
+                inode = 0
+            if self._inodes.get(file, inode) != inode:
+                return False
+            if inode:
+                self._inodes[file] = inode
+        return True
+
+    def move_in(self) -> None:
+        """Make the file again, from what is still open: it was deleted, moved or replaced.
+
+        What is at its place now is nobody's to delete: it gets another name.
+
+        Raises:
+            StorageError: The disk refuses. What is open goes on.
+        """
+        assert self.disk.locked()
+        log.error(
+            "the queue %s was deleted, moved or replaced while it was in use: it is written again "
+            "from what is still open",
+            self.path,
+            extra={"fields": {"STATE": "moved"}},
+        )
+        make_directories(self.path)
+        copy = self.path.with_name(self.path.name + ".new")
+        self.store.copy_to(copy)
+        if self.path.exists() and self.path.stat().st_ino != self._inodes.get(self.path):
+            log.error("%s", f"what was in its place is {set_aside_files.put_by(self.path)} now")
+        with suppress(StorageError):
+            self.store.close()  # and with it goes its log, by name
+        set_aside_files.put_in_place(copy, self.path)
+        self._inodes.clear()
+        self.store = Store(self.path, self._connect)
+        if self._limits is not None:
+            self.store.limit(*self._limits)
+        self.is_in_place()
+
     def note(self, *, clean: bool = False) -> None:
         """Write down beside the file what is in it, in case it is found empty."""
         with self.lock:
-            oldest = self.ledger.oldest_pending()
-            self._file_lock.note(Note(clean, oldest or self.last + 1, self.last))
+            oldest = 1 if self.ledger.carrying else self.ledger.oldest_pending()
+            last = self.committed  # what is not on disk yet is not lost when the disk forgets
+            self._file_lock.note(Note(clean, oldest or last + 1, last))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""

@@ -47,10 +47,11 @@ class QueueStats:
     dead_letters: Mapping[str, int]
     """Reason -> count; sums up to ``ack_failed``."""
     lost: Mapping[str, int]
-    """Reason -> count, for ever: ``damaged`` (not as it was stored), ``memory`` (the disk refused
-    for too long), ``discarded`` (a dead letter that the user gave up), ``expired`` (older than
-    ``max_age``); and where there was no room ``thinned``, ``dropped`` (the oldest), ``full`` (not
-    recorded), ``refused`` (a dead letter)."""
+    """Reason -> count, for ever: ``damaged`` (not as it was stored), ``uncounted`` (at least so
+    many: the end of the log, or all of a file, is gone), ``memory`` (the disk refused for too
+    long), ``discarded`` (a dead letter that the user gave up), ``expired`` (beyond ``max_age``);
+    and where there was no room ``thinned``, ``dropped`` (the oldest), ``full`` (not recorded),
+    ``refused`` (a dead letter)."""
     oldest_pending_ms: int | None
     """GNSS time of the oldest recorded fix that is neither delivered nor a dead letter."""
     file_bytes: int

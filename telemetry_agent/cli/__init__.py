@@ -1,5 +1,7 @@
 """The command line: one module per command, imported only when its command runs."""
 
+import contextlib
+import difflib
 import importlib
 import os
 import sys
@@ -44,6 +46,19 @@ class _LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], self.summaries, n=1)
+            if not close:
+                raise
+            raise click.UsageError(
+                f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx
+            ) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         with formatter.section("Commands"):
             formatter.write_dl(list(self.summaries.items()))
@@ -75,7 +90,7 @@ def main(args: list[str] | None = None) -> None:
         click.echo(f"{PROGRAM}: {error.format_message()}", err=True)
         sys.exit(error.exit_code)
     except AgentError as error:
-        click.echo(f"{PROGRAM}: {error}", err=True)
+        click.echo(f"{_priority()}{PROGRAM}: {error}", err=True)
         sys.exit(error.exit_status)
     except OSError as error:
         # What a command opens itself it answers for: this is its output.
@@ -85,3 +100,12 @@ def main(args: list[str] | None = None) -> None:
         click.echo(f"{PROGRAM}: cannot write the output: {error.strerror}", err=True)
         sys.exit(StorageError.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _priority() -> str:
+    """What makes journald file the line as an error, where standard error leads there."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    with contextlib.suppress(OSError):
+        status = os.fstat(2)
+        return "<3>" if (device, inode) == (str(status.st_dev), str(status.st_ino)) else ""
+    return ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.cli.options import config_option, json_option, say
 from telemetry_agent.config import last_good, loader
 from telemetry_agent.config.effective import shown
 from telemetry_agent.daemon.ownership import become_owner
@@ -21,7 +21,7 @@ def command() -> None:
 @config_option
 @json_option
 def show(config_path: Path | None, as_json: bool) -> None:
-    """The config in effect, secrets masked, and where values came from. Durations in seconds."""
+    """The config in effect, secrets masked, and where values came from."""
     loaded = loader.load(config_path)
     rows = {
         key: {
@@ -45,6 +45,8 @@ def show(config_path: Path | None, as_json: bool) -> None:
 def check(config_path: Path | None, as_json: bool) -> None:
     """Whether the config is right; exit status 78 and the reason where it is not."""
     loaded = loader.load(config_path)
+    for note in loaded.notes:
+        say(note)
     files = [str(file) for file in loaded.files]
     if as_json:
         click.echo(json.dumps({"ok": True, "files": files}))

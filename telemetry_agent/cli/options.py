@@ -9,7 +9,7 @@ import click
 config_option = click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # who may read it is said where it is read
     help="The config file. Default: /etc/telemetry-agent/config.toml, then ./config.toml.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")

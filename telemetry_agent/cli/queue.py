@@ -12,6 +12,7 @@ import click
 from telemetry_agent.cli.options import config_option, instant_callback, json_option, say
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
+from telemetry_agent.daemon import client
 from telemetry_agent.daemon.ask import ask
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.fields import rfc3339
@@ -35,7 +36,16 @@ def command() -> None:
 @json_option
 def stats(config_path: Path | None, *, as_json: bool) -> None:
     """How many fixes are ready, unack, acked and ack_failed."""
-    (counts,) = ask(_settings(config_path), {"ask": "queue stats"}, note=say)
+    question = {"ask": "queue stats"}
+    try:
+        settings = loader.load(config_path).settings
+    except AgentError as error:
+        try:  # the service may run all the same, by its last good config
+            (counts,) = client.ask(None, question)
+        except client.NoAgentError:
+            raise error from None
+    else:
+        (counts,) = ask(settings, question, note=say)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -188,6 +198,12 @@ def verify(config_path: Path | None, *, as_json: bool) -> None:
     settings = _settings(config_path)
     *_, report = ask(settings, {"ask": "queue verify"}, note=say)
     click.echo(json.dumps(report) if as_json else "\n".join(_findings(report)))
+    if report.get("newer"):
+        raise AgentError(
+            f"the queue {settings.queue.path} was written by a newer telemetry-agent",
+            "install that version again; this one sets the file aside when it starts, and carries "
+            "over what it can read",
+        )
     if not report["sound"]:
         raise StorageError(
             f"the queue {settings.queue.path} is damaged: the agent goes on with what can be read, "

@@ -39,14 +39,21 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
     Where none runs, it says so, and tells what waits in the queue.
     """
-    path = queue_path(config_path)
+    path: Path | None
+    try:
+        path = queue_path(config_path)
+    except AgentError:
+        # The service may run all the same, by its last good config.
+        path = None
+        if not watch and running(path) is None:
+            raise
     if watch:
         _watch(path, as_json=as_json)
     else:
         click.echo(_text(running(path) or _at_rest(path), in_json=as_json))
 
 
-def running(path: Path) -> Snapshot | None:
+def running(path: Path | None) -> Snapshot | None:
     """What the running agent with this queue says; ``None``: none runs."""
     try:
         return read(Snapshot, next(client.ask(path, {"ask": "status"})))
@@ -54,7 +61,9 @@ def running(path: Path) -> Snapshot | None:
         return None
 
 
-def _at_rest(path: Path) -> AtRest:
+def _at_rest(path: Path | None) -> AtRest:
+    if path is None:
+        return AtRest()
     from telemetry_agent.daemon import at_rest  # noqa: PLC0415 - only needed here
     from telemetry_agent.daemon.status import queue_view  # noqa: PLC0415 - the same
 
@@ -72,7 +81,7 @@ def _text(view: Snapshot | AtRest, end: str = "\n", *, in_json: bool) -> str:
     return json.dumps(snapshot.as_json(view)) if in_json else end.join(lines(view))
 
 
-def _watch(path: Path, *, as_json: bool) -> None:
+def _watch(path: Path | None, *, as_json: bool) -> None:
     """It never opens the queue: that would keep an agent from starting."""
     tick = threading.Event()
     if as_json or not sys.stdout.isatty():
@@ -91,20 +100,7 @@ def _watch(path: Path, *, as_json: bool) -> None:
 def lines(view: Snapshot | AtRest) -> Iterator[str]:
     """A snapshot in plain words, without a word about what is not known."""
     if isinstance(view, Snapshot):
-        yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
-        if view.version != __version__:
-            yield f"note:      restart the service to run {__version__}, which is installed"
-        if view.protocol != PROTOCOL:
-            yield (
-                f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
-                f"{view.protocol}: some of this may be missing; restart the service"
-            )
-        if view.config is not None:
-            yield f"config:    the last good one serves: {view.config.last_error}"
-        yield f"recording: {_receiver(view.receiver)}"
-        yield f"uploading: {_upload(view.upload)}"
-        if view.page is not None and view.page.state == "held":
-            yield f"page:      held: {view.page.last_error}"
+        yield from _running(view)
     else:
         yield "no agent runs"
         if view.note is not None:
@@ -114,6 +110,25 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
         for counts, title in ((view.queue.dead_letters, "refused"), (view.queue.lost, "lost")):
             for reason, count in counts.items():
                 yield f"{title + ':':<10} {count:,}: {reason}"
+
+
+def _running(view: Snapshot) -> Iterator[str]:
+    yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
+    if view.version != __version__:
+        yield f"note:      restart the service to run {__version__}, which is installed"
+    if view.protocol != PROTOCOL:
+        yield (
+            f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
+            f"{view.protocol}: some of this may be missing; restart the service"
+        )
+    if view.config is not None:
+        yield f"config:    the last good one serves: {view.config.last_error}"
+    if view.storage is not None:
+        yield f"storage:   {view.storage.last_error or view.storage.state}"
+    yield f"recording: {_receiver(view.receiver)}"
+    yield f"uploading: {_upload(view.upload)}"
+    if view.page is not None and view.page.state == "held":
+        yield f"page:      held: {view.page.last_error}"
 
 
 def _receiver(receiver: ReceiverView) -> str:
@@ -157,6 +172,8 @@ def _by_reason(counts: Counts) -> str:
 
 
 def _upload(upload: UploadView) -> str:
+    if upload.state == "ok" and not upload.requests:
+        return f"not tried yet ({upload.host})"
     text = f"{upload.state} for {span(upload.state_s)}"
     if upload.state != "ok":
         text += f": {upload.last_error}" if upload.last_error is not None else ""

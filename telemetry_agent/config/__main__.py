@@ -27,8 +27,8 @@ def _start_config(path: Path | None, *, fall_back: bool) -> StartConfig:
         if found is None:
             raise
         held = isinstance(error, ConfigError) and not isinstance(error, UnreadableConfigError)
-        return StartConfig(found, {}, Advice(error.message, error.remedy), held)
-    return StartConfig(loaded.settings, loaded.texts)
+        return StartConfig(found, {}, Advice(error.message, error.remedy), held=held)
+    return StartConfig(loaded.settings, loaded.texts, notes=loaded.notes)
 
 
 def _last_good(path: Path | None) -> Settings | None:

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from telemetry_agent.config.settings import Settings, key_of
+from telemetry_agent.config.values import duration_text, size_text
 from telemetry_agent.secrecy import masked_headers, masked_url
 
 
@@ -26,9 +27,16 @@ def effective(settings: Settings) -> dict[str, Any]:
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """``effective`` with secrets masked."""
+    """``effective`` as one writes it, with secrets masked."""
     upload = settings.upload
-    return effective(settings) | {
+    values = effective(settings)
+    for path in _paths():
+        key = ".".join(map(key_of, path))
+        if path[-1].endswith("_s"):
+            values[key] = duration_text(values[key])
+        elif path[-1].endswith("_bytes"):
+            values[key] = size_text(values[key])
+    return values | {
         "upload.url": masked_url(upload.url),
         "upload.headers": masked_headers(upload.headers),
         "page.tiles": masked_url(settings.page.tiles),

@@ -87,13 +87,17 @@ def read(path: Path) -> str:
         ResourceError: it cannot be read.
     """
     try:
-        return path.read_text("utf-8-sig")  # editors of Windows begin it with a byte order mark
+        # Editors of Windows begin it with a byte order mark.
+        return path.read_text("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise UnreadableConfigError(
             f"there is no config {path}", f"`telemetry-agent init --config {path}` makes it"
         ) from None
     except OSError as error:
-        raise ResourceError(f"cannot read the config {path}: {error.strerror}") from None
+        remedy = ""
+        if isinstance(error, PermissionError):
+            remedy = "use sudo, or join the group telemetry-agent"
+        raise ResourceError(f"cannot read the config {path}: {error.strerror}", remedy) from None
     except UnicodeDecodeError:
         raise UnreadableConfigError(
             f"the config {path} is not valid TOML: it is not text in UTF-8"

@@ -30,6 +30,8 @@ class StartConfig:
     """The files that it was read from, by their names; empty where the last good one serves."""
     fault: Advice | None = None
     """Why the last good config serves in place of the config."""
+    notes: tuple[str, ...] = ()
+    """What is probably not as it was meant, and harms nothing."""
     held: bool = False
     """The config can be read and is wrong: nothing may be sent by what was right before."""
 

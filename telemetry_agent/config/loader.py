@@ -117,6 +117,8 @@ class LoadedConfig:
     """File -> what it holds."""
     origins: Mapping[str, str]
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
+    notes: tuple[str, ...] = ()
+    """What is probably not as it was meant, and harms nothing."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -170,7 +172,7 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
         field = re.search(r'"(\w+)"', str(error))
         name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return LoadedConfig(settings, texts, origins)
+    return LoadedConfig(settings, texts, origins, tuple(_unknown_variables()))
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -186,11 +188,23 @@ def _environment_origins() -> dict[str, str]:
     for name in os.environ:
         section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
-            continue  # not ours: a bare section is not a key, and other programs share the prefix
+            continue  # it is reported, and harms nothing: see _unknown_variables
         if section not in _Layers.model_fields:
             raise ConfigError(f"the environment variable {name} names no key of the config")
         origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
     return origins
+
+
+def _unknown_variables() -> Iterator[str]:
+    known = [
+        ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys() if "." in key
+    ]
+    for name in sorted(os.environ):
+        rest = name.removeprefix(ENVIRONMENT_PREFIX)
+        if name != rest and "__" not in rest and rest.lower() != "device":
+            close = difflib.get_close_matches(name, known, n=1)
+            suggestion = f"; did you mean {close[0]}?" if close else ""
+            yield f"the environment variable {name} is unknown and has no effect{suggestion}"
 
 
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:

@@ -92,6 +92,14 @@ def duration_s(value: object) -> float:
     return float(match[1]) * _DURATION_UNITS_S[match[2] or "s"]
 
 
+def duration_text(seconds: float) -> str:
+    """As one writes it in the config: ``250ms``, ``30s``, ``5min``."""
+    for unit, unit_s in reversed(_DURATION_UNITS_S.items()):
+        if seconds >= unit_s and math.isclose(seconds / unit_s, round(seconds / unit_s)):
+            return f"{round(seconds / unit_s)}{unit}"
+    return f"{seconds:g}s"
+
+
 def _positive_s(value: float) -> float:
     if value <= 0:
         raise ValueError("must be longer than 0")
@@ -117,6 +125,14 @@ def _size_bytes(value: object) -> int:
     if isinstance(value, bool) or match is None:
         raise ValueError('must be a size such as "512KiB", "64MiB", "2GiB", or a number of bytes')
     return int(match[1]) * _SIZE_UNITS.get(match[2], 1)
+
+
+def size_text(count: int) -> object:
+    """As one writes it in the config: ``64MiB``; a number where no unit fits."""
+    for unit, unit_bytes in reversed(_SIZE_UNITS.items()):
+        if count and count % unit_bytes == 0:
+            return f"{count // unit_bytes}{unit}"
+    return count
 
 
 def _queue_size_bytes(value: int) -> int:

@@ -112,6 +112,11 @@ class Monitor:
         just_answered = self._results.count("answer") > 0
         return None if state.word == "up" or just_answered else (state.word, state.error)
 
+    def next_due_s(self) -> float | None:
+        """The monotonic time of the next probe, or of the return that it led to."""
+        dues = [due_s for due_s in (self._probe_due_s, self._return_due_s) if due_s is not None]
+        return min(dues, default=None)
+
     def doubt(self) -> None:
         """Note that an exchange got no answer. Any thread may call."""
         self._results.append("doubt")

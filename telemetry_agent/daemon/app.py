@@ -1,24 +1,27 @@
 """The agent: a part that records, a part that delivers, and those who look at both."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from telemetry_agent.ackqueue.committer import Committer
+from telemetry_agent.ackqueue.file.rows import Row
+from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.effective import shown
 from telemetry_agent.config.settings import Settings
+from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import queue_commands
+from telemetry_agent.daemon.commands import queue_commands, status_for_strangers
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.delivery import Delivery, host_of, within
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervisor
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import Parking
 from telemetry_agent.page.events import AgentView, Doctor, Switch
@@ -52,6 +55,7 @@ class Agent:
         switch: cuts the network of a demo; the page shows it.
         config: why these settings are not those of the config.
         doctor: says what is wrong; the page shows it.
+        waiting: what the queue of another agent could not write.
 
     Raises:
         QueueLockedError: another process holds the queue.
@@ -67,6 +71,7 @@ class Agent:
         switch: Switch | None = None,
         config: ConfigView | None = None,
         doctor: Doctor | None = None,
+        waiting: Collection[Row] = (),
     ) -> None:
         self.settings = settings
         self._config = config
@@ -75,19 +80,24 @@ class Agent:
         self._doctor = doctor
         self._log_tail = LogTail(self.secrets)
         self._clock = clock
-        self.queue = open_queue(settings.queue, clock)
+        placed, self.storage = storage.place(settings.queue)
+        self.queue = open_queue(placed, clock)
+        self.queue.adopt(waiting)
+        if self.storage is not None:
+            log.warning("%s", self.storage.last_error)
         self.supervisor = Supervisor(clock)
         self.status = Status(
             lambda: (self.settings.device, host_of(self.settings)),
             self.queue.stats,
             lambda: self.recording.receiver(),  # noqa: PLW0108 - it is built below
             lambda: self.delivery.status(),  # noqa: PLW0108 - as above
-            settings.queue.path,
+            placed.path,
             clock,
             not_recorded=lambda: self.recording.not_recorded(),  # noqa: PLW0108 - as above
             sky=lambda: self.recording.sky(),  # noqa: PLW0108 - as above
             page=lambda: self.page.task.status(),  # noqa: PLW0108 - the page that runs now
             config=lambda: self._config,
+            storage=self.storage,
         )
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
@@ -112,9 +122,10 @@ class Agent:
         )
         self._commands = self._build_commands()
         self._control = self.supervisor.add(
-            "control", lambda: Control(self.queue.path, self._commands, self._clock)
+            "control", lambda: Control(settings.queue.path, self._commands, self._clock)
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
+        self._left = self._left_behind()
         self.queue.watch(self.delivery.wake)
 
     def start(self) -> None:
@@ -123,20 +134,39 @@ class Agent:
         self._control.task.listen()  # whoever knows that the agent runs can ask it
         self.supervisor.start()
 
-    def stop(self) -> None:
+    def stop(self) -> list[Row]:
         """End. The last bytes read are recorded, and one last upload is tried.
 
-        It takes less than 10 s, unless the disk hangs.
+        It takes less than 10 s, unless the disk hangs. Returns what the disk did not take.
         """
         self.recording.end()
         within(_COMMIT_S, self._commit)
+        if self._left is not None:
+            self._left.end(last=False)
         self.delivery.end()
         self._committer.end(_COMMITTER_S)
         self._carrier.end(_CARRIER_S)
         self._control.end(_CONTROL_S)
         self.page.end(_PAGE_S)
+        waiting = self.queue.uncommitted_rows()
         within(_QUEUE_S, self._close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
+        return waiting
+
+    @property
+    def config(self) -> ConfigView | None:
+        """Why the settings are not those of the config."""
+        return self._config
+
+    def must_move(self) -> bool:
+        """Whether its disk takes no file any more, or the state directory takes files again."""
+        if storage.runtime_queue() is None:
+            return False
+        is_away = self.storage is not None and self.storage.state == "runtime"
+        if not is_away and not self.queue.shared.writer.refused:
+            return False
+        refused = storage.refusal(self.settings.queue.path.parent) is not None
+        return refused != is_away
 
     def apply(self, settings: Settings) -> None:
         """Go on with other settings; no fix is lost."""
@@ -151,10 +181,15 @@ class Agent:
 
     def now(self) -> str:
         """What is so now, in one line for the service manager."""
-        receiver, upload = self.recording.receiver().state, self.delivery.status().state
+        receiver, status = self.recording.receiver().state, self.delivery.status()
+        untried = status.state == "ok" and not status.requests
+        upload = "not tried yet" if untried else status.state
         heard = "no receiver" if receiver == "absent" else f"receiver {receiver}"
         served = "" if self._config is None else "; the last good config serves"
-        return f"{self.settings.device}: {heard}; uploads {upload}{served}"
+        if self.storage is not None:
+            served += "; a power cut loses everything"
+        source = self.settings.gps.source
+        return f"{self.settings.device} from {source}: {heard}; uploads {upload}{served}"
 
     def _commit(self) -> None:
         try:
@@ -167,6 +202,25 @@ class Agent:
             self.queue.close()
         except StorageError as error:
             log.error("%s", error)  # noqa: TRY400 - as above
+
+    def _left_behind(self) -> Delivery | None:
+        """Delivers what was recorded into the runtime directory."""
+        path = storage.runtime_queue()
+        if path is None or path == self.queue.path or not path.exists():
+            return None
+        try:
+            left = AckQueue(path)
+        except AgentError as error:
+            log.warning("%s", error)
+            return None
+        count = left.stats()
+        if not count.ready + count.unack:
+            left.close()
+            for file in path.parent.glob(f"{path.name}*"):
+                file.unlink(missing_ok=True)
+            return None
+        log.info("%d fixes in %s are delivered beside the queue", count.ready, path)
+        return Delivery(self.settings, left, self.supervisor, self._clock, self.secrets)
 
     def _build_reports(self, encode: EncodeReport) -> AgentReports:
         return AgentReports(
@@ -192,7 +246,7 @@ class Agent:
             yield as_json(self.status.snapshot())
 
         return queue_commands(self.queue) | {
-            "status": Command(status, public=True),
+            "status": Command(status, public=status_for_strangers),
             "drain": Command(lambda _asked, bell: self.delivery.drain(bell)),
             "tap": Command(self.recording.tap),
         }
@@ -226,6 +280,6 @@ class Agent:
         """What it does, in one line; no secret."""
         settings = self.settings
         return (
-            f"records {settings.device} from {settings.gps.source} into {settings.queue.path}, "
+            f"records {settings.device} from {settings.gps.source} into {self.queue.path}, "
             f"for {host_of(settings)}"
         )

@@ -33,6 +33,7 @@ from telemetry_agent.upload.interfaces import WireFormat
 from telemetry_agent.upload.uploader import UploadPolicy
 
 _SHORTEST_TOKEN = 16  # nothing slows down who guesses
+_AT_ONCE_S = 0.01
 
 
 def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
@@ -44,7 +45,9 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
     """
     return AckQueue(
         queue.path,
-        commit_every_s=queue.commit_every_s,
+        # Never by the thread that reads: "0s" is as soon as the committer is awake, so that what
+        # one read brought is one commit, and reading goes on while the disk takes it.
+        commit_every_s=queue.commit_every_s or _AT_ONCE_S,
         keep_delivered_s=queue.keep_delivered_s,
         limits=Limits(
             max_size_bytes=queue.max_size_bytes,
@@ -121,7 +124,9 @@ def build_credentials(upload: UploadSettings, secrets: set[str]) -> Credentials:
     if upload.username and token is not None:
         fault = f"upload.username is set, and there is a token {token}: keep one"
     elif upload.username and password is None:
-        fault = "upload.password_file is missing, upload.username is set"
+        fault = "upload.password_file is missing, upload.username is set" + _by_credential(
+            "password"
+        )
     elif token is not None:
         fault = upload.secret_in_the_clear()
     secrets |= secrets_in_url(upload.url)
@@ -169,7 +174,7 @@ def build_page_token(page: PageSettings, secrets: set[str]) -> str | None:
     if not is_loopback(page.listen[0]):
         raise ConfigError(
             f"page.listen: whoever reaches {page.listen[0]} could see where this device is",
-            "set page.token_file, or listen on 127.0.0.1",
+            f"set page.token_file, or listen on 127.0.0.1{_by_credential('page_token')}",
         )
     return None
 
@@ -178,6 +183,16 @@ def _scheme(upload: UploadSettings) -> str:
     """InfluxDB 2 has a word of its own for what others call a bearer token."""
     path = urlsplit(upload.url).path
     return "Token" if upload.format == "influx" and path.endswith("/api/v2/write") else "Bearer"
+
+
+def _by_credential(name: str) -> str:
+    """How the service gets a credential: systemd hands them over at the start alone."""
+    if "CREDENTIALS_DIRECTORY" not in os.environ and "INVOCATION_ID" not in os.environ:
+        return ""
+    return (
+        f"; or put it into /etc/credstore/telemetry-agent.{name} and "
+        "`sudo systemctl restart telemetry-agent`: a reload does not bring it"
+    )
 
 
 def _credential(name: str) -> Path | None:

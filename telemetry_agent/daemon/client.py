@@ -26,8 +26,14 @@ class NoAgentError(AgentError):
 
 
 def socket_path(queue_path: Path) -> Path:
-    """Where the agent with this queue listens."""
+    """Where an agent without a runtime directory listens."""
     return queue_path.with_name(queue_path.name + ".sock")
+
+
+def service_socket() -> Path:
+    """Where the service listens; everybody can reach it."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(runtime or "/run/telemetry-agent", "control.sock")
 
 
 @contextlib.contextmanager
@@ -48,14 +54,27 @@ _KINDS: dict[object, type[AgentError]] = {
 }
 
 
-def ask(queue_path: Path, question: Mapping[str, Any]) -> Answers:
+def ask(queue_path: Path | None, question: Mapping[str, Any]) -> Answers:
     """Ask the running agent.
+
+    Args:
+        queue_path: the queue that the config names; ``None``: ask the service whatever it has.
+        question: as the control socket takes it.
 
     Raises:
         NoAgentError: none runs; nothing was asked.
         AgentError: what the agent says is wrong, with its exit status.
     """
-    path = socket_path(queue_path)
+    if queue_path is None:
+        yield from _ask(service_socket(), question)
+        return
+    try:
+        yield from _ask(service_socket(), {**question, "queue": str(queue_path)})
+    except NoAgentError:
+        yield from _ask(socket_path(queue_path), question)
+
+
+def _ask(path: Path, question: Mapping[str, Any]) -> Answers:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(_ANSWER_S)
         try:
@@ -75,6 +94,8 @@ def ask(queue_path: Path, question: Mapping[str, Any]) -> Answers:
                     answer = json.loads(line)
                     if "end" in answer:
                         return
+                    if answer.get("other_queue"):
+                        raise NoAgentError(str(answer["error"]))
                     if "error" in answer:
                         kind = _KINDS.get(answer.get("exit_status"), AgentError)
                         raise kind(str(answer["error"]), str(answer.get("remedy", "")))

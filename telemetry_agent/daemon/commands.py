@@ -103,10 +103,27 @@ def looking_commands(queue: Readable) -> dict[str, Command]:
         yield from export(asked, queue, *_time_ms(queue, asked))
 
     return {
-        "queue stats": Command(stats, public=True),
+        "queue stats": Command(stats, public=lambda counts: counts | _reasonless(counts)),
         "queue list": Command(fixes),
         "export": Command(exported),
     }
+
+
+def _reasonless(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Dead letters without the endpoint's words, which are not for strangers."""
+    total = sum(counts["dead_letters"].values())
+    return {"dead_letters": {"refused": total} if total else {}}
+
+
+def status_for_strangers(answer: dict[str, Any]) -> dict[str, Any]:
+    """A snapshot without texts: they may quote the endpoint, a path or the config."""
+    without = {
+        section: {name: value for name, value in part.items() if name != "last_error"}
+        for section, part in answer.items()
+        if isinstance(part, dict)
+    }
+    without["queue"] |= _reasonless(without["queue"])
+    return answer | without
 
 
 def queue_commands(queue: AckQueue) -> dict[str, Command]:

@@ -1,6 +1,7 @@
 """The control socket: how the commands talk to the running daemon.
 
-``QUEUE_PATH.sock`` is a Unix socket that everybody may connect to. The asker sends one line, a
+``control.sock`` in the service's runtime directory, or ``QUEUE_PATH.sock`` where there is none, is
+a Unix socket that everybody may connect to. The asker sends one line, a
 JSON object such as ``{"ask": "queue list", "limit": 10}``, and gets JSON lines: the answers, then
 ``{"end": true}``, or ``{"error": TEXT, "remedy": TEXT, "exit_status": N}`` in place of what is
 missing. The kernel says who asks. All but the public commands are for root and the service's user
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon.client import JOIN, Answers, address, socket_path
+from telemetry_agent.daemon.client import JOIN, Answers, address, service_socket, socket_path
 from telemetry_agent.errors import AgentError, UsageError
 from telemetry_agent.tasks import Bell
 
@@ -129,8 +130,8 @@ class Command(NamedTuple):
 
     run: Callable[[Mapping[str, Any], Bell], Answers]
     """Takes what was asked, and a bell whose wait also ends (by raising) when the asker leaves."""
-    public: bool = False
-    """Everybody on the machine may ask it."""
+    public: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """Everybody on the machine may ask it, and gets what this makes of each answer."""
 
 
 class Control:
@@ -148,7 +149,10 @@ class Control:
 
     def __init__(self, queue_path: Path, commands: Mapping[str, Command], clock: Clock) -> None:
         self.bell = Bell()
-        self._path = socket_path(queue_path)
+        self._queue_path = queue_path
+        # As the service: where everybody can reach it, also on a read-only disk.
+        is_service = "RUNTIME_DIRECTORY" in os.environ
+        self._path = service_socket() if is_service else socket_path(queue_path)
         self._commands = commands
         self._clock = clock
         self._lock = threading.Lock()
@@ -251,14 +255,17 @@ class Control:
             command = self._commands.get(question.get("ask", ""))
             if command is None:
                 raise UsageError(f"{question.get('ask')!r} cannot be asked here")  # noqa: TRY301
-            if not (asker.trusted or command.public):
+            if question.pop("queue", str(self._queue_path)) != str(self._queue_path):
+                return {"error": "the service has another queue", "other_queue": True}
+            if not asker.trusted and command.public is None:
                 raise AgentError(  # noqa: TRY301 - told to the asker as any other
                     f"only root and the agent's user and group may ask for {question['ask']!r}",
                     JOIN,
                 )
             with contextlib.closing(command.run(question, asker.bell)) as answers:
                 for answer in answers:
-                    asker.say(answer)
+                    hide = None if asker.trusted else command.public
+                    asker.say(hide(answer) if hide else answer)
         except AgentError as error:
             return {
                 "error": error.message,

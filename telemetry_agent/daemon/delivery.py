@@ -6,6 +6,7 @@ certificate that cannot be used holds the uploads, and nothing else.
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ from telemetry_agent.upload.uploader import Uploader
 _MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
+_AWAY = {"no-route", "unreachable"}
 
 BuildReports = Callable[[EncodeReport], AgentReports]
 
@@ -87,8 +89,12 @@ class Delivery:
         self._uploader = supervisor.add("uploader", self._build_uploader)
 
     def status(self) -> UploadStatus:
-        """How uploads do."""
-        return self._keeper.status
+        """How uploads do. The next attempt is the earlier of backoff and probe."""
+        status = self._keeper.status
+        probe_s = self._monitor.task.next_due_s() if status.state in _AWAY else None
+        if probe_s is None or status.next_attempt_s is None or probe_s > status.next_attempt_s:
+            return status
+        return replace(status, next_attempt_s=probe_s)
 
     def network(self) -> dict[str, Any]:
         """What the monitor knows of the way to the endpoint, ready for JSON."""
@@ -114,7 +120,7 @@ class Delivery:
         """Have everything sent that is recorded by now; see ``commands.drain``."""
         with self._draining.joined(bell.ring):
             hurry = self._uploader.task.hurry
-            yield from drain(self._queue, self.status, hurry, self._clock, bell)
+            yield from drain(self._queue, lambda: self._keeper.status, hurry, self._clock, bell)
 
     def drain_alone(self) -> Answers:
         """The same where nobody has started the tasks."""
@@ -125,10 +131,13 @@ class Delivery:
             self._uploader.end(_REQUEST_S)
             self._monitor.task.close()
 
-    def end(self) -> None:
-        """Stop, after one last upload where the one before it went well."""
+    def end(self, *, last: bool = True) -> None:
+        """Stop; if ``last``, after one last upload where the one before it went well."""
         self._monitor.end(_MONITOR_S)
-        self._uploader.end(_REQUEST_S)
+        self._uploader.end(_REQUEST_S if last else 0)
+        if not last:
+            within(_MONITOR_S, self._queue.close)
+            return
         last_upload = self._uploader.task.last_upload
         within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
 

@@ -92,7 +92,10 @@ class _Service:
                 self._reload = False
                 notify(RELOADING=1)
                 self._perform(self._apply)
+                self._line = self._agent.now() if self._agent else ""
                 notify(READY=1, STATUS=self._line)
+            elif self._agent is not None and self._agent.must_move():
+                self._perform(self._move)
             else:
                 self._listen()
         return self._end(started=started)
@@ -102,6 +105,8 @@ class _Service:
         if self._ending is not None:
             return
         self._configure_logs(config.settings)
+        for note in config.notes:
+            log.warning("%s", note)
         view = None
         if config.fault is not None:
             view = ConfigView("wrong" if config.held else "unreadable", str(config.fault))
@@ -136,6 +141,24 @@ class _Service:
         self._seen = None
         _keep(config)
 
+    def _move(self) -> None:
+        """Go on in the other directory, with what the disk did not take."""
+        before = self._agent
+        if before is None:
+            return
+        self._agent = None
+        waiting = before.stop()
+        agent = Agent(
+            before.settings,
+            self._clock,
+            secrets=self._secrets,
+            config=before.config,
+            waiting=waiting,
+        )
+        agent.start()
+        self._agent = agent
+        log.warning("%s; %d fixes that were not on disk came along", agent, len(waiting))
+
     def _end(self, *, started: bool) -> int:
         agent = self._agent
         gave_up = agent is not None and agent.supervisor.gave_up
@@ -156,7 +179,7 @@ class _Service:
             os._exit(status)  # the interpreter would wait for the thread that hangs
         return status
 
-    def _perform(self, act: Callable[[], None]) -> bool:
+    def _perform(self, act: Callable[[], object]) -> bool:
         """Have it done by another thread while main listens. Returns whether it has ended.
 
         Raises:

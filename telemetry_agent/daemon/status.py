@@ -26,6 +26,7 @@ from telemetry_agent.snapshot import (
     ReceiverView,
     SatelliteView,
     Snapshot,
+    StorageView,
     UploadView,
 )
 from telemetry_agent.upload.upload_status import UploadStatus
@@ -78,6 +79,7 @@ class Status:
         sky: the satellites in view.
         page: how the device page does; ``None``: it is off.
         config: why the last good config serves; ``None``: it does not.
+        storage: what is wrong with where fixes are kept.
     """
 
     def __init__(
@@ -88,11 +90,14 @@ class Status:
         upload: Callable[[], UploadStatus],
         path: Path,
         clock: Clock,
+        *,
         not_recorded: Callable[[], Mapping[str, int]] = dict,
         sky: Callable[[], Sky] = Sky,
         page: Callable[[], PageView | None] = lambda: None,
         config: Callable[[], ConfigView | None] = lambda: None,
+        storage: StorageView | None = None,
     ) -> None:
+        self._storage = storage
         self._config = config
         self._page = page
         self._not_recorded = not_recorded
@@ -153,6 +158,7 @@ class Status:
             queue=self._queue_view(),
             page=self._page(),
             config=self._config(),
+            storage=self._storage,
         )
 
     def position(self) -> dict[str, Any] | None:
@@ -177,7 +183,8 @@ class Status:
         ``version``; ``uptime`` in seconds; ``receiver`` and ``upload``, the state words;
         ``antenna``; ``sats``, while there is a position; ``pending`` fixes and the time of the
         ``oldest_pending``; ``dead_letters``; ``lost`` by reason; ``disk_free`` in bytes;
-        ``config``: "last-good" where that serves because the config cannot be read.
+        ``config``: "last-good" where that serves because the config cannot be read; ``storage``:
+        "forgets" or "runtime" where a power cut loses everything.
         """
         now_s = self._clock.monotonic_s()
         receiver, upload, queue = self._receiver(), self._upload(), self._queue()
@@ -202,6 +209,8 @@ class Status:
         fields["disk_free"] = disk_free_bytes(self._folder)
         if self._config() is not None:
             fields["config"] = "last-good"
+        if self._storage is not None:
+            fields["storage"] = self._storage.state
         return fields
 
     def _receiver_view(self, now_s: float) -> ReceiverView:

@@ -4,6 +4,7 @@ Its answers come over the control socket. ``status`` is for everybody; listening
 is for root and the agent's own user and group.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from telemetry_agent.config.settings import GpsSettings
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor import now
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span, warned
-from telemetry_agent.doctor.permissions import SystemUser, agents_account
+from telemetry_agent.doctor.permissions import HIDDEN, SystemUser, agents_account, is_user
 from telemetry_agent.errors import Advice, AgentError, QueueLockedError, SourceError
 from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.model import ReceiverState
@@ -32,9 +33,13 @@ class AgentChecks:
         queue_path: the queue.
         ask: puts a question to the agent.
         user: who runs it as a service.
+        hidden: what the service does not see.
     """
 
-    def __init__(self, queue_path: Path, ask: Ask, user: str) -> None:
+    def __init__(
+        self, queue_path: Path, ask: Ask, user: str, hidden: tuple[Path, ...] = HIDDEN
+    ) -> None:
+        self._hidden = hidden
         self.status: Snapshot | None = None
         """What it reports of itself; ``None`` where none runs. Known once ``examine`` was."""
         self._queue_path = queue_path
@@ -51,6 +56,19 @@ class AgentChecks:
         """Who runs it, or would."""
         return agents_account(self.pid, self._user)
 
+    def hides(self, path: Path) -> Path | None:
+        """The folder, hidden from the service, that this path is in; ``None``: it is seen."""
+        if self.account.name != self._user:
+            return None
+        resolved = path.resolve()
+        return next((each for each in self._hidden if resolved.is_relative_to(each)), None)
+
+    def cannot_judge(self) -> bool:
+        """Whether the asker is another user than the one whose rights count."""
+        return os.geteuid() not in {0, self.account.uid} or (
+            self.status is None and os.geteuid() != 0 and is_user(self._user)
+        )
+
     def examine(self) -> Iterator[Finding]:
         """Does it run, and does it answer: ``agent``."""
         try:
@@ -64,7 +82,16 @@ class AgentChecks:
             return
         version, pid = self.status.version, self.status.pid
         said = f"runs for {span(self.status.uptime_s)} (pid {pid}, version {version})"
-        if version == __version__:
+        config, storage = self.status.config, self.status.storage
+        if config is not None:
+            yield failed(
+                "agent",
+                f"{said}, by the last good config: {config.last_error}",
+                "correct the config, then `sudo systemctl reload telemetry-agent`",
+            )
+        elif storage is not None and storage.state == "runtime":
+            yield failed("agent", f"{said}; {storage.last_error}", "see the check of the disk")
+        elif version == __version__:
             yield passed("agent", said)
         else:
             yield warned(

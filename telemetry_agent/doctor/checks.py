@@ -12,22 +12,20 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks, Ask, TapSource
-from telemetry_agent.doctor.endpoint import SERVERS, EndpointChecks
+from telemetry_agent.doctor.endpoint import CREDENTIALS, SERVERS, EndpointChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
 from telemetry_agent.doctor.listening import Patience
-from telemetry_agent.doctor.permissions import SERVICE_USER
+from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER
 from telemetry_agent.doctor.receiver import ReceiverChecks
 from telemetry_agent.doctor.reception import LISTENED
 from telemetry_agent.doctor.runner import Check, findings
 from telemetry_agent.doctor.storage import StorageChecks
 from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources import Source
+from telemetry_agent.snapshot import Snapshot, read
 
 _ALL_S = 12.0  # a small board takes its time to start and to end beside that
 _LISTEN_S = 11.5  # so long may the search for a line's speed take
-
-# Where systemd keeps those of the service while that runs.
-_CREDENTIALS = "/run/credentials/telemetry-agent.service"
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,8 @@ class Machine:
     ask: Ask = client.ask
     user: str = SERVICE_USER
     """Who runs the agent where it does not run, and root asks."""
+    hidden: tuple[Path, ...] = HIDDEN
+    """What the service does not see."""
     patience: Patience = field(default_factory=Patience)
 
 
@@ -55,7 +55,7 @@ def examine(
         loaded = loader.load(config_path)
     except AgentError as error:
         check = "correct it; `telemetry-agent config check` reports when it is right"
-        yield failed("config", error.message, error.remedy or check)
+        yield failed("config", f"{error.message}{_meanwhile()}", error.remedy or check)
         yield from (skipped(name, "needs config") for name in NAMES[1:])
         return
     files = ", ".join(map(str, loaded.files)) or "the environment"
@@ -63,11 +63,20 @@ def examine(
     yield from findings(_checks(loaded.settings, site or Machine(), send=send), limit_s=_ALL_S)
 
 
+def _meanwhile() -> str:
+    """What the service does while the config does not work."""
+    try:
+        status = read(Snapshot, next(client.ask(None, {"ask": "status"})))
+    except AgentError:
+        return ""
+    return f"; the service runs all the same (receiver {status.receiver.state})"
+
+
 def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
     gps, upload, path = settings.gps, settings.upload, settings.queue.path
-    if os.access(_CREDENTIALS, os.X_OK):
-        os.environ.setdefault("CREDENTIALS_DIRECTORY", _CREDENTIALS)
-    agent = AgentChecks(path, site.ask, site.user)
+    if os.access(CREDENTIALS, os.X_OK):
+        os.environ.setdefault("CREDENTIALS_DIRECTORY", CREDENTIALS)
+    agent = AgentChecks(path, site.ask, site.user, site.hidden)
 
     def source() -> Source:
         if agent.status is not None:
@@ -81,7 +90,7 @@ def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
     endpoint = EndpointChecks(
         upload,
         settings.device,
-        lambda: agent.account,
+        agent,
         resolve=site.resolve,
         clock=site.clock,
         position=lambda: receiver.fix if send else None,

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from socket import socket
 from urllib.parse import urlsplit
 
@@ -23,9 +24,10 @@ from telemetry_agent.addresses import (
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.daemon.builders import build_credentials
+from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.doctor.permissions import SystemUser, owner_of
+from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Batch, Delivered, Fix, Payload, Record
 from telemetry_agent.tasks import Bell
@@ -48,6 +50,9 @@ _NOT_YET, _EXPIRED = 9, 10
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 _OTHER_NAME = {62, 64}
 
+CREDENTIALS = "/run/credentials/telemetry-agent.service"
+"""Where systemd keeps those of the service while that runs."""
+
 
 class EndpointChecks:
     """What ``upload.url`` names.
@@ -55,7 +60,7 @@ class EndpointChecks:
     Args:
         upload: the config.
         device: how the agent calls itself there.
-        account: who runs the agent, and must be able to read the secrets. Asked when it is known.
+        agent: must be able to read the secrets.
         resolve: looks names up.
         clock: the machine's clocks.
         position: what to send there; nothing by default.
@@ -66,7 +71,7 @@ class EndpointChecks:
         self,
         upload: UploadSettings,
         device: str,
-        account: Callable[[], SystemUser],
+        agent: AgentChecks,
         *,
         resolve: Resolve,
         clock: Clock,
@@ -75,7 +80,8 @@ class EndpointChecks:
     ) -> None:
         self._upload = upload
         self._device = device
-        self._account = account
+        self._agent = agent
+        self._is_blind = False  # the secrets cannot be seen, so no answer is judged by them
         self._credentials = Credentials()
         self._resolve = resolve
         self._clock = clock
@@ -87,9 +93,24 @@ class EndpointChecks:
 
     def credentials(self) -> Iterator[Finding]:
         """Can the agent read what it is to show there: ``credentials``."""
-        upload, account = self._upload, self._account()
+        upload, account = self._upload, self._agent.account
         keys = ("token_file", "password_file", "ca_file", "client_cert", "client_key")
         files = {key: path for key in keys if (path := getattr(upload, key)) is not None}
+        for key, path in files.items():
+            if (hidden := self._agent.hides(path)) is not None:
+                yield failed(
+                    "credentials",
+                    f"the service does not see upload.{key}: {path} ({hidden} is hidden from it)",
+                    f"`sudo install -o {account.name} -m 600 {path} /etc/telemetry-agent/`, and "
+                    f'set upload.{key} = "/etc/telemetry-agent/{path.name}"',
+                )
+                return
+        unseen = [key for key, path in files.items() if _is_forbidden(path)]
+        if self._agent.cannot_judge() and (unseen or _is_forbidden(Path(CREDENTIALS))):
+            self._is_blind = True
+            what = f"upload.{unseen[0]}" if unseen else "the service's credentials"
+            yield warned("credentials", f"no permission to see {what}", "use sudo")
+            return
         try:
             self._credentials = build_credentials(upload, set())
             self._credentials.prepare()
@@ -174,13 +195,20 @@ class EndpointChecks:
             self._upload.url, credentials=self._credentials, proxy=self._upload.proxy, dialer=dialer
         )
         try:
-            yield from asked(transport, self._upload, self._device, self._position())
+            for finding in asked(transport, self._upload, self._device, self._position()):
+                blind = self._is_blind and finding.verdict == "fail"
+                yield self._unjudged(finding.name) if blind else finding
             if self._send:
                 yield proof(transport, self._upload, self._device)
             else:
                 yield skipped("proof", "`telemetry-agent doctor --send` sends what must be refused")
         finally:
             transport.close()
+
+    def _unjudged(self, name: str) -> Finding:
+        status = self._agent.status
+        said = "" if status is None else f"; the agent reports: uploads {status.upload.state}"
+        return skipped(name, f"not judged without the secrets, which sudo can see{said}")
 
     def _look_up(self) -> Finding:
         host = self._host
@@ -332,6 +360,16 @@ def proof(transport: Transport, upload: UploadSettings, device: str) -> Finding:
         f"{said}; requests stay plain: `Accept-Encoding: gzip` in its answers offers compression, "
         "which makes requests three to ten times smaller",
     )
+
+
+def _is_forbidden(path: Path) -> bool:
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.R_OK)
 
 
 SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"

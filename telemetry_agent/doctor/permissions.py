@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Self
 
 SERVICE_USER = "telemetry-agent"
+HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
+"""What the unit's sandbox hides from the service (ProtectHome, PrivateTmp)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,15 @@ def agents_account(pid: int | None, user: str) -> SystemUser:
     except (OSError, KeyError):
         pass
     return SystemUser.of(uid)
+
+
+def is_user(name: str) -> bool:
+    """Whether this machine has a user of that name."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def owner_of(path: Path) -> str:

@@ -42,6 +42,13 @@ class StorageChecks:
     def folder(self) -> Iterator[Finding]:
         """May the agent write there, and how long does that take: ``state directory``."""
         name, folder = "state directory", self._path.parent
+        if (hidden := self._agent.hides(folder)) is not None:
+            yield failed(
+                name,
+                f"the service does not see {folder} ({hidden} is hidden from it)",
+                f"set queue.path below {_OF_THE_SERVICE}",
+            )
+            return
         try:
             if not _is_there(folder):
                 yield self._missing(folder)

@@ -60,6 +60,8 @@ class Dates:
         lender: the last known instant of another receiver on this line, in milliseconds.
     """
 
+    moved = False
+    """Whether dates of this receiver are moved by 1024 weeks."""
     reason: Reason = "no-date"
     """Why no date is known: the receiver says none, or one that cannot be used."""
 
@@ -154,7 +156,10 @@ class Dates:
             self._claimed_since_s = None
         wall_ms = self._wall_clock()
         at_once = wall_ms is not None and abs(said_ms - wall_ms) <= DAY_MS
-        return said_ms if at_once or self._is_proven() else None
+        if not (at_once or self._is_proven()):
+            return None
+        self.moved = True
+        return said_ms
 
     def _is_proven(self) -> bool:
         if not self._prove_rollover:

@@ -147,6 +147,11 @@ class Decoder:
                 "two receivers seem to speak as one talker: positions may hop between them; "
                 "disconnect one, or give it another talker"
             )
+        if heard.dates.moved:
+            said.append(
+                "its dates are 1024 weeks or twice as many in the past, and are moved by that: "
+                "update its firmware, or replace it"
+            )
         if heard.datum is not None:
             said.append(
                 f"positions are in the datum {heard.datum}, and may be off by hundreds of metres: "

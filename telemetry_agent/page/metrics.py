@@ -71,7 +71,17 @@ REJECTED = (
     *("no-time", "old-date", "other-talker", "receiver-overflow", "rollover", "short", "too-long"),
 )
 NOT_RECORDED = ("hdop", "not-due", "parked", "quality")
-LOST = ("damaged", "discarded", "dropped", "expired", "full", "memory", "refused", "thinned")
+LOST = (
+    "damaged",
+    "discarded",
+    "dropped",
+    "expired",
+    "full",
+    "memory",
+    "refused",
+    "thinned",
+    "uncounted",
+)
 _COUNTERS_BY_REASON = (
     ("receiver.rejected", "receiver_rejected", "Input of the receiver that was dropped.", REJECTED),
     (

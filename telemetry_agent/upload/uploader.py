@@ -32,6 +32,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Deferred, Delivered, Held, Refused, UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
@@ -57,6 +58,7 @@ _log = logging.getLogger(__name__)
 
 _STEP_SLACK_S = 15.0  # beside the exchanges: encoding, and a disk that takes its time
 _MISSING_AGAIN_S = 10.0
+_STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
 _NO_WITNESS_S = 900.0  # how often suspects are tried while nothing else can be sent
 _SILENCES_MAX = 5  # then it may be the fixes on which the server breaks off
@@ -238,7 +240,10 @@ class Uploader:
             return self._not_before_s - now_s
         if (missing := self._missing()) is not None:
             return self._pause("held", missing, _MISSING_AGAIN_S)
-        return self._send_next(now_s)
+        try:
+            return self._send_next(now_s)
+        except StorageError as error:  # recording goes on in memory meanwhile
+            return self._pause("held", str(error), _STORAGE_AGAIN_S)
 
     def _send_next(self, now_s: float) -> float | None:
         # Without a route an attempt would only cost power. One each backoff_max is made all the

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import apsw
@@ -33,15 +34,15 @@ from telemetry_agent.model import Record
 MIB = 1 << 20
 
 AWAY_THAT_CANNOT_BE = (
-    "UPDATE away SET lo = 1 << 20",
-    "UPDATE away SET hi = hi | 1 << 34",
-    "UPDATE away SET last = last | 1 << 20",
-    "UPDATE away SET oldest = oldest + 64",
-    "UPDATE away SET marked = marked + 1",
-    "UPDATE away SET lo = -5",
-    "UPDATE away SET hi = 'high'",
-    "UPDATE away SET lo = 9, marked = 7.5",
-    "INSERT INTO away VALUES (1, 2, 3, 4, 5)",
+    "UPDATE mark SET lo = 1 << 20",
+    "UPDATE mark SET hi = hi | 1 << 34",
+    "UPDATE mark SET batch = 64",
+    "UPDATE mark SET state = 0",
+    "UPDATE mark SET state = 5",
+    "UPDATE mark SET lo = -5",
+    "UPDATE mark SET hi = 'high'",
+    "UPDATE mark SET batch = 7.5",
+    "DELETE FROM mark",
 )
 
 
@@ -210,7 +211,7 @@ def test_what_is_away_is_checked_before_it_is_believed(path: Path, statement: st
     damage.damage(path, damage.header)
     AckQueue(path).close()
     with closing(connect(path)) as file:
-        assert file.execute("SELECT count(*) FROM away").fetchone() == (1,)
+        assert file.execute("SELECT count(*) FROM mark").fetchone() == (1,)
         file.execute(statement)
     assert damage.recover(path) == damage.Outcome(records, lost=0)
 
@@ -353,6 +354,28 @@ def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pytest.Mon
         assert file.execute("PRAGMA user_version").fetchone() == (len(later),)
 
 
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_file_of_version_3_goes_on_carrying_over(path: Path, rows: int) -> None:
+    """It had a table of what was to come in the place of a mark."""
+    records = damage.fill(path, 1500)
+    damage.damage(path, damage.header)
+    with AckQueue(path, commit_every_s=3600) as queue:
+        records += damage.record(queue, rows)
+        carrier = Carrier(queue)
+        while not queue.stats().ready > rows:
+            carrier.step(0)
+        carrier.close()
+    with closing(connect(path)) as file:
+        assert 0 < file.execute("SELECT count(*) FROM fix").fetchone()[0] < 1500
+        file.execute("DELETE FROM mark")
+        file.execute("CREATE TABLE away (lo, hi, oldest, last, marked)")
+        file.execute(f"INSERT INTO away VALUES (500, {1 << 32}, 0, 1500, 1)")
+        file.execute("PRAGMA user_version = 3")
+    outcome = damage.recover(path)
+    assert outcome == damage.Outcome(records, lost=0)
+    assert files(path) == []
+
+
 def test_rows_of_a_newer_file_that_can_be_read_are_carried_over_and_it_is_kept(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -454,7 +477,7 @@ def test_being_killed_at_any_step_sends_nothing_twice_and_loses_nothing(
         queue = AckQueue(path, commit_every_s=0)
         put(queue, 1, start=1000 + turns)
         carrier = Carrier(queue)
-        for _ in range(8):  # four to look at all pages, then some of the rows
+        for _ in range(8 + turns):  # four to look at all pages, then some of the rows
             carrier.step(0.0)
         batch = queue.lease(30, live_first=False)
         if batch is not None and batch.stream == name:
@@ -591,22 +614,46 @@ def test_a_sector_that_cannot_be_read_keeps_no_other_fix_back(path: Path) -> Non
         assert seqs(lease(queue, 3000)) == list(range(1001, 3001))
 
 
-def test_a_disk_that_fails_as_a_whole_sets_nothing_aside(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    damage.fill(path, 10)
-    monkeypatch.setattr(
-        "telemetry_agent.ackqueue.recovery.opening._can_write", lambda folder: False
-    )
+def eio(op: Op) -> None:
+    if op.kind == "read" and op.file == "queue.db":
+        raise Refusal(apsw.IOError)
 
-    def refuse(op: Op) -> None:
-        if op.kind == "read" and op.file == "queue.db":
-            raise Refusal(apsw.IOError)
 
-    disk = RecordedDisk(refuse)
-    with disk.recorded(), pytest.raises(StorageError, match="cannot open"):
-        AckQueue(path, connect=disk.connect)
-    assert files(path) == []
+def full(op: Op) -> None:
+    if op.kind in {"write", "create"}:
+        raise Refusal(apsw.FullError)
+
+
+def read_only(op: Op) -> None:
+    if op.kind in {"write", "create", "truncate"}:
+        raise Refusal(apsw.ReadOnlyError)
+
+
+@pytest.mark.parametrize("refuse", [eio, full, read_only])
+def test_a_disk_that_fails_sets_nothing_aside(path: Path, refuse: Callable[[Op], None]) -> None:
+    records = damage.fill(path, 10)
+    for _ in range(5):
+        disk = RecordedDisk(refuse)
+        with disk.recorded(), suppress(StorageError):
+            queue = AckQueue(path, connect=disk.connect)
+            queue.close()
+        assert files(path) == []
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
+
+
+def test_a_process_out_of_files_sets_nothing_aside(path: Path) -> None:
+    records = damage.fill(path, 10)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    for spare in range(6):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, limit[1]))
+        try:
+            with suppress(StorageError):
+                AckQueue(path).close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        assert files(path) == []
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
 
 
 # Time

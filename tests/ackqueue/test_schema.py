@@ -173,7 +173,7 @@ def make_older(path: Path, version: int) -> None:
             file.execute("INSERT INTO mark VALUES (?, ?, ?, NULL, NULL, ?)", (lo, hi, state, crc))
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_file_of_an_older_schema_goes_on_with_what_it_holds(tmp_path: Path, version: int) -> None:
     path = tmp_path / "queue.db"
     make_older(path, version)

@@ -23,6 +23,7 @@ from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.systemd import notify
 
 STATE = Path(os.environ["STATE_DIRECTORY"])
+RUNTIME = Path(os.environ["RUNTIME_DIRECTORY"])
 SO_PEERGROUPS = 59
 CLONE_NEWUSER = 0x10000000
 
@@ -105,8 +106,8 @@ facts |= {name: status[name].strip() for name in ("CapBnd", "CapEff", "NoNewPriv
 logging.getLogger("telemetry_agent").info("tried", extra={"fields": {"FACTS": json.dumps(facts)}})
 
 with socket.socket(socket.AF_UNIX) as control:
-    control.bind(str(STATE / "queue.db.sock"))
-    (STATE / "queue.db.sock").chmod(0o666)
+    control.bind(str(RUNTIME / "control.sock"))
+    (RUNTIME / "control.sock").chmod(0o666)
     control.listen()
     notify(READY=1)
     while True:

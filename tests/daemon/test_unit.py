@@ -119,7 +119,7 @@ def test_it_is_kept_within_limits(machine: Machine) -> None:
 def test_start_returns_when_the_agent_says_that_it_is_ready(machine: Machine) -> None:
     machine.systemctl("start", UNIT)
     assert machine.show(UNIT, "ActiveState") == "active"
-    assert machine.show(UNIT, "StatusText").startswith("records van-07 from /dev/none")
+    assert machine.show(UNIT, "StatusText").startswith("van-07 from /dev/none: no receiver")
     assert machine.show(UNIT, "WatchdogUSec") == "30s"
 
 
@@ -143,15 +143,17 @@ def test_the_path_of_a_fix_under_the_sandbox(simulator: Simulator, tmp_path: Pat
 
 def test_who_may_ask_what_under_the_sandbox() -> None:
     """The agent sees neither the processes nor the users and groups of others there."""
-    asked = {"status": ["status"], "list": ["queue", "list"]}
+    asked = {"status": ["status"], "stats": ["queue", "stats"], "list": ["queue", "list"]}
     nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup"]
     with boot({UNIT: TEXT}, config("/dev/none", NOWHERE)) as machine:
+        machine.run("chgrp", "telemetry-agent", "/etc/telemetry-agent/config.toml")
+        machine.run("chmod", "640", "/etc/telemetry-agent/config.toml")
         machine.systemctl("start", UNIT)
         for who, may in (
-            ([], {"status", "list"}),
-            (["runuser", "--user", "telemetry-agent", "--"], {"status", "list"}),
-            ([*nobody, "--groups=telemetry-agent"], {"status", "list"}),
-            ([*nobody, "--clear-groups"], {"status"}),
+            ([], {"status", "stats", "list"}),
+            (["runuser", "--user", "telemetry-agent", "--"], {"status", "stats", "list"}),
+            ([*nobody, "--groups=telemetry-agent"], {"status", "stats", "list"}),
+            ([*nobody, "--clear-groups"], {"status", "stats"}),
         ):
             answered = {
                 name
@@ -220,7 +222,7 @@ def test_reload_keeps_the_process(machine: Machine) -> None:
     machine.path("/etc/telemetry-agent/config.toml").write_text(text)
     machine.systemctl("reload", UNIT)
     machine.wait_for(
-        lambda: "records van-07 from /dev/other" in machine.show(UNIT, "StatusText"), "reloaded"
+        lambda: "van-07 from /dev/other" in machine.show(UNIT, "StatusText"), "reloaded"
     )
     machine.wait_active(UNIT)
     assert machine.main_pid(UNIT) == before
@@ -292,7 +294,7 @@ def test_a_credential_that_a_drop_in_names_by_its_path_must_be_there() -> None:
 ASK = """
 import socket
 control = socket.socket(socket.AF_UNIX)
-control.connect("/var/lib/telemetry-agent/queue.db.sock")
+control.connect("/run/telemetry-agent/control.sock")
 print(control.recv(99).decode(), end="")
 """
 READ = """
@@ -377,3 +379,46 @@ def test_a_drop_in_lets_the_agent_ask_the_kernel_for_the_clock() -> None:
         machine.systemctl("start", UNIT)
         facts = json.loads(own_entries(machine)[0]["FACTS"])
     assert facts["adjtimex"] != "EPERM"
+
+
+def test_a_read_only_state_directory_does_not_keep_it_from_recording() -> None:
+    with boot({UNIT: TEXT}, config("/dev/none", NOWHERE)) as machine:
+        machine.run("mkdir", "-p", "/var/lib/telemetry-agent")
+        machine.run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/var/lib/telemetry-agent")
+        machine.systemctl("start", UNIT)
+        told = machine.run("/usr/bin/telemetry-agent", "status").stdout
+        assert "recording into /run/telemetry-agent, at most 16 MiB" in told
+        machine.systemctl("stop", UNIT)
+        machine.path("/run/telemetry-agent/queue.db").stat()  # it outlasts the stop
+
+
+def test_the_last_good_config_serves_and_the_status_line_says_so(machine: Machine) -> None:
+    machine.systemctl("start", UNIT)
+    line = machine.show(UNIT, "StatusText")
+    assert line.startswith("van-07 from /dev/none: no receiver; uploads not tried yet")
+    machine.systemctl("stop", UNIT)
+    machine.path("/etc/telemetry-agent/config.toml").write_bytes(bytes(400))
+    machine.systemctl("start", UNIT)
+    assert machine.show(UNIT, "StatusText").count("; the last good config serves")
+    assert machine.show(UNIT, "NRestarts") == "0"
+
+
+def test_why_a_start_failed_is_an_error_in_the_journal() -> None:
+    wrong = INSTALLED | {"/etc/telemetry-agent/config.toml": b"device = 3"}
+    with boot({UNIT: TEXT}, wrong) as machine:
+        machine.systemctl("start", UNIT, check=False)
+        errors = [e["MESSAGE"] for e in machine.journal(UNIT) if e.get("PRIORITY") == "3"]
+        assert any(text.startswith("telemetry-agent: config: ") for text in errors)
+
+
+def test_a_missing_credential_says_that_it_takes_a_restart() -> None:
+    text = CONFIG.format(source="/dev/none", url="https://127.0.0.1:9/")
+    text = text.replace("[upload]", '[upload]\nusername = "van"')
+    with boot(
+        {UNIT: TEXT}, INSTALLED | {"/etc/telemetry-agent/config.toml": text.encode()}
+    ) as machine:
+        machine.systemctl("start", UNIT)
+        told = machine.run("/usr/bin/telemetry-agent", "status").stdout
+    assert "uploading: held" in told
+    assert "/etc/credstore/telemetry-agent.password" in told
+    assert "systemctl restart telemetry-agent`: a reload does not bring it" in told

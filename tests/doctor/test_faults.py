@@ -485,6 +485,21 @@ def a_proxy_that_refuses(bench: Bench) -> None:
     bench.url = "https://tracker.example/v1/fixes"
 
 
+@fault("credentials", "fail", "does not see upload.token_file", "sudo install -o nobody", ROOT_ONLY)
+def a_token_in_a_home(bench: Bench) -> None:
+    bench.user, bench.hidden = "nobody", (bench.folder / "home",)
+    bench.hidden[0].mkdir()
+    bench.state.chmod(0o777)
+    token = bench.hidden[0] / "token"
+    token.write_text("s3cret-t0ken")
+    bench.upload["token_file"] = str(token)
+
+
+@fault("state directory", "fail", "the service does not see .*/state", "set queue.path", ROOT_ONLY)
+def a_queue_where_the_service_sees_none(bench: Bench) -> None:
+    bench.user, bench.hidden = "nobody", (bench.state,)
+
+
 @fault("authentication", "fail", "401: the endpoint asks who we are", "credentials under .upload")
 def a_wrong_token(bench: Bench) -> None:
     bench.serve(then=answer(401, "unknown token"))
@@ -596,6 +611,16 @@ def a_full_queue(bench: Bench) -> None:
 @fault("queue", "warn", "lost: 7 damaged", "replace it")
 def a_disk_that_loses_data(bench: Bench) -> None:
     runs(bench, queue=STATUS["queue"] | {"lost": {"damaged": 7, "discarded": 2}})  # type: ignore[operator]
+
+
+@fault("agent", "fail", "by the last good config: not TOML", "reload telemetry-agent")
+def a_config_that_does_not_work_and_a_service_that_does(bench: Bench) -> None:
+    runs(bench, config={"state": "unreadable", "last_error": "not TOML"})
+
+
+@fault("agent", "fail", "recording into /run", "see the check of the disk")
+def a_disk_that_turned_read_only(bench: Bench) -> None:
+    runs(bench, storage={"state": "runtime", "last_error": "read-only; recording into /run"})
 
 
 @fault("sentences", "fail", "nothing comes from", "wiring, power and gps.baud")

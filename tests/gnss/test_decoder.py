@@ -205,6 +205,8 @@ def test_a_date_from_before_the_release_is_moved_once_that_is_proven(
     assert {rfc3339(fix.time_ms)[:10] for each in fixes for fix in each} == {"2026-11-23"}
     assert decoder.counts["no-date"] == proven_after_s
     assert decoder.counts["rollover"] == 70
+    (notice,) = decoder.notices
+    assert "its dates are 1024 weeks" in notice
 
 
 @pytest.mark.parametrize("jump", ["date", "time", "away"])

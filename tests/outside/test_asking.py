@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -379,7 +379,7 @@ def public_folder() -> Iterator[Path]:
 
 
 AS_ANOTHER = """
-import os, sys
+import encodings.ascii, encodings.idna, encodings.utf_8_sig, os, stringprep, sys, unicodedata
 from telemetry_agent.cli import doctor
 from telemetry_agent.cli import drain
 from telemetry_agent.cli import export
@@ -414,7 +414,11 @@ def as_another(*args: str, user: int, group: int = NOBODY, groups: list[int]) ->
 
 
 def ask_as(
-    config: Path, *args: str, user: int = NOBODY, groups: list[int]
+    config: Path,
+    *args: str,
+    user: int = NOBODY,
+    groups: list[int],
+    env: Mapping[str, str] = {},
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         as_another(*args, "--config", str(config), user=user, groups=groups),
@@ -422,7 +426,7 @@ def ask_as(
         text=True,
         timeout=60,
         check=False,
-        env=environment(),
+        env=environment(env),
     )
 
 
@@ -463,6 +467,41 @@ def test_strangers_may_look_and_no_more(public_folder: Path) -> None:
         assert "use sudo" in result.stderr
 
 
+def test_strangers_see_no_position_no_path_and_no_text_of_the_endpoint(public_folder: Path) -> None:
+    said = answer(400, b"lat 48.117 is out of range")
+    with simulated(public_folder, rate_hz=10) as simulator, Server(then=said) as server:
+        url = f"{server.url}secret-path?place=home"
+        config = write_config(public_folder, str(simulator.device), url)
+        runtime = {"RUNTIME_DIRECTORY": str(public_folder)}
+        with started(config, env=runtime) as daemon:
+            daemon.wait_for_line("out of range")
+            config.chmod(0o600)
+            for command in (["status"], ["queue", "stats"]):
+                for form in ([], ["--json"]):
+                    seen = ask_as(config, *command, *form, groups=[], env=runtime)
+                    assert seen.returncode == 0, seen.stderr
+                    for text in ("secret", "place", "home", "range", "48.1", "48.2", "11.5", "lat"):
+                        assert text not in seen.stdout.replace("late", ""), (command, text)
+            assert "van-07" in ask_as(config, "status", groups=[], env=runtime).stdout
+            refused = ask_as(config, "export", "--format", "csv", groups=[], env=runtime)
+            assert "use sudo, or join the group telemetry-agent" in refused.stderr
+            assert daemon.end() == 0
+
+
+def test_the_service_answers_for_its_own_queue_alone(tmp_path: Path) -> None:
+    runtime = {"RUNTIME_DIRECTORY": str(tmp_path)}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with started(config, env=runtime):
+        assert not (tmp_path / "queue.db.sock").exists()
+        told = run_agent("status", "--json", "--config", str(config), env=runtime)
+        assert json.loads(told.stdout)["running"]
+        other = tmp_path / "other"
+        other.mkdir()
+        another = write_config(other, "/dev/none", "http://127.0.0.1:9/")
+        told = run_agent("status", "--json", "--config", str(another), env=runtime)
+        assert not json.loads(told.stdout)["running"]
+
+
 def stats_of(config: Path) -> Any:
     return Asked(config).json("queue", "stats")
 
@@ -479,6 +518,31 @@ def test_the_services_user_and_root_may_do_all(public_folder: Path) -> None:
             assert ask_as(config, *command, user=user, groups=[]).returncode == 0
             assert ask_as(config, *command, groups=[user]).returncode == 0
             assert ask_as(config, *command, groups=[]).returncode == 1
+
+
+def test_a_secret_that_is_taken_away_while_it_runs_is_reported_at_once(public_folder: Path) -> None:
+    user = 54321
+    token = public_folder / "token"
+    token.write_text("sesame-1234567890")
+    token.chmod(0o644)
+    os.chown(public_folder, user, user)
+    with simulated(public_folder, rate_hz=10) as simulator, Server() as server:
+        simulator.device.chmod(0o666)
+        upload = {"token_file": str(token)}
+        config = write_config(public_folder, str(simulator.device), server.url, upload=upload)
+        run = as_another("run", "--config", str(config), user=user, group=user, groups=[])
+        with running(*run) as daemon:
+            daemon.wait_for_line("records van-07")
+            server.wait_for(lambda *_: len(server.ledger) > 10, 30)
+            assert not any("cannot read" in line for line in daemon.err)
+            token.chmod(0o600)
+            daemon.wait_for_line(
+                f"upload.token_file: cannot read {token}: Permission denied; "
+                "still using the previous contents"
+            )
+            token.chmod(0o644)
+            daemon.wait_for_line(f"read {token} again")
+            assert daemon.end() == 0
 
 
 SERVICE = 12345

@@ -137,7 +137,7 @@ def test_queue_stats_before_anything_was_recorded(tmp_path: Path) -> None:
 def test_config_show_and_schema(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     shown = json.loads(run_agent("config", "show", "--json", "--config", str(config)).stdout)
-    assert shown["upload.timeout"] == {"value": 2.0, "from": str(config)}
+    assert shown["upload.timeout"] == {"value": "2s", "from": str(config)}
     assert shown["upload.max_batch"] == {"value": 1000, "from": "default"}
     schema = json.loads(run_agent("config", "schema").stdout)
     assert "upload" in schema["properties"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from math import ceil, log2
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from fakes import FakeClock, Longest
@@ -29,6 +30,7 @@ from misbehaving import (
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Fix, Payload, UploadState
 from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
@@ -881,6 +883,19 @@ def test_nothing_is_sent_while_a_secret_is_missing_and_all_once_it_is_there(
         assert not b.server.requests
         assert b.queue.stats().ready == 3
         b.missing = None
+        b.work()
+        assert b.uploader.status().state == "ok"
+        assert len(b.server.ledger) == 3
+
+
+def test_a_queue_that_cannot_be_read_is_waited_for(tmp_path: Path) -> None:
+    with bench(tmp_path) as b:
+        b.put_backlog(3)
+        with mock.patch.object(b.queue.shared, "read", side_effect=StorageError("cannot read")):
+            assert b.work() == 1
+            assert b.uploader.status().state == "held"
+            assert "cannot read" in str(b.uploader.status().last_error)
+        b.clock.now_s += 20
         b.work()
         assert b.uploader.status().state == "ok"
         assert len(b.server.ledger) == 3

@@ -7,10 +7,6 @@ so that a put whose outcome is unknown can be repeated without storing the fix t
 ``mark`` holds what became of the rows, as ranges of row numbers; a row in no range is ready. So
 to acknowledge a batch is, as a rule, to move the end of one range: one page, whatever the batch.
 
-``away`` has one row, or none: which rows are still to be carried over from files that were set
-aside (``carry_over``), and whether their marks are here already: the lowest bit of ``marked``; a
-checksum of the row is above it.
-
 ``fixes`` is a view for people with plain ``sqlite3``: words and units of the documentation.
 """
 
@@ -55,6 +51,10 @@ def _outside(field: Field) -> str:
 
 class UnusableError(StorageError):
     """The file is damaged, or no queue that this version can use: it is to be set aside."""
+
+
+class NewerError(UnusableError):
+    """A version still to come has written the file."""
 
 
 APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
@@ -102,23 +102,11 @@ _VIEW = (
 # Rows that are there stay as they are.
 _EXTRA = ("ALTER TABLE fix ADD COLUMN extra TEXT", *_VIEW)
 
-_AWAY = (
-    """
-    CREATE TABLE away (
-        lo INTEGER NOT NULL,
-        hi INTEGER NOT NULL,
-        oldest INTEGER NOT NULL,
-        last INTEGER NOT NULL,
-        marked INTEGER NOT NULL
-    )
-    """,
-)
-
-_MIGRATIONS = (_CREATE, _EXTRA, _AWAY)
+_MIGRATIONS = (_CREATE, _EXTRA, (), ("DROP TABLE IF EXISTS away",))
 """The statements at place n bring a file from schema version n to n + 1."""
 
-_STAND_INS = ("", "CREATE TEMP VIEW fix AS SELECT *, NULL AS extra FROM main.fix", *_AWAY)
-"""The same for one that must not change: from version n to what can be read like n + 1."""
+_EXTRA_STAND_IN = "CREATE TEMP VIEW fix AS SELECT *, NULL AS extra FROM main.fix"
+"""For a file of version 1 that must not change."""
 
 
 def is_newer(header: bytes) -> bool:
@@ -207,9 +195,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         connection.text_factory = _text
         try:
-            version = _check_kind(connection, path)
-            for statement in _STAND_INS[max(1, version) :]:
-                connection.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+            if _check_kind(connection, path) == 1:
+                connection.execute(_EXTRA_STAND_IN)
         except BaseException:
             connection.close()
             raise
@@ -271,7 +258,7 @@ def _check_kind(connection: sqlite3.Connection, path: Path) -> int:
     if application_id != APPLICATION_ID and (application_id or version or tables):
         raise UnusableError(f"{path} is a database of another program, not a queue")
     if version > len(_MIGRATIONS):
-        raise UnusableError(
+        raise NewerError(
             f"the queue {path} was written by a newer telemetry-agent (its schema is version "
             f"{version}, this one knows {len(_MIGRATIONS)})"
         )

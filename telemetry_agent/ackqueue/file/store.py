@@ -3,9 +3,11 @@
 Not safe for threads: the queue's disk lock guards it.
 """
 
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from operator import ge
 from pathlib import Path
 from types import MappingProxyType
@@ -18,12 +20,15 @@ from telemetry_agent.ackqueue.file.schema import (
     Connect,
     UnusableError,
     cannot_open,
+    connect,
+    create_file,
     open_database,
     open_read_only,
     primary_code,
+    refusal,
 )
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
-from telemetry_agent.ackqueue.row_states import DAMAGED, Away, Loaded, RowState, State
+from telemetry_agent.ackqueue.row_states import DAMAGED, Loaded, RowState, State
 from telemetry_agent.errors import StorageError
 
 ROWS_PER_READ = 1000
@@ -47,9 +52,7 @@ class Changes(NamedTuple):
     moved: Sequence[Row] = ()
     """They take the place of whatever has their numbers."""
     arrived: Sequence[Row] = ()
-    """Out of a file that was set aside. Those that are there already stay."""
-    away: Away | None = None
-    """What is still to come of those, if that has changed."""
+    """Out of a file that was set aside. Rows that are there already stay."""
 
 
 class Size(NamedTuple):
@@ -84,7 +87,7 @@ _INSERT = (
 _REPLACE = f"REPLACE INTO fix ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - names of ours
 _SET_MARK = f"REPLACE INTO mark ({', '.join(MARK_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608 - names of ours
 _SELECT_MARKS = f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo > ? ORDER BY lo LIMIT ?"  # noqa: S608 - names of ours
-_SELECT_AWAY = f"SELECT {', '.join(Away._fields)} FROM away"  # noqa: S608 - names of ours
+_SELECT_NUMBERS = "SELECT id FROM fix WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 _SELECT = (
     f"SELECT {', '.join(COLUMNS)} FROM fix WHERE id BETWEEN ? AND ? "  # noqa: S608 - names of ours
     f"ORDER BY id LIMIT {ROWS_PER_READ}"
@@ -119,7 +122,6 @@ class Store:
         try:
             rows = self._connection.execute(_SELECT_MARKS, (0, -1)).fetchall()
             newest = self._connection.execute(_SELECT_BEFORE, (_MOST, 2)).fetchall()
-            stored_away = self._connection.execute(_SELECT_AWAY).fetchall()
         except FAILURES as error:
             self.close()
             raise cannot_open(self.path, error) from error
@@ -130,16 +132,11 @@ class Store:
                 continue
             marks.paint(*found)
             last = found.hi
-        away = read_away(stored_away[0]) if len(stored_away) == 1 else None
-        if away is not None:
-            last = max(last, away.hi)
-        elif stored_away:
-            damage.append("what is known of files that were set aside")
-        if newest and not _newest_is_plausible(newest, marks, away):
+        if newest and not _newest_is_plausible(newest, marks):
             damage.append(f"the number of the newest row, {newest.pop(0)[0]}")
         last = max([last, *(row[0] for row in newest)])
         text = f"the queue {self.path} is damaged: {damage[0]}" if damage else None
-        return Loaded(last, marks, away, text)
+        return Loaded(last, marks, text)
 
     def write(self, changes: Changes) -> None:
         """Store all of it or nothing. To repeat it changes nothing.
@@ -176,6 +173,12 @@ class Store:
         rows = self._select(_SELECT_BEFORE, (row, count))
         self._check_order([*(found[0] for found in reversed(rows)), row + 1])
         return rows
+
+    def numbers(self, lo: int, hi: int) -> list[int]:
+        """The first 1,000 numbers of rows in this range; as ``read``."""
+        numbers = [row[0] for row in self._select(_SELECT_NUMBERS, (lo, hi, ROWS_PER_READ))]
+        self._check_order([lo - 1, *numbers, hi + 1])
+        return numbers
 
     def read_marks(self, after: int) -> list[Row]:
         """The next 1,000 marks behind this row, damaged or not; as ``read``."""
@@ -226,6 +229,25 @@ class Store:
         except FAILURES as error:
             raise StorageError(f"cannot pack the queue {self.path}: {error}") from error
 
+    def copy_to(self, path: Path) -> None:
+        """Write all that is committed to a new file, synced.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        try:
+            path.unlink(missing_ok=True)
+            create_file(path)
+            with closing(connect(path)) as copy:
+                copy.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                self._connection.backup(copy)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise refusal(f"cannot write the queue {path}", error) from error
+        except FAILURES as error:
+            raise StorageError(f"cannot copy the queue {self.path}: {error}") from error
+
     def close(self) -> None:
         """Copy the log back and close the file.
 
@@ -237,7 +259,7 @@ class Store:
         except FAILURES as error:
             raise StorageError(f"cannot close the queue {self.path}: {error}") from error
 
-    def _select(self, sql: str, parameters: tuple[int, int]) -> list[Row]:
+    def _select(self, sql: str, parameters: tuple[int, ...]) -> list[Row]:
         try:
             return self._connection.execute(sql, parameters).fetchall()
         except FAILURES as error:
@@ -267,10 +289,6 @@ class Store:
             if changes.rows:
                 self._connection.executemany(_INSERT, changes.rows)
                 self._check_stored(changes.rows)
-            if changes.away is not None:
-                execute("DELETE FROM away")
-                if changes.away.lo <= changes.away.hi:
-                    execute("INSERT INTO away VALUES (?, ?, ?, ?, ?)", _away_row(changes.away))
             execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -312,39 +330,20 @@ def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
         return None
 
 
-def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState], away: Away | None) -> bool:
+def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
     """Whether the first of these has the number of the newest row: the second is the one before.
 
     Nothing proves the number of a row that is damaged. But each number up to the newest is that of
-    a row, or in a mark, or away.
+    a row, or in a mark.
     """
     number, before = newest[0][0], newest[1][0] if newest[1:] else 0
     mark = marks.value_at(number - 1)
     follows = (
-        number - 1 in {before, away.hi if away is not None else 0}
-        or (mark is not None and mark.state is State.GONE)
+        number - 1 == before
+        or (mark is not None and mark.state <= State.GONE)
         or marks.value_at(number) is not None
     )
     return bool(number > before and (follows or proves_its_number(newest[0])))
-
-
-def read_away(row: Sequence[Any]) -> Away | None:
-    """A row of the table ``away``; ``None``: it is damaged."""
-    if not all(type(value) is int for value in row):
-        return None
-    away = Away(*row)
-    in_range = 1 <= away.lo <= away.hi < _MOST and 0 <= away.last <= away.hi
-    if not in_range or not 0 <= away.oldest <= away.hi + 1:
-        return None
-    if away.marked in {0, 1}:  # of a version that wrote no checksum
-        return away
-    away = away._replace(marked=away.marked & 1)
-    return away if _away_row(away) == tuple(row) else None
-
-
-def _away_row(away: Away) -> tuple[int, ...]:
-    """The checksum is in the higher bits of ``marked``."""
-    return (*away[:-1], _checksum(*away) << 1 | away.marked)
 
 
 def _checksum(*values: object) -> int:

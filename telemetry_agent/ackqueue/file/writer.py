@@ -91,6 +91,11 @@ class Writer:
         return last + len(self._pending)
 
     @property
+    def rows(self) -> list[Row]:
+        """The rows that are not known to be on disk, in their order."""
+        return [row for _, row in (*self._writing, *self._pending)]
+
+    @property
     def uncommitted(self) -> int:
         """How many rows are not known to be on disk."""
         return len(self._pending) + len(self._writing)
@@ -194,15 +199,15 @@ class Writer:
             moved, self._moved = self._moved, []
             self._moving = len(moved)
             arrived, self._arrived = self._arrived, []
-            marks, away = self._ledger.take_changes()
-            return Changes([row for _, row in pending], marks, moved, arrived, away)
+            marks = self._ledger.take_changes()
+            return Changes([row for _, row in pending], marks, moved, arrived)
 
     def _give_back(self, changes: Changes) -> None:
         """Put it back where it was, in front of what came meanwhile."""
         self._pending[:0] = self._writing
         self._moved[:0] = changes.moved
         self._arrived[:0] = changes.arrived
-        self._ledger.give_back_changes(changes.marks, changes.away)
+        self._ledger.give_back_changes(changes.marks)
         self._bound_memory()
 
     def _bound_memory(self) -> None:

@@ -1,20 +1,29 @@
 """The thread that carries over what can be read of files that were set aside.
 
 A step is short: some pages are looked at, or some hundred rows go into the queue in a transaction
-of their own, under the numbers and names that they had, and with what became of them. Which rows
-are still to come stands in the queue, so to be killed costs nothing but looking at the pages again.
+of their own, under the numbers and names that they had, and with what became of them.
 
-What is missing between the rows that were found is lost: it is counted, and told once.
+Nothing but the mark AWAY remembers that this goes on (``ledger``): the files are the record of what
+is to come, and to insert a row a second time changes nothing. So after a kill it begins again.
+
+What is missing between the rows that were found is lost: it is counted, and reported once.
 """
 
 import logging
+from typing import TYPE_CHECKING
 
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.ledger import Arrival
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFiles
+from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
 from telemetry_agent.ackqueue.recovery.verify import Loss, losses
 from telemetry_agent.errors import StorageError
 from telemetry_agent.tasks import Bell
+from telemetry_agent.trouble import Trouble
+
+if TYPE_CHECKING:
+    from telemetry_agent.ackqueue.file.rows import Row
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +52,11 @@ class Carrier:
         self.bell = Bell()
         self._queue = queue
         self._shared = queue.shared
-        self._remains: DamagedFiles | None = None
-        self._looked = False
+        self._found: FoundRows | None = None
+        self._portion: tuple[int, list[Row]] | None = None
         self._carried = 0
-        self._said = ""
-        queue.watch(self._news)
+        self._trouble = Trouble(log, queue.shared.clock)
+        queue.watch(self._look_again)
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
         """Look at some pages, or carry some rows over."""
@@ -59,108 +68,107 @@ class Carrier:
         try:
             if carrying:
                 return self._carry()
-            if self._remains is not None:
-                self._end(self._remains)
+            if self._found is not None:
+                self._end(self._found)
         except OSError as error:
-            self._say(f"{error.filename}: {error.strerror}")
+            self._cannot(f"{error.filename}: {error.strerror}")
         except StorageError as error:
-            self._say(str(error))
+            self._cannot(str(error))
         else:
             return None
         self.close()
         return _WAIT_S
 
     def wake(self) -> None:
-        """A step waits for nothing but the disk."""
+        """Ring: a step waits for the disk only."""
         self.bell.ring()
 
     def close(self) -> None:
         """Close the files. The next step opens them again."""
-        if self._remains is not None:
-            self._remains.close()
-            self._remains = None
+        if self._found is not None:
+            self._found.close()
+            self._found = self._portion = None
 
-    def _news(self) -> None:
+    def _look_again(self) -> None:
         """The queue rings for each fix; here there is work only after a file was set aside."""
         if self._shared.ledger.carrying:
             self.bell.ring()
 
     def _carry(self) -> float | None:
         paths = set_aside_files.waiting(self._shared.path)
-        if self._remains is None or self._remains.paths != paths:
+        if self._found is None or self._found.paths != paths:
             self.close()
-            self._remains, self._looked = DamagedFiles(paths), False
-        remains = self._remains
-        if not self._looked:
-            self._looked = not remains.look()
-            if self._looked:
-                self._begin(remains)
+            self._found = FoundRows(paths)
+        found = self._found
+        if found.look():  # before all marks are known no row may come
             return 0
-        if paths and all(wreck.is_newer and not wreck.has_rows for wreck in remains.wrecks):
-            self._say(f"{paths[-1]} waits for the newer telemetry-agent that wrote it")
+        if paths and all(file.is_newer and not file.has_rows for file in found.files):
+            self._cannot(f"{paths[-1]} waits for the newer telemetry-agent that wrote it")
             return None
         if not self._queue.has_room():
-            self._say("there is no room for it now")
+            self._cannot("there is no room for it now")
             return _WAIT_S
-        self._arrive(remains)
+        self._arrive(found)
         return 0
 
-    def _begin(self, remains: DamagedFiles) -> None:
-        """All pages were seen: what became of the rows is known before the first of them comes."""
+    def _arrive(self, found: FoundRows) -> None:
         shared = self._shared
+        self._portion = self._portion or found.portion()
         with shared.disk:
-            if not self._is_current(remains):
+            if not self._is_current(found):
                 return
-            with shared.lock:
-                away = shared.ledger.away
-                if away is not None and not away.marked:
-                    shared.ledger.adopt(remains.marks(), remains.first_row())
-            shared.write()
-        if away is not None:
-            remains.seek(away.lo)
-
-    def _arrive(self, remains: DamagedFiles) -> None:
-        shared = self._shared
-        portion = remains.rows()
-        with shared.disk:
-            if not self._is_current(remains):
+            lo, last = shared.ledger.away_from, shared.ledger.away_upto - 1
+            upto, rows = self._portion or (last, [])
+            if upto < lo:  # from before this object was made
+                self._portion = None
                 return
+            there = shared.numbers(lo, upto)
+            if len(there) == ROWS_PER_READ:  # carried over before: these first
+                upto = there[-1]
+            else:
+                self._portion = None
+            arrival = Arrival(
+                upto, [row[0] for row in rows], found.marks(lo, upto), found.first_row()
+            )
             with shared.lock:
-                if portion is None:
+                wanted = shared.ledger.arrive(arrival, there)
+                shared.writer.arrive([row for row in rows if row[0] in wanted])
+                if upto >= last:
                     shared.ledger.arrive_no_more()
-                else:
-                    upto, rows = portion
-                    wanted = shared.ledger.arrive(upto, [row[0] for row in rows])
-                    shared.writer.arrive([row for row in rows if row[0] in wanted])
-                    self._carried += len(wanted)
+            self._carried += len(wanted)
             shared.write()
         shared.ring()
 
-    def _is_current(self, remains: DamagedFiles) -> bool:
+    def _is_current(self, found: FoundRows) -> bool:
         """No other file was set aside meanwhile."""
         self._shared.use()
-        return remains.paths == set_aside_files.waiting(self._shared.path)
+        return found.paths == set_aside_files.waiting(self._shared.path)
 
-    def _end(self, remains: DamagedFiles) -> None:
+    def _end(self, found: FoundRows) -> None:
         """All of it is on disk."""
         shared = self._shared
         self.close()
         with shared.disk:
-            if not self._is_current(remains):
+            if not self._is_current(found):
                 return
             lost = losses(shared, _LOSSES_TOLD)
             with shared.lock:
                 count = shared.ledger.lost()["damaged"]
-            for wreck in remains.wrecks:
-                end: set_aside_files.End = "kept" if count or wreck.is_newer else "delete"
-                set_aside_files.retire(
-                    shared.path, wreck.path, end if wreck.has_rows else "foreign"
+                uncounted = shared.ledger.lost()["uncounted"]
+            for file in found.files:
+                end: set_aside_files.End = (
+                    "kept" if count or uncounted or file.is_newer else "delete"
                 )
+                set_aside_files.retire(shared.path, file.path, end if file.has_rows else "foreign")
             set_aside_files.delete_kept(shared.path, but_for=1)
-        self._tell(count, lost)
+        self._report(count, lost)
+        if uncounted:
+            log.error(
+                "an unknown number of fixes is missing besides: nothing is left that counts them"
+            )
 
-    def _tell(self, count: int, lost: list[Loss]) -> None:
-        self._said = ""
+    def _report(self, count: int, lost: list[Loss]) -> None:
+        self._trouble.over("what was set aside can be carried over")
         if not count:
             log.warning("%d fixes were carried over, none is missing", self._carried)
         else:
@@ -175,8 +183,5 @@ class Carrier:
             )
         self._carried = 0
 
-    def _say(self, why: str) -> None:
-        """Once, why it does not go on."""
-        if why != self._said:
-            self._said = why
-            log.warning("what was set aside cannot be carried over yet: %s", why)
+    def _cannot(self, why: str) -> None:
+        self._trouble.failed(f"what was set aside cannot be carried over yet: {why}")

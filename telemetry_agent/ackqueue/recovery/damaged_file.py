@@ -7,7 +7,6 @@ that the newest version of its page has lost is taken from an older one.
 """
 
 import os
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain, islice
@@ -15,20 +14,21 @@ from pathlib import Path
 
 from telemetry_agent.ackqueue.file.rows import COLUMNS, Row, is_sound
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, is_newer
-from telemetry_agent.ackqueue.file.store import MARK_COLUMNS, read_away, read_mark
-from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.file.store import MARK_COLUMNS, read_mark
+from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import Away, RowState, State
+from telemetry_agent.ackqueue.row_states import RowState, State
 
 _PAGES_PER_LOOK = 500
 _ROWS_PER_PORTION = 500
 _PROBE_PAGES = 128
+_PROBE_FRAMES = 1000  # as a rule a log has 200
 
 _PLACE_BITS, _FILE_BITS = 32, 8
 
-_BY_FINALITY = (State.GONE, State.ACKED, State.ACK_FAILED, State.UNACK, State.READY)
+_BY_FINALITY = (State.GONE, State.ACKED, State.ACK_FAILED, State.UNACK, State.READY, State.AWAY)
 """Marks may contradict each other, the newer being lost: what cannot be undone counts most."""
 
 
@@ -49,17 +49,18 @@ class DamagedFile:
             self._file = stack.enter_context(path.open("rb"))
             log = read_log(log_of(path), PAGE_BYTES)
             self._frames, self._bytes = log.frames, log.page_bytes
+            self._is_headless = log.headless
             self._log = stack.enter_context(log_of(path).open("rb")) if log.frames else None
             self._close = stack.pop_all().close
         self._pages = -(-os.fstat(self._file.fileno()).st_size // self._bytes)
-        self._newest = {frame.page: place for place, frame in enumerate(self._frames, self._pages)}
+        # A log without its header can be older than the file: its pages overrule none of those.
+        newer = [] if log.headless else self._frames
+        self._newest = {frame.page: place for place, frame in enumerate(newer, self._pages)}
         self.places = self._pages + len(self._frames)
         self.is_newer = is_newer(self._content(0)) if self._pages else False
         """A version still to come has written it."""
         self.has_rows = False
         """Whether a row or a mark of ours was found so far."""
-        self.is_unmarked = False
-        """It was carrying over itself, and what became of those rows it did not know yet."""
 
     def close(self) -> None:
         """Close it."""
@@ -87,7 +88,7 @@ class DamagedFile:
     def marks(self, place: int) -> Iterator[Span[RowState]]:
         """The sound marks of the page at this place, if it is the newest version."""
         page = place + 1 if place < self._pages else self._frames[place - self._pages].page
-        if self._newest.get(page, place) != place:
+        if self._newest.get(page, page - 1 if self._is_headless else place) != place:
             return
         for number, values in self._records(place):
             if len(values) == len(MARK_COLUMNS):
@@ -95,14 +96,16 @@ class DamagedFile:
                 if mark is not None:
                     self.has_rows = True
                     yield mark
-            elif len(values) == len(Away._fields) and (away := read_away(values)) is not None:
-                self.is_unmarked = not away.marked
+
+    def age(self, place: int) -> int:
+        """The higher, the newer the version of a page is that this place holds."""
+        return -1 if self._is_headless and place >= self._pages else place
 
     def ends(self) -> Iterator[int]:
         """The places at the ends of the file, and of its log: a sample."""
         yield from range(min(_PROBE_PAGES, self.places))
         yield from range(max(_PROBE_PAGES, self._pages - _PROBE_PAGES), self._pages)
-        yield from range(max(self._pages, self.places - _PROBE_PAGES), self.places)
+        yield from range(max(self._pages, self.places - _PROBE_FRAMES), self.places)
 
     def _records(self, place: int) -> Iterator[tuple[int, list[object]]]:
         page = place + 1 if place < self._pages else self._frames[place - self._pages].page
@@ -131,15 +134,15 @@ def sample(paths: Sequence[Path]) -> tuple[list[Row], int]:
     rows: dict[int, Row] = {}
     highest = 0
     for path in paths:
-        with closing(DamagedFile(path)) as wreck:
-            for place in wreck.ends():
-                rows |= {row[0]: row for row in wreck.rows(place)}
-                highest = max([highest, *(mark.hi for mark in wreck.marks(place))])
+        with closing(DamagedFile(path)) as file:
+            for place in file.ends():
+                rows |= {row[0]: row for row in file.rows(place)}
+                highest = max([highest, *(mark.hi for mark in file.marks(place))])
     found = [rows[number] for number in sorted(rows)]
     return found, max(highest, found[-1][0] if found else 0)
 
 
-class DamagedFiles:
+class FoundRows:
     """All that can be read of several files, the oldest first."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -150,56 +153,39 @@ class DamagedFiles:
         """
         self.paths = list(paths)
         self._marks: list[list[Span[RowState]]] = [[] for _ in paths]
+        self._known: list[RangeMap[RowState]] = [RangeMap() for _ in paths]
+        self._file_of: dict[int, int] = {}  # of the rows of the last portion
         self._pages: list[int] = []  # first row, file, place: as one number, to be small
         self._next = 0
-        self._found: dict[int, tuple[int, Row]] = {}  # row -> version, content
+        self._found: dict[int, tuple[tuple[int, int], Row]] = {}  # row -> version, content
         with ExitStack() as stack:
-            self.wrecks = [stack.enter_context(closing(DamagedFile(path))) for path in paths]
+            self.files = [stack.enter_context(closing(DamagedFile(path))) for path in paths]
             self.close = stack.pop_all().close
         self._unseen = chain.from_iterable(
-            ((number, place) for place in range(wreck.places))
-            for number, wreck in enumerate(self.wrecks)
+            ((number, place) for place in range(file.places))
+            for number, file in enumerate(self.files)
         )
 
     def look(self) -> bool:
         """Go through some more of the pages. Returns whether there are more."""
-        more = False
-        for number, place in islice(self._unseen, _PAGES_PER_LOOK):
-            more = True
-            wreck = self.wrecks[number]
-            first = next(wreck.rows(place), None)
+        some = list(islice(self._unseen, _PAGES_PER_LOOK))
+        for number, place in some:
+            file = self.files[number]
+            first = next(file.rows(place), None)
             if first is not None:
                 self._pages.append((first[0] << _FILE_BITS | number) << _PLACE_BITS | place)
             else:
-                self._marks[number] += wreck.marks(place)
-        if not more:
+                self._marks[number] += file.marks(place)
+        if not some and self._marks:
             self._pages.sort()
-        return more
+            for known, marks in zip(self._known, self._marks, strict=True):
+                for span in sorted(marks, key=_finality):
+                    known.paint(*span)
+            self._marks = []
+        return bool(some)
 
-    def marks(self) -> list[Span[RowState]]:
-        """Once all was seen: the marks. Of two for one row the earlier counts."""
-        found: list[Span[RowState]] = []
-        for wreck, marks in reversed(list(zip(self.wrecks, self._marks, strict=True))):
-            found += marks
-            if marks and not wreck.is_unmarked:
-                break  # it knew all that the files before it know
-        return sorted(found, key=lambda span: _BY_FINALITY.index(span.value.state))
-
-    def first_row(self) -> int:
-        """Once all was seen: the number of the first row, 0 without any."""
-        return self._row_of(self._pages[0]) if self._pages else 0
-
-    def seek(self, row: int) -> None:
-        """Once all was seen: go on at this row."""
-        self._found.clear()
-        # The page before may hold it, in several versions.
-        self._next = bisect_left(self._pages, row << _FILE_BITS + _PLACE_BITS)
-        if self._next:
-            before = self._row_of(self._pages[self._next - 1])
-            self._next = bisect_left(self._pages, before << _FILE_BITS + _PLACE_BITS)
-
-    def rows(self) -> tuple[int, list[Row]] | None:
-        """The next rows in order, and up to which number these are all; ``None``: no more."""
+    def portion(self) -> tuple[int, list[Row]] | None:
+        """Once all was seen: the next rows, after the number up to which they are all of them."""
         while self._next < len(self._pages):
             self._read(self._pages[self._next])
             self._next += 1
@@ -211,17 +197,48 @@ class DamagedFiles:
         upto = max(self._found)
         return upto, self._take(upto)
 
+    def marks(self, lo: int, hi: int) -> list[Span[RowState]]:
+        """Once all was seen: what became of the rows of this range, which the last portion covers.
+
+        A newer file knows better, also where it holds a row without a mark: that is ready.
+        """
+        merged: RangeMap[RowState] = RangeMap()
+        for number, known in enumerate(self._known):
+            for first, last in runs(row for row, file in self._file_of.items() if file == number):
+                merged.paint(first, last, None)
+            for span in known.within(lo, hi):
+                if span.value.state is not State.AWAY:
+                    merged.paint(*span)
+                    continue
+                for gap in list(merged.gaps(span.lo, span.hi)):
+                    merged.paint(*gap, span.value)
+        return list(merged)
+
+    def first_row(self) -> int:
+        """Once all was seen: the number of the first row, 1 without any; 0 if a mark was found."""
+        if any(known.total for known in self._known):
+            return 0
+        return self._row_of(self._pages[0]) if self._pages else 1
+
     def _read(self, page: int) -> None:
-        version = page & (1 << _FILE_BITS + _PLACE_BITS) - 1
-        wreck = self.wrecks[version >> _PLACE_BITS]
-        for row in wreck.rows(version & (1 << _PLACE_BITS) - 1):
+        number = page >> _PLACE_BITS & (1 << _FILE_BITS) - 1
+        place = page & (1 << _PLACE_BITS) - 1
+        file = self.files[number]
+        version = number, file.age(place)
+        for row in file.rows(place):
             if row[0] not in self._found or self._found[row[0]][0] < version:
                 self._found[row[0]] = version, row
 
     def _take(self, upto: int) -> list[Row]:
         numbers = sorted(row for row in self._found if row <= upto)
+        self._file_of = {row: self._found[row][0][0] for row in numbers}
         return [self._found.pop(row)[1] for row in numbers]
 
     @staticmethod
     def _row_of(page: int) -> int:
         return page >> _FILE_BITS + _PLACE_BITS
+
+
+def _finality(span: Span[RowState]) -> tuple[int, int]:
+    """For sorting: what is painted last counts."""
+    return -_BY_FINALITY.index(span.value.state), span.lo

@@ -4,23 +4,25 @@ A file that cannot be used is set aside under another name, and a new one takes 
 of what was set aside are away from then on; ``carry_over`` carries them over.
 """
 
+import errno
 import logging
-import os
-import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from itertools import pairwise
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import Note
-from telemetry_agent.ackqueue.file.rows import Row
+from telemetry_agent.ackqueue.file.rows import Row, decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
-from telemetry_agent.ackqueue.ledger import generation_after
+from telemetry_agent.ackqueue.ledger import generation_after, generation_before
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, sample
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, Away, Loaded, RowState
+from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, UNCOUNTED, Loaded, RowState, State
 from telemetry_agent.errors import StorageError
+from telemetry_agent.fields import rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +40,25 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
     """
     set_aside_files.finish(path)
     try:
-        reason, tail = _read_log(path)
+        reason, tail, end_is_lost = _read_log(path, noted)
     except OSError as error:
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
     if reason is None:
-        _note_missing_log(path, noted)
         try:
             store, loaded = _open(path, connect)
         except UnusableError as error:
-            reason = str(error)
+            reason, tail = str(error), []
     if reason is not None:
         say_set_aside(reason, set_aside_files.move_away(path))
         store, loaded = _open(path, connect)
     try:
-        return store, _complete(store, loaded, noted, tail)
+        loaded = _complete(store, loaded, noted, tail)
+        if end_is_lost or (noted is not None and 0 < loaded.last < noted.last):
+            loaded = _confess_end(store, loaded, noted)
     except BaseException:
         store.close()
         raise
+    return store, loaded
 
 
 def say_set_aside(reason: str, name: Path) -> None:
@@ -68,29 +72,30 @@ def say_set_aside(reason: str, name: Path) -> None:
     )
 
 
-def _read_log(path: Path) -> tuple[str | None, list[Row]]:
-    """Why the queue cannot be used as it is; and the rows of an end of the log that is torn."""
-    found = read_log(set_aside_files.log_of(path), PAGE_BYTES)
-    if not found.frames:
-        return None, []
+def _read_log(path: Path, noted: Note | None) -> tuple[str | None, list[Row], bool]:
+    """Look at the log before SQLite does, which drops what it does not believe.
+
+    Returns:
+        Why the queue cannot be used as it is; rows that SQLite does not see; and whether the end
+        of what was recorded is lost.
+    """
+    log_path = set_aside_files.log_of(path)
+    found = read_log(log_path, PAGE_BYTES)
     if not path.exists() or path.stat().st_size == 0:
-        return f"the queue {path} is empty, but its log is not", []  # SQLite would delete that
+        # SQLite would delete the log.
+        if found.frames:
+            return f"the queue {path} is empty, but its log is not", [], found.end_is_lost
+        # A queue that was opened once is not empty, unless the last one was just set aside.
+        was_used = noted is not None and not noted.clean and not set_aside_files.waiting(path)
+        return None, [], was_used
+    if not log_path.exists():
+        return None, [], noted is not None and not noted.clean
     if found.damaged:
-        return f"the log of the queue {path} is damaged", []
+        return f"the log of the queue {path} is damaged", [], found.end_is_lost
     if found.taken == len(found.frames):
-        return None, []
-    with closing(DamagedFile(path)) as wreck:
-        return None, list(wreck.rows_of_log(found.taken))
-
-
-def _note_missing_log(path: Path, noted: Note | None) -> None:
-    if noted is None or noted.clean or not path.exists() or set_aside_files.log_of(path).exists():
-        return
-    log.warning(
-        "the log of the queue %s is gone: of what was recorded just before the agent ended, "
-        "something may be lost",
-        path,
-    )
+        return None, [], found.end_is_lost
+    with closing(DamagedFile(path)) as damaged:
+        return None, list(damaged.rows_of_log(found.taken)), found.end_is_lost
 
 
 def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loaded]:
@@ -103,7 +108,9 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
             raise
         if attempts > 1:
             return _open(path, connect, attempts - 1)
-        if _can_write(path.parent):  # so it is the file
+        # A disk that is full, read-only, or fails as a whole may be right again at the next start.
+        # Sectors that nobody can read will not.
+        if not _is_readable(path):
             raise UnusableError(str(error)) from error
         raise
 
@@ -124,51 +131,59 @@ def _load(path: Path, connect: Connect) -> tuple[Store, Loaded]:
     return store, loaded
 
 
-def _can_write(folder: Path) -> bool:
+def _is_readable(path: Path) -> bool:
+    """Read all of it. No connection has it open."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(PAGE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        return False
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        return error.errno != errno.EIO
     return True
 
 
 def _complete(store: Store, loaded: Loaded, noted: Note | None, tail: list[Row]) -> Loaded:
     """Add to a file what is not in it."""
     waiting = set_aside_files.waiting(store.path)
-    if loaded.last == 0 and loaded.away is None:
-        if waiting:
-            store.write(Changes(away=_away(waiting, noted)))
-        elif noted is not None and noted.oldest <= noted.last:
-            _confess(store, noted)
-        else:
-            return loaded
-        return store.load()
-    if waiting and loaded.away is None:
-        for file in waiting:  # they were carried over; the end of it was cut off
-            set_aside_files.retire(store.path, file, "kept")
+    if waiting and not any(mark.state is State.AWAY for mark in loaded.marks.total_by_value()):
+        _begin(store, loaded, noted, waiting)
+        loaded = store.load()
+    elif loaded.last == 0 and noted is not None and noted.oldest <= noted.last:
+        _confess(store, loaded, noted)
+        loaded = store.load()
     tail = sorted(row for row in tail if row[0] > loaded.last)
     if tail:
-        _append(store, loaded.last, tail)
-        return store.load()
+        _append(store, loaded, tail)
+        loaded = store.load()
     return loaded
 
 
-def _away(waiting: list[Path], noted: Note | None) -> Away:
+def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]) -> None:
+    """Have the rows of the files that wait come below those of this one.
+
+    This one is new. Or the end of carrying over was cut off, or it began in another version: then
+    it is a new generation already, and to go through the files again changes nothing.
+    """
     try:
         _, last = sample(waiting)
     except OSError as error:
         log.warning("cannot read %s: %s", error.filename, error.strerror)
         last = 0
-    oldest = 0
-    if noted is not None:
-        oldest, last = noted.oldest, max(last, noted.last)
-    return Away(1, generation_after(last), oldest, last, marked=0)
+    oldest = None
+    if loaded.last == 0 and noted is not None:
+        oldest = noted.oldest
+        if noted.last != generation_before(noted.last + 1):  # that file had rows of its own
+            last = max(last, noted.last)
+    hi = generation_before(loaded.last + 1)
+    if hi < max(last, 1):  # a generation ends with a mark
+        last = max(last, loaded.last)
+        hi = generation_after(last)
+    away = RowState(State.AWAY, batch=oldest)
+    gaps = [*loaded.marks.gaps(last + 1, hi - 1), (hi, hi)]
+    _write(store, loaded, [Span(*gap, away) for gap in gaps])
 
 
-def _confess(store: Store, noted: Note) -> None:
+def _confess(store: Store, loaded: Loaded, noted: Note) -> None:
     """The file was emptied or deleted, and fixes were in it."""
     lost = noted.last - noted.oldest + 1
     log.error(
@@ -177,20 +192,51 @@ def _confess(store: Store, noted: Note) -> None:
         lost,
         extra={"fields": {"COUNT": lost}},
     )
-    marks: dict[int, Span[RowState] | None] = {
-        noted.oldest: Span(noted.oldest, noted.last, DAMAGED)
-    }
-    if noted.oldest > 1:
-        marks[1] = Span(1, noted.oldest - 1, PURGED)
-    store.write(Changes(marks=marks))
+    before = [Span(1, noted.oldest - 1, PURGED)] if noted.oldest > 1 else []
+    _write(store, loaded, [*before, Span(noted.oldest, noted.last, DAMAGED)])
 
 
-def _append(store: Store, last: int, tail: list[Row]) -> None:
+def _confess_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
+    """The end of the log is gone: so many fixes are missing as were noted, or one at least."""
+    carrying = any(mark.state is State.AWAY for mark in loaded.marks.total_by_value())
+    first = loaded.last + 1
+    last = max(first, noted.last if noted is not None else 0)
+    if carrying:  # behind its last row may be some that were not found yet
+        first = last = generation_before(first) - 1
+    elif noted is not None:
+        first = min(last, max(first, noted.oldest))
+    newest = store.read_back(loaded.last, 1)
+    known = [record for row in newest if (record := decode(row)) is not None]
+    log.error(
+        "the end of the log of the queue %s is gone: what was recorded since %s may be lost, at "
+        "least %d fixes",
+        store.path,
+        rfc3339(known[0].fix.time_ms) if known else "the last start",
+        last - first + 1,
+        extra={"fields": {"COUNT": last - first + 1}},
+    )
+    lost = [Span(first, last, UNCOUNTED)]
+    if first > loaded.last + 1 and not carrying:
+        lost.append(Span(loaded.last + 1, first - 1, PURGED))
+    _write(store, loaded, lost)
+    return store.load()
+
+
+def _append(store: Store, loaded: Loaded, tail: list[Row]) -> None:
     """Fixes of a commit that the power cut, or of which a bit was flipped since."""
-    log.warning("the queue %s: %d fixes of a torn commit are whole", store.path, len(tail))
-    marks: dict[int, Span[RowState] | None] = {}
-    for row in tail:
-        if row[0] > last + 1:
-            marks[last + 1] = Span(last + 1, row[0] - 1, PURGED)
-        last = row[0]
-    store.write(Changes(marks=marks, arrived=tail))
+    log.warning(
+        "the queue %s: recovered %d fixes from an interrupted commit", store.path, len(tail)
+    )
+    numbers = [loaded.last, *(row[0] for row in tail)]
+    between = [Span(lo + 1, hi - 1, PURGED) for lo, hi in pairwise(numbers) if hi > lo + 1]
+    _write(store, loaded, between, tail)
+
+
+def _write(
+    store: Store, loaded: Loaded, spans: list[Span[RowState]], rows: Sequence[Row] = ()
+) -> None:
+    changed: set[int] = set()
+    for span in spans:
+        changed |= loaded.marks.paint(*span)
+    marks = {lo: loaded.marks.starting_at(lo) for lo in changed}
+    store.write(Changes(marks=marks, arrived=rows))

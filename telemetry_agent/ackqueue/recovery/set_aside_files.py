@@ -25,6 +25,10 @@ def log_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+def _index_of(path: Path) -> Path:
+    return path.with_name(path.name + "-shm")
+
+
 def waiting(path: Path) -> list[Path]:
     """Those that are to be carried over into the queue at ``path``, the oldest first."""
     return [file for _, file in _numbered(path, _WAITING)]
@@ -58,6 +62,36 @@ def move_away(path: Path) -> Path:
     return aside
 
 
+def put_by(path: Path) -> Path:
+    """Rename what somebody put in the place of the queue. Returns its new name.
+
+    Raises:
+        StorageError: It cannot be renamed.
+    """
+    taken = [number for number, _ in _numbered(path, _FOREIGN)]
+    foreign_path = _named(path, _FOREIGN, max(taken, default=0) + 1)
+    try:
+        rename(path, foreign_path)
+    except OSError as error:
+        raise StorageError(f"cannot rename the file {path}: {error.strerror}") from error
+    return foreign_path
+
+
+def put_in_place(copy: Path, path: Path) -> None:
+    """Make the copy of a queue the queue; that is on disk when it returns.
+
+    Raises:
+        StorageError: It cannot be renamed.
+    """
+    try:
+        for old in (log_of(path), _index_of(path)):  # of the file that was here
+            old.unlink(missing_ok=True)
+        rename(copy, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot rename the queue {copy}: {error.strerror}") from error
+
+
 def finish(path: Path) -> None:
     """Go on with a ``move_away`` that was cut off.
 
@@ -80,6 +114,7 @@ def finish(path: Path) -> None:
 def retire(path: Path, file: Path, end: End) -> None:
     """It has been carried over, as far as it can be read: delete it, or give it another name."""
     number = file.name.rpartition("-")[2]
+    _index_of(file).unlink(missing_ok=True)
     for suffix in ("-wal", ""):
         old = file.with_name(file.name + suffix)
         with suppress(FileNotFoundError):
@@ -108,8 +143,8 @@ def _move(path: Path, aside: Path) -> None:
         rename(path, aside)
     except FileNotFoundError:
         create_file(aside)  # so that the log does not look like one whose file is still to come
-    with suppress(FileNotFoundError):
-        path.with_name(path.name + "-shm").unlink()
+    with suppress(FileNotFoundError):  # it tells which frames of the log count
+        _index_of(path).rename(_index_of(aside))
     sync_directory(path.parent)
 
 
@@ -120,7 +155,7 @@ def _named(path: Path, kind: str, number: int) -> Path:
 def _numbered(path: Path, kind: str) -> list[tuple[int, Path]]:
     prefix = f"{path.name}.{kind}-"
     names = {
-        entry.name.removeprefix(prefix).removesuffix("-wal")
+        entry.name.removeprefix(prefix).removesuffix("-wal").removesuffix("-shm")
         for entry in os.scandir(path.parent)
         if entry.name.startswith(prefix)
     }

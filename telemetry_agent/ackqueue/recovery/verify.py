@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from telemetry_agent.ackqueue.file.rows import decode, is_sound
-from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, NewerError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store, read_mark
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -111,6 +111,10 @@ def verify_at_rest(path: Path, file: Path) -> Report:
     log_is_damaged = read_log(set_aside_files.log_of(file), PAGE_BYTES).damaged
     try:
         source = FileAtRest(file)
+    except NewerError as error:
+        structure = str(error).replace(str(file), str(path))
+        yield _report(path, structure=structure) | {"newer": True}
+        return
     except StorageError as error:
         structure = "its log is damaged" if log_is_damaged else str(error)
         yield _report(path, structure=structure.replace(str(file), str(path)))

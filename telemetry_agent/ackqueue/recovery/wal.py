@@ -13,18 +13,23 @@ a sector is not torn: then it is of this round, or all of it is not.)
 
 The log is used again from its start when all of it was copied back. The frames of one such round
 share a salt; those behind them are of an earlier round and mean nothing.
+
+What the chain cannot show (a log that was cut short, an end that is damaged) the index of the log
+shows, which SQLite keeps beside it (``PATH-shm``): it counts the frames that are safe. It is never
+ahead of the disk, because a commit is synced first.
 """
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedReader
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 Pair = tuple[int, int]
 
 _SECTOR_BYTES = 512
+_ENDLESS = 1 << 32
 _FRAME = struct.Struct(">6I")  # page, pages after a commit, salt, salt, checksum, checksum
 _BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS = 0x377F0683, 0x377F0682
 _PAGE_SIZES = {1 << power for power in range(9, 17)}
@@ -54,6 +59,8 @@ class Frame(NamedTuple):
     """It is of this round, and its checksum goes on from that of the frame before."""
     offset: int
     """Where its content begins in the log."""
+    in_place: bool
+    """No bytes came or went before it."""
 
     @property
     def head_is_untorn(self) -> bool:
@@ -70,7 +77,11 @@ class Log:
     taken: int
     """SQLite takes so many of them."""
     damaged: bool
-    """Some that it does not take were safe on the disk once."""
+    """Some that it does not take were safe on the disk once, and others follow."""
+    end_is_lost: bool = False
+    """The last ones that were safe on the disk are not there any more."""
+    headless: bool = False
+    """Nothing tells of which round these are: their rows can be believed, their age cannot."""
 
 
 def read_log(path: Path, page_bytes: int) -> Log:
@@ -86,49 +97,94 @@ def read_log(path: Path, page_bytes: int) -> Log:
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        return Log(page_bytes, [], 0, damaged=False)
+        return Log(page_bytes, [], 0, damaged=False, end_is_lost=_index(path)[0] > 0)
     with file:
-        written = file.read(32)
-        sound = _header(written)
-        header = sound or _mended(written, file.peek(16)[8:16])
-        if header is not None:
-            page_bytes = header.page_bytes
-        frames = list(_frames(file, header, page_bytes))
-    if not frames:
-        return Log(page_bytes, [], 0, damaged=False)
-    salt = header.salt if header is not None else frames[0].salt
-    last = max((place for place, frame in enumerate(frames) if frame.salt == salt), default=-1)
-    frames = frames[: last + 1]
+        data = file.read()
+    safe, salt = _index(path)
+    sound = _header(data[:32])
+    header = sound or _mended(data[:32], data[40:48])
+    if header is None and salt != (0, 0) and struct.pack(">2I", *salt) in data:
+        header = _Header(_LITTLE_ENDIAN_SUMS, 0, page_bytes, 0, salt, (0, 0))  # the index knows it
+        damaged = True
+    elif header is None:
+        frames = list(_frames(data, None, page_bytes))
+        return Log(page_bytes, frames, 0, damaged=False, end_is_lost=safe > 0, headless=True)
+    else:
+        damaged = False
+        page_bytes = header.page_bytes
+    frames = list(_frames(data, header, page_bytes))
+    of_round = [place for place, frame in enumerate(frames) if frame.salt == header.salt]
+    frames = frames[: max(of_round, default=-1) + 1]
     whole = [frame.chained for frame in frames]
-    wrong = whole.index(False) if False in whole else len(frames)
+    as_written = [frame.chained and frame.in_place for frame in frames]
+    wrong = as_written.index(False) if False in as_written else len(frames)
+    safe = safe if salt in {header.salt, (0, 0)} else 0
+    end_is_lost = safe > len(frames) or (safe > 0 and not whole[safe - 1])
     if sound is None:
-        ends = any(frame.commit and is_whole for frame, is_whole in zip(frames, whole, strict=True))
-        return Log(page_bytes, frames, 0, damaged=header is not None and ends)
+        damaged |= any(
+            frame.commit and is_whole for frame, is_whole in zip(frames, whole, strict=True)
+        )
+        return Log(page_bytes, frames, 0, damaged, end_is_lost)
     taken = max((place + 1 for place in range(wrong) if frames[place].commit), default=0)
     damaged = any(
-        frame.commit and frame.salt == salt and (whole[place] or frame.head_is_untorn) and follows
+        frame.commit
+        and frame.salt == header.salt
+        and (whole[place] or frame.head_is_untorn)
+        and follows
         for place, (frame, follows) in enumerate(zip(frames, whole[1:], strict=False))
         if place >= wrong
     )
-    return Log(page_bytes, frames, taken, damaged)
+    return Log(page_bytes, frames, taken, damaged, end_is_lost)
 
 
-def _frames(file: BufferedReader, header: _Header | None, page_bytes: int) -> Iterator[Frame]:
+def _frames(data: bytes, header: _Header | None, page_bytes: int) -> Iterator[Frame]:
+    """Each frame where it should be; where bytes came or went, the salt shows the next one."""
     seed = header.checksum if header is not None else (0, 0)
     size = _FRAME.size + page_bytes
-    for offset in range(32, 1 << 62, size):
-        data = file.read(size)
-        if len(data) < size:
-            return
-        page, pages, *salt, first, second = _FRAME.unpack_from(data)
+    mark = struct.pack(">2I", *header.salt) if header is not None else b""
+    at, last = 32, data.rfind(mark)  # behind it, all are of earlier rounds
+    place = 0
+    while at + size <= len(data):
+        page, pages, *salt, first, second = _FRAME.unpack_from(data, at)
+        is_of_round = header is not None and header.salt == (salt[0], salt[1])
+        if header is not None and not is_of_round and at < last:
+            following = data.find(mark, at) - 8
+            if at < following < at + size:
+                at = following
+                continue
         chained = (  # the checksum takes its time, so last
             header is not None
-            and header.salt == (salt[0], salt[1])
+            and is_of_round
             and (first, second)
-            == _sum(data[_FRAME.size :], _sum(data[:8], seed, header.order), header.order)
+            == _sum(
+                data[at + _FRAME.size : at + size],
+                _sum(data[at : at + 8], seed, header.order),
+                header.order,
+            )
         )
         seed = first, second
-        yield Frame(page, pages > 0, (salt[0], salt[1]), chained, offset + _FRAME.size)
+        in_place = at == 32 + place * size
+        yield Frame(page, pages > 0, (salt[0], salt[1]), chained, at + _FRAME.size, in_place)
+        place += 1
+        at += size
+
+
+def _index(path: Path) -> tuple[int, Pair]:
+    """How many frames were committed, and the salt of their round, by the index.
+
+    0: unknown. An index that is damaged in both copies of its head counts more than there can be.
+    """
+    try:
+        data = path.with_name(path.name.removesuffix("-wal") + "-shm").read_bytes()
+    except OSError:
+        return 0, (0, 0)
+    for head, order in product((data[:48], data[48:96]), "<>"):
+        if len(head) == 48:
+            words = struct.unpack(f"{order}12I", head)
+            if any(words) and _sum(head[:40], (0, 0), order) == words[10:12]:
+                salt, salt_2 = struct.unpack(">2I", head[32:40])
+                return words[4], (salt, salt_2)
+    return (_ENDLESS if any(data[:96]) else 0), (0, 0)
 
 
 def _header(data: bytes) -> _Header | None:

@@ -208,6 +208,7 @@ const LOST = {
   full: "for want of room",
   refused: "of those refused",
   expired: "too old",
+  uncounted: "at least, uncounted",
 };
 
 /** @param {Record<string, number>} counts */

@@ -57,15 +57,15 @@ class Renewed(Generic[T]):
         self._stamp = stamp
         return self._value
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        stamps: list[tuple[int, int, int] | None] = []
+    def _look(self) -> list[tuple[int, ...] | None]:
+        stamps: list[tuple[int, ...] | None] = []
         for path in self._paths:
             try:
                 stat = path.stat()
             except OSError:
                 stamps.append(None)
             else:
-                stamps.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+                stamps.append((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
         return stamps
 
 

@@ -1,0 +1,81 @@
+"""What a file system does with what is written to it: it may forget at a power cut, or refuse."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from telemetry_agent.errors import Advice
+
+_LOSES_ALL = "a power cut loses everything"
+ELSEWHERE = "set queue.path to a folder on ext4, btrfs, xfs or f2fs"
+SURVIVES = {"ext3", "ext4", "btrfs", "xfs", "f2fs", "zfs", "jfs", "bcachefs", "ubifs", "jffs2"}
+_TROUBLES = {
+    **dict.fromkeys(("tmpfs", "ramfs"), f"which is memory: {_LOSES_ALL}"),
+    **dict.fromkeys(
+        ("vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "ext2"),
+        f"which has no journal: {_LOSES_ALL}, with bad luck",
+    ),
+    **dict.fromkeys(
+        ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse.sshfs", "ceph", "glusterfs"),
+        f"over a network, where no database is safe: {_LOSES_ALL}, with bad luck",
+    ),
+}
+
+
+class Mount(NamedTuple):
+    """One line of /proc/self/mountinfo."""
+
+    point: Path
+    kind: str
+    options: frozenset[str]
+
+
+def mount_of(place: Path, root: Path = Path("/")) -> Mount | None:
+    """The mount that ``place`` lies on."""
+    try:
+        lines = (root / "proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    best: Mount | None = None
+    for mount in filter(None, map(_mount, lines)):
+        # Of two on the same point the later one lies on top.
+        higher = best is None or len(mount.point.parts) >= len(best.point.parts)
+        if higher and place.is_relative_to(mount.point):
+            best = mount
+    return best
+
+
+def trouble(mount: Mount, root: Path = Path("/")) -> Advice | None:
+    """Why it does not keep what is written to it."""
+    if "ro" in mount.options:
+        return Advice(
+            "read-only",
+            f"`sudo mount -o remount,rw {mount.point}`; if `dmesg` shows errors, replace the card",
+        )
+    if mount.kind == "overlay" and not _lasts(mount, root):
+        return Advice(
+            f"which is thrown away: {_LOSES_ALL}, or the end of the container does",
+            "set queue.path to a folder on a disk or volume (on a Raspberry Pi the overlay is "
+            "switched off by `sudo raspi-config nonint do_overlayfs 1`)",
+        )
+    if mount.options & {"nobarrier", "barrier=0"}:
+        return Advice(
+            f"without barriers: {_LOSES_ALL}, with bad luck", "take nobarrier out of /etc/fstab"
+        )
+    words = _TROUBLES.get(mount.kind)
+    return Advice(words, ELSEWHERE) if words else None
+
+
+def _lasts(overlay: Mount, root: Path) -> bool:
+    """Whether what is written to it goes to a disk that we can see."""
+    upper = next((o for o in overlay.options if o.startswith("upperdir=")), None)
+    under = mount_of(Path(upper.removeprefix("upperdir=")), root) if upper else None
+    return under is not None and under.kind in SURVIVES
+
+
+def _mount(line: str) -> Mount | None:
+    before, _, after = line.partition(" - ")
+    fields, rest = before.split(), after.split()
+    if len(fields) < 6 or len(rest) < 3:
+        return None
+    point = fields[4].replace(r"\040", " ")
+    return Mount(Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(",")))

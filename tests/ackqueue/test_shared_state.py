@@ -1,0 +1,80 @@
+"""The file while the queue is used: deleted, moved or replaced, it is written again."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ackqueue import damage
+from ackqueue.queue_parts import put
+from fakes import FakeClock
+
+from telemetry_agent.ackqueue.committer import Committer
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def log_deleted(path: Path) -> None:
+    log_of(path).unlink()
+
+
+def all_deleted(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        if not file.name.endswith(".lock"):
+            file.unlink()
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("elsewhere.db"))
+
+
+def replaced(path: Path) -> None:
+    path.with_name("other").write_bytes(b"not ours")
+    path.with_name("other").rename(path)
+
+
+def copied_back(path: Path) -> None:
+    """As a restored backup: the same content under another inode."""
+    shutil.copy(path, path.with_name("backup"))
+    path.with_name("backup").rename(path)
+
+
+@pytest.mark.parametrize("how", [deleted, log_deleted, all_deleted, moved, replaced, copied_back])
+def test_a_file_that_goes_while_it_is_used_is_written_again_within_10_s(
+    tmp_path: Path, how: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, path = FakeClock(), tmp_path / "queue.db"
+    with AckQueue(path, commit_every_s=3600, clock=clock) as queue:
+        committer = Committer(queue)
+        records = damage.record(queue, 300)
+        wait_s = committer.step(clock.monotonic_s())
+        assert wait_s is not None
+        assert wait_s < 10
+        how(path)
+        put(queue, 1, start=1000)
+        committer.step(clock.advance(wait_s))
+        put(queue, 1, start=2000)
+        queue.commit()
+        killed = tmp_path / "killed.db"
+        damage.copy(path, killed)
+    assert "was deleted, moved or replaced while it was in use" in caplog.text
+    outcome = damage.recover(killed)
+    assert outcome.delivered[:300] == records
+    assert len(outcome.delivered) == 302
+    assert outcome.lost == 0
+    if how is replaced:
+        assert (tmp_path / "queue.db.foreign-1").read_bytes() == b"not ours"
+
+
+def test_a_file_that_stays_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    with AckQueue(tmp_path / "queue.db", commit_every_s=0, clock=clock) as queue:
+        committer = Committer(queue)
+        for second in range(100):
+            put(queue, 3, start=second)
+            committer.step(clock.advance(5))
+    assert caplog.text == ""

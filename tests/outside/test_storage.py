@@ -1,0 +1,136 @@
+"""Storage that forgets or refuses: recording and delivery go on, and it is said."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from misbehaving import Server
+from processes import agent, run_agent
+from rig import simulated, write_config
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, which turns read-only at the first error."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    image, point = tmp_path / "image", tmp_path / "state"
+    image.touch()
+    os.truncate(image, 32 << 20)
+    point.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", "--lazy", point], check=True)
+
+
+def fail(disk: Path) -> None:
+    (device,) = [
+        line.split()[0]
+        for line in Path("/proc/mounts").read_text().splitlines()
+        if line.split()[1] == str(disk)
+    ]
+    Path("/sys/fs/ext4", Path(device).name, "trigger_fs_error").write_text("1")
+    with pytest.raises(OSError, match="Read-only"):
+        (disk / "probe").touch()
+
+
+def wait(until: Callable[[], object], limit_s: float = 60) -> None:
+    end_s = time.monotonic() + limit_s
+    while not until():
+        assert time.monotonic() < end_s
+
+
+def service(tmp_path: Path, disk: Path, url: str, source: str) -> tuple[Path, dict[str, str]]:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    queue = {"path": str(disk / "queue.db"), "min_free": "0MiB"}
+    config = write_config(tmp_path, source, url, queue=queue)
+    return config, {"RUNTIME_DIRECTORY": str(runtime), "STATE_DIRECTORY": str(disk)}
+
+
+def status(config: Path, env: dict[str, str]) -> dict[str, object]:
+    told = run_agent("status", "--json", "--config", str(config), env=env)
+    return dict(json.loads(told.stdout))
+
+
+def complete(server: Server) -> bool:
+    """Each fix that was named has come, once."""
+    streams: dict[str, set[int]] = {}
+    for stream, seq in list(server.ledger):
+        streams.setdefault(stream, set()).add(seq)
+    return all(seqs == set(range(1, max(seqs) + 1)) for seqs in streams.values())
+
+
+def test_a_disk_that_turns_read_only_while_running_loses_nothing(
+    tmp_path: Path, disk: Path
+) -> None:
+    with simulated(tmp_path, rate_hz=10) as simulator, Server() as server:
+        config, env = service(tmp_path, disk, server.url, str(simulator.device))
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("telemetry-agent .* records ")
+            wait(lambda: len(server.ledger) > 20)
+            fail(disk)
+            daemon.wait_for_line("read-only file system; recording into .*/run, at most 16 MiB", 60)
+            seen = len(server.ledger)
+            wait(lambda: len(server.ledger) > seen + 30)
+            assert status(config, env)["storage"]["state"] == "runtime"  # type: ignore[index]
+            text = run_agent("status", "--config", str(config), env=env).stdout
+            assert "a power cut loses everything" in text
+            simulator.hush()
+            wait(lambda: complete(server) and pending(config, env) == 0)
+            assert daemon.end() == 0
+            assert "Traceback" not in "\n".join(daemon.err)
+    assert max(server.ledger.values()) <= 2  # an answer may have been lost with the acknowledgement
+
+
+def pending(config: Path, env: dict[str, str]) -> int:
+    told = status(config, env)
+    return int(told["queue"]["pending"])  # type: ignore[index]
+
+
+def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("read-only file system; recording into ")
+            wait(lambda: pending(config, env) > 10)
+            subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+            daemon.wait_for_line(f"records van-07 from .* into {disk}", 60)
+            wait(lambda: "storage" not in status(config, env))
+            wait(lambda: pending(config, env) > 10)
+            assert daemon.end() == 0
+        with Server() as server:
+            text = config.read_text().replace("http://127.0.0.1:9/", server.url)
+            config.write_text(text)
+            with agent("run", "--config", str(config), env=env) as daemon:
+                daemon.wait_for_line("fixes in .*/run/queue.db are delivered beside the queue")
+                wait(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
+                simulator.hush()
+                wait(lambda: complete(server) and pending(config, env) == 0)
+                assert daemon.end() == 0
+    assert max(server.ledger.values()) == 1
+
+
+def test_memory_under_the_queue_is_said_at_the_start(tmp_path: Path) -> None:
+    memory = Path("/dev/shm", f"telemetry-agent-{os.getpid()}")
+    memory.mkdir()
+    try:
+        queue = {"path": str(memory / "queue.db")}
+        config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", queue=queue)
+        with agent("run", "--config", str(config)) as daemon:
+            daemon.wait_for_line("is on tmpfs .*, which is memory: a power cut loses everything")
+            told = run_agent("status", "--config", str(config)).stdout
+            assert "storage:   " in told
+            assert daemon.end() == 0
+    finally:
+        for file in memory.iterdir():
+            file.unlink()
+        memory.rmdir()

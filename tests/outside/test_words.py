@@ -1,0 +1,100 @@
+"""Words that are true, as a user meets them."""
+
+import json
+import os
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+from misbehaving import Server
+from processes import AGENT, environment, run_agent
+from rig import record_backlog, started, write_config
+
+
+def test_uploads_that_were_not_tried_are_not_called_ok(tmp_path: Path) -> None:
+    with Server() as server:
+        config = write_config(tmp_path, "/dev/none", server.url, upload={"format": "osmand"})
+        with started(config):
+            told = run_agent("status", "--config", str(config)).stdout
+    assert "uploading: not tried yet (127.0.0.1:" in told
+
+
+def test_the_next_attempt_is_the_probe_where_that_comes_first(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 3)
+    upload = {"backoff_initial": "1h", "backoff_max": "1h"}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", upload=upload)
+    with started(config) as daemon:
+        daemon.wait_for_line("nothing can be delivered")
+        told = json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
+        assert told["upload"]["next_attempt_s"] <= 60
+
+
+def test_a_queue_of_a_newer_version_is_not_called_damaged(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 3)
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as database:
+        database.execute("PRAGMA user_version = 99")
+    config = tmp_path / "config.toml"
+    result = run_agent("queue", "verify", "--config", str(config))
+    assert result.returncode == 1
+    assert "was written by a newer telemetry-agent: install that version again" in result.stderr
+    assert "replace it" not in result.stderr
+
+
+def test_config_show_writes_durations_and_sizes_as_one_writes_them(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    shown = run_agent("config", "show", "--config", str(config)).stdout
+    for line in (
+        'upload.flush_every = "200ms"',
+        'upload.timeout = "2s"',
+        'sampling.heartbeat = "15min"',
+        'queue.max_size = "256MiB"',
+        'queue.commit_every = "100ms"',
+    ):
+        assert line in shown
+    values = json.loads(run_agent("config", "show", "--json", "--config", str(config)).stdout)
+    written = {key: row["value"] for key, row in values.items()}
+    assert (written["queue.max_age"], written["queue.min_free"]) == ("0s", "64MiB")
+
+
+def test_an_unknown_variable_is_reported(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    env = {"TELEMETRY_AGENT_UPLOAD_URL": "http://127.0.0.1:8/"}
+    said = (
+        "TELEMETRY_AGENT_UPLOAD_URL is unknown and has no effect; did you mean TELEMETRY_AGENT_UP"
+    )
+    result = run_agent("config", "check", "--config", str(config), env=env)
+    assert result.returncode == 0
+    assert said in result.stderr
+    with started(config, env=env) as daemon:
+        daemon.wait_for_line(f"warning: the environment variable {said}")
+
+
+def test_a_byte_order_mark_is_accepted_and_an_empty_config_called_empty(tmp_path: Path) -> None:
+    marked = tmp_path / "bom.toml"
+    text = 'device = "van-07"\n[upload]\nurl = "http://127.0.0.1:9/"\n'
+    marked.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert run_agent("config", "check", "--config", str(marked)).returncode == 0
+    nothing = tmp_path / "empty.toml"
+    nothing.write_bytes(b"")
+    result = run_agent("config", "check", "--config", str(nothing))
+    assert (result.returncode, result.stdout) == (78, "")
+    assert f"the config {nothing} is empty: `telemetry-agent init` makes one" in result.stderr
+
+
+def test_a_mistyped_command_gets_the_right_one(tmp_path: Path) -> None:
+    result = run_agent("statsu")
+    assert result.returncode == 2
+    assert "Did you mean 'status'?" in result.stderr
+    assert "Did you mean" not in run_agent("xyzzy").stderr
+
+
+def test_a_fatal_line_is_an_error_for_journald(tmp_path: Path) -> None:
+    nowhere = tmp_path / "none.toml"
+    with (tmp_path / "log").open("w") as log:
+        status = os.fstat(log.fileno())
+        env = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        subprocess.run(
+            [*AGENT, "run", "--config", str(nowhere)], stderr=log, env=environment(env), check=False
+        )
+    assert (tmp_path / "log").read_text().startswith("<3>telemetry-agent: there is no config")
