@@ -477,9 +477,7 @@ def a_token_for_root_alone(bench: Bench) -> None:
     bench.state.chmod(0o777)
 
 
-@fault(
-    "answer", "fail", "the proxy does not connect to the endpoint", "check upload.proxy"
-)
+@fault("answer", "fail", "the proxy does not connect to the endpoint", "check upload.proxy")
 def a_proxy_that_refuses(bench: Bench) -> None:
     bench.upload["proxy"] = bench.serve(then=answer(502)).removesuffix("/v1/fixes")
     bench.url = "https://tracker.example/v1/fixes"
