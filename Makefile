@@ -6,22 +6,52 @@ VENV ?= .venv
 CONSTRAINTS ?= --constraint constraints.txt
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint debian clean
+.PHONY: demo test check packaged foreign lint debian wheel deb release apt-repo clean
 
 demo: $(VENV)/.installed
 	$(BIN)/telemetry-agent demo
 
-test: debian check lint
+test: debian check packaged lint
 
 # Four at a time: most tests wait for a network, a disk or a receiver, not for a processor.
 check: node_modules/.installed-test $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/packages
+
+# The packages, installed in Debians that boot. The first time it makes their root file systems,
+# which takes 3 minutes, and keeps them (tests/packages/roots.py).
+packaged: node_modules/.installed-test $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 --durations 5 tests/packages
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Wheel and sdist in dist/, whole: without the page's libraries this fails. Every file in them has
+# the date of the commit, so that the same commit gives the same bytes.
+wheel: node_modules/.installed-test $(VENV)/.installed-test
+	TELEMETRY_AGENT_RELEASE=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	  $(BIN)/python -m hatchling build -d dist
+
+# The packages for armhf and arm64 under an emulator, which takes half an hour; not in CI.
+foreign: node_modules/.installed-test $(VENV)/.installed-test
+	@dpkg -s qemu-user-static >/dev/null 2>&1 || apt-get install -y -qq qemu-user-static
+	$(BIN)/python -m pytest -rP tests/packages/foreign.py
+
+# The Debian packages, from the wheel: release/build_debs.py.
+deb: wheel
+	$(BIN)/python release/build_debs.py dist/telemetry_agent-$$($(BIN)/python release/version.py)-*.whl dist
+
+# Everything that is published of this commit: release/make_release.py makes it twice and compares.
+release: node_modules/.installed-test $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python release/make_release.py dist
+
+# A repository for apt in dist/apt, signed: make apt-repo KEY=releases@example.com, after a release.
+apt-repo:
+	@if [ -z "$(KEY)" ]; then echo 'name your key: make apt-repo KEY=… (gpg --list-secret-keys)' >&2; exit 2; fi
+	$(BIN)/python release/apt_repo.py dist dist/apt "$(KEY)"
 
 # What the tests of the page drive a browser with; before Python's side, which takes from it, or
 # fetches for itself what an installation needs, and no more.
@@ -57,8 +87,9 @@ python-venv:
 	else echo 'Python has no venv here: sudo apt-get install python3-venv' >&2; exit 1; fi
 
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
-DEBIAN_PACKAGES = chromium clickhouse-server gpsd gpsd-clients influxdb iproute2 openssl \
-  postgresql systemd victoria-metrics
+DEBIAN_PACKAGES = caddy chromium clickhouse-server debootstrap gnupg gpsd gpsd-clients influxdb \
+  iproute2 lintian nginx-light openssl postgresql prometheus systemd systemd-container \
+  victoria-metrics
 debian:
 	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
@@ -66,4 +97,4 @@ debian:
 	else echo "some tests need: sudo apt-get install$$missing" >&2; fi
 
 clean:
-	rm -rf .venv .venv-* node_modules telemetry_agent/page/static/vendor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* dist node_modules telemetry_agent/page/static/vendor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

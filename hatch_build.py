@@ -1,12 +1,15 @@
-"""Puts the browser's libraries beside the device page when the package is built or installed.
+"""Makes a build complete: the browser's libraries beside the device page, and its own version.
 
-An installed device needs no Node: the wheel holds the files. Where npm is missing or cannot reach a
-registry, the package is made without them, and the page says how to get them.
+An installed device needs no Node: the wheel and the sdist hold the libraries. Where they are
+missing and npm cannot bring them, an installation from a checkout goes on without a map and a
+chart, and the page says how to get them; a release (TELEMETRY_AGENT_RELEASE is set) fails.
 """
 
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +19,63 @@ _FILES = {
     "leaflet/dist/leaflet.js": "leaflet.js",
     "leaflet/dist/leaflet.css": "leaflet.css",
     "leaflet/LICENSE": "leaflet.LICENSE",
+    "protomaps-leaflet/dist/protomaps-leaflet.js": "protomaps-leaflet.js",
     "uplot/dist/uPlot.iife.min.js": "uPlot.js",
     "uplot/dist/uPlot.min.css": "uPlot.css",
     "uplot/LICENSE": "uPlot.LICENSE",
 }
+# What is bundled in it is under licences that are to be shown beside it.
+_LICENCES = (
+    *("protomaps-leaflet/LICENSE", "pmtiles/LICENSE", "fflate/LICENSE", "pbf/LICENSE"),
+    *("@mapbox/point-geometry/LICENSE", "@mapbox/vector-tile/LICENSE.txt", "color2k/LICENSE"),
+    *("potpack/LICENSE", "rbush/LICENSE", "quickselect/LICENSE", "@protomaps/basemaps/LICENSE"),
+)
 _NPM_S = 300
 
 
-class PageLibraries(BuildHookInterface[Any]):
+class Complete(BuildHookInterface[Any]):
     """The build hook."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """See ``BuildHookInterface``."""
-        root = Path(self.root)
-        vendor = root / "telemetry_agent/page/static/vendor"
-        stamp, wanted = vendor / "versions.json", _versions(root)
-        if stamp.exists() and stamp.read_text() == wanted:
-            return
-        modules = root / "node_modules"
-        there = all(_is_there(modules, *package) for package in json.loads(wanted).items())
-        fault = None if there else _npm_ci(root)
+        fault = _bring_libraries(Path(self.root))
+        if fault is not None and os.environ.get("TELEMETRY_AGENT_RELEASE"):
+            self.app.abort(f"a release needs the libraries of the device page: {fault}")
         if fault is not None:
             self.app.display_warning(f"the device page gets no map and no chart: {fault}")
-            return
-        vendor.mkdir(exist_ok=True)
-        for source, name in _FILES.items():
-            shutil.copyfile(modules / source, vendor / name)
-        stamp.write_text(wanted)
+        if self.target_name == "wheel" and version != "editable":
+            self._folder = Path(tempfile.mkdtemp(prefix="telemetry-agent-build-"))
+            built = self._folder / "_built.py"
+            text = f'"""Written by hatch_build.py."""\n\n__version__ = "{self.metadata.version}"\n'
+            built.write_text(text, "utf-8")
+            build_data["force_include"][str(built)] = "telemetry_agent/_built.py"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        """See ``BuildHookInterface``."""
+        if hasattr(self, "_folder"):
+            shutil.rmtree(self._folder)
+
+
+def _bring_libraries(root: Path) -> str | None:
+    """Put the libraries where the page looks for them. Returns why they are not there."""
+    vendor = root / "telemetry_agent/page/static/vendor"
+    stamp, wanted = vendor / "versions.json", _versions(root)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return None
+    modules = root / "node_modules"
+    there = all(_is_there(modules, *package) for package in json.loads(wanted).items())
+    fault = None if there else _npm_ci(root)
+    if fault is not None:
+        return fault
+    vendor.mkdir(exist_ok=True)
+    for source, name in _FILES.items():
+        shutil.copyfile(modules / source, vendor / name)
+    licences = [modules / name for name in _LICENCES if (modules / name).exists()]
+    (vendor / "protomaps-leaflet.LICENSE").write_text(
+        "\n".join(f"{file.parent.name}\n\n{file.read_text()}" for file in licences)
+    )
+    stamp.write_text(wanted)
+    return None
 
 
 def _versions(root: Path) -> str:

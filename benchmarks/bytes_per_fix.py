@@ -48,7 +48,7 @@ from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import CompressionSetting
-from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 DEVICE = "van-07"
@@ -227,7 +227,9 @@ class Bench:
             stack.callback(transport.close)
             policy = UploadPolicy(flush_every_s=flush_every_s, compression=how)
             name = (queue.stream, DEVICE)
-            reports = Reports(name, lambda: ("3d", "ok", ""), report, native.encode, clock.now_s)
+            reports = AgentReports(
+                name, lambda: ("3d", "ok", ""), report, native.encode, clock.now_s
+            )
             yield (
                 queue,
                 Uploader(queue, native.FORMAT, transport, policy, reports=reports, clock=clock),

@@ -45,8 +45,8 @@ from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Verdict
 from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
-from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.interfaces import Backlog, Format, Heard, NoAnswer
+from telemetry_agent.upload.formats.answers import judge
+from telemetry_agent.upload.interfaces import Heard, NoAnswer, WireFormat
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.retry import Backoff
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
@@ -169,13 +169,13 @@ def _encode(batch: Batch, *, compression: str) -> Payload:  # noqa: ARG001 - the
     return _sized(len(batch.records))
 
 
-SIZED = Format(_encode, native.read)
+SIZED = WireFormat(_encode, judge)
 """Bodies of the native format's length, and its own answers."""
 
 
 @dataclass
 class Pending:
-    """See ``seams.Backlog``."""
+    """See ``interfaces.Pending``."""
 
     ready: int
     live: int
@@ -210,8 +210,8 @@ class Queue:
         """When the next fix is recorded."""
         return self._recorded() + 1 + self._phase_s
 
-    def backlog(self) -> Backlog:
-        """See ``seams.Queue``."""
+    def backlog(self) -> Pending:
+        """See ``interfaces.Queue``."""
         live = self._recorded() - self._handed_out
         since_s = self._handed_out + 1 + self._phase_s if live else None
         return Pending(self._old + self._left_live + live, live, since_s)

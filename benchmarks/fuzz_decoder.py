@@ -1,10 +1,13 @@
-"""Damage: a million mutated sentences, and a minute of garbage at 921600 baud.
+"""Damage: millions of mutated sentences and reports, and a minute of garbage at 921600 baud.
 
     python benchmarks/fuzz_decoder.py [SENTENCES] [SEED]
 
 The sentences are those of the recordings that lie where ``tests/corpus.py`` looks for them, and of
 a simulated drive. They are decoded and sampled, and every fix that comes out is made a row of the
-queue. Nothing may raise; memory is told before and after. Then the decoder gets what a line at
+queue. Nothing may raise; memory is told before and after. As many are damaged and given a right
+checksum, and as many reports of gpsd are damaged; an oracle with rules of its own
+(``tests/oracle.py``) says which position can be derived from each: that one must come out, no
+other, and the whole sentences round it as they are. Before all this the decoder gets what a line at
 921600 baud carries in a minute when the baud rate is wrong, or when a cable is broken, in several
 kinds; the share of one core that this takes is printed, and what of memory it leaves behind.
 """
@@ -42,6 +45,16 @@ def _fuzz(count: int, seed: int) -> None:
     )
 
 
+def _judge(what: str, judge: Callable[[], tuple[int, int]], count: int) -> None:
+    before_kib, start_s = _rss_kib(), time.process_time()
+    judged, positions = judge()
+    print(
+        f"{count:,} {what}: {judged:,} judged, {positions:,} hold a position; none is missing, "
+        f"nothing else came out, {time.process_time() - start_s:.0f} s, "
+        f"memory {_rss_kib() - before_kib:+,} KiB"
+    )
+
+
 def _garbage(kind: str, make: Callable[[int], bytes]) -> None:
     decoder = Decoder(fix_rollover=False)
     read = _BYTES_PER_S // _READS_PER_S
@@ -72,6 +85,15 @@ def main() -> None:
     _garbage("torn sentences", lambda size: (b"$GPRMC,123519,A,48" * size)[:size])
     _garbage("zeros", bytes)
     _fuzz(count, seed)
+    bodies = mutations.bodies()
+    mutations.judge(bodies, 20_000, seed)
+    mutations.judge_reports(20_000, seed)
+    _judge(
+        "sentences with their checksum made anew",
+        lambda: mutations.judge(bodies, count, seed + 2),
+        count,
+    )
+    _judge("reports of gpsd", lambda: mutations.judge_reports(count, seed + 3), count)
 
 
 if __name__ == "__main__":

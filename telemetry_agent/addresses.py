@@ -424,3 +424,8 @@ def _failure(failed: Mapping[Address, _Why]) -> UnreachableError:
     order: tuple[Kind, ...] = ("refused", "silent", "other", "no-route")
     worst: Kind = next((kind for kind in order if kind in kinds), "other")
     return UnreachableError(text or "the name has no address", worst)
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before ``:PORT``: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host

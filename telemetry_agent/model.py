@@ -135,6 +135,8 @@ class Answer:
     body: bytes
     verified_tls: bool
     """The answer came from the endpoint itself: a certificate was verified."""
+    too_long_bytes: int | None = None
+    """How large the body is (or larger), if it was not read to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ class Delivered:
     unknown_names: int = 0
     """Names in the answer that the batch does not hold; ignored."""
     status: int | None = None
+    counted: bool = False
+    """The endpoint said how many of the fixes it has, so a loss would show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,8 @@ class Deferred:
     answered: bool = True
     """False: the exchange ended without an answer, the endpoint may or may not have the batch."""
     status: int | None = None
+    may_be_a_fix: bool = False
+    """Perhaps a fix in the batch is what the endpoint cannot take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,8 @@ class Refused:
     reason: str
     too_large: bool = False
     status: int | None = None
+    fitting: int | None = None
+    """It is only the answer that is too large: send it again, at most so many at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,10 @@ class ReceiverView:
         default_factory=dict
     )
     satellites: Annotated[tuple[SatelliteView, ...], "in view"] = ()
+    reason: Annotated[str | None, "why it speaks and gives no positions, in a word"] = None
+    message: Annotated[str | None, "why there is no position"] = None
+    remedy: Annotated[str | None, "what to do about it"] = None
+    notice: Annotated[str | None, "what to know although positions come"] = None
     antenna: Annotated[str | None, "as the receiver says: OK, OPEN, SHORT"] = None
     fix_age_s: Annotated[float | None, "seconds since the last fix"] = None
     time: Annotated[str | None, "of the last fix, UTC"] = None

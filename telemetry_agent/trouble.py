@@ -31,7 +31,8 @@ class Trouble:
         self._log = log
         self._clock = clock
         self._since_s: float | None = None
-        self._reported: set[str] = set()
+        self._reported: set[str] = set()  # kinds
+        self._end_is_due = False  # the beginning was logged
         self._unreported = 0  # troubles that came and went without a line
         self._reports_left = _REPORTS_MAX
         self._counted_s = clock.monotonic_s()
@@ -48,6 +49,7 @@ class Trouble:
         *,
         kind: str | None = None,
         level: int = logging.WARNING,
+        counts: bool = True,
         fields: Mapping[str, object] | None = None,
     ) -> None:
         """Count a failure. It is logged unless one of its kind was logged since trouble began.
@@ -56,14 +58,16 @@ class Trouble:
             text: what is wrong, and what to do.
             kind: what counts as the same; the text by default.
             level: of the line.
+            counts: False where nothing was tried, and it is only seen that it still fails.
             fields: for the journal.
         """
         now_s = self._clock.monotonic_s()
         if self._since_s is None:
             self._since_s, self.failures = now_s, 0
-        self.failures += 1
+        self.failures += counts
         if (kind or text) not in self._reported and self._may_report(self._since_s, now_s):
             self._reported.add(kind or text)
+            self._end_is_due = True
             self._log.log(level, "%s", text, extra={"fields": dict(fields or {})})
 
     def over(self, text: str, *, fields: Mapping[str, object] | None = None) -> None:
@@ -72,7 +76,7 @@ class Trouble:
             return
         lasted_s = self._clock.monotonic_s() - self._since_s
         self._since_s = None
-        if not self._reported:
+        if not self._end_is_due:
             self._unreported += 1
             return
         before = f"; {self._unreported} short ones before" if self._unreported else ""
@@ -85,6 +89,7 @@ class Trouble:
             extra={"fields": {"COUNT": self.failures, **(fields or {})}},
         )
         self._reported.clear()
+        self._end_is_due = False
         self._unreported = 0
 
     def forget(self, kind: str) -> None:
@@ -96,7 +101,7 @@ class Trouble:
         gained = (now_s - self._counted_s) * _REPORTS_PER_S
         self._reports_left = min(_REPORTS_MAX, self._reports_left + gained)
         self._counted_s = now_s
-        if self._reported or now_s - since_s >= _LASTS_S:
+        if self._end_is_due or now_s - since_s >= _LASTS_S:
             return True  # a new cause of what was reported, or nothing that flaps
         if self._reports_left < 1 or now_s - self._began_report_s < _APART_S:
             return False

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -35,3 +36,10 @@ def browsing(story: str, url: str, env: Mapping[str, str] = {}) -> Iterator[Runn
 def comes_true(browser: Running, limit_s: float = 90) -> None:
     """The story ended well."""
     assert browser.wait(limit_s) == 0, browser.text()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number: int = listener.getsockname()[1]
+    return number

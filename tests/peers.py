@@ -48,9 +48,7 @@ def gpsd(*devices: Path) -> Iterator[int]:
     """gpsd with these receivers; its port. It sends them nothing."""
     port = free_port()
     with running(*gpsd_command(port, *devices)):
-        deadline_s = time.monotonic() + 10
-        while not _answers(port):
-            assert time.monotonic() < deadline_s, "gpsd does not answer"
+        wait_until_answers(port)
         yield port
 
 
@@ -59,9 +57,14 @@ def gpsd_command(port: int, *devices: Path) -> tuple[str, ...]:
     return (program("gpsd"), "-N", "-n", "-b", "-S", str(port), *map(str, devices))
 
 
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def wait_until_answers(port: int, limit_s: float = 30) -> None:
+    """Until something listens there."""
+    deadline_s = time.monotonic() + limit_s
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline_s, f"nothing listens at port {port}"
 
 
 @contextlib.contextmanager

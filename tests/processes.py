@@ -116,7 +116,11 @@ def agent(
 
 
 def run_agent(
-    *args: str, env: Mapping[str, str] = {}, cwd: Path | None = None, stdin: bytes = b""
+    *args: str,
+    env: Mapping[str, str] = {},
+    cwd: Path | None = None,
+    stdin: bytes = b"",
+    timeout_s: float = 60,
 ) -> subprocess.CompletedProcess[str]:
     """One of the agent's commands, run to its end."""
     return subprocess.run(
@@ -125,7 +129,7 @@ def run_agent(
         capture_output=True,
         text=True,
         encoding="latin-1" if stdin else "utf-8",
-        timeout=60,
+        timeout=timeout_s,
         env=environment(env),
         cwd=cwd,
         check=False,

@@ -23,8 +23,8 @@ from typing import Any
 
 from misbehaving import Act, Line, Name, Request, Server, answer, reset, says, twice
 
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.clock import Clock
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.model import Fix

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
-from telemetry_agent.ackqueue.file.schema import State
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.export import FORMATS
 from telemetry_agent.export.track import Gaps

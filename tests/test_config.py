@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from telemetry_agent import __version__
-from telemetry_agent.config import loader, subprocess_loader
+from telemetry_agent.config import effective, loader, subprocess_loader
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.errors import ConfigError, ResourceError
 
@@ -37,12 +38,12 @@ def write(path: Path, text: str) -> Path:
 
 def test_the_example_file_loads_and_names_every_key() -> None:
     loaded = loader.load(ROOT / "config.example.toml")
-    assert sorted(loaded.origins) == sorted(loader.known_keys())
+    assert sorted(loaded.origins) == sorted(effective.known_keys())
 
 
 def test_the_example_file_shows_the_defaults(tmp_path: Path) -> None:
-    minimal = loader.effective(loader.load(write(tmp_path / "c.toml", MINIMAL)).settings)
-    example = loader.effective(loader.load(ROOT / "config.example.toml").settings)
+    minimal = effective.effective(loader.load(write(tmp_path / "c.toml", MINIMAL)).settings)
+    example = effective.effective(loader.load(ROOT / "config.example.toml").settings)
     differing = {key for key in minimal if minimal[key] != example[key]}
     assert differing == {"gps.source", "upload.url"}
 
@@ -217,10 +218,10 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 def test_no_config_at_all_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml"))
-    with pytest.raises(
-        ConfigError, match=r"there is no config: neither .*a\.toml nor .*b\.toml exists"
-    ):
+    monkeypatch.setattr(
+        "telemetry_agent.config.files.DEFAULT_PATHS", (tmp_path / "a.toml", tmp_path / "b.toml")
+    )
+    with pytest.raises(ConfigError, match=r"is no config: neither .*a\.toml nor .*b\.toml exists"):
         loader.load()
 
 
@@ -228,7 +229,7 @@ def test_the_first_default_path_that_exists_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = write(tmp_path / "b.toml", MINIMAL)
-    monkeypatch.setattr(loader, "DEFAULT_PATHS", (tmp_path / "a.toml", second))
+    monkeypatch.setattr("telemetry_agent.config.files.DEFAULT_PATHS", (tmp_path / "a.toml", second))
     assert loader.load().files == (second,)
 
 
@@ -290,7 +291,7 @@ def test_the_schema_holds_every_key() -> None:
     for name, part in schema["properties"].items():
         section = schema["$defs"].get(part.get("$ref", "").rpartition("/")[2])
         keys += [f"{name}.{key}" for key in section["properties"]] if section else [name]
-    assert sorted(keys) == sorted(loader.known_keys())
+    assert sorted(keys) == sorted(effective.known_keys())
     assert json.dumps(schema)
     sampling = schema["$defs"]["SamplingSettings"]["properties"]
     assert (sampling["turn_deg"]["minimum"], sampling["turn_deg"]["maximum"]) == (0, 180)
@@ -378,14 +379,14 @@ def test_what_is_shown_holds_no_secret(tmp_path: Path) -> None:
         'headers = {Authorization = "Bearer geheim", X-Api-Key = "geheim", X-Fleet = "north"}',
         "https://example.com/v1?api_key=geheim&db=gps",
     )
-    shown = loader.shown(loaded.settings)
+    shown = effective.shown(loaded.settings)
     assert shown["upload.headers"] == {
         "Authorization": "***",
         "X-Api-Key": "***",
         "X-Fleet": "north",
     }
     assert shown["upload.url"] == "https://example.com/v1?api_key=***&db=gps"
-    assert "geheim" in repr(loader.effective(loaded.settings))
+    assert "geheim" in repr(effective.effective(loaded.settings))
 
 
 def test_a_password_in_a_url_is_not_quoted(tmp_path: Path) -> None:
@@ -418,7 +419,7 @@ def test_a_secret_in_the_url_is_masked_and_not_sent_in_the_clear(
     with pytest.raises(ConfigError, match=r"a secret would be sent to far\.example unencrypted"):
         upload(tmp_path, "", f"http://far.example{secret}")
     settings = upload(tmp_path, "", f"https://far.example{secret}").settings
-    shown = loader.shown(settings)["upload.url"]
+    shown = effective.shown(settings)["upload.url"]
     assert "***" in shown
     assert "geheim" not in shown
     assert "0123456789abcdef" not in shown
@@ -468,7 +469,7 @@ def test_attributes_of_the_users_own(tmp_path: Path) -> None:
         "door": "/run/door",
         "cpu_temp_C": "/sys/class/thermal/thermal_zone0/temp",
     }
-    shown = loader.shown(loaded.settings)
+    shown = effective.shown(loaded.settings)
     assert shown["extra.door"] == {"file": "/run/door"}
     assert shown["extra.cpu_temp"]["unit"] == "C"
 
@@ -523,7 +524,7 @@ def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> Non
         (
             "telemetry_agent.config.subprocess_loader.__version__",
             "0.0.9",
-            f"telemetry-agent {__version__} is installed and 0.0.9 runs: restart it",
+            f"telemetry-agent {re.escape(__version__)} is installed and 0.0.9 runs: restart it",
         ),
     ],
 )

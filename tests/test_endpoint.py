@@ -104,14 +104,14 @@ def names(endpoint: Endpoint) -> list[tuple[str, int]]:
 
 
 def test_a_batch_that_comes_twice_is_stored_once(endpoint: Endpoint, agent: Agent) -> None:
-    assert agent.send(batch(1, 2)) == (200, {"stored": 2, "known": 0})
-    assert agent.send(batch(1, 2)) == (200, {"stored": 0, "known": 2})
+    assert agent.send(batch(1, 2)) == (200, {"received": 2, "stored": 2, "known": 0})
+    assert agent.send(batch(1, 2)) == (200, {"received": 2, "stored": 0, "known": 2})
     assert names(endpoint) == [(STREAM, 1), (STREAM, 2)]
 
 
 def test_of_a_half_new_batch_the_new_half_is_stored(endpoint: Endpoint, agent: Agent) -> None:
     agent.send(batch(1, 2))
-    assert agent.send(batch(2, 3, 3)) == (200, {"stored": 1, "known": 2})
+    assert agent.send(batch(2, 3, 3)) == (200, {"received": 3, "stored": 1, "known": 2})
     assert endpoint.count() == 3
     assert endpoint.counters == {"answered": 2, "stored": 3, "known": 2, "rejected": 0}
 
@@ -119,7 +119,10 @@ def test_of_a_half_new_batch_the_new_half_is_stored(endpoint: Endpoint, agent: A
 def test_streams_and_devices_do_not_mix(endpoint: Endpoint, agent: Agent) -> None:
     other = "0" * 16
     agent.send(batch(1))
-    assert agent.send(batch(1, stream=other, device="van-08")) == (200, {"stored": 1, "known": 0})
+    assert agent.send(batch(1, stream=other, device="van-08")) == (
+        200,
+        {"received": 1, "stored": 1, "known": 0},
+    )
     assert names(endpoint) == [(other, 1), (STREAM, 1)]
 
 
@@ -133,7 +136,10 @@ def test_what_was_acknowledged_is_on_the_disk_as_it_came(tmp_path: Path, agent: 
 
 
 def test_a_restart_knows_what_was_stored(tmp_path: Path) -> None:
-    for answer in ({"stored": 1, "known": 0}, {"stored": 0, "known": 1}):
+    for answer in (
+        {"received": 1, "stored": 1, "known": 0},
+        {"received": 1, "stored": 0, "known": 1},
+    ):
         with Endpoint("127.0.0.1:0", tmp_path / "again.db") as endpoint:
             agent = Agent(endpoint)
             assert agent.send(batch(1)) == (200, answer)
@@ -236,11 +242,11 @@ def test_a_fix_needs_time_and_place(name: str, agent: Agent) -> None:
 
 def test_time_and_place_are_enough(agent: Agent) -> None:
     fix = {name: FIX[name] for name in ("seq", "time", "lat", "lon")}
-    assert agent.send(batch(fixes=[fix])) == (200, {"stored": 1, "known": 0})
+    assert agent.send(batch(fixes=[fix])) == (200, {"received": 1, "stored": 1, "known": 0})
 
 
 def test_no_fixes_are_a_batch_too(agent: Agent) -> None:
-    assert agent.send(batch()) == (200, {"stored": 0, "known": 0})
+    assert agent.send(batch()) == (200, {"received": 0, "stored": 0, "known": 0})
 
 
 NOT_NATIVE = [
@@ -291,7 +297,10 @@ def test_other_methods_and_paths(agent: Agent) -> None:
 
 def test_gzip_is_taken(endpoint: Endpoint, agent: Agent) -> None:
     body = gzip.compress(json.dumps(batch(*range(1, 1001))).encode())
-    assert agent.post(body, **{"Content-Encoding": "gzip"}) == (200, {"stored": 1000, "known": 0})
+    assert agent.post(body, **{"Content-Encoding": "gzip"}) == (
+        200,
+        {"received": 1000, "stored": 1000, "known": 0},
+    )
 
 
 def test_a_gzip_bomb_is_not_unpacked(agent: Agent) -> None:
@@ -383,7 +392,7 @@ def test_drop_stores_and_does_not_answer(tmp_path: Path) -> None:
             agent.send(batch(1))
         agent.close()
         assert endpoint.count() == 1
-        assert agent.send(batch(1)) == (200, {"stored": 0, "known": 1})
+        assert agent.send(batch(1)) == (200, {"received": 1, "stored": 0, "known": 1})
         agent.close()
 
 
@@ -433,7 +442,7 @@ def test_a_cut_ends_connections_and_refuses_new_ones_until_it_is_mended(
         endpoint.reconnect()
         endpoint.reconnect()
         assert (endpoint.reachable, endpoint.url) == (True, url)
-        assert agent.send(batch(1)) == (200, {"stored": 0, "known": 1})
+        assert agent.send(batch(1)) == (200, {"received": 1, "stored": 0, "known": 1})
 
 
 def test_while_it_is_cut_nobody_else_gets_the_port(endpoint: Endpoint, tmp_path: Path) -> None:
@@ -499,7 +508,7 @@ def test_a_full_disk_is_answered_with_later(endpoint: Endpoint, agent: Agent) ->
     status, answer = agent.send(body)
     assert (status, answer) == (503, {"error": "cannot store: database or disk is full"})
     endpoint._store._db.execute("PRAGMA max_page_count = 100000")
-    assert agent.send(body) == (200, {"stored": 999, "known": 0})
+    assert agent.send(body) == (200, {"received": 999, "stored": 999, "known": 0})
 
 
 # ---- the command

@@ -60,7 +60,7 @@ def test_every_answer_is_as_described(tmp_path: Path, tokens: Path, guarded: boo
             env={**os.environ, "PYTHONUTF8": "1"},
         )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    assert "2 selected / 2 total" in done.stdout
+    assert "3 selected / 3 total" in done.stdout
 
 
 def test_the_description_knows_every_field_of_a_fix() -> None:

@@ -90,3 +90,12 @@ def test_after_a_change_by_the_user_it_is_logged_again(
     trouble.forget("held")
     trouble.failed("401", kind="held", level=logging.ERROR, fields={"STATE": "held"})
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+
+
+def test_the_end_is_logged_where_the_beginning_was_before_a_change_by_the_user(
+    trouble: Trouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    trouble.failed("401", kind="held")
+    trouble.forget("held")
+    trouble.over("delivering again")
+    assert caplog.messages[-1].startswith("delivering again after")

@@ -1,4 +1,4 @@
-"""The thread that brings fixes to disk when they are due, so that a silent receiver delays none."""
+"""The task that commits fixes when they are due, so that a silent receiver delays none."""
 
 import logging
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from contextlib import suppress
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.errors import StorageError
 from telemetry_agent.tasks import Bell
+from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +25,14 @@ class Committer:
         self.bell = Bell()
         self._queue = queue
         self._tidy_at_s = 0.0
-        self._fails = False
+        self._trouble = Trouble(log, queue.shared.clock)
         queue.watch(self.bell.ring)
 
     def step(self, now_s: float) -> float | None:
         """Commit if it is due, make room if there is little, tidy up now and then."""
         due_s = self._queue.commit_due_s()
         if due_s is not None and due_s <= now_s:
-            with suppress(StorageError):  # the queue has said so, and tells when to try again
+            with suppress(StorageError):  # the queue logs it, and says when to try again
                 self._queue.commit()
             due_s = self._queue.commit_due_s()
         if self._goes_on(self._queue.make_room):
@@ -43,19 +44,17 @@ class Committer:
         return max(0.0, wake_s - now_s)
 
     def wake(self) -> None:
-        """A step waits for nothing but the disk."""
+        """Ring: a step waits for the disk only."""
         self.bell.ring()
 
     def close(self) -> None:
-        """The queue is not the committer's to close."""
+        """Leave the queue open: it is not the committer's."""
 
     def _goes_on(self, work: Callable[[], bool]) -> bool:
         try:
             more = work()
         except StorageError as error:
-            if not self._fails:
-                self._fails = True
-                log.warning("the queue cannot be tidied up: %s", error)
+            self._trouble.failed(f"the queue cannot be tidied up: {error}", kind="tidy")
             return False
-        self._fails = False
+        self._trouble.over("the queue can be tidied up again")
         return more

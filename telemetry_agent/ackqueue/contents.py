@@ -1,24 +1,40 @@
-"""What lies in the queue: counting it, looking at it, and what people do with it by hand."""
+"""The contents of the queue: counting them, looking at them, and what people do by hand.
+
+Where the rows are is reported in runs of row numbers, which is what a picture of a track needs: a
+run costs the same whether it is of one fix or of a million.
+"""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from itertools import pairwise
+from typing import Literal
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, decode, is_sound, stream_from_int
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
-from telemetry_agent.ackqueue.places import Place, in_order, look
-from telemetry_agent.ackqueue.ranges import Span, runs
+from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
-from telemetry_agent.ackqueue.row_states import ACKED, DISCARDED
+from telemetry_agent.ackqueue.row_states import ACKED, DISCARDED, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.model import Record
 
+Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
+"""``stored``: only on this disk, as far as is known. ``gone``: no longer there either."""
+
+_PLACES: dict[State, Place] = {
+    State.GONE: "gone",
+    State.READY: "stored",
+    State.UNACK: "stored",
+    State.ACKED: "delivered",
+    State.ACK_FAILED: "dead-letter",
+}
+
 
 class Contents:
-    """The part of ``AckQueue`` that hands out nothing."""
+    """What ``AckQueue`` offers besides putting and handing out."""
 
     def __init__(self, shared: SharedState, bounds: Bounds) -> None:
         self.shared = shared
@@ -48,7 +64,7 @@ class Contents:
         with shared.lock:
             if shared.writer.has_room and not self._bounds.stopped:
                 return True
-            shared.waiting_for_room.add(ring)
+            shared.wait_for_room(ring)
         shared.ring()
         return False
 
@@ -56,6 +72,14 @@ class Contents:
         """The place of the newest fix, for ``pending``."""
         with self.shared.lock:
             return self.shared.last
+
+    def moves(self) -> int:
+        """How often rows that others may have seen got other numbers. Never waits for the disk.
+
+        What is known of rows by their numbers is to be read again when this has changed.
+        """
+        with self.shared.lock:
+            return self.shared.ledger.moves
 
     def pending(self, last_row: int) -> int:
         """How many fixes up to that place are to be delivered. Never waits for the disk."""
@@ -119,8 +143,8 @@ class Contents:
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.
 
-        The queue may be used meanwhile; each fix is told as it is when it is read. While the queue
-        is thinned, one may be told twice.
+        The queue may be used meanwhile; each fix comes as it is when it is read. While the queue is
+        thinned, one may come twice.
 
         Raises:
             StorageError: The file cannot be read.
@@ -173,13 +197,13 @@ class Contents:
             return self._bounds.purge()
 
     def make_room(self) -> bool:
-        """Keep within the limits, a step at a time; see ``bounds``. Returns and raises alike."""
+        """Keep within the limits, one step at a time. Returns and raises as ``purge_delivered``."""
         with self.shared.disk:
             self.shared.check_open()
             return self._bounds.make_room()
 
     def tidy(self) -> bool:
-        """Do some of what has time: delete what is too old, give back what is free. The same."""
+        """Delete what is too old, give back free pages. As ``purge_delivered``."""
         with self.shared.disk:
             self.shared.check_open()
             if self._bounds.purge() or self._bounds.expire():
@@ -189,7 +213,11 @@ class Contents:
         return False
 
     def has_room(self) -> bool:
-        """Whether more can be carried over without giving up what is here. Raises alike."""
+        """Whether more can be carried over without giving up what is here.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
         with self.shared.disk:
             self.shared.check_open()
             return self._bounds.has_room()
@@ -280,3 +308,43 @@ class Contents:
                 end(ranges)
             shared.write()
         return sum(hi - lo + 1 for lo, hi in ranges)
+
+
+def look(ledger: Ledger, first: int) -> list[Span[Place]]:
+    """The rows from ``first`` on, as they are now, in no order, some of them twice.
+
+    For a row that is there twice the later one holds.
+    """
+    return list(_look(ledger, first))
+
+
+def _look(ledger: Ledger, first: int) -> Iterator[Span[Place]]:
+    for span in reversed(ledger.marks):
+        if span.hi < first:
+            break
+        yield Span(span.lo, span.hi, _PLACES[span.value.state])
+    for free in reversed(ledger.ready_rows.free):
+        if free.hi < first:
+            break
+        yield Span(free.lo, free.hi, "stored")
+    for lease in ledger.leases.values():
+        for lo, hi in lease.ranges:
+            yield Span(lo, hi, "in-flight")
+
+
+def in_order(seen: list[Span[Place]], first: int) -> list[Span[Place]]:
+    """What ``look`` saw, by row: each from ``first`` on once, in runs as long as possible."""
+    spans = [Span(max(first, span.lo), span.hi, span.value) for span in seen if span.hi >= first]
+    ordered = sorted(spans)
+    if any(one.hi >= other.lo for one, other in pairwise(ordered)):
+        places: RangeMap[Place] = RangeMap()
+        for span in spans:
+            places.paint(*span)
+        return list(places)
+    runs: list[Span[Place]] = []
+    for span in ordered:
+        if runs and (runs[-1].hi + 1, runs[-1].value) == (span.lo, span.value):
+            runs[-1] = runs[-1]._replace(hi=span.hi)
+        else:
+            runs.append(span)
+    return runs

@@ -4,7 +4,7 @@ Each committed row is in exactly one of four places:
 
 - ``marks``: what became of it (delivered, refused, no answer, gone). The disk follows: what
   differs from it is in ``take_changes`` and goes with the next transaction.
-- ``handout.free``: it may be handed out.
+- ``ready_rows.free``: it may be handed out.
 - ``leases``: it is in a batch that is out, and in nobody else's reach until the batch comes back.
   Nothing of a lease is on disk: to lose it is to send again.
 - on its way to the disk: ``settle`` frees it when it is there.
@@ -24,11 +24,19 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.file.schema import State
-from telemetry_agent.ackqueue.file.store import Away, Loaded
-from telemetry_agent.ackqueue.handout import LOOSE, Handout, Plan
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
-from telemetry_agent.ackqueue.row_states import ACKED, DAMAGED, PURGED, THINNED, Mark, dead_letter
+from telemetry_agent.ackqueue.ready_rows import LOOSE, Plan, ReadyRows
+from telemetry_agent.ackqueue.row_states import (
+    ACKED,
+    DAMAGED,
+    PURGED,
+    THINNED,
+    Away,
+    Loaded,
+    RowState,
+    State,
+    dead_letter,
+)
 from telemetry_agent.model import Batch
 
 _GENERATION_BITS = 32
@@ -76,16 +84,18 @@ class Ledger:
         """Take over what was loaded: its rows are backlog."""
         self.marks = loaded.marks
         self.away = loaded.away
-        self.handout = Handout(newest=loaded.last)
+        self.ready_rows = ReadyRows(newest=loaded.last)
         self.leases: dict[int, Lease] = {}
-        self._changed = loaded.differing
+        self._changed: set[int] = set()
         self._away_changed = False
         self._leased = 0
+        self.moves = 0
+        """How often thinning gave rows other numbers."""
         self._settle_all(1, loaded.last)
 
     # The disk
 
-    def take_changes(self) -> tuple[dict[int, Span[Mark] | None], Away | None]:
+    def take_changes(self) -> tuple[dict[int, Span[RowState] | None], Away | None]:
         """What the disk does not know: marks, by first row, ``None``: there is none; and away."""
         changed, self._changed = self._changed, set()
         away = self.away if self._away_changed else None
@@ -109,9 +119,9 @@ class Ledger:
         for lo, hi in runs(rows):
             self._settle_all(lo, hi)
 
-    def lose(self, lo: int, hi: int, mark: Mark) -> None:
+    def lose(self, lo: int, hi: int, mark: RowState) -> None:
         """These are gone, for the reason that the mark tells."""
-        self.handout.free.paint(lo, hi, None)
+        self.ready_rows.free.paint(lo, hi, None)
         self._mark(lo, hi, mark)
 
     def renumber(self, lo: int, hi: int) -> None:
@@ -142,8 +152,8 @@ class Ledger:
 
     def thinnable(self, below: int, limit: int) -> Window | None:
         """The last free rows before ``below``, at most ``limit``, that lie next to each other."""
-        newest = self.handout.newest
-        for span in reversed(self.handout.free):
+        newest = self.ready_rows.newest
+        for span in reversed(self.ready_rows.free):
             if span.lo >= below or span.value != LOOSE:
                 continue
             hi = min(span.hi, below - 1)
@@ -157,19 +167,20 @@ class Ledger:
 
     def thin(self, window: Window, kept: int) -> range:
         """Of these rows so many stay. Returns their new numbers, to ``settle`` when on disk."""
-        self.handout.free.paint(window.lo, window.hi, None)
+        self.ready_rows.free.paint(window.lo, window.hi, None)
         self._mark(window.lo, window.top, None)
         first = window.top - kept + 1
         self._mark(window.lo, first - 1, THINNED)
+        self.moves += 1
         return range(first, window.top + 1)
 
     def oldest_free(self, limit: int) -> Span[int] | None:
         """The first free rows, at most ``limit``. A batch that got no answer falls apart for it."""
-        oldest = next(iter(self.handout.free), None)
+        oldest = next(iter(self.ready_rows.free), None)
         if oldest is not None and oldest.value != LOOSE:
-            whole = [span for span in self.handout.free if span.value == oldest.value]
+            whole = [span for span in self.ready_rows.free if span.value == oldest.value]
             self.make_ready(span[:2] for span in whole)
-            oldest = next(iter(self.handout.free), None)
+            oldest = next(iter(self.ready_rows.free), None)
         return oldest and oldest._replace(hi=min(oldest.hi, oldest.lo + limit - 1))
 
     # Rows that are away
@@ -184,10 +195,10 @@ class Ledger:
         marked = self.away.marked if self.away is not None and self.carrying else 1
         self.away = Away(1, hi, oldest=0, last=last, marked=marked)
         self._away_changed = True
-        self.handout = Handout(newest=hi)
+        self.ready_rows = ReadyRows(newest=hi)
         self._changed = {span.lo for span in self.marks}
 
-    def adopt(self, marks: Iterable[Span[Mark]], first: int) -> None:
+    def adopt(self, marks: Iterable[Span[RowState]], first: int) -> None:
         """Take over the marks of what is away.
 
         Args:
@@ -257,19 +268,17 @@ class Ledger:
     # Batches
 
     def choose(self, limit: int, *, live_first: bool) -> Plan | None:
-        """The rows for the next batch; see ``Handout.choose``. They are still free."""
-        plan = self.handout.choose(limit, live_first=live_first)
+        """The rows for the next batch; see ``ReadyRows.choose``. They are still free."""
+        plan = self.ready_rows.choose(limit, live_first=live_first)
         if plan is not None and plan.size > limit:
             self.make_ready(plan.ranges)
-            plan = self.handout.choose(limit, live_first=live_first)
+            plan = self.ready_rows.choose(limit, live_first=live_first)
         return plan
 
     def begin(self, rows: Iterable[int], batch: int) -> int:
         """Rows leave in a batch. Returns the lease's number."""
         lease = Lease(runs(rows), batch)
-        for lo, hi in lease.ranges:
-            self.handout.free.paint(lo, hi, None)
-        self.handout.newest = max(self.handout.newest, lease.ranges[-1][1])
+        self.ready_rows.hand_out(lease.ranges)
         self._leased += 1
         self.leases[self._leased] = lease
         return self._leased
@@ -311,13 +320,13 @@ class Ledger:
     def suspend(self, batch: Batch) -> None:
         """No answer came."""
         lease = self._end(batch)
-        mark = Mark(State.UNACK, batch=lease.ranges[0][0])
+        mark = RowState(State.UNACK, batch=lease.ranges[0][0])
         for lo, hi in lease.ranges:
             self._mark(lo, hi, mark)
 
     # Questions
 
-    def in_state(self, state: State) -> list[Span[Mark]]:
+    def in_state(self, state: State) -> list[Span[RowState]]:
         """The marks of one state, ascending."""
         return [span for span in self.marks if span.value.state is state]
 
@@ -363,20 +372,20 @@ class Ledger:
         """How many rows are in batches that are out."""
         return sum(hi - lo + 1 for lease in self.leases.values() for lo, hi in lease.ranges)
 
-    def state_of(self, row: int) -> Mark:
+    def state_of(self, row: int) -> RowState:
         """What became of a committed row."""
-        return self.marks.value_at(row) or Mark(State.READY)
+        return self.marks.value_at(row) or RowState(State.READY)
 
     def pending(self, last: int) -> int:
         """How many of the rows up to ``last`` are neither delivered, nor refused, nor gone."""
-        ranges = [span[:2] for span in chain(self.handout.free, self.in_state(State.UNACK))]
+        ranges = [span[:2] for span in chain(self.ready_rows.free, self.in_state(State.UNACK))]
         ranges += chain.from_iterable(lease.ranges for lease in self.leases.values())
         return sum(min(hi, last) - lo + 1 for lo, hi in ranges if lo <= last)
 
     def oldest_pending(self) -> int | None:
         """The first row that is neither delivered, nor refused, nor gone."""
         rows = [lease.ranges[0][0] for lease in self.leases.values()]
-        rows += [span.lo for span in self.handout.free.first()]
+        rows += [span.lo for span in self.ready_rows.free.first()]
         if any(mark.state is State.UNACK for mark in self.marks.total_by_value()):
             rows.append(self.in_state(State.UNACK)[0].lo)
         return min(rows, default=None)
@@ -389,7 +398,7 @@ class Ledger:
                 self._free(span.lo, span.hi, span.value.batch or LOOSE)
         for first, last in chain.from_iterable(lease.ranges for lease in self.leases.values()):
             if max(lo, first) <= min(hi, last):
-                self.handout.free.paint(max(lo, first), min(hi, last), None)
+                self.ready_rows.free.paint(max(lo, first), min(hi, last), None)
 
     def _free(self, lo: int, hi: int, batch: int = LOOSE) -> None:
         """These may be handed out, but for those that are away."""
@@ -399,9 +408,9 @@ class Ledger:
             parts = [(lo, self.away.lo - 1), (self.away.hi + 1, hi)]
         for first, last in parts:
             if first <= last:
-                self.handout.free.paint(first, last, batch)
+                self.ready_rows.free.paint(first, last, batch)
 
-    def _mark(self, lo: int, hi: int, mark: Mark | None) -> None:
+    def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:
         if lo <= hi:
             self._changed |= self.marks.paint(lo, hi, mark)
 

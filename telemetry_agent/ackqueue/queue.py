@@ -3,10 +3,10 @@
 Theory of operation. Each fix gets a row number when it is put, one higher than the last. Rows are
 written in that order and never change. What becomes of them is kept as ranges of row numbers, all
 in memory (``ledger``), and the disk follows (``writer``, ``store``). So a disk that refuses to
-write costs nothing but patience, and after a crash a row is ready again unless its end was written.
+write costs time only, and after a crash a row is ready again unless its end was written.
 
 ``put``, ``backlog`` and ``stats`` never wait for the disk, so a slow one delays no recording. What
-the parts share, and the order of the two locks, stands in ``shared``.
+the parts share, and the order of the two locks, is described in ``shared_state``.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -16,10 +16,10 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from telemetry_agent.ackqueue.contents import Contents
-from telemetry_agent.ackqueue.file.rows import Row, at_place, decode, encode
+from telemetry_agent.ackqueue.file.rows import Row, decode
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect
-from telemetry_agent.ackqueue.handout import Plan
 from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
+from telemetry_agent.ackqueue.ready_rows import Plan
 from telemetry_agent.ackqueue.row_states import NOT_RECORDED
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import Backlog
@@ -31,7 +31,7 @@ _FRESH_S = 1.0
 """A fix that is younger than this waits for the next commit, if there are others to hand out."""
 
 
-class AckQueue(Contents):
+class AckQueue:
     """A durable queue of fixes for one process; any number of its threads may use it.
 
     ::
@@ -84,8 +84,17 @@ class AckQueue(Contents):
             QueueLockedError: Another process holds the queue.
             StorageError: The disk refuses.
         """
-        shared = SharedState(path, clock or Clock(), connect, max_uncommitted=max_uncommitted)
-        super().__init__(shared, Bounds(shared, limits, keep_delivered_s))
+        self.shared = SharedState(path, clock or Clock(), connect, max_uncommitted=max_uncommitted)
+        self._bounds = Bounds(self.shared, limits, keep_delivered_s)
+        contents = Contents(self.shared, self._bounds)
+        # What only looks, what people do by hand, and the upkeep: one object, the same public face.
+        self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
+        self.newest, self.newest_ms = contents.newest, contents.newest_ms
+        self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
+        self.takes_more, self.moves = contents.takes_more, contents.moves
+        self.retry, self.discard, self.resend = contents.retry, contents.discard, contents.resend
+        self.purge_delivered, self.tidy = contents.purge_delivered, contents.tidy
+        self.make_room, self.has_room = contents.make_room, contents.has_room
         self._commit_every_s = commit_every_s
         self._live_since_s: float | None = None
 
@@ -119,14 +128,7 @@ class AckQueue(Contents):
         shared = self.shared
         now_s = shared.clock.monotonic_s()
         with shared.lock:
-            shared.check_open()
-            seq = shared.seq + 1
-            row = encode(shared.base + seq, shared.stream, seq, device, fix)
-            shared.seq = seq
-            shared.used = True
-            record = Record(shared.stream_hex, seq, device, fix)
-            if fix.time_is_sure:
-                shared.latest_ms = fix.time_ms
+            row, record = shared.name(fix, device)
             if self._bounds.stopped:
                 shared.ledger.lose(row[0], row[0], NOT_RECORDED)
                 return record
@@ -152,9 +154,7 @@ class AckQueue(Contents):
         shared = self.shared
         with shared.lock:
             for row in rows:
-                shared.base += 1
-                shared.writer.add(shared.clock.monotonic_s(), at_place(row, shared.base))
-            shared.used = shared.used or bool(rows)
+                shared.writer.add(shared.clock.monotonic_s(), shared.adopt(row))
         if rows:
             shared.ring()
 
@@ -174,7 +174,7 @@ class AckQueue(Contents):
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
         shared = self.shared
         with shared.lock:
-            return shared.writer.due_s(0 if shared.waiting_for_room else self._commit_every_s)
+            return shared.due_s(self._commit_every_s)
 
     def lease(
         self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
@@ -208,8 +208,11 @@ class AckQueue(Contents):
                 if self._must_commit_first(live_first=live_first):
                     shared.write()
                 batch = self._lease(limit, live_first=live_first)
-            if batch is not None or timeout_s == 0 or not self._wait_until_ready(until_s):
+            if batch is not None or timeout_s == 0:
                 return batch
+            with shared.lock:
+                if not shared.wait_until_ready(until_s):
+                    return None
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """Make one batch two: its first ``at`` fixes, and the rest."""
@@ -291,9 +294,9 @@ class AckQueue(Contents):
         shared = self.shared
         with shared.lock:
             uncommitted = shared.writer.uncommitted
-            live = shared.ledger.handout.live() + uncommitted
+            live = shared.ledger.ready_rows.live() + uncommitted
             return Backlog(
-                ready=shared.ledger.handout.free.total + uncommitted,
+                ready=shared.ledger.ready_rows.free.total + uncommitted,
                 live=live,
                 live_since_s=self._live_since_s if live else None,
             )
@@ -308,10 +311,8 @@ class AckQueue(Contents):
         shared = self.shared
         with shared.disk:
             with shared.lock:
-                if shared.closed:
+                if not shared.end_use():
                     return
-                shared.closed = True
-                shared.wake_waiters()
             refusal = shared.write(at_once=True) if shared.used else None
             shared.close()
         if refusal is not None:
@@ -329,13 +330,13 @@ class AckQueue(Contents):
     ) -> None:
         self.close()
 
-    # The disk lock is held in all that follows, but for the last.
+    # For the holder of the disk lock
 
     def _must_commit_first(self, *, live_first: bool) -> bool:
         shared = self.shared
         with shared.lock:
-            waiting, handout = shared.writer.oldest, shared.ledger.handout
-            others = handout.live() if live_first else handout.free.total
+            waiting, ready_rows = shared.writer.oldest, shared.ledger.ready_rows
+            others = ready_rows.live() if live_first else ready_rows.free.total
             if waiting is None or not others or shared.writer.refused:
                 return True
             return waiting[0] + _FRESH_S < shared.clock.monotonic_s()
@@ -349,7 +350,7 @@ class AckQueue(Contents):
                 return None
             try:
                 batch = self._hand_out(plan)
-            except UnusableError:
+            except UnusableError:  # damaged, or rows are missing
                 if shared.broken:
                     raise
                 continue  # the file was set aside: what is ready now is another question
@@ -360,10 +361,9 @@ class AckQueue(Contents):
         """Make a batch of planned rows. ``None`` if none was sound: plan again."""
         shared = self.shared
         rows = [row for lo, hi in plan.ranges for row in shared.read(lo, hi)]
-        damaged: list[int] = []
         if len(rows) < plan.size:
-            planned = {row for lo, hi in plan.ranges for row in range(lo, hi + 1)}
-            damaged += planned.difference(row[0] for row in rows)
+            shared.miss(plan.size - len(rows))
+        damaged: list[int] = []
         step = -1 if plan.newest_first else 1
         taken = _first_run(rows[::step])[::step]
         found = [decode(row) for row in taken]
@@ -378,30 +378,11 @@ class AckQueue(Contents):
             return None
         with shared.lock:
             lease = shared.ledger.begin([row[0] for row in taken], plan.batch)
-            if shared.ledger.handout.live() == 0:
+            if shared.ledger.ready_rows.live() == 0:
                 waiting = shared.writer.oldest
                 self._live_since_s = waiting[0] if waiting is not None else None
         first = records[0]
         return Batch(lease, first.stream, first.device, records, plan.live)
-
-    def _wait_until_ready(self, until_s: float | None) -> bool:
-        """Wait for what a lease may get; False: it is ``until_s``."""
-        shared = self.shared
-        with shared.ready:
-            shared.waiters += 1
-            try:
-                while not (shared.closed or shared.ledger.handout.free.total):
-                    now_s = shared.clock.monotonic_s()
-                    write_s = shared.writer.due_s(0)  # the lease commits what waits, or retries
-                    if write_s is not None and write_s <= now_s:
-                        break
-                    if until_s is not None and until_s <= now_s:
-                        return False
-                    ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
-                    shared.ready.wait(min(ends_s) - now_s if ends_s else None)
-            finally:
-                shared.waiters -= 1
-        return True
 
 
 def _first_run(rows: list[Row]) -> list[Row]:

@@ -1,12 +1,13 @@
-"""The queue's file, what memory knows of it, and the two locks: for the modules of this room.
+"""The state that the parts of a queue share: its file, what memory knows of it, and two locks.
 
 ``lock`` guards memory and is held for microseconds. ``disk`` guards the connection and is held
-across an fsync; whoever needs both takes ``disk`` first. Rows do not move while ``disk`` is held
-by another: whatever takes free rows holds it.
+across an fsync; whoever needs both takes ``disk`` first. Whatever takes free rows holds ``disk``,
+so its holder knows that none of them moves between planning under ``lock`` and reading from the
+file. A function that needs a lock asserts it.
 
 Memory is ahead of the disk, and the disk follows: each transaction writes the new rows and every
-mark that differs. So a disk that refuses to write costs nothing but patience. And a file that turns
-out to be damaged can be set aside at any moment: all that memory knows goes into a new one.
+mark that differs. So a disk that refuses to write costs time only. And a file that turns out to be
+damaged can be set aside at any moment: all that memory knows goes into a new one.
 """
 
 import logging
@@ -16,9 +17,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 from telemetry_agent.ackqueue.file.lock import Note, QueueLock
-from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, stream_from_int
+from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, at_place, encode, stream_from_int
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
@@ -27,6 +29,7 @@ from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.opening import open_queue, say_set_aside
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
+from telemetry_agent.model import Fix, Record
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +43,15 @@ class SharedState:
         """See ``AckQueue``."""
         self.path = path
         self.clock = clock
-        self.closed = self.used = False
-        self.relieve: Callable[[], bool] = lambda: False
-        """Makes some room in memory's picture of the file; False: there is nothing to give up."""
+        self.closed = False
+        self._used = False
+        self._relieve: Callable[[], bool] = lambda: False
         self.lock = threading.Lock()
         self.disk = threading.Lock()
         self.ready = threading.Condition(self.lock)
         """Something may have become ready to be handed out, or the queue was closed."""
-        self.waiters = 0
-        self.waiting_for_room: set[Callable[[], None]] = set()
-        """Rung once there may be room; see ``AckQueue.takes_more``."""
+        self._waiters = 0
+        self._waiting_for_room: set[Callable[[], None]] = set()
         self._connect = connect
         self._watchers: list[Callable[[], None]] = []
         make_directories(path)
@@ -73,9 +75,9 @@ class SharedState:
             max_uncommitted=max_uncommitted,
             on_change=self.ring,
         )
-        self.base = loaded.last
+        self._base = loaded.last
         """The row of a fix put in this stream is this plus its seq."""
-        self.seq = 0
+        self._seq = 0
         self._draw_stream()
         self.latest_ms: int | None = None
         """Of the last fix that was put and whose time is not in doubt."""
@@ -87,15 +89,27 @@ class SharedState:
         """See ``AckQueue.watch``."""
         self._watchers.append(ring)
 
+    def relieve_by(self, relieve: Callable[[], bool]) -> None:
+        """Have ``relieve`` make room in memory's picture of the file when the disk has none.
+
+        It returns False when there is nothing to give up. The disk lock is held then.
+        """
+        self._relieve = relieve
+
     def ring(self) -> None:
-        """There is something new to do."""
+        """Tell the watchers that there is something new to do."""
         for ring in self._watchers:
             ring()
 
+    def wait_for_room(self, ring: Callable[[], None]) -> None:
+        """Have ``ring`` called once when there may be room. For the holder of the memory lock."""
+        assert self.lock.locked()
+        self._waiting_for_room.add(ring)
+
     def ring_for_room(self) -> None:
-        """Each looks for itself, and asks again."""
+        """Tell those who wait for room to look again."""
         with self.lock:
-            rings, self.waiting_for_room = self.waiting_for_room, set()
+            rings, self._waiting_for_room = self._waiting_for_room, set()
         for ring in rings:
             ring()
 
@@ -106,10 +120,63 @@ class SharedState:
 
     # For the holder of the memory lock
 
+    def name(self, fix: Fix, device: str) -> tuple[Row, Record]:
+        """Give a fix its row and its name.
+
+        Raises:
+            ValueError: The fix holds what cannot be stored.
+        """
+        assert self.lock.locked()
+        self.check_open()
+        seq = self._seq + 1
+        row = encode(self._base + seq, self.stream, seq, device, fix)
+        self._seq = seq
+        self._used = True
+        if fix.time_is_sure:
+            self.latest_ms = fix.time_ms
+        return row, Record(self.stream_hex, seq, device, fix)
+
+    def adopt(self, row: Row) -> Row:
+        """Give a row of another queue, with its name, a place before those of this stream."""
+        assert self.lock.locked()
+        self._base += 1
+        self._used = True
+        return at_place(row, self._base)
+
+    def end_use(self) -> bool:
+        """Close it for all calls but ``write`` and ``close``. False: it was closed already."""
+        assert self.lock.locked()
+        was_open, self.closed = not self.closed, True
+        self.wake_waiters()
+        return was_open
+
+    def due_s(self, commit_every_s: float) -> float | None:
+        """When to write next, by the monotonic clock; ``None``: nothing waits."""
+        assert self.lock.locked()
+        return self.writer.due_s(0 if self._waiting_for_room else commit_every_s)
+
+    def wait_until_ready(self, until_s: float | None) -> bool:
+        """Wait for what a lease may get. False: it is ``until_s``. The lock is free meanwhile."""
+        assert self.lock.locked()
+        self._waiters += 1
+        try:
+            while not (self.closed or self.ledger.ready_rows.free.total):
+                now_s = self.clock.monotonic_s()
+                write_s = self.writer.due_s(0)  # the lease commits what waits, or tries again
+                if write_s is not None and write_s <= now_s:
+                    break
+                if until_s is not None and until_s <= now_s:
+                    return False
+                ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
+                self.ready.wait(min(ends_s) - now_s if ends_s else None)
+        finally:
+            self._waiters -= 1
+        return True
+
     @property
     def last(self) -> int:
         """The number of the last row."""
-        return self.base + self.seq
+        return self._base + self._seq
 
     @property
     def committed(self) -> int:
@@ -126,37 +193,45 @@ class SharedState:
         return waiting[1][TIME_MS] if waiting is not None else None
 
     def wake_waiters(self) -> None:
-        """Each looks for itself."""
-        if self.waiters:
+        """Wake whoever waits in ``wait_until_ready``: each looks for itself."""
+        assert self.lock.locked()
+        if self._waiters:
             self.ready.notify_all()
 
     # For the holder of the disk lock
 
     @property
     def broken(self) -> bool:
-        """The file is damaged, and the disk refuses to put another in its place."""
+        """Whether the file is damaged, and the disk refuses to put another in its place."""
         return self._damage is not None
 
     def use(self) -> None:
-        """Something is about to be done that a close must bring to disk."""
+        """Note that something is about to be done that a close must bring to disk."""
+        assert self.disk.locked()
         self.check_open()
-        self.used = True
+        self._used = True
+
+    @property
+    def used(self) -> bool:
+        """Whether a close has something to write."""
+        return self._used
 
     def write(self, *, at_once: bool = False) -> StorageError | None:
         """Bring everything to disk. Returns why it refused, which was logged.
 
         While it refuses, it is asked once a second, whoever writes, unless it must be ``at_once``.
         """
+        assert self.disk.locked()
         if not at_once and (refused := self.writer.refusal_now()) is not None:
             return refused
         refusal = self._damage or self.writer.write(self.store)
         if isinstance(refusal, UnusableError):
             refusal = self.replace(refusal)
         for _ in range(_RELIEFS):
-            if not isinstance(refusal, FullError) or not self.relieve():
+            if not isinstance(refusal, FullError) or not self._relieve():
                 break
             refusal = self.writer.write(self.store)
-        self.writer.tell(refusal)
+        self.writer.report(refusal)
         self._find_oldest()
         with self.lock:
             self.wake_waiters()
@@ -178,16 +253,30 @@ class SharedState:
         return self._read(lambda store: store.read_back(row, limit))
 
     def _read(self, read: Callable[[Store], list[Row]]) -> list[Row]:
+        assert self.disk.locked()
         if self._damage is not None:
             raise self._damage
         try:
             return read(self.store)
         except UnusableError as error:
-            self.writer.tell(self.replace(error))
+            self.writer.report(self.replace(error))
             raise
 
+    def miss(self, count: int) -> NoReturn:
+        """Set the file aside: so many rows that were stored are not found.
+
+        A damaged inner page hides the rows behind it from SQLite, and a page scan finds them.
+
+        Raises:
+            UnusableError: Always; the file was set aside.
+        """
+        error = UnusableError(f"the queue {self.path} is damaged: {count} rows are missing")
+        self.writer.report(self.replace(error))
+        raise error
+
     def damage(self, rows: list[int]) -> None:
-        """These are not as they were stored: give them up. They are gone with the next write."""
+        """Give up these rows: they are not as they were stored. The next write deletes them."""
+        assert self.disk.locked()
         with self.lock:
             self.ledger.damage(rows)
         log.error(
@@ -199,7 +288,8 @@ class SharedState:
         )
 
     def limit(self, size: int, log_size: int) -> None:
-        """See ``Store.limit``; for a file that takes its place too."""
+        """Limit the file, and each that takes its place; see ``Store.limit``."""
+        assert self.disk.locked()
         if self._limits != (size, log_size):
             self._limits = size, log_size
             self.store.limit(size, log_size)
@@ -210,6 +300,9 @@ class SharedState:
         Returns:
             Why the disk refuses that, or to write to the new one.
         """
+        assert self.disk.locked()
+        # The disk may refuse each step of this: full, or read-only. What is done stays done, and
+        # the next write begins at the step that is missing.
         self._damage = why
         with suppress(StorageError):
             self.store.close()
@@ -229,14 +322,14 @@ class SharedState:
                 # A write of them that was refused may be in that file all the same.
                 self.ledger.renumber(self.committed + 1, self.last)
             self.ledger.send_away(self.committed, hi)
-            self.base, self.seq = self.writer.renumber(hi), 0
+            self._base, self._seq = self.writer.renumber(hi), 0
             self._draw_stream()
         self.note()
         self.ring()
         return self.writer.write(self.store)
 
     def note(self, *, clean: bool = False) -> None:
-        """Write down what is in the file, in case it is found empty."""
+        """Write down beside the file what is in it, in case it is found empty."""
         with self.lock:
             oldest = self.ledger.oldest_pending()
             self._file_lock.note(Note(clean, oldest or self.last + 1, self.last))
@@ -254,7 +347,7 @@ class SharedState:
         self.stream_hex = stream_from_int(self.stream)
 
     def _find_oldest(self) -> None:
-        """So that ``oldest_ms`` can tell its time without the disk."""
+        """Read the time of the oldest row, so that ``oldest_ms`` needs no disk."""
         with self.lock:
             row = self.ledger.oldest_pending()
         if row is None:

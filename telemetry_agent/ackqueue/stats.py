@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.ledger import Ledger
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.model import Record
 
 
@@ -78,7 +78,7 @@ def count(
             dead_letters[mark.reason] += rows
     in_flight = ledger.in_flight()
     return QueueStats(
-        ready=ledger.handout.free.total + in_flight + placed,
+        ready=ledger.ready_rows.free.total + in_flight + placed,
         unack=by_state[State.UNACK],
         acked=by_state[State.ACKED],
         ack_failed=by_state[State.ACK_FAILED],

@@ -21,6 +21,7 @@ class _LazyGroup(click.Group):
 
     summaries: ClassVar[dict[str, str]] = {
         "init": "Find the receiver, try the endpoint, write the config.",
+        "service": "The systemd service, for an installation by pip, pipx or uv.",
         "run": "The daemon, in the foreground.",
         "doctor": "Check everything from the receiver to the endpoint; say the remedies.",
         "status": "The running agent at a glance; --watch: live.",
@@ -65,8 +66,11 @@ class _LazyGroup(click.Group):
 
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name=PROGRAM)
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Record GNSS positions and deliver every one of them."""
+    if os.environ.get("NO_COLOR"):  # https://no-color.org; click does not know it
+        ctx.color = False
 
 
 def main(args: list[str] | None = None) -> None:

@@ -7,6 +7,7 @@ import click
 
 from telemetry_agent.cli.options import config_option, json_option, say
 from telemetry_agent.config import last_good, loader
+from telemetry_agent.config.effective import shown
 from telemetry_agent.daemon.ownership import become_owner
 from telemetry_agent.errors import StorageError
 
@@ -27,7 +28,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
             "value": str(value) if isinstance(value, Path) else value,
             "from": loaded.origins.get(key, "default"),
         }
-        for key, value in loader.shown(loaded.settings).items()
+        for key, value in shown(loaded.settings).items()
     }
     if as_json:
         click.echo(json.dumps(rows, indent=2))

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from io import FileIO
 
 import click
@@ -16,6 +17,8 @@ from telemetry_agent.model import Fix
 
 _READ_BYTES = 65536
 _GZIP = b"\x1f\x8b"
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - days are counted, no instants
+_DATE = "`--date YYYY-MM-DD` gives this recording a day"
 
 
 @click.command(name="decode")
@@ -26,13 +29,20 @@ _GZIP = b"\x1f\x8b"
     is_flag=True,
     help="Add 1024 weeks to dates that are older than this release, as the daemon does.",
 )
-def command(*, file: str, stats: bool, fix_rollover: bool) -> None:
+@click.option(
+    "--date",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
+    help="The day of the first position, for a recording that carries no date.",
+)
+def command(*, file: str, stats: bool, fix_rollover: bool, date: datetime | None) -> None:
     """Read NMEA, write one JSON fix per line.
 
     FILE is what a receiver sent; without it, or with -, it is standard input, decoded as it
     comes.
     """
-    decoder = Decoder(fix_rollover=fix_rollover, eager=False)
+    day = (date - _EPOCH).days if date else None
+    decoder = Decoder(fix_rollover=fix_rollover, prove_rollover=False, day=day, eager=False)
     sampler = Sampler(SamplingPolicy(interval_s=0))  # for its metres and jumps: it keeps all
     fixes, begin = 0, b""
     for data in _read(file):
@@ -40,28 +50,41 @@ def command(*, file: str, stats: bool, fix_rollover: bool) -> None:
         # A recording has no time of arrival, and a pipe's says nothing: no gap is ever quiet.
         fixes += _write(sampler, decoder.feed(data, 0.0))
     fixes += _write(sampler, decoder.finish())
+    why = _why_nothing(decoder, begin) if begin and not fixes else None
     if stats:
-        counted = {
+        counted: dict[str, object] = {
             "sentences": decoder.sentences,
             "fixes": fixes,
             "rejected": dict(sorted(decoder.counts.items())),
         }
+        if why:
+            counted["reason"], counted["why"] = why
+        if decoder.notices:
+            counted["notices"] = decoder.notices
         click.echo(json.dumps(counted), err=True)
-    elif begin and not fixes and (reason := _why_nothing(decoder, begin)):
-        click.echo(reason, err=True)
+    elif why:
+        click.echo(why[1], err=True)
 
 
-def _why_nothing(decoder: Decoder, begin: bytes) -> str | None:
-    """What to tell of an input that has no fix; ``begin`` is its first part."""
-    if dateless := decoder.counts["no-date"]:
-        return f"{dateless} positions left out: no RMC or ZDA says the date"
+def _why_nothing(decoder: Decoder, begin: bytes) -> tuple[str, str] | None:
+    """Why an input has no fix, in a word and in words; ``begin`` is its first part."""
+    if found := decoder.diagnosis:
+        said = str(found)
+        if dateless := decoder.counts["no-date"]:
+            said = f"{dateless} positions left out: {found.message}: {_DATE}"
+        return found.reason, said
     if decoder.sentences:
         return None
     if begin.startswith(_GZIP):
-        return "no NMEA sentence in it, for it is compressed: zcat FILE | telemetry-agent decode"
+        return "compressed", (
+            "no NMEA sentence in it, for it is compressed: zcat FILE | telemetry-agent decode"
+        )
     if name := protocol(begin):
-        return f"no NMEA sentence in it: the receiver spoke {name}"
-    return "no NMEA sentence in it"
+        return "binary", (
+            f"no NMEA sentence in it: the receiver sent {name}: switch its NMEA output on "
+            "(docs/receivers.md)"
+        )
+    return "no-nmea", "no NMEA sentence in it"
 
 
 def _read(file: str) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+import textwrap
 import threading
 import webbrowser
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,7 @@ from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import AgentError
 from telemetry_agent.lab.city_drive import CityDrive
 from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.lab.endpoint.faults import Fault
 from telemetry_agent.lab.simulator import Simulator, replay
 from telemetry_agent.page.libraries import browser_missing, server_missing
 
@@ -39,8 +41,12 @@ _START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z: a made-up drive needs no 
 _ROUND_S = 45.0  # once round the town at the speed that is the default
 _CUT_S, _AWAY_S = 8.0, 12.0
 _SETTLE_S = 15.0
-_BAR = 50
+_BAR = 14
 _PORT = 8077
+_BATCH = 8  # small, so that one sees the backlog shrink
+_URL_EVERY_S = 15
+_ANSWER_S = 0.3
+_WIDTH = 80
 
 
 @click.command()
@@ -72,7 +78,9 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
     The page shows it all. The network is cut once by itself, and whenever you use the switch on
     the page. Ctrl-C ends it. The exit status is 0 if every position arrived exactly once.
     """
-    logging.basicConfig(level=logging.INFO, format="          %(message)s", stream=sys.stdout)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Wrapped())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("telemetry_agent.page").setLevel(logging.WARNING)  # told here, as all else
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     missing = server_missing() or browser_missing()
@@ -80,13 +88,16 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
     if length_s is None and not (port and sys.stdout.isatty()):
         length_s = _ROUND_S
     click.echo(f"A receiver sends {speed} positions a second. Watch the network go.")
-    if port is not None:
-        _show(f"http://127.0.0.1:{port}/", until_interrupted=length_s is None)
+    url = f"http://127.0.0.1:{port}/" if port is not None else ""
+    if url:
+        _show(url, until_interrupted=length_s is None)
     elif not no_page:
         click.echo(f"No page to watch it on: {missing}.")
     with (
         tempfile.TemporaryDirectory(prefix="telemetry-agent-demo-") as folder,
-        Endpoint("127.0.0.1:0", Path(folder) / "received.db") as endpoint,
+        Endpoint(
+            "127.0.0.1:0", Path(folder) / "received.db", [Fault("503", 0)], _slow_line
+        ) as endpoint,
         _drive(recording) as (epochs, sent_until),
         Simulator(
             epochs if length_s is None else itertools.islice(epochs, round(length_s * speed)),
@@ -104,7 +115,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
         try:
             with suppress(KeyboardInterrupt):
                 try:
-                    _watch(agent, simulator, network, length_s)
+                    _watch(agent, simulator, network, length_s, url)
                 except KeyboardInterrupt:
                     click.echo("Ending: what waits is delivered first. Ctrl-C again ends at once.")
                 simulator.hush()
@@ -119,6 +130,27 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
             raise AgentError(f"no position came of it: telemetry-agent decode --stats {recording}")
         waiting = _pending(agent.queue.stats())
         return _summary(sent(), waiting, endpoint.received(), times_are_names=recording is None)
+
+
+class _Wrapped(logging.Formatter):
+    """The agent's log between the lines of the demo."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See ``logging.Formatter.format``."""
+        indent = " " * 7
+        return textwrap.fill(
+            record.getMessage(),
+            _WIDTH - 1,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+        )
+
+
+def _slow_line() -> float:
+    """Each answer takes as long as over a mobile network: else nobody saw the backlog shrink."""
+    threading.Event().wait(_ANSWER_S)
+    return 1.0  # and none fails
 
 
 class _Network:
@@ -164,7 +196,11 @@ def _settings(folder: str, simulator: Simulator, endpoint: Endpoint, port: int |
         sampling=SamplingSettings(interval_s=0),
         queue=QueueSettings(path=Path(folder, "queue.db"), commit_every_s=0.2),
         upload=UploadSettings(
-            url=endpoint.url, flush_every_s=1, backoff_max_s=2, resume_spread_s=0.1
+            url=endpoint.url,
+            flush_every_s=1,
+            max_batch=_BATCH,
+            backoff_max_s=2,
+            resume_spread_s=0.1,
         ),
         connectivity=ConnectivitySettings(probe_every_s=0.5),
         page=PageSettings(listen=("127.0.0.1", port) if port else None),
@@ -188,31 +224,62 @@ def _show(url: str, *, until_interrupted: bool) -> None:
             webbrowser.open(url)
 
 
-def _watch(agent: Agent, simulator: Simulator, network: _Network, length_s: float | None) -> None:
-    """One line a second until the drive is over."""
+def _watch(
+    agent: Agent, simulator: Simulator, network: _Network, length_s: float | None, url: str
+) -> None:
+    """One line a second until the drive is over.
+
+    The network is cut once, some seconds after the first viewer has come: who opens the page late
+    has missed nothing. Without a page, or where the demo would be over before, it is cut anyway.
+    """
     third_s = _ROUND_S if length_s is None else length_s / 3
-    cut_s = round(min(_CUT_S, third_s))
-    return_s = cut_s + round(min(_AWAY_S, third_s))
+    wait_s, away_s = round(min(_CUT_S, third_s)), round(min(_AWAY_S, third_s))
+    latest_s = wait_s if not url else None if length_s is None else round(third_s)
+    cut_s: int | None = None
     for second in itertools.count(1):
         if simulator.done.wait(1):
             return
-        click.echo(f"{second:4} s    {_line(agent, network)}")
+        click.echo(f"{second:3} s  {_line(agent, network)}")
+        if url and second % _URL_EVERY_S == 0:
+            click.echo(f"       {url} shows it on a map")
+        if cut_s is None and agent.page.task.viewers:
+            cut_s = second + wait_s
+        elif cut_s is None and latest_s is not None and second >= latest_s:
+            cut_s = second
         if second == cut_s and not network.used:
             network.cut(True)
-        elif second == return_s and not network.used:
+        elif cut_s is not None and second == cut_s + away_s and not network.used:
             network.cut(False)
 
 
 def _line(agent: Agent, network: _Network) -> str:
+    """At most 80 columns with the seconds before it."""
     stats = agent.queue.stats()
     pending = _pending(stats)
     recorded = pending + stats.acked + stats.ack_failed
     amber = round(_BAR * pending / max(recorded, 1))
     green = _BAR - amber if recorded else 0
-    bar = click.style("█" * green, fg="green") + click.style("░" * amber, fg="yellow")
-    way = "NETWORK AWAY" if network.is_away() else "network up  "
-    counts = f"recorded {recorded:4}   pending {pending:4}   delivered {stats.acked:4}"
-    return f"{counts}   {way}  {bar}"
+    full, light = _blocks()
+    bar = click.style(full * green, fg="green") + click.style(light * amber, fg="yellow")
+    counts = f"recorded {recorded:4}  waiting {pending:4}  delivered {stats.acked:4}"
+    return f"{counts}  {_way(agent, network):<12}  {bar}"
+
+
+def _way(agent: Agent, network: _Network) -> str:
+    """What is out of the ordinary, if something is."""
+    if network.is_away():
+        return "no network"
+    receiver = agent.recording.receiver().state
+    return "in a tunnel" if receiver == "no-fix" else "network up"
+
+
+def _blocks() -> tuple[str, str]:
+    """What a bar is made of, as the terminal can show it."""
+    try:
+        "█░".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#", "."
+    return "█", "░"
 
 
 def _pending(stats: QueueStats) -> int:

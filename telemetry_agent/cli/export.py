@@ -6,6 +6,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +19,9 @@ from telemetry_agent.daemon.ask import ask
 from telemetry_agent.daemon.ownership import root_again
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export import FORMATS
+from telemetry_agent.export.names import file_name
 from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.trips import Parking
 
 
 @click.command()
@@ -31,13 +34,29 @@ from telemetry_agent.export.track import Gaps
 )
 @click.option("--since", metavar="TIME", callback=instant_callback, help="Default: the oldest fix.")
 @click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
-@click.option("--output", type=click.Path(path_type=Path), help="Default: standard output.")
+@click.option(
+    "--day",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="One day by this machine's time zone, such as 2026-11-23.",
+)
+@click.option(
+    "--trip",
+    type=click.IntRange(1),
+    help="One trip: 1 is the newest. A trip ends by parking.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="A file, or a folder: then its name is made of device and date. Default: standard output.",
+)
 def command(
     config_path: Path | None,
     *,
     name: str | None,
     since: dict[str, Any],
     until: dict[str, Any],
+    day: datetime | None,
+    trip: int | None,
     output: Path | None,
 ) -> None:
     """The fixes in the queue as a file: those that wait, and those delivered while they are kept.
@@ -45,6 +64,13 @@ def command(
     TIME is a fix's own time such as 2026-11-23T12:35:19Z, or so long before the newest fix: 2h.
     A file takes its name when it is whole.
     """
+    chosen = bool(since or until) + (day is not None) + (trip is not None)
+    if chosen > 1:
+        raise click.UsageError("--day, --trip and --since with --until exclude each other.")
+    if day is not None:
+        since = {"since_ms": round(day.timestamp() * 1000)}
+        until = {"until_ms": round((day + timedelta(days=1)).timestamp() * 1000)}
+    in_folder = output is not None and output.is_dir()
     if name is None:
         name = output.suffix[1:].lower() if output else ""
         if name not in FORMATS:
@@ -59,6 +85,13 @@ def command(
         **since,
         **until,
     }
+    if trip is not None:
+        sampling = settings.sampling
+        parking = Parking(sampling.parked_radius_m or Parking().radius_m, sampling.parked_after_s)
+        question |= {"trip": trip, "parking": list(map(float, parking))}
+    if in_folder and output is not None:
+        device = settings.device + (f"-trip-{trip}" if trip else "")
+        output /= _name(device, name, since.get("since_ms"), until.get("until_ms"))
     fixes = 0
     seen = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with (
@@ -76,6 +109,13 @@ def command(
         click.echo(
             f"there is no fix{' of that time' if since or until else ''} in the queue", err=True
         )
+
+
+def _name(device: str, kind: str, since_ms: int | None, until_ms: int | None) -> str:
+    """A name in a folder; without a time it is today's."""
+    if since_ms is None:
+        since_ms = round(datetime.now(tz=UTC).timestamp() * 1000)
+    return file_name(device, kind, since_ms, until_ms)
 
 
 @contextmanager

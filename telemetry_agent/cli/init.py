@@ -1,32 +1,69 @@
-"""``init``: find the receiver, try the endpoint, write the config."""
+"""``init``: from nothing to the first position delivered."""
 
 import contextlib
 import json
 import os
 import shutil
 import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from telemetry_agent.cli import first_fix, service
+from telemetry_agent.cli.options import duration_callback
+from telemetry_agent.cli.receiver_choice import choose_receiver, listen
 from telemetry_agent.cli.server_presets import SERVERS, completed
-from telemetry_agent.clock import Clock
+from telemetry_agent.cli.server_recognition import told_by_answer, told_by_url
 from telemetry_agent.config import loader
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.files import DEFAULT_PATHS
+from telemetry_agent.config.settings import QueueSettings, Settings
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint import asked
-from telemetry_agent.errors import ConfigError, SourceError, UsageError
-from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.sources import EndOfSourceError
-from telemetry_agent.gnss.sources.machine import Candidate, find_receivers
-from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.model import Fix
+from telemetry_agent.doctor.permissions import SERVICE_USER, agents_account, owner_of
+from telemetry_agent.errors import AgentError, ConfigError, UsageError
+from telemetry_agent.snapshot import Snapshot
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import FormatName
 
-_LISTEN_S = 5.0
 _MODE = 0o640  # it may come to hold secrets
-_GROUP = "telemetry-agent"
+_WANT_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
+_SHARED_NAMES = {
+    *("", "localhost", "raspberrypi", "raspberry", "pi", "debian", "ubuntu", "dietpi", "armbian"),
+    *("orangepi", "beaglebone", "buildroot", "openwrt"),
+}
+"""Host names that an image brings, and its next copy as well."""
+_SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the config is made of."""
+
+    device: str
+    source: str
+    baud: int | None
+    server: str
+    url: str
+    token_file: Path | None
+
+    def text(self) -> str:
+        """The config."""
+        lines = [
+            "# Written by telemetry-agent init. Every key there is stands in config.example.toml.",
+            f"device = {json.dumps(self.device)}",
+            "",
+            "[gps]",
+            f"source = {json.dumps(self.source)}",
+        ]
+        if self.baud is not None:
+            lines.append(f"baud = {self.baud}")
+        lines += ["", "[upload]", f"url = {json.dumps(self.url)}"]
+        if (format_ := SERVERS[self.server].format) != "native":
+            lines.append(f'format = "{format_}"')
+        if self.token_file is not None:
+            lines.append(f"token_file = {json.dumps(str(self.token_file))}")
+        return "\n".join([*lines, ""])
 
 
 @click.command()
@@ -34,7 +71,7 @@ _GROUP = "telemetry-agent"
     "--config",
     "path",
     type=click.Path(path_type=Path),
-    default=loader.DEFAULT_PATHS[0],
+    default=DEFAULT_PATHS[0],
     show_default=True,
     help="The file to write.",
 )
@@ -44,44 +81,74 @@ _GROUP = "telemetry-agent"
 @click.option(
     "--server",
     type=click.Choice(list(SERVERS)),
-    default="native",
-    show_default=True,
-    help="What kind of server the endpoint is: see docs/servers.md.",
+    help="What kind of server the endpoint is (docs/servers.md); told by the URL if not given.",
 )
 @click.option("--url", help="The endpoint; of a known kind of server its address is enough.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="A file with the API key.")
 @click.option("--force", is_flag=True, help="Overwrite the file if it is there.")
+@click.option(
+    "--start/--no-start",
+    default=None,
+    help="Enable and start the service, and wait for the first position to be delivered.",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    default="60s",
+    show_default=True,
+    callback=duration_callback,
+    help="How long to wait for it.",
+)
 def command(
     path: Path,
     device: str | None,
     source: str | None,
     baud: int | None,
-    server: str,
+    server: str | None,
     url: str | None,
+    token_file: Path | None,
+    wait_s: float,
+    *,
     force: bool,
-) -> None:
-    """Find the receiver, try the endpoint, write the config.
+    start: bool | None,
+) -> int:
+    """Find the receiver, try the endpoint, write the config, start the service.
 
-    Asks at most four questions; each is also an option, and without a terminal nothing is asked.
+    Each question is also an option, and without a terminal nothing is asked. With --start it ends
+    when the first position was delivered; exit status 1 and what is missing if none was.
     """
     asks = sys.stdin.isatty()
     _may_write(path, asks=asks, force=force)
-    source = source or _choose_receiver(asks=asks)
-    device = device or _ask("This device's name", "{hostname}", asks=asks)
     if url is None and not asks:
         raise UsageError("init needs --url, the endpoint that fixes go to")
-    url = completed(server, url or _ask("The endpoint's URL", None, asks=asks))
-    if source.startswith("/"):
-        baud = _listen(Path(source), baud)
-    text = _text(device, source, baud, SERVERS[server].format, url)
-    settings = _write(path, text)
+    running = first_fix.agent_status(_queue_path(path))
+    if source is None and running is not None:
+        source = running.receiver.source
+        click.echo(f"the running agent reads {source}: {running.receiver.state}")
+    source = source or choose_receiver(asks=asks)
+    if source.startswith("/") and not (running and _same(source, running)):
+        baud = listen(Path(source), baud)
+    device = device or _ask_device(asks=asks)
+    answers = _ask_server(_Answers(device, source, baud, "native", "", token_file), server, url)
+    settings = _write(path, answers.text())
     click.echo(f"wrote {path}")
-    _try_endpoint(settings)
-    if hint := SERVERS[server].hint.format(device=settings.device):
+    if hint := SERVERS[answers.server].hint.format(device=settings.device):
         click.echo(f"To do: {hint}")
-    click.echo(f"Next: telemetry-agent run --config {path}")
+    if _starts(start, path, asks=asks):
+        first_fix.start_service()
+        click.echo("the service runs; waiting for the first position …")
+        return 0 if first_fix.wait_for_delivery(settings.queue.path, wait_s) else 1
+    if running is not None:
+        click.echo("Next: restart the running agent, which has the config of before")
+    else:
+        click.echo(f"Next: {_next_step(path)}")
+    return 0
 
 
 def _may_write(path: Path, *, asks: bool, force: bool) -> None:
+    folder = next(place for place in path.absolute().parents if place.exists())
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"cannot write {path}: use sudo, or name another --config")
     if not path.exists() or force:
         return
     if not asks:
@@ -90,88 +157,119 @@ def _may_write(path: Path, *, asks: bool, force: bool) -> None:
         raise ConfigError(f"{path} stays as it was")
 
 
-def _ask(question: str, default: str | None, *, asks: bool) -> str:
-    answer: str = click.prompt(question, default=default) if asks else default or ""
-    return answer
+def _queue_path(config: Path) -> Path:
+    """Where an agent with this config, or none, would be found."""
+    with contextlib.suppress(ConfigError):
+        return loader.load(config).settings.queue.path
+    return QueueSettings().path
 
 
-def _choose_receiver(*, asks: bool) -> str:
-    """What ``gps.source`` should be: the best receiver that the user agrees to."""
-    found = find_receivers()
-    for number, candidate in enumerate(found, 1):
-        note = "" if candidate.safe else f"  ({candidate.blocked or 'may be something else'})"
-        click.echo(f"{number}. {candidate.path}: {candidate.label}{note}")
-    if not found:
-        click.echo("no receiver is plugged in: the agent will look for one when it runs")
-        return "auto"
+def _same(source: str, running: Snapshot) -> bool:
+    return Path(source).resolve() == Path(running.receiver.source).resolve()
+
+
+def _ask_device(*, asks: bool) -> str:
+    host = os.uname().nodename
+    proposal = "{hostname}"
+    if host.lower() in _SHARED_NAMES:
+        proposal += "-{serial}" if _SERIAL.exists() else "-{machine-id}"
+        click.echo(f"many devices are called {host!r}: a serial number tells this one from them")
+    while asks:
+        answer: str = click.prompt("This device's name", default=proposal)
+        if (fault := _fault(_Answers(answer, "auto", None, "native", "http://x/", None))) is None:
+            return answer
+        click.echo(fault)
+    return proposal
+
+
+def _ask_server(answers: _Answers, server: str | None, url: str | None) -> _Answers:
+    """Which server: asked again on a terminal until its URL is right and the user content."""
+    asks = sys.stdin.isatty()
+    while True:
+        given = url or click.prompt("The server's URL")
+        kind, address = _kind_of(given, server, asks=asks)
+        try:
+            address = completed(kind, address)
+            token = _ask_token(kind, answers.token_file, asks=asks)
+            found = _Answers(answers.device, answers.source, answers.baud, kind, address, token)
+            if fault := _fault(found):
+                raise ConfigError(fault)
+        except AgentError as error:
+            if not asks:
+                raise
+            click.echo(str(error))
+            url = None
+            continue
+        good = _try_endpoint(found)
+        if good or not asks or click.confirm("Use this server all the same?", default=True):
+            return found
+        url = None
+
+
+def _kind_of(url: str, server: str | None, *, asks: bool) -> tuple[str, str]:
+    """The kind of server, and the URL as it is known from then on."""
+    if server is not None:
+        return server, url
+    told, why = told_by_url(url), "its URL"
+    if told is None and (answer := told_by_answer(url)) is not None:
+        (told, url), why = answer, "its answer"
+    if told is not None:
+        click.echo(f"{why} says that this is {told}")
     if not asks:
-        safe = [candidate for candidate in found if candidate.safe]
-        return str(safe[0].path) if safe else "auto"
-    number = click.prompt(
-        "Which one is the receiver? (0: none of these)",
-        type=click.IntRange(0, len(found)),
-        default=_best(found),
+        return told or "native", url
+    click.echo("Kinds of servers: " + ", ".join(SERVERS) + " (native: your own endpoint)")
+    kind: str = click.prompt(
+        "Which kind is it?",
+        type=click.Choice(list(SERVERS)),
+        default=told or "native",
+        show_choices=False,
     )
-    return str(found[number - 1].path) if number else "auto"
+    return kind, url
 
 
-def _best(found: list[Candidate]) -> int:
-    """The first that is surely a receiver; none is opened unasked."""
-    return next((n for n, candidate in enumerate(found, 1) if candidate.safe), 0)
+def _ask_token(kind: str, given: Path | None, *, asks: bool) -> Path | None:
+    while True:
+        path = given
+        if path is None and asks and kind in _WANT_TOKEN:
+            said = click.prompt(f"A file with the {_WANT_TOKEN[kind]} (empty: later)", default="")
+            path = Path(said) if said else None
+        if path is None:
+            return None
+        if (fault := _unreadable(path)) is None:
+            return path.absolute()
+        if not asks or given is not None:
+            raise ConfigError(fault)
+        click.echo(fault)
 
 
-def _listen(path: Path, baud: int | None) -> int | None:
-    """Show what the receiver says; returns its speed, if it is known."""
-    click.echo(f"listening to {path} …")
-    source = SerialSource(path, baud)
+def _unreadable(path: Path) -> str | None:
+    """Why the service could not read a file, and the remedy; root's own eyes prove nothing."""
+    place = path.absolute()
+    better = f"`sudo install -m 0640 -g {SERVICE_USER} {path} /etc/telemetry-agent/`"
+    if os.geteuid() == 0 and any(place.is_relative_to(hidden) for hidden in service.HIDDEN):
+        return f"{path} is below a home folder, which the service cannot see: {better}"
+    account = agents_account(None, SERVICE_USER)
     try:
-        source.open()
-        decoder = Decoder(fix_rollover=True, baud=source.baud)
-        fix = _first_fix(source, decoder)
-    except (SourceError, EndOfSourceError) as error:
-        click.echo(f"  {error}")
-        return baud
-    finally:
-        source.close()
-    speed = f" at {source.baud} baud" if source.baud else ""
-    if fix is not None:
-        click.echo(
-            f"  {fix.mode}D fix{speed}: {fix.lat_e9 / 1e9:.5f}, {fix.lon_e9 / 1e9:.5f}, "
-            f"{fix.sats or 0} satellites"
-        )
-    elif decoder.sentences:
-        click.echo(f"  it speaks{speed}, and has no fix yet; under open sky that takes a minute")
-    else:
-        click.echo("  nothing that can be read yet; telemetry-agent decode shows what comes")
-    return source.baud
-
-
-def _first_fix(source: SerialSource, decoder: Decoder) -> Fix | None:
-    clock = Clock()
-    until_s = clock.monotonic_s() + _LISTEN_S
-    while (left_s := until_s - clock.monotonic_s()) > 0:
-        data = source.read(min(left_s, 0.25))
-        now_s = clock.monotonic_s()
-        fixes = decoder.feed(data, now_s) if data else decoder.tick(now_s)
-        if fixes:
-            return fixes[0]
+        for folder in reversed(place.parents):
+            if not account.may(folder, os.X_OK):
+                return f"{account.name} may not look into {folder} ({owner_of(folder)}): {better}"
+        if not account.may(place, os.R_OK):
+            return f"{account.name} may not read {path} ({owner_of(place)}): {better}"
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror}"
     return None
 
 
-def _text(device: str, source: str, baud: int | None, format_: FormatName, url: str) -> str:
-    lines = [
-        "# Written by telemetry-agent init. Every key there is stands in config.example.toml.",
-        f"device = {json.dumps(device)}",
-        "",
-        "[gps]",
-        f"source = {json.dumps(source)}",
-    ]
-    if baud is not None:
-        lines.append(f"baud = {baud}")
-    lines += ["", "[upload]", f"url = {json.dumps(url)}"]
-    if format_ != "native":
-        lines.append(f'format = "{format_}"')
-    return "\n".join([*lines, ""])
+def _fault(answers: _Answers) -> str | None:
+    """What the config would say of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder, "config.toml")
+        draft.write_text(answers.text(), "utf-8")
+        try:
+            loader.load(draft)
+        except ConfigError as error:
+            return str(error).replace(f" [{draft}]", "")
+    return None
 
 
 def _write(path: Path, text: str) -> Settings:
@@ -183,7 +281,7 @@ def _write(path: Path, text: str) -> Settings:
         draft.chmod(_MODE)
         draft.write_text(text, "utf-8")
         with contextlib.suppress(LookupError, PermissionError):
-            shutil.chown(draft, group=_GROUP)  # so that the service can read it
+            shutil.chown(draft, group=SERVICE_USER)  # so that the service can read it
         settings = loader.load(draft).settings
         draft.replace(path)
     except ConfigError as error:
@@ -197,11 +295,19 @@ def _write(path: Path, text: str) -> Settings:
     return settings
 
 
-def _try_endpoint(settings: Settings) -> None:
-    """Send a request without any position, and say what came back."""
+def _try_endpoint(answers: _Answers) -> bool:
+    """Send a request without any position, say what came back; whether that is good."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder, "config.toml")
+        draft.write_text(answers.text(), "utf-8")
+        settings = loader.load(draft).settings
     upload = settings.upload
-    credentials = build_credentials(upload, set())
-    credentials.prepare()
+    try:
+        credentials = build_credentials(upload, set())
+        credentials.prepare()
+    except ConfigError as error:
+        click.echo(f"the endpoint: {error}")
+        return False
     transport = Transport(upload.url, credentials=credentials, proxy=upload.proxy)
     try:
         findings = list(asked(transport, upload, settings.device, None))
@@ -212,3 +318,30 @@ def _try_endpoint(settings: Settings) -> None:
             continue
         remedy = f"; {found.remedy}" if found.remedy else ""
         click.echo(f"the endpoint: {found.name}: {found.said}{remedy}")
+    return all(found.verdict in {"pass", "skip"} for found in findings)
+
+
+def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
+    """Whether the service is to run now."""
+    if start is False or (start is None and not asks):
+        return False
+    can = os.geteuid() == 0 and path == DEFAULT_PATHS[0]
+    if can and not first_fix.has_unit() and Path("/run/systemd/system").is_dir():
+        if start or click.confirm("There is no service yet. Install it?", default=True):
+            service.install_service()
+        else:
+            return False
+    if not can or not first_fix.has_unit():
+        if start:
+            raise AgentError(
+                f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}; "
+                f"{path} is written"
+            )
+        return False
+    return bool(start) or click.confirm("Enable and start the service now?", default=True)
+
+
+def _next_step(path: Path) -> str:
+    if path == DEFAULT_PATHS[0] and first_fix.has_unit():
+        return f"sudo systemctl enable --now {service.UNIT}"
+    return f"telemetry-agent run --config {path}"

@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from telemetry_agent.config.values import duration_s
-
 config_option = click.option(
     "--config",
     "config_path",
@@ -26,6 +24,8 @@ def duration_callback(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
     """For an option whose value is like ``30s``: seconds."""
+    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - status has no need of it
+
     if value is None:
         return None
     try:
@@ -38,6 +38,8 @@ def instant_callback(
     _context: click.Context, parameter: click.Parameter, value: str | None
 ) -> dict[str, Any]:
     """For an option whose value is a time, or an age before the newest fix: what is asked."""
+    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - as above
+
     if value is None:
         return {}
     try:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
+from telemetry_agent.errors import StorageError
 from telemetry_agent.lab.endpoint import Endpoint, Fault, Tokens
+from telemetry_agent.lab.endpoint.audit import lines
+from telemetry_agent.lab.endpoint.database import FixDatabase
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
 
@@ -42,12 +45,23 @@ _STOPS = {signal.SIGINT, signal.SIGTERM}
     type=click.Path(path_type=Path),
     help='TOML with a token for each device: van-07 = "token". Without it anybody may send.',
 )
-def command(listen: str, db: Path, patterns: tuple[str, ...], tokens: Path | None) -> None:
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Do not listen: say for each device until when it is complete, or what is missing. "
+    "Exit status 1 if something is.",
+)
+def command(
+    listen: str, db: Path, patterns: tuple[str, ...], tokens: Path | None, *, audit: bool
+) -> int:
     """The reference endpoint: stores each fix once.
 
     Prints the URL that fixes go to. Ctrl-C ends it with a summary, and a line for each agent that
-    has reported about itself; GET /v1/agents lists them meanwhile. GET /openapi.json describes it.
+    has reported about itself; GET /v1/agents lists them meanwhile, and GET /v1/audit says whether
+    all that they account for is here. GET /openapi.json describes it.
     """
+    if audit:
+        return _audit(db)
     # Before any thread starts, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     faults = [Fault.parse(pattern) for pattern in patterns]
@@ -63,3 +77,19 @@ def command(listen: str, db: Path, patterns: tuple[str, ...], tokens: Path | Non
         for told in endpoint.agents():
             said = json.dumps(told["agent"])
             click.echo(f"{told['device']}, heard {told['heard']}: {said}", err=True)
+    return 0
+
+
+def _audit(db: Path) -> int:
+    if not db.exists():
+        raise StorageError(f"there is no database {db}: name the one of `receive` with --db")
+    store = FixDatabase(db)
+    try:
+        audits = store.audits()
+    finally:
+        store.close()
+    for each in audits:
+        click.echo("\n".join(lines(each)))
+    if not audits:
+        click.echo("no agent has accounted for its streams yet")
+    return 0 if all(each["complete"] for each in audits) else 1

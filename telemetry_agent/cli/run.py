@@ -15,8 +15,9 @@ from telemetry_agent.config.last_good import StartConfig
 def command(config_path: Path | None) -> int:
     """The daemon, in the foreground. Ctrl-C or SIGTERM ends it; SIGHUP reads the config anew."""
     from telemetry_agent.daemon import service  # noqa: PLC0415
+    from telemetry_agent.doctor.house_call import HouseCall  # noqa: PLC0415
 
     def load(*, fall_back: bool) -> StartConfig:
         return subprocess_loader.load(config_path, fall_back=fall_back)
 
-    return service.run(load, config_path, Clock())
+    return service.run(load, config_path, Clock(), HouseCall(config_path))

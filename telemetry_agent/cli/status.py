@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent import snapshot
+from telemetry_agent import __version__, snapshot
 from telemetry_agent.cli.options import config_option, json_option
-from telemetry_agent.config import loader
+from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
 from telemetry_agent.snapshot import (
@@ -27,6 +27,7 @@ from telemetry_agent.snapshot import (
 )
 
 _WATCH_EVERY_S = 1.0
+_ASK_WITH_SUDO = "sudo shows why"
 _WITH_POSITION = {"2d", "3d"}
 
 
@@ -41,19 +42,20 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
     """
     path: Path | None
     try:
-        path = loader.load(config_path).settings.queue.path
+        path = queue_path(config_path)
     except AgentError:
         # The service may run all the same, by its last good config.
         path = None
-        if not watch and _running(path) is None:
+        if not watch and running(path) is None:
             raise
     if watch:
         _watch(path, as_json=as_json)
     else:
-        click.echo(_text(_running(path) or _at_rest(path), in_json=as_json))
+        click.echo(_text(running(path) or _at_rest(path), in_json=as_json))
 
 
-def _running(path: Path | None) -> Snapshot | None:
+def running(path: Path | None) -> Snapshot | None:
+    """What the running agent with this queue says, or any service; ``None``: none runs."""
     try:
         return read(Snapshot, next(client.ask(path, {"ask": "status"})))
     except client.NoAgentError:
@@ -85,14 +87,14 @@ def _watch(path: Path | None, *, as_json: bool) -> None:
     tick = threading.Event()
     if as_json or not sys.stdout.isatty():
         while True:
-            click.echo(_text(_running(path) or AtRest(), "; ", in_json=as_json))
+            click.echo(_text(running(path) or AtRest(), "; ", in_json=as_json))
             tick.wait(_WATCH_EVERY_S)
     from rich.live import Live  # noqa: PLC0415 - slow to import, and not needed elsewhere
     from rich.text import Text  # noqa: PLC0415 - the same
 
     with Live(auto_refresh=False, screen=False) as live:
         while True:
-            live.update(Text("\n".join(lines(_running(path) or AtRest()))), refresh=True)
+            live.update(Text("\n".join(lines(running(path) or AtRest()))), refresh=True)
             tick.wait(_WATCH_EVERY_S)
 
 
@@ -100,19 +102,18 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
     """A snapshot in plain words, without a word about what is not known."""
     if isinstance(view, Snapshot):
         yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
+        if view.version != __version__:
+            yield f"note:      restart the service to run {__version__}, which is installed"
         if view.protocol != PROTOCOL:
             yield (
                 f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
                 f"{view.protocol}: some of this may be missing; restart the service"
             )
-        if view.config is not None:
-            yield f"config:    the last good one serves: {view.config.last_error}"
-        if view.storage is not None:
-            yield f"storage:   {view.storage.last_error or view.storage.state}"
+        yield from _troubles(view)
         yield f"recording: {_receiver(view.receiver)}"
         yield f"uploading: {_upload(view.upload)}"
         if view.page is not None and view.page.state == "held":
-            yield f"page:      held: {view.page.last_error}"
+            yield f"page:      held: {view.page.last_error or _ASK_WITH_SUDO}"
     else:
         yield "no agent runs"
         if view.note is not None:
@@ -122,6 +123,18 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
         for counts, title in ((view.queue.dead_letters, "refused"), (view.queue.lost, "lost")):
             for reason, count in counts.items():
                 yield f"{title + ':':<10} {count:,}: {reason}"
+
+
+def _troubles(view: Snapshot) -> Iterator[str]:
+    if view.config is not None:
+        yield f"config:    the last good one serves: {view.config.last_error or _ASK_WITH_SUDO}"
+    if view.storage is not None:
+        meaning = {
+            "forgets": "a power cut loses everything",
+            "runtime": "the state directory fails",
+        }
+        said = view.storage.last_error or f"{meaning[view.storage.state]}; {_ASK_WITH_SUDO}"
+        yield f"storage:   {said}"
 
 
 def _receiver(receiver: ReceiverView) -> str:
@@ -147,7 +160,17 @@ def _receiver(receiver: ReceiverView) -> str:
         text += f"; dropped {_by_reason(receiver.rejected)}"
     if receiver.not_recorded:
         text += f"; not recorded {_by_reason(receiver.not_recorded)}"
-    return f"{text} ({receiver.source})"
+    return f"{text} ({receiver.source}){_remarks(receiver)}"
+
+
+def _remarks(receiver: ReceiverView) -> str:
+    """What is wrong with the receiver, a line each."""
+    said = []
+    if receiver.message is not None:
+        said.append(f"{receiver.message}: {receiver.remedy}")
+    if receiver.notice is not None:
+        said.append(receiver.notice)
+    return "".join(f"\n           {line}" for line in said)
 
 
 def _by_reason(counts: Counts) -> str:

@@ -9,10 +9,8 @@ from.
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +22,15 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from telemetry_agent.config.effective import known_keys
+from telemetry_agent.config.files import (
+    ENVIRONMENT_PREFIX,
+    files_of,
+    merge,
+    no_config,
+    parsed,
+    read,
+)
 from telemetry_agent.config.settings import (
     ConnectivitySettings,
     ExtraSettings,
@@ -34,14 +41,10 @@ from telemetry_agent.config.settings import (
     SamplingSettings,
     Settings,
     UploadSettings,
-    key_of,
 )
-from telemetry_agent.config.values import DeviceName, Reads, duration_text, size_text
-from telemetry_agent.errors import ConfigError, ResourceError, UnreadableConfigError
-from telemetry_agent.secrecy import masked_headers, masked_url
-
-_ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
-DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
+from telemetry_agent.config.values import DeviceName, Reads
+from telemetry_agent.errors import ConfigError, UnreadableConfigError
+from telemetry_agent.secrecy import masked_url
 
 
 def _attributes_below(section: object) -> object:
@@ -62,7 +65,7 @@ class _Layers(BaseSettings):
         title="Settings",
         extra="forbid",
         validate_default=True,
-        env_prefix=_ENVIRONMENT_PREFIX,
+        env_prefix=ENVIRONMENT_PREFIX,
         env_nested_delimiter="__",
     )
 
@@ -135,10 +138,7 @@ def load(path: Path | None = None) -> LoadedConfig:
         ConfigError: an unknown key, a bad value.
         ResourceError: a file that is there cannot be read.
     """
-    if path is None:
-        path = next(filter(_exists, DEFAULT_PATHS), None)
-    files = () if path is None else (path, *_overrides(path.parent / "config.d"))
-    return load_texts({str(file): _read(file) for file in files})
+    return load_texts({str(file): read(file) for file in files_of(path)})
 
 
 def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedConfig:
@@ -153,9 +153,9 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
     }
     origins: dict[str, str] = {}
     for file, text in texts.items():
-        layer = _parsed(file, text)
+        layer = parsed(file, text)
         origins |= dict.fromkeys(_leaves(layer), file)
-        _merge(layer, into=values)
+        merge(layer, into=values)
     if environment:
         origins |= _environment_origins()
     if not origins and texts:
@@ -163,69 +163,16 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
             f"the config {' and '.join(texts)} is empty", "`telemetry-agent init` makes one"
         )
     if not origins:
-        raise UnreadableConfigError(
-            f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
-            "`telemetry-agent init` makes one, and --config names another",
-        )
+        raise no_config()
     try:
         settings = Settings(**dict((_Layers if environment else _Files)(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
     except SettingsError as error:
         field = re.search(r'"(\w+)"', str(error))
-        name = f"{_ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
+        name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
     return LoadedConfig(settings, texts, origins, tuple(_unknown_variables()))
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return True  # reading it says what is wrong
-
-
-def _overrides(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".toml")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise ResourceError(f"cannot read the folder {folder}: {error.strerror}") from None
-
-
-def _read(path: Path) -> str:
-    try:
-        # Editors of Windows begin it with a byte order mark.
-        return path.read_text("utf-8").removeprefix("\ufeff")
-    except FileNotFoundError:
-        raise UnreadableConfigError(
-            f"there is no config {path}", f"`telemetry-agent init --config {path}` makes it"
-        ) from None
-    except OSError as error:
-        remedy = ""
-        if isinstance(error, PermissionError):
-            remedy = "use sudo, or join the group telemetry-agent"
-        raise ResourceError(f"cannot read the config {path}: {error.strerror}", remedy) from None
-    except UnicodeDecodeError:
-        raise UnreadableConfigError(
-            f"the config {path} is not valid TOML: it is not text in UTF-8"
-        ) from None
-
-
-def _parsed(file: str, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UnreadableConfigError(f"the config {file} is not valid TOML: {error}") from None
-
-
-def _merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:
-    for key, value in layer.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(value, into[key])
-        else:
-            into[key] = value
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -239,8 +186,8 @@ def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def _environment_origins() -> dict[str, str]:
     origins = {}
     for name in os.environ:
-        section, nested, key = name.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
-        if not name.startswith(_ENVIRONMENT_PREFIX) or not (nested or section == "device"):
+        section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
             continue  # it is reported, and harms nothing: see _unknown_variables
         if section not in _Layers.model_fields:
             raise ConfigError(f"the environment variable {name} names no key of the config")
@@ -250,10 +197,10 @@ def _environment_origins() -> dict[str, str]:
 
 def _unknown_variables() -> Iterator[str]:
     known = [
-        _ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys() if "." in key
+        ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys() if "." in key
     ]
     for name in sorted(os.environ):
-        rest = name.removeprefix(_ENVIRONMENT_PREFIX)
+        rest = name.removeprefix(ENVIRONMENT_PREFIX)
         if name != rest and "__" not in rest and rest.lower() != "device":
             close = difflib.get_close_matches(name, known, n=1)
             suggestion = f"; did you mean {close[0]}?" if close else ""
@@ -293,50 +240,6 @@ def _suggestion(key: str) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def known_keys() -> list[str]:
-    """Every key path, in the order of the settings."""
-    return [".".join(map(key_of, path)) for path in _paths()]
-
-
-def effective(settings: Settings) -> dict[str, Any]:
-    """Key path -> value as in effect (durations in seconds)."""
-    values = {
-        ".".join(map(key_of, path)): attrgetter(".".join(path))(settings) for path in _paths()
-    }
-    for name, one in settings.extra.attributes.items():
-        said = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
-        values[f"extra.{name}"] = {key: value for key, value in said.items() if value is not None}
-    return values
-
-
-def shown(settings: Settings) -> dict[str, Any]:
-    """``effective`` as one writes it, with secrets masked."""
-    upload = settings.upload
-    values = effective(settings)
-    for path in _paths():
-        key = ".".join(map(key_of, path))
-        if path[-1].endswith("_s"):
-            values[key] = duration_text(values[key])
-        elif path[-1].endswith("_bytes"):
-            values[key] = size_text(values[key])
-    return values | {
-        "upload.url": masked_url(upload.url),
-        "upload.headers": masked_headers(upload.headers),
-        "page.tiles": masked_url(settings.page.tiles),
-    }
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the config."""
     return _Layers.model_json_schema()
-
-
-def _paths() -> Iterator[tuple[str, ...]]:
-    """Where the settings are; the user's own attributes have no place."""
-    for section in fields(Settings):
-        if not (isinstance(section.type, type) and is_dataclass(section.type)):
-            yield (section.name,)
-            continue
-        for setting in fields(section.type):
-            if setting.name != "attributes":
-                yield section.name, setting.name

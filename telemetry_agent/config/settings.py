@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
+from telemetry_agent.config.files import QUEUE_PATH
 from telemetry_agent.config.values import (
     Amount,
     BatchSize,
@@ -22,6 +23,7 @@ from telemetry_agent.config.values import (
     HostAndPort,
     Number,
     OptionalPath,
+    PageNames,
     PositiveDuration,
     ProxyUrl,
     Qualities,
@@ -102,7 +104,7 @@ class SamplingSettings(_Section):
 class QueueSettings(_Section):
     """Where fixes wait."""
 
-    path: Path = Path("/var/lib/telemetry-agent/queue.db")
+    path: Path = QUEUE_PATH
     commit_every_s: Duration = 1.0
     max_size_bytes: QueueSize = 256 << 20
     min_free_bytes: Size = 64 << 20
@@ -189,8 +191,11 @@ class PageSettings(_Section):
     """The device page."""
 
     listen: HostAndPort = None
+    names: PageNames = ()
     token_file: OptionalPath = None
     tiles: TilesUrl = ""
+    tiles_credit: str = ""
+    map: OptionalPath = None
 
 
 def _from_anywhere(file: Path) -> Path:

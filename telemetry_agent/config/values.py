@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from telemetry_agent.gnss.sources.baud import BAUD_RATES
 from telemetry_agent.gnss.sources.on_connect import command_bytes
+from telemetry_agent.gnss.sources.udp import UdpOptions
 from telemetry_agent.model import Quality
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ DeviceName = Annotated[str, Checks(_device_name)]
 
 _SOURCES = (
     "auto, a device such as /dev/serial/by-id/…, gpsd://HOST:PORT, tcp://HOST:PORT, "
-    "udp://:PORT, or file:///PATH to replay a recording"
+    "udp://:PORT (also ?from=ADDRESS&interface=NAME), or file:///PATH to replay a recording"
 )
 
 
@@ -245,7 +246,9 @@ def _source(value: str) -> str:
             raise ValueError(f"must be {kind}://HOST:PORT: {error}") from None
         # gpsd has a port of its own; for UDP the host is our own address, all of them without.
         whole = parts.netloc and (port or kind == "gpsd") and (parts.hostname or kind == "udp")
-        if whole and port != 0 and "@" not in value and value == f"{kind}://{parts.netloc}":
+        query = f"?{parts.query}" if parts.query and kind == "udp" else ""
+        if whole and port != 0 and "@" not in value and value == f"{kind}://{parts.netloc}{query}":
+            UdpOptions.read(parts.query)
             return value
     raise ValueError(f"must be {_SOURCES}")
 
@@ -304,12 +307,27 @@ ProxyUrl = Annotated[str, Checks(_proxy)]
 def _tiles(value: str) -> str:
     if value:
         parts = urlsplit(_url(value))
+        others = set(re.findall(r"\{(.*?)\}", value)) - {"s", "x", "y", "z", "r"}
+        if others:
+            raise ValueError(f"{{{min(others)}}} is not known: {{s}} {{z}} {{x}} {{y}} {{r}} are")
         if not all(f"{{{name}}}" in parts.path for name in "xyz"):
             raise ValueError("must be like https://tiles.example.com/{z}/{x}/{y}.png")
     return value
 
 
 TilesUrl = Annotated[str, Checks(_tiles)]
+
+
+_PAGE_NAME = re.compile(r"[0-9A-Za-z](?:[-.0-9A-Za-z]*[0-9A-Za-z])?(?::[0-9]{1,5})?")
+
+
+def _page_name(value: str) -> str:
+    if not _PAGE_NAME.fullmatch(value):
+        raise ValueError('must be a host name, or host:port, such as "van-07.example.com"')
+    return value.lower()
+
+
+PageNames = Annotated[tuple[Annotated[str, Checks(_page_name)], ...], Reads(_structure)]
 
 
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")

@@ -10,6 +10,7 @@ from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.clock import Clock
+from telemetry_agent.config.effective import shown
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.builders import build_page_token, open_queue
@@ -22,12 +23,15 @@ from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.page.events import AgentView, Switch
+from telemetry_agent.export.trips import Parking
+from telemetry_agent.page.events import AgentView, Doctor, Switch
+from telemetry_agent.page.log_tail import LogTail
+from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
 from telemetry_agent.snapshot import ConfigView, as_json
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import EncodeReport
-from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.reports import AgentReports
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +55,7 @@ class Agent:
         switch: cuts the network of a demo; the page shows it.
         config: why these settings are not those of the config.
         waiting: what the queue of another agent could not write.
+        doctor: says what is wrong; the page shows it.
 
     Raises:
         QueueLockedError: another process holds the queue.
@@ -66,11 +71,14 @@ class Agent:
         switch: Switch | None = None,
         config: ConfigView | None = None,
         waiting: Collection[Row] = (),
+        doctor: Doctor | None = None,
     ) -> None:
         self.settings = settings
         self._config = config
         self.secrets = secrets if secrets is not None else set()
         self._switch = switch
+        self._doctor = doctor
+        self._log_tail = LogTail(self.secrets)
         self._clock = clock
         placed, self.storage = storage.place(settings.queue)
         self.queue = open_queue(placed, clock)
@@ -122,6 +130,7 @@ class Agent:
 
     def start(self) -> None:
         """Start every thread."""
+        logging.getLogger("telemetry_agent").addHandler(self._log_tail)
         self._control.task.listen()  # whoever knows that the agent runs can ask it
         self.supervisor.start()
 
@@ -141,6 +150,7 @@ class Agent:
         self.page.end(_PAGE_S)
         waiting = self.queue.uncommitted_rows()
         within(_QUEUE_S, self._close)
+        logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
 
     @property
@@ -212,8 +222,8 @@ class Agent:
         log.info("%d fixes in %s are delivered beside the queue", count.ready, path)
         return Delivery(self.settings, left, self.supervisor, self._clock, self.secrets)
 
-    def _build_reports(self, encode: EncodeReport) -> Reports:
-        return Reports(
+    def _build_reports(self, encode: EncodeReport) -> AgentReports:
+        return AgentReports(
             (self.queue.stream, self.settings.device),
             self.status.words,
             self.status.report,
@@ -252,8 +262,19 @@ class Agent:
             ask=lambda command, asked: self._commands[command].run(asked, Bell()),
             clock=self._clock,
             switch=self._switch,
+            doctor=self._doctor,
+            log_lines=self._log_tail.lines,
+            config=lambda: shown(self.settings),
+            parking=Parking(sampling.parked_radius_m or 25, sampling.parked_after_s),
         )
-        return Page(page.listen, sight, lambda: build_page_token(page, self.secrets), page.tiles)
+        options = PageOptions(
+            names=page.names,
+            tiles=page.tiles,
+            tiles_credit=page.tiles_credit,
+            map_file=page.map,
+            history_file=self.settings.queue.path.with_suffix(".history"),
+        )
+        return Page(page.listen, sight, lambda: build_page_token(page, self.secrets), options)
 
     def __str__(self) -> str:
         """What it does, in one line; no secret."""

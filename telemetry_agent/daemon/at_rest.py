@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest
-from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, State
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.reading import QueueReader, copied
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
 from telemetry_agent.ackqueue.recovery.wal import read_log
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import QueueStats, Stored
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings

@@ -24,11 +24,12 @@ from telemetry_agent.gnss.sources.gpsd import GpsdSource
 from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.gnss.sources.sockets import TcpSource, UdpSource
+from telemetry_agent.gnss.sources.sockets import TcpSource
+from telemetry_agent.gnss.sources.udp import UdpOptions, UdpSource
 from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import read_secret, secrets_in_url
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.interfaces import Format
+from telemetry_agent.upload.interfaces import WireFormat
 from telemetry_agent.upload.uploader import UploadPolicy
 
 _SHORTEST_TOKEN = 16  # nothing slows down who guesses
@@ -81,7 +82,7 @@ def source_of(gps: GpsSettings, baud_file: Path | None) -> Source:
     if parts.scheme == "tcp":
         return TcpSource(host, number, commands=commands)
     if parts.scheme == "udp":
-        return UdpSource(host, number)
+        return UdpSource(host, number, UdpOptions.read(parts.query))
     return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
@@ -93,7 +94,7 @@ def extras_of(extra: ExtraSettings) -> Extras:
     )
 
 
-def policy_of(upload: UploadSettings, wire_format: Format) -> UploadPolicy:
+def policy_of(upload: UploadSettings, wire_format: WireFormat) -> UploadPolicy:
     """How uploads are made; in which order they are by default, the format knows."""
     return UploadPolicy(
         max_batch=upload.max_batch,
@@ -163,6 +164,11 @@ def build_page_token(page: PageSettings, secrets: set[str]) -> str | None:
             )
         secrets.add(token)
         return token
+    if page.names:
+        raise ConfigError(
+            "page.names: whoever reaches the proxy could see where this device is",
+            "set page.token_file",
+        )
     if not is_loopback(page.listen[0]):
         raise ConfigError(
             f"page.listen: whoever reaches {page.listen[0]} could see where this device is",

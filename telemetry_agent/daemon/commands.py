@@ -11,18 +11,20 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, Generic, ParamSpec, Protocol
 
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.verify import verify
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import QueueStats, Stored
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.control import Command
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
-from telemetry_agent.export import FORMATS
+from telemetry_agent.export import FORMATS, trips
 from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.trips import Parking
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
+from telemetry_agent.model import Fix, Record
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.upload_status import UploadStatus
 
@@ -97,9 +99,7 @@ def looking_commands(queue: Readable) -> dict[str, Command]:
             yield answer if stored.reason is None else answer | {"reason": stored.reason}
 
     def exported(asked: Mapping[str, Any], _bell: Bell) -> Answers:
-        since_ms = _instant_ms(queue, asked, "since", -_EVER_MS)
-        until_ms = _instant_ms(queue, asked, "until", _EVER_MS)
-        yield from export(asked, queue, since_ms, until_ms)
+        yield from export(asked, queue, *_time_ms(queue, asked))
 
     return {
         "queue stats": Command(stats, public=lambda counts: counts | _reasonless(counts)),
@@ -183,6 +183,35 @@ def _gaps(asked: Mapping[str, Any]) -> Gaps:
     if not all(isinstance(gap_s, int | float) for gap_s in gaps):
         raise UsageError("gap_s and standing_gap_s are numbers of seconds")
     return gaps
+
+
+def _time_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
+    """From when until when: by ``"since_…"`` and ``"until_…"``, or of a ``"trip"``.
+
+    1 is the newest trip. ``"parking"``: what ends one, radius in m and time in s.
+    """
+    number = asked.get("trip")
+    if number is None:
+        since_ms = _instant_ms(queue, asked, "since", -_EVER_MS)
+        return since_ms, _instant_ms(queue, asked, "until", _EVER_MS)
+    if type(number) is not int or number < 1:
+        raise UsageError(f"trip {number!r}: 1 is the newest")
+    parking = asked.get("parking", [*Parking()])
+    if not (isinstance(parking, list) and list(map(type, parking)) == [float, float]):
+        raise UsageError("parking is two numbers: metres and seconds")
+    gaps = _gaps(asked)
+
+    def fixes() -> Iterator[tuple[int, Fix, bool]]:
+        before: Record | None = None
+        for row, stored in enumerate(queue.stored()):
+            record = stored.record
+            yield row, record.fix, before is not None and gaps.between(before, record)
+            before = record
+
+    found = trips.find(fixes(), Parking(*parking), number)
+    if found is None:
+        raise AgentError(f"there is no trip {number}: a trip ends by parking")
+    return found.start_ms, found.end_ms + 1
 
 
 def _names(asked: Mapping[str, Any]) -> set[tuple[str, int]] | None:

@@ -29,8 +29,8 @@ from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import EncodeReport
-from telemetry_agent.upload.reports import Reports
-from telemetry_agent.upload.upload_status import Account, UploadStatus
+from telemetry_agent.upload.reports import AgentReports
+from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 from telemetry_agent.upload.uploader import Uploader
 
 _MONITOR_S = 0.5
@@ -38,7 +38,7 @@ _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
 _AWAY = {"no-route", "unreachable"}
 
-BuildReports = Callable[[EncodeReport], Reports]
+BuildReports = Callable[[EncodeReport], AgentReports]
 
 
 def host_of(settings: Settings) -> str:
@@ -83,14 +83,14 @@ class Delivery:
         self._gnss_ms = gnss_ms
         self._on_step = on_step
         self._draining: Listeners[[]] = Listeners()
-        self._account = Account(clock.monotonic_s())
+        self._keeper = StatusKeeper(clock)
         self._credentials, self._transport = self._build_transport()
         self._monitor = supervisor.add("connectivity", self._build_monitor)
         self._uploader = supervisor.add("uploader", self._build_uploader)
 
     def status(self) -> UploadStatus:
         """How uploads do. The next attempt is the earlier of backoff and probe."""
-        status = self._account.status
+        status = self._keeper.status
         probe_s = self._monitor.task.next_due_s() if status.state in _AWAY else None
         if probe_s is None or status.next_attempt_s is None or probe_s > status.next_attempt_s:
             return status
@@ -113,14 +113,14 @@ class Delivery:
         self._uploader.end(_REQUEST_S)
         self._transport.close()
         self._credentials, self._transport = self._build_transport()
-        self._account.set_up_anew(otherwise=settings.upload != before.upload)
+        self._keeper.reloaded(changed=settings.upload != before.upload)
         self._uploader.restart(0)
 
     def drain(self, bell: Bell) -> Answers:
         """Have everything sent that is recorded by now; see ``commands.drain``."""
         with self._draining.joined(bell.ring):
             hurry = self._uploader.task.hurry
-            yield from drain(self._queue, lambda: self._account.status, hurry, self._clock, bell)
+            yield from drain(self._queue, lambda: self._keeper.status, hurry, self._clock, bell)
 
     def drain_alone(self) -> Answers:
         """The same where nobody has started the tasks."""
@@ -163,7 +163,7 @@ class Delivery:
             wire_format,
             self._transport,
             policy_of(upload, wire_format),
-            account=self._account,
+            keeper=self._keeper,
             way=_Way(self._monitor),
             missing=self._missing,
             reports=None if encode is None or self._reports is None else self._reports(encode),

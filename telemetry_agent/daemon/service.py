@@ -25,6 +25,7 @@ from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
 from telemetry_agent.errors import AgentError
+from telemetry_agent.page.events import Doctor
 from telemetry_agent.snapshot import ConfigView
 
 log = logging.getLogger(__name__)
@@ -45,13 +46,14 @@ class Load(Protocol):
         """Where it does not work and ``fall_back``, the last good one serves."""
 
 
-def run(load: Load, path: Path | None, clock: Clock) -> int:
+def run(load: Load, path: Path | None, clock: Clock, doctor: Doctor | None = None) -> int:
     """Run until a signal says stop; SIGHUP reads the config again. Returns the exit status.
 
     Args:
         load: reads the config.
         path: of its file, ``None``: one of the usual places.
         clock: the machine's clocks.
+        doctor: says what is wrong; the page shows it.
 
     Raises:
         ConfigError: the config is wrong, and there is no last good one.
@@ -61,12 +63,13 @@ def run(load: Load, path: Path | None, clock: Clock) -> int:
     """
     # Before any thread starts, so that all inherit it and only main hears of them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    return _Service(load, path, clock).run()
+    return _Service(load, path, clock, doctor).run()
 
 
 class _Service:
-    def __init__(self, load: Load, path: Path | None, clock: Clock) -> None:
+    def __init__(self, load: Load, path: Path | None, clock: Clock, doctor: Doctor | None) -> None:
         self._load = load
+        self._doctor = doctor
         self._path = path
         self._clock = clock
         self._secrets: set[str] = set()
@@ -113,7 +116,9 @@ class _Service:
                 ", uploads are held" if config.held else "",
             )
             self._seen = self._files()
-        agent = Agent(config.settings, self._clock, secrets=self._secrets, config=view)
+        agent = Agent(
+            config.settings, self._clock, secrets=self._secrets, config=view, doctor=self._doctor
+        )
         agent.start()
         self._agent = agent
         log.info("telemetry-agent %s %s", __version__, agent)

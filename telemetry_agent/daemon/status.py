@@ -217,6 +217,8 @@ class Status:
         receiver = self._receiver()
         with self._lock:
             last_fix, rate_hz = self._last_fix, self._fixes.rate(now_s)
+        diagnosis = receiver.diagnosis
+        why = diagnosis or receiver.trouble
         view = ReceiverView(
             source=receiver.source,
             state=receiver.state,
@@ -226,6 +228,10 @@ class Status:
             rejected=dict(receiver.counts),
             not_recorded=dict(self._not_recorded()),
             satellites=tuple(SatelliteView(*satellite) for satellite in self._sky().satellites),
+            reason=diagnosis and diagnosis.reason,
+            message=why and why.message,
+            remedy=why and why.remedy,
+            notice="; ".join(receiver.notices) or None,
             antenna=receiver.antenna,
         )
         if last_fix is None:

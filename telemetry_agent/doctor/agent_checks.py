@@ -13,6 +13,7 @@ from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.lock import check_at_rest
 from telemetry_agent.config.settings import GpsSettings
 from telemetry_agent.daemon import client
+from telemetry_agent.doctor import now
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span, warned
 from telemetry_agent.doctor.permissions import HIDDEN, SystemUser, agents_account, is_user
 from telemetry_agent.errors import Advice, AgentError, QueueLockedError, SourceError
@@ -104,26 +105,7 @@ class AgentChecks:
         if self.status is None:
             yield skipped("delivery", "no agent runs")
             return
-        upload, queue = self.status.upload, self.status.queue
-        waiting = f"{queue.pending} positions wait"
-        ago = upload.last_delivery_s
-        last = "nothing delivered yet" if ago is None else f"last delivery {span(ago)} ago"
-        said = f"{upload.state}: {last}, {waiting}"
-        match upload.state:
-            case "ok":
-                yield passed("delivery", said)
-            case "held":
-                yield failed(
-                    "delivery",
-                    f"held: {upload.last_error or 'no reason known'}; {waiting}",
-                    "mend what the checks above name, then `sudo systemctl reload telemetry-agent`",
-                )
-            case _:
-                if upload.last_error:
-                    said += f"; {upload.last_error}"
-                yield warned(
-                    "delivery", said, "nothing is lost, it goes on by itself: see the checks above"
-                )
+        yield now.delivery(self.status)
 
     def _absent(self) -> Finding:
         try:

@@ -29,7 +29,7 @@ from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Batch, Fix, Record
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.compression import wanted
+from telemetry_agent.upload.compression import CompressionChoice
 from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
@@ -293,7 +293,8 @@ def asked(
     records = () if position is None else (Record(stream, 1, device, position),)
     batch = Batch(0, stream, device, records, live=True)
     wire_format = choose(upload.format, upload.url, upload.username)
-    payload = wire_format.encode(batch, compression=wanted(upload.compression, wire_format))
+    compression = CompressionChoice(upload.compression, wire_format).choice(0)
+    payload = wire_format.encode(batch, compression=compression)
     answer = transport.exchange(payload, min(_ANSWER_S, upload.timeout_s))
     if isinstance(answer, NoAnswer):
         yield skipped("authentication", "no answer")

@@ -1,13 +1,14 @@
 """What was heard of a receiver, as findings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span, warned
 from telemetry_agent.doctor.listening import Heard
 from telemetry_agent.fields import rfc3339
+from telemetry_agent.gnss.diagnosis import diagnosis
 from telemetry_agent.gnss.sources import Source
-from telemetry_agent.gnss.sources.protocols import protocol
+from telemetry_agent.gnss.sources.protocols import protocol, unreadable
 from telemetry_agent.model import Fix, ReceiverState
 from telemetry_agent.snapshot import ReceiverView
 
@@ -17,7 +18,7 @@ _DAMAGED_SHARE = 0.02
 _HIGH_LOAD = 0.85
 _STRONG_DB = 30
 _SATELLITES_FOR_A_FIX = 4
-_UNREAL = {"estimated", "manual", "simulated"}
+UNREAL = {"estimated", "manual", "simulated"}
 _CLOCK_OFF_MS = 30_000
 
 
@@ -39,7 +40,7 @@ def listened(
         return
     yield _sentences(heard, baud)
     yield _line_load(heard, baud)
-    yield _antenna(heard)
+    yield antenna(heard.decoder.antenna)
     yield _fix(heard)
     yield _clock(heard, clock) if live else skipped("clock", "a recording tells no time")
 
@@ -48,8 +49,11 @@ def _unheard(source: Source, heard: Heard) -> Finding:
     state: ReceiverState = "silent"
     said = f"nothing comes from {source.name}"
     if heard.anything:
-        spoken = protocol(heard.unread)
-        state = "binary" if spoken else "wrong-baud"
+        found = unreadable(heard.unread)
+        if found == "no-checksum":
+            why = diagnosis(found)
+            return failed("sentences", why.message, why.remedy)
+        state, spoken = found, protocol(heard.unread)
         said = (
             f"{source.name} speaks {spoken}, no NMEA"
             if spoken
@@ -94,8 +98,9 @@ def _overloaded(said: str, heard: Heard) -> Finding:
     )
 
 
-def _antenna(heard: Heard) -> Finding:
-    match heard.decoder.antenna:
+def antenna(told: str | None) -> Finding:
+    """``antenna``, by what the receiver tells of it."""
+    match told:
         case "OPEN":
             return failed(
                 "antenna",
@@ -117,11 +122,11 @@ def _antenna(heard: Heard) -> Finding:
 def _fix(heard: Heard) -> Finding:
     decoder = heard.decoder
     if heard.fix is None:
-        if decoder.state == "no-date":
-            return _no_date(heard)
+        if why := decoder.diagnosis:
+            return failed("fix", why.message, why.remedy)
         return _no_fix(heard)
     said = _words(heard.fix)
-    if heard.fix.quality in _UNREAL:
+    if heard.fix.quality in UNREAL:
         return warned(
             "fix",
             f"{said}, but {heard.fix.quality}",
@@ -141,6 +146,8 @@ def reported(receiver: ReceiverView) -> Finding:
     state = receiver.state
     if state in {"2d", "3d"}:
         return passed("fix", f"{state.upper()}, says the agent")
+    if receiver.message is not None:
+        return failed("fix", receiver.message, receiver.remedy or "")
     return failed("fix", f"none: the agent finds the receiver {state}", "use sudo to see why")
 
 
@@ -153,28 +160,18 @@ def _words(fix: Fix) -> str:
     return ", ".join(said)
 
 
-def _no_date(heard: Heard) -> Finding:
-    if heard.decoder.counts["old-date"]:
-        return failed(
-            "fix",
-            "positions, but the receiver's date is too long ago to be true",
-            "the receiver is too old (its week counter rolled over): replace it, or its firmware",
-        )
-    return failed(
-        "fix",
-        "positions, but no date",
-        "switch the receiver's RMC or ZDA sentence on, for example in gps.on_connect",
-    )
-
-
 def _no_fix(heard: Heard) -> Finding:
-    if not heard.types.keys() & {"RMC", "GGA", "GLL", "GNS"}:
-        return failed(
-            "fix",
-            "the receiver sends no sentence with a position",
-            "switch its RMC and GGA sentences on, for example in gps.on_connect",
-        )
     signals = [satellite.snr_db or 0 for satellite in heard.decoder.sky().satellites]
+    return no_fix(signals, tells="GSV" in heard.types)
+
+
+def no_fix(signals: Sequence[float], *, tells: bool) -> Finding:
+    """``fix``, where there is none.
+
+    Args:
+        signals: of the satellites in view, in dB-Hz; 0: not heard.
+        tells: whether the receiver tells what it hears.
+    """
     heard_db = sorted((snr for snr in signals if snr), reverse=True)
     strong = sum(snr >= _STRONG_DB for snr in heard_db)
     if strong >= _SATELLITES_FOR_A_FIX:
@@ -185,7 +182,7 @@ def _no_fix(heard: Heard) -> Finding:
         )
     if heard_db:
         seen = f"{len(heard_db)} satellites are heard, the best at {heard_db[0]} dB-Hz"
-    elif "GSV" in heard.types:
+    elif tells:
         seen = "not one satellite is heard"
     else:
         seen = "the receiver does not tell what it hears"

@@ -11,18 +11,15 @@ from telemetry_agent.ackqueue.reading import copied
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.verify import FileAtRest, verify
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor import disk
+from telemetry_agent.doctor import disk, now
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import QueueLockedError, StorageError
-from telemetry_agent.snapshot import QueueView
 
 _SLOW_WRITE_S = 0.5
 _VERIFY_S = 4.0
 _OF_THE_SERVICE = Path("/var/lib/telemetry-agent")  # StateDirectory of the unit
-_BY_THE_DISK = {"damaged", "memory"}
-"""The reasons for a loss that nobody asked for."""
 _FAULTS = {"damaged": "are damaged", "missing": "are missing", "damaged_marks": "marks are damaged"}
 
 
@@ -81,7 +78,7 @@ class StorageChecks:
     def queue(self) -> Iterator[Finding]:
         """Is what was recorded still as it was: ``queue``."""
         if self._agent.status is not None:
-            yield _reported(self._agent.status.queue)
+            yield now.queue(self._agent.status.queue)
             return
         try:
             if not self._path.exists():
@@ -206,28 +203,3 @@ def _refused(folder: Path, error: OSError) -> Finding:
     if error.errno in {errno.EACCES, errno.EPERM}:
         return warned(name, f"{said} by the user who asks", "use sudo")
     return failed(name, said, "the disk may be broken: `dmesg` shows errors")
-
-
-def _reported(queue: QueueView) -> Finding:
-    """What the running agent reports of its queue: it checks each position that it sends."""
-    said = f"{queue.pending} positions wait, {queue.delivered} delivered ones are kept"
-    lost = ", ".join(
-        f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
-    )
-    if lost:
-        return warned(
-            "queue", f"{said}; lost: {lost}", "the disk loses data or refuses it: replace it"
-        )
-    if queue.full:
-        return warned(
-            "queue",
-            f"{said}; it is full, and gives up what is missed least",
-            "let it reach its endpoint; or set a larger queue.max_size, or free the disk",
-        )
-    if dead := sum(queue.dead_letters.values()):
-        return warned(
-            "queue",
-            f"{said}; the endpoint refused {dead}",
-            "`telemetry-agent queue list --state ack_failed` says why, `queue retry` repeats them",
-        )
-    return passed("queue", said)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from telemetry_agent.export.geojson import geojson
 from telemetry_agent.export.gpx import gpx
+from telemetry_agent.export.kml import kml
 from telemetry_agent.export.tables import csv, ndjson
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Format(NamedTuple):
 FORMATS: Mapping[str, Format] = {
     "gpx": Format(gpx, "application/gpx+xml"),
     "geojson": Format(geojson, "application/geo+json"),
+    "kml": Format(kml, "application/vnd.google-earth.kml+xml"),
     "csv": Format(csv, "text/csv; charset=utf-8; header=present"),
     "ndjson": Format(ndjson, "application/x-ndjson"),
 }

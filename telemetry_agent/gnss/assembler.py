@@ -1,4 +1,4 @@
-"""Where one instant ends and the next begins.
+"""Where one instant of one receiver ends and the next begins.
 
 Theory of operation. At most one epoch is open. It opens with a sentence whose time of day is
 another than the open one's, takes every sentence until it closes, is judged once, when it closes,
@@ -10,6 +10,11 @@ when the line is quiet, or at the end of the input, whichever comes first. What 
 that instant is late: it is counted and opens nothing, since one instant is one fix, and it
 teaches: the cycle is unlearned, or the quiet gap grows.
 
+A position sentence that comes again with the same time says that the cycle repeats while the time
+stands: some buses step it by 10 s, and some receivers send whole seconds at 5 Hz. The first cycle
+was true at that time, so it alone makes the fix, and the rest is late; it teaches nothing. Only a
+position sentence of a type that has not come yet can still be of the first one.
+
 Sentences without a time (VTG, GSA; an RMC before the first fix) join the open epoch. If none is
 open they open one that waits for its time, as some receivers begin their cycle so. If the line
 goes quiet before a time comes, they were the late end of the epoch before. Where no gap parts the
@@ -17,6 +22,7 @@ epochs, a VTG that begins the next one is known by its speed, which is that of t
 """
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal
 
 from telemetry_agent.gnss.cycle import Cycle
@@ -24,7 +30,7 @@ from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report, Vtg
-from telemetry_agent.gnss.talkers import Talkers
+from telemetry_agent.gnss.shared_talker import Judged, SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
 
 _QUIET_S = 0.25
@@ -32,42 +38,61 @@ _QUIET_BAUD = 9600  # slower lines take longer over one sentence
 _QUIET_GROWTH = 1.5
 _QUIET_AT_MOST = 4  # times what it was
 _SAME_SPEED_MM_S = 60  # a tenth of a knot, rounded
-_Closer = Literal["time", "cycle", "quiet", "end"]
+Closer = Literal["time", "cycle", "quiet", "end"]
 _WGS_84 = frozenset({"", "W84", "P90"})
 
 
 class Assembler:
     """Sentences in, fixes out.
 
-    ``counts``: ``late`` (sentences for an instant that was already judged), ``other-talker``
-    (ignored, because another receiver is followed), ``no-fix`` (epochs without a valid position),
-    ``no-time`` (valid positions whose sentences say no time of day).
+    ``counts``: ``late`` (sentences for an instant that was already judged), ``no-fix`` (epochs
+    without a valid position), ``no-time`` (valid positions whose sentences say no time of day).
+
+    Args:
+        dates: gives the fixes their day.
+        ask: with the time of each valid position while this owner is not followed: whether it is
+            from now on.
+        eager: whether the end of the cycle is learned.
+        baud: of a serial line.
     """
 
-    def __init__(self, dates: Dates, *, eager: bool, baud: int | None) -> None:
+    def __init__(
+        self, dates: Dates, ask: Callable[[Instant], bool], *, eager: bool, baud: int | None
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.state: ReceiverState | None = None
         """What the last epoch said about the receiver: no-fix, no-date, 2d or 3d."""
         self.judged_s: float | None = None
         """When it said so."""
+        self.timeless = False
+        """Whether its position had no time."""
         self.used: dict[str, set[str]] = {}
         """The satellites of the last epoch that told them, by system id or talker."""
+        self.followed = False
+        """Whether its positions become fixes."""
         self.datum: str | None = None
         """What positions refer to, if it is not WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
         """So long without a byte means that the receiver has said all."""
+        self.dates = dates
+        self.shared = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
-        self._dates = dates
+        self._ask = ask
         self._eager = eager
         self._cycle = Cycle()
-        self._talkers = Talkers()
         self._epoch: Epoch | None = None
         self._judged: Epoch | None = None
-        self._closed_by: _Closer = "time"
+        self._position: Report | None = None  # of that one
+        self._closed_by: Closer = "time"
+        self._repeats = False  # the cycle came again while the time stood
         self._moments_astray = False  # the times of ZDA and GBS are not those of the fixes
         self._gst: Gst | None = None  # came before the epoch that it is about
         self._vtg: Vtg | None = None
         self._vtg_leads = False  # it comes before the RMC of its instant
+
+    def count_in(self, counts: Counter[str]) -> None:
+        """Count in these from now on, and the dates with it."""
+        self.counts = self.dates.counts = counts
 
     @property
     def open(self) -> bool:
@@ -77,24 +102,19 @@ class Assembler:
     def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
         """Append the fixes that this sentence completes, by its time or by being the last."""
         tag, instant = message.tag, message.instant
-        if self._talkers.followed is not None and not self._talkers.admit(message):
-            self.counts["other-talker"] += 1
-            return
         epoch = self._epoch
         if instant is None:
-            if isinstance(message, Dtm):
-                self.datum = None if message.datum in _WGS_84 else message.datum
-                return
             epoch = self._epoch_of_untimed(message, now_s, fixes)
             if epoch is not None and isinstance(message, Vtg) and self._is_of_next(message, epoch):
                 message = Vtg(tag, None, None)
         else:
-            astray = self._moments_astray and isinstance(message, Moment)
-            if not astray and (epoch is None or epoch.instant != instant):
+            if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of(instant, message, now_s, fixes)
+            elif tag in epoch.seen and self._is_again(message, epoch):
+                epoch = None
             # After the epoch before was closed: if time jumped, this date is none of its own.
             if isinstance(message, (Report, Moment)) and message.day is not None:
-                self._dates.learn(message.day, instant)
+                self.dates.learn(message.day, instant)
         if epoch is None:
             return
         if isinstance(message, Gst) and not epoch.take_errors(message):
@@ -102,7 +122,7 @@ class Assembler:
         epoch.join(message)
         cycle = self._cycle
         if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
-            self._close("cycle", now_s, fixes)
+            self.close("cycle", now_s, fixes)
 
     def quiet(self, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
@@ -111,54 +131,77 @@ class Assembler:
             self._epoch = None
             self._late(*epoch.seen)
         else:
-            self._close("quiet", now_s, fixes)
-
-    def finish(self, now_s: float, fixes: list[Fix]) -> None:
-        """Append the fix that the end of the input completes."""
-        self._close("end", now_s, fixes)
+            self.close("quiet", now_s, fixes)
 
     def _epoch_of(
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
     ) -> Epoch | None:
         epoch, tag = self._epoch, message.tag
-        if epoch is not None and epoch.is_at(instant, tag):
-            epoch.labels.add(instant)
+        if self._moments_astray and isinstance(message, Moment):
             return epoch
-        if isinstance(message, Report) and not self._talkers.opens(tag):
-            self.counts["other-talker"] += 1
-            return None
+        if epoch is not None and epoch.is_at(instant, message):
+            if not isinstance(message, Moment):
+                epoch.labels |= {instant}
+            return epoch
         waiting = epoch is not None and epoch.instant is None and not epoch.reported
         judged = self._judged
         # If time went on in between and the very sentence comes again, time has stepped back.
         late = epoch is None or waiting or (judged is not None and tag not in judged.seen)
-        if late and judged is not None and judged.is_at(instant, tag):
+        if late and judged is not None and self._is_of_judged(judged, instant, message):
             if epoch is not None and epoch.instant is not None and not epoch.reported:
                 self._moments_astray = True  # one of another time stands amid the fix's sentences
             self._epoch = None if waiting else epoch  # what waited was late as well
             self._late(tag)
             return None
         if not waiting:
-            self._close("time", now_s, fixes)
+            self.close("time", now_s, fixes)
         if self._epoch is None:
             self._epoch = Epoch()
+        self._repeats = False
         self._epoch.instant = instant
-        if self._gst is not None and self._epoch.take_errors(self._gst):
+        if self._gst is not None and self._epoch.take_early(self._gst):
             self._gst = None
         return self._epoch
 
+    def _is_of_judged(self, judged: Epoch, instant: Instant, message: Message) -> bool:
+        if judged.instant == instant or instant in judged.labels:
+            self._repeats = self._repeats or (
+                message.tag in judged.seen and isinstance(message, Report)
+            )
+            return True
+        return judged.is_at(instant, message)
+
+    def _is_again(self, message: Message, epoch: Epoch) -> bool:
+        """Whether a position sentence came a second time with the time of the open epoch."""
+        if not isinstance(message, Report):
+            epoch.bound()
+            return False
+        self.counts["late"] += 1
+        self.shared.repeated(message)
+        if message != epoch.messages[-1]:  # else the line doubled it
+            self._repeats = True
+        return True
+
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
         epoch, tag = self._epoch, message.tag
+        if isinstance(message, Dtm):
+            self.datum = None if message.datum in _WGS_84 else message.datum
+            return None
+        if self._repeats or (
+            epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
+        ):
+            self._late(tag)
+            return None
         if epoch is None:
-            if self._closed_by == "cycle" and tag != self._cycle.first:
-                self._late(tag)
-                return None
+            epoch = self._epoch = Epoch()
+        elif tag in epoch.seen and not isinstance(message, Report):
+            epoch.bound()
         elif isinstance(message, Report) and tag in epoch.seen:
             # The same sentence again, now without a time: the receiver lost it, this is another
             # instant.
-            self._close("time", now_s, fixes)
-        if self._epoch is None:
-            self._epoch = Epoch()
-        return self._epoch
+            self.close("time", now_s, fixes)
+            epoch = self._epoch = Epoch()
+        return epoch
 
     def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
         """Whether it speaks of the instant that follows, where no quiet gap says so.
@@ -177,31 +220,52 @@ class Assembler:
 
     def _late(self, *tags: str) -> None:
         self.counts["late"] += len(tags)
-        if self._judged is None or not any(map(self._judged.heard, tags)):
-            return  # another talker repeats: that says nothing about this one's cycle
+        if self._repeats:
+            return
         if self._closed_by == "cycle":
             self._cycle.broken()
         elif self._closed_by == "quiet":
             self.quiet_s = min(self.quiet_s * _QUIET_GROWTH, self._quiet_most_s)
 
-    def _close(self, by: _Closer, now_s: float, fixes: list[Fix]) -> None:
+    def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
+        """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reported:
             return
         if self._eager and by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
-        self._judged, self._closed_by, self.judged_s = epoch, by, now_s
+        before, self._judged, self._closed_by, self.judged_s = self._judged, epoch, by, now_s
+        left = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
+        trusted = left.trusted()
         self.used = epoch.used or self.used
-        trusted = epoch.trusted()
-        if trusted is None or trusted.position_e9 is None:
-            self.state = "no-fix"
-            self.counts["no-fix"] += 1
-            return
-        if epoch.fixed_at is None:
+        # In most epochs there is nothing to watch for.
+        if before is not None and (
+            (trusted is None) != (self._position is None)
+            or (before.instant or 0) > (epoch.instant or 0)
+            or self.shared.watching
+        ):
+            self.shared.closed(
+                Judged(self._position, before.instant, before.seen),
+                Judged(trusted, epoch.instant, epoch.seen),
+            )
+        self._position = trusted
+        self._judge(left, trusted, now_s, fixes)
+
+    def _judge(self, epoch: Epoch, trusted: Report | None, now_s: float, fixes: list[Fix]) -> None:
+        self.timeless = trusted is None and epoch.untimed
+        if self.timeless:
             self.state = "no-date"
             self.counts["no-time"] += 1
             return
-        placed = self._dates.place(epoch.fixed_at, now_s)
+        if trusted is None or trusted.position_e9 is None or epoch.fixed_at is None:
+            self.state = "no-fix"
+            self.counts["no-fix"] += 1
+            return
+        if epoch.day is not None and trusted.instant is not None:
+            self.dates.learn(epoch.day, trusted.instant)
+        if not (self.followed or self._ask(epoch.fixed_at)):
+            return
+        placed = self.dates.place(epoch.fixed_at, now_s)
         if placed is None:
             self.state = "no-date"
             return

@@ -4,17 +4,25 @@ Most sentences carry a time of day only. One rule gives it a day: keep the last 
 is known, and take the day that puts the time of day nearest to it, which is within 12 hours. This
 carries midnight whichever sentence of an epoch comes first, a date sentence that runs ahead of
 the fixes, and a step back over midnight. Each fix that got its day becomes the known instant
-itself, so that a receiver which says the date once is followed for weeks.
+itself, so that a receiver which says the date once is followed for weeks. Round midnight some
+receivers turn the date a second too late or too soon: for a minute the day that goes on wins.
 
-A receiver that never says the date (GGA and VTG only) is given it by the system clock, but only
-after a minute in which it had the chance to say it, only from a clock that is known to be right,
-and with a flag. Otherwise the fix has no date, and nobody invents one.
+What a receiver says is not always a date. GPS counts its weeks in 10 bits, so an old receiver is
+1024 weeks behind; and before it hears the sky a receiver has the date that it was made with. On a
+live line a date from before this release is therefore moved by 1024 weeks, and used once it is
+proven: by a system clock that is known to be right, or by a minute of fixes that keep it.
+
+A receiver that never says the date (GGA and VTG only) is given it by another device on its line, or
+by the system clock, but only after a minute in which it had the chance to say it, only from a clock
+that is known to be right, and both with a flag. Otherwise the fix has no date, and nobody invents
+one.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
 
+from telemetry_agent.gnss.diagnosis import Reason
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
 from telemetry_agent.model import Flag
 
@@ -26,34 +34,81 @@ _DAY_1970 = date(1970, 1, 1).toordinal()
 _EARLIEST_DAY = date(2026, 1, 1).toordinal() - _DAY_1970
 _LATEST_DAY = date(2036, 1, 1).toordinal() - _DAY_1970
 _ROLLOVER_DAYS = 1024 * 7  # GPS counts its weeks in 10 bits
+# The date of a receiver that has not heard the sky. Others (1980-01-06, 2080-01-05) are out of
+# the range that 1024 weeks lead to.
+_STARTUP_DAYS = frozenset({date(2013, 9, 1).toordinal() - _DAY_1970})
 _DATELESS_S = 60.0
+_PROOF_S = 60.0
+_STEP_AT_MOST_S = 10.0  # between two fixes; some receivers take 8 s
+_ROUND_MIDNIGHT_MS = 60_000
 
 
 class Dates:
-    """Gives each time of day its day.
+    """Gives each time of day of one receiver its day.
 
-    With ``fix_rollover`` a date from before this release gets 1024 weeks added, once or twice, if
-    that brings it within ten years after the release; otherwise it is no date. ``counts`` has
-    ``rollover`` (dates that were moved), ``old-date`` (that could not be), ``no-date`` (fixes
-    that got no day).
+    ``counts`` has ``rollover`` (dates from before this release, which 1024 weeks or twice as many
+    bring within ten years after it), ``old-date`` (dates that they do not, and those of a
+    receiver that has not heard the sky), ``future-date`` (beyond ten years after this release),
+    ``late-date`` (that turned at another time than midnight), ``no-date`` (fixes that got no day).
+
+    Args:
+        wall_clock: dates a receiver that sends no date, and convicts one that runs ahead.
+        fix_rollover: whether dates from before this release are moved; else they stay what they
+            are.
+        prove_rollover: whether a moved date must be proven before it counts.
+        day: in days since 1970, that of a recording which says none.
+        lender: the last known instant of another receiver on this line, in milliseconds.
     """
 
-    def __init__(self, *, wall_clock: WallClock, fix_rollover: bool) -> None:
+    reason: Reason = "no-date"
+    """Why no date is known: the receiver says none, or one that cannot be used."""
+
+    def __init__(
+        self,
+        *,
+        wall_clock: WallClock,
+        fix_rollover: bool,
+        prove_rollover: bool = True,
+        day: int | None = None,
+        lender: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self.counts: Counter[str] = Counter()
+        self.known_ms: int | None = None
+        """The last instant whose date the receiver said, in milliseconds since 1970."""
         self._wall_clock = wall_clock
         self._fix_rollover = fix_rollover
-        self._known_ms: int | None = None
-        self._dateless_since_s: float | None = None
+        self._prove_rollover = prove_rollover
+        self._day = day
+        self._told_ms: int | None = None  # the last instant that was dated by ``day``
+        self._lender = lender
+        self._claimed_ms: int | None = None  # the last instant with a moved date
+        self._claimed_since_s: float | None = None  # in ``_valid_s``; None: from the next fix on
+        self._valid_s = 0.0  # seconds with valid fixes
+        self._last_fix: tuple[int, float] | None = None
 
     def learn(self, day: int, instant: Instant) -> None:
         """The receiver says that this instant is on this day, in days since 1970."""
+        time_ms = time_of_day_ms(instant)
         if self._fix_rollover and day < _EARLIEST_DAY:
-            moved = (day + _ROLLOVER_DAYS, day + 2 * _ROLLOVER_DAYS)
-            day = next((then for then in moved if _EARLIEST_DAY <= then < _LATEST_DAY), 0)
-            self.counts["rollover" if day else "old-date"] += 1
-            if not day:
-                return
-        self._known_ms = day * DAY_MS + time_of_day_ms(instant)
+            said_ms = self._moved_ms(day, time_ms)
+        elif day >= _LATEST_DAY:
+            self.counts["future-date"] += 1
+            self.reason = "future-date"
+            return
+        else:
+            said_ms = day * DAY_MS + time_ms
+        if said_ms is None:
+            self.reason = "old-date"
+            return
+        if self.known_ms is not None and not 0 <= said_ms - self.known_ms < DAY_MS // 2:
+            goes_on_ms = _nearest_ms(time_ms, self.known_ms)
+            goes_on = goes_on_ms >= self.known_ms
+            late = said_ms == goes_on_ms - DAY_MS and time_ms < _ROUND_MIDNIGHT_MS
+            soon = said_ms == goes_on_ms + DAY_MS and time_ms >= DAY_MS - _ROUND_MIDNIGHT_MS
+            if goes_on and (late or soon):
+                self.counts["late-date"] += 1
+                said_ms = goes_on_ms
+        self.known_ms = said_ms
 
     def place(self, instant: Instant, now_s: float) -> tuple[int, tuple[Flag, ...]] | None:
         """The milliseconds since 1970 of a fix that is made now, and what is doubtful in them.
@@ -61,18 +116,64 @@ class Dates:
         None while no date is known.
         """
         time_ms = time_of_day_ms(instant)
+        flags: tuple[Flag, ...] = ()
         wall_ms = self._wall_clock()
-        if self._known_ms is not None:
-            self._known_ms = _nearest_ms(time_ms, self._known_ms)
-            # A system clock that is behind is normal; one that is right can convict the receiver.
-            ahead = wall_ms is not None and self._known_ms - wall_ms > DAY_MS
-            return self._known_ms, ("time",) if ahead else ()
-        if self._dateless_since_s is None:
-            self._dateless_since_s = now_s
-        if wall_ms is None or now_s - self._dateless_since_s < _DATELESS_S:
-            self.counts["no-date"] += 1
+        if self.known_ms is None or self._claimed_ms is not None:
+            self._pass(time_ms, now_s)
+            if self.known_ms is None and self._claimed_ms is not None and self._is_proven():
+                self.known_ms = self._claimed_ms
+        if self.known_ms is not None:
+            placed_ms = self.known_ms = _nearest_ms(time_ms, self.known_ms)
+        elif self._day is not None:
+            base_ms = self._day * DAY_MS + time_ms if self._told_ms is None else self._told_ms
+            placed_ms = self._told_ms = _nearest_ms(time_ms, base_ms)
+        else:
+            lent_ms = self._lender()
+            if lent_ms is None and self._valid_s >= _DATELESS_S:
+                lent_ms = wall_ms
+            if lent_ms is None:
+                self.counts["no-date"] += 1
+                return None
+            placed_ms, flags = _nearest_ms(time_ms, lent_ms), ("date",)
+        # A system clock that is behind is normal; one that is right can convict the receiver.
+        if wall_ms is not None and placed_ms - wall_ms > DAY_MS:
+            flags = ("time", *flags)
+        return placed_ms, flags
+
+    def _moved_ms(self, day: int, time_ms: int) -> int | None:
+        """An instant of a date from before the release, moved; None if that is not proven."""
+        moved = (day + _ROLLOVER_DAYS, day + 2 * _ROLLOVER_DAYS)
+        day_moved = next((then for then in moved if _EARLIEST_DAY <= then < _LATEST_DAY), None)
+        if day_moved is None or day in _STARTUP_DAYS:
+            self.counts["old-date"] += 1
             return None
-        return _nearest_ms(time_ms, wall_ms), ("date",)
+        self.counts["rollover"] += 1
+        said_ms = day_moved * DAY_MS + time_ms
+        before_ms, self._claimed_ms = self._claimed_ms, said_ms
+        if before_ms is None or _nearest_ms(time_ms, before_ms) != said_ms:
+            self._claimed_since_s = None
+        wall_ms = self._wall_clock()
+        at_once = wall_ms is not None and abs(said_ms - wall_ms) <= DAY_MS
+        return said_ms if at_once or self._is_proven() else None
+
+    def _is_proven(self) -> bool:
+        if not self._prove_rollover:
+            return True
+        since_s = self._claimed_since_s
+        return since_s is not None and self._valid_s - since_s >= _PROOF_S
+
+    def _pass(self, time_ms: int, now_s: float) -> None:
+        """A valid fix came: so much longer was it heard, and its time went on or jumped."""
+        if self._last_fix is not None:
+            last_ms, last_s = self._last_fix
+            step_s = now_s - last_s
+            said_s = ((time_ms - last_ms + DAY_MS // 2) % DAY_MS - DAY_MS // 2) / 1000
+            if abs(said_s - step_s) > _STEP_AT_MOST_S:
+                self._claimed_since_s = None
+            self._valid_s += min(max(step_s, 0.0), _STEP_AT_MOST_S)
+        self._last_fix = time_ms, now_s
+        if self._claimed_since_s is None:
+            self._claimed_since_s = self._valid_s
 
 
 def _nearest_ms(time_of_day: int, known_ms: int) -> int:

@@ -8,15 +8,18 @@ alone and not on how they were cut.
 import re
 from collections import Counter
 
-from telemetry_agent.gnss.assembler import Assembler
 from telemetry_agent.gnss.dates import Dates, WallClock
+from telemetry_agent.gnss.diagnosis import Diagnosis, Reason, diagnosis
 from telemetry_agent.gnss.framing import Framer, Sentence
-from telemetry_agent.gnss.sentences import Parser, Txt
+from telemetry_agent.gnss.sentences import IN_VIEW, Parser, Txt
+from telemetry_agent.gnss.shared_line import SharedLine
 from telemetry_agent.gnss.sky import InView
+from telemetry_agent.gnss.talkers import GNSS
 from telemetry_agent.model import Fix, ReceiverState, Sky
 
 _STALE_S = 10.0  # some receivers take 8 s for an epoch
 _BINARY_FRAMES = 3
+_UNCHECKED = 3
 
 _ANTENNA = re.compile(r"ANT(?:ENNA[ =]|STATUS[ =]|_)(\w+)")
 _FIRMWARE = re.compile(r"(?:FWVER=|SW=|(?:ROM|EXT) (?:BASE|CORE) )(.+)")
@@ -32,6 +35,9 @@ class Decoder:
             runs ahead.
         fix_rollover: whether dates that are older than this release are moved by 1024 weeks. For
             live sources; a recording may be old.
+        prove_rollover: whether that waits until the date is proven: by the system clock, or by a
+            minute of fixes.
+        day: the day, since 1970, of a recording that says none.
         eager: whether a fix is out as soon as the last sentence of the receiver's cycle is there,
             as that was learned. A recording, for which nobody waits, is surer without.
         baud: of a serial line: on a slow one a quiet gap is longer.
@@ -47,6 +53,8 @@ class Decoder:
         *,
         wall_clock: WallClock = lambda: None,
         fix_rollover: bool,
+        prove_rollover: bool = True,
+        day: int | None = None,
         eager: bool = True,
         baud: int | None = None,
     ) -> None:
@@ -54,14 +62,24 @@ class Decoder:
         """How many were whole and had the right checksum, of whatever type."""
         self._framer = Framer()
         self._parser = Parser()
-        self._dates = Dates(wall_clock=wall_clock, fix_rollover=fix_rollover)
-        self._assembler = Assembler(self._dates, eager=eager, baud=baud)
+        self._line = SharedLine(
+            lambda lender: Dates(
+                wall_clock=wall_clock,
+                fix_rollover=fix_rollover,
+                prove_rollover=prove_rollover,
+                day=day,
+                lender=lender,
+            ),
+            eager=eager,
+            baud=baud,
+        )
         self._in_view = InView()
         self._overflows: Counter[str] = Counter()
         self._first_byte_s: float | None = None
         self._last_byte_s = 0.0
         self._last_sentence_s = 0.0
-        self._binary_frames_before = 0
+        self._binary_frames_before = self._unchecked_before = 0
+        self._over = False
 
     def feed(self, data: bytes, now_s: float) -> list[Fix]:
         """The fixes that these bytes complete; ``now_s`` is when they came, monotonic."""
@@ -74,37 +92,88 @@ class Decoder:
 
     def due_s(self) -> float | None:
         """When ``tick`` would find the line quiet; None while nothing waits."""
-        return self._last_byte_s + self._assembler.quiet_s if self._assembler.open else None
+        return self._last_byte_s + self._line.quiet_s if self._line.open else None
 
     def tick(self, now_s: float) -> list[Fix]:
         """The fix that the quiet of the line completes, if it is due."""
         fixes: list[Fix] = []
         due_s = self.due_s()
         if due_s is not None and now_s >= due_s:
-            self._assembler.quiet(now_s, fixes)
+            self._line.quiet(now_s, fixes)
         return fixes
 
     def finish(self) -> list[Fix]:
         """What the end of the input completes."""
+        self._over = True
         fixes = self._decode(self._framer.finish(), self._last_byte_s)
-        self._assembler.finish(self._last_byte_s, fixes)
+        self._line.finish(self._last_byte_s, fixes)
         return fixes
 
     @property
     def counts(self) -> Counter[str]:
         """Rejected input by reason; see the parts for what each means."""
-        return (
-            self._framer.rejected
-            + self._parser.rejected
-            + self._dates.counts
-            + self._assembler.counts
-            + self._overflows
-        )
+        return self._framer.rejected + self._parser.rejected + self._line.counts + self._overflows
 
     @property
     def datum(self) -> str | None:
         """What the receiver's positions refer to, if it is not WGS 84."""
-        return self._assembler.datum
+        heard = self._line.heard
+        return heard.datum if heard else None
+
+    @property
+    def followed(self) -> str | None:
+        """The talker whose positions become fixes, GN for all satellite systems; None: none yet."""
+        return self._line.followed
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        """The talkers that have positions as well, which do not become fixes."""
+        return frozenset(self._line.ignored)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of the line although positions come."""
+        heard = self._line.heard
+        if heard is None:
+            return ()
+        said = []
+        if self.followed and self.ignored:
+            said.append(
+                f"several devices have positions ({' '.join(sorted(self.ignored))} beside "
+                f"{self.followed}): {self.followed} is followed, unless it has none for 5 s"
+            )
+        if heard.shared.noticed:
+            said.append(
+                "two receivers seem to speak as one talker: positions may hop between them; "
+                "disconnect one, or give it another talker"
+            )
+        if heard.datum is not None:
+            said.append(
+                f"positions are in the datum {heard.datum}, and may be off by hundreds of metres: "
+                "set the receiver to WGS 84"
+            )
+        return tuple(said)
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """Why a receiver that speaks gives no positions; None while it does, or may yet."""
+        reason = self._reason()
+        return diagnosis(reason, self._parser.proprietary) if reason else None
+
+    def _reason(self) -> Reason | None:
+        spoken_s = self._last_byte_s - (self._first_byte_s or 0.0)
+        if self._first_byte_s is None or not (self._over or spoken_s >= _STALE_S):
+            return None
+        if not self.sentences or self._last_byte_s - self._last_sentence_s >= _STALE_S:
+            return "no-checksum" if self._is_unchecked() else None
+        heard = self._line.heard
+        if heard is None or heard.judged_s is None:
+            if self._framer.unchecked >= _UNCHECKED:
+                return "no-checksum"  # beside those of another device that has them
+            return "proprietary" if self._parser.only_proprietary else "no-position"
+        if heard.timeless:
+            return "no-time"
+        return heard.dates.reason if heard.state == "no-date" else None
 
     @property
     def state(self) -> ReceiverState | None:
@@ -117,15 +186,23 @@ class Decoder:
             return None
         if self._last_byte_s - self._last_sentence_s >= _STALE_S:
             frames = self._framer.binary_frames - self._binary_frames_before
-            return "binary" if frames >= _BINARY_FRAMES else None
-        judged_s = self._assembler.judged_s
+            if frames >= _BINARY_FRAMES:
+                return "binary"
+            return "no-fix" if self._is_unchecked() else None
+        heard = self._line.heard
+        judged_s = heard.judged_s if heard else None
         if self._last_byte_s - (self._first_byte_s if judged_s is None else judged_s) >= _STALE_S:
             return "no-fix"
-        return self._assembler.state
+        return heard.state if heard else None
+
+    def _is_unchecked(self) -> bool:
+        return self._framer.unchecked - self._unchecked_before >= _UNCHECKED
 
     def sky(self) -> Sky:
         """The satellites in view, and the antenna's state. Any thread may ask."""
-        return Sky(self._in_view.satellites(self._assembler.used, self._last_byte_s), self.antenna)
+        heard = self._line.heard
+        used = heard.used if heard else {}
+        return Sky(self._in_view.satellites(used, self._last_byte_s), self.antenna)
 
     def _decode(self, sentences: list[Sentence], now_s: float) -> list[Fix]:
         fixes: list[Fix] = []
@@ -133,17 +210,26 @@ class Decoder:
             self.sentences += len(sentences)
             self._last_sentence_s = now_s
             self._binary_frames_before = self._framer.binary_frames
+            self._unchecked_before = self._framer.unchecked
+        kinds, parse = self._parser.kinds, self._parser.parse
+        line, (alone, add), keep = self._line, self._line.alone, self._in_view.keep
         for sentence in sentences:
-            if sentence[2:6] == "GSV,":
-                self._in_view.keep((now_s, sentence))
-                continue
-            message = self._parser.parse(sentence)
-            if message is None:
-                continue
-            if isinstance(message, Txt):
-                self._note(message.text)
-            else:
-                self._assembler.add(message, now_s, fixes)
+            try:
+                kind = kinds[sentence[:6]]
+            except KeyError:
+                kind = self._parser.kind(sentence)
+            if kind is IN_VIEW:
+                keep((now_s, sentence))
+            elif kind is not None and (message := parse(sentence, kind)) is not None:
+                owner = kind.owner
+                if isinstance(message, Txt):
+                    if owner in {GNSS, line.followed}:
+                        self._note(message.text)
+                elif owner == alone:
+                    add(message, now_s, fixes)
+                else:
+                    line.add(owner, message, now_s, fixes)
+                    alone, add = line.alone
         return fixes
 
     def _note(self, text: str) -> None:

@@ -1,26 +1,34 @@
-"""What a receiver says about one instant, and the judgement over it.
+"""What one receiver says about one instant, and the judgement over it.
 
 Nothing reaches an epoch from the one before. Inside it the last value of a field wins, whichever
 sentence brings it. Positions have an order of trust besides: it decides where two sentences differ
-by more than their rounding, and keeps the digits of an RTK fix. A sentence that says "no fix"
-vetoes the whole epoch, whoever else has a position: receivers go on sending the last one.
+by more than their rounding, and keeps the digits of an RTK fix. A GGA's altitude is trusted more
+than a GNS's.
+
+Who says "no fix" takes back what the same talker said of the instant, since receivers go on
+sending the last position; GN speaks for all systems. So a receiver whose GLONASS part has no fix
+keeps its GPS position. Where only a part is taken back, or where an RMC counts only beside a GGA,
+what is left is put together again from the sentences.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from telemetry_agent.gnss.field_values import Instant
-from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Report, Vtg
-from telemetry_agent.gnss.talkers import group
+from telemetry_agent.gnss.field_values import NO_GEOMETRY, Instant
+from telemetry_agent.gnss.geodesy import PoorFix
+from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Moment, Report, Vtg
+from telemetry_agent.gnss.talkers import GNSS
 from telemetry_agent.model import Fix, Flag, Quality
 
 _SAME_INSTANT_MS = 10
+_SAME_SECOND_MS = 50  # ZDA is written by another part of the firmware
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
 _ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
 _RTK = frozenset({"rtk", "float-rtk"})
 _NO_SATELLITE = frozenset({"", "0", "00", "000"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
+_KEPT = 100
 
 
 class Epoch:
@@ -28,18 +36,28 @@ class Epoch:
 
     instant: Instant | None = None
     """Which sentences belong to it; None: none has said a time."""
+    labels: frozenset[Instant] = frozenset()
+    """Other times that sentences of this instant say."""
     fixed_at: Instant | None = None
     """When it has its position: ZDA may be wrong about that."""
     last = ""
     """The tag of the sentence that came last."""
     reported = False
     """A position sentence came, with a position or without."""
-    veto = False
-    """One of them says that there is no fix."""
+    untimed = False
+    """One of them has a position and no time: it may be of any instant."""
+    day: int | None = None
+    """What an RMC says that counts only beside a GGA."""
+    vetoes: frozenset[str] = frozenset()
+    """The talkers that say that there is no fix."""
+    unsure = False
+    """It depends on the rest of it whether one of its sentences counts."""
     _last_kind = ""
     _gsa_mode: int | None = None
     _alt_mm: int | None = None
+    _alt_by = ""
     _geoid_sep_mm: int | None = None
+    _geoid_sep_by = ""
     _speed_mm_s: int | None = None
     _course_mdeg: int | None = None
     _hdop_e2: int | None = None
@@ -49,12 +67,11 @@ class Epoch:
     _err_v_mm: int | None = None
 
     def __init__(self) -> None:
-        self.labels: set[Instant] = set()
-        """Other times that sentences of this instant say."""
         self.seen: dict[str, int] = {}
         """tag -> how many came, in the order in which each came first."""
         self.used: dict[str, set[str]] = {}
         """System id or talker -> the satellites of GSA, as sent, empty places too."""
+        self.messages: list[Message] = []
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
         self._sats: dict[str, int] = {}  # by talker: some count only those of one system
 
@@ -64,31 +81,28 @@ class Epoch:
         rmc = self._reports.get("RMC")
         return None if rmc is None else rmc.speed_mm_s
 
-    def is_at(self, instant: Instant, tag: str | None = None) -> bool:
-        """Whether a sentence with this time and tag speaks of the same instant.
+    def is_at(self, instant: Instant, message: Message) -> bool:
+        """Whether this sentence, which says this time, speaks of the same instant.
 
-        Some receivers say .758 in one sentence and .76 in the next; the same sentence with
-        another time is always of another instant.
+        Some receivers say .758 in one sentence and .76 in the next, and the time of ZDA may be off
+        by a little more; the same sentence with another time is always of another instant.
         """
         if self.instant is None:
             return False
         apart = abs(instant - self.instant)
         if apart == 0 or instant in self.labels:
             return True
-        return apart <= _SAME_INSTANT_MS and tag not in self.seen
-
-    def heard(self, tag: str) -> bool:
-        """Whether the group of talkers of this tag took part."""
-        return group(tag) in map(group, self.seen)
+        if apart > _SAME_SECOND_MS or message.tag in self.seen:
+            return False
+        return apart <= _SAME_INSTANT_MS or message.tag[2:] == "ZDA"
 
     def join(self, message: Message) -> None:
         """Take in one more sentence."""
         tag = message.tag
         self.seen[tag] = self.seen.get(tag, 0) + 1
         self.last = tag
-        take = _TAKERS.get(type(message))
-        if take is not None:
-            take(self, message)
+        self.messages.append(message)
+        _TAKERS[type(message)](self, message)
 
     def take_report(self, report: Report) -> None:
         """Take in RMC, GGA, GLL or GNS."""
@@ -97,22 +111,33 @@ class Epoch:
         if self.fixed_at is None:
             self.fixed_at = report.instant
         if report.veto:
-            self.veto = True
+            self.vetoes |= {report.tag[:2]}
+        if report.unsure:
+            self.unsure = True
+            return
         if report.position_e9 is None:
             return
-        self._reports[kind] = report
-        self._last_kind = kind
+        if report.instant is None:
+            self.untimed = True
+        else:
+            self._reports[kind] = report
+            self._last_kind = kind
         if kind == "RMC":
             self.take_motion(report)
         elif kind != "GLL":
-            if report.sats is not None:
-                self._sats[report.tag[:2]] = report.sats
-            if report.hdop_e2 is not None:
-                self._hdop_e2 = report.hdop_e2
-            if report.alt_mm is not None:
-                self._alt_mm = report.alt_mm
-            if report.geoid_sep_mm is not None:
-                self._geoid_sep_mm = report.geoid_sep_mm
+            self._take_height(kind, report)
+
+    def _take_height(self, kind: str, report: Report) -> None:
+        if report.sats is not None:
+            self._sats[report.tag[:2]] = report.sats
+        hdop_e2 = report.hdop_e2
+        # One sentence may say 99.99 where another has a number.
+        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
+            self._hdop_e2 = hdop_e2
+        if report.alt_mm is not None and (kind == "GGA" or self._alt_by != "GGA"):
+            self._alt_mm, self._alt_by = report.alt_mm, kind
+        if report.geoid_sep_mm is not None and (kind == "GGA" or self._geoid_sep_by != "GGA"):
+            self._geoid_sep_mm, self._geoid_sep_by = report.geoid_sep_mm, kind
 
     def take_motion(self, motion: Report | Vtg) -> None:
         """Take in the speed and course of RMC or VTG."""
@@ -129,23 +154,57 @@ class Epoch:
         self.used.setdefault(gsa.system, set()).update(gsa.satellites)
         if gsa.pdop_e2 is not None:
             self._pdop_e2 = gsa.pdop_e2
-        if gsa.hdop_e2 is not None:
-            self._hdop_e2 = gsa.hdop_e2
+        hdop_e2 = gsa.hdop_e2
+        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
+            self._hdop_e2 = hdop_e2
         if gsa.vdop_e2 is not None:
             self._vdop_e2 = gsa.vdop_e2
 
     def take_errors(self, gst: Gst) -> bool:
         """Take in GST, if its time is this epoch's or it has none."""
-        if gst.about is not None and not self.is_at(gst.about):
+        if gst.about is not None and not self.is_at(gst.about, gst):
             return False
         self._err_h_mm, self._err_v_mm = gst.err_h_mm, gst.err_v_mm
         return True
 
+    def take_early(self, gst: Gst) -> bool:
+        """The same for a GST that came before the epoch began."""
+        if not self.take_errors(gst):
+            return False
+        self.messages.append(gst)
+        return True
+
+    def bound(self) -> None:
+        """Keep no more sentences than a receiver needs for an instant."""
+        del self.messages[_KEPT:]
+
+    def settled(self) -> "Epoch":
+        """What is left of it when vetoes are heard, and what is unsure is decided."""
+        vetoes = self.vetoes
+        if GNSS in vetoes or {tag[:2] for tag in self.seen} <= vetoes:
+            return _NOTHING
+        left = Epoch()
+        left.instant, left.labels = self.instant, self.labels
+        heard = [message for message in self.messages if message.tag[:2] not in vetoes]
+        sure = any(map(_vouches, heard))
+        for message in heard:
+            if isinstance(message, Report) and message.unsure:
+                if sure:
+                    left.day = message.day_if_sure
+                    left.join(message._replace(unsure=False))
+                continue
+            if isinstance(message, Gst):
+                left.take_errors(message)
+            left.join(message)
+        return left
+
     def trusted(self) -> Report | None:
         """The position that is trusted most; None if there is no fix."""
-        if self.veto or not self._reports:
+        if not self._reports:
             return None
-        first = next(kind for kind in _TRUST if kind in self._reports)
+        for first in _TRUST:
+            if first in self._reports:
+                break
         # Some receivers never count their satellites: few of them count only against a GGA that
         # nobody else vouches for.
         alone = first == "GGA" and len(self._reports) == 1 and self._gsa_mode not in {2, 3}
@@ -155,7 +214,15 @@ class Epoch:
         return last if self._agree(trusted, last) else trusted
 
     def _counted(self) -> int | None:
-        return max(self._sats.values(), default=None)
+        return max(self._sats.values()) if self._sats else None
+
+    def _sats_used(self) -> int | None:
+        # GGA's count ends at 12 on many receivers, and GSA counts GPS alone on others.
+        listed = 0
+        for used in self.used.values():
+            listed += len(used - _NO_SATELLITE)
+        counted = self._counted()
+        return max(listed, counted) if counted is not None else listed or None
 
     def _agree(self, trusted: Report, last: Report) -> bool:
         if trusted.position_e9 is None or last.position_e9 is None or trusted.quality in _RTK:
@@ -167,12 +234,13 @@ class Epoch:
 
     def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
         """The fix at its full time."""
-        sats = sum(len(used - _NO_SATELLITE) for used in self.used.values()) or self._counted()
+        sats = self._sats_used()
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
         else:
             solid = self._alt_mm is not None and (sats or 0) >= _LEAST_SATS_3D
-        return Fix(
+        poor = self._hdop_e2 == NO_GEOMETRY
+        return (PoorFix if poor else Fix)(
             time_ms,
             *position_e9,
             self._alt_mm,
@@ -181,7 +249,7 @@ class Epoch:
             self._course_mdeg,
             3 if solid else 2,
             self._quality(),
-            self._hdop_e2,
+            None if poor else self._hdop_e2,
             self._vdop_e2,
             self._pdop_e2,
             sats,
@@ -198,9 +266,27 @@ class Epoch:
         return "gps"
 
 
+_NOTHING = Epoch()  # is left of an epoch whose talkers all say that there is no fix
+
+
+def _vouches(message: Message) -> bool:
+    return (
+        isinstance(message, Report)
+        and message.tag[2:] in {"GGA", "GNS"}
+        and message.position_e9 is not None
+        and message.instant is not None
+    )
+
+
+def _take_nothing(_epoch: Epoch, _message: Message) -> None:
+    """It was heard, and that is all."""
+
+
 # mypy cannot tie a key's type to its value's argument.
 _TAKERS: dict[type, Callable[[Epoch, Any], None]] = {
     Report: Epoch.take_report,
     Vtg: Epoch.take_motion,
     Gsa: Epoch.take_gsa,
+    Gst: _take_nothing,
+    Moment: _take_nothing,
 }

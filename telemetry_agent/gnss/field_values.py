@@ -18,6 +18,13 @@ from typing import NewType
 Instant = NewType("Instant", int)
 DAY_MS = 86_400_000
 _SECOND_60 = 1 << 28
+_SIGNS = frozenset("+-")
+_WORST_DOP_E2 = 8999
+
+NO_GEOMETRY = 9999
+"""For a dilution of 90 or more, of which 99.99 is the usual: the satellites stand so that there is
+no useful position."""
+
 _DAY_1970 = date(1970, 1, 1).toordinal()
 
 
@@ -67,7 +74,7 @@ def position_e9(lat: str, north: str, lon: str, east: str) -> tuple[int, int] | 
 
 
 def _angle_e9(text: str, sign: str, plus: str, minus: str, limit_e9: int) -> int | None:
-    whole, point, fraction = text.partition(".")
+    whole, point, fraction = text.removeprefix("+").partition(".")
     if not point or not whole.isdecimal() or not (whole + fraction).isdecimal():
         return None
     per_degree: int = 60 * 10 ** len(fraction)
@@ -80,7 +87,7 @@ def _angle_e9(text: str, sign: str, plus: str, minus: str, limit_e9: int) -> int
 
 def scaled(text: str, numerator: int, denominator: int = 1) -> int | None:
     """A decimal number times a factor, rounded to the nearest integer, half away from zero."""
-    whole, _, fraction = text.removeprefix("-").partition(".")
+    whole, _, fraction = (text[1:] if text[:1] in _SIGNS else text).partition(".")
     if not (whole + fraction).isdecimal() or len(whole) > 9:
         return None
     divisor: int = denominator * 10 ** len(fraction)
@@ -125,12 +132,15 @@ def course_mdeg(text: str) -> int | None:
 
 @lru_cache(maxsize=64)
 def dop_e2(text: str) -> int | None:
-    """A dilution of precision in 0.01; receivers send 99.99 or 0 for none."""
+    """A dilution of precision in 0.01; 0 is what some send for unknown. See ``NO_GEOMETRY``."""
     dop = scaled(text, 100)
-    return dop if dop is not None and 1 <= dop <= 8999 else None
+    if dop is None or dop < 1:
+        return None
+    return dop if dop <= _WORST_DOP_E2 else NO_GEOMETRY
 
 
 @lru_cache(maxsize=64)
 def count(text: str) -> int | None:
     """A number of satellites."""
+    text = text.removeprefix("+")
     return int(text) if text.isdecimal() and len(text) < 4 else None

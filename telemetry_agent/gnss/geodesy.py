@@ -9,9 +9,19 @@ _E2 = 0.0066943799901413165
 _TURN_E9 = 360_000_000_000
 _NOISE_SIGMAS = 3
 _NOISE_M_PER_HDOP = 8.0
+_NOISE_BY_HDOP_AT_MOST_M = 100.0
 
 Place = tuple[float, float]
 """Latitude and longitude in 1e-9 degrees."""
+
+
+class PoorFix(Fix):
+    """A fix whose receiver says that its satellites give no useful position (HDOP 99.99).
+
+    It reports no HDOP and equals the fix without one; sampling alone looks at its type.
+    """
+
+    __slots__ = ()
 
 
 def place_of(fix: Fix) -> Place:
@@ -45,7 +55,12 @@ def distance_m(start: Place, end: Place) -> float:
 
 
 def noise_m(fix: Fix) -> float:
-    """The distance from the truth that a fix says it may have; 0 if it says nothing."""
+    """The distance from the truth that a fix says it may have; 0 if it says nothing.
+
+    By its dilution at most 100 m: what is worse than that says nothing of how much worse.
+    """
     by_error = _NOISE_SIGMAS * (fix.err_h_mm or 0) / 1000
     by_dilution = _NOISE_M_PER_HDOP * (fix.hdop_e2 or 0) / 100
+    if isinstance(fix, PoorFix) or by_dilution > _NOISE_BY_HDOP_AT_MOST_M:
+        by_dilution = _NOISE_BY_HDOP_AT_MOST_M
     return max(by_error, by_dilution)

@@ -45,7 +45,7 @@ class Odometer:
         """Take in one fix.
 
         A jump is no place to come to or from: the way across it counts no more than the speed
-        allows.
+        allows, and nothing where the places before were wrong and the speed is not known.
         """
         driven_m = inf if step.speed_m_s is None else step.speed_m_s * (step.elapsed_s or 0.0)
         if step.jump:
@@ -57,7 +57,10 @@ class Odometer:
         reported_mm_s = step.fix.speed_mm_s
         moves = reported_mm_s is not None and reported_mm_s >= _MOVING_MM_S
         chord_m = max(_CHORD_MOVING_M if moves else _CHORD_STANDING_M, noise_m(step.fix))
-        if self._bridge_m is not None:
+        if step.moved:
+            most_m = driven_m + (self._bridge_m or 0.0)
+            self._end_chord(step.place, 0.0 if most_m == inf else min(way_m, most_m))
+        elif self._bridge_m is not None:
             self._end_chord(step.place, min(way_m, self._bridge_m + driven_m))
         elif way_m >= chord_m:
             self._end_chord(step.place, way_m)

@@ -4,14 +4,15 @@ The circle is as large as the user said, or as the noise of the fix at hand wher
 Its centre is the mean of the fixes since it was entered, and stays where it is once the device is
 parked, so that a device that is carried away slowly leaves it all the same. Drift does not end
 parking: it takes three fixes in a row that are outside and say that they move, or one that is
-outside twice as far. A jump is neither inside nor outside.
+outside twice as far. A speed above walking speed, which the receiver measures and does not derive
+from positions, ends it wherever the fix is. A jump is neither inside nor outside.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from telemetry_agent.gnss.geodesy import Place, distance_m, noise_m, offset_e9, place_of
-from telemetry_agent.gnss.motion import Step
+from telemetry_agent.gnss.motion import WALKING_MM_S, Step
 from telemetry_agent.model import Fix
 
 _FIXES_TO_LEAVE = 3
@@ -49,8 +50,13 @@ class Parking:
         if not circle.radius_m:
             self.parked = False
             return
+        drives = (step.fix.speed_mm_s or 0) > WALKING_MM_S
         if not self.parked:
             self._stayed_s += step.elapsed_s or 0.0
+        elif drives:
+            self.inside = False
+            self._enter(self.place if step.jump else step.place)
+            return
         if step.jump:
             self.inside = False
             return
@@ -65,6 +71,7 @@ class Parking:
                 self._enter(step.place)
         elif self.inside:
             self._stay(step.place, circle)
+            self.parked = self.parked and not drives
         else:
             self._enter(step.place)
 

@@ -20,11 +20,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
 from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
-from telemetry_agent.gnss.sources.protocols import protocol
+from telemetry_agent.gnss.sources.protocols import unreadable
 from telemetry_agent.model import Fix, ReceiverState, Sky
 from telemetry_agent.tasks import Bell
 
@@ -40,7 +41,6 @@ _BACKOFF_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _CLOSE_S = 1.0
 
-_NO_DATE = "{} gives positions but no date: switch its RMC or ZDA sentence on"
 _WELL: set[ReceiverState] = {"no-fix", "2d", "3d"}
 
 
@@ -58,6 +58,12 @@ class ReceiverStatus:
     """What the decoder counted since the start."""
     antenna: str | None = None
     """What the receiver last said of its antenna: OK, OPEN, SHORT, …"""
+    diagnosis: Diagnosis | None = None
+    """Why it speaks and gives no positions."""
+    notices: tuple[str, ...] = ()
+    """What the user should know although positions come."""
+    trouble: Advice | None = None
+    """Why there is no position, as the log has it; ``None``: nothing is wrong."""
 
 
 class Reader:
@@ -107,12 +113,15 @@ class Reader:
         self._waiting: deque[Fix] = deque()
         self._fixes = 0
         self._counts: Counter[str] = Counter()  # of the decoders before this one
+        rejected: Counter[str] | None = getattr(source, "rejected", None)
+        self._rejected = Counter[str]() if rejected is None else rejected
         self._bytes_s = 0.0  # when the last ones came, or the source was opened
         self._unread = _Unread()
         self._patience = 1
         self._retry_s = float("-inf")
         self._backoff_s = _BACKOFF_S
         self._trouble = _Trouble()
+        self._noticed: set[str] = set()
         self.status = ReceiverStatus(source.name, "absent", self._clock.monotonic_s())
         """A snapshot, replaced as a whole after each step; read it from any thread."""
 
@@ -181,11 +190,13 @@ class Reader:
         except EndOfSourceError:
             self._over = True
             self._close_source()
-            self._publish("silent")
+            why = decoder.diagnosis if not self._fixes else None
+            self._publish("silent", why)
             _log.info(
-                "replayed %d fixes from %s; a restart replays it as new fixes",
+                "replayed %d fixes from %s; a restart replays it as new fixes%s",
                 self._fixes,
                 self._source.name,
+                f"; {why}" if why else "",
             )
             return None
         except SourceError as error:
@@ -209,16 +220,26 @@ class Reader:
         if silent_s >= _SILENT_AFTER_S:
             self._useless("silent", silent_s >= _SILENT_AFTER_S * self._patience)
         elif unreadable_s >= _UNREADABLE_AFTER_S:
-            binary = protocol(self._unread.data) is not None
-            enough = unreadable_s >= _UNREADABLE_AFTER_S * self._patience
-            self._useless("binary" if binary else "wrong-baud", enough)
+            found = unreadable(self._unread.data)
+            if found == "no-checksum":
+                self._diagnosed("no-fix", diagnosis(found), now_s)
+            else:
+                self._useless(found, unreadable_s >= _UNREADABLE_AFTER_S * self._patience)
         else:
-            self._publish(state)
-            if state == "no-date" and now_s - self.status.since_s >= _DATELESS_S:
-                self._trouble.lasts(state, _NO_DATE.format(self._source.name), now_s)
-            elif decoder.state in _WELL:
+            self._diagnosed(state, decoder.diagnosis, now_s)
+            if decoder.state in _WELL and self.status.diagnosis is None:
                 self._trouble.end(state, self._source.name, now_s)
         return 0
+
+    def _diagnosed(self, state: ReceiverState, why: Diagnosis | None, now_s: float) -> None:
+        self._publish(state, why)
+        name = self._source.name
+        if why and (state != "no-date" or now_s - self.status.since_s >= _DATELESS_S):
+            self._trouble.lasts(state, Advice(f"{name}: {why.message}", why.remedy), now_s)
+        for notice in self.status.notices:
+            if notice not in self._noticed:
+                self._noticed.add(notice)
+                _log.warning("%s: %s", name, notice)
 
     def _useless(self, state: ReceiverState, enough: bool) -> None:
         """Open it anew when that is found, and from then on whenever it is enough."""
@@ -231,13 +252,15 @@ class Reader:
         self._patience = min(2 * self._patience, _MAX_PATIENCE)
         self._retry_s = float("-inf")
         if not told:
-            text = str(self._source.advice(state, self._unread.data))
-            self._trouble.say(state, text, self._clock.monotonic_s())
+            advice = self._source.advice(state, self._unread.data)
+            self._trouble.say(state, advice, self._clock.monotonic_s())
+            self._publish(state)
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
-        self._publish("busy" if isinstance(error, BusyError) else "absent")
-        self._trouble.say(self.status.state, str(error), now_s)
+        state: ReceiverState = "busy" if isinstance(error, BusyError) else "absent"
+        self._trouble.say(state, Advice(error.message, error.remedy), now_s)
+        self._publish(state)
         wait_s = self._backoff_s
         self._retry_s = now_s + wait_s
         self._backoff_s = min(2 * wait_s, _BACKOFF_MAX_S)
@@ -259,13 +282,24 @@ class Reader:
             finally:
                 self._counts += decoder.counts
 
-    def _publish(self, state: ReceiverState) -> None:
+    def _publish(self, state: ReceiverState, why: Diagnosis | None = None) -> None:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
-        counts = self._counts + self._decoder.counts if self._decoder else self._counts.copy()
+        counts = self._counts + self._rejected
+        if self._decoder:
+            counts += self._decoder.counts
         antenna = (self._decoder and self._decoder.antenna) or before.antenna
+        notices = self._decoder.notices if self._decoder else ()
         self.status = ReceiverStatus(
-            self._source.name, state, since_s, self._fixes, counts, antenna
+            self._source.name,
+            state,
+            since_s,
+            self._fixes,
+            counts,
+            antenna,
+            why,
+            notices,
+            self._trouble.now,
         )
         if (state, antenna) != (before.state, before.antenna):
             self._changed()
@@ -303,22 +337,25 @@ class _Trouble:
     """Says each kind of trouble once, and once that it is over."""
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._said: set[Advice] = set()
+        self.now: Advice | None = None
+        """The last kind; ``None``: it is over."""
         self._times = 0
         self._since_s = 0.0
 
-    def say(self, state: ReceiverState, text: str, since_s: float) -> None:
+    def say(self, state: ReceiverState, advice: Advice, since_s: float) -> None:
         if not self._said:
             self._since_s = since_s
         self._times += 1
-        if text not in self._said:
-            self._said.add(text)
-            _log.warning("%s", text, extra={"fields": {"STATE": state}})
+        self.now = advice
+        if advice not in self._said:
+            self._said.add(advice)
+            _log.warning("%s", advice, extra={"fields": {"STATE": state}})
 
-    def lasts(self, state: ReceiverState, text: str, now_s: float) -> None:
+    def lasts(self, state: ReceiverState, advice: Advice, now_s: float) -> None:
         """As ``say``, for what is one failure however often it is seen."""
-        if text not in self._said:
-            self.say(state, text, now_s)
+        if advice not in self._said:
+            self.say(state, advice, now_s)
 
     def end(self, state: ReceiverState, name: str, now_s: float) -> None:
         if self._said:
@@ -330,4 +367,5 @@ class _Trouble:
                 extra={"fields": {"STATE": state, "COUNT": self._times}},
             )
             self._said.clear()
+            self.now = None
             self._times = 0

@@ -18,13 +18,12 @@ from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from telemetry_agent.gnss.geodesy import distance_m, place_of
-from telemetry_agent.gnss.motion import Motion
+from telemetry_agent.gnss.geodesy import PoorFix, distance_m, place_of
+from telemetry_agent.gnss.motion import WALKING_MM_S, Motion
 from telemetry_agent.gnss.odometer import Odometer
 from telemetry_agent.gnss.parking import Circle, Parking
 from telemetry_agent.model import Fix, Quality
 
-_TURNING_MM_S = 1500  # slower, the course is noise
 _PERIOD_AT_MOST_S = 10.0  # what takes longer is a gap
 _STEPS = 5
 _FULL_TURN_MDEG = 360_000
@@ -72,8 +71,9 @@ class Sampler:
         """May be replaced by another at any time."""
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
-        self._motion = Motion(last)
-        self._odometer = Odometer(last)
+        sound = next((fix for fix in recent if "jump" not in fix.flags), last)
+        self._motion = Motion(sound)
+        self._odometer = Odometer(sound and sound._replace(odo_m=last and last.odo_m))
         self._parking = Parking()
         self._parking.resume(recent, policy.circle)
         self._last_ms = None if last is None else last.time_ms
@@ -126,7 +126,8 @@ class Sampler:
     def _refusal(self, fix: Fix) -> str | None:
         if fix.quality in self.policy.drop_quality:
             return "quality"
-        if self.policy.max_hdop and (fix.hdop_e2 or 0) > 100 * self.policy.max_hdop:
+        max_hdop = self.policy.max_hdop
+        if max_hdop and (isinstance(fix, PoorFix) or (fix.hdop_e2 or 0) > 100 * max_hdop):
             return "hdop"
         return None
 
@@ -186,4 +187,4 @@ class Sampler:
 
 def _course_mdeg(fix: Fix) -> int | None:
     """The course, if it is fast enough to have one."""
-    return fix.course_mdeg if (fix.speed_mm_s or 0) > _TURNING_MM_S else None
+    return fix.course_mdeg if (fix.speed_mm_s or 0) > WALKING_MM_S else None

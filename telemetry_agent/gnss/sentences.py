@@ -4,10 +4,11 @@ pynmea2 knows where each field of a sentence stands: its field tables are resolv
 once, at import. Its objects and converters are not used. They read an empty latitude as 0.0,
 let ``nan`` and ``1e5`` pass as numbers, hand back the raw text where a conversion fails, and cost
 ten times as much as picking the field. So the text of each field goes through the validators of
-``fields`` instead.
+``field_values`` instead.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import pynmea2
 
 from telemetry_agent.gnss.field_values import (
+    NO_GEOMETRY,
     Instant,
     calendar_day,
     count,
@@ -31,6 +33,7 @@ from telemetry_agent.gnss.field_values import (
     position_e9,
 )
 from telemetry_agent.gnss.framing import Sentence
+from telemetry_agent.gnss.talkers import GNSS, owner_of
 from telemetry_agent.model import Quality
 
 
@@ -40,7 +43,7 @@ class Report(NamedTuple):
     tag: str
     instant: Instant | None
     veto: bool
-    """The receiver says that it has no fix."""
+    """Who talks says that there is no fix."""
     position_e9: tuple[int, int] | None
     """Latitude and longitude, if the receiver vouches for them and they are whole."""
     quality: Quality | None
@@ -52,6 +55,9 @@ class Report(NamedTuple):
     """Days since 1970."""
     speed_mm_s: int | None = None
     course_mdeg: int | None = None
+    unsure: bool = False
+    """It counts only where a GGA or GNS of the instant has a position; so does its date, then."""
+    day_if_sure: int | None = None
 
 
 class Moment(NamedTuple):
@@ -180,44 +186,94 @@ _ZDA = _columns(pynmea2.ZDA, "timestamp day month year")
 _MISSING = [""] * 13  # stands for the fields that a short sentence leaves out
 
 
+class Kind(NamedTuple):
+    """What a sentence with one tag is, and how it is read."""
+
+    owner: str
+    """Whose it is, see ``talkers.owner_of``."""
+    name: str = ""
+    """Its three letters, if this type is used."""
+    least: int = 0
+    """Fields, the tag among them: fewer are damage, of which 8 bits of checksum let some pass."""
+    full: int = 0
+    """How many of them are read."""
+    read: Callable[[list[str]], Message] | None = None
+    """None for GSA and GSV, which are read as a whole."""
+
+
+IN_VIEW = Kind(GNSS, "GSV")
+_PROPRIETARY = Kind("")  # `$P…`, whatever follows: a `PGRMC` is no RMC
+
+_TAG = re.compile("[A-Z0-9]{5}")
+_KINDS_AT_MOST = 500
+_NAMES_AT_MOST = 6
+
+
 class Parser:
     """Reads the sentences that a fix is made of; ``rejected`` counts what is wrong with them.
 
-    ``short``: fewer fields than the type needs, dropped whole. ``bad-time``, ``bad-date``,
-    ``bad-position``: the field says something that cannot be read, and is taken as unknown.
+    ``bad-tag``: the tag is not five capital letters or digits. ``short``: fewer fields than the
+    type needs. Both are dropped whole. ``bad-status``: the status of RMC or GLL is none that is
+    known. ``bad-time``, ``bad-date``, ``bad-position``: the field says something that cannot be
+    read, and is taken as unknown.
     """
 
     def __init__(self) -> None:
         self.rejected: Counter[str] = Counter()
-        # With the number of fields, the tag among them: the least that a sentence must have, as 8
-        # bits of checksum let damage pass, and those that are read.
+        self.proprietary: set[str] = set()
+        """The first few names of proprietary sentences."""
+        self.only_proprietary = True
+        self.kinds: dict[str, Kind | None] = {}
+        """By the first six characters: the tag and its comma. What is missing, ``kind`` finds."""
         self._types: dict[str, tuple[int, int, Callable[[list[str]], Message]]] = {
-            "RMC,": (8, 13, self._rmc),
-            "GGA,": (13, 13, self._gga),
-            "GLL,": (7, 8, self._gll),
-            "GNS,": (13, 14, self._gns),
-            "VTG,": (5, 5, _vtg),
-            "GST,": (8, 9, self._gst),
-            "ZDA,": (4, 5, self._zda),
-            "GBS,": (2, 2, self._gbs),
-            "DTM,": (2, 2, _dtm),
-            "TXT,": (5, 5, _txt),
+            "RMC": (8, 13, self._rmc),
+            "GGA": (13, 13, self._gga),
+            "GLL": (7, 8, self._gll),
+            "GNS": (13, 13, self._gns),
+            "VTG": (5, 5, _vtg),
+            "GST": (8, 9, self._gst),
+            "ZDA": (4, 5, self._zda),
+            "GBS": (2, 2, self._gbs),
+            "DTM": (2, 2, _dtm),
+            "TXT": (5, 5, _txt),
         }
 
-    def parse(self, sentence: Sentence) -> Message | None:
-        """The fields of a sentence, or None for a type that is not used, whoever talks."""
-        kind = sentence[2:6]
-        if sentence[0] == "P":
+    def kind(self, sentence: Sentence) -> Kind | None:
+        """What this sentence is, whoever talks; None: its tag is none, which is counted."""
+        tag = sentence.partition(",")[0]
+        if tag[:1] == "P" and tag.isalnum():
+            kind = _PROPRIETARY
+            if len(self.proprietary) < _NAMES_AT_MOST:
+                self.proprietary.add(tag)
+        elif not _TAG.fullmatch(tag):
+            self.rejected["bad-tag"] += 1
             return None
-        if kind == "GSA,":
+        else:
+            kind = self._kind_of(tag)
+            self.only_proprietary = False
+        if len(self.kinds) >= _KINDS_AT_MOST:
+            self.kinds.clear()  # damaged tags, of which there are millions
+        self.kinds[sentence[:6]] = kind
+        return kind
+
+    def _kind_of(self, tag: str) -> Kind:
+        owner, name = owner_of(tag[:2]), tag[2:]
+        if name == "GSV" and owner == GNSS:
+            return IN_VIEW
+        if name == "GSA":
+            return Kind(owner, name)
+        return Kind(owner, name, *self._types[name]) if name in self._types else Kind(owner)
+
+    def parse(self, sentence: Sentence, kind: Kind) -> Message | None:
+        """The fields of a sentence; None if it is damaged or of a type that is not used."""
+        _, name, least, full, read = kind
+        if read is None:
+            if name != "GSA":
+                return None
             gsa = _gsa(sentence)
             if gsa is None:
                 self.rejected["short"] += 1
             return gsa
-        known = self._types.get(kind)
-        if known is None:
-            return None
-        least, full, read = known
         fields = sentence.split(",")
         if " " in sentence:
             fields = [field.strip() for field in fields]  # some pad their numbers
@@ -230,27 +286,39 @@ class Parser:
 
     def _rmc(self, fields: list[str]) -> Report:
         time, status, lat, north, lon, east, knots, course, ddmmyy, mode = _RMC(fields)
-        active = status == "A"
+        position = day = None
         # The navigational status behind the mode says nothing: many send 'V' there always.
-        return Report(
+        if status == "A" or (status != "V" and self._is_differential(status)):
+            day = ddmmyy_day(ddmmyy)
+            if day is None and ddmmyy:
+                self.rejected["bad-date"] += 1
+            if mode != "N":
+                position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
+        report = Report(
             fields[0],
             self._instant(time),
             status == "V",
-            self._position(lat, north, lon, east) if active and mode != "N" else None,
+            position,
             _MODE_QUALITY.get(mode),
-            day=self._day(ddmmyy_day(ddmmyy), ddmmyy) if active else None,
+            day=day,
             speed_mm_s=knots_mm_s(knots),
             course_mdeg=course_mdeg(course),
         )
+        if status == "D" and mode not in _MODE_QUALITY:
+            return report._replace(unsure=True, day=None, day_if_sure=day)
+        return report
 
     def _gga(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, indicator, sats, hdop, alt, geoid_sep = _GGA(fields)
         quality = _GGA_QUALITY.get(indicator)
+        position = None
+        if quality:
+            position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
         return Report(
             fields[0],
             self._instant(time),
             indicator == "0",
-            self._position(lat, north, lon, east) if quality else None,
+            position,
             quality,
             count(sats),
             dop_e2(hdop),
@@ -260,24 +328,31 @@ class Parser:
 
     def _gll(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, status, mode = _GLL(fields)
+        position = None
+        valid = status == "A" or (status != "V" and self._is_differential(status))
+        if valid and mode != "N":
+            position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
         return Report(
             fields[0],
             self._instant(time),
             status == "V",
-            self._position(lat, north, lon, east) if status == "A" and mode != "N" else None,
+            position,
             _MODE_QUALITY.get(mode),
+            unsure=status == "D" and mode not in _MODE_QUALITY,
         )
 
     def _gns(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
-        # One mode for each system. The navigational status behind is newer than pynmea2's table.
-        vouched = modes.strip("N") and fields[13] not in {"U", "V"}
+        # One mode for each system. The navigational status behind it says nothing, as in RMC.
+        position = None
+        if modes.strip("N"):
+            position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
         veto = False  # it is silent where GGA says 0
         return Report(
             fields[0],
             self._instant(time),
             veto,
-            self._position(lat, north, lon, east) if vouched else None,
+            position,
             next((word for mode, word in _MODE_QUALITY.items() if mode in modes), None),
             count(sats),
             dop_e2(hdop),
@@ -294,15 +369,20 @@ class Parser:
         return Gst(fields[0], self._instant(time), err_h_mm, error_mm(alt))
 
     def _zda(self, fields: list[str]) -> Moment:
-        time, day, month, year = _ZDA(fields)
-        return Moment(
-            fields[0],
-            self._instant(time),
-            self._day(calendar_day(day, month, year), day + month + year),
-        )
+        time, *parts = _ZDA(fields)
+        day = calendar_day(*parts)
+        if day is None and any(parts):
+            self.rejected["bad-date"] += 1
+        return Moment(fields[0], self._instant(time), day)
 
     def _gbs(self, fields: list[str]) -> Moment:
         return Moment(fields[0], self._instant(fields[1]))
+
+    def _is_differential(self, status: str) -> bool:
+        """RTK and differential receivers say D; any other letter is none that is known."""
+        if status not in {"", "D"}:
+            self.rejected["bad-status"] += 1
+        return status == "D"
 
     def _instant(self, text: str) -> Instant | None:
         moment = instant(text)
@@ -310,16 +390,10 @@ class Parser:
             self.rejected["bad-time"] += 1
         return moment
 
-    def _position(self, lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
-        position = position_e9(lat, north, lon, east)
-        if position is None and (lat or lon):
+    def _no_position(self, lat: str, lon: str) -> tuple[int, int] | None:
+        if lat or lon:
             self.rejected["bad-position"] += 1
-        return position
-
-    def _day(self, day: int | None, text: str) -> int | None:
-        if day is None and text:
-            self.rejected["bad-date"] += 1
-        return day
+        return None
 
 
 def _vtg(fields: list[str]) -> Vtg:
@@ -345,17 +419,22 @@ def _gsa(sentence: Sentence) -> Gsa | None:
         return None
     system = ""
     if end == 19 and "." not in fields[18]:
-        system, end = fields[18], 18
+        system, end = fields[18] if fields[18].isdecimal() else "", 18
     pdop, hdop, vdop = fields[end - 3 : end]
     return Gsa(
         fields[0],
         _GSA_MODE.get(fields[2]),
         system or _GSA_SYSTEM.get(fields[0][:2], fields[0][:2]),
         tuple(fields[3 : end - 3]),
-        dop_e2(pdop),
+        _useful_dop_e2(pdop),
         dop_e2(hdop),
-        dop_e2(vdop),
+        _useful_dop_e2(vdop),
     )
+
+
+def _useful_dop_e2(text: str) -> int | None:
+    dop = dop_e2(text)
+    return None if dop == NO_GEOMETRY else dop
 
 
 def _dtm(fields: list[str]) -> Dtm:

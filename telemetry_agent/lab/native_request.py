@@ -128,14 +128,14 @@ def parse(body: bytes, encoding: str) -> NativeRequest:
     for name, (allowed, is_right) in _ENVELOPE.items():
         if not is_right(value.get(name)):
             raise RefusedError(400, f"not the native format: {name}: {allowed} is needed")
-    parcel = NativeRequest(value["device"], value["stream"], [], [], value.get("agent"))
+    request = NativeRequest(value["device"], value["stream"], [], [], value.get("agent"))
     for fix in value["fixes"]:
         fix["seq"] = int(fix["seq"])
         if reason := _flaw(fix):
-            parcel.rejected.append({"seq": fix["seq"], "reason": reason})
+            request.rejected.append({"seq": fix["seq"], "reason": reason})
         else:
-            parcel.fixes.append(fix)
-    return parcel
+            request.fixes.append(fix)
+    return request
 
 
 def _unpack(body: bytes, encoding: str) -> bytes:

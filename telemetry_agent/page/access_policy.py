@@ -1,20 +1,27 @@
 """Who may come in. Pure: it sees a request's method, path and headers, and decides.
 
-Four things are looked at, the cheapest lie first:
+Four things are checked, the cheapest lie first:
 
 - *Host*: a web site may let its own name point at this device (DNS rebinding), and its scripts
   would then be of the same origin as the page. So the name that the browser used must be one of
-  this device: an address, its host name, or the name in ``page.listen``.
+  this device: an address, its host name, the name in ``page.listen``, or one of ``page.names``.
 - *Fetch metadata*: other sites may link to the page, and nothing else.
-- *Origin*: what changes something must be asked by the page itself.
+- *Origin*: what changes something must be asked by the page itself. A reverse proxy may send
+  another ``Host`` than the browser did, so an origin in ``page.names`` counts as the page's own.
 - *Token*: where there is one, it is needed. Scripts send it as ``Authorization: Bearer``; browsers
-  get a cookie for it that no script can read and no other site can use. The cookie is made from
-  the token and does not tell it.
+  get a cookie for it that no script can read and no other site can use. The cookie is derived
+  from the token and does not reveal it. It is ``Secure`` where the form was sent from an https
+  origin: the browser says so itself.
+
+Headers in which a proxy reports who asked (``X-Forwarded-*``, ``Forwarded``) are not read: anybody
+can send them.
 """
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+import ipaddress
+from collections import deque
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,6 +30,10 @@ from telemetry_agent.addresses import is_literal
 COOKIE = "telemetry-agent"
 _COOKIE_S = 30 * 86400
 _OPEN_PATHS = ("/login", "/static/")
+_WRONG_TOKENS = 10
+_WRONG_TOKENS_WITHIN_S = 60.0
+_PEERS = 1000
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Refusal(NamedTuple):
@@ -36,12 +47,15 @@ class AccessPolicy:
     """The rules of one page.
 
     Args:
-        names: the host names under which it may be asked for, beside all addresses.
+        names: the host names under which it may be asked for, besides all addresses.
         token: what lets a viewer in; ``None``: nothing is needed.
+        proxied: names, or names with ports, under which a reverse proxy serves it.
     """
 
-    def __init__(self, names: set[str], token: str | None) -> None:
-        self._names = {name.lower() for name in names} | {"localhost"}
+    def __init__(self, names: set[str], token: str | None, proxied: Collection[str] = ()) -> None:
+        hosts = {name.rpartition(":")[0] or name for name in proxied}
+        self._names = {name.lower() for name in names | hosts} | {"localhost"}
+        self._proxied = {name.lower() for name in proxied}
         self._token = token
         self._pass = "" if token is None else _pass(token)
 
@@ -50,25 +64,47 @@ class AccessPolicy:
         if not self._is_ours(headers.get("host", "")):
             return Refusal(
                 421,
-                "This device does not answer to that name. Ask for it by its address or its host "
-                "name, or put the name into page.listen.",
+                "This device does not answer to that name. Use its address or its host name, or "
+                "add the name to page.names.",
             )
         # A script shows the token itself: no browser was made to send it.
         if self._has_token(headers):
             return None
         if not _from_itself(method, path, headers):
             return Refusal(403, "Another web site may only link to this page.")
-        if method not in {"GET", "HEAD"} and not _asked_by_itself(headers):
+        if method not in {"GET", "HEAD"} and not self._asked_by_itself(headers):
             return Refusal(403, "Only the page itself may ask for this.")
         if self._token is None or path.startswith(_OPEN_PATHS) or self._has_pass(headers):
             return None
         return Refusal(401, "The token of page.token_file is needed.")
 
-    def cookie(self, token: str) -> str | None:
-        """The cookie to set for a viewer who shows this token; ``None``: it is wrong."""
+    def shows_token(self, headers: Mapping[str, str]) -> bool:
+        """Whether a token is shown to a page that needs one, right or wrong."""
+        return self._token is not None and "authorization" in headers
+
+    def shows_wrong_token(self, headers: Mapping[str, str]) -> bool:
+        """Whether a token is shown that is not the right one."""
+        return self.shows_token(headers) and not self._has_token(headers)
+
+    def cookie(self, token: str, headers: Mapping[str, str]) -> str | None:
+        """The cookie to set for a viewer who shows this token; ``None``: it is wrong.
+
+        Without a path: the browser then keeps it for the folder of the form, whatever that is
+        called by a proxy.
+        """
         if self._token is None or not _same(token, self._token):
             return None
-        return f"{COOKIE}={self._pass}; Max-Age={_COOKIE_S}; Path=/; HttpOnly; SameSite=Strict"
+        secure = "; Secure" if urlsplit(headers.get("origin", "")).scheme == "https" else ""
+        return f"{COOKIE}={self._pass}; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict{secure}"
+
+    def _asked_by_itself(self, headers: Mapping[str, str]) -> bool:
+        origin = urlsplit(headers.get("origin", ""))
+        if origin.scheme not in _DEFAULT_PORTS:
+            return False
+        if origin.netloc == headers.get("host"):
+            return True
+        name = origin.netloc.lower()
+        return (name.removesuffix(f":{_DEFAULT_PORTS[origin.scheme]}")) in self._proxied
 
     def _is_ours(self, host: str) -> bool:
         try:
@@ -86,6 +122,42 @@ class AccessPolicy:
         return any(name == COOKIE and _same(value, self._pass) for name, _, value in cookies)
 
 
+class WrongTokens:
+    """Slows down who guesses: ten wrong tokens a minute from one peer, then none is looked at.
+
+    A peer is an IPv4 address or a 64-bit IPv6 network. A browser that has its cookie is not
+    affected.
+    """
+
+    def __init__(self) -> None:
+        self._peers: dict[str, deque[float]] = {}
+
+    def wait_s(self, peer: str, now_s: float) -> float:
+        """For how long no token of that peer is looked at; 0: it may show one."""
+        times = self._peers.get(_network_of(peer))
+        if times is None or len(times) < _WRONG_TOKENS:
+            return 0.0
+        return max(0.0, times[0] + _WRONG_TOKENS_WITHIN_S - now_s)
+
+    def count(self, peer: str, now_s: float) -> None:
+        """A wrong token came from that peer."""
+        times = self._peers.pop(_network_of(peer), None) or deque(maxlen=_WRONG_TOKENS)
+        times.append(now_s)
+        self._peers[_network_of(peer)] = times  # the newest peer is last
+        if len(self._peers) > _PEERS:
+            del self._peers[next(iter(self._peers))]
+
+
+def _network_of(peer: str) -> str:
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    if address.version == 6:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
 def _from_itself(method: str, path: str, headers: Mapping[str, str]) -> bool:
     """Browsers say who asks; what is no browser says nothing."""
     if headers.get("sec-fetch-site", "none") in {"same-origin", "none"}:
@@ -94,11 +166,6 @@ def _from_itself(method: str, path: str, headers: Mapping[str, str]) -> bool:
     return (
         navigates and headers.get("sec-fetch-dest") == "document" and (method, path) == ("GET", "/")
     )
-
-
-def _asked_by_itself(headers: Mapping[str, str]) -> bool:
-    origin = urlsplit(headers.get("origin", ""))
-    return origin.scheme in {"http", "https"} and origin.netloc == headers.get("host")
 
 
 def _pass(token: str) -> str:

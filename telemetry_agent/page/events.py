@@ -11,10 +11,12 @@ gets the positions packed (``Trail``) and goes on from there.
 - ``stream``: of the row numbers: with another one all positions are to be read again, for the
   agent began anew, or thinning has moved the rows;
 - ``position``: the last fix as in an export, with ``age_s``; absent: there was none;
+- ``findings``: what is wrong, in the doctor's words: ``name``, ``verdict``, ``said``, ``remedy``;
 - ``network``: ``word``, since ``since_s``, ``error``;
 - ``first`` and ``last``: the oldest position kept, and how far the rows were looked through;
 - ``after``: ``points`` are those behind this row; each is row, latitude and longitude in 1e-7
-  degrees, seconds since 1970, and 1 where a segment of the track begins;
+  degrees, seconds since 1970, and the sum of 1 where a segment of the track begins and 2 where the
+  device cannot have been;
 - ``places``: where the rows are, as first row, last row, place; absent: as before;
 - ``gone``: rows, as first and last, that are there no more since the last event;
 - ``away``: whether the demo's network is cut; absent: it is no demo.
@@ -24,18 +26,26 @@ import json
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from math import isnan
+from pathlib import Path
 from typing import Any, Protocol
 
-from telemetry_agent.ackqueue.places import Place
+from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.page.history import History, Sample
+from telemetry_agent.export.trips import Parking
+from telemetry_agent.fields import fix_fields
+from telemetry_agent.page.history import COLUMNS, SHORT_S, History, Meter
+from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.page.trail import LIMIT, Point, Trail
 from telemetry_agent.snapshot import Snapshot, as_json
+
+_FRESH_S = 10.0
 
 
 class Switch(Protocol):
@@ -46,6 +56,16 @@ class Switch(Protocol):
 
     def set_away(self, away: bool) -> None:
         """Cut it, or mend it."""
+
+
+class Doctor(Protocol):
+    """What is wrong, and the remedy. Any thread may ask."""
+
+    def findings(self, state: Snapshot, queue_path: Path) -> list[dict[str, Any]]:
+        """By the snapshot alone: ``name``, ``verdict`` (warn, fail), ``said`` and ``remedy``."""
+
+    def check(self) -> dict[str, Any]:
+        """By looking at everything: ``verdict`` and ``checks``. Raises ``AgentError``."""
 
 
 @dataclass(frozen=True)
@@ -62,54 +82,93 @@ class AgentView:
     """Asks one of the daemon's commands."""
     clock: Clock = field(default_factory=Clock)
     switch: Switch | None = None
+    doctor: Doctor | None = None
+    log_lines: Callable[[], list[str]] = list
+    """The newest lines of the log, secrets masked."""
+    config: Callable[[], dict[str, Any]] = dict
+    """Key -> value in effect, secrets masked."""
+    parking: Parking = field(default_factory=Parking)
+    """What ends a trip."""
 
 
 class EventSource:
     """Makes the events. One thread at a time may call each method; ``packed`` any."""
 
-    def __init__(self, sight: AgentView) -> None:
+    def __init__(self, sight: AgentView, history_file: Path | None = None) -> None:
         self._sight = sight
-        self._began_s = sight.clock.monotonic_s()
+        self._sample_due_s = sight.clock.monotonic_s()
+        self._meter = Meter()
+        self._gnss_ahead_s: float | None = None  # of the monotonic clock
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
-        self._thinned = self._thinned_before = 0
+        self._moves = self._moves_before = 0
         self._trail = Trail(sight.gaps.between)
-        self._history = History()
+        self._index = self._new_index()
+        self._history = History(history_file)
+        self._history_lock = threading.Lock()
         self._latest: dict[str, Any] = {}
         self._gone: set[tuple[int, int]] = set()
 
     def sample(self) -> float:
-        """Take down how the queue does, if that is due. Returns in how many seconds it is again."""
-        uptime_s = self._sight.clock.monotonic_s() - self._began_s
-        if self._history.due_s() <= uptime_s:
-            state = self._sight.snapshot()
-            self._history.add(
-                Sample(
-                    round(uptime_s, 1),
-                    state.queue.pending,
-                    state.upload.delivered,
-                )
-            )
-        return max(0.0, self._history.due_s() - uptime_s)
+        """Take down how the agent does, if that is due. Returns in how many seconds it is again."""
+        now_s = self._sight.clock.monotonic_s()
+        if self._sample_due_s <= now_s:
+            self._sample_due_s = now_s + SHORT_S
+            position = self._sight.position()
+            values = self._meter.values(self._sight.snapshot(), position, now_s)
+            with self._history_lock:
+                self._history.add(self._utc_s(position), values)
+        return self._sample_due_s - now_s
 
-    def history(self) -> str:
-        """The samples: ``now_s`` on their time scale, and three lists."""
-        now_s = self._sight.clock.monotonic_s() - self._began_s
-        columns = (
-            zip(*self._history.samples, strict=True) if self._history.samples else ([], [], [])
-        )
-        return json.dumps(
-            {
-                "now_s": round(now_s, 1),
-                **dict(zip(Sample._fields, map(list, columns), strict=True)),
-            }
-        )
+    @property
+    def history_is_due(self) -> bool:
+        """Whether the history is to be saved."""
+        return self._history.is_due
+
+    def save_history(self) -> None:
+        """Write down what is new of it. A disk that does not take it is no trouble of the page."""
+        with self._history_lock, suppress(OSError):
+            self._history.save()
+
+    def history(self, hours: float) -> str:
+        """The samples of the last hours: ``time`` in seconds since 1970, and a list per column."""
+        with self._history_lock:
+            samples = self._history.last(hours * 3600, self._utc_s(self._sight.position()))
+        columns: dict[str, list[float | None]] = {"time": [sample.time_s for sample in samples]}
+        for i, name in enumerate(COLUMNS):
+            values = [sample.values[i] for sample in samples]
+            columns[name] = [None if isnan(value) else float(f"{value:.6g}") for value in values]
+        steps = [sample.step_s for sample in samples]
+        return json.dumps({"step_s": steps, **columns}, separators=(",", ":"))
+
+    def clock_offset_s(self) -> float | None:
+        """By how much the system clock is ahead of GNSS time; ``None``: that is not known."""
+        position = self._sight.position()
+        if position is None or position["age_s"] >= _FRESH_S or "flags" in position:
+            return None
+        return round(self._sight.clock.wall_ms() / 1000 - self._utc_s(position), 1)
+
+    def _utc_s(self, position: Mapping[str, Any] | None) -> int:
+        """By GNSS, from the last fix on by the monotonic clock: the system's may be years off."""
+        now_s = self._sight.clock.monotonic_s()
+        if position is not None and position["age_s"] < _FRESH_S and "flags" not in position:
+            time = datetime.fromisoformat(position["time"])
+            self._gnss_ahead_s = time.timestamp() + position["age_s"] - now_s
+        if self._gnss_ahead_s is None:
+            return self._sight.clock.wall_ms() // 1000
+        return int(now_s + self._gnss_ahead_s)
 
     def news(self) -> str:
         """The next event for those who have all before it. Reads what is new from the disk."""
         after, points = self._read()
-        spans = self._sight.queue.places(self._trail.first)
-        gone, places = self._forget(spans), _runs(spans)
+        first = self._index.first
+        spans = self._sight.queue.places(min(first or self._trail.first, self._trail.first))
+        if first is not None:
+            kept = next((lo for lo, _, place in sorted(spans) if place != "gone"), first)
+            if kept > first:
+                self._index.forget_before(kept)
+        gone = self._forget([span for span in spans if span.hi >= self._trail.first])
+        places = _runs(spans)
         before, self._latest = self._latest, self._look() | {"places": places}
         event = self._latest | {"after": after, "points": points}
         if before and (places, self._latest["stream"]) == (before["places"], before["stream"]):
@@ -126,14 +185,63 @@ class EventSource:
         with self._lock:
             return self._trail.last, self._trail.after(row)
 
+    def scan(self) -> bool:
+        """Read a little more of the track that nobody has seen yet. Returns whether there is more.
+
+        Raises:
+            StorageError: the disk does not give it now.
+        """
+        return self._index.scan()
+
+    def shown(self, wanted: Wanted) -> tuple[int, bytes, int]:
+        """How far the rows were looked through, the points to draw, and how exact they are.
+
+        Raises:
+            StorageError: the disk does not give them.
+        """
+        with self._lock:
+            last, recent, index = self._trail.last, list(self._trail.points()), self._index
+        return last, *index.shown(wanted, recent)
+
+    def trips(self) -> str:
+        """The trips, how far the queue was read for them, and how far it goes."""
+        index = self._index
+        done, current = index.known_trips()
+        trips = [asdict(trip) for trip in done]
+        if current is not None:
+            trips.append(asdict(current) | {"open": True})
+        for trip in trips:
+            trip["stops"] = [stop._asdict() for stop in trip["stops"]]
+        return json.dumps(
+            {"trips": trips, "read": index.last, "last": self._sight.queue.last_row()}
+        )
+
+    def fix(self, row: int) -> dict[str, Any] | None:
+        """The stored fix of that row, as in an export; ``None``: it is not there.
+
+        Raises:
+            StorageError: the disk does not give it.
+        """
+        _, found = self._sight.queue.after(row - 1)
+        if not found or found[0][0] != row:
+            return None
+        record = found[0][1]
+        return {"stream": record.stream, "seq": record.seq, **fix_fields(record.fix)}
+
+    def _new_index(self) -> TrackIndex:
+        return TrackIndex(self._sight.queue, self._sight.gaps.between, self._sight.parking)
+
     def _look(self) -> dict[str, Any]:
         sight = self._sight
-        state: dict[str, Any] = as_json(sight.snapshot())
+        snapshot = sight.snapshot()
+        state: dict[str, Any] = as_json(snapshot)
         del state["pid"]
+        doctor = sight.doctor
         state |= {
-            "stream": f"{self._stream}.{self._thinned}",
+            "findings": doctor.findings(snapshot, sight.queue.path) if doctor is not None else [],
+            "stream": f"{self._stream}.{self._moves}",
             "network": sight.network(),
-            "first": self._trail.first,
+            "first": min(self._index.first or self._trail.first, self._trail.first),
             "last": self._trail.last,
         }
         position = sight.position()
@@ -152,12 +260,13 @@ class EventSource:
         queue = self._sight.queue
         newest = queue.last_row()
         with self._lock:
-            thinned = queue.stats().lost.get("thinned", 0)
-            moved = thinned == self._thinned_before != self._thinned  # and it is at rest again
-            self._thinned_before = thinned
+            moves = queue.moves()
+            moved = moves == self._moves_before != self._moves  # and it is at rest again
+            self._moves_before = moves
             if queue.stream != self._stream or newest < self._trail.last or moved:
-                self._stream, self._thinned = queue.stream, thinned
+                self._stream, self._moves = queue.stream, moves
                 self._trail = Trail(self._sight.gaps.between)
+                self._index = self._new_index()
                 self._trail.extend(max(0, newest - LIMIT), [])
         after, points = self._trail.last, []
         with suppress(StorageError):

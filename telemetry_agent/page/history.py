@@ -1,43 +1,245 @@
-"""How the queue did over the last hours, in bounded memory, by the monotonic clock."""
+"""How the agent did over the last month: one sample each 5 s, each minute and each 10 minutes.
 
-from typing import NamedTuple
+Theory of operation. A sample is taken each 5 s; those of a minute are means of them, and those of
+ten minutes are means of minutes. Each series is bounded: an hour, a day, 30 days. Minutes are kept
+in a file, so that they survive a restart. They are appended a quarter of an hour at a time: each
+write costs a card some 12 kB whatever it holds: 1.2 MB a day. When the file has grown to half a
+megabyte it is written anew, with what is older than a day as ten minutes.
 
-_SAMPLES = 720
-_FIRST_STEP_S = 1.0
-_LAST_STEP_S = 64.0  # 720 of them are 12.8 hours
+The file begins with a line that names its form. Each record has a checksum; from the first that is
+wrong on, nothing is used. What is lost with it is a picture, so nothing more is done about it.
+
+Time is UTC: GNSS time where there is one, else the system's. A clock that goes back takes what was
+"later" with it.
+"""
+
+import contextlib
+import math
+import struct
+import zlib
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from telemetry_agent.snapshot import Snapshot
+
+COLUMNS = (
+    "speed",  # m/s
+    "sats",
+    "hdop",
+    "signal",  # dB-Hz: of the four satellites that are heard best
+    "pending",
+    "delivered_per_min",
+    "sent_bytes_per_min",
+    "disk_free_bytes",
+    "temperature",  # °C
+)
+SHORT_S, MINUTE_S, LONG_S = 5, 60, 600
+_HOUR, _DAY, _MONTH = 720, 1440, 4320  # samples
+
+_HEAD = b"telemetry-agent history 1\n"
+_RECORD = struct.Struct(f"<II{len(COLUMNS)}f")  # time, step, values
+_SUM = struct.Struct("<I")
+_RECORD_BYTES = _RECORD.size + _SUM.size
+_LARGEST_BYTES = 512 * 1024
+_APPEND_AT = 15  # minutes
+_STRONGEST = 4
+_RATE_OVER_S = 60
+_WARM = (Path("/sys/class/thermal/thermal_zone0/temp"),)
 
 
 class Sample(NamedTuple):
-    """One moment."""
+    """One moment, or the mean of a while; NaN is what was not known."""
 
-    uptime_s: float
-    pending: int
-    delivered: int
-    """Since the start."""
+    time_s: int
+    step_s: int
+    values: tuple[float, ...]
 
 
 class History:
-    """At most 720 samples from the start until now, then the newest.
+    """The three series. One thread at a time.
 
-    They come each second at first. Whenever there are too many, each second one goes and the
-    steps double, up to about a minute: a young agent is seen closely, and an old one far back.
+    Args:
+        file: where minutes are kept; ``None``: nowhere.
     """
 
-    def __init__(self) -> None:
-        self.samples: list[Sample] = []
-        self._step_s = _FIRST_STEP_S
+    def __init__(self, file: Path | None) -> None:
+        self.short: deque[Sample] = deque(maxlen=_HOUR)
+        self.minutes: deque[Sample] = deque(maxlen=_DAY)
+        self.long: deque[Sample] = deque(maxlen=_MONTH)
+        self._file = file
+        self._gathered: list[Sample] = []  # of this minute
+        self._folded: list[Sample] = []  # of these ten minutes
+        self._unsaved: list[Sample] = []
+        self._sound_bytes = 0  # of the file
+        if file is not None:
+            found = read(file)
+            for sample in found:
+                self._keep(sample)
+            self._unsaved.clear()
+            self._sound_bytes = len(_HEAD) + len(found) * _RECORD_BYTES
 
-    def due_s(self) -> float:
-        """The uptime at which the next sample is due."""
-        return self.samples[-1].uptime_s + self._step_s if self.samples else 0.0
+    @property
+    def is_due(self) -> bool:
+        """Whether there is enough to be saved."""
+        return len(self._unsaved) >= _APPEND_AT
 
-    def add(self, sample: Sample) -> None:
-        """Keep it."""
-        self.samples.append(sample)
-        if len(self.samples) <= _SAMPLES:
-            return
-        if self._step_s < _LAST_STEP_S:
-            self._step_s *= 2
-            self.samples = self.samples[::2]
+    def add(self, time_s: int, values: Mapping[str, float | None]) -> None:
+        """One moment."""
+        row = tuple(
+            math.nan if (value := values.get(name)) is None else float(value) for name in COLUMNS
+        )
+        self._forget_after(time_s)
+        if self._gathered and time_s // MINUTE_S != self._gathered[0].time_s // MINUTE_S:
+            self._keep(_mean(self._gathered, MINUTE_S))
+            self._gathered.clear()
+        sample = Sample(time_s, SHORT_S, row)
+        self.short.append(sample)
+        self._gathered.append(sample)
+
+    def last(self, seconds: float, now_s: int) -> list[Sample]:
+        """The samples of so long: the finest series that reaches so far, and coarser before it."""
+        begin_s = now_s - seconds
+        if seconds <= _HOUR * SHORT_S:
+            series: tuple[Iterable[Sample], ...] = (self.minutes, self.short)
+        elif seconds <= _DAY * MINUTE_S:
+            series = (self.long, self.minutes)
         else:
-            del self.samples[0]
+            series = (self.long, self.minutes) if not self.long else (self.long,)
+        found: list[Sample] = []
+        for samples in series:
+            chosen = [sample for sample in samples if sample.time_s >= begin_s]
+            if chosen:
+                found = [sample for sample in found if sample.time_s < chosen[0].time_s] + chosen
+        return found
+
+    def save(self) -> None:
+        """Append what is new; write the file anew when it has grown large.
+
+        Raises:
+            OSError: the disk does not take it. It is tried again with what comes.
+        """
+        if self._file is None or not self._unsaved:
+            return
+        data = b"".join(map(_packed, self._unsaved))
+        size = self._file.stat().st_size if self._file.exists() else 0
+        if size != self._sound_bytes or size + len(data) > _LARGEST_BYTES:
+            self._write_anew(self._file)
+        else:
+            with self._file.open("ab") as file:
+                file.write(data)
+            self._sound_bytes += len(data)
+        self._unsaved.clear()
+
+    def _write_anew(self, target: Path) -> None:
+        beside = target.with_name(target.name + ".new")
+        oldest_minute_s = self.minutes[0].time_s if self.minutes else 0
+        samples = [sample for sample in self.long if sample.time_s < oldest_minute_s]
+        try:
+            with beside.open("wb") as file:
+                self._sound_bytes = file.write(
+                    _HEAD + b"".join(map(_packed, [*samples, *self.minutes]))
+                )
+            beside.chmod(0o600)
+            beside.replace(target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+
+    def _keep(self, sample: Sample) -> None:
+        if sample.step_s == LONG_S:
+            self.long.append(sample)
+            return
+        self.minutes.append(sample)
+        self._unsaved.append(sample)
+        if self._folded and sample.time_s // LONG_S != self._folded[0].time_s // LONG_S:
+            self.long.append(_mean(self._folded, LONG_S))
+            self._folded.clear()
+        self._folded.append(sample)
+
+    def _forget_after(self, time_s: int) -> None:
+        """The clock went back: what it had said was wrong."""
+        for series in (self.short, self.minutes, self.long, self._gathered, self._folded):
+            while series and series[-1].time_s > time_s:
+                series.pop()
+
+
+def read(file: Path) -> list[Sample]:
+    """What the file holds, up to the first damage; a file of another form holds nothing."""
+    try:
+        data = file.read_bytes()[: 2 * _LARGEST_BYTES]
+    except OSError:
+        return []
+    found: list[Sample] = []
+    if not data.startswith(_HEAD):
+        return found
+    for at in range(len(_HEAD), len(data) - _RECORD_BYTES + 1, _RECORD_BYTES):
+        record = data[at : at + _RECORD.size]
+        (checksum,) = _SUM.unpack_from(data, at + _RECORD.size)
+        time_s, step_s, *values = _RECORD.unpack(record)
+        follows = not found or time_s >= found[-1].time_s
+        if zlib.crc32(record) != checksum or step_s not in {MINUTE_S, LONG_S}:
+            break
+        if not follows:  # the clock was set back, so what came before is of the wrong time
+            found = [sample for sample in found if sample.time_s < time_s]
+        found.append(Sample(time_s, step_s, tuple(values)))
+    return found
+
+
+class Meter:
+    """From the agent's snapshots to samples."""
+
+    def __init__(self) -> None:
+        self._counters: deque[tuple[float, int, int]] = deque()  # when, delivered, bytes
+
+    def values(
+        self, state: Snapshot, position: Mapping[str, Any] | None, now_s: float
+    ) -> dict[str, float | None]:
+        """What a sample holds, at the monotonic ``now_s``.
+
+        Rates are over the last minute: deliveries come in batches, and over a shorter time a
+        steady stream of them would look like a square wave.
+        """
+        receiver, upload, queue = state.receiver, state.upload, state.queue
+        self._counters.append((now_s, upload.delivered, upload.sent_bytes))
+        while len(self._counters) > 2 and self._counters[1][0] <= now_s - _RATE_OVER_S:
+            self._counters.popleft()
+        then_s, delivered, sent = self._counters[0]
+        minutes = max(now_s - then_s, 1.0) / 60
+        has_fix = receiver.state in {"2d", "3d"}
+        signals = [one.snr_db for one in receiver.satellites if one.snr_db is not None]
+        heard = sorted(signals, reverse=True)[:_STRONGEST]
+        return {
+            "speed": position.get("speed") if has_fix and position else None,
+            "sats": (receiver.sats or 0) if has_fix else 0,
+            "hdop": receiver.hdop if has_fix else None,
+            "signal": sum(heard) / len(heard) if heard else None,
+            "pending": queue.pending,
+            "delivered_per_min": (upload.delivered - delivered) / minutes,
+            "sent_bytes_per_min": (upload.sent_bytes - sent) / minutes,
+            "disk_free_bytes": queue.disk_free_bytes,
+            "temperature": temperature(),
+        }
+
+
+def temperature() -> float | None:
+    """Of the processor in °C; ``None``: the kernel does not tell."""
+    for file in _WARM:
+        with contextlib.suppress(OSError, ValueError):
+            return int(file.read_text()) / 1000
+    return None
+
+
+def _packed(sample: Sample) -> bytes:
+    record = _RECORD.pack(sample.time_s, sample.step_s, *sample.values)
+    return record + _SUM.pack(zlib.crc32(record))
+
+
+def _mean(samples: list[Sample], step_s: int) -> Sample:
+    columns = []
+    for values in zip(*(sample.values for sample in samples), strict=True):
+        known = [value for value in values if not math.isnan(value)]
+        columns.append(sum(known) / len(known) if known else math.nan)
+    return Sample(samples[0].time_s // step_s * step_s, step_s, tuple(columns))

@@ -6,7 +6,9 @@ from pathlib import Path
 STATIC = Path(__file__).parent / "static"
 
 _PYTHON = ("starlette", "uvicorn", "prometheus_client")
-_BROWSER = tuple(STATIC / "vendor" / name for name in ("leaflet.js", "uPlot.js"))
+_BROWSER = tuple(
+    STATIC / "vendor" / name for name in ("leaflet.js", "uPlot.js", "protomaps-leaflet.js")
+)
 
 
 def server_missing() -> str | None:

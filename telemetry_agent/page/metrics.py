@@ -19,7 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from telemetry_agent.model import Quality, ReceiverState, UploadState
+from telemetry_agent.model import Constellation, Quality, ReceiverState, UploadState
 from telemetry_agent.snapshot import Snapshot
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -63,10 +63,24 @@ _COUNTERS = (
     ("upload.delivered", "upload_delivered_fixes", "Positions that the endpoint took."),
     ("upload.sent_bytes", "upload_sent_bytes", "Bytes sent to the endpoint."),
 )
+# Every reason begins at 0: an increase from nothing is none to Prometheus, so the first loss would
+# raise no alarm.
+REJECTED = (
+    *("aborted", "bad-checksum", "bad-date", "bad-position", "bad-status", "bad-tag", "bad-time"),
+    *("future-date", "garbage-bytes", "late", "late-date", "no-checksum", "no-date", "no-fix"),
+    *("no-time", "old-date", "other-talker", "receiver-overflow", "rollover", "short", "too-long"),
+)
+NOT_RECORDED = ("hdop", "not-due", "parked", "quality")
+LOST = ("damaged", "discarded", "dropped", "expired", "full", "memory", "refused", "thinned")
 _COUNTERS_BY_REASON = (
-    ("receiver.rejected", "receiver_rejected", "Input of the receiver that was dropped."),
-    ("receiver.not_recorded", "fixes_not_recorded", "Positions that sampling left out."),
-    ("queue.lost", "queue_lost_fixes", "Recorded positions that were lost."),
+    ("receiver.rejected", "receiver_rejected", "Input of the receiver that was dropped.", REJECTED),
+    (
+        "receiver.not_recorded",
+        "fixes_not_recorded",
+        "Positions that sampling left out.",
+        NOT_RECORDED,
+    ),
+    ("queue.lost", "queue_lost_fixes", "Recorded positions that were lost.", LOST),
 )
 _STATES = (
     ("receiver.state", "receiver_state", "What the receiver does.", get_args(ReceiverState)),
@@ -75,20 +89,22 @@ _STATES = (
 )
 
 
-def metrics(snapshot: Snapshot) -> bytes:
+def metrics(snapshot: Snapshot, clock_offset_s: float | None = None) -> bytes:
     """Prometheus' text format; its type is ``MEDIA_TYPE``.
 
     Args:
         snapshot: of the agent. What it does not know is absent here, too.
+        clock_offset_s: by how much the system clock is ahead of GNSS time; ``None``: not known.
     """
     registry = CollectorRegistry()
-    registry.register(_Snapshot(snapshot))
+    registry.register(_Snapshot(snapshot, clock_offset_s))
     return generate_latest(registry)
 
 
 class _Snapshot(Collector):
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, clock_offset_s: float | None) -> None:
         self._snapshot = snapshot
+        self._clock_offset_s = clock_offset_s
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
@@ -101,9 +117,9 @@ class _Snapshot(Collector):
                 yield GaugeMetricFamily(_PREFIX + name, help_, value)
         for path, name, help_ in _COUNTERS:
             yield CounterMetricFamily(_PREFIX + name, help_, self._value(path))
-        for path, name, help_ in _COUNTERS_BY_REASON:
+        for path, name, help_, reasons in _COUNTERS_BY_REASON:
             family = CounterMetricFamily(_PREFIX + name, help_, labels=["reason"])
-            for reason, count in self._value(path).items():
+            for reason, count in (dict.fromkeys(reasons, 0) | dict(self._value(path))).items():
                 family.add_metric([reason], count)
             yield family
         for path, name, help_, words in _STATES:
@@ -112,11 +128,16 @@ class _Snapshot(Collector):
                 for word in words:
                     state.add_metric([word], word == now)
                 yield state
-        if (antenna := self._value("receiver.antenna")) is not None:
+        yield GaugeMetricFamily(
+            f"{_PREFIX}receiver_antenna_fault",
+            "Whether the receiver calls its antenna open or short.",
+            self._snapshot.receiver.antenna in {"OPEN", "SHORT"},
+        )
+        if self._clock_offset_s is not None:
             yield GaugeMetricFamily(
-                f"{_PREFIX}receiver_antenna_fault",
-                "Whether the receiver calls its antenna open or short.",
-                antenna in {"OPEN", "SHORT"},
+                f"{_PREFIX}clock_offset_seconds",
+                "By how much the system clock is ahead of GNSS time.",
+                self._clock_offset_s,
             )
         yield GaugeMetricFamily(
             f"{_PREFIX}queue_dead_letter_fixes",
@@ -136,6 +157,7 @@ class _Snapshot(Collector):
             (satellite.system, str(satellite.used).lower())
             for satellite in self._snapshot.receiver.satellites
         )
-        for labels, count in sorted(seen.items()):
-            family.add_metric(labels, count)
+        for system in get_args(Constellation):
+            for used in ("true", "false"):
+                family.add_metric([system, used], seen[system, used])
         return family

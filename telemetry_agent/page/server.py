@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+import threading
 from contextlib import suppress
 
 from uvicorn.server import ServerState
 
 from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.events import AgentView, EventSource
+from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.site import Site
 from telemetry_agent.page.streams import Streams
 from telemetry_agent.page.viewer_connection import Connection, uvicorn_config
@@ -24,24 +26,32 @@ class Server:
         listener: a bound socket; it is the server's from here on.
         sight: the agent.
         door: who may come in.
-        tiles: the template of a tile server's URLs; empty: none.
+        options: what the user has set.
     """
 
     def __init__(
-        self, listener: socket.socket, sight: AgentView, door: AccessPolicy, tiles: str
+        self,
+        listener: socket.socket,
+        sight: AgentView,
+        door: AccessPolicy,
+        options: PageOptions,
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
-        event_source = EventSource(sight)
+        self._event_source = event_source = EventSource(sight, options.history_file)
         self._streams = Streams(event_source)
-        config = uvicorn_config(Site(sight, door, event_source, self._streams, tiles).app)
+        self._site = Site(sight, door, event_source, self._streams, options)
+        config = uvicorn_config(self._site.app)
         self._server = loop.run_until_complete(
             loop.create_server(
                 lambda: Connection(config, state, loop), sock=listener, backlog=_BACKLOG
             )
         )
-        self._events = loop.create_task(self._streams.run())
-        self._events.add_done_callback(self._halt)
+        self._background = [
+            loop.create_task(work) for work in (self._streams.run(), self._streams.scan())
+        ]
+        for task in self._background:
+            task.add_done_callback(self._halt)
         self._ending = False
 
     def turn(self, seconds: float) -> None:
@@ -49,8 +59,9 @@ class Server:
         end = self._loop.call_later(seconds, self._halt)
         self._loop.run_forever()
         end.cancel()
-        if self._events.done():
-            self._events.result()
+        for task in self._background:
+            if task.done():
+                task.result()
         for connection in self._connections():
             connection.sweep(self._loop.time())
 
@@ -58,6 +69,11 @@ class Server:
         """Something has changed. Any thread may say so."""
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._streams.nudge)
+
+    @property
+    def viewers(self) -> int:
+        """How many follow now. Any thread may ask."""
+        return self._streams.count
 
     def interrupt(self) -> None:
         """End the turn. Any thread may say so."""
@@ -69,6 +85,11 @@ class Server:
         self._ending = True
         self._loop.run_until_complete(self._end())
         self._loop.close()
+        self._site.close()
+        # A card that hangs does not hold up the end.
+        saving = threading.Thread(target=self._event_source.save_history, daemon=True)
+        saving.start()
+        saving.join(_END_S)
 
     def _halt(self, _task: asyncio.Task[None] | None = None) -> None:
         if not self._ending:
@@ -76,11 +97,12 @@ class Server:
 
     async def _end(self) -> None:
         self._server.close()
-        self._events.cancel()
+        for task in self._background:
+            task.cancel()
         for connection in self._connections():
             connection.transport.abort()
         # Each request sees that its viewer has gone.
-        await asyncio.wait({self._events, *self._state.tasks}, timeout=_END_S)
+        await asyncio.wait({*self._background, *self._state.tasks}, timeout=_END_S)
 
     def _connections(self) -> list[Connection]:
         return [one for one in self._state.connections if isinstance(one, Connection)]

@@ -2,25 +2,35 @@
 
 =======================  ==========================================================================
 ``GET /``                the page; the login where a token is needed and was not shown
-``GET /events``          server-sent events: see ``news``
+``GET /map.pmtiles``     a range of the offline map
+``GET /events``          server-sent events: see ``news``; after four of one ``browser`` it says
+                         ``poll``
+``GET /state``           what ``hello`` would be now, for who polls
 ``GET /trail?after=R``   the positions behind row R, packed: see ``trail``
-``GET /history``         the last hours: see ``EventSource.history``
+``GET /track``           what is to be drawn of the track, thinned: see ``_wanted``
+``GET /trips``           see ``EventSource.trips``
+``GET /fix?row=R``       one stored fix with all its fields
+``GET /history``         ``?hours=24``, up to 720: see ``EventSource.history``
 ``GET /dead-letters``    at most 200 of them, with reasons
 ``POST /retry``          ``{"all": true}``, or ``{"names": [[stream, seq], …]}``
 ``POST /discard``        likewise
-``GET /export/F``        the stored track in format F
+``GET /export/F``        the stored track, or a time of it (``since``, ``until``), in format F
 ``GET /metrics``         for Prometheus
+``GET /log``             the newest lines of the log, secrets masked
+``GET /config``          the effective config, secrets masked
+``POST /check``          everything is checked, as ``doctor --json`` reports it
 ``POST /network``        ``{"away": true}``: a demo's network
 ``POST /login``          a form with ``token``
 =======================  ==========================================================================
 """
 
 import asyncio
-import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -38,29 +48,30 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS
-from telemetry_agent.page.access_policy import AccessPolicy
-from telemetry_agent.page.events import AgentView, EventSource
-from telemetry_agent.page.libraries import STATIC, browser_missing
+from telemetry_agent.export.names import file_name
+from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
+from telemetry_agent.page.events import AgentView, Doctor, EventSource
+from telemetry_agent.page.files import Files, compressed
+from telemetry_agent.page.libraries import browser_missing
+from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
+from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.overview import Box
 from telemetry_agent.page.streams import Streams
 from telemetry_agent.page.threads import each_in_thread, in_thread
+from telemetry_agent.page.track_index import Wanted
 
 log = logging.getLogger(__name__)
 
 _LONGEST_BODY_BYTES = 64 * 1024
 _BODY_S = 10.0
-_WRONG_TOKEN_S = 1.0
 _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
 _EXPORTS = 2
-_TYPES = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
+_EXPORT_WAIT_S = 60.0
+_MONTH_H = 720
 
 
 class _BadRequestError(Exception):
@@ -75,7 +86,7 @@ class Site:
         door: who may come in.
         event_source: makes the events.
         streams: gives them to the viewers.
-        tiles: the template of a tile server's URLs; empty: none.
+        options: what the user has set.
     """
 
     def __init__(
@@ -84,66 +95,161 @@ class Site:
         door: AccessPolicy,
         event_source: EventSource,
         streams: Streams,
-        tiles: str,
+        options: PageOptions,
     ) -> None:
         self._sight = sight
         self._door = door
         self._event_source = event_source
         self._streams = streams
-        self._tiles = tiles
-        # By name, so that no path, however it is written, leads out of the folder.
-        self._files = {
-            str(file.relative_to(STATIC)) for file in STATIC.rglob("*") if file.suffix in _TYPES
-        }
+        self._options = options
+        self._files = Files()
+        self._map = _opened(options.map_file)
         self._disk = asyncio.Semaphore(_AT_ONCE)
         self._exports = asyncio.Semaphore(_EXPORTS)
         routes = [
             Route("/", self._index),
             Route("/static/{path:path}", self._static),
             Route("/setup", self._setup),
+            Route("/map.pmtiles", self._map_part),
             Route("/events", self._events),
+            Route("/state", self._state),
             Route("/trail", self._trail),
+            Route("/track", self._track),
+            Route("/trips", self._trips),
+            Route("/fix", self._fix),
             Route("/history", self._history),
             Route("/dead-letters", self._dead_letters),
             Route("/retry", self._retry, methods=["POST"]),
             Route("/discard", self._discard, methods=["POST"]),
             Route("/export/{format}", self._export),
             Route("/metrics", self._metrics),
+            Route("/log", self._log),
+            Route("/config", self._config),
             Route("/login", self._login, methods=["POST"]),
         ]
+        self._check_running: asyncio.Task[dict[str, Any]] | None = None
+        if sight.doctor is not None:
+            check = partial(self._check, sight.doctor)
+            routes.append(Route("/check", check, methods=["POST"]))
         if sight.switch is not None:
             routes.append(Route("/network", self._network, methods=["POST"]))
         app = Starlette(
             routes=routes, exception_handlers={_BadRequestError: _told, AgentError: _told}
         )
-        self.app: ASGIApp = _Guard(app, door, _policy(tiles))
+        self._wrong_tokens = WrongTokens()
+        login = partial(self._files.text, "login.html")
+        self.app: ASGIApp = _Guard(app, door, _policy(options.tiles), self._wrong_tokens, login)
 
-    async def _index(self, _request: Request) -> Response:
-        return _file("no-libraries.html" if browser_missing() else "index.html")
+    def close(self) -> None:
+        """Let go of the map."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
+    async def _index(self, request: Request) -> Response:
+        name = "no-libraries.html" if browser_missing() else "index.html"
+        return self._file(name, request)
 
     async def _static(self, request: Request) -> Response:
-        name = request.path_params["path"]
-        if name not in self._files:
-            return PlainTextResponse("There is no such file.", 404)
-        return _file(name, request.headers)
+        return self._file(request.path_params["path"], request)
+
+    def _file(self, name: str, request: Request) -> Response:
+        answer = self._files.answer(name, request.headers)
+        return answer or PlainTextResponse("There is no such file.", 404)
 
     async def _setup(self, _request: Request) -> Response:
-        return JSONResponse({"tiles": self._tiles})
+        options = self._options
+        setup: dict[str, Any] = {"check": self._sight.doctor is not None}
+        if options.tiles:
+            setup |= {"tiles": options.tiles, "credit": options.tiles_credit}
+        if (found := self._map) is not None:
+            setup["map"] = {"credit": found.credit, "deepest": found.deepest, "box": found.box}
+        return JSONResponse(setup)
 
-    async def _events(self, _request: Request) -> Response:
+    async def _map_part(self, request: Request) -> Response:
+        """A part of the offline map. The whole of it may be gigabytes, and is not served."""
+        found = self._map
+        if found is None:
+            return PlainTextResponse("There is no map.", 404)
+        part = asked_range(request.headers.get("range", ""), found.size)
+        if part is None:
+            rules = {"Content-Range": f"bytes */{found.size}"}
+            return PlainTextResponse("Ask for a range of up to 8 MiB.", 416, rules)
+        begin, end = part
+        try:
+            async with self._disk:
+                data = await in_thread(found.read, begin, end)
+        except OSError as error:
+            return PlainTextResponse(f"The map cannot be read: {error.strerror}", 503)
+        rules = {
+            "Content-Range": f"bytes {begin}-{end - 1}/{found.size}",
+            "ETag": found.tag,
+            "Cache-Control": "private, max-age=3600",
+        }
+        return Response(data, 206, rules, "application/octet-stream")
+
+    async def _events(self, request: Request) -> Response:
         if self._streams.full:
             return PlainTextResponse("Too many look at once: close another window.", 503)
-        return _Stream(self._streams.follow(), media_type="text/event-stream")
+        # A proxy that collects an answer before it passes it on would hold events back.
+        return _Stream(
+            self._streams.follow(request.query_params.get("browser", "")),
+            headers={"X-Accel-Buffering": "no"},
+            media_type="text/event-stream",
+        )
+
+    async def _state(self, request: Request) -> Response:
+        await self._streams.refresh()
+        hello = self._event_source.hello().encode()
+        return compressed(hello, "application/json", request.headers)
 
     async def _trail(self, request: Request) -> Response:
         after = request.query_params.get("after", "0")
         if not after.isdecimal() or len(after) > 18:
             return PlainTextResponse("after is a row's number.", 400)
-        last, packed = self._event_source.packed(int(after))
-        return Response(packed, 200, {"X-Last-Row": str(last)}, "application/octet-stream")
 
-    async def _history(self, _request: Request) -> Response:
-        return Response(self._event_source.history(), media_type="application/json")
+        def made() -> Response:
+            last, packed = self._event_source.packed(int(after))
+            kind = "application/octet-stream"
+            return compressed(packed, kind, request.headers, **{"X-Last-Row": str(last)})
+
+        async with self._disk:
+            return await in_thread(made)
+
+    async def _track(self, request: Request) -> Response:
+        wanted = _wanted(request.query_params)
+        self._streams.look_back()
+
+        def made() -> Response:
+            last, packed, exact = self._event_source.shown(wanted)
+            told = {"X-Last-Row": str(last), "X-Tolerance": str(exact)}
+            return compressed(packed, "application/octet-stream", request.headers, **told)
+
+        async with self._disk:
+            return await in_thread(made)
+
+    async def _trips(self, request: Request) -> Response:
+        self._streams.look_back()
+        data = self._event_source.trips().encode()
+        return compressed(data, "application/json", request.headers)
+
+    async def _fix(self, request: Request) -> Response:
+        row = request.query_params.get("row", "")
+        if not row.isdecimal() or len(row) > 18:
+            return PlainTextResponse("row is a row's number.", 400)
+        async with self._disk:
+            found = await in_thread(self._event_source.fix, int(row))
+        return JSONResponse(found) if found else PlainTextResponse("It is gone.", 404)
+
+    async def _history(self, request: Request) -> Response:
+        try:
+            hours = float(request.query_params.get("hours", "1"))
+        except ValueError:
+            hours = -1.0
+        if not 0 < hours <= _MONTH_H:
+            return PlainTextResponse("hours is a number up to 720.", 400)
+        data = self._event_source.history(hours).encode()
+        return compressed(data, "application/json", request.headers)
 
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
@@ -168,26 +274,59 @@ class Site:
         name = request.path_params["format"]
         if name not in FORMATS:
             return PlainTextResponse(f"The formats are {', '.join(FORMATS)}.", 404)
-        if self._exports.locked():
-            return PlainTextResponse("Others export already: try again later.", 503)
         moving_s, standing_s = self._sight.gaps
-        asked = {"format": name, "gap_s": moving_s, "standing_gap_s": standing_s}
+        asked: dict[str, Any] = {
+            "format": name,
+            "gap_s": moving_s,
+            "standing_gap_s": standing_s,
+        }
+        wanted = _wanted(request.query_params)
+        if math.isfinite(wanted.since_s):
+            asked["since_ms"] = round(wanted.since_s * 1000)
+        if math.isfinite(wanted.until_s):
+            asked["until_ms"] = round(wanted.until_s * 1000) + 1
+        # A third one waits: a browser shows nobody why a download was refused.
+        try:
+            async with asyncio.timeout(_EXPORT_WAIT_S):
+                await self._exports.acquire()
+        except TimeoutError:
+            return PlainTextResponse("Two others export already: try again later.", 503)
+        device = self._sight.snapshot().device
+        until_ms = asked.get("until_ms", self._sight.queue.newest_ms())
+        since_ms = asked.get("since_ms", until_ms and until_ms - 1)
+        file = file_name(device, name, since_ms, until_ms)
         return _Stream(
             self._pieces(asked),
-            headers={"Content-Disposition": f'attachment; filename="track.{name}"'},
+            headers={"Content-Disposition": f'attachment; filename="{file}"'},
             media_type=FORMATS[name].media_type,
         )
 
     async def _pieces(self, asked: dict[str, Any]) -> AsyncGenerator[str, None]:
-        async with (
-            self._exports,
-            aclosing(each_in_thread(self._sight.ask("export", asked))) as answers,
-        ):
-            async for answer in answers:
-                yield answer["text"]
+        try:
+            async with aclosing(each_in_thread(self._sight.ask("export", asked))) as answers:
+                async for answer in answers:
+                    yield answer["text"]
+        finally:
+            self._exports.release()
 
-    async def _metrics(self, _request: Request) -> Response:
-        return Response(metrics(self._sight.snapshot()), 200, {"Content-Type": MEDIA_TYPE})
+    async def _metrics(self, request: Request) -> Response:
+        data = metrics(self._sight.snapshot(), self._event_source.clock_offset_s())
+        return compressed(data, MEDIA_TYPE, request.headers)
+
+    async def _log(self, request: Request) -> Response:
+        data = json.dumps(self._sight.log_lines()).encode()
+        return compressed(data, "application/json", request.headers)
+
+    async def _config(self, request: Request) -> Response:
+        values = {key: value for key, value in self._sight.config().items() if value is not None}
+        data = json.dumps(values, default=str).encode()
+        return compressed(data, "application/json", request.headers)
+
+    async def _check(self, doctor: Doctor, _request: Request) -> Response:
+        """One check at a time: who asks meanwhile gets the result of the one that runs."""
+        if self._check_running is None or self._check_running.done():
+            self._check_running = asyncio.ensure_future(in_thread(doctor.check))
+        return JSONResponse(await asyncio.shield(self._check_running))
 
     async def _network(self, request: Request) -> Response:
         switch = self._sight.switch
@@ -201,19 +340,32 @@ class Site:
 
     async def _login(self, request: Request) -> Response:
         form = parse_qs((await _body(request)).decode("utf-8", "replace"))
-        cookie = self._door.cookie(form.get("token", [""])[0].strip())
+        peer, now_s = _peer(request.scope), asyncio.get_running_loop().time()
+        if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:
+            return _too_many_tokens(wait_s)
+        cookie = self._door.cookie(form.get("token", [""])[0].strip(), request.headers)
         if cookie is None:
-            await asyncio.sleep(_WRONG_TOKEN_S)
-            return _login(wrong=True)
-        return Response(status_code=303, headers={"Location": "/", "Set-Cookie": cookie})
+            self._wrong_tokens.count(peer, now_s)
+            return _login(self._files.text("login.html"), wrong=True)
+        # Relative: behind a proxy only the browser knows what this folder is called.
+        return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
 
 
 class _Guard:
     """Lets in whom the door lets in, and puts the page's rules on every answer."""
 
-    def __init__(self, app: ASGIApp, door: AccessPolicy, policy: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        door: AccessPolicy,
+        policy: str,
+        wrong_tokens: WrongTokens,
+        login_text: Callable[[], str],
+    ) -> None:
         self._app = app
+        self._login_text = login_text
         self._door = door
+        self._wrong_tokens = wrong_tokens
         self._rules = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
@@ -231,12 +383,19 @@ class _Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        path = scope["path"]
-        refusal = self._door.refusal(scope["method"], path, dict(Headers(scope=scope)))
+        path, headers = scope["path"], dict(Headers(scope=scope))
+        peer, now_s = _peer(scope), asyncio.get_running_loop().time()
+        if self._door.shows_token(headers):
+            if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:
+                await _too_many_tokens(wait_s)(scope, receive, ruled)
+                return
+            if self._door.shows_wrong_token(headers):
+                self._wrong_tokens.count(peer, now_s)
+        refusal = self._door.refusal(scope["method"], path, headers)
         if refusal is None:
             await self._app(scope, receive, ruled)
         elif refusal.status == 401 and path == "/":
-            await _login()(scope, receive, ruled)
+            await _login(self._login_text())(scope, receive, ruled)
         else:
             answer = PlainTextResponse(refusal.text, refusal.status)
             await answer(scope, receive, ruled)
@@ -259,8 +418,57 @@ class _Stream(StreamingResponse):
             log.warning("the page broke off what it sent: %s", error)
 
 
+def _opened(file: Path | None) -> MapFile | None:
+    """A map that cannot be used costs the map alone."""
+    if file is None:
+        return None
+    try:
+        return open_map(file)
+    except ConfigError as error:
+        log.warning("%s; the page shows no map", error)
+        return None
+
+
+def _wanted(query: Mapping[str, str]) -> Wanted:
+    """``since``, ``until`` (seconds since 1970), ``across`` (pixels), ``tolerance`` and ``box``.
+
+    A tolerance and a box, ``south,west,north,east``, are in 1e-7 degrees.
+    """
+
+    def number(name: str, default: float) -> float:
+        value = float(query.get(name, default))
+        if math.isnan(value):
+            raise ValueError
+        return value
+
+    try:
+        box = [int(edge) for edge in query["box"].split(",")] if "box" in query else None
+        return Wanted(
+            number("since", -math.inf),
+            number("until", math.inf),
+            min(max(number("across", 1000), 100), 5000),
+            max(number("tolerance", 1), 1) if "tolerance" in query else None,
+            None if box is None else Box(*box),
+        )
+    except (ValueError, TypeError):
+        raise _BadRequestError(
+            "since, until, across and tolerance are numbers; box is four whole numbers."
+        ) from None
+
+
 async def _told(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400 if isinstance(error, _BadRequestError) else 409)
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _too_many_tokens(wait_s: float) -> Response:
+    return PlainTextResponse(
+        f"Too many wrong tokens: wait {wait_s:.0f} s.", 429, {"Retry-After": f"{wait_s + 1:.0f}"}
+    )
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -268,18 +476,7 @@ async def _until_gone(receive: Receive) -> None:
         continue
 
 
-def _file(name: str, headers: Headers | None = None) -> Response:
-    """One of ours, which the browser keeps for as long as it is the same."""
-    data = (STATIC / name).read_bytes()
-    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    rules = {"ETag": tag, "Cache-Control": "no-cache"}
-    if headers is not None and headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=rules)
-    return Response(data, 200, rules, _TYPES[Path(name).suffix])
-
-
-def _login(*, wrong: bool = False) -> Response:
-    text = (STATIC / "login.html").read_text()
+def _login(text: str, *, wrong: bool = False) -> Response:
     return HTMLResponse(text.replace(" hidden", "", 1) if wrong else text, 401)
 
 
@@ -309,13 +506,18 @@ async def _body(request: Request) -> bytes:
 def _policy(tiles: str) -> str:
     """What the browser may load: ours alone, and tiles where the user named a server."""
     # A tile that is no longer needed is replaced by an empty picture of Leaflet's own.
-    server = f" data: {'{0.scheme}://{0.netloc}'.format(urlsplit(tiles))}" if tiles else ""
+    servers = ""
+    if tiles:
+        parts = urlsplit(tiles)
+        hosts = {parts.netloc.replace("{s}", letter) for letter in "abc"}
+        servers = " data: " + " ".join(f"{parts.scheme}://{host}" for host in sorted(hosts))
     rules = {
         "default-src": "'none'",
         "script-src": "'self'",
         "style-src": "'self'",
         "connect-src": "'self'",
-        "img-src": f"'self'{server}",
+        "manifest-src": "'self'",
+        "img-src": f"'self'{servers}",
         "form-action": "'self'",
         "base-uri": "'none'",
         "frame-ancestors": "'none'",

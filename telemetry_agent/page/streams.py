@@ -7,8 +7,10 @@ told everything anew.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 
+from telemetry_agent.errors import StorageError
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.threads import in_thread
 
@@ -16,6 +18,8 @@ VIEWERS = 32
 _EVERY_S = 1.0
 _SOONEST_S = 0.25
 _WAITING_EVENTS = 8
+_SCAN_PAUSE_S = 0.03
+_OF_ONE_BROWSER = 4  # it opens six connections to a host, and needs some for the rest
 
 
 class Streams:
@@ -24,21 +28,45 @@ class Streams:
     def __init__(self, event_source: EventSource) -> None:
         self._event_source = event_source
         self._viewers: set[asyncio.Queue[str | None]] = set()
+        self._of_browser: Counter[str] = Counter()
         self._nudge = asyncio.Event()
         self._making = asyncio.Lock()
         self._made_s = float("-inf")
+        self._asked = False
 
     def nudge(self) -> None:
         """Something has changed: make the next event soon."""
         self._nudge.set()
 
     @property
+    def count(self) -> int:
+        """How many viewers follow now. Any thread may ask."""
+        return len(self._viewers)
+
+    @property
     def full(self) -> bool:
         """Whether no more viewers are taken."""
         return len(self._viewers) >= VIEWERS
 
-    async def follow(self) -> AsyncIterator[str]:
-        """What one viewer gets, until it is left out."""
+    async def follow(self, browser: str = "") -> AsyncIterator[str]:
+        """What one viewer gets, until it is left out.
+
+        Args:
+            browser: the same in all tabs of one browser. After four of them the next are told to
+                poll: a browser opens few connections to a host, and would wait for one for ever.
+        """
+        if browser and self._of_browser[browser] >= _OF_ONE_BROWSER:
+            yield _event("poll", "{}")
+            return
+        self._of_browser[browser] += 1
+        try:
+            async for text in self._follow():
+                yield text
+        finally:
+            self._of_browser[browser] -= 1
+            self._of_browser += Counter()  # without those that are gone
+
+    async def _follow(self) -> AsyncIterator[str]:
         await self.refresh()
         waiting: asyncio.Queue[str | None] = asyncio.Queue(_WAITING_EVENTS)
         self._viewers.add(waiting)
@@ -66,10 +94,26 @@ class Streams:
                 else:
                     waiting.put_nowait(text)
 
+    async def scan(self) -> None:
+        """While somebody looks, read the track of before, with pauses for what matters more."""
+        while True:
+            more = False
+            if self._viewers or self._asked:
+                with contextlib.suppress(StorageError):
+                    more = await in_thread(self._event_source.scan)
+            self._asked = self._asked and more
+            await asyncio.sleep(_SCAN_PAUSE_S if more else _EVERY_S)
+
+    def look_back(self) -> None:
+        """Somebody asked for the track of before, who has no stream of events."""
+        self._asked = True
+
     async def run(self) -> None:
         """Make events for as long as the page is there."""
         while True:
             sample_in_s = self._event_source.sample()
+            if self._event_source.history_is_due:
+                await in_thread(self._event_source.save_history)
             if self._viewers:
                 await self.refresh(_SOONEST_S)
             with contextlib.suppress(TimeoutError):

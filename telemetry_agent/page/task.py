@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.access_policy import AccessPolicy
+from telemetry_agent.page.options import PageOptions
 from telemetry_agent.snapshot import PageView
 from telemetry_agent.tasks import Bell
 
@@ -34,7 +35,7 @@ class Page:
         address: host and port to listen on; ``None``: the page is off.
         sight: the agent.
         token: reads what lets a viewer in; ``None``: nothing is needed. Raises ConfigError.
-        tiles: the template of a tile server's URLs; empty: none.
+        options: what else the user has set.
     """
 
     name = "page"
@@ -45,13 +46,13 @@ class Page:
         address: tuple[str, int] | None,
         sight: "AgentView",
         token: Callable[[], str | None],
-        tiles: str,
+        options: PageOptions,
     ) -> None:
         self.bell = Bell()
         self._address = address
         self._sight = sight
         self._token = token
-        self._tiles = tiles
+        self._options = options
         self._in_step = threading.Lock()
         self._closed = False
         self._server: Server | None = None
@@ -74,6 +75,12 @@ class Page:
             return None
         fault = self._fault
         return PageView() if fault is None else PageView("held", fault)
+
+    @property
+    def viewers(self) -> int:
+        """How many look now. Any thread may ask."""
+        server = self._server
+        return 0 if server is None else server.viewers
 
     def nudge(self) -> None:
         """Something has changed that viewers want to see. Any thread may say so."""
@@ -112,8 +119,8 @@ class Page:
                 log.warning("no page at %s: %s; trying again", url, fault)
             return None
         name = socket.gethostname()
-        door = AccessPolicy({host, name, f"{name}.local"}, token)
-        server = Server(listener, self._sight, door, self._tiles)
+        door = AccessPolicy({host, name, f"{name}.local"}, token, self._options.names)
+        server = Server(listener, self._sight, door, self._options)
         self._fault = None
         log.info("the page is at %s", url)
         return server

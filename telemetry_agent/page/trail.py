@@ -6,17 +6,22 @@ thousand fixes changes one number and moves no position.
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+from telemetry_agent.export.trips import is_glitch
 from telemetry_agent.model import Fix, Record
 
-LIMIT = 50_000
-"""So many positions are kept: at one a second the last 14 hours."""
+LIMIT = 20_000
+"""So many positions are kept: at one a second the last 5 hours."""
 
-_POINT = struct.Struct("<diiII")
+POINT = struct.Struct("<diiII")
 """Row, as a double, for it can be beyond 32 bits; latitude and longitude in 1e-7 degrees, seconds
-since 1970, 1 where a segment begins."""
-_BEGINS_AT = _POINT.size - struct.calcsize("<I")
+since 1970, and the sum of ``BEGINS`` and ``GLITCH``."""
+BEGINS = 1
+"""A segment of the track begins."""
+GLITCH = 2
+"""The device was not there: a jump, or 0, 0. It is drawn, and does not decide what is seen."""
+_FLAGS_AT = POINT.size - struct.calcsize("<I")
 _SLACK = 1000  # to move everything for each new position would cost too much
 
 Point = tuple[int, int, int, int, int]
@@ -39,7 +44,7 @@ class Trail:
         self._newest: Record | None = None
 
     def __len__(self) -> int:
-        return len(self._packed) // _POINT.size
+        return len(self._packed) // POINT.size
 
     @property
     def first(self) -> int:
@@ -52,11 +57,11 @@ class Trail:
         for row, record in found:
             begins = self._newest is not None and self._breaks(self._newest, record)
             self._newest = record
-            points.append(_point(row, record.fix, begins=begins))
-        self._packed += b"".join(_POINT.pack(*point) for point in points)
+            points.append(point_of(row, record.fix, begins=begins))
+        self._packed += b"".join(POINT.pack(*point) for point in points)
         self.last = last
         if len(self) > self._limit + _SLACK:
-            del self._packed[: (len(self) - self._limit) * _POINT.size]
+            del self._packed[: (len(self) - self._limit) * POINT.size]
         return points
 
     def forget(self, gone: Iterable[tuple[int, int]]) -> None:
@@ -64,21 +69,26 @@ class Trail:
 
         Where a segment began among them, it begins with the next position.
         """
-        points = list(_POINT.iter_unpack(self._packed))
+        points = list(POINT.iter_unpack(self._packed))
         rows = [int(point[0]) for point in points]
-        begins = [point[-1] for point in points]
+        begins = [point[-1] & BEGINS for point in points]
         kept, done = bytearray(), 0
         for lo, hi in gone:
             start, end = bisect_left(rows, lo), bisect_right(rows, hi)
-            kept += self._packed[done * _POINT.size : start * _POINT.size]
+            kept += self._packed[done * POINT.size : start * POINT.size]
             done = end
             if end < len(rows) and any(begins[start:end]):
-                begins[end] = self._packed[end * _POINT.size + _BEGINS_AT] = 1
-        self._packed = kept + self._packed[done * _POINT.size :]
+                begins[end] = BEGINS
+                self._packed[end * POINT.size + _FLAGS_AT] |= BEGINS
+        self._packed = kept + self._packed[done * POINT.size :]
 
     def after(self, row: int) -> bytes:
         """The positions behind that row."""
         return bytes(self._packed[self._place(row + 1) :])
+
+    def points(self) -> Iterator[Point]:
+        """All positions."""
+        return POINT.iter_unpack(bytes(self._packed))
 
     def _place(self, row: int) -> int:
         """Where the first position of that row or a later one is."""
@@ -89,11 +99,13 @@ class Trail:
                 low = middle + 1
             else:
                 high = middle
-        return low * _POINT.size
+        return low * POINT.size
 
     def _row(self, index: int) -> int:
-        return int(_POINT.unpack_from(self._packed, index * _POINT.size)[0])
+        return int(POINT.unpack_from(self._packed, index * POINT.size)[0])
 
 
-def _point(row: int, fix: Fix, *, begins: bool) -> Point:
-    return row, round(fix.lat_e9 / 100), round(fix.lon_e9 / 100), fix.time_ms // 1000, int(begins)
+def point_of(row: int, fix: Fix, *, begins: bool) -> Point:
+    """A fix as a point."""
+    flags = BEGINS * begins + GLITCH * is_glitch(fix)
+    return row, round(fix.lat_e9 / 100), round(fix.lon_e9 / 100), fix.time_ms // 1000, flags

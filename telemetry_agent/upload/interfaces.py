@@ -21,7 +21,7 @@ class NoAnswer:
     """The answers that came before it in its series do not count either."""
 
 
-class Backlog(Protocol):
+class Pending(Protocol):
     """What is pending. Leased and unanswered fixes do not count."""
 
     @property
@@ -32,7 +32,7 @@ class Backlog(Protocol):
     def live_since_s(self) -> float | None: ...  # noqa: D102 - monotonic, of the oldest live fix
 
 
-class Queue(Protocol):
+class BatchQueue(Protocol):
     """As much of the queue as the uploader knows. A batch is a lease."""
 
     def lease(self, limit: int, *, live_first: bool) -> Batch | None:
@@ -55,7 +55,7 @@ class Queue(Protocol):
     def resume_unack(self) -> int:
         """Make unack ready again."""
 
-    def backlog(self) -> Backlog:
+    def backlog(self) -> Pending:
         """What is pending."""
 
 
@@ -76,7 +76,7 @@ class EncodeReport(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class WireFormat:
     """One wire format: pure functions, and the habits of the servers that take it."""
 
     encode: Encode
@@ -88,6 +88,8 @@ class Format:
     """A request holds one fix."""
     unpacks: bool = False
     """The servers that take it unpack gzip, or refuse it: it is safe to send it unasked."""
+    may_be_packed: bool = False
+    """A server may unpack gzip, if it says so."""
     pipelined: bool = False
     """Several requests may be sent before the first is answered."""
     oldest_first: bool = False
@@ -117,7 +119,7 @@ class Exchange(Protocol):
     def drop_idle(self) -> None: ...  # noqa: D102
 
 
-class Way(Protocol):
+class Reachability(Protocol):
     """What is known of the way to the endpoint. It delays attempts, and forbids none."""
 
     def closed(self) -> tuple[UploadState, str] | None:
@@ -130,14 +132,14 @@ class Way(Protocol):
         """An exchange got an answer, whatever it said."""
 
 
-class OpenWay:
+class AlwaysReachable:
     """Nothing is known: every attempt is worth making."""
 
     def closed(self) -> None:
-        """See ``Way``."""
+        """See ``Reachability``."""
 
     def doubt(self) -> None:
-        """See ``Way``."""
+        """See ``Reachability``."""
 
     def answered(self) -> None:
-        """See ``Way``."""
+        """See ``Reachability``."""

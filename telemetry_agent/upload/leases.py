@@ -1,11 +1,14 @@
 """The batches that are out: one table, so that whatever happens none is forgotten."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from itertools import groupby
 
 from telemetry_agent.model import Batch, Delivered, Record
-from telemetry_agent.upload.interfaces import Queue
+from telemetry_agent.upload.interfaces import BatchQueue
 
 Name = tuple[str, int]
+
+_LOOK_AMONG = 4  # batches, for a single fix to try
 
 
 def name_of(record: Record) -> Name:
@@ -18,20 +21,20 @@ class Leases:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: BatchQueue,
         unfit: Callable[[Record], str | None] = lambda _: None,
-        buried: Callable[[int, str], None] = lambda *_: None,
+        dead_lettered: Callable[[int, str], None] = lambda *_: None,
     ) -> None:
         """Take from ``queue`` what can be sent.
 
         Args:
             queue: Where fixes wait.
             unfit: Why a fix cannot be sent. Such a one becomes a dead letter.
-            buried: Told how many became dead letters, and why.
+            dead_lettered: Told how many became dead letters, and why.
         """
         self._queue = queue
         self._unfit = unfit
-        self._buried = buried
+        self._buried = dead_lettered
         self._out: dict[int, Batch] = {}
 
     def take(self, limit: int, *, live_first: bool) -> Batch | None:
@@ -47,28 +50,36 @@ class Leases:
                 self.give_back(rest)
                 return batch
             batch = self.first(batch)
-            self.bury(batch, reason)
+            self.make_dead_letter(batch, reason)
             self._buried(1, reason)
         return None
 
-    def take_one(
-        self, limit: int, *, live_first: bool, not_of: Collection[Name], turn: int
-    ) -> Batch | None:
-        """A single fix, outside ``not_of`` if there is one; another one with each ``turn``."""
-        passed: list[Batch] = []
-        one: Batch | None = None
-        while one is None and (batch := self.take(limit, live_first=live_first)):
-            places = [at for at, r in enumerate(batch.records) if name_of(r) not in not_of]
-            if places:
-                one = self._single_out(batch, places[-turn % len(places)])
-            else:
-                passed.append(batch)
-        if one is None and passed:
-            batch = passed.pop(turn % len(passed))
-            one = self._single_out(batch, -turn % len(batch.records))
-        for batch in passed:
-            self.give_back(batch)
-        return one
+    def take_one(self, limit: int, *, live_first: bool, turn: int) -> Batch | None:
+        """A single fix of the next batches; another one with each ``turn``."""
+        # Several: a batch holds fixes of one stream, or live ones only, perhaps just a bad one.
+        batches: list[Batch] = []
+        while len(batches) < _LOOK_AMONG and (batch := self.take(limit, live_first=live_first)):
+            batches.append(batch)
+        if not batches:
+            return None
+        turn, place = divmod(turn, len(batches))
+        single = batches[place]
+        chosen = single.records[-turn % len(single.records)]
+        for batch in batches:
+            for part in self.parts(batch, lambda record: record is chosen):
+                if part.records[0] is chosen:
+                    single = part
+                else:
+                    self.give_back(part)
+        return single
+
+    def parts(self, batch: Batch, belongs: Callable[[Record], bool]) -> Iterator[Batch]:
+        """Split where ``belongs`` changes: each part is a lease of its own."""
+        lengths = [len(list(run)) for _, run in groupby(batch.records, belongs)]
+        for length in lengths[:-1]:
+            part, batch = self.split(batch, length)
+            yield part
+        yield batch
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """The first ``at`` fixes, and the rest."""
@@ -77,12 +88,16 @@ class Leases:
         self._out.update((half.lease, half) for half in halves)
         return halves
 
+    def cut(self, batch: Batch, length: int) -> tuple[Batch, Batch | None]:
+        """The first ``length`` fixes, and the rest if there is one."""
+        return (batch, None) if length == len(batch.records) else self.split(batch, length)
+
     def acknowledge(self, batch: Batch, answer: Delivered) -> None:
         """Delivered, but for the names that the answer gave back."""
         self._queue.ack(batch, rejected=answer.rejected, retry=answer.retry)
         del self._out[batch.lease]
 
-    def bury(self, batch: Batch, reason: str) -> None:
+    def make_dead_letter(self, batch: Batch, reason: str) -> None:
         """To the dead letters."""
         self._queue.fail(batch, reason)
         del self._out[batch.lease]
@@ -92,10 +107,11 @@ class Leases:
         del self._out[batch.lease]
         self._queue.release(batch, answered=answered)
 
-    def give_all_back(self) -> None:
-        """Every batch that is out."""
+    def give_all_back(self, keep: Collection[int] = ()) -> None:
+        """Every batch that is out, but for these leases."""
         for batch in list(self._out.values()):
-            self.give_back(batch)
+            if batch.lease not in keep:
+                self.give_back(batch)
 
     def first(self, batch: Batch) -> Batch:
         """The first fix of a batch alone; the others go back."""
@@ -104,9 +120,3 @@ class Leases:
         one, others = self.split(batch, 1)
         self.give_back(others)
         return one
-
-    def _single_out(self, batch: Batch, at: int) -> Batch:
-        if at > 0:
-            before, batch = self.split(batch, at)
-            self.give_back(before)
-        return self.first(batch)

@@ -1,119 +1,350 @@
-"""Fixes that the endpoint refuses: searched for, blamed with a witness, remembered without one.
+"""What the endpoint refuses: find the bad fix, and decide what becomes a dead letter.
 
-A witness is a fix of the same device: a server may know one device and not another, and then it is
-the set-up that is wrong, not the fixes of the device that it does not know.
+Theory of operation. A refused batch is halved (``bisection``) until single fixes are refused. These
+are *suspects*; how one becomes a dead letter is described in ``suspects``. If a batch is refused
+down to its first fix, and so is its farthest half, it may be the begin of a *run*: the backlog
+behind it joins, and single fixes of the whole are tried.
+
+*Cost when everything is refused.* The way down to a single fix takes 1 + ceil(log2 n) requests.
+After two more without an acceptance the search gives up: it may be the set-up that is wrong.
+
+An acceptance counts for fixes of the same device only. A server may know one device and not
+another, and then the set-up is wrong, not the fixes of the device that it does not know.
 """
 
+import logging
+import random
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from telemetry_agent.model import Batch, Deferred, Held
-from telemetry_agent.upload.bisection import CrashCount, Search
-from telemetry_agent.upload.leases import Leases, Name, name_of
-from telemetry_agent.upload.upload_status import Account
+from telemetry_agent.model import Batch, Deferred
+from telemetry_agent.upload.bisection import Bisection, CrashCount
+from telemetry_agent.upload.leases import Leases
+from telemetry_agent.upload.suspects import Run, Suspect
+from telemetry_agent.upload.upload_status import StatusKeeper
 
-_ACCUSED_MAX = 256
+_log = logging.getLogger(__name__)
+
+_REFUSALS = 5
+_REFUSALS_IF_INCONSISTENT = 10
+_SAMPLE_REFUSALS = 2
+_SAMPLE_REFUSALS_IF_INCONSISTENT = 4
+_SUSPECTS_MAX = 256
+_RUN_MIN = 20  # of fewer fixes each is tried alone
+_RUN_MAX = 5000
+_GAP_MAX = 64  # in seq
+
+
+@dataclass(frozen=True, slots=True)
+class AllRefused:
+    """Fix after fix is refused and none accepted: it may be the set-up."""
+
+    reason: str
+    only_backlog: bool
+    """No live fix is among them."""
+
+
+class _Stretch:
+    """Fixes that may be one run: there is none between them that was accepted.
+
+    A few may lie between: thinning makes gaps.
+    """
+
+    def __init__(self, first: Batch) -> None:
+        self.batches: list[Batch] = []
+        self.size = 0
+        self.ended = False
+        self._last = first.records[-1]
+
+    def length_of(self, batch: Batch) -> int:
+        """How many fixes of ``batch`` belong to it, if it comes next."""
+        last, length = self._last, 0
+        for record in () if self.ended else batch.records:
+            gap = record.seq - last.seq if record.stream == last.stream else 0
+            if record.device != last.device or not 0 <= gap <= _GAP_MAX:
+                break
+            last, length = record, length + 1
+        self.ended = length < len(batch.records)
+        return length
+
+    def add(self, batch: Batch) -> None:
+        """This comes next."""
+        self.batches.append(batch)
+        self.size += len(batch.records)
+        self._last = batch.records[-1]
 
 
 class Refusals:
-    """Decides what becomes a dead letter. A search holds leases; ``end_search`` leaves them."""
+    """Keeps what is refused. All of it is leased."""
 
     def __init__(
-        self, leases: Leases, account: Account, another: Callable[[], Batch | None]
+        self,
+        leases: Leases,
+        keeper: StatusKeeper,
+        more: Callable[[], Batch | None],
+        rng: random.Random,
     ) -> None:
-        """``another`` leases a single fix that is no part of a search, if there is one."""
-        self.search: Search | None = None
+        """``more`` leases the next of the backlog, if there is any."""
+        self.live_refused = False
+        """Whether a live fix was refused since the last acceptance."""
+        self.in_doubt = False
+        """Whether the endpoint seems to refuse everything."""
+        self.reason = ""
+        """Of the last refusal."""
         self._leases = leases
-        self._account = account
-        self._another = another
-        self._device = ""  # of the fixes that are searched
+        self._keeper = keeper
+        self._more = more
+        self._rng = rng
+        self._suspects: dict[int, Suspect] = {}  # by lease
+        self._run: Run | None = None
+        self._search: Bisection | None = None
+        self._root: Batch | None = None  # what the search began with
+        self._first: Suspect | None = None  # of the search
+        self._looks_like_run = False
+        self._tried_farthest = False
+        self._suspects_turn = False  # another fix was accepted since the last suspect was tried
+        self._in_a_row = 0  # refusals of a search since the last acceptance
+        self._acceptances: Counter[str] = Counter()  # by device
         self._crash_search = False
         self._crashes = CrashCount()
-        # Refused alone without a witness -> its device, and whether there has been one since.
-        self._accused: dict[Name, tuple[str, bool]] = {}
-
-    @property
-    def accused(self) -> set[Name]:
-        """Single fixes that were refused without a witness: others are worth a try before them."""
-        return set(self._accused)
 
     @property
     def wants_another(self) -> bool:
         """Whether another fix must be tried before the batch that crashes the endpoint."""
         return self._crashes.wants_another
 
+    @property
+    def searching(self) -> bool:
+        """Whether a search goes on."""
+        return self._search is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether refused fixes wait for the next try."""
+        return bool(self._suspects) or self._run is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether so much is refused that no more of the backlog should be tried."""
+        return len(self._suspects) >= _SUSPECTS_MAX
+
+    @property
+    def up_to_the_newest(self) -> bool:
+        """Whether a run of refused fixes reaches up to the newest that there was."""
+        return self._run is not None and self._run.up_to_the_newest
+
+    @property
+    def ever_accepted(self) -> bool:
+        """Whether the endpoint accepted any fix under these settings."""
+        return self._acceptances.total() > 0
+
+    @property
+    def kept(self) -> set[int]:
+        """The leases that outlast a wait."""
+        return set(self._suspects) | (self._run.leases if self._run else set())
+
+    # What to try
+
+    def next(self, limit: int) -> Batch | None:
+        """What to try before the backlog goes on; ``None``: nothing now."""
+        if self._suspects_turn:
+            self._suspects_turn = False
+            suspect = self.next_suspect()
+            if suspect is not None:
+                return suspect
+        if self._search is not None and self._looks_like_run and self._first is not None:
+            if not self._tried_farthest:
+                # One large piece more tells a bad fix in front from a run of them.
+                self._tried_farthest = True
+                farthest = self._search.farthest(limit)
+                if farthest is not None:
+                    return farthest
+            self._begin_run(self._search, self._first)
+        if self._run is not None:
+            batch = self._run.next(self._acceptances[self._run.device])
+            if batch is not None:
+                return batch
+        if self._search is None:
+            return None
+        batch = self._search.next(limit)
+        if batch is None:
+            self.end_search()
+        return batch
+
+    def next_suspect(self, *, in_any_case: bool = False) -> Batch | None:
+        """A suspect whose next refusal counts, or any; each time another."""
+        for lease, suspect in self._suspects.items():
+            if in_any_case or self._acceptances[suspect.batch.device] > suspect.acceptances:
+                self._suspects[lease] = self._suspects.pop(lease)  # to the end of the line
+                return suspect.batch
+        return None
+
+    # What came of it
+
     def accepted(self, batch: Batch) -> None:
-        """The endpoint took ``batch``, or some of it."""
+        """The endpoint accepted ``batch``, or some of it."""
         self._crashes.accepted(batch)
-        if self._accused:
-            delivered = {name_of(record) for record in batch.records}
-            self._accused = {
-                name: (device, witness or device == batch.device)
-                for name, (device, witness) in self._accused.items()
-                if name not in delivered
-            }
-        if self.search is not None and batch.device == self._device:
-            self.search.accepted(batch)
-            self._bury(self.search)
+        self._acceptances[batch.device] += 1
+        self._in_a_row = 0
+        self.live_refused = self.in_doubt = False
+        if self._search is not None:
+            self._looks_like_run = False
+            if self._search.accepted(batch):
+                self._note_inconsistent()
+        if self._suspects.pop(batch.lease, None) is not None:
+            self._note_inconsistent()
+        else:
+            self._suspects_turn = True
+        run = self._run
+        if run is not None and run.is_trying(batch) and not run.accepted(batch):
+            self._dissolve(run)
+
+    def lost(self, batch: Batch) -> None:
+        """The batch is not leased any more, and was not accepted."""
+        self._suspects.pop(batch.lease, None)
+        if self._run is not None and self._run.is_trying(batch):
+            self._run.remove(batch)
+            self._dissolve(self._run)
 
     def refused(
         self, batch: Batch, reason: str, *, too_large: bool = False
-    ) -> Held | Deferred | None:
+    ) -> AllRefused | Deferred | None:
         """The endpoint refused ``batch``; returns why to stop, ``None`` to go on."""
-        if len(batch.records) == 1 and self._has_witness(batch):
-            self.bury_one(batch, reason)
+        self.reason = reason
+        self.live_refused = self.live_refused or batch.live
+        acceptances = self._acceptances[batch.device]
+        if batch.lease in self._suspects:
+            suspect = self._suspects[batch.lease]
+            suspect.refused_again(reason, acceptances)
+            needed = _REFUSALS_IF_INCONSISTENT if self._keeper.status.inconsistent else _REFUSALS
+            if suspect.refusals >= needed:
+                del self._suspects[batch.lease]
+                self._make_dead_letter(batch, reason)
             return None
-        search = self.searching(batch)
-        search.refused(batch, reason, too_large=too_large)
-        self._bury(search)
-        return self.give_up(search) if search.hopeless else None
+        if self._run is not None and self._run.is_trying(batch):
+            if self._run.refused(batch, reason, acceptances):
+                self._end_run(self._run)
+            # A run needs few requests: they count only while nothing was ever accepted.
+            self._in_a_row += not self.ever_accepted
+        else:
+            self._in_a_row += 1
+            search = self._begin_search(batch)
+            if len(batch.records) == 1:
+                suspect = Suspect(batch, reason, acceptances, self._crash_search)
+                self._suspects[batch.lease] = suspect
+                self._first = self._first or suspect
+            else:
+                search.refused(batch, too_large=too_large)
+        size = 1 if self._root is None else len(self._root.records)
+        if self._in_a_row < (size - 1).bit_length() + 3:
+            return None
+        return Deferred(reason) if self._crash_search else self.all_refused()
 
-    def searching(self, batch: Batch) -> Search:
-        """The search that goes on, or one that begins with ``batch``."""
-        if self.search is None:
-            self._device = batch.device
-            self.search = Search(len(batch.records), self._leases.split, self._another)
-        return self.search
+    def all_refused(self) -> AllRefused:
+        """Conclude that from here on one fix is enough to ask with."""
+        self.in_doubt = True
+        return AllRefused(self.reason, only_backlog=not self.live_refused)
+
+    def refused_twice(self, batch: Batch) -> None:
+        """The same batch was refused once more, in another form."""
+        self._begin_search(batch)
+        self._in_a_row += 1
 
     def crashed(self, batch: Batch) -> bool:
-        """Whether a 500 is a refusal: it is this batch that crashes the endpoint."""
-        if self.search is not None and self._crash_search:
-            return True
-        if self.search is None and self._crashes.crashed(batch):
-            self._crash_search = True
-            self.searching(batch).witness = True
-            return True
-        if self.wants_another and len(batch.records) == 1:
-            self.accuse(batch)
-        return False
+        """Whether an answer that blames nothing is a refusal of this batch.
 
-    def give_up(self, search: Search) -> Held | Deferred:
-        """No witness is to be had: it is not these fixes, as far as anyone can tell."""
-        for batch, _ in search.condemned:
-            self.accuse(batch)
-        return Deferred(search.reason) if self._crash_search else Held(search.reason)
-
-    def accuse(self, batch: Batch) -> None:
-        """A single fix was refused, and nothing tells whether it is to blame."""
-        self._accused.setdefault(name_of(batch.records[0]), (batch.device, False))
-        while len(self._accused) > _ACCUSED_MAX:
-            del self._accused[next(iter(self._accused))]
-
-    def bury_one(self, batch: Batch, reason: str) -> None:
-        """A single fix is to blame."""
-        self._leases.bury(batch, reason)
-        self._accused.pop(name_of(batch.records[0]), None)
-        self._account.buried(1, reason)
+        It is if it is the fifth to the same batch while others are accepted.
+        """
+        suspect = self._suspects.get(batch.lease)
+        if suspect is not None:
+            return suspect.crash
+        if self._search is not None:
+            return self._crash_search
+        if not self._crashes.crashed(batch):
+            return False
+        self._begin_search(batch)
+        self._crash_search = True
+        self._looks_like_run = False  # others are accepted
+        return True
 
     def end_search(self) -> None:
-        """Forget it; its leases stay."""
-        self.search = None
-        self._crash_search = False
+        """Forget the search. Its leases stay with whoever gives them back."""
+        self._search = self._root = None
+        self._crash_search = self._looks_like_run = False
 
-    def _has_witness(self, batch: Batch) -> bool:
-        return self._accused.get(name_of(batch.records[0]), ("", False))[1]
+    def give_up(self) -> None:
+        """Forget everything that is refused. Its leases stay with whoever gives them back."""
+        self.in_doubt = True
+        self.end_search()
+        self._suspects.clear()
+        self._run = None
 
-    def _bury(self, search: Search) -> None:
-        if search.witness:
-            for batch, reason in search.condemned:
-                self.bury_one(batch, reason)
-            search.condemned.clear()
+    def _begin_search(self, batch: Batch) -> Bisection:
+        if self._search is None:
+            self._search = Bisection(self._leases.split)
+            self._root = batch
+            self._first = None
+            self._looks_like_run = not batch.live
+            self._tried_farthest = False
+        return self._search
+
+    def _begin_run(self, search: Bisection, first: Suspect) -> None:
+        if first.batch.lease not in self._suspects or self._run is not None:
+            return  # it was accepted meanwhile, or another run is looked at
+        self._looks_like_run = False
+        stretch = _Stretch(first.batch)
+        for batch in search.take_all():
+            self._add_to(stretch, batch)
+        while not stretch.ended and stretch.size < _RUN_MAX and (more := self._more()):
+            self._add_to(stretch, more)
+        if stretch.size < _RUN_MIN:
+            for batch in stretch.batches:
+                search.add(batch)
+        else:
+            del self._suspects[first.batch.lease]
+            refusals = (
+                _SAMPLE_REFUSALS_IF_INCONSISTENT
+                if self._keeper.status.inconsistent
+                else _SAMPLE_REFUSALS
+            )
+            self._run = Run(self._leases, first, stretch.batches, refusals, self._rng)
+
+    def _add_to(self, stretch: "_Stretch", batch: Batch) -> None:
+        length = stretch.length_of(batch)
+        if 0 < length < len(batch.records):
+            batch, rest = self._leases.split(batch, length)
+            self._leases.give_back(rest)
+        if length:
+            stretch.add(batch)
+        else:
+            self._leases.give_back(batch)
+
+    def _dissolve(self, run: Run) -> None:
+        """Something in it was accepted: try its parts one by one."""
+        self._run = None
+        suspects, others = run.dissolve()
+        self._suspects.update((suspect.batch.lease, suspect) for suspect in suspects)
+        for batch in others:
+            self._begin_search(batch).add(batch)
+        self._looks_like_run = False
+
+    def _end_run(self, run: Run) -> None:
+        self._run = None
+        suspects, others = run.dissolve()
+        for batch in (*(suspect.batch for suspect in suspects), *others):
+            self._make_dead_letter(batch, f"refused as part of a run: {run.reason}")
+
+    def _make_dead_letter(self, batch: Batch, reason: str) -> None:
+        self._leases.make_dead_letter(batch, reason)
+        self._keeper.dead_lettered(len(batch.records), reason)
+
+    def _note_inconsistent(self) -> None:
+        if not self._keeper.status.inconsistent:
+            self._keeper.found_inconsistent()
+            _log.warning(
+                "the endpoint accepts a fix that it refused before (%s): "
+                "a fix becomes a dead letter after %d refusals from here on",
+                self.reason,
+                _REFUSALS_IF_INCONSISTENT,
+            )

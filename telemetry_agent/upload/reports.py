@@ -21,7 +21,7 @@ _ALONE_EVERY_S = 60.0
 _FIRST_AFTER_S = 10.0
 
 
-class Reports:
+class AgentReports:
     """The schedule, and what a report is made of.
 
     Args:

@@ -13,19 +13,19 @@ from telemetry_agent.model import (
     Payload,
     Refused,
 )
-from telemetry_agent.upload.compression import Coding, wanted
+from telemetry_agent.upload.compression import CompressionChoice
 from telemetry_agent.upload.formats.answers import with_words
 from telemetry_agent.upload.interfaces import (
     Compression,
     CompressionSetting,
     Exchange,
-    Format,
     NoAnswer,
-    Way,
+    Reachability,
+    WireFormat,
 )
-from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.sizing import Sizing
-from telemetry_agent.upload.upload_status import Account
+from telemetry_agent.upload.upload_status import StatusKeeper
 
 _NO_GZIP_THERE = {400, 415, 422, 500}
 
@@ -35,11 +35,11 @@ class Sender:
 
     def __init__(
         self,
-        wire_format: Format,
+        wire_format: WireFormat,
         transport: Exchange,
-        account: Account,
+        keeper: StatusKeeper,
         *,
-        way: Way,
+        way: Reachability,
         compression: CompressionSetting,
         sizing: Sizing,
         old_way: Callable[[], bool],
@@ -54,39 +54,41 @@ class Sender:
         """How often in a row something was sent and got no answer."""
         self.plain_for_now = False
         """Nothing is compressed, until this is taken back."""
-        self.coding = Coding(wanted(compression, wire_format))
+        self.compression = CompressionChoice(compression, wire_format)
         self._format = wire_format
         self._transport = transport
-        self._account = account
+        self._keeper = keeper
         self._way = way
         self._sizing = sizing
         self._old_way = old_way
         self._clock = clock
         self._counted = transport.sent_bytes, transport.received_bytes
 
-    def send(self, batch: Batch, timeout_s: float, reports: Reports | None) -> tuple[Outcome, bool]:
+    def send(
+        self, batch: Batch, timeout_s: float, reports: AgentReports | None
+    ) -> tuple[Outcome, bool]:
         """Send a batch in one request, with a report where one is due; its outcome.
 
         Besides, whether it was refused twice: compressed, and then plain.
         """
         now_s = self._clock.monotonic_s()
-        compression: Compression = "none" if self.plain_for_now else self.coding.choice(now_s)
+        compression: Compression = "none" if self.plain_for_now else self.compression.choice(now_s)
         if reports is not None:
             outcome = self._send_with(reports, batch, compression, timeout_s)
             if outcome is not None:
                 return outcome, False
         payload = self._format.encode(batch, compression=compression)
         outcome = self._exchange_one(batch, payload, timeout_s)
-        if not payload.compressed or self.coding.proven:
+        if not payload.compressed or self.compression.proven:
             return outcome, False
         if isinstance(outcome, Delivered):
-            self.coding.taken()
+            self.compression.accepted()
         if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
             return outcome, False
         plain = self._format.encode(batch, compression="none")
         again = self._exchange_one(batch, plain, timeout_s)
         if isinstance(again, Delivered):
-            self.coding.only_plain(outcome.status, now_s)
+            self.compression.only_plain(outcome.status, now_s)
         elif isinstance(again, Refused):
             self.plain_for_now = True
         return again, isinstance(again, Refused)
@@ -122,21 +124,21 @@ class Sender:
             lost = Deferred(failure.reason, state=failure.state, answered=False)
             outcomes += [lost] * unanswered
             if elapsed_s >= timeout_s:
-                self._sizing.timed_out(len(outcomes))
+                self._sizing.timed_out(len(outcomes), began_s + elapsed_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
             sent_bytes = sum(len(p.body) + len(p.query) for p in payloads[: len(outcomes)])
             self._sizing.took(len(outcomes), sent_bytes, elapsed_s, began_s + elapsed_s)
         return outcomes
 
-    def send_report(self, reports: Reports, batch: Batch, timeout_s: float) -> Outcome:
+    def send_report(self, reports: AgentReports, batch: Batch, timeout_s: float) -> Outcome:
         """Send a report in a batch without fixes."""
-        answer = self._exchange(reports.encode(batch, self.coding.safe), timeout_s)
+        answer = self._exchange(reports.encode(batch, self.compression.safe), timeout_s)
         if isinstance(answer, NoAnswer):
             return Deferred(answer.reason, state=answer.state, answered=False)
         return self._read(answer, batch)
 
     def _send_with(
-        self, reports: Reports, batch: Batch, compression: Compression, timeout_s: float
+        self, reports: AgentReports, batch: Batch, compression: Compression, timeout_s: float
     ) -> Outcome | None:
         """Send the batch with a report, if one is due. ``None``: it is to be sent without."""
         now_s = self._clock.monotonic_s()
@@ -157,11 +159,13 @@ class Sender:
         count, size = len(batch.records), len(payload.body)
         if isinstance(answer, NoAnswer):
             if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
-                self._sizing.timed_out(count)
+                self._sizing.timed_out(count, began_s + elapsed_s)
             return Deferred(answer.reason, state=answer.state, answered=False)
         outcome = self._read(answer, batch)
         if isinstance(outcome, Delivered):
             self._sizing.took(count, size, elapsed_s, began_s + elapsed_s)
+        elif isinstance(outcome, Refused) and outcome.fitting is not None:
+            self._sizing.answered_at_length(outcome.fitting, began_s + elapsed_s)
         elif isinstance(outcome, Refused) and outcome.too_large:
             self._sizing.too_large(count, size, began_s + elapsed_s)
         return outcome
@@ -174,7 +178,7 @@ class Sender:
 
     def _exchanged(self, requests: int, sent_before: int, *, answered: bool) -> None:
         sent, received = self._transport.sent_bytes, self._transport.received_bytes
-        self._account.exchanged(sent - self._counted[0], received - self._counted[1], requests)
+        self._keeper.exchanged(sent - self._counted[0], received - self._counted[1], requests)
         self._counted = sent, received
         self.hope = answered
         self.silences = 0 if answered else self.silences + (sent > sent_before)
@@ -184,4 +188,6 @@ class Sender:
             self._way.doubt()
 
     def _read(self, answer: Answer, batch: Batch) -> Outcome:
-        return with_words(self._format.read(answer, batch), self._transport.masked)
+        outcome = self._format.read(answer, batch)
+        self.compression.learn(answer, outcome)
+        return with_words(outcome, self._transport.masked)

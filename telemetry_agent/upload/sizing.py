@@ -12,6 +12,11 @@ though, which smaller batches only make worse: slowness alone never shrinks a ba
 of the first. Time-outs do, down to one fix; from there it grows while twice as long an exchange
 would still end in time.
 
+A path that loses large packets, or a server that times out on large batches, would time out again
+and again as the batch grows. So a size that timed out twice, while a smaller one was answered
+between, is a limit. It belongs to the way: a change or the return of the network forgets it. A dead
+radio sets none, because nothing is answered between.
+
 Endpoints are reconfigured. So once an hour twice of what was too large is tried again, which costs
 one refused request where nothing has changed.
 """
@@ -31,12 +36,18 @@ class Sizing:
         self._timeout_s = timeout_s
         self._count = self._first
         self._max_bytes: int | None = None
+        self._max_count: int | None = None  # by the size of answers
         self._try_larger_s = 0.0
+        self._timed_out: int | None = None  # the smallest count that did
+        self._smaller_answered = False  # since then
+        self._way_max: int | None = None
+        self._try_larger_way_s = 0.0
         self._bytes_per_fix = 0.0
 
     def limit(self, *, small: bool = False) -> int:
         """The most fixes that the next batch should hold, 1 or more; ``small``: as at first."""
         count = min(self._count, self._first) if small else self._count
+        count = min(count, self._max_count or count, self._way_max or count)
         if self._max_bytes is None or not self._bytes_per_fix:
             return count
         return min(count, max(1, int(self._max_bytes / self._bytes_per_fix)))
@@ -44,7 +55,11 @@ class Sizing:
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
         """A batch of ``count`` fixes was answered after ``elapsed_s``."""
         self._bytes_per_fix = body_bytes / count
-        full = count >= self._count
+        full = count >= self.limit()
+        if self._timed_out is not None:
+            self._smaller_answered = self._smaller_answered or count < self._timed_out
+            if count >= self._timed_out:
+                self._timed_out = self._way_max = None
         if self._count < self._first:
             grows = full and elapsed_s < self._timeout_s / 2
         elif elapsed_s > self._hold_up_s:
@@ -55,13 +70,33 @@ class Sizing:
             grows = full and elapsed_s < self._hold_up_s / 2
         if grows:
             self._count = min(self._max_batch, 2 * self._count)
-        if self._max_bytes is not None and now_s >= self._try_larger_s:
-            self._max_bytes *= 2
+        if self._way_max is not None and now_s >= self._try_larger_way_s:
+            self._way_max *= 2
+            self._try_larger_way_s = now_s + _TRY_AGAIN_AFTER_S
+        if now_s >= self._try_larger_s and (self._max_bytes or self._max_count):
+            self._max_bytes = self._max_bytes and 2 * self._max_bytes
+            self._max_count = self._max_count and 2 * self._max_count
             self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
-    def timed_out(self, count: int) -> None:
+    def timed_out(self, count: int, now_s: float) -> None:
         """A batch of ``count`` fixes was on its way when the deadline passed."""
-        self._count = max(1, min(self._count, count // 2))
+        smaller = max(1, count // 2)
+        self._count = min(self._count, smaller)
+        if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
+            self._way_max = smaller
+            self._try_larger_way_s = now_s + _TRY_AGAIN_AFTER_S
+        self._timed_out = min(count, self._timed_out or count)
+        self._smaller_answered = False
+
+    def new_way(self) -> None:
+        """The network changed or is back: what timed out before may not now."""
+        self._timed_out = self._way_max = None
+        self._count = max(self._count, self._first)
+
+    def answered_at_length(self, fitting: int, now_s: float) -> None:
+        """The answer was too large to be read; ``fitting``: that to so many fixes would not be."""
+        self._max_count = fitting
+        self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
     def too_large(self, count: int, body_bytes: int, now_s: float) -> None:
         """The endpoint called this batch too large."""

@@ -1,17 +1,13 @@
-"""What the uploader tells: the state word, the counters, and a log line when something changes."""
+"""The uploader's status: its state word, its counters, and a log line when something changes."""
 
 import logging
 from dataclasses import dataclass, replace
 
+from telemetry_agent.clock import Clock
 from telemetry_agent.model import UploadState
+from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
-
-# A link that fails every few minutes must not fill the log. So many outages are told however short
-# they are, and one more for each hour; past that, those that last.
-_TOLD_MAX = 10.0
-_TOLD_PER_S = 1 / 3600
-_LASTS_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +34,25 @@ class UploadStatus:
     last_error: str | None = None
     last_error_s: float | None = None
     last_delivery_s: float | None = None
+    inconsistent: bool = False
+    """The endpoint accepted a fix that it had refused."""
     next_attempt_s: float | None = None
     """When a wait ends that the endpoint or the network has imposed."""
 
 
-class Account:
-    """Keeps the status, and logs its changes once: the begin of trouble, its kinds, its end.
+class StatusKeeper:
+    """Keeps the status and logs its changes: when trouble begins, its kinds, when it ends.
 
-    It outlives the uploader, which is built anew by a reload: an outage does not end by that.
+    It outlives the uploader, which a reload replaces: an outage does not end with a reload.
     """
 
-    def __init__(self, now_s: float) -> None:
-        self.status = UploadStatus(since_s=now_s)
-        self._trouble_since_s: float | None = None
-        self._failed_before = 0
-        self._told: set[str] = set()
-        self._end_is_due = False  # who was told of the begin is told of the end
-        self._may_tell = _TOLD_MAX
-        self._may_tell_since_s = now_s
-        self._untold = 0  # outages since the last that was told
+    def __init__(self, clock: Clock) -> None:
+        self.status = UploadStatus(since_s=clock.monotonic_s())
+        self._trouble = Trouble(_log, clock)
         self._report_refused = False
 
     def exchanged(self, sent_bytes: int, received_bytes: int, requests: int) -> None:
-        """So many requests were made, of so many bytes."""
+        """Count requests and their bytes."""
         self.status = replace(
             self.status,
             requests=self.status.requests + requests,
@@ -72,11 +64,11 @@ class Account:
         """The last request delivered nothing."""
         self.status = replace(self.status, failed_requests=self.status.failed_requests + 1)
 
-    def buried(self, count: int, reason: str) -> None:
-        """So many fixes became dead letters."""
+    def dead_lettered(self, count: int, reason: str) -> None:
+        """Count fixes that became dead letters."""
         before = self.status.dead_letters
         self.status = replace(self.status, dead_letters=before + count)
-        # The first is said, then the tenth, the hundredth: a poisoned day is no flood of lines.
+        # Log the first, the tenth, the hundredth: one bad day must not flood the log.
         if not before or len(str(before + count)) > len(str(before)):
             _log.warning(
                 "the endpoint refused a fix (%s): %d dead letters",
@@ -85,30 +77,34 @@ class Account:
                 extra={"fields": {"COUNT": before + count}},
             )
 
-    def set_up_anew(self, *, otherwise: bool) -> None:
-        """The config was read again, and may say ``otherwise``: tell anew what is wrong."""
-        self.status = replace(self.status, next_attempt_s=None)
-        if otherwise:
-            self._told.clear()
-        self._told.discard("held")
+    def reloaded(self, *, changed: bool) -> None:
+        """The config was read again. Log once more what is wrong: all of it if it ``changed``."""
+        inconsistent = self.status.inconsistent and not changed
+        self.status = replace(self.status, next_attempt_s=None, inconsistent=inconsistent)
+        for kind in ("held", "portal", "outage") if changed else ("held",):
+            self._trouble.forget(kind)
+
+    def found_inconsistent(self) -> None:
+        """The endpoint accepts what it refused: its refusals prove less."""
+        self.status = replace(self.status, inconsistent=True)
 
     def wait_cut_short(self, next_s: float) -> None:
-        """The next attempt is made by then."""
+        """The next attempt is made at ``next_s``."""
         if self.status.next_attempt_s is not None:
             self.status = replace(self.status, next_attempt_s=next_s)
 
     def heeded(self) -> None:
-        """Whoever asked to hurry sees from now on what came of it."""
+        """A ``hurry`` was obeyed; whoever asked for it sees its effect from now on."""
         self.status = replace(self.status, hurries=self.status.hurries + 1)
 
     def report_refused(self, reason: str) -> None:
-        """The endpoint takes no report without fixes; nothing else follows from that."""
+        """The endpoint does not accept reports without fixes. Nothing else follows from that."""
         if not self._report_refused:
             self._report_refused = True
-            _log.info("the endpoint takes no report without fixes (%s)", reason)
+            _log.info("the endpoint does not accept reports without fixes (%s)", reason)
 
     def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
-        """The endpoint took so many fixes: whatever the trouble was, it is over."""
+        """The endpoint took ``count`` fixes, so any trouble is over."""
         self.status = replace(
             self.status,
             delivered=self.status.delivered + count,
@@ -117,23 +113,7 @@ class Account:
             next_attempt_s=None,
         )
         self._enter("ok", now_s)
-        if self._trouble_since_s is None:
-            return
-        if self._end_is_due:
-            failed = self.status.failed_requests - self._failed_before
-            _log.info(
-                "delivering again after %.0f s and %d failed requests%s",
-                now_s - self._trouble_since_s,
-                failed,
-                f" ({self._untold} short outages before were not told)" if self._untold else "",
-                extra={"fields": {"STATE": "ok", "COUNT": failed}},
-            )
-            self._told.clear()
-            self._end_is_due = False
-            self._untold = 0
-        else:
-            self._untold += 1
-        self._trouble_since_s = None
+        self._trouble.over("delivering again", fields={"STATE": "ok"})
 
     def trouble(
         self,
@@ -144,7 +124,7 @@ class Account:
         *,
         attempted: bool = True,
     ) -> None:
-        """Nothing can be delivered before ``next_s``; an attempt has shown it, or the network."""
+        """Nothing can be delivered before ``next_s``: an attempt or the network has shown it."""
         self.status = replace(
             self.status,
             waits=self.status.waits + attempted,
@@ -153,33 +133,16 @@ class Account:
             next_attempt_s=next_s,
         )
         self._enter(state, now_s)
-        if self._trouble_since_s is None:
-            self._trouble_since_s = now_s
-            self._failed_before = self.status.failed_requests - attempted
-        # An outage wavers between its causes: one line for all of them.
-        kind = state if state in {"held", "portal"} else "outage"
-        if kind in self._told or (kind == "outage" and not self._tells(now_s)):
-            return
-        self._told.add(kind)
-        self._end_is_due = True
-        fields = {"STATE": state}
+        # The cause of one outage changes between no-route, unreachable and waiting: one line.
         if state == "held":
-            text = "uploads are held, nothing is lost: %s; please correct the set-up"
-            _log.error(text, reason, extra={"fields": fields})
+            text, level = "uploads are held, nothing is lost: %s. Fix the setup", logging.ERROR
         else:
-            text = "nothing can be delivered (%s): %s; trying again"
-            _log.warning(text, state, reason, extra={"fields": fields})
-
-    def _tells(self, now_s: float) -> bool:
-        """Whether this outage is worth a line by now."""
-        gained = (now_s - self._may_tell_since_s) * _TOLD_PER_S
-        self._may_tell = min(_TOLD_MAX, self._may_tell + gained)
-        self._may_tell_since_s = now_s
-        lasts = self._trouble_since_s is not None and now_s - self._trouble_since_s >= _LASTS_S
-        if self._may_tell < 1 and not lasts:
-            return False
-        self._may_tell = max(0.0, self._may_tell - 1)
-        return True
+            text = f"cannot deliver ({state}): %s; trying again"
+            level = logging.WARNING
+        kind = state if state in {"held", "portal"} else "outage"
+        self._trouble.failed(
+            text % reason, kind=kind, level=level, counts=attempted, fields={"STATE": state}
+        )
 
     def _enter(self, state: UploadState, now_s: float) -> None:
         if state != self.status.state:

@@ -1,26 +1,28 @@
 """The uploader: takes a batch from the queue, sends it, and does what the answer asks for.
 
-Theory of operation. A step makes one attempt. What is leased is kept in one table, and a lease
-outlives a step only while a search for a refused fix goes on without delay: every outcome that
-waits (``Deferred``, ``Held``) gives all leases back first, and so do ``close`` and whatever raises.
-So nothing stays leased for ever, and nothing is acknowledged but what an answer acknowledged.
+Theory of operation. A step makes one attempt. Every lease is kept in one table. Every outcome that
+waits (``Deferred``, ``Held``) gives the leases back first, except those of refused fixes that are
+tried again later (``refusals``). ``close`` and whatever raises give back all of them. So nothing
+stays leased for ever, and only what an answer acknowledges is acknowledged.
 
-When the next attempt may be made is one instant, ``_not_before_s``. A ring carries no meaning and
-cannot move it; the return of the network can, unless the endpoint itself named the time. While
-the way to the endpoint is known to be closed, an attempt is made each ``backoff_max`` only.
+When the next attempt may be made is one instant, ``_not_before_s``. A ring of the bell carries no
+meaning and cannot move it. The return of the network can, unless the endpoint itself named the
+time. While the way to the endpoint is known to be closed, an attempt is made each ``backoff_max``.
 
 What got no answer stays ``unack`` until there is reason to hope: the network returned, some
 exchange was answered, or there is nothing else to try. Where the order counts, it is tried first.
 
-Under ``Held`` one fix is sent each ``backoff_max``, each time another one, so that a single bad
-fix cannot keep the hold up.
+Live fixes and the backlog are judged apart. A refused backlog pauses the backlog
+(``_backlog_from_s``), and live fixes are sent when they are due. Only if live fixes are refused,
+too, or there is no such difference because the order counts, everything is held. Then one fix is
+sent each ``backoff_max``, each time another one, so that a single bad fix cannot keep the hold up.
 
 Where something is missing without which nothing may be sent (a token, a certificate), uploads are
 held, and it is looked for again each 10 s.
 
 Reports of the agent about itself never delay or judge a fix. A batch takes one along only while
-all goes well, and where it is then refused it is sent again without before anything is concluded.
-A report without fixes goes when there is nothing else to do, and its outcome ends there.
+all goes well. If it is refused, the batch is sent again without the report before anything is
+concluded. A report without fixes is sent when there is nothing else to do.
 """
 
 import logging
@@ -33,29 +35,30 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Deferred, Delivered, Held, Refused, UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
-    Backlog,
+    AlwaysReachable,
+    BatchQueue,
     CompressionSetting,
     Exchange,
-    Format,
-    OpenWay,
-    Queue,
-    Way,
+    Pending,
+    Reachability,
+    WireFormat,
 )
 from telemetry_agent.upload.leases import Leases
-from telemetry_agent.upload.outcomes import Settler, Stop
+from telemetry_agent.upload.outcomes import OutcomeHandler, Stop
 from telemetry_agent.upload.pace import Pace
-from telemetry_agent.upload.refusals import Refusals
-from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.refusals import AllRefused, Refusals
+from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.retry import Backoff
 from telemetry_agent.upload.sending import Sender
 from telemetry_agent.upload.sizing import Sizing
-from telemetry_agent.upload.upload_status import Account, UploadStatus
+from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 
 _log = logging.getLogger(__name__)
 
 _STEP_SLACK_S = 15.0  # beside the exchanges: encoding, and a disk that takes its time
 _MISSING_AGAIN_S = 10.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
+_NO_WITNESS_S = 900.0  # how often suspects are tried while nothing else can be sent
 _SILENCES_MAX = 5  # then it may be the fixes on which the server breaks off
 _SERIES_MAX = 200  # fixes that would come twice, were the agent killed before it noted the answers
 
@@ -80,15 +83,15 @@ class Uploader:
 
     def __init__(
         self,
-        queue: Queue,
-        wire_format: Format,
+        queue: BatchQueue,
+        wire_format: WireFormat,
         transport: Exchange,
         policy: UploadPolicy,
         *,
-        account: Account | None = None,
-        way: Way | None = None,
+        keeper: StatusKeeper | None = None,
+        way: Reachability | None = None,
         missing: Callable[[], str | None] = lambda: None,
-        reports: Reports | None = None,
+        reports: AgentReports | None = None,
         in_haste: Callable[[], bool] = lambda: False,
         on_step: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
@@ -101,7 +104,7 @@ class Uploader:
             wire_format: How a request looks.
             transport: Belongs to the caller, who closes it after ``last_upload``.
             policy: What the config says.
-            account: Of the uploader before this one, which goes on.
+            keeper: Of the uploader before this one, which goes on.
             way: What is known of the way to the endpoint.
             missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
@@ -117,7 +120,7 @@ class Uploader:
         self._transport = transport
         self._transport.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
-        self._way = way or OpenWay()
+        self._way = way or AlwaysReachable()
         self._missing = missing
         self._reports = reports
         self._in_haste = in_haste
@@ -125,18 +128,19 @@ class Uploader:
         self._clock = clock or Clock()
         rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
         self._pace = Pace(Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng))
-        self._account = account or Account(self._clock.monotonic_s())
+        self._keeper = keeper or StatusKeeper(self._clock)
         self._stepping = threading.Lock()
         self._closed = False
         self._returned_within_s: float | None = None
         self._network_changed = False
         self._hurried = False
 
-        self._leases = Leases(queue, wire_format.unfit, self._account.buried)
+        self._leases = Leases(queue, wire_format.unfit, self._keeper.dead_lettered)
         self._refusals = Refusals(
             self._leases,
-            self._account,
-            another=lambda: self._leases.take(1, live_first=policy.live_first),
+            self._keeper,
+            self._more_backlog,
+            rng,
         )
         self._one_by_one = wire_format.one_by_one
         self._sizing = Sizing(
@@ -147,19 +151,20 @@ class Uploader:
         self._sender = Sender(
             wire_format,
             transport,
-            self._account,
+            self._keeper,
             way=self._way,
             compression=policy.compression,
             sizing=self._sizing,
             old_way=lambda: self._network_changed,
             clock=self._clock,
         )
-        self._settler = Settler(self._leases, self._refusals, self._account, self._clock)
+        self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
         self._attempted_s = float("-inf")
         self._not_before_s = 0.0
         self._endpoint_named_the_time = False
-        self._probing = False
+        self._backlog_from_s = 0.0  # refused: it is paused until then, or until an acceptance
+        self._probing = False  # everything is held
         self._probes = 0
 
     def step(self, now_s: float) -> float | None:
@@ -168,7 +173,7 @@ class Uploader:
             try:
                 wait_s = self._step(now_s)
             except BaseException:
-                self._abandon()
+                self._abandon(everything=True)
                 raise
         if self._closed:
             self._hand_back()  # ``close`` could not: this step was still running
@@ -206,22 +211,22 @@ class Uploader:
 
     def status(self) -> UploadStatus:
         """A snapshot, for any thread."""
-        return self._account.status
+        return self._keeper.status
 
     def last_upload(self, timeout_s: float) -> None:
         """After ``close``: one try to send what is next, if the last exchange went well."""
         if not self._stepping.acquire(timeout=timeout_s):
             return
         try:
-            self._abandon()
-            if self._settler.went_well:
+            self._abandon(everything=True)
+            if self._outcomes.went_well:
                 self._transport.rearm()
                 newest_first = self._policy.live_first
                 batch = self._leases.take(self._sizing.limit(), live_first=newest_first)
                 if batch is not None:
                     self._attempt(batch, timeout_s)
         finally:
-            self._abandon()
+            self._abandon(everything=True)
             self._stepping.release()
 
     def _step(self, now_s: float) -> float | None:
@@ -239,14 +244,17 @@ class Uploader:
         closed = self._way.closed()
         retry_s = self._attempted_s + self._policy.backoff_max_s
         if closed is not None and now_s < retry_s:
-            if pending or self._settler.unanswered:
-                self._account.trouble(*closed, now_s, retry_s, attempted=False)
+            if pending or self._outcomes.unanswered or self._refusals.waiting:
+                self._keeper.trouble(*closed, now_s, retry_s, attempted=False)
             return retry_s - now_s
         in_order = not self._policy.live_first and self._sender.silences < _SILENCES_MAX
-        if self._settler.unanswered and (self._sender.hope or in_order or not pending):
-            self._queue.resume_unack()
-            self._settler.unanswered = False
+        if self._outcomes.unanswered and (self._sender.hope or in_order or not pending):
+            self._resume_unanswered()
         chosen = self._choose(now_s)
+        if self._outcomes.unanswered and not isinstance(chosen, Batch):
+            # Nothing else is due: what got no answer does not wait for the next fix to be.
+            self._resume_unanswered()
+            chosen = self._choose(now_s)
         if isinstance(chosen, Batch):
             self._attempted_s = now_s
             return self._attempt(chosen, self._policy.timeout_s)
@@ -259,10 +267,12 @@ class Uploader:
             self._network_changed = False
             self._transport.drop_idle()
             self._transport.rearm()
+            self._sizing.new_way()
         spread_s, self._returned_within_s = self._returned_within_s, None
         hurried, self._hurried = self._hurried, False
         if spread_s is not None:
             self._pace.network_returned(spread_s)
+            self._sizing.new_way()
             if self._reports is not None:
                 self._reports.network_returned(now_s)
         if hurried:
@@ -272,45 +282,72 @@ class Uploader:
             self._attempted_s = float("-inf")
             if not self._endpoint_named_the_time:
                 self._not_before_s = now_s
-                self._account.wait_cut_short(now_s)
+                self._keeper.wait_cut_short(now_s)
         if hurried:
-            self._account.heeded()
+            self._keeper.heeded()
+
+    def _resume_unanswered(self) -> None:
+        self._queue.resume_unack()
+        self._outcomes.unanswered = False
 
     # What to send
 
     def _choose(self, now_s: float) -> Batch | float | None:
-        """A batch to send now, or how long to wait for one."""
-        if self._probing or self._refusals.wants_another:
-            self._probes += 1
-            return self._leases.take_one(
-                self._policy.max_batch,
-                live_first=self._policy.live_first,
-                not_of=self._refusals.accused,
-                turn=self._probes,
-            )
+        """A batch to send now, or how long to wait for one; 0: something changed, choose again."""
+        refusals, live_first = self._refusals, self._policy.live_first
+        if self._probing or refusals.wants_another:
+            return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
-        live_first = self._policy.live_first and live_in_s == 0
         limit = self._sizing.limit(small=self._pace.knocks)
-        search = self._refusals.search
-        if search is not None:
-            # A fresh fix does not wait for a search, and may be its witness.
-            batch = self._leases.take(limit, live_first=True) if live_first else None
-            batch = batch or search.next(limit)
-            if batch is not None:
-                return batch
-            if search.condemned:
-                return self._stop_for(self._refusals.give_up(search))
-            self._end_search()
-            return 0
+        if live_first and live_in_s == 0:
+            # Before anything that was refused: live fixes must not wait for it, and an acceptance
+            # is what refused fixes wait for.
+            return self._leases.take(limit, live_first=True)
         waits_s = [] if live_in_s is None else [live_in_s]
-        if backlog.ready > backlog.live:
-            waits_s.append(self._pace.backlog_in_s(now_s))
-        if 0 in waits_s:
-            return self._leases.take(limit, live_first=live_first)
-        return min(waits_s, default=None)
+        if now_s < self._backlog_from_s:
+            return min([*waits_s, self._backlog_from_s - now_s])
+        batch = refusals.next(limit)
+        if batch is not None:
+            return batch
+        if not refusals.full:
+            if backlog.ready > backlog.live:
+                waits_s.append(self._pace.backlog_in_s(now_s))
+            if 0 in waits_s:
+                # In doubt one fix is enough to ask with.
+                one = refusals.in_doubt
+                return self._single() if one else self._leases.take(limit, live_first=False)
+        return self._choose_suspect(waits_s, now_s)
 
-    def _live_in_s(self, backlog: Backlog, now_s: float) -> float | None:
+    def _choose_suspect(self, waits_s: list[float], now_s: float) -> Batch | float | None:
+        """A fix that was refused before, if nothing else is to be sent for now."""
+        refusals = self._refusals
+        suspect = refusals.next_suspect()
+        if suspect is not None or not refusals.waiting:
+            return suspect or min(waits_s, default=None)
+        # Nothing else was accepted since the last refusal: nobody knows whether it is these fixes.
+        all_refused = refusals.up_to_the_newest and not self._policy.live_first
+        if all_refused or not refusals.ever_accepted:
+            return self._stop_for(refusals.all_refused())
+        witness_in_s = self._attempted_s + _NO_WITNESS_S - now_s
+        return self._single() if witness_in_s <= 0 else min([*waits_s, witness_in_s])
+
+    def _single(self) -> Batch | None:
+        """One fix, each time another one: of those that wait, else a suspect."""
+        self._probes += 1
+        live_first = self._policy.live_first
+        limit = self._policy.max_batch
+        one = self._leases.take_one(limit, live_first=live_first, turn=self._probes)
+        return one or self._refusals.next_suspect(in_any_case=True)
+
+    def _more_backlog(self) -> Batch | None:
+        """The next of the backlog, for a run of refused fixes. Live fixes are no part of it."""
+        backlog = self._queue.backlog()
+        if self._policy.live_first and backlog.ready <= backlog.live:
+            return None
+        return self._leases.take(self._policy.max_batch, live_first=False)
+
+    def _live_in_s(self, backlog: Pending, now_s: float) -> float | None:
         """When live fixes have had their time to gather company; ``None``: there are none."""
         if not backlog.live or backlog.live_since_s is None:
             return None
@@ -322,24 +359,25 @@ class Uploader:
 
     def _attempt(self, batch: Batch, timeout_s: float) -> float | None:
         """Send it, and do what the answers ask for; returns how long to wait."""
-        deliveries, probing = self._settler.deliveries, self._probing
+        deliveries, probing = self._outcomes.deliveries, self._probing
         if self._one_by_one:
             outcomes = self._sender.send_each(batch, timeout_s)
-            stop = self._settler.settle_each(batch, outcomes, probing=probing)
+            stop = self._outcomes.apply_each(batch, outcomes, probing=probing)
         else:
-            rides = self._settler.went_well and not (self._refusals.search or self._closed)
+            rides = self._outcomes.went_well and not (self._refusals.searching or self._closed)
             reports = self._reports if rides else None
             outcome, twice = self._sender.send(batch, timeout_s, reports)
             if twice:
-                self._refusals.searching(batch).count_repetition()
-            stop = self._settler.settle(batch, outcome, probing=probing)
-        if self._settler.deliveries > deliveries:
+                self._refusals.refused_twice(batch)
+            stop = self._outcomes.apply(batch, outcome, probing=probing)
+        if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
             self._probing = False
+            self._backlog_from_s = 0.0
             self._endpoint_named_the_time = False
         return self._stop_for(stop)
 
-    def _report(self, reports: Reports, now_s: float) -> float:
+    def _report(self, reports: AgentReports, now_s: float) -> float:
         """Send a report without fixes, if it is time; returns how long to wait for the next."""
         wait_s = reports.alone_in_s(now_s)
         if wait_s > 0:
@@ -356,19 +394,24 @@ class Uploader:
         taken = isinstance(outcome, Delivered)
         next_s = reports.ended(now_s, taken=taken, asked_wait_s=asked_wait_s)
         if not taken:
-            self._account.failed()
+            self._keeper.failed()
         elif not self._probing:
-            self._account.delivered(0, 0, now_s)
+            self._keeper.delivered(0, 0, now_s)
         if isinstance(outcome, Deferred):
-            self._account.trouble(outcome.state, outcome.reason, now_s, next_s)
+            self._keeper.trouble(outcome.state, outcome.reason, now_s, next_s)
         elif isinstance(outcome, Refused | Held):
-            self._account.report_refused(outcome.reason)
+            self._keeper.report_refused(outcome.reason)
         return 0
 
     # How long to wait
 
     def _stop_for(self, stop: Stop) -> float | None:
         match stop:
+            case AllRefused(reason, only_backlog):
+                if only_backlog and self._policy.live_first:
+                    return self._pause_backlog(reason)
+                self._refusals.give_up()
+                return self._hold(reason)
             case Held(reason):
                 return self._hold(reason)
             case Deferred(reason, state, retry_after_s, answered):
@@ -379,6 +422,16 @@ class Uploader:
                 return self._wait(state, reason, retry_after_s, answered=answered)
             case None:
                 return 0
+
+    def _pause_backlog(self, reason: str) -> float:
+        now_s = self._clock.monotonic_s()
+        self._backlog_from_s = now_s + self._policy.backoff_max_s
+        if not self._refusals.ever_accepted:
+            # It may be the set-up: nothing can be concluded from these refusals later on.
+            self._refusals.give_up()
+            self._keeper.trouble("held", reason, now_s, self._backlog_from_s)
+        self._abandon()
+        return 0
 
     def _hold(self, reason: str) -> float | None:
         self._probing = True
@@ -399,27 +452,31 @@ class Uploader:
             return None
         now_s = self._clock.monotonic_s()
         self._not_before_s = now_s + wait_s
-        self._account.trouble(state, reason, now_s, self._not_before_s)
+        self._keeper.trouble(state, reason, now_s, self._not_before_s)
         return wait_s
 
-    def _abandon(self) -> None:
-        """Give everything back. What was being sent may have arrived."""
-        self._end_search()
+    def _abandon(self, *, everything: bool = False) -> None:
+        """Give back what is leased. What was being sent may have arrived.
+
+        Fixes that were refused alone stay leased, unless ``everything`` goes.
+        """
+        self._refusals.end_search()
+        if everything:
+            self._refusals.give_up()
+        self._sender.plain_for_now = False
         in_flight, self._sender.in_flight = self._sender.in_flight, None
         if in_flight is not None:
-            self._settler.unanswered = True
+            self._outcomes.unanswered = True
             self._leases.give_back(in_flight, answered=False)
-        self._leases.give_all_back()
+            self._refusals.lost(in_flight)
+            self._refusals.end_search()
+        self._leases.give_all_back(keep=self._refusals.kept)
 
     def _hand_back(self) -> None:
         """Leave nothing to the uploader that comes next, which may be at work already."""
         if self._stepping.acquire(blocking=False):
             try:
-                self._abandon()
+                self._abandon(everything=True)
                 self._queue.resume_unack()
             finally:
                 self._stepping.release()
-
-    def _end_search(self) -> None:
-        self._refusals.end_search()
-        self._sender.plain_for_now = False

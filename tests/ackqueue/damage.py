@@ -5,6 +5,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 from ackqueue.queue_parts import fix_at
@@ -15,6 +16,7 @@ from telemetry_agent.model import Record
 
 PAGE_BYTES = 512
 ROOT_OF_FIX = 2  # the first table is made first
+LEAF_OF_TABLE = 13
 
 Damage = Callable[[bytearray, random.Random], None]
 
@@ -49,6 +51,41 @@ def half(data: bytearray, draw: random.Random) -> None:
 
 def everything(data: bytearray, draw: random.Random) -> None:
     data[:] = draw.randbytes(len(data))
+
+
+def misplaced_sector(data: bytearray, draw: random.Random) -> None:
+    """A write that went to the place of another page."""
+    pages = len(data) // PAGE_BYTES
+    source = draw.randrange(pages) * PAGE_BYTES
+    page = draw.choice([1, draw.randrange(1, 8), pages, draw.randrange(1, pages + 1)])
+    data[(page - 1) * PAGE_BYTES : page * PAGE_BYTES] = data[source : source + PAGE_BYTES]
+
+
+def number_bits(data: bytes, row: int) -> list[tuple[int, int]]:
+    """The bits in which a leaf page holds the number of this row: where, and which."""
+    return [
+        (at, bit)
+        for page in range(0, len(data), PAGE_BYTES)
+        if data[page] == LEAF_OF_TABLE
+        for cell in range(int.from_bytes(data[page + 3 : page + 5]))
+        for begin in [_after_varint(data, page + _word(data, page + 8 + 2 * cell))]
+        for end in [_after_varint(data, begin)]
+        if _varint(data[begin:end]) == row
+        for at in range(begin, end)
+        for bit in range(7)  # the eighth only says whether a byte follows
+    ]
+
+
+def _word(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 2])
+
+
+def _varint(data: bytes) -> int:
+    return reduce(lambda number, byte: number << 7 | byte & 0x7F, data, 0)
+
+
+def _after_varint(data: bytes, at: int) -> int:
+    return next(place for place in range(at, at + 9) if data[place] < 0x80) + 1
 
 
 def _overwrite(data: bytearray, page: int, draw: random.Random) -> None:

@@ -9,11 +9,12 @@ from ackqueue.promises import Name, Promises, names
 from ackqueue.queue_parts import START_MS, fix_at
 from ackqueue.recorded_disk import RecordedDisk
 
-from telemetry_agent.ackqueue.file.schema import State, UnusableError
+from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
 from telemetry_agent.ackqueue.limits.thinner import Thinner
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch
 
@@ -214,7 +215,7 @@ class Workload:
         """As if it were damaged, and all of it can be read."""
         shared = self.queue.shared
         with shared.disk:
-            shared.writer.tell(shared.replace(UnusableError("as if damaged")))
+            shared.writer.report(shared.replace(UnusableError("as if damaged")))
 
     def _carry_over(self) -> None:
         for _ in range(self._draw.choice((1, 2, 10))):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ackqueue.queue_parts import fix_at
 
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Record
 

@@ -188,7 +188,8 @@ def test_a_month_is_still_a_month(path: Path) -> None:
         for hour in range(hours):
             assert fix_at(hour * 3600).time_ms in times_ms, "the end of a stop, and a turn"
             assert fix_at(hour * 3600 + 2880).time_ms in times_ms, "the begin of a stop"
-        ranges = len(list(queue.shared.ledger.marks)) + len(list(queue.shared.ledger.handout.free))
+        ledger = queue.shared.ledger
+        ranges = len(list(ledger.marks)) + len(list(ledger.ready_rows.free))
         assert ranges < 40
 
 
@@ -199,7 +200,7 @@ def test_memory_does_not_grow_with_what_was_thinned(path: Path) -> None:
         for _ in range(2):
             record(queue, range(5 * CAPACITY), driven)
             ledger = queue.shared.ledger
-            ranges.append(len(list(ledger.marks)) + len(list(ledger.handout.free)))
+            ranges.append(len(list(ledger.marks)) + len(list(ledger.ready_rows.free)))
         assert queue.stats().lost["thinned"] > 6 * CAPACITY
         assert max(ranges) < 40
 
@@ -209,7 +210,8 @@ def test_the_numbers_of_what_stays_are_next_to_each_other(path: Path) -> None:
         put(queue, 1)
         queue.ack(lease(queue))
         record(queue, range(2 * CAPACITY), driven)
-        rows = queue.shared.read(1, queue.shared.last)
+        with queue.shared.disk:
+            rows = queue.shared.read(1, queue.shared.last)
         assert len(runs(row[0] for row in rows)) <= 3  # one is under way
         batch = lease(queue, 100)
         assert batch.live

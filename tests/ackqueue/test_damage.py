@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import apsw
 import pytest
@@ -21,17 +20,29 @@ from ackqueue.queue_parts import lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
 from telemetry_agent.ackqueue.file import schema
-from telemetry_agent.ackqueue.file.schema import State, UnusableError, connect
+from telemetry_agent.ackqueue.file.schema import UnusableError, connect
+from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
+from telemetry_agent.ackqueue.row_states import Loaded, State
 from telemetry_agent.errors import StorageError
-
-if TYPE_CHECKING:
-    from telemetry_agent.model import Record
+from telemetry_agent.model import Record
 
 MIB = 1 << 20
+
+AWAY_THAT_CANNOT_BE = (
+    "UPDATE away SET lo = 1 << 20",
+    "UPDATE away SET hi = hi | 1 << 34",
+    "UPDATE away SET last = last | 1 << 20",
+    "UPDATE away SET oldest = oldest + 64",
+    "UPDATE away SET marked = marked + 1",
+    "UPDATE away SET lo = -5",
+    "UPDATE away SET hi = 'high'",
+    "UPDATE away SET lo = 9, marked = 7.5",
+    "INSERT INTO away VALUES (1, 2, 3, 4, 5)",
+)
 
 
 @pytest.fixture
@@ -136,6 +147,105 @@ def test_a_loss_in_the_middle_is_told_as_between_two_fixes(
 def _rows_of_page(path: Path, number: int) -> list[int]:
     with closing(DamagedFile(path)) as wreck:
         return [row[0] for row in wreck.rows(number - 1)]
+
+
+# Values that cannot be, and pages in the place of others
+
+
+def used(path: Path, *, set_aside: bool) -> list[Record]:
+    """A queue with marks of each kind, that perhaps is the second of its name."""
+    records = damage.fill(path, 200)
+    if set_aside:
+        damage.damage(path, damage.header)
+    with AckQueue(path, commit_every_s=3600) as queue:
+        if set_aside:
+            carry_over(queue)
+            records += damage.record(queue, 40)
+        queue.ack(lease(queue, 50, live_first=False), rejected={7: "too old"})
+        queue.release(lease(queue, 10), answered=False)
+    return records
+
+
+@pytest.mark.parametrize("set_aside", [False, True])
+def test_a_flipped_bit_in_the_newest_number_costs_one_fix(folder: Path, set_aside: bool) -> None:
+    records = used(folder / "whole.db", set_aside=set_aside)
+    with AckQueue(folder / "whole.db") as queue:
+        newest = queue.last_row()
+    whole = (folder / "whole.db").read_bytes()
+    bits = damage.number_bits(whole, newest)
+    assert len(bits) == (35 if set_aside else 14)
+    for at, bit in bits:
+        case = folder / f"{at}-{bit}.db"
+        damage.copy(folder / "whole.db", case)
+        data = bytearray(whole)
+        data[at] ^= 1 << bit
+        case.write_bytes(data)
+        outcome = damage.recover(case)
+        assert outcome == damage.Outcome(records[50:-1], lost=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("set_aside", [False, True])
+def test_a_flipped_bit_in_any_number_costs_few_fixes(
+    folder: Path, seed: int, set_aside: bool
+) -> None:
+    records = used(folder / "whole.db", set_aside=set_aside)
+    draw = random.Random(seed)
+    whole = (folder / "whole.db").read_bytes()
+    for number in range(8):
+        case = folder / f"{number}.db"
+        damage.copy(folder / "whole.db", case)
+        data = bytearray(whole)
+        at, bit = draw.choice(damage.number_bits(whole, draw.randrange(1, 201)))
+        data[at] ^= 1 << bit
+        case.write_bytes(data)
+        outcome = damage.recover(case)
+        assert set(outcome.delivered) <= set(records)
+        assert len(set(outcome.delivered)) >= len(records) - 51
+
+
+@pytest.mark.parametrize("statement", AWAY_THAT_CANNOT_BE)
+def test_what_is_away_is_checked_before_it_is_believed(path: Path, statement: str) -> None:
+    records = damage.fill(path, 200)
+    damage.damage(path, damage.header)
+    AckQueue(path).close()
+    with closing(connect(path)) as file:
+        assert file.execute("SELECT count(*) FROM away").fetchone() == (1,)
+        file.execute(statement)
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
+
+
+def test_whatever_a_damaged_file_makes_python_raise_ends_no_start(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = damage.fill(path, 20)
+    load, faults = Store.load, [TypeError("'>' not supported")]
+
+    def load_or_raise(store: Store) -> Loaded:
+        if faults:
+            raise faults.pop()
+        return load(store)
+
+    monkeypatch.setattr(Store, "load", load_or_raise)
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
+    assert "is damaged: '>' not supported. It is set aside" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("state", ["alone", "set aside once", "carrying over"])
+def test_a_misplaced_sector_ends_no_start(folder: Path, state: str, seed: int) -> None:
+    records = used(folder / "queue.db", set_aside=state == "set aside once")
+    if state == "carrying over":
+        damage.damage(folder / "queue.db", damage.header)
+        AckQueue(folder / "queue.db").close()
+    damage.damage(folder / "queue.db", damage.misplaced_sector, seed)
+    with AckQueue(folder / "queue.db", commit_every_s=3600) as queue:
+        new = damage.record(queue, 3)
+        queue.newest(10)
+    outcome = damage.recover(folder / "queue.db")
+    assert set(outcome.delivered) <= {*records, *new}
+    assert set(new) <= set(outcome.delivered)
+    assert outcome.lost <= len(records)
 
 
 # Emptied and missing files

@@ -8,8 +8,8 @@ import pytest
 from ackqueue.queue_parts import Disk, fix_at, lease, put, seqs
 from fakes import FakeClock
 
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.row_states import State
 
 LIMIT_S = 20
 

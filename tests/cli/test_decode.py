@@ -95,7 +95,66 @@ def test_dates_of_a_recording_are_moved_only_if_asked() -> None:
 def test_positions_without_a_date_are_told_of() -> None:
     status, fixes, error = decode(data=gga("123519") + gga("123520"))
     assert (status, fixes) == (0, [])
-    assert error == "2 positions left out: no RMC or ZDA says the date\n"
+    assert error == (
+        "2 positions left out: the receiver sends positions, but no date: "
+        "`--date YYYY-MM-DD` gives this recording a day\n"
+    )
+
+
+def test_a_recording_without_a_date_can_be_given_one() -> None:
+    data = b"".join(map(gga, ("235958", "235959", "000000")))
+    status, fixes, error = decode("--date", "2026-11-23", data=data)
+    assert (status, error) == (0, "")
+    assert [fix["time"] for fix in fixes] == [
+        "2026-11-23T23:59:58.000Z",
+        "2026-11-23T23:59:59.000Z",
+        "2026-11-24T00:00:00.000Z",
+    ]
+    assert not any("flags" in fix for fix in fixes)
+    # What the receiver says is worth more.
+    status, fixes, _ = decode("--date", "2020-01-01", data=gga("120000") + rmc("120001"))
+    assert [fix["time"][:10] for fix in fixes] == ["2020-01-01", "2026-11-23"]
+    status, _, error = decode("--date", "yesterday", data=data)
+    assert status == 2
+    assert "yesterday" in error
+
+
+BARE = b"$GPRMC,120000.00,A,5000.00000,N,01100.00000,E,5.00,090.0,201126,,,A\r\n"
+PUBX = line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3,2.1,2.0,0.007,77.52,0.007")
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "reason", "says"),
+    [
+        (BARE * 3, (), "no-checksum", "switch the checksum on"),
+        (PUBX * 3, (), "proprietary", "(PUBX): switch its RMC and GGA sentences on"),
+        (line("GPGSV,1,1,00") * 3, (), "no-position", "switch its RMC and GGA sentences on"),
+        (rmc("") * 3, (), "no-time", "without a time of day"),
+        (gga("120000") * 3, (), "no-date", "1 positions left out"),
+        (rmc("120000", date="060180"), ("--fix-rollover",), "old-date", "too long ago"),
+        (rmc("120000", date="060155"), (), "future-date", "more than ten years ahead"),
+        (UBX * 3, (), "binary", "switch its NMEA output on"),
+    ],
+)
+def test_what_makes_a_receiver_useless_is_said_in_its_own_words(
+    data: bytes, options: tuple[str, ...], reason: str, says: str
+) -> None:
+    status, fixes, error = decode(*options, data=data)
+    assert (status, fixes) == (0, [])
+    assert says in error
+    assert error.count("\n") == 1
+    status, _, error = decode("--stats", *options, data=data)
+    counted = json.loads(error)
+    assert counted["reason"] == reason
+    assert says in counted["why"]
+
+
+def test_stats_name_who_is_followed_where_several_have_positions() -> None:
+    data = b"".join(rmc(f"1235{n:02}") + rmc(f"1235{n:02}", talker="II") for n in range(9))
+    _, fixes, error = decode("--stats", data=data)
+    assert len(fixes) == 9
+    (notice,) = json.loads(error)["notices"]
+    assert "(II beside GN): GN is followed" in notice
 
 
 @pytest.mark.parametrize(
@@ -105,7 +164,7 @@ def test_positions_without_a_date_are_told_of() -> None:
             gzip.compress(rmc("123519")),
             ", for it is compressed: zcat FILE | telemetry-agent decode",
         ),
-        (UBX, ": the receiver spoke UBX"),
+        (UBX, ": the receiver sent UBX: switch its NMEA output on (docs/receivers.md)"),
         (b"hello\n" * 1000, ""),
     ],
     ids=["gzip", "UBX", "text"],

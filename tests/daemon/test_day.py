@@ -128,8 +128,8 @@ def test_a_day_with_four_outages_is_eight_lines(
     caplog.set_level(logging.INFO, "telemetry_agent")
     live_a_day(tmp_path, interval_s=10)
     begins, ends = caplog.messages[::2], caplog.messages[1::2]
-    assert [re.sub(r"\d+ s and \d+", "x s and x", line) for line in ends] == [
-        "delivering again after x s and x failed requests"
+    assert [re.sub(r"\d+ s \(failures: \d+", "x s (failures: x", line) for line in ends] == [
+        "delivering again after x s (failures: x)"
     ] * 4
     for line, reason in zip(begins, OUTAGES, strict=True):
-        assert re.fullmatch(rf"nothing can be delivered \({reason}.*; trying again", line)
+        assert re.fullmatch(rf"cannot deliver \({reason}.*; trying again", line)

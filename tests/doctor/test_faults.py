@@ -239,6 +239,16 @@ def a_receiver_that_tells_satellites_only(bench: Bench) -> None:
     bench.plug_in(line("GPGSV,1,1,00"))
 
 
+@fault("sentences", "fail", "sentences without a checksum", "switch the checksum on")
+def a_receiver_without_checksums(bench: Bench) -> None:
+    bench.plug_in(b"$GPRMC,120000.00,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A\r\n")
+
+
+@fault("fix", "fail", "sends proprietary sentences only", "RMC and GGA sentences on")
+def a_receiver_with_proprietary_sentences(bench: Bench) -> None:
+    bench.plug_in(line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3"))
+
+
 @fault("fix", "warn", "but simulated", "drop_quality")
 def a_simulated_position(bench: Bench) -> None:
     bench.source = f"file://{bench.record(rmc('120000.00') + gga('120000.00', quality='8'))}"
@@ -566,7 +576,7 @@ def an_agent_that_does_not_run(bench: Bench) -> None:
     bench.ask = answers(status=[client.NoAgentError("no agent")])
 
 
-@fault("agent", "warn", f"version 0.0.1.*installed is version {__version__}", "restart")
+@fault("agent", "warn", f"version 0.0.1.*installed is version {re.escape(__version__)}", "restart")
 def an_agent_from_before_the_upgrade(bench: Bench) -> None:
     runs(bench, version="0.0.1")
 

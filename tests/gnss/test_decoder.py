@@ -185,11 +185,78 @@ def test_a_fix_more_than_a_day_ahead_of_a_clock_that_is_right_is_flagged(
     assert second(decoder, 0, rmc("123519"))[0].flags == flags
 
 
-def test_dates_from_before_the_release_are_moved_on_a_live_line() -> None:
+@pytest.mark.parametrize(
+    ("now", "proven_after_s"),
+    [
+        ("2026-11-23T23:00:00", 0),  # within a day of it
+        ("2026-11-22T12:36:00", 0),
+        ("2026-11-25T12:00:00", 61),
+        (None, 61),
+    ],
+)
+def test_a_date_from_before_the_release_is_moved_once_that_is_proven(
+    now: str | None, proven_after_s: int
+) -> None:
+    decoder = live(lambda: wall(now) if now else None)
+    fixes = [second(decoder, n, rmc(f"1235{n:02}", date="090407")) for n in range(60)]
+    fixes += [second(decoder, 60 + n, rmc(f"1236{n:02}", date="090407")) for n in range(10)]
+    given = [n for n, each in enumerate(fixes) if each]
+    assert given == list(range(proven_after_s, 70))
+    assert {rfc3339(fix.time_ms)[:10] for each in fixes for fix in each} == {"2026-11-23"}
+    assert decoder.counts["no-date"] == proven_after_s
+    assert decoder.counts["rollover"] == 70
+
+
+@pytest.mark.parametrize("jump", ["date", "time", "away"])
+def test_a_jump_begins_the_proof_again(jump: str) -> None:
     decoder = live()
-    (fix,) = second(decoder, 0, rmc("123519", date="090407"))
-    assert rfc3339(fix.time_ms) == "2026-11-23T12:35:19.000Z"
-    assert decoder.counts["rollover"] == 1
+    n = 0
+    for n in range(50):
+        assert second(decoder, n, rmc(f"1235{n:02}", date="090407")) == []
+    match jump:
+        case "date":
+            date, hour, start = "100407", "12", n + 1
+        case "time":
+            date, hour, start = "090407", "17", n + 1
+        case _:
+            date, hour, start = "090407", "12", n + 1000  # it comes back after a long outage
+    said = [second(decoder, start + i, rmc(f"{hour}36{i:02}", date=date)) for i in range(60)]
+    assert said == [[]] * 60
+    said = [second(decoder, start + 60 + i, rmc(f"{hour}37{i:02}", date=date)) for i in range(3)]
+    assert said[-1]
+
+
+@pytest.mark.parametrize("date", ["010913", "060180", "050180", "060136"])
+def test_what_a_receiver_has_until_it_hears_the_sky_is_no_date(date: str) -> None:
+    decoder = live()
+    for n in range(200):
+        assert second(decoder, n, rmc(f"12{n // 60:02}{n % 60:02}", date=date)) == []
+    assert decoder.state == "no-date"
+    (fix,) = second(decoder, 200, rmc("120320"))
+    assert (rfc3339(fix.time_ms), fix.flags) == ("2026-11-23T12:03:20.000Z", ())
+    # Back to it, for example after its battery was empty: the known day goes on.
+    (fix,) = second(decoder, 201, rmc("120321", date=date))
+    assert (rfc3339(fix.time_ms), fix.flags) == ("2026-11-23T12:03:21.000Z", ())
+
+
+def test_a_zda_of_2080_is_no_date() -> None:
+    decoder = live()
+    for n in range(100):
+        time = f"12{n // 60:02}{n % 60:02}"
+        assert second(decoder, n, line(f"GNZDA,{time},06,01,2080,,"), gga(time)) == []
+    assert decoder.state == "no-date"
+    assert decoder.counts["future-date"] == 100
+
+
+def test_seconds_without_a_fix_prove_nothing_and_date_nothing() -> None:
+    decoder = live(lambda: wall("2026-11-24T12:00:30"))
+    for n in range(50):
+        assert second(decoder, n, gga(f"1159{n:02}")) == []
+    for n in range(50, 400):
+        second(decoder, n, gga(f"12{n // 60:02}{n % 60:02}", quality="0"))
+    assert second(decoder, 400, gga("121000")) == []  # 10 s at most, however long it was
+    (fix,) = second(decoder, 402, gga("121002"))
+    assert fix.flags == ("date",)
 
 
 def test_an_implausible_date_on_a_live_line_is_replaced_by_that_of_the_clock() -> None:
@@ -258,6 +325,94 @@ def test_texts_of_the_receiver(
     decoder.feed(b"".join(line(f"GNTXT,{text}") for text in texts), 0.0)
     assert (decoder.antenna, decoder.firmware) == (antenna, firmware)
     assert decoder.counts["receiver-overflow"] == overflows
+
+
+def _at(lat: float, time: str, *, status: str = "A") -> bytes:
+    return line(f"GPRMC,{time},{status},48{lat:06.3f},N,01131.000,E,022.4,084.4,231126,,,A")
+
+
+def _alternating(n: int) -> bytes:
+    return _at(7, f"1200{n:02}") + _at(7, f"1200{n + 20:02}")
+
+
+def _one_without_a_fix(n: int) -> bytes:
+    return _at(7, f"1200{n:02}") + line("GPRMC,,V,,,,,,,,,,N")
+
+
+def _one_without_a_fix_at_the_same_time(n: int) -> bytes:
+    return _at(7, f"1200{n:02}") + _at(7, f"1200{n:02}", status="V")
+
+
+def _far_apart(n: int) -> bytes:
+    return _at(7 + n / 1000, f"1200{n:02}") + _at(7.1 + n / 1000, f"1200{n:02}")
+
+
+@pytest.mark.parametrize(
+    "second_of",
+    [_alternating, _one_without_a_fix, _one_without_a_fix_at_the_same_time, _far_apart],
+)
+def test_two_receivers_that_speak_as_one_talker_are_noticed(
+    second_of: Callable[[int], bytes],
+) -> None:
+    decoder = Decoder(fix_rollover=False, eager=False)
+    fixes = decoder.feed(b"".join(map(second_of, range(2))), 0.0)
+    assert not any(decoder.notices)
+    fixes += decoder.feed(b"".join(map(second_of, range(2, 15))), 0.0)
+    (notice,) = decoder.notices
+    assert "two receivers seem to speak as one talker" in notice
+    assert len(fixes) > 10
+
+
+def _steps_of_10_s(n: int) -> bytes:
+    time = f"12{n // 60:02}{n // 10 * 10 % 60:02}"
+    return _at(7 + n / 50, time)
+
+
+def _flickering(n: int) -> bytes:
+    return _at(7, f"12{n // 60:02}{n % 60:02}", status="A" if n % 7 else "V")
+
+
+def _over_midnight(n: int) -> bytes:
+    return _at(7, f"{(23 * 60 + 55 + n) // 60 % 24:02}{(55 + n) % 60:02}00")
+
+
+@pytest.mark.parametrize("second_of", [_steps_of_10_s, _flickering, _over_midnight])
+def test_one_receiver_is_not_taken_for_two(second_of: Callable[[int], bytes]) -> None:
+    decoder = Decoder(fix_rollover=False, eager=False)
+    decoder.feed(b"".join(map(second_of, range(200))), 0.0)
+    assert decoder.notices == ()
+
+
+def test_the_antenna_of_another_device_says_nothing_about_the_receiver() -> None:
+    decoder = live()
+    decoder.feed(line("AITXT,01,01,01,ANTENNA OPEN") + rmc("123519"), 0.0)
+    decoder.feed(line("AITXT,01,01,01,ANTENNA OPEN") + rmc("123520"), 1.0)
+    assert decoder.antenna is None
+    decoder.feed(line("GPTXT,01,01,01,ANTENNA OK"), 2.0)
+    assert decoder.antenna == "OK"
+
+
+def test_a_device_that_speaks_late_does_not_keep_the_followed_one_waiting() -> None:
+    decoder = live()
+    for n in range(20):
+        second(decoder, n, rmc(f"1235{n:02}"), gga(f"1235{n:02}"))
+        decoder.feed(line(f"IIGLL,4807.038,N,01131.000,E,1235{n:02},A,A"), n + 0.5)
+        decoder.tick(n + 0.9)
+        decoder.feed(line(f"IIRMC,1235{n:02},V,,,,,,,231126,,,N"), n + 0.95)
+    decoder.feed(rmc("123600"), 60.0)
+    assert len(decoder.feed(gga("123600"), 60.1)) == 1
+    assert decoder.counts["late"] == 0
+    assert decoder.followed == "GN"
+
+
+def test_many_talkers_cost_no_memory() -> None:
+    decoder = live()
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    for n, talker in enumerate(f"{a}{b}" for a in letters.replace("P", "") for b in letters):
+        decoder.feed(rmc("123519", talker=talker) + rmc(f"1236{n % 60:02}"), float(n))
+    assert decoder.followed == "GN"
+    assert decoder.counts["other-talker"] > 600
+    assert len(decoder._line.assemblers) <= 8
 
 
 def test_the_datum_is_told() -> None:

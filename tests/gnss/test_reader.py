@@ -6,6 +6,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import nmea
 import pytest
 from fakes import FakeClock
 from scripted import ScriptedReceiver
@@ -426,9 +427,70 @@ def test_positions_without_a_date_are_told_once(caplog: pytest.LogCaptureFixture
         step()
     assert states(reader, step, 4)[-1][0] == "2d"
     said_first, back = caplog.messages
-    assert said_first.startswith("gps gives positions but no date: switch")
+    assert said_first.startswith("gps: the receiver sends positions, but no date: switch")
     assert back.startswith("gps works again after")
     assert back.endswith("(failures: 1)")
+
+
+BARE = b"$GPRMC,120000.00,A,5000.00000,N,01100.00000,E,5.00,090.0,201126,,,A\r\n"
+
+
+def test_a_receiver_without_checksums_is_told_as_that_and_not_opened_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    said_bare: list[bytes | float] = [BARE, 1.0]
+    does: list[bytes | float] = [OK, *said_bare * 30, line(40), line(41)]
+    reader, source, step = script(*does)
+    for _ in does[:30]:
+        step()
+    status = reader.status
+    assert status.state == "no-fix"
+    assert status.diagnosis is not None
+    assert status.diagnosis.reason == "no-checksum"
+    while source.more():
+        step()
+    status = reader.status
+    assert (source.closed, status.state, status.diagnosis) == (0, "2d", None)
+    said, back = caplog.messages
+    assert said.startswith("gps: the receiver sends sentences without a checksum")
+    assert "switch the checksum on" in said
+    assert back.startswith("gps works again after")
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        (nmea.line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3"), "proprietary"),
+        (nmea.line("GPGSV,1,1,00"), "no-position"),
+        (nmea.line("GPRMC,,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A"), "no-time"),
+    ],
+)
+def test_a_receiver_that_is_of_no_use_is_told_once_why(
+    says: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    said_again: list[bytes | float] = [says, 1.0]
+    does: list[bytes | float] = [OK, *said_again * 80]
+    reader, source, step = script(*does)
+    while source.more():
+        step()
+    assert reader.status.diagnosis is not None
+    assert reader.status.diagnosis.reason == reason
+    assert caplog.messages == [f"gps: {reader.status.diagnosis}"]
+    assert source.closed == 0
+
+
+def test_two_receivers_on_one_line_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    does: list[bytes | float] = [OK]
+    for second in range(30):
+        does += [line(second) + nmea.rmc(f"1200{second:02}", talker="II"), 1.0]
+    reader, source, step = script(*does)
+    while source.more():
+        step()
+    (notice,) = reader.status.notices
+    assert caplog.messages == [f"gps: {notice}"]
+    assert "(II beside GN): GN is followed" in notice
+    assert reader.status.state == "2d"
 
 
 def test_a_receiver_that_is_plugged_in_is_opened_at_once() -> None:

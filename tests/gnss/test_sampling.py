@@ -1,11 +1,13 @@
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import corpus
 import pytest
 import tracks
 
+from telemetry_agent.gnss.geodesy import PoorFix
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.model import Fix, Quality
 
@@ -32,6 +34,10 @@ def standing(start_s: int, count: int, east_m: float = 0) -> list[Fix]:
 
 def feed(sampler: Sampler, fixes: Iterable[Fix]) -> list[Fix]:
     return [chosen for fix in fixes for chosen in sampler.feed(fix)]
+
+
+def jumps(kept: Sequence[Fix]) -> list[int]:
+    return [i for i, fix in enumerate(kept) if "jump" in fix.flags]
 
 
 def seconds(fixes: Iterable[Fix]) -> list[float]:
@@ -111,6 +117,35 @@ def test_bad_fixes_are_left_out_by_reason_and_drive_nothing() -> None:
     assert [fix.odo_m for fix in kept] == [0, 0, 0]
 
 
+def poor(fix: Fix) -> Fix:
+    """The receiver says HDOP 99.99."""
+    return PoorFix._make(fix._replace(hdop_e2=None))
+
+
+def test_no_geometry_is_the_worst_hdop() -> None:
+    sampler = Sampler(SamplingPolicy(interval_s=0, max_hdop=5))
+    assert feed(sampler, [poor(at(i, 10 * i, speed_m_s=10)) for i in range(4)]) == []
+    assert sampler.dropped == {"hdop": 4}
+    everything = feed(Sampler(SamplingPolicy(interval_s=0)), [poor(at(0))])
+    assert [fix.hdop_e2 for fix in everything] == [None]
+
+
+@pytest.mark.parametrize("say", [poor, lambda fix: fix._replace(hdop_e2=8000)])
+def test_the_noise_that_a_bad_hdop_is_allowed_ends_at_100_m(say: Callable[[Fix], Fix]) -> None:
+    # A drive is followed all the same,
+    sampler = Sampler(ALWAYS_MOVING)
+    kept = feed(sampler, [say(at(i, 10 * i, speed_m_s=10)) for i in range(200)])
+    assert kept[-1].odo_m == pytest.approx(1990, abs=101)
+    assert not any("jump" in fix.flags for fix in kept)
+    # a jump of more than that is one,
+    assert feed(sampler, [say(at(200, 2150, speed_m_s=10))])[0].flags == ("jump",)
+    # and parking ends 100 m away.
+    sampler = parked()
+    assert feed(sampler, [say(at(201 + i, 99, speed_m_s=1.2)) for i in range(20)]) == []
+    assert feed(sampler, [say(at(221 + i, 101 + i, speed_m_s=1.2)) for i in range(20)])
+    assert not sampler.parked
+
+
 # ---- parked
 
 
@@ -131,11 +166,27 @@ def test_parking_begins_with_a_recorded_fix_then_only_heartbeats() -> None:
 
 def test_the_last_fix_inside_and_the_first_outside_are_recorded() -> None:
     sampler = parked(SamplingPolicy(interval_s=20))
-    leaving = [at(201 + i, 8 * i, speed_m_s=8) for i in range(12)]
+    leaving = [at(201 + i, 1.2 * i, speed_m_s=1.2) for i in range(40)]
     kept = feed(sampler, leaving)
-    # 24 m are still inside; 32, 40 and 48 m are three in a row.
-    assert seconds(kept) == [204, 207]
+    # 24 m are still inside; 25.2, 26.4 and 27.6 m are three in a row.
+    assert seconds(kept) == [221, 224]
     assert not sampler.parked
+
+
+@pytest.mark.parametrize("hdop_e2", [90, None, 8999])
+@pytest.mark.parametrize("make", [Fix, PoorFix])
+def test_a_speed_above_walking_speed_always_ends_parking(
+    make: type[Fix], hdop_e2: int | None
+) -> None:
+    sampler = parked()
+    leaving = [at(201 + i, 2 * i, speed_m_s=2)._replace(hdop_e2=hdop_e2) for i in range(5)]
+    kept = feed(sampler, map(make._make, leaving))
+    assert seconds(kept) == [200, 201, 202, 203, 204, 205]
+    assert not sampler.parked
+    # Driving in a small circle is no parking either.
+    for i in range(400):
+        feed(sampler, [at(210 + i, 10 if i % 2 else 14, speed_m_s=4)])
+        assert not sampler.parked
 
 
 def test_far_outside_parking_ends_at_once() -> None:
@@ -150,7 +201,7 @@ def test_far_outside_parking_ends_at_once() -> None:
     "outside",
     [
         [at(201 + i, 40, speed_m_s=0.9) for i in range(100)],
-        [at(201 + i, 40 if i % 3 else 0, speed_m_s=3) for i in range(100)],
+        [at(201 + i, 40 if i % 3 else 0, speed_m_s=1.4) for i in range(100)],
     ],
     ids=["slow", "not three in a row"],
 )
@@ -163,7 +214,7 @@ def test_drift_does_not_end_parking(outside: list[Fix]) -> None:
 @pytest.mark.parametrize(("hdop_e2", "err_h_mm"), [(500, None), (90, 13_400)])
 def test_the_circle_is_as_large_as_the_noise(hdop_e2: int, err_h_mm: int | None) -> None:
     sampler = parked()
-    outside = [at(201 + i, 39, speed_m_s=3) for i in range(9)]
+    outside = [at(201 + i, 39, speed_m_s=1.4) for i in range(9)]
     noisy = [fix._replace(hdop_e2=hdop_e2, err_h_mm=err_h_mm) for fix in outside]
     assert feed(sampler, noisy) == []
     assert sampler.parked
@@ -216,11 +267,72 @@ def test_a_jump_asks_for_nothing() -> None:
 
 def test_a_place_that_lasts_is_no_jump_for_long() -> None:
     sampler = Sampler(ALWAYS_MOVING)
-    kept = feed(sampler, [*standing(0, 10), *standing(10, 100, east_m=500_000)])
-    jumps = [i for i, fix in enumerate(kept) if "jump" in fix.flags]
-    assert len(kept) == 110
-    assert jumps == list(range(10, 40))
+    kept = feed(sampler, [*standing(0, 100), *standing(100, 100, east_m=500_000)])
+    assert len(kept) == 200
+    assert jumps(kept) == list(range(100, 130))
     assert kept[-1].odo_m == 0
+
+
+NULL: dict[str, Any] = {"lat_e9": 0, "lon_e9": 0}
+
+
+@pytest.mark.parametrize("speed", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 5, 20, 50])
+@pytest.mark.parametrize("where", [NULL, {"lat_e9": 31_000_000_000}, {"lat_e9": 48_200_000_000}])
+def test_after_a_bad_first_position_the_good_ones_are_soon_believed(
+    where: dict[str, Any], count: int, speed: bool
+) -> None:
+    sampler = Sampler(ALWAYS_MOVING)
+    bad = [at(i, speed_m_s=0 if speed else None)._replace(**where) for i in range(count)]
+    good = [at(count + i, 10 * i, speed_m_s=10 if speed else None) for i in range(200)]
+    kept = feed(sampler, [*bad, *good])
+    assert jumps(kept) == [count, count + 1]
+    assert kept[-1].odo_m == pytest.approx(1990, abs=40)
+
+
+def test_the_very_first_position_may_be_wrong_by_little_too() -> None:
+    kept = feed(Sampler(ALWAYS_MOVING), [*standing(0, 5), *standing(5, 60, east_m=60)])
+    assert jumps(kept) == [5, 6]
+
+
+def test_at_0_0_it_is_never_believed_to_have_been() -> None:
+    sampler = Sampler(SamplingPolicy(interval_s=0))
+    kept = feed(sampler, [*(fix._replace(**NULL) for fix in standing(0, 1000)), *standing(1000, 9)])
+    assert jumps(kept) == [1000, 1001]
+    assert kept[-1].odo_m == 0
+
+
+def test_a_spell_of_bad_positions_amid_good_ones_is_flagged_and_drives_nothing() -> None:
+    sampler = Sampler(ALWAYS_MOVING)
+    fixes = [at(i, 10 * i, speed_m_s=10) for i in range(300)]
+    fixes[100:125] = [fix._replace(**NULL) for fix in fixes[100:125]]
+    kept = feed(sampler, fixes)
+    assert jumps(kept) == list(range(100, 125))
+    assert kept[-1].odo_m == pytest.approx(2990, abs=5)
+
+
+def test_the_first_position_after_an_outage_may_be_wrong_as_well() -> None:
+    sampler = Sampler(ALWAYS_MOVING)
+    before = [at(i, 10 * i, speed_m_s=10) for i in range(100)]
+    wrong = [at(700 + i, 40_000, speed_m_s=0) for i in range(3)]
+    after = [at(703 + i, 1000 + 10 * i, speed_m_s=10) for i in range(100)]
+    kept = feed(sampler, [*before, *wrong, *after])
+    assert jumps(kept) == [103, 104]
+
+
+def test_a_place_near_by_that_lasts_after_an_outage_is_believed_too() -> None:
+    sampler = Sampler(ALWAYS_MOVING)
+    kept = feed(sampler, [*standing(0, 100), *standing(500, 5), *standing(505, 60, east_m=200)])
+    assert jumps(kept) == list(range(105, 135))
+
+
+def test_a_jump_that_was_recorded_last_is_no_place_to_start_from() -> None:
+    first = feed(Sampler(ALWAYS_MOVING), [at(i, 10 * i, speed_m_s=10) for i in range(100)])
+    jump = at(100, 90_000)._replace(odo_m=first[-1].odo_m, flags=("jump",))
+    later = [at(102 + i, 1020 + 10 * i, speed_m_s=10) for i in range(50)]
+    kept = feed(Sampler(ALWAYS_MOVING, [jump, *first[::-1]]), later)
+    assert jumps(kept) == []
+    assert kept[-1].odo_m == pytest.approx(1510, abs=5)
 
 
 def test_a_jump_does_not_end_parking_and_what_lasts_does() -> None:

@@ -36,6 +36,13 @@ def test_noise_disproves_it_soon() -> None:
     assert trial.feed(b"\x80\xf3\x0f" * 12) is False
 
 
+def test_a_sentence_without_a_checksum_proves_the_speed_too() -> None:
+    trial = Trial()
+    bare = b"$GPGLL,4807.038,N,01131.000,E\r\n"
+    assert trial.feed(b"031,W,12\r\n" + bare[:-2]) is None
+    assert trial.feed(bare[-2:]) is True
+
+
 def test_text_without_a_sentence_disproves_it_late() -> None:
     trial = Trial()
     assert trial.feed(b"hello, world\r\n" * 100) is None

@@ -1,10 +1,12 @@
 import io
 import json
+import math
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
+from typing import Any
 
 import corpus
 import peers
@@ -14,6 +16,7 @@ from nmea import line
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sources import Source, gpsd
 from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.gpsd import GpsdSource, Reports
@@ -249,6 +252,100 @@ def test_reports_count_only_where_no_sentences_come() -> None:
     assert [fix.time_ms - NEW_YEAR_MS for fix in fixes] == [10_000, 11_000, 12_000, 13_000]
 
 
+_NO_VALUES: dict[str, list[object]] = {
+    "lat": [None, math.nan, math.inf, "48.1", True, [48.1], 90.1, 10**400],
+    "lon": [None, -math.inf, {}, "", False, -180.5],
+    "time": [None, 12, "", "noon", [], "9999-12-31T23:59:59-23:00", "2126-11-23T12:35:19Z"],
+    "mode": [None, "3", 2.5, math.nan, True, 4, []],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in _NO_VALUES.items() for value in values]
+)
+def test_a_report_whose_position_is_none_is_counted_by_name(name: str, value: object) -> None:
+    earlier = TPV | {"time": "2026-11-23T12:35:18.000Z"}
+    reports = Reports()
+    fixes = decoded(reports.feed(wire(VERSION, earlier, TPV | {name: value})))
+    assert [fix.time_ms for fix in fixes] == [1_795_437_318_000]
+    assert reports.rejected == {f"gpsd-{name}": 1}
+
+
+@pytest.mark.parametrize("missing", ["lat", "lon", "mode"])
+def test_a_key_that_is_missing_is_counted(missing: str) -> None:
+    reports = Reports()
+    reports.feed(wire(VERSION, {key: value for key, value in TPV.items() if key != missing}))
+    assert reports.rejected == {f"gpsd-{missing}": 1}
+
+
+@pytest.mark.parametrize("value", [None, math.nan, "7", True, [], {}, 10**400])
+@pytest.mark.parametrize("name", ["altMSL", "geoidSep", "speed", "track", "status"])
+def test_a_quantity_that_is_none_is_unknown_and_counted(name: str, value: object) -> None:
+    reports = Reports()
+    (fix,) = decoded(reports.feed(wire(VERSION, TPV | {name: value})))
+    (whole,) = fixes_of(TPV)
+    unknown: dict[str, Any] = {
+        "altMSL": {"alt_mm": None},
+        "geoidSep": {"geoid_sep_mm": None},
+        "speed": {"speed_mm_s": None},
+        "track": {"course_mdeg": None},
+        "status": {},
+    }
+    assert fix == whole._replace(**unknown[name])
+    assert reports.rejected == {f"gpsd-{name}": 1}
+
+
+@pytest.mark.parametrize(
+    ("sky", "rejected"),
+    [
+        ({"satellites": None}, "satellites"),
+        ({"satellites": "none"}, "satellites"),
+        ({"satellites": [None]}, "satellites"),
+        ({"satellites": [{"used": True}]}, "PRN"),
+        ({"satellites": [{"used": True, "PRN": "7"}]}, "PRN"),
+        ({"satellites": [{"used": 1, "PRN": 7}]}, "used"),
+        ({"satellites": [{"used": True, "PRN": 7, "gnssid": []}]}, "gnssid"),
+        ({"hdop": "0.9"}, "hdop"),
+    ],
+)
+def test_a_sky_that_is_none_is_counted_by_name(sky: dict[str, object], rejected: str) -> None:
+    reports = Reports()
+    (fix,) = decoded(reports.feed(wire(VERSION, TPV, {"class": "SKY"} | sky)))
+    assert fix.lat_e9 == -48_117_300_123
+    assert reports.rejected == {f"gpsd-{rejected}": 1}
+
+
+@pytest.mark.parametrize("devices", [None, "x", [None], [{}], [{"path": None}], [{"path": 3}]])
+def test_devices_that_are_none_are_counted(devices: object) -> None:
+    reports = Reports()
+    reports.feed(wire({"class": "DEVICES", "devices": devices}))
+    assert reports.devices == []
+    assert reports.rejected.total() == 1
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"class":', b'{"a":' * 100_000, b'{"class":"\xff"}', b'{"n":' + b"9" * 5000 + b"}"]
+)
+def test_what_is_no_json_is_counted(line: bytes) -> None:
+    reports = Reports()
+    assert len(decoded(reports.feed(line[:60_000] + b"\n" + wire(VERSION, TPV)))) == 1
+    assert reports.rejected == {"gpsd-json": 1}
+
+
+def test_a_class_of_any_type_is_passed_over() -> None:
+    assert fixes_of({"class": []}, {"class": {}}, {"class": None}, {}, {"class": 3}) == []
+
+
+def test_a_time_with_an_offset_is_brought_to_utc() -> None:
+    assert fixes_of(TPV | {"time": "2026-11-23T14:35:19.250+02:00"}) == fixes_of(TPV)
+
+
+def test_the_last_report_of_one_time_counts() -> None:
+    known = ("class", "mode", "time", "lat", "lon")
+    first = {name: TPV[name] for name in known} | {"lat": -48.117300999, "speed": 3.0}
+    assert fixes_of(first, first | {"lat": -48.1173}, TPV) == fixes_of(TPV)
+
+
 def test_lines_may_come_in_any_pieces_and_be_anything() -> None:
     junk = b'{"class":\n{}\n[1]\n{"class":"TPV","mode":"x","time":3}\nb5620107\n'
     data = wire(VERSION) + junk + wire(TPV, SKY, TPV | {"time": "2026-11-23T12:35:20.000Z"})
@@ -364,3 +461,24 @@ def test_something_else_on_the_port_is_no_gpsd(server: Server) -> None:
     thread.start()
     assert gpsd.devices("127.0.0.1", server.port) == []
     thread.join(LIMIT_S)
+
+
+def test_the_reader_counts_what_gpsd_sends_wrong(server: Server) -> None:
+    """As the public case: latitude null, a satellite without its number."""
+    fixes: list[Fix] = []
+    source, clock = GpsdSource("127.0.0.1", server.port), Clock()
+    reader = Reader(source, lambda: Decoder(fix_rollover=True), fixes.append)
+    reader.step(clock.monotonic_s())
+    with server.accept() as gpsd_side:
+        gpsd_side.sendall(wire(VERSION, {"class": "DEVICES", "devices": [{"path": "/dev/a"}]}))
+        times = [f"2026-11-23T12:00:0{n}.000Z" for n in (1, 2, 3)]
+        said = [TPV | {"time": time} for time in times]
+        said[1]["lat"] = None
+        sky = {"class": "SKY", "satellites": [{"used": True}]}
+        gpsd_side.sendall(wire(*said[:2], sky, said[2]))
+        while len(fixes) < 2:
+            reader.step(clock.monotonic_s())
+        reader.step(clock.monotonic_s())
+        assert reader.status.counts == {"gpsd-lat": 1, "gpsd-PRN": 1}
+        reader.close()
+    assert [fix.time_ms % 60_000 for fix in fixes] == [1000, 3000]

@@ -75,7 +75,7 @@ def test_status_tells_what_the_agent_knows(tmp_path: Path, endpoint: Endpoint) -
             assert "recording: 3d fix, 11 satellites" in text
             assert "uploading: ok for " in text
             endpoint.disconnect()
-            daemon.wait_for_line("nothing can be delivered")
+            daemon.wait_for_line("cannot deliver")
             told = asked.json("status")
             assert told["upload"]["state"] == "unreachable"
             assert "connection refused by" in told["upload"]["last_error"]
@@ -234,7 +234,7 @@ def test_drain_while_the_endpoint_is_away_and_when_it_is_back(
         asked = Asked(config)
         endpoint.disconnect()
         with started(config) as daemon:
-            daemon.wait_for_line("nothing can be delivered")
+            daemon.wait_for_line("cannot deliver")
             if not with_daemon:
                 assert daemon.end() == 0
             status, line = asked.refused("drain")
@@ -268,7 +268,7 @@ def test_drain_keeps_what_the_endpoint_asked_for(tmp_path: Path) -> None:
     with Server(answer(503, headers={"Retry-After": "600"})) as server:
         asked = Asked(write_config(tmp_path, "/dev/none", server.url))
         with started(asked.config) as daemon:
-            daemon.wait_for_line("nothing can be delivered")
+            daemon.wait_for_line("cannot deliver")
             assert asked.refused("drain")[0] == 69
         assert len(server.requests) == 1
 

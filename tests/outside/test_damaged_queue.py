@@ -13,6 +13,9 @@ from misbehaving import Server
 from processes import run_agent
 from rig import simulated, started, write_config
 
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+
 
 def verify(config: Path) -> tuple[int, dict[str, Any], str]:
     result = run_agent("queue", "verify", "--json", "--config", str(config))
@@ -50,6 +53,29 @@ def test_a_flipped_bit_in_a_fix_never_reaches_the_endpoint(tmp_path: Path) -> No
             assert agent.end() == 0
     assert {seq for _, seq in server.ledger} == set(range(1, 31)) - {3, 6, 9, 12, 15}
     assert verify(config)[0] == 0  # what was damaged is gone, and counted
+
+
+def test_a_flipped_bit_in_the_newest_number_costs_one_fix(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    damage.fill(path, 30)
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:  # it begins at row 2 ** 32
+        carry_over(queue)
+        damage.record(queue, 10)
+        newest = queue.last_row()
+    data = bytearray(path.read_bytes())
+    at, bit = damage.number_bits(path.read_bytes(), newest)[6]  # 2 ** 34 more
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+    with Server() as server:
+        config = write_config(tmp_path, "/dev/none", server.url)
+        with started(config) as agent:
+            agent.wait_for_line("39 fixes were carried over; 1 are lost to damage")
+            server.wait_for(lambda s: len(s.ledger) == 39)
+            status = run_agent("status", "--json", "--config", str(config))
+            assert json.loads(status.stdout)["queue"]["lost"] == {"damaged": 1}
+            assert agent.end() == 0
+    assert max(server.ledger.values()) == 1
 
 
 def test_what_was_lost_at_the_ends_is_told_as_that(tmp_path: Path) -> None:

@@ -286,8 +286,8 @@ def test_a_disk_that_refuses_is_asked_once_a_second_and_costs_nothing(tmp_path: 
             agent.wait_for_line("cannot write the queue .* tried again each second")
             assert simulator.done.wait(60)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, writable)
-            told = agent.wait_for_line(r"can be written again, after (\d+) refusals in (\d+) s")
-            refusals, seconds = map(int, told.groups())
+            told = agent.wait_for_line(r"can be written again after (\d+) s \(failures: (\d+)")
+            seconds, refusals = map(int, told.groups())
             assert refusals <= seconds + 2
             server.wait_for(lambda s: len(s.ledger) == 100)
             assert agent.end() == 0

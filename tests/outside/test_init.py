@@ -4,15 +4,19 @@ import os
 import pty
 import stat
 import subprocess
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from processes import AGENT, environment, run_agent
-from rig import simulated, started
+from rig import simulated, started, write_config
 from standins import Server, Traccar
 
 from telemetry_agent.cli.server_presets import SERVERS, completed
+from telemetry_agent.cli.server_recognition import told_by_answer, told_by_url
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.lab.endpoint import Endpoint
 
@@ -80,15 +84,13 @@ def test_what_is_wrong_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_asks_at_most_four_questions(tmp_path: Path) -> None:
-    path = tmp_path / "config.toml"
-    path.write_text("old")
+def answering(path: Path, *answers: str) -> subprocess.CompletedProcess[str]:
+    """``init`` on a terminal, where these lines are typed."""
     master, terminal = pty.openpty()
-    # Overwrite? Name? URL? And which receiver, where the machine has any port to choose from.
-    os.write(master, f"y\n{'0' if _ports() else 'van-09'}\n".encode())
-    os.write(master, f"{f'van-09{chr(10)}' if _ports() else ''}{URL}\n".encode())
+    which = ["0"] if _ports() else []  # none of this machine's ports is a receiver's
+    os.write(master, "".join(f"{answer}\n" for answer in [*which, *answers]).encode())
     done = subprocess.run(
-        [*AGENT, "init", "--config", str(path)],
+        [*AGENT, "init", "--config", str(path), "--force"],
         stdin=terminal,
         capture_output=True,
         text=True,
@@ -98,9 +100,125 @@ def test_it_asks_at_most_four_questions(tmp_path: Path) -> None:
     )
     os.close(master)
     os.close(terminal)
+    return done
+
+
+def test_it_asks_for_name_and_server_and_again_after_a_bad_answer(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("old")
+    bad_names, bad_urls = ["{nonsense}", "van-09"], ["ftp://x", "native"]
+    # The address answers to nobody: not all the same, then another one.
+    away = ["http://127.0.0.1:9", "native", "n"]
+    with Endpoint("127.0.0.1:0", tmp_path / "r.db") as endpoint:
+        done = answering(path, *bad_names, *bad_urls, *away, endpoint.url, "native")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "{nonsense} is not one of" in done.stdout
+    assert "upload.url = 'ftp://x': must be a URL" in done.stdout
+    assert "Use this server all the same?" in done.stdout
     written = tomllib.loads(path.read_text())
     assert (written["device"], written["gps"]["source"]) == ("van-09", "auto")
+    assert written["upload"] == {"url": endpoint.url}
+
+
+class Root(BaseHTTPRequestHandler):
+    """A server of which only the page at its root is looked at."""
+
+    page: ClassVar[tuple[dict[str, str], str]]
+
+    def do_GET(self) -> None:
+        headers, body = self.page
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def version_string(self) -> str:
+        return "server/1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "server"),
+    [
+        ({"X-Influxdb-Version": "1.6.7"}, "", "influxdb"),
+        ({"X-Influxdb-Version": "v2.7.1"}, "", "influxdb2"),
+        ({}, "Ok.\n", "clickhouse"),
+        ({}, "<h2>Single-node VictoriaMetrics</h2>", "victoria-metrics"),
+        ({}, "<html><title>Traccar</title>", "traccar"),
+        ({}, "<html><title>Sign in | Dawarich</title>", "dawarich"),
+        ({}, "<html><title>OwnTracks Recorder</title>", "owntracks"),
+        ({}, "hello", None),
+    ],
+)
+def test_a_server_is_known_by_its_answer(
+    headers: dict[str, str], body: str, server: str | None
+) -> None:
+    handler = type("Handler", (Root,), {"page": (headers, body)})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{httpd.server_port}"
+        told = told_by_answer(url)
+        httpd.shutdown()
+        thread.join()
+    if server is None:
+        assert told is None
+    else:
+        assert told == (server, "http://127.0.0.1:5055/" if server == "traccar" else url)
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("http://t.lan:5055", "traccar"),
+        ("https://traccar.example.com", "traccar"),
+        ("https://d.lan/api/v1/overland/batches?api_key=x", "dawarich"),
+        ("https://cloud.lan/index.php/apps/phonetrack/log/overland/x/y", "phonetrack"),
+        ("http://o.lan:8083", "owntracks"),
+        ("http://o.lan/pub?u=jane", "owntracks"),
+        ("https://i.lan/api/v2/write?org=o&bucket=b", "influxdb2"),
+        ("http://c.lan:8123", "clickhouse"),
+        ("https://example.com/v1/fixes", None),
+        ("http://[x", None),
+    ],
+)
+def test_a_server_is_known_by_its_url(url: str, server: str | None) -> None:
+    assert told_by_url(url) == server
+
+
+def test_a_file_is_judged_by_what_the_service_may_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    flags = ["--device", "x", "--source", "auto", "--server", "dawarich", "--url", "https://d.lan"]
+    done = run_agent("init", "--config", str(path), *flags, "--token-file", "/nonexistent/key")
+    assert done.returncode == 78
+    assert "/nonexistent/key: No such file or directory" in done.stderr
+    if os.geteuid() == 0:
+        key = Path("/root/.telemetry-agent-test-key")
+        key.write_text("x")
+        try:
+            done = run_agent("init", "--config", str(path), *flags, "--token-file", str(key))
+        finally:
+            key.unlink()
+        assert "below a home folder, which the service cannot see: `sudo install" in done.stderr
+    assert not path.exists()
+
+
+def test_a_running_agent_keeps_its_receiver(tmp_path: Path) -> None:
+    with Endpoint("127.0.0.1:0", tmp_path / "r.db") as endpoint, simulated(tmp_path) as receiver:
+        config = write_config(tmp_path, str(receiver.device), endpoint.url)
+        with started(config) as agent:
+            flags = ["--device", "van-07", "--url", endpoint.url, "--force"]
+            env = {"TELEMETRY_AGENT_QUEUE__PATH": str(tmp_path / "queue.db")}
+            done = run_agent("init", "--config", str(config), *flags, env=env)
+            assert agent.end() == 0
+        assert done.returncode == 0, done.stderr
+    assert f"the running agent reads {receiver.device}: " in done.stdout
+    assert "listening to" not in done.stdout
+    assert "Next: restart the running agent" in done.stdout
+    assert tomllib.loads(config.read_text())["gps"]["source"] == str(receiver.device)
 
 
 @pytest.mark.parametrize(

@@ -24,17 +24,20 @@ def test_an_outage_is_two_lines_of_json_with_state_and_count(tmp_path: Path) -> 
         with agent("run", "--config", str(config)) as daemon:
             assert endpoint.wait_for(5, 20), daemon.text()
             endpoint.disconnect()
-            daemon.wait_for_line("nothing can be delivered")
+            daemon.wait_for_line("cannot deliver")
             endpoint.reconnect()
             daemon.wait_for_line("delivering again")
             assert daemon.end() == 0
     said = [json.loads(line) for line in daemon.err]
     assert {line["device"] for line in said} == {"van-07"}
-    first, begin, end, *stop = [(line["level"], line["fields"], line["message"]) for line in said]
+    first, gzip, begin, end, *stop = [
+        (line["level"], line["fields"], line["message"]) for line in said
+    ]
     assert first[:2] == ("info", {})
+    assert "unpacks gzip" in gzip[2]
     assert begin[:2] == ("warning", {"STATE": "unreachable"})
-    assert re.fullmatch(r"nothing can be delivered \(unreachable\): .+; trying again", begin[2])
-    match = re.fullmatch(r"delivering again after \d+ s and (\d+) failed requests", end[2])
+    assert re.fullmatch(r"cannot deliver \(unreachable\): .+; trying again", begin[2])
+    match = re.fullmatch(r"delivering again after \d+ s \(failures: (\d+)\)", end[2])
     assert match
     assert end[:2] == ("info", {"STATE": "ok", "COUNT": int(match[1])})
     assert [message.split(" ")[0] for _, _, message in stop] == ["stopping", "stopped:"]

@@ -39,7 +39,7 @@ def test_an_outage_loses_nothing_and_live_fixes_resume(tmp_path: Path, endpoint:
         with started(config) as daemon:
             assert endpoint.wait_for(20, 20)
             endpoint.disconnect()
-            daemon.wait_for_line("nothing can be delivered")
+            daemon.wait_for_line("cannot deliver")
             away = endpoint.count()
             sent = simulator.sent
             while simulator.sent < sent + 40:

@@ -13,7 +13,9 @@ from processes import Running, agent
 from rig import START_MS, simulated, started, stats, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.lab.city_drive import CityDrive
 from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.model import Fix
 
 TOKEN = "a-token-of-24-characters"
@@ -94,6 +96,17 @@ def test_it_says_when_contact_is_lost_and_goes_on_after_a_restart(
             browser.wait_for_line("lost", 60)
             with watched(config):
                 comes_true(browser)
+
+
+def test_small_screens_no_script_and_an_app_to_install(tmp_path: Path, port: int) -> None:
+    with (
+        Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint,
+        Simulator(CityDrive(START_MS), rate_hz=5, link=tmp_path / "gps"),
+    ):
+        page = {"listen": f"127.0.0.1:{port}"}
+        config = write_config(tmp_path, str(tmp_path / "gps"), endpoint.url, page=page)
+        with watched(config), browsing("details", f"http://127.0.0.1:{port}/") as browser:
+            comes_true(browser)
 
 
 def test_nobody_sees_anything_without_the_token(tmp_path: Path, port: int) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from telemetry_agent.page.access_policy import AccessPolicy
+from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
 
 TOKEN = "a-token-of-24-characters"
 OURS = {"host": "127.0.0.1:8077"}
@@ -108,9 +108,11 @@ def test_a_script_shows_the_token_and_needs_no_origin() -> None:
 
 def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
     door = AccessPolicy(set(), TOKEN)
-    assert door.cookie("wrong") is None
-    cookie = door.cookie(TOKEN)
+    assert door.cookie("wrong", SAME) is None
+    cookie = door.cookie(TOKEN, SAME)
     assert cookie is not None
+    assert "Secure" not in cookie
+    assert "Path" not in cookie
     assert TOKEN not in cookie
     assert "; HttpOnly; SameSite=Strict" in cookie
     pair = cookie.partition(";")[0]
@@ -125,4 +127,60 @@ def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
 
 
 def test_without_a_token_no_cookie_can_be_had() -> None:
-    assert AccessPolicy(set(), None).cookie("") is None
+    assert AccessPolicy(set(), None).cookie("", SAME) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "expected"),
+    [
+        ("van.example.com", "https://van.example.com", 200),
+        ("van.example.com:8443", "https://van.example.com:8443", 200),
+        ("127.0.0.1:8077", "https://van.example.com", 200),  # nginx without proxy_set_header Host
+        ("127.0.0.1:8077", "https://van.example.com:443", 200),
+        ("127.0.0.1:8077", "https://van.example.com:8443", 403),
+        ("127.0.0.1:8077", "https://fleet.example.com:9000", 200),
+        ("127.0.0.1:8077", "https://fleet.example.com", 403),
+        ("fleet.example.com", "https://fleet.example.com", 200),
+        ("127.0.0.1:8077", "https://evil.example", 403),
+        ("evil.example", "https://van.example.com", 421),
+        ("127.0.0.1:8077", "ftp://van.example.com", 403),
+    ],
+)
+def test_behind_a_proxy_the_names_of_the_config_are_its_own(
+    host: str, origin: str, expected: int
+) -> None:
+    door = AccessPolicy(set(), TOKEN, ("van.example.com", "fleet.example.com:9000"))
+    headers = {"host": host, "origin": origin, "sec-fetch-site": "same-origin"}
+    assert status(door, "POST", "/login", headers) == expected
+
+
+def test_the_cookie_is_secure_where_the_browser_came_by_tls_and_not_where_a_header_says_so() -> (
+    None
+):
+    door = AccessPolicy(set(), TOKEN, ("van.example.com",))
+    tls = {"host": "127.0.0.1:8077", "origin": "https://van.example.com"}
+    assert (door.cookie(TOKEN, tls) or "").endswith("; Secure")
+    assert "Secure" not in (door.cookie(TOKEN, SAME | {"x-forwarded-proto": "https"}) or "")
+
+
+def test_ten_wrong_tokens_a_minute_from_one_peer() -> None:
+    wrong = WrongTokens()
+    for second in range(10):
+        assert wrong.wait_s("192.0.2.7", second) == 0
+        wrong.count("192.0.2.7", second)
+    assert wrong.wait_s("192.0.2.7", 10) == 50
+    assert wrong.wait_s("192.0.2.8", 10) == 0
+    assert wrong.wait_s("192.0.2.7", 60) == 0
+    wrong.count("192.0.2.7", 60)
+    assert wrong.wait_s("192.0.2.7", 60) == 1  # the second is 59 s old
+
+
+def test_a_network_of_one_viewer_counts_as_one_peer_and_the_memory_is_bounded() -> None:
+    wrong = WrongTokens()
+    for number in range(10):
+        wrong.count(f"2001:db8::{number}", 0)
+    assert wrong.wait_s("2001:db8::ffff", 0) == 60
+    assert wrong.wait_s("2001:db8:0:1::1", 0) == 0
+    for number in range(2000):
+        wrong.count(f"peer {number}", 0)
+    assert len(wrong._peers) == 1000

@@ -1,34 +1,108 @@
-"""The last hours in bounded memory."""
+"""A month in bounded memory, on a bounded part of the disk, over restarts and damage."""
 
-from itertools import pairwise
+import math
+from pathlib import Path
 
-from telemetry_agent.page.history import History, Sample
+import pytest
 
+from telemetry_agent.page import history
+from telemetry_agent.page.history import COLUMNS, History, Meter, read
+from telemetry_agent.snapshot import ReceiverView, SatelliteView, Snapshot, UploadView
 
-def filled(seconds: int) -> History:
-    history = History()
-    for second in range(seconds):
-        if history.due_s() <= second:
-            history.add(Sample(second, second, 2 * second))
-    return history
-
-
-def test_a_young_agent_is_seen_each_second() -> None:
-    assert [sample.uptime_s for sample in filled(600).samples] == list(range(600))
+START_S = 1_795_435_200
 
 
-def test_an_older_one_from_its_start_in_larger_steps() -> None:
-    history = filled(4 * 3600)
-    times = [sample.uptime_s for sample in history.samples]
-    assert times[0] == 0
-    assert times[-1] > 4 * 3600 - 64
-    assert 360 <= len(times) <= 720
-    assert len({later - sooner for sooner, later in pairwise(times)}) <= 2
+def lived(kept: History, seconds: int, start_s: int = START_S, step_s: int = 5) -> History:
+    for second in range(0, seconds, step_s):
+        kept.add(start_s + second, {"pending": second // 60, "speed": 10.0})
+        if kept.is_due:
+            kept.save()
+    return kept
 
 
-def test_an_old_one_for_twelve_hours() -> None:
-    history = filled(5 * 86400)
-    times = [sample.uptime_s for sample in history.samples]
-    assert len(times) == 720
-    assert times[-1] - times[0] >= 12 * 3600
-    assert times[-1] > 5 * 86400 - 65
+def column(samples: list[history.Sample], name: str) -> list[float]:
+    return [sample.values[COLUMNS.index(name)] for sample in samples]
+
+
+def test_an_hour_is_seen_closely_and_a_month_far_back() -> None:
+    kept = lived(History(None), 86_400)
+    hour = kept.last(3600, START_S + 86_400)
+    assert len(hour) == 720
+    assert {sample.step_s for sample in hour} == {5}
+    day = kept.last(86_400, START_S + 86_400)
+    assert 1435 <= len(day) <= 1440
+    assert column(day, "pending")[100] == 100
+    month = kept.last(30 * 86_400, START_S + 86_400)
+    assert 142 <= len(month) <= 144
+    assert math.isnan(column(month, "hdop")[0])
+
+
+def test_it_survives_a_restart_and_never_grows_beyond_a_megabyte(tmp_path: Path) -> None:
+    file = tmp_path / "queue.history"
+    written = 0
+    kept = History(file)
+    for day in range(12):
+        before = file.stat().st_size if file.exists() else 0
+        lived(kept, 86_400, START_S + day * 86_400, step_s=20)
+        kept.save()
+        written = max(written, file.stat().st_size - before)
+        assert file.stat().st_size < 600_000
+        kept = History(file)  # a restart each day
+    month = kept.last(30 * 86_400, START_S + 12 * 86_400)
+    assert month[0].time_s == START_S
+    assert len(month) == pytest.approx(12 * 144, abs=15)
+    assert set(column(month, "speed")) == {10.0}
+    # 96 appends a day, each some 12 kB on a card, and one file written anew.
+    assert written + 96 * 12_288 < 5_000_000
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("damage", ["head", "middle", "cut", "empty", "folder"])
+def test_a_damaged_file_is_given_up_from_the_damage_on(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "queue.history"
+    lived(History(file), 7200).save()
+    data = bytearray(file.read_bytes())
+    whole = len(read(file))
+    if damage == "head":
+        data[3] ^= 1
+    elif damage == "middle":
+        data[len(data) // 2] ^= 1
+    elif damage == "cut":
+        del data[-7:]
+    elif damage == "empty":
+        data.clear()
+    file.write_bytes(data)
+    if damage == "folder":
+        file.unlink()
+        file.mkdir()
+    left = {"head": 0, "middle": whole // 2, "cut": whole - 1, "empty": 0, "folder": 0}[damage]
+    assert len(read(file)) == pytest.approx(left, abs=1)
+    if damage == "folder":
+        return
+    kept = lived(History(file), 7200, START_S + 7200)
+    kept.save()
+    assert len(read(file)) >= left + 115  # and it is sound again
+
+
+def test_a_clock_that_was_set_back_takes_its_future_with_it() -> None:
+    kept = lived(History(None), 3600, START_S + 10 * 86_400)
+    lived(kept, 600)
+    assert all(sample.time_s < START_S + 600 for sample in kept.last(3600, START_S + 600))
+
+
+def test_a_steady_stream_in_batches_is_a_steady_rate() -> None:
+    meter = Meter()
+    rates = []
+    for second in range(0, 600, 5):
+        delivered = second // 10 * 10  # ten each 10 s
+        state = Snapshot(
+            receiver=ReceiverView(
+                state="3d",
+                satellites=(SatelliteView(snr_db=40), SatelliteView(snr_db=30), SatelliteView()),
+            ),
+            upload=UploadView(delivered=delivered, sent_bytes=100 * delivered),
+        )
+        values = meter.values(state, {"speed": 3.0}, second)
+        rates.append(values["delivered_per_min"])
+        assert values["signal"] == 35
+    assert all(rate == pytest.approx(60, abs=6) for rate in rates[12:])

@@ -12,10 +12,11 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.daemon.status import Status
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Satellite, Sky
-from telemetry_agent.page.metrics import metrics
+from telemetry_agent.page.metrics import LOST, NOT_RECORDED, REJECTED, metrics
 from telemetry_agent.snapshot import Snapshot
 from telemetry_agent.upload.upload_status import UploadStatus
 
+SOURCE = Path(__file__).parents[2] / "telemetry_agent"
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000, mode=3, sats=8, hdop_e2=90)
 SKY = Sky(
@@ -68,20 +69,22 @@ def snapshot(tmp_path: Path) -> Snapshot:
         return status.snapshot()
 
 
-def families(snapshot: Snapshot) -> dict[str, Metric]:
-    found = list(text_string_to_metric_families(metrics(snapshot).decode()))
+def families(snapshot: Snapshot, clock_offset_s: float | None = -1.5) -> dict[str, Metric]:
+    found = list(text_string_to_metric_families(metrics(snapshot, clock_offset_s).decode()))
     assert len({family.name for family in found}) == len(found)
     return {family.name: family for family in found}
 
 
-def samples(snapshot: Snapshot) -> dict[tuple[str, str], float]:
+def samples(
+    snapshot: Snapshot, clock_offset_s: float | None = -1.5
+) -> dict[tuple[str, str], float]:
     """(name, labels as text) -> value."""
     return {
         (
             sample.name.removeprefix("telemetry_agent_"),
             ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items())),
         ): sample.value
-        for family in families(snapshot).values()
+        for family in families(snapshot, clock_offset_s).values()
         for sample in family.samples
     }
 
@@ -135,16 +138,22 @@ def test_what_is_unknown_is_absent(tmp_path: Path) -> None:
             queue.path,
             clock,
         )
-        told = samples(status.snapshot())
+        told = samples(status.snapshot(), None)
     names = {name for name, _ in told}
     assert not names & {
         "fix_age_seconds",
         "fix_hdop",
         "fix_quality",
-        "receiver_antenna_fault",
+        "clock_offset_seconds",
         "upload_last_delivery_age_seconds",
         "queue_oldest_pending_age_seconds",
     }
+    # What is counted by a closed set of words begins at 0: the first loss is an increase.
+    assert {told["queue_lost_fixes_total", f"reason={reason}"] for reason in LOST} == {0}
+    assert {told["fixes_not_recorded_total", f"reason={reason}"] for reason in NOT_RECORDED} == {0}
+    assert {told["receiver_rejected_total", f"reason={reason}"] for reason in REJECTED} == {0}
+    assert told["satellites", "constellation=GPS,used=true"] == 0
+    assert told["receiver_antenna_fault", ""] == 0
     assert told["receiver_state", "state=absent"] == told["upload_state", "state=ok"] == 1
 
 
@@ -175,8 +184,17 @@ def test_the_documentation_names_each_metric_and_no_other(snapshot: Snapshot) ->
     }
 
 
-def test_the_rules_ask_for_states_that_there_are(snapshot: Snapshot) -> None:
-    (states,) = re.findall(r'receiver_state\{state=~"(.*?)"', DOCS.read_text())
-    assert {("receiver_state", f"state={word}") for word in states.split("|")} <= set(
-        samples(snapshot)
+def test_the_sets_of_words_are_those_of_the_code() -> None:
+    """Where a new reason comes, it has to be added."""
+    gnss = "".join(file.read_text() for file in (SOURCE / "gnss").glob("*.py"))
+    found = set(re.findall(r'(?:rejected|counts)\["([a-z-]+)"\]', gnss))
+    assert found <= set(REJECTED), found - set(REJECTED)
+    sampling = (SOURCE / "gnss/sampling.py").read_text()
+    assert set(re.findall(r'dropped\["([a-z-]+)"\]', sampling)) <= set(NOT_RECORDED)
+    stats = (
+        (SOURCE / "ackqueue/stats.py")
+        .read_text()
+        .partition("lost: ")[2]
+        .partition("oldest_pending_ms")[0]
     )
+    assert set(re.findall(r"``([a-z]+)``", stats)) == set(LOST)

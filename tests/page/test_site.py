@@ -120,6 +120,7 @@ def test_every_answer_has_the_rules(site: Site) -> None:
         answer, _ = site.ask(path)
         assert answer.headers["Content-Security-Policy"] == (
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+            "manifest-src 'self'; "
             "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         )
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -140,7 +141,11 @@ def test_a_tile_server_is_the_only_stranger(tmp_path: Path) -> None:
             "img-src 'self' data: https://tiles.example.com:8443;"
             in (answer.headers["Content-Security-Policy"])
         )
-        assert json.loads(site.ask("/setup")[1]) == {"tiles": tiles}
+        assert json.loads(site.ask("/setup")[1]) == {
+            "tiles": tiles,
+            "credit": "",
+            "check": False,
+        }
 
 
 def test_the_browser_keeps_what_is_the_same(site: Site) -> None:
@@ -209,13 +214,47 @@ def test_what_cannot_be_asked_is_told(site: Site, body: object, status: int) -> 
 def test_export_and_metrics(site: Site) -> None:
     site.put(2)
     answer, body = site.ask("/export/gpx")
-    assert answer.headers["Content-Disposition"] == 'attachment; filename="track.gpx"'
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="van-07-2026-11-23.gpx"'
     assert answer.headers["Content-Type"] == "application/gpx+xml"
     assert len(list(ET.fromstring(body).iter("{http://www.topografix.com/GPX/1/1}trkpt"))) == 2
     assert site.ask("/export/xml")[0].status == 404
     answer, body = site.ask("/metrics")
     assert b"\ntelemetry_agent_queue_pending_fixes 2.0\n" in body
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
+
+
+def test_a_third_export_waits_for_one_of_two(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.put(2)
+    at_work, go_on = threading.Semaphore(0), threading.Event()
+    stored = site.queue.stored
+
+    def slow(state: Any = None) -> Iterator[Any]:
+        at_work.release()
+        assert go_on.wait(20)
+        yield from stored(state)
+
+    monkeypatch.setattr(site.queue, "stored", slow)
+    answers: list[int] = []
+    threads = [
+        threading.Thread(
+            target=lambda: answers.append(
+                site.ask("/export/csv?since=0&until=1795435200")[0].status
+            )
+        )
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    assert at_work.acquire(timeout=20)
+    assert at_work.acquire(timeout=20)
+    assert not at_work.acquire(timeout=0.3)
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert answers == [200] * 3
+    assert site.ask("/export/csv?since=x")[0].status == 400
+    _, body = site.ask("/export/ndjson?since=1795435200&until=1795435200")
+    assert len(body.splitlines()) == 1
 
 
 def test_a_disk_that_cannot_be_read_is_told(
@@ -239,12 +278,13 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
     with served(tmp_path, token_file=tmp_path / "token") as site:
         answer, body = site.ask("/")
         assert (answer.status, b"page.token_file" in body) == (401, True)
-        for path in ("/events", "/trail", "/history", "/metrics", "/export/csv", "/setup"):
+        protected = "events trail history metrics export/csv setup log config track trips fix state"
+        for path in (f"/{name}" for name in f"{protected} map.pmtiles".split()):
             assert site.ask(path)[0].status == 401
         answer, _ = site.ask("/login", f"token={TOKEN}x")
         assert (answer.status, answer.headers["Set-Cookie"]) == (401, None)
         answer, _ = site.ask("/login", f"token={TOKEN}")
-        assert (answer.status, answer.headers["Location"]) == (303, "/")
+        assert (answer.status, answer.headers["Location"]) == (303, "./")
         cookie = answer.headers["Set-Cookie"].partition(";")[0]
         for path in ("/", "/history", "/metrics", "/export/csv", "/dead-letters"):
             answer, body = site.ask(path, Cookie=cookie)
@@ -265,47 +305,76 @@ def test_no_secret_of_the_config_is_told(tmp_path: Path) -> None:
         site.refuse(2)
         with site.events() as events:
             told = json.dumps([next(events), next(events)]).encode()
+        logging.getLogger("telemetry_agent.test").warning("the token SECRET-token is refused")
         for path in ("/", "/setup", "/history", "/dead-letters", "/metrics", "/export/ndjson"):
+            told += site.ask(path)[1]
+        assert b"upload.timeout" in site.ask("/config")[1]
+        for path in ("/config", "/log", "/trips", "/state"):
             told += site.ask(path)[1]
         assert b"127.0.0.1:9" in told
         assert b"SECRET" not in told
 
 
 @pytest.mark.parametrize(
-    ("listen", "token", "says"),
+    ("page", "token", "says"),
     [
-        (("0.0.0.0", 8077), None, "set page.token_file, or listen on 127.0.0.1"),
-        (("van-07.local", 8077), None, "set page.token_file, or listen on 127.0.0.1"),
-        (("127.0.0.1", 8077), "short", "at least 16 characters"),
-        (("127.0.0.1", 8077), "", "is empty"),
+        ({"listen": ("0.0.0.0", 8077)}, None, "set page.token_file, or listen on 127.0.0.1"),
+        ({"listen": ("van-07.local", 8077)}, None, "set page.token_file, or listen on 127.0.0.1"),
+        ({"listen": ("127.0.0.1", 8077)}, "short", "at least 16 characters"),
+        ({"listen": ("127.0.0.1", 8077)}, "", "is empty"),
+        ({"names": ("van.example.com",)}, None, "set page.token_file"),
     ],
 )
-def test_it_is_not_opened_to_others_without_a_token_and_says_why(
+def test_it_is_held_rather_than_opened_to_others_without_a_token(
     tmp_path: Path,
-    listen: tuple[str, int],
+    page: dict[str, Any],
     token: str | None,
     says: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    page: dict[str, Any] = {"listen": listen}
     if token is not None:
         (tmp_path / "token").write_text(token)
         page["token_file"] = tmp_path / "token"
-    waits(Site(tmp_path, **page), says, caplog)
-
-
-def waits(site: Site, says: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The agent is there; its page does not listen, tries again, and says once why."""
-    page = site.agent.page.task
-    with caplog.at_level(logging.INFO):
-        assert page.step(0) == page.step(0) == 10
-    (record,) = caplog.records
-    assert (record.levelname, says in record.getMessage()) == ("WARNING", True)
+    site = Site(tmp_path, **page)
+    task = site.agent.page.task
+    with caplog.at_level(logging.WARNING):
+        assert task.step(0) == task.step(0) == 10
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
     view = site.agent.status.snapshot().page
     assert view is not None
     assert (view.state, says in str(view.last_error)) == ("held", True)
-    page.close()
+    task.close()
     site.queue.close()
+
+
+def test_a_page_that_was_held_goes_on_by_itself_when_the_token_is_there(tmp_path: Path) -> None:
+    site = Site(tmp_path, token_file=tmp_path / "token", names=("van.example.com",))
+    task = site.agent.page.task
+    assert task.step(0) == 10
+    assert "cannot read" in str(task.status())
+    (tmp_path / "token").write_text(TOKEN)
+    assert task.step(0) == 0
+    assert "held" not in str(task.status())
+    task.close()
+    site.queue.close()
+
+
+def test_who_guesses_is_slowed_down_and_who_is_in_stays_in(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    with served(tmp_path, token_file=tmp_path / "token") as site:
+        answer, _ = site.ask("/login", f"token={TOKEN}")
+        cookie = answer.headers["Set-Cookie"].partition(";")[0]
+        for number in range(5):
+            assert site.ask("/login", f"token={number}")[0].status == 401
+            assert site.ask("/metrics", Authorization=f"Bearer {number}")[0].status == 401
+        for asked in (
+            site.ask("/login", f"token={TOKEN}"),
+            site.ask("/metrics", Authorization=f"Bearer {TOKEN}"),
+        ):
+            answer, body = asked
+            assert (answer.status, b"Too many wrong tokens" in body) == (429, True)
+            assert 0 < int(answer.headers["Retry-After"]) <= 61
+        assert site.ask("/history", Cookie=cookie)[0].status == 200
 
 
 def test_a_credential_is_as_good_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,8 +455,11 @@ def test_without_the_browsers_libraries_the_page_says_how_to_get_them(
         assert (answer.status, b"Node 20 and npm" in body) == (200, True)
 
 
-def test_without_the_extra_the_agent_says_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_without_the_extra_the_page_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(libraries, "_PYTHON", ("nowhere_to_be_found",))
-    waits(Site(tmp_path), "telemetry-agent[page]", caplog)
+    site = Site(tmp_path)
+    assert site.agent.page.task.step(0) == 10
+    assert "telemetry-agent[page]" in str(site.agent.page.task.status())
+    site.queue.close()

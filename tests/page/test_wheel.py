@@ -12,10 +12,12 @@ LIBRARIES = {
     "leaflet.js": "leaflet/dist/leaflet.js",
     "leaflet.css": "leaflet/dist/leaflet.css",
     "leaflet.LICENSE": "leaflet/LICENSE",
+    "protomaps-leaflet.js": "protomaps-leaflet/dist/protomaps-leaflet.js",
     "uPlot.js": "uplot/dist/uPlot.iife.min.js",
     "uPlot.css": "uplot/dist/uPlot.min.css",
     "uPlot.LICENSE": "uplot/LICENSE",
 }
+LICENCES = "protomaps-leaflet.LICENSE"
 STATIC = "telemetry_agent/page/static/"
 
 
@@ -31,5 +33,7 @@ def test_a_wheel_holds_the_page_and_its_libraries(tmp_path: Path) -> None:
                 wheel.read(f"{STATIC}vendor/{name}")
                 == (ROOT / "node_modules" / source).read_bytes()
             )
+        for made_by in ("Protomaps LLC", "Mapbox", "Arjun Barrett"):
+            assert made_by in wheel.read(f"{STATIC}vendor/{LICENCES}").decode()
     ours = {path.name for path in (ROOT / STATIC).iterdir() if path.is_file()}
-    assert names == ours | {f"vendor/{name}" for name in (*LIBRARIES, "versions.json")}
+    assert names == ours | {f"vendor/{name}" for name in (*LIBRARIES, "versions.json", LICENCES)}

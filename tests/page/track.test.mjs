@@ -81,10 +81,12 @@ test("what was delivered just now is news for a moment", () => {
   const track = new Track();
   track.setRuns([[1, 3, "delivered"], [4, 9, "stored"]], 0);
   assert.deepEqual(track.justArrived(0), []); // it was so when we came
-  track.setRuns([[1, 7, "delivered"], [8, 9, "stored"]], 100);
-  assert.deepEqual(track.justArrived(200).map(({ lo, hi }) => [lo, hi]), [[4, 7]]);
+  track.setRuns([[1, 8, "delivered"], [9, 9, "stored"]], 100);
+  assert.deepEqual(track.justArrived(200).map(({ lo, hi }) => [lo, hi]), [[4, 8]]);
   assert.ok(Track.freshness(track.arrivals[0], 200) > Track.freshness(track.arrivals[0], 900));
   assert.deepEqual(track.justArrived(5000), []);
+  track.setRuns([[1, 9, "delivered"]], 6000);
+  assert.deepEqual(track.justArrived(6000), []); // one alone is drawn without a light
 });
 
 test("runs without other runs", () => {

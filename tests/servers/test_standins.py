@@ -52,7 +52,7 @@ def test_traccar(tmp_path: Path, backlog: Path) -> None:
 
 def test_the_recorder(tmp_path: Path, backlog: Path) -> None:
     recorder = Recorder()
-    with Server(recorder, latency_s=0.002) as server:
+    with Server(recorder) as server:
         url = f"{server.url}/pub?u=jane"
         sent = drive_to(
             url, tmp_path, backlog, cut_after=CUT_AFTER["owntracks"], format="owntracks"

@@ -18,7 +18,9 @@ from telemetry_agent.model import (
     Record,
     Refused,
 )
-from telemetry_agent.upload.formats.native import encode, read
+from telemetry_agent.upload.formats.answers import judge as read
+from telemetry_agent.upload.formats.answers import offers_gzip
+from telemetry_agent.upload.formats.native import encode
 
 STREAM = "9f0c2d0000000000"
 FIX = Fix(1764426119000, 48_117300000, 11_516667000, alt_mm=545400, mode=3, sats=8)
@@ -104,12 +106,64 @@ JSON = "application/json; charset=utf-8"
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-@pytest.mark.parametrize("body", ["", " \r\n", "{}", '{"result":"ok"}', "ok", "[]", "1", '"<"'])
+@pytest.mark.parametrize("body", ["", " \r\n", "{}", '{"result":"ok"}', '{"error":null}'])
 @pytest.mark.parametrize("kind", ["text/html", JSON, ""])
 def test_a_2xx_with_nothing_against_it_delivers(status: int, body: str, kind: str) -> None:
-    if body == "ok" and kind == JSON:
-        body = '"ok"'
     assert read(answer(status, body, content_type=kind), BATCH) == Delivered(status=status)
+
+
+@pytest.mark.parametrize("body", ["ok", "1", '"<"', "[fixes stored]"])
+def test_a_text_delivers(body: str) -> None:
+    assert read(answer(200, body, content_type="text/html"), BATCH) == Delivered(status=200)
+
+
+@pytest.mark.parametrize(
+    ("body", "delivers"),
+    [
+        ('{"received":3}', True),
+        ('{"received":3,"error":"none","stored":0}', True),
+        ('{"received":2}', False),
+        ('{"received":0,"stored":3}', False),
+        ('{"received":2,"rejected":[{"seq":17}]}', True),
+        ('{"received":1,"rejected":[{"seq":17}],"retry":[18]}', True),
+        ('{"received":1,"rejected":[{"seq":17}]}', False),
+        ('{"received":4}', True),  # not right, so it is not judged
+        ('{"received":true}', True),
+        ('{"received":"3","success":false}', False),
+    ],
+)
+def test_what_was_received_counts(body: str, delivers: bool) -> None:
+    got = read(answer(200, body), BATCH)
+    assert isinstance(got, Delivered) == delivers
+    if isinstance(got, Delivered):
+        assert got.counted == (body[:13] in {'{"received":3', '{"received":2', '{"received":1'})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "offers"),
+    [
+        ("gzip", 200, True),
+        ("br, gzip;q=0.5", 200, True),
+        ("gzip;q=1.0", 415, True),
+        ("gzip;q=0", 200, False),
+        ("gzip; q=0.000", 200, False),
+        ("identity", 200, False),
+        ("br", 200, False),
+        ("", 200, False),
+        ("gzip", 400, False),
+        ("gzip;q=nonsense", 200, False),
+    ],
+)
+def test_gzip_is_offered_by_accept_encoding(wanted: str, status: int, offers: bool) -> None:
+    assert offers_gzip(answer(status, accept_encoding=wanted)) == offers
+
+
+def test_an_answer_that_is_too_long_is_only_read_for_one_fix() -> None:
+    long = Answer(200, {}, b"x" * 1000, False, too_long_bytes=4000)
+    got = read(long, BATCH)
+    assert isinstance(got, Refused)
+    assert (got.too_large, got.fitting) == (True, 1)
+    assert isinstance(read(long, batch_of(17)), Delivered)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +209,16 @@ def test_a_web_page_is_a_portal_or_a_wrong_url(status: int, body: str | bytes) -
         answer(200, "[" * 100_000, content_type=JSON),
         answer(200, b"\xff\xfe\xfd", content_type=JSON),
         answer(200, '{"rejected":3}'),
+        answer(200, "[]"),
+        answer(200, '["stored"]', content_type=JSON),
+        answer(200, '"ok"', content_type=JSON),
+        answer(200, "1", content_type=JSON),
+        answer(200, "Error: no space left", content_type="text/html"),
+        answer(200, '{"error":"no space"}'),
+        answer(201, '{"errors":["no space"]}'),
+        answer(200, '{"success":false}'),
+        answer(202, '{"ok":false}'),
+        answer(200, '{"status":"error"}'),
         answer(200, '{"retry":"all"}'),
         answer(200, b"\x1f\x8b\x08\x00", content_encoding="gzip"),
         answer(203, "{}"),

@@ -10,7 +10,7 @@ from upload.test_uploader import Bench
 
 from telemetry_agent.model import Batch
 from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.reports import Reports
+from telemetry_agent.upload.reports import AgentReports
 
 BATCH = Batch(0, "0" * 16, "van-07", (), live=True)
 
@@ -27,12 +27,12 @@ class Said:
         return {"receiver": self.words[0], "number": self.asked}
 
 
-def reports(said: Said, now_s: float = 0.0, heartbeat_s: float = 900.0) -> Reports:
+def reports(said: Said, now_s: float = 0.0, heartbeat_s: float = 900.0) -> AgentReports:
     name = (BATCH.stream, BATCH.device)
-    return Reports(name, lambda: said.words, said.fields, native.encode, now_s, heartbeat_s)
+    return AgentReports(name, lambda: said.words, said.fields, native.encode, now_s, heartbeat_s)
 
 
-def tell(schedule: Reports, now_s: float, *, taken: bool = True, **asked: float) -> float:
+def tell(schedule: AgentReports, now_s: float, *, taken: bool = True, **asked: float) -> float:
     schedule.encode(BATCH, "none")
     return schedule.ended(now_s, taken=taken, **asked)
 
@@ -198,7 +198,7 @@ def test_a_refused_report_alone_holds_nothing(
         assert made.counts == (0, 0, 1, 0)
         made.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "the endpoint takes no report without fixes (401)"
+        "the endpoint does not accept reports without fixes (401)"
     ]
 
 
@@ -264,9 +264,9 @@ def test_a_bad_fix_is_found_with_reports_on(tmp_path: Path) -> None:
     with Server(then=refusing({13})) as server:
         made, _ = report_bench(server, tmp_path, max_batch=20)
         made.put_backlog(40)
-        made.work()
+        made.work_among_live(5)
         assert made.dead_seqs == {13}
-        assert made.counts == (0, 0, 39, 1)
+        assert made.counts == (0, 0, 44, 1)
         made.close()
 
 

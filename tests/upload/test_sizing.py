@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ def test_a_short_batch_proves_nothing_about_longer_ones() -> None:
 def test_time_outs_shrink_batches_down_to_one_and_they_grow_while_time_is_left() -> None:
     sizing = grown()
     for _ in range(12):
-        sizing.timed_out(sizing.limit())
+        sizing.timed_out(sizing.limit(), 0)
     assert sizing.limit() == 1
     for _ in range(2):
         sizing.took(sizing.limit(), 1000, 14, 0)
@@ -116,7 +117,49 @@ def test_the_limit_is_always_possible(
         if kind == "took":
             sizing.took(count, size, elapsed_s, now_s)
         elif kind == "timed_out":
-            sizing.timed_out(count)
+            sizing.timed_out(count, 0)
         else:
             sizing.too_large(count, size, now_s)
         assert 1 <= sizing.limit() <= max_batch
+
+
+def hours_over_a_way_that_carries(
+    at_most: int, hours: float, sizing: Sizing, now_s: float = 0.0
+) -> list[float]:
+    """When time-outs happen; an exchange takes a tenth of a second."""
+    time_outs: list[float] = []
+    end_s = now_s + hours * 3600
+    while now_s < end_s:
+        count = sizing.limit()
+        if count > at_most:
+            now_s += 30
+            time_outs.append(now_s)
+            sizing.timed_out(count, now_s)
+        else:
+            now_s += 0.1
+            sizing.took(count, 100 * count, 0.1, now_s)
+            now_s += 10
+    return time_outs
+
+
+@pytest.mark.parametrize("at_most", [3, 12, 64, 100])
+def test_a_size_that_times_out_twice_is_tried_again_once_an_hour(at_most: int) -> None:
+    sizing = Sizing(1000, 10, 30)
+    learned = hours_over_a_way_that_carries(at_most, 1, sizing)
+    assert len(learned) <= 8
+    assert max(learned) < 600
+    assert len(hours_over_a_way_that_carries(at_most, 10, sizing, 3600)) <= 20
+    # The way becomes better: from the next try on, at once.
+    assert not hours_over_a_way_that_carries(1000, 1.2, sizing, 40_000)
+    assert sizing.limit() == 1000
+
+
+def test_a_dead_radio_teaches_nothing_that_outlasts_it() -> None:
+    sizing = Sizing(1000, 10, 30)
+    for now_s in (30, 60):
+        sizing.timed_out(sizing.limit(), now_s)
+    sizing.new_way()
+    assert sizing.limit() == 64
+    sizing.took(64, 6400, 0.1, 100)
+    sizing.took(128, 12_800, 0.1, 101)
+    assert sizing.limit() == 256

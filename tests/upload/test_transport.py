@@ -3,7 +3,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -79,10 +79,8 @@ def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
         "content-length",
         "content-type",
         "user-agent",
-        "accept-encoding",
         "x-mine",
     }
-    assert request.headers["accept-encoding"] == "identity"
     head = sum(len(k) + len(v) + 4 for k, v in request.headers.items())
     assert counted[0] == len("POST /v1/fixes?key=1 HTTP/1.1\r\n\r\n") + head + len(PAYLOAD.body)
     assert counted[1] == len(
@@ -196,8 +194,8 @@ def test_the_body_is_raw_and_is_cut_and_the_rest_is_not_read() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
     with Server(endless(head, b"\x1f" * 65536)) as server, transport_to(server.url) as transport:
         got = answered(transport.exchange(PAYLOAD, 5))
-        assert got.body == b"\x1f" * 256 * 1024
-        assert transport.received_bytes < 400_000
+        assert got.body == b"\x1f" * 1024 * 1024
+        assert transport.received_bytes < 1_200_000
 
 
 @pytest.mark.parametrize(
@@ -215,7 +213,7 @@ def test_the_body_is_raw_and_is_cut_and_the_rest_is_not_read() -> None:
 def test_an_endless_answer_ends(first: bytes, chunk: bytes) -> None:
     with Server(endless(first, chunk)) as server, transport_to(server.url) as transport:
         unanswered(transport.exchange(PAYLOAD, 20))
-        assert transport.received_bytes < 2_000_000
+        assert transport.received_bytes < 2_500_000
 
 
 @pytest.mark.parametrize(
@@ -562,3 +560,22 @@ def test_no_route_is_a_state_of_its_own() -> None:
     with transport_to("http://far.example/", dialer=Dialer(Clock(), resolve)) as transport:
         outcome = transport.exchange(PAYLOAD, 5)
     assert outcome == NoAnswer("no route to 255.255.255.255:80", "no-route")
+
+
+def test_head_and_body_leave_in_one_write() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        first: list[bytes] = []
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                first.append(sock.recv(65536))
+                sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with closing(Transport(f"http://127.0.0.1:{port}/")) as transport:
+            transport.exchange(Payload(b"x" * 500, {}), 10)
+        thread.join(10)
+    assert first[0].endswith(b"x" * 500)

@@ -10,6 +10,7 @@ from vectors import Exchange, answers, exchanges
 
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Record
 from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.formats.answers import judge
 
 STREAM = "9f0c2d6e11a7b354"
 SPARE = Fix(
@@ -106,7 +107,7 @@ def becomes(outcome: Outcome) -> dict[int, str]:
 @pytest.mark.parametrize(("status", "body", "means"), answers())
 def test_an_answer_means_what_the_document_says(status: int, body: str, means: str) -> None:
     answer = Answer(status, {}, body.encode(), verified_tls=False)
-    became = becomes(native.read(answer, batch(_17=SPARE, _18=FULL)))
+    became = becomes(judge(answer, batch(_17=SPARE, _18=FULL)))
     if means.startswith("both"):
         says = dict.fromkeys((17, 18), "stays" if "stay" in means else "delivered")
     else:

@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 from telemetry_agent.ackqueue.file.schema import refusal
 from telemetry_agent.errors import QueueLockedError
@@ -52,7 +53,8 @@ class QueueLock:
     def _write(self, note: Note | None) -> None:
         text = f"{os.getpid()}\n"
         if note is not None:
-            text += f"{'closed' if note.clean else 'open'} {note.oldest} {note.last}\n"
+            line = f"{'closed' if note.clean else 'open'} {note.oldest} {note.last}"
+            text += f"{line} {crc32(line.encode())}\n"
         with suppress(OSError):  # it is a help, and a full disk is no reason not to start
             os.pwrite(self._fd, text.encode(), 0)
             os.ftruncate(self._fd, len(text))
@@ -116,7 +118,9 @@ def _lines(fd: int) -> list[str]:
 def _read_note(lines: list[str]) -> Note | None:
     try:
         _, line = lines
-        state, oldest, last = line.split()
-        return Note(state == "closed", int(oldest), int(last))
+        noted, _, crc = line.rpartition(" ")
+        state, oldest, last = noted.split()
+        note = Note(state == "closed", int(oldest), int(last))
+        return note if int(crc) == crc32(noted.encode()) else None
     except ValueError:
         return None

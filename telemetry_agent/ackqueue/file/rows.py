@@ -138,6 +138,11 @@ def is_sound(row: Row) -> bool:
     return decode(row) is not None
 
 
+def proves_its_number(row: Row) -> bool:
+    """Whether it is sound, and its checksum is that of this number."""
+    return is_sound(row) and bool(row == at_place(row, row[0]))
+
+
 def _folded(row_id: int) -> int:
     return (row_id ^ row_id >> 32) & _32_BITS
 

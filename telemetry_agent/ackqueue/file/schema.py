@@ -8,7 +8,8 @@ so that a put whose outcome is unknown can be repeated without storing the fix t
 to acknowledge a batch is, as a rule, to move the end of one range: one page, whatever the batch.
 
 ``away`` has one row, or none: which rows are still to be carried over from files that were set
-aside (``salvage``), and whether their marks are here already.
+aside (``carry_over``), and whether their marks are here already: the lowest bit of ``marked``; a
+checksum of the row is above it.
 
 ``fixes`` is a view for people with plain ``sqlite3``: words and units of the documentation.
 """
@@ -16,15 +17,18 @@ aside (``salvage``), and whether their marks are here already.
 import os
 import sqlite3
 from collections.abc import Callable
-from enum import IntEnum
 from functools import partial
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.rows import FIRST, FLAGS, QUALITIES
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import FIELDS, Field, outside
 
 Connect = Callable[[Path], sqlite3.Connection]
+
+FAILURES = (sqlite3.Error, UnicodeError)
+"""What SQLite raises: its messages quote the file, and what is damaged need not be UTF-8."""
 
 _ALWAYS = {field.stored for field in FIELDS if field.always} | {"stream", "seq", "flags"}
 _QUALITY_WORDS = " ".join(f"WHEN {code} THEN '{word}'" for code, word in enumerate(QUALITIES))
@@ -55,21 +59,6 @@ class UnusableError(StorageError):
 
 class NewerError(UnusableError):
     """A version still to come has written the file."""
-
-
-class State(IntEnum):
-    """What became of a row. The positive ones are the public states of the queue."""
-
-    GONE = 0
-    """There is no row: it was kept long enough after delivery, or was lost (with a reason)."""
-    READY = 1
-    """To be sent, together with the others of its batch. (Ready rows of no batch need no mark.)"""
-    UNACK = 2
-    """Sent, and no answer came."""
-    ACKED = 5
-    """Delivered."""
-    ACK_FAILED = 9
-    """Refused by the endpoint: a dead letter (with a reason)."""
 
 
 APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
@@ -203,7 +192,7 @@ def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
             raise
     except OSError as error:
         raise refusal(f"cannot open the queue {path}", error) from error
-    except sqlite3.Error as error:
+    except FAILURES as error:
         raise cannot_open(path, error) from error
     return connection
 
@@ -228,7 +217,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
+    except FAILURES as error:
         raise cannot_open(path, error) from error
     return connection
 
@@ -241,14 +230,16 @@ def refusal(what: str, error: OSError) -> StorageError:
     return StorageError(f"{what}: {error.strerror}{remedy}")
 
 
-def cannot_open(path: Path, error: sqlite3.Error) -> StorageError:
+def cannot_open(path: Path, error: Exception) -> StorageError:
     """What to raise when SQLite cannot open or read a file at the start."""
     text = f"cannot open the queue {path}: {error}"
     return UnusableError(text) if primary_code(error) in _DAMAGE else StorageError(text)
 
 
-def primary_code(error: sqlite3.Error) -> int:
+def primary_code(error: Exception) -> int:
     """What kind of failure it is, in SQLite's numbers."""
+    if isinstance(error, UnicodeError):
+        return sqlite3.SQLITE_CORRUPT
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 

@@ -3,19 +3,19 @@
 Not safe for threads: the queue's disk lock guards it.
 """
 
-import logging
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from operator import ge
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from telemetry_agent.ackqueue.file.rows import COLUMNS, TIME_MS, Row, is_sound
+from telemetry_agent.ackqueue.file.rows import COLUMNS, TIME_MS, Row, is_sound, proves_its_number
 from telemetry_agent.ackqueue.file.schema import (
+    FAILURES,
     PAGE_BYTES,
     Connect,
-    State,
     UnusableError,
     cannot_open,
     open_database,
@@ -23,42 +23,17 @@ from telemetry_agent.ackqueue.file.schema import (
     primary_code,
 )
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
-from telemetry_agent.ackqueue.row_states import DAMAGED, Mark
+from telemetry_agent.ackqueue.row_states import DAMAGED, Away, Loaded, RowState, State
 from telemetry_agent.errors import StorageError
-
-log = logging.getLogger(__name__)
 
 ROWS_PER_READ = 1000
 """An open read keeps the log from being copied back, so no read is longer than this."""
 _READS_THAT_MAY_FAIL = 3
-
+_MOST = 2**63 - 1
+"""The highest number that a row can have."""
 
 _DAMAGED_BEFORE_3 = -1
 """A state that files had up to schema version 2, where a damaged row stayed in its place."""
-
-
-class Away(NamedTuple):
-    """The rows ``lo`` to ``hi`` are still in files that were set aside, those that there are."""
-
-    lo: int
-    hi: int
-    oldest: int
-    """One that is missing and older than this is no loss: it was delivered."""
-    last: int
-    """The highest that was known to be in use."""
-    marked: int
-    """1: Their marks are here."""
-
-
-class Loaded(NamedTuple):
-    """What memory needs of the file."""
-
-    last: int
-    """The last row number ever used."""
-    marks: RangeMap[Mark]
-    differing: set[int]
-    """The first rows of marks that are not as stored."""
-    away: Away | None
 
 
 class Changes(NamedTuple):
@@ -67,7 +42,7 @@ class Changes(NamedTuple):
     rows: Sequence[Row] = ()
     """Of one stream, as far apart by number as by name. One that is there already, from a write
     whose outcome was unknown, has the same name."""
-    marks: Mapping[int, Span[Mark] | None] = MappingProxyType({})
+    marks: Mapping[int, Span[RowState] | None] = MappingProxyType({})
     """By first row; ``None`` removes the mark. ``GONE`` deletes its rows."""
     moved: Sequence[Row] = ()
     """They take the place of whatever has their numbers."""
@@ -134,35 +109,37 @@ class Store:
     def load(self) -> Loaded:
         """Read what memory needs of the file; the cost follows the number of marks.
 
-        A damaged mark is left out: its rows are ready again, so at worst a fix is sent twice under
-        its own name.
-
         Raises:
             UnusableError: It is damaged. It is closed.
             StorageError: The file cannot be read. It is closed.
         """
-        marks: RangeMap[Mark] = RangeMap()
-        differing: set[int] = set()
+        marks: RangeMap[RowState] = RangeMap()
+        damage: list[str] = []
         last = 0
         try:
             rows = self._connection.execute(_SELECT_MARKS, (0, -1)).fetchall()
-            last_id = self._connection.execute("SELECT max(id) FROM fix").fetchone()[0] or 0
-            away = self._connection.execute(_SELECT_AWAY).fetchone()
-        except sqlite3.Error as error:
+            newest = self._connection.execute(_SELECT_BEFORE, (_MOST, 2)).fetchall()
+            stored_away = self._connection.execute(_SELECT_AWAY).fetchall()
+        except FAILURES as error:
             self.close()
             raise cannot_open(self.path, error) from error
         for row in rows:
             found = read_mark(row)
             if found is None or found.lo <= last:
-                log.error("the queue %s: the mark of rows %s to %s is damaged", self.path, *row[:2])
-                differing.add(row[0])
+                damage.append(f"the mark of the rows from {row[0]} on")
                 continue
             marks.paint(*found)
             last = found.hi
+        away = read_away(stored_away[0]) if len(stored_away) == 1 else None
         if away is not None:
-            away = Away(*away)
             last = max(last, away.hi)
-        return Loaded(max(last, last_id), marks, differing, away)
+        elif stored_away:
+            damage.append("what is known of files that were set aside")
+        if newest and not _newest_is_plausible(newest, marks, away):
+            damage.append(f"the number of the newest row, {newest.pop(0)[0]}")
+        last = max([last, *(row[0] for row in newest)])
+        text = f"the queue {self.path} is damaged: {damage[0]}" if damage else None
+        return Loaded(last, marks, away, text)
 
     def write(self, changes: Changes) -> None:
         """Store all of it or nothing. To repeat it changes nothing.
@@ -175,7 +152,7 @@ class Store:
         """
         try:
             self._write(changes)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             kind = _FAILURES.get(primary_code(error), StorageError)
             raise kind(f"cannot write the queue {self.path}: {error}") from error
 
@@ -188,6 +165,7 @@ class Store:
         """
         while lo <= hi:
             rows = self._select(_SELECT, (lo, hi))
+            self._check_order([lo - 1, *(row[0] for row in rows), hi + 1])
             yield from rows
             if len(rows) < ROWS_PER_READ:
                 return
@@ -195,17 +173,21 @@ class Store:
 
     def read_back(self, row: int, count: int) -> list[Row]:
         """The last ``count`` rows up to this one, the newest first; as ``read``."""
-        return self._select(_SELECT_BEFORE, (row, count))
+        rows = self._select(_SELECT_BEFORE, (row, count))
+        self._check_order([*(found[0] for found in reversed(rows)), row + 1])
+        return rows
 
     def read_marks(self, after: int) -> list[Row]:
         """The next 1,000 marks behind this row, damaged or not; as ``read``."""
-        return self._select(_SELECT_MARKS, (after, ROWS_PER_READ))
+        marks = self._select(_SELECT_MARKS, (after, ROWS_PER_READ))
+        self._check_order([after, *(mark[0] for mark in marks)])
+        return marks
 
     def integrity(self) -> str:
         """What SQLite finds wrong with the structure of the file, or ``ok``."""
         try:
             (verdict,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
-        except sqlite3.Error as error:
+        except FAILURES as error:
             return str(error)
         return str(verdict)
 
@@ -224,7 +206,7 @@ class Store:
                 int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
                 for name in ("page_count", "freelist_count")
             )
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise StorageError(f"cannot read the queue {self.path}: {error}") from error
         return Size(pages * PAGE_BYTES, free * PAGE_BYTES)
 
@@ -241,7 +223,7 @@ class Store:
         """
         try:
             self._connection.execute("VACUUM")
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise StorageError(f"cannot pack the queue {self.path}: {error}") from error
 
     def close(self) -> None:
@@ -252,13 +234,13 @@ class Store:
         """
         try:
             self._connection.close()
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise StorageError(f"cannot close the queue {self.path}: {error}") from error
 
     def _select(self, sql: str, parameters: tuple[int, int]) -> list[Row]:
         try:
             return self._connection.execute(sql, parameters).fetchall()
-        except sqlite3.Error as error:
+        except FAILURES as error:
             text = f"cannot read the queue {self.path}: {error}"
             code = primary_code(error)
             # A sector that cannot be read any more must not keep all others from being sent. That
@@ -267,6 +249,11 @@ class Store:
             if self._failed_reads >= _READS_THAT_MAY_FAIL:
                 raise UnusableError(text) from error
             raise _FAILURES.get(code, StorageError)(text) from error
+
+    def _check_order(self, numbers: list[int]) -> None:
+        """SQLite believes a page that is in the place of another."""
+        if any(map(ge, numbers, numbers[1:])):
+            raise UnusableError(f"the queue {self.path} is damaged: its rows are in disorder")
 
     def _write(self, changes: Changes) -> None:
         execute = self._connection.execute
@@ -283,21 +270,21 @@ class Store:
             if changes.away is not None:
                 execute("DELETE FROM away")
                 if changes.away.lo <= changes.away.hi:
-                    execute("INSERT INTO away VALUES (?, ?, ?, ?, ?)", changes.away)
+                    execute("INSERT INTO away VALUES (?, ?, ?, ?, ?)", _away_row(changes.away))
             execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
 
-    def _write_marks(self, marks: Mapping[int, Span[Mark] | None]) -> None:
+    def _write_marks(self, marks: Mapping[int, Span[RowState] | None]) -> None:
         execute = self._connection.execute
         for lo, span in marks.items():
             if span is None:
                 execute("DELETE FROM mark WHERE lo = ?", (lo,))
                 continue
             values = lo, span.hi, *span.value
-            execute(_SET_MARK, (*values, _mark_checksum(*values)))
+            execute(_SET_MARK, (*values, _checksum(*values)))
             if span.value.state is State.GONE:
                 execute("DELETE FROM fix WHERE id BETWEEN ? AND ?", (lo, span.hi))
 
@@ -312,18 +299,53 @@ class Store:
             raise TakenError(f"row numbers of {self.path} are taken by other fixes")
 
 
-def read_mark(row: Sequence[Any]) -> Span[Mark] | None:
+def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
     """A row of the table ``mark``; ``None``: it is damaged."""
     lo, hi, state, reason, batch, crc = row
     try:
-        if crc != _mark_checksum(lo, hi, state, reason, batch):
+        if crc != _checksum(lo, hi, state, reason, batch):
             return None
         if state == _DAMAGED_BEFORE_3:
             return Span(lo, hi, DAMAGED)
-        return Span(lo, hi, Mark(State(state), reason, batch))
+        return Span(lo, hi, RowState(State(state), reason, batch))
     except ValueError:  # no state, or a text that is no UTF-8
         return None
 
 
-def _mark_checksum(*values: object) -> int:
+def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState], away: Away | None) -> bool:
+    """Whether the first of these has the number of the newest row: the second is the one before.
+
+    Nothing proves the number of a row that is damaged. But each number up to the newest is that of
+    a row, or in a mark, or away.
+    """
+    number, before = newest[0][0], newest[1][0] if newest[1:] else 0
+    mark = marks.value_at(number - 1)
+    follows = (
+        number - 1 in {before, away.hi if away is not None else 0}
+        or (mark is not None and mark.state is State.GONE)
+        or marks.value_at(number) is not None
+    )
+    return bool(number > before and (follows or proves_its_number(newest[0])))
+
+
+def read_away(row: Sequence[Any]) -> Away | None:
+    """A row of the table ``away``; ``None``: it is damaged."""
+    if not all(type(value) is int for value in row):
+        return None
+    away = Away(*row)
+    in_range = 1 <= away.lo <= away.hi < _MOST and 0 <= away.last <= away.hi
+    if not in_range or not 0 <= away.oldest <= away.hi + 1:
+        return None
+    if away.marked in {0, 1}:  # of a version that wrote no checksum
+        return away
+    away = away._replace(marked=away.marked & 1)
+    return away if _away_row(away) == tuple(row) else None
+
+
+def _away_row(away: Away) -> tuple[int, ...]:
+    """The checksum is in the higher bits of ``marked``."""
+    return (*away[:-1], _checksum(*away) << 1 | away.marked)
+
+
+def _checksum(*values: object) -> int:
     return zlib.crc32(" ".join(str(value) for value in values).encode())

@@ -1,8 +1,8 @@
-"""What memory is ahead of the disk by, and its way there.
+"""Writes to disk what memory is ahead of it by.
 
 The disk refuses at times: it is full, or it fails. Then everything waits here, in order and under
 the same row numbers, and the next write tries all of it again. That is safe even when the refusal
-was a lie and the transaction is on disk: to repeat a write changes nothing.
+was false and the transaction is on disk: to repeat a write changes nothing.
 
 Rows that get a place of their own (thinned, carried over) go the same way. Nobody can have them
 before they are on disk.
@@ -20,6 +20,7 @@ from telemetry_agent.ackqueue.ranges import runs
 from telemetry_agent.ackqueue.row_states import LOST_IN_MEMORY
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
+from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ Waiting = tuple[float, Row]
 class Writer:
     """Collects rows, and writes them together with the ledger's changes.
 
-    ``write`` is for the holder of the disk lock; everything else is for the holder of ``lock``.
+    ``write`` and ``report`` are for the holder of the disk lock, everything else is for the holder
+    of ``lock``.
     """
 
     def __init__(
@@ -59,26 +61,29 @@ class Writer:
         self._arrived: list[Row] = []
         self._writing: list[Waiting] = []  # in the transaction that runs now
         self._moving = 0  # how many rows that are moved it holds
-        self._refusals = 0  # in a row
-        self._refusal: StorageError | None = None  # the last of them
-        self._refused_since_s = 0.0
+        self._trouble = Trouble(log, clock)
+        self._refusal: StorageError | None = None  # of the last write
         self._retry_at_s = 0.0
 
     def add(self, put_s: float, row: Row) -> None:
         """Take a row with a number above the last one's."""
+        assert self._lock.locked()
         self._pending.append((put_s, row))
         self._bound_memory()
 
     def move(self, rows: Sequence[Row]) -> None:
         """Take rows that get the places of others."""
+        assert self._lock.locked()
         self._moved += rows
 
     def arrive(self, rows: Sequence[Row]) -> None:
         """Take rows that were away."""
+        assert self._lock.locked()
         self._arrived += rows
 
     def renumber(self, last: int) -> int:
         """Give what waits the numbers after ``last``. Returns the last of them."""
+        assert self._lock.locked()
         self._pending = [
             (put_s, at_place(row, last + place))
             for place, (put_s, row) in enumerate(self._pending, start=1)
@@ -118,16 +123,16 @@ class Writer:
     @property
     def refused(self) -> bool:
         """Whether the disk refused the last write."""
-        return self._refusals > 0
+        return self._refusal is not None
 
     def refusal_now(self) -> StorageError | None:
-        """Why the disk refused, as long as it is too early to try again."""
+        """Why the disk refused, until it is time to try again."""
         early = self._clock.monotonic_s() < self._retry_at_s
         return self._refusal if early else None
 
     def due_s(self, commit_every_s: float) -> float | None:
         """When to write next, by the monotonic clock; ``None``: nothing waits."""
-        if self._refusals:
+        if self._refusal is not None:
             return self._retry_at_s
         return self._pending[0][0] + commit_every_s if self._pending else None
 
@@ -154,39 +159,34 @@ class Writer:
                     self._moving = 0
         return None
 
-    def tell(self, refusal: StorageError | None) -> None:
-        """Log and ring for the first refusal, and the end of them. For the holder of the disk lock.
+    def report(self, refusal: StorageError | None) -> None:
+        """Log and ring for the first refusal, and for the end of them.
 
-        Not for those in between: whoever is rung for one may ask for the next at once.
+        It rings for no other: whoever is rung for one may cause the next at once.
         """
-        now_s = self._clock.monotonic_s()
         with self._lock:
-            before = self._refusals
-            self._refusals = before + 1 if refusal is not None else 0
+            changes = self.refused is not (refusal is not None)
             self._refusal = refusal
             if refusal is not None:
-                self._retry_at_s = now_s + _RETRY_S
-            if not before:
-                self._refused_since_s = now_s
-        if bool(before) is (refusal is not None):
-            return
+                self._retry_at_s = self._clock.monotonic_s() + _RETRY_S
         if refusal is not None:
-            log.error(
-                "%s. Fixes wait in memory; tried again each second",
-                refusal,
-                extra={"fields": {"STATE": "refused"}},
+            self._trouble.failed(
+                f"{refusal}. Fixes wait in memory; it is tried again each second",
+                kind="refused",
+                level=logging.ERROR,
+                fields={"STATE": "refused"},
             )
         else:
-            log.warning(
-                "the queue can be written again, after %d refusals in %.0f s",
-                before,
-                now_s - self._refused_since_s,
-                extra={"fields": {"STATE": "ok", "COUNT": before}},
-            )
-        self._on_change()
+            self._trouble.over("the queue can be written again", fields={"STATE": "ok"})
+        if changes:
+            self._on_change()
 
     def _take(self, limit: int) -> Changes | None:
-        """What goes into one transaction; ``None``: there is nothing left."""
+        """Take what goes into one transaction; ``None``: there is nothing left.
+
+        The rows of a transaction are of one stream, as far apart by number as by name: so one
+        query afterwards shows that none of their numbers was taken by another row.
+        """
         with self._lock:
             pending = self._pending[: min(limit, _ROWS_PER_WRITE)]
             if not (pending or self._moved or self._arrived or self._ledger.has_changes):
@@ -203,6 +203,7 @@ class Writer:
             return Changes([row for _, row in pending], marks, moved, arrived, away)
 
     def _give_back(self, changes: Changes) -> None:
+        """Put it back where it was, in front of what came meanwhile."""
         self._pending[:0] = self._writing
         self._moved[:0] = changes.moved
         self._arrived[:0] = changes.arrived
@@ -210,6 +211,7 @@ class Writer:
         self._bound_memory()
 
     def _bound_memory(self) -> None:
+        # The oldest go: while the disk refuses, the newest positions are worth more.
         excess = len(self._pending) - self._max_uncommitted
         if excess > 0:
             for lo, hi in runs(row[0] for _, row in self._pending[:excess]):

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, decode, is_sound
-from telemetry_agent.ackqueue.file.schema import State
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.limits.ballast import Ballast
 from telemetry_agent.ackqueue.limits.thinner import Thinner
 from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.row_states import DROPPED, EXPIRED, PURGED, REFUSED, Mark
+from telemetry_agent.ackqueue.row_states import DROPPED, EXPIRED, PURGED, REFUSED, RowState, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.errors import StorageError
 
@@ -91,8 +90,9 @@ class Bounds:
         self._before: Counter[str] = Counter()
         self._thinner = Thinner(shared)
         if self._bounded:
-            shared.relieve = self._relieve
-            self._look()  # a limit holds from the start, whoever calls or does not
+            shared.relieve_by(self._relieve)
+            with shared.disk:  # a limit holds from the start, whoever calls or does not
+                self._look()
 
     @property
     def _bounded(self) -> bool:
@@ -171,7 +171,7 @@ class Bounds:
         ledger = shared.ledger
         with shared.lock:
             dead = ledger.first_here(State.ACK_FAILED, ROWS_PER_READ)
-            waiting = next(iter(ledger.handout.free), None)
+            waiting = next(iter(ledger.ready_rows.free), None)
         for lo, hi in dead:
             last_old, ends = self._old(lo, hi, oldest_ms)
             if last_old >= lo:
@@ -306,22 +306,22 @@ class Bounds:
     def _drop(self) -> bool:
         with self._shared.lock:
             ledger = self._shared.ledger
-            few = min(ROWS_PER_READ, ledger.handout.free.total // 16 + 1)
+            few = min(ROWS_PER_READ, ledger.ready_rows.free.total // 16 + 1)
             oldest = ledger.oldest_free(few)
             if oldest is not None:
                 ledger.lose(oldest.lo, oldest.hi, DROPPED)
         return oldest is not None
 
-    def _lose(self, ranges: list[tuple[int, int]], mark: Mark) -> None:
+    def _lose(self, ranges: list[tuple[int, int]], mark: RowState) -> None:
         with self._shared.lock:
             for lo, hi in ranges:
                 self._shared.ledger.lose(lo, hi, mark)
 
-    def _lose_waiting(self, last: int, mark: Mark) -> None:
+    def _lose_waiting(self, last: int, mark: RowState) -> None:
         ledger = self._shared.ledger
         with self._shared.lock:
             while (
-                (first := next(iter(ledger.handout.free), None))
+                (first := next(iter(ledger.ready_rows.free), None))
                 and first.lo <= last
                 and (oldest := ledger.oldest_free(last - first.lo + 1))
             ):

@@ -37,7 +37,7 @@ class Thinner:
             StorageError: The file cannot be read.
         """
         with self._shared.lock:
-            if self._shared.ledger.handout.free.total < _FEW_ROWS:
+            if self._shared.ledger.ready_rows.free.total < _FEW_ROWS:
                 return False
         for _ in range(_WINDOWS_PER_STEP):
             window = self._next_window()
@@ -55,7 +55,7 @@ class Thinner:
     def _next_window(self) -> Window | None:
         ledger = self._shared.ledger
         with self._shared.lock:
-            below = ledger.handout.middle() if self._below is None else self._below
+            below = ledger.ready_rows.middle() if self._below is None else self._below
             window = ledger.thinnable(below, _ROWS_PER_WINDOW)
         if window is not None:
             self._below = window.lo
@@ -74,10 +74,12 @@ class Thinner:
     def _thin(self, window: Window) -> bool:
         """Returns whether it was worth it."""
         shared = self._shared
-        rows = [row for row in shared.read(window.lo, window.hi) if is_sound(row)]
-        missing = set(range(window.lo, window.hi + 1)).difference(row[0] for row in rows)
-        if missing:
-            shared.damage(sorted(missing))
+        stored = shared.read(window.lo, window.hi)
+        if missing := window.hi - window.lo + 1 - len(stored):
+            shared.miss(missing)
+        rows = [row for row in stored if is_sound(row)]
+        if len(rows) < len(stored):
+            shared.damage([row[0] for row in stored if not is_sound(row)])
             return True
         kept = thin(rows, self._level)
         gone = len(rows) - len(kept)

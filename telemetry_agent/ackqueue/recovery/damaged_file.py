@@ -14,13 +14,13 @@ from itertools import chain, islice
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.rows import COLUMNS, Row, is_sound
-from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, State, is_newer
-from telemetry_agent.ackqueue.file.store import MARK_COLUMNS, Away, read_mark
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, is_newer
+from telemetry_agent.ackqueue.file.store import MARK_COLUMNS, read_away, read_mark
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import Mark
+from telemetry_agent.ackqueue.row_states import Away, RowState, State
 
 _PAGES_PER_LOOK = 500
 _ROWS_PER_PORTION = 500
@@ -84,7 +84,7 @@ class DamagedFile:
         }
         return iter(found.values())
 
-    def marks(self, place: int) -> Iterator[Span[Mark]]:
+    def marks(self, place: int) -> Iterator[Span[RowState]]:
         """The sound marks of the page at this place, if it is the newest version."""
         page = place + 1 if place < self._pages else self._frames[place - self._pages].page
         if self._newest.get(page, place) != place:
@@ -95,8 +95,8 @@ class DamagedFile:
                 if mark is not None:
                     self.has_rows = True
                     yield mark
-            elif len(values) == len(Away._fields):
-                self.is_unmarked = values[-1] == 0
+            elif len(values) == len(Away._fields) and (away := read_away(values)) is not None:
+                self.is_unmarked = not away.marked
 
     def ends(self) -> Iterator[int]:
         """The places at the ends of the file, and of its log: a sample."""
@@ -149,7 +149,7 @@ class DamagedFiles:
             OSError: One cannot be read.
         """
         self.paths = list(paths)
-        self._marks: list[list[Span[Mark]]] = [[] for _ in paths]
+        self._marks: list[list[Span[RowState]]] = [[] for _ in paths]
         self._pages: list[int] = []  # first row, file, place: as one number, to be small
         self._next = 0
         self._found: dict[int, tuple[int, Row]] = {}  # row -> version, content
@@ -176,9 +176,9 @@ class DamagedFiles:
             self._pages.sort()
         return more
 
-    def marks(self) -> list[Span[Mark]]:
+    def marks(self) -> list[Span[RowState]]:
         """Once all was seen: the marks. Of two for one row the earlier counts."""
-        found: list[Span[Mark]] = []
+        found: list[Span[RowState]] = []
         for wreck, marks in reversed(list(zip(self.wrecks, self._marks, strict=True))):
             found += marks
             if marks and not wreck.is_unmarked:

@@ -1,25 +1,25 @@
 """How a queue file is opened, whatever state it is in: within a second, and nothing is deleted.
 
 A file that cannot be used is set aside under another name, and a new one takes its place. The rows
-of what was set aside are away from then on; ``salvage`` carries them over.
+of what was set aside are away from then on; ``carry_over`` carries them over.
 """
 
 import logging
 import os
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import Note
 from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
-from telemetry_agent.ackqueue.file.store import Away, Changes, Loaded, Store
+from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.ledger import generation_after
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, sample
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, Mark
+from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, Away, Loaded, RowState
 from telemetry_agent.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,7 @@ def _note_missing_log(path: Path, noted: Note | None) -> None:
 
 def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loaded]:
     try:
-        store = Store(path, connect)
-        return store, store.load()
+        return _load(path, connect)
     except UnusableError:
         raise
     except StorageError as error:
@@ -107,6 +106,22 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
         if _can_write(path.parent):  # so it is the file
             raise UnusableError(str(error)) from error
         raise
+
+
+def _load(path: Path, connect: Connect) -> tuple[Store, Loaded]:
+    with ExitStack() as stack:
+        try:
+            store = Store(path, connect)
+            stack.callback(store.close)
+            loaded = store.load()
+        except StorageError:
+            raise
+        except Exception as error:  # SQLite hands on what a damaged file holds, whatever it is
+            raise UnusableError(f"the queue {path} is damaged: {error}") from error
+        if loaded.damage is not None:
+            raise UnusableError(loaded.damage)
+        stack.pop_all()
+    return store, loaded
 
 
 def _can_write(folder: Path) -> bool:
@@ -162,7 +177,9 @@ def _confess(store: Store, noted: Note) -> None:
         lost,
         extra={"fields": {"COUNT": lost}},
     )
-    marks: dict[int, Span[Mark] | None] = {noted.oldest: Span(noted.oldest, noted.last, DAMAGED)}
+    marks: dict[int, Span[RowState] | None] = {
+        noted.oldest: Span(noted.oldest, noted.last, DAMAGED)
+    }
     if noted.oldest > 1:
         marks[1] = Span(1, noted.oldest - 1, PURGED)
     store.write(Changes(marks=marks))
@@ -171,7 +188,7 @@ def _confess(store: Store, noted: Note) -> None:
 def _append(store: Store, last: int, tail: list[Row]) -> None:
     """Fixes of a commit that the power cut, or of which a bit was flipped since."""
     log.warning("the queue %s: %d fixes of a torn commit are whole", store.path, len(tail))
-    marks: dict[int, Span[Mark] | None] = {}
+    marks: dict[int, Span[RowState] | None] = {}
     for row in tail:
         if row[0] > last + 1:
             marks[last + 1] = Span(last + 1, row[0] - 1, PURGED)

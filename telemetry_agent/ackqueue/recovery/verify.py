@@ -61,6 +61,7 @@ class FileAtRest:
         loaded = self.store.load()
         self.ledger = Ledger(loaded)
         self.committed = loaded.last
+        self.damage = loaded.damage
 
     def check_open(self) -> None:
         """It is."""
@@ -120,7 +121,9 @@ def verify_at_rest(path: Path, file: Path) -> Report:
         return
     source.path = path
     with closing(source.store):
-        structure = "its log is damaged" if log_is_damaged else source.store.integrity()
+        structure = source.damage or source.store.integrity()
+        if log_is_damaged:
+            structure = "its log is damaged"
         yield from verify(source, structure)
 
 

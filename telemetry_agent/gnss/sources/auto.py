@@ -7,6 +7,7 @@ receiver is better than a gpsd that only has an AIS receiver.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -60,6 +61,12 @@ class AutoSource:
     def baud(self) -> int | None:
         """See ``Source.baud``: of what is open."""
         return self._source.baud if self._source else None
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """What was not as it should be in gpsd's reports, by name."""
+        rejected: Counter[str] | None = getattr(self._gpsd, "rejected", None)
+        return Counter() if rejected is None else rejected
 
     def open(self) -> None:
         """See ``Source.open``."""

@@ -36,7 +36,7 @@ class Trial:
     def feed(self, data: bytes) -> bool | None:
         """Whether the speed is right; ``None`` while that is not decided."""
         self.heard += data
-        if self._framer.feed(data) or protocol(self.heard):
+        if self._framer.feed(data) or self._framer.unchecked or protocol(self.heard):
             return True
         if len(self.heard) < _ENOUGH_BYTES:
             return None

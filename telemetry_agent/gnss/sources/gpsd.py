@@ -8,17 +8,22 @@ as the sentences that a receiver would send, digit for digit. So both go through
 with the one set of rules for epochs, dates and validity.
 
 gpsd reports a position after the sentence that brought it. Reports therefore count only after two
-epochs of reports between which no position sentence came.
+epochs of reports between which no position sentence came. It reports one time more than once, as it
+learns more of it; each time another talker of satellite systems speaks, since the same one would be
+a receiver that repeats its cycle.
+
+Other programs speak gpsd's protocol as well, and write null, NaN or texts where a number belongs.
+What is not as it should be is unknown, and counted under its name.
 """
 
+import itertools
 import json
-import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import reduce
 from operator import xor
-from typing import Any
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError
@@ -34,21 +39,28 @@ _M_S_PER_KNOT = 0.514444
 _SATELLITES = 12  # places in a GSA
 # gpsd's "status" -> the quality indicator of GGA.
 _QUALITY = {2: 2, 3: 4, 4: 5, 5: 6, 6: 6, 7: 7, 8: 8, 9: 3}
-
-_Report = dict[str, Any]
+_TALKERS = ("GN", "GP", "GL", "GA", "GB", "GQ", "GI")
+_LARGEST = 1e12  # of any quantity; what is larger is none
+_FIRST_YEAR, _LAST_YEAR = 1969, 2068  # what two digits say
 
 
 class Reports:
     """What gpsd sends -> what the receiver says, or would say if it spoke NMEA.
 
-    ``devices`` are the receivers that gpsd has; None before it has told.
+    Args:
+        rejected: counts ``gpsd-json`` (lines that are no JSON object), and ``gpsd-lat`` and the
+            like for each value that is missing where it is needed, or none that it can be.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rejected: Counter[str] | None = None) -> None:
+        self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.devices: list[str] | None = None
+        """The receivers that gpsd has; None before it has told."""
         self._tail = b""
         self._epochs = 1  # of reports since the last position sentence, as if one had been missed
         self._time: object = None
+        self._talkers = itertools.cycle(_TALKERS)
+        self._talker = ""
 
     def feed(self, data: bytes) -> bytes:
         """The sentences in, or made of, the lines that ``data`` completes."""
@@ -66,19 +78,119 @@ class Reports:
 
     def _report(self, line: bytes) -> bytes:
         try:
-            report = json.loads(line)
-        except ValueError:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            self.rejected["gpsd-json"] += 1
             return b""
-        kind = report.get("class")
+        report = _Report(values, self.rejected)
+        kind = values.get("class")
         if kind == "DEVICES":
-            self.devices = [device["path"] for device in report.get("devices", [])]
-        elif kind == "TPV" and report.get("time") != self._time:
-            self._time = report.get("time")
-            self._epochs += 1
-        write = _WRITERS.get(kind)
-        if write is None or self._epochs < 2:
+            self.devices = [path for device in report.objects("devices") for path in device.path()]
+        elif kind == "TPV":
+            if values.get("time") != self._time:
+                self._time = values.get("time")
+                self._epochs += 1
+                self._talkers = itertools.cycle(_TALKERS)
+            self._talker = next(self._talkers)
+        if self._epochs < 2:
             return b""
-        return b"".join(map(_sentence, write(report)))
+        match kind:
+            case "TPV":
+                bodies = _tpv(report, self._talker)
+            case "SKY":
+                bodies = _sky(report)
+            case "GST":
+                bodies = _gst(report)
+            case _:
+                return b""
+        return b"".join(map(_sentence, bodies))
+
+
+class _Report:
+    """One JSON object. What is asked for and is not as it should be is None, and counted."""
+
+    def __init__(self, values: Mapping[str, object], rejected: Counter[str]) -> None:
+        self._values = values
+        self._rejected = rejected
+
+    def number(self, name: str, least: float = -_LARGEST, most: float = _LARGEST) -> float | None:
+        """A number in these bounds; that there is none is not counted."""
+        return self.needed(name, least, most) if name in self._values else None
+
+    def needed(self, name: str, least: float, most: float) -> float | None:
+        """A number in these bounds; it is counted if there is none."""
+        value = self._values.get(name)
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and least <= value <= most  # NaN is not
+        ):
+            return value
+        self._reject(name)
+        return None
+
+    def integer(self, name: str, least: int, most: int) -> int | None:
+        """The same, whole."""
+        number = self.needed(name, least, most)
+        if number is None or number == int(number):
+            return None if number is None else int(number)
+        self._reject(name)
+        return None
+
+    def integer_or(self, default: int, name: str, most: int) -> int:
+        """The same, where it may be missing."""
+        number = self.integer(name, 0, most) if name in self._values else None
+        return default if number is None else number
+
+    def text(self, name: str, factor: float = 1.0) -> str:
+        """A number as a field of a sentence."""
+        number = self.number(name)
+        return "" if number is None else f"{number * factor:.6f}"
+
+    def path(self) -> Iterator[str]:
+        """That of a device."""
+        path = self._values.get("path")
+        if isinstance(path, str):
+            yield path
+        else:
+            self._reject("path")
+
+    def used(self) -> bool:
+        """Whether this satellite is in use."""
+        used = self._values.get("used", False)
+        if not isinstance(used, bool):
+            self._reject("used")
+        return used is True
+
+    def objects(self, name: str) -> Iterator["_Report"]:
+        """The objects of a list."""
+        values = self._values.get(name, [])
+        if not isinstance(values, list):
+            self._reject(name)
+            return
+        for value in values:
+            if isinstance(value, dict):
+                yield _Report(value, self._rejected)
+            else:
+                self._reject(name)
+
+    def time(self) -> tuple[str, str]:
+        """hhmmss.sss and ddmmyy; empty where there is none."""
+        if "time" not in self._values:
+            return "", ""
+        try:
+            time = datetime.fromisoformat(self._values["time"])  # type: ignore[arg-type]
+            time = time.astimezone(UTC) if time.tzinfo else time
+        except (TypeError, ValueError, OverflowError):
+            self._reject("time")
+            return "", ""
+        if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+            self._reject("time")
+            return "", ""
+        return f"{time:%H%M%S}.{time.microsecond // 1000:03}", f"{time:%d%m%y}"
+
+    def _reject(self, name: str) -> None:
+        self._rejected[f"gpsd-{name}"] += 1
 
 
 class GpsdSource(TcpSource):
@@ -90,7 +202,9 @@ class GpsdSource(TcpSource):
 
     def __init__(self, host: str, port: int = PORT, *, clock: Clock | None = None) -> None:
         super().__init__(host, port, clock=clock, name=f"gpsd://{host}:{port}")
-        self._reports = Reports()
+        self.rejected: Counter[str] = Counter()
+        """What was not as it should be in gpsd's reports, by name."""
+        self._reports = Reports(self.rejected)
         self._followed: str | None = None
         self._mute = 0  # how many were followed in vain
         self._has_said = False
@@ -98,7 +212,7 @@ class GpsdSource(TcpSource):
     def open(self) -> None:
         """See ``Source.open``."""
         super().open()
-        self._reports = Reports()
+        self._reports = Reports(self.rejected)
         if self._followed and not self._has_said:
             self._mute += 1
         self._followed, self._has_said = None, False
@@ -148,30 +262,35 @@ def devices(host: str = "localhost", port: int = PORT, *, clock: Clock | None = 
     return reports.devices or []
 
 
-def _tpv(tpv: _Report) -> Iterator[str]:
-    time, date = _time(tpv)
-    mode = tpv.get("mode", 0)
-    if time and mode < 2:
-        yield f"GNRMC,{time},V,,,,,,,{date},,,N"
-    if not time or mode < 2 or "lat" not in tpv or "lon" not in tpv:
+def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
+    time, date = tpv.time()
+    mode = tpv.integer("mode", 0, 3)
+    if not time or mode is None:
+        return
+    if mode < 2:
+        yield f"{talker}RMC,{time},V,,,,,,,{date},,,N"
+        return
+    lat, lon = tpv.needed("lat", -90, 90), tpv.needed("lon", -180, 180)
+    if lat is None or lon is None:
         return  # gpsd has not heard the whole epoch yet
-    quality = _QUALITY.get(tpv.get("status", 1), 1)
+    quality = _QUALITY.get(tpv.integer_or(1, "status", 9), 1)
     # "alt" is what gpsd before 3.20 called it.
-    alt = tpv.get("altMSL", tpv.get("alt"))
-    knots = _number(tpv.get("speed"), 1 / _M_S_PER_KNOT)
-    place = f"{_angle(tpv['lat'], 2, 'NS')},{_angle(tpv['lon'], 3, 'EW')}"
-    yield f"GNRMC,{time},A,{place},{knots},{_number(tpv.get('track'))},{date},,,"
-    heights = f"{_number(alt)},M,{_number(tpv.get('geoidSep'))},M"
-    yield f"GNGGA,{time},{place},{quality},,,{heights},,"
-    yield f"GNGSA,A,{mode},,,,,,,,,,,,,,,"
+    alt = tpv.text("altMSL") or tpv.text("alt")
+    knots = tpv.text("speed", 1 / _M_S_PER_KNOT)
+    place = f"{_angle(lat, 2, 'NS')},{_angle(lon, 3, 'EW')}"
+    yield f"{talker}RMC,{time},A,{place},{knots},{tpv.text('track')},{date},,,"
+    yield f"{talker}GGA,{time},{place},{quality},,,{alt},M,{tpv.text('geoidSep')},M,,"
+    yield f"{talker}GSA,A,{mode},,,,,,,,,,,,,,,"
 
 
 def _sky(sky: _Report) -> Iterator[str]:
-    dops = ",".join(_number(sky.get(name)) for name in ("pdop", "hdop", "vdop"))
+    dops = ",".join(map(sky.text, ("pdop", "hdop", "vdop")))
     used: dict[int, list[int]] = {}
-    for satellite in sky.get("satellites", []):
-        if satellite.get("used"):
-            used.setdefault(satellite.get("gnssid", 0), []).append(satellite["PRN"])
+    for satellite in sky.objects("satellites"):
+        if satellite.used():
+            system, number = satellite.integer_or(0, "gnssid", 7), satellite.integer("PRN", 1, 999)
+            if number is not None:
+                used.setdefault(system, []).append(number)
     for system, numbers in used.items() or [(0, [])]:
         for first in range(0, max(1, len(numbers)), _SATELLITES):
             places = (list(map(str, numbers))[first : first + _SATELLITES] + [""] * 12)[:12]
@@ -179,20 +298,8 @@ def _sky(sky: _Report) -> Iterator[str]:
 
 
 def _gst(gst: _Report) -> Iterator[str]:
-    errors = ",".join(_number(gst.get(name)) for name in ("lat", "lon", "alt"))
-    yield f"GNGST,{_time(gst)[0]},,,,,{errors}"
-
-
-_WRITERS = {"TPV": _tpv, "SKY": _sky, "GST": _gst}
-
-
-def _time(report: _Report) -> tuple[str, str]:
-    """hhmmss.sss and ddmmyy."""
-    try:
-        time = datetime.fromisoformat(report["time"])
-    except (KeyError, TypeError, ValueError):
-        return "", ""
-    return f"{time:%H%M%S}.{time.microsecond // 1000:03}", f"{time:%d%m%y}"
+    errors = ",".join(map(gst.text, ("lat", "lon", "alt")))
+    yield f"GNGST,{gst.time()[0]},,,,,{errors}"
 
 
 def _angle(degrees: float, width: int, signs: str) -> str:
@@ -200,12 +307,6 @@ def _angle(degrees: float, width: int, signs: str) -> str:
     whole, rest_e9 = divmod(round(abs(degrees) * 1e9), 10**9)
     minutes, fraction = divmod(rest_e9 * 60, 10**9)
     return f"{whole:0{width}}{minutes:02}.{fraction:09},{signs[degrees < 0]}"
-
-
-def _number(value: object, factor: float = 1.0) -> str:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return ""
-    return f"{value * factor:.6f}"
 
 
 def _sentence(body: str) -> bytes:

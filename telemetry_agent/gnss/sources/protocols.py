@@ -6,6 +6,9 @@ The first bytes of a frame prove nothing: text that is read at a wrong speed con
 from collections.abc import Callable
 from functools import reduce
 from operator import xor
+from typing import Literal
+
+from telemetry_agent.gnss.framing import has_unchecked
 
 
 def protocol(data: bytes) -> str | None:
@@ -17,6 +20,13 @@ def protocol(data: bytes) -> str | None:
                 return name
             at = data.find(header, at + 1)
     return None
+
+
+def unreadable(data: bytes) -> Literal["binary", "no-checksum", "wrong-baud"]:
+    """What it is that holds no valid sentence."""
+    if protocol(data) is not None:
+        return "binary"
+    return "no-checksum" if has_unchecked(data) else "wrong-baud"
 
 
 def may_be_binary(data: bytes) -> bool:

@@ -1,16 +1,15 @@
-"""A receiver's bytes from another program or machine, over TCP or UDP."""
+"""A receiver's bytes from another program or machine, over TCP."""
 
-import re
 import select
 import socket
 from collections.abc import Sequence
 
 from telemetry_agent.addresses import (
-    Address,
     Connecting,
     Resolve,
     Resolver,
     UnreachableError,
+    bracketed,
     resolve,
 )
 from telemetry_agent.clock import Clock
@@ -20,11 +19,10 @@ from telemetry_agent.model import ReceiverState
 from telemetry_agent.tasks import Bell
 
 _READ_BYTES = 65536
-_UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}\Z")
 
 
 class SocketSource:
-    """What TCP and UDP have in common: a socket, and a way to end a wait for it."""
+    """What TCP and UDP share: a socket, and a way to end a wait for it."""
 
     baud: int | None = None
     live = True
@@ -103,7 +101,7 @@ class TcpSource(SocketSource):
         name: str | None = None,
         resolve: Resolve = resolve,
     ) -> None:
-        super().__init__(name or f"tcp://{_bracketed(host)}:{port}", clock)
+        super().__init__(name or f"tcp://{bracketed(host)}:{port}", clock)
         self._host = host
         self._port = port
         self._commands = OnConnect(self.name, commands, self._clock)
@@ -147,42 +145,3 @@ class TcpSource(SocketSource):
             self._socket.sendall(data)
         except OSError as error:
             raise SourceError(f"{self.name} broke: {error.strerror}") from error
-
-
-class UdpSource(SocketSource):
-    """Takes what any sender sends to ``port``. ``host`` is our own address, "" all of them."""
-
-    def __init__(self, host: str, port: int) -> None:
-        super().__init__(f"udp://{_bracketed(host)}:{port}")
-        self._host = host
-        self._port = port
-        self._resolver = Resolver(_own_addresses)
-
-    def open(self) -> None:
-        """See ``Source.open``."""
-        try:
-            address = self._resolver.wait(self._host, self._port, self._wait_or_stop)[0]
-            self._socket = socket.socket(address.family, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
-            self._socket.bind(address.sockaddr)
-        except (OSError, UnreachableError) as error:
-            self.close()
-            raise SourceError(
-                f"cannot listen at {self.name} ({getattr(error, 'strerror', error)})",
-                f"`ss -ulpn sport = :{self._port}` shows who does",
-            ) from error
-
-    def read(self, timeout_s: float) -> bytes:
-        """See ``Source.read``."""
-        data = super().read(timeout_s)
-        # A datagram that ends with a checksum is whole: some senders leave out its line end.
-        return data + b"\n" if _UNENDED.search(data) else data
-
-
-def _own_addresses(host: str, port: int) -> list[Address]:
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -9,6 +9,7 @@ from typing import Any
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
+from telemetry_agent.lab.endpoint.audit import StreamAccount, Verdict, account_of, as_json, judge
 from telemetry_agent.lab.native_request import NativeRequest
 
 _FIXES = """CREATE TABLE IF NOT EXISTS fixes (
@@ -19,8 +20,12 @@ _REPORTS = """CREATE TABLE IF NOT EXISTS reports (
     device TEXT PRIMARY KEY, stream TEXT NOT NULL, heard TEXT NOT NULL, agent TEXT NOT NULL)
     WITHOUT ROWID"""
 
+_ACCOUNTS = """CREATE TABLE IF NOT EXISTS accounts (
+    stream TEXT PRIMARY KEY, device TEXT NOT NULL, through INTEGER NOT NULL,
+    recorded INTEGER NOT NULL, not_coming TEXT NOT NULL) WITHOUT ROWID"""
 
-class Store:
+
+class FixDatabase:
     """One connection to the database, under a lock."""
 
     def __init__(self, path: Path) -> None:
@@ -37,25 +42,40 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")  # finds out now that the file cannot be written
             self._db.execute(_FIXES)
             self._db.execute(_REPORTS)
+            self._db.execute(_ACCOUNTS)
             self._db.commit()
         except sqlite3.Error as error:
             raise StorageError(f"cannot write {path}: {error}: choose another --db") from error
 
-    def put(self, parcel: NativeRequest) -> int:
+    def put(self, request: NativeRequest) -> int:
         """Commit; return how many fixes were new.
 
         Raises:
             StorageError: nothing was stored.
         """
-        name = (parcel.stream, parcel.device)
+        name = (request.stream, request.device)
         rows = [
-            (*name, f["seq"], f["time"], f["lat"], f["lon"], json.dumps(f)) for f in parcel.fixes
+            (*name, f["seq"], f["time"], f["lat"], f["lon"], json.dumps(f)) for f in request.fixes
         ]
         try:
-            stored = self._write(rows, name, parcel.agent)
+            stored = self._write(rows, name, request.agent)
         except sqlite3.Error as error:
             raise StorageError(f"cannot store: {error}") from error
         return max(0, stored)
+
+    def audits(self, device: str | None = None) -> list[dict[str, Any]]:
+        """For each device, or for one, whether all that its agent accounts for is here."""
+        rows = self.read(
+            "SELECT device, stream, through, recorded, not_coming FROM accounts"
+            " WHERE ?1 = '' OR device = ?1 ORDER BY device, stream",
+            device or "",
+        )
+        verdicts: dict[str, list[Verdict]] = {}
+        for name, stream, through, recorded, not_coming in rows:
+            account = StreamAccount(stream, through, recorded, json.loads(not_coming))
+            stored = self.read("SELECT seq, time FROM fixes WHERE stream = ? ORDER BY seq", stream)
+            verdicts.setdefault(name, []).append(judge(account, stored))
+        return [as_json(name, found) for name, found in verdicts.items()]
 
     def read(self, sql: str, *values: str) -> list[Any]:
         """Every row that ``sql`` selects."""
@@ -82,4 +102,17 @@ class Store:
                     " VALUES (?, ?, ?, ?)",
                     (*name, rfc3339(Clock().wall_ms()), json.dumps(agent)),
                 )
+                streams = agent.get("streams")
+                for said in streams if isinstance(streams, list) else ():
+                    if (account := account_of(said)) is not None:
+                        self._db.execute(
+                            "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?)",
+                            (
+                                account.stream,
+                                name[1],
+                                account.through,
+                                account.recorded,
+                                json.dumps(account.not_coming),
+                            ),
+                        )
         return stored

@@ -22,7 +22,9 @@ _log = logging.getLogger(__name__)
 
 PATH = "/v1/fixes"
 AGENTS_PATH = "/v1/agents"
+AUDIT_PATH = "/v1/audit"
 _DESCRIPTION_PATH = "/openapi.json"
+_READ_ONLY = {AGENTS_PATH, AUDIT_PATH, _DESCRIPTION_PATH}
 _DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
 _IDLE_S = 75.0
 
@@ -32,8 +34,9 @@ class Service(Protocol):
 
     def admit(self, authorization: str) -> str | None: ...  # noqa: D102
     def next_fault(self) -> str | None: ...  # noqa: D102
-    def take(self, parcel: NativeRequest) -> dict[str, Any]: ...  # noqa: D102
+    def take(self, request: NativeRequest) -> dict[str, Any]: ...  # noqa: D102
     def agents(self, device: str | None) -> list[dict[str, Any]]: ...  # noqa: D102
+    def audits(self, device: str | None) -> list[dict[str, Any]]: ...  # noqa: D102
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -48,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_POST(self) -> None:
-        if self.path.partition("?")[0] in {AGENTS_PATH, _DESCRIPTION_PATH}:
+        if self.path.partition("?")[0] in _READ_ONLY:
             self._not_allowed("GET")
             return
         try:
@@ -63,9 +66,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path == AGENTS_PATH:
+        if path in {AGENTS_PATH, AUDIT_PATH}:
+            look = self._service.agents if path == AGENTS_PATH else self._service.audits
             try:
-                self._answer(200, self._service.agents(self._admitted()))
+                self._answer(200, look(self._admitted()))
             except RefusedError as refused:
                 self._refuse(refused)
         elif path == _DESCRIPTION_PATH:
@@ -87,10 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault != "drop":
             raise RefusedError(int(fault), "on purpose")
         device = self._admitted()
-        parcel = parse(body, self.headers.get("Content-Encoding", "identity"))
-        if device is not None and parcel.device != device:
-            raise RefusedError(403, f"this is the token of another device than {parcel.device}")
-        answer = self._service.take(parcel)
+        request = parse(body, self.headers.get("Content-Encoding", "identity"))
+        if device is not None and request.device != device:
+            raise RefusedError(403, f"this is the token of another device than {request.device}")
+        answer = self._service.take(request)
         return None if fault == "drop" else answer
 
     def _refuse(self, refused: RefusedError) -> None:
@@ -127,6 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Accept-Encoding", "gzip")  # of requests (RFC 9110, 12.5.3)
         for name, text in headers.items():
             self.send_header(name, text)
         if self.close_connection:
@@ -138,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what is no POST, or no HTTP request at all, in JSON too."""
         if code == HTTPStatus.NOT_IMPLEMENTED:
-            read_only = self.path.partition("?")[0] in {AGENTS_PATH, _DESCRIPTION_PATH}
+            read_only = self.path.partition("?")[0] in _READ_ONLY
             self._not_allowed("GET" if read_only else "POST")
         else:
             self.close_connection = True
@@ -152,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         _log.debug("%s: " + format, self.address_string(), *args)
 
 
-class Server(socketserver.ThreadingTCPServer):
+class HttpServer(socketserver.ThreadingTCPServer):
     """One thread for each connection. It knows the connections, so that it can cut them."""
 
     allow_reuse_address = True

@@ -2,45 +2,90 @@
 
 import { DeadLetters } from "./dead-letters.js";
 import { Feed, post } from "./feed.js";
-import { History } from "./history.js";
-import { TrackMap } from "./map.js";
+import { Health, marked } from "./health.js";
+import { library, whenSeen } from "./lazy.js";
 import { Pipe, put } from "./pipe.js";
+import { Playback } from "./playback.js";
 import { SkyView } from "./sky.js";
 import { Track } from "./track.js";
+import { unitsSelect } from "./units.js";
 import { ago, count, headline, lostContact, many, reasons, size, span, total } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
+const ICONS = { bad: "icon-bad.svg", stored: "icon-warn.svg" };
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
 
 async function start() {
-  const { tiles } = await (await fetch("setup")).json();
+  const { check, ...ground } = await (await fetch("setup")).json();
   const track = new Track();
-  const map = new TrackMap(track, tiles);
-  const pipe = new Pipe();
-  const parts = [map, pipe, new SkyView(), new History(), new DeadLetters()];
+  // For the tests: what is there to draw, and how long that takes.
+  window.page = { track };
+  const map = whenSeen($("map"), async () => {
+    const [{ TrackMap }] = await Promise.all([import("./map.js"), library("leaflet")]);
+    if (ground.map) await library("protomaps-leaflet", { styled: false });
+    window.page.map = new TrackMap(track, ground, feed);
+    return window.page.map;
+  });
+  const playback = new Playback(track, (index) => window.page.map?.play(index), () => choose(null));
+  const trips = whenSeen($("trips-card"), async () => {
+    const { TripList } = await import("./trips.js");
+    window.page.trips = new TripList(choose);
+    return window.page.trips;
+  });
+  async function choose(range) {
+    if (range) playback.open(range);
+    else playback.close();
+    if (!range) window.page.trips?.cleared();
+    exportsOf(range);
+    const changed = Boolean(range) || Boolean(feed.range);
+    if (changed) await feed.choose(range);
+    playback.update();
+    if (range) $("map").scrollIntoView({ block: "nearest" });
+    if (changed) window.page.map?.chosen();
+  }
+  $("replay").addEventListener("click", () => {
+    if (feed.range) playback.open({ ...feed.range });
+    else playback.open({ label: "The whole track" });
+  });
+  const history = whenSeen($("chart"), async () => {
+    const [{ History }] = await Promise.all([import("./history.js"), library("uPlot")]);
+    return new History();
+  });
+  const parts = [map, new Pipe(), new SkyView(), history, trips, new DeadLetters(), new Health(check)];
   const story = new Story();
   const colours = () => parts.forEach((part) => part.recolour?.());
   themeSwitch(colours);
   networkSwitch();
+  onOpen("log", (lines) => lines.join("\n") || "Nothing yet.");
+  onOpen("config", (values) =>
+    Object.entries(values).map(([key, value]) => `${key} = ${JSON.stringify(value)}`).join("\n"));
+  let last = null;
   const feed = new Feed(
     track,
     (state) => {
-      story.tell(headline(state));
-      labels(state);
+      const says = headline(state);
+      story.tell(says);
+      labels(state, says.title);
       for (const part of parts) part.show(state);
+      playback.update();
+      last = state;
     },
     (lostMs) => {
       $("contact").dataset.state = lostMs === null ? "live" : "lost";
       if (lostMs === null) return;
       put($("contact").lastElementChild, "No contact");
-      document.title = `No contact · ${$("device").textContent}`;
-      story.tell(lostContact(lostMs));
+      document.title = `no contact · ${$("device").textContent}`;
+      story.tell(lostContact(lostMs, last !== null));
     },
   );
+  feed.changed = () => last && map.show(last);
+  unitsSelect($("units"), () => {
+    colours();
+    if (last) for (const part of parts) part.show(last);
+  });
+  window.page.feed = feed;
   feed.start();
-  // For the tests: how long it takes to draw, and what is there to draw.
-  window.page = { track, map };
 }
 
 /** The one sentence; read out when it says something else, not each time a number grows. */
@@ -50,20 +95,25 @@ class Story {
     $("lead").dataset.tone = leadTone;
     put($("lead"), lead);
     put($("rest"), rest);
-    put($("more"), more);
+    if (more !== this.more) $("more").replaceChildren(...marked(more));
+    this.more = more;
     $("more").hidden = !more;
     if (kind !== this.kind) put($("announce"), `${lead} ${rest}`);
     this.kind = kind;
+    // The icon of the tab has the colour of the worst.
+    const icon = ICONS[tone] ?? "icon.svg";
+    if (icon !== this.icon) document.querySelector("link[rel=icon]").href = `static/${icon}`;
+    this.icon = icon;
   }
 }
 
-function labels(state) {
+function labels(state, title) {
   const { queue, upload, receiver } = state;
   $("contact").dataset.state = "live";
   put($("contact").lastElementChild, "Live");
   put($("device"), state.device);
   put($("version"), state.version);
-  document.title = `${queue.pending ? `${count(queue.pending)} waiting` : "All delivered"} · ${state.device}`;
+  document.title = `${title} · ${state.device}`;
   $("switch").hidden = state.away === undefined;
   $("switch").setAttribute("aria-pressed", String(Boolean(state.away)));
   put($("switch"), state.away ? "Mend the network" : "Cut the network");
@@ -116,6 +166,34 @@ function themeSwitch(changed) {
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
   show();
+}
+
+const EVERYTHING = $("export-what").textContent;
+
+/** What is chosen is what is taken along. */
+function exportsOf(range) {
+  put($("export-what"), range ? `${range.label}.` : EVERYTHING);
+  const asked = new URLSearchParams();
+  if (range) asked.set("since", range.since);
+  if (range?.until !== undefined) asked.set("until", range.until);
+  for (const link of $("exports").children) {
+    link.search = asked.toString();
+  }
+}
+
+/** Texts that are fetched when somebody opens them. */
+function onOpen(id, words) {
+  $(id).addEventListener("toggle", async () => {
+    if (!$(id).open) return;
+    const text = $(id).querySelector("pre");
+    try {
+      const answer = await fetch(id);
+      text.textContent = answer.ok ? words(await answer.json()) : await answer.text();
+    } catch {
+      text.textContent = "No contact with the agent.";
+    }
+    text.scrollTop = text.scrollHeight;
+  });
 }
 
 function networkSwitch() {

@@ -3,6 +3,8 @@
  * edges by a margin, and moves with the map until that is used up: to drag the map costs nothing.
  */
 
+const STEP_MS = 350;
+
 /**
  * @param {(context: CanvasRenderingContext2D, view: View, colours: Record<string, string>) =>
  *   boolean | void} paint returns whether something moves, and it is to be called again
@@ -35,6 +37,7 @@ export function canvasLayer(paint, { name, margin }) {
     },
 
     _moved() {
+      if (!this.marginPx) return; // not drawn yet, which a tab that nobody sees may take long to be
       const at = this._map.containerPointToLayerPoint([0, 0]).subtract(this.drawnAt ?? [0, 0]);
       if (Math.abs(at.x) >= this.marginPx.x || Math.abs(at.y) >= this.marginPx.y) this.refresh();
     },
@@ -56,7 +59,8 @@ export function canvasLayer(paint, { name, margin }) {
       const moves = paint(context, view, this.colours);
       this.frameMs.push(performance.now() - began);
       if (this.frameMs.length > 120) this.frameMs.shift();
-      if (moves) this.refresh();
+      // What fades does so in a few steps: a picture each frame would keep a processor busy.
+      if (moves) setTimeout(() => this.refresh(), STEP_MS);
     },
 
     _clean(map) {

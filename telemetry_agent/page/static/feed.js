@@ -1,10 +1,13 @@
 /**
  * The agent's events, whatever happens to the connection: it comes back by itself, tells when
- * contact is lost, and fetches what an event did not hold.
+ * contact is lost, and fetches what an event did not hold. A tab that nobody sees has no connection.
+ * Where other tabs of this browser have the connections that it may open, this one polls.
  */
 
 const LOST_AFTER_MS = 4000;
 const AGAIN_MS = 1500;
+const POLL_MS = 1000;
+const GROWS_TO = 5000; // then it is fetched again, thinned
 
 export class Feed {
   /**
@@ -22,16 +25,48 @@ export class Feed {
     this.lost = false;
     this.fetching = false;
     this.opened = 0;
+    /** @type {{since: number, until?: number} | null} what is to be seen of the track */
+    this.range = null;
+    /** How exact it is where: in 1e-7 degrees, 0: all of it; the box in degrees, or everywhere. */
+    this.detail = { exact: 0, box: null, asked: Infinity };
+    this.grown = 0;
+  }
+
+  /** See this time of the track; null: all of it. */
+  choose(range) {
+    this.range = range;
+    this.detail = { exact: 0, box: null, asked: Infinity };
+    return this.#fetchAll();
+  }
+
+  /** See this part of the world more closely. */
+  refine(tolerance, box) {
+    return this.#fetchAll({ tolerance, box });
   }
 
   start() {
-    this.#open();
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.#close() : this.#seen()));
+    if (!document.hidden) this.#open();
     setInterval(() => this.#watch(), 1000);
   }
 
+  #seen() {
+    this.heard = performance.now(); // it was silent because nobody listened
+    this.#open();
+  }
+
+  #close() {
+    this.source?.close();
+    this.source = null;
+    clearInterval(this.polling);
+    this.polling = null;
+  }
+
   #open() {
+    this.#close();
     this.opened = performance.now();
-    this.source = new EventSource("events");
+    this.source = new EventSource(`events?browser=${browserId()}`);
+    this.source.addEventListener("poll", () => this.#poll());
     this.source.addEventListener("hello", (event) => {
       this.track.last = 0; // what was missed is not known, so all of it is fetched
       this.#hear(JSON.parse(event.data));
@@ -39,17 +74,33 @@ export class Feed {
     this.source.addEventListener("news", (event) => this.#hear(JSON.parse(event.data)));
   }
 
+  #poll() {
+    this.#close();
+    const ask = async () => {
+      try {
+        const answer = await fetch("state");
+        const state = await answer.json();
+        if (this.polling) this.#hear(state);
+      } catch {
+        // Silence is judged by the clock.
+      }
+    };
+    this.polling = setInterval(ask, POLL_MS);
+    ask();
+  }
+
   /** A stream that hangs looks like one with nothing to say, so silence is judged by the clock. */
   async #watch() {
+    if (document.hidden) return;
     const now = performance.now();
     const silentMs = now - this.heard;
     if (silentMs < LOST_AFTER_MS) return;
     this.lost = true;
     this.contact(silentMs);
-    const closed = this.source.readyState === EventSource.CLOSED;
+    const closed = this.source?.readyState === EventSource.CLOSED;
     if (now - this.opened < (closed ? AGAIN_MS : 3 * LOST_AFTER_MS)) return;
     this.opened = now;
-    this.source.close();
+    this.#close();
     if (await needsLogin()) location.reload();
     else this.#open();
   }
@@ -64,36 +115,77 @@ export class Feed {
       this.stream = state.stream;
       this.track.clear();
     }
-    for (const point of state.points) {
+    const past = this.range?.until !== undefined; // nothing new belongs to it
+    for (const point of past ? [] : state.points) {
       if (state.after <= this.track.last) this.track.add(...point);
+      this.grown++;
     }
+    if (past) this.track.last = Math.max(this.track.last, state.last);
     if (state.after <= this.track.last) this.track.last = Math.max(this.track.last, state.last);
     if (state.gone) this.track.drop(state.gone);
     if (state.places) this.track.setRuns(state.places, performance.now());
     this.track.forgetBefore(state.first);
-    if (this.track.last < state.last) this.#fetch();
+    if (!this.track.last || this.grown > GROWS_TO) this.#fetchAll();
+    else if (this.track.last < state.last) this.#fetch();
     this.told(state);
   }
 
+  /** The points that were missed. */
   async #fetch() {
-    if (this.fetching) return;
-    this.fetching = true;
+    const after = this.track.last;
+    await this.#load(`trail?after=${after}`, (packed) => this.track.addPacked(packed));
+  }
+
+  /** The track, thinned to what can be seen. */
+  async #fetchAll(view = {}) {
+    const range = this.range;
+    const asked = new URLSearchParams({ across: "1400" });
+    if (range) asked.set("since", range.since);
+    if (range?.until !== undefined) asked.set("until", range.until);
+    const { tolerance, box } = view;
+    if (tolerance) {
+      asked.set("tolerance", Math.max(1, Math.round(tolerance)));
+      asked.set("box", [box.getSouth(), box.getWest(), box.getNorth(), box.getEast()].map((degrees) => Math.round(degrees * 1e7)));
+    }
+    await this.#load(`track?${asked}`, (packed, exact) => {
+      if (range !== this.range) return;
+      this.grown = 0;
+      this.detail = { exact, box: box ?? null, asked: tolerance ?? Infinity };
+      this.track.restart();
+      this.track.addPacked(packed);
+    });
+    this.changed?.();
+  }
+
+  async #load(url, take) {
+    if (this.fetching === url) return;
+    this.fetching = url;
     try {
       const stream = this.stream;
-      const after = this.track.last;
-      const answer = await fetch(`trail?after=${after}`);
-      const until = Number(answer.headers.get("X-Last-Row"));
+      const answer = await fetch(url);
       const packed = await answer.arrayBuffer();
       if (!answer.ok || stream !== this.stream) return;
-      if (!after) this.track.restart();
-      this.track.addPacked(packed);
-      this.track.last = Math.max(this.track.last, until);
+      take(packed, Number(answer.headers.get("X-Tolerance")));
+      this.track.last = Math.max(this.track.last, Number(answer.headers.get("X-Last-Row")));
     } catch {
       // The next event asks again.
     } finally {
-      this.fetching = false;
+      if (this.fetching === url) this.fetching = null;
     }
   }
+}
+
+/** The same in all tabs of this browser. */
+function browserId() {
+  const made = Math.random().toString(36).slice(2);
+  try {
+    const known = localStorage.getItem("browser");
+    if (known) return known;
+    localStorage.setItem("browser", made);
+  } catch {
+    // No storage: each tab counts for itself.
+  }
+  return made;
 }
 
 async function needsLogin() {

@@ -1,105 +1,94 @@
-/** What waited and what was delivered, over the last hours. */
+/** How the agent did: one of several charts, over an hour to 30 days. */
 
-import { count, span } from "./words.js";
+import { speedUnit, speedValue } from "./units.js";
 
-const SAMPLES = 720;
-const [MINUTE, HOUR] = [60, 3600];
-const STEPS_S = [
-  ...[1, 2, 5, 10, 20, 30], ...[1, 2, 5, 10, 20, 30].map((n) => n * MINUTE),
-  ...[1, 2, 3, 6, 12, 24, 48].map((n) => n * HOUR),
-];
+const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const of = (scale) => (value) => value / scale;
+const same = (value) => value;
+
+/** Each has lines: column, name, colour, conversion; and a unit for each of its axes. */
+const CHARTS = {
+  queue: { units: ["positions", "a minute"], lines: [["pending", "waiting on the disk", "stored", same], ["delivered_per_min", "delivered per minute", "delivered", same]] },
+  speed: { units: [speedUnit], lines: [["speed", "speed", "flight", (value) => speedValue(value)]] },
+  satellites: { units: ["satellites", "HDOP"], lines: [["sats", "satellites used", "delivered", same], ["hdop", "HDOP", "stored", same]] },
+  signal: { units: ["dB-Hz"], lines: [["signal", "signal of the four best", "flight", same]] },
+  sent: { units: ["kB a minute"], lines: [["sent_bytes_per_min", "sent", "flight", of(1000)]] },
+  disk: { units: ["GB"], lines: [["disk_free_bytes", "free on the disk", "stored", of(1e9)]] },
+  temperature: { units: ["°C"], lines: [["temperature", "processor", "dead", same]] },
+};
+const GAP_STEPS = 3;
 
 export class History {
   constructor() {
     this.box = document.getElementById("chart");
-    this.stream = null;
-    this.clear();
-    new ResizeObserver(() => this.#resize()).observe(this.box);
-  }
-
-  clear() {
-    this.step = 0;
-    this.uptime = [];
-    this.pending = [];
-    this.delivered = [];
-  }
-
-  /** The samples of the agent; from there on each event is one. */
-  async load() {
-    try {
-      const answer = await fetch("history");
-      if (!answer.ok) return;
-      const known = await answer.json();
-      this.clear();
-      this.uptime = known.uptime_s;
-      this.pending = known.pending;
-      this.delivered = known.delivered;
-    } catch {
-      // Contact is lost; it is loaded when that is back.
-    }
-  }
-
-  async show(state) {
-    if (state.stream !== this.stream) {
-      this.stream = state.stream;
-      await this.load();
-    }
-    const now = state.uptime_s;
-    if (!this.uptime.length || now - this.uptime.at(-1) >= this.step) {
-      this.uptime.push(now);
-      this.pending.push(state.queue.pending);
-      this.delivered.push(state.upload.delivered);
-      this.#bound();
-      this.#draw(now);
-    }
-  }
-
-  /** As the agent does it: too many samples become half as many. */
-  #bound() {
-    if (this.uptime.length <= 2 * SAMPLES) return;
-    for (const name of ["uptime", "pending", "delivered"]) {
-      this[name] = this[name].filter((_, i) => i % 2 === 0);
-    }
-    this.step = (this.uptime.at(-1) - this.uptime[0]) / this.uptime.length;
-  }
-
-  /** Deliveries come in batches, so they are told over some of the chart's width. */
-  #rates() {
-    const { uptime, delivered } = this;
-    const over = Math.max(5, (uptime.at(-1) - uptime[0]) / 60);
-    let from = 0;
-    return delivered.map((total, i) => {
-      while (uptime[i] - uptime[from] > over) from++;
-      const seconds = Math.max(uptime[i] - uptime[from], 5);
-      return i ? Math.max(0, ((total - delivered[from]) / seconds) * 60) : 0;
+    this.what = document.getElementById("chart-what");
+    this.hours = document.getElementById("chart-hours");
+    this.asked = -Infinity;
+    this.inSight = true;
+    new ResizeObserver(() => this.plot?.setSize(this.#size())).observe(this.box);
+    new IntersectionObserver((entries) => (this.inSight = entries.at(-1).isIntersecting)).observe(this.box);
+    this.what.addEventListener("change", () => this.#draw(true));
+    this.hours.addEventListener("change", () => {
+      this.asked = -Infinity;
+      this.show();
     });
   }
 
-  #draw(now) {
-    const data = [this.uptime.map((at) => at - now), this.pending, this.#rates()];
-    if (this.plot) this.plot.setData(data);
-    else if (this.uptime.length > 1) this.plot = new uPlot(this.#options(), data, this.box);
-    const most = Math.max(...this.pending);
-    this.box.setAttribute(
-      "aria-label",
-      `In the last ${span(now - this.uptime[0])} at most ${count(most)} positions waited on the disk, now ${count(this.pending.at(-1))}. ${count(this.delivered.at(-1) - this.delivered[0])} were delivered.`,
-    );
+  async show() {
+    const every = Number(this.hours.value) > 1 ? 60_000 : 5_000;
+    const now = performance.now();
+    if (!this.inSight || now - this.asked < every) return;
+    this.asked = now;
+    try {
+      const answer = await fetch(`history?hours=${this.hours.value}`);
+      if (!answer.ok) return;
+      this.data = gaps(await answer.json());
+      this.#draw();
+    } catch {
+      // Contact is lost; it is asked again when that is back.
+    }
   }
 
   recolour() {
-    this.plot?.destroy();
-    this.plot = null;
+    this.#draw(true);
   }
 
-  #resize() {
-    this.plot?.setSize(this.#size());
+  #draw(anew = false) {
+    if (!this.data) return;
+    const { lines } = CHARTS[this.what.value];
+    const data = [this.data.time];
+    for (const [column, , , convert] of lines) {
+      data.push(this.data[column].map((value) => (value === null ? null : convert(value))));
+    }
+    if (anew || this.drawn !== this.what.value + this.hours.value) {
+      this.plot?.destroy();
+      this.plot = null;
+    }
+    this.drawn = this.what.value + this.hours.value;
+    if (this.plot) this.plot.setData(data);
+    else if (data[0].length > 1) this.plot = new uPlot(this.#options(), data, this.box);
+    this.#words(lines, data);
+  }
+
+  /** The same for who does not see the picture. */
+  #words(lines, data) {
+    const told = lines.map(([, name], i) => {
+      const known = data[i + 1].filter((value) => value !== null);
+      if (!known.length) return `${name}: not known`;
+      return `${name}: now ${NUMBER.format(known.at(-1))}, at most ${NUMBER.format(Math.max(...known))}`;
+    });
+    const over = this.hours.selectedOptions[0].textContent;
+    this.box.setAttribute("aria-label", `${over}: ${told.join("; ")}.`);
+    const nothing = data.slice(1).every((line) => line.every((value) => value === null));
+    document.getElementById("chart-empty").hidden = !nothing;
   }
 
   #size() {
-    return { width: this.box.clientWidth, height: this.box.clientHeight };
+    return { width: this.box.clientWidth, height: this.box.clientHeight - 34 };
   }
 
   #options() {
+    const { units, lines } = CHARTS[this.what.value];
     const style = getComputedStyle(this.box);
     const probe = (name) => {
       this.box.style.color = `var(--${name})`;
@@ -109,31 +98,47 @@ export class History {
     };
     const [text, line] = [probe("muted"), probe("hairline")];
     const font = `12px ${style.fontFamily}`;
-    const axis = { stroke: text, font, grid: { stroke: line, width: 1 }, ticks: { show: false } };
-    const whole = (_, values) => values.map((value) => (Number.isInteger(value) ? count(value) : ""));
+    const axis = { stroke: text, font, labelFont: font, labelSize: 18, grid: { stroke: line, width: 1 }, ticks: { show: false } };
+    const words = (_, values) => values.map((value) => NUMBER.format(value));
+    const unit = (i) => (typeof units[i] === "function" ? units[i]() : units[i]);
+    const scale = (i) => (units.length > 1 && i ? "right" : "y");
+    const shown = (i) => (_, value) => (value === null || value === undefined ? "–" : `${NUMBER.format(value)} ${unit(Math.min(i, units.length - 1))}`);
     return {
       ...this.#size(),
-      legend: { show: false },
-      cursor: { show: false },
+      legend: { show: true, live: true },
+      cursor: { drag: { x: false, y: false } },
       padding: [8, 4, 0, 0],
-      scales: { x: { time: false }, y: { range: above }, rate: { range: above } },
+      scales: { x: { time: true }, y: { range: above }, right: { range: above } },
       axes: [
-        { ...axis, grid: { show: false }, values: (_, values) => values.map(before), incrs: STEPS_S, space: 80, size: 28 },
-        { ...axis, values: whole, size: 52 },
-        { ...axis, scale: "rate", side: 1, values: whole, size: 56, grid: { show: false } },
+        { ...axis, grid: { show: false }, space: 80, size: 48 },
+        { ...axis, values: words, size: 58, label: unit(0) },
+        ...(units.length > 1 ? [{ ...axis, scale: "right", side: 1, values: words, size: 58, label: unit(1), grid: { show: false } }] : []),
       ],
       series: [
-        {},
-        { stroke: probe("stored"), fill: faint(probe("stored")), width: 2, points: { show: false } },
-        { scale: "rate", stroke: probe("delivered"), width: 2, points: { show: false } },
+        { label: "Time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
+        ...lines.map(([, label, colour], i) => ({
+          label, scale: scale(i), stroke: probe(colour), width: 2, points: { show: false }, value: shown(i),
+          ...(i ? {} : { fill: faint(probe(colour)) }),
+        })),
       ],
     };
   }
 }
 
+/** A line is not drawn over a time of which nothing is known. */
+function gaps(known) {
+  const found = Object.fromEntries(Object.keys(known).map((name) => [name, []]));
+  const { time, step_s: steps } = known;
+  for (let i = 0; i < time.length; i++) {
+    if (i && time[i] - time[i - 1] > GAP_STEPS * steps[i]) {
+      for (const name of Object.keys(found)) found[name].push(name === "time" ? time[i - 1] + steps[i] : null);
+    }
+    for (const name of Object.keys(found)) found[name].push(known[name][i]);
+  }
+  return found;
+}
+
 /** From zero to a little above the highest. */
-const above = (_plot, _low, high) => [0, Math.max(4, (high ?? 0) * 1.12)];
+const above = (_plot, _low, high) => [0, Math.max(1, (high ?? 0) * 1.12)];
 
-const before = (seconds) => (seconds > -0.5 ? "now" : `−${span(-seconds)}`);
-
-const faint = (colour) => colour.replace(/^rgb\((.*)\)$/, "rgba($1, 0.18)");
+const faint = (colour) => colour.replace(/^rgb\((.*)\)$/, "rgba($1, 0.16)");

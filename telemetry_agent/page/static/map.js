@@ -4,6 +4,8 @@ import { canvasLayer } from "./canvas-layer.js";
 import { paintGraticule } from "./graticule.js";
 import { put } from "./pipe.js";
 import { trailPainter } from "./trail-painter.js";
+import { local, utc } from "./times.js";
+import { distance } from "./units.js";
 import { accuracy, ago, coordinates, motion } from "./words.js";
 
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -21,30 +23,36 @@ const PLACES = {
 export class TrackMap {
   /**
    * @param {import("./track.js").Track} track
-   * @param {string} tiles the template of a tile server's URLs; empty: none
+   * @param {{tiles?: string, credit?: string, map?: {credit: string, deepest: number}}} ground
+   *   the template of a tile server's URLs, and the map on the device, where there are such
+   * @param {import("./feed.js").Feed} feed fetches what is to be seen more closely
    */
-  constructor(track, tiles) {
+  constructor(track, ground, feed) {
+    const { tiles, map: offline } = ground;
+    const pictured = Boolean(tiles || offline);
     this.track = track;
+    this.feed = feed;
     /** @type {"whole" | "follow" | "free"} */
     this.view = "whole";
     this.map = L.map("map", {
-      zoomSnap: tiles ? 1 : 0.25,
-      zoomDelta: tiles ? 1 : 0.5,
+      zoomSnap: pictured ? 1 : 0.25,
+      zoomDelta: pictured ? 1 : 0.5,
       zoomAnimation: !calm(),
       maxZoom: 20,
-      attributionControl: Boolean(tiles),
+      attributionControl: false,
     }).setView([20, 0], 2);
     this.map.zoomControl.setPosition("topright");
-    if (tiles) {
+    if (pictured) {
       this.map.getContainer().classList.add("tiled");
-      const server = new URL(tiles.replaceAll(/[{}]/g, "")).hostname;
-      L.tileLayer(tiles, { maxZoom: 20, maxNativeZoom: 19, attribution: server }).addTo(this.map);
+      if (offline) this.#offline(offline);
+      else this.#tiles(tiles);
+      credits(offline ? offline.credit : ground.credit || usualCredit(tiles)).addTo(this.map);
     }
     L.control.scale({ imperial: false, position: "bottomright" }).addTo(this.map);
-    if (!tiles) {
+    if (!pictured) {
       this.graticule = canvasLayer(paintGraticule, { name: "graticule", margin: 0 }).addTo(this.map);
     }
-    const paint = trailPainter(track, { onTiles: Boolean(tiles), calm });
+    const paint = trailPainter(track, { onTiles: pictured, calm });
     this.layer = canvasLayer(paint, { name: "trail", margin: 0.2 }).addTo(this.map);
     this.circle = L.circle([0, 0], { radius: 1, interactive: false, className: "accuracy" });
     this.marker = L.marker([0, 0], { icon: arrow(), interactive: false, keyboard: false });
@@ -53,6 +61,10 @@ export class TrackMap {
     this.#buttons();
     this.map.on("dragstart", () => this.#look("free"));
     this.map.on("click", (event) => this.#tell(event.containerPoint));
+    this.map.on("moveend", () => {
+      clearTimeout(this.settling);
+      this.settling = setTimeout(() => this.#refine(), 250);
+    });
     new ResizeObserver(() => this.map.invalidateSize({ animate: false })).observe(this.map.getContainer());
   }
 
@@ -67,7 +79,67 @@ export class TrackMap {
     this.drawn = this.track.version;
   }
 
+  /** Another time was chosen: see all of it. */
+  chosen() {
+    this.#look("whole");
+    this.fitted = false;
+    this.#fit(true);
+    this.layer.refresh();
+  }
+
+  /** Show the position with that index, as it is played; null: no longer. */
+  play(index) {
+    if (index === null) {
+      this.ghost?.remove();
+      return;
+    }
+    const { lat, lon } = this.track;
+    const at = [lat[index] / 1e7, lon[index] / 1e7];
+    this.ghost ??= L.circleMarker(at, { radius: 9, className: "ghost", interactive: false });
+    this.ghost.setLatLng(at).addTo(this.map);
+    if (!this.map.getBounds().contains(at)) this.map.panTo(at, { animate: false });
+  }
+
+  /** Fetch the points between, where one looks closer than the track is exact. */
+  #refine() {
+    const tolerance = (1.5 * 3.6e9) / (256 * 2 ** this.map.getZoom());
+    const bounds = this.map.getBounds();
+    const { exact, box, asked } = this.feed.detail;
+    const inside = !box || box.contains(bounds);
+    if (!exact && inside) return;
+    if (inside && (exact <= 1.4 * tolerance || asked <= 1.4 * tolerance)) return;
+    this.feed.refine(tolerance, bounds.pad(0.5));
+  }
+
+  #tiles(template) {
+    L.tileLayer(template, {
+      maxZoom: 20,
+      maxNativeZoom: 19,
+      referrerPolicy: "strict-origin", // OpenStreetMap's servers ask for it; nobody else gets one
+      className: "pictures",
+    }).addTo(this.map);
+  }
+
+  /** The map on the device, in the colours of the page. */
+  #offline({ deepest }) {
+    this.dark = isDark();
+    this.vector = protomapsL.leafletLayer({
+      url: new URL("map.pmtiles", location).href,
+      flavor: this.dark ? "dark" : "light",
+      lang: "en",
+      maxDataZoom: deepest,
+      maxZoom: 20,
+      attribution: "",
+    });
+    this.vector.addTo(this.map);
+    this.offline = { deepest };
+  }
+
   recolour() {
+    if (this.offline && this.dark !== isDark()) {
+      this.vector.remove();
+      this.#offline(this.offline);
+    }
     this.graticule?.recolour();
     this.layer.recolour();
   }
@@ -125,10 +197,13 @@ export class TrackMap {
   }
 
   #bounds() {
-    const { size, lat, lon } = this.track;
+    const { size, lat, lon, glitch } = this.track;
     if (!size) return null;
-    let [south, north, west, east] = [lat[0], lat[0], lon[0], lon[0]];
-    for (let i = 1; i < size; i++) {
+    const sure = glitch.subarray(0, size).indexOf(0);
+    const start = Math.max(0, sure);
+    let [south, north, west, east] = [lat[start], lat[start], lon[start], lon[start]];
+    for (let i = start + 1; i < size; i++) {
+      if (glitch[i] && sure >= 0) continue;
       if (lat[i] < south) south = lat[i];
       else if (lat[i] > north) north = lat[i];
       if (lon[i] < west) west = lon[i];
@@ -159,16 +234,48 @@ export class TrackMap {
     this.chip.title = near && fresh ? `${near.text}: ${near.how}` : "";
   }
 
-  /** What is there: its time and where it is. */
-  #tell(point) {
+  /** What is there: all that is known of that position. */
+  async #tell(point) {
     const near = this.#nearest(point);
     if (near === null) return;
     const { track } = this;
-    const time = new Date(track.time[near] * 1000).toISOString().replace("T", " ").slice(0, 19);
-    L.popup({ closeButton: false, offset: [0, -4], autoPan: false })
+    const ms = track.time[near] * 1000;
+    const box = document.createElement("dl");
+    box.className = "fix";
+    const facts = (list) => {
+      box.replaceChildren();
+      for (const [name, value] of list.filter(([, value]) => value)) {
+        const [term, words] = [document.createElement("dt"), document.createElement("dd")];
+        term.textContent = name;
+        words.textContent = value;
+        box.append(term, words);
+      }
+    };
+    const known = [["Local", local(ms)], ["UTC", utc(ms)], ["State", PLACES[track.placeOf(near)]]];
+    facts(known);
+    const popup = L.popup({ closeButton: false, offset: [0, -4], autoPan: false, maxWidth: 320 })
       .setLatLng([track.lat[near] / 1e7, track.lon[near] / 1e7])
-      .setContent(`${time} UTC, ${PLACES[track.placeOf(near)]}`)
+      .setContent(box)
       .openOn(this.map);
+    try {
+      const answer = await fetch(`fix?row=${track.rows[near]}`);
+      if (!answer.ok) return;
+      const fix = await answer.json();
+      const metres = (m) => (m === undefined ? "" : `${Math.round(m)}\u00a0m`);
+      facts([
+        ...known,
+        ["Place", coordinates(fix)],
+        ["Speed", motion(fix)],
+        ["Altitude", metres(fix.alt)],
+        ["Accuracy", accuracy(fix)?.text],
+        ["Satellites", fix.sats === undefined ? "" : String(fix.sats)],
+        ["Odometer", fix.odo === undefined ? "" : distance(fix.odo)],
+        ["Flags", fix.flags?.join(", ")],
+      ]);
+      popup.update();
+    } catch {
+      // Contact is lost: it stays with what is known here.
+    }
   }
 
   #nearest(point) {
@@ -184,6 +291,30 @@ export class TrackMap {
     }
     return found;
   }
+}
+
+const isDark = () => {
+  const { theme } = document.documentElement.dataset;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+};
+
+/** Who made the map. As text, whatever it is that a config or a file says. */
+function credits(text) {
+  const Credits = L.Control.extend({
+    options: { position: "bottomright" },
+    onAdd() {
+      const element = L.DomUtil.create("div", "leaflet-control-attribution");
+      element.textContent = text;
+      element.hidden = !text;
+      return element;
+    },
+  });
+  return new Credits();
+}
+
+function usualCredit(template) {
+  const server = new URL(template.replaceAll(/[{}]/g, "")).hostname;
+  return /(^|\.)openstreetmap\.org$/.test(server) ? "© OpenStreetMap contributors" : server;
 }
 
 /** Where the device is: a dot, with an arrow while it moves. */

@@ -13,10 +13,23 @@ const $ = (id) => document.getElementById(id);
 export class SkyView {
   constructor() {
     this.shown = "";
+    this.inSight = false;
     ground($("polar"));
+    new IntersectionObserver((entries) => {
+      this.inSight = entries.at(-1).isIntersecting;
+      if (this.state) this.show(this.state);
+    }).observe($("polar").closest("section"));
+    $("sky-table").addEventListener("toggle", () => {
+      this.shown = "";
+      if (this.state) this.show(this.state);
+    });
   }
 
-  show({ receiver: { satellites } }) {
+  /** Signals change each second: what nobody sees is not drawn. */
+  show(state) {
+    this.state = state;
+    if (!this.inSight) return;
+    const { satellites } = state.receiver;
     const key = JSON.stringify(satellites);
     if (key === this.shown) return;
     this.shown = key;
@@ -30,7 +43,7 @@ export class SkyView {
     );
     $("polar").querySelector(".satellites").replaceChildren(...satellites.filter(isPlaced).map(dot));
     $("bars").replaceChildren(...systems.map((system) => group(system, satellites)));
-    $("satellites").replaceChildren(...satellites.map(row));
+    if ($("sky-table").open) $("satellites").replaceChildren(...satellites.map(row));
     $("no-sky").hidden = satellites.length > 0;
     $("sky-table").hidden = satellites.length === 0;
   }

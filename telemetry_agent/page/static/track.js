@@ -10,7 +10,8 @@
 const POINT_BYTES = 24;
 const TURN = 3.6e9;
 const ARRIVAL_MS = 1400;
-const COLUMNS = ["rows", "lat", "lon", "time", "begins", "x", "y"];
+const LIT_FROM = 4;
+const COLUMNS = ["rows", "lat", "lon", "time", "begins", "glitch", "x", "y"];
 
 export class Track {
   constructor() {
@@ -27,6 +28,8 @@ export class Track {
     this.lon = new Float64Array(1024);
     this.time = new Uint32Array(1024);
     this.begins = new Uint8Array(1024);
+    /** Where the device cannot have been: it is drawn, and does not decide what is seen. */
+    this.glitch = new Uint8Array(1024);
     /** Web Mercator, the world is 1 x 1, north and west are 0. */
     this.x = new Float64Array(1024);
     this.y = new Float64Array(1024);
@@ -60,7 +63,7 @@ export class Track {
   }
 
   /** Add a position if it is newer than all; degrees in 1e-7, seconds since 1970. */
-  add(row, lat, lon, time, begins) {
+  add(row, lat, lon, time, flags) {
     if (this.size && row <= this.rows[this.size - 1]) return;
     if (this.size === this.rows.length) this.#grow();
     const i = this.size;
@@ -68,7 +71,8 @@ export class Track {
     this.lat[i] = lat;
     this.lon[i] = this.unbroken(lon);
     this.time[i] = time;
-    this.begins[i] = begins;
+    this.begins[i] = flags & 1;
+    this.glitch[i] = (flags >> 1) & 1;
     const sine = Math.sin((lat / 1e7) * (Math.PI / 180));
     this.x[i] = this.lon[i] / TURN + 0.5;
     this.y[i] = 0.5 - Math.log((1 + sine) / (1 - sine)) / (4 * Math.PI);
@@ -118,7 +122,10 @@ export class Track {
     if (this.runs.length) {
       const before = this.runs.filter((run) => run[2] === "delivered");
       const after = runs.filter((run) => run[2] === "delivered");
-      for (const [lo, hi] of without(after, before)) this.arrivals.push({ lo, hi, since: now });
+      for (const [lo, hi] of without(after, before)) {
+        // A light for each single position would keep a browser drawing for ever.
+        if (hi - lo >= LIT_FROM) this.arrivals.push({ lo, hi, since: now });
+      }
     }
     this.runs = runs;
     this.version++;
@@ -145,6 +152,17 @@ export class Track {
       else high = middle;
     }
     return low;
+  }
+
+  /** The index of the last position of that second or before. */
+  atTime(second) {
+    let [low, high] = [0, this.size];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.time[middle] <= second) low = middle + 1;
+      else high = middle;
+    }
+    return Math.max(0, low - 1);
   }
 
   /** Where the position with that index is. */

@@ -1,5 +1,7 @@
 /** The agent's state in plain words. Pure: state in, texts out. */
 
+import { speed } from "./units.js";
+
 const NUMBER = new Intl.NumberFormat("en");
 
 /** Fewer than this on the disk is the next batch, not a backlog. */
@@ -39,22 +41,19 @@ export function size(bytes) {
   return `${bytes} bytes`;
 }
 
+/** What a state word of the receiver means. The words themselves are those of `status` and the log. */
 const RECEIVER = {
-  absent: ["Not there", "The receiver is not plugged in."],
-  busy: ["Busy", "Another program uses the receiver."],
-  silent: ["Silent", "The receiver says nothing."],
-  "wrong-baud": ["Unreadable", "The receiver speaks at another speed."],
-  binary: ["Binary", "The receiver speaks a binary protocol, not NMEA."],
-  "no-date": ["No date", "The receiver gives positions without a date."],
-  "no-fix": ["No fix", "The receiver sees too little of the sky."],
-  "2d": ["2D fix", "Recording."],
-  "3d": ["3D fix", "Recording."],
+  absent: "not plugged in",
+  busy: "used by another program",
+  silent: "sends nothing",
+  "wrong-baud": "sends at another speed",
+  binary: "sends a binary protocol, not NMEA",
+  "no-date": "sends positions without a date",
 };
 
-/** @returns {{tone: string, value: string, caption: string, says: string}} */
+/** @returns {{tone: string, value: string, caption: string}} */
 export function receiver(state) {
   const { receiver } = state;
-  const [value, says] = RECEIVER[receiver.state] ?? [receiver.state, ""];
   const well = receiver.state === "2d" || receiver.state === "3d";
   const used = receiver.satellites.filter((satellite) => satellite.used).length || receiver.sats;
   const parts = [];
@@ -62,13 +61,14 @@ export function receiver(state) {
     if (used) parts.push(many(used, "satellite"));
     parts.push(pace(receiver.rate_hz));
   } else {
-    if (receiver.state !== "no-fix") parts.push(says.replace(/\.$/, ""));
+    if (receiver.message) parts.push(receiver.message);
+    else if (RECEIVER[receiver.state]) parts.push(RECEIVER[receiver.state]);
     else if (receiver.satellites.length) parts.push(`${receiver.satellites.length} satellites in view`);
     else parts.push("no satellite in view");
     if (receiver.antenna && receiver.antenna !== "OK") parts.push(`antenna ${receiver.antenna}`);
   }
   parts.push(lasts(receiver.state_s));
-  return { tone: well ? "good" : "bad", value, caption: parts.join(" · "), says };
+  return { tone: well ? "good" : "bad", value: receiver.state, caption: parts.join(" · ") };
 }
 
 function pace(hz) {
@@ -101,72 +101,103 @@ export const total = (counts) => Object.values(counts).reduce((sum, n) => sum + 
 export function network(state) {
   const { word, since_s: since } = state.network;
   if (word === "up") return { tone: "good", value: "Network up", caption: lasts(since) };
-  const value = word === "no-route" ? "No network" : isDown(state) ? "Endpoint down" : "Network away";
-  return { tone: "away", value, caption: lasts(since) };
+  return { tone: "away", value: `Network ${word}`, caption: lasts(since) };
 }
-
-/** Whether somebody is there who says that nothing listens: then it is not the network. */
-const isDown = ({ network, away }) => !away && network.error.includes("refused");
-
-const UPLOAD = {
-  ok: "takes what comes",
-  waiting: "asks to wait",
-  "no-route": "out of reach",
-  unreachable: "out of reach",
-  portal: "hidden by a login page of this network",
-  held: "refuses our set-up",
-};
 
 /** @returns {{tone: string, value: string, caption: string}} */
 export function endpoint(state) {
   const { upload } = state;
   const parts = [upload.delivered === 1 ? "position delivered" : "positions delivered"];
-  if (upload.state !== "ok") parts.push(`${UPLOAD[upload.state]} ${lasts(upload.state_s)}`);
+  if (upload.state !== "ok") parts.push(`${upload.state} ${lasts(upload.state_s)}`);
   else if (upload.delivered && upload.last_delivery_s !== undefined) parts.push(`the last ${ago(upload.last_delivery_s)}`);
   const tone = { ok: "good", waiting: "stored", held: "bad" }[upload.state] ?? "away";
   return { tone, value: count(upload.delivered), caption: parts.join(" · ") };
 }
 
+/** @typedef {{name: string, verdict: "fail" | "warn", said: string, remedy: string}} Finding */
+
+/** @param {Finding[]} findings @returns {Finding | undefined} the worst; of equals the first */
+export const worst = (findings = []) =>
+  findings.find(({ verdict }) => verdict === "fail") ?? findings[0];
+
+const TONES = { fail: "bad", warn: "stored" };
+
 /**
  * The one sentence, and what follows from it.
  * @returns {{kind: string, tone: string, leadTone: string, lead: string, rest: string,
- *   more: string}} the tones are of the delivery and of the recording; ``kind`` changes when the sentence says something else, not when a number in it grows
+ *   more: string, title: string}} the tone is of the worst; ``kind`` changes when the sentence says
+ *   something else, not when a number in it grows
  */
 export function headline(state) {
   const { upload } = state;
   const { pending } = state.queue;
-  const seen = receiver(state);
-  const recording = seen.tone === "good";
-  const lead = recording ? "Recording." : seen.says;
-  const wait = waits(pending);
-  const away = awayWords(state);
+  const recording = receiver(state).tone === "good";
+  const bad = worst(state.findings);
+  const held = awayWords(state);
   let tone = "good";
   let rest = "";
-  if (away) {
+  let title = pending ? `${count(pending)} waiting` : "all delivered";
+  if (held) {
     tone = upload.state === "held" ? "bad" : "stored";
-    rest = pending ? `${away}; ${wait} safely on the disk.` : `${away}; nothing waits.`;
+    rest = pending ? `${held}; ${waits(pending)} safely on the disk.` : `${held}; nothing waits.`;
+    title = `${away(state)}, ${title}`;
   } else if (!pending) {
-    rest = upload.delivered ? "Everything is delivered." : "Nothing is recorded yet.";
-    if (!upload.delivered) tone = "idle";
+    rest = upload.delivered ? "Everything is delivered." : "Nothing is delivered yet.";
+    if (!upload.delivered) [tone, title] = ["idle", "nothing delivered yet"];
   } else if (late(state)) {
     tone = "flight";
     rest = `${many(pending, "position")} ${pending === 1 ? "is" : "are"} on the way from the disk to the endpoint.`;
   } else {
     rest = `Everything is delivered but the newest ${pending === 1 ? "position" : count(pending)}.`;
   }
-  const leadTone = recording ? "good" : "bad";
+  let lead = "Recording.";
+  let leadTone = "good";
+  if (!recording) {
+    lead = `Receiver ${state.receiver.state} ${lasts(state.receiver.state_s)}.`;
+    leadTone = tone = "bad";
+    title = `receiver ${state.receiver.state}`;
+  }
+  const named = bad && subject(bad, state);
+  if (named) {
+    leadTone = TONES[bad.verdict];
+    if (recording) [lead, title] = [`${named}.`, named.toLowerCase()];
+  }
+  if (bad && tone !== "bad") tone = TONES[bad.verdict];
   const more = [];
-  const { full, carrying_over: carrying } = state.queue;
-  const dead = total(state.queue.dead_letters);
-  if (dead) more.push(`The endpoint refused ${many(dead, "position")}: see below.`);
-  if (full) more.push("The queue is full: for what comes, something else is given up.");
+  if (bad) more.push(sentence(bad));
+  const { carrying_over: carrying } = state.queue;
   if (carrying) more.push("More is being carried over from a damaged file.");
   const { discarded, ...lost } = state.queue.lost; // whoever discards knows it
   if (total(lost)) more.push(`${many(total(lost), "position")} ${total(lost) === 1 ? "was" : "were"} lost: ${reasons(lost)}.`);
-  if (away && upload.next_attempt_s > 1) more.push(`Next attempt in ${span(upload.next_attempt_s)}.`);
-  const kind = [state.receiver.state, away ? state.network.word : "", upload.state, tone, dead > 0, full, carrying];
-  return { kind: kind.join(), tone, leadTone, lead, rest, more: more.join(" ") };
+  if (held && upload.next_attempt_s > 1) more.push(`Next attempt in ${span(upload.next_attempt_s)}.`);
+  const found = (state.findings ?? []).map(({ name, verdict }) => name + verdict);
+  const kind = [state.receiver.state, held ? state.network.word : "", upload.state, tone, carrying, ...found];
+  return { kind: kind.join(), tone, leadTone, lead, rest, more: more.join(" "), title };
 }
+
+/** What is wrong, in two or three words; empty where the rest of the sentence says it. */
+function subject({ name }, { receiver, queue }) {
+  switch (name) {
+    case "antenna":
+      return receiver.antenna === "SHORT" ? "Antenna short" : "Antenna open";
+    case "fix":
+      return receiver.quality ? `Position ${receiver.quality}` : "No fix";
+    case "file system":
+      return "Disk not safe";
+    case "disk space":
+      return "Disk almost full";
+    case "queue":
+      if (queue.full) return "Queue full";
+      if (!total(queue.dead_letters)) return "Positions lost";
+      return `${many(total(queue.dead_letters), "position")} refused`;
+    default:
+      return "";
+  }
+}
+
+/** @param {Finding} finding */
+const sentence = ({ said, remedy }) =>
+  `${said[0].toUpperCase()}${said.slice(1)}.${remedy ? ` To do: ${remedy}.` : ""}`;
 
 const LOST = {
   memory: "while the disk refused them",
@@ -190,41 +221,28 @@ function late(state) {
   return (state.queue.oldest_pending_s ?? 0) > NEXT_BATCH_S || state.queue.pending > 200;
 }
 
-/** Why nothing can be delivered; empty: it can. */
-function awayWords(state) {
-  const { upload } = state;
-  if (state.network.word === "no-route") {
-    return `There has been no network for ${span(state.network.since_s)}`;
-  }
-  if (state.network.word !== "up") {
-    if (isDown(state)) return `The endpoint has been down for ${span(state.network.since_s)}`;
-    return `The network has been away for ${span(state.network.since_s)}`;
-  }
-  const since = span(upload.state_s);
-  switch (upload.state) {
-    case "portal":
-      return `A login page of this network has been in the way for ${since}`;
-    case "held":
-      return `The endpoint has refused our set-up for ${since}`;
-    case "waiting":
-      return `The endpoint has asked to wait for ${since}`;
-    case "unreachable":
-    case "no-route":
-      return `The endpoint has been out of reach for ${since}`;
-    default:
-      return "";
-  }
+/** The state word of why nothing can be delivered; empty: it can. */
+function away({ upload, network }) {
+  if (network.word !== "up") return network.word;
+  return upload.state === "ok" ? "" : upload.state;
 }
 
-/** @param {number} lostMs */
-export function lostContact(lostMs) {
+/** The same as a part of the sentence. */
+function awayWords(state) {
+  const word = away(state);
+  const since = state.network.word === "up" ? state.upload.state_s : state.network.since_s;
+  return word && `Uploads ${word} for ${span(since)}`;
+}
+
+/** @param {number} lostMs @param {boolean} seen whether there is anything to be seen */
+export function lostContact(lostMs, seen = true) {
   return {
     kind: "lost",
     tone: "idle",
     leadTone: "bad",
     lead: "No contact with the agent",
     rest: `for ${span(lostMs / 1000)}.`,
-    more: "What you see is how it was then. It comes back by itself.",
+    more: seen ? "What you see is how it was then. It comes back by itself." : "It comes back by itself.",
   };
 }
 
@@ -257,8 +275,8 @@ const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
 /** How it moves: 43 km/h north-east; empty where nobody knows. */
 export function motion(position) {
   if (position.speed === undefined) return "";
-  const speed = `${Math.round(position.speed * 3.6)} km/h`;
-  if (position.course === undefined || position.speed < 0.5) return speed;
+  const fast = speed(position.speed);
+  if (position.course === undefined || position.speed < 0.5) return fast;
   const wind = WINDS[Math.round(position.course / 45) % 8];
-  return `${speed} ${wind} ${String(Math.round(position.course) % 360).padStart(3, "0")}°`;
+  return `${fast} ${wind} ${String(Math.round(position.course) % 360).padStart(3, "0")}°`;
 }

@@ -1,9 +1,11 @@
 """What an answer means before any format looks into it: the part that all formats share."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from telemetry_agent.model import Answer, Deferred, Delivered, Held, Outcome, Refused
+from telemetry_agent.model import Answer, Batch, Deferred, Delivered, Held, Outcome, Refused
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
@@ -12,11 +14,11 @@ _LATER = {408, 409, 423, 424, 425, 429}
 _WORDS_MAX = 200
 
 
-def judge(answer: Answer) -> Outcome | None:
-    """The outcome by status and first byte; ``None``: taken, unless the body says otherwise."""
+def judge(answer: Answer, batch: Batch, *, array_is_yes: bool = False) -> Outcome:
+    """The outcome by status and body. ``array_is_yes``: the servers say yes by a JSON array."""
     match answer.status // 100:
         case 2:
-            return _judge_taken(answer)
+            return _judge_taken(answer, batch, array_is_yes=array_is_yes)
         case 3:
             return _judge_redirect(answer)
         case 1:
@@ -25,9 +27,26 @@ def judge(answer: Answer) -> Outcome | None:
             return _judge_error(answer)
 
 
+def offers_gzip(answer: Answer) -> bool:
+    """Whether the endpoint names gzip in ``Accept-Encoding`` (RFC 9110, 12.5.3)."""
+    if not (200 <= answer.status < 300 or answer.status == 415):
+        return False
+    for coding in answer.headers.get("accept-encoding", "").lower().split(","):
+        name, _, weight = coding.partition(";")
+        q = weight.strip().removeprefix("q=").strip()
+        if name.strip() in {"gzip", "x-gzip"}:
+            return not q or (q.replace(".", "", 1).isdigit() and float(q) > 0)
+    return False
+
+
 def unclear(answer: Answer, reason: str) -> Deferred:
     """The endpoint may or may not mean yes: nothing is acknowledged."""
-    return Deferred(reason, retry_after_s=retry_after_s(answer.headers), status=answer.status)
+    return Deferred(
+        reason,
+        retry_after_s=retry_after_s(answer.headers),
+        status=answer.status,
+        may_be_a_fix=True,
+    )
 
 
 def words(text: str) -> str:
@@ -50,16 +69,97 @@ def with_words(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
     return replace(outcome, reason=masked(outcome.reason))
 
 
-def _judge_taken(answer: Answer) -> Outcome | None:
+def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome:
     status = answer.status
     coding = answer.headers.get("content-encoding", "identity")
     if answer.body and coding.strip().lower() not in {"", "identity"}:
         return unclear(answer, f"{status} with a body in {words(coding)}, which was not asked for")
-    if answer.body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+    text = answer.body.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"<"):
         return _elsewhere(answer, f"{status} with a web page")
     if status not in _TAKEN:
         return unclear(answer, f"{status} does not say that the fixes were taken")
-    return None
+    if answer.too_long_bytes is not None:
+        return _judge_too_long(answer, answer.too_long_bytes, len(batch.records))
+    return _judge_body(answer, text, batch, array_is_yes=array_is_yes)
+
+
+def _judge_too_long(answer: Answer, size_bytes: int, count: int) -> Outcome:
+    if count <= 1:
+        return Delivered(status=answer.status)
+    # The part that was not read may refuse one of the fixes.
+    fitting = max(1, count * len(answer.body) // (2 * size_bytes))
+    reason = f"{answer.status} with a body larger than {len(answer.body)} bytes"
+    return Refused(reason, too_large=True, status=answer.status, fitting=fitting)
+
+
+def _judge_body(answer: Answer, text: bytes, batch: Batch, *, array_is_yes: bool) -> Outcome:
+    status = answer.status
+    if text.lower().startswith(b"error"):
+        return unclear(answer, f"{status}, but it says: {_quoted(text)}")
+    declared = "json" in answer.headers.get("content-type", "").lower()
+    if not text or not (declared or text.startswith((b"{", b"["))):
+        return Delivered(status=status)
+    return _judge_json(answer, text, batch, declared=declared, array_is_yes=array_is_yes)
+
+
+def _judge_json(
+    answer: Answer, text: bytes, batch: Batch, *, declared: bool, array_is_yes: bool
+) -> Outcome:
+    status = answer.status
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        if declared or text.startswith(b"{"):
+            return unclear(answer, f"{status} with JSON that does not parse")
+        return Delivered(status=status)
+    if isinstance(said, dict):
+        return _judge_object(answer, said, text, batch)
+    if isinstance(said, list) and array_is_yes:
+        return Delivered(status=status)
+    return unclear(answer, f"{status}, but {_quoted(text)} does not say that the fixes were taken")
+
+
+def _judge_object(answer: Answer, said: dict[str, Any], text: bytes, batch: Batch) -> Outcome:
+    rejected_items, retry_items = said.get("rejected") or [], said.get("retry") or []
+    if not isinstance(rejected_items, list) or not isinstance(retry_items, list):
+        return unclear(answer, f"{answer.status} rejects fixes without naming them")
+    names = {record.seq for record in batch.records}
+    retry = [_name(seq) for seq in retry_items]
+    rejected = [
+        (_name(item.get("seq")), item.get("reason")) if isinstance(item, dict) else (0, None)
+        for item in rejected_items
+    ]
+    stay = frozenset(seq for seq in retry if seq in names)
+    delivered = Delivered(
+        rejected={
+            seq: words(str(reason or "")) or "rejected by the endpoint"
+            for seq, reason in rejected
+            if seq in names and seq not in stay  # said both: keeping it loses nothing
+        },
+        retry=stay,
+        unknown_names=sum(seq not in names for seq in (*retry, *(s for s, _ in rejected))),
+        status=answer.status,
+    )
+    received, count = said.get("received"), len(names)
+    if type(received) is int and 0 <= received <= count:
+        taken = count - len(delivered.rejected) - len(stay)
+        if received < taken:
+            return unclear(answer, f"{answer.status}, but only {received} of {count} were received")
+        return replace(delivered, counted=True)
+    no = said.get("error") or said.get("errors") or said.get("status") == "error"
+    if no or said.get("success") is False or said.get("ok") is False:
+        return unclear(answer, f"{answer.status}, but it says: {_quoted(text)}")
+    return delivered
+
+
+def _name(value: object) -> int:
+    """A seq; 0, which names no fix, for anything else."""
+    return value if type(value) is int else 0
+
+
+def _quoted(text: bytes) -> str:
+    return words(text[:1000].decode("utf-8", "replace")) or "nothing"
 
 
 def _judge_redirect(answer: Answer) -> Outcome:
@@ -81,6 +181,7 @@ def _judge_error(answer: Answer) -> Outcome:
             state="portal" if status == 511 else "waiting",
             retry_after_s=retry_after_s(answer.headers),
             status=status,
+            may_be_a_fix=status == 500,
         )
     return Held(reason, status=status)
 

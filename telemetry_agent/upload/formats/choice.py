@@ -1,10 +1,10 @@
 """From what the config says to the format that it means."""
 
 from telemetry_agent.upload.formats import clickhouse, influx, native, osmand, overland, owntracks
-from telemetry_agent.upload.interfaces import Format, FormatName
+from telemetry_agent.upload.interfaces import FormatName, WireFormat
 
 
-def choose(name: FormatName, url: str, username: str = "") -> Format:
+def choose(name: FormatName, url: str, username: str = "") -> WireFormat:
     """The format; what a server wants to know beside the fixes stands in its own URL."""
     match name:
         case "native":

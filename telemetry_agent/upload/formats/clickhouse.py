@@ -19,7 +19,6 @@ from telemetry_agent.model import (
     Answer,
     Batch,
     Deferred,
-    Delivered,
     Fix,
     Held,
     Outcome,
@@ -28,7 +27,7 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.upload.formats.answers import judge, reason_of
 from telemetry_agent.upload.formats.packing import digest, packed
-from telemetry_agent.upload.interfaces import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, WireFormat
 from telemetry_agent.upload.retry import retry_after_s
 
 _PARAMETERS = {
@@ -50,7 +49,7 @@ _SET_UP = {
 }
 
 
-def format_for(url: str) -> Format:
+def format_for(url: str) -> WireFormat:
     """The format for the table that ``url`` names."""
     named = {name for name, _ in parse_qsl(urlsplit(url).query)}
     ours = "&".join(
@@ -62,16 +61,16 @@ def format_for(url: str) -> Format:
         names = f'"device":{device},"stream":"{batch.stream}"'
         rows = [f'{{{names},"seq":{seq},{_fields(fix)}}}\n' for _, seq, _, fix in batch.records]
         query = f"{ours}&insert_deduplication_token={digest(batch)}"
-        return packed("".join(rows).encode(), {}, compression, query.lstrip("&"))
+        return packed("".join(rows).encode(), {}, compression, len(rows), query.lstrip("&"))
 
-    return Format(encode, read, unpacks=True)
+    return WireFormat(encode, read, unpacks=True)
 
 
-def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - an insert is all or nothing
+def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
     code = exception_code(answer)
     if code is None:
-        return judge(answer) or Delivered(status=answer.status)
+        return judge(answer, batch)
     reason = reason_of(answer)
     if code in _VALUE:
         return Refused(reason, status=answer.status)

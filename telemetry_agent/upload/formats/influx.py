@@ -15,7 +15,6 @@ from telemetry_agent.fields import Field, outside, writer
 from telemetry_agent.model import (
     Answer,
     Batch,
-    Delivered,
     Fix,
     Held,
     Outcome,
@@ -25,7 +24,7 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import attributes, packed, without_doubt
-from telemetry_agent.upload.interfaces import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 PRECISION = "ms"
 # Another program has written the same fields in other types: no fix is to blame.
@@ -39,15 +38,15 @@ def encode(batch: Batch, *, compression: Compression) -> Payload:
         [f"{key} {_fields(fix)},seq={seq}i {fix.time_ms}\n" for _, seq, _, fix in batch.records]
     ).encode()
     headers = {"Content-Type": "text/plain; charset=utf-8"}
-    return packed(body, headers, compression, f"precision={PRECISION}")
+    return packed(body, headers, compression, len(batch.records), f"precision={PRECISION}")
 
 
-def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - no answer names a line surely
+def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
-    outcome = judge(answer)
+    outcome = judge(answer, batch)
     if isinstance(outcome, Refused) and any(text in outcome.reason for text in _OTHER_TYPES):
         return Held(outcome.reason, status=answer.status)
-    return outcome or Delivered(status=answer.status)
+    return outcome
 
 
 def unfit(record: Record) -> str | None:
@@ -86,4 +85,4 @@ def _fields(fix: Fix) -> str:
     return _known(fix) + "".join(own)
 
 
-FORMAT = Format(encode, read, unfit, unpacks=True)
+FORMAT = WireFormat(encode, read, unfit, unpacks=True)

@@ -10,16 +10,16 @@ refused, and the uploads are held.
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from telemetry_agent.fields import degrees
-from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Refused
+from telemetry_agent.model import Answer, Batch, Fix, Outcome, Payload, Refused
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
-from telemetry_agent.upload.interfaces import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _NAMES = {"battery": "batt", "battery_state": "batteryState"}  # as Traccar names them
 _MM_S_PER_KNOT = 514.444444
 
 
-def format_for(url: str) -> Format:
+def format_for(url: str) -> WireFormat:
     """The format for a server at ``url``."""
     named = {"id", "deviceid"} & {name for name, _ in parse_qsl(urlsplit(url).query)}
 
@@ -28,18 +28,20 @@ def format_for(url: str) -> Format:
         query = [device + _query(record.fix) for record in batch.records]
         return Payload(b"", {}, query="".join(query))
 
-    return Format(encode, read, without_doubt, one_by_one=True, pipelined=True, oldest_first=True)
+    return WireFormat(
+        encode, read, without_doubt, one_by_one=True, pipelined=True, oldest_first=True
+    )
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
-    outcome = judge(answer)
+    outcome = judge(answer, batch)
     if isinstance(outcome, Refused) and not answer.body:
         return Refused(
             f"{answer.status}: the server does not know the device {batch.device}",
             status=answer.status,
         )
-    return outcome or Delivered(status=answer.status)
+    return outcome
 
 
 def _query(fix: Fix) -> str:

@@ -7,7 +7,7 @@ from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
 from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, packed, without_doubt
-from telemetry_agent.upload.interfaces import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -17,20 +17,20 @@ def encode(batch: Batch, *, compression: Compression) -> Payload:
     """The request for ``batch``."""
     features = [_feature(record.fix, batch.device) for record in batch.records]
     body = _to_json({"locations": features}).encode()
-    return packed(body, {"Content-Type": "application/json"}, compression)
+    return packed(body, {"Content-Type": "application/json"}, compression, len(features))
 
 
-def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - it is all or nothing
-    """What ``answer`` means: only ``{"result":"ok"}`` is a yes."""
-    outcome = judge(answer)
-    if outcome is not None:
+def read(answer: Answer, batch: Batch) -> Outcome:
+    """What ``answer`` means: only ``{"result":"ok"}`` is a yes, or a right ``received``."""
+    outcome = judge(answer, batch)
+    if not isinstance(outcome, Delivered) or outcome.counted:
         return outcome
     try:
         said = json.loads(answer.body)
     except (ValueError, RecursionError):
         said = None
     if isinstance(said, dict) and said.get("result") == "ok":
-        return Delivered(status=answer.status)
+        return outcome
     text = words(answer.body[:1000].decode("utf-8", "replace")) or "nothing"
     return unclear(answer, f'{answer.status}, but {text} where {{"result":"ok"}} is the yes')
 
@@ -61,4 +61,4 @@ def _feature(fix: Fix, device: str) -> dict[str, Any]:
     }
 
 
-FORMAT = Format(encode, read, without_doubt)
+FORMAT = WireFormat(encode, read, without_doubt, may_be_packed=True)

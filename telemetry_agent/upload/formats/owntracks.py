@@ -16,13 +16,13 @@ from urllib.parse import parse_qs, urlsplit
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear
 from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
-from telemetry_agent.upload.interfaces import Compression, Format
+from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _BATTERY_STATES = {"discharging": 1, "charging": 2, "full": 3}
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def format_for(url: str, username: str) -> Format:
+def format_for(url: str, username: str) -> WireFormat:
     """The format for a server at ``url``.
 
     Whose device it is stands there (``u``), or is ``username``, by which the server knows us.
@@ -42,20 +42,17 @@ def format_for(url: str, username: str) -> Format:
         }
         return Payload("".join(bodies).encode(), headers)
 
-    return Format(encode, read, without_doubt, one_by_one=True, oldest_first=True)
+    return WireFormat(encode, read, without_doubt, one_by_one=True, oldest_first=True)
 
 
-def read(answer: Answer, batch: Batch) -> Outcome:  # noqa: ARG001 - it is one fix
+def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
-    outcome = judge(answer)
+    outcome = judge(answer, batch, array_is_yes=True)
+    text = answer.body.strip()
     # The Recorder answers in JSON, Traccar with an empty body.
-    if (
-        outcome is None
-        and answer.body.strip()
-        and not answer.body.lstrip().startswith((b"[", b"{"))
-    ):
+    if isinstance(outcome, Delivered) and text and not text.startswith((b"[", b"{")):
         return unclear(answer, f"{answer.status} without JSON: no OwnTracks server says that")
-    return outcome or Delivered(status=answer.status)
+    return outcome
 
 
 def _level(name: str) -> str:

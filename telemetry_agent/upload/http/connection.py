@@ -12,6 +12,7 @@ certificate whose time is not now (``Handshakes``).
 """
 
 import contextlib
+import errno
 import math
 import select
 import socket
@@ -30,6 +31,10 @@ _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPI
 _CLOCK_IS_RIGHT_MS = 600_000
 _RECV_BYTES = 65536
 _RST_AT_CLOSE = struct.pack("ii", 1, 0)  # linger: on, for 0 s
+
+_IDLE_S = 1.0  # a connection that was idle for less is as good as new
+_USER_TIMEOUT_SHARE = 1 / 6  # of the time for the whole exchange
+_AGE_MAX_S = 600.0
 
 T = TypeVar("T")
 
@@ -65,6 +70,16 @@ class CurrentExchange:
         self._aborted = False
         self._until_s = 0.0
         self._timeout_s = 0.0
+
+    @property
+    def now_s(self) -> float:
+        """Monotonic."""
+        return self._clock.monotonic_s()
+
+    @property
+    def timeout_s(self) -> float:
+        """Of the whole exchange."""
+        return self._timeout_s
 
     def begin(self, timeout_s: float) -> None:
         """Start an exchange that must be over in ``timeout_s`` seconds."""
@@ -132,6 +147,26 @@ class CurrentExchange:
         self.received_bytes += count
 
 
+class IdleLife:
+    """For how long a connection may be idle and is still worth using.
+
+    A NAT forgets an idle connection without telling either end: what is sent on it later is lost,
+    and only silence shows it. The first time is a lesson: from then on a connection that was idle
+    for half as long is not used again. A new way to the endpoint has other NATs.
+    """
+
+    def __init__(self) -> None:
+        self.longest_s = math.inf
+
+    def died(self, idle_s: float) -> None:
+        """A connection that was idle for so long carried nothing any more."""
+        self.longest_s = min(self.longest_s, idle_s / 2)
+
+    def forget(self) -> None:
+        """The way is another one."""
+        self.longest_s = math.inf
+
+
 class Handshakes:
     """How TLS starts on each connection to one endpoint."""
 
@@ -180,7 +215,11 @@ class Connection:
     """One TCP connection, with TLS on it after ``start_tls``."""
 
     def __init__(
-        self, exchange: CurrentExchange, sock: socket.socket, handshakes: Handshakes
+        self,
+        exchange: CurrentExchange,
+        sock: socket.socket,
+        handshakes: Handshakes,
+        idle_life: IdleLife,
     ) -> None:
         """``sock`` is connected, and does not block."""
         self.tls: ssl.SSLObject | None = None
@@ -193,6 +232,9 @@ class Connection:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._closed = False
+        self._idle_life = idle_life
+        self._opened_s = self._used_s = exchange.now_s
+        self._idle_s = 0.0  # before the request under way, until a byte of its answer has come
 
     def recv(self, max_bytes: int) -> bytes:
         """Return some bytes; none when the peer has closed.
@@ -212,6 +254,10 @@ class Connection:
                 raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
         if data:
             self._exchange.note_answer()
+            self._used_s = self._exchange.now_s
+            if self._idle_s:
+                self._idle_s = 0.0
+                self._set_user_timeout(0)
         return data
 
     def send(self, data: bytes) -> None:
@@ -220,6 +266,10 @@ class Connection:
         Raises:
             NetworkError: the connection broke, the exchange was aborted, or its time has passed.
         """
+        idle_s = self._exchange.now_s - self._used_s
+        if idle_s > _IDLE_S:
+            self._idle_s = idle_s
+            self._set_user_timeout(self._exchange.timeout_s * _USER_TIMEOUT_SHARE)
         if self.tls is None:
             self._send(data)
             return
@@ -250,6 +300,23 @@ class Connection:
             ) from error
         self.tls = tls
         self.verified = context.verify_mode == ssl.CERT_REQUIRED
+
+    def _set_user_timeout(self, seconds: float) -> None:
+        # How long the kernel waits for its bytes to be acknowledged before it gives up. A server
+        # that takes its time to answer has acknowledged them at once.
+        timeout_ms = math.ceil(seconds * 1000)
+        with contextlib.suppress(OSError):  # it is broken already, as the next call will say
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+
+    def stale(self) -> bool:
+        """Whether an idle connection is not to be used any more."""
+        now_s = self._exchange.now_s
+        return (
+            self.readable()
+            or now_s - self._used_s > self._idle_life.longest_s
+            # The name may lead elsewhere by now, while the old address still answers.
+            or now_s - self._opened_s > _AGE_MAX_S
+        )
 
     def readable(self) -> bool:
         """Whether there is something to read; an idle connection is then unusable."""
@@ -321,6 +388,8 @@ class Connection:
                 rest = rest[count:]
 
     def _broken(self, error: OSError) -> BrokenError:
+        if error.errno == errno.ETIMEDOUT and self._idle_s:
+            self._idle_life.died(self._idle_s)
         why = error.strerror or str(error)
         return BrokenError(f"connection to {self._peer} broke: {why.lower()}")
 

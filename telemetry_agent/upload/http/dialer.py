@@ -16,6 +16,7 @@ from telemetry_agent.upload.http.connection import (
     Connection,
     CurrentExchange,
     Handshakes,
+    IdleLife,
     NetworkError,
 )
 
@@ -40,6 +41,7 @@ class Dialer:
     ) -> None:
         self.exchange = CurrentExchange(clock)
         """Its deadline holds for each connection that is opened here."""
+        self.idle_life = IdleLife()
         self._clock = clock
         self._resolver = Resolver(resolve)
         self._look_up_timeout_s = look_up_timeout_s
@@ -67,4 +69,4 @@ class Dialer:
             )
         except UnreachableError as error:
             raise NetworkError(str(error), error.state) from error
-        return Connection(self.exchange, sock, self._handshakes)
+        return Connection(self.exchange, sock, self._handshakes, self.idle_life)

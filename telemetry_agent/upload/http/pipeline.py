@@ -161,7 +161,7 @@ class Pipeline:
     def _drop_what_is_stale(self) -> None:
         line = self._line
         if line is not None and (
-            self._clock.monotonic_s() - line.used_s > self._expiry_s or line.connection.readable()
+            self._clock.monotonic_s() - line.used_s > self._expiry_s or line.connection.stale()
         ):
             self.drop()
 

@@ -14,6 +14,7 @@ redirect, and a captive portal sends both; so both headers are hidden from it.
 Every failure gets its words here, once.
 """
 
+import contextlib
 import logging
 import ssl
 import sys
@@ -42,7 +43,7 @@ import httpx  # noqa: E402 - the same
 logging.getLogger("httpx").setLevel(logging.WARNING)
 logging.getLogger("httpcore").setLevel(logging.WARNING)
 
-_ANSWER_CAP_BYTES = 256 * 1024
+_ANSWER_CAP_BYTES = 1024 * 1024
 _READ_CAP_BYTES = 2 * _ANSWER_CAP_BYTES  # with all heads and framing
 
 
@@ -71,6 +72,7 @@ class Transport:
         self._credentials = credentials or Credentials()
         dialer = dialer or Dialer(Clock())
         self._exchange = dialer.exchange
+        self._idle_life = dialer.idle_life
         self._wire = _Wire(dialer, self._credentials, proxy, keepalive_expiry_s)
         self._client = httpx.Client(transport=self._wire, trust_env=False)
         self._proxied = bool(proxy)
@@ -90,7 +92,7 @@ class Transport:
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
         """Send ``payload`` and read the answer, all within ``timeout_s`` seconds.
 
-        The body of the answer is cut at 256 KiB.
+        The body of the answer is cut at 1 MiB.
         """
         headers = {**self._headers(), **payload.headers}
         # Not client.build_request(): a request of the client carries its cookies and defaults.
@@ -156,6 +158,7 @@ class Transport:
         """
         self._wire.drop()
         self._pipeline.drop()
+        self._idle_life.forget()
 
     def close(self) -> None:
         """Free the connection. Only for the thread that exchanges."""
@@ -165,7 +168,6 @@ class Transport:
     def _headers(self) -> dict[str, str]:
         return {
             "User-Agent": f"telemetry-agent/{__version__}",
-            "Accept-Encoding": "identity",
             **self._credentials.headers(),
         }
 
@@ -198,7 +200,7 @@ class Transport:
         try:
             for part in response.iter_raw():
                 body += part
-                if len(body) >= _ANSWER_CAP_BYTES:
+                if len(body) > _ANSWER_CAP_BYTES:
                     break
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that takes nothing is clear without its body.
@@ -210,11 +212,15 @@ class Transport:
             response.close()
         if self._wire.has_rest():
             self._wire.drop()
+        headers: dict[str, str] = response.extensions["all_headers"]
+        length = headers.get("content-length", "")
+        size = max(len(body), int(length) if length.isdecimal() else 0)
         return Answer(
             status=response.status_code,
-            headers=response.extensions["all_headers"],
+            headers=headers,
             body=bytes(body[:_ANSWER_CAP_BYTES]),
             verified_tls=response.extensions["verified"],
+            too_long_bytes=size if size > _ANSWER_CAP_BYTES else None,
         )
 
 
@@ -310,6 +316,7 @@ class _HttpcoreStream(httpcore.NetworkStream):
         self.connection = connection
         self._credentials = credentials
         self._data = b""
+        self._unsent = b""
         self._at = 0
         self._read_bytes = 0
 
@@ -318,6 +325,11 @@ class _HttpcoreStream(httpcore.NetworkStream):
         return self._at < len(self._data)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - as above
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            # A server that has closed may have answered before: reading shows it.
+            with contextlib.suppress(BrokenError):
+                self.connection.send(unsent)
         if not self.has_rest():
             self._data = self.connection.recv(max_bytes)
             self._at = 0
@@ -330,12 +342,9 @@ class _HttpcoreStream(httpcore.NetworkStream):
         return self._data[start : self._at]
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
+        # httpcore writes head and body apart, which costs two packets more than one write.
         self._read_bytes = 0
-        try:
-            self.connection.send(buffer)
-        except BrokenError as error:
-            # It makes httpcore read: the server may have answered before it closed.
-            raise httpcore.WriteError(str(error)) from error
+        self._unsent += buffer
 
     def close(self) -> None:
         self.connection.close()
@@ -360,6 +369,6 @@ class _HttpcoreStream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
             return self.connection.tls
-        if info == "is_readable":
-            return self.connection.readable()
+        if info == "is_readable":  # asked of an idle connection: is it of no use any more?
+            return self.connection.stale()
         return None

@@ -11,11 +11,12 @@ from ackqueue import damage
 from ackqueue.queue_parts import fix_at
 
 from telemetry_agent.ackqueue.file.rows import encode
-from telemetry_agent.ackqueue.file.schema import _MIGRATIONS, APPLICATION_ID, State, connect
+from telemetry_agent.ackqueue.file.schema import _MIGRATIONS, APPLICATION_ID, connect
 from telemetry_agent.ackqueue.file.store import Changes
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 

@@ -30,20 +30,35 @@ def test_a_damaged_row_is_never_handed_out_and_is_counted(
         file.execute("UPDATE fix SET lat_e9 = lat_e9 + 1 WHERE seq = 1")
         file.execute("UPDATE fix SET device = 'b' WHERE seq = 3")
         file.execute("UPDATE fix SET speed_mm_s = 'fast' WHERE seq = 4")
+        file.commit()
+    with AckQueue(path) as queue:
+        assert [fix.record.seq for fix in queue.stored()] == [2, 5, 6]
+        assert queue.lease(1) is not None  # past the first, which is damaged
+        assert seqs(lease(queue)) == [5, 6]
+        assert queue.lease(100) is None
+        stats = queue.stats()
+        assert stats.lost == {"damaged": 3}
+        assert (stats.ready, stats.in_flight) == (3, 3)
+    assert "damaged" in caplog.text
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"damaged": 3}
+        assert seqs(lease(queue)) == [2, 5, 6]
+
+
+def test_where_rows_are_missing_the_file_is_searched_for_them(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 6)
+    with closing(sqlite3.connect(path)) as file:
         file.execute("DELETE FROM fix WHERE seq = 5")
         file.commit()
     with AckQueue(path) as queue:
-        assert [fix.record.seq for fix in queue.stored()] == [2, 6]
-        assert queue.lease(1) is not None  # past the first, which is damaged
-        assert seqs(lease(queue)) == [6]
         assert queue.lease(100) is None
-        stats = queue.stats()
-        assert stats.lost == {"damaged": 4}
-        assert (stats.ready, stats.in_flight) == (2, 2)
-    assert "damaged" in caplog.text
-    with AckQueue(path) as queue:
-        assert queue.stats().lost == {"damaged": 4}
-        assert seqs(lease(queue)) == [2, 6]
+        carry_over(queue)
+        assert seqs(lease(queue)) == [1, 2, 3, 4, 6]
+        assert queue.stats().lost == {"damaged": 1}
+    assert "is damaged: 1 rows are missing. It is set aside" in caplog.text
 
 
 def test_a_damaged_mark_sends_again_rather_than_never(path: Path) -> None:
@@ -54,6 +69,7 @@ def test_a_damaged_mark_sends_again_rather_than_never(path: Path) -> None:
         file.execute("UPDATE mark SET lo = 1")
         file.commit()
     with AckQueue(path) as queue:
+        carry_over(queue)
         assert seqs(lease(queue)) == [1, 2, 3]
 
 
@@ -82,7 +98,7 @@ def test_a_full_disk_costs_patience_only(
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
     assert "cannot write" in told[0]
-    assert "after 7 refusals in 5 s" in told[1]
+    assert "after 5 s (failures: 7)" in told[1]
     with closing(sqlite3.connect(path)) as file:
         assert file.execute("SELECT seq FROM fix ORDER BY id").fetchall() == [
             (seq,) for seq in range(1, 6)
@@ -167,7 +183,7 @@ def test_numbers_that_are_taken_swallow_no_fix(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 2)
         queue.commit()
-        queue.shared.base -= 2  # as if the file had forgotten its last rows
+        queue.shared._base -= 2  # as if the file had forgotten its last rows
         put(queue, 2, start=10)
         queue.commit()
         carry_over(queue)

@@ -1,4 +1,4 @@
-"""Which rows the next batch takes. Pure: it knows row numbers, and nothing of fixes.
+"""Chooses the rows of the next batch. Pure: it knows row numbers, and nothing of fixes.
 
 Rows above ``newest``, the newest that was ever handed out in this run, are live: nobody has heard
 of them yet. All others are backlog. A batch is taken from one side of that line only. Handing
@@ -30,12 +30,18 @@ class Plan(NamedTuple):
         return sum(hi - lo + 1 for lo, hi in self.ranges)
 
 
-class Handout:
+class ReadyRows:
     """The rows that wait to be handed out."""
 
     def __init__(self, newest: int) -> None:
         self.free: RangeMap[int] = RangeMap()
         self.newest = newest
+
+    def hand_out(self, ranges: list[tuple[int, int]]) -> None:
+        """Take these out: they leave in a batch."""
+        for lo, hi in ranges:
+            self.free.paint(lo, hi, None)
+        self.newest = max(self.newest, ranges[-1][1])
 
     def live(self) -> int:
         """How many of them are live."""

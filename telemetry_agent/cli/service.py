@@ -1,0 +1,178 @@
+"""``service install | uninstall``: the systemd unit, for an installation by pip, pipx or uv.
+
+A Debian package brings all of it itself. What is written here says so in its first line, and only
+that is removed again.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from telemetry_agent.daemon.ownership import root_again
+from telemetry_agent.errors import AgentError, UsageError
+
+UNIT = "telemetry-agent.service"
+_NAME = "telemetry-agent"
+_MARK = "# Written by `telemetry-agent service install`; `service uninstall` removes it.\n"
+_OF_A_PACKAGE = Path("/usr/lib/systemd/system", UNIT)
+_FILES = {
+    UNIT: Path("/etc/systemd/system", UNIT),
+    "sysusers.d/telemetry-agent.conf": Path("/etc/sysusers.d/telemetry-agent.conf"),
+    "tmpfiles.d/telemetry-agent.conf": Path("/etc/tmpfiles.d/telemetry-agent.conf"),
+}
+_LINK = Path("/usr/local/bin", _NAME)
+_STATE = Path("/var/lib", _NAME)
+_CONFIG = Path("/etc", _NAME)
+_CREDENTIALS = ("token", "password", "client_key", "page_token")
+HIDDEN = ("/home", "/root", "/run/user")
+"""What ProtectHome hides from the service."""
+
+
+@click.group()
+def command() -> None:
+    """The systemd service, for an installation by pip, pipx or uv."""
+
+
+@command.command()
+def install() -> None:
+    """Write the unit, its user and its folders, and enable it. It starts once there is a config."""
+    _need_root_and_systemd("install")
+    install_service()
+    click.echo(f"{UNIT} is installed and enabled")
+    if not (_CONFIG / "config.toml").exists():
+        click.echo("Next: telemetry-agent init")
+
+
+@command.command()
+@click.option("--purge", is_flag=True, help="Delete the queue, the config and the user as well.")
+def uninstall(*, purge: bool) -> None:
+    """Stop the service and remove its unit. The queue and the config stay, without --purge."""
+    _need_root_and_systemd("uninstall")
+    if not _is_ours(_FILES[UNIT]):
+        raise AgentError(f"{_FILES[UNIT]} was not written by `service install`: nothing is removed")
+    _run("systemctl", "disable", "--now", UNIT)
+    for path in _FILES.values():
+        if _is_ours(path):
+            path.unlink()
+    if _LINK.is_symlink() and _LINK.readlink() == program():
+        _LINK.unlink()
+    _run("systemctl", "daemon-reload")
+    if purge:
+        _purge()
+    else:
+        click.echo(f"{UNIT} is removed; {_STATE} and {_CONFIG} stay (--purge deletes them)")
+
+
+def install_service() -> None:
+    """Write everything, make the user, enable the unit.
+
+    Raises:
+        AgentError: this installation cannot be a service, or the system refused something.
+    """
+    if _OF_A_PACKAGE.exists():
+        raise AgentError(f"the Debian package has brought {_OF_A_PACKAGE}: there is nothing to do")
+    if fault := unfit((Path(sys.prefix), Path(sys.executable).resolve(), program())):
+        raise AgentError(fault)
+    source = _source()
+    for name, path in _FILES.items():
+        if path.exists() and not _is_ours(path):
+            raise AgentError(f"{path} is there and not from `service install`: move it away first")
+        text = (source / name).read_text("utf-8")
+        _write(path, _MARK + text.replace(f"ExecStart=/usr/bin/{_NAME}", f"ExecStart={program()}"))
+    if shutil.which(_NAME, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin") is None:
+        _LINK.symlink_to(program())
+    _run("systemd-sysusers", _FILES["sysusers.d/telemetry-agent.conf"].name)
+    _run("systemd-tmpfiles", "--create", _FILES["tmpfiles.d/telemetry-agent.conf"].name)
+    _run("systemctl", "daemon-reload")
+    _run("systemctl", "enable", UNIT)
+
+
+def program() -> Path:
+    """The command of this installation."""
+    return Path(sysconfig.get_path("scripts"), _NAME)
+
+
+def unfit(paths: Sequence[Path]) -> str | None:
+    """Why the service could not run what is at ``paths``, and the remedy."""
+    for path in paths:
+        if any(path.is_relative_to(hidden) for hidden in HIDDEN):
+            return (
+                f"{path} is below a home folder, which the service cannot see (ProtectHome): "
+                f"`sudo pipx install --global '{_NAME}[page]'`, then "
+                f"`sudo {_LINK} service install`"
+            )
+        if not path.exists():
+            return f"{path} is not there: install telemetry-agent with pip, pipx or uv"
+    return None
+
+
+def _source() -> Path:
+    """Where the unit is: in the wheel beside this package, in a checkout at its top."""
+    package = Path(__file__).parents[1]
+    inside = package / "systemd"
+    return inside if inside.is_dir() else package.parent / "systemd"
+
+
+def _need_root_and_systemd(what: str) -> None:
+    if os.geteuid():
+        raise UsageError(f"service {what} needs root: use sudo")
+    if not Path("/run/systemd/system").is_dir():
+        raise AgentError("systemd does not run here: start `telemetry-agent run` by other means")
+
+
+def _purge() -> None:
+    click.echo(f"deleting {_STATE} with {_undelivered()} undelivered fixes, and {_CONFIG}")
+    with root_again():  # the queue was looked at as its owner
+        for folder in (_STATE, _CONFIG, Path(f"/etc/systemd/system/{UNIT}.d")):
+            if folder.is_symlink():
+                folder.unlink()
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        for name in _CREDENTIALS:
+            Path(f"/etc/credstore/{_NAME}.{name}").unlink(missing_ok=True)
+        _run("userdel", _NAME)
+
+
+def _undelivered() -> str:
+    """Asked of a process of its own, which becomes the queue's owner for good."""
+    queue_path = _STATE / "queue.db"
+    if not queue_path.exists():
+        return "0"
+    argv = [sys.executable, "-P", "-m", "telemetry_agent", "queue", "stats", "--json"]
+    environment = os.environ | {"TELEMETRY_AGENT_QUEUE__PATH": str(queue_path)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    if done.returncode:
+        return "an unknown number of"
+    stats = json.loads(done.stdout)
+    return str(stats["ready"] + stats["unack"])
+
+
+def _is_ours(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.read_text("utf-8").startswith(_MARK)
+    return False
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise AgentError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _run(*argv: str) -> None:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - words of ours
+    except OSError as error:
+        raise AgentError(f"cannot run {argv[0]}: {error.strerror}") from error
+    if done.returncode:
+        raise AgentError(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip()}")

@@ -1,0 +1,106 @@
+"""What is wrong by the agent's own status, in the doctor's words: for the device page.
+
+It opens nothing and asks nobody, so it can be looked at each second. ``checks.examine`` looks at
+the machine as well.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from telemetry_agent.doctor import disk
+from telemetry_agent.doctor.findings import Finding, failed, passed, warned
+from telemetry_agent.doctor.findings import span as words_of
+from telemetry_agent.doctor.reception import UNREAL, antenna, no_fix
+from telemetry_agent.snapshot import QueueView, ReceiverView, Snapshot
+
+_BY_THE_DISK = {"damaged", "memory"}
+"""The reasons for a loss that nobody asked for."""
+_WITH_POSITION = {"2d", "3d"}
+
+
+def findings(state: Snapshot, queue_path: Path | None, root: Path = Path("/")) -> list[Finding]:
+    """What has to be looked at, in the order of the data's path; empty: all is well.
+
+    Args:
+        state: what ``Status.snapshot`` returns.
+        queue_path: the queue; ``None``: its disk does not matter.
+        root: where the machine's /proc is.
+    """
+    found = [*_receiver(state.receiver)]
+    if queue_path is not None:
+        place = queue_path.parent.resolve()
+        found += [disk.file_system(place, root), disk.space(place)]
+    found += [queue(state.queue), delivery(state)]
+    return [finding for finding in found if finding.verdict in {"warn", "fail"}]
+
+
+def _receiver(receiver: ReceiverView) -> Iterator[Finding]:
+    state = receiver.state
+    match state:
+        case "2d" | "3d":
+            if (quality := receiver.quality) in UNREAL:
+                yield warned(
+                    "fix",
+                    f"{state.upper()}, but {quality}",
+                    "wait for open sky; where it stays, drop them: sampling.drop_quality",
+                )
+        case "no-fix" | "no-date" if receiver.message:
+            yield failed("fix", receiver.message, receiver.remedy or "")
+        case "no-fix":
+            yield no_fix([one.snr_db or 0 for one in receiver.satellites], tells=True)
+        case "no-date":
+            yield failed("fix", "positions, but no date", "wait: the date comes with the sky")
+        case _:
+            yield failed(
+                "sentences" if state in {"silent", "wrong-baud", "binary"} else "device",
+                receiver.message or f"{receiver.source} is {state}",
+                receiver.remedy or "check the receiver's wiring and power, and gps.source",
+            )
+    yield antenna(receiver.antenna)
+
+
+def queue(queue: QueueView) -> Finding:
+    """How the running agent's queue does: it checks each position that it sends."""
+    said = f"{queue.pending} positions wait, {queue.delivered} delivered ones are kept"
+    lost = ", ".join(
+        f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
+    )
+    if lost:
+        return warned(
+            "queue", f"{said}; lost: {lost}", "the disk loses data or refuses it: replace it"
+        )
+    if queue.full:
+        return warned(
+            "queue",
+            f"{said}; it is full, and gives up what is missed least",
+            "let it reach its endpoint; or set a larger queue.max_size, or free the disk",
+        )
+    if dead := sum(queue.dead_letters.values()):
+        return warned(
+            "queue",
+            f"{said}; the endpoint refused {dead}",
+            "`telemetry-agent queue list --state ack_failed` says why, `queue retry` repeats them",
+        )
+    return passed("queue", said)
+
+
+def delivery(state: Snapshot) -> Finding:
+    """How the running agent's uploads do."""
+    upload = state.upload
+    waiting = f"{state.queue.pending} positions wait"
+    ago_s = upload.last_delivery_s
+    last = "nothing delivered yet" if ago_s is None else f"last delivery {words_of(ago_s)} ago"
+    said = f"{upload.state}: {last}, {waiting}"
+    match upload.state:
+        case "ok":
+            return passed("delivery", said)
+        case "held":
+            return failed(
+                "delivery",
+                f"held: {upload.last_error or 'no reason known'}; {waiting}",
+                "correct the set-up, then `sudo systemctl reload telemetry-agent`",
+            )
+        case _:
+            if error := upload.last_error:
+                said += f"; {error}"
+            return warned("delivery", said, "nothing is lost, it goes on by itself")

@@ -1,0 +1,167 @@
+"""Trips: where the device went between two times of parking. Pure: fixes in, trips out.
+
+Theory of operation. The *anchor* is the first fix of where the device is staying; a fix farther
+than the radius from it is a departure, and becomes the next anchor. While the device drives the
+anchor moves with it. Where it has stayed for as long as parking takes, the trip ended when it
+arrived, so what was counted since then is not part of it: the sums at the anchor are kept for that.
+
+The distance is the odometer's, which leaves parked drift out; where a fix has none (an older
+recording) it is the way from fix to fix. Fixes that jump, and those at 0, 0, are left out.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from telemetry_agent.model import Fix
+
+_DEGREE_M = 111_320.0
+_STANDING_M_S = 0.5
+_STOP_S = 60.0
+_STOPS = 50
+_FASTEST_M_S = 340.0  # what is faster between two fixes is not driving
+
+E9 = 1_000_000_000
+
+
+class Parking(NamedTuple):
+    """What counts as parking: within the radius for so long."""
+
+    radius_m: float = 25.0
+    after_s: float = 180.0
+
+
+class Stop(NamedTuple):
+    """The device stood for a minute or more, and went on."""
+
+    start_ms: int
+    end_ms: int
+    lat: float
+    lon: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """From a departure to parking, or to now."""
+
+    first_row: int
+    last_row: int
+    start_ms: int
+    end_ms: int
+    distance_m: float = 0.0
+    moving_s: float = 0.0
+    standing_s: float = 0.0
+    highest_m_s: float = 0.0
+    stops: tuple[Stop, ...] = ()
+
+
+class Trips:
+    """Finds them. Feed it every fix once, in the order of recording."""
+
+    def __init__(self, parking: Parking) -> None:
+        self.done: list[Trip] = []
+        self._parking = parking
+        self._shortest_m = 2 * parking.radius_m  # less is drift
+        self._open: Trip | None = None
+        self._at_anchor: Trip | None = None
+        self._anchor: Fix | None = None
+        self._before: tuple[int, Fix] | None = None
+
+    @property
+    def current(self) -> Trip | None:
+        """The trip that has not ended yet."""
+        return self._open
+
+    def feed(self, row: int, fix: Fix, *, breaks: bool) -> None:
+        """The next fix; ``breaks``: a segment of the track begins with it."""
+        if is_glitch(fix):
+            return
+        before, self._before = self._before, (row, fix)
+        if before is None or self._anchor is None:
+            self._anchor = fix
+            return
+        last_row, last = before
+        elapsed_s = (fix.time_ms - last.time_ms) / 1000
+        if breaks and not 0 <= elapsed_s < self._parking.after_s:
+            self._end_at_anchor_or(self._open)
+            self._anchor = fix
+            return
+        if self._open is not None:
+            self._open = _longer(self._open, last, row, fix, elapsed_s)
+        stayed_s = (fix.time_ms - self._anchor.time_ms) / 1000
+        if distance_m(self._anchor, fix) <= self._parking.radius_m:
+            if stayed_s >= self._parking.after_s:
+                self._end_at_anchor_or(None)
+            return
+        if self._open is None:
+            began = Trip(last_row, last_row, last.time_ms, last.time_ms)
+            self._open = _longer(began, last, row, fix, elapsed_s)
+        elif (stood_s := (last.time_ms - self._anchor.time_ms) / 1000) >= _STOP_S:
+            place = self._anchor.lat_e9 / E9, self._anchor.lon_e9 / E9
+            stop = Stop(self._anchor.time_ms, round(self._anchor.time_ms + stood_s * 1000), *place)
+            self._open = replace(self._open, stops=(*self._open.stops, stop)[-_STOPS:])
+        self._anchor, self._at_anchor = fix, self._open
+
+    def forget_before(self, row: int) -> None:
+        """The rows before this one are gone, and so are trips that ended before it."""
+        self.done = [trip for trip in self.done if trip.last_row >= row]
+
+    def _end_at_anchor_or(self, otherwise: Trip | None) -> None:
+        ended = otherwise or self._at_anchor
+        if self._open is not None and ended is not None and ended.distance_m > self._shortest_m:
+            self.done.append(ended)
+        self._open = self._at_anchor = None
+
+
+def find(chunks: Iterable[tuple[int, Fix, bool]], parking: Parking, number: int) -> Trip | None:
+    """The trip with that number from the end, 1 is the newest; ``None``: there are fewer.
+
+    Args:
+        chunks: each fix with a number of its own, and whether a segment begins with it.
+        parking: what ends a trip.
+        number: of the trip.
+    """
+    trips = Trips(parking)
+    for row, fix, breaks in chunks:
+        trips.feed(row, fix, breaks=breaks)
+    found = trips.done + ([trips.current] if trips.current else [])
+    return found[-number] if 0 < number <= len(found) else None
+
+
+def _longer(trip: Trip, last: Fix, row: int, fix: Fix, elapsed_s: float) -> Trip:
+    """The trip with one more fix."""
+    way_m = _way_m(last, fix)
+    moves = elapsed_s > 0 and way_m / elapsed_s >= _STANDING_M_S
+    if fix.speed_mm_s is not None:
+        speed_m_s = fix.speed_mm_s / 1000
+    else:
+        speed_m_s = way_m / elapsed_s if elapsed_s > 0 else 0.0
+    return replace(
+        trip,
+        last_row=row,
+        end_ms=max(trip.end_ms, fix.time_ms),
+        distance_m=trip.distance_m + way_m,
+        moving_s=trip.moving_s + (max(0.0, elapsed_s) if moves else 0.0),
+        standing_s=trip.standing_s + (0.0 if moves else max(0.0, elapsed_s)),
+        highest_m_s=max(trip.highest_m_s, speed_m_s if speed_m_s < _FASTEST_M_S else 0.0),
+    )
+
+
+def _way_m(last: Fix, fix: Fix) -> float:
+    if last.odo_m is not None and fix.odo_m is not None and fix.odo_m >= last.odo_m:
+        return float(fix.odo_m - last.odo_m)
+    return distance_m(last, fix)
+
+
+def is_glitch(fix: Fix) -> bool:
+    """Whether it is no place where the device was: a jump, or 0, 0."""
+    return "jump" in fix.flags or not (fix.lat_e9 or fix.lon_e9)
+
+
+def distance_m(one: Fix, other: Fix) -> float:
+    """Good enough for what is near."""
+    lat = (other.lat_e9 - one.lat_e9) / E9
+    lon = (other.lon_e9 - one.lon_e9) / E9
+    lon -= 360 * round(lon / 360)
+    return math.hypot(lat, lon * math.cos(math.radians(one.lat_e9 / E9))) * _DEGREE_M

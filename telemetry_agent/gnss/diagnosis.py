@@ -1,0 +1,66 @@
+"""Why a receiver that speaks is of no use, in words of its own, each with a remedy that works.
+
+A wrong remedy is worse than none: a receiver that sends no checksums sees enough of the sky and
+has the right speed, so nobody is sent to its antenna or told to change its baud rate.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+Reason = Literal[
+    "no-checksum", "proprietary", "no-position", "no-time", "no-date", "old-date", "future-date"
+]
+
+
+class Diagnosis(NamedTuple):
+    """What is wrong, and what to do about it."""
+
+    reason: Reason
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.remedy}"
+
+
+_SWITCH_ON = (
+    "switch its RMC and GGA sentences on, for example in gps.on_connect (docs/receivers.md)"
+)
+_CLOCK = (
+    "with the system clock synchronised (`sudo timedatectl set-ntp true`) the day is taken from it "
+    "after a minute"
+)
+_WAIT = "wait until it has heard the sky for some minutes; if it lasts"
+
+_MESSAGES: dict[Reason, str] = {
+    "no-checksum": "the receiver sends sentences without a checksum, which are not used, because a "
+    "damaged digit would pass for a position",
+    "proprietary": "the receiver sends proprietary sentences only ({names})",
+    "no-position": "the receiver sends no sentence with a position",
+    "no-time": "the receiver sends positions without a time of day",
+    "no-date": "the receiver sends positions, but no date",
+    "old-date": "the receiver sends a date that is too long ago to be true; it is not used",
+    "future-date": "the receiver sends a date more than ten years ahead; it is not used",
+}
+_REMEDIES: dict[Reason, str] = {
+    "no-checksum": "switch the checksum on in the receiver, or in the program or sketch that "
+    "writes its sentences: behind a * two hex digits, the XOR of what stands between $ and *",
+    "proprietary": _SWITCH_ON,
+    "no-position": _SWITCH_ON,
+    "no-time": f"{_WAIT}, {_SWITCH_ON}",
+    "no-date": f"switch its RMC or ZDA sentence on, for example in gps.on_connect; {_CLOCK}",
+    "old-date": f"{_WAIT}, its week counter rolled over: update its firmware, or replace it; "
+    f"{_CLOCK}",
+    "future-date": f"{_WAIT}, update its firmware, or replace it; {_CLOCK}",
+}
+
+
+def diagnosis(reason: Reason, names: Iterable[str] = ()) -> Diagnosis:
+    """The words for a reason.
+
+    Args:
+        reason: what was found.
+        names: of the sentences that came instead, if that says more.
+    """
+    message = _MESSAGES[reason].format(names=" ".join(sorted(names)))
+    return Diagnosis(reason, message, _REMEDIES[reason])

@@ -1,0 +1,181 @@
+"""One line on which one receiver talks, or several devices.
+
+Theory of operation. Each owner (see ``talkers``) has an assembler, dates and a cycle of its own,
+so nothing that a device says can silence, date or flag another one: a plotter without a fix, an AIS
+transponder, a clock. The first owner with a position is followed, and only its positions become
+fixes. Another one that has positions as well, such as a plotter that repeats them a second late,
+is ignored until the followed one has had none for 5 s by the other one's time; only a satellite
+receiver that has given five positions takes over from another owner without such a wait. The
+system clock is not asked, so a recording is read like a live line.
+
+The date of another owner is lent to one that never said any.
+
+On a line without pauses nothing but the next sentence of the same owner ends its epoch. If none
+comes, the time of another owner does, once it has gone on by 2 s.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from telemetry_agent.gnss.assembler import Assembler
+from telemetry_agent.gnss.dates import Dates
+from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
+from telemetry_agent.gnss.sentences import Message, Report
+from telemetry_agent.gnss.talkers import GNSS
+from telemetry_agent.model import Fix
+
+_SILENCE_MS = 5000
+_OVERTAKEN_MS = 2000
+_EPOCHS_TO_TAKE_OVER = 5
+_OWNERS_AT_MOST = 8  # more are damaged talkers
+
+
+class SharedLine:
+    """Sentences in, the fixes of the followed owner out.
+
+    ``counts`` has what the assembler and the dates of the followed owner count, and
+    ``other-talker`` (sentences of the others).
+
+    Args:
+        dates: makes those of one owner; takes what lends a date.
+        eager: see ``Assembler``.
+        baud: see ``Assembler``.
+    """
+
+    def __init__(
+        self,
+        dates: Callable[[Callable[[], int | None]], Dates],
+        *,
+        eager: bool,
+        baud: int | None,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self.followed: str | None = None
+        """Whose positions become fixes; None while nobody has any."""
+        self.ignored: set[str] = set()
+        """Who else has positions."""
+        self._new_dates = dates
+        self._eager = eager
+        self._baud = baud
+        self.assemblers: dict[str, Assembler] = {}
+        self.alone: tuple[str, Callable[[Message, float, list[Fix]], None]] = "", _nobody
+        """The only owner on the line and what takes its sentences: ``add`` is not needed for it."""
+        self._ignored_since_ms: dict[str, int] = {}  # owner -> its first time without a followed
+        self._epochs_of_gnss = 0
+        # Of each owner: what time the others said since it spoke.
+        self._overtaken_ms: dict[str, dict[str, int]] = {}
+
+    @property
+    def open(self) -> bool:
+        """Whether anything waits for its end."""
+        return any(assembler.open for assembler in self.assemblers.values())
+
+    @property
+    def quiet_s(self) -> float:
+        """So long without a byte means that the followed owner has said all."""
+        return self.heard.quiet_s if self.heard else 0.0
+
+    @property
+    def heard(self) -> Assembler | None:
+        """That of the followed owner; while there is none, of whoever was judged last."""
+        if self.followed is not None:
+            return self.assemblers[self.followed]
+        judged = self.assemblers.values()
+        return max(judged, key=lambda each: each.judged_s or 0.0, default=None)
+
+    def add(self, owner: str, message: Message, now_s: float, fixes: list[Fix]) -> None:
+        """Append the fixes that this sentence completes."""
+        assembler = self.assemblers.get(owner)
+        if assembler is None:
+            assembler = self._new_assembler(owner)
+        if len(self.assemblers) > 1:
+            self._among_others(owner, message, now_s, fixes)
+        assembler.add(message, now_s, fixes)
+
+    def quiet(self, now_s: float, fixes: list[Fix]) -> None:
+        """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
+        for assembler in self.assemblers.values():
+            assembler.quiet(now_s, fixes)
+
+    def finish(self, now_s: float, fixes: list[Fix]) -> None:
+        """Append the fix that the end of the input completes."""
+        for assembler in self.assemblers.values():
+            assembler.close("end", now_s, fixes)
+
+    def _new_assembler(self, owner: str) -> Assembler:
+        if len(self.assemblers) >= _OWNERS_AT_MOST:
+            needed = {GNSS, self.followed}
+            self._forget(next(name for name in self.assemblers if name not in needed))
+        assembler = self.assemblers[owner] = Assembler(
+            self._new_dates(lambda: self._lent_ms(owner)),
+            lambda instant: self._is_followed(owner, instant),
+            eager=self._eager,
+            baud=self._baud,
+        )
+        self._overtaken_ms[owner] = {}
+        self.alone = (owner, assembler.add) if len(self.assemblers) == 1 else ("", _nobody)
+        if self.followed is None:
+            assembler.count_in(self.counts)
+        return assembler
+
+    def _forget(self, owner: str) -> None:
+        del self.assemblers[owner], self._overtaken_ms[owner]
+        self._ignored_since_ms.pop(owner, None)
+
+    def _lent_ms(self, borrower: str) -> int | None:
+        known = (
+            assembler.dates.known_ms
+            for owner, assembler in self.assemblers.items()
+            if owner != borrower
+        )
+        return next((ms for ms in known if ms is not None), None)
+
+    def _among_others(self, owner: str, message: Message, now_s: float, fixes: list[Fix]) -> None:
+        if self.followed not in {None, owner}:
+            self.counts["other-talker"] += 1
+        self._overtaken_ms[owner].clear()
+        if message.instant is None:
+            return
+        time_ms = time_of_day_ms(message.instant)
+        if isinstance(message, Report) and message.position_e9 is not None:
+            if owner == self.followed:
+                self._ignored_since_ms.clear()
+            else:
+                self._ignored_since_ms.setdefault(owner, time_ms)
+        for other, assembler in self.assemblers.items():
+            if other != owner and assembler.open:
+                since_ms = self._overtaken_ms[other].setdefault(owner, time_ms)
+                if _has_gone_on(since_ms, time_ms, _OVERTAKEN_MS):
+                    assembler.close("time", now_s, fixes)
+
+    def _is_followed(self, owner: str, instant: Instant) -> bool:
+        """An owner that is not followed has a position at this time: is it followed from now on?"""
+        time_ms = time_of_day_ms(instant)
+        since_ms = self._ignored_since_ms.get(owner, time_ms)
+        if self.followed is not None and not _has_gone_on(since_ms, time_ms, _SILENCE_MS):
+            self.ignored.add(owner)
+            if owner != GNSS:
+                return False
+            self._epochs_of_gnss += 1
+            if self._epochs_of_gnss < _EPOCHS_TO_TAKE_OVER:
+                return False
+        self._follow(owner)
+        return True
+
+    def _follow(self, owner: str) -> None:
+        self.followed = owner
+        self.ignored.discard(owner)
+        self._ignored_since_ms.clear()
+        self._epochs_of_gnss = 0
+        for name, assembler in self.assemblers.items():
+            assembler.followed = name == owner
+            assembler.count_in(self.counts if assembler.followed else Counter())
+
+
+def _nobody(_message: Message, _now_s: float, _fixes: list[Fix]) -> None:
+    """No owner is alone."""
+
+
+def _has_gone_on(since_ms: int, time_ms: int, by_ms: int) -> bool:
+    """Whether a clock has gone on, or back, by so much since."""
+    return by_ms <= (time_ms - since_ms) % DAY_MS <= DAY_MS - by_ms

@@ -1,0 +1,129 @@
+"""Is everything here? What an endpoint can tell from its rows and the agents' own accounts.
+
+An agent accounts for each of its streams: every fix with a seq up to ``through`` was acknowledged,
+or is counted in ``not_coming`` by its reason. So the rows of the stream up to ``through`` must be
+``recorded`` less the sum of ``not_coming``. Gaps in seq are legal, so a gap alone says nothing; but
+where rows are missing, they are in the gaps, and those are named.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_GAPS_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAccount:
+    """What an agent last said of one stream."""
+
+    stream: str
+    through: int
+    """Every fix up to this seq was acknowledged or is counted."""
+    recorded: int
+    """So many fixes have a seq up to ``through``."""
+    not_coming: Mapping[str, int]
+    """Of these so many never come, by reason."""
+
+    @property
+    def expected(self) -> int:
+        """How many rows the endpoint must have up to ``through``."""
+        return self.recorded - sum(self.not_coming.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One stream, held against the rows that are here."""
+
+    account: StreamAccount
+    stored: int
+    """Rows up to ``through``."""
+    complete_until: str | None
+    """The time of the last fix before the first gap that something may be missing in."""
+    gaps: tuple[tuple[int, int], ...]
+    """Where the missing rows are, as first and last seq; empty where none is missing."""
+
+    @property
+    def missing(self) -> int:
+        """How many rows are not here although they were acknowledged; below 0: too many are."""
+        return self.account.expected - self.stored
+
+
+def account_of(said: object) -> StreamAccount | None:
+    """One entry of ``streams`` in an agent's report; ``None``: it is not one."""
+    if not isinstance(said, dict):
+        return None
+    account = StreamAccount(
+        said.get("stream", ""),
+        said.get("through", -1),
+        said.get("recorded", -1),
+        said.get("not_coming", {}),
+    )
+    if not isinstance(account.stream, str) or not isinstance(account.not_coming, dict):
+        return None
+    counts = (account.through, account.recorded, *account.not_coming.values())
+    return account if all(type(count) is int and count >= 0 for count in counts) else None
+
+
+def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> Verdict:
+    """Hold an account against the rows of its stream.
+
+    Args:
+        account: what the agent said.
+        rows: (seq, time) of each row, ascending.
+    """
+    here = [row for row in rows if row[0] <= account.through]
+    last_time = here[-1][1] if here else None
+    if len(here) >= account.expected:
+        return Verdict(account, len(here), last_time, ())
+    gaps = tuple(_gaps([seq for seq, _ in here], account.through))[:_GAPS_NAMED]
+    before = [time for seq, time in here if seq < gaps[0][0]]
+    return Verdict(account, len(here), before[-1] if before else None, gaps)
+
+
+def as_json(device: str, verdicts: Iterable[Verdict]) -> dict[str, Any]:
+    """What ``GET /v1/audit`` says of one device."""
+    verdicts = list(verdicts)
+    holes = [verdict for verdict in verdicts if verdict.missing > 0]
+    times = [v.complete_until for v in holes or verdicts if v.complete_until is not None]
+    return {
+        "device": device,
+        "complete": not holes,
+        # With a hole only what came before all holes is sure.
+        "complete_until": (min if holes else max)(times, default=None),
+        "streams": [
+            {
+                "stream": verdict.account.stream,
+                "through": verdict.account.through,
+                "expected": verdict.account.expected,
+                "stored": verdict.stored,
+                "missing": max(0, verdict.missing),
+                "gaps": [list(gap) for gap in verdict.gaps],
+            }
+            for verdict in verdicts
+        ],
+    }
+
+
+def lines(audit: Mapping[str, Any]) -> list[str]:
+    """The same in plain words."""
+    until = audit["complete_until"]
+    if audit["complete"]:
+        return [f"{audit['device']}: complete until {until or 'now: nothing was recorded yet'}"]
+    said = [f"{audit['device']}: not complete; complete until {until or 'no fix'}"]
+    for stream in audit["streams"]:
+        if stream["missing"]:
+            ranges = ", ".join(f"{first} to {last}" for first, last in stream["gaps"])
+            said.append(
+                f"  stream {stream['stream']}: {stream['missing']} of {stream['expected']} fixes "
+                f"are missing, in seq {ranges}"
+            )
+    return said
+
+
+def _gaps(seqs: Sequence[int], through: int) -> Iterable[tuple[int, int]]:
+    expected = 1
+    for seq in (*seqs, through + 1):
+        if seq > expected:
+            yield expected, seq - 1
+        expected = seq + 1

@@ -1,0 +1,221 @@
+"""The reference endpoint: takes the native format, and stores each fix once.
+
+(stream, seq) names a fix and is the key of its row, so a batch that comes twice, or overlaps with
+another, changes nothing of what is there. The answer goes out after the commit: what was
+acknowledged is on the disk. All requests share one connection to the database, under a lock.
+"""
+
+import errno
+import json
+import logging
+import random
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from telemetry_agent.errors import AgentError, StorageError, UsageError
+from telemetry_agent.lab.endpoint.database import FixDatabase
+from telemetry_agent.lab.endpoint.faults import Fault
+from telemetry_agent.lab.endpoint.http_server import PATH, HttpServer
+from telemetry_agent.lab.endpoint.tokens import Tokens
+from telemetry_agent.lab.native_request import NativeRequest, RefusedError
+
+_log = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = 10  # a full disk takes that long at least
+
+
+class Endpoint:
+    """The reference endpoint: ``start`` it, ``stop`` it, and cut its network in between.
+
+    Args:
+        listen: ``HOST:PORT``, ``[HOST]:PORT`` for IPv6; port 0 takes a free one.
+        db: the SQLite file, made if it is not there.
+        faults: what goes wrong on purpose; the first that applies is taken.
+        draw: gives the chances, 0 <= x < 1.
+        tokens: who may send; without, anybody.
+
+    Raises:
+        UsageError: ``listen`` is no address.
+        StorageError: the database cannot be written.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        db: Path,
+        faults: Sequence[Fault] = (),
+        draw: Callable[[], float] = random.random,
+        tokens: Tokens | None = None,
+    ) -> None:
+        host, colon, port = listen.rpartition(":")
+        if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+            raise UsageError(f"--listen {listen}: it is HOST:PORT, such as 127.0.0.1:8080")
+        self._host = host.strip("[]")
+        self._port = int(port)
+        self._faults = faults
+        self._draw = draw
+        self._tokens = tokens
+        self._lock = threading.Lock()
+        self._news = threading.Condition()
+        self._left = [fault.first for fault in faults]
+        self.counters: Counter[str] = Counter()
+        """Of fixes ``stored``, ``known``, ``rejected``; of requests ``answered``, ``failed``."""
+        self._store = FixDatabase(db)
+        self._server: HttpServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            AgentError: it cannot listen there.
+        """
+        self._bind()
+        self.reconnect()
+
+    def stop(self) -> None:
+        """End every connection, and let requests that were read reach the disk. Idempotent."""
+        if self._thread:
+            self._hang_up()
+        elif self._server:
+            self._server.server_close()
+        self._server = None
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Where fixes go."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}{PATH}"
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it listens."""
+        return self._thread is not None
+
+    def disconnect(self) -> None:
+        """Cut the network: connections end, new ones are refused. The port stays ours."""
+        if self._thread:
+            self._hang_up()
+            self._bind()
+
+    def reconnect(self) -> None:
+        """Listen again on the same port."""
+        if self._server and not self._thread:
+            self._server.server_activate()
+            self._thread = threading.Thread(
+                target=self._server.serve_forever, args=(0.05,), name="endpoint", daemon=True
+            )
+            self._thread.start()
+
+    def received(self) -> list[tuple[str, int, str]]:
+        """(stream, seq, time) of each stored fix, sorted by name."""
+        rows = self._store.read("SELECT stream, seq, time FROM fixes ORDER BY stream, seq")
+        return [tuple(row) for row in rows]
+
+    def wait_for(self, count: int, timeout_s: float) -> bool:
+        """Wait until so many fixes are stored; whether they are."""
+        with self._news:
+            return self._news.wait_for(lambda: self.count() >= count, timeout_s)
+
+    def count(self) -> int:
+        """Stored fixes."""
+        count: int = self._store.read("SELECT count(*) FROM fixes")[0][0]
+        return count
+
+    def agents(self, device: str | None = None) -> list[dict[str, Any]]:
+        """What each agent said last about itself, or the one of ``device``; sorted by that.
+
+        Each with ``device``, ``stream``, ``heard`` (when, by the clock of this machine), ``agent``.
+        """
+        columns = "SELECT device, stream, heard, agent FROM reports"
+        if device is None:
+            rows = self._store.read(f"{columns} ORDER BY device")
+        else:
+            rows = self._store.read(f"{columns} WHERE device = ?", device)
+        names = ("device", "stream", "heard", "agent")
+        return [dict(zip(names, (*row[:3], json.loads(row[3])), strict=True)) for row in rows]
+
+    def audits(self, device: str | None = None) -> list[dict[str, Any]]:
+        """For each device, or for one, until when it is complete; see ``audit.as_json``."""
+        return self._store.audits(device)
+
+    # For the handlers, each in a thread of its own.
+
+    def admit(self, authorization: str) -> str | None:
+        """The device that alone may send with this; ``None``: any.
+
+        Raises:
+            RefusedError: nobody may.
+        """
+        if self._tokens is None:
+            return None
+        device = self._tokens.device_of(authorization)
+        if device is None:
+            raise RefusedError(401, "the token of a device is needed: Authorization: Bearer TOKEN")
+        return device
+
+    def next_fault(self) -> str | None:
+        """What goes wrong with this request."""
+        with self._lock:
+            for i, fault in enumerate(self._faults):
+                left = self._left[i]
+                if left != 0 and self._draw() < fault.chance:
+                    self._left[i] = left and left - 1
+                    self.counters["failed"] += 1
+                    return fault.kind
+        return None
+
+    def take(self, request: NativeRequest) -> dict[str, Any]:
+        """Store a request; return the answer to it."""
+        try:
+            stored = self._store.put(request)
+        except StorageError as error:
+            _log.warning("%s", error)
+            raise RefusedError(503, str(error), retry_after_s=_RETRY_AFTER_S) from error
+        known = len(request.fixes) - stored
+        with self._lock:
+            self.counters.update(
+                answered=1, stored=stored, known=known, rejected=len(request.rejected)
+            )
+        with self._news:
+            self._news.notify_all()
+        answer: dict[str, Any] = {"received": stored + known, "stored": stored, "known": known}
+        if request.rejected:
+            answer["rejected"] = request.rejected
+        return answer
+
+    def _bind(self) -> None:
+        """Take the port without listening: who connects is refused."""
+        server = HttpServer(self._host, self._port, self)
+        try:
+            server.server_bind()
+        except OSError as error:
+            server.server_close()
+            if error.errno == errno.EADDRINUSE:
+                raise AgentError(
+                    f"port {self._port} is in use: choose another with --listen, or 0 for any"
+                ) from error
+            raise AgentError(f"cannot listen on {self._host}: {error.strerror}") from error
+        self._server = server
+        self._port = server.server_address[1]
+
+    def _hang_up(self) -> None:
+        server, thread = self._server, self._thread
+        if server and thread:
+            server.shutdown()
+            thread.join()
+            server.cut()
+            server.server_close()
+            self._thread = None

@@ -1,0 +1,127 @@
+"""An offline map on the device: a PMTiles file of vector tiles, read in ranges.
+
+It is opened once, checked, and read through that one descriptor: another file under the same name
+is seen at the next start or reload, and a swap between check and read is not possible.
+
+Source: PMTiles specification, version 3.
+"""
+
+import html
+import json
+import os
+import re
+import stat
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from telemetry_agent.errors import ConfigError
+
+_HEADER_BYTES = 127
+_NONE, _GZIP = 1, 2
+_VECTOR = 1
+_LARGEST_METADATA_BYTES = 1 << 20
+LARGEST_RANGE_BYTES = 8 << 20
+_HOW = "cut one with `pmtiles extract`: docs/page.md"
+
+
+class MapFile(NamedTuple):
+    """A file that was checked."""
+
+    descriptor: int
+    size: int
+    tag: str
+    credit: str
+    """The attribution in the file, as text."""
+    deepest: int
+    """The closest zoom that it has tiles for."""
+    box: tuple[float, float, float, float]
+    """South, west, north, east, in degrees."""
+
+    def read(self, begin: int, end: int) -> bytes:
+        """The bytes from ``begin`` up to ``end``. Any thread may read."""
+        return os.pread(self.descriptor, min(end, self.size) - begin, begin)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self.descriptor)
+
+
+def open_map(path: Path) -> MapFile:
+    """Open and check it.
+
+    Raises:
+        ConfigError: it cannot be read, or is not what the page can show.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(f"page.map: cannot read {path}: {error.strerror}") from error
+    try:
+        return _checked(path, descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigError(f"page.map: cannot read {path}: {error.strerror}") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _checked(path: Path, descriptor: int) -> MapFile:
+    known = os.fstat(descriptor)
+    if not stat.S_ISREG(known.st_mode):
+        raise ConfigError(f"page.map: {path} is not a regular file")
+    head = os.pread(descriptor, _HEADER_BYTES, 0)
+    if len(head) < _HEADER_BYTES or not head.startswith(b"PMTiles"):
+        raise ConfigError(f"page.map: {path} is not a PMTiles file: {_HOW}")
+    (version,) = struct.unpack_from("<B", head, 7)
+    places = struct.unpack_from("<8Q", head, 8)
+    packing, tile_packing, kind, _, deepest = struct.unpack_from("<5B", head, 97)
+    edges = struct.unpack_from("<4i", head, 102)
+    if version != 3:
+        raise ConfigError(f"page.map: {path} is PMTiles version {version}, not 3: {_HOW}")
+    if kind != _VECTOR:
+        raise ConfigError(f"page.map: {path} holds pictures, not vector tiles: {_HOW}")
+    if packing not in {_NONE, _GZIP} or tile_packing not in {_NONE, _GZIP}:
+        raise ConfigError(f"page.map: {path} is compressed otherwise than by gzip: {_HOW}")
+    # Root directory, metadata, leaf directories, tiles: each as offset and length.
+    for offset, length in zip(places[::2], places[1::2], strict=True):
+        if offset + length > known.st_size:
+            raise ConfigError(f"page.map: {path} is cut off: copy it again")
+    west, south, east, north = (edge / 1e7 for edge in edges)
+    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90 and deepest <= 30):
+        raise ConfigError(f"page.map: {path} names no part of the world: {_HOW}")
+    return MapFile(
+        descriptor,
+        known.st_size,
+        f'"{known.st_mtime_ns:x}-{known.st_size:x}"',
+        _credit(descriptor, places[2], places[3], packed=packing == _GZIP),
+        deepest,
+        (south, west, north, east),
+    )
+
+
+def _credit(descriptor: int, offset: int, length: int, *, packed: bool) -> str:
+    """The attribution as text: a file is no author of HTML here."""
+    data = os.pread(descriptor, min(length, _LARGEST_METADATA_BYTES), offset)
+    try:
+        if packed:
+            unpacked = zlib.decompressobj(wbits=31).decompress(data, _LARGEST_METADATA_BYTES)
+        else:
+            unpacked = data
+        credit = json.loads(unpacked).get("attribution", "")
+    except (zlib.error, ValueError, RecursionError, AttributeError):
+        return ""
+    if not isinstance(credit, str):
+        return ""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", credit)).split())[:300]
+
+
+def asked_range(header: str, size: int) -> tuple[int, int] | None:
+    """Begin and end of a ``Range`` of one part; ``None``: it is not one that is served."""
+    found = re.fullmatch(r"bytes=(\d{1,18})-(\d{1,18})", header.strip())
+    if found is None:
+        return None
+    begin, end = int(found[1]), min(int(found[2]) + 1, size)
+    return (begin, end) if begin < end <= begin + LARGEST_RANGE_BYTES else None

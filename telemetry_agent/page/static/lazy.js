@@ -1,0 +1,47 @@
+/** Parts of the page whose code is loaded when they are first seen. */
+
+/**
+ * @param {Element} element what has to come into sight
+ * @param {() => Promise<{show: (state: object) => void, recolour?: () => void}>} load makes the part
+ * @returns a part that remembers the last state until then
+ */
+export function whenSeen(element, load) {
+  let part = null;
+  let state = null;
+  const observer = new IntersectionObserver(
+    async (entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      observer.disconnect();
+      part = await load();
+      if (state) part.show(state);
+    },
+    { rootMargin: "150px" },
+  );
+  observer.observe(element);
+  return {
+    show(told) {
+      state = told;
+      part?.show(told);
+    },
+    recolour: () => part?.recolour?.(),
+  };
+}
+
+/** Load a library that is no module, with its styles before ours. */
+export async function library(name, { styled = true } = {}) {
+  const style = document.createElement("link");
+  style.rel = "stylesheet";
+  style.href = `static/vendor/${name}.css`;
+  const script = document.createElement("script");
+  script.src = `static/vendor/${name}.js`;
+  const loaded = (styled ? [style, script] : [script]).map(
+    (element) =>
+      new Promise((done, failed) => {
+        element.onload = done;
+        element.onerror = () => failed(new Error(`${name} cannot be loaded`));
+      }),
+  );
+  if (styled) document.head.prepend(style);
+  document.head.append(script);
+  await Promise.all(loaded);
+}

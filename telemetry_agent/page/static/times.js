@@ -1,0 +1,19 @@
+/** Times as the viewer reads them: local, by the browser's time zone, and UTC. */
+
+const format = (options) => new Intl.DateTimeFormat("en-GB", options);
+const DAY = format({ weekday: "short", day: "numeric", month: "short", year: "numeric" });
+const MINUTE = format({ hour: "2-digit", minute: "2-digit" });
+const SECOND = format({ hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
+const UTC = format({ dateStyle: "medium", timeStyle: "medium", timeZone: "UTC" });
+
+/** @param {number} ms since 1970 */
+export const day = (ms) => DAY.format(ms);
+export const minute = (ms) => MINUTE.format(ms);
+export const local = (ms) => `${DAY.format(ms)}, ${SECOND.format(ms)}`;
+export const utc = (ms) => `${UTC.format(ms)} UTC`;
+
+/** For an input of the type datetime-local. */
+export function inputValue(ms) {
+  const date = new Date(ms);
+  return new Date(ms - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+}

@@ -1,0 +1,135 @@
+/** Days and trips in a list, and a range to choose. */
+
+import { many, span } from "./words.js";
+import { day, inputValue, minute } from "./times.js";
+import { distance, speed } from "./units.js";
+
+const AGAIN_MS = 15_000;
+const $ = (id) => document.getElementById(id);
+
+export class TripList {
+  /** @param {(range: {since: number, until?: number, label: string} | null) => void} choose */
+  constructor(choose) {
+    this.choose = choose;
+    this.shown = "";
+    this.asked = -Infinity;
+    $("range").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const [since, until] = [$("since").value, $("until").value].map((text) => new Date(text).getTime() / 1000);
+      const fault = !(until > since);
+      $("range-fault").hidden = !fault;
+      if (fault) return;
+      this.#select(null, { since, until, label: "Your range" });
+    });
+    $("all-of-it").addEventListener("click", () => this.#select(null, null));
+  }
+
+  /** The range was given up elsewhere. */
+  cleared() {
+    this.#mark(null);
+  }
+
+  recolour() {
+    this.shown = "";
+  }
+
+  async show() {
+    if (performance.now() - this.asked < (this.complete ? AGAIN_MS : 1500)) return;
+    this.asked = performance.now();
+    try {
+      const answer = await fetch("trips");
+      if (answer.ok) this.#list(await answer.json());
+    } catch {
+      // Contact is lost; the next event asks again.
+    }
+  }
+
+  #list({ trips, read, last }) {
+    this.complete = read >= last;
+    const note = this.complete ? "" : `Reading the track: ${Math.floor((100 * read) / Math.max(1, last))} %.`;
+    $("trips-note").textContent = note || (trips.length ? "" : "No trip yet. A trip ends by parking.");
+    const key = JSON.stringify(trips);
+    if (key === this.shown) return;
+    this.shown = key;
+    const days = Map.groupBy ? Map.groupBy(trips, (trip) => day(trip.start_ms)) : grouped(trips);
+    const focused = document.activeElement?.dataset?.range;
+    $("trips").replaceChildren(...[...days].reverse().map(([name, ofDay]) => this.#day(name, ofDay)));
+    if (focused) document.querySelector(`#trips [data-range="${focused}"]`)?.focus();
+    this.#mark(this.marked);
+    if (!$("since").value && trips.length) {
+      $("since").value = inputValue(trips.at(-1).start_ms);
+      $("until").value = inputValue(trips.at(-1).end_ms + 60_000);
+    }
+  }
+
+  #day(name, trips) {
+    const element = document.createElement("li");
+    const [first, last] = [trips[0], trips.at(-1)];
+    const way = trips.reduce((sum, trip) => sum + trip.distance_m, 0);
+    const range = { since: first.start_ms / 1000, until: last.open ? undefined : last.end_ms / 1000, label: name };
+    const head = this.#button(range, name, `${many(trips.length, "trip")}, ${distance(way)}`);
+    head.classList.add("day");
+    const list = document.createElement("ul");
+    list.append(...trips.map((trip) => this.#trip(trip)).reverse());
+    element.append(head, list);
+    return element;
+  }
+
+  #trip(trip) {
+    const element = document.createElement("li");
+    const until = trip.open ? "now" : minute(trip.end_ms);
+    const name = `${minute(trip.start_ms)} – ${until}`;
+    const range = {
+      since: trip.start_ms / 1000,
+      until: trip.open ? undefined : trip.end_ms / 1000,
+      label: `${day(trip.start_ms)}, ${name}`,
+      facts: facts(trip),
+    };
+    element.append(this.#button(range, name, facts(trip)));
+    return element;
+  }
+
+  #button(range, name, more) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.range = `${range.since}`;
+    const title = document.createElement("b");
+    title.textContent = name;
+    const rest = document.createElement("span");
+    rest.textContent = more;
+    button.append(title, rest);
+    button.addEventListener("click", () => this.#select(button.dataset.range, range));
+    return button;
+  }
+
+  #select(mark, range) {
+    this.#mark(mark);
+    this.choose(range);
+  }
+
+  #mark(mark) {
+    this.marked = mark;
+    for (const button of document.querySelectorAll("#trips button")) {
+      button.setAttribute("aria-pressed", String(button.dataset.range === mark));
+    }
+  }
+}
+
+/** What a trip was, in a line. */
+export function facts({ distance_m, moving_s, standing_s, highest_m_s, stops }) {
+  const parts = [distance(distance_m), `${span(moving_s)} moving`];
+  if (standing_s >= 60) parts.push(`${span(standing_s)} standing`);
+  if (moving_s) parts.push(`average ${speed(distance_m / moving_s)}`);
+  if (highest_m_s) parts.push(`highest ${speed(highest_m_s)}`);
+  if (stops.length) parts.push(many(stops.length, "stop"));
+  return parts.join(" · ");
+}
+
+function grouped(trips) {
+  const days = new Map();
+  for (const trip of trips) {
+    const name = day(trip.start_ms);
+    days.set(name, [...(days.get(name) ?? []), trip]);
+  }
+  return days;
+}

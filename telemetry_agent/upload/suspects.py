@@ -1,0 +1,171 @@
+"""Fixes that were refused alone, and runs of them: when is one a dead letter?
+
+Theory of operation. A refusal proves nothing by itself. The set-up may be wrong, and then every fix
+is refused. The endpoint may refuse at random, and then the next try succeeds. So a fix that was
+refused alone is a *suspect*: it stays leased, blocks nothing, and is tried again. A refusal counts
+only if another fix of the same device was accepted since the one before. The fifth that counts
+makes the suspect a dead letter (the tenth if the endpoint accepted what it had refused).
+
+A *run* is a stretch of refused fixes that is too long to try each one, such as a backlog that is
+older than the endpoint keeps data. Its first fix, its last and one at random of each tenth must be
+refused alone, twice (four times if the endpoint is inconsistent), with an acceptance of another fix
+between. One acceptance inside dissolves the run. First and last are meant in the order of time,
+because servers refuse by age: where the newest is accepted, a search by halves finds the age that
+is accepted, and newer fixes leave the run.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from telemetry_agent.model import Batch, Record
+from telemetry_agent.upload.leases import Leases, Name, name_of
+
+_SAMPLES = 10
+
+
+@dataclass(eq=False, slots=True)
+class Suspect:
+    """A leased fix that was refused alone."""
+
+    batch: Batch
+    reason: str
+    acceptances: int
+    """Of other fixes of its device, when it was last refused."""
+    crash: bool = False
+    """It was refused by answers that blame nothing, such as 500."""
+    refusals: int = 1
+    """Those that count."""
+
+    def refused_again(self, reason: str, acceptances: int) -> None:
+        """Count a refusal if another fix was accepted since the last one."""
+        self.reason = reason
+        if acceptances > self.acceptances:
+            self.refusals += 1
+        self.acceptances = acceptances
+
+
+class Run:
+    """Fixes next to each other, none of which was accepted so far. All are leased."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        first: Suspect,
+        rest: Iterable[Batch],
+        refusals: int,
+        rng: random.Random,
+    ) -> None:
+        """``refusals``: how often each sample must be refused."""
+        self.device = first.batch.device
+        self.reason = first.reason
+        self._leases = leases
+        self._refusals = refusals
+        self._rng = rng
+        self._batches = [first.batch, *rest]
+        self._tried = {name_of(first.batch.records[0]): first}
+        records = [record for batch in self._batches for record in batch.records]
+        self._by_time = sorted(records, key=lambda record: record.fix.time_ms)
+        # Places in the order of time: refused up to here, accepted from there on.
+        self._last_refused, self._first_accepted = 0, len(records)
+        self._trying: Name | None = None
+        self._samples: list[Record] = []  # chosen when both ends are known
+
+    @property
+    def leases(self) -> set[int]:
+        """Of all its fixes."""
+        return {batch.lease for batch in self._batches}
+
+    @property
+    def up_to_the_newest(self) -> bool:
+        """Whether no fix that is newer was accepted."""
+        return self._first_accepted == len(self._by_time)
+
+    def next(self, acceptances: int) -> Batch | None:
+        """A single fix to try; ``None``: wait until a fix outside is accepted."""
+        if not self._samples:
+            unknown = self._first_accepted - self._last_refused - 1
+            if unknown:
+                at = -1 if self.up_to_the_newest else self._middle()
+                return self._single(self._by_time[at])
+            self._choose_samples()
+        for record in self._samples:
+            tried = self._tried.get(name_of(record))
+            if tried is None or (
+                tried.refusals < self._refusals and acceptances > tried.acceptances
+            ):
+                return self._single(record)
+        return None
+
+    def refused(self, batch: Batch, reason: str, acceptances: int) -> bool:
+        """The fix that was tried is refused. Returns whether the whole run is, by now."""
+        self.reason = reason
+        name = name_of(batch.records[0])
+        if name in self._tried:
+            self._tried[name].refused_again(reason, acceptances)
+        else:
+            self._tried[name] = Suspect(batch, reason, acceptances)
+        if not self._samples:
+            self._last_refused = self._place(name)
+            return False
+        samples = (self._tried.get(name_of(record)) for record in self._samples)
+        return all(tried and tried.refusals >= self._refusals for tried in samples)
+
+    def accepted(self, batch: Batch) -> bool:
+        """The fix that was tried is accepted. Returns whether the others can still be a run."""
+        self.remove(batch)
+        if self._samples:
+            return False
+        self._first_accepted = self._place(name_of(batch.records[0]))
+        return True
+
+    def is_trying(self, batch: Batch) -> bool:
+        """Whether ``batch`` is the fix that ``next`` returned last."""
+        return len(batch.records) == 1 and name_of(batch.records[0]) == self._trying
+
+    def remove(self, batch: Batch) -> None:
+        """This batch is no longer leased."""
+        self._batches = [one for one in self._batches if one.lease != batch.lease]
+
+    def dissolve(self) -> tuple[list[Suspect], list[Batch]]:
+        """Take out everything: fixes that were refused alone, and the others."""
+        tried = {suspect.batch.lease: suspect for suspect in self._tried.values()}
+        suspects = [tried[batch.lease] for batch in self._batches if batch.lease in tried]
+        others = [batch for batch in self._batches if batch.lease not in tried]
+        self._batches = []
+        return suspects, others
+
+    def _middle(self) -> int:
+        return (self._last_refused + self._first_accepted) // 2
+
+    def _place(self, name: Name) -> int:
+        return next(i for i, record in enumerate(self._by_time) if name_of(record) == name)
+
+    def _choose_samples(self) -> None:
+        """Choose what to try, and give back what is newer than the run."""
+        inside = self._by_time[: self._last_refused + 1]
+        names = {name_of(record) for record in inside}
+        kept: list[Batch] = []
+        for batch in self._batches:
+            for part in self._leases.parts(batch, lambda record: name_of(record) in names):
+                if name_of(part.records[0]) in names:
+                    kept.append(part)
+                else:
+                    self._leases.give_back(part)
+        self._batches = kept
+        # One of each part of the run: any stretch of accepted fixes as long as a part is found.
+        count = len(inside) - 2
+        edges = [1 + count * part // _SAMPLES for part in range(_SAMPLES + 1)]
+        parts = [inside[start:end] for start, end in pairwise(edges) if end > start]
+        self._samples = [inside[0], inside[-1], *(self._rng.choice(part) for part in parts)]
+
+    def _single(self, record: Record) -> Batch:
+        """This fix in a lease of its own."""
+        name = self._trying = name_of(record)
+        for i, batch in enumerate(self._batches):
+            if any(name_of(other) == name for other in batch.records):
+                parts = list(self._leases.parts(batch, lambda other: name_of(other) == name))
+                self._batches[i : i + 1] = parts
+                return next(part for part in parts if name_of(part.records[0]) == name)
+        raise LookupError(name)  # cannot be: each fix of the run is in one of its batches

@@ -1,0 +1,56 @@
+"""``export`` by day and by trip, into a folder."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.cli.export import command
+from telemetry_agent.model import Fix
+
+START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
+M_E9 = 8_983
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Two trips of 100 s on one day, and a fix on the next."""
+    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
+        north_m = 0.0
+        for second in range(1000):
+            drives = second < 100 or 500 <= second < 600
+            north_m += 10 * drives
+            lat_e9 = 48_000_000_000 + round(north_m * M_E9)
+            queue.put(Fix(START_MS + 1000 * second, lat_e9, 11_000_000_000), "van-07")
+        queue.put(Fix(START_MS + 86_400_000, 48_000_000_000, 11_000_000_000), "van-07")
+    file = tmp_path / "config.toml"
+    file.write_text(
+        f'device = "van-07"\n[queue]\npath = "{tmp_path}/queue.db"\n'
+        '[upload]\nurl = "http://127.0.0.1:9/"\n'
+    )
+    return file
+
+
+def export(config: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(command, ["--config", str(config), *arguments], env={"TZ": "UTC"})
+
+
+def test_a_trip(config: Path) -> None:
+    newest = export(config, "--format", "ndjson", "--trip", "1").output.splitlines()
+    assert '"time":"2026-11-23T12:08:2' in newest[0]
+    assert 95 <= len(newest) <= 103
+    before = export(config, "--format", "ndjson", "--trip", "2").output.splitlines()
+    assert '"time":"2026-11-23T12:00:0' in before[0]
+    assert "there is no trip 3" in str(export(config, "--format", "csv", "--trip", "3").exception)
+
+
+def test_a_day_into_a_folder(config: Path, tmp_path: Path) -> None:
+    done = export(config, "--format", "kml", "--day", "2026-11-23", "--output", str(tmp_path))
+    assert "1,000 fixes are in" in done.output
+    assert (tmp_path / "van-07-2026-11-23.kml").read_text().count("<when>") == 1000
+
+
+def test_one_choice_only(config: Path) -> None:
+    done = export(config, "--format", "csv", "--day", "2026-11-23", "--trip", "1")
+    assert (done.exit_code, "exclude each other" in done.output) == (2, True)

@@ -1,0 +1,49 @@
+"""The delivery part by itself: it needs a queue, and neither page, receiver nor control."""
+
+from pathlib import Path
+
+import pytest
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.clock import Clock
+from telemetry_agent.config.settings import (
+    GpsSettings,
+    PageSettings,
+    QueueSettings,
+    Settings,
+    UploadSettings,
+)
+from telemetry_agent.daemon.delivery import drain_at_rest
+from telemetry_agent.errors import AgentError
+from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.model import Fix
+
+
+def recorded(folder: Path, url: str, **upload: object) -> Settings:
+    """Settings that only the delivery can be built from, and 20 fixes that wait."""
+    path = folder / "queue.db"
+    with AckQueue(path) as queue:
+        for second in range(20):
+            queue.put(Fix(1_795_437_319_000 + 1000 * second, 0, 0), "van-07")
+    return Settings(
+        device="van-07",
+        gps=GpsSettings(source="/dev/not-there"),
+        queue=QueueSettings(path=path),
+        upload=UploadSettings(url=url, **upload),  # type: ignore[arg-type]
+        page=PageSettings(listen=("0.0.0.0", 80), token_file=folder / "not-there"),
+    )
+
+
+def test_a_drain_needs_neither_page_nor_receiver(tmp_path: Path) -> None:
+    with Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint:
+        *_, last = drain_at_rest(recorded(tmp_path, endpoint.url), Clock())
+        assert (last["pending"], last["delivered"]) == (0, 20)
+        assert endpoint.count() == 20
+
+
+def test_a_secret_that_is_missing_holds_the_drain_and_names_the_file(tmp_path: Path) -> None:
+    with Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint:
+        settings = recorded(tmp_path, endpoint.url, token_file=tmp_path / "token")
+        with pytest.raises(AgentError, match=r"uploads are held, 20 fixes wait: .*token"):
+            list(drain_at_rest(settings, Clock()))
+        assert endpoint.count() == 0

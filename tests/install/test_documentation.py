@@ -1,0 +1,115 @@
+"""What stands in the documentation is there: commands, options, targets, files, and an example.
+
+Blocks marked ``sh`` are run, in ``tests/packages/test_pages.py``.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from documents import blocks
+from processes import ROOT, environment
+
+from telemetry_agent.cli import PROGRAM, cli
+
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+RUN = {"install.md", "upgrade.md"}
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Every command line in blocks of code, and between backticks, as words."""
+    fenced = re.findall(r"^```(?:sh|console)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    rest = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines: list[str] = []
+    for block in fenced:
+        whole = block.replace("\\\n", " ").splitlines()
+        # Where a prompt stands before what is typed, the rest is what came.
+        lines += [line for line in whole if line.startswith("$ ")] or whole
+    for line in lines + re.findall(r"`([^`\n]+)`", rest):
+        for part in re.split(r"\s(?:&&|\|\|?)\s", line):
+            try:
+                words = shlex.split(part.removeprefix("$ "), comments=True)
+            except ValueError:
+                continue  # prose with an apostrophe
+            while words and (words[0] == "sudo" or re.fullmatch(r"[A-Z_]+=\S*", words[0])):
+                del words[0]
+            if words:
+                yield words
+
+
+def fault(words: list[str]) -> str | None:
+    """What is not there."""
+    program, *rest = words
+    if program.rpartition("/")[2] == PROGRAM:
+        return _unknown(rest)
+    if program == "make":
+        named = [word for word in rest if re.fullmatch(r"[a-z-]+", word)]
+        return next((f"make {word}" for word in named if word not in TARGETS), None)
+    if program.startswith("python") and rest:
+        paths = [word for word in rest if re.match(r"(?:benchmarks|tests|release)/", word)]
+        return next((p for p in paths if not (ROOT / p.partition("::")[0]).exists()), None)
+    return None
+
+
+def _unknown(words: list[str]) -> str | None:
+    command: click.Command = cli
+    context = click.Context(cli, info_name=PROGRAM)
+    options = set(context.help_option_names) | {"--version"}
+    for word in words:
+        if isinstance(command, click.Group) and re.fullmatch(r"[a-z]+", word):
+            inner = command.get_command(context, word)
+            if inner is None:
+                return f"{context.command_path} {word}"
+            command, context = inner, click.Context(inner, parent=context, info_name=word)
+            names = [(*p.opts, *p.secondary_opts) for p in command.get_params(context)]
+            options = {name for group in names for name in group} | {"--help", "-h"}
+        elif re.match(r"--[a-z]", word) and re.split(r"[=\]]", word)[0] not in options:
+            return f"{context.command_path} {word}"
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_names_is_there(page: Path) -> None:
+    faults = [(" ".join(words), fault(words)) for words in commands(page.read_text())]
+    assert [(line, what) for line, what in faults if what] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_block_that_claims_to_be_run_is_where_it_is_run(page: Path) -> None:
+    assert page.name in RUN or "```sh\n" not in page.read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_links_to_is_there(page: Path) -> None:
+    linked = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text())
+    assert [name for name in linked if not (page.parent / name).exists()] == []
+
+
+def test_the_reader_sees_a_running_device_within_60_lines() -> None:
+    head = "\n".join((ROOT / "README.md").read_text().splitlines()[:60])
+    assert "telemetry-agent init" in head
+    assert "$ telemetry-agent status" in head
+    assert "## Four doors" in head
+
+
+def test_the_example_of_the_queue_runs_as_printed(tmp_path: Path) -> None:
+    (example, *_) = blocks("ackqueue.md", "python")
+    for _ in range(2):  # it can be run again
+        done = subprocess.run(
+            [sys.executable, "-c", example],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith(" 1 48.1173 11.516667\n")

@@ -1,0 +1,73 @@
+"""The packages that the tests of this folder install, built once."""
+
+import fcntl
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from packages.roots import require
+from processes import ROOT
+
+PREVIOUS = "0.0.9"
+DATED = {"SOURCE_DATE_EPOCH": "1795435200"}
+"""The date of what is built here, else that of the newest commit."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """Wheels, and packages by their name in build_debs."""
+
+    wheel: Path
+    debs: dict[str, Path]
+    previous: dict[str, Path]
+    """The same program under an older version."""
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Built:
+    """This checkout as ``make deb`` builds it, and a version before it."""
+    require()
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "built"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of the workers builds
+        found = folder / "found"
+        if not found.exists():
+            folder.mkdir()
+            found.write_bytes(pickle.dumps(_build(folder)))
+    built: Built = pickle.loads(found.read_bytes())
+    return built
+
+
+def _build(folder: Path) -> Built:
+    _hatch(ROOT, folder)
+    (wheel,) = folder.glob("*.whl")
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "older", filter="data")
+    (source,) = (folder / "older").iterdir()
+    info = source / "PKG-INFO"
+    version = wheel.name.split("-")[1]
+    info.write_text(info.read_text().replace(f"Version: {version}\n", f"Version: {PREVIOUS}\n"))
+    _hatch(source, folder / "older", "-t", "wheel")
+    (older,) = (folder / "older").glob("*.whl")
+    return Built(wheel, _debs(wheel, folder), _debs(older, folder / "older"))
+
+
+def _hatch(source: Path, out: Path, *targets: str) -> None:
+    environment = dict(os.environ) | {"TELEMETRY_AGENT_RELEASE": "1"}
+    argv = [sys.executable, "-m", "hatchling", "build", "-d", str(out), *targets]
+    subprocess.run(argv, cwd=source, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def _debs(wheel: Path, out: Path) -> dict[str, Path]:
+    names = ["trixie", "amd64"]
+    argv = [sys.executable, str(ROOT / "release/build_debs.py"), str(wheel), str(out), *names]
+    environment = os.environ | DATED
+    done = subprocess.run(argv, env=environment, check=True, capture_output=True, text=True)
+    return dict(zip(names, map(Path, done.stdout.split()), strict=True))

@@ -1,0 +1,90 @@
+"""What is done on a device, and looked at there, whatever way the agent was installed."""
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+from packages.containers import Container
+
+UNIT = "telemetry-agent.service"
+QUEUE = "var/lib/telemetry-agent/queue.db"
+INIT = (
+    *("telemetry-agent", "init", "--source=/run/gps", "--device=van-07", "--start"),
+    "--url=http://127.0.0.1:8080/v1/fixes",
+)
+
+
+def install(machine: Container, deb: Path) -> str:
+    """As ``sudo apt install ./FILE`` does, without a network."""
+    shutil.copy(deb, machine.root / "root")
+    argv = ["apt-get", "install", "--yes", "--no-install-recommends"]
+    return machine.said(*argv, f"/root/{deb.name}")
+
+
+def start_receiver(machine: Container) -> None:
+    """A receiver for everybody at /run/gps."""
+    machine.start("receiver", "telemetry-agent", "simulate", "--link=/run/gps", "--rate=5")
+    machine.wait_for_line("receiver", "/run/gps")
+    machine.run("chmod", "666", "/run/gps")
+
+
+def start_endpoint(machine: Container) -> None:
+    machine.start(
+        *("endpoint", "telemetry-agent", "receive"),
+        *("--listen=127.0.0.1:8080", "--db=/root/received.db"),
+    )
+    machine.wait_for_line("endpoint", "http://")
+
+
+def wait_for_status(machine: Container, path: str, least: int) -> None:
+    """Until a number of ``status --json`` has grown to this."""
+
+    def grown(line: str) -> bool:
+        with contextlib.suppress(ValueError, KeyError):
+            said = json.loads(line)
+            for key in path.split("."):
+                said = said[key]
+            return bool(said >= least)
+        return False
+
+    machine.wait_for("telemetry-agent", "status", "--watch", "--json", until=grown)
+
+
+def rows(database: Path, query: str) -> set[tuple[str, int]]:
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        return set(db.execute(query).fetchall())
+
+
+def left_behind(machine: Container) -> set[str]:
+    """Every file whose name is ours, but for what apt and the test keep."""
+    argv = ["find", "/", "-xdev", "-name", "*telemetry*agent*", "-not", "-path", "/root/*"]
+    found = machine.said(*argv, "-not", "-path", "/proc/*", "-not", "-path", "/sys/*")
+    return {line for line in found.splitlines() if not line.startswith("/var/cache/apt/")}
+
+
+def installed_kb(machine: Container) -> int:
+    """The size of every package there is."""
+    shown = ("dpkg-query", "--show", "--showformat=${Installed-Size}\\n")
+    return sum(map(int, machine.said(*shown).split()))
+
+
+def costs(machine: Container) -> str:
+    """What the running service takes: memory, time to start, time of ``status``."""
+    pid = machine.show(UNIT, "MainPID")
+    memory = machine.said("grep", "VmRSS", f"/proc/{pid}/status").split()[1]
+    began, ready = (
+        int(machine.show(UNIT, name))
+        for name in ("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    )
+    asked_s = []
+    for _ in range(5):
+        start_s = time.monotonic()
+        machine.run("telemetry-agent", "status")
+        asked_s.append(time.monotonic() - start_s)
+    return (
+        f"{int(memory) / 1000:.1f} MB of memory, ready after {(ready - began) / 1e6:.2f} s, "
+        f"status in {min(asked_s):.2f} s"
+    )

@@ -1,0 +1,123 @@
+"""Root file systems of Debian releases, made by debootstrap once and kept.
+
+They are kept where TELEMETRY_AGENT_ROOTS names, else in ~/.cache/telemetry-agent/roots.
+A root holds what a device has at its first start, and beside that the packages that the agent
+depends on, downloaded and not installed: so apt needs no network in a test.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "dpkg-deb", "lintian")
+
+_BASE = "systemd,systemd-sysv,dbus,udev,ca-certificates,python3"
+_INSTALLED = {
+    "trixie": [],
+    "bookworm": ["python3-venv"],  # for an installation by pip
+    "bookworm-to-trixie": [],
+}
+_AGENT_NEEDS = {
+    "trixie": [
+        *("python3-click", "python3-httpx", "python3-nmea2", "python3-prometheus-client"),
+        *("python3-pydantic", "python3-pydantic-settings", "python3-rich", "python3-serial"),
+        *("python3-starlette", "python3-tenacity", "python3-uvicorn"),
+    ],
+    "bookworm": [],
+}
+_AGENT_NEEDS["bookworm-to-trixie"] = _AGENT_NEEDS["trixie"]
+
+
+def require() -> None:
+    """Skip the test where no container can be booted; in CI that is a failure."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if os.geteuid() == 0 and not missing:
+        return
+    reason = f"booting a Debian needs {', '.join(missing) or 'root'}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def root(suite: str, architecture: str = "") -> Path:
+    """The root file system of ``suite``; nobody may write there.
+
+    ``bookworm-to-trixie`` is a Debian 12 whose release upgrade has been downloaded. With an
+    ``architecture`` that is not this machine's, the kernel must know an emulator for it.
+    """
+    require()
+    kept = os.environ.get("TELEMETRY_AGENT_ROOTS")
+    folder = Path(kept) if kept else Path.home() / ".cache/telemetry-agent/roots"
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = repr((_BASE, _INSTALLED[suite], _AGENT_NEEDS[suite]))
+    kind = f"{suite}-{architecture}" if architecture else suite
+    name = f"{kind}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    with (folder / f"{kind}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test may be making it
+        if not (folder / name).exists():
+            for old in folder.glob(f"{kind}-{'[0-9a-f]' * 12}"):
+                shutil.rmtree(old)
+            making = folder / f"{kind}-in-the-making"
+            _remove(making)
+            _make(suite, architecture, making)
+            making.rename(folder / name)
+    return folder / name
+
+
+def _make(suite: str, architecture: str, target: Path) -> None:
+    installed, _, upgrade = suite.partition("-to-")
+    if upgrade:
+        _run("cp", "--archive", str(root(installed)), str(target))
+        sources = target / "etc/apt/sources.list"
+        sources.write_text(sources.read_text().replace(installed, upgrade))
+    else:
+        options = ["--variant=minbase", f"--include={_BASE}"]
+        options += [f"--arch={architecture}"] if architecture else []
+        _run("debootstrap", *options, installed, str(target))
+    for file in Path("/etc/apt/apt.conf.d").iterdir():
+        if "Acquire::" in file.read_text():  # how this machine reaches its mirror
+            shutil.copy(file, target / "etc/apt/apt.conf.d")
+    (target / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
+    (target / "usr/sbin/policy-rc.d").chmod(0o755)
+    apt = ["chroot", str(target), "apt-get", "--yes", "--no-install-recommends"]
+    _run(*apt, "update")
+    if _INSTALLED[suite]:
+        _run(*apt, "install", *_INSTALLED[suite])
+    if upgrade:
+        _run(*apt, "dist-upgrade", "--download-only")
+    if _AGENT_NEEDS[suite]:
+        _run(*apt, "install", "--download-only", *_AGENT_NEEDS[suite])
+    (target / "usr/sbin/policy-rc.d").unlink()
+    (target / "etc/machine-id").write_text("")
+
+
+def _remove(making: Path) -> None:
+    """What an interrupted debootstrap left, but for the /proc that it had mounted in there."""
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        mounted = Path(line.split()[4])
+        if mounted.is_relative_to(making):
+            _run("umount", "--lazy", str(mounted))
+    if making.exists():
+        shutil.rmtree(making)
+
+
+def _run(*argv: str) -> None:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        argv,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=3600,  # an emulator takes its time
+        check=False,
+    )
+    if done.returncode:
+        pytest.fail(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout[-3000:]}")

@@ -1,0 +1,126 @@
+"""The life of a package on a device: installed, set up, rebooted, upgraded, removed, purged."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from packages.conftest import PREVIOUS, Built
+from packages.containers import container
+from packages.device import (
+    INIT,
+    QUEUE,
+    UNIT,
+    costs,
+    install,
+    installed_kb,
+    left_behind,
+    rows,
+    start_endpoint,
+    start_receiver,
+    wait_for_status,
+)
+from packages.roots import require, root
+
+pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+
+RELEASES = {"trixie": "trixie", "bookworm": "amd64"}
+"""Debian's release -> the package for it on this machine."""
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> None:
+    name = RELEASES[release]
+    with container(root(release)) as machine:
+        machine.boot()
+        before, size_kb = left_behind(machine), installed_kb(machine)
+
+        said = install(machine, built.previous[name])
+        assert "Next: sudo telemetry-agent init" in said
+        # Without a config it is enabled and waits, and nothing has failed.
+        assert machine.said("systemctl", "is-enabled", UNIT) == "enabled"
+        assert machine.show(UNIT, "ActiveState") == "inactive"
+        assert machine.show(UNIT, "ConditionResult") == "no"
+        assert machine.said("systemctl", "--failed", "--plain", "--no-legend") == ""
+        assert PREVIOUS in machine.said("telemetry-agent", "--version")
+        everywhere = machine.run("ls", "/usr/share/man/man1/telemetry-agent-status.1.gz").stdout
+        assert "status" in everywhere
+
+        # A position arrives.
+        start_receiver(machine)
+        start_endpoint(machine)
+        said = machine.said(*INIT)
+        assert "recorded: the first position is on the disk" in said
+        assert "delivered: 127.0.0.1" in said
+        grown_mb = (installed_kb(machine) - size_kb) / 1000
+        print(f"{release}: {grown_mb:.0f} MB installed, {costs(machine)}")  # noqa: T201 - for the table in docs/install.md
+
+        # No network, and the power goes: what waits is there at the next start.
+        machine.run("systemctl", "stop", "endpoint")
+        wait_for_status(machine, "queue.pending", 20)
+        machine.cut_power()
+        machine.boot()
+        machine.wait_for_line(UNIT, " records van-07 from /run/gps")
+        assert machine.show(UNIT, "ActiveState") == "active"
+        start_receiver(machine)
+        wait_for_status(machine, "queue.pending", 30)
+
+        # The upgrade restarts the service over its backlog.
+        old_pid = machine.show(UNIT, "MainPID")
+        install(machine, built.debs[name])
+        assert machine.show(UNIT, "ActiveState") == "active"
+        assert machine.show(UNIT, "MainPID") not in {old_pid, "0"}
+        status = json.loads(machine.said("telemetry-agent", "status", "--json"))
+        assert status["version"] == built.wheel.name.split("-")[1]
+        assert status["queue"]["pending"] >= 20
+        start_endpoint(machine)
+        machine.run("systemctl", "stop", "receiver")
+        machine.run("telemetry-agent", "drain")
+        machine.run("systemctl", "stop", "endpoint")
+
+        # Nothing is lost, nothing came twice.
+        machine.run("systemctl", "stop", UNIT)
+        recorded = rows(machine.root / QUEUE, "SELECT stream, seq FROM fixes")
+        received = rows(machine.root / "root/received.db", "SELECT stream, seq FROM fixes")
+        assert received == recorded
+        assert len({stream for stream, _ in recorded}) == 3  # three starts
+        told = machine.said("journalctl", "--output=cat", "--unit=endpoint")
+        assert told.count(" 0 came again, 0 rejected") == 2, told
+
+        # What waits when it is purged is told.
+        machine.run("systemctl", "start", UNIT)
+        start_receiver(machine)
+        wait_for_status(machine, "queue.pending", 3)
+        machine.run("systemctl", "stop", "receiver")
+        machine.run("apt-get", "remove", "--yes", "telemetry-agent")
+        assert machine.show(UNIT, "MainPID") == "0"
+        assert (machine.root / QUEUE).exists()
+        waiting = rows(machine.root / QUEUE, "SELECT stream, seq FROM fixes WHERE state IN (1, 2)")
+        said = machine.said("apt-get", "purge", "--yes", "telemetry-agent")
+        assert f"with {len(waiting)} undelivered fixes" in said
+        assert left_behind(machine) == before
+        assert machine.run("getent", "passwd", "telemetry-agent", check=False).returncode == 2
+        assert machine.run("getent", "group", "telemetry-agent", check=False).returncode == 2
+        assert machine.said("systemctl", "--failed", "--plain", "--no-legend") == ""
+
+
+@pytest.mark.parametrize("name", RELEASES.values())
+def test_lintian_finds_nothing_that_is_not_explained(built: Built, name: str) -> None:
+    require()
+    argv = ["lintian", "--allow-root", "--fail-on=error,warning", str(built.debs[name])]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout
+    assert not done.stdout
+
+
+def test_the_package_for_armv6_refuses_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "uname").write_text("#!/bin/sh\necho armv6l\n")
+    (tmp_path / "uname").chmod(0o755)
+    script = Path(__file__).parents[2] / "release/debian/preinst.armhf"
+    argv = ["sh", str(script), "install"]
+    done = subprocess.run(
+        argv, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "needs ARMv7 or newer, and this machine is armv6l" in done.stderr
+    assert subprocess.run(argv, check=False).returncode == 0

@@ -1,0 +1,107 @@
+"""The worst of all rooms speaks, in a real browser beside a real daemon; the doctor is called."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from browsing import browsing, comes_true, free_port
+from rig import START_MS, simulated, started, write_config
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.doctor import disk
+from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.lab.endpoint.tokens import Tokens
+from telemetry_agent.model import Fix
+
+
+@contextmanager
+def lasting_folder() -> Iterator[Path]:
+    """A folder on a disk that the doctor does not mind."""
+    for parent in (tempfile.gettempdir(), "/var/tmp", "/work", str(Path.home())):
+        if Path(parent).is_dir() and disk.file_system(Path(parent), Path("/")).verdict == "pass":
+            break
+    else:
+        pytest.skip("no disk here outlasts a power cut")
+    folder = Path(tempfile.mkdtemp(prefix="telemetry-agent-test-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def refused(folder: Path, count: int) -> None:
+    with AckQueue(folder / "queue.db") as queue:
+        for number in range(count):
+            queue.put(Fix(START_MS + 1000 * number, 48_117_300_000, 11_516_667_000), "van-07")
+        batch = queue.lease(count)
+        assert batch
+        queue.ack(batch, rejected=dict.fromkeys(range(1, count + 1), "400: lat out of range"))
+
+
+@pytest.mark.parametrize(
+    ("case", "tone", "title", "cause"),
+    [
+        ("well", "good", "all delivered|waiting", ""),
+        ("refused", "stored", "350 positions refused", "endpoint refused 350.*queue retry"),
+        ("pulled out", "bad", "receiver absent", "/dev/none: no such device. To do: plug"),
+        ("401", "bad", "held, ", "401.*reload"),
+        ("tmpfs", "bad", "disk not safe", "tmpfs.*power cut loses everything.*queue.path"),
+    ],
+)
+def test_the_worst_has_the_headline_the_title_and_the_icon(
+    case: str, tone: str, title: str, cause: str
+) -> None:
+    port = free_port()
+    with ExitStack() as stack:
+        folder = stack.enter_context(lasting_folder())
+        if case == "refused":
+            refused(folder, 350)
+        tokens = folder / "tokens"
+        tokens.write_text('van-07 = "another-token"\n')
+        endpoint = stack.enter_context(
+            Endpoint(
+                "127.0.0.1:0",
+                folder / "received.db",
+                tokens=Tokens(tokens) if case == "401" else None,
+            )
+        )
+        stack.enter_context(simulated(folder))
+        queue_path = folder / "queue.db"
+        if case == "tmpfs":
+            if not Path("/dev/shm").is_dir():
+                pytest.skip("no tmpfs here")
+            memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
+            queue_path = memory / "queue.db"
+        config = write_config(
+            folder,
+            "/dev/none" if case == "pulled out" else str(folder / "gps"),
+            endpoint.url,
+            page={"listen": f"127.0.0.1:{port}"},
+            queue={"path": str(queue_path)},
+        )
+        daemon = stack.enter_context(started(config))
+        daemon.wait_for_line("the page is at")
+        env = {"EXPECTED": json.dumps({"tone": tone, "title": title, "cause": cause})}
+        with browsing("worst", f"http://127.0.0.1:{port}/", env) as browser:
+            comes_true(browser)
+
+
+def test_check_everything_shows_the_doctors_table_and_opens_no_receiver() -> None:
+    port = free_port()
+    with (
+        lasting_folder() as folder,
+        Endpoint("127.0.0.1:0", folder / "received.db") as endpoint,
+        simulated(folder),
+    ):
+        page = {"listen": f"127.0.0.1:{port}"}
+        config = write_config(folder, str(folder / "gps"), endpoint.url, page=page)
+        with started(config) as daemon:
+            daemon.wait_for_line("the page is at")
+            with browsing("check", f"http://127.0.0.1:{port}/") as browser:
+                comes_true(browser)
+            assert daemon.end() == 0
+            assert "read" not in " ".join(line for line in daemon.err if "WARNING" in line)

@@ -1,0 +1,49 @@
+"""Days, trips, ranges and playback, in a real browser; the whole of a long track."""
+
+import math
+from pathlib import Path
+
+from browsing import browsing, comes_true, free_port
+from rig import START_MS, started, write_config
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.model import Fix
+
+_M_E9 = 8_983  # a metre of latitude in 1e-9 degrees
+
+
+def drive(queue: AckQueue) -> None:
+    """Two trips with parking between, a stop in the second, and a glitch at 0, 0."""
+    north_m, second = 0.0, 0
+
+    def go(seconds: int, m_s: float) -> None:
+        nonlocal north_m, second
+        for _ in range(seconds):
+            north_m += m_s
+            second += 1
+            lat_e9 = 48_000_000_000 + round(north_m * _M_E9)
+            lon_e9 = 11_000_000_000 + round(500 * _M_E9 * math.sin(north_m / 700))
+            fix = Fix(START_MS + 1000 * second, lat_e9, lon_e9, alt_mm=520_000, sats=9, hdop_e2=90)
+            fix = fix._replace(speed_mm_s=round(m_s * 1000), course_mdeg=0, odo_m=round(north_m))
+            queue.put(fix, "van-07")
+
+    go(600, 12.0)
+    go(400, 0.0)
+    queue.put(Fix(START_MS + 1000 * second + 500, 0, 0, flags=("jump",)), "van-07")
+    go(300, 15.0)
+    go(100, 0.0)
+    go(200, 15.0)
+    go(300, 0.0)
+    queue.commit()
+
+
+def test_days_trips_ranges_and_playback(tmp_path: Path) -> None:
+    port = free_port()
+    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
+        drive(queue)
+    page = {"listen": f"127.0.0.1:{port}"}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
+    with started(config) as daemon:
+        daemon.wait_for_line("the page is at")
+        with browsing("time", f"http://127.0.0.1:{port}/") as browser:
+            comes_true(browser, 120)

@@ -1,0 +1,170 @@
+"""Trips, stops, and the whole track in bounded memory."""
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.trips import Parking, Trips
+from telemetry_agent.model import Fix
+from telemetry_agent.page.overview import SHOWN, Box, Overview, fitting, thinned
+from telemetry_agent.page.track_index import TrackIndex, Wanted
+from telemetry_agent.page.trail import BEGINS, GLITCH, POINT, Point, point_of
+
+START_MS = 1_795_435_200_000
+M_E9 = 8_983  # a metre of latitude in 1e-9 degrees
+
+
+class Drive:
+    """Fixes each second: what is driven, and what is waited."""
+
+    def __init__(self, odometer: bool = True) -> None:
+        self.fixes: list[Fix] = []
+        self._north_m, self._second, self._odo = 0.0, 0, odometer
+
+    def go(self, seconds: int, m_s: float) -> "Drive":
+        for _ in range(seconds):
+            self._north_m += m_s
+            self._add(m_s)
+        return self
+
+    def wait(self, seconds: int) -> "Drive":
+        for _ in range(seconds):
+            self._add(0.0)
+        return self
+
+    def off(self, seconds: int) -> "Drive":
+        self._second += seconds
+        return self
+
+    def _add(self, m_s: float, flags: tuple[str, ...] = ()) -> None:
+        self._second += 1
+        self.fixes.append(
+            Fix(
+                START_MS + 1000 * self._second,
+                48_000_000_000 + round(self._north_m * M_E9),
+                11_000_000_000,
+                speed_mm_s=round(m_s * 1000),
+                odo_m=round(self._north_m) if self._odo else None,
+            )
+        )
+
+
+def trips_of(fixes: list[Fix]) -> Trips:
+    trips = Trips(Parking(25, 180))
+    before: Fix | None = None
+    for row, fix in enumerate(fixes, 1):
+        gap = before is not None and fix.time_ms - before.time_ms > 60_000
+        trips.feed(row, fix, breaks=gap)
+        before = fix
+    return trips
+
+
+@pytest.mark.parametrize("odometer", [True, False])
+def test_a_trip_ends_by_parking(odometer: bool) -> None:
+    drive = Drive(odometer).wait(60).go(300, 10).wait(400).go(100, 20)
+    found = trips_of(drive.fixes)
+    (trip,) = found.done
+    assert trip.distance_m == pytest.approx(3000, abs=25)
+    assert trip.end_ms - trip.start_ms == pytest.approx(300_000, abs=3000)
+    assert trip.moving_s == pytest.approx(300, abs=3)
+    assert trip.standing_s <= 2
+    assert trip.highest_m_s == 10
+    assert found.current is not None
+    assert found.current.distance_m == pytest.approx(2000, abs=21)
+
+
+def test_a_stop_is_no_parking() -> None:
+    found = trips_of(
+        Drive().wait(5).go(100, 10).wait(90).go(100, 10).wait(30).go(50, 10).wait(200).fixes
+    )
+    (trip,) = found.done
+    assert [round((stop.end_ms - stop.start_ms) / 1000, -1) for stop in trip.stops] == [90]
+    assert trip.standing_s == pytest.approx(120, abs=3)
+    assert trip.moving_s == pytest.approx(250, abs=3)
+
+
+def test_switched_off_ends_a_trip_and_a_tunnel_does_not() -> None:
+    assert len(trips_of(Drive().go(100, 10).off(3600).go(100, 10).wait(200).fixes).done) == 2
+    assert len(trips_of(Drive().go(100, 10).off(100).go(100, 10).wait(200).fixes).done) == 1
+
+
+def test_drift_and_glitches_are_no_trip() -> None:
+    drive = Drive().wait(2000)
+    fixes = [
+        fix._replace(lat_e9=fix.lat_e9 + round(9 * M_E9 * math.sin(i)))
+        for i, fix in enumerate(drive.fixes)
+    ]
+    fixes[700] = fixes[700]._replace(lat_e9=0, lon_e9=0)
+    fixes[900] = fixes[900]._replace(lat_e9=50_000_000_000, flags=("jump",))
+    found = trips_of(fixes)
+    assert (found.done, found.current) == ([], None)
+
+
+def line(count: int, step: int = 100) -> list[Point]:
+    return [(row, step * row, 0, row, int(row == 1)) for row in range(1, count + 1)]
+
+
+def test_the_overview_is_bounded_and_keeps_ends_and_glitches() -> None:
+    overview = Overview(limit=1000)
+    for point in line(20_000):
+        flags = GLITCH if point[0] == 777 else BEGINS if point[0] == 5000 else point[4]
+        overview.add((*point[:4], flags))
+    points = list(overview)
+    assert len(points) <= 1001
+    rows = [point[0] for point in points]
+    assert rows == sorted(rows)
+    assert {1, 777, 4999, 5000, 20_000} <= set(rows)
+    assert max(b[1] - a[1] for a, b in itertools.pairwise(points)) <= 2 * overview.tolerance_e7
+    overview.forget_before(10_000)
+    assert overview.first is not None
+    assert overview.first >= 10_000
+
+
+def test_thinning_is_by_what_can_be_seen() -> None:
+    assert [point[0] for point in thinned(line(10), 250)] == [1, 4, 7, 10]
+    shown, exact = fitting(line(100_000), 1)
+    assert len(shown) <= SHOWN
+    assert exact >= 1600
+    assert fitting(line(50), 1e9) == (line(50), 0)
+
+
+def test_a_box_may_lie_beyond_the_antimeridian() -> None:
+    box = Box(-10, 1_790_000_000, 10, 1_810_000_000)
+    assert box.holds((1, 0, 1_795_000_000, 0, 0))
+    assert box.holds((1, 0, -1_795_000_000, 0, 0))
+    assert not box.holds((1, 0, 0, 0, 0))
+    assert not box.holds((1, 50, 1_795_000_000, 0, 0))
+
+
+def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
+    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
+        fixes = Drive().go(20_000, 3).fixes
+        for fix in fixes:
+            queue.put(fix, "van-07")
+        queue.commit()
+        index = TrackIndex(queue, Gaps().between, Parking())
+        index._overview = Overview(limit=500)
+        while index.scan():
+            pass
+        recent = [point_of(row, fix, begins=False) for row, fix in enumerate(fixes[-1000:], 19_001)]
+        packed, exact = index.shown(Wanted(across_px=500), recent)
+        whole = list(POINT.iter_unpack(packed))
+        assert (whole[0][0], whole[-1][0]) == (1, 20_000)
+        assert len(whole) < 2000
+        assert exact > 0
+        lat = round(fixes[10_000].lat_e9 / 100)
+        box = Box(lat - 100_000, 109_000_000, lat + 100_000, 111_000_000)
+        packed, exact = index.shown(Wanted(tolerance_e7=1, box=box), recent)
+        near = [point for point in POINT.iter_unpack(packed) if box.holds(point)]
+        assert len(near) == pytest.approx(740, abs=5)  # each of those 2.2 km, at 3 m/s
+        assert exact <= 1
+        packed, _ = index.shown(
+            Wanted(since_s=START_MS / 1000 + 100, until_s=START_MS / 1000 + 199), recent
+        )
+        assert [point[3] - START_MS // 1000 for point in POINT.iter_unpack(packed)] == list(
+            range(100, 200)
+        )
