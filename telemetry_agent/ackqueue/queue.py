@@ -154,7 +154,8 @@ class AckQueue:
         """Take over, under their names, what another queue could not write. Before any ``put``."""
         shared = self.shared
         with shared.lock:
-            shared.adopt(rows)
+            for row in rows:
+                shared.writer.add(shared.clock.monotonic_s(), shared.adopt(row))
         if rows:
             shared.ring()
 

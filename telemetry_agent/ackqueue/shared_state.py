@@ -13,7 +13,7 @@ damaged can be set aside at any moment: all that memory knows goes into a new on
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -140,13 +140,12 @@ class SharedState:
             self.latest_ms = fix.time_ms
         return row, Record(self.stream_hex, seq, device, fix)
 
-    def adopt(self, rows: Collection[Row]) -> None:
-        """Put rows of another queue before those that will come, under their own names."""
+    def adopt(self, row: Row) -> Row:
+        """Give a row of another queue, with its name, a place before those of this stream."""
         assert self.lock.locked()
-        for row in rows:
-            self._base += 1
-            self.writer.add(self.clock.monotonic_s(), at_place(row, self._base))
-            self._used = True
+        self._base += 1
+        self._used = True
+        return at_place(row, self._base)
 
     def end_use(self) -> bool:
         """Close it for all calls but ``write`` and ``close``. False: it was closed already."""

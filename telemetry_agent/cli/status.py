@@ -27,6 +27,7 @@ from telemetry_agent.snapshot import (
 )
 
 _WATCH_EVERY_S = 1.0
+_ASK_WITH_SUDO = "sudo shows why"
 _WITH_POSITION = {"2d", "3d"}
 
 
@@ -54,7 +55,7 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
 
 def running(path: Path | None) -> Snapshot | None:
-    """What the running agent with this queue says; ``None``: none runs."""
+    """What the running agent with this queue says, or any service; ``None``: none runs."""
     try:
         return read(Snapshot, next(client.ask(path, {"ask": "status"})))
     except client.NoAgentError:
@@ -100,7 +101,19 @@ def _watch(path: Path | None, *, as_json: bool) -> None:
 def lines(view: Snapshot | AtRest) -> Iterator[str]:
     """A snapshot in plain words, without a word about what is not known."""
     if isinstance(view, Snapshot):
-        yield from _running(view)
+        yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
+        if view.version != __version__:
+            yield f"note:      restart the service to run {__version__}, which is installed"
+        if view.protocol != PROTOCOL:
+            yield (
+                f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
+                f"{view.protocol}: some of this may be missing; restart the service"
+            )
+        yield from _troubles(view)
+        yield f"recording: {_receiver(view.receiver)}"
+        yield f"uploading: {_upload(view.upload)}"
+        if view.page is not None and view.page.state == "held":
+            yield f"page:      held: {view.page.last_error or _ASK_WITH_SUDO}"
     else:
         yield "no agent runs"
         if view.note is not None:
@@ -112,23 +125,16 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
                 yield f"{title + ':':<10} {count:,}: {reason}"
 
 
-def _running(view: Snapshot) -> Iterator[str]:
-    yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
-    if view.version != __version__:
-        yield f"note:      restart the service to run {__version__}, which is installed"
-    if view.protocol != PROTOCOL:
-        yield (
-            f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
-            f"{view.protocol}: some of this may be missing; restart the service"
-        )
+def _troubles(view: Snapshot) -> Iterator[str]:
     if view.config is not None:
-        yield f"config:    the last good one serves: {view.config.last_error}"
+        yield f"config:    the last good one serves: {view.config.last_error or _ASK_WITH_SUDO}"
     if view.storage is not None:
-        yield f"storage:   {view.storage.last_error or view.storage.state}"
-    yield f"recording: {_receiver(view.receiver)}"
-    yield f"uploading: {_upload(view.upload)}"
-    if view.page is not None and view.page.state == "held":
-        yield f"page:      held: {view.page.last_error}"
+        meaning = {
+            "forgets": "a power cut loses everything",
+            "runtime": "the state directory fails",
+        }
+        said = view.storage.last_error or f"{meaning[view.storage.state]}; {_ASK_WITH_SUDO}"
+        yield f"storage:   {said}"
 
 
 def _receiver(receiver: ReceiverView) -> str:

@@ -39,23 +39,16 @@ def files_of(path: Path | None) -> tuple[Path, ...]:
 def queue_path(path: Path | None) -> Path:
     """Where the queue is. Nothing else is read or checked.
 
-    Who may not read the service's config finds the service all the same: it is where it belongs.
-
     Raises:
         UnreadableConfigError: there is no config, or it is not TOML.
-        ResourceError: the file that is named cannot be read.
+        ResourceError: a file cannot be read.
     """
     if from_environment := os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH"):
         return Path(from_environment)
     values: dict[str, Any] = {}
-    try:
-        files = files_of(path)
-        for file in files:
-            merge(parsed(str(file), read(file)), into=values)
-    except ResourceError:
-        if path is not None:
-            raise
-        return QUEUE_PATH
+    files = files_of(path)
+    for file in files:
+        merge(parsed(str(file), read(file)), into=values)
     if not files and not any(name.startswith(ENVIRONMENT_PREFIX) for name in os.environ):
         raise no_config()
     queue = values.get("queue")

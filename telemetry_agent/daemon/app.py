@@ -54,8 +54,8 @@ class Agent:
         secrets: every secret that is read is added to it.
         switch: cuts the network of a demo; the page shows it.
         config: why these settings are not those of the config.
-        doctor: says what is wrong; the page shows it.
         waiting: what the queue of another agent could not write.
+        doctor: says what is wrong; the page shows it.
 
     Raises:
         QueueLockedError: another process holds the queue.
@@ -70,8 +70,8 @@ class Agent:
         secrets: set[str] | None = None,
         switch: Switch | None = None,
         config: ConfigView | None = None,
-        doctor: Doctor | None = None,
         waiting: Collection[Row] = (),
+        doctor: Doctor | None = None,
     ) -> None:
         self.settings = settings
         self._config = config

@@ -4,12 +4,13 @@ import json
 import os
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 from pathlib import Path
 
-from misbehaving import Server
+from misbehaving import Server, answer
 from processes import AGENT, environment, run_agent
-from rig import record_backlog, started, write_config
+from rig import record_backlog, simulated, started, write_config
 
 
 def test_uploads_that_were_not_tried_are_not_called_ok(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_the_next_attempt_is_the_probe_where_that_comes_first(tmp_path: Path) ->
     upload = {"backoff_initial": "1h", "backoff_max": "1h"}
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", upload=upload)
     with started(config) as daemon:
-        daemon.wait_for_line("nothing can be delivered")
+        daemon.wait_for_line("cannot deliver")
         told = json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
         assert told["upload"]["next_attempt_s"] <= 60
 
@@ -98,3 +99,14 @@ def test_a_fatal_line_is_an_error_for_journald(tmp_path: Path) -> None:
             [*AGENT, "run", "--config", str(nowhere)], stderr=log, env=environment(env), check=False
         )
     assert (tmp_path / "log").read_text().startswith("<3>telemetry-agent: there is no config")
+
+
+def test_what_flaps_is_at_most_two_lines_a_minute(tmp_path: Path) -> None:
+    acts = [answer(403, b"no"), answer(200)] * 200
+    with simulated(tmp_path, rate_hz=5) as simulator, Server(*acts) as server:
+        config = write_config(tmp_path, str(simulator.device), server.url, log={"level": "info"})
+        with started(config) as daemon:
+            began_s = time.monotonic()
+            server.wait_for(lambda server: len(server.requests) > 40, 60)
+            lines = [line for line in daemon.err if "held" in line or "delivering" in line]
+            assert 1 <= len(lines) <= 2 * (1 + (time.monotonic() - began_s) // 60)
