@@ -85,8 +85,11 @@ def _read_log(path: Path, noted: Note | None) -> tuple[str | None, list[Row], bo
         # SQLite would delete the log.
         if found.frames:
             return f"the queue {path} is empty, but its log is not", [], found.end_is_lost
-        # A queue that was opened once is not empty, unless the last one was just set aside.
-        was_used = noted is not None and not noted.clean and not set_aside_files.waiting(path)
+        # A queue that was opened once is not empty, unless the last one was just set aside: its
+        # note is there then, with rows of its own.
+        was_used = noted is not None and not noted.clean
+        if was_used and noted is not None and set_aside_files.waiting(path):
+            was_used = noted.last == generation_before(noted.last + 1)
         return None, [], was_used
     if not log_path.exists():
         return None, [], noted is not None and not noted.clean
