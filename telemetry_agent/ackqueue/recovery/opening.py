@@ -11,11 +11,11 @@ from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 
+from telemetry_agent.ackqueue.away_rows import generation_after, generation_before
 from telemetry_agent.ackqueue.file.lock import Note
 from telemetry_agent.ackqueue.file.rows import Row, decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
-from telemetry_agent.ackqueue.ledger import generation_after, generation_before
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, sample
