@@ -106,7 +106,7 @@ class Contents:
             except UnusableError:
                 if shared.broken:
                     raise
-            if not rows and shared.ledger.carrying:  # a new file: the damaged one knows
+            if not rows and shared.ledger.away.any:  # a new file: the damaged one knows
                 with suppress(OSError):
                     rows = sample(set_aside_files.waiting(shared.path))[0][: -limit - 1 : -1]
         return [record for row in rows if (record := decode(row)) is not None]

@@ -24,36 +24,20 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
+from telemetry_agent.ackqueue.away_rows import Arrival, AwayRows
+from telemetry_agent.ackqueue.ranges import Span, runs
 from telemetry_agent.ackqueue.ready_rows import LOOSE, Plan, ReadyRows
 from telemetry_agent.ackqueue.row_states import (
     ACKED,
     DAMAGED,
     PURGED,
     THINNED,
-    UNCOUNTED,
     Loaded,
     RowState,
     State,
     dead_letter,
 )
 from telemetry_agent.model import Batch
-
-_GENERATION_BITS = 32
-
-
-def generation_before(row: int) -> int:
-    """The last number before the generation of this row.
-
-    A file that takes the place of another begins a generation: its new rows get numbers above all
-    that the other can have used, and what is carried over keeps its own.
-    """
-    return (row - 1) >> _GENERATION_BITS << _GENERATION_BITS
-
-
-def generation_after(row: int) -> int:
-    """The last number of the generation of this row."""
-    return generation_before(max(row, 1)) + (1 << _GENERATION_BITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +51,6 @@ class Lease:
     def rows(self) -> Iterator[int]:
         """In the order of the batch's records."""
         return chain.from_iterable(range(lo, hi + 1) for lo, hi in self.ranges)
-
-
-class Arrival(NamedTuple):
-    """What the files that were set aside hold of the rows up to one number."""
-
-    upto: int
-    rows: Collection[int]
-    """The sound ones, ascending."""
-    marks: Iterable[Span[RowState]]
-    first: int
-    """The first row of all if no mark was found: nobody knows what was before it. Otherwise 0."""
 
 
 class Window(NamedTuple):
@@ -94,13 +67,10 @@ class Ledger:
     def __init__(self, loaded: Loaded) -> None:
         """Take over what was loaded: its rows are backlog."""
         self.marks = loaded.marks
-        self.away_from, self.away_upto = 1, 0
-        self._away_mark = RowState(State.AWAY)
-        self._uncounted = False  # rows may be missing that nobody can count
-        self._find_away()
         self.ready_rows = ReadyRows(newest=loaded.last)
         self.leases: dict[int, Lease] = {}
         self._changed: set[int] = set()
+        self.away = AwayRows(self.marks, self._mark)
         self._leased = 0
         self.moves = 0
         """How often thinning gave rows other numbers."""
@@ -156,9 +126,9 @@ class Ledger:
         """Make these ready, and loose: dead letters, delivered ones, a batch that fell apart."""
         for lo, hi in ranges:
             # A row that is still to come has its state in a damaged file: this mark overrules it.
-            for first, last in self._parts(lo, hi, away=True):
+            for first, last in self.away.parts(lo, hi):
                 self._mark(first, last, RowState(State.READY))
-            for first, last in self._parts(lo, hi, away=False):
+            for first, last in self.away.other_parts(lo, hi):
                 self._mark(first, last, None)
                 self._free(first, last)
 
@@ -198,122 +168,20 @@ class Ledger:
         return oldest and oldest._replace(hi=min(oldest.hi, oldest.lo + limit - 1))
 
     # Rows that are away
-    #
-    # A file that takes the place of another begins with a mark: the numbers up to the end of a
-    # generation are AWAY. While it is there, the files that were set aside are the only record of
-    # the rows below. They are gone through from the first row on, in portions; what this file
-    # holds already, as a row or in a mark, stays as it is. So nothing else has to be remembered,
-    # and whoever is killed begins again. Marks and leases mean what they always do meanwhile, also
-    # for a row that is still to come: its lease can end, it can be a dead letter that is given up.
-
-    @property
-    def carrying(self) -> bool:
-        """Whether rows can still come out of files that were set aside."""
-        return self.away_from <= self.away_upto
 
     def send_away(self, last: int, hi: int) -> None:
         """All rows up to ``last`` are in a file that was set aside; new ones come after ``hi``."""
-        for span in self.in_state(State.AWAY):
-            self._mark(span.lo, span.hi, PURGED)
-        # A new generation can end where that of a file without rows of its own ended: ``hi`` is
-        # marked already then.
-        for gap in [*self.marks.gaps(last + 1, hi - 1), (hi, hi)]:
-            self._mark(*gap, RowState(State.AWAY, batch=1))
-        self._find_away()
+        self.away.begin(last, hi)
         self.ready_rows = ReadyRows(newest=hi)
         # The new file knows nothing yet: it gets every mark.
         self._changed = {span.lo for span in self.marks}
 
     def arrive(self, found: Arrival, there: Sequence[int]) -> set[int]:
-        """Take over what was found of the next rows. To repeat it changes nothing.
-
-        Args:
-            found: What the files that were set aside hold of them.
-            there: Those that this file holds, ascending.
-
-        Returns:
-            The rows that are to be stored, and then to ``settle``.
-        """
-        lo, upto = self.away_from, min(found.upto, self.away_upto - 1)
-        if upto < lo:
-            return set()
-        present: RangeMap[bool] = RangeMap()
+        """Take over rows that were away, to store and then ``settle``; see ``AwayRows.take``."""
         leased = chain.from_iterable(lease.ranges for lease in self.leases.values())
-        for first, last in chain(runs(there), leased):
-            present.paint(first, last, value=True)
-        self._adopt(found.marks, lo, upto, present)
-        known = set(there)
-        wanted = [
-            row
-            for row in found.rows
-            if lo <= row <= upto and row not in known and self.state_of(row).state is not State.GONE
-        ]
-        for first, last in runs(wanted):
-            present.paint(first, last, value=True)
-            for span in list(self.marks.within(first, last)):
-                if span.value.state is State.AWAY:  # more numbers were in use than was known
-                    self._mark(span.lo, span.hi, None)
-        oldest = found.first and (self._away_mark.batch or found.first)
-        self._uncounted |= found.first > 1 and self._away_mark.batch is None
-        for gap in present.gaps(lo, upto):
-            self._miss(*gap, oldest)
-        self.away_from = upto + 1
+        wanted = self.away.take(found, there, leased)
         self.settle(there)
-        return set(wanted)
-
-    def arrive_no_more(self) -> None:
-        """Take note that no more can come: the numbers that nothing was found of are unused."""
-        for span in self.in_state(State.AWAY):
-            self._mark(span.lo, span.hi, PURGED)
-        if self._uncounted:  # no file holds so many rows that this number was used
-            self._mark(self.away_upto - 1, self.away_upto - 1, UNCOUNTED)
-        self._find_away()
-
-    def _find_away(self) -> None:
-        """Every start goes through all that is away, from the first row on."""
-        spans = self.in_state(State.AWAY)
-        self.away_from, self.away_upto = 1, spans[-1].hi if spans else 0
-        self._uncounted = False
-        if spans:
-            self._away_mark = spans[-1].value
-
-    def _adopt(
-        self, marks: Iterable[Span[RowState]], lo: int, hi: int, present: RangeMap[bool]
-    ) -> None:
-        """Believe a damaged file where neither a mark nor a row says otherwise.
-
-        A row that is here, without a mark, was carried over before: it is ready, whatever it was.
-        """
-        for first, last, mark in marks:
-            if mark.state is State.UNACK:  # as at every start
-                mark = mark._replace(state=State.READY)  # noqa: PLW2901
-            for absent in list(present.gaps(max(lo, first), min(hi, last))):
-                undecided = list(self.marks.gaps(*absent))
-                undecided += [
-                    span[:2]
-                    for span in self.marks.within(*absent)
-                    if span.value.state is State.AWAY
-                ]
-                for gap in undecided:
-                    self._mark(*gap, mark)
-
-    def _miss(self, lo: int, hi: int, oldest: int) -> None:
-        """There are no such rows. Those of which that is not as it should be are lost."""
-        for span in list(self.marks.within(lo, hi)):
-            if span.value.state in {State.ACKED, State.AWAY}:
-                self._mark(span.lo, span.hi, PURGED)
-            elif span.value.state is not State.GONE:
-                self._mark(span.lo, span.hi, DAMAGED)
-        for first, last in list(self.marks.gaps(lo, hi)):
-            # Up to here nobody knows which numbers were ever used, or were still. A generation ends
-            # with a mark, where the next begins (no file holds so many rows): without it, its end
-            # is unknown.
-            is_open = generation_before(last + 2) > last
-            before = last if is_open else generation_before(last + 1)
-            self._uncounted |= max(first, oldest) <= before
-            unused = max(before, oldest - 1)
-            self._mark(first, min(last, unused), PURGED)
-            self._mark(max(first, unused + 1), last, DAMAGED)
+        return wanted
 
     # Batches
 
@@ -385,7 +253,7 @@ class Ledger:
             return found
         for span in self.marks:
             if span.value.state is state:
-                for lo, hi in self._parts(span.lo, span.hi, away=False):
+                for lo, hi in self.away.other_parts(span.lo, span.hi):
                     found.append((lo, min(hi, lo + limit - 1)))
                     limit -= found[-1][1] - lo + 1
                     if not limit:
@@ -399,7 +267,7 @@ class Ledger:
             - first
             + 1
             - sum(s.size for s in self.marks.within(first, last) if s.value.state <= State.GONE)
-            for first, last in self._parts(lo, hi, away=False)
+            for first, last in self.away.other_parts(lo, hi)
         )
 
     def lost(self) -> Counter[str]:
@@ -446,17 +314,8 @@ class Ledger:
 
     def _free(self, lo: int, hi: int, batch: int = LOOSE) -> None:
         """Have these handed out, but for those that are away."""
-        for first, last in self._parts(lo, hi, away=False):
+        for first, last in self.away.other_parts(lo, hi):
             self.ready_rows.free.paint(first, last, batch)
-
-    def _parts(self, lo: int, hi: int, *, away: bool) -> list[tuple[int, int]]:
-        """What of these rows is away, or is not."""
-        first, last = self.away_from, self.away_upto
-        if first > last:
-            first, last = hi + 1, hi
-        inside = [(max(lo, first), min(hi, last))]
-        outside = [(lo, min(hi, first - 1)), (max(lo, last + 1, first), hi)]
-        return [part for part in (inside if away else outside) if part[0] <= part[1]]
 
     def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:
         if lo <= hi:

@@ -19,12 +19,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from telemetry_agent.ackqueue.away_rows import generation_after
 from telemetry_agent.ackqueue.file.lock import Note, QueueLock
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, at_place, encode, stream_from_int
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
-from telemetry_agent.ackqueue.ledger import Ledger, generation_after
+from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.opening import open_queue, say_set_aside
 from telemetry_agent.clock import Clock
@@ -227,6 +228,7 @@ class SharedState:
         """
         assert self.disk.locked()
         if not at_once and (refused := self.writer.refusal_now()) is not None:
+            self._find_oldest()
             return refused
         refusal = self._damage or self.writer.write(self.store)
         if isinstance(refusal, UnusableError):
@@ -382,7 +384,7 @@ class SharedState:
     def note(self, *, clean: bool = False) -> None:
         """Write down beside the file what is in it, in case it is found empty."""
         with self.lock:
-            oldest = 1 if self.ledger.carrying else self.ledger.oldest_pending()
+            oldest = 1 if self.ledger.away.any else self.ledger.oldest_pending()
             last = self.committed  # what is not on disk yet is not lost when the disk forgets
             self._file_lock.note(Note(clean, oldest or last + 1, last))
 

@@ -90,7 +90,7 @@ def count(
         oldest_pending_ms=oldest_pending_ms,
         file_bytes=file_bytes,
         full=full,
-        carrying_over=ledger.carrying,
+        carrying_over=ledger.away.any,
     )
 
 

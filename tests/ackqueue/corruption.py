@@ -239,6 +239,8 @@ def prove(stocks: dict[str, Stock], seed: int, limit_s: float = 2.0) -> Found:
         shutil.copytree(stocks[state].folder, folder)
         done = corrupt(folder, draw)
         what = f"seed {seed}, {state}: {' and '.join(done)}"
+        # Nothing else shows how long a log was than its index.
+        is_blind = all(any(text.endswith(end) for text in done) for end in ("-wal", "-shm"))
         try:
             found = use(stocks[state], folder)
         except Exception as error:
@@ -247,7 +249,9 @@ def prove(stocks: dict[str, Stock], seed: int, limit_s: float = 2.0) -> Found:
         found.took_s > limit_s and f"recorded after {found.took_s:.1f} s",
         found.invented and f"{found.invented} invented",
         found.altered and f"{found.altered} altered",
-        found.uncounted and not found.log_is_confessed and f"{found.uncounted} uncounted",
+        found.uncounted
+        and not (found.log_is_confessed or is_blind)
+        and f"{found.uncounted} uncounted",
         len(found.lines) > LOG_LINES_MAX and f"{len(found.lines)} log lines",
     ]
     if any(broken):

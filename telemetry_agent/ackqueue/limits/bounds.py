@@ -210,7 +210,7 @@ class Bounds:
             StorageError: The disk refused.
         """
         shared = self._shared
-        if shared.writer.refused or shared.ledger.carrying:
+        if shared.writer.refused or shared.ledger.away.any:
             return
         size = shared.store.size()
         used = size.bytes - size.free_bytes

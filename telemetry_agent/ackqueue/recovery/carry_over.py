@@ -12,8 +12,8 @@ What is missing between the rows that were found is lost: it is counted, and rep
 import logging
 from typing import TYPE_CHECKING
 
+from telemetry_agent.ackqueue.away_rows import Arrival
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
-from telemetry_agent.ackqueue.ledger import Arrival
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
@@ -62,7 +62,7 @@ class Carrier:
         """Look at some pages, or carry some rows over."""
         shared = self._shared
         with shared.lock:
-            carrying, refused = shared.ledger.carrying, shared.writer.refused
+            carrying, refused = shared.ledger.away.any, shared.writer.refused
         if refused:
             return _REFUSED_WAIT_S
         try:
@@ -91,7 +91,7 @@ class Carrier:
 
     def _look_again(self) -> None:
         """The queue rings for each fix; here there is work only after a file was set aside."""
-        if self._shared.ledger.carrying:
+        if self._shared.ledger.away.any:
             self.bell.ring()
 
     def _carry(self) -> float | None:
@@ -117,7 +117,7 @@ class Carrier:
         with shared.disk:
             if not self._is_current(found):
                 return
-            lo, last = shared.ledger.away_from, shared.ledger.away_upto - 1
+            lo, last = shared.ledger.away.first, shared.ledger.away.last - 1
             upto, rows = self._portion or (last, [])
             if upto < lo:  # from before this object was made
                 self._portion = None
@@ -134,7 +134,7 @@ class Carrier:
                 wanted = shared.ledger.arrive(arrival, there)
                 shared.writer.arrive([row for row in rows if row[0] in wanted])
                 if upto >= last:
-                    shared.ledger.arrive_no_more()
+                    shared.ledger.away.end()
             self._carried += len(wanted)
             shared.write()
         shared.ring()

@@ -11,11 +11,11 @@ from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 
+from telemetry_agent.ackqueue.away_rows import generation_after, generation_before
 from telemetry_agent.ackqueue.file.lock import Note
 from telemetry_agent.ackqueue.file.rows import Row, decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
-from telemetry_agent.ackqueue.ledger import generation_after, generation_before
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, sample
@@ -85,8 +85,11 @@ def _read_log(path: Path, noted: Note | None) -> tuple[str | None, list[Row], bo
         # SQLite would delete the log.
         if found.frames:
             return f"the queue {path} is empty, but its log is not", [], found.end_is_lost
-        # A queue that was opened once is not empty, unless the last one was just set aside.
-        was_used = noted is not None and not noted.clean and not set_aside_files.waiting(path)
+        # A queue that was opened once is not empty, unless the last one was just set aside: its
+        # note is there then, with rows of its own.
+        was_used = noted is not None and not noted.clean
+        if was_used and noted is not None and set_aside_files.waiting(path):
+            was_used = noted.last == generation_before(noted.last + 1)
         return None, [], was_used
     if not log_path.exists():
         return None, [], noted is not None and not noted.clean

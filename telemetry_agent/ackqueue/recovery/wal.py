@@ -184,7 +184,7 @@ def _index(path: Path) -> tuple[int, Pair]:
             if any(words) and _sum(head[:40], (0, 0), order) == words[10:12]:
                 salt, salt_2 = struct.unpack(">2I", head[32:40])
                 return words[4], (salt, salt_2)
-    return (_ENDLESS if any(data[:96]) else 0), (0, 0)
+    return (_ENDLESS if any(data[:96]) or 0 < len(data) < 96 else 0), (0, 0)
 
 
 def _header(data: bytes) -> _Header | None:

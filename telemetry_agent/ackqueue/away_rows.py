@@ -1,0 +1,187 @@
+"""The rows that are still in files that were set aside. Pure, a part of the ledger.
+
+A file that takes the place of another begins with a mark: the numbers up to the end of a generation
+are AWAY. While it is there, the files that were set aside are the only record of the rows below.
+They are gone through from the first row on, in portions; what this file holds already, as a row or
+in a mark, stays as it is. So nothing else has to be remembered, and whoever is killed begins again.
+Marks and leases mean what they always do meanwhile, also for a row that is still to come: its lease
+can end, and it can be a dead letter that is given up.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
+from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, UNCOUNTED, RowState, State
+
+_GENERATION_BITS = 32
+
+
+def generation_before(row: int) -> int:
+    """The last number before the generation of this row.
+
+    A file that takes the place of another begins a generation: its new rows get numbers above all
+    that the other can have used, and what is carried over keeps its own.
+    """
+    return (row - 1) >> _GENERATION_BITS << _GENERATION_BITS
+
+
+def generation_after(row: int) -> int:
+    """The last number of the generation of this row."""
+    return generation_before(max(row, 1)) + (1 << _GENERATION_BITS)
+
+
+class Arrival(NamedTuple):
+    """What the files that were set aside hold of the rows up to one number."""
+
+    upto: int
+    rows: Collection[int]
+    """The sound ones, ascending."""
+    marks: Iterable[Span[RowState]]
+    first: int
+    """The first row of all if no mark was found: nobody knows what was before it. Otherwise 0."""
+
+
+class AwayRows:
+    """Which rows are away, and what becomes of them as they arrive."""
+
+    def __init__(
+        self, marks: RangeMap[RowState], mark: Callable[[int, int, RowState | None], None]
+    ) -> None:
+        """Find out by the marks.
+
+        Args:
+            marks: Of the ledger.
+            mark: Changes one, and has it written.
+        """
+        self._marks = marks
+        self._mark = mark
+        self.first, self.last = 1, 0
+        self._known_mark = RowState(State.AWAY)
+        self._uncounted = False  # rows may be missing that nobody can count
+        self._find()
+
+    @property
+    def any(self) -> bool:
+        """Whether rows can still come out of files that were set aside."""
+        return self.first <= self.last
+
+    def begin(self, last: int, hi: int) -> None:
+        """All rows up to ``last`` are in a file that was set aside; new ones come after ``hi``."""
+        self._end_marks()
+        # A new generation can end where that of a file without rows of its own ended: ``hi`` is
+        # marked already then.
+        for gap in [*self._marks.gaps(last + 1, hi - 1), (hi, hi)]:
+            self._mark(*gap, RowState(State.AWAY, batch=1))
+        self._find()
+
+    def take(
+        self, found: Arrival, there: Sequence[int], leased: Iterable[tuple[int, int]]
+    ) -> set[int]:
+        """Take over what was found of the next rows. To repeat it changes nothing.
+
+        Args:
+            found: What the files that were set aside hold of them.
+            there: Those that this file holds, ascending.
+            leased: Those that are in a batch.
+
+        Returns:
+            The rows that are to be stored.
+        """
+        lo, upto = self.first, min(found.upto, self.last - 1)
+        if upto < lo:
+            return set()
+        present: RangeMap[bool] = RangeMap()
+        for first, last in chain(runs(there), leased):
+            present.paint(first, last, value=True)
+        self._adopt(found.marks, lo, upto, present)
+        known = set(there)
+        wanted = [
+            row
+            for row in found.rows
+            if lo <= row <= upto and row not in known and self._is_to_come(row)
+        ]
+        for first, last in runs(wanted):
+            present.paint(first, last, value=True)
+            for span in list(self._marks.within(first, last)):
+                if span.value.state is State.AWAY:  # more numbers were in use than was known
+                    self._mark(span.lo, span.hi, None)
+        oldest = found.first and (self._known_mark.batch or found.first)
+        self._uncounted |= found.first > 1 and self._known_mark.batch is None
+        for gap in present.gaps(lo, upto):
+            self._miss(*gap, oldest)
+        self.first = upto + 1
+        return set(wanted)
+
+    def end(self) -> None:
+        """Take note that no more can come: the numbers that nothing was found of are unused."""
+        self._end_marks()
+        if self._uncounted:  # no file holds so many rows that this number was used
+            self._mark(self.last - 1, self.last - 1, UNCOUNTED)
+        self._find()
+
+    def parts(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """What of these rows is away."""
+        part = max(lo, self.first), min(hi, self.last)
+        return [part] if part[0] <= part[1] else []
+
+    def other_parts(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """What of these rows is not."""
+        if not self.any:
+            return [(lo, hi)]
+        parts = [(lo, min(hi, self.first - 1)), (max(lo, self.last + 1), hi)]
+        return [part for part in parts if part[0] <= part[1]]
+
+    def _is_to_come(self, row: int) -> bool:
+        mark = self._marks.value_at(row)
+        return mark is None or mark.state is not State.GONE
+
+    def _end_marks(self) -> None:
+        for span in [span for span in self._marks if span.value.state is State.AWAY]:
+            self._mark(span.lo, span.hi, PURGED)
+
+    def _find(self) -> None:
+        """Every start goes through all that is away, from the first row on."""
+        spans = [span for span in self._marks if span.value.state is State.AWAY]
+        self.first, self.last = 1, spans[-1].hi if spans else 0
+        self._known_mark = spans[-1].value if spans else RowState(State.AWAY)
+        self._uncounted = False
+
+    def _adopt(
+        self, marks: Iterable[Span[RowState]], lo: int, hi: int, present: RangeMap[bool]
+    ) -> None:
+        """Believe a damaged file where neither a mark nor a row says otherwise.
+
+        A row that is here, without a mark, was carried over before: it is ready, whatever it was.
+        """
+        for first, last, mark in marks:
+            if mark.state is State.UNACK:  # as at every start
+                mark = mark._replace(state=State.READY)  # noqa: PLW2901
+            for absent in list(present.gaps(max(lo, first), min(hi, last))):
+                undecided = list(self._marks.gaps(*absent))
+                undecided += [
+                    span[:2]
+                    for span in self._marks.within(*absent)
+                    if span.value.state is State.AWAY
+                ]
+                for gap in undecided:
+                    self._mark(*gap, mark)
+
+    def _miss(self, lo: int, hi: int, oldest: int) -> None:
+        """There are no such rows. Those of which that is not as it should be are lost."""
+        for span in list(self._marks.within(lo, hi)):
+            if span.value.state in {State.ACKED, State.AWAY}:
+                self._mark(span.lo, span.hi, PURGED)
+            elif span.value.state is not State.GONE:
+                self._mark(span.lo, span.hi, DAMAGED)
+        for first, last in list(self._marks.gaps(lo, hi)):
+            # Up to here nobody knows which numbers were ever used, or were still. A generation ends
+            # with a mark, where the next begins (no file holds so many rows): without it, its end
+            # is unknown.
+            is_open = generation_before(last + 2) > last
+            before = last if is_open else generation_before(last + 1)
+            self._uncounted |= max(first, oldest) <= before
+            unused = max(before, oldest - 1)
+            self._mark(first, min(last, unused), PURGED)
+            self._mark(max(first, unused + 1), last, DAMAGED)
