@@ -91,14 +91,13 @@ class Dates:
     def learn(self, day: int, instant: Instant) -> None:
         """The receiver says that this instant is on this day, in days since 1970."""
         time_ms = time_of_day_ms(instant)
-        if self._fix_rollover and day < _EARLIEST_DAY:
-            said_ms = self._moved_ms(day, time_ms)
-        elif day >= _LATEST_DAY:
+        said_ms: int | None = day * DAY_MS + time_ms
+        if day >= _LATEST_DAY:
             self.counts["future-date"] += 1
             self.reason = "future-date"
             return
-        else:
-            said_ms = day * DAY_MS + time_ms
+        if day < _EARLIEST_DAY and self._fix_rollover:
+            said_ms = self._moved_ms(day, time_ms)
         if said_ms is None:
             self.reason = "old-date"
             return

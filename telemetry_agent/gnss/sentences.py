@@ -300,9 +300,13 @@ class Parser:
             status == "V",
             position,
             _MODE_QUALITY.get(mode),
-            day=day,
-            speed_mm_s=knots_mm_s(knots),
-            course_mdeg=course_mdeg(course),
+            None,
+            None,
+            None,
+            None,
+            day,
+            knots_mm_s(knots),
+            course_mdeg(course),
         )
         if status == "D" and mode not in _MODE_QUALITY:
             return report._replace(unsure=True, day=None, day_if_sure=day)
@@ -332,14 +336,9 @@ class Parser:
         valid = status == "A" or (status != "V" and self._is_differential(status))
         if valid and mode != "N":
             position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
-        return Report(
-            fields[0],
-            self._instant(time),
-            status == "V",
-            position,
-            _MODE_QUALITY.get(mode),
-            unsure=status == "D" and mode not in _MODE_QUALITY,
-        )
+        quality = _MODE_QUALITY.get(mode)
+        report = Report(fields[0], self._instant(time), status == "V", position, quality)
+        return report._replace(unsure=True) if status == "D" and quality is None else report
 
     def _gns(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
