@@ -122,7 +122,9 @@ def test_a_real_full_database_recovers(path: Path) -> None:
         assert seqs(lease(queue, 2000)) == list(range(11, 1012))
 
 
-def test_memory_is_bounded_while_the_disk_refuses_and_the_loss_is_confessed(path: Path) -> None:
+def test_memory_is_bounded_while_the_disk_refuses_and_the_loss_is_confessed(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     disk, clock = Disk(), FakeClock()
     with AckQueue(path, connect=disk.connect, clock=clock, max_uncommitted=10) as queue:
         put(queue, 2)
@@ -136,6 +138,11 @@ def test_memory_is_bounded_while_the_disk_refuses_and_the_loss_is_confessed(path
         disk.refuses = "never"
         clock.advance(1)
         assert seqs(lease(queue)) == [1, 2, *range(8, 18)]
+    said = [line for line in caplog.messages if line.startswith("memory")]
+    assert said == [
+        "memory is full (10 fixes) while the disk refuses: the oldest are lost",
+        "memory has room again: 5 fixes were lost while the disk refused",
+    ]
     with AckQueue(path) as queue:
         assert queue.stats().lost == {"memory": 5}
         assert seqs(lease(queue)) == [1, 2, *range(8, 18)]

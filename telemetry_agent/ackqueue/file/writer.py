@@ -62,6 +62,7 @@ class Writer:
         self._writing: list[Waiting] = []  # in the transaction that runs now
         self._moving = 0  # how many rows that are moved it holds
         self._trouble = Trouble(log, clock)
+        self._lost_in_memory = 0  # since memory was full
         self._refusal: StorageError | None = None  # of the last write
         self._retry_at_s = 0.0
 
@@ -178,6 +179,14 @@ class Writer:
             )
         else:
             self._trouble.over("the queue can be written again", fields={"STATE": "ok"})
+            with self._lock:
+                lost, self._lost_in_memory = self._lost_in_memory, 0
+            if lost:
+                log.warning(
+                    "memory has room again: %d fixes were lost while the disk refused",
+                    lost,
+                    extra={"fields": {"STATE": "ok", "COUNT": lost}},
+                )
         if changes:
             self._on_change()
 
@@ -217,6 +226,13 @@ class Writer:
             for lo, hi in runs(row[0] for _, row in self._pending[:excess]):
                 self._ledger.lose(lo, hi, LOST_IN_MEMORY)
             del self._pending[:excess]
+            if not self._lost_in_memory:
+                log.error(
+                    "memory is full (%d fixes) while the disk refuses: the oldest are lost",
+                    self._max_uncommitted,
+                    extra={"fields": {"STATE": "memory"}},
+                )
+            self._lost_in_memory += excess
 
 
 def _kind(waiting: Waiting) -> tuple[int, int]:
