@@ -210,7 +210,7 @@ def test_a_replug_that_fails_says_so(tmp_path: Path) -> None:
     with Simulator([], link=link) as simulator:
         simulator.unplug()
         link.write_text("mine")
-        with pytest.raises(AgentError, match="is there already"):
+        with pytest.raises(AgentError, match="exists and is not a link"):
             simulator.replug()
     assert link.read_text() == "mine"
 
