@@ -226,14 +226,14 @@ def test_without_netlink_the_probe_alone_serves(field: Field) -> None:
 
 def test_a_backlog_over_a_slow_link_holds_up_no_live_fix(field: Field) -> None:
     """200 kbit/s, in both directions."""
-    backlog, flush_every_s = 1000, 1.0
+    backlog, flush_every_s = 4000, 1.0
     record_backlog(field.folder, backlog)
     ((stream, _), *_) = committed(field.folder / "queue.db")
     field.device.ip("link set eth0 down")
     for each in (field.device, field.far):
         each.tc("qdisc add dev eth0 root tbf rate 200kbit burst 4kb latency 400ms")
     field.start(FAR, settled=False, upload={"timeout": "30s", "flush_every": f"{flush_every_s}s"})
-    outage = field.no_way("link of 200 kbit/s comes up, 1,000 fixes wait")
+    outage = field.no_way("link of 200 kbit/s comes up, 4,000 fixes wait")
     since_s = field.mend(field.device, "link set eth0 up")
     fresh = field.simulator.sent + 1
     outage.over(since_s)
