@@ -222,6 +222,8 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
         "unexpected_keyword_argument": unknown,
     }.get(first["type"])
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if first["type"] == "dataclass_type":
+        reason = f"must be a table, [{key}]"
     if said is None and first["loc"][:2] == ("upload", "headers"):
         said = f": {reason}"  # the value may be a secret
     elif said is None and isinstance(first["input"], dict):
