@@ -128,8 +128,14 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
         click.echo(_line(agent, network))
         if recording and not sent():
             raise AgentError(f"no position came of it: telemetry-agent decode --stats {recording}")
-        waiting = _pending(agent.queue.stats())
-        return _summary(sent(), waiting, endpoint.received(), times_are_names=recording is None)
+        stats = agent.queue.stats()
+        return _summary(
+            sent(),
+            endpoint.received(),
+            delivered=stats.acked,
+            waiting=_pending(stats),
+            times_are_names=recording is None,
+        )
 
 
 class _Wrapped(logging.Formatter):
@@ -287,13 +293,19 @@ def _pending(stats: QueueStats) -> int:
 
 
 def _summary(
-    sent: int, waiting: int, received: list[tuple[str, int, str]], *, times_are_names: bool
+    sent: int,
+    received: list[tuple[str, int, str]],
+    *,
+    delivered: int,
+    waiting: int,
+    times_are_names: bool,
 ) -> int:
     """``times_are_names``: no two positions are of the same instant."""
     arrived = {time for *_, time in received} if times_are_names else set(received)
     twice = len(received) - len(arrived)
     missing = sent - len(arrived)
-    if waiting and missing == waiting and not twice:  # a second Ctrl-C
+    # After a second Ctrl-C some of what waits may have arrived: nobody waited for its answer.
+    if waiting and missing <= waiting and sent == delivered + waiting and not twice:
         click.echo(f"{sent} positions were sent: {waiting} still wait on the disk, none is lost.")
         return 1
     if missing or twice:

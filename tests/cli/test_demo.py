@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from processes import agent
 
+from telemetry_agent.cli.demo import _summary
+
 
 @pytest.mark.parametrize(
     ("env", "blocks"),
@@ -30,3 +32,21 @@ def test_it_fits_80_columns_obeys_no_color_and_shows_the_backlog_shrink(
     after = waiting[waiting.index(max(waiting)) :]
     assert sum(count > 10 for count in after) >= 1, after  # not gone in one second
     assert "None was lost" in demo.out[-1]
+
+
+@pytest.mark.parametrize(
+    ("acked", "waiting", "arrived", "words"),
+    [
+        (19, 0, 19, "19 are missing"),  # 38 were sent
+        (30, 8, 30, "8 still wait on the disk, none is lost."),
+        (22, 16, 30, "16 still wait on the disk, none is lost."),  # 8 arrived without an answer
+        (22, 12, 30, "8 are missing"),  # of which four do not wait either
+        (38, 0, 38, "each arrived exactly once. None was lost."),
+    ],
+)
+def test_what_waits_is_not_missing_even_where_the_endpoint_has_it(
+    acked: int, waiting: int, arrived: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    received = [("demo", number, str(number)) for number in range(arrived)]
+    _summary(38, received, delivered=acked, waiting=waiting, times_are_names=True)
+    assert words in capsys.readouterr().out
