@@ -38,7 +38,7 @@ from telemetry_agent.ackqueue.row_states import ACKED, THINNED, RowState, dead_l
 FEW = 10_000
 BATCH = 100
 TURNS = 300
-FIXES_IN_256_MIB = 2_150_000
+FIXES_IN_256_MIB = 3_100_000
 _ROWS_PER_WRITE = 20_000
 _STREAM = 1
 
