@@ -226,7 +226,7 @@ class BrokenError(AssertionError):
     """A case does not hold what is promised."""
 
 
-def prove(stocks: dict[str, Stock], seed: int, limit_s: float = 2.0) -> Found:
+def prove_queue(stocks: dict[str, Stock], seed: int, limit_s: float = 2.0) -> Found:
     """One case.
 
     Raises:
