@@ -12,7 +12,7 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks, Ask, TapSource
-from telemetry_agent.doctor.endpoint import CREDENTIALS, SERVERS, EndpointChecks
+from telemetry_agent.doctor.endpoint import CREDENTIALS, EndpointChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
 from telemetry_agent.doctor.listening import Patience
 from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER
@@ -49,7 +49,7 @@ def examine(
 ) -> Iterator[Finding]:
     """Check everything; takes less than 15 s. Every name is told, whatever failed.
 
-    ``send``: the endpoint is sent the receiver's position, if there is one.
+    ``send``: the endpoint is sent the newest recorded fix again, and what it must refuse.
     """
     try:
         loaded = loader.load(config_path)
@@ -93,7 +93,7 @@ def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
         agent,
         resolve=site.resolve,
         clock=site.clock,
-        position=lambda: receiver.fix if send else None,
+        newest=storage.newest,
         send=send,
     )
     hung_disk = ("no answer of the disk", "the disk or a network file system hangs: see `dmesg`")
@@ -111,17 +111,7 @@ def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
         Check(("state directory",), storage.folder, ("agent",), overdue=hung_disk),
         Check(("file system", "disk space"), storage.disk, overdue=hung_disk),
         Check(("queue",), storage.queue, ("state directory",), 7.0, hung_disk),
-        Check(("credentials",), endpoint.credentials, ("agent",)),
-        Check(("name",), endpoint.name, (), 4.0, ("no name server answers", SERVERS)),
-        Check(("tcp",), endpoint.tcp, ("name",), 5.0),
-        Check(("tls",), endpoint.tls, ("credentials", "tcp"), 5.0),
-        Check(
-            ("authentication", "answer", "proof"),
-            endpoint.ask,
-            ("tls",),
-            12.0 if send else 6.0,
-            after=("sentences",) if send else (),
-        ),
+        *endpoint.checks(("agent",)),
         Check(("delivery",), agent.delivery, ("agent",)),
     ]
 

@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
@@ -29,7 +30,6 @@ from processes import ROOT
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.lock import QueueLock
-from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.addresses import Address, Resolve
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor.checks import NAMES
@@ -37,7 +37,6 @@ from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.lab.drive import Drive
-from telemetry_agent.model import Fix
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can seed this fault")
 
@@ -308,7 +307,7 @@ def a_state_directory_that_cannot_be_made(bench: Bench) -> None:
 def a_queue_of_root(bench: Bench) -> None:
     bench.user = "nobody"
     bench.state.chmod(0o777)
-    backlog(bench)
+    bench.recorded()
 
 
 @fault("file system", "fail", "is on tmpfs .*a power cut loses everything", "set queue.path")
@@ -355,15 +354,9 @@ def a_full_disk(bench: Bench) -> None:
         (bench.state / "others").write_bytes(bytes(2 << 20))
 
 
-def backlog(bench: Bench, fixes: int = 50) -> None:
-    with AckQueue(bench.queue) as queue:
-        for i in range(fixes):
-            queue.put(Fix(START_MS + i * 1000, 48_117_300_000 + i, 11_516_667_000), "van-07")
-
-
 @fault("queue", "fail", "of 50 positions 1 are damaged", "replace it")
 def a_flipped_bit(bench: Bench) -> None:
-    backlog(bench)
+    bench.recorded()
     with contextlib.closing(sqlite3.connect(bench.queue)) as database:
         database.execute("UPDATE fix SET lat_e9 = lat_e9 + 1 WHERE id = 17")
         database.commit()
@@ -376,7 +369,7 @@ def a_flipped_bit(bench: Bench) -> None:
     "sets it aside when it starts",
 )
 def a_destroyed_header(bench: Bench) -> None:
-    backlog(bench)
+    bench.recorded()
     with bench.queue.open("r+b") as file:
         file.write(b"\xff" * 100)
 
@@ -469,12 +462,19 @@ def a_token_that_is_not_there(bench: Bench) -> None:
 
 @fault("credentials", "fail", "nobody may not read upload.token_file", "chown nobody:", ROOT_ONLY)
 def a_token_for_root_alone(bench: Bench) -> None:
-    token = bench.folder / "token"
-    token.write_text("s3cret-t0ken")
-    token.chmod(0o600)
-    bench.upload["token_file"] = str(token)
+    bench.upload["token_file"] = str(secret(bench, 0o600))
     bench.user = "nobody"
     bench.state.chmod(0o777)
+
+
+def secret(bench: Bench, mode: int) -> Path:
+    """A token where every user can look."""
+    folder = bench.cleanup.enter_context(TemporaryDirectory(dir="/var/tmp"))
+    Path(folder).chmod(0o755)
+    token = Path(folder, "token")
+    token.write_text("s3cret-t0ken")
+    token.chmod(mode)
+    return token
 
 
 @fault("answer", "fail", "the proxy does not connect to the endpoint", "check upload.proxy")
