@@ -57,6 +57,8 @@ class Bench:
         self.ask: Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]] = client.ask
         self.gps: dict[str, Any] = {}
         self.upload: dict[str, Any] = {}
+        self.more: dict[str, dict[str, Any]] = {}
+        """Other sections of the config."""
         self.url = ""
         self.source = f"file://{self.record(*itertools.islice(Drive(START_MS), 3))}"
         self.mounted("29 1 8:1 / / rw,relatime - ext4 /dev/root rw")
@@ -74,6 +76,7 @@ class Bench:
             upload=self.upload,
             gps={"baud": 9600, **self.gps},
             queue={"path": str(self.queue)},
+            **self.more,
         )
 
     def record(self, *epochs: bytes) -> Path:

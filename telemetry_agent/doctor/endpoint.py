@@ -304,7 +304,7 @@ def _is_forbidden(path: Path) -> bool:
         return True
     except OSError:
         return False
-    return not os.access(path, os.R_OK)
+    return not os.access(path, os.R_OK, effective_ids=True)
 
 
 _SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"

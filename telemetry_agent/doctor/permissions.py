@@ -58,7 +58,7 @@ class SystemUser:
     def may(self, path: Path, wanted: int) -> bool:
         """The same for any of ``os.R_OK | os.W_OK | os.X_OK``."""
         if self.uid == os.geteuid():
-            return os.access(path, wanted)
+            return os.access(path, wanted, effective_ids=True)
         if self.uid == 0:
             return True
         status = path.stat()
@@ -66,7 +66,7 @@ class SystemUser:
         return status.st_mode >> shift & wanted == wanted
 
 
-EVERYBODY = SystemUser("everybody", 65534, frozenset())
+EVERYBODY = SystemUser("everybody", -1, frozenset())
 """A user that owns nothing."""
 
 

@@ -86,7 +86,7 @@ class StorageChecks:
         try:
             if not self._path.exists():
                 yield passed("queue", f"{self._path} is not there yet: nothing was recorded")
-            elif not os.access(self._path, os.R_OK):
+            elif not os.access(self._path, os.R_OK, effective_ids=True):
                 yield warned("queue", f"no permission to open {self._path}", "use sudo")
             else:
                 yield self._verify()
@@ -140,7 +140,12 @@ class StorageChecks:
         for target in (folder, *files):
             if not _is_there(target) or account.may_write(target):
                 continue
-            remedy = f"`sudo chown {account.name}: {target}`"
+            what = (
+                f"-R {account.name}: {folder}"
+                if target == folder
+                else f"{account.name}: {self._path}*"
+            )
+            remedy = f"`sudo chown {what}`"
             if target == folder and set(folder.iterdir()) - set(files):
                 remedy = f"it holds other things too: set queue.path below {_OF_THE_SERVICE}"
             return failed(

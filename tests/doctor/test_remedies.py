@@ -130,12 +130,6 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
         yield Real(tmp_path_factory.mktemp("real"), cleanup)
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with contextlib.ExitStack() as cleanup:
-        yield Bench(tmp_path, cleanup)
-
-
 # Databases
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,6 @@ from telemetry_agent.daemon.commands import queue_commands
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.tasks import Bell
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with contextlib.ExitStack() as cleanup:
-        yield Bench(tmp_path, cleanup)
 
 
 def asked(
