@@ -9,6 +9,8 @@ from pathlib import Path
 
 from packages.containers import Container
 
+RELEASES = {"trixie": "trixie", "bookworm": "amd64"}
+"""Debian's release -> the package for it on this machine."""
 UNIT = "telemetry-agent.service"
 QUEUE = "var/lib/telemetry-agent/queue.db"
 INIT = (
@@ -17,10 +19,10 @@ INIT = (
 )
 
 
-def install(machine: Container, deb: Path) -> str:
+def install(machine: Container, deb: Path, *options: str) -> str:
     """As ``sudo apt install ./FILE`` does, without a network."""
     shutil.copy(deb, machine.root / "root")
-    argv = ["apt-get", "install", "--yes", "--no-install-recommends"]
+    argv = ["apt-get", "install", "--yes", "--no-install-recommends", *options]
     return machine.said(*argv, f"/root/{deb.name}")
 
 
