@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from telemetry_agent.addresses import (
     Address,
-    Connecting,
     Resolve,
     Resolver,
     UnreachableError,
@@ -23,6 +22,7 @@ from telemetry_agent.addresses import (
 )
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import UploadSettings
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged

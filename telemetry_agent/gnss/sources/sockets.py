@@ -4,15 +4,9 @@ import select
 import socket
 from collections.abc import Sequence
 
-from telemetry_agent.addresses import (
-    Connecting,
-    Resolve,
-    Resolver,
-    UnreachableError,
-    bracketed,
-    resolve,
-)
+from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, bracketed, resolve
 from telemetry_agent.clock import Clock
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.model import ReceiverState
