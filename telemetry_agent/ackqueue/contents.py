@@ -9,7 +9,16 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Literal
 
-from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound, stream_from_int
+from telemetry_agent.ackqueue.file.rows import (
+    SEQ,
+    STREAM,
+    TIME_MS,
+    Row,
+    decode,
+    is_sound,
+    stream_from_int,
+    stream_to_int,
+)
 from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import Ledger
@@ -28,6 +37,7 @@ Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
 _PLACES: dict[State, Place] = {
     State.AWAY: "gone",
     State.GONE: "gone",
+    State.UNUSED: "gone",
     State.READY: "stored",
     State.UNACK: "stored",
     State.ACKED: "delivered",
@@ -283,18 +293,32 @@ class Contents:
         Raises:
             StorageError: The file cannot be read.
         """
+        return self._resend([(1, self.last_row())], lambda row: since_ms <= row[TIME_MS] < until_ms)
+
+    def resend_names(self, stream: str, first: int, last: int) -> int:
+        """Make the delivered fixes of a stream with these seqs ready again; as ``resend``."""
+        number = stream_to_int(stream)
+        with self.shared.lock:
+            ranges = self.shared.ledger.streams.rows_of(number, first, last)
+        return self._resend(ranges, lambda row: row[STREAM] == number and first <= row[SEQ] <= last)
+
+    def _resend(self, ranges: list[tuple[int, int]], chosen: Callable[[Row], bool]) -> int:
         shared = self.shared
         count = 0
         with shared.lock:
-            spans = shared.ledger.in_state(State.ACKED)
-        for lo, hi in ((span.lo, span.hi) for span in spans):
+            spans = [
+                (max(lo, span.lo), min(hi, span.hi))
+                for span in shared.ledger.in_state(State.ACKED)
+                for lo, hi in ranges
+            ]
+        for lo, hi in spans:
             for first in range(lo, hi + 1, ROWS_PER_READ):
                 with shared.disk:
                     shared.use()
                     rows = [
                         row[0]
                         for row in shared.read(first, min(hi, first + ROWS_PER_READ - 1))
-                        if is_sound(row) and since_ms <= row[TIME_MS] < until_ms
+                        if is_sound(row) and chosen(row)
                     ]
                     with shared.lock:
                         # Since the look from above, some may have been resent by another.

@@ -28,7 +28,7 @@ from telemetry_agent.ackqueue.file.schema import (
     refusal,
 )
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
-from telemetry_agent.ackqueue.row_states import DAMAGED, Loaded, RowState, State
+from telemetry_agent.ackqueue.row_states import DAMAGED, Loaded, RowState, State, StreamRun
 from telemetry_agent.errors import StorageError
 
 ROWS_PER_READ = 1000
@@ -53,6 +53,8 @@ class Changes(NamedTuple):
     """They take the place of whatever has their numbers."""
     arrived: Sequence[Row] = ()
     """Out of a file that was set aside. Rows that are there already stay."""
+    streams: Mapping[int, StreamRun | None] = MappingProxyType({})
+    """By first row; ``None`` removes the run."""
 
 
 class Size(NamedTuple):
@@ -79,6 +81,7 @@ _FAILURES: dict[int, type[StorageError]] = {
 
 
 MARK_COLUMNS = ("lo", "hi", "state", "reason", "batch", "crc")
+STREAM_COLUMNS = ("lo", "stream", "first_seq", "reported", "crc")
 
 _INSERT = (
     f"INSERT INTO fix ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608 - names of ours
@@ -87,6 +90,8 @@ _INSERT = (
 _REPLACE = f"REPLACE INTO fix ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - names of ours
 _SET_MARK = f"REPLACE INTO mark ({', '.join(MARK_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608 - names of ours
 _SELECT_MARKS = f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo > ? ORDER BY lo LIMIT ?"  # noqa: S608 - names of ours
+_SET_STREAM = f"REPLACE INTO stream ({', '.join(STREAM_COLUMNS)}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - names of ours
+_SELECT_STREAMS = f"SELECT {', '.join(STREAM_COLUMNS)} FROM stream ORDER BY lo"  # noqa: S608 - names of ours
 _SELECT_NUMBERS = "SELECT id FROM fix WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 _SELECT = (
     f"SELECT {', '.join(COLUMNS)} FROM fix WHERE id BETWEEN ? AND ? "  # noqa: S608 - names of ours
@@ -121,6 +126,7 @@ class Store:
         last = 0
         try:
             rows = self._connection.execute(_SELECT_MARKS, (0, -1)).fetchall()
+            runs = self._connection.execute(_SELECT_STREAMS).fetchall()
             newest = self._connection.execute(_SELECT_BEFORE, (_MOST, 2)).fetchall()
         except FAILURES as error:
             self.close()
@@ -132,11 +138,14 @@ class Store:
                 continue
             marks.paint(*found)
             last = found.hi
+        streams = [read_stream(run) for run in runs]
+        if None in streams:
+            damage.append("a record of its streams")
         if newest and not _newest_is_plausible(newest, marks):
             damage.append(f"the number of the newest row, {newest.pop(0)[0]}")
         last = max([last, *(row[0] for row in newest)])
         text = f"the queue {self.path} is damaged: {damage[0]}" if damage else None
-        return Loaded(last, marks, text)
+        return Loaded(last, marks, [run for run in streams if run is not None], text)
 
     def write(self, changes: Changes) -> None:
         """Store all of it or nothing. To repeat it changes nothing.
@@ -282,6 +291,11 @@ class Store:
         execute("BEGIN IMMEDIATE")
         try:
             self._write_marks(changes.marks)  # first: what goes makes room for what comes
+            for lo, run in changes.streams.items():
+                if run is None:
+                    execute("DELETE FROM stream WHERE lo = ?", (lo,))
+                else:
+                    execute(_SET_STREAM, (*run, _checksum(*run)))
             if changes.moved:
                 self._connection.executemany(_REPLACE, changes.moved)
             if changes.arrived:
@@ -303,7 +317,7 @@ class Store:
                 continue
             values = lo, span.hi, *span.value
             execute(_SET_MARK, (*values, _checksum(*values)))
-            if span.value.state is State.GONE:
+            if span.value.state in {State.GONE, State.UNUSED}:
                 execute("DELETE FROM fix WHERE id BETWEEN ? AND ?", (lo, span.hi))
 
     def _check_stored(self, rows: Sequence[Row]) -> None:
@@ -328,6 +342,13 @@ def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
         return Span(lo, hi, RowState(State(state), reason, batch))
     except ValueError:  # no state, or a text that is no UTF-8
         return None
+
+
+def read_stream(row: Sequence[Any]) -> StreamRun | None:
+    """A row of the table ``stream``; ``None``: it is damaged."""
+    *values, crc = row
+    run = StreamRun(*values)
+    return run if crc == _checksum(*run) else None
 
 
 def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
