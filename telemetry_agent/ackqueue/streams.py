@@ -43,7 +43,8 @@ _RUNS_MAX = 1000
 """A server that takes no reports must not make the file grow for ever."""
 
 _LO = attrgetter("lo")
-_NO_END = 1 << 62
+NO_END = 1 << 62
+"""Above all row numbers."""
 _NO_ROW = {State.GONE, State.UNUSED}
 _DONE = {*_NO_ROW, State.ACKED, State.ACK_FAILED}
 
@@ -139,7 +140,7 @@ class Streams:
                 moved = sum(span.size for span in spans if span.value == THINNED)
                 offset = run.lo - run.first_seq
                 ranges.append((max(run.lo, first + offset), min(hi, last + offset + moved)))
-        return ranges or [(1, _NO_END)]
+        return ranges or [(1, NO_END)]
 
     def adopt(self, runs: Iterable[StreamRun]) -> None:
         """Take over those of a file that was set aside, as far as none is known there."""
@@ -284,7 +285,7 @@ class Streams:
         return bisect_right(self._runs, row, key=_LO) - 1
 
     def _end(self, at: int) -> int:
-        return self._runs[at + 1].lo if at + 1 < len(self._runs) else _NO_END
+        return self._runs[at + 1].lo if at + 1 < len(self._runs) else NO_END
 
 
 def _reason(mark: RowState) -> str | None:

@@ -28,7 +28,15 @@ from telemetry_agent.ackqueue.file.schema import (
     refusal,
 )
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
-from telemetry_agent.ackqueue.row_states import DAMAGED, Loaded, RowState, State, StreamRun
+from telemetry_agent.ackqueue.row_states import (
+    DAMAGED,
+    REASONS_IN_MEMORY,
+    Loaded,
+    RowState,
+    State,
+    StreamRun,
+    unnamed,
+)
 from telemetry_agent.errors import StorageError
 
 ROWS_PER_READ = 1000
@@ -80,6 +88,7 @@ _FAILURES: dict[int, type[StorageError]] = {
 }
 
 
+_STATES = {int(state): state for state in State}
 MARK_COLUMNS = ("lo", "hi", "state", "reason", "batch", "crc")
 STREAM_COLUMNS = ("lo", "stream", "first_seq", "reported", "crc")
 
@@ -92,6 +101,9 @@ _SET_MARK = f"REPLACE INTO mark ({', '.join(MARK_COLUMNS)}) VALUES (?, ?, ?, ?, 
 _SELECT_MARKS = f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo > ? ORDER BY lo LIMIT ?"  # noqa: S608 - names of ours
 _SET_STREAM = f"REPLACE INTO stream ({', '.join(STREAM_COLUMNS)}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - names of ours
 _SELECT_STREAMS = f"SELECT {', '.join(STREAM_COLUMNS)} FROM stream ORDER BY lo"  # noqa: S608 - names of ours
+_SELECT_MARK_OF = (
+    f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo <= ? ORDER BY lo DESC LIMIT 1"  # noqa: S608 - names of ours
+)
 _SELECT_NUMBERS = "SELECT id FROM fix WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 _SELECT = (
     f"SELECT {', '.join(COLUMNS)} FROM fix WHERE id BETWEEN ? AND ? "  # noqa: S608 - names of ours
@@ -122,29 +134,35 @@ class Store:
             StorageError: The file cannot be read. It is closed.
         """
         marks: RangeMap[RowState] = RangeMap()
-        damage: list[str] = []
+        damage: str | None = None
+        known: set[RowState] = set()
+        value: RowState | None = None
         last = 0
         try:
-            rows = self._connection.execute(_SELECT_MARKS, (0, -1)).fetchall()
-            runs = self._connection.execute(_SELECT_STREAMS).fetchall()
+            for row in self._connection.execute(_SELECT_MARKS, (0, -1)):
+                found = read_mark(row)
+                if found is None or found.lo <= last:
+                    damage = damage or f"the mark of the rows from {row[0]} on"
+                    continue
+                lo, last, mark = found
+                if mark.state is State.ACK_FAILED and mark not in known:
+                    if mark.reason is not None and len(known) < REASONS_IN_MEMORY:
+                        known.add(mark)
+                    else:
+                        mark = unnamed(value)
+                value = mark
+                marks.paint(lo, last, value)
+            streams = [read_stream(run) for run in self._connection.execute(_SELECT_STREAMS)]
             newest = self._connection.execute(_SELECT_BEFORE, (_MOST, 2)).fetchall()
         except FAILURES as error:
             self.close()
             raise cannot_open(self.path, error) from error
-        for row in rows:
-            found = read_mark(row)
-            if found is None or found.lo <= last:
-                damage.append(f"the mark of the rows from {row[0]} on")
-                continue
-            marks.paint(*found)
-            last = found.hi
-        streams = [read_stream(run) for run in runs]
         if None in streams:
-            damage.append("a record of its streams")
+            damage = damage or "a record of its streams"
         if newest and not _newest_is_plausible(newest, marks):
-            damage.append(f"the number of the newest row, {newest.pop(0)[0]}")
+            damage = damage or f"the number of the newest row, {newest.pop(0)[0]}"
         last = max([last, *(row[0] for row in newest)])
-        text = f"the queue {self.path} is damaged: {damage[0]}" if damage else None
+        text = f"the queue {self.path} is damaged: {damage}" if damage else None
         return Loaded(last, marks, [run for run in streams if run is not None], text)
 
     def write(self, changes: Changes) -> None:
@@ -194,6 +212,11 @@ class Store:
         marks = self._select(_SELECT_MARKS, (after, ROWS_PER_READ))
         self._check_order([after, *(mark[0] for mark in marks)])
         return marks
+
+    def reason(self, row: int) -> str | None:
+        """Why this dead letter was refused, where the file tells; as ``read``."""
+        marks = map(read_mark, self._select(_SELECT_MARK_OF, (row,)))
+        return next((mark.value.reason for mark in marks if mark and row <= mark.hi), None)
 
     def integrity(self) -> str:
         """What SQLite finds wrong with the structure of the file, or ``ok``."""
@@ -288,14 +311,16 @@ class Store:
 
     def _write(self, changes: Changes) -> None:
         execute = self._connection.execute
+        # Before it changes: it can be the file alone that knows the reasons.
+        marks = {lo: span and self._with_reason(span) for lo, span in changes.marks.items()}
         execute("BEGIN IMMEDIATE")
         try:
-            self._write_marks(changes.marks)  # first: what goes makes room for what comes
+            self._write_marks(marks)  # first: what goes makes room for what comes
             for lo, run in changes.streams.items():
                 if run is None:
                     execute("DELETE FROM stream WHERE lo = ?", (lo,))
                 else:
-                    execute(_SET_STREAM, (*run, _checksum(*run)))
+                    execute(_SET_STREAM, (*run, _run_checksum(run)))
             if changes.moved:
                 self._connection.executemany(_REPLACE, changes.moved)
             if changes.arrived:
@@ -308,6 +333,11 @@ class Store:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
+
+    def _with_reason(self, span: Span[RowState]) -> Span[RowState]:
+        if span.value.state is not State.ACK_FAILED or span.value.reason is not None:
+            return span
+        return span._replace(value=RowState(State.ACK_FAILED, self.reason(span.lo)))
 
     def _write_marks(self, marks: Mapping[int, Span[RowState] | None]) -> None:
         execute = self._connection.execute
@@ -335,12 +365,14 @@ def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
     """A row of the table ``mark``; ``None``: it is damaged."""
     lo, hi, state, reason, batch, crc = row
     try:
-        if crc != _checksum(lo, hi, state, reason, batch):
+        if crc != _checksum(lo, hi, state, reason, batch) or not 0 < lo <= hi:
+            return None
+        if not isinstance(hi, int) or not isinstance(batch, int | None):
             return None
         if state == _DAMAGED_BEFORE_3:
             return Span(lo, hi, DAMAGED)
-        return Span(lo, hi, RowState(State(state), reason, batch))
-    except ValueError:  # no state, or a text that is no UTF-8
+        return Span(lo, hi, RowState(_STATES[state], reason, batch))
+    except (KeyError, TypeError, ValueError):  # no state, no number, or a text that is no UTF-8
         return None
 
 
@@ -348,7 +380,7 @@ def read_stream(row: Sequence[Any]) -> StreamRun | None:
     """A row of the table ``stream``; ``None``: it is damaged."""
     *values, crc = row
     run = StreamRun(*values)
-    return run if crc == _checksum(*run) else None
+    return run if crc == _run_checksum(run) else None
 
 
 def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
@@ -367,5 +399,9 @@ def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
     return bool(number > before and (follows or proves_its_number(newest[0])))
 
 
-def _checksum(*values: object) -> int:
-    return zlib.crc32(" ".join(str(value) for value in values).encode())
+def _checksum(lo: object, hi: object, state: object, reason: object, batch: object) -> int:
+    return zlib.crc32(f"{lo} {hi} {state} {reason} {batch}".encode())
+
+
+def _run_checksum(run: StreamRun) -> int:
+    return zlib.crc32(" ".join(map(str, run)).encode())
