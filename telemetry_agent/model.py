@@ -164,6 +164,16 @@ class Answer:
     """How large the body is (or larger), if it was not read to its end."""
 
 
+class Asked(NamedTuple):
+    """Fixes of a stream that an endpoint asks for again."""
+
+    stream: str
+    """16 hex digits."""
+    first: int
+    """seq"""
+    last: int
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """The endpoint took the batch, but for the names it gave back."""
@@ -177,6 +187,8 @@ class Delivered:
     status: int | None = None
     counted: bool = False
     """The endpoint said how many of the fixes it has, so a loss would show."""
+    resend: tuple[Asked, ...] = ()
+    """What the endpoint misses of earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
