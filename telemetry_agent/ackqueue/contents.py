@@ -195,16 +195,15 @@ class Contents:
         return False
 
     def stay_in_place(self) -> None:
-        """Make the file again if somebody deleted, moved or replaced it.
+        """Make the files again if somebody deleted, moved or replaced them.
 
         Raises:
+            QueueLockedError: Another process uses the queue meanwhile.
             StorageError: The disk refuses.
         """
-        shared = self.shared
-        with shared.disk:
-            shared.check_open()
-            if not shared.broken and not shared.is_in_place():
-                shared.move_in()
+        with self.shared.disk:
+            self.shared.check_open()
+            self.shared.stay_in_place()
 
     def has_room(self) -> bool:
         """Whether more can be carried over without giving up what is here.

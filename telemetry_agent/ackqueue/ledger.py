@@ -92,7 +92,7 @@ class Ledger:
 
     def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
         """These marks are in the file now: memory keeps few of their reasons."""
-        excess = set(named(self.marks.total_by_value())[REASONS_IN_MEMORY:])
+        excess = set(named(mark for mark, _ in self.marks.totals())[REASONS_IN_MEMORY:])
         for span in marks:
             if (
                 span is not None
@@ -281,7 +281,7 @@ class Ledger:
         return Counter(
             {
                 mark.reason: rows
-                for mark, rows in self.marks.total_by_value().items()
+                for mark, rows in self.marks.totals()
                 if mark.state is State.GONE and mark.reason is not None
             }
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from telemetry_agent.ackqueue.away_rows import generation_after
-from telemetry_agent.ackqueue.file.lock import Note, QueueLock
+from telemetry_agent.ackqueue.file.lock import Note, QueueLock, lock_path
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, at_place, encode, stream_from_int
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
@@ -342,8 +342,12 @@ class SharedState:
         return self.writer.write(self.store)
 
     def is_in_place(self) -> bool:
-        """Whether the file and its log are still where they were made: nobody moved them."""
-        for file in (self.path, set_aside_files.log_of(self.path)):
+        """Whether the file, its log and its index are still where they were made."""
+        for file in (
+            self.path,
+            set_aside_files.log_of(self.path),
+            set_aside_files.index_of(self.path),
+        ):
             try:
                 inode = file.stat().st_ino
             except OSError:
@@ -354,22 +358,34 @@ class SharedState:
                 self._inodes[file] = inode
         return True
 
-    def move_in(self) -> None:
-        """Make the file again, from what is still open: it was deleted, moved or replaced.
-
-        What is at its place now is nobody's to delete: it gets another name.
+    def stay_in_place(self) -> None:
+        """Make again what somebody deleted, moved or replaced.
 
         Raises:
+            QueueLockedError: Another process uses the queue meanwhile.
             StorageError: The disk refuses. What is open goes on.
         """
         assert self.disk.locked()
+        make_directories(self.path)
+        if self._file_lock.retake():
+            self._say_moved(lock_path(self.path))
+            self.note()
+        if not self.broken and not self.is_in_place():
+            self._say_moved(self.path)
+            self._move_in()
+
+    def _say_moved(self, file: Path) -> None:
         log.error(
-            "the queue %s was deleted, moved or replaced while it was in use: it is written again "
-            "from what is still open",
-            self.path,
+            "%s was deleted, moved or replaced while it was in use: it is written again",
+            file,
             extra={"fields": {"STATE": "moved"}},
         )
-        make_directories(self.path)
+
+    def _move_in(self) -> None:
+        """Make the file again from what is still open.
+
+        What is at its place now is nobody's to delete: it gets another name.
+        """
         copy = self.path.with_name(self.path.name + ".new")
         self.store.copy_to(copy)
         if self.path.exists() and self.path.stat().st_ino != self._inodes.get(self.path):

@@ -37,7 +37,8 @@ class QueueLock:
             QueueLockedError: Another process (or another queue in this one) holds it.
             StorageError: The lock file cannot be opened.
         """
-        self._fd = _take(queue_path, os.O_RDWR | os.O_CREAT)
+        self._queue_path = queue_path
+        self._fd = _take(queue_path)
         self.noted = _read_note(_lines(self._fd))
         """By the last holder, if it can be read."""
         self._write(self.noted)
@@ -45,6 +46,21 @@ class QueueLock:
     def note(self, note: Note) -> None:
         """Write this down. It may be lost by a power cut."""
         self._write(note)
+
+    def retake(self) -> bool:
+        """Take it again if the file was deleted, moved or replaced. Returns whether it was.
+
+        Raises:
+            QueueLockedError: Another process has taken it meanwhile.
+            StorageError: The lock file cannot be opened.
+        """
+        with suppress(FileNotFoundError):
+            if os.path.samestat(lock_path(self._queue_path).stat(), os.fstat(self._fd)):
+                return False
+        fd = _take(self._queue_path)
+        os.close(self._fd)
+        self._fd = fd
+        return True
 
     def release(self) -> None:
         """Let the next one in."""
@@ -87,10 +103,10 @@ def lock_path(queue_path: Path) -> Path:
     return queue_path.with_name(queue_path.name + ".lock")
 
 
-def _take(queue_path: Path, how: int) -> int:
+def _take(queue_path: Path) -> int:
     path = lock_path(queue_path)
     try:
-        fd = os.open(path, how | os.O_CLOEXEC, 0o640)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise refusal(f"cannot open the lock file {path}", error) from error
     try:

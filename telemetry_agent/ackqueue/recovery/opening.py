@@ -148,7 +148,7 @@ def _is_readable(path: Path) -> bool:
 def _complete(store: Store, loaded: Loaded, noted: Note | None, tail: list[Row]) -> Loaded:
     """Add to a file what is not in it."""
     waiting = set_aside_files.waiting(store.path)
-    if waiting and not any(mark.state is State.AWAY for mark in loaded.marks.total_by_value()):
+    if waiting and not _is_carrying(loaded):
         _begin(store, loaded, noted, waiting)
         loaded = store.load()
     elif loaded.last == 0 and noted is not None and noted.oldest <= noted.last:
@@ -159,6 +159,10 @@ def _complete(store: Store, loaded: Loaded, noted: Note | None, tail: list[Row])
         _append(store, loaded, tail)
         loaded = store.load()
     return loaded
+
+
+def _is_carrying(loaded: Loaded) -> bool:
+    return any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
 
 
 def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]) -> None:
@@ -201,7 +205,7 @@ def _confess(store: Store, loaded: Loaded, noted: Note) -> None:
 
 def _confess_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
     """The end of the log is gone: so many fixes are missing as were noted, or one at least."""
-    carrying = any(mark.state is State.AWAY for mark in loaded.marks.total_by_value())
+    carrying = _is_carrying(loaded)
     first = loaded.last + 1
     last = max(first, noted.last if noted is not None else 0)
     if carrying:  # behind its last row may be some that were not found yet
