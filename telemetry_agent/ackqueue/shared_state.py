@@ -21,7 +21,15 @@ from typing import NoReturn, TypeVar
 
 from telemetry_agent.ackqueue.away_rows import generation_after
 from telemetry_agent.ackqueue.file.lock import Note, QueueLock, lock_path
-from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, at_place, encode, stream_from_int
+from telemetry_agent.ackqueue.file.rows import (
+    SEQ,
+    STREAM,
+    TIME_MS,
+    Row,
+    at_place,
+    encode,
+    stream_from_int,
+)
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
@@ -136,6 +144,8 @@ class SharedState:
         self.check_open()
         seq = self._seq + 1
         row = encode(self._base + seq, self.stream, seq, device, fix)
+        if seq == 1:
+            self.ledger.streams.begin(row[0], self.stream, seq)
         self._seq = seq
         self._used = True
         if fix.time_is_sure:
@@ -147,6 +157,7 @@ class SharedState:
         assert self.lock.locked()
         self._base += 1
         self._used = True
+        self.ledger.streams.begin(self._base, row[STREAM], row[SEQ])
         return at_place(row, self._base)
 
     def end_use(self) -> bool:
@@ -336,6 +347,8 @@ class SharedState:
                 self.ledger.renumber(self.committed + 1, self.last)
             self.ledger.send_away(self.committed, hi)
             self._base, self._seq = self.writer.renumber(hi), 0
+            for row in self.writer.rows:
+                self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])
             self._draw_stream()
         self.note()
         self.ring()
@@ -404,7 +417,8 @@ class SharedState:
         with self.lock:
             oldest = 1 if self.ledger.away.any else self.ledger.oldest_pending()
             last = self.committed  # what is not on disk yet is not lost when the disk forgets
-            self._file_lock.note(Note(clean, oldest or last + 1, last))
+            run = self.ledger.streams.last
+            self._file_lock.note(Note(clean, oldest or last + 1, last, run))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""

@@ -112,6 +112,8 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
         yield from _troubles(view)
         yield f"recording: {_receiver(view.receiver)}"
         yield f"uploading: {_upload(view.upload)}"
+        if view.upload.complete_until is not None:
+            yield f"complete:  at the endpoint until {view.upload.complete_until}"
         if view.page is not None and view.page.state == "held":
             yield f"page:      held: {view.page.last_error or _ASK_WITH_SUDO}"
     else:

@@ -138,6 +138,7 @@ class UploadSettings(_Section):
     proxy: ProxyUrl = ""
     proxy_password_file: OptionalPath = None
     allow_insecure: bool = False
+    allow_resend: bool = True
 
     def __post_init__(self) -> None:
         """Whether it has one identity and keeps that, and leaves the precision to us."""

@@ -92,6 +92,8 @@ def delivery(state: Snapshot) -> Finding:
     ago_s = upload.last_delivery_s
     last = "nothing delivered yet" if ago_s is None else f"last delivery {words_of(ago_s)} ago"
     said = f"{upload.state}: {last}, {waiting}"
+    if upload.complete_until is not None:
+        said += f", complete at the endpoint until {upload.complete_until}"
     match upload.state:
         case "ok":
             return passed("delivery", said)

@@ -653,9 +653,9 @@ def uploads_that_are_held(bench: Bench) -> None:
     runs(bench, upload={"state": "held", "last_error": "401: unknown token"})
 
 
-@fault("delivery", "warn", "portal: nothing delivered yet", "nothing is lost")
+@fault("delivery", "warn", "portal: nothing .*complete at the endpoint until 14:02", "nothing is")
 def uploads_behind_a_portal(bench: Bench) -> None:
-    runs(bench, upload={"state": "portal", "last_error": "302"})
+    runs(bench, upload={"state": "portal", "last_error": "302", "complete_until": "14:02"})
 
 
 @fault("queue", "warn", "the endpoint refused 2", "queue list --state ack_failed")

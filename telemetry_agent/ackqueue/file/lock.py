@@ -13,6 +13,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from telemetry_agent.ackqueue.file.schema import refusal
+from telemetry_agent.ackqueue.row_states import StreamRun
 from telemetry_agent.errors import QueueLockedError
 
 
@@ -25,6 +26,8 @@ class Note(NamedTuple):
     """The oldest row that was to be delivered, or the one after the last."""
     last: int
     """The last row."""
+    run: StreamRun | None = None
+    """The newest run of rows of one stream."""
 
 
 class QueueLock:
@@ -69,7 +72,8 @@ class QueueLock:
     def _write(self, note: Note | None) -> None:
         text = f"{os.getpid()}\n"
         if note is not None:
-            line = f"{'closed' if note.clean else 'open'} {note.oldest} {note.last}"
+            numbers = " ".join(map(str, (note.oldest, note.last, *(note.run or ()))))
+            line = f"{'closed' if note.clean else 'open'} {numbers}"
             text += f"{line} {crc32(line.encode())}\n"
         with suppress(OSError):  # it is a help, and a full disk is no reason not to start
             os.pwrite(self._fd, text.encode(), 0)
@@ -135,8 +139,9 @@ def _read_note(lines: list[str]) -> Note | None:
     try:
         _, line = lines
         noted, _, crc = line.rpartition(" ")
-        state, oldest, last = noted.split()
-        note = Note(state == "closed", int(oldest), int(last))
+        state, oldest, last, *run = noted.split()
+        begins = StreamRun(*map(int, run)) if run else None
+        note = Note(state == "closed", int(oldest), int(last), begins)
         return note if int(crc) == crc32(noted.encode()) else None
-    except ValueError:
+    except (ValueError, TypeError):
         return None
