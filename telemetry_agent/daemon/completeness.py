@@ -12,23 +12,23 @@ class Completeness:
         self.until_ms: int | None = None
         """GNSS time up to which everything is at the endpoint, by its own word; for any thread."""
         self._queue = queue
-        self._sent: list[StreamAccount] = []
+        self.sent: list[StreamAccount] = []
         self._sent_until_ms: int | None = None
 
     def report(self) -> dict[str, object]:
         """``streams`` of a report; empty where there is nothing to tell."""
         try:
-            self._sent, self._sent_until_ms = self._queue.accounts()
+            self.sent, self._sent_until_ms = self._queue.accounts()
         except StorageError:  # which is logged where fixes are read and written
-            self._sent = []
-        return {"streams": [_as_json(account) for account in self._sent]} if self._sent else {}
+            self.sent = []
+        return {"streams": [_as_json(account) for account in self.sent]} if self.sent else {}
 
     def taken(self) -> None:
         """The endpoint has taken the last report."""
-        if self._sent:
+        if self.sent:
             self.until_ms = self._sent_until_ms or self.until_ms
-            if any(account.finished for account in self._sent):
-                self._queue.settle(self._sent)
+            if any(account.finished for account in self.sent):
+                self._queue.settle(self.sent)
 
 
 def _as_json(account: StreamAccount) -> dict[str, object]:

@@ -69,7 +69,7 @@ def _use(stock: Stock, folder: Path, limit_s: float) -> Found:
         len(lines) > LOG_LINES_MAX and f"{len(lines)} log lines",
     ]
     assert not any(faults), ", ".join(str(fault) for fault in faults if fault) + f"\n{text[-3000:]}"
-    return Found(took_s, lines, 0, 0, 0, "uncounted" in status["queue"]["lost"])
+    return Found(took_s, lines, 0, 0, 0, 0, "uncounted" in status["queue"]["lost"])
 
 
 def _compare(stock: Stock, server: Server) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from ackqueue import damage
 from ackqueue.queue_parts import fix_at, lease
 from ackqueue.recorded_disk import scratch_folder
+from judge import verdicts
 
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -50,6 +51,8 @@ class Found:
     invented: int
     altered: int
     uncounted: int
+    misjudged: int
+    """Rows that the endpoint's audit misses although it has all that was delivered."""
     log_is_confessed: bool
 
 
@@ -189,8 +192,11 @@ def use(stock: Stock, folder: Path) -> Found:
                 raise AssertionError("it never ends")
             stored = [s.record for s in queue.stored()]
             stats = queue.stats()
+            accounts, _ = queue.accounts()
     known = stock.records | {(new.stream, new.seq): new}
     there = {(record.stream, record.seq): record for record in [*delivered, *stored]}
+    arrived = stock.arrived | {(record.stream, record.seq) for record in delivered}
+    judged = verdicts(accounts, arrived).values()
     missing = len(known.keys() - there.keys() - stock.arrived)
     return Found(
         took_s,
@@ -198,6 +204,7 @@ def use(stock: Stock, folder: Path) -> Found:
         invented=len(there.keys() - known.keys()),
         altered=sum(known[name] != there[name] for name in known.keys() & there.keys()),
         uncounted=max(0, missing - sum(stats.lost.values())),
+        misjudged=sum(max(0, verdict.missing) for verdict in judged),
         log_is_confessed="uncounted" in stats.lost,
     )
 
@@ -252,6 +259,7 @@ def prove_queue(stocks: dict[str, Stock], seed: int, limit_s: float = 2.0) -> Fo
         found.uncounted
         and not (found.log_is_confessed or is_blind)
         and f"{found.uncounted} uncounted",
+        found.misjudged and f"{found.misjudged} missed by the audit",
         len(found.lines) > LOG_LINES_MAX and f"{len(found.lines)} log lines",
     ]
     if any(broken):
