@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,6 +93,18 @@ class Destination:
     def as_stored(self, fix: Fix) -> Any:
         """A fix of the queue, as it should be there."""
         return fix
+
+
+def equal(server: Destination, sent: list[Fix], stored: list[Any]) -> bool:
+    """Whether it has each fix with its values, and in their order where that counts."""
+    expected, once = seen_once(map(server.as_stored, sent)), seen_once(stored)
+    return once == expected if server.ordered else sorted(once) == sorted(expected)
+
+
+def seen_once(rows: Iterable[Any]) -> list[str]:
+    """One text for each different row, whether it writes 516 or 516.0."""
+    texts = (json.dumps(json.loads(json.dumps(r), parse_int=float), sort_keys=True) for r in rows)
+    return list(dict.fromkeys(texts))
 
 
 # The native format, to applications as people write them.
@@ -284,9 +296,10 @@ class VictoriaMetrics(Destination):
 
     def stored(self, url: str) -> list[Any]:
         # It finds what it took when it has indexed it, and does not say when that is.
-        limit_s = time.monotonic() + 20
-        rows = self._rows(url.removesuffix("/write"))
-        while len(rows) < FIXES and time.monotonic() < limit_s:
+        limit_s = time.monotonic() + 30
+        rows, before = self._rows(url.removesuffix("/write")), -1
+        while (len(rows) < FIXES or len(rows) > before) and time.monotonic() < limit_s:
+            before = len(rows)
             rows = self._rows(url.removesuffix("/write"))
         return [rows[time_ms] for time_ms in sorted(rows)]
 

@@ -1,22 +1,15 @@
 """A drive to every server: through two cuts, a kill of server and agent, and read back equal."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from destinations import DESTINATIONS, Destination
+from destinations import DESTINATIONS, Destination, equal, seen_once
 from drives import FIXES, drive_to
 from rig import simulated, started, stats, write_config
 from standins import Recorder, Server
 from uploading import Uploading
 
 from telemetry_agent.lab.endpoint import Endpoint
-
-
-def canonical(row: Any) -> str:
-    """One text for each row, whether it writes 516 or 516.0."""
-    return json.dumps(json.loads(json.dumps(row), parse_int=float), sort_keys=True)
 
 
 @pytest.mark.parametrize("kind", DESTINATIONS, ids=lambda kind: kind.__name__)
@@ -29,13 +22,9 @@ def test_a_drive_is_read_back_equal(kind: type[Destination], tmp_path: Path, bac
     )
     assert len(sent) == FIXES
     with server.running() as url:
-        stored = list(map(canonical, server.stored(url)))
-    expected = list(dict.fromkeys(canonical(server.as_stored(fix)) for fix in sent))
-    once = list(dict.fromkeys(stored))
-    assert (once if server.ordered else sorted(once)) == (
-        expected if server.ordered else sorted(expected)
-    )
-    assert len(stored) - len(once) <= server.repeats
+        stored = server.stored(url)
+    assert equal(server, sent, stored)
+    assert len(stored) - len(seen_once(stored)) <= server.repeats
 
 
 def test_the_recorder_keeps_up_with_a_receiver(tmp_path: Path) -> None:
