@@ -10,8 +10,8 @@ from misbehaving import answer, tls_server_context, trusting
 from standins import Asked, Recorder, Said, Server
 
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.connection import BrokenError
 from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.exchange import BrokenError
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer

@@ -12,13 +12,8 @@ from telemetry_agent.addresses import (
     resolve,
 )
 from telemetry_agent.clock import Clock
-from telemetry_agent.upload.http.connection import (
-    Connection,
-    CurrentExchange,
-    Handshakes,
-    IdleLife,
-    NetworkError,
-)
+from telemetry_agent.upload.http.connection import Connection, Handshakes, IdleLife
+from telemetry_agent.upload.http.exchange import CurrentExchange, NetworkError
 
 
 class Dialer:

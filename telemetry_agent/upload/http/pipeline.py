@@ -22,8 +22,8 @@ there.
 *A server that answers more often than it was asked* has given some request the answer of another.
 If several requests were under way at any time in the series, none of its answers count.
 
-The sockets, the deadline and the abort are those of ``connection``. h11 parses the answers; it is
-given one request at a time.
+The sockets are those of ``connection``, deadline and abort those of ``exchange``. h11 parses the
+answers; it is given one request at a time.
 """
 
 import contextlib
@@ -36,9 +36,10 @@ import h11
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.connection import BrokenError, Connection, NetworkError
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
+from telemetry_agent.upload.http.exchange import BrokenError, NetworkError
 from telemetry_agent.upload.interfaces import Heard, NoAnswer
 
 _log = logging.getLogger(__name__)

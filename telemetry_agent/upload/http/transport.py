@@ -26,9 +26,10 @@ from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.formats.answers import words
-from telemetry_agent.upload.http.connection import BrokenError, Connection, NetworkError
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
+from telemetry_agent.upload.http.exchange import BrokenError, NetworkError
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.interfaces import Heard, NoAnswer
 
