@@ -205,6 +205,11 @@ class Pipeline:
         return head.encode() + payload.body
 
 
+def announces_body(headers: Mapping[str, str]) -> bool:
+    """Whether these headers announce one: of a 204 it would be taken for the next answer."""
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
 class _SurplusError(Exception):
     """An answer came to no request."""
 
@@ -285,14 +290,18 @@ class _PipelinedConnection:
             elif isinstance(event, h11.ConnectionClosed):
                 raise BrokenError("the server closed the connection without an answer")
         self.answered += 1
-        self.closes = self._http.their_state is not h11.DONE
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers
+        }
+        status = response.status_code
+        self.closes = self._http.their_state is not h11.DONE or (
+            status == 204 and announces_body(headers)
+        )
         if not self.closes:
             self._http.start_next_cycle()
         return Answer(
-            status=response.status_code,
-            headers={
-                name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers
-            },
+            status=status,
+            headers=headers,
             body=bytes(body),
             verified_tls=self.connection.verified,
         )
