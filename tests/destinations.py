@@ -38,7 +38,7 @@ from peers import (
     wait_until_answers,
 )
 from processes import AGENT, running
-from standins import Dawarich, PhoneTrack, Recorder, Server, Traccar
+from standins import Compass, Dawarich, PhoneTrack, Recorder, Reitti, Server, Traccar
 
 APPS = Path(__file__).parent / "apps"
 DEVICE = "van-07"
@@ -605,6 +605,36 @@ class PhoneTrackStandIn(DawarichStandIn):
         return {**super().as_stored(fix), "device": DEVICE}
 
 
+class ReittiStandIn(DawarichStandIn):
+    repeats = 2 * BATCH
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reitti = Reitti()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.reitti, latency_s=0.002) as server:
+            yield f"{server.url}/api/v1/ingest/overland"
+
+    def stored(self, url: str) -> list[Any]:
+        return self.reitti.points
+
+
+class CompassStandIn(DawarichStandIn):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.compass = Compass(TOKEN)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.compass, latency_s=0.002) as server:
+            yield f"{server.url}/api/input?token={TOKEN}"
+
+    def stored(self, url: str) -> list[Any]:
+        return list(self.compass.points.values())
+
+
 DESTINATIONS: tuple[type[Destination], ...] = (
     PHP,
     Flask,
@@ -628,4 +658,6 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     HomeAssistant,
     DawarichStandIn,
     PhoneTrackStandIn,
+    ReittiStandIn,
+    CompassStandIn,
 )

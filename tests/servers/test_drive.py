@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from destinations import DESTINATIONS, Destination, equal, seen_once
+from destinations import DESTINATIONS, TOKEN, Destination, HomeAssistant, equal, seen_once
 from drives import FIXES, drive_to
 from rig import simulated, started, stats, write_config
-from standins import Recorder, Server
+from standins import Compass, Recorder, Server
 from uploading import Uploading
 
 from telemetry_agent.lab.endpoint import Endpoint
@@ -55,3 +55,19 @@ def test_the_reference_endpoint_earns_gzip_with_its_first_answer(tmp_path: Path)
         uploading.close()
     # 64 fixes plain, the rest compressed: a plain fix takes more than 60 bytes.
     assert sent < 64 * 120 + 436 * 40
+
+
+def test_what_a_server_cannot_take_is_held_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Compass says 200 to a wrong token, Home Assistant's GPSLogger wants a form."""
+    with Server(Compass(TOKEN)) as server:
+        made = Uploading(tmp_path, f"{server.url}/api/input?token=wrong", "overland")
+        made.put(5)
+        assert made.work() is not None
+        assert made.counts == (5, 0, 0, 0)
+        assert "invalid token" in str(made.uploader.status().last_error)
+        made.transport.close()
+    home_assistant = HomeAssistant(tmp_path)
+    with home_assistant.running() as url:
+        reason = made.held_at(url.replace("owntracks?u=jane", "gpslogger"))
+        assert reason.startswith("422: required key not provided")
+        made.close()
