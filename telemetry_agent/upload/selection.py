@@ -97,14 +97,14 @@ class Selection:
         suspect = refusals.next_suspect()
         if suspect is not None or not refusals.waiting:
             return suspect or min(waits_s, default=None)
-        # Nothing else was accepted since the last refusal: nobody knows whether it is these fixes.
+        # Nothing else was accepted since the last refusal: the set-up may be wrong instead.
         all_refused = refusals.up_to_the_newest and not self._live_first
         if all_refused or not refusals.ever_accepted:
             return refusals.all_refused()
         witness_in_s = self.attempted_s + _NO_WITNESS_S - now_s
         if witness_in_s <= 0:
             return self._single()
-        if self._in_haste():  # whoever waits for the backlog should know why it does not end
+        if self._in_haste():  # a user waits for the backlog: say why it does not end
             again_s = now_s + witness_in_s
             self._keeper.trouble("waiting", refusals.reason, now_s, again_s, attempted=False)
         return min([*waits_s, witness_in_s])
@@ -116,7 +116,7 @@ class Selection:
         return one or self.refusals.next_suspect(in_any_case=True)
 
     def _more_backlog(self) -> Batch | None:
-        """The next of the backlog, for a run of refused fixes. Live fixes are no part of it."""
+        """The next of the backlog, for a run of refused fixes. Live fixes are not part of it."""
         backlog = self._queue.backlog()
         if self._live_first and backlog.ready <= backlog.live:
             return None

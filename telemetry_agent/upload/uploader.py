@@ -7,7 +7,7 @@ stays leased for ever, and only what an answer acknowledges is acknowledged.
 
 When the next attempt may be made is one instant, ``_not_before_s``. A ring of the bell carries no
 meaning and cannot move it. The return of the network can, unless the endpoint itself named the
-time. While the way to the endpoint is known to be closed, an attempt is made each ``backoff_max``.
+time. While the endpoint is known to be out of reach, an attempt is made each ``backoff_max``.
 
 What got no answer stays ``unack`` until there is reason to hope: the network returned, some
 exchange was answered, or there is nothing else to try. Where the order counts, it is tried first.
@@ -202,7 +202,7 @@ class Uploader:
         self.bell.ring()
 
     def network_changed(self) -> None:
-        """The way is another one, or none: what uses the old one would hang. From any thread."""
+        """The route is another one, or none: a connection on the old one would hang. Any thread."""
         self._network_changed = True
         self._transport.abort()
 

@@ -1,4 +1,4 @@
-"""The way of a request over the network; the only importer of httpx, which speaks HTTP.
+"""HTTP requests over the network; the only importer of httpx.
 
 What is written by hand round it, and why:
 

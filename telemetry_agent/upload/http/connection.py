@@ -36,7 +36,7 @@ class IdleLife:
 
     A NAT forgets an idle connection without telling either end: what is sent on it later is lost,
     and only silence shows it. The first time is a lesson: from then on a connection that was idle
-    for half as long is not used again. A new way to the endpoint has other NATs.
+    for half as long is not used again. Another route to the endpoint has other NATs.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class IdleLife:
         self.longest_s = min(self.longest_s, idle_s / 2)
 
     def forget(self) -> None:
-        """The way is another one."""
+        """The route is another one."""
         self.longest_s = math.inf
 
 
@@ -55,7 +55,7 @@ class Handshakes:
     """How TLS starts on each connection to one endpoint."""
 
     def __init__(self, clock: Clock, gnss_ms: Callable[[], int | None]) -> None:
-        """``gnss_ms`` tells an expired certificate from a wrong clock; see ``Dialer``."""
+        """``gnss_ms`` distinguishes an expired certificate from a wrong clock; see ``Dialer``."""
         self._clock = clock
         self._gnss_ms = gnss_ms
         self._session: ssl.SSLSession | None = None
@@ -218,7 +218,7 @@ class Connection:
             self._handshakes.remember(self.tls)
         if self._exchange.aborted and not self._closed:
             # With RST: else the kernel repeats its FIN into a dead network for minutes, and
-            # whoever uses that network when it is back waits for the answer.
+            # traffic on that network is delayed when it is back.
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_AT_CLOSE)
         self._closed = True
         self._sock.close()
@@ -235,7 +235,7 @@ class Connection:
                 else:
                     self._incoming.write_eof()
             except ssl.SSLError:
-                # The alert tells the peer why; the peer may be gone.
+                # The alert says why; the peer may be gone.
                 with contextlib.suppress(NetworkError):
                     self._send(self._outgoing.read())
                 raise

@@ -22,7 +22,7 @@ class Dialer:
     Args:
         clock: the machine's clocks.
         resolve: finds the addresses of a name.
-        look_up_timeout_s: how long a name server may be silent where older addresses serve.
+        look_up_timeout_s: how long to wait for a name server if older addresses are known.
         gnss_ms: UTC now according to the receiver, in milliseconds since 1970; ``None``: unknown.
             It tells an expired certificate from a wrong clock.
     """
