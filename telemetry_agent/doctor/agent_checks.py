@@ -128,7 +128,7 @@ class AgentChecks:
         if config is not None:
             yield failed(
                 "agent",
-                f"{said}, by the last good config: {config.last_error}",
+                f"{said}, with the last good config: {config.last_error}",
                 "correct the config, then `sudo systemctl reload telemetry-agent`",
             )
         elif storage is not None and storage.state == "runtime":

@@ -23,7 +23,7 @@ def file_system(place: Path, root: Path) -> Finding:
     if (found := trouble(mount, root)) is not None:
         return failed(name, f"{said}, {found.message}", found.remedy)
     if mount.kind not in SURVIVES | {"overlay"}:
-        return warned(name, f"{said}, which is not known to outlast power cuts", ELSEWHERE)
+        return warned(name, f"{said}, which may not survive power cuts", ELSEWHERE)
     return passed(name, said)
 
 
@@ -33,7 +33,7 @@ def space(place: Path) -> Finding:
     try:
         disk = os.statvfs(place)
     except OSError as error:
-        return failed(name, f"{place}: {error.strerror}", "see what is said of the state directory")
+        return failed(name, f"{place}: {error.strerror}", "see the check of the state directory")
     free = disk.f_bavail * disk.f_frsize
     said = f"{_size(free)} of {_size(disk.f_blocks * disk.f_frsize)} free"
     if free < _NOTHING_BYTES:

@@ -11,9 +11,9 @@ from telemetry_agent.upload.formats.clickhouse import exception_code
 from telemetry_agent.upload.interfaces import NoAnswer
 
 _CREDENTIALS = {
-    401: "the endpoint asks who we are",
-    403: "the endpoint does not let us in",
-    407: "a proxy asks who we are",
+    401: "the endpoint does not accept the credentials",
+    403: "the endpoint does not allow this device",
+    407: "a proxy requires credentials",
 }
 _CLICKHOUSE_CREDENTIALS = {192, 193, 194, 195, 497, 516}
 _CLICKHOUSE_UNKNOWN_SETTING = 115
@@ -186,7 +186,7 @@ def _proxy_refuses(asked: Asked, name: str, status: int) -> Finding:
             f'set upload.proxy = "http://USER@{asked.proxy}" and upload.proxy_password_file to a '
             "file with the password"
         )
-    return failed(name, f"407: the proxy {asked.proxy} asks who we are", remedy)
+    return failed(name, f"407: the proxy {asked.proxy} requires credentials", remedy)
 
 
 def _web_server(answer: Answer) -> str | None:
@@ -199,7 +199,7 @@ def _web_server(answer: Answer) -> str | None:
 def _stranger(asked: Asked, answer: Answer) -> str | None:
     """In words, that it does not know us or does not let us in."""
     if asked.upload.format == "clickhouse" and exception_code(answer) in _CLICKHOUSE_CREDENTIALS:
-        return "ClickHouse does not let us in"
+        return "ClickHouse does not accept the user"
     return _CREDENTIALS.get(answer.status)
 
 

@@ -72,7 +72,7 @@ def queue(queue: QueueView) -> Finding:
     if queue.full:
         return warned(
             "queue",
-            f"{said}; it is full, and gives up what is missed least",
+            f"{said}; it is full, and discards what is missed least",
             "let it reach its endpoint; or set a larger queue.max_size, or free the disk",
         )
     if dead := sum(queue.dead_letters.values()):
@@ -104,4 +104,4 @@ def delivery(state: Snapshot) -> Finding:
         case _:
             if error := upload.last_error:
                 said += f"; {error}"
-            return warned("delivery", said, "nothing is lost, it goes on by itself")
+            return warned("delivery", said, "nothing is lost, it continues by itself")

@@ -36,13 +36,12 @@ def listened(
     """
     if not heard.types:
         yield _unheard(source, heard)
-        yield from (skipped(name, "needs sentences") for name in LISTENED[1:])
         return
     yield _sentences(heard, baud)
     yield _line_load(heard, baud)
     yield antenna(heard.decoder.antenna)
     yield _fix(heard)
-    yield _clock(heard, clock) if live else skipped("clock", "a recording tells no time")
+    yield _clock(heard, clock) if live else skipped("clock", "a recording has no current time")
 
 
 def _unheard(source: Source, heard: Heard) -> Finding:
@@ -114,7 +113,7 @@ def antenna(told: str | None) -> Finding:
                 "unplug it, look for water and a crushed cable, replace it",
             )
         case None | "INIT" | "DONTKNOW" | "UNKNOWN":
-            return skipped("antenna", "the receiver does not tell")
+            return skipped("antenna", "the receiver does not report it")
         case state:
             return passed("antenna", f"the receiver says {state}")
 
@@ -177,7 +176,7 @@ def no_fix(signals: Sequence[float], *, tells: bool) -> Finding:
     if strong >= _SATELLITES_FOR_A_FIX:
         return warned(
             "fix",
-            f"none yet: {strong} satellites come in well (best {heard_db[0]} dB-Hz)",
+            f"none yet: {strong} satellites have a strong signal (best {heard_db[0]} dB-Hz)",
             "wait: after power-on a receiver needs up to a minute, after long storage 15",
         )
     if heard_db:
@@ -185,7 +184,7 @@ def no_fix(signals: Sequence[float], *, tells: bool) -> Finding:
     elif tells:
         seen = "not one satellite is heard"
     else:
-        seen = "the receiver does not tell what it hears"
+        seen = "the receiver does not report satellites"
     return failed(
         "fix",
         f"none: {seen}",

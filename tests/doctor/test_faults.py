@@ -103,13 +103,13 @@ def no_receiver_for_auto(bench: Bench) -> None:
     bench.source = "auto"
 
 
-@fault("device", "fail", "FT232R.* may be a receiver or not", "if it is one, set gps.source")
+@fault("device", "fail", "FT232R.* may be a receiver", "if it is one, set gps.source")
 def an_unknown_port_for_auto(bench: Bench) -> None:
     machine(bench).usb("0403:6001", "FTDI|FT232R USB UART", "ttyUSB0")
     bench.source = "auto"
 
 
-@fault("device", "fail", "queue.db is no serial port", "name the receiver's device")
+@fault("device", "fail", "queue.db is not a serial port", "name the receiver's device")
 def a_file_for_a_port(bench: Bench) -> None:
     bench.queue.touch()
     bench.source = str(bench.queue)
@@ -217,7 +217,7 @@ def a_receiver_that_hears_nothing(bench: Bench) -> None:
     bench.plug_in(blind())
 
 
-@fault("fix", "warn", "none yet: 4 satellites come in well", "wait: after power-on")
+@fault("fix", "warn", "none yet: 4 satellites have a strong signal", "wait: after power-on")
 def a_receiver_that_starts(bench: Bench) -> None:
     bench.plug_in(blind(41, 38, 33, 31))
 
@@ -269,7 +269,7 @@ def a_receiver_in_the_past(bench: Bench) -> None:
 # The disk and the queue
 
 
-@fault("state directory", "fail", "is no folder", "set queue.path")
+@fault("state directory", "fail", "is not a folder", "set queue.path")
 def a_file_for_the_state_directory(bench: Bench) -> None:
     bench.state.rmdir()
     bench.state.touch()
@@ -416,12 +416,14 @@ def a_silent_name_server(bench: Bench) -> None:
     bench.resolve = resolve
 
 
-@fault("tcp", "fail", r"127.0.0.1:\d+ refuses connections", "start the server.*port in upload.url")
+@fault(
+    "tcp", "fail", r"connection refused by 127.0.0.1:\d+", "start the server.*port in upload.url"
+)
 def a_closed_port(bench: Bench) -> None:
     bench.url = f"http://127.0.0.1:{bench.closed_port()}/"
 
 
-@fault("tcp", "fail", r"127.0.0.1:\d+ does not answer", "firewall")
+@fault("tcp", "fail", r"no connection to 127.0.0.1:\d+", "firewall")
 def a_firewall_that_drops(bench: Bench) -> None:
     bench.url = f"http://127.0.0.1:{bench.cleanup.enter_context(swallowed_syn())}/"
 
@@ -451,7 +453,7 @@ def plain_http_where_tls_was_meant(bench: Bench) -> None:
     bench.url = bench.serve(then=talks_first).replace("http", "https")
 
 
-@fault("tls", "fail", "says nothing", "speaks TLS on this port")
+@fault("tls", "fail", "does not answer", "speaks TLS on this port")
 def a_server_that_never_shakes_hands(bench: Bench) -> None:
     bench.serve(then=hang(after_reading=False), tls=tls_server_context())
 
@@ -529,7 +531,7 @@ def an_attribute_in_a_home(bench: Bench) -> None:
     bench.more = {"extra": {"door": str(in_a_home(bench, "door"))}}
 
 
-@fault("files", "warn", "extra.door: /none/door: No such file", "correct it")
+@fault("files", "warn", "extra.door: /none/door: No such file", "correct extra.door")
 def an_attribute_that_is_not_there(bench: Bench) -> None:
     bench.more = {"extra": {"door": "/none/door"}}
 
@@ -560,12 +562,17 @@ def a_queue_where_the_service_sees_none(bench: Bench) -> None:
     bench.user, bench.hidden = "nobody", (bench.state,)
 
 
-@fault("authentication", "fail", "401: the endpoint asks who we are", "credentials under .upload")
+@fault(
+    "authentication",
+    "fail",
+    "401: the endpoint does not accept the credentials",
+    "credentials under .upload",
+)
 def a_wrong_token(bench: Bench) -> None:
     bench.serve(then=answer(401, "unknown token"))
 
 
-@fault("authentication", "fail", "403: the endpoint does not let us in", "credentials")
+@fault("authentication", "fail", "403: the endpoint does not allow this device", "credentials")
 def a_token_without_rights(bench: Bench) -> None:
     bench.serve(then=answer(403))
 
@@ -673,7 +680,7 @@ def a_disk_that_loses_data(bench: Bench) -> None:
     runs(bench, queue=STATUS["queue"] | {"lost": {"damaged": 7, "discarded": 2}})  # type: ignore[operator]
 
 
-@fault("agent", "fail", "by the last good config: not TOML", "reload telemetry-agent")
+@fault("agent", "fail", "with the last good config: not TOML", "reload telemetry-agent")
 def a_config_that_does_not_work_and_a_service_that_does(bench: Bench) -> None:
     runs(bench, config={"state": "unreadable", "last_error": "not TOML"})
 

@@ -152,7 +152,7 @@ _NO_DATABASE = b'{"error":"database not found: \\"none\\""}'
             "clickhouse",
             Said(500, b"", {"X-ClickHouse-Exception-Code": "497"}),
             "authentication",
-            "ClickHouse does not let us in",
+            "ClickHouse does not accept the user",
             "grant it INSERT",
         ),
     ],
