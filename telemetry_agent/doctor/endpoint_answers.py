@@ -54,13 +54,13 @@ class Asked:
     @property
     def otherwise(self) -> str | None:
         """What to write instead if the server that answers is used in another way."""
-        upload = self.upload
         if self.server is None:
             return None
-        url, format_ = usual(self.server, upload.url), SERVERS[self.server].format
-        if format_ != upload.format:
-            return f'{self.server}: set upload.format = "{format_}" and upload.url = "{url}"'
-        if urlsplit(url).path.rstrip("/") != urlsplit(upload.url).path.rstrip("/"):
+        upload, server, url = self.upload, SERVERS[self.server], usual(self.server, self.upload.url)
+        if server.format != upload.format:
+            return f'{self.server}: set upload.format = "{server.format}" and upload.url = "{url}"'
+        path = server.path.rstrip("/")
+        if self.is_sure and path and path != urlsplit(upload.url).path.rstrip("/"):
             return f'{self.server}: set upload.url = "{url}"'
         return None
 

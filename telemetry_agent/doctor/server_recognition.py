@@ -7,6 +7,8 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from telemetry_agent.doctor.server_presets import usual
+
 _PATHS = {
     "/api/v1/overland": "dawarich",
     "/apps/phonetrack/log/overland/": "phonetrack",
@@ -56,9 +58,7 @@ def told_by_answer(url: str) -> tuple[str, str] | None:
             return None
     except ValueError:
         return None
-    if server == "traccar":  # this is its page; positions have a port of their own
-        return server, f"http://{parts.hostname}:5055/"
-    return server, url
+    return server, usual(server, url) if server == "traccar" else url
 
 
 def told_by_root(url: str, context: ssl.SSLContext | None = None) -> str | None:

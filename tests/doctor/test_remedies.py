@@ -211,14 +211,11 @@ def native_at_influxdb(bench: Bench, real: Real) -> None:
 # Other servers
 
 
-@mistake("answer", r"400; what answers there is traccar", 'set upload.format = "osmand"')
+@mistake("answer", "400; by the URL it is traccar", '"osmand" and upload.url = "http://traccar.ex')
 def native_at_traccar(bench: Bench, real: Real) -> None:
-    def page(asked: Asked) -> Said:
-        if asked.method == "GET":
-            return Said(200, b"<html><title>Traccar</title>")
-        return Traccar()(asked) or Said(400)
-
-    bench.url = bench.cleanup.enter_context(Server(page)).url
+    port = bench.cleanup.enter_context(Server(Traccar("van-07"))).port
+    bench.resolve = lambda _host, number: [Address(socket.AF_INET, ("127.0.0.1", number))]
+    bench.url = f"http://traccar.example:{port}/"
 
 
 @mistake("answer", r"\[\] does not say.*by the URL it is owntracks", 'format = "owntracks"')
