@@ -79,3 +79,12 @@ def _mount(line: str) -> Mount | None:
         return None
     point = fields[4].replace(r"\040", " ")
     return Mount(Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(",")))
+
+
+def size(count: float) -> str:
+    """``512 B``, ``1.4 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"

@@ -215,7 +215,7 @@ class EndpointChecks:
     def ask(self) -> Iterator[Finding]:
         """Send what the agent would: ``authentication``, ``answer``, ``proof``."""
         dialer = Dialer(self._clock, self._resolve)
-        trial = Trial(self._upload, self._device, self._credentials, dialer)
+        trial = Trial(self._upload, self._device, self._credentials, dialer, self._resolve)
         newest = self._newest() if self._send else ()
         for finding in trial.ask(newest):
             blind = self._is_blind and finding.verdict == "fail"

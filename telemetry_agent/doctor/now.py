@@ -7,9 +7,9 @@ the machine as well.
 from collections.abc import Iterator
 from pathlib import Path
 
+from telemetry_agent.clock import span
 from telemetry_agent.doctor import disk
 from telemetry_agent.doctor.findings import Finding, failed, passed, warned
-from telemetry_agent.doctor.findings import span as words_of
 from telemetry_agent.doctor.reception import UNREAL, antenna, no_fix
 from telemetry_agent.snapshot import QueueView, ReceiverView, Snapshot
 
@@ -90,7 +90,7 @@ def delivery(state: Snapshot) -> Finding:
     upload = state.upload
     waiting = f"{state.queue.pending} positions wait"
     ago_s = upload.last_delivery_s
-    last = "nothing delivered yet" if ago_s is None else f"last delivery {words_of(ago_s)} ago"
+    last = "nothing delivered yet" if ago_s is None else f"last delivery {span(ago_s)} ago"
     said = f"{upload.state}: {last}, {waiting}"
     match upload.state:
         case "ok":

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span, warned
+from telemetry_agent.clock import Clock, span
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.listening import Heard
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.diagnosis import diagnosis

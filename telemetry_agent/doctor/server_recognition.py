@@ -5,8 +5,10 @@ import http.client
 import re
 import ssl
 from collections.abc import Mapping
+from socket import create_connection, socket
 from urllib.parse import urlsplit
 
+from telemetry_agent.addresses import Resolve, resolve
 from telemetry_agent.doctor.server_presets import usual
 
 _PATHS = {
@@ -61,7 +63,9 @@ def told_by_answer(url: str) -> tuple[str, str] | None:
     return server, usual(server, url) if server == "traccar" else url
 
 
-def told_by_root(url: str, context: ssl.SSLContext | None = None) -> str | None:
+def told_by_root(
+    url: str, context: ssl.SSLContext | None = None, resolve: Resolve = resolve
+) -> str | None:
     """Ask for the page at the root of the URL's server: which server that is.
 
     Whatever goes wrong, nothing is told: that the server is away is found out elsewhere.
@@ -70,26 +74,33 @@ def told_by_root(url: str, context: ssl.SSLContext | None = None) -> str | None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             return None
-        return _recognised(*_asked(parts.scheme, parts.hostname, parts.port, context))
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        sock = connected(resolve, parts.hostname, port, _ANSWER_S)
+        if parts.scheme == "https":
+            context = context or ssl.create_default_context()
+            sock = context.wrap_socket(sock, server_hostname=parts.hostname)
+        connection = http.client.HTTPConnection(parts.hostname, port, timeout=_ANSWER_S)
+        connection.sock = sock
+        with contextlib.closing(connection):
+            connection.request("GET", "/", headers={"Accept": "text/html, */*"})
+            answer = connection.getresponse()
+            headers = {name.lower(): value for name, value in answer.getheaders()}
+            body = answer.read(_READ_BYTES).decode("utf-8", "replace")
     except (OSError, ValueError, http.client.HTTPException):
         return None
+    return _recognised(answer.status, headers, body)
 
 
-def _asked(
-    scheme: str, host: str, port: int | None, context: ssl.SSLContext | None
-) -> tuple[int, Mapping[str, str], str]:
-    connection = (
-        http.client.HTTPSConnection(
-            host, port, timeout=_ANSWER_S, context=context or ssl.create_default_context()
-        )
-        if scheme == "https"
-        else http.client.HTTPConnection(host, port, timeout=_ANSWER_S)
-    )
-    with contextlib.closing(connection):
-        connection.request("GET", "/", headers={"Accept": "text/html, */*"})
-        answer = connection.getresponse()
-        headers = {name.lower(): value for name, value in answer.getheaders()}
-        return answer.status, headers, answer.read(_READ_BYTES).decode("utf-8", "replace")
+def connected(resolve: Resolve, host: str, port: int, timeout_s: float) -> socket:
+    """A connection to the first address.
+
+    Raises:
+        OSError: there is none, or it takes none.
+    """
+    address = next(iter(resolve(host, port)), None)
+    if address is None:
+        raise OSError(f"no address of {host}")
+    return create_connection(address.sockaddr[:2], timeout_s)
 
 
 def _recognised(status: int, headers: Mapping[str, str], body: str) -> str | None:
