@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from telemetry_agent.ackqueue.contents import stored
 from telemetry_agent.ackqueue.file.rows import TIME_MS, decode
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -52,14 +53,7 @@ class QueueReader:
         Raises:
             StorageError: the file cannot be read.
         """
-        spans: list[tuple[int, int]] = [(1, self.shared.committed)]
-        if state not in {None, State.READY}:
-            spans = [(span.lo, span.hi) for span in self._ledger.in_state(State(state or 0))]
-        for lo, hi in spans:
-            for row in self._store.read(lo, hi):
-                mark, record = self._ledger.state_of(row[0]), decode(row)
-                if record is not None and mark.state > 0 and state in {None, mark.state}:
-                    yield Stored(record, mark.state, mark.reason)
+        return stored(self.shared, state)
 
     def newest(self, limit: int) -> list[Record]:
         """The newest sound fixes, the newest first; see ``AckQueue.newest``."""

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from telemetry_agent.addresses import (
     Address,
-    Connecting,
     Resolve,
     Resolver,
     UnreachableError,
@@ -21,6 +20,7 @@ from telemetry_agent.addresses import (
 )
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import UploadSettings
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned

@@ -1,5 +1,6 @@
 """``init``: what it shows, what it writes, what it refuses."""
 
+import json
 import os
 import pty
 import stat
@@ -121,6 +122,31 @@ def test_it_asks_for_name_and_server_and_again_after_a_bad_answer(tmp_path: Path
     written = tomllib.loads(path.read_text())
     assert (written["device"], written["gps"]["source"]) == ("van-09", "auto")
     assert written["upload"] == {"url": endpoint.url}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a host name of its own")
+@pytest.mark.parametrize(
+    ("host", "device"), [("raspberrypi", "{hostname}-{"), ("van-07", "{hostname}")]
+)
+def test_it_proposes_a_name_that_no_other_device_has(
+    tmp_path: Path, host: str, device: str
+) -> None:
+    path = tmp_path / "config.toml"
+    argv = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', host, *AGENT, "init"]
+    done = subprocess.run(
+        [*argv, "--config", str(path), "--source", "auto", "--url", URL],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(path.read_text())["device"].startswith(device)
+    assert (f"many devices are called '{host}'" in done.stdout) == ("{" in device[1:])
+    shown = run_agent("config", "show", "--config", str(path), "--json").stdout
+    assert "{" not in json.loads(shown)["device"]["value"]
 
 
 class Root(BaseHTTPRequestHandler):
