@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from telemetry_agent.addresses import (
     Address,
     Resolve,
-    Resolver,
     UnreachableError,
     is_literal,
     is_loopback,
@@ -20,16 +19,15 @@ from telemetry_agent.addresses import (
 )
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import UploadSettings
-from telemetry_agent.connecting import Connecting
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
 from telemetry_agent.doctor.runner import Check
+from telemetry_agent.doctor.server_recognition import connected
 from telemetry_agent.doctor.trial import Trial
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Record
-from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 
@@ -161,15 +159,9 @@ class EndpointChecks:
 
     def tcp(self) -> Iterator[Finding]:
         """Does anybody take connections there: ``tcp``."""
-        connecting = Connecting(
-            Resolver(lambda _host, _port: self._addresses),
-            self._host,
-            self._port,
-            self._clock.monotonic_s(),
-            connect_s=_TCP_S,
-        )
+        found = self._addresses
         try:
-            self._socket = connecting.run(self._clock, Bell().wait)
+            self._socket = connected(lambda _host, _port: found, self._host, self._port, _TCP_S)
         except UnreachableError as error:
             remedy = _UNREACHED.get(error.kind, "check the network: `ip route`")
             yield failed("tcp", str(error), remedy.format(key=self._key))

@@ -5,11 +5,14 @@ import http.client
 import re
 import ssl
 from collections.abc import Mapping
-from socket import create_connection, socket
+from socket import socket
 from urllib.parse import urlsplit
 
-from telemetry_agent.addresses import Resolve, resolve
+from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, resolve
+from telemetry_agent.clock import Clock
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.doctor.server_presets import usual
+from telemetry_agent.tasks import Bell
 
 _PATHS = {
     "/api/v1/overland": "dawarich",
@@ -86,21 +89,23 @@ def told_by_root(
             answer = connection.getresponse()
             headers = {name.lower(): value for name, value in answer.getheaders()}
             body = answer.read(_READ_BYTES).decode("utf-8", "replace")
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, UnreachableError, ValueError, http.client.HTTPException):
         return None
     return _recognised(answer.status, headers, body)
 
 
-def connected(resolve: Resolve, host: str, port: int, timeout_s: float) -> socket:
-    """A connection to the first address.
+def connected(resolve: Resolve, host: str, port: int, limit_s: float) -> socket:
+    """A connection to any address of ``host``, as the agent makes it; it blocks at most so long.
 
     Raises:
-        OSError: there is none, or it takes none.
+        UnreachableError: there is none.
     """
-    address = next(iter(resolve(host, port)), None)
-    if address is None:
-        raise OSError(f"no address of {host}")
-    return create_connection(address.sockaddr[:2], timeout_s)
+    clock = Clock()
+    now_s = clock.monotonic_s()
+    connecting = Connecting(Resolver(resolve), host, port, now_s, connect_s=limit_s)
+    sock = connecting.run(clock, Bell().wait)
+    sock.settimeout(limit_s)
+    return sock
 
 
 def _recognised(status: int, headers: Mapping[str, str], body: str) -> str | None:

@@ -8,9 +8,9 @@ import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from telemetry_agent.addresses import Resolve
+from telemetry_agent.addresses import Resolve, UnreachableError
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged, unanswered
 from telemetry_agent.doctor.findings import Finding, passed, skipped, warned
@@ -157,22 +157,21 @@ class Trial(NamedTuple):
             sock = connected(self.resolve, *self.upload.address, _HANDSHAKE_S)
             with sock, context.wrap_socket(sock):
                 return True
-        except OSError:
+        except (OSError, UnreachableError):
             return False
 
     def _deduplication(self) -> Finding | None:
         """Whether ClickHouse's table stores a batch that comes again; ``None``: no, or not told."""
         parts = urlsplit(self.upload.url)
-        query = parse_qsl(parts.query)
-        asked = parse_qs(parts.query)
-        table = _TABLE.match(asked.get("query", ["INSERT INTO fixes"])[0].strip())
+        query = dict(parse_qsl(parts.query))
+        table = _TABLE.match(query.get("query", "INSERT INTO fixes").strip())
         if table is None:
             return None
         database, _, name = table[1].rpartition(".")
         where = f"'{database}'" if database else "currentDatabase()"
         sql = f"SELECT engine_full FROM system.tables WHERE database = {where} AND name = '{name}'"  # noqa: S608 - \\w only
-        kept = urlencode([pair for pair in query if pair[0] in {"database", "user", "password"}])
-        url = parts._replace(query=kept).geturl()
+        kept = [pair for pair in query.items() if pair[0] in {"database", "user", "password"}]
+        url = parts._replace(query=urlencode(kept)).geturl()
         answer, *_ = self._exchange(Payload(sql.encode(), {}), url=url)
         if isinstance(answer, NoAnswer) or answer.status != 200:
             return None  # the user may not look, which is well
