@@ -10,12 +10,11 @@ from pathlib import Path
 from telemetry_agent.clock import span
 from telemetry_agent.doctor import disk
 from telemetry_agent.doctor.findings import Finding, failed, passed, warned
-from telemetry_agent.doctor.reception import UNREAL, antenna, no_fix
+from telemetry_agent.doctor.reception import antenna, no_fix, unreal
 from telemetry_agent.snapshot import QueueView, ReceiverView, Snapshot
 
 _BY_THE_DISK = {"damaged", "memory"}
 """The reasons for a loss that nobody asked for."""
-_WITH_POSITION = {"2d", "3d"}
 
 
 def findings(state: Snapshot, queue_path: Path | None, root: Path = Path("/")) -> list[Finding]:
@@ -38,12 +37,7 @@ def _receiver(receiver: ReceiverView) -> Iterator[Finding]:
     state = receiver.state
     match state:
         case "2d" | "3d":
-            if (quality := receiver.quality) in UNREAL:
-                yield warned(
-                    "fix",
-                    f"{state.upper()}, but {quality}",
-                    "wait for open sky; where it stays, drop them: sampling.drop_quality",
-                )
+            yield unreal(state.upper(), receiver.quality)
         case "no-fix" | "no-date" if receiver.message:
             yield failed("fix", receiver.message, receiver.remedy or "")
         case "no-fix":

@@ -156,18 +156,18 @@ def a_port_that_is_locked(bench: Bench) -> None:
     fcntl.flock(other, fcntl.LOCK_EX)
 
 
-@fault("sentences", "fail", "nothing comes from /dev/pts", "check the receiver's wiring and power")
+@fault("sentences", "fail", "no data from /dev/pts", "check the receiver's wiring and power")
 def a_silent_receiver(bench: Bench) -> None:
     bench.plug_in()
 
 
-@fault("sentences", "fail", "cannot be read: wrong baud rate", 'try another, or "auto"')
+@fault("sentences", "fail", "at 9600 baud is not NMEA", 'try another, or "auto"')
 def a_wrong_baud_rate(bench: Bench) -> None:
     # What 9600 baud look like at 115200: no byte is text.
     bench.plug_in(bytes([0x80, 0xE0, 0x00, 0x98, 0xFE]) * 60, every_s=0.02)
 
 
-@fault("sentences", "fail", "speaks UBX, no NMEA", "gpsctl -f -n /dev/pts.*on_connect")
+@fault("sentences", "fail", "sends UBX, not NMEA", "gpsctl -f -n /dev/pts.*on_connect")
 def a_receiver_that_speaks_ubx(bench: Bench) -> None:
     bench.plug_in(command_bytes("ubx:01 07 08 00 01 02 03 04 05 06 07 08"))
 
@@ -695,7 +695,7 @@ def a_disk_that_turned_read_only(bench: Bench) -> None:
     runs(bench, storage={"state": "runtime", "last_error": "read-only; recording into /run"})
 
 
-@fault("sentences", "fail", "nothing comes from", "wiring, power and gps.baud")
+@fault("sentences", "fail", "the agent finds /dev/ttyACM0 silent", "wiring, power and gps.baud")
 def a_receiver_that_says_nothing_to_the_agent(bench: Bench) -> None:
     runs(bench, tapped=[{"source": "/dev/ttyACM0", "state": "silent"}])
 
