@@ -84,7 +84,7 @@ class Agent:
         self.queue = open_queue(placed, clock)
         self.queue.adopt(waiting)
         if self.storage is not None:
-            log.warning("%s", self.storage.last_error)
+            log.warning("%s", self.storage)
         self.supervisor = Supervisor(clock)
         self.status = Status(
             lambda: (self.settings.device, host_of(self.settings)),

@@ -616,9 +616,10 @@ def a_config_that_does_not_work_and_a_service_that_does(bench: Bench) -> None:
     runs(bench, config={"state": "unreadable", "last_error": "not TOML"})
 
 
-@fault("agent", "fail", "recording into /run", "see the check of the disk")
+@fault("agent", "fail", "recording into /run", "remount,rw")
 def a_disk_that_turned_read_only(bench: Bench) -> None:
-    runs(bench, storage={"state": "runtime", "last_error": "read-only; recording into /run"})
+    said = {"last_error": "read-only; recording into /run", "remedy": "`mount -o remount,rw /`"}
+    runs(bench, storage={"state": "runtime", **said})
 
 
 @fault("sentences", "fail", "nothing comes from", "wiring, power and gps.baud")
