@@ -19,6 +19,7 @@ from telemetry_agent.cli.server_recognition import told_by_answer, told_by_url
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import QueueSettings, Settings
+from telemetry_agent.config.values import SHARED_NAMES
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.endpoint import asked
 from telemetry_agent.doctor.permissions import SERVICE_USER, agents_account, owner_of
@@ -28,11 +29,6 @@ from telemetry_agent.upload.http.transport import Transport
 
 _MODE = 0o640  # it may come to hold secrets
 _WANT_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
-_SHARED_NAMES = {
-    *("", "localhost", "raspberrypi", "raspberry", "pi", "debian", "ubuntu", "dietpi", "armbian"),
-    *("orangepi", "beaglebone", "buildroot", "openwrt"),
-}
-"""Host names that an image brings, and its next copy as well."""
 _SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
 
 
@@ -171,7 +167,7 @@ def _same(source: str, running: Snapshot) -> bool:
 def _ask_device(*, asks: bool) -> str:
     host = os.uname().nodename
     proposal = "{hostname}"
-    if host.lower() in _SHARED_NAMES:
+    if host.lower() in {"", *SHARED_NAMES}:
         proposal += "-{serial}" if _SERIAL.exists() else "-{machine-id}"
         click.echo(f"many devices are called {host!r}: a serial number tells this one from them")
     while asks:

@@ -13,7 +13,7 @@ from telemetry_agent.daemon import client
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks, Ask, TapSource
 from telemetry_agent.doctor.endpoint import CREDENTIALS, SERVERS, EndpointChecks
-from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.listening import Patience
 from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER
 from telemetry_agent.doctor.receiver import ReceiverChecks
@@ -59,7 +59,11 @@ def examine(
         yield from (skipped(name, "needs config") for name in NAMES[1:])
         return
     files = ", ".join(map(str, loaded.files)) or "the environment"
-    yield passed("config", f"{files}, for the device {loaded.settings.device}")
+    said = f"{files}, for the device {loaded.settings.device}"
+    if loaded.notes:
+        yield warned("config", said, "; ".join(loaded.notes))
+    else:
+        yield passed("config", said)
     yield from findings(_checks(loaded.settings, site or Machine(), send=send), limit_s=_ALL_S)
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 from bench import START_MS, Bench, Calendar, answers
@@ -81,6 +82,13 @@ def a_misspelt_key(bench: Bench) -> None:
 @fault("config", "fail", "gps.baud = 9601: must be", "config check")
 def a_bad_value(bench: Bench) -> None:
     bench.gps["baud"] = 9601
+
+
+@fault("config", "warn", "for the device raspberrypi", "called raspberrypi, as many others")
+def a_name_that_many_have(bench: Bench) -> None:
+    bench.cleanup.enter_context(
+        mock.patch.dict(os.environ, {"TELEMETRY_AGENT_DEVICE": "raspberrypi"})
+    )
 
 
 # The receiver
