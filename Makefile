@@ -72,6 +72,11 @@ tests/apps/node_modules/.installed: tests/apps/package.json
 pictures: debian node_modules/.installed-test $(VENV)/.installed-test
 	TELEMETRY_AGENT_PICTURES=docs/pictures $(BIN)/python -m pytest tests/page/test_browser.py -k amber
 
+# The page in Debian's firefox-esr, which CI does not have.
+.PHONY: firefox
+firefox: node_modules/.installed-test $(VENV)/.installed-test
+	TELEMETRY_AGENT_FIREFOX=firefox-esr $(BIN)/python -m pytest tests/page/test_firefox.py
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(MAKE) python-venv && $(PYTHON) -m venv $(VENV); }
 

@@ -121,7 +121,11 @@ class StorageView:
         Literal["forgets", "runtime"],
         "runtime: in the runtime directory, because the state directory refuses",
     ] = "forgets"
-    last_error: Annotated[str, "what is the matter, and what to do"] = ""
+    last_error: Annotated[str, "what is the matter"] = ""
+    remedy: Annotated[str, "what to do about it"] = ""
+
+    def __str__(self) -> str:
+        return f"{self.last_error}: {self.remedy}" if self.last_error else ""
 
 
 @dataclass(frozen=True, slots=True)

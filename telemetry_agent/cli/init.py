@@ -17,6 +17,7 @@ from telemetry_agent.cli.receiver_choice import choose_receiver, listen
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import QueueSettings, Settings
+from telemetry_agent.config.values import SHARED_NAMES
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint import EndpointChecks
 from telemetry_agent.doctor.permissions import SERVICE_USER
@@ -29,11 +30,6 @@ from telemetry_agent.snapshot import Snapshot
 _TRIAL_S = 12.0
 _MODE = 0o640  # it may come to hold secrets
 _WANT_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
-_SHARED_NAMES = {
-    *("", "localhost", "raspberrypi", "raspberry", "pi", "debian", "ubuntu", "dietpi", "armbian"),
-    *("orangepi", "beaglebone", "buildroot", "openwrt"),
-}
-"""Host names that an image brings, and its next copy as well."""
 _SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
 
 
@@ -174,7 +170,7 @@ def _same(source: str, running: Snapshot) -> bool:
 def _ask_device(*, asks: bool) -> str:
     host = os.uname().nodename
     proposal = "{hostname}"
-    if host.lower() in _SHARED_NAMES:
+    if host.lower() in {"", *SHARED_NAMES}:
         proposal += "-{serial}" if _SERIAL.exists() else "-{machine-id}"
         click.echo(f"many devices are called {host!r}: a serial number tells this one from them")
     while asks:

@@ -137,7 +137,7 @@ def _troubles(view: Snapshot) -> Iterator[str]:
             "forgets": "a power cut loses everything",
             "runtime": "the state directory fails",
         }
-        said = view.storage.last_error or f"{meaning[view.storage.state]}; {_ASK_WITH_SUDO}"
+        said = str(view.storage) or f"{meaning[view.storage.state]}; {_ASK_WITH_SUDO}"
         yield f"storage:   {said}"
 
 

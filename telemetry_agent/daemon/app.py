@@ -85,7 +85,7 @@ class Agent:
         self.queue = open_queue(placed, clock)
         self.queue.adopt(waiting)
         if self.storage is not None:
-            log.warning("%s", self.storage.last_error)
+            log.warning("%s", self.storage)
         self._completeness = Completeness(self.queue)
         self.supervisor = Supervisor(clock)
         self.status = Status(

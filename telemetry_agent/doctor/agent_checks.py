@@ -135,7 +135,7 @@ class AgentChecks:
                 "correct the config, then `sudo systemctl reload telemetry-agent`",
             )
         elif storage is not None and storage.state == "runtime":
-            yield failed("agent", f"{said}; {storage.last_error}", "see the check of the disk")
+            yield failed("agent", f"{said}; {storage.last_error}", storage.remedy)
         elif version == __version__:
             yield passed("agent", said)
         else:

@@ -63,7 +63,11 @@ def examine(
         yield from (skipped(name, "needs config") for name in NAMES[1:])
         return
     files = ", ".join(map(str, loaded.files)) or "the environment"
-    yield passed("config", f"{files}, for the device {loaded.settings.device}")
+    said = f"{files}, for the device {loaded.settings.device}"
+    if loaded.notes:
+        yield warned("config", said, "; ".join(loaded.notes))
+    else:
+        yield passed("config", said)
     yield from findings(_checks(loaded.settings, site or Machine(), send=send), limit_s=_ALL_S)
 
 

@@ -25,12 +25,26 @@ def findings(state: Snapshot, queue_path: Path | None, root: Path = Path("/")) -
         queue_path: the queue; ``None``: its disk does not matter.
         root: where the machine's /proc is.
     """
-    found = [*_receiver(state.receiver)]
+    found = [*makeshift(state), *_receiver(state.receiver)]
     if queue_path is not None:
         place = queue_path.parent.resolve()
-        found += [disk.file_system(place, root), disk.space(place)]
+        if state.storage is None or state.storage.state != "runtime":
+            found.append(disk.file_system(place, root))
+        found.append(disk.space(place))
     found += [queue(state.queue), delivery(state)]
     return [finding for finding in found if finding.verdict in {"warn", "fail"}]
+
+
+def makeshift(state: Snapshot) -> Iterator[Finding]:
+    """What serves in place of the config and of the state directory."""
+    if (config := state.config) is not None:
+        yield failed(
+            "config",
+            f"it runs by the last good config: {config.last_error}",
+            "correct the config, then `sudo systemctl reload telemetry-agent`",
+        )
+    if (storage := state.storage) is not None and storage.state == "runtime":
+        yield failed("state directory", storage.last_error, storage.remedy)
 
 
 def _receiver(receiver: ReceiverView) -> Iterator[Finding]:

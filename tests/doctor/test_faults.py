@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 from bench import START_MS, Bench, Calendar, answers
@@ -81,6 +82,13 @@ def a_misspelt_key(bench: Bench) -> None:
 @fault("config", "fail", "gps.baud = 9601: must be", "config check")
 def a_bad_value(bench: Bench) -> None:
     bench.gps["baud"] = 9601
+
+
+@fault("config", "warn", "for the device raspberrypi", "called raspberrypi, as many others")
+def a_name_that_many_have(bench: Bench) -> None:
+    bench.cleanup.enter_context(
+        mock.patch.dict(os.environ, {"TELEMETRY_AGENT_DEVICE": "raspberrypi"})
+    )
 
 
 # The receiver
@@ -690,9 +698,10 @@ def a_config_that_does_not_work_and_a_service_that_does(bench: Bench) -> None:
     runs(bench, config={"state": "unreadable", "last_error": "not TOML"})
 
 
-@fault("agent", "fail", "recording into /run", "see the check of the disk")
+@fault("agent", "fail", "recording into /run", "remount,rw")
 def a_disk_that_turned_read_only(bench: Bench) -> None:
-    runs(bench, storage={"state": "runtime", "last_error": "read-only; recording into /run"})
+    said = {"last_error": "read-only; recording into /run", "remedy": "`mount -o remount,rw /`"}
+    runs(bench, storage={"state": "runtime", **said})
 
 
 @fault("sentences", "fail", "the agent finds /dev/ttyACM0 silent", "wiring, power and gps.baud")
