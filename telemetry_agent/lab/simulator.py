@@ -1,6 +1,6 @@
 """A GNSS receiver on a pty, which sends epochs at their pace to whoever opens the device.
 
-An epoch is the bytes of one instant. They come from a made-up drive (``drive``, ``citydrive``) or
+An epoch is the bytes of one instant. They come from a made-up drive (``drive``) or
 from a recording (``replay``), and know nothing of clocks and ptys.
 """
 
