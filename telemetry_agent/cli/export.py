@@ -21,7 +21,7 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.export import FORMATS
 from telemetry_agent.export.names import file_name
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import Parking
+from telemetry_agent.export.trips import ParkingRule
 
 
 @click.command()
@@ -87,7 +87,9 @@ def command(
     }
     if trip is not None:
         sampling = settings.sampling
-        parking = Parking(sampling.parked_radius_m or Parking().radius_m, sampling.parked_after_s)
+        parking = ParkingRule(
+            sampling.parked_radius_m or ParkingRule().radius_m, sampling.parked_after_s
+        )
         question |= {"trip": trip, "parking": list(map(float, parking))}
     if in_folder and output is not None:
         device = settings.device + (f"-trip-{trip}" if trip else "")
