@@ -18,8 +18,7 @@ from telemetry_agent.config import loader
 from telemetry_agent.daemon.ask import ask
 from telemetry_agent.daemon.ownership import root_again
 from telemetry_agent.errors import StorageError
-from telemetry_agent.export import FORMATS
-from telemetry_agent.export.names import file_name
+from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
 
