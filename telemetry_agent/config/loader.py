@@ -74,7 +74,7 @@ def _model(name: str, *sources: str) -> type[BaseSettings]:
     hints["extra"] = Annotated[ExtraSettings, Reads(_attributes_below)]
     sections: dict[str, Any] = {key: (hint, ...) for key, hint in hints.items()}
     sections["device"] = (hints["device"], "{hostname}")
-    return create_model(name, __base__=Model, **sections)
+    return create_model(name, __base__=Model, __doc__=Settings.__doc__, **sections)
 
 
 # The environment wins over the files, which come as ``init_settings``.
