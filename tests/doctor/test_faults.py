@@ -182,7 +182,7 @@ def a_receiver_that_speaks_ubx(bench: Bench) -> None:
 
 @fault("sentences", "warn", r"\d+ of \d+ sentences arrive damaged", "check cable, ground")
 def a_bad_cable(bench: Bench) -> None:
-    bench.plug_in(*(epoch.replace(b"GPVTG,", b"GPVTG;") for epoch in driving()))
+    bench.plug_in(*(epoch.replace(b"GNVTG,", b"GNVTG;") for epoch in driving()))
 
 
 @fault("line load", "warn", r"\d{3}% of 4800 baud", "raise the receiver's baud rate.*GSV is")

@@ -34,7 +34,7 @@ def test_it_shows_the_fix_tries_the_endpoint_and_writes_a_config_that_is_right(
         assert endpoint.count() == 0
     assert done.returncode == 0, done.stderr
     assert "3D fix at " in done.stdout
-    assert "11 satellites" in done.stdout
+    assert "22 satellites" in done.stdout
     assert "the endpoint: answer: 200: taken" in done.stdout
     assert f"Next: telemetry-agent run --config {path}" in done.stdout
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
