@@ -9,7 +9,9 @@ from telemetry_agent.model import StreamAccount
 Name = tuple[str, int]
 
 
-def verdicts(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, StreamVerdict]:
+def verdicts(
+    accounts: Iterable[StreamAccount], received: Iterable[Name]
+) -> dict[str, StreamVerdict]:
     """Of each stream that is accounted for."""
     seqs: dict[str, list[int]] = {}
     for stream, seq in sorted(set(received)):
