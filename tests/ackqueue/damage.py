@@ -4,7 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
@@ -123,8 +123,9 @@ class Outcome:
     delivered: list[Record]
     lost: int
     """As the queue counts it."""
-    complete: bool = True
-    """The audit misses nothing but what the queue says that damage took."""
+    complete: bool = field(default=True, compare=False)
+    """The audit misses nothing but what the queue says that damage took; it has heard of nothing
+    that was delivered before."""
 
 
 def recover(path: Path) -> Outcome:
