@@ -20,6 +20,7 @@ from telemetry_agent.ackqueue.recovery.verify import FileAtRest
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.errors import StorageError
+from telemetry_agent.model import Record
 
 _BLOCK_BYTES = 1 << 20
 _SECTORS_BYTES = 4096
@@ -54,14 +55,18 @@ class QueueReader:
         """
         return stored(self.shared, state)
 
+    def newest(self, limit: int) -> list[Record]:
+        """The newest sound fixes, the newest first; see ``AckQueue.newest``."""
+        rows = self._store.read_back(self.shared.committed, limit)
+        return [record for row in rows if (record := decode(row)) is not None]
+
     def newest_ms(self) -> int | None:
         """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
 
         Raises:
             StorageError: the file cannot be read.
         """
-        records = map(decode, self._store.read_back(self.shared.committed, ROWS_PER_READ))
-        return next((r.fix.time_ms for r in records if r and r.fix.time_is_sure), None)
+        return next((r.fix.time_ms for r in self.newest(ROWS_PER_READ) if r.fix.time_is_sure), None)
 
     def close(self) -> None:
         """Close the file."""

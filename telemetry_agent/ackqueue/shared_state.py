@@ -39,6 +39,7 @@ from telemetry_agent.ackqueue.recovery.opening import open_queue, say_set_aside
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix, Record
+from telemetry_agent.tasks import FairLock
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class SharedState:
         self._used = False
         self._relieve: Callable[[], bool] = lambda: False
         self.lock = threading.Lock()
-        self.disk = threading.Lock()
+        self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
         """Something may have become ready to be handed out, or the queue was closed."""
         self._waiters = 0

@@ -13,6 +13,7 @@ from judge import verdicts
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
 PAGE_BYTES = 512
@@ -139,7 +140,10 @@ def recover(path: Path) -> Outcome:
                 delivered += batch.records
                 queue.ack(batch)
             elif not queue.stats().carrying_over:
-                accounts, _ = queue.accounts()
+                try:
+                    accounts, _ = queue.accounts()
+                except StorageError:  # damage that nothing has met before
+                    continue
                 found = verdicts(accounts, [(r.stream, r.seq) for r in delivered])
                 complete = all(verdict.missing == 0 for verdict in found.values())
                 return Outcome(delivered, queue.stats().lost.get("damaged", 0), complete)
