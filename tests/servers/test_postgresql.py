@@ -16,8 +16,9 @@ from documents import blocks
 from drives import FIXES, drive_to
 from peers import free_port, postgresql
 from processes import running
+from rig import started, write_config
 
-SQL, *_ = blocks("endpoint.md", "sql")
+SQL, AUDIT = blocks("endpoint.md", "sql")
 CODE, *_ = blocks("endpoint.md", "python")
 TOKEN = "a-long-random-token"
 
@@ -55,13 +56,32 @@ def post(url: str, said: Any, token: str = TOKEN) -> tuple[int, dict[str, Any], 
 def test_a_drive_arrives_once_and_is_read_back_equal(
     database: str, tmp_path: Path, backlog: Path
 ) -> None:
-    assert CODE.count("\n") < 80
+    assert CODE.count("\n") < 90
     token = tmp_path / "token"
     token.write_text(TOKEN)
     with endpoint(tmp_path, database) as url:
         sent = drive_to(
             url, tmp_path, backlog, cut_after=40_000, compression="gzip", token_file=str(token)
         )
+        config = write_config(
+            tmp_path,
+            "/dev/none",
+            url,
+            upload={"token_file": str(token)},
+            sampling={"heartbeat": "1s"},
+        )
+        with started(config) as agent, psycopg.connect(database, autocommit=True) as audit:
+            while True:
+                rows = audit.execute(AUDIT.encode()).fetchall()
+                if sum(through for _, _, through, _, _ in rows) == FIXES:
+                    break
+            assert {missing for *_, missing in rows} == {0}
+            audit.execute("CREATE TABLE taken AS SELECT * FROM fixes WHERE seq BETWEEN 11 AND 13")
+            taken = audit.execute("DELETE FROM fixes WHERE seq BETWEEN 11 AND 13").rowcount
+            rows = audit.execute(AUDIT.encode()).fetchall()
+            assert sum(missing for *_, missing in rows) == taken >= 3
+            audit.execute("INSERT INTO fixes SELECT * FROM taken")
+            assert agent.end() == 0
     with psycopg.connect(database) as read:
         rows = read.execute("SELECT stream, device, time, fix FROM fixes ORDER BY time").fetchall()
     assert len(sent) == FIXES
