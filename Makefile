@@ -34,7 +34,7 @@ wheel: node_modules/.installed-test $(VENV)/.installed-test
 	TELEMETRY_AGENT_RELEASE=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 	  $(BIN)/python -m hatchling build -d dist
 
-# The packages for armhf and arm64 under an emulator, which takes half an hour; not in CI.
+# The packages for armhf and arm64 under an emulator, which takes 15 minutes; not in CI.
 foreign: node_modules/.installed-test $(VENV)/.installed-test
 	@dpkg -s qemu-user-static >/dev/null 2>&1 || apt-get install -y -qq qemu-user-static
 	$(BIN)/python -m pytest -rP tests/packages/foreign.py
@@ -72,6 +72,11 @@ tests/apps/node_modules/.installed: tests/apps/package.json
 pictures: debian node_modules/.installed-test $(VENV)/.installed-test
 	TELEMETRY_AGENT_PICTURES=docs/pictures $(BIN)/python -m pytest tests/page/test_browser.py -k amber
 
+# The page in Debian's firefox-esr, which CI does not have.
+.PHONY: firefox
+firefox: node_modules/.installed-test $(VENV)/.installed-test
+	TELEMETRY_AGENT_FIREFOX=firefox-esr $(BIN)/python -m pytest tests/page/test_firefox.py
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(MAKE) python-venv && $(PYTHON) -m venv $(VENV); }
 
@@ -96,7 +101,7 @@ python-venv:
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
 DEBIAN_PACKAGES = caddy chromium clickhouse-server debootstrap gnupg gpsd gpsd-clients influxdb \
   iproute2 lintian nginx-light openssl php-cli postgresql prometheus sqlite3 strace \
-  systemd systemd-container victoria-metrics
+  systemd systemd-container victoria-metrics zookeeper
 debian:
 	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

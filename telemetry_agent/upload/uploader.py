@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Batch, Deferred, Delivered, Held, Refused, UploadState
+from telemetry_agent.model import Batch, Deferred, Delivered, Held, Outcome, Refused, UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
     AlwaysReachable,
@@ -47,6 +47,7 @@ from telemetry_agent.upload.outcomes import OutcomeHandler, Stop
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.refusals import AllRefused
 from telemetry_agent.upload.reports import AgentReports
+from telemetry_agent.upload.resending import Resend, Resending
 from telemetry_agent.upload.retry import Backoff
 from telemetry_agent.upload.selection import Selection
 from telemetry_agent.upload.sending import Sender
@@ -94,6 +95,7 @@ class Uploader:
         way: Reachability | None = None,
         missing: Callable[[], str | None] = lambda: None,
         reports: AgentReports | None = None,
+        resend: Resend | None = None,
         in_haste: Callable[[], bool] = lambda: False,
         on_step: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
@@ -110,6 +112,8 @@ class Uploader:
             way: What is known of the way to the endpoint.
             missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
+            resend: Makes delivered fixes ready again that the endpoint asks for; ``None``: it may
+                not ask. Where the order counts, it is not asked either.
             in_haste: Whether fresh fixes are sent without waiting for company.
             on_step: Called in the uploader's thread after each step; must not raise.
             clock: The machine's clocks.
@@ -143,6 +147,7 @@ class Uploader:
             policy.flush_every_s,
             policy.timeout_s,
         )
+        self._resending = Resending(resend if policy.live_first else None)
         self._selection = Selection(
             queue,
             self._leases,
@@ -321,6 +326,7 @@ class Uploader:
             if twice:
                 self._refusals.refused_twice(batch)
             stop = self._outcomes.apply(batch, outcome, probing=probing)
+            self._heed(outcome)
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
             self._selection.delivered()
@@ -347,11 +353,16 @@ class Uploader:
             self._keeper.failed()
         elif not self._selection.probing:
             self._keeper.delivered(0, 0, now_s)
+        self._heed(outcome)
         if isinstance(outcome, Deferred):
             self._keeper.trouble(outcome.state, outcome.reason, now_s, next_s)
         elif isinstance(outcome, Refused | Held):
             self._keeper.report_refused(outcome.reason)
         return 0
+
+    def _heed(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Delivered):
+            self._resending.asked(outcome.resend, self._clock.monotonic_s())
 
     # How long to wait
 
