@@ -91,6 +91,17 @@ def a_name_that_many_have(bench: Bench) -> None:
     )
 
 
+@fault("config", "warn", "for the device raspberrypi", "as many others are.*set device =")
+def a_name_that_many_devices_share(bench: Bench) -> None:
+    bench.device = "raspberrypi"
+
+
+@fault("config", "warn", "for the device van-07", "TELEMETRY_AGENT_UPLOAD_URL")
+def a_variable_that_means_nothing(bench: Bench) -> None:
+    bench.cleanup.callback(os.environ.pop, "TELEMETRY_AGENT_UPLOAD_URL")
+    os.environ["TELEMETRY_AGENT_UPLOAD_URL"] = "http://x/"
+
+
 # The receiver
 
 
