@@ -477,7 +477,7 @@ def plain_http_where_tls_was_meant(bench: Bench) -> None:
     bench.url = bench.serve(then=talks_first).replace("http", "https")
 
 
-@fault("tls", "fail", "does not answer", "speaks TLS on this port")
+@fault("tls", "fail", "does not answer", "this port speaks TLS")
 def a_server_that_never_shakes_hands(bench: Bench) -> None:
     bench.serve(then=hang(after_reading=False), tls=tls_server_context())
 
