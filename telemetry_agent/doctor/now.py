@@ -78,18 +78,15 @@ def queue(queue: QueueView) -> Finding:
             "queue", f"{said}; lost: {lost}", "the disk loses data or refuses it: replace it"
         )
     if queue.full:
-        return warned(
-            "queue",
-            f"{said}; it is full, and discards what is missed least",
-            "let it reach its endpoint; or set a larger queue.max_size, or free the disk",
-        )
+        said += "; it is full, and discards what is missed least"
+        remedy = "let it reach its endpoint; or set a larger queue.max_size, or free the disk"
+        return warned("queue", said, remedy)
     if dead := sum(queue.dead_letters.values()):
-        return warned(
-            "queue",
-            f"{said}; the endpoint refused {dead}",
+        remedy = (
             "`telemetry-agent queue list --state ack_failed` says why; "
-            "`telemetry-agent queue retry --all` sends them again",
+            "`telemetry-agent queue retry --all` sends them again"
         )
+        return warned("queue", f"{said}; the endpoint refused {dead}", remedy)
     return passed("queue", said)
 
 
