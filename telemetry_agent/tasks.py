@@ -16,6 +16,7 @@ import math
 import os
 import select
 import threading
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -72,6 +73,36 @@ class Bell:
         ready = dict(poll.poll(timeout_ms))
         ready.pop(self._fd, None)
         return ready
+
+
+class FairLock:
+    """A lock that is had in the order of asking, so that no loop keeps it from others."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._held = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._held:
+                self._held = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        turn.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().release()  # it is held on, by the next
+            else:
+                self._held = False
+
+    def locked(self) -> bool:
+        """Whether anybody holds it."""
+        return self._held
 
 
 class Task(Protocol):

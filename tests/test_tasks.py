@@ -3,7 +3,7 @@ import threading
 import pytest
 from fakes import FakeClock
 
-from telemetry_agent.tasks import Beat, Bell, Stop, run_loop
+from telemetry_agent.tasks import Beat, Bell, FairLock, Stop, run_loop
 
 
 class Steps:
@@ -96,3 +96,27 @@ def test_what_a_step_raises_leaves_the_loop() -> None:
 
     with pytest.raises(LookupError):
         run_loop(Raises([], Stop()), Stop(), Beat(), FakeClock())
+
+
+def test_a_fair_lock_is_had_in_the_order_of_asking() -> None:
+    lock = FairLock()
+    turns: list[threading.Thread] = []
+    had: list[int] = []
+
+    def take(number: int) -> None:
+        with lock:
+            had.append(number)
+
+    with lock:
+        for number in range(5):
+            thread = threading.Thread(target=take, args=(number,))
+            thread.start()
+            turns.append(thread)
+            while len(lock._waiting) <= number:
+                pass
+    with lock:  # behind all who asked before
+        assert had == list(range(5))
+        assert lock.locked()
+    for thread in turns:
+        thread.join(5)
+    assert not lock.locked()

@@ -22,7 +22,9 @@ class Committer:
     """Commits what is due, tries again what the disk refused, and keeps the queue in its bounds."""
 
     name = "committer"
-    max_step_s = 60.0  # a worn card can take long over one fsync
+    # A commit, a look, room and tidiness: each waits for the disk and then syncs it up to twice,
+    # and a worn card takes 10 s for a sync.
+    max_step_s = 150.0
 
     def __init__(self, queue: AckQueue) -> None:
         self.bell = Bell()

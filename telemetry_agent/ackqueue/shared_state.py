@@ -31,6 +31,7 @@ from telemetry_agent.ackqueue.recovery.opening import open_queue, say_set_aside
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix, Record
+from telemetry_agent.tasks import FairLock
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class SharedState:
         self._used = False
         self._relieve: Callable[[], bool] = lambda: False
         self.lock = threading.Lock()
-        self.disk = threading.Lock()
+        self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
         """Something may have become ready to be handed out, or the queue was closed."""
         self._waiters = 0
@@ -252,17 +253,18 @@ class SharedState:
             UnusableError: The file is damaged, and was set aside.
             StorageError: The file cannot be read.
         """
-        return self._read(lambda store: list(islice(store.read(lo, hi), limit)))
+        return self.ask(lambda store: list(islice(store.read(lo, hi), limit)))
 
     def read_back(self, row: int, limit: int) -> list[Row]:
         """The last rows up to this one, the newest first; as ``read``."""
-        return self._read(lambda store: store.read_back(row, limit))
+        return self.ask(lambda store: store.read_back(row, limit))
 
     def numbers(self, lo: int, hi: int) -> list[int]:
         """The first 1,000 numbers of rows in this range; as ``read``."""
-        return self._read(lambda store: store.numbers(lo, hi))
+        return self.ask(lambda store: store.numbers(lo, hi))
 
-    def _read(self, read: Callable[[Store], list[V]]) -> list[V]:
+    def ask(self, read: Callable[[Store], V]) -> V:
+        """Read something from the file; raises as ``read``."""
         assert self.disk.locked()
         if self._damage is not None:
             raise self._damage

@@ -1,9 +1,17 @@
-"""The event loop of the page, with the web server in it. One thread runs it, a turn at a time."""
+"""The event loop of the page, with the web server in it. One thread runs it, a turn at a time.
+
+Viewers must not use up the file descriptors of the agent: the receiver needs one each time it is
+plugged in. So connections are accepted here, one by one, and at most so many at once; asyncio would
+accept dozens before it looks, and log a traceback for each that the system refuses.
+"""
 
 import asyncio
+import errno
+import resource
 import socket
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 from uvicorn.server import ServerState
 
@@ -12,11 +20,13 @@ from telemetry_agent.page.events import AgentView, EventSource
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.site import Site
 from telemetry_agent.page.streams import Streams
-from telemetry_agent.page.viewer_connection import Connection, uvicorn_config
+from telemetry_agent.page.viewer_connection import CONNECTIONS, Connection, uvicorn_config
 
 _BACKLOG = 32
 _UNANSWERED_MS = 30_000  # a viewer whose machine is gone
 _END_S = 0.2
+_ACCEPT_AGAIN_S = 1.0
+_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Server:
@@ -42,11 +52,11 @@ class Server:
         self._streams = Streams(event_source)
         self._site = Site(sight, door, event_source, self._streams, options)
         config = uvicorn_config(self._site.app)
-        self._server = loop.run_until_complete(
-            loop.create_server(
-                lambda: Connection(config, state, loop), sock=listener, backlog=_BACKLOG
-            )
-        )
+        self._connection = lambda: Connection(config, state, loop)
+        self._connections_max = _connections_max()
+        self._listener = listener
+        listener.setblocking(False)
+        loop.add_reader(listener, self._accept)
         self._background = [
             loop.create_task(work) for work in (self._streams.run(), self._streams.scan())
         ]
@@ -95,8 +105,26 @@ class Server:
         if not self._ending:
             self._loop.stop()
 
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:  # it is tried again when some may be free
+                self._loop.remove_reader(self._listener)
+                self._loop.call_later(_ACCEPT_AGAIN_S, self._accept_again)
+            return
+        if len(self._state.connections) >= self._connections_max:
+            accepted.close()
+            return
+        self._loop.create_task(self._loop.connect_accepted_socket(self._connection, accepted))
+
+    def _accept_again(self) -> None:
+        if not self._ending:
+            self._loop.add_reader(self._listener, self._accept)
+
     async def _end(self) -> None:
-        self._server.close()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
         for task in self._background:
             task.cancel()
         for connection in self._connections():
@@ -106,6 +134,12 @@ class Server:
 
     def _connections(self) -> list[Connection]:
         return [one for one in self._state.connections if isinstance(one, Connection)]
+
+
+def _connections_max() -> int:
+    """Half of the descriptors that are left, so that the agent always has some."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(CONNECTIONS, (limit - len(list(Path("/proc/self/fd").iterdir()))) // 2)
 
 
 def bound(host: str, port: int) -> socket.socket:

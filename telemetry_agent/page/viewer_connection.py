@@ -1,8 +1,6 @@
 """One viewer's connection: uvicorn's, with bounds on what it may cost.
 
-An agent has few file descriptors, and the receiver needs one each time it is plugged in. So there
-are at most 128 connections, one on which nothing happens is ended, and so is one whose viewer does
-not read what it asked for.
+One on which nothing happens is ended, and so is one whose viewer does not read what it asked for.
 """
 
 import asyncio
@@ -27,12 +25,6 @@ class Connection(H11Protocol):
         super().__init__(config, state, {}, loop)
         self._since_s = loop.time()
         self._unread_since_s: float | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        """See ``asyncio.Protocol``."""
-        super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
-            transport.abort()
 
     def pause_writing(self) -> None:
         """See ``asyncio.Protocol``."""

@@ -56,7 +56,9 @@ from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 
 _log = logging.getLogger(__name__)
 
-_STEP_SLACK_S = 15.0  # beside the exchanges: encoding, and a disk that takes its time
+# Beside the exchanges. A batch is leased and ended: both wait for a commit of others and make one
+# of their own, which syncs up to twice, and a worn card takes 10 s for a sync.
+_STEP_SLACK_S = 90.0
 _MISSING_AGAIN_S = 10.0
 _STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it

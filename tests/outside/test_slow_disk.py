@@ -1,0 +1,71 @@
+"""A disk that takes seconds to sync: reading goes on, nothing is lost, and no thread is stuck."""
+
+import json
+import socket
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from peers import program
+from processes import AGENT, run_agent, running
+from rig import START_MS, simulated, write_config
+from watchdog import watchdog
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.lab.drive import Drive
+from telemetry_agent.lab.endpoint import Endpoint
+
+RATE_HZ = 20
+AT_ONCE = {"commit_every": "0s"}
+NOTING = Path(__file__).parent.parent / "daemon/hanging_disk.py"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("sync_s", [2, 10])
+def test_it_holds_up_no_reading_where_each_fix_is_committed_at_once(
+    sync_s: int, tmp_path: Path
+) -> None:
+    slow = (
+        *(program("strace"), "-D", "-f", "-qqq", "--seccomp-bpf", "-o", "/dev/null"),
+        *("-e", "trace=fdatasync,fsync", "-e", f"inject=fdatasync,fsync:delay_enter={sync_s}s"),
+    )
+    with (
+        Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint,
+        simulated(tmp_path, rate_hz=RATE_HZ) as receiver,
+        watchdog(tmp_path) as manager,
+    ):
+        config = write_config(tmp_path, str(receiver.device), endpoint.url, queue=AT_ONCE)
+        AckQueue(tmp_path / "queue.db").close()  # to make it takes a dozen syncs
+        command = (*slow, *AGENT, "run", "--config", str(config))
+        with running(*command, env=manager.environment) as daemon:
+            daemon.wait_for_line("telemetry-agent .* records ", limit_s=90)
+            fixes, began_s = read(config), time.monotonic()
+            manager.wait(6 * sync_s)
+            fixes, took_s = read(config) - fixes, time.monotonic() - began_s
+            assert fixes > RATE_HZ * took_s / 2  # meanwhile it is read on
+            receiver.hush()
+            assert endpoint.wait_for(receiver.sent, 12 * sync_s + 20), daemon.text()
+            assert manager.longest_gap_s() < manager.LIMIT_S, daemon.text()
+            assert daemon.end() == 0, daemon.text()
+        assert not any("stuck" in line or "lost" in line for line in daemon.err)
+
+
+def read(config: Path) -> int:
+    told = json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
+    return int(told["receiver"]["fixes"])
+
+
+def test_what_one_read_brought_is_one_commit(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sender:
+        sender.settimeout(20)
+        source = f"tcp://127.0.0.1:{sender.getsockname()[1]}"
+        config = write_config(tmp_path, source, "http://127.0.0.1:9/", queue=AT_ONCE)
+        with running(sys.executable, str(NOTING), "run", "--config", str(config)) as daemon:
+            connection, _ = sender.accept()
+            with connection:
+                connection.sendall(b"".join(islice(Drive(START_MS), 31)))
+                # A commit begins 50 ms after the first fix: on a busy machine that may be too soon.
+                daemon.wait_for_line(r"^wrote (3\d|2\d)$")
+                assert daemon.end() == 0
