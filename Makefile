@@ -94,8 +94,8 @@ python-venv:
 
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
 DEBIAN_PACKAGES = caddy chromium clickhouse-server debootstrap gnupg gpsd gpsd-clients influxdb \
-  iproute2 lintian nginx-light openssl postgresql prometheus strace systemd systemd-container \
-  victoria-metrics
+  iproute2 lintian nginx-light openssl postgresql prometheus sqlite3 strace \
+  systemd systemd-container victoria-metrics
 debian:
 	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

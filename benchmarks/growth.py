@@ -2,17 +2,22 @@
 
 ::
 
-    python benchmarks/growth.py [--delivered 10000000] [--pending 1000000] [--folder FOLDER]
+    python benchmarks/growth.py [--delivered 10000000] [--pending 1000000] [--ranges 100000]
+                                [--folder FOLDER]
 
 The first table compares a queue that keeps few delivered fixes with one that keeps many: the
-median times of a put with its commit, of a lease and of an acknowledgement of 100 fixes, turn by
-turn. The second opens a queue with so many fixes pending and delivers a part of them, in a process
-of its own, so that its memory can be told. 10,000,000 fixes need 1.2 GB of disk and some minutes.
+median times of a put with its commit, of a lease and of an acknowledgement of 100 fixes, and of
+a count of everything, turn by turn. The second opens a queue with so many fixes pending and
+delivers a part of them, in a process of its own, so that its memory can be told. 10,000,000 fixes
+need 1.2 GB of disk and some minutes.
+
+The others do both with an empty queue beside one in which every other fix is something else than
+the one before: refused, each for a reason of its own; ready again; thinned. And beside one that is
+256 MiB large.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,11 +33,12 @@ from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
-from telemetry_agent.ackqueue.row_states import ACKED
+from telemetry_agent.ackqueue.row_states import ACKED, THINNED, RowState, dead_letter
 
 FEW = 10_000
 BATCH = 100
 TURNS = 300
+FIXES_IN_256_MIB = 2_150_000
 _ROWS_PER_WRITE = 20_000
 _STREAM = 1
 
@@ -46,6 +52,22 @@ def fill(path: Path, count: int, *, delivered: bool) -> None:
         last = min(count, first + _ROWS_PER_WRITE - 1)
         rows = [encode(n, _STREAM, n, DEVICE, fix_at(n)) for n in range(first, last + 1)]
         store.write(Changes(rows, {1: Span(1, last, ACKED)} if delivered else {}))
+    store.close()
+
+
+def fill_alternating(path: Path, ranges: int, what: str) -> None:
+    """Make a queue in which every other of twice as many fixes is refused, ready or thinned."""
+    fill(path, 2 * ranges, delivered=True)
+    store = Store(path, connect)
+    for first in range(1, 2 * ranges, _ROWS_PER_WRITE):
+        marks: dict[int, Span[RowState] | None] = {1: None} if what == "ready" else {}
+        for n in range(first, first + _ROWS_PER_WRITE, 2):
+            marks[n] = Span(n, n, ACKED)
+            if what == "refused":
+                marks[n + 1] = Span(n + 1, n + 1, dead_letter(f"400: no position {n} on this map"))
+            elif what == "thinned":
+                marks[n + 1] = Span(n + 1, n + 1, THINNED)
+        store.write(Changes(marks=marks))
     store.close()
 
 
@@ -68,12 +90,14 @@ def one_turn(queue: AckQueue) -> Medians:
     moments = [time.perf_counter()]
     put_and_commit(queue)
     moments.append(time.perf_counter())
-    batch = queue.lease(BATCH, live_first=False)
+    batch = queue.lease(BATCH)
     moments.append(time.perf_counter())
     assert batch is not None
     queue.ack(batch)
     moments.append(time.perf_counter())
-    names = ("put and commit", "lease of 100", "ack of 100")
+    queue.stats()
+    moments.append(time.perf_counter())
+    names = ("put and commit", "lease of 100", "ack of 100", "stats")
     return {name: (moments[place + 1] - moments[place]) * 1000 for place, name in enumerate(names)}
 
 
@@ -87,17 +111,22 @@ def start(path: Path) -> Medians:
     """Open a queue, see what waits, deliver some of it."""
     began = time.perf_counter()
     with AckQueue(path) as queue:
-        opened_s = time.perf_counter() - began
+        opened_ms = (time.perf_counter() - began) * 1000
         opened_mb = peak_mb()
         for _ in range(50):
+            for second in range(10):
+                queue.put(fix_at(second), DEVICE)
             if batch := queue.lease(1000):
                 queue.ack(batch)
-        return {"start, s": opened_s, "MB after it": opened_mb, "MB after 50,000": peak_mb()}
+        return {"start": opened_ms, "MB after it": opened_mb, "MB after 50 batches": peak_mb()}
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory that this program ever held; ``getrusage`` counts its parent's too."""
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    )
+    return int(line.split()[1]) / 1024
 
 
 def start_in_a_process(path: Path) -> Medians:
@@ -121,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--delivered", type=int, default=10_000_000)
     parser.add_argument("--pending", type=int, default=1_000_000)
+    parser.add_argument("--ranges", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, help="where to write")
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -140,6 +170,27 @@ def main() -> None:
         print("fixes pending")
         few, many = start_in_a_process(small), start_in_a_process(large)
         print_table(5 * FEW, arguments.pending, few, many)
+    for what in ("refused", "ready", "thinned"):
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+            small, large = Path(name) / "small.db", Path(name) / "large.db"
+            fill(small, 1, delivered=True)
+            fill_alternating(large, arguments.ranges, what)
+            print(f"every other fix {what}, ms and MB")
+            print_side_by_side(small, large, 1, arguments.ranges)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        small, large = Path(name) / "small.db", Path(name) / "large.db"
+        fill(small, 1, delivered=True)
+        fill(large, FIXES_IN_256_MIB, delivered=True)
+        print(f"a file of {large.stat().st_size >> 20} MiB, ms and MB")
+        print_side_by_side(small, large, 1, FIXES_IN_256_MIB)
+
+
+def print_side_by_side(small: Path, large: Path, few: int, many: int) -> None:
+    """Start and memory, each the best of three processes; then the cycle."""
+    starts = [[start_in_a_process(path) for _ in range(3)] for path in (small, large)]
+    best = [{name: min(turn[name] for turn in turns) for name in turns[0]} for turns in starts]
+    print_table(few, many, *best)
+    print_table(few, many, *cycle([small, large]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ as the standard library does for named tuples.
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import date
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -144,3 +144,26 @@ def fix_fields(fix: Fix) -> dict[str, Any]:
     """The same fields as a dict, ready for ``json.dumps``."""
     fields: dict[str, Any] = json.loads(f"{{{fix_json(fix)}}}")
     return fields
+
+
+def fix_of(fields: Mapping[str, Any]) -> Fix:
+    """The fix of ``fix_fields``; what is unknown is left out.
+
+    Raises:
+        ValueError, TypeError: they are not those of a fix.
+    """
+    values: dict[str, Any] = {}
+    for field in FIELDS:
+        value = fields.get(field.name)
+        if value is None:
+            continue
+        if field.kind == "time":
+            value = round(datetime.fromisoformat(value).timestamp() * 1000)
+        elif field.kind in {"number", "count"}:
+            value = round(value * field.per_unit)
+        elif field.kind == "flags":
+            value = tuple(value)
+        elif field.kind == "object":
+            value = json.dumps(value)
+        values[field.stored] = value
+    return Fix(**values)

@@ -16,12 +16,14 @@ from misbehaving import Act, Server
 from rig import write_config
 
 from telemetry_agent import addresses
+from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor.checks import NAMES, Machine, examine
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.doctor.listening import Patience
 from telemetry_agent.lab.drive import Drive
+from telemetry_agent.model import Fix
 
 START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 
@@ -55,6 +57,8 @@ class Bench:
         self.ask: Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]] = client.ask
         self.gps: dict[str, Any] = {}
         self.upload: dict[str, Any] = {}
+        self.more: dict[str, dict[str, Any]] = {}
+        """Other sections of the config."""
         self.url = ""
         self.source = f"file://{self.record(*itertools.islice(Drive(START_MS), 3))}"
         self.mounted("29 1 8:1 / / rw,relatime - ext4 /dev/root rw")
@@ -72,12 +76,19 @@ class Bench:
             upload=self.upload,
             gps={"baud": 9600, **self.gps},
             queue={"path": str(self.queue)},
+            **self.more,
         )
 
     def record(self, *epochs: bytes) -> Path:
         file = self.folder / "drive.nmea"
         file.write_bytes(b"".join(epochs))
         return file
+
+    def recorded(self, fixes: int = 50) -> None:
+        """Fixes that an agent has recorded, and not delivered."""
+        with AckQueue(self.queue) as queue:
+            for i in range(fixes):
+                queue.put(Fix(START_MS + i * 1000, 48_117_300_000 + i, 11_516_667_000), "van-07")
 
     def mounted(self, *lines: str) -> None:
         """What the machine has mounted, as /proc tells it."""

@@ -1,12 +1,42 @@
 """What stands in the documentation, to be run as it stands there."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-_DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+
+_BLOCK = re.compile(
+    r"^(?:<!-- shown only: (?P<why>[^\n]+) -->\n+)?```(?P<language>\S*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code, and why no test runs it, where a comment before it says so."""
+
+    page: str
+    language: str
+    text: str
+    shown_only: str | None
+
+
+def every_block() -> list[Block]:
+    """Of all pages."""
+    return [
+        Block(page.name, found["language"], found["text"], found["why"])
+        for page in PAGES
+        for found in _BLOCK.finditer(page.read_text())
+    ]
 
 
 def blocks(name: str, language: str) -> list[str]:
     """Every code block in a language, in the order of the document."""
-    text = (_DOCS / name).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [
+        block.text
+        for block in every_block()
+        if (block.page, block.language) == (name, language) and block.shown_only is None
+    ]

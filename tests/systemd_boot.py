@@ -46,7 +46,7 @@ PROGRAMS = (
 )
 SOURCE = Path(__file__).resolve().parents[1]
 
-_LIMIT_S = 20.0
+_LIMIT_S = 120.0
 _UNITS = {
     "boot.target": "[Unit]\nRequires=basic.target\nAfter=basic.target",
     "basic.target": "[Unit]\nRequires=sysinit.target\nAfter=sysinit.target",

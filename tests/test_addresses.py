@@ -11,7 +11,6 @@ from netns import network
 
 from telemetry_agent.addresses import (
     Address,
-    Connecting,
     Resolve,
     Resolver,
     UnreachableError,
@@ -19,6 +18,7 @@ from telemetry_agent.addresses import (
     resolve,
 )
 from telemetry_agent.clock import Clock
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.tasks import Bell
 
 LIMIT_S = 10.0

@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "protocol.md"
+from documents import ROOT, blocks
+
+DOCUMENT = ROOT / "docs" / "protocol.md"
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Exchange:
 
 def exchanges() -> list[Exchange]:
     """Each pair of ``http`` blocks, in the order of the document."""
-    blocks = re.findall(r"^```http\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    shown = blocks("protocol.md", "http")
     found = []
-    for request, answer in zip(blocks[::2], blocks[1::2], strict=True):
+    for request, answer in zip(shown[::2], shown[1::2], strict=True):
         head, _, body = request.partition("\n\n")
         first, *lines = head.splitlines()
         assert first.startswith("POST "), first

@@ -138,12 +138,12 @@ class AwayRows:
         return mark is None or mark.state is not State.GONE
 
     def _end_marks(self) -> None:
-        for span in [span for span in self._marks if span.value.state is State.AWAY]:
+        for span in list(self._marks.where(_is_away)):
             self._mark(span.lo, span.hi, PURGED)
 
     def _find(self) -> None:
         """Every start goes through all that is away, from the first row on."""
-        spans = [span for span in self._marks if span.value.state is State.AWAY]
+        spans = list(self._marks.where(_is_away))
         self.first, self.last = 1, spans[-1].hi if spans else 0
         self._known_mark = spans[-1].value if spans else RowState(State.AWAY)
         self._uncounted = False
@@ -163,7 +163,11 @@ class AwayRows:
                 undecided += [
                     span[:2]
                     for span in self._marks.within(*absent)
+                    # A mark of a dead letter that took no reason along has one there.
                     if span.value.state is State.AWAY
+                    or (
+                        span.value.state is mark.state is State.ACK_FAILED and not span.value.reason
+                    )
                 ]
                 for gap in undecided:
                     self._mark(*gap, mark)
@@ -185,3 +189,7 @@ class AwayRows:
             unused = max(before, oldest - 1)
             self._mark(first, min(last, unused), PURGED)
             self._mark(max(first, unused + 1), last, DAMAGED)
+
+
+def _is_away(mark: RowState) -> bool:
+    return mark.state is State.AWAY

@@ -6,18 +6,20 @@ run costs the same whether it is of one fix or of a million.
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from itertools import pairwise
+from functools import partial
+from itertools import islice, pairwise
 from typing import Literal
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound, stream_from_int
 from telemetry_agent.ackqueue.file.schema import UnusableError
-from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
-from telemetry_agent.ackqueue.row_states import ACKED, DISCARDED, State
+from telemetry_agent.ackqueue.recovery.verify import Source
+from telemetry_agent.ackqueue.row_states import DISCARDED, RowState, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.model import Record
@@ -156,34 +158,7 @@ class Contents:
         Raises:
             StorageError: The file cannot be read.
         """
-        shared = self.shared
-        with shared.lock:
-            last = shared.last
-            ranges = [(1, last)]
-            if state is State.READY:
-                ranges = [(shared.ledger.oldest_pending() or last + 1, last)]
-            elif state is not None:
-                ranges = [(span.lo, span.hi) for span in shared.ledger.in_state(state)]
-        for lo, hi in ranges:
-            yield from self._stored(lo, hi, state)
-
-    def _stored(self, lo: int, hi: int, state: State | None) -> Iterator[Stored]:
-        shared = self.shared
-        while lo <= hi:
-            with shared.disk:
-                shared.check_open()
-                rows = shared.read(lo, hi, ROWS_PER_READ)
-                with shared.lock:
-                    marks = [shared.ledger.state_of(row[0]) for row in rows]
-            for row, mark in zip(rows, marks, strict=True):
-                if mark.state <= 0 or state not in {None, mark.state}:
-                    continue
-                record = decode(row)
-                if record is not None:
-                    yield Stored(record, mark.state, mark.reason)
-            if len(rows) < ROWS_PER_READ:
-                return
-            lo = rows[-1][0] + 1
+        return stored(self.shared, state)
 
     def purge_delivered(self) -> bool:
         """Delete some of the delivered fixes that are older than ``keep_delivered_s``.
@@ -283,26 +258,12 @@ class Contents:
         Raises:
             StorageError: The file cannot be read.
         """
-        shared = self.shared
-        count = 0
-        with shared.lock:
-            spans = shared.ledger.in_state(State.ACKED)
-        for lo, hi in ((span.lo, span.hi) for span in spans):
-            for first in range(lo, hi + 1, ROWS_PER_READ):
-                with shared.disk:
-                    shared.use()
-                    rows = [
-                        row[0]
-                        for row in shared.read(first, min(hi, first + ROWS_PER_READ - 1))
-                        if is_sound(row) and since_ms <= row[TIME_MS] < until_ms
-                    ]
-                    with shared.lock:
-                        # Since the look from above, some may have been resent by another.
-                        ranges = runs(r for r in rows if shared.ledger.state_of(r) == ACKED)
-                        shared.ledger.make_ready(ranges)
-                    shared.write()
-                count += sum(hi - lo + 1 for lo, hi in ranges)
-        shared.ring()
+
+        def is_meant(row: Row) -> bool:
+            return is_sound(row) and since_ms <= row[TIME_MS] < until_ms
+
+        count = self._change(State.ACKED, is_meant, self.shared.ledger.make_ready)
+        self.shared.ring()
         return count
 
     def _end_dead_letters(
@@ -310,23 +271,78 @@ class Contents:
         names: Collection[tuple[str, int]] | None,
         end: Callable[[list[tuple[int, int]]], None],
     ) -> int:
+        def is_meant(row: Row) -> bool:
+            return is_sound(row) and (stream_from_int(row[2]), row[3]) in (names or ())
+
+        return self._change(State.ACK_FAILED, None if names is None else is_meant, end)
+
+    def _change(
+        self,
+        state: State,
+        is_meant: Callable[[Row], bool] | None,
+        end: Callable[[list[tuple[int, int]]], None],
+    ) -> int:
+        """End a state of those that are meant, some in a transaction. Returns how many."""
         shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                spans = shared.ledger.in_state(State.ACK_FAILED)
-            ranges = [(span.lo, span.hi) for span in spans]
-            if names is not None:
-                ranges = runs(
-                    row[0]
-                    for lo, hi in ranges
-                    for row in shared.read(lo, hi)
-                    if is_sound(row) and (stream_from_int(row[2]), row[3]) in names
-                )
-            with shared.lock:
-                end(ranges)
-            shared.write()
-        return sum(hi - lo + 1 for lo, hi in ranges)
+        row, count = 1, 0
+        more = True
+        while more:
+            with shared.disk:
+                shared.use()
+                with shared.lock:
+                    ranges = meant = shared.ledger.in_state(state, ROWS_PER_READ, row)
+                if is_meant is not None:
+                    rows = shared.ask(partial(_rows_of, ranges=ranges))
+                    meant = runs(found[0] for found in rows if is_meant(found))
+                with shared.lock:
+                    end(meant)
+                shared.write()
+            count += sum(hi - lo + 1 for lo, hi in meant)
+            more = bool(ranges)
+            row = ranges[-1][1] + 1 if more else row
+        return count
+
+
+def stored(source: Source, state: State | None) -> Iterator[Stored]:
+    """See ``AckQueue.stored``; also of a queue at rest."""
+    with source.lock:
+        row, last = 1, source.committed
+        if state is State.READY:
+            row = source.ledger.oldest_pending() or last + 1
+    while row <= last:
+        with source.disk:
+            source.check_open()
+            ranges = [(row, last)]
+            if state is not None and state is not State.READY:
+                with source.lock:
+                    ranges = source.ledger.in_state(state, ROWS_PER_READ, row)
+            rows = source.ask(partial(_rows_of, ranges=ranges))
+            row = ranges[-1][1] + 1 if ranges else last + 1
+            if len(rows) == ROWS_PER_READ:
+                row = rows[-1][0] + 1
+            with source.lock:
+                marks = [source.ledger.state_of(found[0]) for found in rows]
+            found = source.ask(partial(_with_reasons, rows, marks, state))
+        yield from found
+
+
+def _rows_of(store: Store, ranges: list[tuple[int, int]]) -> list[Row]:
+    """The first of these, at most as many as are read at once."""
+    rows = (row for lo, hi in ranges for row in store.read(lo, hi))
+    return list(islice(rows, ROWS_PER_READ))
+
+
+def _with_reasons(
+    rows: list[Row], marks: list[RowState], state: State | None, store: Store
+) -> list[Stored]:
+    found = []
+    for row, mark in zip(rows, marks, strict=True):
+        if mark.state > 0 and state in {None, mark.state} and (record := decode(row)) is not None:
+            reason = mark.reason
+            if mark.state is State.ACK_FAILED and reason is None:
+                reason = store.reason(row[0])
+            found.append(Stored(record, mark.state, reason))
+    return found
 
 
 def look(ledger: Ledger, first: int) -> list[Span[Place]]:

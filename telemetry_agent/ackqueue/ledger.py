@@ -25,17 +25,20 @@ from itertools import chain
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.away_rows import Arrival, AwayRows
-from telemetry_agent.ackqueue.ranges import Span, runs
+from telemetry_agent.ackqueue.ranges import Span, first_rows, runs
 from telemetry_agent.ackqueue.ready_rows import LOOSE, Plan, ReadyRows
 from telemetry_agent.ackqueue.row_states import (
     ACKED,
     DAMAGED,
     PURGED,
+    REASONS_IN_MEMORY,
     THINNED,
     Loaded,
     RowState,
     State,
     dead_letter,
+    named,
+    unnamed,
 )
 from telemetry_agent.model import Batch
 
@@ -87,6 +90,18 @@ class Ledger:
         """Take note that these did not reach the disk."""
         self._changed.update(marks)
 
+    def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
+        """These marks are in the file now: memory keeps few of their reasons."""
+        excess = set(named(self.marks.total_by_value())[REASONS_IN_MEMORY:])
+        for span in marks:
+            if (
+                span is not None
+                and span.value in excess
+                and self.marks.starting_at(span.lo) == span
+            ):
+                neighbours = map(self.marks.value_at, (span.lo - 1, span.hi + 1))
+                self.marks.paint(span.lo, span.hi, unnamed(*neighbours))
+
     @property
     def has_changes(self) -> bool:
         """Whether any wait for the disk."""
@@ -116,7 +131,7 @@ class Ledger:
 
     def resume(self) -> int:
         """Make ready what got no answer. Returns how many rows."""
-        spans = self.in_state(State.UNACK)
+        spans = list(self._in_state(State.UNACK))
         for span in spans:
             self._mark(span.lo, span.hi, span.value._replace(state=State.READY))
             self._free(span.lo, span.hi, span.value.batch or LOOSE)
@@ -137,8 +152,8 @@ class Ledger:
     def thinnable(self, below: int, limit: int) -> Window | None:
         """The last free rows before ``below``, at most ``limit``, that lie next to each other."""
         newest = self.ready_rows.newest
-        for span in reversed(self.ready_rows.free):
-            if span.lo >= below or span.value != LOOSE:
+        for span in self.ready_rows.free.descending(below - 1):
+            if span.value != LOOSE:
                 continue
             hi = min(span.hi, below - 1)
             lo = max(span.lo, hi - limit + 1)
@@ -162,8 +177,7 @@ class Ledger:
         """The first free rows, at most ``limit``. A batch that got no answer falls apart for it."""
         oldest = next(iter(self.ready_rows.free), None)
         if oldest is not None and oldest.value != LOOSE:
-            whole = [span for span in self.ready_rows.free if span.value == oldest.value]
-            self.make_ready(span[:2] for span in whole)
+            self.make_ready(self.ready_rows.batch(oldest.value))
             oldest = next(iter(self.ready_rows.free), None)
         return oldest and oldest._replace(hi=min(oldest.hi, oldest.lo + limit - 1))
 
@@ -242,23 +256,15 @@ class Ledger:
 
     # Questions
 
-    def in_state(self, state: State) -> list[Span[RowState]]:
-        """The marks of one state, ascending."""
-        return [span for span in self.marks if span.value.state is state]
+    def in_state(self, state: State, limit: int, row: int = 1) -> list[tuple[int, int]]:
+        """The first rows in one state from that row on, at most ``limit``."""
+        return first_rows((span[:2] for span in self._in_state(state, row)), limit)
 
     def first_here(self, state: State, limit: int) -> list[tuple[int, int]]:
         """The first rows in one state that are not away, at most ``limit``."""
-        found: list[tuple[int, int]] = []
-        if all(mark.state is not state for mark in self.marks.total_by_value()):
-            return found
-        for span in self.marks:
-            if span.value.state is state:
-                for lo, hi in self.away.other_parts(span.lo, span.hi):
-                    found.append((lo, min(hi, lo + limit - 1)))
-                    limit -= found[-1][1] - lo + 1
-                    if not limit:
-                        return found
-        return found
+        spans = self._in_state(state)
+        here = chain.from_iterable(self.away.other_parts(span.lo, span.hi) for span in spans)
+        return first_rows(here, limit)
 
     def on_disk(self, lo: int, hi: int) -> int:
         """How many of these rows should be there."""
@@ -290,24 +296,29 @@ class Ledger:
 
     def pending(self, last: int) -> int:
         """How many of the rows up to ``last`` are neither delivered, nor refused, nor gone."""
-        ranges = [span[:2] for span in chain(self.ready_rows.free, self.in_state(State.UNACK))]
+        ranges = [span[:2] for span in self._in_state(State.UNACK)]
         ranges += chain.from_iterable(lease.ranges for lease in self.leases.values())
-        return sum(min(hi, last) - lo + 1 for lo, hi in ranges if lo <= last)
+        free = self.ready_rows.free
+        above = sum(span.size for span in free.within(last + 1))
+        return free.total - above + sum(min(hi, last) - lo + 1 for lo, hi in ranges if lo <= last)
 
     def oldest_pending(self) -> int | None:
         """The first row that is neither delivered, nor refused, nor gone."""
         rows = [lease.ranges[0][0] for lease in self.leases.values()]
         rows += [span.lo for span in self.ready_rows.free.first()]
-        if any(mark.state is State.UNACK for mark in self.marks.total_by_value()):
-            rows.append(self.in_state(State.UNACK)[0].lo)
+        rows += [lo for lo, _ in self.in_state(State.UNACK, 1)]
         return min(rows, default=None)
+
+    def _in_state(self, state: State, row: int = 1) -> Iterator[Span[RowState]]:
+        return self.marks.where(lambda mark: mark.state is state, row)
 
     def _settle_all(self, lo: int, hi: int) -> None:
         for first, last in self.marks.gaps(lo, hi):
             self._free(first, last)
-        for span in self.marks.within(lo, hi):
-            if span.value.state is State.READY:
-                self._free(span.lo, span.hi, span.value.batch or LOOSE)
+        for span in self._in_state(State.READY, lo):
+            if span.lo > hi:
+                break
+            self._free(span.lo, min(span.hi, hi), span.value.batch or LOOSE)
         for first, last in chain.from_iterable(lease.ranges for lease in self.leases.values()):
             if max(lo, first) <= min(hi, last):
                 self.ready_rows.free.paint(max(lo, first), min(hi, last), None)

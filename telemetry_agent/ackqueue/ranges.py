@@ -1,21 +1,29 @@
 """Which value each row number holds, kept as ranges.
 
 A queue of ten million rows has few stories to tell: these were acknowledged, those wait, one in
-between was refused. So memory and time follow the number of ranges, not the number of rows.
+between was refused. So memory and time follow the number of ranges, not the number of rows. And a
+range is small, because an endpoint can refuse every other row: it takes 8 to 16 bytes.
 
-Invariant: the spans are sorted and disjoint, and two that touch differ in their value. Every
-change goes through ``paint``, which restores it.
+Stored are the boundaries: the rows from which on another value holds, or none. Row numbers are
+divided into pages. Each page that has boundaries has them in an ascending array, as the place in
+the page and the code of the value. So a change in the middle moves one page and not all of it.
+
+Invariant: two boundaries next to each other differ in their code, the first begins a value, the
+last ends one. Every change goes through ``paint``, which restores it.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from operator import attrgetter
+from array import array
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, pairwise
 from typing import Generic, NamedTuple, TypeVar
 
 V = TypeVar("V")
 
-_LO = attrgetter("lo")
-_HI = attrgetter("hi")
+_PAGE_BITS, _CODE_BITS = 13, 32
+_PLACES, _CODES = (1 << _PAGE_BITS) - 1, (1 << _CODE_BITS) - 1
+_NO_VALUE = 0
+_ABOVE_ALL = 1 << 64
 
 
 class Span(NamedTuple, Generic[V]):
@@ -32,11 +40,18 @@ class Span(NamedTuple, Generic[V]):
 
 
 class RangeMap(Generic[V]):
-    """A map from row numbers to values (hashable), for long runs of equal values."""
+    """A map from row numbers to values (hashable), for long runs of equal values.
+
+    It must not change while one of its iterators is in use.
+    """
 
     def __init__(self) -> None:
-        self._spans: list[Span[V]] = []
-        self._totals: dict[V, int] = {}
+        self._pages: list[array[int]] = []
+        self._numbers: list[int] = []  # of the pages
+        self._codes: dict[V, int] = {}
+        self._values: dict[int, V] = {}
+        self._totals: dict[int, int] = {}
+        self._spare_codes: list[int] = []
 
     def paint(self, lo: int, hi: int, value: V | None) -> set[int]:
         """Give the rows ``lo`` to ``hi`` this value; ``None`` takes theirs away.
@@ -44,34 +59,28 @@ class RangeMap(Generic[V]):
         Returns:
             The first row of each span that came, went or changed.
         """
-        first = bisect_left(self._spans, lo - 1, key=_HI)
-        stop = first
-        new_lo, new_hi = lo, hi
-        before: list[Span[V]] = []
-        after: list[Span[V]] = []
-        while stop < len(self._spans) and self._spans[stop].lo <= hi + 1:
-            span = self._spans[stop]
-            stop += 1
-            if span.value == value:
-                new_lo, new_hi = min(new_lo, span.lo), max(new_hi, span.hi)
-                continue
-            if span.lo < lo:
-                before.append(Span(span.lo, min(span.hi, lo - 1), span.value))
-            if span.hi > hi:
-                after.append(Span(max(span.lo, hi + 1), span.hi, span.value))
-        middle = [] if value is None else [Span(new_lo, new_hi, value)]
-        old, new = self._spans[first:stop], before + middle + after
-        self._spans[first:stop] = new
-        self._count(old, -1)
-        self._count(new, 1)
-        return {span.lo for span in set(old) ^ set(new)}
+        code = self._code(value)
+        if code and self._append(lo, hi, code):
+            return {lo}
+        old = list(self._touching(lo - 1, hi + 1))
+        before, after = (
+            next((span.value for span in old if span.lo <= row <= span.hi), _NO_VALUE)
+            for row in (lo - 1, hi + 1)
+        )
+        self._erase(lo, hi + 1)
+        if code != before:
+            self._insert(lo, code)
+        if code != after:
+            self._insert(hi + 1, after)
+        self._count(code, hi - lo + 1)
+        for span in old:
+            self._count(span.value, min(0, max(lo, span.lo) - min(hi, span.hi) - 1))
+        return {span.lo for span in {*old} ^ {*self._touching(lo - 1, hi + 1)}}
 
     def starting_at(self, lo: int) -> Span[V] | None:
         """The span whose first row is ``lo``."""
-        index = bisect_left(self._spans, lo, key=_LO)
-        if index < len(self._spans) and self._spans[index].lo == lo:
-            return self._spans[index]
-        return None
+        span = self.span_at(lo)
+        return span if span is not None and span.lo == lo else None
 
     def value_at(self, row: int) -> V | None:
         """The value of one row."""
@@ -80,56 +89,167 @@ class RangeMap(Generic[V]):
 
     def span_at(self, row: int) -> Span[V] | None:
         """The span that one row is in."""
-        index = bisect_left(self._spans, row, key=_HI)
-        if index < len(self._spans) and self._spans[index].lo <= row:
-            return self._spans[index]
-        return None
+        span = next(self._touching(row, row), None)
+        return span and Span(span.lo, span.hi, self._values[span.value])
 
-    def within(self, lo: int, hi: int) -> Iterator[Span[V]]:
-        """The spans, or parts of them, from row ``lo`` to ``hi``. It must not change meanwhile."""
-        for index in range(bisect_left(self._spans, lo, key=_HI), len(self._spans)):
-            span = self._spans[index]
-            if span.lo > hi:
-                return
-            yield Span(max(lo, span.lo), min(hi, span.hi), span.value)
+    def within(self, lo: int, hi: int = _ABOVE_ALL) -> Iterator[Span[V]]:
+        """The spans, or parts of them, from row ``lo`` to ``hi``."""
+        for first, last, code in self._touching(lo, hi):
+            yield Span(max(lo, first), min(hi, last), self._values[code])
 
     def gaps(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         """The ranges of rows without a value from row ``lo`` to ``hi``."""
-        for span in self.within(lo, hi):
-            if lo < span.lo:
-                yield lo, span.lo - 1
-            lo = span.hi + 1
+        for first, last, _ in self._touching(lo, hi):
+            if lo < first:
+                yield lo, first - 1
+            lo = last + 1
         if lo <= hi:
             yield lo, hi
 
+    def where(self, holds: Callable[[V], bool], row: int = 0) -> Iterator[Span[V]]:
+        """The spans with such values, or parts of them, from that row on."""
+        codes = {code for value, code in self._codes.items() if holds(value)}
+        if codes:
+            for lo, hi, code in self._touching(row, _ABOVE_ALL):
+                if code in codes:
+                    yield Span(max(lo, row), hi, self._values[code])
+
     def first(self) -> list[Span[V]]:
         """The first span, if there is one."""
-        return self._spans[:1]
+        return [next(iter(self))] if self._pages else []
 
     def __iter__(self) -> Iterator[Span[V]]:
-        """Ascending. The map must not change meanwhile."""
-        return iter(self._spans)
+        return self.within(0)
 
     def __reversed__(self) -> Iterator[Span[V]]:
-        """Descending. The map must not change meanwhile."""
-        return reversed(self._spans)
+        return self.descending(_ABOVE_ALL)
+
+    def descending(self, row: int) -> Iterator[Span[V]]:
+        """The spans that begin at this row or before, the last one first."""
+        at, place = self._find(row)
+        hi = next((start - 1 for start, _ in islice(self._boundaries(row), 1, 2)), row)
+        while at >= 0:
+            keys, page = self._pages[at], self._numbers[at] << _PAGE_BITS
+            for index in range(place, -1, -1):
+                lo, code = page + (keys[index] >> _CODE_BITS), keys[index] & _CODES
+                if code != _NO_VALUE:
+                    yield Span(lo, hi, self._values[code])
+                hi = lo - 1
+            at -= 1
+            place = len(self._pages[at]) - 1
 
     def total_by_value(self) -> dict[V, int]:
-        """How many rows hold each value."""
-        return dict(self._totals)
+        """How many rows hold each value. In the order in which the values came."""
+        return {value: self._totals[code] for value, code in self._codes.items()}
 
     @property
     def total(self) -> int:
         """How many rows hold any value."""
         return sum(self._totals.values())
 
-    def _count(self, spans: list[Span[V]], sign: int) -> None:
-        for span in spans:
-            total = self._totals.get(span.value, 0) + sign * span.size
-            if total:
-                self._totals[span.value] = total
+    # Values and their codes
+
+    def _code(self, value: V | None) -> int:
+        if value is None:
+            return _NO_VALUE
+        if value not in self._codes:
+            code = self._spare_codes.pop() if self._spare_codes else len(self._codes) + 1
+            self._codes[value], self._values[code], self._totals[code] = code, value, 0
+        return self._codes[value]
+
+    def _count(self, code: int, rows: int) -> None:
+        if code == _NO_VALUE:
+            return
+        self._totals[code] += rows
+        if not self._totals[code]:
+            del self._totals[code], self._codes[self._values.pop(code)]
+            self._spare_codes.append(code)
+
+    # Boundaries
+
+    def _touching(self, lo: int, hi: int) -> Iterator[Span[int]]:
+        """The spans that hold a row from ``lo`` to ``hi``, whole, with their codes."""
+        for (first, code), (end, _) in pairwise(self._boundaries(lo)):
+            if first > hi:
+                return
+            if code != _NO_VALUE and end > lo:
+                yield Span(first, end - 1, code)
+
+    def _boundaries(self, row: int) -> Iterator[tuple[int, int]]:
+        """Row and code of the last one up to this row, if there is one, and of all behind it."""
+        at, place = self._find(row)
+        for index in range(max(0, at), len(self._pages)):
+            keys, page = self._pages[index], self._numbers[index] << _PAGE_BITS
+            for key in range(place, len(keys)):
+                yield page + (keys[key] >> _CODE_BITS), keys[key] & _CODES
+            place = 0
+
+    def _find(self, row: int) -> tuple[int, int]:
+        """Page and place of the last one up to this row; (-1, 0): there is none."""
+        at = bisect_right(self._numbers, row >> _PAGE_BITS) - 1
+        if at < 0:
+            return -1, 0
+        place = len(self._pages[at]) - 1
+        if self._numbers[at] == row >> _PAGE_BITS:
+            place = bisect_right(self._pages[at], _least_key(row) + _CODES) - 1
+            if place < 0:
+                at -= 1
+                place = len(self._pages[at]) - 1 if at >= 0 else 0
+        return at, place
+
+    def _append(self, lo: int, hi: int, code: int) -> bool:
+        """Add a span behind all others. False: it is not, or it would join the last one."""
+        if not self._pages:
+            self._insert(lo, code)
+        else:
+            keys = self._pages[-1]
+            end = (self._numbers[-1] << _PAGE_BITS) + (keys[-1] >> _CODE_BITS)
+            if lo < end:
+                return False
+            if lo > end:
+                self._insert(lo, code)
+            elif (keys[-2] if len(keys) > 1 else self._pages[-2][-1]) & _CODES == code:
+                return False
             else:
-                del self._totals[span.value]
+                keys[-1] |= code
+        self._insert(hi + 1, _NO_VALUE)
+        self._totals[code] += hi - lo + 1
+        return True
+
+    def _insert(self, row: int, code: int) -> None:
+        page, key = row >> _PAGE_BITS, (row & _PLACES) << _CODE_BITS | code
+        at = len(self._numbers) - 1
+        if at < 0 or self._numbers[at] != page:
+            at = bisect_left(self._numbers, page)
+            if self._numbers[at : at + 1] != [page]:
+                self._numbers.insert(at, page)
+                self._pages.insert(at, array("Q"))
+        keys = self._pages[at]
+        if keys and key > keys[-1]:
+            keys.append(key)
+        else:
+            insort(keys, key)
+
+    def _erase(self, lo: int, hi: int) -> None:
+        """Take out those from row ``lo`` to ``hi``."""
+        at = bisect_left(self._numbers, lo >> _PAGE_BITS)
+        while at < len(self._numbers) and self._numbers[at] <= hi >> _PAGE_BITS:
+            keys, page = self._pages[at], self._numbers[at]
+            begin = bisect_left(keys, _least_key(lo)) if page == lo >> _PAGE_BITS else 0
+            end = (
+                bisect_left(keys, _least_key(hi) + _CODES)
+                if page == hi >> _PAGE_BITS
+                else len(keys)
+            )
+            del keys[begin:end]
+            if keys:
+                at += 1
+            else:
+                del self._pages[at], self._numbers[at]
+
+
+def _least_key(row: int) -> int:
+    return (row & _PLACES) << _CODE_BITS
 
 
 def runs(rows: Iterable[int]) -> list[tuple[int, int]]:
@@ -140,4 +260,15 @@ def runs(rows: Iterable[int]) -> list[tuple[int, int]]:
             found[-1] = (found[-1][0], row)
         else:
             found.append((row, row))
+    return found
+
+
+def first_rows(ranges: Iterable[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
+    """The first rows of these ranges, at most ``limit``."""
+    found: list[tuple[int, int]] = []
+    for lo, hi in ranges:
+        found.append((lo, min(hi, lo + limit - 1)))
+        limit -= found[-1][1] - lo + 1
+        if not limit:
+            break
     return found

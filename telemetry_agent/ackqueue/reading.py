@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from telemetry_agent.ackqueue.contents import stored
 from telemetry_agent.ackqueue.file.rows import TIME_MS, decode
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -19,6 +20,7 @@ from telemetry_agent.ackqueue.recovery.verify import FileAtRest
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.errors import StorageError
+from telemetry_agent.model import Record
 
 _BLOCK_BYTES = 1 << 20
 _SECTORS_BYTES = 4096
@@ -51,14 +53,12 @@ class QueueReader:
         Raises:
             StorageError: the file cannot be read.
         """
-        spans: list[tuple[int, int]] = [(1, self.shared.committed)]
-        if state not in {None, State.READY}:
-            spans = [(span.lo, span.hi) for span in self._ledger.in_state(State(state or 0))]
-        for lo, hi in spans:
-            for row in self._store.read(lo, hi):
-                mark, record = self._ledger.state_of(row[0]), decode(row)
-                if record is not None and mark.state > 0 and state in {None, mark.state}:
-                    yield Stored(record, mark.state, mark.reason)
+        return stored(self.shared, state)
+
+    def newest(self, limit: int) -> list[Record]:
+        """The newest sound fixes, the newest first; see ``AckQueue.newest``."""
+        rows = self._store.read_back(self.shared.committed, limit)
+        return [record for row in rows if (record := decode(row)) is not None]
 
     def newest_ms(self) -> int | None:
         """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
@@ -66,8 +66,7 @@ class QueueReader:
         Raises:
             StorageError: the file cannot be read.
         """
-        records = map(decode, self._store.read_back(self.shared.committed, ROWS_PER_READ))
-        return next((r.fix.time_ms for r in records if r and r.fix.time_is_sure), None)
+        return next((r.fix.time_ms for r in self.newest(ROWS_PER_READ) if r.fix.time_is_sure), None)
 
     def close(self) -> None:
         """Close the file."""

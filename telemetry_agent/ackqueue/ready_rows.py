@@ -52,6 +52,10 @@ class ReadyRows:
             count += span.hi - max(span.lo - 1, self.newest)
         return count
 
+    def batch(self, number: int) -> list[tuple[int, int]]:
+        """The rows of an earlier batch."""
+        return [span[:2] for span in self.free.where(lambda value: value == number)]
+
     def middle(self) -> int:
         """So many of them are before this row as behind it."""
         left = self.free.total // 2
@@ -72,8 +76,7 @@ class ReadyRows:
         if live_first and self.live():
             return Plan(self._newest(limit), live=True, newest_first=True)
         if oldest.value != LOOSE:
-            whole = [(span.lo, span.hi) for span in self.free if span.value == oldest.value]
-            return Plan(whole, live=False, batch=oldest.value)
+            return Plan(self.batch(oldest.value), live=False, batch=oldest.value)
         return Plan(self._oldest(oldest, limit), live=oldest.lo > self.newest)
 
     def _newest(self, limit: int) -> list[tuple[int, int]]:

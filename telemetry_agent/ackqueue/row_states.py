@@ -1,5 +1,6 @@
 """What can become of a row. Pure: neither the disk nor SQL is known here."""
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class RowState(NamedTuple):
 
     state: State
     reason: str | None = None
+    """``None`` for a dead letter: it is in the file only; see ``unnamed``."""
     batch: int | None = None
     """For UNACK and READY: the rows of one batch share this number (its first row). For AWAY, see
     there."""
@@ -46,12 +48,33 @@ NOT_RECORDED = RowState(State.GONE, "full")
 REFUSED = RowState(State.GONE, "refused")
 THINNED = RowState(State.GONE, "thinned")
 
+REASONS_IN_MEMORY = 10
+"""An endpoint can have a reason of its own for each fix that it refuses. So memory knows the first
+ones by their text, and of all others no more than the number of rows."""
 _REASON_LENGTH = 500  # the text of an endpoint is not stored without a limit
+_UNNAMED = tuple(RowState(State.ACK_FAILED, batch=number) for number in range(3))
 
 
 def dead_letter(reason: str) -> RowState:
     """Make the state of a dead letter; the text of an endpoint can hold what UTF-8 cannot."""
     return RowState(State.ACK_FAILED, reason[:_REASON_LENGTH].encode(errors="replace").decode())
+
+
+def unnamed(*neighbours: RowState | None) -> RowState:
+    """Make the state of dead letters whose reason memory does not know.
+
+    It differs from that of the rows next to them: those can have another reason, and are a mark of
+    their own in the file.
+    """
+    first, second, third = _UNNAMED
+    if first not in neighbours:
+        return first
+    return second if second not in neighbours else third
+
+
+def named(marks: Iterable[RowState]) -> list[RowState]:
+    """Those of dead letters whose reason memory knows."""
+    return [mark for mark in marks if mark.state is State.ACK_FAILED and mark.reason is not None]
 
 
 class Loaded(NamedTuple):

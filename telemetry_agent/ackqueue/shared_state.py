@@ -253,17 +253,18 @@ class SharedState:
             UnusableError: The file is damaged, and was set aside.
             StorageError: The file cannot be read.
         """
-        return self._read(lambda store: list(islice(store.read(lo, hi), limit)))
+        return self.ask(lambda store: list(islice(store.read(lo, hi), limit)))
 
     def read_back(self, row: int, limit: int) -> list[Row]:
         """The last rows up to this one, the newest first; as ``read``."""
-        return self._read(lambda store: store.read_back(row, limit))
+        return self.ask(lambda store: store.read_back(row, limit))
 
     def numbers(self, lo: int, hi: int) -> list[int]:
         """The first 1,000 numbers of rows in this range; as ``read``."""
-        return self._read(lambda store: store.numbers(lo, hi))
+        return self.ask(lambda store: store.numbers(lo, hi))
 
-    def _read(self, read: Callable[[Store], list[V]]) -> list[V]:
+    def ask(self, read: Callable[[Store], V]) -> V:
+        """Read something from the file; raises as ``read``."""
         assert self.disk.locked()
         if self._damage is not None:
             raise self._damage

@@ -45,7 +45,8 @@ class QueueStats:
     uncommitted: int
     """Named, and not yet on disk."""
     dead_letters: Mapping[str, int]
-    """Reason -> count; sums up to ``ack_failed``."""
+    """Reason -> count, of the first reasons; the rest has ``other reasons``. Sums up to
+    ``ack_failed``."""
     lost: Mapping[str, int]
     """Reason -> count, for ever: ``damaged`` (not as it was stored), ``uncounted`` (at least so
     many: the end of the log, or all of a file, is gone), ``memory`` (the disk refused for too
@@ -75,8 +76,8 @@ def count(
     dead_letters: Counter[str] = Counter()
     for mark, rows in ledger.marks.total_by_value().items():
         by_state[mark.state] += rows
-        if mark.state is State.ACK_FAILED and mark.reason is not None:
-            dead_letters[mark.reason] += rows
+        if mark.state is State.ACK_FAILED:
+            dead_letters[mark.reason or "other reasons"] += rows
     in_flight = ledger.in_flight()
     return QueueStats(
         ready=ledger.ready_rows.free.total + in_flight + placed,

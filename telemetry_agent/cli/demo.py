@@ -83,7 +83,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("telemetry_agent.page").setLevel(logging.WARNING)  # told here, as all else
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    missing = server_missing() or browser_missing()
+    missing = server_missing()
     port = None if no_page or missing else _free_port()
     if length_s is None and not (port and sys.stdout.isatty()):
         length_s = _ROUND_S
@@ -91,6 +91,8 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
     url = f"http://127.0.0.1:{port}/" if port is not None else ""
     if url:
         _show(url, until_interrupted=length_s is None)
+        if bare := browser_missing():
+            click.echo(bare)
     elif not no_page:
         click.echo(f"No page to watch it on: {missing}.")
     with (

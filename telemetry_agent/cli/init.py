@@ -14,19 +14,20 @@ import click
 from telemetry_agent.cli import first_fix, service
 from telemetry_agent.cli.options import duration_callback
 from telemetry_agent.cli.receiver_choice import choose_receiver, listen
-from telemetry_agent.cli.server_presets import SERVERS, completed
-from telemetry_agent.cli.server_recognition import told_by_answer, told_by_url
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import QueueSettings, Settings
 from telemetry_agent.config.values import SHARED_NAMES
-from telemetry_agent.daemon.builders import build_credentials
-from telemetry_agent.doctor.endpoint import asked
-from telemetry_agent.doctor.permissions import SERVICE_USER, agents_account, owner_of
+from telemetry_agent.doctor.agent_checks import AgentChecks
+from telemetry_agent.doctor.endpoint import EndpointChecks
+from telemetry_agent.doctor.permissions import SERVICE_USER
+from telemetry_agent.doctor.runner import findings
+from telemetry_agent.doctor.server_presets import SERVERS, completed
+from telemetry_agent.doctor.server_recognition import told_by_answer, told_by_url
 from telemetry_agent.errors import AgentError, ConfigError, UsageError
 from telemetry_agent.snapshot import Snapshot
-from telemetry_agent.upload.http.transport import Transport
 
+_TRIAL_S = 12.0
 _MODE = 0o640  # it may come to hold secrets
 _WANT_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
 _SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
@@ -57,6 +58,8 @@ class _Answers:
         lines += ["", "[upload]", f"url = {json.dumps(self.url)}"]
         if (format_ := SERVERS[self.server].format) != "native":
             lines.append(f'format = "{format_}"')
+        if not SERVERS[self.server].unpacks:
+            lines.append('compression = "none"')
         if self.token_file is not None:
             lines.append(f"token_file = {json.dumps(str(self.token_file))}")
         return "\n".join([*lines, ""])
@@ -240,20 +243,15 @@ def _ask_token(kind: str, given: Path | None, *, asks: bool) -> Path | None:
 
 def _unreadable(path: Path) -> str | None:
     """Why the service could not read a file, and the remedy; root's own eyes prove nothing."""
-    place = path.absolute()
-    better = f"`sudo install -m 0640 -g {SERVICE_USER} {path} /etc/telemetry-agent/`"
-    if os.geteuid() == 0 and any(place.is_relative_to(hidden) for hidden in service.HIDDEN):
-        return f"{path} is below a home folder, which the service cannot see: {better}"
-    account = agents_account(None, SERVICE_USER)
     try:
-        for folder in reversed(place.parents):
-            if not account.may(folder, os.X_OK):
-                return f"{account.name} may not look into {folder} ({owner_of(folder)}): {better}"
-        if not account.may(place, os.R_OK):
-            return f"{account.name} may not read {path} ({owner_of(place)}): {better}"
+        path.stat()
+    except PermissionError:
+        pass
     except OSError as error:
         return f"cannot read {path}: {error.strerror}"
-    return None
+    service = AgentChecks(QueueSettings().path, planned=os.geteuid() == 0)
+    found = service.unreadable("upload.token_file", path.absolute())
+    return None if found is None else str(found)
 
 
 def _fault(answers: _Answers) -> str | None:
@@ -292,29 +290,19 @@ def _write(path: Path, text: str) -> Settings:
 
 
 def _try_endpoint(answers: _Answers) -> bool:
-    """Send a request without any position, say what came back; whether that is good."""
+    """Check the endpoint without sending a position, say what is found; whether that is good."""
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, "config.toml")
         draft.write_text(answers.text(), "utf-8")
         settings = loader.load(draft).settings
-    upload = settings.upload
-    try:
-        credentials = build_credentials(upload, set())
-        credentials.prepare()
-    except ConfigError as error:
-        click.echo(f"the endpoint: {error}")
-        return False
-    transport = Transport(upload.url, credentials=credentials, proxy=upload.proxy)
-    try:
-        findings = list(asked(transport, upload, settings.device, None))
-    finally:
-        transport.close()
-    for found in findings:
-        if found.verdict == "skip":
-            continue
-        remedy = f"; {found.remedy}" if found.remedy else ""
-        click.echo(f"the endpoint: {found.name}: {found.said}{remedy}")
-    return all(found.verdict in {"pass", "skip"} for found in findings)
+    agent = AgentChecks(settings.queue.path)
+    endpoint = EndpointChecks(settings.upload, settings.device, agent)
+    found = list(findings(endpoint.checks(), limit_s=_TRIAL_S))
+    for each in found:
+        if each.verdict in {"warn", "fail"} or each.name == "answer":
+            remedy = f"; {each.remedy}" if each.remedy else ""
+            click.echo(f"the endpoint: {each.name}: {each.said}{remedy}")
+    return all(each.verdict in {"pass", "skip"} for each in found)
 
 
 def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:

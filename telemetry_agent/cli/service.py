@@ -23,10 +23,11 @@ UNIT = "telemetry-agent.service"
 _NAME = "telemetry-agent"
 _MARK = "# Written by `telemetry-agent service install`; `service uninstall` removes it.\n"
 _OF_A_PACKAGE = Path("/usr/lib/systemd/system", UNIT)
+_TMPFILES = Path("/etc/tmpfiles.d/telemetry-agent.conf")
 _FILES = {
     UNIT: Path("/etc/systemd/system", UNIT),
     "sysusers.d/telemetry-agent.conf": Path("/etc/sysusers.d/telemetry-agent.conf"),
-    "tmpfiles.d/telemetry-agent.conf": Path("/etc/tmpfiles.d/telemetry-agent.conf"),
+    "tmpfiles.d/telemetry-agent.conf": _TMPFILES,
 }
 _LINK = Path("/usr/local/bin", _NAME)
 _STATE = Path("/var/lib", _NAME)
@@ -59,11 +60,10 @@ def uninstall(*, purge: bool) -> None:
     if not _is_ours(_FILES[UNIT]):
         raise AgentError(f"{_FILES[UNIT]} was not written by `service install`: nothing is removed")
     _run("systemctl", "disable", "--now", UNIT)
+    _remove_link()
     for path in _FILES.values():
         if _is_ours(path):
             path.unlink()
-    if _LINK.is_symlink() and _LINK.readlink() == program():
-        _LINK.unlink()
     _run("systemctl", "daemon-reload")
     if purge:
         _purge()
@@ -82,15 +82,17 @@ def install_service() -> None:
     if fault := unfit((Path(sys.prefix), Path(sys.executable).resolve(), program())):
         raise AgentError(fault)
     source = _source()
+    _remove_link()
+    found = shutil.which(_NAME, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin")
+    ends = {} if found else {_TMPFILES: f"L {_LINK} - - - - {program()}\n"}
     for name, path in _FILES.items():
         if path.exists() and not _is_ours(path):
             raise AgentError(f"{path} is there and not from `service install`: move it away first")
         text = (source / name).read_text("utf-8")
-        _write(path, _MARK + text.replace(f"ExecStart=/usr/bin/{_NAME}", f"ExecStart={program()}"))
-    if shutil.which(_NAME, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin") is None:
-        _LINK.symlink_to(program())
+        text = text.replace(f"ExecStart=/usr/bin/{_NAME}", f"ExecStart={program()}")
+        _write(path, _MARK + text + ends.get(path, ""))
     _run("systemd-sysusers", _FILES["sysusers.d/telemetry-agent.conf"].name)
-    _run("systemd-tmpfiles", "--create", _FILES["tmpfiles.d/telemetry-agent.conf"].name)
+    _run("systemd-tmpfiles", "--create", _TMPFILES.name)
     _run("systemctl", "daemon-reload")
     _run("systemctl", "enable", UNIT)
 
@@ -153,6 +155,12 @@ def _undelivered() -> str:
         return "an unknown number of"
     stats = json.loads(done.stdout)
     return str(stats["ready"] + stats["unack"])
+
+
+def _remove_link() -> None:
+    """The link in /usr/local/bin, if it is ours: pipx and uv make one of their own there."""
+    if _is_ours(_TMPFILES) and f"L {_LINK} " in _TMPFILES.read_text("utf-8"):
+        _LINK.unlink(missing_ok=True)
 
 
 def _is_ours(path: Path) -> bool:

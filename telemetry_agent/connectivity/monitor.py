@@ -28,12 +28,15 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from telemetry_agent.addresses import Address, no_route_to
 from telemetry_agent.clock import Clock
+from telemetry_agent.connecting import no_route_to
 from telemetry_agent.connectivity.probe import Probe, Word
 from telemetry_agent.connectivity.routes import KernelBell, Path
+
+if TYPE_CHECKING:
+    from telemetry_agent.addresses import Address
 
 log = logging.getLogger(__name__)
 
@@ -185,19 +188,19 @@ class Monitor:
         self._probe.start(now_s)
 
     def _follow_probe(self, now_s: float) -> None:
-        verdict = self._probe.poll(now_s)
+        result = self._probe.poll(now_s)
         # Add new addresses; a changed path of a known one is left to _look.
         self._paths = {
             address: self._paths.get(address, now) for address, now in self._probe.paths().items()
         }
-        if verdict is None:
+        if result is None:
             return
-        if verdict.word == "up":
+        if result.word == "up":
             if self.state.word != "up" and self._return_due_s is None:
                 self._return_due_s = now_s + self._rng.uniform(0, self._spread_s(now_s))
         elif self.state.word != "up" or self._in_doubt:  # else it was answered meanwhile
             self._failed_probes += 1
-            self._go_away(now_s, verdict.word, verdict.error)
+            self._go_away(now_s, result.word, result.error)
             self._probe_due_s = now_s + self._probe_every_s
         self._in_doubt = False
 

@@ -38,7 +38,8 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from telemetry_agent.addresses import NO_ROUTE, Address
+from telemetry_agent.addresses import Address
+from telemetry_agent.connecting import NO_ROUTE
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from telemetry_agent.errors import AgentError, UnavailableError, UsageError
 from telemetry_agent.export import FORMATS, trips
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import Parking
-from telemetry_agent.fields import rfc3339
+from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Record
 from telemetry_agent.tasks import Bell
@@ -152,7 +152,15 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
         until_ms = _instant_ms(queue, asked, "until", _EVER_MS)
         yield {"resent": queue.resend(since_ms, until_ms)}
 
+    def newest(asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        limit = asked.get("limit")
+        if type(limit) is not int or not 0 <= limit <= _FIXES_PER_ANSWER:
+            raise UsageError(f"limit {limit!r}: a count up to {_FIXES_PER_ANSWER}")
+        for stream, seq, device, fix in queue.newest(limit):
+            yield {"stream": stream, "seq": seq, "device": device, **fix_fields(fix)}
+
     return looking_commands(queue) | {
+        "queue newest": Command(newest),
         "queue retry": Command(retry),
         "queue discard": Command(discard),
         "queue resend": Command(resend),

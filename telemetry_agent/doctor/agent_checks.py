@@ -15,7 +15,13 @@ from telemetry_agent.config.settings import GpsSettings
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor import now
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span, warned
-from telemetry_agent.doctor.permissions import HIDDEN, SystemUser, agents_account, is_user
+from telemetry_agent.doctor.permissions import (
+    HIDDEN,
+    SERVICE_USER,
+    SystemUser,
+    agents_account,
+    owner_of,
+)
 from telemetry_agent.errors import Advice, AgentError, QueueLockedError, SourceError
 from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.model import ReceiverState
@@ -34,10 +40,17 @@ class AgentChecks:
         ask: puts a question to the agent.
         user: who runs it as a service.
         hidden: what the service does not see.
+        planned: the service is yet to be set up.
     """
 
     def __init__(
-        self, queue_path: Path, ask: Ask, user: str, hidden: tuple[Path, ...] = HIDDEN
+        self,
+        queue_path: Path,
+        ask: Ask = client.ask,
+        user: str = SERVICE_USER,
+        hidden: tuple[Path, ...] = HIDDEN,
+        *,
+        planned: bool = False,
     ) -> None:
         self._hidden = hidden
         self.status: Snapshot | None = None
@@ -45,6 +58,7 @@ class AgentChecks:
         self._queue_path = queue_path
         self._ask = ask
         self._user = user
+        self._planned = planned
 
     @property
     def pid(self) -> int | None:
@@ -58,21 +72,49 @@ class AgentChecks:
 
     def hides(self, path: Path) -> Path | None:
         """The folder, hidden from the service, that this path is in; ``None``: it is seen."""
-        if self.account.name != self._user:
+        if self.account.name != self._user and not self._planned:
             return None
         resolved = path.resolve()
         return next((each for each in self._hidden if resolved.is_relative_to(each)), None)
 
     def cannot_judge(self) -> bool:
         """Whether the asker is another user than the one whose rights count."""
-        return os.geteuid() not in {0, self.account.uid} or (
-            self.status is None and os.geteuid() != 0 and is_user(self._user)
+        return os.geteuid() not in {0, self.account.uid}
+
+    def unreadable(self, key: str, path: Path) -> Advice | None:
+        """Why the agent cannot read the file that ``key`` names, and the remedy.
+
+        What nobody can tell, such as a file that is not there, is left to whoever reads it.
+        """
+        name = self._user if self._planned else self.account.name
+        copy = (
+            f"`sudo install -o {name} -m 600 {path} /etc/telemetry-agent/`, and set {key} = "
+            f'"/etc/telemetry-agent/{path.name}"'
         )
+        if (hidden := self.hides(path)) is not None:
+            said = f"the service does not see {key}: {path} ({hidden} is hidden from it)"
+            return Advice(said, copy)
+        try:
+            blocked = self.account.blocked_at(path)
+            if blocked is None:
+                return None
+            owner = owner_of(blocked)
+        except OSError:
+            return None
+        if blocked != path:
+            return Advice(f"{name} may not look into {blocked} ({owner}), for {key}: {path}", copy)
+        return Advice(
+            f"{name} may not read {key}: {path} ({owner})", f"`sudo chown {name}: {path}`"
+        )
+
+    def answers(self, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Ask it."""
+        return self._ask(self._queue_path, question)
 
     def examine(self) -> Iterator[Finding]:
         """Does it run, and does it answer: ``agent``."""
         try:
-            self.status = read(Snapshot, next(self._ask(self._queue_path, {"ask": "status"})))
+            self.status = read(Snapshot, next(self.answers({"ask": "status"})))
         except client.NoAgentError:
             yield self._absent()
             return

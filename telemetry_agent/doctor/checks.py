@@ -12,7 +12,7 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks, Ask, TapSource
-from telemetry_agent.doctor.endpoint import CREDENTIALS, SERVERS, EndpointChecks
+from telemetry_agent.doctor.endpoint import CREDENTIALS, EndpointChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.listening import Patience
 from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER
@@ -49,13 +49,17 @@ def examine(
 ) -> Iterator[Finding]:
     """Check everything; takes less than 15 s. Every name is told, whatever failed.
 
-    ``send``: the endpoint is sent the receiver's position, if there is one.
+    ``send``: the endpoint is sent the newest recorded fix again, and what it must refuse.
     """
     try:
         loaded = loader.load(config_path)
     except AgentError as error:
-        check = "correct it; `telemetry-agent config check` reports when it is right"
-        yield failed("config", f"{error.message}{_meanwhile()}", error.remedy or check)
+        said = f"{error.message}{_meanwhile()}"
+        if isinstance(error.__context__, PermissionError):
+            yield warned("config", said, error.remedy)
+        else:
+            check = "correct it; `telemetry-agent config check` reports when it is right"
+            yield failed("config", said, error.remedy or check)
         yield from (skipped(name, "needs config") for name in NAMES[1:])
         return
     files = ", ".join(map(str, loaded.files)) or "the environment"
@@ -73,7 +77,43 @@ def _meanwhile() -> str:
         status = read(Snapshot, next(client.ask(None, {"ask": "status"})))
     except AgentError:
         return ""
-    return f"; the service runs all the same (receiver {status.receiver.state})"
+    return (
+        f"; the service runs all the same (receiver {status.receiver.state}, uploads "
+        f"{status.upload.state})"
+    )
+
+
+def _files(settings: Settings, agent: AgentChecks) -> Iterator[Finding]:
+    """Can the agent read what else the config names: ``files``."""
+    name, gps, page = "files", settings.gps.source, settings.page
+    files = {"page.token_file": page.token_file, "page.map": page.map}
+    files |= {f"extra.{key}": one.file for key, one in settings.extra.files.items()}
+    if gps.startswith("file://"):
+        files["gps.source"] = Path(gps.removeprefix("file://"))
+    named = {key: path for key, path in files.items() if path is not None}
+    for key, path in named.items():
+        verdict = failed if key == "gps.source" else warned
+        if (found := agent.unreadable(key, path)) is not None:
+            remedy = found.remedy
+            if key.startswith("extra."):
+                remedy = (
+                    f"have it written where {agent.account.name} may read it, not in a home or /tmp"
+                )
+            yield verdict(name, found.message, remedy)
+            return
+        try:
+            path.stat()
+        except OSError as error:
+            forbidden = isinstance(error, PermissionError)
+            said = f"{key}: {path}: {error.strerror}"
+            yield (warned if forbidden else verdict)(
+                name, said, "use sudo" if forbidden else "correct it"
+            )
+            return
+    if named:
+        yield passed(name, f"readable: {', '.join(named)}")
+    else:
+        yield skipped(name, "the config names none")
 
 
 def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
@@ -97,7 +137,7 @@ def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
         agent,
         resolve=site.resolve,
         clock=site.clock,
-        position=lambda: receiver.fix if send else None,
+        newest=storage.newest,
         send=send,
     )
     hung_disk = ("no answer of the disk", "the disk or a network file system hangs: see `dmesg`")
@@ -115,17 +155,8 @@ def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
         Check(("state directory",), storage.folder, ("agent",), overdue=hung_disk),
         Check(("file system", "disk space"), storage.disk, overdue=hung_disk),
         Check(("queue",), storage.queue, ("state directory",), 7.0, hung_disk),
-        Check(("credentials",), endpoint.credentials, ("agent",)),
-        Check(("name",), endpoint.name, (), 4.0, ("no name server answers", SERVERS)),
-        Check(("tcp",), endpoint.tcp, ("name",), 5.0),
-        Check(("tls",), endpoint.tls, ("credentials", "tcp"), 5.0),
-        Check(
-            ("authentication", "answer", "proof"),
-            endpoint.ask,
-            ("tls",),
-            12.0 if send else 6.0,
-            after=("sentences",) if send else (),
-        ),
+        Check(("files",), lambda: _files(settings, agent), ("agent",)),
+        *endpoint.checks(("agent",)),
         Check(("delivery",), agent.delivery, ("agent",)),
     ]
 
@@ -141,6 +172,7 @@ NAMES = (
     "file system",
     "disk space",
     "queue",
+    "files",
     "credentials",
     "name",
     "tcp",

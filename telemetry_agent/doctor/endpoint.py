@@ -1,11 +1,8 @@
 """The endpoint: its name, a connection, its certificate, and what it answers to the agent."""
 
-import gzip
 import os
-import secrets
 import ssl
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from socket import socket
@@ -13,42 +10,39 @@ from urllib.parse import urlsplit
 
 from telemetry_agent.addresses import (
     Address,
-    Connecting,
     Resolve,
     Resolver,
     UnreachableError,
     is_literal,
     is_loopback,
     look_up_error,
+    resolve,
 )
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import UploadSettings
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
-from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.doctor.permissions import owner_of
+from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
+from telemetry_agent.doctor.runner import Check
+from telemetry_agent.doctor.trial import Trial
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.model import Batch, Delivered, Fix, Payload, Record
+from telemetry_agent.model import Record
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.compression import CompressionChoice
-from telemetry_agent.upload.formats.answers import offers_gzip, with_words
-from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
-from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import NoAnswer
 
 _TCP_S = 4.0
 _TLS_S = 4.0
-_ANSWER_S = 5.0
 _RENEW_DAYS = 14
-_LATER = "try again later: nothing is lost"
 
 # Of OpenSSL's X509_V_ERR_…
 _NOT_YET, _EXPIRED = 9, 10
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 _OTHER_NAME = {62, 64}
+
+_SECRET_KEYS = ("token_file", "password_file", "client_key", "proxy_password_file")
 
 CREDENTIALS = "/run/credentials/telemetry-agent.service"
 """Where systemd keeps those of the service while that runs."""
@@ -63,8 +57,8 @@ class EndpointChecks:
         agent: must be able to read the secrets.
         resolve: looks names up.
         clock: the machine's clocks.
-        position: what to send there; nothing by default.
-        send: also what must be refused.
+        newest: the newest recorded fixes, to send one of them.
+        send: whether to, and what must be refused as well.
     """
 
     def __init__(
@@ -73,9 +67,9 @@ class EndpointChecks:
         device: str,
         agent: AgentChecks,
         *,
-        resolve: Resolve,
-        clock: Clock,
-        position: Callable[[], Fix | None] = lambda: None,
+        resolve: Resolve = resolve,
+        clock: Clock | None = None,
+        newest: Callable[[], Sequence[Record]] = list,
         send: bool = False,
     ) -> None:
         self._upload = upload
@@ -84,53 +78,65 @@ class EndpointChecks:
         self._is_blind = False  # the secrets cannot be seen, so no answer is judged by them
         self._credentials = Credentials()
         self._resolve = resolve
-        self._clock = clock
-        self._position = position
+        self._clock = clock or Clock()
+        self._newest = newest
         self._send = send
         self._host, self._port = upload.address
+        self._key = "upload.proxy" if upload.proxy else "upload.url"
         self._addresses: list[Address] = []
         self._socket: socket | None = None
 
+    def checks(self, needs: tuple[str, ...] = ()) -> list[Check]:
+        """All of them; the first ``needs`` others."""
+        overdue = ("no name server answers", _SERVERS)
+        return [
+            Check(("credentials",), self.credentials, needs),
+            Check(("name",), self.name, (), 4.0, overdue),
+            Check(("tcp",), self.tcp, ("name",), 5.0),
+            Check(("tls",), self.tls, ("credentials", "tcp"), 5.0),
+            Check(
+                ("authentication", "answer", "proof"),
+                self.ask,
+                ("tls",),
+                12.0 if self._send else 8.0,
+            ),
+        ]
+
     def credentials(self) -> Iterator[Finding]:
         """Can the agent read what it is to show there: ``credentials``."""
-        upload, account = self._upload, self._agent.account
-        keys = ("token_file", "password_file", "ca_file", "client_cert", "client_key")
-        files = {key: path for key in keys if (path := getattr(upload, key)) is not None}
-        for key, path in files.items():
-            if (hidden := self._agent.hides(path)) is not None:
-                yield failed(
-                    "credentials",
-                    f"the service does not see upload.{key}: {path} ({hidden} is hidden from it)",
-                    f"`sudo install -o {account.name} -m 600 {path} /etc/telemetry-agent/`, and "
-                    f'set upload.{key} = "/etc/telemetry-agent/{path.name}"',
-                )
-                return
+        upload, name = self._upload, "credentials"
+        keys = (*_SECRET_KEYS, "ca_file", "client_cert")
+        files = {f"upload.{key}": path for key in keys if (path := getattr(upload, key))}
         unseen = [key for key, path in files.items() if _is_forbidden(path)]
         if self._agent.cannot_judge() and (unseen or _is_forbidden(Path(CREDENTIALS))):
             self._is_blind = True
-            what = f"upload.{unseen[0]}" if unseen else "the service's credentials"
-            yield warned("credentials", f"no permission to see {what}", "use sudo")
+            what = unseen[0] if unseen else "the service's credentials"
+            yield warned(name, f"no permission to see {what}", "use sudo")
             return
         try:
+            for key, path in files.items():
+                if found := self._agent.unreadable(key, path):
+                    yield failed(name, *found)
+                    return
             self._credentials = build_credentials(upload, set())
             self._credentials.prepare()
-            for key, path in files.items():
-                if not account.may(path, os.R_OK):
-                    yield failed(
-                        "credentials",
-                        f"{account.name} may not read upload.{key}: {path} ({owner_of(path)})",
-                        f"`sudo chown {account.name}: {path}`",
-                    )
-                    return
         except ConfigError as error:
             remedy = "correct it, or use sudo" if os.geteuid() else "correct it"
-            yield failed("credentials", str(error).removeprefix("config: "), remedy)
+            yield failed(name, str(error).removeprefix("config: "), error.remedy or remedy)
             return
-        shown = list(files) + [key for key in ("username", "headers") if getattr(upload, key)]
+        for key in _SECRET_KEYS:
+            if (path := getattr(upload, key)) and EVERYBODY.reaches(path):
+                yield warned(
+                    name,
+                    f"every user of this machine can read upload.{key}: {path} ({owner_of(path)})",
+                    f"`sudo chmod o-rwx {path}`",
+                )
+                return
+        shown = [key.removeprefix("upload.") for key in files]
+        shown += [key for key in ("username", "headers") if getattr(upload, key)]
         if "Authorization" in self._credentials.headers() and not shown:
             shown = ["a credential of the service"]
-        said = f"readable: {', '.join(shown)}" if shown else "none are set"
-        yield passed("credentials", said)
+        yield passed(name, f"readable: {', '.join(shown)}" if shown else "none are set")
 
     def name(self) -> Iterator[Finding]:
         """What address has it: ``name``."""
@@ -172,7 +178,7 @@ class EndpointChecks:
                 ) as tls:
                     yield self._certified(tls)
             except ssl.SSLCertVerificationError as error:
-                yield self._not_trusted(error)
+                yield self._unjudged("tls") if self._is_blind else self._not_trusted(error)
             except TimeoutError:
                 yield failed(
                     "tls",
@@ -189,21 +195,17 @@ class EndpointChecks:
                 )
 
     def ask(self) -> Iterator[Finding]:
-        """Send a batch without any position, or with one: ``authentication``, ``answer``."""
+        """Send what the agent would: ``authentication``, ``answer``, ``proof``."""
         dialer = Dialer(self._clock, self._resolve)
-        transport = Transport(
-            self._upload.url, credentials=self._credentials, proxy=self._upload.proxy, dialer=dialer
-        )
-        try:
-            for finding in asked(transport, self._upload, self._device, self._position()):
-                blind = self._is_blind and finding.verdict == "fail"
-                yield self._unjudged(finding.name) if blind else finding
-            if self._send:
-                yield proof(transport, self._upload, self._device)
-            else:
-                yield skipped("proof", "`telemetry-agent doctor --send` sends what must be refused")
-        finally:
-            transport.close()
+        trial = Trial(self._upload, self._device, self._credentials, dialer)
+        newest = self._newest() if self._send else ()
+        for finding in trial.ask(newest):
+            blind = self._is_blind and finding.verdict == "fail"
+            yield self._unjudged(finding.name) if blind else finding
+        if self._send:
+            yield trial.proof(newest)
+        else:
+            yield skipped("proof", "`telemetry-agent doctor --send` sends what must be refused")
 
     def _unjudged(self, name: str) -> Finding:
         status = self._agent.status
@@ -217,9 +219,9 @@ class EndpointChecks:
         except (OSError, UnicodeError) as error:
             failure = look_up_error(host, error)
             if failure.kind == "no-name":
-                remedy = "correct upload.url, or the name server's entry"
+                remedy = f"correct {self._key}, or the name server's entry"
                 return failed("name", f"there is no host {host}", remedy)
-            return failed("name", str(failure), SERVERS)
+            return failed("name", str(failure), _SERVERS)
         if is_literal(host):
             return passed("name", f"{host} is an address: no name to look up")
         found = dict.fromkeys(address.sockaddr[0] for address in self._addresses)
@@ -228,7 +230,7 @@ class EndpointChecks:
     def _unreached(self, error: UnreachableError) -> Finding:
         peer = f"{self._host}:{self._port}"
         if error.kind == "refused":
-            remedy = "start the server there, or correct the port in upload.url"
+            remedy = f"start the server there, or correct the port in {self._key}"
             return failed("tcp", f"{peer} refuses connections", remedy)
         if error.kind == "no-route":
             return failed(
@@ -290,76 +292,9 @@ class EndpointChecks:
             return failed(
                 "tls",
                 f"certificate not trusted: {words}",
-                TRUST,
+                _TRUST,
             )
-        return failed("tls", f"certificate not trusted: {words}", TRUST)
-
-
-def asked(
-    transport: Transport, upload: UploadSettings, device: str, position: Fix | None
-) -> Iterator[Finding]:
-    """Send one position, or none, in a stream of its own: ``authentication``, ``answer``."""
-    stream = secrets.token_hex(8)
-    records = () if position is None else (Record(stream, 1, device, position),)
-    batch = Batch(0, stream, device, records, live=True)
-    wire_format = choose(upload.format, upload.url, upload.username)
-    compression = CompressionChoice(upload.compression, wire_format).choice(0)
-    payload = wire_format.encode(batch, compression=compression)
-    answer = transport.exchange(payload, min(_ANSWER_S, upload.timeout_s))
-    if isinstance(answer, NoAnswer):
-        yield skipped("authentication", "no answer")
-        yield failed(
-            "answer",
-            transport.masked(answer.reason),
-            "check upload.proxy, and whether it lets this device through to the endpoint"
-            if upload.proxy and "proxy" in answer.reason
-            else "check that the endpoint works: its own log says more; if this port speaks TLS, "
-            "write https:// in upload.url",
-        )
-        return
-    outcome = with_words(wire_format.read(answer, batch), transport.masked)
-    what = Asked(upload.format, device, position is not None)
-    yield authentication(what, answer, outcome)
-    yield judged(what, answer, outcome)
-
-
-def proof(transport: Transport, upload: UploadSettings, device: str) -> Finding:
-    """Send two bodies that must be refused: whether a yes of the endpoint proves anything."""
-    name = "proof"
-    wire_format = choose(upload.format, upload.url, upload.username)
-    if wire_format.one_by_one:
-        return skipped(name, f"a server of the format {upload.format} says yes to anything")
-    record = Record(secrets.token_hex(8), 1, device, Fix(0, 0, 0))
-    batch = Batch(0, record.stream, device, (record,), live=True)
-    headers = wire_format.encode(batch, compression="none").headers
-    nonsense = b"This is no position, and must be refused. " * 4
-    broken = Payload(
-        gzip.compress(nonsense)[:-9], {**headers, "Content-Encoding": "gzip"}, compressed=True
-    )
-    offers = False
-    for what, payload in (
-        ("nonsense", Payload(nonsense, headers)),
-        ("a broken gzip body", broken),
-    ):
-        answer = transport.exchange(payload, min(_ANSWER_S, upload.timeout_s))
-        if isinstance(answer, NoAnswer):
-            return warned(name, f"no answer to {what}: {transport.masked(answer.reason)}", _LATER)
-        offers = offers or offers_gzip(replace(answer, status=200))  # also beside a refusal
-        if isinstance(wire_format.read(answer, batch), Delivered):
-            return warned(
-                name,
-                f"the endpoint answers {answer.status} to {what}: its yes proves nothing",
-                "make it answer 400 to what it cannot read, or `received` with the number of "
-                "fixes that it has; leave upload.compression alone",
-            )
-    said = "nonsense is refused"
-    if offers or upload.compression == "gzip" or wire_format.unpacks:
-        return passed(name, f"{said}, and gzip is unpacked")
-    return passed(
-        name,
-        f"{said}; requests stay plain: `Accept-Encoding: gzip` in its answers offers compression, "
-        "which makes requests three to ten times smaller",
-    )
+        return failed("tls", f"certificate not trusted: {words}", _TRUST)
 
 
 def _is_forbidden(path: Path) -> bool:
@@ -369,11 +304,11 @@ def _is_forbidden(path: Path) -> bool:
         return True
     except OSError:
         return False
-    return not os.access(path, os.R_OK)
+    return not os.access(path, os.R_OK, effective_ids=True)
 
 
-SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"
-TRUST = (
+_SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"
+_TRUST = (
     "set upload.ca_file to the certificate of its CA, or of the server itself where it signed its "
     "own"
 )

@@ -1,11 +1,14 @@
 """What the endpoint answered to the doctor, as findings: each server has its own way to say no."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
+from telemetry_agent.doctor.server_presets import SERVERS, usual
 from telemetry_agent.model import Answer, Deferred, Delivered, Held, Outcome, Refused
 from telemetry_agent.upload.formats.clickhouse import exception_code
-from telemetry_agent.upload.interfaces import FormatName
+from telemetry_agent.upload.interfaces import NoAnswer
 
 _CREDENTIALS = {
     401: "the endpoint asks who we are",
@@ -13,8 +16,9 @@ _CREDENTIALS = {
     407: "a proxy asks who we are",
 }
 _CLICKHOUSE_CREDENTIALS = {192, 193, 194, 195, 497, 516}
-_CLICKHOUSE_TABLE = {16, 47, 60, 81, 117}
+_CLICKHOUSE_UNKNOWN_SETTING = 115
 _LATER = {408, 409, 423, 425, 429}
+_WANTS_TLS = (b"HTTPS port", b"HTTP request to an HTTPS server")  # nginx, Go
 
 _WHO = {
     "overland": "put Dawarich's API key into upload.token_file",
@@ -30,73 +34,196 @@ _WHERE = {
     "influx": "create the database or bucket that upload.url names, or correct it",
     "clickhouse": "create the table as docs/servers.md has it, or correct upload.url",
 }
+_USE_TLS = "write https:// in upload.url, with the port that the endpoint has for it"
+_TRY_ONE = "`telemetry-agent doctor --send` sends the newest recorded position"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What the answer is to."""
 
-    format: FormatName
+    upload: UploadSettings
     device: str
     position: bool
     """A position was sent; else a request without any."""
+    server: str | None = None
+    """What answers there, of ``SERVERS``: by its page, or else as the URL looks."""
+    is_sure: bool = False
+    """By its page."""
+
+    @property
+    def otherwise(self) -> str | None:
+        """What to write instead if the server that answers is used in another way."""
+        upload = self.upload
+        if self.server is None:
+            return None
+        url, format_ = usual(self.server, upload.url), SERVERS[self.server].format
+        if format_ != upload.format:
+            return f'{self.server}: set upload.format = "{format_}" and upload.url = "{url}"'
+        if urlsplit(url).path.rstrip("/") != urlsplit(upload.url).path.rstrip("/"):
+            return f'{self.server}: set upload.url = "{url}"'
+        return None
+
+    @property
+    def proxy(self) -> str:
+        """Where the proxy is, if there is one."""
+        return urlsplit(self.upload.proxy).netloc.rpartition("@")[2]
 
 
 def authentication(asked: Asked, answer: Answer, outcome: Outcome) -> Finding:
     """Whether the endpoint knows us: ``authentication``."""
-    name = "authentication"
+    name, status = "authentication", answer.status
+    if asked.proxy and status == 407:
+        return _proxy_refuses(asked, name, status)
     if who := _stranger(asked, answer):
+        remedy = _WHO.get(asked.upload.format, "correct the credentials under [upload]")
+        if asked.proxy and status == 403 and asked.upload.url.startswith("http:"):
+            who += f", or the proxy {asked.proxy} does not let us through to it"
         return failed(
             name,
-            f"{answer.status}: {who}",
-            f"{_WHO.get(asked.format, 'correct the credentials under [upload]')} (those of "
-            "systemd are seen while the service runs, and with sudo)",
+            f"{status}: {who}",
+            f"{remedy} (those of systemd are seen while the service runs, and with sudo)",
         )
     if isinstance(outcome, Delivered):
         return passed(name, "accepted")
-    return skipped(name, f"the answer {answer.status} does not tell")
+    return skipped(name, f"the answer {status} does not tell")
 
 
 def judged(asked: Asked, answer: Answer, outcome: Outcome) -> Finding:
     """What it does with positions: ``answer``."""
     name, status = "answer", answer.status
-    if b"HTTPS port" in answer.body or answer.headers.get("location", "").startswith("https://"):
+    if answer.headers.get("location", "").startswith("https://") or any(
+        words in answer.body for words in _WANTS_TLS
+    ):
+        return failed(name, f"{status}: the endpoint wants https", _USE_TLS)
+    if isinstance(outcome, Delivered):
+        return _taken(asked, outcome, status)
+    if _stranger(asked, answer):
+        return skipped(name, "needs authentication")
+    if isinstance(outcome, Deferred) and (status in _LATER or status >= 500):
+        return warned(name, outcome.reason, _look_there(answer))
+    return _wrong_address(asked, answer, outcome.reason) or _refused(asked, answer, outcome)
+
+
+def _look_there(answer: Answer) -> str:
+    if answer.status not in {502, 504}:
+        return "nothing is lost, the agent tries again; if it stays so, look at the endpoint's log"
+    return (
+        f"what is behind {_web_server(answer) or 'the web server'} there does not run, or not "
+        "where the web server looks for it: start it, or correct proxy_pass"
+    )
+
+
+def _wrong_address(asked: Asked, answer: Answer, reason: str) -> Finding | None:
+    """Another server answers than the config is for, or at another path."""
+    name, status = "answer", answer.status
+    if status == 413:
+        what = "one position" if asked.position else "no position"
+        limit = "raise the limit there (client_max_body_size in nginx)"
+        return failed(name, f"413: a request of {what} is too large", limit)
+    if otherwise := asked.otherwise:
+        looks = "what answers there is" if asked.is_sure else "by the URL it is"
+        return failed(name, f"{reason}; {looks} {asked.server}", f"for {otherwise}")
+    if web := _web_server(answer):
         return failed(
             name,
-            f"{status}: the endpoint wants https",
-            "write https:// in upload.url, with the port that the endpoint has for it",
+            f"{status}: {web} itself answers, and has nothing for requests at this path",
+            f"correct the path of upload.url, or add a location with proxy_pass to {web}",
         )
-    match outcome:
-        case Delivered():
-            return passed(name, f"{status}: {'a position was ' if asked.position else ''}taken")
-        case Refused(reason):
-            return _refused(asked, reason)
-        case Held(reason):
-            if _stranger(asked, answer):
-                return skipped(name, "needs authentication")
-            return failed(name, reason, _where(asked))
-        case Deferred():
-            return _deferred(asked, outcome)
+    return None
+
+
+def unanswered(asked: Asked, answer: NoAnswer, *, speaks_tls: bool) -> tuple[Finding, Finding]:
+    """No answer came: ``authentication``, ``answer``."""
+    if answer.proxy_status in {403, 407}:
+        return (
+            _proxy_refuses(asked, "authentication", answer.proxy_status),
+            skipped("answer", "needs authentication"),
+        )
+    if speaks_tls:
+        found = failed("answer", f"this port speaks TLS ({answer.reason})", _USE_TLS)
+    elif answer.proxy_status:
+        remedy = "check upload.proxy, and whether it lets this device through to the endpoint"
+        found = failed("answer", answer.reason, remedy)
+    else:
+        remedy = "check that the endpoint works: its own log says more"
+        found = failed("answer", answer.reason, remedy)
+    return skipped("authentication", "no answer"), found
+
+
+def _taken(asked: Asked, outcome: Delivered, status: int) -> Finding:
+    name, upload = "answer", asked.upload
+    paths = {"", *(server.path.rstrip("/") for server in SERVERS.values())}
+    at_its_path = urlsplit(upload.url).path.rstrip("/") in paths
+    # It says yes to what it does not understand, at its own address.
+    if asked.is_sure and upload.format == "native" and not outcome.counted and at_its_path:
+        return failed(
+            name,
+            f"{status}, but what answers there is {asked.server}, which stores nothing of the "
+            "format native",
+            f"for {asked.otherwise}",
+        )
+    if asked.is_sure and asked.server == "questdb" and upload.compression != "none":
+        return warned(
+            name,
+            f"{status}: taken, but QuestDB may not unpack gzip",
+            'set upload.compression = "none"',
+        )
+    return passed(name, f"{status}: {'a position was ' if asked.position else ''}taken")
+
+
+def _proxy_refuses(asked: Asked, name: str, status: int) -> Finding:
+    if status == 403:
+        return failed(
+            name,
+            f"403: the proxy {asked.proxy} does not let this device through to the endpoint",
+            f"have {urlsplit(asked.upload.url).netloc} allowed there, or correct upload.proxy",
+        )
+    if asked.upload.proxy_password_file:
+        remedy = "correct the user in upload.proxy, and upload.proxy_password_file"
+    else:
+        remedy = (
+            f'set upload.proxy = "http://USER@{asked.proxy}" and upload.proxy_password_file to a '
+            "file with the password"
+        )
+    return failed(name, f"407: the proxy {asked.proxy} asks who we are", remedy)
+
+
+def _web_server(answer: Answer) -> str | None:
+    """The web server that answered with a page of its own, in place of what is behind it."""
+    name = answer.headers.get("server", "").partition("/")[0].lower()
+    own = answer.body.lstrip().startswith(b"<") or not answer.body
+    return name if name in {"nginx", "openresty", "caddy", "apache"} and own else None
 
 
 def _stranger(asked: Asked, answer: Answer) -> str | None:
     """In words, that it does not know us or does not let us in."""
-    if asked.format == "clickhouse" and exception_code(answer) in _CLICKHOUSE_CREDENTIALS:
+    if asked.upload.format == "clickhouse" and exception_code(answer) in _CLICKHOUSE_CREDENTIALS:
         return "ClickHouse does not let us in"
     return _CREDENTIALS.get(answer.status)
 
 
 def _where(asked: Asked) -> str:
+    format_ = asked.upload.format
     return _WHERE.get(
-        asked.format,
-        f"correct upload.url: what answers there is no endpoint of the format {asked.format}",
+        format_,
+        f"correct upload.url: what answers there is not an endpoint of the format {format_}",
     )
 
 
-def _refused(asked: Asked, reason: str) -> Finding:
-    name = "answer"
-    ask = "`telemetry-agent doctor --send` sends one position"
-    if asked.position and asked.format == "osmand":
+def _refused(asked: Asked, answer: Answer, outcome: Refused | Held | Deferred) -> Finding:
+    name, reason, format_ = "answer", outcome.reason, asked.upload.format
+    if not isinstance(outcome, Refused):
+        remedy = _where(asked)
+        if exception_code(answer) == _CLICKHOUSE_UNKNOWN_SETTING:
+            remedy = "the agent needs ClickHouse 22.2 or newer: upgrade it"
+        if isinstance(outcome, Deferred) and outcome.state == "portal":
+            remedy = (
+                "log in to this network's portal with a browser, use another network, or correct "
+                "upload.url"
+            )
+        return failed(name, reason, remedy)
+    if asked.position and format_ == "osmand":
         remedy = (
             f"add a device with the identifier {asked.device} in Traccar, or put that of yours "
             "into upload.url (?id=…)"
@@ -104,29 +231,11 @@ def _refused(asked: Asked, reason: str) -> Finding:
         return failed(name, reason, remedy)
     if asked.position:
         return failed(name, f"a position is refused ({reason})", _where(asked))
-    if asked.format == "osmand":
+    if format_ == "osmand":
         said = "400 where no device is named, as Traccar does; whether it knows ours is not asked"
-        return warned(name, said, ask)
+        return warned(name, said, _TRY_ONE)
     return warned(
         name,
         f"a batch without positions is refused ({reason})",
-        f"only a position shows whether this endpoint takes them: {ask}",
+        f"only a position shows whether this endpoint takes them: {_TRY_ONE}",
     )
-
-
-def _deferred(asked: Asked, outcome: Deferred) -> Finding:
-    name, status = "answer", outcome.status or 0
-    if outcome.state == "portal":
-        return failed(
-            name,
-            outcome.reason,
-            "log in to this network's portal with a browser, use another network, or correct "
-            "upload.url",
-        )
-    if status in _LATER or status >= 500:
-        return warned(
-            name,
-            outcome.reason,
-            "nothing is lost, the agent tries again; if it stays so, look at the endpoint's log",
-        )
-    return failed(name, outcome.reason, _where(asked))

@@ -93,7 +93,8 @@ def queue(queue: QueueView) -> Finding:
         return warned(
             "queue",
             f"{said}; the endpoint refused {dead}",
-            "`telemetry-agent queue list --state ack_failed` says why, `queue retry` repeats them",
+            "`telemetry-agent queue list --state ack_failed` says why; "
+            "`telemetry-agent queue retry --all` sends them again",
         )
     return passed("queue", said)
 

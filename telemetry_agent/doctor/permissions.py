@@ -39,10 +39,26 @@ class SystemUser:
         """
         return self.may(path, os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0))
 
+    def reaches(self, path: Path) -> bool:
+        """Whether it may read ``path``, and look into each folder on the way there.
+
+        Raises:
+            OSError: nobody can tell.
+        """
+        return self.blocked_at(path) is None
+
+    def blocked_at(self, path: Path) -> Path | None:
+        """The folder on the way to ``path`` that it may not look into, or ``path`` itself."""
+        real = path.resolve()
+        for folder in reversed(real.parents):
+            if not self.may(folder, os.X_OK):
+                return folder
+        return None if self.may(real, os.R_OK) else path
+
     def may(self, path: Path, wanted: int) -> bool:
         """The same for any of ``os.R_OK | os.W_OK | os.X_OK``."""
         if self.uid == os.geteuid():
-            return os.access(path, wanted)
+            return os.access(path, wanted, effective_ids=True)
         if self.uid == 0:
             return True
         status = path.stat()
@@ -50,32 +66,22 @@ class SystemUser:
         return status.st_mode >> shift & wanted == wanted
 
 
+EVERYBODY = SystemUser("everybody", -1, frozenset())
+"""A user that owns nothing."""
+
+
 def agents_account(pid: int | None, user: str) -> SystemUser:
     """Who runs the agent.
 
     Args:
         pid: of the agent that runs, if one does: its user it is.
-        user: who would run it as a service; where root asks and there is such a user. Else it is
-            whoever asks.
+        user: who would run it as a service, where there is such a user. Else it is whoever asks.
     """
-    uid = os.geteuid()
     try:
-        if pid is not None:
-            uid = Path(f"/proc/{pid}").stat().st_uid
-        elif uid == 0:
-            uid = pwd.getpwnam(user).pw_uid
+        uid = pwd.getpwnam(user).pw_uid if pid is None else Path(f"/proc/{pid}").stat().st_uid
     except (OSError, KeyError):
-        pass
+        uid = os.geteuid()
     return SystemUser.of(uid)
-
-
-def is_user(name: str) -> bool:
-    """Whether this machine has a user of that name."""
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True
 
 
 def owner_of(path: Path) -> str:

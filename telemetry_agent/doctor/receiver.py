@@ -86,6 +86,12 @@ class ReceiverChecks:
             yield skipped("sentences", "needs port in use")
             yield from self._not_heard("needs port in use")
             return
+        if self._is_forbidden():
+            yield warned(
+                "sentences", f"not listened to: no permission to read {self._path}", "use sudo"
+            )
+            yield from self._not_heard("needs sentences")
+            return
         source = self._source()
         try:
             source.open()
@@ -96,6 +102,12 @@ class ReceiverChecks:
         finally:
             source.close()
         yield from listened(source, heard, _baud(source), self._clock, live=source.live)
+
+    def _is_forbidden(self) -> bool:
+        """Whether only the agent's user may read the port, and another asks."""
+        if self._path is None or self._agent.status is not None or not self._agent.cannot_judge():
+            return False
+        return not os.access(self._path, os.R_OK | os.W_OK, effective_ids=True)
 
     def _hear(self, source: Source) -> Heard:
         decoder = Decoder(
@@ -162,7 +174,7 @@ class ReceiverChecks:
         try:
             mode = path.stat().st_mode
         except PermissionError:
-            return failed("device", f"no permission to look at {path}", "use sudo")
+            return warned("device", f"no permission to look at {path}", "use sudo")
         except OSError:
             return failed("device", f"{path} is not there", _plug_in(others))
         if not S_ISCHR(mode):
@@ -184,6 +196,8 @@ class ReceiverChecks:
             if account.may_write(path):
                 return passed("permissions", f"{account.name} may read {path}")
             owner, group = owner_of(path), group_name(path.stat().st_gid)
+        except PermissionError:
+            return warned("permissions", f"no permission to look at {path}", "use sudo")
         except OSError as error:
             return failed("permissions", f"{path}: {error.strerror}", "plug the receiver in again")
         if group == "root":
@@ -206,6 +220,8 @@ class ReceiverChecks:
         device = self._path.resolve()
         # A pty is held by whoever made it.
         by = holders.holder(device, self._root) if device.name.startswith("tty") else None
+        if by is None and os.geteuid():
+            return skipped(name, "only root sees the programs of other users")
         if by is None:
             return passed(name, "by no other program")
         return failed(name, *holders.explain(device, by, self._root))
@@ -220,4 +236,4 @@ def _baud(source: Source) -> int | None:
 def _plug_in(others: list[Candidate]) -> str:
     if others:
         return f'plug it in, or set gps.source = "{others[0].path}" ({others[0].label} is there)'
-    return "plug the receiver in; `ls -l /dev/serial/by-id` shows what is there"
+    return "plug the receiver in; `ls /dev/serial/by-id` shows it then"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
-from telemetry_agent.ackqueue.reading import copied
+from telemetry_agent.ackqueue.reading import QueueReader, copied
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.verify import FileAtRest, verify
 from telemetry_agent.clock import Clock
@@ -15,10 +15,13 @@ from telemetry_agent.doctor import disk, now
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
-from telemetry_agent.errors import QueueLockedError, StorageError
+from telemetry_agent.errors import AgentError, QueueLockedError, StorageError
+from telemetry_agent.fields import fix_of
+from telemetry_agent.model import Record
 
 _SLOW_WRITE_S = 0.5
 _VERIFY_S = 4.0
+_NEWEST = 100
 _OF_THE_SERVICE = Path("/var/lib/telemetry-agent")  # StateDirectory of the unit
 _FAULTS = {"damaged": "are damaged", "missing": "are missing", "damaged_marks": "marks are damaged"}
 
@@ -83,12 +86,37 @@ class StorageChecks:
         try:
             if not self._path.exists():
                 yield passed("queue", f"{self._path} is not there yet: nothing was recorded")
-            elif not os.access(self._path, os.R_OK):
+            elif not os.access(self._path, os.R_OK, effective_ids=True):
                 yield warned("queue", f"no permission to open {self._path}", "use sudo")
             else:
                 yield self._verify()
         except PermissionError:
             yield warned("queue", f"no permission to look for {self._path}", "use sudo")
+
+    def newest(self) -> list[Record]:
+        """The newest recorded fixes, the newest first; none where they cannot be read."""
+        try:
+            if self._agent.status is None:
+                with self._at_rest() as file, contextlib.closing(QueueReader(file)) as reader:
+                    return reader.newest(_NEWEST)
+            answers = self._agent.answers({"ask": "queue newest", "limit": _NEWEST})
+            return [Record(a["stream"], a["seq"], a["device"], fix_of(a)) for a in answers]
+        except (AgentError, OSError, KeyError, TypeError, ValueError):
+            return []  # an older agent does not know the question
+
+    @contextlib.contextmanager
+    def _at_rest(self) -> Iterator[Path]:
+        """The queue file, or where it has a log a copy.
+
+        Raises:
+            QueueLockedError, StorageError: it cannot be read.
+        """
+        check_at_rest(self._path)
+        if not log_of(self._path).exists():
+            yield self._path
+            return
+        with copied(self._path, whole=False) as copy:
+            yield copy
 
     def _missing(self, folder: Path) -> Finding:
         name, account = "state directory", self._agent.account
@@ -112,7 +140,12 @@ class StorageChecks:
         for target in (folder, *files):
             if not _is_there(target) or account.may_write(target):
                 continue
-            remedy = f"`sudo chown {account.name}: {target}`"
+            what = (
+                f"-R {account.name}: {folder}"
+                if target == folder
+                else f"{account.name}: {self._path}*"
+            )
+            remedy = f"`sudo chown {what}`"
             if target == folder and set(folder.iterdir()) - set(files):
                 remedy = f"it holds other things too: set queue.path below {_OF_THE_SERVICE}"
             return failed(
@@ -141,11 +174,8 @@ class StorageChecks:
 
     def _verify(self) -> Finding:
         try:
-            check_at_rest(self._path)
-            if not log_of(self._path).exists():
-                return self._read_all(self._path)
-            with copied(self._path, whole=False) as copy:
-                return self._read_all(copy)
+            with self._at_rest() as file:
+                return self._read_all(file)
         except QueueLockedError as error:
             return skipped("queue", str(error))
         except StorageError as error:

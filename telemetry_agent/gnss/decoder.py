@@ -11,10 +11,10 @@ from collections import Counter
 from telemetry_agent.gnss.dates import Dates, WallClock
 from telemetry_agent.gnss.diagnosis import Diagnosis, Reason, diagnosis
 from telemetry_agent.gnss.framing import Framer, Sentence
-from telemetry_agent.gnss.sentences import IN_VIEW, Parser, Txt
+from telemetry_agent.gnss.parser import GNSS, IN_VIEW, Parser
+from telemetry_agent.gnss.sentences import Txt
 from telemetry_agent.gnss.shared_line import SharedLine
 from telemetry_agent.gnss.sky import InView
-from telemetry_agent.gnss.talkers import GNSS
 from telemetry_agent.model import Fix, ReceiverState, Sky
 
 _STALE_S = 10.0  # some receivers take 8 s for an epoch

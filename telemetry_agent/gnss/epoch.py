@@ -16,8 +16,8 @@ from typing import Any
 
 from telemetry_agent.gnss.field_values import NO_GEOMETRY, Instant
 from telemetry_agent.gnss.geodesy import PoorFix
+from telemetry_agent.gnss.parser import GNSS
 from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Moment, Report, Vtg
-from telemetry_agent.gnss.talkers import GNSS
 from telemetry_agent.model import Fix, Flag, Quality
 
 _SAME_INSTANT_MS = 10

@@ -28,6 +28,7 @@ from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
 from telemetry_agent.gnss.sources.protocols import unreadable
 from telemetry_agent.model import Fix, ReceiverState, Sky
 from telemetry_agent.tasks import Bell
+from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ class Reader:
         self._patience = 1
         self._retry_s = float("-inf")
         self._backoff_s = _BACKOFF_S
-        self._trouble = _Trouble()
+        self._trouble = Trouble(_log, self._clock)
+        self._advice: Advice | None = None  # of the trouble that goes on
         self._noticed: set[str] = set()
         self.status = ReceiverStatus(source.name, "absent", self._clock.monotonic_s())
         """A snapshot, replaced as a whole after each step; read it from any thread."""
@@ -228,43 +230,48 @@ class Reader:
         else:
             self._diagnosed(state, decoder.diagnosis, now_s)
             if decoder.state in _WELL and self.status.diagnosis is None:
-                self._trouble.end(state, self._source.name, now_s)
+                self._advice = None
+                self._trouble.over(f"{self._source.name} works again", fields={"STATE": state})
         return 0
 
     def _diagnosed(self, state: ReceiverState, why: Diagnosis | None, now_s: float) -> None:
         self._publish(state, why)
         name = self._source.name
         if why and (state != "no-date" or now_s - self.status.since_s >= _DATELESS_S):
-            self._trouble.lasts(state, Advice(f"{name}: {why.message}", why.remedy), now_s)
+            advice = Advice(f"{name}: {why.message}", why.remedy)
+            self._report(state, advice, counts=advice != self._advice)
         for notice in self.status.notices:
             if notice not in self._noticed:
                 self._noticed.add(notice)
                 _log.warning("%s: %s", name, notice)
 
     def _useless(self, state: ReceiverState, enough: bool) -> None:
-        """Open it anew when that is found, and from then on whenever it is enough."""
+        """Open it again: at once when the state is new, then each time it has lasted ``enough``."""
         before = self.status
         self._publish(state)
-        told = (state, self._source.name) == (before.state, before.source)
-        if told and not enough:
+        reported = (state, self._source.name) == (before.state, before.source)
+        if reported and not enough:
             return
         self._close_source()
         self._patience = min(2 * self._patience, _MAX_PATIENCE)
         self._retry_s = float("-inf")
-        if not told:
-            advice = self._source.advice(state, self._unread.data)
-            self._trouble.say(state, advice, self._clock.monotonic_s())
+        if not reported:
+            self._report(state, self._source.advice(state, self._unread.data))
             self._publish(state)
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Not there: try again later."""
         state: ReceiverState = "busy" if isinstance(error, BusyError) else "absent"
-        self._trouble.say(state, Advice(error.message, error.remedy), now_s)
+        self._report(state, Advice(error.message, error.remedy))
         self._publish(state)
         wait_s = self._backoff_s
         self._retry_s = now_s + wait_s
         self._backoff_s = min(2 * wait_s, _BACKOFF_MAX_S)
         return wait_s
+
+    def _report(self, state: ReceiverState, advice: Advice, *, counts: bool = True) -> None:
+        self._advice = advice
+        self._trouble.failed(str(advice), counts=counts, fields={"STATE": state})
 
     def _hand_on(self, fixes: list[Fix]) -> None:
         self._waiting += fixes
@@ -299,7 +306,7 @@ class Reader:
             antenna,
             why,
             notices,
-            self._trouble.now,
+            self._advice,
         )
         if (state, antenna) != (before.state, before.antenna):
             self._changed()
@@ -331,41 +338,3 @@ class _Unread:
         long ago.
         """
         return now_s - self._since_s if len(self.data) > MAX_SENTENCE else 0.0
-
-
-class _Trouble:
-    """Says each kind of trouble once, and once that it is over."""
-
-    def __init__(self) -> None:
-        self._said: set[Advice] = set()
-        self.now: Advice | None = None
-        """The last kind; ``None``: it is over."""
-        self._times = 0
-        self._since_s = 0.0
-
-    def say(self, state: ReceiverState, advice: Advice, since_s: float) -> None:
-        if not self._said:
-            self._since_s = since_s
-        self._times += 1
-        self.now = advice
-        if advice not in self._said:
-            self._said.add(advice)
-            _log.warning("%s", advice, extra={"fields": {"STATE": state}})
-
-    def lasts(self, state: ReceiverState, advice: Advice, now_s: float) -> None:
-        """As ``say``, for what is one failure however often it is seen."""
-        if advice not in self._said:
-            self.say(state, advice, now_s)
-
-    def end(self, state: ReceiverState, name: str, now_s: float) -> None:
-        if self._said:
-            _log.info(
-                "%s works again after %.0f s (failures: %d)",
-                name,
-                now_s - self._since_s,
-                self._times,
-                extra={"fields": {"STATE": state, "COUNT": self._times}},
-            )
-            self._said.clear()
-            self.now = None
-            self._times = 0

@@ -1,14 +1,12 @@
 """One clean sentence -> typed fields.
 
-pynmea2 knows where each field of a sentence stands: its field tables are resolved to positions
-once, at import. Its objects and converters are not used. They read an empty latitude as 0.0,
-let ``nan`` and ``1e5`` pass as numbers, hand back the raw text where a conversion fails, and cost
-ten times as much as picking the field. So the text of each field goes through the validators of
-``field_values`` instead.
+pynmea2 knows the place of each field in a sentence: its field tables are resolved to positions
+once, at import. Its objects and converters are not used: they read an empty latitude as 0.0,
+accept ``nan`` and ``1e5`` as numbers, return the raw text if a conversion fails, and cost ten
+times as much as picking the field. The validators of ``field_values`` read each field instead.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
@@ -33,19 +31,18 @@ from telemetry_agent.gnss.field_values import (
     position_e9,
 )
 from telemetry_agent.gnss.framing import Sentence
-from telemetry_agent.gnss.talkers import GNSS, owner_of
 from telemetry_agent.model import Quality
 
 
 class Report(NamedTuple):
-    """A position as RMC, GGA, GLL or GNS reports it; each leaves what it does not carry."""
+    """A position as RMC, GGA, GLL or GNS reports it. What a type does not carry is None."""
 
     tag: str
     instant: Instant | None
     veto: bool
-    """Who talks says that there is no fix."""
+    """The talker says that there is no fix."""
     position_e9: tuple[int, int] | None
-    """Latitude and longitude, if the receiver vouches for them and they are whole."""
+    """Latitude and longitude, if the receiver says they are valid and both can be read."""
     quality: Quality | None
     sats: int | None = None
     hdop_e2: int | None = None
@@ -56,7 +53,7 @@ class Report(NamedTuple):
     speed_mm_s: int | None = None
     course_mdeg: int | None = None
     unsure: bool = False
-    """It counts only where a GGA or GNS of the instant has a position; so does its date, then."""
+    """It counts only if a GGA or GNS of the same instant has a position; so does its date."""
     day_if_sure: int | None = None
 
 
@@ -99,7 +96,7 @@ class Gst(NamedTuple):
 
     tag: str
     about: Instant | None
-    """What they are about; it begins no epoch."""
+    """The instant of the errors; it does not begin an epoch."""
     err_h_mm: int | None
     err_v_mm: int | None
     instant: None = None
@@ -114,7 +111,7 @@ class Dtm(NamedTuple):
 
 
 class Txt(NamedTuple):
-    """What the receiver has to say."""
+    """A text message of the receiver."""
 
     tag: str
     text: str
@@ -122,7 +119,7 @@ class Txt(NamedTuple):
 
 
 Message = Report | Moment | Vtg | Gsa | Gst | Dtm | Txt
-"""``instant`` is the time of day that the sentence is about and may begin an epoch with."""
+"""``instant`` is the sentence's time of day, which may begin an epoch."""
 
 
 _GGA_QUALITY: dict[str, Quality] = {
@@ -134,7 +131,7 @@ _GGA_QUALITY: dict[str, Quality] = {
     "6": "estimated",
     "7": "manual",
     "8": "simulated",
-    "9": "dgps",  # NovAtel's word for corrections by SBAS
+    "9": "dgps",  # NovAtel: corrections by SBAS
 }
 # The mode characters of RMC, GLL and GNS, the best first.
 _MODE_QUALITY: dict[str, Quality] = {
@@ -148,7 +145,7 @@ _MODE_QUALITY: dict[str, Quality] = {
     "S": "simulated",
 }
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
-# One system has several names. Where GN or GP speaks without an id, the satellite's number tells.
+# One system has several names. If GN or GP sends no id, the satellite's number identifies it.
 _GSA_SYSTEM = {
     "GN": "1",
     "GP": "1",
@@ -163,7 +160,7 @@ _GSA_SYSTEM = {
 
 
 def _columns(sentence: Any, names: str) -> Callable[[list[str]], tuple[str, ...]]:
-    """Picks the named fields, in this order, out of a sentence that was split at its commas."""
+    """A function that picks the named fields, in this order, from a split sentence."""
     columns = [column[1] for column in sentence.fields]
     return itemgetter(*(1 + columns.index(name) for name in names.split()))
 
@@ -183,49 +180,20 @@ _VTG = _columns(pynmea2.VTG, "true_track spd_over_grnd_kts spd_over_grnd_kmph fa
 _GST = _columns(pynmea2.GST, "timestamp std_dev_latitude std_dev_longitude std_dev_altitude")
 _ZDA = _columns(pynmea2.ZDA, "timestamp day month year")
 
-_MISSING = [""] * 13  # stands for the fields that a short sentence leaves out
+MISSING = [""] * 13  # stands for the fields that a short sentence leaves out
 
 
-class Kind(NamedTuple):
-    """What a sentence with one tag is, and how it is read."""
+class FieldReader:
+    """Reads the fields of the sentences that a fix is made of.
 
-    owner: str
-    """Whose it is, see ``talkers.owner_of``."""
-    name: str = ""
-    """Its three letters, if this type is used."""
-    least: int = 0
-    """Fields, the tag among them: fewer are damage, of which 8 bits of checksum let some pass."""
-    full: int = 0
-    """How many of them are read."""
-    read: Callable[[list[str]], Message] | None = None
-    """None for GSA and GSV, which are read as a whole."""
-
-
-IN_VIEW = Kind(GNSS, "GSV")
-_PROPRIETARY = Kind("")  # `$P…`, whatever follows: a `PGRMC` is no RMC
-
-_TAG = re.compile("[A-Z0-9]{5}")
-_KINDS_AT_MOST = 500
-_NAMES_AT_MOST = 6
-
-
-class Parser:
-    """Reads the sentences that a fix is made of; ``rejected`` counts what is wrong with them.
-
-    ``bad-tag``: the tag is not five capital letters or digits. ``short``: fewer fields than the
-    type needs. Both are dropped whole. ``bad-status``: the status of RMC or GLL is none that is
-    known. ``bad-time``, ``bad-date``, ``bad-position``: the field says something that cannot be
-    read, and is taken as unknown.
+    Args:
+        rejected: counts what is wrong with a field, which then is unknown: ``bad-status`` (RMC or
+            GLL has an unknown one), ``bad-time``, ``bad-date``, ``bad-position``.
     """
 
-    def __init__(self) -> None:
-        self.rejected: Counter[str] = Counter()
-        self.proprietary: set[str] = set()
-        """The first few names of proprietary sentences."""
-        self.only_proprietary = True
-        self.kinds: dict[str, Kind | None] = {}
-        """By the first six characters: the tag and its comma. What is missing, ``kind`` finds."""
-        self._types: dict[str, tuple[int, int, Callable[[list[str]], Message]]] = {
+    def __init__(self, rejected: Counter[str]) -> None:
+        self.rejected = rejected
+        self.types: dict[str, tuple[int, int, Callable[[list[str]], Message]]] = {
             "RMC": (8, 13, self._rmc),
             "GGA": (13, 13, self._gga),
             "GLL": (7, 8, self._gll),
@@ -237,57 +205,15 @@ class Parser:
             "DTM": (2, 2, _dtm),
             "TXT": (5, 5, _txt),
         }
+        """Letters -> fields at least, fields that are read, and what reads them.
 
-    def kind(self, sentence: Sentence) -> Kind | None:
-        """What this sentence is, whoever talks; None: its tag is none, which is counted."""
-        tag = sentence.partition(",")[0]
-        if tag[:1] == "P" and tag.isalnum():
-            kind = _PROPRIETARY
-            if len(self.proprietary) < _NAMES_AT_MOST:
-                self.proprietary.add(tag)
-        elif not _TAG.fullmatch(tag):
-            self.rejected["bad-tag"] += 1
-            return None
-        else:
-            kind = self._kind_of(tag)
-            self.only_proprietary = False
-        if len(self.kinds) >= _KINDS_AT_MOST:
-            self.kinds.clear()  # damaged tags, of which there are millions
-        self.kinds[sentence[:6]] = kind
-        return kind
-
-    def _kind_of(self, tag: str) -> Kind:
-        owner, name = owner_of(tag[:2]), tag[2:]
-        if name == "GSV" and owner == GNSS:
-            return IN_VIEW
-        if name == "GSA":
-            return Kind(owner, name)
-        return Kind(owner, name, *self._types[name]) if name in self._types else Kind(owner)
-
-    def parse(self, sentence: Sentence, kind: Kind) -> Message | None:
-        """The fields of a sentence; None if it is damaged or of a type that is not used."""
-        _, name, least, full, read = kind
-        if read is None:
-            if name != "GSA":
-                return None
-            gsa = _gsa(sentence)
-            if gsa is None:
-                self.rejected["short"] += 1
-            return gsa
-        fields = sentence.split(",")
-        if " " in sentence:
-            fields = [field.strip() for field in fields]  # some pad their numbers
-        if len(fields) < full:
-            if len(fields) < least:
-                self.rejected["short"] += 1
-                return None
-            fields += _MISSING
-        return read(fields)
+        Fields count the tag. A sentence with fewer is damaged: a checksum of 8 bits lets some pass.
+        """
 
     def _rmc(self, fields: list[str]) -> Report:
         time, status, lat, north, lon, east, knots, course, ddmmyy, mode = _RMC(fields)
         position = day = None
-        # The navigational status behind the mode says nothing: many send 'V' there always.
+        # The navigational status after the mode is ignored: many receivers always send 'V' there.
         if status == "A" or (status != "V" and self._is_differential(status)):
             day = ddmmyy_day(ddmmyy)
             if day is None and ddmmyy:
@@ -342,11 +268,11 @@ class Parser:
 
     def _gns(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
-        # One mode for each system. The navigational status behind it says nothing, as in RMC.
+        # One mode for each system. The navigational status after it is ignored, as in RMC.
         position = None
         if modes.strip("N"):
             position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
-        veto = False  # it is silent where GGA says 0
+        veto = False  # a GNS without a fix is empty where GGA says 0
         return Report(
             fields[0],
             self._instant(time),
@@ -378,7 +304,7 @@ class Parser:
         return Moment(fields[0], self._instant(fields[1]))
 
     def _is_differential(self, status: str) -> bool:
-        """RTK and differential receivers say D; any other letter is none that is known."""
+        """RTK and differential receivers send D; other letters are unknown."""
         if status not in {"", "D"}:
             self.rejected["bad-status"] += 1
         return status == "D"
@@ -397,9 +323,9 @@ class Parser:
 
 def _vtg(fields: list[str]) -> Vtg:
     if len(fields) < 9 and fields[2] != "T":
-        course, _, knots, kmh = fields[1:5]  # the layout of old, without letters for the units
+        course, _, knots, kmh = fields[1:5]  # the old layout, without letters for the units
     else:
-        course, knots, kmh, mode = _VTG(fields + _MISSING)
+        course, knots, kmh, mode = _VTG(fields + MISSING)
         if mode in {"E", "N"}:
             return Vtg(fields[0], None, None)
     speed_mm_s = knots_mm_s(knots)
@@ -409,9 +335,10 @@ def _vtg(fields: list[str]) -> Vtg:
 
 
 @lru_cache(maxsize=32)  # at 10 Hz it is the same for many epochs
-def _gsa(sentence: Sentence) -> Gsa | None:
-    # Standard are 12 satellites, 3 dilutions and perhaps an integer that names the system. Other
-    # layouts have more places for satellites; their last three fields are the dilutions too.
+def gsa(sentence: Sentence) -> Gsa | None:
+    """The fields of a whole GSA; None if it is too short."""
+    # The standard has 12 satellites, 3 dilutions and perhaps an integer that names the system.
+    # Other layouts have more places for satellites; the dilutions come last there too.
     fields = [field.strip() for field in sentence.split(",")]
     end = len(fields)
     if end < 18:

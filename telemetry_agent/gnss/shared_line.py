@@ -20,8 +20,8 @@ from collections.abc import Callable
 from telemetry_agent.gnss.assembler import Assembler
 from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
+from telemetry_agent.gnss.parser import GNSS
 from telemetry_agent.gnss.sentences import Message, Report
-from telemetry_agent.gnss.talkers import GNSS
 from telemetry_agent.model import Fix
 
 _SILENCE_MS = 5000

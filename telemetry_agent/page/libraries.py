@@ -24,6 +24,6 @@ def browser_missing() -> str | None:
     if all(file.exists() for file in _BROWSER):
         return None
     return (
-        "its map and chart come from npm, which was not there at set-up: install Node 20 with npm, "
-        "then telemetry-agent anew (in a checkout: make clean demo)"
+        "The map and the charts come from npm, which was missing at the installation. Install Node "
+        "20 with npm, then telemetry-agent again (in a checkout: make clean demo)"
     )

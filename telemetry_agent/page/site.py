@@ -147,8 +147,7 @@ class Site:
             self._map = None
 
     async def _index(self, request: Request) -> Response:
-        name = "no-libraries.html" if browser_missing() else "index.html"
-        return self._file(name, request)
+        return self._file("index.html", request)
 
     async def _static(self, request: Request) -> Response:
         return self._file(request.path_params["path"], request)
@@ -160,6 +159,8 @@ class Site:
     async def _setup(self, _request: Request) -> Response:
         options = self._options
         setup: dict[str, Any] = {"check": self._sight.doctor is not None}
+        if missing := browser_missing():
+            setup["missing"] = missing
         if options.tiles:
             setup |= {"tiles": options.tiles, "credit": options.tiles_credit}
         if (found := self._map) is not None:

@@ -19,6 +19,8 @@ class NoAnswer:
     state: UploadState = "unreachable"
     taints: bool = False
     """The answers that came before it in its series do not count either."""
+    proxy_status: int = 0
+    """What a proxy answered that does not connect to the endpoint."""
 
 
 class Pending(Protocol):

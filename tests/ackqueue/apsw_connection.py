@@ -40,6 +40,10 @@ class _Cursor:
     def __init__(self, cursor: apsw.Cursor) -> None:
         self._cursor = cursor
 
+    def __iter__(self) -> Iterator[Any]:
+        with _sqlite3_errors():
+            yield from self._cursor
+
     def fetchone(self) -> Any:
         with _sqlite3_errors():
             return self._cursor.fetchone()

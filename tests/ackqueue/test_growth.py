@@ -1,6 +1,8 @@
 """What a call costs does not grow with what the queue holds. Counted, not timed."""
 
 import tracemalloc
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,15 @@ from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
-from telemetry_agent.ackqueue.row_states import ACKED
+from telemetry_agent.ackqueue.reading import QueueReader
+from telemetry_agent.ackqueue.row_states import (
+    ACKED,
+    REASONS_IN_MEMORY,
+    THINNED,
+    RowState,
+    State,
+    dead_letter,
+)
 
 FEW, MANY = 1_000, 100_000
 
@@ -65,3 +75,59 @@ def test_memory_does_not_grow_with_the_backlog(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] <= 1.3 * peaks[0]
+
+
+def fill_alternating(path: Path, mark: Callable[[int], RowState | None]) -> None:
+    """Make a queue in which every other one of ``MANY`` fixes was delivered."""
+    fill(path, MANY, delivered=True)
+    store = Store(path, connect)
+    marks: dict[int, Span[RowState] | None] = {1: None}
+    for n in range(1, MANY, 2):
+        marks[n] = Span(n, n, ACKED)
+        other = mark(n + 1)
+        if other is not None:
+            marks[n + 1] = Span(n + 1, n + 1, other)
+    store.write(Changes(marks=marks))
+    store.close()
+
+
+ALTERNATING = {
+    "refused": lambda n: dead_letter(f"400: no position {n} on this map"),
+    "ready": lambda _: None,
+    "thinned": lambda _: THINNED,
+}
+
+
+@pytest.mark.parametrize("mark", ALTERNATING.values(), ids=ALTERNATING)
+def test_rows_that_alternate_take_little_memory(
+    tmp_path: Path, mark: Callable[[int], RowState | None]
+) -> None:
+    path = tmp_path / "queue.db"
+    fill_alternating(path, mark)
+    tracemalloc.start()
+    with AckQueue(path) as queue:
+        for _ in range(10):
+            put(queue, 10)
+            queue.ack(lease(queue, 100))
+        queue.stats()
+        held, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        # So a hundred thousand of them, and twice as many ranges, are within 5 MB.
+        assert held <= 24 * MANY
+        assert peak <= 1.3 * held
+
+
+def test_reasons_are_read_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path) as queue:
+        put(queue, 100)
+        queue.ack(lease(queue), rejected={seq: f"no {(seq + 1) // 2}" for seq in range(1, 100)})
+        reasons = queue.stats().dead_letters
+        assert len(reasons) == REASONS_IN_MEMORY + 1
+        assert (reasons["no 1"], reasons["other reasons"]) == (2, 99 - 2 * REASONS_IN_MEMORY)
+        assert queue.retry([(queue.stream, 51)]) == 1
+        told = {seq: f"no {(seq + 1) // 2}" for seq in range(1, 100) if seq != 51}
+        assert {s.record.seq: s.reason for s in queue.stored(State.ACK_FAILED)} == told
+    with closing(QueueReader(path)) as reader:
+        assert len(reader.stats().dead_letters) == REASONS_IN_MEMORY + 1
+        assert {s.record.seq: s.reason for s in reader.stored(State.ACK_FAILED)} == told

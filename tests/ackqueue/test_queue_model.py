@@ -4,10 +4,12 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from ackqueue.queue_parts import Disk, Refusal, fix_at
 from fakes import FakeClock
 from hypothesis import settings
@@ -20,7 +22,10 @@ from hypothesis.stateful import (
     rule,
 )
 
+from telemetry_agent.ackqueue import ledger
+from telemetry_agent.ackqueue.file import store
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Flag
 
@@ -329,8 +334,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.resend(since_ms, since_ms + 1000 * seconds) == len(chosen)
         for row in chosen:
             row.state, row.seal = READY, None
-        if acked:
-            self.write()
+        self.write()
 
     @rule()
     def purge(self) -> None:
@@ -341,9 +345,10 @@ class QueueMachine(RuleBasedStateMachine):
             return
         purged = []
         for row in self.model.rows[acked.index(True) : -1]:  # the newest of all stays
-            if row.state != ACKED or abs(row.second - self.model.latest) <= KEEP_S:
+            if row.state == ACKED and abs(row.second - self.model.latest) <= KEEP_S:
                 break
-            purged.append(row)
+            if row.state == ACKED:
+                purged.append(row)
         for row in purged:
             row.state = GONE
         if purged:
@@ -405,6 +410,11 @@ class QueueMachine(RuleBasedStateMachine):
         assert stats.oldest_pending_ms == oldest_ms
 
     @invariant()
+    def dead_letters_agree(self) -> None:
+        dead = [(s.record.seq, s.reason) for s in self.queue.stored(State.ACK_FAILED)]
+        assert dead == [(row.seq, row.reason) for row in self.model.rows if row.state == DEAD]
+
+    @invariant()
     def disk_agrees(self) -> None:
         reader = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
         try:
@@ -416,6 +426,14 @@ class QueueMachine(RuleBasedStateMachine):
             for row in self.model.disk
             if row.state > 0
         ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_reason_in_memory() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (ledger, store):
+            patch.setattr(module, "REASONS_IN_MEMORY", 1)
+        yield
 
 
 QueueMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)

@@ -5,9 +5,12 @@ from hypothesis import strategies as st
 
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 
-PAINTS = st.lists(
-    st.tuples(st.integers(1, 30), st.integers(0, 12), st.sampled_from(["a", "b", None]))
+ROWS = st.one_of(  # at the end of a page, and far away in others
+    st.integers(1, 30),
+    st.integers((1 << 16) - 15, (1 << 16) + 15),
+    st.sampled_from([(1 << 32) - 1, 1 << 40]),
 )
+PAINTS = st.lists(st.tuples(ROWS, st.integers(0, 12), st.sampled_from(["a", "b", "c", None])))
 
 
 @given(PAINTS)
@@ -40,7 +43,14 @@ def test_it_agrees_with_a_dict_of_rows_and_holds_its_invariant(
         assert ranges.total == len(rows)
         held = list(rows.values())
         assert ranges.total_by_value() == {value: held.count(value) for value in set(held)}
-        assert [ranges.value_at(row) for row in range(45)] == [rows.get(row) for row in range(45)]
+        for row in (*range(45), *range((1 << 16) - 16, (1 << 16) + 30), 1 << 50):
+            assert ranges.value_at(row) == rows.get(row)
+            assert list(ranges.descending(row)) == [span for span in spans[::-1] if span.lo <= row]
+            assert list(ranges.where("ab".__contains__, row)) == [
+                Span(max(lo, row), hi, value)
+                for lo, hi, value in spans
+                if hi >= row and value != "c"
+            ]
 
 
 @given(st.sets(st.integers(1, 40)))

@@ -2,16 +2,16 @@ import json
 import stat
 import subprocess
 import sys
-import zlib
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from ackqueue import damage
+from ackqueue.older_files import OLDER, make_older
 from ackqueue.queue_parts import fix_at
 
 from telemetry_agent.ackqueue.file.rows import encode
-from telemetry_agent.ackqueue.file.schema import _MIGRATIONS, APPLICATION_ID, connect
+from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.file.store import Changes
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
@@ -152,28 +152,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         AckQueue(tmp_path / "file" / "queue.db")
 
 
-def make_older(path: Path, version: int) -> None:
-    """Rows 1 to 6 as that version wrote them, of which 1 and 2 are delivered, and 3 is damaged."""
-    extra = None if version == 1 else '{"door":0}'
-    rows = []
-    for number in range(1, 7):
-        *row, crc, extra = encode(number, 7, number, "van", fix_at(number, extra=extra))
-        rows.append([*row, crc ^ number, extra] if version > 1 else [*row, crc ^ number])
-    path.touch()
-    with closing(connect(path)) as file:
-        file.execute("PRAGMA page_size = 512")
-        file.execute("PRAGMA journal_mode = WAL")
-        for statement in (statement for step in _MIGRATIONS[:version] for statement in step):
-            file.execute(statement)
-        file.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        file.execute(f"PRAGMA user_version = {version}")
-        file.executemany(f"INSERT INTO fix VALUES ({', '.join('?' * len(rows[0]))})", rows)
-        for lo, hi, state in ((1, 2, 5), (3, 3, -1)):
-            crc = zlib.crc32(f"{lo} {hi} {state} None None".encode())
-            file.execute("INSERT INTO mark VALUES (?, ?, ?, NULL, NULL, ?)", (lo, hi, state, crc))
-
-
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", OLDER)
 def test_a_file_of_an_older_schema_goes_on_with_what_it_holds(tmp_path: Path, version: int) -> None:
     path = tmp_path / "queue.db"
     make_older(path, version)

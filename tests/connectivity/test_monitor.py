@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from telemetry_agent.addresses import Address
 from telemetry_agent.connectivity.monitor import Monitor
-from telemetry_agent.connectivity.probe import Probe, Verdict
+from telemetry_agent.connectivity.probe import Probe, ProbeResult
 from telemetry_agent.connectivity.routes import KernelBell, Path
 
 HERE = Address(socket.AF_INET, ("10.0.0.9", 80))
@@ -61,7 +61,7 @@ class FakeProbe(Probe):
         self.running = True
         self.starts.append(now_s)
 
-    def poll(self, now_s: float) -> Verdict | None:
+    def poll(self, now_s: float) -> ProbeResult | None:
         if now_s < self.due_s():
             return None
         self.running = False
@@ -102,12 +102,12 @@ class World:
         self.returns.append(self.clock.now_s)
         self.spreads.append(spread_s)
 
-    def judge(self) -> Verdict:
+    def judge(self) -> ProbeResult:
         if self.way is None:
-            return Verdict("no-route", "no route to 10.0.0.9:80")
+            return ProbeResult("no-route", "no route to 10.0.0.9:80")
         if not self.answers:
-            return Verdict("unreachable", "connection refused by 10.0.0.9:80")
-        return Verdict("up")
+            return ProbeResult("unreachable", "connection refused by 10.0.0.9:80")
+        return ProbeResult("up")
 
     @property
     def word(self) -> str:

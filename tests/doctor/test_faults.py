@@ -3,12 +3,14 @@
 import contextlib
 import fcntl
 import os
+import pwd
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -26,11 +28,10 @@ from misbehaving import (
     tls_server_context,
 )
 from nmea import gga, line, rmc
-from processes import ROOT
+from processes import ROOT, run_agent
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.lock import QueueLock
-from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.addresses import Address, Resolve
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor.checks import NAMES
@@ -38,7 +39,6 @@ from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.lab.drive import Drive
-from telemetry_agent.model import Fix
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can seed this fault")
 
@@ -287,7 +287,7 @@ def a_file_for_the_state_directory(bench: Bench) -> None:
     "state directory",
     "fail",
     r"nobody may not write .*/state \(root:",
-    "chown nobody: /",
+    "chown -R nobody: /",
     ROOT_ONLY,
 )
 def a_state_directory_of_root(bench: Bench) -> None:
@@ -310,13 +310,13 @@ def a_state_directory_that_cannot_be_made(bench: Bench) -> None:
     "state directory",
     "fail",
     "nobody may not write .*queue.db",
-    r"chown nobody: \S+/queue\.db`",
+    r"chown nobody: \S+/queue\.db\*`",
     ROOT_ONLY,
 )
 def a_queue_of_root(bench: Bench) -> None:
     bench.user = "nobody"
     bench.state.chmod(0o777)
-    backlog(bench)
+    bench.recorded()
 
 
 @fault("file system", "fail", "is on tmpfs .*a power cut loses everything", "set queue.path")
@@ -363,15 +363,9 @@ def a_full_disk(bench: Bench) -> None:
         (bench.state / "others").write_bytes(bytes(2 << 20))
 
 
-def backlog(bench: Bench, fixes: int = 50) -> None:
-    with AckQueue(bench.queue) as queue:
-        for i in range(fixes):
-            queue.put(Fix(START_MS + i * 1000, 48_117_300_000 + i, 11_516_667_000), "van-07")
-
-
 @fault("queue", "fail", "of 50 positions 1 are damaged", "replace it")
 def a_flipped_bit(bench: Bench) -> None:
-    backlog(bench)
+    bench.recorded()
     with contextlib.closing(sqlite3.connect(bench.queue)) as database:
         database.execute("UPDATE fix SET lat_e9 = lat_e9 + 1 WHERE id = 17")
         database.commit()
@@ -384,7 +378,7 @@ def a_flipped_bit(bench: Bench) -> None:
     "sets it aside when it starts",
 )
 def a_destroyed_header(bench: Bench) -> None:
-    backlog(bench)
+    bench.recorded()
     with bench.queue.open("r+b") as file:
         file.write(b"\xff" * 100)
 
@@ -477,12 +471,18 @@ def a_token_that_is_not_there(bench: Bench) -> None:
 
 @fault("credentials", "fail", "nobody may not read upload.token_file", "chown nobody:", ROOT_ONLY)
 def a_token_for_root_alone(bench: Bench) -> None:
-    token = bench.folder / "token"
-    token.write_text("s3cret-t0ken")
-    token.chmod(0o600)
-    bench.upload["token_file"] = str(token)
+    bench.upload["token_file"] = str(secret(bench, 0o600))
     bench.user = "nobody"
     bench.state.chmod(0o777)
+
+
+def secret(bench: Bench, mode: int) -> Path:
+    """A token where every user can look."""
+    token = bench.folder / "deep" / "token"
+    token.parent.mkdir()
+    token.write_text("s3cret-t0ken")
+    token.chmod(mode)
+    return token
 
 
 @fault("answer", "fail", "the proxy does not connect to the endpoint", "check upload.proxy")
@@ -499,6 +499,68 @@ def a_token_in_a_home(bench: Bench) -> None:
     token = bench.hidden[0] / "token"
     token.write_text("s3cret-t0ken")
     bench.upload["token_file"] = str(token)
+
+
+def in_a_home(bench: Bench, name: str) -> Path:
+    """A file that the unit's sandbox hides."""
+    bench.user, bench.hidden = "nobody", (bench.folder / "home",)
+    bench.hidden[0].mkdir(exist_ok=True)
+    bench.state.chmod(0o777)
+    file = bench.hidden[0] / name
+    file.write_text("s3cret-t0ken-for-the-page")
+    return file
+
+
+@fault("credentials", "fail", "does not see upload.ca_file", "and set upload.ca_file =", ROOT_ONLY)
+def a_certificate_in_a_home(bench: Bench) -> None:
+    bench.upload["ca_file"] = str(in_a_home(bench, "ca.pem"))
+
+
+@fault("credentials", "fail", "does not see upload.proxy_password_file", "sudo install", ROOT_ONLY)
+def a_proxy_password_in_a_home(bench: Bench) -> None:
+    bench.upload["proxy_password_file"] = str(in_a_home(bench, "password"))
+    bench.upload["proxy"] = bench.serve().removesuffix("/v1/fixes").replace("//", "//jane@")
+
+
+@fault("files", "warn", "does not see page.token_file", "set page.token_file =", ROOT_ONLY)
+def a_page_token_in_a_home(bench: Bench) -> None:
+    bench.more = {"page": {"token_file": str(in_a_home(bench, "page"))}}
+
+
+@fault("files", "warn", "does not see page.map", "sudo install.*set page.map", ROOT_ONLY)
+def a_map_in_a_home(bench: Bench) -> None:
+    bench.more = {"page": {"map": str(in_a_home(bench, "area.pmtiles"))}}
+
+
+@fault("files", "warn", "does not see extra.door", "have it written where nobody may", ROOT_ONLY)
+def an_attribute_in_a_home(bench: Bench) -> None:
+    bench.more = {"extra": {"door": str(in_a_home(bench, "door"))}}
+
+
+@fault("files", "warn", "extra.door: /none/door: No such file", "correct it")
+def an_attribute_that_is_not_there(bench: Bench) -> None:
+    bench.more = {"extra": {"door": "/none/door"}}
+
+
+@fault("files", "fail", "does not see gps.source", "set gps.source =", ROOT_ONLY)
+def a_recording_in_a_home(bench: Bench) -> None:
+    recording = Path(bench.source.removeprefix("file://"))
+    bench.source = f"file://{recording.rename(in_a_home(bench, 'drive.nmea'))}"
+
+
+@fault("credentials", "fail", "nobody may not look into .*/deep", "sudo install -o", ROOT_ONLY)
+def a_token_in_a_folder_of_root(bench: Bench) -> None:
+    token = secret(bench, 0o644)
+    token.parent.chmod(0o700)
+    bench.upload["token_file"], bench.user = str(token), "nobody"
+    bench.state.chmod(0o777)
+
+
+@fault(
+    "credentials", "warn", "every user of this machine can read upload.token_file", "chmod o-rwx"
+)
+def a_token_for_everybody(bench: Bench) -> None:
+    bench.upload["token_file"] = str(secret(bench, 0o644))
 
 
 @fault("state directory", "fail", "the service does not see .*/state", "set queue.path", ROOT_ONLY)
@@ -651,12 +713,6 @@ def machine(bench: Bench) -> Machine:
     return made
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with contextlib.ExitStack() as cleanup:
-        yield Bench(tmp_path, cleanup)
-
-
 def failing(found: dict[str, Finding]) -> set[str]:
     return {finding.name for finding in found.values() if finding.verdict == "fail"}
 
@@ -671,6 +727,7 @@ def test_a_seeded_fault_is_named_with_its_remedy(bench: Bench, seeded: Fault) ->
     assert re.search(seeded.remedy, told.remedy), told
     assert "\n" not in told.said + told.remedy
     assert failing(found) <= {seeded.name}, found
+    try_commands(bench, seeded, told.remedy)
 
 
 def test_no_secret_is_told(bench: Bench) -> None:
@@ -699,6 +756,7 @@ def test_nothing_fails_where_all_is_well(bench: Bench) -> None:
     found = bench.told()
     assert {f.name for f in found.values() if f.verdict != "pass"} <= {
         "antenna",
+        "files",
         "line load",
         "proof",  # only with --send
         "tls",
@@ -708,3 +766,83 @@ def test_nothing_fails_where_all_is_well(bench: Bench) -> None:
 def test_every_check_is_described_in_its_order() -> None:
     text = (ROOT / "docs/doctor.md").read_text()
     assert tuple(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)) == NAMES
+
+
+@ROOT_ONLY
+def test_without_the_rights_to_judge_nothing_fails(bench: Bench) -> None:
+    """A stranger asks where the service is well; its files are its own."""
+    bench.user = "daemon"
+    service = pwd.getpwnam("daemon")
+    device = bench.plug_in(*driving())
+    os.fchown(device, 0, service.pw_gid)
+    os.fchmod(device, 0o660)
+    token = secret(bench, 0o600)
+    bench.recorded()
+    for path in (bench.state, *bench.state.iterdir(), token, token.parent):
+        os.chown(path, service.pw_uid, service.pw_gid)
+    bench.upload["token_file"] = str(token)
+    bench.serve(then=answer(401))  # with the token it would be another answer
+    config = bench.config
+    found = as_nobody(bench, config)
+    assert not failing(found), found
+    for name in ("sentences", "credentials", "queue", "state directory"):
+        told = found[name]
+        assert (told.verdict, told.remedy) == ("warn", "use sudo"), told
+        assert "no permission to" in told.said or "by the user who asks" in told.said
+    assert found["permissions"].verdict == "pass"
+    assert found["authentication"].said.startswith("not judged without the secrets")
+    config.chmod(0o600)
+    hidden = as_nobody(bench, config)
+    assert (hidden["config"].verdict, hidden["agent"].verdict) == ("warn", "skip")
+    assert "use sudo" in hidden["config"].remedy
+
+
+def as_nobody(bench: Bench, config: Path) -> dict[str, Finding]:
+    """What the doctor tells a user without any rights; root looks first, and imports for both."""
+    bench.told(config)
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        return bench.told(config)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+_TRIED = {"chown", "chmod", "install", "usermod", "ip", "dmesg", "apt"}
+_NOT_HERE = {
+    *("systemctl", "timedatectl", "journalctl", "raspi-config", "mmcli", "nmcli", "mount"),
+    *("fuser", "gpsctl", "du", "ls"),
+}
+"""They need a machine of one's own, or take their time."""
+
+
+def try_commands(bench: Bench, seeded: Fault, remedy: str) -> None:
+    """The commands of a remedy work, and what they were to mend is well then."""
+    for command in re.findall("`([^`]+)`", remedy):
+        words = command.removeprefix("sudo ").split()
+        if words[0] == "telemetry-agent":
+            options = [word for word in words if word.startswith("--")]
+            shown = run_agent(*words[1 : 2 + (words[1] in {"queue", "config"})], "--help")
+            assert shown.returncode == 0, command
+            assert all(option in shown.stdout for option in options), command
+        elif words[0] in _TRIED and os.geteuid() == 0:
+            done = in_a_copy_of_etc(bench, command.replace("sudo ", ""))
+            assert done.returncode == 0, (command, done.stderr)
+            if words[0] in {"chown", "chmod"}:
+                assert bench.told()[seeded.name].verdict == "pass"
+        else:
+            assert words[0] in _TRIED | _NOT_HERE, command
+
+
+def in_a_copy_of_etc(bench: Bench, command: str) -> subprocess.CompletedProcess[str]:
+    copy = bench.folder / "etc"
+    copy.mkdir()
+    for name in ("passwd", "group", "shadow", "gshadow", "login.defs"):
+        shutil.copy2(f"/etc/{name}", copy)
+    (copy / "telemetry-agent").mkdir()
+    command = command.replace("apt install", "apt-get --simulate install")
+    script = f"mount --bind {copy} /etc && {command}"
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False
+    )

@@ -2,23 +2,23 @@
 
 import contextlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import Bench
+from bench import Bench, answers
 from standins import Asked, Dawarich, PhoneTrack, Recorder, Said, Server, Traccar
 
+from telemetry_agent import __version__
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.daemon.commands import queue_commands
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.lab.endpoint import Endpoint
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with contextlib.ExitStack() as cleanup:
-        yield Bench(tmp_path, cleanup)
+from telemetry_agent.tasks import Bell
 
 
 def asked(
@@ -27,6 +27,8 @@ def asked(
     server = bench.cleanup.enter_context(Server(answer))
     bench.url = server.url + path
     bench.upload = {"compression": "none", **upload}
+    if send and not bench.queue.exists():
+        bench.recorded(1)
     found = bench.told(send=send)
     return found["authentication"], found["answer"]
 
@@ -36,7 +38,7 @@ def test_traccar_is_not_asked_for_a_device_unless_a_position_is_sent(bench: Benc
     _, answer = asked(bench, traccar, "/", send=False, format="osmand")
     assert answer.verdict == "warn"
     assert "400 where no device is named, as Traccar does" in answer.said
-    assert answer.remedy == "`telemetry-agent doctor --send` sends one position"
+    assert answer.remedy == "`telemetry-agent doctor --send` sends the newest recorded position"
     assert traccar.positions == []
 
 
@@ -46,7 +48,7 @@ def test_traccar_with_a_position(bench: Bench, known: bool) -> None:
     _, answer = asked(bench, traccar, "/", send=True, format="osmand")
     if known:
         assert (answer.verdict, answer.said) == ("pass", "200: a position was taken")
-        # It is the receiver's, not one of nowhere.
+        # It was recorded, and is not one of nowhere.
         assert [round(p["lat"], 1) for p in traccar.positions] == [48.1]
     else:
         assert (answer.verdict, answer.said) == (
@@ -56,11 +58,47 @@ def test_traccar_with_a_position(bench: Bench, known: bool) -> None:
         assert "add a device with the identifier van-07 in Traccar" in answer.remedy
 
 
-def test_without_a_position_of_the_receiver_none_is_sent(bench: Bench) -> None:
-    bench.source = f"file://{bench.record(b'$GPTXT,01,01,02,ANTSTATUS=OK*3B' + bytes([13, 10]))}"
+def test_without_a_recorded_position_none_is_sent(bench: Bench) -> None:
     traccar = Traccar("van-07")
-    asked(bench, traccar, "/", send=True, format="osmand")
+    bench.url = bench.cleanup.enter_context(Server(traccar)).url
+    bench.upload = {"format": "osmand"}
+    assert bench.told(send=True)["answer"].verdict == "warn"
     assert traccar.positions == []
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_newest_recorded_position_is_sent_under_its_own_name(
+    bench: Bench, tmp_path: Path, running: bool
+) -> None:
+    bench.recorded(3)
+    bench.source = "/dev/none"  # it works without a receiver
+    with AckQueue(bench.queue) as queue:
+        newest = queue.newest(1)[0]
+        if running:
+            bench.ask = answers(status=[STATUS], **{"queue newest": newest_of(queue)})
+    endpoint = bench.cleanup.enter_context(Endpoint("127.0.0.1:0", tmp_path / "received.db"))
+    bench.url = endpoint.url
+    for _ in range(2):
+        assert bench.told(send=True)["answer"].said == "200: a position was taken"
+    with contextlib.closing(sqlite3.connect(tmp_path / "received.db")) as database:
+        stored = database.execute("SELECT stream, seq, lat FROM fixes").fetchall()
+    assert stored == [(newest.stream, newest.seq, newest.fix.lat_e9 / 1e9)]
+
+
+def newest_of(queue: AckQueue) -> list[dict[str, Any]]:
+    """What a running agent answers."""
+    return list(queue_commands(queue)["queue newest"].run({"limit": 100}, Bell()))
+
+
+STATUS = {
+    "running": True,
+    "version": __version__,
+    "pid": os.getpid(),
+    "uptime_s": 7300.0,
+    "receiver": {"source": "/dev/none", "state": "absent"},
+    "upload": {"state": "ok", "last_delivery_s": 4.0},
+    "queue": {"pending": 3, "delivered": 90, "dead_letters": {}, "lost": {}},
+}
 
 
 @pytest.mark.parametrize("send", [True, False])
@@ -166,15 +204,23 @@ def test_an_endpoint_that_unpacks_and_refuses_proves_itself(bench: Bench, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "said",
-    [
-        Said(301, headers={"Location": "https://gps.example.com/v1/fixes"}),
-        Said(400, b"<center>The plain HTTP request was sent to HTTPS port</center>"),  # nginx
-    ],
+    ("fixes", "saves"),
+    [(50, r"newest 50 positions \d{3,4} bytes, not \d{4}"), (0, "no recorded positions to tell")],
 )
-def test_an_endpoint_that_wants_https(bench: Bench, said: Said) -> None:
-    server = bench.cleanup.enter_context(Server(lambda _: said))
-    bench.url = server.url + "/"
-    found = bench.told(send=False)["answer"]
-    assert (found.verdict, found.said) == ("fail", f"{said.status}: the endpoint wants https")
-    assert found.remedy.startswith("write https:// in upload.url")
+def test_it_tells_what_gzip_would_save_and_how_to_offer_it(
+    bench: Bench, fixes: int, saves: str
+) -> None:
+    def strict(asked: Asked) -> Said:
+        try:
+            json.loads(asked.body)
+        except ValueError:
+            return Said(400)
+        return Said(200)
+
+    if fixes:
+        bench.recorded(fixes)
+    bench.url = bench.cleanup.enter_context(Server(strict)).url
+    found = bench.told(send=True)["proof"]
+    assert found.verdict == "pass"
+    assert re.search(f"nonsense is refused; requests stay plain: .*{saves}", found.said), found
+    assert "`Accept-Encoding: gzip` in an answer of the endpoint turns it on" in found.said

@@ -1,11 +1,12 @@
 from collections.abc import Callable
 
 import pytest
+from fakes import FakeClock
 from nmea import line, rmc
 from scripted import ScriptedReceiver
 
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.sources.on_connect import StartWatch, command_bytes
+from telemetry_agent.gnss.sources.on_connect import OnConnect, command_bytes
 from telemetry_agent.gnss.sources.protocols import protocol, ubx_checksum
 from telemetry_agent.gnss.sources.serial import SerialSource
 
@@ -54,14 +55,18 @@ STARTS = [
 def test_a_start_is_noticed_once_however_it_is_cut(said: bytes) -> None:
     data = EPOCH + said + EPOCH * 20
     for size in (1, 7, len(data)):
-        watch = StartWatch()
-        seen = [watch.feed(data[i : i + size]) for i in range(0, len(data), size)]
-        assert seen.count(True) == 1
+        clock = FakeClock()
+        commands = OnConnect("gps", [RATE], clock)
+        sent: list[bytes] = []
+        for i in range(0, len(data), size):
+            sent += commands.heard(data[i : i + size])
+            clock.advance(60)
+        assert sent == [RATE]
 
 
 def test_other_sentences_are_no_start() -> None:
     data = EPOCH + line("PMTK010,002") + line("GPTXT,01,01,02,ANTSTATUS=OK") + line("PSRF150,0")
-    assert not StartWatch().feed(data)
+    assert not OnConnect("gps", [RATE], FakeClock()).heard(data)
 
 
 # ---- a receiver that obeys

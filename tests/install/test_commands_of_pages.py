@@ -1,6 +1,6 @@
 """What stands in the documentation is there: commands, options, targets, files, and an example.
 
-Blocks marked ``sh`` are run, in ``tests/packages/test_pages.py``.
+What is typed in blocks of code is run as well: ``test_blocks_of_pages.py``.
 """
 
 import re
@@ -12,15 +12,12 @@ from pathlib import Path
 
 import click
 import pytest
-from documents import blocks
+from documents import PAGES, blocks
 from processes import ROOT, environment
 
 from telemetry_agent.cli import PROGRAM, cli
 
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-RUN = {"install.md", "upgrade.md"}
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -79,11 +76,6 @@ def _unknown(words: list[str]) -> str | None:
 def test_every_command_that_a_page_names_is_there(page: Path) -> None:
     faults = [(" ".join(words), fault(words)) for words in commands(page.read_text())]
     assert [(line, what) for line, what in faults if what] == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_block_that_claims_to_be_run_is_where_it_is_run(page: Path) -> None:
-    assert page.name in RUN or "```sh\n" not in page.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

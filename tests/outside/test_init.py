@@ -1,5 +1,6 @@
 """``init``: what it shows, what it writes, what it refuses."""
 
+import json
 import os
 import pty
 import stat
@@ -15,8 +16,8 @@ from processes import AGENT, environment, run_agent
 from rig import simulated, started, write_config
 from standins import Server, Traccar
 
-from telemetry_agent.cli.server_presets import SERVERS, completed
-from telemetry_agent.cli.server_recognition import told_by_answer, told_by_url
+from telemetry_agent.doctor.server_presets import SERVERS, completed
+from telemetry_agent.doctor.server_recognition import told_by_answer, told_by_url
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.lab.endpoint import Endpoint
 
@@ -49,7 +50,9 @@ def test_an_endpoint_that_is_away_is_said_and_no_obstacle(tmp_path: Path) -> Non
     flags = ["--device", "x", "--source", "auto", "--url", URL]
     done = run_agent("init", "--config", str(path), *flags)
     assert done.returncode == 0
-    assert "the endpoint: answer: connection refused by 127.0.0.1:9; check that" in done.stdout
+    assert (
+        "the endpoint: tcp: 127.0.0.1:9 refuses connections; start the server there" in done.stdout
+    )
     assert path.exists()
 
 
@@ -118,6 +121,31 @@ def test_it_asks_for_name_and_server_and_again_after_a_bad_answer(tmp_path: Path
     written = tomllib.loads(path.read_text())
     assert (written["device"], written["gps"]["source"]) == ("van-09", "auto")
     assert written["upload"] == {"url": endpoint.url}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a host name of its own")
+@pytest.mark.parametrize(
+    ("host", "device"), [("raspberrypi", "{hostname}-{"), ("van-07", "{hostname}")]
+)
+def test_it_proposes_a_name_that_no_other_device_has(
+    tmp_path: Path, host: str, device: str
+) -> None:
+    path = tmp_path / "config.toml"
+    argv = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', host, *AGENT, "init"]
+    done = subprocess.run(
+        [*argv, "--config", str(path), "--source", "auto", "--url", URL],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(path.read_text())["device"].startswith(device)
+    assert (f"many devices are called '{host}'" in done.stdout) == ("{" in device[1:])
+    shown = run_agent("config", "show", "--config", str(path), "--json").stdout
+    assert "{" not in json.loads(shown)["device"]["value"]
 
 
 class Root(BaseHTTPRequestHandler):
@@ -202,7 +230,7 @@ def test_a_file_is_judged_by_what_the_service_may_read(tmp_path: Path) -> None:
             done = run_agent("init", "--config", str(path), *flags, "--token-file", str(key))
         finally:
             key.unlink()
-        assert "below a home folder, which the service cannot see: `sudo install" in done.stderr
+        assert "(/root is hidden from it): `sudo install -o telemetry-agent" in done.stderr
     assert not path.exists()
 
 
@@ -267,6 +295,13 @@ def test_what_cannot_be_guessed_is_asked_for(
     assert done.returncode == 2
     assert says in done.stderr
     assert not path.exists()
+
+
+def test_requests_to_questdb_stay_plain(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    flags = ["--device", "x", "--source", "auto", "--server", "questdb", "--url", URL]
+    assert run_agent("init", "--config", str(path), *flags).returncode == 0
+    assert tomllib.loads(path.read_text())["upload"]["compression"] == "none"
 
 
 def test_the_config_for_traccar_works(tmp_path: Path) -> None:

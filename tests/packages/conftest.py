@@ -13,6 +13,8 @@ import pytest
 from packages.roots import require
 from processes import ROOT
 
+from telemetry_agent.snapshot import PROTOCOL
+
 PREVIOUS = "0.0.9"
 DATED = {"SOURCE_DATE_EPOCH": "1795435200"}
 """The date of what is built here, else that of the newest commit."""
@@ -25,7 +27,7 @@ class Built:
     wheel: Path
     debs: dict[str, Path]
     previous: dict[str, Path]
-    """The same program under an older version."""
+    """An older version: it has the schema and the protocol before these."""
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +53,20 @@ def _build(folder: Path) -> Built:
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "older", filter="data")
     (source,) = (folder / "older").iterdir()
-    info = source / "PKG-INFO"
     version = wheel.name.split("-")[1]
-    info.write_text(info.read_text().replace(f"Version: {version}\n", f"Version: {PREVIOUS}\n"))
+    _replace(source / "PKG-INFO", f"Version: {version}\n", f"Version: {PREVIOUS}\n")
+    code = source / "telemetry_agent"
+    _replace(code / "snapshot.py", f"PROTOCOL = {PROTOCOL}\n", f"PROTOCOL = {PROTOCOL - 1}\n")
+    _replace(code / "ackqueue/file/schema.py", ', ("DROP TABLE IF EXISTS away",))', ")")
     _hatch(source, folder / "older", "-t", "wheel")
     (older,) = (folder / "older").glob("*.whl")
     return Built(wheel, _debs(wheel, folder), _debs(older, folder / "older"))
+
+
+def _replace(file: Path, now: str, then: str) -> None:
+    text = file.read_text()
+    assert now in text
+    file.write_text(text.replace(now, then))
 
 
 def _hatch(source: Path, out: Path, *targets: str) -> None:

@@ -7,18 +7,20 @@ root, overlayfs, and Debian's systemd-container and debootstrap.
 
 import contextlib
 import os
+import pty
 import select
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 _LIMIT_S = 120.0
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # as sudo has it
 
 # Each machine has a cgroup of its own, else two of them would share that of the service. In a
 # namespace of process numbers whose first is nspawn, everything ends with that.
@@ -97,7 +99,7 @@ class Container:
 
     def argv(self, *argv: str) -> list[str]:
         """How a program is run in there, as root."""
-        inside = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"]
+        inside = ["env", "-i", f"PATH={_PATH}", "HOME=/root", "LANG=C.UTF-8"]
         inside += ["DEBIAN_FRONTEND=noninteractive"]
         return ["nsenter", f"--target={self._leader}", "--all", *inside, *argv]
 
@@ -118,6 +120,29 @@ class Container:
             journal = self._journal()
             pytest.fail(f"{argv} ended with {done.returncode}:\n{done.stdout}\n{journal}")
         return done
+
+    def asked(self, *argv: str, answers: Sequence[tuple[str, str]]) -> str:
+        """Run a program on a terminal, and type each answer when its question is there."""
+        master, terminal = pty.openpty()
+        with subprocess.Popen(
+            self.argv(*argv), stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            os.close(terminal)
+            assert process.stdout is not None
+            text, left, deadline_s = "", list(answers), time.monotonic() + _LIMIT_S
+            while select.select([process.stdout], [], [], deadline_s - time.monotonic())[0]:
+                if not (data := os.read(process.stdout.fileno(), 1 << 16)):
+                    break
+                text += data.decode("utf-8", "replace")
+                while left and left[0][0] in text.rpartition("\n")[2]:
+                    _, answer = left.pop(0)
+                    os.write(master, f"{answer}\n".encode())
+                    text += f"{answer}\n"
+            process.kill()
+        os.close(master)
+        if process.returncode or left:
+            pytest.fail(f"{process.returncode}, never asked {left}:\n{text}\n{self._journal()}")
+        return text
 
     def said(self, *argv: str) -> str:
         """What a program prints."""

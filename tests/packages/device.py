@@ -9,6 +9,8 @@ from pathlib import Path
 
 from packages.containers import Container
 
+RELEASES = {"trixie": "trixie", "bookworm": "amd64"}
+"""Debian's release -> the package for it on this machine."""
 UNIT = "telemetry-agent.service"
 QUEUE = "var/lib/telemetry-agent/queue.db"
 INIT = (
@@ -17,11 +19,17 @@ INIT = (
 )
 
 
-def install(machine: Container, deb: Path) -> str:
+def install(machine: Container, deb: Path, *options: str) -> str:
     """As ``sudo apt install ./FILE`` does, without a network."""
     shutil.copy(deb, machine.root / "root")
-    argv = ["apt-get", "install", "--yes", "--no-install-recommends"]
+    argv = ["apt-get", "install", "--yes", "--no-install-recommends", *options]
     return machine.said(*argv, f"/root/{deb.name}")
+
+
+def typed(machine: Container, block: str, *, check: bool = True) -> str:
+    """A block as somebody types it who is root, and says yes to apt."""
+    script = f'cd /root; sudo() {{ env "$@"; }}\n{block}'
+    return machine.run("bash", "-euc", script, check=check).stdout.strip()
 
 
 def start_receiver(machine: Container) -> None:
@@ -29,6 +37,22 @@ def start_receiver(machine: Container) -> None:
     machine.start("receiver", "telemetry-agent", "simulate", "--link=/run/gps", "--rate=5")
     machine.wait_for_line("receiver", "/run/gps")
     machine.run("chmod", "666", "/run/gps")
+
+
+def plug_in_receiver(machine: Container) -> None:
+    """A receiver as the kernel shows one at USB: a u-blox 8."""
+    start_receiver(machine)
+    usb = machine.root / "root/usb/1-1"
+    (usb / "1-1:1.0").mkdir(parents=True)
+    (usb / "idVendor").write_text("1546\n")
+    (usb / "idProduct").write_text("01a8\n")
+    (usb / "1-1:1.0/bInterfaceNumber").write_text("00\n")
+    tty = machine.root / "root/tty/ttyACM0"
+    tty.mkdir(parents=True)
+    (tty / "device").symlink_to("/root/usb/1-1/1-1:1.0")
+    machine.run("chmod", "755", "/root")
+    machine.run("mount", "--bind", "/root/tty", "/sys/class/tty")
+    machine.run("ln", "--symbolic", "/run/gps", "/dev/ttyACM0")
 
 
 def start_endpoint(machine: Container) -> None:

@@ -10,6 +10,7 @@ from packages.containers import container
 from packages.device import (
     INIT,
     QUEUE,
+    RELEASES,
     UNIT,
     costs,
     install,
@@ -23,9 +24,6 @@ from packages.device import (
 from packages.roots import require, root
 
 pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
-
-RELEASES = {"trixie": "trixie", "bookworm": "amd64"}
-"""Debian's release -> the package for it on this machine."""
 
 
 @pytest.mark.parametrize("release", RELEASES)

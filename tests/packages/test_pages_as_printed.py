@@ -1,21 +1,25 @@
-"""The commands of docs/install.md and docs/upgrade.md, run as they stand there."""
+"""The commands of the pages on installing, upgrading and moving, run as they stand there."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from documents import blocks
 from packages.conftest import PREVIOUS, Built
 from packages.containers import Container, container
-from packages.device import UNIT, start_endpoint, start_receiver
+from packages.device import (
+    QUEUE,
+    UNIT,
+    plug_in_receiver,
+    start_endpoint,
+    start_receiver,
+    typed,
+    wait_for_status,
+)
 from packages.roots import root
 
 pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
-
-
-def typed(machine: Container, block: str) -> str:
-    """A block as somebody types it who is root, and says yes to apt."""
-    return machine.said("bash", "-euc", f'cd /root; sudo() {{ "$@"; }}\n{block}')
 
 
 def download(machine: Container, deb: Path) -> None:
@@ -24,22 +28,63 @@ def download(machine: Container, deb: Path) -> None:
     shutil.copy(deb, machine.root / "root")
 
 
-def test_a_page_can_be_followed_to_the_letter(built: Built) -> None:
-    install, init = blocks("install.md", "sh")
-    upgrade, uninstall = blocks("upgrade.md", "sh")
-    with container(root("trixie")) as machine:
-        machine.boot()
-        (machine.root / "etc/apt/apt.conf.d/90yes").write_text(
+@pytest.fixture
+def machine(request: pytest.FixtureRequest) -> Iterator[Container]:
+    """A Debian of this release, where apt is told yes and has no network."""
+    with container(root(request.param)) as booted:
+        booted.boot()
+        (booted.root / "etc/apt/apt.conf.d/90yes").write_text(
             'APT::Get::Assume-Yes "true";\nAPT::Install-Recommends "false";\n'
         )
-        download(machine, built.previous["trixie"])
-        typed(machine, install)
-        start_receiver(machine)
-        start_endpoint(machine)
-        said = typed(machine, init)
-        assert "delivered: 127.0.0.1" in said
-        assert f"telemetry-agent {PREVIOUS}, van-07" in said
-        download(machine, built.debs["trixie"])
-        typed(machine, upgrade)
-        assert machine.show(UNIT, "ActiveState") == "active"
-        assert "undelivered fixes" in typed(machine, uninstall)
+        yield booted
+
+
+@pytest.mark.parametrize("machine", ["bookworm"], indirect=True)
+def test_the_readme_leads_to_a_delivered_position(built: Built, machine: Container) -> None:
+    install, init = blocks("README.md", "sh")[0].splitlines()
+    download(machine, built.debs["amd64"])
+    typed(machine, install)
+    plug_in_receiver(machine)
+    start_endpoint(machine)
+    answers = [
+        ("Which one is the receiver?", ""),
+        ("This device's name", "van-07"),
+        ("The server's URL", "http://127.0.0.1:8080/v1/fixes"),
+        ("Which kind is it?", ""),
+        ("Enable and start the service now?", ""),
+    ]
+    said = machine.asked(*init.removeprefix("sudo ").split(), answers=answers)
+    assert "1. /dev/ttyACM0: u-blox 8" in said
+    assert "3D fix" in said
+    assert "recorded: the first position is on the disk" in said
+    assert "delivered: 127.0.0.1:8080 has it" in said
+    assert machine.said("systemctl", "is-enabled", UNIT) == "enabled"
+    assert ", van-07, " in machine.said("telemetry-agent", "status")
+
+
+@pytest.mark.parametrize("machine", ["trixie"], indirect=True)
+def test_a_page_can_be_followed_to_the_letter(built: Built, machine: Container) -> None:
+    install, init, *_ = blocks("install.md", "sh")
+    upgrade, _, downgrade, move, uninstall, _ = blocks("upgrade.md", "sh")
+    clone, journal = blocks("operations.md", "sh")
+    version = built.wheel.name.split("-")[1]
+    download(machine, built.previous["trixie"])
+    typed(machine, install)
+    start_receiver(machine)
+    start_endpoint(machine)
+    said = typed(machine, init)
+    assert "delivered: 127.0.0.1" in said
+    assert f"telemetry-agent {PREVIOUS}, van-07" in said
+    download(machine, built.debs["trixie"])
+    typed(machine, upgrade)
+    assert f"telemetry-agent {version}, van-07" in machine.said("telemetry-agent", "status")
+    assert "thrown away" in typed(machine, journal)  # what it warns of: a disk in memory
+    download(machine, built.previous["trixie"])
+    typed(machine, downgrade)
+    assert f"telemetry-agent {PREVIOUS}, van-07" in machine.said("telemetry-agent", "status")
+    for made_ready in (clone, move):
+        typed(machine, made_ready)
+        assert not (machine.root / QUEUE).exists()
+        machine.run("systemctl", "start", UNIT)
+        wait_for_status(machine, "queue.pending", 1)
+    assert "undelivered fixes" in typed(machine, uninstall)

@@ -1,9 +1,13 @@
 """An installation by pip: the service that it makes, and that it removes again."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from documents import blocks
+from packages import device
 from packages.conftest import Built
 from packages.containers import Container, container
 from packages.device import INIT, UNIT, costs, left_behind, start_endpoint, start_receiver
@@ -13,16 +17,23 @@ from processes import ROOT
 pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
 
 
-def pip_install(machine: Container, built: Built, venv: str) -> None:
-    """With the wheels that the packages hold: nothing is fetched."""
+UNINSTALL = {
+    "pipx": "pipx uninstall --global telemetry-agent",
+    "uv": "UV_TOOL_DIR=/opt/uv UV_TOOL_BIN_DIR=/usr/local/bin uv tool uninstall telemetry-agent",
+}
+
+
+def bring_wheels(machine: Container, built: Built) -> None:
+    """The wheels that the packages hold stand in for PyPI: nothing is fetched."""
     wheels = machine.root / "root/wheels"
-    if not wheels.exists():
-        shutil.copytree(ROOT / "build/wheels/amd64", wheels)
-        shutil.copy(built.wheel, wheels)
-    machine.run("python3", "-m", "venv", venv)
-    version = built.wheel.name.split("-")[1]
-    argv = (f"{venv}/bin/pip", "install", "--no-index", "--find-links=/root/wheels")
-    machine.run(*argv, f"telemetry-agent[page]=={version}")
+    shutil.copytree(ROOT / "build/wheels/amd64", wheels)
+    shutil.copy(built.wheel, wheels)
+
+
+def typed(machine: Container, block: str, *, check: bool = True) -> str:
+    offline = "export PIP_NO_INDEX=1 PIP_FIND_LINKS=/root/wheels\n"
+    offline += "export UV_NO_INDEX=1 UV_FIND_LINKS=/root/wheels UV_OFFLINE=1\n"
+    return device.typed(machine, offline + block, check=check)
 
 
 def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
@@ -30,23 +41,20 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         machine.boot()
         before = left_behind(machine)
 
-        pip_install(machine, built, "/root/venv")
-        done = machine.run("/root/venv/bin/telemetry-agent", "service", "install", check=False)
-        assert done.returncode == 1
-        assert "below a home folder, which the service cannot see" in done.stdout
-        assert "sudo pipx install --global" in done.stdout
+        bring_wheels(machine, built)
+        by_pip = blocks("install.md", "sh")[-1]
+        in_home = by_pip.replace("/opt/telemetry-agent", "/root/venv")
+        said = typed(machine, in_home, check=False)
+        assert "below a home folder, which the service cannot see" in said
+        assert "sudo pipx install --global" in said
         assert left_behind(machine) == before
 
-        pip_install(machine, built, "/opt/telemetry-agent")
-        said = machine.said("/opt/telemetry-agent/bin/telemetry-agent", "service", "install")
-        assert "Next: telemetry-agent init" in said
+        assert "Next: telemetry-agent init" in typed(machine, by_pip)
         assert machine.said("systemctl", "is-enabled", UNIT) == "enabled"
         assert machine.show(UNIT, "ActiveState") == "inactive"
 
-        # PATH of the container has no /usr/local/bin: as sudo has it.
         link = machine.root / "usr/local/bin/telemetry-agent"
         assert link.readlink() == Path("/opt/telemetry-agent/bin/telemetry-agent")
-        (machine.root / "usr/bin/telemetry-agent").symlink_to(link.readlink())
         start_receiver(machine)
         # Nobody listens yet: what is missing is said.
         done = machine.run(*INIT, "--wait=20s", check=False)
@@ -62,15 +70,46 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         said = machine.said(*(word for word in INIT if "--source" not in word), "--force")
         assert "the running agent reads /run/gps" in said
         assert "delivered: 127.0.0.1" in said
-        machine.run("telemetry-agent", "service", "install")
+        _, upgrade, *_, uninstall = blocks("upgrade.md", "sh")
+        typed(machine, upgrade)
+        assert machine.show(UNIT, "ActiveState") == "active"
 
-        machine.run("telemetry-agent", "service", "uninstall")
+        typed(machine, uninstall)
         assert machine.show(UNIT, "MainPID") == "0"
         assert (machine.root / "var/lib/telemetry-agent/queue.db").exists()
-        machine.run("telemetry-agent", "service", "install")
+        # Without a service, init installs it as well.
+        said = machine.said("/opt/telemetry-agent/bin/telemetry-agent", *INIT[1:], "--force")
+        assert "delivered: 127.0.0.1" in said
         said = machine.said("telemetry-agent", "service", "uninstall", "--purge")
         assert "deleting /var/lib/telemetry-agent with " in said
-        (machine.root / "usr/bin/telemetry-agent").unlink()
         shutil.rmtree(machine.root / "opt/telemetry-agent")
         assert left_behind(machine) == before
         assert machine.run("getent", "passwd", "telemetry-agent", check=False).returncode == 2
+
+
+@pytest.mark.parametrize("tool", ["pipx", "uv"])
+def test_the_service_of_a_tool_of_its_own(built: Built, tool: str) -> None:
+    """Installed by what docs/install.md says, made a service, and left as the tool had it."""
+    with container(root("bookworm")) as machine:
+        machine.boot()
+        bring_wheels(machine, built)
+        fetched = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+        wheels = machine.root / "root/wheels"
+        subprocess.run([*fetched, "--dest", str(wheels), tool, "pip"], check=True)
+        machine.run("python3", "-m", "venv", "/root/tools")
+        typed(machine, f"/root/tools/bin/pip install {tool}")
+        (machine.root / "usr/local/bin" / tool).symlink_to(f"/root/tools/bin/{tool}")
+        (by_tool,) = [block for block in blocks("install.md", "sh") if f"{tool} " in block]
+
+        before = left_behind(machine)
+        said = typed(machine, by_tool)
+        assert "Next: telemetry-agent init" in said
+        start_receiver(machine)
+        start_endpoint(machine)
+        assert "delivered: 127.0.0.1" in machine.said(*INIT)
+        machine.run("systemctl", "stop", "receiver", "endpoint")
+        # The command is the tool's: it stays until the tool takes it away.
+        typed(machine, "telemetry-agent service uninstall --purge")
+        assert "telemetry-agent" in typed(machine, "telemetry-agent --version")
+        typed(machine, UNINSTALL[tool])
+        assert left_behind(machine) - before <= {"/opt/pipx/venvs/.telemetry-agent.lock"}

@@ -515,6 +515,21 @@ const stories = {
     // The login answers 401, which a browser logs.
     assert.deepEqual(page.faults.filter((fault) => !/status of 401/.test(fault)), []);
   },
+
+  async bare() {
+    const page = await open();
+    await live(page);
+    for (const place of ["#map", "#chart"])
+      assert.match(await page.locator(place).innerText(), /Install Node 20 with npm/);
+    await until(page, () => document.querySelector("#receiver .value").innerText !== "…");
+    await page.locator("#trips-card").scrollIntoViewIfNeeded();
+    await until(page, () => document.querySelectorAll("#trips li").length > 0);
+    await until(page, () => document.querySelectorAll("#bars > *").length > 0);
+    assert.equal(await page.locator("#follow").isVisible(), false);
+    await page.locator("#trips li button").first().click();
+    await axe(page, "without libraries");
+    assert.deepEqual(page.faults, []);
+  },
 };
 
 /** The share of a processor that the page's main thread takes, in percent. */

@@ -1,15 +1,16 @@
 """The page as a person meets it, in a real Chromium."""
 
 import json
+import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from browsing import browsing, comes_true
-from processes import Running, agent
+from processes import ROOT, Running, agent
 from rig import START_MS, simulated, started, stats, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -29,9 +30,9 @@ def port() -> int:
 
 
 @contextmanager
-def watched(config: Path) -> Iterator[Running]:
+def watched(config: Path, env: Mapping[str, str] = {}) -> Iterator[Running]:
     """The daemon, from when its page is there."""
-    with started(config) as daemon:
+    with started(config, env) as daemon:
         daemon.wait_for_line("the page is at")
         yield daemon
 
@@ -106,6 +107,20 @@ def test_small_screens_no_script_and_an_app_to_install(tmp_path: Path, port: int
         page = {"listen": f"127.0.0.1:{port}"}
         config = write_config(tmp_path, str(tmp_path / "gps"), endpoint.url, page=page)
         with watched(config), browsing("details", f"http://127.0.0.1:{port}/") as browser:
+            comes_true(browser)
+
+
+def test_without_the_libraries_it_has_all_but_the_map_and_the_charts(
+    tmp_path: Path, port: int
+) -> None:
+    """As a checkout that was installed where Node is missing."""
+    left_out = shutil.ignore_patterns("vendor", "__pycache__")
+    shutil.copytree(ROOT / "telemetry_agent", tmp_path / "telemetry_agent", ignore=left_out)
+    checkout = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    with Endpoint("127.0.0.1:0", tmp_path / "r.db") as endpoint, simulated(tmp_path) as receiver:
+        page = {"listen": f"127.0.0.1:{port}"}
+        config = write_config(tmp_path, str(receiver.device), endpoint.url, page=page)
+        with watched(config, checkout), browsing("bare", f"http://127.0.0.1:{port}/") as browser:
             comes_true(browser)
 
 

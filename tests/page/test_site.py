@@ -449,10 +449,10 @@ def test_without_the_browsers_libraries_the_page_says_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(libraries, "_BROWSER", (tmp_path / "leaflet.js",))
-    assert "Node 20 with npm" in (libraries.browser_missing() or "")
     with served(tmp_path) as site:
         answer, body = site.ask("/")
-        assert (answer.status, b"Node 20 and npm" in body) == (200, True)
+        assert (answer.status, b"What needs a look" in body) == (200, True)
+        assert "Install Node 20 with npm" in json.loads(site.ask("/setup")[1])["missing"]
 
 
 def test_without_the_extra_the_page_is_held(

@@ -28,7 +28,14 @@ from telemetry_agent.ackqueue.file.schema import (
     refusal,
 )
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
-from telemetry_agent.ackqueue.row_states import DAMAGED, Loaded, RowState, State
+from telemetry_agent.ackqueue.row_states import (
+    DAMAGED,
+    REASONS_IN_MEMORY,
+    Loaded,
+    RowState,
+    State,
+    unnamed,
+)
 from telemetry_agent.errors import StorageError
 
 ROWS_PER_READ = 1000
@@ -78,6 +85,7 @@ _FAILURES: dict[int, type[StorageError]] = {
 }
 
 
+_STATES = {int(state): state for state in State}
 MARK_COLUMNS = ("lo", "hi", "state", "reason", "batch", "crc")
 
 _INSERT = (
@@ -87,6 +95,9 @@ _INSERT = (
 _REPLACE = f"REPLACE INTO fix ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - names of ours
 _SET_MARK = f"REPLACE INTO mark ({', '.join(MARK_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608 - names of ours
 _SELECT_MARKS = f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo > ? ORDER BY lo LIMIT ?"  # noqa: S608 - names of ours
+_SELECT_MARK_OF = (
+    f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo <= ? ORDER BY lo DESC LIMIT 1"  # noqa: S608 - names of ours
+)
 _SELECT_NUMBERS = "SELECT id FROM fix WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 _SELECT = (
     f"SELECT {', '.join(COLUMNS)} FROM fix WHERE id BETWEEN ? AND ? "  # noqa: S608 - names of ours
@@ -117,25 +128,32 @@ class Store:
             StorageError: The file cannot be read. It is closed.
         """
         marks: RangeMap[RowState] = RangeMap()
-        damage: list[str] = []
+        damage: str | None = None
+        known: set[RowState] = set()
+        value: RowState | None = None
         last = 0
         try:
-            rows = self._connection.execute(_SELECT_MARKS, (0, -1)).fetchall()
+            for row in self._connection.execute(_SELECT_MARKS, (0, -1)):
+                found = read_mark(row)
+                if found is None or found.lo <= last:
+                    damage = damage or f"the mark of the rows from {row[0]} on"
+                    continue
+                lo, last, mark = found
+                if mark.state is State.ACK_FAILED and mark not in known:
+                    if mark.reason is not None and len(known) < REASONS_IN_MEMORY:
+                        known.add(mark)
+                    else:
+                        mark = unnamed(value)
+                value = mark
+                marks.paint(lo, last, value)
             newest = self._connection.execute(_SELECT_BEFORE, (_MOST, 2)).fetchall()
         except FAILURES as error:
             self.close()
             raise cannot_open(self.path, error) from error
-        for row in rows:
-            found = read_mark(row)
-            if found is None or found.lo <= last:
-                damage.append(f"the mark of the rows from {row[0]} on")
-                continue
-            marks.paint(*found)
-            last = found.hi
         if newest and not _newest_is_plausible(newest, marks):
-            damage.append(f"the number of the newest row, {newest.pop(0)[0]}")
+            damage = damage or f"the number of the newest row, {newest.pop(0)[0]}"
         last = max([last, *(row[0] for row in newest)])
-        text = f"the queue {self.path} is damaged: {damage[0]}" if damage else None
+        text = f"the queue {self.path} is damaged: {damage}" if damage else None
         return Loaded(last, marks, text)
 
     def write(self, changes: Changes) -> None:
@@ -185,6 +203,11 @@ class Store:
         marks = self._select(_SELECT_MARKS, (after, ROWS_PER_READ))
         self._check_order([after, *(mark[0] for mark in marks)])
         return marks
+
+    def reason(self, row: int) -> str | None:
+        """Why this dead letter was refused, where the file tells; as ``read``."""
+        marks = map(read_mark, self._select(_SELECT_MARK_OF, (row,)))
+        return next((mark.value.reason for mark in marks if mark and row <= mark.hi), None)
 
     def integrity(self) -> str:
         """What SQLite finds wrong with the structure of the file, or ``ok``."""
@@ -279,9 +302,11 @@ class Store:
 
     def _write(self, changes: Changes) -> None:
         execute = self._connection.execute
+        # Before it changes: it can be the file alone that knows the reasons.
+        marks = {lo: span and self._with_reason(span) for lo, span in changes.marks.items()}
         execute("BEGIN IMMEDIATE")
         try:
-            self._write_marks(changes.marks)  # first: what goes makes room for what comes
+            self._write_marks(marks)  # first: what goes makes room for what comes
             if changes.moved:
                 self._connection.executemany(_REPLACE, changes.moved)
             if changes.arrived:
@@ -294,6 +319,11 @@ class Store:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
+
+    def _with_reason(self, span: Span[RowState]) -> Span[RowState]:
+        if span.value.state is not State.ACK_FAILED or span.value.reason is not None:
+            return span
+        return span._replace(value=RowState(State.ACK_FAILED, self.reason(span.lo)))
 
     def _write_marks(self, marks: Mapping[int, Span[RowState] | None]) -> None:
         execute = self._connection.execute
@@ -321,12 +351,14 @@ def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
     """A row of the table ``mark``; ``None``: it is damaged."""
     lo, hi, state, reason, batch, crc = row
     try:
-        if crc != _checksum(lo, hi, state, reason, batch):
+        if crc != _checksum(lo, hi, state, reason, batch) or not 0 < lo <= hi:
+            return None
+        if not isinstance(hi, int) or not isinstance(batch, int | None):
             return None
         if state == _DAMAGED_BEFORE_3:
             return Span(lo, hi, DAMAGED)
-        return Span(lo, hi, RowState(State(state), reason, batch))
-    except ValueError:  # no state, or a text that is no UTF-8
+        return Span(lo, hi, RowState(_STATES[state], reason, batch))
+    except (KeyError, TypeError, ValueError):  # no state, no number, or a text that is no UTF-8
         return None
 
 
@@ -346,5 +378,5 @@ def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
     return bool(number > before and (follows or proves_its_number(newest[0])))
 
 
-def _checksum(*values: object) -> int:
-    return zlib.crc32(" ".join(str(value) for value in values).encode())
+def _checksum(lo: object, hi: object, state: object, reason: object, batch: object) -> int:
+    return zlib.crc32(f"{lo} {hi} {state} {reason} {batch}".encode())

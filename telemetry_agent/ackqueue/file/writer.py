@@ -154,6 +154,7 @@ class Writer:
                     if written:
                         placed = (*changes.moved, *changes.arrived, *changes.rows)
                         self._ledger.settle(row[0] for row in placed)
+                        self._ledger.forget_reasons(changes.marks.values())
                     else:
                         self._give_back(changes)
                     self._writing.clear()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from telemetry_agent.ackqueue.file.rows import TIME_MS, decode, is_sound
+from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.limits.ballast import Ballast
 from telemetry_agent.ackqueue.limits.thinner import Thinner
@@ -148,18 +148,23 @@ class Bounds:
             delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
         if shared.latest_ms is None or not delivered or shared.writer.refused:
             return False
-        lo, end = delivered[0][0], min(delivered[0][1], shared.last - 1)
-        kept = (
-            row[0]
-            for row in shared.read(lo, end)
-            if is_sound(row) and abs(row[TIME_MS] - shared.latest_ms) <= self._keep_delivered_ms
-        )
-        last_old = next(kept, end + 1) - 1
-        if last_old < lo:
+        old = []
+        for lo, hi in delivered:
+            kept = next(filter(self._is_kept, shared.read(lo, hi)), None)
+            end = min(hi, shared.last - 1) if kept is None else kept[0] - 1
+            if lo <= end:
+                old.append((lo, end))
+            if end < hi:
+                break
+        if not old:
             return False
-        self._lose([(lo, last_old)], PURGED)
+        self._lose(old, PURGED)
         shared.write()
-        return last_old == end
+        return old[-1][1] == delivered[-1][1]
+
+    def _is_kept(self, row: Row) -> bool:
+        latest_ms = self._shared.latest_ms or 0
+        return is_sound(row) and abs(row[TIME_MS] - latest_ms) <= self._keep_delivered_ms
 
     def expire(self) -> bool:
         """Give up some fixes that are older than ``max_age``. Returns and raises as ``purge``."""
@@ -306,11 +311,12 @@ class Bounds:
     def _drop(self) -> bool:
         with self._shared.lock:
             ledger = self._shared.ledger
-            few = min(ROWS_PER_READ, ledger.ready_rows.free.total // 16 + 1)
-            oldest = ledger.oldest_free(few)
-            if oldest is not None:
+            before = ledger.ready_rows.free.total
+            left = min(ROWS_PER_READ, before // 16 + 1)
+            while left and (oldest := ledger.oldest_free(left)) is not None:
                 ledger.lose(oldest.lo, oldest.hi, DROPPED)
-        return oldest is not None
+                left -= oldest.size
+        return before > 0
 
     def _lose(self, ranges: list[tuple[int, int]], mark: RowState) -> None:
         with self._shared.lock:

@@ -4,11 +4,11 @@ Each row and each mark is held against its checksum, at most 1,000 in a transact
 running agent goes on recording. At rest SQLite checks the structure of the file as well.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from telemetry_agent.ackqueue.file.rows import decode, is_sound
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, NewerError
@@ -23,6 +23,8 @@ from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 
 _LOSSES_TOLD = 20
+
+V = TypeVar("V")
 
 Report = Generator[dict[str, Any], None, None]
 
@@ -43,6 +45,7 @@ class Source(Protocol):
     @property
     def lock(self) -> AbstractContextManager[object]: ...  # noqa: D102
     def check_open(self) -> None: ...  # noqa: D102
+    def ask(self, read: Callable[[Store], V]) -> V: ...  # noqa: D102
 
 
 class FileAtRest:
@@ -65,6 +68,10 @@ class FileAtRest:
 
     def check_open(self) -> None:
         """It is."""
+
+    def ask(self, read: Callable[[Store], V]) -> V:
+        """Read something from the file."""
+        return read(self.store)
 
 
 class Loss(NamedTuple):

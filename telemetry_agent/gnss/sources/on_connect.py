@@ -1,7 +1,7 @@
 """Commands to a receiver: their form in the config, their bytes, and when they are sent.
 
-They are sent after each open, and again when the receiver reports that it has started: most
-receivers lose their settings without power.
+They are sent after each open, and again when the receiver reports a start: most receivers lose
+their settings without power.
 """
 
 import logging
@@ -60,26 +60,11 @@ def _ubx(digits: str) -> bytes:
     return b"\xb5\x62" + body + ubx_checksum(body)
 
 
-class StartWatch:
-    """Detects in a receiver's bytes that it has just started."""
-
-    def __init__(self) -> None:
-        self._tail = b""
-
-    def feed(self, data: bytes) -> bool:
-        """Whether these bytes complete the message of a start."""
-        seen = self._tail + data
-        marks = list(_STARTED.finditer(seen))
-        rest = seen[marks[-1].end() :] if marks else seen
-        self._tail = rest[-_LONGEST_MARK:]
-        return bool(marks)
-
-
 class OnConnect:
     """Decides when a source must send its commands.
 
     Args:
-        name: how messages call the receiver.
+        name: of the receiver in messages.
         commands: the bytes of each.
         clock: limits how often they are sent.
     """
@@ -88,20 +73,23 @@ class OnConnect:
         self._name = name
         self._commands = commands
         self._clock = clock
-        self._starts = StartWatch()
+        self._tail = b""
         self._sent_s = float("-inf")
 
     def opened(self) -> Sequence[bytes]:
         """Return what to send after an open."""
-        self._starts = StartWatch()
+        self._tail = b""
         self._sent_s = self._clock.monotonic_s()
         return self._commands
 
     def heard(self, data: bytes) -> Sequence[bytes]:
         """Return what to send after these bytes: all commands if the receiver has just started."""
-        if not self._commands or not self._starts.feed(data):
+        if not self._commands:
             return ()
-        if self._clock.monotonic_s() - self._sent_s < _EVERY_S:
+        seen = self._tail + data
+        starts = list(_STARTED.finditer(seen))
+        self._tail = (seen[starts[-1].end() :] if starts else seen)[-_LONGEST_MARK:]
+        if not starts or self._clock.monotonic_s() - self._sent_s < _EVERY_S:
             return ()
         self._sent_s = self._clock.monotonic_s()
         _log.info("%s has restarted: sending gps.on_connect again", self._name)

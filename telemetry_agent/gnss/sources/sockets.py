@@ -3,16 +3,11 @@
 import select
 import socket
 from collections.abc import Sequence
+from typing import Any
 
-from telemetry_agent.addresses import (
-    Connecting,
-    Resolve,
-    Resolver,
-    UnreachableError,
-    bracketed,
-    resolve,
-)
+from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, bracketed, resolve
 from telemetry_agent.clock import Clock
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.model import ReceiverState
@@ -22,7 +17,7 @@ _READ_BYTES = 65536
 
 
 class SocketSource:
-    """What TCP and UDP share: a socket, and a way to end a wait for it."""
+    """What TCP and UDP share: a socket, and a way to end a wait on it."""
 
     baud: int | None = None
     live = True
@@ -32,23 +27,6 @@ class SocketSource:
         self._clock = clock or Clock()
         self._socket: socket.socket | None = None
         self._cancelled = Bell()
-
-    def open(self) -> None:
-        """See ``Source.open``."""
-        raise NotImplementedError
-
-    def read(self, timeout_s: float) -> bytes:
-        """See ``Source.read``."""
-        if self._socket is None:
-            raise SourceError(f"{self.name} is not open")
-        if not self._wait(self._socket, select.POLLIN, timeout_s):
-            return b""
-        try:
-            return self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise SourceError(f"{self.name} broke: {error.strerror}") from error
 
     def cancel(self) -> None:
         """See ``Source.cancel``."""
@@ -68,10 +46,19 @@ class SocketSource:
             )
         return Advice(f"the data from {self.name} is not NMEA", "check what its sender sends")
 
-    def _wait(self, waited_for: socket.socket, event: int, timeout_s: float) -> bool:
-        """Whether the socket is ready; not if the time passed, or the wait was cancelled."""
-        ready = self._cancelled.wait(timeout_s, [(waited_for.fileno(), event)])
-        return not self._cancelled.clear() and bool(ready)
+    def _receive(self, timeout_s: float) -> tuple[bytes, Any] | None:
+        """Bytes and their sender; None: nothing came in time, or the wait was cancelled."""
+        if self._socket is None:
+            raise SourceError(f"{self.name} is not open")
+        ready = self._cancelled.wait(timeout_s, [(self._socket.fileno(), select.POLLIN)])
+        if self._cancelled.clear() or not ready:
+            return None
+        try:
+            return self._socket.recvfrom(_READ_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise SourceError(f"{self.name} failed: {error.strerror}") from error
 
     def _wait_or_stop(self, timeout_s: float, watched: list[tuple[int, int]]) -> None:
         self._cancelled.wait(timeout_s, watched)
@@ -83,11 +70,11 @@ class TcpSource(SocketSource):
     """Connects to ``host:port`` and reads what comes, as ``ser2net`` and many receivers send it.
 
     Args:
-        host: a name or an address; without brackets.
-        port: the port there.
-        commands: sent after each connection, and when the receiver says that it has started.
-        clock: bounds the connecting.
-        name: how messages call it.
+        host: a name, or an address without brackets.
+        port: TCP port.
+        commands: sent after each connection, and when the receiver reports a start.
+        clock: limits the time to connect.
+        name: of the source in messages.
         resolve: finds the addresses of a name.
     """
 
@@ -124,9 +111,10 @@ class TcpSource(SocketSource):
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
-        if self._socket is not None and not self._wait(self._socket, select.POLLIN, timeout_s):
+        received = self._receive(timeout_s)
+        if received is None:
             return b""
-        data = super().read(0)
+        data, _ = received
         if not data:
             raise SourceError(f"{self.name} closed the connection", "check that its sender runs")
         for command in self._commands.heard(data):
@@ -137,11 +125,11 @@ class TcpSource(SocketSource):
         """Send something to the other side.
 
         Raises:
-            SourceError: the connection broke off.
+            SourceError: the connection failed.
         """
         if self._socket is None:
             raise SourceError(f"{self.name} is not open")
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise SourceError(f"{self.name} broke: {error.strerror}") from error
+            raise SourceError(f"{self.name} failed: {error.strerror}") from error

@@ -1,15 +1,13 @@
-"""A receiver's bytes in datagrams: from one sender, of many that may share the port.
+"""A receiver's bytes in datagrams, from one of several senders.
 
-Anybody who reaches the port can send, and on a boat several devices do. So each sender has a
-buffer of its own, in which its sentences become whole, and one sender is followed: the first that
-has a position, until it has none for ``_SILENT_S``. What the others send is not used, which the log
-says once for each.
+Everyone who reaches the port can send, and on a boat several devices do. So each sender has its own
+buffer, in which its sentences become whole. One sender is followed: the first that has a position,
+until it has none for ``_SILENT_S``. The others are not used; the log reports each of them once.
 """
 
 import ipaddress
 import logging
 import re
-import select
 import socket
 import struct
 from collections import OrderedDict
@@ -22,12 +20,11 @@ from telemetry_agent.gnss.sources.sockets import SocketSource
 
 _log = logging.getLogger(__name__)
 
-_DATAGRAM_BYTES = 65536
 _TAIL_BYTES = 4096
 _SENDERS = 16
 _SILENT_S = 5.0
 _UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}\Z")
-# A position that its sender vouches for: RMC and GLL by status, GGA by quality, GNS by mode.
+# A position that is valid: RMC and GLL by status, GGA by quality, GNS by mode.
 _POSITION = re.compile(
     rb"\$..(?:RMC,[^,]*,[AD],|GLL,(?:[^,]*,){5}[AD]|GGA,(?:[^,]*,){5}[1-9]"
     rb"|GNS,(?:[^,]*,){5}[^,]*[ADEFPRMS])"
@@ -35,7 +32,7 @@ _POSITION = re.compile(
 
 
 class UdpOptions(NamedTuple):
-    """What follows ``udp://HOST:PORT?`` in the config."""
+    """The options after ``udp://HOST:PORT?`` in the config."""
 
     sender: str = ""
     """The only address that may send; "": any."""
@@ -44,7 +41,7 @@ class UdpOptions(NamedTuple):
 
     @classmethod
     def read(cls, query: str) -> Self:
-        """``from=ADDRESS&interface=NAME``, both of which may be missing.
+        """Read ``from=ADDRESS&interface=NAME``; both are optional.
 
         Raises:
             ValueError: an option is unknown or has no value, or ADDRESS is not an address.
@@ -53,18 +50,18 @@ class UdpOptions(NamedTuple):
         if not found.keys() <= {"from", "interface"} or "" in found.values():
             raise ValueError("after udp://HOST:PORT only ?from=ADDRESS and &interface=NAME go")
         sender = found.get("from", "")
-        # Written as the kernel writes it, so that texts can be compared.
+        # In the kernel's spelling, so that texts can be compared.
         return cls(str(ipaddress.ip_address(sender)) if sender else "", found.get("interface", ""))
 
 
 class UdpSource(SocketSource):
-    """Takes datagrams that are sent to ``port``.
+    """Receives the datagrams that are sent to ``port``.
 
     Args:
-        host: an address of ours, or a multicast group to join; "": all addresses.
-        port: where to listen.
+        host: an address of this machine, or a multicast group to join; "": all addresses.
+        port: UDP port.
         options: who may send, and where a group is joined.
-        clock: tells when a sender fell silent.
+        clock: measures how long a sender is silent.
     """
 
     def __init__(
@@ -93,7 +90,7 @@ class UdpSource(SocketSource):
             self._socket = socket.socket(address.family, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
             group = self._group()
-            if group is not None:  # others on this machine may listen to it too
+            if group is not None:  # other programs of this machine may listen to it too
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(address.sockaddr)
             if group is not None:
@@ -107,17 +104,11 @@ class UdpSource(SocketSource):
             ) from error
 
     def read(self, timeout_s: float) -> bytes:
-        """See ``Source.read``. Whole sentences of the sender that is followed."""
-        if self._socket is None:
-            raise SourceError(f"{self.name} is not open")
-        if not self._wait(self._socket, select.POLLIN, timeout_s):
+        """See ``Source.read``. Returns whole sentences of the followed sender."""
+        received = self._receive(timeout_s)
+        if received is None:
             return b""
-        try:
-            data, (sender, *_) = self._socket.recvfrom(_DATAGRAM_BYTES)
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise SourceError(f"{self.name} broke: {error.strerror}") from error
+        data, (sender, *_) = received
         return self._take(sender.partition("%")[0].removeprefix("::ffff:"), data)
 
     def _take(self, sender: str, data: bytes) -> bytes:
@@ -139,13 +130,13 @@ class UdpSource(SocketSource):
                     f"{sender} sends positions to {self.name} too, and is not used: "
                     f'"{self.name}?from={sender}" in gps.source chooses it',
                 )
-        # Until somebody has a position, all are heard, so that the state says what is wrong.
+        # Until a sender has a position, all are read, so that the state shows what is wrong.
         return whole if self._followed in {None, sender} else b""
 
     def _framed(self, sender: str, data: bytes) -> bytes:
-        """The whole sentences of this sender by now."""
+        """The sentences of this sender that are whole now."""
         if _UNENDED.search(data):
-            data += b"\n"  # whole: some senders leave out the end of the line
+            data += b"\n"  # some senders leave out the end of the line
         text = self._tails.pop(sender, b"") + data
         end = text.rfind(b"\n") + 1
         self._tails[sender] = text[end:][-_TAIL_BYTES:]
@@ -159,7 +150,7 @@ class UdpSource(SocketSource):
             _log.warning("%s", text)
 
     def _group(self) -> str | None:
-        """The multicast group that ``host`` is, if it is one."""
+        """``host`` if it is a multicast group."""
         try:
             return self._host if ipaddress.ip_address(self._host).is_multicast else None
         except ValueError:
@@ -170,7 +161,7 @@ def _join(sock: socket.socket, group: str, interface: str) -> None:
     """Join a group.
 
     Raises:
-        OSError: there is no such interface, or none that routes to the group.
+        OSError: the interface does not exist, or no interface routes to the group.
     """
     index = socket.if_nametoindex(interface) if interface else 0  # 0: by the routing table
     if sock.family == socket.AF_INET6:

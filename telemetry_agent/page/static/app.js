@@ -3,7 +3,7 @@
 import { DeadLetters } from "./dead-letters.js";
 import { Feed, post } from "./feed.js";
 import { Health, marked } from "./health.js";
-import { library, whenSeen } from "./lazy.js";
+import { instead, library, whenSeen } from "./lazy.js";
 import { Pipe, put } from "./pipe.js";
 import { Playback } from "./playback.js";
 import { SkyView } from "./sky.js";
@@ -17,11 +17,13 @@ const ICONS = { bad: "icon-bad.svg", stored: "icon-warn.svg" };
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
 
 async function start() {
-  const { check, ...ground } = await (await fetch("setup")).json();
+  const { check, missing, ...ground } = await (await fetch("setup")).json();
   const track = new Track();
   // For the tests: what is there to draw, and how long that takes.
   window.page = { track };
-  const map = whenSeen($("map"), async () => {
+  document.body.classList.toggle("bare", Boolean(missing));
+  const drawn = missing ? (element) => instead(element, missing) : whenSeen;
+  const map = drawn($("map"), async () => {
     const [{ TrackMap }] = await Promise.all([import("./map.js"), library("leaflet")]);
     if (ground.map) await library("protomaps-leaflet", { styled: false });
     window.page.map = new TrackMap(track, ground, feed);
@@ -48,7 +50,7 @@ async function start() {
     if (feed.range) playback.open({ ...feed.range });
     else playback.open({ label: "The whole track" });
   });
-  const history = whenSeen($("chart"), async () => {
+  const history = drawn($("chart"), async () => {
     const [{ History }] = await Promise.all([import("./history.js"), library("uPlot")]);
     return new History();
   });

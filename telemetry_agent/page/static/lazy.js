@@ -27,6 +27,15 @@ export function whenSeen(element, load) {
   };
 }
 
+/** What stands in the place of a part whose library this installation does not have. */
+export function instead(element, missing) {
+  const note = document.createElement("p");
+  note.className = "empty missing";
+  note.textContent = missing;
+  element.replaceChildren(note);
+  return { show() {} };
+}
+
 /** Load a library that is no module, with its styles before ours. */
 export async function library(name, { styled = true } = {}) {
   const style = document.createElement("link");

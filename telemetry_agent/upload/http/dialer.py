@@ -3,15 +3,9 @@
 import math
 from collections.abc import Callable
 
-from telemetry_agent.addresses import (
-    LOOK_UP_S,
-    Connecting,
-    Resolve,
-    Resolver,
-    UnreachableError,
-    resolve,
-)
+from telemetry_agent.addresses import LOOK_UP_S, Resolve, Resolver, UnreachableError, resolve
 from telemetry_agent.clock import Clock
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.upload.http.connection import (
     Connection,
     CurrentExchange,

@@ -194,8 +194,10 @@ class Transport:
             # A new password may be in its file: the next connection reads it.
             self._wire.drop()
             said = words(str(error))
-            remedy = ": check upload.proxy and upload.proxy_password_file" * ("407" in said)
-            failure = NoAnswer(f"the proxy does not connect to the endpoint: {said}{remedy}")
+            status = int(said[:3]) if said[:3].isdecimal() else 0
+            remedy = ": check upload.proxy and upload.proxy_password_file" * (status == 407)
+            reason = f"the proxy does not connect to the endpoint: {said}{remedy}"
+            failure = NoAnswer(reason, proxy_status=status)
         # An abort looks like a failure of the network.
         return NoAnswer("stopped") if self._exchange.aborted else failure
 

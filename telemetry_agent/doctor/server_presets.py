@@ -22,6 +22,8 @@ class Server:
     """Parameters without which no URL works, and nobody can guess them."""
     hint: str = ""
     """What is left to be done, there or here, with the ``{device}``'s name."""
+    unpacks: bool = True
+    """Whether ``compression = "auto"`` does the right thing: other servers of its format unpack."""
 
 
 SERVERS = {
@@ -59,7 +61,11 @@ SERVERS = {
         "influx", "/write", 8428, hint="start it with -dedup.minScrapeInterval=1ms"
     ),
     "questdb": Server(
-        "influx", "/write", 9000, hint="in QuestDB, create the table as docs/servers.md has it"
+        "influx",
+        "/write",
+        9000,
+        hint="in QuestDB, create the table as docs/servers.md has it",
+        unpacks=False,
     ),
     "clickhouse": Server(
         "clickhouse",
@@ -99,3 +105,11 @@ def completed(name: str, url: str) -> str:
         path=parts.path if parts.path.strip("/") else server.path or parts.path,
         query="&".join(filter(None, (parts.query, added))),
     ).geturl()
+
+
+def usual(name: str, url: str) -> str:
+    """The URL that this kind of server usually has at the address of ``url``."""
+    server, parts = SERVERS[name], urlsplit(url)
+    query = "&".join([f"{key}=…" for key in server.needs] + [*map("=".join, server.query.items())])
+    path = f"{_PHONETRACK_PATH}TOKEN/NAME" if name == "phonetrack" else server.path
+    return parts._replace(path=path, query=query).geturl()

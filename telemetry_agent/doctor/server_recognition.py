@@ -49,29 +49,38 @@ def told_by_url(url: str) -> str | None:
 
 
 def told_by_answer(url: str) -> tuple[str, str] | None:
-    """Ask for the page at its root: the server, and the URL that fixes go to.
-
-    Whatever goes wrong, nothing is told: that the server is away is found out elsewhere.
-    """
+    """Ask for the page at the root of a URL that names no path: the server, and where fixes go."""
     try:
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
+        if parts.path.strip("/") or (server := told_by_root(url)) is None:
             return None
-        status, headers, body = _asked(parts.scheme, parts.hostname, parts.port)
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
-    server = _recognised(status, headers, body)
-    if server is None:
+    except ValueError:
         return None
     if server == "traccar":  # this is its page; positions have a port of their own
         return server, f"http://{parts.hostname}:5055/"
     return server, url
 
 
-def _asked(scheme: str, host: str, port: int | None) -> tuple[int, Mapping[str, str], str]:
+def told_by_root(url: str, context: ssl.SSLContext | None = None) -> str | None:
+    """Ask for the page at the root of the URL's server: which server that is.
+
+    Whatever goes wrong, nothing is told: that the server is away is found out elsewhere.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            return None
+        return _recognised(*_asked(parts.scheme, parts.hostname, parts.port, context))
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+
+
+def _asked(
+    scheme: str, host: str, port: int | None, context: ssl.SSLContext | None
+) -> tuple[int, Mapping[str, str], str]:
     connection = (
         http.client.HTTPSConnection(
-            host, port, timeout=_ANSWER_S, context=ssl.create_default_context()
+            host, port, timeout=_ANSWER_S, context=context or ssl.create_default_context()
         )
         if scheme == "https"
         else http.client.HTTPConnection(host, port, timeout=_ANSWER_S)

@@ -1,0 +1,196 @@
+"""Tries the endpoint as the agent would: a request, and with ``--send`` what must be refused."""
+
+import gzip
+import re
+import secrets
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+from telemetry_agent.config.settings import UploadSettings
+from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged, unanswered
+from telemetry_agent.doctor.findings import Finding, passed, skipped, warned
+from telemetry_agent.doctor.server_recognition import told_by_root, told_by_url
+from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Record
+from telemetry_agent.upload.compression import CompressionChoice
+from telemetry_agent.upload.formats.answers import offers_gzip, with_words
+from telemetry_agent.upload.formats.choice import choose
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import NoAnswer
+
+_ANSWER_S = 5.0
+_HANDSHAKE_S = 2.0
+_LATER = "try again later: nothing is lost"
+_TABLE = re.compile(r"insert\s+into\s+(?:table\s+)?([\w.]+)", re.IGNORECASE)
+_FORGETS = re.compile(r"(?!Replicated|Shared)\w*MergeTree(?!.*non_replicated_deduplication_window)")
+
+
+class Trial(NamedTuple):
+    """Requests to the endpoint of ``upload``, from the device of that name."""
+
+    upload: UploadSettings
+    device: str
+    credentials: Credentials
+    dialer: Dialer
+
+    def ask(self, newest: Sequence[Record]) -> Iterator[Finding]:
+        """Send the newest position that can be sent; without any, a request without a position.
+
+        Returns:
+            ``authentication``, ``answer``.
+        """
+        upload = self.upload
+        wire_format = choose(upload.format, upload.url, upload.username)
+        sent = [record for record in newest if wire_format.unfit(record) is None][:1]
+        stream, device = secrets.token_hex(8), self.device
+        if sent:
+            stream, device = sent[0].stream, sent[0].device
+        batch = Batch(0, stream, device, tuple(sent), live=True)
+        compression = CompressionChoice(upload.compression, wire_format).choice(0)
+        asked = Asked(upload, device, bool(sent))
+        transport = self._transport(upload.url)
+        try:
+            answer = self._exchange(transport, wire_format.encode(batch, compression=compression))
+            if isinstance(answer, NoAnswer):
+                yield from unanswered(asked, answer, speaks_tls=self._speaks_tls())
+                return
+            outcome = with_words(wire_format.read(answer, batch), transport.masked)
+        finally:
+            transport.close()
+        asked = self._recognised(asked, outcome)
+        yield authentication(asked, answer, outcome)
+        found = judged(asked, answer, outcome)
+        if upload.format == "clickhouse" and found.verdict == "pass":
+            found = self._deduplication() or found
+        yield found
+
+    def proof(self, newest: Sequence[Record]) -> Finding:
+        """Send two bodies that must be refused: whether a yes of the endpoint proves anything.
+
+        Args:
+            newest: recorded positions, to tell what compression would save.
+        """
+        name, upload = "proof", self.upload
+        wire_format = choose(upload.format, upload.url, upload.username)
+        if wire_format.one_by_one:
+            return skipped(name, f"a server of the format {upload.format} says yes to anything")
+        record = Record(secrets.token_hex(8), 1, self.device, Fix(0, 0, 0))  # for its headers
+        batch = Batch(0, record.stream, self.device, (record,), live=True)
+        empty = wire_format.encode(batch, compression="none")
+        nonsense = b"This is not a position, and must be refused. " * 4
+        packed = {**empty.headers, "Content-Encoding": "gzip"}
+        offers = False
+        transport = self._transport(upload.url)
+        try:
+            for what, payload in (
+                ("nonsense", replace(empty, body=nonsense)),
+                (
+                    "a broken gzip body",
+                    Payload(gzip.compress(nonsense)[:-9], packed, True, empty.query),
+                ),
+            ):
+                answer = self._exchange(transport, payload)
+                if isinstance(answer, NoAnswer):
+                    return warned(name, f"no answer to {what}: {answer.reason}", _LATER)
+                offers = offers or offers_gzip(replace(answer, status=200))  # beside a refusal too
+                if isinstance(wire_format.read(answer, batch), Delivered):
+                    return warned(
+                        name,
+                        f"the endpoint answers {answer.status} to {what}: its yes proves nothing",
+                        "make it answer 400 to what it cannot read, or `received` with the number "
+                        "of fixes that it has; leave upload.compression alone",
+                    )
+        finally:
+            transport.close()
+        said = "nonsense is refused"
+        if offers or upload.compression == "gzip" or wire_format.unpacks:
+            return passed(name, f"{said}, and gzip is unpacked")
+        return passed(
+            name,
+            f"{said}; requests stay plain: {self._saved(newest)}; `Accept-Encoding: gzip` in an "
+            "answer of the endpoint turns it on",
+        )
+
+    def _saved(self, newest: Sequence[Record]) -> str:
+        """What gzip would save of a batch like those of this device."""
+        records = [record for record in newest if record.stream == newest[0].stream]
+        if len(records) < 2:
+            return "there are no recorded positions to tell what gzip would save"
+        wire_format = choose(self.upload.format, self.upload.url, self.upload.username)
+        batch = Batch(0, records[0].stream, records[0].device, tuple(records[::-1]), live=True)
+        plain, packed = (
+            len(wire_format.encode(batch, compression=compression).body)
+            for compression in ("none", "gzip")
+        )
+        return f"gzip would make the newest {len(records)} positions {packed} bytes, not {plain}"
+
+    def _transport(self, url: str) -> Transport:
+        how = {"credentials": self.credentials, "dialer": self.dialer}
+        return Transport(url, proxy=self.upload.proxy, **how)  # type: ignore[arg-type]
+
+    def _exchange(self, transport: Transport, payload: Payload) -> Answer | NoAnswer:
+        answer = transport.exchange(payload, min(_ANSWER_S, self.upload.timeout_s))
+        if isinstance(answer, NoAnswer):
+            return replace(answer, reason=transport.masked(answer.reason))
+        return answer
+
+    def _recognised(self, asked: Asked, outcome: Outcome) -> Asked:
+        """Which server it is, where that explains an answer."""
+        upload = self.upload
+        if upload.proxy or (
+            isinstance(outcome, Delivered)
+            and (outcome.counted or upload.format not in {"native", "influx"})
+        ):
+            return asked
+        context = self.credentials.ssl_context() if upload.url.startswith("https:") else None
+        if server := told_by_root(upload.url, context):
+            return replace(asked, server=server, is_sure=True)
+        root = urlsplit(upload.url)._replace(path="/", query="").geturl()
+        return replace(asked, server=told_by_url(upload.url) or told_by_url(root))
+
+    def _speaks_tls(self) -> bool:
+        """Whether a server that does not answer plain http speaks TLS."""
+        if self.upload.proxy or not self.upload.url.startswith("http:"):
+            return False
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            with (
+                socket.create_connection(self.upload.address, _HANDSHAKE_S) as sock,
+                context.wrap_socket(sock),
+            ):
+                return True
+        except OSError:
+            return False
+
+    def _deduplication(self) -> Finding | None:
+        """Whether ClickHouse's table stores a batch that comes again; ``None``: no, or not told."""
+        parts = urlsplit(self.upload.url)
+        query = parse_qsl(parts.query)
+        asked = parse_qs(parts.query)
+        table = _TABLE.match(asked.get("query", ["INSERT INTO fixes"])[0].strip())
+        if table is None:
+            return None
+        database, _, name = table[1].rpartition(".")
+        where = f"'{database}'" if database else "currentDatabase()"
+        sql = f"SELECT engine_full FROM system.tables WHERE database = {where} AND name = '{name}'"  # noqa: S608 - \\w only
+        kept = urlencode([pair for pair in query if pair[0] in {"database", "user", "password"}])
+        transport = self._transport(parts._replace(query=kept).geturl())
+        try:
+            answer = self._exchange(transport, Payload(sql.encode(), {}))
+        finally:
+            transport.close()
+        if isinstance(answer, NoAnswer) or answer.status != 200:
+            return None  # the user may not look, which is well
+        if not _FORGETS.match(answer.body.decode("utf-8", "replace")):
+            return None
+        return warned(
+            "answer",
+            f"taken, but the table {table[1]} stores a batch that comes again a second time",
+            f"`ALTER TABLE {table[1]} MODIFY SETTING non_replicated_deduplication_window = 10000`",
+        )
