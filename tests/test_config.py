@@ -207,7 +207,7 @@ def test_commands_need_a_way_to_the_receiver(tmp_path: Path) -> None:
     )
     with pytest.raises(
         ConfigError,
-        match=r"gps\.on_connect = \['\$PMTK220,200'\]: .*udp://:10110 cannot pass commands to the receiver: leave it empty \[/",
+        match=r"gps\.on_connect = .*udp://:10110 cannot pass commands .*: leave it empty \[/",
     ):
         loader.load(write(tmp_path / "c.toml", text))
 
