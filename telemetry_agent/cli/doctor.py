@@ -2,7 +2,9 @@
 
 import json
 import logging
+import shutil
 import sys
+import textwrap
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -56,9 +58,23 @@ def command(config_path: Path | None, *, as_json: bool, send: bool) -> int:
 def _write(finding: Finding) -> None:
     sign, colour = _SIGNS[finding.verdict]
     word = click.style(f"{sign} {finding.verdict}", fg=colour)
-    click.echo(f"{word}  {finding.name:<{_NAME_WIDTH}}  {finding.said}")
+    said = _fitted(finding.said, _INDENT).lstrip()
+    click.echo(f"{word}  {finding.name:<{_NAME_WIDTH}}  {said}")
     if finding.remedy:
-        click.echo(f"{_INDENT}→ {finding.remedy}")
+        click.echo(_fitted(f"→ {finding.remedy}", _INDENT, "  "))
+
+
+def _fitted(text: str, indent: str, more: str = "") -> str:
+    """Broken between words where it is wider than the terminal. A file gets one line."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    return textwrap.fill(
+        text,
+        max(width, 2 * len(indent)) if width else len(indent) + len(text) + 1,
+        initial_indent=indent,
+        subsequent_indent=indent + more,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _summary(counts: Counter[Verdict]) -> str:

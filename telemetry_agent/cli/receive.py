@@ -45,13 +45,25 @@ _STOPS = {signal.SIGINT, signal.SIGTERM}
     help='TOML with a token for each device: van-07 = "token". Default: everyone may send.',
 )
 @click.option(
+    "--ask-again",
+    "asks_again",
+    is_flag=True,
+    help="Ask agents to send again what the audit misses, as far as they keep it.",
+)
+@click.option(
     "--audit",
     is_flag=True,
     help="Do not listen: report for each device until when it is complete, or what is missing. "
     "Exit status 1 if fixes are missing.",
 )
 def command(
-    listen: str, db: Path, patterns: tuple[str, ...], tokens: Path | None, *, audit: bool
+    listen: str,
+    db: Path,
+    patterns: tuple[str, ...],
+    tokens: Path | None,
+    *,
+    asks_again: bool,
+    audit: bool,
 ) -> int:
     """The reference endpoint: stores each fix once.
 
@@ -64,7 +76,8 @@ def command(
     # Before any thread starts, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     faults = [Fault.parse(pattern) for pattern in patterns]
-    with Endpoint(listen, db, faults, tokens=Tokens(tokens) if tokens else None) as endpoint:
+    allowed = Tokens(tokens) if tokens else None
+    with Endpoint(listen, db, faults, tokens=allowed, asks_again=asks_again) as endpoint:
         click.echo(endpoint.url)
         signal.sigwait(_STOPS)
         seen = endpoint.counters

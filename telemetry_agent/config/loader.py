@@ -31,7 +31,7 @@ from telemetry_agent.config.files import (
     read,
 )
 from telemetry_agent.config.settings import ExtraSettings, Settings
-from telemetry_agent.config.values import Reads
+from telemetry_agent.config.values import SHARED_NAMES, Reads
 from telemetry_agent.errors import ConfigError, UnreadableConfigError
 from telemetry_agent.secrecy import masked_url
 
@@ -145,7 +145,13 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
         field = re.search(r'"(\w+)"', str(error))
         name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    return LoadedConfig(settings, texts, origins, tuple(_unknown_variables()))
+    notes = [*_unknown_variables()]
+    if settings.device.lower() in SHARED_NAMES:
+        notes.append(
+            f"the device is called {settings.device}, as many others are, and an endpoint cannot "
+            'tell them apart: set device = "…", or change the hostname'
+        )
+    return LoadedConfig(settings, texts, origins, tuple(notes))
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

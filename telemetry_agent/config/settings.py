@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
-# Formats use these names themselves, so no attribute may have them.
-_TAKEN_NAMES = {field.name for field in FIELDS} | set(
+# Formats use these names themselves, so no attribute may have them, except the name of a field that
+# was added later: an older config may use it, and its attribute is still sent.
+_TAKEN_NAMES = {field.name for field in FIELDS if not field.since} | set(
     "seq device stream id deviceid timestamp valid location cell wifi bearing heading "  # noqa: SIM905 - a set of words is read as words
     "altitude accuracy sat odometer tst tid topic acc vac vel cog batt bs charge batteryState "
     "battery battery_state battery_level mains device_id horizontal_accuracy vertical_accuracy "
@@ -138,6 +139,7 @@ class UploadSettings(_Section):
     proxy: ProxyUrl = ""
     proxy_password_file: OptionalPath = None
     allow_insecure: bool = False
+    allow_resend: bool = True
 
     def __post_init__(self) -> None:
         """Check that there is one identity, that no secret leaks, and the precision."""

@@ -4,6 +4,7 @@ The same functions serve the control socket of a running daemon and, where none 
 line that has opened the queue itself. So both give the same answers.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -148,6 +149,9 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
         yield {"discarded": queue.discard(_names(asked))}
 
     def resend(asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        if "stream" in asked:
+            yield {"resent": queue.resend_names(*_run(asked))}
+            return
         since_ms = _instant_ms(queue, asked, "since", -_EVER_MS)
         until_ms = _instant_ms(queue, asked, "until", _EVER_MS)
         yield {"resent": queue.resend(since_ms, until_ms)}
@@ -233,6 +237,16 @@ def _time_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
     if found is None:
         raise AgentError(f"there is no trip {number}: a trip ends by parking")
     return found.start_ms, found.end_ms + 1
+
+
+def _run(asked: Mapping[str, Any]) -> tuple[str, int, int]:
+    """``"stream"``, ``"from"`` and ``"to"``: seqs, the first and the last one."""
+    stream, first, last = asked["stream"], asked.get("from"), asked.get("to")
+    if not isinstance(stream, str) or not re.fullmatch("[0-9a-f]{16}", stream):
+        raise UsageError(f"stream {stream!r}: 16 hex digits, as in `queue list`")
+    if type(first) is not int or type(last) is not int or not 0 < first <= last < 1 << 62:
+        raise UsageError(f"from {first!r} to {last!r}: two whole numbers from 1 on, ascending")
+    return stream, first, last
 
 
 def _names(asked: Mapping[str, Any]) -> set[tuple[str, int]] | None:

@@ -10,25 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from telemetry_agent.model import StreamAccount
+
 _GAPS_NAMED = 20
-
-
-@dataclass(frozen=True, slots=True)
-class StreamAccount:
-    """The last account of an agent for one stream."""
-
-    stream: str
-    through: int
-    """Every fix up to this seq was acknowledged or is counted."""
-    recorded: int
-    """How many fixes have a seq up to ``through``."""
-    not_coming: Mapping[str, int]
-    """How many of these never come, by reason."""
-
-    @property
-    def expected(self) -> int:
-        """How many rows the endpoint must have up to ``through``."""
-        return self.recorded - sum(self.not_coming.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +37,18 @@ def account_of(said: object) -> StreamAccount | None:
     """One entry of ``streams`` in an agent's report; ``None``: it is invalid."""
     if not isinstance(said, dict):
         return None
+    damaged_in = said.get("damaged_in")
     account = StreamAccount(
         said.get("stream", ""),
         said.get("through", -1),
         said.get("recorded", -1),
         said.get("not_coming", {}),
+        tuple(damaged_in) if isinstance(damaged_in, list) and len(damaged_in) == 2 else None,
     )
     if not isinstance(account.stream, str) or not isinstance(account.not_coming, dict):
         return None
     counts = (account.through, account.recorded, *account.not_coming.values())
+    counts += account.damaged_in or ()
     return account if all(type(count) is int and count >= 0 for count in counts) else None
 
 
@@ -99,6 +86,8 @@ def as_json(device: str, verdicts: Iterable[StreamVerdict]) -> dict[str, Any]:
                 "stored": verdict.stored,
                 "missing": max(0, verdict.missing),
                 "gaps": [list(gap) for gap in verdict.gaps],
+                "not_coming": dict(verdict.account.not_coming),
+                "damaged_in": verdict.account.damaged_in,
             }
             for verdict in verdicts
         ],
@@ -107,17 +96,22 @@ def as_json(device: str, verdicts: Iterable[StreamVerdict]) -> dict[str, Any]:
 
 def lines(audit: Mapping[str, Any]) -> list[str]:
     """The same in plain words."""
-    until = audit["complete_until"]
-    if audit["complete"]:
-        return [f"{audit['device']}: complete until {until or 'now: nothing was recorded yet'}"]
-    said = [f"{audit['device']}: not complete; complete until {until or 'no fix'}"]
+    until = audit["complete_until"] or ("now" if audit["complete"] else "no fix")
+    sure = "" if audit["complete"] else "not complete; "
+    said = [f"{audit['device']}: {sure}complete until {until}"]
     for stream in audit["streams"]:
+        name = f"  stream {stream['stream']}:"
         if stream["missing"]:
             ranges = ", ".join(f"{first} to {last}" for first, last in stream["gaps"])
             said.append(
-                f"  stream {stream['stream']}: {stream['missing']} of {stream['expected']} fixes "
-                f"are missing, in seq {ranges}"
+                f"{name} {stream['missing']} of {stream['expected']} fixes are missing, in seq "
+                f"{ranges}"
             )
+        if stream["not_coming"]:
+            counts = ", ".join(f"{n} {reason}" for reason, n in stream["not_coming"].items())
+            where = stream["damaged_in"]
+            place = f" (damage in seq {where[0]} to {where[1]})" if where else ""
+            said.append(f"{name} never coming: {counts}{place}")
     return said
 
 

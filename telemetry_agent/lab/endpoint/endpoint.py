@@ -38,6 +38,7 @@ class Endpoint:
         faults: faults to inject; the first that applies is used.
         draw: random numbers, 0 <= x < 1.
         tokens: who may send; ``None``: everyone.
+        asks_again: ask an agent that reports for what the audit misses.
 
     Raises:
         UsageError: ``listen`` is not an address.
@@ -51,6 +52,8 @@ class Endpoint:
         faults: Sequence[Fault] = (),
         draw: Callable[[], float] = random.random,
         tokens: Tokens | None = None,
+        *,
+        asks_again: bool = False,
     ) -> None:
         host, colon, port = listen.rpartition(":")
         if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
@@ -60,6 +63,7 @@ class Endpoint:
         self._faults = faults
         self._draw = draw
         self._tokens = tokens
+        self._asks_again = asks_again
         self._lock = threading.Lock()
         self._news = threading.Condition()
         self._left = [fault.first for fault in faults]
@@ -194,6 +198,13 @@ class Endpoint:
         answer: dict[str, Any] = {"received": stored + known, "stored": stored, "known": known}
         if request.rejected:
             answer["rejected"] = request.rejected
+        if self._asks_again and request.agent is not None:
+            answer["resend"] = [
+                {"stream": stream["stream"], "from": first, "to": last}
+                for audit in self.audits(request.device)
+                for stream in audit["streams"]
+                for first, last in stream["gaps"]
+            ]
         return answer
 
     def _bind(self) -> None:
