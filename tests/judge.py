@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from telemetry_agent.lab.endpoint.audit import Verdict, judge
+from telemetry_agent.lab.endpoint.audit import StreamVerdict, judge
 from telemetry_agent.model import StreamAccount
 
 Name = tuple[str, int]
 
 
-def verdicts(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, Verdict]:
+def verdicts(
+    accounts: Iterable[StreamAccount], received: Iterable[Name]
+) -> dict[str, StreamVerdict]:
     """Of each stream that is accounted for."""
     seqs: dict[str, list[int]] = {}
     for stream, seq in sorted(set(received)):

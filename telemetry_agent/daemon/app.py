@@ -24,7 +24,7 @@ from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import Parking
+from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.page.events import AgentView, Doctor, Switch
 from telemetry_agent.page.log_tail import LogTail
 from telemetry_agent.page.options import PageOptions
@@ -85,7 +85,7 @@ class Agent:
         self.queue = open_queue(placed, clock)
         self.queue.adopt(waiting)
         if self.storage is not None:
-            log.warning("%s", self.storage.last_error)
+            log.warning("%s", self.storage)
         self._completeness = Completeness(self.queue)
         self.supervisor = Supervisor(clock)
         self.status = Status(
@@ -269,7 +269,7 @@ class Agent:
             doctor=self._doctor,
             log_lines=self._log_tail.lines,
             config=lambda: shown(self.settings),
-            parking=Parking(sampling.parked_radius_m or 25, sampling.parked_after_s),
+            parking=ParkingRule(sampling.parked_radius_m or 25, sampling.parked_after_s),
         )
         options = PageOptions(
             names=page.names,

@@ -22,7 +22,7 @@ from telemetry_agent.daemon.control import Command
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
 from telemetry_agent.export import FORMATS, trips
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import Parking
+from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Record
@@ -221,7 +221,7 @@ def _time_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
         return since_ms, _instant_ms(queue, asked, "until", _EVER_MS)
     if type(number) is not int or number < 1:
         raise UsageError(f"trip {number!r}: 1 is the newest")
-    parking = asked.get("parking", [*Parking()])
+    parking = asked.get("parking", [*ParkingRule()])
     if not (isinstance(parking, list) and list(map(type, parking)) == [float, float]):
         raise UsageError("parking is two numbers: metres and seconds")
     gaps = _gaps(asked)
@@ -233,7 +233,7 @@ def _time_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
             yield row, record.fix, before is not None and gaps.between(before, record)
             before = record
 
-    found = trips.find(fixes(), Parking(*parking), number)
+    found = trips.find(fixes(), ParkingRule(*parking), number)
     if found is None:
         raise AgentError(f"there is no trip {number}: a trip ends by parking")
     return found.start_ms, found.end_ms + 1

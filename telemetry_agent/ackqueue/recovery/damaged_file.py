@@ -7,6 +7,7 @@ that the newest version of its page has lost is taken from an older one.
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain, islice
@@ -20,7 +21,7 @@ from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun
+from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun, unnamed
 
 _PAGES_PER_LOOK = 500
 _ROWS_PER_PORTION = 500
@@ -30,7 +31,7 @@ _PROBE_FRAMES = 1000  # as a rule a log has 200
 _PLACE_BITS, _FILE_BITS = 32, 8
 
 _BY_FINALITY = (
-    State.GONE, State.UNUSED, State.ACKED, State.ACK_FAILED, State.UNACK, State.READY, State.AWAY
+    State.AWAY, State.READY, State.UNACK, State.ACK_FAILED, State.ACKED, State.UNUSED, State.GONE
 )  # fmt: skip
 """Marks may contradict each other, the newer being lost: what cannot be undone counts most."""
 
@@ -174,7 +175,7 @@ class FoundRows:
             OSError: One cannot be read.
         """
         self.paths = list(paths)
-        self._marks: list[list[Span[RowState]]] = [[] for _ in paths]
+        self._dead: list[list[int]] = [[] for _ in paths]  # row, place: of the marks with reasons
         self._known: list[RangeMap[RowState]] = [RangeMap() for _ in paths]
         self.streams: dict[int, StreamRun] = {}
         """Once all was seen: which rows are whose, by first row; a newer file knows better."""
@@ -198,15 +199,15 @@ class FoundRows:
             first = next(file.rows(place), None)
             if first is not None:
                 self._pages.append((first[0] << _FILE_BITS | number) << _PLACE_BITS | place)
-            else:
-                self._marks[number] += file.marks(place)
-                self.streams |= {run.lo: run for run in file.streams(place)}
-        if not some and self._marks:
-            self._pages.sort()
-            for known, marks in zip(self._known, self._marks, strict=True):
-                for span in sorted(marks, key=_finality):
-                    known.paint(*span)
-            self._marks = []
+                continue
+            self.streams |= {run.lo: run for run in file.streams(place)}
+            for span in file.marks(place):
+                if span.value.state is State.ACK_FAILED:
+                    self._dead[number].append(span.lo << _PLACE_BITS | place)
+                _learn(self._known[number], span)
+        if not some:
+            for pages in (self._pages, *self._dead):
+                pages.sort()
         return bool(some)
 
     def portion(self) -> tuple[int, list[Row]] | None:
@@ -232,12 +233,23 @@ class FoundRows:
             for first, last in runs(row for row, file in self._file_of.items() if file == number):
                 merged.paint(first, last, None)
             for span in known.within(lo, hi):
+                if span.value.state is State.ACK_FAILED:
+                    merged.paint(span.lo, span.hi, self._with_reason(number, span.lo))
+                    continue
                 if span.value.state is not State.AWAY:
                     merged.paint(*span)
                     continue
                 for gap in list(merged.gaps(span.lo, span.hi)):
                     merged.paint(*gap, span.value)
         return list(merged)
+
+    def _with_reason(self, number: int, row: int) -> RowState:
+        dead = self._dead[number]
+        place = dead[bisect_right(dead, row + 1 << _PLACE_BITS) - 1] & (1 << _PLACE_BITS) - 1
+        marks = (
+            span.value for span in self.files[number].marks(place) if span.lo <= row <= span.hi
+        )
+        return next((m for m in marks if m.state is State.ACK_FAILED), RowState(State.ACK_FAILED))
 
     def first_row(self) -> int:
         """Once all was seen: the number of the first row, 1 without any; 0 if a mark was found."""
@@ -264,6 +276,12 @@ class FoundRows:
         return page >> _FILE_BITS + _PLACE_BITS
 
 
-def _finality(span: Span[RowState]) -> tuple[int, int]:
-    """For sorting: what is painted last counts."""
-    return -_BY_FINALITY.index(span.value.state), span.lo
+def _learn(known: RangeMap[RowState], span: Span[RowState]) -> None:
+    """Believe a mark where no other is more final; memory holds no reasons."""
+    lo, hi, mark = span
+    if mark.state is State.ACK_FAILED:
+        mark = unnamed(known.value_at(lo - 1), known.value_at(hi + 1))
+    less = _BY_FINALITY[: _BY_FINALITY.index(mark.state)]
+    overruled = [part[:2] for part in known.within(lo, hi) if part.value.state in less]
+    for part in [*known.gaps(lo, hi), *overruled]:
+        known.paint(*part, mark)

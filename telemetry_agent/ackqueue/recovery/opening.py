@@ -56,16 +56,17 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
     if reason is None:
         try:
-            return _completed(path, connect, noted, tail, end_is_lost=end_is_lost)
-        except UnusableError as error:
+            return _open_whole(path, connect, noted, tail, end_is_lost)
+        except UnusableError as error:  # also where only a write finds the damaged page
             reason = str(error)
     say_set_aside(reason, set_aside_files.move_away(path))
-    return _completed(path, connect, noted, Tail([], []), end_is_lost=end_is_lost)
+    return _open_whole(path, connect, noted, Tail([], []), end_is_lost)
 
 
-def _completed(
-    path: Path, connect: Connect, noted: Note | None, tail: Tail, *, end_is_lost: bool
+def _open_whole(
+    path: Path, connect: Connect, noted: Note | None, tail: Tail, end_is_lost: bool
 ) -> tuple[Store, Loaded]:
+    """Open the file and enter what it does not know: the tail of its log, and what is lost."""
     store, loaded = _open(path, connect)
     try:
         loaded = _complete(store, loaded, noted, tail)
@@ -79,7 +80,7 @@ def _completed(
 
 
 def say_set_aside(reason: str, name: Path) -> None:
-    """Tell what happened to the file."""
+    """Log what happened to the file."""
     log.error(
         "%s. It is set aside as %s. Recording goes on in a new queue, and what can be read is "
         "carried over",

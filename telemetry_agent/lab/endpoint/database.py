@@ -1,4 +1,4 @@
-"""Where the reference endpoint keeps what came: SQLite, each fix once."""
+"""The SQLite database of the reference endpoint: each fix once."""
 
 import json
 import sqlite3
@@ -9,7 +9,7 @@ from typing import Any
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
-from telemetry_agent.lab.endpoint.audit import Verdict, account_of, as_json, judge
+from telemetry_agent.lab.endpoint.audit import StreamVerdict, account_of, as_json, judge
 from telemetry_agent.lab.native_request import NativeRequest
 from telemetry_agent.model import StreamAccount
 
@@ -31,10 +31,10 @@ class FixDatabase:
     """One connection to the database, under a lock."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, and find out whether it can be written.
+        """Open it.
 
         Raises:
-            StorageError: it cannot.
+            StorageError: it cannot be written.
         """
         self._lock = threading.Lock()
         try:
@@ -66,13 +66,13 @@ class FixDatabase:
         return max(0, stored)
 
     def audits(self, device: str | None = None) -> list[dict[str, Any]]:
-        """For each device, or for one, whether all that its agent accounts for is here."""
+        """For each device, or for one: are all fixes of its agent's account stored?"""
         rows = self.read(
             "SELECT device, stream, through, recorded, not_coming, damaged_in FROM accounts"
             " WHERE ?1 = '' OR device = ?1 ORDER BY device, stream",
             device or "",
         )
-        verdicts: dict[str, list[Verdict]] = {}
+        verdicts: dict[str, list[StreamVerdict]] = {}
         for name, stream, through, recorded, not_coming, damaged_in in rows:
             account = StreamAccount(
                 stream, through, recorded, json.loads(not_coming), json.loads(damaged_in)

@@ -184,6 +184,10 @@ function subject({ name }, { receiver, queue }) {
       return receiver.antenna === "SHORT" ? "Antenna short" : "Antenna open";
     case "fix":
       return receiver.quality ? `Position ${receiver.quality}` : "No fix";
+    case "config":
+      return "Config not used";
+    case "state directory":
+      return "Disk refuses";
     case "file system":
       return "Disk not safe";
     case "disk space":
