@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-_WIDTH, _LABEL, _VALUE, _BAR, _GAP, _TOP = 760, 230, 90, 22, 8, 48
+DARK = """<style>@media (prefers-color-scheme: dark) {
+text { fill: #d6d6d6 } [fill="#777"] { fill: #9a9a9a } [fill="#fff"] { fill: #16191d }
+[stroke="#ddd"] { stroke: #33383f } [stroke="#bbb"] { stroke: #5c636c }
+[fill="#b0b0b0"] { fill: #7d848c }
+[fill="#2a78b8"] { fill: #4d9ad6 } [stroke="#2a78b8"] { stroke: #4d9ad6 }
+[fill="#1b7f3b"] { fill: #3fb46a } [stroke="#1b7f3b"] { stroke: #3fb46a } }</style>"""
+"""The dark variant of every picture that is drawn here."""
+
+_WIDTH, _LABEL, _VALUE, _BAR, _GAP, _TOP = 800, 270, 90, 22, 8, 48
 
 
 def draw(path: Path, title: str, values: Mapping[str, float], highlight: str) -> None:
@@ -19,6 +27,7 @@ def draw(path: Path, title: str, values: Mapping[str, float], highlight: str) ->
     start = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
     parts = [
         start + 'font-family="sans-serif" font-size="13">',
+        DARK,
         f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>',
         f'<text x="12" y="26" font-size="16">{escape(title)}</text>',
     ]

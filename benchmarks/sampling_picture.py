@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import tracks
+from bars import DARK
 
 from telemetry_agent.gnss.geodesy import offset_m, place_of
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
@@ -19,7 +20,8 @@ _MARGIN_M = 30
 _POLICY = SamplingPolicy(interval_s=10, turn_deg=15)
 _SVG = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="{view}" font-family="sans-serif" font-size="11">
-<rect x="{left}" y="{top}" width="100%" height="100%" fill="white"/>
+{dark}
+<rect x="{left}" y="{top}" width="100%" height="100%" fill="#fff"/>
 <g fill="none" stroke-linecap="round">
 <path stroke="#bbb" stroke-width="3" d="{received}"/>
 <path stroke="#1b7f3b" stroke-width="1.2" d="{line}"/>
@@ -66,6 +68,7 @@ def main() -> None:
             received=_dots(everything),
             line="M" + "L".join(f"{x} {y}" for x, y in good),
             recorded=_dots(good),
+            dark=DARK,
             left=left,
             top=top,
             x=left + 10,

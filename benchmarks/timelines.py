@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from bars import DARK
+
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 760, 320, 60, 64, 34
 _COLOURS = ("#b0b0b0", "#2a78b8")
 
@@ -24,10 +26,11 @@ def draw(
 
     parts = [
         (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 0 {_WIDTH + 24} {_HEIGHT}" '
             'font-family="sans-serif" font-size="13">'
         ),
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
+        DARK,
+        f'<rect x="-12" width="{_WIDTH + 24}" height="{_HEIGHT}" fill="#fff"/>',
         f'<text x="12" y="26" font-size="16">{escape(title)}</text>',
     ]
     for value in (10**decade for decade in range(decades + 1)):

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import shutil
 import sys
+import textwrap
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -27,16 +29,16 @@ _INDENT = " " * (len("✔ pass  ") + _NAME_WIDTH + 2)
 @config_option
 @json_option
 @click.option(
-    "--send", is_flag=True, help="Send the endpoint one position, and what it must refuse."
+    "--send", is_flag=True, help="Send the endpoint one position, and requests that it must refuse."
 )
 def command(config_path: Path | None, *, as_json: bool, send: bool) -> int:
-    """Check everything from the receiver to the endpoint; say what is wrong, and the remedy.
+    """Check everything from the receiver to the endpoint; report faults and their remedies.
 
-    It takes less than 15 s, with and without a running agent, and changes nothing. The endpoint
-    is sent a request without any position. Exit status 1 if something failed.
+    It takes less than 15 s, with or without a running agent, and changes nothing. The endpoint
+    gets a request without a position. Exit status 1 if a check failed.
     """
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # signs need no UTF-8
-    logging.disable()  # what the parts log in passing is in the findings
+    logging.disable()  # the findings report what the parts log
     counts: Counter[Verdict] = Counter()
     found: list[Finding] = []
     for finding in examine(config_path, send=send):
@@ -56,9 +58,23 @@ def command(config_path: Path | None, *, as_json: bool, send: bool) -> int:
 def _write(finding: Finding) -> None:
     sign, colour = _SIGNS[finding.verdict]
     word = click.style(f"{sign} {finding.verdict}", fg=colour)
-    click.echo(f"{word}  {finding.name:<{_NAME_WIDTH}}  {finding.said}")
+    said = _fitted(finding.said, _INDENT).lstrip()
+    click.echo(f"{word}  {finding.name:<{_NAME_WIDTH}}  {said}")
     if finding.remedy:
-        click.echo(f"{_INDENT}→ {finding.remedy}")
+        click.echo(_fitted(f"→ {finding.remedy}", _INDENT, "  "))
+
+
+def _fitted(text: str, indent: str, more: str = "") -> str:
+    """Broken between words where it is wider than the terminal. A file gets one line."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    return textwrap.fill(
+        text,
+        max(width, 2 * len(indent)) if width else len(indent) + len(text) + 1,
+        initial_indent=indent,
+        subsequent_indent=indent + more,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _summary(counts: Counter[Verdict]) -> str:

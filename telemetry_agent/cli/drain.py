@@ -46,7 +46,7 @@ def _show_bar(answers: Iterator[dict[str, Any]]) -> None:
     from rich.progress import Progress  # noqa: PLC0415 - the same
 
     delivered = 0
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("sending", total=None)
         for answer in answers:
             first = progress.tasks[0].total is None

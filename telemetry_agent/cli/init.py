@@ -17,6 +17,7 @@ from telemetry_agent.cli.receiver_choice import choose_receiver, listen
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import QueueSettings, Settings
+from telemetry_agent.config.values import SHARED_NAMES
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint import EndpointChecks
 from telemetry_agent.doctor.permissions import SERVICE_USER
@@ -29,11 +30,6 @@ from telemetry_agent.snapshot import Snapshot
 _TRIAL_S = 12.0
 _MODE = 0o640  # it may come to hold secrets
 _WANT_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
-_SHARED_NAMES = {
-    *("", "localhost", "raspberrypi", "raspberry", "pi", "debian", "ubuntu", "dietpi", "armbian"),
-    *("orangepi", "beaglebone", "buildroot", "openwrt"),
-}
-"""Host names that an image brings, and its next copy as well."""
 _SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
 
 
@@ -174,7 +170,7 @@ def _same(source: str, running: Snapshot) -> bool:
 def _ask_device(*, asks: bool) -> str:
     host = os.uname().nodename
     proposal = "{hostname}"
-    if host.lower() in _SHARED_NAMES:
+    if host.lower() in {"", *SHARED_NAMES}:
         proposal += "-{serial}" if _SERIAL.exists() else "-{machine-id}"
         click.echo(f"many devices are called {host!r}: a serial number tells this one from them")
     while asks:
@@ -303,10 +299,11 @@ def _try_endpoint(answers: _Answers) -> bool:
     endpoint = EndpointChecks(settings.upload, settings.device, agent)
     found = list(findings(endpoint.checks(), limit_s=_TRIAL_S))
     for each in found:
-        if each.verdict in {"warn", "fail"} or each.name == "answer":
+        if each.verdict in {"warn", "fail"} or (each.name, each.verdict) == ("answer", "pass"):
             remedy = f"; {each.remedy}" if each.remedy else ""
             click.echo(f"the endpoint: {each.name}: {each.said}{remedy}")
-    return all(each.verdict in {"pass", "skip"} for each in found)
+    answered = {each.verdict for each in found if each.name in {"authentication", "answer"}}
+    return "warn" not in answered and all(each.verdict != "fail" for each in found)
 
 
 def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:

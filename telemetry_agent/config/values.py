@@ -210,15 +210,19 @@ def _machine_fact(name: str) -> str:
     raise ValueError(f"this machine has no {name}: use another placeholder, or a name")
 
 
+SHARED_NAMES = {
+    *("localhost", "raspberrypi", "raspberry", "pi", "debian", "ubuntu", "dietpi", "armbian"),
+    *("orangepi", "beaglebone", "buildroot", "openwrt"),
+}
+"""Host names that an image brings, and its next copy as well."""
+
+
 def _device_name(value: str) -> str:
     if unknown := re.search(r"\{(?!(?:hostname|serial|machine-id)\})[^}]*\}?", value):
         raise ValueError(f"{unknown[0]} is not one of {{hostname}}, {{serial}}, {{machine-id}}")
     name = re.sub(r"\{([^}]+)\}", lambda match: _machine_fact(match[1]), value).strip()
-    if name.lower() in {"", "localhost", "raspberrypi"}:
-        raise ValueError(
-            f"the name {name!r} would be shared by many devices: "
-            'set device = "…" or change the hostname'
-        )
+    if not name:
+        raise ValueError("this machine has no name: set one, or change the hostname")
     if len(name) > 128 or not name.isprintable():
         raise ValueError("must be at most 128 printable characters")
     return name

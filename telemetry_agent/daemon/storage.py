@@ -51,12 +51,12 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
             return moved, StorageView(
                 "runtime",
                 f"{folder}: {refused}; recording into {elsewhere.parent}, at most 16 MiB, and a "
-                "power cut loses everything: check the disk (`dmesg`), "
-                f"`sudo mount -o remount,rw {folder}`",
+                "power cut loses everything",
+                f"check the disk (`dmesg`), `sudo mount -o remount,rw {folder}`",
             )
     mount = mount_of(folder.resolve()) if folder.exists() else None
     found = None if mount is None else trouble(mount)
     if mount is None or found is None:
         return queue, None
-    said = f"{folder} is on {mount.kind} ({mount.point}), {found.message}: {found.remedy}"
-    return queue, StorageView("forgets", said)
+    said = f"{folder} is on {mount.kind} ({mount.point}), {found.message}"
+    return queue, StorageView("forgets", said, found.remedy)

@@ -1,12 +1,15 @@
 """What the demo prints, on any terminal."""
 
+import contextlib
+import http.client
 import re
+import signal
 from pathlib import Path
 
 import pytest
 from processes import agent
 
-from telemetry_agent.cli.demo import _summary
+from telemetry_agent.cli.demo import _CUT_S, _summary
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,19 @@ def test_it_fits_80_columns_obeys_no_color_and_shows_the_backlog_shrink(
     after = waiting[waiting.index(max(waiting)) :]
     assert sum(count > 10 for count in after) >= 1, after  # not gone in one second
     assert "None was lost" in demo.out[-1]
+
+
+def test_the_cut_waits_for_the_first_viewer() -> None:
+    with agent("demo", "--for", "150s") as demo:  # without a viewer it is cut after 50 s
+        port = int(demo.wait_for_line(r"Look at http://127.0.0.1:(\d+)/")[1])
+        demo.wait_for_line(f"^ +{2 * _CUT_S:.0f} s ", limit_s=60)
+        assert "no network" not in demo.text()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as line:
+            line.request("GET", "/events")
+            line.getresponse()
+            cut = demo.wait_for_line(r"^ *(\d+) s .*no network", limit_s=60)
+            assert int(cut[1]) < 50
+            assert demo.end(30, by=signal.SIGINT) == 0
 
 
 @pytest.mark.parametrize(

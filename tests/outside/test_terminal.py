@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -41,11 +42,11 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(*args: str) -> Iterator[Terminal]:
+def terminal(*args: str, columns: int = 200) -> Iterator[Terminal]:
     master, slave = pty.openpty()
     with subprocess.Popen(
         [*AGENT, *args],
-        env=environment({"TERM": "xterm", "COLUMNS": "200"}),
+        env=environment({"TERM": "xterm", "COLUMNS": str(columns)}),
         stdin=slave,
         stdout=slave,
         stderr=slave,
@@ -79,4 +80,27 @@ def test_a_drain_shows_how_far_it_is(tmp_path: Path) -> None:
             drain.read_all()
             assert drain.process.wait(LIMIT_S) == 0
     assert b"100%" in drain.seen
+    assert b"\x1b[2K" in drain.seen[drain.seen.rindex(b"100%") :]  # nothing stale is left of it
     assert drain.seen.endswith(b"nothing is left: 5 delivered\r\n")
+
+
+def test_the_doctors_words_fit_into_80_columns(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with terminal("doctor", "--config", str(config), columns=80) as doctor:
+        doctor.read_all()
+    lines = re.sub(r"\x1b\[[\d;]*m", "", doctor.seen.decode()).splitlines()
+    wide = [line for line in lines if len(line) > 80 and " " in line[25:].strip()]
+    assert not wide, wide
+    assert any(line.startswith(" " * 27) for line in lines)  # a remedy goes on below itself
+
+
+def test_a_drain_in_vain_leaves_no_bar_that_seems_to_go_on(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 5)
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with terminal("drain", "--config", str(config)) as drain:
+        drain.read_all()
+        assert drain.process.wait(LIMIT_S) == 69
+    bar, _, end = drain.seen.rpartition(b"\x1b[2K")
+    assert b"unreachable" in bar
+    assert b"5 fixes wait: connection refused" in end
+    assert b"%" not in end

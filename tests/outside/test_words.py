@@ -71,6 +71,13 @@ def test_an_unknown_variable_is_reported(tmp_path: Path) -> None:
         daemon.wait_for_line(f"warning: the environment variable {said}")
 
 
+def test_a_name_that_many_devices_share_is_reported_and_taken(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    config.write_text(config.read_text().replace("van-07", "raspberrypi"))
+    with started(config) as daemon:
+        daemon.wait_for_line("warning: the device is called raspberrypi, as many others are")
+
+
 def test_a_byte_order_mark_is_accepted_and_an_empty_config_called_empty(tmp_path: Path) -> None:
     marked = tmp_path / "bom.toml"
     text = 'device = "van-07"\n[upload]\nurl = "http://127.0.0.1:9/"\n'

@@ -49,6 +49,8 @@ def refused(folder: Path, count: int) -> None:
         ("refused", "stored", "350 positions refused", "endpoint refused 350.*queue retry"),
         ("pulled out", "bad", "receiver absent", "/dev/none: no such device. To do: plug"),
         ("401", "bad", "held, ", "401.*reload"),
+        ("config", "bad", "config not used", "last good config.*upload2.*correct the config"),
+        ("refusing disk", "bad", "disk refuses", "recording into .*To do: check the disk"),
         ("tmpfs", "bad", "disk not safe", "tmpfs.*power cut loses everything.*queue.path"),
     ],
 )
@@ -76,6 +78,9 @@ def test_the_worst_has_the_headline_the_title_and_the_icon(
                 pytest.skip("no tmpfs here")
             memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
             queue_path = memory / "queue.db"
+        if case == "refusing disk":
+            (folder / "mount").touch()  # no folder
+            queue_path = folder / "mount" / "queue.db"
         config = write_config(
             folder,
             "/dev/none" if case == "pulled out" else str(folder / "gps"),
@@ -83,7 +88,13 @@ def test_the_worst_has_the_headline_the_title_and_the_icon(
             page={"listen": f"127.0.0.1:{port}"},
             queue={"path": str(queue_path)},
         )
-        daemon = stack.enter_context(started(config))
+        service = {"STATE_DIRECTORY": str(folder), "RUNTIME_DIRECTORY": str(folder / "run")}
+        (folder / "run").mkdir()
+        if case == "config":
+            with started(config, service) as daemon:
+                assert daemon.end() == 0
+            config.write_text(config.read_text() + "[upload2]\n")
+        daemon = stack.enter_context(started(config, service))
         daemon.wait_for_line("the page is at")
         env = {"EXPECTED": json.dumps({"tone": tone, "title": title, "cause": cause})}
         with browsing("worst", f"http://127.0.0.1:{port}/", env) as browser:
