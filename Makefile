@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 test: debian check packaged lint
 
 # Four at a time: most tests wait for a network, a disk or a receiver, not for a processor.
-check: node_modules/.installed-test $(VENV)/.installed-test
+check: node_modules/.installed-test tests/apps/node_modules/.installed $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/packages
 
 # The packages, installed in Debians that boot. The first time it makes their root file systems,
@@ -34,7 +34,7 @@ wheel: node_modules/.installed-test $(VENV)/.installed-test
 	TELEMETRY_AGENT_RELEASE=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 	  $(BIN)/python -m hatchling build -d dist
 
-# The packages for armhf and arm64 under an emulator, which takes half an hour; not in CI.
+# The packages for armhf and arm64 under an emulator, which takes 15 minutes; not in CI.
 foreign: node_modules/.installed-test $(VENV)/.installed-test
 	@dpkg -s qemu-user-static >/dev/null 2>&1 || apt-get install -y -qq qemu-user-static
 	$(BIN)/python -m pytest -rP tests/packages/foreign.py
@@ -59,6 +59,13 @@ node_modules/.installed-test: package-lock.json
 	@if command -v npm >/dev/null; then npm ci --ignore-scripts --loglevel=error && touch $@; \
 	elif [ -n "$$CI" ]; then echo 'Node 20 with npm is missing' >&2; exit 1; \
 	else echo 'without Node 20 and npm the page is not tested, and has no map' >&2; fi
+
+# Servers of other people, for tests/servers.
+tests/apps/node_modules/.installed: tests/apps/package.json
+	@if command -v npm >/dev/null; then \
+	cd tests/apps && npm install --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel=error && touch node_modules/.installed; \
+	elif [ -n "$$CI" ]; then echo 'Node 20 with npm is missing' >&2; exit 1; \
+	else echo 'without Node 20 and npm the tests of Express and Node-RED are skipped' >&2; fi
 
 # The pictures of the page in docs/pictures, as the browser tests take them.
 .PHONY: pictures
@@ -94,8 +101,8 @@ python-venv:
 
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
 DEBIAN_PACKAGES = caddy chromium clickhouse-server debootstrap gnupg gpsd gpsd-clients influxdb \
-  iproute2 lintian nginx-light openssl postgresql prometheus sqlite3 strace \
-  systemd systemd-container victoria-metrics
+  iproute2 lintian nginx-light openssl php-cli postgresql prometheus sqlite3 strace \
+  systemd systemd-container victoria-metrics zookeeper
 debian:
 	@missing=''; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
@@ -103,4 +110,4 @@ debian:
 	else echo "some tests need: sudo apt-get install$$missing" >&2; fi
 
 clean:
-	rm -rf .venv .venv-* dist node_modules telemetry_agent/page/static/vendor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* dist node_modules tests/apps/node_modules telemetry_agent/page/static/vendor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -6,8 +6,9 @@
 
 A queue is filled, damaged, opened as an agent opens it, and delivered. Each kind of damage is done
 with so many random seeds, each on a fresh copy; a tenth of them where they decide only what garbage
-it is. Ends with status 1 if a fix is delivered twice or with another content, or if what is missing
-and what the queue counts as lost do not agree.
+it is. Ends with status 1 if a fix is delivered twice or with another content, if what is missing
+and what the queue counts as lost do not agree, or if the endpoint's audit does not find everything
+but what the account names as damaged.
 """
 
 import argparse
@@ -59,6 +60,8 @@ def share(whole: Path, kind: str, seed: int) -> float:
     # The last fix of all has no other behind it that would tell of its loss.
     if delivered - records or missing not in {outcome.lost, outcome.lost + to_the_log}:
         raise SystemExit(f"{kind}, seed {seed}: {missing} are missing, {outcome.lost} counted")
+    if not outcome.complete:
+        raise SystemExit(f"{kind}, seed {seed}: the endpoint's audit misses what was delivered")
     return delivered.total() / records.total()
 
 

@@ -1,13 +1,13 @@
-"""How long a backlog takes in each format, to a server that answers after so many milliseconds.
+"""How long a backlog takes to each server of the tests, and whether it is read back equal.
 
 ::
 
-    python benchmarks/servers.py [--fixes 10000] [--latency-ms 2]
+    python benchmarks/servers.py [--fixes 10000] [--rtt-ms 0] [SERVER ...]
 
-Traccar, OwnTracks Recorder and Dawarich are the strict stand-ins of the tests, each in a process of
-its own; InfluxDB and VictoriaMetrics are the real ones. Each drains the same recorded drive, by the
-agent's own uploader, from the queue on disk. Beside it, in the same run, the plain way for those
-that take one fix per request: the next request leaves when the last was answered.
+Each server drains the same recorded drive, by the agent's own uploader, from the queue on disk. The
+servers are those of ``tests/destinations.py``: the real programs where they are installed or named
+by the environment (docs/servers.md), and strict stand-ins. ``--rtt-ms``: what is sent arrives half
+of that later, and so does what is answered.
 """
 
 import argparse
@@ -17,101 +17,89 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from peers import ask, influxdb, victoria_metrics
+from destinations import DESTINATIONS, Destination, equal
+from drives import recorded
+from links import Link
 from rig import record_backlog
-from standins import Dawarich, Recorder, Server, Traccar
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.http import pipeline
+from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import FormatName
+from telemetry_agent.upload.interfaces import CompressionSetting, FormatName
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 
-def stand_in(port: Any, answer: Callable[..., Any], latency_s: float) -> None:
-    """Serve until killed."""
-    with Server(answer, latency_s=latency_s) as server:
-        port.send(server.port)
-        server.wait_for(lambda: False, 3600)
-
-
-@contextlib.contextmanager
-def standing_in(answer: Callable[..., Any], latency_s: float) -> Iterator[str]:
-    """A stand-in in a process of its own; its URL."""
-    near, far = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=stand_in, args=(far, answer, latency_s), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{near.recv()}"
-    finally:
-        process.kill()
-        process.join()
-
-
-def drained_s(backlog: Path, name: FormatName, url: str, fixes: int) -> float:
+def drained_s(
+    database: Path, name: FormatName, url: str, compression: CompressionSetting, token: Path | None
+) -> float:
     """How long it takes."""
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(backlog / "queue.db", folder)
-        with AckQueue(Path(folder, "queue.db")) as queue:
-            wire_format = choose(name, url)
-            transport = Transport(url)
-            policy = UploadPolicy(live_first=not wire_format.oldest_first)
-            uploader = Uploader(queue, wire_format, transport, policy)
-            began_s = time.monotonic()
-            while uploader.step(time.monotonic()) == 0:
-                pass
-            took_s = time.monotonic() - began_s
-            transport.close()
-            stats = queue.stats()
-            if stats.acked != fixes:
-                raise SystemExit(f"{name}: {stats} {uploader.status()}")
+    with AckQueue(database) as queue:
+        wire_format = choose(name, url)
+        transport = Transport(url, credentials=Credentials(token=token))
+        policy = UploadPolicy(live_first=not wire_format.oldest_first, compression=compression)
+        uploader = Uploader(queue, wire_format, transport, policy)
+        began_s = time.monotonic()
+        while (wait_s := uploader.step(time.monotonic())) == 0:
+            pass
+        took_s = time.monotonic() - began_s
+        transport.close()
+        stats = queue.stats()
+        if wait_s is not None or stats.ready or stats.unack or stats.ack_failed:
+            raise SystemExit(f"{name}: {stats} {uploader.status()}")
     return took_s
+
+
+def row(kind: type[Destination], backlog: Path, fixes: int, rtt_s: float) -> str:
+    """One line of the table."""
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        shutil.copy(backlog / "queue.db", folder)
+        (folder / "server").mkdir()
+        server = kind(folder / "server")
+        url = server_url = stack.enter_context(server.running())
+        if rtt_s:
+            parts = urlsplit(url)
+            link = stack.enter_context(Link(parts.port or 0, delay_s=rtt_s / 2))
+            url = parts._replace(netloc=f"127.0.0.1:{link.port}").geturl()
+        upload = server.upload
+        token = folder / "server" / "token" if "token_file" in upload else None
+        how = (upload.get("format", "native"), url, upload.get("compression", "auto"), token)
+        # In a process of its own, because some servers are threads of this one.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            took_s = pool.apply(drained_s, (folder / "queue.db", *how))
+        sent = recorded(folder)
+        read_back = "equal" if equal(server, sent, server.stored(server_url)) else "NOT EQUAL"
+    return (
+        f"| {kind.__name__} | `{how[0]}` | {took_s:.2f} s | {fixes / took_s:,.0f} | {read_back} |"
+    )
 
 
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--fixes", type=int, default=10_000)
-    parser.add_argument("--latency-ms", type=float, default=2.0)
+    parser.add_argument("--rtt-ms", type=float, default=0)
+    parser.add_argument("servers", nargs="*", choices=[[], *(k.__name__ for k in DESTINATIONS)])
     options = parser.parse_args()
-    fixes, latency_s = options.fixes, options.latency_ms / 1000
-    print(f"{fixes:,} fixes, {options.latency_ms:g} ms until each answer\n")
-    print("| server | format | backlog | fixes/s | one request at a time |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        backlog = Path(folder)
-        record_backlog(backlog, fixes)
-
-        def row(server: str, name: FormatName, url: str, *, plain: bool = False) -> None:
-            took_s = drained_s(backlog, name, url, fixes)
-            beside = ""
-            if plain:
-                most, pipeline._ROUND_MAX = pipeline._ROUND_MAX, 1  # noqa: SLF001
-                alone_s = drained_s(backlog, name, url, fixes)
-                pipeline._ROUND_MAX = most  # noqa: SLF001
-                beside = f"{alone_s:.1f} s, {alone_s / took_s:.1f} x slower"
-            print(f"| {server} | `{name}` | {took_s:.2f} s | {fixes / took_s:,.0f} | {beside} |")
-
-        traccar = stack.enter_context(standing_in(Traccar("van-07"), latency_s))
-        row("Traccar (stand-in)", "osmand", f"{traccar}/", plain=True)
-        recorder = stack.enter_context(standing_in(Recorder(), latency_s))
-        row("OwnTracks Recorder (stand-in)", "owntracks", f"{recorder}/pub")
-        dawarich = stack.enter_context(standing_in(Dawarich("key"), latency_s))
-        path = "/api/v1/overland/batches?api_key=key"
-        row("Dawarich (stand-in)", "overland", f"{dawarich}{path}")
-        for name in ("influxdb", "vm"):
-            (backlog / name).mkdir()
-        influx = stack.enter_context(influxdb(backlog / "influxdb"))
-        ask(f"{influx}/query", b"", q="CREATE DATABASE gps")
-        row("InfluxDB 1.6", "influx", f"{influx}/write?db=gps")
-        victoria = stack.enter_context(victoria_metrics(backlog / "vm"))
-        row("VictoriaMetrics 1.79", "influx", f"{victoria}/write")
+    print(f"{options.fixes:,} fixes, {options.rtt_ms:g} ms there and back\n")
+    print("| server | format | backlog | fixes/s | read back |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        record_backlog(Path(folder), options.fixes)
+        for kind in DESTINATIONS:
+            if options.servers and kind.__name__ not in options.servers:
+                continue
+            try:
+                print(row(kind, Path(folder), options.fixes, options.rtt_ms / 1000), flush=True)
+            except BaseException as error:  # pytest's way to skip is not an Exception
+                if type(error).__name__ != "Skipped":
+                    raise
+                print(f"| {kind.__name__} | {error} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """telemetry-agent records GNSS positions on a device and delivers every one of them."""
 
-RELEASE = "0.1.0"
+RELEASE = "0.9.0"
 """The newest release. The commit that changes this line is that release: release/version.py."""
 
 try:

@@ -12,11 +12,11 @@ _TROUBLES = {
     **dict.fromkeys(("tmpfs", "ramfs"), f"which is memory: {_LOSES_ALL}"),
     **dict.fromkeys(
         ("vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "ext2"),
-        f"which has no journal: {_LOSES_ALL}, with bad luck",
+        f"which has no journal: {_LOSES_ALL}, in the worst case",
     ),
     **dict.fromkeys(
         ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse.sshfs", "ceph", "glusterfs"),
-        f"over a network, where no database is safe: {_LOSES_ALL}, with bad luck",
+        f"over a network, where no database is safe: {_LOSES_ALL}, in the worst case",
     ),
 }
 
@@ -59,7 +59,7 @@ def trouble(mount: Mount, root: Path = Path("/")) -> Advice | None:
         )
     if mount.options & {"nobarrier", "barrier=0"}:
         return Advice(
-            f"without barriers: {_LOSES_ALL}, with bad luck", "take nobarrier out of /etc/fstab"
+            f"without barriers: {_LOSES_ALL}, in the worst case", "take nobarrier out of /etc/fstab"
         )
     words = _TROUBLES.get(mount.kind)
     return Advice(words, ELSEWHERE) if words else None
@@ -79,3 +79,12 @@ def _mount(line: str) -> Mount | None:
         return None
     point = fields[4].replace(r"\040", " ")
     return Mount(Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(",")))
+
+
+def size(count: float) -> str:
+    """``512 B``, ``1.4 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"

@@ -40,6 +40,8 @@ class Field(NamedTuple):
     highest: float = _FAR
     always: bool = False
     """Every fix has it."""
+    since: str = ""
+    """The release that added it; empty: the first. Tables and configs may be from before it."""
 
 
 FIELDS = (
@@ -63,6 +65,7 @@ FIELDS = (
     Field("extra", "extra", "an object", "object"),
 )
 """In the order of ``Fix``."""
+LATER_FIELDS = tuple(field for field in FIELDS if field.since)
 
 
 @lru_cache(maxsize=8)

@@ -99,6 +99,31 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class StreamAccount:
+    """What an agent says of one stream.
+
+    Every fix with a seq up to ``through`` was acknowledged, or is counted in ``not_coming``.
+    """
+
+    stream: str
+    """16 hex digits."""
+    through: int
+    recorded: int
+    """So many fixes have a seq up to ``through``."""
+    not_coming: Mapping[str, int]
+    """Of these so many never come, by reason."""
+    damaged_in: tuple[int, int] | None = None
+    """The first and the last seq between which those are that damage took."""
+    finished: bool = False
+    """Nothing of it is still to come."""
+
+    @property
+    def expected(self) -> int:
+        """How many rows the endpoint must have up to ``through``."""
+        return self.recorded - sum(self.not_coming.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Fixes of one stream and one device that were leased together, in the order of recording.
 
@@ -139,6 +164,16 @@ class Answer:
     """How large the body is (or larger), if it was not read to its end."""
 
 
+class Asked(NamedTuple):
+    """Fixes of a stream that an endpoint asks for again."""
+
+    stream: str
+    """16 hex digits."""
+    first: int
+    """seq"""
+    last: int
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """The endpoint took the batch, but for the names it gave back."""
@@ -152,6 +187,8 @@ class Delivered:
     status: int | None = None
     counted: bool = False
     """The endpoint said how many of the fixes it has, so a loss would show."""
+    resend: tuple[Asked, ...] = ()
+    """What the endpoint misses of earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,9 @@ class UploadView:
     sent_bytes: Annotated[int, "since the start"] = 0
     sent_bytes_24h: Annotated[int, "in the last 24 hours of uptime"] = 0
     last_delivery_s: Annotated[float | None, "seconds since the last delivery"] = None
+    complete_until: Annotated[
+        str | None, "time of the newest fix up to which the endpoint accounts for everything"
+    ] = None
     last_error: Annotated[str | None, "what went wrong last"] = None
     last_error_s: Annotated[float | None, "seconds since then"] = None
     next_attempt_s: Annotated[float | None, "seconds until the next attempt, while it waits"] = None
@@ -90,7 +93,7 @@ class QueueView:
     in_flight: Annotated[int, "of those, in a request now"] = 0
     uncommitted: Annotated[int, "of those, not yet on disk"] = 0
     delivered: Annotated[int, "fixes still kept after delivery"] = 0
-    dead_letters: Annotated[Counts, "refused fixes by reason (ten, and `other reasons`)"] = field(
+    dead_letters: Annotated[Counts, "refused fixes, by reason (ten, and `other reasons`)"] = field(
         default_factory=dict
     )
     lost: Annotated[Counts, "fixes that were lost, by reason"] = field(default_factory=dict)

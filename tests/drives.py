@@ -1,9 +1,11 @@
 """A recorded drive on its way to a server: through an outage, a lost answer and a kill."""
 
 import contextlib
+import os
 import shutil
 import signal
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,35 +14,45 @@ from gate import Gate
 from processes import run_agent
 from rig import started, stats, write_config
 
-FIXES = 10_000  # of the drive that each server gets
+FIXES = int(os.environ.get("TELEMETRY_AGENT_DRIVE", "2000"))  # of the drive that each server gets
+BATCH = 200
+
+
+Start = Callable[[], contextlib.AbstractContextManager[str]]
 
 
 def drive_to(
-    url: str, folder: Path, backlog: Path, *, cut_after: int, **upload: Any
+    server: str | Start, folder: Path, backlog: Path, *, cut_after: int, **upload: Any
 ) -> list[dict[str, Any]]:
     """Send what is in the queue ``backlog``; returns that, absent values left out.
 
-    The first connection is cut in the middle of a request, the answer to a later one is lost, and
-    then the agent is killed. ``cut_after``: bytes until each of these.
+    The first connection is cut in the middle of a request. The answer to a later one is lost, and
+    then the server is killed, and the agent. ``cut_after``: bytes until each of these. A
+    ``server`` that is only a URL runs on.
     """
     shutil.copytree(backlog, folder, dirs_exist_ok=True)
-    parts = urlsplit(url)
-    with Gate(parts.port or 0) as gate:
+    start: Start = (lambda: contextlib.nullcontext(server)) if isinstance(server, str) else server
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as run:
+        parts = urlsplit(run.enter_context(start()))
+        gate = stack.enter_context(Gate(parts.port or 0))
         through = parts._replace(netloc=f"127.0.0.1:{gate.port}").geturl()
-        config = write_config(folder, "/dev/none", through, upload={"timeout": "5s", **upload})
+        config = write_config(
+            folder, "/dev/none", through, upload={"timeout": "5s", "max_batch": BATCH, **upload}
+        )
         gate.open(cut_after)
         with started(config) as agent:
             agent.wait_for_line("cannot deliver")
             gate.wait_until_shut()
             gate.open(cut_after, lose_answer=True)
             gate.wait_until_shut()
+            run.close()
             agent.end(by=signal.SIGKILL)
         left = stats(folder)
         assert left.ready + left.unack > 0, "the kill came too late"
         assert left.acked > 0, "the kill came too early"
+        gate.aim_at(urlsplit(run.enter_context(start())).port or 0)
         gate.open()
         with started(config) as agent:
-            # 10,000 requests, one after the other, on a machine that others use.
             done = run_agent("drain", "--config", str(config), timeout_s=110)
             assert done.returncode == 0, done.stderr
             assert agent.end() == 0

@@ -43,6 +43,10 @@ class Gate:
         for thread in self._threads:
             thread.join(5)
 
+    def aim_at(self, port: int) -> None:
+        """Pass new connections on to another port."""
+        self._to = port
+
     def open(self, up_bytes: int | None = None, *, lose_answer: bool = False) -> None:
         """Let through so many bytes from the agent, then shut.
 

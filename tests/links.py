@@ -1,5 +1,6 @@
 """A link of a given speed between a client and a server on this machine."""
 
+import collections
 import contextlib
 import select
 import socket
@@ -12,13 +13,19 @@ _CHUNK_BYTES = 1400  # what a packet carries
 
 
 class Link:
-    """Passes TCP connections on to ``port``, each direction at ``bits_per_s``, and counts."""
+    """Passes TCP connections on to ``port``, each direction at ``bits_per_s``, and counts.
 
-    def __init__(self, port: int, bits_per_s: float = float("inf")) -> None:
+    What is sent arrives ``delay_s`` later; connecting takes no longer.
+    """
+
+    def __init__(
+        self, port: int, bits_per_s: float = float("inf"), *, delay_s: float = 0.0
+    ) -> None:
         self.up_bytes = 0
         self.down_bytes = 0
         self._to = port
         self._bytes_per_s = bits_per_s / 8
+        self._delay_s = delay_s
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._listener = socket.socket()
@@ -63,17 +70,25 @@ class Link:
 
     def _carry(self, source: socket.socket, target: socket.socket, counter: str) -> None:
         free_at_s = 0.0
+        under_way: collections.deque[tuple[float, bytes]] = collections.deque()
         with contextlib.suppress(OSError):
             while not self._stopping.is_set():
-                if not select.select([source], [], [], 0.2)[0]:
-                    continue
-                data = source.recv(_CHUNK_BYTES)
-                if not data:
-                    break
-                free_at_s = max(free_at_s, time.monotonic()) + len(data) / self._bytes_per_s
-                self._stopping.wait(free_at_s - time.monotonic())
+                due_in_s = under_way[0][0] - time.monotonic() if under_way else 0.2
+                if select.select([source], [], [], max(0.0, min(due_in_s, 0.2)))[0]:
+                    data = source.recv(_CHUNK_BYTES)
+                    if not data:
+                        break
+                    free_at_s = max(free_at_s, time.monotonic()) + len(data) / self._bytes_per_s
+                    if not self._delay_s:
+                        self._stopping.wait(free_at_s - time.monotonic())
+                    under_way.append((free_at_s + self._delay_s, data))
+                while under_way and under_way[0][0] <= time.monotonic():
+                    _, data = under_way.popleft()
+                    target.sendall(data)
+                    setattr(self, counter, getattr(self, counter) + len(data))
+            for due_s, data in under_way:
+                self._stopping.wait(max(0.0, due_s - time.monotonic()))
                 target.sendall(data)
-                setattr(self, counter, getattr(self, counter) + len(data))
         for sock in (source, target):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

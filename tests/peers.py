@@ -96,6 +96,7 @@ def victoria_metrics(folder: Path) -> Iterator[str]:
     ) as server:
         server.wait_for_line("started VictoriaMetrics")
         yield f"http://127.0.0.1:{port}"
+        server.end()
 
 
 _CLICKHOUSE = """<yandex>
@@ -141,7 +142,8 @@ def postgresql(folder: Path) -> Iterator[str]:
             part.chmod(part.stat().st_mode | 0o011)
         os.chown(folder, user.pw_uid, user.pw_gid)
     made = ["-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
-    subprocess.run([initdb, *made], check=True, capture_output=True, cwd=folder, **demoted)
+    if not data.exists():
+        subprocess.run([initdb, *made], check=True, capture_output=True, cwd=folder, **demoted)
     args = ["-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses="]
     with _demoted(server, *args, cwd=folder, **demoted) as started:
         started.wait_for_line("ready to accept connections")
@@ -153,6 +155,44 @@ def _demoted(*args: str, cwd: Path, **who: Any) -> Iterator[Running]:
     prefix = ["setpriv", f"--reuid={who['user']}", f"--regid={who['group']}", "--clear-groups"]
     with running(*(prefix if who else []), *args, cwd=cwd) as started:
         yield started
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, upstream: str, *settings: str) -> Iterator[str]:
+    """nginx in front of ``upstream``, with what its configuration does by itself; its URL."""
+    port, parts = free_port(), urllib.parse.urlsplit(upstream)
+    temporary = "".join(
+        [f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi")]
+        + [f"{kind}_temp_path {folder}/{kind};" for kind in ("uwsgi", "scgi")]
+    )
+    user = "user root;" if os.geteuid() == 0 else ""
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"daemon off; {user} pid {folder}/nginx.pid; error_log stderr crit; events {{}}\n"
+        f"http {{ access_log off; {temporary} {' '.join(settings)}\n"
+        f"server {{ listen 127.0.0.1:{port};\n"
+        f"location / {{ proxy_pass http://{parts.netloc}; }} }} }}\n"
+    )
+    with running(program("nginx"), "-c", str(config), "-p", str(folder)) as proxy:
+        wait_until_answers(port)
+        yield parts._replace(netloc=f"127.0.0.1:{port}").geturl()
+        proxy.end()  # it has workers
+
+
+@contextlib.contextmanager
+def caddy(folder: Path, upstream: str, settings: str = "", transport: str = "") -> Iterator[str]:
+    """Caddy in front of ``upstream``; its URL."""
+    port, parts = free_port(), urllib.parse.urlsplit(upstream)
+    config = folder / "Caddyfile"
+    config.write_text(
+        f"{{\n\tadmin off\n\tauto_https off\n}}\nhttp://127.0.0.1:{port} {{\n\t{settings}\n"
+        f"\treverse_proxy {parts.netloc} {{\n\t\t{transport}\n\t}}\n}}\n"
+    )
+    home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    command = (program("caddy"), "run", "--config", str(config), "--adapter", "caddyfile")
+    with running(*command, env=home):
+        wait_until_answers(port)
+        yield parts._replace(netloc=f"127.0.0.1:{port}").geturl()
 
 
 def influx_rows(url: str, database: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ A schedule is drawn from its seed: the backlog, and what goes wrong with each re
 agent (real queue, uploader and sockets) is a process of its own, which is killed where the schedule
 says so, and started again. It records while it uploads. After the faults the endpoint is honest.
 Then every fix that was committed must be there, under its own name and with its own content, and
-nothing else.
+nothing else. And the endpoint's audit of what the agent accounted for must say the same.
 """
 
 import contextlib
@@ -21,15 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from judge import said_of, verdicts
 from misbehaving import Act, Line, Name, Request, Server, answer, reset, says, twice
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.clock import Clock
+from telemetry_agent.daemon.completeness import Completeness
 from telemetry_agent.fields import fix_fields
-from telemetry_agent.model import Fix
+from telemetry_agent.lab.endpoint.audit import account_of
+from telemetry_agent.model import Fix, StreamAccount
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.uploader import Uploader, UploadPolicy
 
 TIMEOUT_S = 0.15
@@ -54,7 +58,23 @@ def live(path: Path, url: str, records: int) -> None:
     logging.disable()
     clock = Clock()
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
-        uploader = Uploader(queue, native.FORMAT, transport, POLICY, clock=clock)
+        completeness = Completeness(queue)
+        taken: list[StreamAccount] = []
+
+        def is_taken() -> None:
+            taken[:] = completeness.sent
+            completeness.taken()
+
+        reports = AgentReports(
+            (queue.stream, "van-07"),
+            tuple,
+            completeness.report,
+            native.encode,
+            clock.monotonic_s(),
+            heartbeat_s=0.02,
+            on_taken=is_taken,
+        )
+        uploader = Uploader(queue, native.FORMAT, transport, POLICY, reports=reports, clock=clock)
         while True:
             if records:
                 records -= 1
@@ -62,7 +82,9 @@ def live(path: Path, url: str, records: int) -> None:
             wait_s = uploader.step(clock.monotonic_s())
             stats = queue.stats()
             if not records and not stats.ready + stats.unack + stats.uncommitted:
-                return
+                left = queue.accounts()[0]
+                if all(account in taken and not account.finished for account in left):
+                    return
             if wait_s != 0:
                 uploader.bell.wait(wait_s)
 
@@ -74,6 +96,7 @@ class Endpoint:
     agent: Any = None
     """The agent's process."""
     stored: dict[Name, Any] = field(default_factory=dict)
+    accounts: dict[str, StreamAccount] = field(default_factory=dict)
     came: Counter[Name] = field(default_factory=Counter)
     keys: dict[str, list[Name]] = field(default_factory=dict)
     kills: int = 0
@@ -98,6 +121,12 @@ class Endpoint:
         with self.lock:
             if self.keys.setdefault(key, request.names) != request.names:
                 self.faults.append(f"the key {key} came with two contents")
+            for account in map(account_of, said_of(said.get("agent"))):
+                assert account is not None
+                before = self.accounts.get(account.stream)
+                # One that comes too late is older than the last.
+                if before is None or before.through <= account.through:
+                    self.accounts[account.stream] = account
             for fix in said["fixes"]:
                 name = said["stream"], fix["seq"]
                 self.came[name] += 1
@@ -147,7 +176,7 @@ class Endpoint:
 
     def store_wants_one_again(self, line: Line, request: Request) -> None:
         self.take(request)
-        line.reply(200, json.dumps({"retry": [request.names[-1][1]]}))
+        line.reply(200, json.dumps({"retry": [seq for _, seq in request.names[-1:]]}))
 
     def store_answer_twice(self, line: Line, request: Request) -> bool | None:
         self.take(request)
@@ -179,6 +208,18 @@ class Endpoint:
             return False
 
         return run
+
+
+def audited(endpoint: Endpoint) -> Iterator[str]:
+    """What the endpoint's audit does not find as it must be: complete, to the last fix."""
+    last = {stream: 0 for stream, _ in endpoint.stored}
+    for stream, seq in endpoint.stored:
+        last[stream] = max(seq, last[stream])
+    found = verdicts(endpoint.accounts.values(), endpoint.stored)
+    for stream, seq in last.items():
+        verdict = found.get(stream)
+        if verdict is None or (verdict.missing, verdict.account.through) != (0, seq):
+            yield f"of {stream}, to {seq}, the audit says {verdict}"
 
 
 KINDS = (
@@ -247,5 +288,6 @@ def run_schedule(seed: int) -> Told:
         endpoint.faults.append(
             f"{len(recorded)} fixes were recorded, {len(endpoint.stored)} are stored"
         )
+    endpoint.faults += audited(endpoint)
     repeats = endpoint.came.total() - len(endpoint.came)
     return Told(len(recorded), repeats, endpoint.kills, endpoint.faults)

@@ -338,3 +338,52 @@ class PhoneTrack:
                     device = feature["properties"].get("device_id") or name
                     self.points[token].append({**feature, "device": device})
         return Said(200, b'{"result":"ok"}', {"Content-Type": "application/json"})
+
+
+class Reitti:
+    """Its endpoint for Overland's format: drops what has no accuracy, and says ok."""
+
+    def __init__(self) -> None:
+        self.points: list[dict[str, Any]] = []
+
+    def __call__(self, asked: Asked) -> Said:
+        if asked.path != "/api/v1/ingest/overland":
+            return Said(404)
+        try:
+            locations = json.loads(asked.body).get("locations", [])
+        except ValueError:
+            return Said(400)
+        self.points += [
+            feature
+            for feature in locations
+            if feature["properties"].get("horizontal_accuracy") is not None
+            and _parsed_s(feature["properties"]["timestamp"])
+        ]
+        return Said(200, b'{"result":"ok"}', {"Content-Type": "application/json"})
+
+
+class Compass:
+    """Compass with a cache: of one second it keeps what comes first, and nothing at 0, 0.
+
+    A wrong token is said with status 200.
+    """
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.points: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, asked: Asked) -> Said:
+        json_type = {"Content-Type": "application/json"}
+        if asked.path != "/api/input":
+            return Said(404)
+        if dict(asked.query).get("token") != self.token:
+            return Said(200, b'{"error":"invalid token"}', json_type)
+        try:
+            locations = json.loads(asked.body)["locations"]
+        except (ValueError, KeyError):
+            return Said(200, b'{"error":"invalid input"}', json_type)
+        for feature in locations:
+            if feature["geometry"]["coordinates"] != [0, 0]:
+                self.points.setdefault(_parsed_s(feature["properties"]["timestamp"]), feature)
+        saved = json.dumps({"result": "ok", "saved": len(locations), "trips": 0})
+        return Said(200, saved.encode(), json_type)

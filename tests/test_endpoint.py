@@ -478,7 +478,7 @@ def test_ipv6(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("listen", ["", "8080", "localhost:", "localhost:http", "x:65536"])
 def test_an_address_that_is_none(listen: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="it is HOST:PORT"):
+    with pytest.raises(UsageError, match="must be HOST:PORT"):
         Endpoint(listen, tmp_path / "x.db")
 
 
@@ -531,7 +531,7 @@ def test_the_command(number: signal.Signals, tmp_path: Path) -> None:
         assert command.end(by=number) == 0
         assert len(command.out) == 1
         assert command.err == [
-            f"2 fixes in {db}: 2 new, 2 came again, 0 rejected; 2 requests failed on purpose"
+            f"2 fixes in {db}: 2 new, 2 came again, 0 rejected; 2 requests failed by faults"
         ]
         client.close()
 

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
-from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, UNCOUNTED, RowState, State
+from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, UNCOUNTED, UNUSED, RowState, State
 
 _GENERATION_BITS = 32
 
@@ -135,11 +135,11 @@ class AwayRows:
 
     def _is_to_come(self, row: int) -> bool:
         mark = self._marks.value_at(row)
-        return mark is None or mark.state is not State.GONE
+        return mark is None or mark.state not in {State.GONE, State.UNUSED}
 
     def _end_marks(self) -> None:
         for span in list(self._marks.where(_is_away)):
-            self._mark(span.lo, span.hi, PURGED)
+            self._mark(span.lo, span.hi, UNUSED)
 
     def _find(self) -> None:
         """Every start goes through all that is away, from the first row on."""
@@ -176,8 +176,8 @@ class AwayRows:
         """There are no such rows. Those of which that is not as it should be are lost."""
         for span in list(self._marks.within(lo, hi)):
             if span.value.state in {State.ACKED, State.AWAY}:
-                self._mark(span.lo, span.hi, PURGED)
-            elif span.value.state is not State.GONE:
+                self._mark(*span[:2], PURGED if span.value.state is State.ACKED else UNUSED)
+            elif span.value.state not in {State.GONE, State.UNUSED}:
                 self._mark(span.lo, span.hi, DAMAGED)
         for first, last in list(self._marks.gaps(lo, hi)):
             # Up to here nobody knows which numbers were ever used, or were still. A generation ends
@@ -186,9 +186,9 @@ class AwayRows:
             is_open = generation_before(last + 2) > last
             before = last if is_open else generation_before(last + 1)
             self._uncounted |= max(first, oldest) <= before
-            unused = max(before, oldest - 1)
-            self._mark(first, min(last, unused), PURGED)
-            self._mark(max(first, unused + 1), last, DAMAGED)
+            self._mark(first, min(last, oldest - 1), PURGED)
+            self._mark(max(first, oldest), min(last, before), UNUSED)
+            self._mark(max(first, oldest, before + 1), last, DAMAGED)
 
 
 def _is_away(mark: RowState) -> bool:

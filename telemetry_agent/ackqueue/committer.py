@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import QueueLockedError, StorageError
 from telemetry_agent.tasks import Bell
 from telemetry_agent.trouble import Trouble
 
@@ -30,7 +30,7 @@ class Committer:
         self.bell = Bell()
         self._queue = queue
         self._tidy_at_s = self._look_at_s = 0.0
-        self._trouble = Trouble(log, queue.shared.clock)
+        self._place, self._tidiness = (Trouble(log, queue.shared.clock) for _ in range(2))
         queue.watch(self.bell.ring)
 
     def step(self, now_s: float) -> float | None:
@@ -42,7 +42,7 @@ class Committer:
             due_s = self._queue.commit_due_s()
         if self._look_at_s <= now_s:
             self._look_at_s = now_s + _LOOK_EVERY_S
-            self._try(self._queue.stay_in_place)
+            self._look()
         if self._try(self._queue.make_room):
             return 0
         if self._tidy_at_s <= now_s:
@@ -59,11 +59,19 @@ class Committer:
     def close(self) -> None:
         """Leave the queue open: it is not the committer's."""
 
+    def _look(self) -> None:
+        try:
+            self._queue.stay_in_place()
+        except (QueueLockedError, StorageError) as error:
+            self._place.failed(f"the files of the queue are not in their place: {error}")
+        else:
+            self._place.over("the files of the queue are in their place again")
+
     def _try(self, work: Callable[[], bool | None]) -> bool:
         try:
             more = work()
         except StorageError as error:
-            self._trouble.failed(f"the queue cannot be tidied up: {error}", kind="tidy")
+            self._tidiness.failed(f"the queue cannot be tidied up: {error}", kind="tidy")
             return False
-        self._trouble.over("the queue can be tidied up again")
+        self._tidiness.over("the queue can be tidied up again")
         return bool(more)

@@ -10,7 +10,16 @@ from functools import partial
 from itertools import islice, pairwise
 from typing import Literal
 
-from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound, stream_from_int
+from telemetry_agent.ackqueue.file.rows import (
+    SEQ,
+    STREAM,
+    TIME_MS,
+    Row,
+    decode,
+    is_sound,
+    stream_from_int,
+    stream_to_int,
+)
 from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.ledger import Ledger
@@ -22,6 +31,7 @@ from telemetry_agent.ackqueue.recovery.verify import Source
 from telemetry_agent.ackqueue.row_states import DISCARDED, RowState, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
+from telemetry_agent.ackqueue.streams import NO_END
 from telemetry_agent.model import Record
 
 Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
@@ -30,6 +40,7 @@ Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
 _PLACES: dict[State, Place] = {
     State.AWAY: "gone",
     State.GONE: "gone",
+    State.UNUSED: "gone",
     State.READY: "stored",
     State.UNACK: "stored",
     State.ACKED: "delivered",
@@ -195,16 +206,15 @@ class Contents:
         return False
 
     def stay_in_place(self) -> None:
-        """Make the file again if somebody deleted, moved or replaced it.
+        """Make the files again if somebody deleted, moved or replaced them.
 
         Raises:
+            QueueLockedError: Another process uses the queue meanwhile.
             StorageError: The disk refuses.
         """
-        shared = self.shared
-        with shared.disk:
-            shared.check_open()
-            if not shared.broken and not shared.is_in_place():
-                shared.move_in()
+        with self.shared.disk:
+            self.shared.check_open()
+            self.shared.stay_in_place()
 
     def has_room(self) -> bool:
         """Whether more can be carried over without giving up what is here.
@@ -258,11 +268,21 @@ class Contents:
         Raises:
             StorageError: The file cannot be read.
         """
+        return self._resend([(1, NO_END)], lambda row: since_ms <= row[TIME_MS] < until_ms)
 
+    def resend_names(self, stream: str, first: int, last: int) -> int:
+        """Make the delivered fixes of a stream with these seqs ready again; as ``resend``."""
+        number = stream_to_int(stream)
+        with self.shared.lock:
+            ranges = self.shared.ledger.streams.rows_of(number, first, last)
+        return self._resend(ranges, lambda row: row[STREAM] == number and first <= row[SEQ] <= last)
+
+    def _resend(self, ranges: list[tuple[int, int]], chosen: Callable[[Row], bool]) -> int:
         def is_meant(row: Row) -> bool:
-            return is_sound(row) and since_ms <= row[TIME_MS] < until_ms
+            return is_sound(row) and chosen(row)
 
-        count = self._change(State.ACKED, is_meant, self.shared.ledger.make_ready)
+        ready = self.shared.ledger.make_ready
+        count = sum(self._change(State.ACKED, is_meant, ready, *rows) for rows in ranges)
         self.shared.ring()
         return count
 
@@ -281,16 +301,19 @@ class Contents:
         state: State,
         is_meant: Callable[[Row], bool] | None,
         end: Callable[[list[tuple[int, int]]], None],
+        row: int = 1,
+        last: int = NO_END,
     ) -> int:
         """End a state of those that are meant, some in a transaction. Returns how many."""
         shared = self.shared
-        row, count = 1, 0
+        count = 0
         more = True
         while more:
             with shared.disk:
                 shared.use()
                 with shared.lock:
-                    ranges = meant = shared.ledger.in_state(state, ROWS_PER_READ, row)
+                    some = shared.ledger.in_state(state, ROWS_PER_READ, row)
+                ranges = meant = [(lo, min(hi, last)) for lo, hi in some if lo <= last]
                 if is_meant is not None:
                     rows = shared.ask(partial(_rows_of, ranges=ranges))
                     meant = runs(found[0] for found in rows if is_meant(found))

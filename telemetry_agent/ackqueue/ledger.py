@@ -33,6 +33,7 @@ from telemetry_agent.ackqueue.row_states import (
     PURGED,
     REASONS_IN_MEMORY,
     THINNED,
+    UNUSED,
     Loaded,
     RowState,
     State,
@@ -40,6 +41,7 @@ from telemetry_agent.ackqueue.row_states import (
     named,
     unnamed,
 )
+from telemetry_agent.ackqueue.streams import Streams
 from telemetry_agent.model import Batch
 
 
@@ -70,6 +72,7 @@ class Ledger:
     def __init__(self, loaded: Loaded) -> None:
         """Take over what was loaded: its rows are backlog."""
         self.marks = loaded.marks
+        self.streams = Streams(loaded.streams, loaded.marks)
         self.ready_rows = ReadyRows(newest=loaded.last)
         self.leases: dict[int, Lease] = {}
         self._changed: set[int] = set()
@@ -92,7 +95,7 @@ class Ledger:
 
     def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
         """These marks are in the file now: memory keeps few of their reasons."""
-        excess = set(named(self.marks.total_by_value())[REASONS_IN_MEMORY:])
+        excess = set(named(mark for mark, _ in self.marks.totals())[REASONS_IN_MEMORY:])
         for span in marks:
             if (
                 span is not None
@@ -105,7 +108,7 @@ class Ledger:
     @property
     def has_changes(self) -> bool:
         """Whether any wait for the disk."""
-        return bool(self._changed)
+        return bool(self._changed) or self.streams.has_changes
 
     # Rows that are in no batch
 
@@ -122,7 +125,7 @@ class Ledger:
     def renumber(self, lo: int, hi: int) -> None:
         """These wait in memory, and get other numbers. None of them counts, gone ones still do."""
         for gap in list(self.marks.gaps(lo, hi)):
-            self._mark(*gap, PURGED)
+            self._mark(*gap, UNUSED)
 
     def damage(self, rows: Iterable[int]) -> None:
         """These are not as they were stored."""
@@ -156,9 +159,10 @@ class Ledger:
             if span.value != LOOSE:
                 continue
             hi = min(span.hi, below - 1)
-            lo = max(span.lo, hi - limit + 1)
+            first, end = self.streams.bounds(hi)  # a fix keeps to the run of its stream
+            lo = max(span.lo, hi - limit + 1, first)
             hole = self.marks.span_at(hi + 1)
-            top = hole.hi if hole is not None and hole.value == THINNED else hi
+            top = min(hole.hi, end - 1) if hole is not None and hole.value == THINNED else hi
             if hi <= newest:  # none may cross the line between backlog and live
                 return Window(lo, hi, min(top, newest))
             return Window(max(lo, newest + 1), hi, top)
@@ -189,6 +193,7 @@ class Ledger:
         self.ready_rows = ReadyRows(newest=hi)
         # The new file knows nothing yet: it gets every mark.
         self._changed = {span.lo for span in self.marks}
+        self.streams.all_changed()
 
     def arrive(self, found: Arrival, there: Sequence[int]) -> set[int]:
         """Take over rows that were away, to store and then ``settle``; see ``AwayRows.take``."""
@@ -281,7 +286,7 @@ class Ledger:
         return Counter(
             {
                 mark.reason: rows
-                for mark, rows in self.marks.total_by_value().items()
+                for mark, rows in self.marks.totals()
                 if mark.state is State.GONE and mark.reason is not None
             }
         )
@@ -331,6 +336,8 @@ class Ledger:
     def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:
         if lo <= hi:
             self._changed |= self.marks.paint(lo, hi, mark)
+            if mark != PURGED:
+                self.streams.reopen(lo, hi)
 
     def _end(self, batch: Batch) -> Lease:
         lease = self.leases.pop(batch.lease, None)

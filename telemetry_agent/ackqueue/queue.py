@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from telemetry_agent.ackqueue.accounts import Accounts
 from telemetry_agent.ackqueue.contents import Contents
 from telemetry_agent.ackqueue.file.rows import Row, decode
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect
@@ -93,6 +94,9 @@ class AckQueue:
         self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
         self.takes_more, self.moves = contents.takes_more, contents.moves
         self.retry, self.discard, self.resend = contents.retry, contents.discard, contents.resend
+        self.resend_names = contents.resend_names
+        accounts = Accounts(self.shared)
+        self.accounts, self.settle = accounts.read, accounts.settle
         self.purge_delivered, self.tidy = contents.purge_delivered, contents.tidy
         self.make_room, self.has_room = contents.make_room, contents.has_room
         self.stay_in_place = contents.stay_in_place

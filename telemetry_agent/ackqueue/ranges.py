@@ -138,9 +138,9 @@ class RangeMap(Generic[V]):
             at -= 1
             place = len(self._pages[at]) - 1
 
-    def total_by_value(self) -> dict[V, int]:
-        """How many rows hold each value. In the order in which the values came."""
-        return {value: self._totals[code] for value, code in self._codes.items()}
+    def totals(self) -> Iterator[tuple[V, int]]:
+        """How many rows hold each value, in the order in which the values came."""
+        return zip(self._codes, self._totals.values(), strict=True)
 
     @property
     def total(self) -> int:

@@ -7,12 +7,29 @@ from typing import NamedTuple
 from telemetry_agent.ackqueue.ranges import RangeMap
 
 
+class StreamRun(NamedTuple):
+    """From this row number on, up to the next run, all rows are of one stream."""
+
+    lo: int
+    stream: int
+    first_seq: int
+    """Of the row ``lo``."""
+    reported: int = 0
+    """1: the endpoint has taken an account of it, in which it was finished."""
+
+    def seq(self, row: int) -> int:
+        """The seq of a row that thinning did not move."""
+        return self.first_seq + row - self.lo
+
+
 class State(IntEnum):
     """What became of a row. The positive ones are the public states of the queue."""
 
     AWAY = -2
     """Numbers that no row had when the file began; rows with lower ones can still be in files that
     were set aside. ``batch``: what is missing and older than that was delivered."""
+    UNUSED = -3
+    """A number that no fix has: none ever had it, or the one that had it has another now."""
     GONE = 0
     """There is no row: it was kept long enough after delivery, or was lost (with a reason)."""
     READY = 1
@@ -38,6 +55,7 @@ class RowState(NamedTuple):
 
 ACKED = RowState(State.ACKED)
 PURGED = RowState(State.GONE)
+UNUSED = RowState(State.UNUSED)
 DAMAGED = RowState(State.GONE, "damaged")
 DISCARDED = RowState(State.GONE, "discarded")
 DROPPED = RowState(State.GONE, "dropped")
@@ -83,5 +101,7 @@ class Loaded(NamedTuple):
     last: int
     """The last row number ever used."""
     marks: RangeMap[RowState]
+    streams: list[StreamRun]
+    """Ascending."""
     damage: str | None
     """Why the file is to be set aside: some of this is not as it was stored, and left out."""

@@ -20,8 +20,16 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from telemetry_agent.ackqueue.away_rows import generation_after
-from telemetry_agent.ackqueue.file.lock import Note, QueueLock
-from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, at_place, encode, stream_from_int
+from telemetry_agent.ackqueue.file.lock import Note, QueueLock, lock_path
+from telemetry_agent.ackqueue.file.rows import (
+    SEQ,
+    STREAM,
+    TIME_MS,
+    Row,
+    at_place,
+    encode,
+    stream_from_int,
+)
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
@@ -136,6 +144,8 @@ class SharedState:
         self.check_open()
         seq = self._seq + 1
         row = encode(self._base + seq, self.stream, seq, device, fix)
+        if seq == 1:
+            self.ledger.streams.begin(row[0], self.stream, seq)
         self._seq = seq
         self._used = True
         if fix.time_is_sure:
@@ -147,6 +157,7 @@ class SharedState:
         assert self.lock.locked()
         self._base += 1
         self._used = True
+        self.ledger.streams.begin(self._base, row[STREAM], row[SEQ])
         return at_place(row, self._base)
 
     def end_use(self) -> bool:
@@ -336,14 +347,20 @@ class SharedState:
                 self.ledger.renumber(self.committed + 1, self.last)
             self.ledger.send_away(self.committed, hi)
             self._base, self._seq = self.writer.renumber(hi), 0
+            for row in self.writer.rows:
+                self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])
             self._draw_stream()
         self.note()
         self.ring()
         return self.writer.write(self.store)
 
     def is_in_place(self) -> bool:
-        """Whether the file and its log are still where they were made: nobody moved them."""
-        for file in (self.path, set_aside_files.log_of(self.path)):
+        """Whether the file, its log and its index are still where they were made."""
+        for file in (
+            self.path,
+            set_aside_files.log_of(self.path),
+            set_aside_files.index_of(self.path),
+        ):
             try:
                 inode = file.stat().st_ino
             except OSError:
@@ -354,22 +371,34 @@ class SharedState:
                 self._inodes[file] = inode
         return True
 
-    def move_in(self) -> None:
-        """Make the file again, from what is still open: it was deleted, moved or replaced.
-
-        What is at its place now is nobody's to delete: it gets another name.
+    def stay_in_place(self) -> None:
+        """Make again what somebody deleted, moved or replaced.
 
         Raises:
+            QueueLockedError: Another process uses the queue meanwhile.
             StorageError: The disk refuses. What is open goes on.
         """
         assert self.disk.locked()
+        make_directories(self.path)
+        if self._file_lock.retake():
+            self._say_moved(lock_path(self.path))
+            self.note()
+        if not self.broken and not self.is_in_place():
+            self._say_moved(self.path)
+            self._move_in()
+
+    def _say_moved(self, file: Path) -> None:
         log.error(
-            "the queue %s was deleted, moved or replaced while it was in use: it is written again "
-            "from what is still open",
-            self.path,
+            "%s was deleted, moved or replaced while it was in use: it is written again",
+            file,
             extra={"fields": {"STATE": "moved"}},
         )
-        make_directories(self.path)
+
+    def _move_in(self) -> None:
+        """Make the file again from what is still open.
+
+        What is at its place now is nobody's to delete: it gets another name.
+        """
         copy = self.path.with_name(self.path.name + ".new")
         self.store.copy_to(copy)
         if self.path.exists() and self.path.stat().st_ino != self._inodes.get(self.path):
@@ -388,7 +417,8 @@ class SharedState:
         with self.lock:
             oldest = 1 if self.ledger.away.any else self.ledger.oldest_pending()
             last = self.committed  # what is not on disk yet is not lost when the disk forgets
-            self._file_lock.note(Note(clean, oldest or last + 1, last))
+            run = self.ledger.streams.last
+            self._file_lock.note(Note(clean, oldest or last + 1, last, run))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""

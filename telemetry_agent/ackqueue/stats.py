@@ -1,6 +1,5 @@
 """What a queue tells about itself."""
 
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,22 +71,29 @@ def count(
     full: bool,
 ) -> QueueStats:
     """Sum up a ledger; the cost follows the number of different marks."""
-    by_state: Counter[State] = Counter()
-    dead_letters: Counter[str] = Counter()
-    for mark, rows in ledger.marks.total_by_value().items():
-        by_state[mark.state] += rows
-        if mark.state is State.ACK_FAILED:
-            dead_letters[mark.reason or "other reasons"] += rows
+    unack = acked = 0
+    dead_letters: dict[str, int] = {}
+    lost: dict[str, int] = {}
+    for (state, reason, _), rows in ledger.marks.totals():
+        if state is State.ACKED:
+            acked += rows
+        elif state is State.UNACK:
+            unack += rows
+        elif state is State.ACK_FAILED:
+            reason = reason or "other reasons"  # noqa: PLW2901
+            dead_letters[reason] = dead_letters.get(reason, 0) + rows
+        elif state is State.GONE and reason is not None:
+            lost[reason] = lost.get(reason, 0) + rows
     in_flight = ledger.in_flight()
     return QueueStats(
         ready=ledger.ready_rows.free.total + in_flight + placed,
-        unack=by_state[State.UNACK],
-        acked=by_state[State.ACKED],
-        ack_failed=by_state[State.ACK_FAILED],
+        unack=unack,
+        acked=acked,
+        ack_failed=sum(dead_letters.values()),
         in_flight=in_flight,
         uncommitted=uncommitted,
-        dead_letters=dict(dead_letters),
-        lost=dict(ledger.lost()),
+        dead_letters=dead_letters,
+        lost=lost,
         oldest_pending_ms=oldest_pending_ms,
         file_bytes=file_bytes,
         full=full,

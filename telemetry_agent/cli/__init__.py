@@ -17,23 +17,23 @@ _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 class _LazyGroup(click.Group):
-    """A group that knows the names and first lines of its commands without importing them."""
+    """A group that lists its commands without importing them."""
 
     summaries: ClassVar[dict[str, str]] = {
         "init": "Find the receiver, try the endpoint, write the config.",
-        "service": "The systemd service, for an installation by pip, pipx or uv.",
-        "run": "The daemon, in the foreground.",
-        "doctor": "Check everything from the receiver to the endpoint; say the remedies.",
-        "status": "The running agent at a glance; --watch: live.",
+        "service": "Install the systemd service after pip, pipx or uv.",
+        "run": "Run the daemon in the foreground.",
+        "doctor": "Check everything from the receiver to the endpoint.",
+        "status": "Show the running agent; --watch: refresh every second.",
         "queue": "Look at the queue, put dead letters back, send fixes again, verify.",
         "drain": "Send the backlog now.",
-        "export": "The stored track as GPX, GeoJSON, CSV or NDJSON.",
-        "tap": "What the receiver says, from the running agent.",
-        "config": "Look at the config: what is in effect, whether it is right.",
-        "demo": "Everything on this machine: receiver, agent, endpoint.",
+        "export": "Write the stored track as GPX, GeoJSON, KML, CSV or NDJSON.",
+        "tap": "Show what the receiver sends, from the running agent.",
+        "config": "Show and check the config.",
+        "demo": "Run everything on this machine: receiver, agent, endpoint.",
         "decode": "Read NMEA, write one JSON fix per line.",
-        "receive": "The reference endpoint: stores each fix once.",
-        "simulate": "A GNSS receiver on a pty.",
+        "receive": "Run the reference endpoint, which stores each fix once.",
+        "simulate": "Simulate a GNSS receiver on a pty.",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -74,7 +74,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command and exit. Every fault a user can cause is one line on standard error."""
+    """Run one command and exit. A fault that a user can cause is one line on standard error."""
     try:
         result: Any = cli.main(args, prog_name=PROGRAM, standalone_mode=False)
     except click.Abort:
@@ -82,7 +82,7 @@ def main(args: list[str] | None = None) -> None:
     except click.UsageError as error:
         text = error.format_message()
         path = error.ctx.command_path if error.ctx else PROGRAM
-        # A command that needs a subcommand shows its help in click's name of an error.
+        # Without a subcommand, click raises an error whose text is the help.
         is_help = text.startswith("Usage:")
         click.echo(text if is_help else f"{PROGRAM}: {text} See '{path} --help'.", err=True)
         sys.exit(error.exit_code)
@@ -93,9 +93,9 @@ def main(args: list[str] | None = None) -> None:
         click.echo(f"{_priority()}{PROGRAM}: {error}", err=True)
         sys.exit(error.exit_status)
     except OSError as error:
-        # What a command opens itself it answers for: this is its output.
+        # Commands handle the files that they open, so this is standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # its reader has gone (`… | head`)
+        if isinstance(error, BrokenPipeError):  # the reader has ended (`… | head`)
             sys.exit(1)
         click.echo(f"{PROGRAM}: cannot write the output: {error.strerror}", err=True)
         sys.exit(StorageError.exit_status)
@@ -103,7 +103,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _priority() -> str:
-    """What makes journald file the line as an error, where standard error leads there."""
+    """The prefix that marks the line as an error for journald, if standard error goes there."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     with contextlib.suppress(OSError):
         status = os.fstat(2)

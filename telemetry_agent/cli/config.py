@@ -1,4 +1,4 @@
-"""``config show | check | forget | schema``: the config as the daemon would see it."""
+"""``config show | check | forget | schema``: the config as the daemon reads it."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,14 @@ from telemetry_agent.errors import StorageError
 
 @click.group()
 def command() -> None:
-    """Look at the config: what is in effect, whether it is right, what there is."""
+    """Show and check the config."""
 
 
 @command.command()
 @config_option
 @json_option
 def show(config_path: Path | None, as_json: bool) -> None:
-    """The config in effect, secrets masked, and where values came from."""
+    """Show the config in effect, with secrets masked, and where each value comes from."""
     loaded = loader.load(config_path)
     rows = {
         key: {
@@ -43,7 +43,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def check(config_path: Path | None, as_json: bool) -> None:
-    """Whether the config is right; exit status 78 and the reason where it is not."""
+    """Check the config; if it is invalid, print the reason and exit with status 78."""
     loaded = loader.load(config_path)
     for note in loaded.notes:
         say(note)
@@ -51,15 +51,14 @@ def check(config_path: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"ok": True, "files": files}))
     else:
-        click.echo(f"the config is right: {', '.join(files) or 'environment only'}")
+        click.echo(f"the config is valid: {', '.join(files) or 'environment only'}")
 
 
 @command.command()
 def forget() -> None:
     """Remove the copy of the last good config, before an image of this machine is cloned.
 
-    The service keeps it, and records by it when the config does not work. It is kept again at the
-    next start or reload.
+    The service uses the copy while the config is invalid. The next start or reload makes it again.
     """
     state = Path("/var/lib/telemetry-agent")
     try:
@@ -70,10 +69,10 @@ def forget() -> None:
         raise StorageError(
             f"cannot remove {error.filename}: {error.strerror}", "use sudo"
         ) from None
-    click.echo("the last good config is forgotten" if found else "there is no last good config")
+    click.echo("removed the last good config" if found else "there is no last good config")
 
 
 @command.command()
 def schema() -> None:
-    """The JSON Schema of the config, for editors."""
+    """Print the JSON Schema of the config, for editors."""
     click.echo(json.dumps(loader.json_schema(), indent=2))

@@ -23,11 +23,11 @@ _DATE = "`--date YYYY-MM-DD` gives this recording a day"
 
 @click.command(name="decode")
 @click.argument("file", default="-")
-@click.option("--stats", is_flag=True, help="Count rejected input by kind, on standard error.")
+@click.option("--stats", is_flag=True, help="Count rejected input by reason, on standard error.")
 @click.option(
     "--fix-rollover",
     is_flag=True,
-    help="Add 1024 weeks to dates that are older than this release, as the daemon does.",
+    help="Add 1024 weeks to dates older than this release, as the daemon does.",
 )
 @click.option(
     "--date",
@@ -38,16 +38,16 @@ _DATE = "`--date YYYY-MM-DD` gives this recording a day"
 def command(*, file: str, stats: bool, fix_rollover: bool, date: datetime | None) -> None:
     """Read NMEA, write one JSON fix per line.
 
-    FILE is what a receiver sent; without it, or with -, it is standard input, decoded as it
-    comes.
+    FILE is a recording of a receiver. Without FILE, or with -, standard input is decoded as it
+    arrives.
     """
     day = (date - _EPOCH).days if date else None
     decoder = Decoder(fix_rollover=fix_rollover, prove_rollover=False, day=day, eager=False)
-    sampler = Sampler(SamplingPolicy(interval_s=0))  # for its metres and jumps: it keeps all
+    sampler = Sampler(SamplingPolicy(interval_s=0))  # for metres and jumps; it keeps all fixes
     fixes, begin = 0, b""
     for data in _read(file):
         begin = begin or data
-        # A recording has no time of arrival, and a pipe's says nothing: no gap is ever quiet.
+        # A recording has no time of arrival, so no gap counts as quiet.
         fixes += _write(sampler, decoder.feed(data, 0.0))
     fixes += _write(sampler, decoder.finish())
     why = _why_nothing(decoder, begin) if begin and not fixes else None
@@ -67,7 +67,7 @@ def command(*, file: str, stats: bool, fix_rollover: bool, date: datetime | None
 
 
 def _why_nothing(decoder: Decoder, begin: bytes) -> tuple[str, str] | None:
-    """Why an input has no fix, in a word and in words; ``begin`` is its first part."""
+    """The reason, and its text, why an input has no fix; ``begin`` is its first part."""
     if found := decoder.diagnosis:
         said = str(found)
         if dateless := decoder.counts["no-date"]:
@@ -77,14 +77,14 @@ def _why_nothing(decoder: Decoder, begin: bytes) -> tuple[str, str] | None:
         return None
     if begin.startswith(_GZIP):
         return "compressed", (
-            "no NMEA sentence in it, for it is compressed: zcat FILE | telemetry-agent decode"
+            "no NMEA sentence found, the input is compressed: zcat FILE | telemetry-agent decode"
         )
     if name := protocol(begin):
         return "binary", (
-            f"no NMEA sentence in it: the receiver sent {name}: switch its NMEA output on "
+            f"no NMEA sentence found, the receiver sent {name}: switch its NMEA output on "
             "(docs/receivers.md)"
         )
-    return "no-nmea", "no NMEA sentence in it"
+    return "no-nmea", "no NMEA sentence found"
 
 
 def _read(file: str) -> Iterator[bytes]:

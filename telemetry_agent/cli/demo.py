@@ -31,7 +31,7 @@ from telemetry_agent.config.settings import (
 )
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import AgentError
-from telemetry_agent.lab.city_drive import CityDrive
+from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.lab.endpoint.faults import Fault
 from telemetry_agent.lab.simulator import Simulator, replay
@@ -190,7 +190,7 @@ class _Network:
 def _drive(recording: Path | None) -> Iterator[tuple[Iterable[bytes], Callable[[int], int]]]:
     """The epochs, and how many positions are in the first so many of them."""
     if recording is None:
-        drive = CityDrive(_START_MS)
+        drive = Drive(_START_MS, tunnel=True)
         yield drive, lambda epochs: sum(map(drive.has_fix, range(epochs)))
         return
     with recording.open("rb") as file:

@@ -29,16 +29,16 @@ _INDENT = " " * (len("✔ pass  ") + _NAME_WIDTH + 2)
 @config_option
 @json_option
 @click.option(
-    "--send", is_flag=True, help="Send the endpoint one position, and what it must refuse."
+    "--send", is_flag=True, help="Send the endpoint one position, and requests that it must refuse."
 )
 def command(config_path: Path | None, *, as_json: bool, send: bool) -> int:
-    """Check everything from the receiver to the endpoint; say what is wrong, and the remedy.
+    """Check everything from the receiver to the endpoint; report faults and their remedies.
 
-    It takes less than 15 s, with and without a running agent, and changes nothing. The endpoint
-    is sent a request without any position. Exit status 1 if something failed.
+    It takes less than 15 s, with or without a running agent, and changes nothing. The endpoint
+    gets a request without a position. Exit status 1 if a check failed.
     """
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # signs need no UTF-8
-    logging.disable()  # what the parts log in passing is in the findings
+    logging.disable()  # the findings report what the parts log
     counts: Counter[Verdict] = Counter()
     found: list[Finding] = []
     for finding in examine(config_path, send=send):

@@ -18,10 +18,9 @@ from telemetry_agent.config import loader
 from telemetry_agent.daemon.ask import ask
 from telemetry_agent.daemon.ownership import root_again
 from telemetry_agent.errors import StorageError
-from telemetry_agent.export import FORMATS
-from telemetry_agent.export.names import file_name
+from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import Parking
+from telemetry_agent.export.trips import ParkingRule
 
 
 @click.command()
@@ -30,14 +29,14 @@ from telemetry_agent.export.trips import Parking
     "--format",
     "name",
     type=click.Choice(list(FORMATS)),
-    help="Default: what the name of the output ends with.",
+    help="Default: by the suffix of the output.",
 )
 @click.option("--since", metavar="TIME", callback=instant_callback, help="Default: the oldest fix.")
 @click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
 @click.option(
     "--day",
     type=click.DateTime(["%Y-%m-%d"]),
-    help="One day by this machine's time zone, such as 2026-11-23.",
+    help="One day in this machine's time zone, such as 2026-11-23.",
 )
 @click.option(
     "--trip",
@@ -47,7 +46,7 @@ from telemetry_agent.export.trips import Parking
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="A file, or a folder: then its name is made of device and date. Default: standard output.",
+    help="A file, or a folder, where the name is device and date. Default: standard output.",
 )
 def command(
     config_path: Path | None,
@@ -59,10 +58,10 @@ def command(
     trip: int | None,
     output: Path | None,
 ) -> None:
-    """The fixes in the queue as a file: those that wait, and those delivered while they are kept.
+    """Write the fixes in the queue to a file: pending ones, and delivered ones that are still kept.
 
-    TIME is a fix's own time such as 2026-11-23T12:35:19Z, or so long before the newest fix: 2h.
-    A file takes its name when it is whole.
+    TIME is a fix's own time such as 2026-11-23T12:35:19Z, or a time before the newest fix: 2h.
+    A file gets its name when it is complete.
     """
     chosen = bool(since or until) + (day is not None) + (trip is not None)
     if chosen > 1:
@@ -87,7 +86,9 @@ def command(
     }
     if trip is not None:
         sampling = settings.sampling
-        parking = Parking(sampling.parked_radius_m or Parking().radius_m, sampling.parked_after_s)
+        parking = ParkingRule(
+            sampling.parked_radius_m or ParkingRule().radius_m, sampling.parked_after_s
+        )
         question |= {"trip": trip, "parking": list(map(float, parking))}
     if in_folder and output is not None:
         device = settings.device + (f"-trip-{trip}" if trip else "")
@@ -106,13 +107,11 @@ def command(
     if output is not None:
         click.echo(f"{fixes:,} fixes are in {output}")
     elif not fixes:
-        click.echo(
-            f"there is no fix{' of that time' if since or until else ''} in the queue", err=True
-        )
+        click.echo(f"the queue has no fix{' of that time' if since or until else ''}", err=True)
 
 
 def _name(device: str, kind: str, since_ms: int | None, until_ms: int | None) -> str:
-    """A name in a folder; without a time it is today's."""
+    """A name in a folder; without a time it has the date of today."""
     if since_ms is None:
         since_ms = round(datetime.now(tz=UTC).timestamp() * 1000)
     return file_name(device, kind, since_ms, until_ms)
@@ -120,11 +119,11 @@ def _name(device: str, kind: str, since_ms: int | None, until_ms: int | None) ->
 
 @contextmanager
 def _progress(*, seen: bool) -> Iterator[Callable[[Mapping[str, Any]], object]]:
-    """Gives what moves a bar by an answer, where there is somebody to see it."""
+    """A function that moves a progress bar by an answer; without a terminal it does nothing."""
     if not seen:
         yield lambda _answer: None
         return
-    from rich.console import Console  # noqa: PLC0415 - slow to import, and not needed elsewhere
+    from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.progress import Progress  # noqa: PLC0415 - the same
 
     with Progress(console=Console(stderr=True)) as progress:
@@ -134,10 +133,10 @@ def _progress(*, seen: bool) -> Iterator[Callable[[Mapping[str, Any]], object]]:
 
 @contextmanager
 def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
-    """Gives what writes to a file, or to standard output. The file is there whole, or as it was.
+    """A function that writes to standard output or to a file, which changes only when complete.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     if path is None:
         yield sys.stdout.buffer.write
@@ -145,7 +144,7 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         return
     try:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            with path.open("wb") as device:  # a pipe, /dev/stdout: nothing to take the place of
+            with path.open("wb") as device:  # a pipe or /dev/stdout cannot be replaced
                 yield device.write
             return
         path = path.resolve()

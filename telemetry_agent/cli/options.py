@@ -9,22 +9,22 @@ import click
 config_option = click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path, readable=False),  # who may read it is said where it is read
+    type=click.Path(path_type=Path, readable=False),  # reading it reports missing permission
     help="The config file. Default: /etc/telemetry-agent/config.toml, then ./config.toml.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 
 
 def say(text: str) -> None:
-    """A note beside the answers, on standard error."""
+    """Write a note to standard error."""
     click.echo(f"telemetry-agent: {text}", err=True)
 
 
 def duration_callback(
     _context: click.Context, _parameter: click.Parameter, value: str | None
 ) -> float | None:
-    """For an option whose value is like ``30s``: seconds."""
-    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - status has no need of it
+    """Seconds of an option with a value such as ``30s``."""
+    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - status does not need it
 
     if value is None:
         return None
@@ -37,7 +37,7 @@ def duration_callback(
 def instant_callback(
     _context: click.Context, parameter: click.Parameter, value: str | None
 ) -> dict[str, Any]:
-    """For an option whose value is a time, or an age before the newest fix: what is asked."""
+    """The part of a question for an option whose value is a time, or an age of the newest fix."""
     from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - as above
 
     if value is None:

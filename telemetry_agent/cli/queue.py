@@ -174,16 +174,34 @@ def _change(
 @command.command()
 @config_option
 @json_option
-@click.option("--since", metavar="TIME", required=True, callback=instant_callback)
+@click.option("--since", metavar="TIME", callback=instant_callback)
 @click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
+@click.option("--stream", metavar="STREAM", help="Of this stream, by seq.")
+@click.option("--from", "first", metavar="SEQ", type=click.IntRange(1), help="The first one.")
+@click.option("--to", "last", metavar="SEQ", type=click.IntRange(1), help="The last one.")
 def resend(
-    config_path: Path | None, *, as_json: bool, since: dict[str, Any], until: dict[str, Any]
+    config_path: Path | None,
+    *,
+    as_json: bool,
+    since: dict[str, Any],
+    until: dict[str, Any],
+    stream: str | None,
+    first: int | None,
+    last: int | None,
 ) -> None:
     """Send delivered fixes again, under their own names, as far as they are kept.
 
-    TIME is a fix's own time such as 2026-11-23T12:35:19Z, or so long before the newest fix: 2h.
+    Either by time, --since and --until: TIME is a fix's own time such as 2026-11-23T12:35:19Z, or
+    so long before the newest fix: 2h. Or by name, --stream, --from and --to, as `receive --audit`
+    names what an endpoint misses.
     """
-    (answer,) = ask(_settings(config_path), {"ask": "queue resend", **since, **until}, note=say)
+    named = stream is not None and first is not None and last is not None
+    is_named = [value is not None for value in (stream, first, last)]
+    if any(is_named) == bool(since) or any(is_named) != named or (named and until):
+        raise click.UsageError("Give --since, or --stream with --from and --to.")
+    names = {"stream": stream, "from": first, "to": last} if named else {}
+    question = {"ask": "queue resend", **since, **until, **names}
+    (answer,) = ask(_settings(config_path), question, note=say)
     click.echo(json.dumps(answer) if as_json else f"{answer['resent']} fixes are sent again")
 
 

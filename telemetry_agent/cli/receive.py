@@ -28,61 +28,75 @@ _STOPS = {signal.SIGINT, signal.SIGTERM}
     type=click.Path(path_type=Path),
     default="received.db",
     show_default=True,
-    help="SQLite file; made if it is not there.",
+    help="SQLite file; created if it does not exist.",
 )
 @click.option(
     "--fail",
     "patterns",
     metavar="PATTERN",
     multiple=True,
-    help="Go wrong on purpose, may be given again: 503 (each request), 503:0.3 (3 of 10), "
-    "503x5 (the first 5). Besides a status: drop (store, then close without an answer), "
-    "hang (never answer).",
+    help="Inject faults (repeatable): 503 (each request), 503:0.3 (3 of 10), 503x5 (the first 5). "
+    "Other faults than a status: drop (store, then close without an answer), hang (never answer).",
 )
 @click.option(
     "--tokens",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help='TOML with a token for each device: van-07 = "token". Without it anybody may send.',
+    help='TOML with a token for each device: van-07 = "token". Default: everyone may send.',
+)
+@click.option(
+    "--ask-again",
+    "asks_again",
+    is_flag=True,
+    help="Ask agents to send again what the audit misses, as far as they keep it.",
 )
 @click.option(
     "--audit",
     is_flag=True,
-    help="Do not listen: say for each device until when it is complete, or what is missing. "
-    "Exit status 1 if something is.",
+    help="Do not listen: report for each device until when it is complete, or what is missing. "
+    "Exit status 1 if fixes are missing.",
 )
 def command(
-    listen: str, db: Path, patterns: tuple[str, ...], tokens: Path | None, *, audit: bool
+    listen: str,
+    db: Path,
+    patterns: tuple[str, ...],
+    tokens: Path | None,
+    *,
+    asks_again: bool,
+    audit: bool,
 ) -> int:
     """The reference endpoint: stores each fix once.
 
-    Prints the URL that fixes go to. Ctrl-C ends it with a summary, and a line for each agent that
-    has reported about itself; GET /v1/agents lists them meanwhile, and GET /v1/audit says whether
-    all that they account for is here. GET /openapi.json describes it.
+    Prints the URL for fixes. Ctrl-C ends it with a summary and a line for each agent that sent a
+    report. GET /v1/agents lists these reports, GET /v1/audit says whether all fixes that agents
+    account for are here, and GET /openapi.json describes the endpoint.
     """
     if audit:
         return _audit(db)
     # Before any thread starts, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     faults = [Fault.parse(pattern) for pattern in patterns]
-    with Endpoint(listen, db, faults, tokens=Tokens(tokens) if tokens else None) as endpoint:
+    allowed = Tokens(tokens) if tokens else None
+    with Endpoint(listen, db, faults, tokens=allowed, asks_again=asks_again) as endpoint:
         click.echo(endpoint.url)
         signal.sigwait(_STOPS)
         seen = endpoint.counters
         click.echo(
             f"{endpoint.count()} fixes in {db}: {seen['stored']} new, {seen['known']} came again, "
-            f"{seen['rejected']} rejected; {seen['failed']} requests failed on purpose",
+            f"{seen['rejected']} rejected; {seen['failed']} requests failed by faults",
             err=True,
         )
-        for told in endpoint.agents():
-            said = json.dumps(told["agent"])
-            click.echo(f"{told['device']}, heard {told['heard']}: {said}", err=True)
+        for report in endpoint.agents():
+            text = json.dumps(report["agent"])
+            click.echo(f"{report['device']}, heard {report['heard']}: {text}", err=True)
     return 0
 
 
 def _audit(db: Path) -> int:
     if not db.exists():
-        raise StorageError(f"there is no database {db}: name the one of `receive` with --db")
+        raise StorageError(
+            f"the database {db} does not exist: name the database of `receive` with --db"
+        )
     store = FixDatabase(db)
     try:
         audits = store.audits()
@@ -91,5 +105,5 @@ def _audit(db: Path) -> int:
     for each in audits:
         click.echo("\n".join(lines(each)))
     if not audits:
-        click.echo("no agent has accounted for its streams yet")
+        click.echo("no agent has sent an account of its streams yet")
     return 0 if all(each["complete"] for each in audits) else 1

@@ -1,22 +1,21 @@
-"""Which receiver ``init`` writes down: asked, and listened to."""
+"""Which receiver ``init`` writes into the config: ask the user, and listen to it."""
 
 from pathlib import Path
 
 import click
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.doctor.listening import Patience, hear
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.gnss.sources.machine import Candidate, find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.model import Fix
 
-_LISTEN_S = 5.0
+_PATIENCE = Patience(silent_s=5.0, position_s=1.5, none_s=5.0)
 
 
 def choose_receiver(*, asks: bool) -> str:
-    """What ``gps.source`` should be: the best receiver that the user agrees to."""
+    """The value for ``gps.source``: the best receiver that the user agrees to."""
     found = find_receivers()
     for number, candidate in enumerate(found, 1):
         note = "" if candidate.safe else f"  ({candidate.blocked or 'may be something else'})"
@@ -36,43 +35,32 @@ def choose_receiver(*, asks: bool) -> str:
 
 
 def _best(found: list[Candidate]) -> int:
-    """The first that is surely a receiver; none is opened unasked."""
+    """The number of the first port that certainly has a receiver; 0: ask, open none."""
     return next((n for n, candidate in enumerate(found, 1) if candidate.safe), 0)
 
 
 def listen(path: Path, baud: int | None) -> int | None:
-    """Show what the receiver says; returns its speed, if it is known."""
+    """Show what the receiver sends; return its baud rate, or None if it is unknown."""
     click.echo(f"listening to {path} …")
     source = SerialSource(path, baud)
     try:
         source.open()
         decoder = Decoder(fix_rollover=True, baud=source.baud)
-        fix = _first_fix(source, decoder)
-    except (SourceError, EndOfSourceError) as error:
+        heard = hear(source, decoder, _PATIENCE, Clock())
+    except SourceError as error:
         click.echo(f"  {error}")
         return baud
     finally:
         source.close()
     speed = f" at {source.baud} baud" if source.baud else ""
-    if fix is not None:
+    if heard.fix is not None:
+        fix = heard.fix
         click.echo(
             f"  {fix.mode}D fix{speed}: {fix.lat_e9 / 1e9:.5f}, {fix.lon_e9 / 1e9:.5f}, "
             f"{fix.sats or 0} satellites"
         )
-    elif decoder.sentences:
-        click.echo(f"  it speaks{speed}, and has no fix yet; under open sky that takes a minute")
+    elif heard.types:
+        click.echo(f"  it sends NMEA{speed} and has no fix yet; under open sky that takes a minute")
     else:
         click.echo("  nothing that can be read yet; telemetry-agent decode shows what comes")
     return source.baud
-
-
-def _first_fix(source: SerialSource, decoder: Decoder) -> Fix | None:
-    clock = Clock()
-    until_s = clock.monotonic_s() + _LISTEN_S
-    while (left_s := until_s - clock.monotonic_s()) > 0:
-        data = source.read(min(left_s, 0.25))
-        now_s = clock.monotonic_s()
-        fixes = decoder.feed(data, now_s) if data else decoder.tick(now_s)
-        if fixes:
-            return fixes[0]
-    return None

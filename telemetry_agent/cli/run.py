@@ -13,7 +13,7 @@ from telemetry_agent.config.last_good import StartConfig
 @click.command()
 @config_option
 def command(config_path: Path | None) -> int:
-    """The daemon, in the foreground. Ctrl-C or SIGTERM ends it; SIGHUP reads the config anew."""
+    """Run the daemon in the foreground. Ctrl-C or SIGTERM ends it; SIGHUP reloads the config."""
     from telemetry_agent.daemon import service  # noqa: PLC0415
     from telemetry_agent.doctor.house_call import HouseCall  # noqa: PLC0415
 

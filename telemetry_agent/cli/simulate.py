@@ -19,7 +19,7 @@ from telemetry_agent.lab.simulator import Simulator, replay
     "--link",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Keep a symlink to the device here; removed at the end.",
+    help="Create a symlink to the device; removed at the end.",
 )
 @click.option(
     "--replay",
@@ -35,12 +35,12 @@ from telemetry_agent.lab.simulator import Simulator, replay
     show_default=True,
     help="Epochs per second, e.g. 10; 0: as fast as the reader takes them.",
 )
-@click.option("--count", type=click.IntRange(1), help="End after so many epochs were read.")
+@click.option("--count", type=click.IntRange(1), help="End after N epochs were read.")
 def command(link: Path | None, recording: Path | None, rate: float, count: int | None) -> None:
     """A GNSS receiver on a pty.
 
-    Prints the device's path. It begins when a program opens the device, and ends with Ctrl-C, or
-    when everything was sent and read.
+    Prints the device's path. It begins when a program opens the device, and ends with Ctrl-C or
+    when all bytes were sent and read.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (

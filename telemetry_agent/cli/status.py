@@ -12,8 +12,10 @@ import click
 
 from telemetry_agent import __version__, snapshot
 from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.clock import span
 from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
+from telemetry_agent.disks import size
 from telemetry_agent.errors import AgentError
 from telemetry_agent.snapshot import (
     PROTOCOL,
@@ -112,6 +114,8 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
         yield from _troubles(view)
         yield f"recording: {_receiver(view.receiver)}"
         yield f"uploading: {_upload(view.upload)}"
+        if view.upload.complete_until is not None:
+            yield f"complete:  at the endpoint until {view.upload.complete_until}"
         if view.page is not None and view.page.state == "held":
             yield f"page:      held: {view.page.last_error or _ASK_WITH_SUDO}"
     else:
@@ -211,28 +215,3 @@ def _queue(queue: QueueView) -> str:
 def pace(rate_hz: float) -> str:
     """``0.017 a second``, ``9.9 a second``, ``12,346 a second``."""
     return f"{rate_hz:.2g} a second" if rate_hz < 10 else f"{rate_hz:,.0f} a second"
-
-
-def span(seconds: float) -> str:
-    """``0.4 s``, ``12 s``, ``5 min``, ``3 h 20 min``, ``4 d 2 h``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
-
-
-def size(count: float) -> str:
-    """``512 B``, ``1.4 MB``."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.1f} GB"

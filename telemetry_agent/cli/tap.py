@@ -1,4 +1,4 @@
-"""``tap``: what the receiver says, from the running agent."""
+"""``tap``: what the receiver sends, from the running agent."""
 
 import json
 import sys
@@ -21,10 +21,9 @@ _LINE_MAX = 4096  # a binary protocol has no lines
 @json_option
 @click.option("--for", "for_s", metavar="DURATION", callback=duration_callback, help="E.g. 60s.")
 def command(config_path: Path | None, *, as_json: bool, for_s: float | None) -> None:
-    """What the receiver says, line by line as it comes, until Ctrl-C.
+    """Show what the receiver sends, line by line, until Ctrl-C.
 
-    It takes nothing away from the agent, which goes on recording. Whoever reads too slowly misses
-    lines, and is told.
+    The agent continues to record. If you read too slowly, lines are left out, with a note.
     """
     path = loader.load(config_path).settings.queue.path
     try:
@@ -35,8 +34,8 @@ def command(config_path: Path | None, *, as_json: bool, for_s: float | None) -> 
                 _write(line)
     except client.NoAgentError as error:
         raise AgentError(
-            "no agent runs, and tap shows what a running one hears: start it, "
-            "or read the receiver itself with cat"
+            "no agent is running, and tap shows what a running agent reads: start it, "
+            "or read the receiver with cat"
         ) from error
 
 
@@ -46,7 +45,9 @@ def _lines(answers: Iterator[dict[str, Any]]) -> Iterator[str]:
         if "state" in answer:
             click.echo(f"tap: {answer['source']}: {answer['state']}", err=True)
         if "dropped_bytes" in answer:
-            click.echo(f"tap: read too slowly, {answer['dropped_bytes']} bytes missed", err=True)
+            click.echo(
+                f"tap: reading too slowly, {answer['dropped_bytes']} bytes left out", err=True
+            )
         *whole, begun = (begun + answer.get("raw", "")).split("\n")
         yield from (f"{line}\n" for line in whole)
         if len(begun) > _LINE_MAX:
@@ -57,7 +58,7 @@ def _lines(answers: Iterator[dict[str, Any]]) -> Iterator[str]:
 
 
 def _write(line: str) -> None:
-    """Byte for byte; on a terminal without what could upset it."""
+    """Write byte for byte; on a terminal replace control characters."""
     if sys.stdout.isatty():
         line = "".join(c if c.isascii() and c.isprintable() else "." for c in line.rstrip()) + "\n"
     sys.stdout.buffer.write(line.encode("latin-1"))

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -31,18 +31,8 @@ from telemetry_agent.config.files import (
     parsed,
     read,
 )
-from telemetry_agent.config.settings import (
-    ConnectivitySettings,
-    ExtraSettings,
-    GpsSettings,
-    LogSettings,
-    PageSettings,
-    QueueSettings,
-    SamplingSettings,
-    Settings,
-    UploadSettings,
-)
-from telemetry_agent.config.values import SHARED_NAMES, DeviceName, Reads
+from telemetry_agent.config.settings import ExtraSettings, Settings
+from telemetry_agent.config.values import SHARED_NAMES, Reads
 from telemetry_agent.errors import ConfigError, UnreadableConfigError
 from telemetry_agent.secrecy import masked_url
 
@@ -55,12 +45,7 @@ def _attributes_below(section: object) -> object:
     return power | {"": {key: value for key, value in section.items() if key != "power"}}
 
 
-class _Layers(BaseSettings):
-    """Everything the config can say."""
-
-    # Sections have no default: they are given, if empty, so that what is missing is named by its
-    # key, not by its section.
-
+class _Base(BaseSettings):
     model_config = SettingsConfigDict(
         title="Settings",
         extra="forbid",
@@ -69,43 +54,32 @@ class _Layers(BaseSettings):
         env_nested_delimiter="__",
     )
 
-    device: DeviceName = "{hostname}"
-    gps: GpsSettings
-    sampling: SamplingSettings
-    queue: QueueSettings
-    upload: UploadSettings
-    connectivity: ConnectivitySettings
-    page: PageSettings
-    extra: Annotated[ExtraSettings, Reads(_attributes_below)]
-    log: LogSettings
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the files, which come as ``init_settings``."""
-        return env_settings, init_settings
+def _model(name: str, *sources: str) -> type[BaseSettings]:
+    """A model of all that the config can say, with these sources of pydantic-settings.
+
+    A section has no default there: it is always given, if empty, so that a missing value is
+    reported with its key, not with its section.
+    """
+
+    class Model(_Base):
+        @classmethod
+        def settings_customise_sources(  # type: ignore[override]  # by their names
+            cls, settings_cls: type[BaseSettings], **known: PydanticBaseSettingsSource
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del settings_cls
+            return tuple(known[source] for source in sources)
+
+    hints = get_type_hints(Settings, include_extras=True)
+    hints["extra"] = Annotated[ExtraSettings, Reads(_attributes_below)]
+    sections: dict[str, Any] = {key: (hint, ...) for key, hint in hints.items()}
+    sections["device"] = (hints["device"], "{hostname}")
+    return create_model(name, __base__=Model, __doc__=Settings.__doc__, **sections)
 
 
-class _Files(_Layers):
-    """The same without the environment."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Of the files alone."""
-        return (init_settings,)
+# The environment wins over the files, which come as ``init_settings``.
+_LAYERS = _model("Settings", "env_settings", "init_settings")
+_FILES = _model("Settings", "init_settings")
 
 
 @dataclass(frozen=True)
@@ -165,7 +139,7 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
     if not origins:
         raise no_config()
     try:
-        settings = Settings(**dict((_Layers if environment else _Files)(**values)))
+        settings = Settings(**dict((_LAYERS if environment else _FILES)(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
     except SettingsError as error:
@@ -195,7 +169,7 @@ def _environment_origins() -> dict[str, str]:
         section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
             continue  # it is reported, and harms nothing: see _unknown_variables
-        if section not in _Layers.model_fields:
+        if section not in _LAYERS.model_fields:
             raise ConfigError(f"the environment variable {name} names no key of the config")
         origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
     return origins
@@ -250,4 +224,4 @@ def _suggestion(key: str) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the config."""
-    return _Layers.model_json_schema()
+    return _LAYERS.model_json_schema()

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
-# What a format says itself by these names, no attribute may say.
-_TAKEN_NAMES = {field.name for field in FIELDS} | set(
+# What a format says itself by these names, no attribute may say. A config may be older than a field
+# that was added later, and its attribute goes on being sent.
+_TAKEN_NAMES = {field.name for field in FIELDS if not field.since} | set(
     "seq device stream id deviceid timestamp valid location cell wifi bearing heading "  # noqa: SIM905 - a set of words is read as words
     "altitude accuracy sat odometer tst tid topic acc vac vel cog batt bs charge batteryState "
     "battery battery_state battery_level mains device_id horizontal_accuracy vertical_accuracy "
@@ -138,6 +139,7 @@ class UploadSettings(_Section):
     proxy: ProxyUrl = ""
     proxy_password_file: OptionalPath = None
     allow_insecure: bool = False
+    allow_resend: bool = True
 
     def __post_init__(self) -> None:
         """Whether it has one identity and keeps that, and leaves the precision to us."""

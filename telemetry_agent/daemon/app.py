@@ -16,6 +16,7 @@ from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import queue_commands, status_for_strangers
+from telemetry_agent.daemon.completeness import Completeness
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.delivery import Delivery, host_of, within
 from telemetry_agent.daemon.recording import Recording
@@ -23,7 +24,7 @@ from telemetry_agent.daemon.status import Status
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import Parking
+from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.page.events import AgentView, Doctor, Switch
 from telemetry_agent.page.log_tail import LogTail
 from telemetry_agent.page.options import PageOptions
@@ -85,6 +86,7 @@ class Agent:
         self.queue.adopt(waiting)
         if self.storage is not None:
             log.warning("%s", self.storage)
+        self._completeness = Completeness(self.queue)
         self.supervisor = Supervisor(clock)
         self.status = Status(
             lambda: (self.settings.device, host_of(self.settings)),
@@ -98,6 +100,7 @@ class Agent:
             page=lambda: self.page.task.status(),  # noqa: PLW0108 - the page that runs now
             config=lambda: self._config,
             storage=self.storage,
+            complete_until_ms=lambda: self._completeness.until_ms,
         )
         self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
         self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
@@ -226,10 +229,11 @@ class Agent:
         return AgentReports(
             (self.queue.stream, self.settings.device),
             self.status.words,
-            self.status.report,
+            lambda: self.status.report() | self._completeness.report(),
             encode,
             self._clock.monotonic_s(),
             heartbeat_s=self.settings.sampling.heartbeat_s,
+            on_taken=self._completeness.taken,
         )
 
     def _held(self) -> str | None:
@@ -265,7 +269,7 @@ class Agent:
             doctor=self._doctor,
             log_lines=self._log_tail.lines,
             config=lambda: shown(self.settings),
-            parking=Parking(sampling.parked_radius_m or 25, sampling.parked_after_s),
+            parking=ParkingRule(sampling.parked_radius_m or 25, sampling.parked_after_s),
         )
         options = PageOptions(
             names=page.names,

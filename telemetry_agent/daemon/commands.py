@@ -4,6 +4,7 @@ The same functions serve the control socket of a running daemon and, where none 
 line that has opened the queue itself. So both give the same answers.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from telemetry_agent.daemon.control import Command
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
 from telemetry_agent.export import FORMATS, trips
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import Parking
+from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Record
@@ -148,6 +149,9 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
         yield {"discarded": queue.discard(_names(asked))}
 
     def resend(asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        if "stream" in asked:
+            yield {"resent": queue.resend_names(*_run(asked))}
+            return
         since_ms = _instant_ms(queue, asked, "since", -_EVER_MS)
         until_ms = _instant_ms(queue, asked, "until", _EVER_MS)
         yield {"resent": queue.resend(since_ms, until_ms)}
@@ -217,7 +221,7 @@ def _time_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
         return since_ms, _instant_ms(queue, asked, "until", _EVER_MS)
     if type(number) is not int or number < 1:
         raise UsageError(f"trip {number!r}: 1 is the newest")
-    parking = asked.get("parking", [*Parking()])
+    parking = asked.get("parking", [*ParkingRule()])
     if not (isinstance(parking, list) and list(map(type, parking)) == [float, float]):
         raise UsageError("parking is two numbers: metres and seconds")
     gaps = _gaps(asked)
@@ -229,10 +233,20 @@ def _time_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
             yield row, record.fix, before is not None and gaps.between(before, record)
             before = record
 
-    found = trips.find(fixes(), Parking(*parking), number)
+    found = trips.find(fixes(), ParkingRule(*parking), number)
     if found is None:
         raise AgentError(f"there is no trip {number}: a trip ends by parking")
     return found.start_ms, found.end_ms + 1
+
+
+def _run(asked: Mapping[str, Any]) -> tuple[str, int, int]:
+    """``"stream"``, ``"from"`` and ``"to"``: seqs, the first and the last one."""
+    stream, first, last = asked["stream"], asked.get("from"), asked.get("to")
+    if not isinstance(stream, str) or not re.fullmatch("[0-9a-f]{16}", stream):
+        raise UsageError(f"stream {stream!r}: 16 hex digits, as in `queue list`")
+    if type(first) is not int or type(last) is not int or not 0 < first <= last < 1 << 62:
+        raise UsageError(f"from {first!r} to {last!r}: two whole numbers from 1 on, ascending")
+    return stream, first, last
 
 
 def _names(asked: Mapping[str, Any]) -> set[tuple[str, int]] | None:

@@ -15,6 +15,10 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from telemetry_agent.fields import LATER_FIELDS
+from telemetry_agent.model import Fix
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +59,17 @@ class Extras:
         self._answered = threading.Event()
         self._answered.set()
         self._values: dict[str, Value] = {}
+        names = {attribute.name for attribute in self._attributes}
+        self._own: dict[str, Any] = {f.stored: None for f in LATER_FIELDS if f.name in names}
         self._thread: threading.Thread | None = None
+
+    def added_to(self, fix: Fix) -> Fix:
+        """The fix with the values of now.
+
+        A field that was added after the config was written gives way to an attribute of its name:
+        a server keeps the type that the attribute has there.
+        """
+        return fix._replace(extra=self.json(), **self._own)
 
     def json(self) -> str | None:
         """The values of now as a JSON object; ``None``: there are none."""

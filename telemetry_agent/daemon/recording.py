@@ -121,7 +121,7 @@ class Recording:
     def _record(self, fix: Fix) -> None:
         self._on_fix(fix)
         for chosen in self._sampler.feed(fix):
-            self._queue.put(chosen._replace(extra=self._extras.json()), self._settings.device)
+            self._queue.put(self._extras.added_to(chosen), self._settings.device)
 
     def _recent(self) -> list[Fix]:
         try:

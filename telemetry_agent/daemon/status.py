@@ -80,6 +80,7 @@ class Status:
         page: how the device page does; ``None``: it is off.
         config: why the last good config serves; ``None``: it does not.
         storage: what is wrong with where fixes are kept.
+        complete_until_ms: up to when the endpoint has everything; ``None``: nobody knows.
     """
 
     def __init__(
@@ -96,7 +97,9 @@ class Status:
         page: Callable[[], PageView | None] = lambda: None,
         config: Callable[[], ConfigView | None] = lambda: None,
         storage: StorageView | None = None,
+        complete_until_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
+        self._complete_until_ms = complete_until_ms
         self._storage = storage
         self._config = config
         self._page = page
@@ -249,7 +252,7 @@ class Status:
 
     def _upload_view(self, now_s: float, host: str) -> UploadView:
         self.step_ended()
-        upload = self._upload()
+        upload, until_ms = self._upload(), self._complete_until_ms()
         with self._lock:
             rate_hz = self._delivered_lately.rate(now_s)
             sent_24h = self._sent_lately.total(now_s)
@@ -263,6 +266,7 @@ class Status:
             rate_hz=round(rate_hz, 2),
             sent_bytes=upload.sent_bytes,
             sent_bytes_24h=round(sent_24h),
+            complete_until=None if until_ms is None else rfc3339(until_ms),
             last_delivery_s=_ago(upload.last_delivery_s, now_s),
             last_error=upload.last_error,
             last_error_s=_ago(upload.last_error_s, now_s),

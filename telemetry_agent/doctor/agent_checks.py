@@ -11,10 +11,11 @@ from typing import Any
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.lock import check_at_rest
+from telemetry_agent.clock import span
 from telemetry_agent.config.settings import GpsSettings
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor import now
-from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span, warned
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import (
     HIDDEN,
     SERVICE_USER,
@@ -119,8 +120,10 @@ class AgentChecks:
             yield self._absent()
             return
         except AgentError as error:
-            forbidden = isinstance(error.__cause__, PermissionError)
-            yield failed("agent", error.message, "use sudo" if forbidden else _AGAIN)
+            if isinstance(error.__cause__, PermissionError):
+                yield warned("agent", error.message, "use sudo")
+            else:
+                yield failed("agent", error.message, _AGAIN)
             return
         version, pid = self.status.version, self.status.pid
         said = f"runs for {span(self.status.uptime_s)} (pid {pid}, version {version})"
@@ -128,7 +131,7 @@ class AgentChecks:
         if config is not None:
             yield failed(
                 "agent",
-                f"{said}, by the last good config: {config.last_error}",
+                f"{said}, with the last good config: {config.last_error}",
                 "correct the config, then `sudo systemctl reload telemetry-agent`",
             )
         elif storage is not None and storage.state == "runtime":

@@ -25,7 +25,7 @@ from telemetry_agent.gnss.sources import Source
 from telemetry_agent.snapshot import Snapshot, read
 
 _ALL_S = 12.0  # a small board takes its time to start and to end beside that
-_LISTEN_S = 11.5  # so long may the search for a line's speed take
+_LISTEN_S = 11.5  # the search for a line's speed may take that long
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Machine:
     resolve: addresses.Resolve = addresses.resolve
     ask: Ask = client.ask
     user: str = SERVICE_USER
-    """Who runs the agent where it does not run, and root asks."""
+    """Who runs the service."""
     hidden: tuple[Path, ...] = HIDDEN
     """What the service does not see."""
     patience: Patience = field(default_factory=Patience)
@@ -47,7 +47,7 @@ class Machine:
 def examine(
     config_path: Path | None, site: Machine | None = None, *, send: bool = False
 ) -> Iterator[Finding]:
-    """Check everything; takes less than 15 s. Every name is told, whatever failed.
+    """Check everything; takes less than 15 s. Every name is reported, whatever failed.
 
     ``send``: the endpoint is sent the newest recorded fix again, and what it must refuse.
     """
@@ -92,28 +92,21 @@ def _files(settings: Settings, agent: AgentChecks) -> Iterator[Finding]:
         files["gps.source"] = Path(gps.removeprefix("file://"))
     named = {key: path for key, path in files.items() if path is not None}
     for key, path in named.items():
-        verdict = failed if key == "gps.source" else warned
         if (found := agent.unreadable(key, path)) is not None:
             remedy = found.remedy
             if key.startswith("extra."):
-                remedy = (
-                    f"have it written where {agent.account.name} may read it, not in a home or /tmp"
-                )
-            yield verdict(name, found.message, remedy)
+                who = agent.account.name
+                remedy = f"have it written where {who} may read it, not in a home or /tmp"
+            yield (failed if key == "gps.source" else warned)(name, found.message, remedy)
             return
         try:
             path.stat()
         except OSError as error:
-            forbidden = isinstance(error, PermissionError)
-            said = f"{key}: {path}: {error.strerror}"
-            yield (warned if forbidden else verdict)(
-                name, said, "use sudo" if forbidden else "correct it"
-            )
+            remedy = "use sudo" if isinstance(error, PermissionError) else f"correct {key}"
+            yield warned(name, f"{key}: {path}: {error.strerror}", remedy)
             return
-    if named:
-        yield passed(name, f"readable: {', '.join(named)}")
-    else:
-        yield skipped(name, "the config names none")
+    readable = f"readable: {', '.join(named)}"
+    yield passed(name, readable) if named else skipped(name, "the config names none")
 
 
 def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
@@ -140,8 +133,8 @@ def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
         newest=storage.newest,
         send=send,
     )
-    hung_disk = ("no answer of the disk", "the disk or a network file system hangs: see `dmesg`")
-    hung_port = ("the port does not let go", "unplug the receiver and plug it in again")
+    hung_disk = ("the disk does not answer", "the disk or a network file system hangs: see `dmesg`")
+    hung_port = ("the port does not close", "unplug the receiver and plug it in again")
     return [
         Check(("agent",), agent.examine),
         Check(("device", "permissions"), receiver.port, ("agent",)),
@@ -182,4 +175,4 @@ NAMES = (
     "proof",
     "delivery",
 )
-"""Everything that is told, in the order of the data's path."""
+"""Everything that is reported, in the order of the data's path."""

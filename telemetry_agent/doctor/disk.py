@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, trouble
+from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 
 NAMES = ("file system", "disk space")
@@ -23,7 +23,7 @@ def file_system(place: Path, root: Path) -> Finding:
     if (found := trouble(mount, root)) is not None:
         return failed(name, f"{said}, {found.message}", found.remedy)
     if mount.kind not in SURVIVES | {"overlay"}:
-        return warned(name, f"{said}, which is not known to outlast power cuts", ELSEWHERE)
+        return warned(name, f"{said}, which may not survive power cuts", ELSEWHERE)
     return passed(name, said)
 
 
@@ -33,9 +33,9 @@ def space(place: Path) -> Finding:
     try:
         disk = os.statvfs(place)
     except OSError as error:
-        return failed(name, f"{place}: {error.strerror}", "see what is said of the state directory")
+        return failed(name, f"{place}: {error.strerror}", "see the check of the state directory")
     free = disk.f_bavail * disk.f_frsize
-    said = f"{_size(free)} of {_size(disk.f_blocks * disk.f_frsize)} free"
+    said = f"{size(free)} of {size(disk.f_blocks * disk.f_frsize)} free"
     if free < _NOTHING_BYTES:
         return failed(name, f"{said}: nothing more can be recorded", FREE_SPACE)
     if disk.f_files and not disk.f_favail:
@@ -43,7 +43,3 @@ def space(place: Path) -> Finding:
     if free < _LITTLE_BYTES:
         return warned(name, f"{said}: that is little", FREE_SPACE)
     return passed(name, said)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

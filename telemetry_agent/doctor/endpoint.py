@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from telemetry_agent.addresses import (
     Address,
     Resolve,
-    Resolver,
     UnreachableError,
     is_literal,
     is_loopback,
@@ -20,26 +19,29 @@ from telemetry_agent.addresses import (
 )
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import UploadSettings
-from telemetry_agent.connecting import Connecting
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
 from telemetry_agent.doctor.runner import Check
+from telemetry_agent.doctor.server_recognition import connected
 from telemetry_agent.doctor.trial import Trial
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Record
-from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 
+_UNREACHED = {
+    "refused": "start the server there, or correct the port in {key}",
+    "no-route": "check the network: `ip route` shows routes, `mmcli -m any` the modem",
+    "silent": "a firewall may drop it, or the server is off: check the port, try from elsewhere",
+}
 _TCP_S = 4.0
 _TLS_S = 4.0
 _RENEW_DAYS = 14
 
 # Of OpenSSL's X509_V_ERR_…
 _NOT_YET, _EXPIRED = 9, 10
-_UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 _OTHER_NAME = {62, 64}
 
 _SECRET_KEYS = ("token_file", "password_file", "client_key", "proxy_password_file")
@@ -125,7 +127,7 @@ class EndpointChecks:
             yield failed(name, str(error).removeprefix("config: "), error.remedy or remedy)
             return
         for key in _SECRET_KEYS:
-            if (path := getattr(upload, key)) and EVERYBODY.reaches(path):
+            if (path := getattr(upload, key)) and EVERYBODY.blocked_at(path) is None:
                 yield warned(
                     name,
                     f"every user of this machine can read upload.{key}: {path} ({owner_of(path)})",
@@ -140,21 +142,29 @@ class EndpointChecks:
 
     def name(self) -> Iterator[Finding]:
         """What address has it: ``name``."""
-        yield self._look_up()
+        host = self._host
+        try:
+            self._addresses = self._resolve(host, self._port)
+        except (OSError, UnicodeError) as error:
+            failure = look_up_error(host, error)
+            if failure.kind == "no-name":
+                remedy = f"correct {self._key}, or the name server's entry"
+                yield failed("name", f"there is no host {host}", remedy)
+            else:
+                yield failed("name", str(failure), _SERVERS)
+            return
+        found = dict.fromkeys(address.sockaddr[0] for address in self._addresses)
+        numbers = f"{host} is an address: no name to look up"
+        yield passed("name", numbers if is_literal(host) else f"{host} is {', '.join(found)}")
 
     def tcp(self) -> Iterator[Finding]:
         """Does anybody take connections there: ``tcp``."""
-        connecting = Connecting(
-            Resolver(lambda _host, _port: self._addresses),
-            self._host,
-            self._port,
-            self._clock.monotonic_s(),
-            connect_s=_TCP_S,
-        )
+        found = self._addresses
         try:
-            self._socket = connecting.run(self._clock, Bell().wait)
+            self._socket = connected(lambda _host, _port: found, self._host, self._port, _TCP_S)
         except UnreachableError as error:
-            yield self._unreached(error)
+            remedy = _UNREACHED.get(error.kind, "check the network: `ip route`")
+            yield failed("tcp", str(error), remedy.format(key=self._key))
         else:
             peer = Address(self._socket.family, self._socket.getpeername())
             yield passed("tcp", f"{peer} takes connections")
@@ -182,7 +192,7 @@ class EndpointChecks:
             except TimeoutError:
                 yield failed(
                     "tls",
-                    f"{self._host}:{self._port} says nothing",
+                    f"{self._host}:{self._port} does not answer",
                     "check that its server speaks TLS on this port, and whether a firewall is on "
                     "the way",
                 )
@@ -197,7 +207,7 @@ class EndpointChecks:
     def ask(self) -> Iterator[Finding]:
         """Send what the agent would: ``authentication``, ``answer``, ``proof``."""
         dialer = Dialer(self._clock, self._resolve)
-        trial = Trial(self._upload, self._device, self._credentials, dialer)
+        trial = Trial(self._upload, self._device, self._credentials, dialer, self._resolve)
         newest = self._newest() if self._send else ()
         for finding in trial.ask(newest):
             blind = self._is_blind and finding.verdict == "fail"
@@ -212,48 +222,11 @@ class EndpointChecks:
         said = "" if status is None else f"; the agent reports: uploads {status.upload.state}"
         return skipped(name, f"not judged without the secrets, which sudo can see{said}")
 
-    def _look_up(self) -> Finding:
-        host = self._host
-        try:
-            self._addresses = self._resolve(host, self._port)
-        except (OSError, UnicodeError) as error:
-            failure = look_up_error(host, error)
-            if failure.kind == "no-name":
-                remedy = f"correct {self._key}, or the name server's entry"
-                return failed("name", f"there is no host {host}", remedy)
-            return failed("name", str(failure), _SERVERS)
-        if is_literal(host):
-            return passed("name", f"{host} is an address: no name to look up")
-        found = dict.fromkeys(address.sockaddr[0] for address in self._addresses)
-        return passed("name", f"{host} is {', '.join(found)}")
-
-    def _unreached(self, error: UnreachableError) -> Finding:
-        peer = f"{self._host}:{self._port}"
-        if error.kind == "refused":
-            remedy = f"start the server there, or correct the port in {self._key}"
-            return failed("tcp", f"{peer} refuses connections", remedy)
-        if error.kind == "no-route":
-            return failed(
-                "tcp",
-                str(error),
-                "check the network: `ip route` shows routes, `nmcli` or `mmcli -m any` the modem",
-            )
-        if error.kind == "silent":
-            return failed(
-                "tcp",
-                f"{peer} does not answer",
-                "a firewall may drop it, or the server is off: check the port, try from elsewhere",
-            )
-        return failed("tcp", str(error), "check the network: `ip route`")
-
     def _plain(self) -> Finding:
         if is_loopback(self._host):
             return skipped("tls", "plain http to this machine")
-        return warned(
-            "tls",
-            "plain http: everyone on the way can read the positions and take the server's place",
-            "use https in upload.url",
-        )
+        said = "plain http: everyone on the way can read the positions and take the server's place"
+        return warned("tls", said, "use https in upload.url")
 
     def _certified(self, tls: ssl.SSLSocket) -> Finding:
         ends = str((tls.getpeercert() or {}).get("notAfter", ""))
@@ -267,34 +240,21 @@ class EndpointChecks:
         return warned("tls", f"{said}, {left_s / 86400:.0f} days", "renew the server's certificate")
 
     def _not_trusted(self, error: ssl.SSLCertVerificationError) -> Finding:
-        words = error.verify_message.rstrip(".")
-        if error.verify_code in {_NOT_YET, _EXPIRED}:
-            today = _day(self._clock.wall_ms() // 1000)
-            return failed(
-                "tls",
-                f"{words}; this machine's clock says {today}",
+        words, code = error.verify_message.rstrip("."), error.verify_code
+        said, remedy = f"certificate not trusted: {words}", _TRUST
+        if code in {_NOT_YET, _EXPIRED}:
+            said = f"{words}; this machine's clock says {_day(self._clock.wall_ms() // 1000)}"
+            remedy = (
                 "set the clock if that is wrong (`sudo timedatectl set-ntp true`); else renew the "
-                "server's certificate",
+                "server's certificate"
             )
-        if error.verify_code in _OTHER_NAME:
-            return failed(
-                "tls",
-                f"the certificate is for another name: {words}",
-                "use the certificate's name in upload.url, or get one for this name",
-            )
-        if error.verify_code in _UNKNOWN_ISSUER:
-            if not self._credentials.ssl_context().cert_store_stats()["x509_ca"]:
-                return failed(
-                    "tls",
-                    "this machine trusts no certificate at all",
-                    "`sudo apt install ca-certificates`",
-                )
-            return failed(
-                "tls",
-                f"certificate not trusted: {words}",
-                _TRUST,
-            )
-        return failed("tls", f"certificate not trusted: {words}", _TRUST)
+        elif code in _OTHER_NAME:
+            said = f"the certificate is for another name: {words}"
+            remedy = "use the certificate's name in upload.url, or get one for this name"
+        elif not self._credentials.ssl_context().cert_store_stats()["x509_ca"]:
+            said = "this machine trusts no certificate at all"
+            remedy = "`sudo apt install ca-certificates`"
+        return failed("tls", said, remedy)
 
 
 def _is_forbidden(path: Path) -> bool:

@@ -11,9 +11,9 @@ from telemetry_agent.upload.formats.clickhouse import exception_code
 from telemetry_agent.upload.interfaces import NoAnswer
 
 _CREDENTIALS = {
-    401: "the endpoint asks who we are",
-    403: "the endpoint does not let us in",
-    407: "a proxy asks who we are",
+    401: "the endpoint does not accept the credentials",
+    403: "the endpoint does not allow this device",
+    407: "a proxy requires credentials",
 }
 _CLICKHOUSE_CREDENTIALS = {192, 193, 194, 195, 497, 516}
 _CLICKHOUSE_UNKNOWN_SETTING = 115
@@ -54,13 +54,13 @@ class Asked:
     @property
     def otherwise(self) -> str | None:
         """What to write instead if the server that answers is used in another way."""
-        upload = self.upload
         if self.server is None:
             return None
-        url, format_ = usual(self.server, upload.url), SERVERS[self.server].format
-        if format_ != upload.format:
-            return f'{self.server}: set upload.format = "{format_}" and upload.url = "{url}"'
-        if urlsplit(url).path.rstrip("/") != urlsplit(upload.url).path.rstrip("/"):
+        upload, server, url = self.upload, SERVERS[self.server], usual(self.server, self.upload.url)
+        if server.format != upload.format:
+            return f'{self.server}: set upload.format = "{server.format}" and upload.url = "{url}"'
+        path = server.path.rstrip("/")
+        if self.is_sure and path and path != urlsplit(upload.url).path.rstrip("/"):
             return f'{self.server}: set upload.url = "{url}"'
         return None
 
@@ -186,7 +186,7 @@ def _proxy_refuses(asked: Asked, name: str, status: int) -> Finding:
             f'set upload.proxy = "http://USER@{asked.proxy}" and upload.proxy_password_file to a '
             "file with the password"
         )
-    return failed(name, f"407: the proxy {asked.proxy} asks who we are", remedy)
+    return failed(name, f"407: the proxy {asked.proxy} requires credentials", remedy)
 
 
 def _web_server(answer: Answer) -> str | None:
@@ -199,7 +199,7 @@ def _web_server(answer: Answer) -> str | None:
 def _stranger(asked: Asked, answer: Answer) -> str | None:
     """In words, that it does not know us or does not let us in."""
     if asked.upload.format == "clickhouse" and exception_code(answer) in _CLICKHOUSE_CREDENTIALS:
-        return "ClickHouse does not let us in"
+        return "ClickHouse does not accept the user"
     return _CREDENTIALS.get(answer.status)
 
 

@@ -36,11 +36,3 @@ def failed(name: str, said: str, remedy: str) -> Finding:
 def skipped(name: str, why: str) -> Finding:
     """Not looked at, or nothing to say."""
     return Finding(name, "skip", why)
-
-
-def span(seconds: float) -> str:
-    """How long that is, roughly."""
-    for unit_s, unit in ((2 * 86400, "days"), (2 * 3600, "h"), (2 * 60, "min")):
-        if seconds >= unit_s:
-            return f"{seconds / (unit_s / 2):.0f} {unit}"
-    return f"{seconds:.0f} s"

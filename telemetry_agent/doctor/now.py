@@ -7,15 +7,14 @@ the machine as well.
 from collections.abc import Iterator
 from pathlib import Path
 
+from telemetry_agent.clock import span
 from telemetry_agent.doctor import disk
 from telemetry_agent.doctor.findings import Finding, failed, passed, warned
-from telemetry_agent.doctor.findings import span as words_of
-from telemetry_agent.doctor.reception import UNREAL, antenna, no_fix
+from telemetry_agent.doctor.reception import antenna, no_fix, unreal
 from telemetry_agent.snapshot import QueueView, ReceiverView, Snapshot
 
 _BY_THE_DISK = {"damaged", "memory"}
 """The reasons for a loss that nobody asked for."""
-_WITH_POSITION = {"2d", "3d"}
 
 
 def findings(state: Snapshot, queue_path: Path | None, root: Path = Path("/")) -> list[Finding]:
@@ -52,12 +51,7 @@ def _receiver(receiver: ReceiverView) -> Iterator[Finding]:
     state = receiver.state
     match state:
         case "2d" | "3d":
-            if (quality := receiver.quality) in UNREAL:
-                yield warned(
-                    "fix",
-                    f"{state.upper()}, but {quality}",
-                    "wait for open sky; where it stays, drop them: sampling.drop_quality",
-                )
+            yield unreal(state.upper(), receiver.quality)
         case "no-fix" | "no-date" if receiver.message:
             yield failed("fix", receiver.message, receiver.remedy or "")
         case "no-fix":
@@ -86,7 +80,7 @@ def queue(queue: QueueView) -> Finding:
     if queue.full:
         return warned(
             "queue",
-            f"{said}; it is full, and gives up what is missed least",
+            f"{said}; it is full, and discards what is missed least",
             "let it reach its endpoint; or set a larger queue.max_size, or free the disk",
         )
     if dead := sum(queue.dead_letters.values()):
@@ -104,8 +98,10 @@ def delivery(state: Snapshot) -> Finding:
     upload = state.upload
     waiting = f"{state.queue.pending} positions wait"
     ago_s = upload.last_delivery_s
-    last = "nothing delivered yet" if ago_s is None else f"last delivery {words_of(ago_s)} ago"
+    last = "nothing delivered yet" if ago_s is None else f"last delivery {span(ago_s)} ago"
     said = f"{upload.state}: {last}, {waiting}"
+    if upload.complete_until is not None:
+        said += f", complete at the endpoint until {upload.complete_until}"
     match upload.state:
         case "ok":
             return passed("delivery", said)
@@ -118,4 +114,4 @@ def delivery(state: Snapshot) -> Finding:
         case _:
             if error := upload.last_error:
                 said += f"; {error}"
-            return warned("delivery", said, "nothing is lost, it goes on by itself")
+            return warned("delivery", said, "nothing is lost, it continues by itself")

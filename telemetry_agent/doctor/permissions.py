@@ -39,16 +39,12 @@ class SystemUser:
         """
         return self.may(path, os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0))
 
-    def reaches(self, path: Path) -> bool:
-        """Whether it may read ``path``, and look into each folder on the way there.
+    def blocked_at(self, path: Path) -> Path | None:
+        """What keeps it from reading ``path``: a folder on the way, or ``path``; ``None``: nothing.
 
         Raises:
             OSError: nobody can tell.
         """
-        return self.blocked_at(path) is None
-
-    def blocked_at(self, path: Path) -> Path | None:
-        """The folder on the way to ``path`` that it may not look into, or ``path`` itself."""
         real = path.resolve()
         for folder in reversed(real.parents):
             if not self.may(folder, os.X_OK):

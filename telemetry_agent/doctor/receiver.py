@@ -11,12 +11,11 @@ from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.listening import Heard, Patience, hear
 from telemetry_agent.doctor.permissions import group_name, owner_of
-from telemetry_agent.doctor.reception import LISTENED, listened, reported
+from telemetry_agent.doctor.reception import listened, reported
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import Source, gpsd, holders
 from telemetry_agent.gnss.sources.machine import Candidate, candidate, find_receivers
-from telemetry_agent.model import Fix
 
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
 
@@ -43,7 +42,6 @@ class ReceiverChecks:
         patience: Patience,
         root: Path,
     ) -> None:
-        self._heard: Heard | None = None
         self._gps = gps
         self._agent = agent
         self._source = source
@@ -52,45 +50,27 @@ class ReceiverChecks:
         self._root = root
         self._path = Path(gps.source) if gps.source.startswith("/") else None
 
-    @property
-    def fix(self) -> Fix | None:
-        """The last that was heard."""
-        return self._heard.fix if self._heard else None
-
     def port(self) -> Iterator[Finding]:
         """Is it plugged in, and may the agent read it: ``device``, ``permissions``."""
         if self._gps.source == "auto":
             found = self._choose()
-            yield found
-            if found.verdict == "fail":
-                yield skipped("permissions", "needs device")
-                return
-        if self._path is None:
-            if self._gps.source != "auto":
-                yield self._without_port()
+        else:
+            found = self._without_port() if self._path is None else self._named(self._path)
+        yield found
+        if self._path is None and found.verdict != "fail":
             yield skipped("permissions", "no port is needed")
-            return
-        if self._gps.source != "auto":
-            found = self._named(self._path)
-            yield found
-            if found.verdict == "fail":
-                yield skipped("permissions", "needs device")
-                return
-        yield self._permissions(self._path)
+        elif self._path is not None and found.verdict != "fail":
+            yield self._permissions(self._path)
 
     def listen(self) -> Iterator[Finding]:
         """What does it say: ``port in use`` and ``LISTENED``."""
         in_use = self._in_use()
         yield in_use
         if in_use.verdict == "fail":
-            yield skipped("sentences", "needs port in use")
-            yield from self._not_heard("needs port in use")
             return
         if self._is_forbidden():
-            yield warned(
-                "sentences", f"not listened to: no permission to read {self._path}", "use sudo"
-            )
-            yield from self._not_heard("needs sentences")
+            said = f"not listened to: no permission to read {self._path}"
+            yield warned("sentences", said, "use sudo")
             return
         source = self._source()
         try:
@@ -116,7 +96,6 @@ class ReceiverChecks:
             baud=_baud(source),
         )
         heard = hear(source, decoder, self._patience, self._clock)
-        self._heard = heard
         if decoder.antenna is None and self._agent.status is not None:
             # Most tell it when they start, and only the agent was there to hear it.
             decoder.antenna = self._agent.status.receiver.antenna
@@ -126,15 +105,10 @@ class ReceiverChecks:
         status = self._agent.status
         if status is None:
             yield failed("sentences", error.message, error.remedy or "see the check of the device")
-            yield from self._not_heard("needs sentences")
             return
-        # It runs, and does not let us listen: it tells everybody the outcome at least.
+        # It runs, and does not let us listen; its status is for everybody.
         yield warned("sentences", f"not listened to: {error.message}", error.remedy)
-        for name in LISTENED[1:]:
-            yield reported(status.receiver) if name == "fix" else skipped(name, "not heard")
-
-    def _not_heard(self, why: str) -> Iterator[Finding]:
-        return (skipped(name, why) for name in LISTENED[1:])
+        yield reported(status.receiver)
 
     def _choose(self) -> Finding:
         """What ``auto`` comes to."""
@@ -150,14 +124,10 @@ class ReceiverChecks:
         if found:
             return failed(
                 "device",
-                f"{found[0].label} may be a receiver or not",
+                f"{found[0].label} may be a receiver",
                 f'if it is one, set gps.source = "{found[0].path}"',
             )
-        return failed(
-            "device",
-            "no receiver found",
-            "plug one in, or set gps.source to its device",
-        )
+        return failed("device", "no receiver found", "plug one in, or set gps.source to its device")
 
     def _without_port(self) -> Finding:
         source = self._gps.source
@@ -178,7 +148,7 @@ class ReceiverChecks:
         except OSError:
             return failed("device", f"{path} is not there", _plug_in(others))
         if not S_ISCHR(mode):
-            return failed("device", f"{path} is no serial port", _NO_PORT)
+            return failed("device", f"{path} is not a serial port", _NO_PORT)
         device = path.resolve()
         known = candidate(path, self._root)
         label = f" ({known.label})" if known else ""
@@ -223,7 +193,7 @@ class ReceiverChecks:
         if by is None and os.geteuid():
             return skipped(name, "only root sees the programs of other users")
         if by is None:
-            return passed(name, "by no other program")
+            return passed(name, "not used by another program")
         return failed(name, *holders.explain(device, by, self._root))
 
 

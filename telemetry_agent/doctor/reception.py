@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span, warned
+from telemetry_agent.clock import Clock, span
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.listening import Heard
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.diagnosis import diagnosis
 from telemetry_agent.gnss.sources import Source
-from telemetry_agent.gnss.sources.protocols import protocol, unreadable
-from telemetry_agent.model import Fix, ReceiverState
+from telemetry_agent.gnss.sources.protocols import unreadable
+from telemetry_agent.model import Fix
 from telemetry_agent.snapshot import ReceiverView
 
 LISTENED = ("sentences", "line load", "antenna", "fix", "clock")
@@ -18,7 +18,7 @@ _DAMAGED_SHARE = 0.02
 _HIGH_LOAD = 0.85
 _STRONG_DB = 30
 _SATELLITES_FOR_A_FIX = 4
-UNREAL = {"estimated", "manual", "simulated"}
+_UNREAL = {"estimated", "manual", "simulated"}
 _CLOCK_OFF_MS = 30_000
 
 
@@ -36,30 +36,20 @@ def listened(
     """
     if not heard.types:
         yield _unheard(source, heard)
-        yield from (skipped(name, "needs sentences") for name in LISTENED[1:])
         return
     yield _sentences(heard, baud)
     yield _line_load(heard, baud)
     yield antenna(heard.decoder.antenna)
     yield _fix(heard)
-    yield _clock(heard, clock) if live else skipped("clock", "a recording tells no time")
+    yield _clock(heard, clock) if live else skipped("clock", "a recording has no current time")
 
 
 def _unheard(source: Source, heard: Heard) -> Finding:
-    state: ReceiverState = "silent"
-    said = f"nothing comes from {source.name}"
-    if heard.anything:
-        found = unreadable(heard.unread)
-        if found == "no-checksum":
-            why = diagnosis(found)
-            return failed("sentences", why.message, why.remedy)
-        state, spoken = found, protocol(heard.unread)
-        said = (
-            f"{source.name} speaks {spoken}, no NMEA"
-            if spoken
-            else f"what comes from {source.name} cannot be read: wrong baud rate?"
-        )
-    return failed("sentences", said, source.advice(state, heard.unread).remedy)
+    found = unreadable(heard.unread) if heard.anything else "silent"
+    if found == "no-checksum":
+        why = diagnosis(found)
+        return failed("sentences", why.message, why.remedy)
+    return failed("sentences", *source.advice(found, heard.unread))
 
 
 def _sentences(heard: Heard, baud: int | None) -> Finding:
@@ -102,19 +92,13 @@ def antenna(told: str | None) -> Finding:
     """``antenna``, by what the receiver tells of it."""
     match told:
         case "OPEN":
-            return failed(
-                "antenna",
-                "the receiver sees no antenna",
-                "plug the antenna in; if it is, its cable or connector is broken",
-            )
+            remedy = "plug the antenna in; if it is, its cable or connector is broken"
+            return failed("antenna", "the receiver sees no antenna", remedy)
         case "SHORT":
-            return failed(
-                "antenna",
-                "the antenna's cable has a short circuit",
-                "unplug it, look for water and a crushed cable, replace it",
-            )
+            remedy = "unplug it, look for water and a crushed cable, replace it"
+            return failed("antenna", "the antenna's cable has a short circuit", remedy)
         case None | "INIT" | "DONTKNOW" | "UNKNOWN":
-            return skipped("antenna", "the receiver does not tell")
+            return skipped("antenna", "the receiver does not report it")
         case state:
             return passed("antenna", f"the receiver says {state}")
 
@@ -124,21 +108,13 @@ def _fix(heard: Heard) -> Finding:
     if heard.fix is None:
         if why := decoder.diagnosis:
             return failed("fix", why.message, why.remedy)
-        return _no_fix(heard)
+        signals = [satellite.snr_db or 0 for satellite in decoder.sky().satellites]
+        return no_fix(signals, tells="GSV" in heard.types)
     said = _words(heard.fix)
-    if heard.fix.quality in UNREAL:
-        return warned(
-            "fix",
-            f"{said}, but {heard.fix.quality}",
-            "wait for open sky; where it stays, drop them: sampling.drop_quality",
-        )
     if decoder.datum is not None:
-        return warned(
-            "fix",
-            f"{said}, in the datum {decoder.datum}: it may be off by hundreds of metres",
-            "set the receiver to WGS 84",
-        )
-    return passed("fix", said)
+        said += f", in the datum {decoder.datum}: it may be off by hundreds of metres"
+        return warned("fix", said, "set the receiver to WGS 84")
+    return unreal(said, heard.fix.quality)
 
 
 def reported(receiver: ReceiverView) -> Finding:
@@ -160,9 +136,12 @@ def _words(fix: Fix) -> str:
     return ", ".join(said)
 
 
-def _no_fix(heard: Heard) -> Finding:
-    signals = [satellite.snr_db or 0 for satellite in heard.decoder.sky().satellites]
-    return no_fix(signals, tells="GSV" in heard.types)
+def unreal(said: str, quality: str | None) -> Finding:
+    """``fix``, where that is not measured; else it is well."""
+    if quality not in _UNREAL:
+        return passed("fix", said)
+    remedy = "wait for open sky; where it stays, drop them: sampling.drop_quality"
+    return warned("fix", f"{said}, but {quality}", remedy)
 
 
 def no_fix(signals: Sequence[float], *, tells: bool) -> Finding:
@@ -170,14 +149,14 @@ def no_fix(signals: Sequence[float], *, tells: bool) -> Finding:
 
     Args:
         signals: of the satellites in view, in dB-Hz; 0: not heard.
-        tells: whether the receiver tells what it hears.
+        tells: whether the receiver reports satellites.
     """
     heard_db = sorted((snr for snr in signals if snr), reverse=True)
     strong = sum(snr >= _STRONG_DB for snr in heard_db)
     if strong >= _SATELLITES_FOR_A_FIX:
         return warned(
             "fix",
-            f"none yet: {strong} satellites come in well (best {heard_db[0]} dB-Hz)",
+            f"none yet: {strong} satellites have a strong signal (best {heard_db[0]} dB-Hz)",
             "wait: after power-on a receiver needs up to a minute, after long storage 15",
         )
     if heard_db:
@@ -185,7 +164,7 @@ def no_fix(signals: Sequence[float], *, tells: bool) -> Finding:
     elif tells:
         seen = "not one satellite is heard"
     else:
-        seen = "the receiver does not tell what it hears"
+        seen = "the receiver does not report satellites"
     return failed(
         "fix",
         f"none: {seen}",
@@ -201,18 +180,15 @@ def _clock(heard: Heard, clock: Clock) -> Finding:
     off_ms = abs(heard.behind_ms)
     if off_ms < _CLOCK_OFF_MS:
         return passed("clock", f"the system clock agrees with GNSS to {off_ms / 1000:.0f} s")
-    gap = span(off_ms / 1000)
+    gap, gnss = span(off_ms / 1000), rfc3339(heard.fix.time_ms)
     direction = "behind" if heard.behind_ms > 0 else "ahead of"
     if clock.synchronised():
-        return warned(
-            "clock",
-            f"GNSS says {rfc3339(heard.fix.time_ms)}; a synchronised system clock is {gap} "
-            f"{direction} it",
-            "the receiver's date may have rolled over: replace it, or its firmware",
+        said = f"GNSS says {gnss}; a synchronised system clock is {gap} {direction} it"
+        remedy = "the receiver's date may have rolled over: replace it, or its firmware"
+    else:
+        said = (
+            f"the system clock is {gap} {direction} GNSS time ({gnss}); positions carry GNSS time, "
+            "but certificates are judged by the clock"
         )
-    return warned(
-        "clock",
-        f"the system clock is {gap} {direction} GNSS time ({rfc3339(heard.fix.time_ms)}); positions"
-        " carry GNSS time, but certificates are judged by the clock",
-        "`sudo timedatectl set-ntp true`, or give the machine a battery clock",
-    )
+        remedy = "`sudo timedatectl set-ntp true`, or give the machine a battery clock"
+    return warned("clock", said, remedy)

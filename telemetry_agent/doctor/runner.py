@@ -1,11 +1,10 @@
-"""Runs checks, none longer than its limit, and tells what they found in their order.
+"""Runs checks side by side, none longer than its limit, and reports what they found in their order.
 
-Theory of operation. A check may need others: it begins when they are done, and is skipped when
-one of them failed, so that a dead name server is told once and not five times. Checks that do
-not need each other run side by side, which is how all of them together stay under a quarter of a
-minute. What a check asks of the machine may never come back (a look-up, a hung network file
-system), and no such call can be interrupted: so each runs in a daemon thread, which is left
-behind when its time is over.
+Theory of operation. A check may need others: it begins when they are done, and is skipped when one
+of them failed, so that a dead name server is reported once and not five times. A check that ends
+early leaves out names; they are skipped. What a check asks of the machine may never come back (a
+look-up, a hung network file system), and no such call can be interrupted: so each check runs in a
+daemon thread, which is left behind when its time is over.
 """
 
 import concurrent.futures
@@ -22,16 +21,14 @@ class Check(NamedTuple):
     """One look at the machine, which may answer several questions at once."""
 
     names: tuple[str, ...]
-    """What it tells of, in this order."""
+    """What it reports, in this order."""
     run: Callable[[], Iterable[Finding]]
-    """Gives a finding for each of the names."""
+    """Gives a finding for each of the names; the last ones may be missing."""
     needs: tuple[str, ...] = ()
-    """Without these it makes no sense; each is told of by a check that comes before."""
+    """Names of checks before it, without which it makes no sense."""
     limit_s: float = 3.0
     overdue: tuple[str, str] = ("no answer", "try again; if it stays so, restart the machine")
     """What is wrong, and the remedy, when the limit has passed."""
-    after: tuple[str, ...] = ()
-    """Wait for these, whatever they found."""
 
 
 def findings(
@@ -40,7 +37,7 @@ def findings(
     """Run all checks; each finding is there as soon as it and those before it are.
 
     Args:
-        checks: in the order in which they are told.
+        checks: in the order of the report.
         limit_s: for all of them together.
         clock: measures that.
     """
@@ -62,45 +59,38 @@ class _Run:
             threading.Thread(target=self._perform, args=(check,), daemon=True).start()
 
     def _perform(self, check: Check) -> None:
-        for name in check.after:
-            self.results[name].result()
         for need in check.needs:
             self.results[need].result()
             if need in self._stopped:
-                self._stopped.update(check.names)
-                self._tell(check, [skipped(name, f"needs {need}") for name in check.names])
+                self._report(check, [skipped(check.names[0], f"needs {need}")], need)
                 return
         left_s = self._end_s - self._clock.monotonic_s()
-        self._tell(check, _within(max(0.0, min(check.limit_s, left_s)), check))
+        self._report(check, _within(max(0.0, min(check.limit_s, left_s)), check))
 
-    def _tell(self, check: Check, found: list[Finding]) -> None:
-        told = {finding.name: finding for finding in found}
-        self._stopped.update(name for name, finding in told.items() if finding.verdict == "fail")
+    def _report(self, check: Check, found: list[Finding], need: str = "") -> None:
+        by_name = {finding.name: finding for finding in found}
+        last = need or found[-1].name  # each finds something
         for name in check.names:
-            self.results[name].set_result(told[name])
+            finding = by_name.get(name) or skipped(name, f"needs {last}")
+            if need or finding.verdict == "fail":
+                self._stopped.add(name)
+            self.results[name].set_result(finding)
 
 
 def _within(limit_s: float, check: Check) -> list[Finding]:
     """What the check finds; or that it found nothing in time."""
-    first, *others = check.names
     answer: Future[list[Finding]] = Future()
     threading.Thread(target=_answer, args=(check, answer), daemon=True).start()
     concurrent.futures.wait([answer], limit_s)
     if answer.done():
         return answer.result()
     said, remedy = check.overdue
-    return [
-        failed(first, f"{said} within {limit_s:.0f} s", remedy),
-        *(skipped(name, f"needs {first}") for name in others),
-    ]
+    return [failed(check.names[0], f"{said} within {limit_s:.0f} s", remedy)]
 
 
 def _answer(check: Check, answer: Future[list[Finding]]) -> None:
     try:
         answer.set_result(list(check.run()))
     except Exception as error:  # noqa: BLE001 - one broken check must not silence the others
-        first, *others = check.names
-        broken = failed(
-            first, f"this check itself broke: {error!r}", "please report this line as a bug"
-        )
-        answer.set_result([broken, *(skipped(name, f"needs {first}") for name in others)])
+        said = f"this check itself broke: {error!r}"
+        answer.set_result([failed(check.names[0], said, "please report this line as a bug")])

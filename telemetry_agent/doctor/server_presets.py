@@ -110,6 +110,9 @@ def completed(name: str, url: str) -> str:
 def usual(name: str, url: str) -> str:
     """The URL that this kind of server usually has at the address of ``url``."""
     server, parts = SERVERS[name], urlsplit(url)
+    if name == "traccar":  # positions have a port of their own, beside that of its page
+        host = parts.hostname or ""
+        return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/"
     query = "&".join([f"{key}=…" for key in server.needs] + [*map("=".join, server.query.items())])
     path = f"{_PHONETRACK_PATH}TOKEN/NAME" if name == "phonetrack" else server.path
     return parts._replace(path=path, query=query).geturl()

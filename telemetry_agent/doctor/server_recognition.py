@@ -5,7 +5,14 @@ import http.client
 import re
 import ssl
 from collections.abc import Mapping
+from socket import socket
 from urllib.parse import urlsplit
+
+from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, resolve
+from telemetry_agent.clock import Clock
+from telemetry_agent.connecting import Connecting
+from telemetry_agent.doctor.server_presets import usual
+from telemetry_agent.tasks import Bell
 
 _PATHS = {
     "/api/v1/overland": "dawarich",
@@ -56,12 +63,12 @@ def told_by_answer(url: str) -> tuple[str, str] | None:
             return None
     except ValueError:
         return None
-    if server == "traccar":  # this is its page; positions have a port of their own
-        return server, f"http://{parts.hostname}:5055/"
-    return server, url
+    return server, usual(server, url) if server == "traccar" else url
 
 
-def told_by_root(url: str, context: ssl.SSLContext | None = None) -> str | None:
+def told_by_root(
+    url: str, context: ssl.SSLContext | None = None, resolve: Resolve = resolve
+) -> str | None:
     """Ask for the page at the root of the URL's server: which server that is.
 
     Whatever goes wrong, nothing is told: that the server is away is found out elsewhere.
@@ -70,26 +77,35 @@ def told_by_root(url: str, context: ssl.SSLContext | None = None) -> str | None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             return None
-        return _recognised(*_asked(parts.scheme, parts.hostname, parts.port, context))
-    except (OSError, ValueError, http.client.HTTPException):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        sock = connected(resolve, parts.hostname, port, _ANSWER_S)
+        if parts.scheme == "https":
+            context = context or ssl.create_default_context()
+            sock = context.wrap_socket(sock, server_hostname=parts.hostname)
+        connection = http.client.HTTPConnection(parts.hostname, port, timeout=_ANSWER_S)
+        connection.sock = sock
+        with contextlib.closing(connection):
+            connection.request("GET", "/", headers={"Accept": "text/html, */*"})
+            answer = connection.getresponse()
+            headers = {name.lower(): value for name, value in answer.getheaders()}
+            body = answer.read(_READ_BYTES).decode("utf-8", "replace")
+    except (OSError, UnreachableError, ValueError, http.client.HTTPException):
         return None
+    return _recognised(answer.status, headers, body)
 
 
-def _asked(
-    scheme: str, host: str, port: int | None, context: ssl.SSLContext | None
-) -> tuple[int, Mapping[str, str], str]:
-    connection = (
-        http.client.HTTPSConnection(
-            host, port, timeout=_ANSWER_S, context=context or ssl.create_default_context()
-        )
-        if scheme == "https"
-        else http.client.HTTPConnection(host, port, timeout=_ANSWER_S)
-    )
-    with contextlib.closing(connection):
-        connection.request("GET", "/", headers={"Accept": "text/html, */*"})
-        answer = connection.getresponse()
-        headers = {name.lower(): value for name, value in answer.getheaders()}
-        return answer.status, headers, answer.read(_READ_BYTES).decode("utf-8", "replace")
+def connected(resolve: Resolve, host: str, port: int, limit_s: float) -> socket:
+    """A connection to any address of ``host``, as the agent makes it; it blocks at most so long.
+
+    Raises:
+        UnreachableError: there is none.
+    """
+    clock = Clock()
+    now_s = clock.monotonic_s()
+    connecting = Connecting(Resolver(resolve), host, port, now_s, connect_s=limit_s)
+    sock = connecting.run(clock, Bell().wait)
+    sock.settimeout(limit_s)
+    return sock
 
 
 def _recognised(status: int, headers: Mapping[str, str], body: str) -> str | None:

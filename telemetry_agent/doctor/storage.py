@@ -46,25 +46,20 @@ class StorageChecks:
         """May the agent write there, and how long does that take: ``state directory``."""
         name, folder = "state directory", self._path.parent
         if (hidden := self._agent.hides(folder)) is not None:
-            yield failed(
-                name,
-                f"the service does not see {folder} ({hidden} is hidden from it)",
-                f"set queue.path below {_OF_THE_SERVICE}",
-            )
+            said = f"the service does not see {folder} ({hidden} is hidden from it)"
+            yield failed(name, said, f"set queue.path below {_OF_THE_SERVICE}")
             return
         try:
-            if not _is_there(folder):
-                yield self._missing(folder)
-            elif not folder.is_dir():
-                yield failed(name, f"{folder} is no folder", "set queue.path to another place")
-            elif forbidden := self._forbidden(folder):
-                yield forbidden
+            above = _existing(folder)
+            if not above.is_dir():
+                yield failed(name, f"{above} is not a folder", "set queue.path to another place")
+            elif above != folder:
+                yield self._missing(folder, above)
             else:
-                yield self._write(folder)
+                yield self._forbidden(folder) or self._write(folder)
         except PermissionError:
-            yield warned(
-                name, f"no permission to look into {folder} and to try a write", "use sudo"
-            )
+            said = f"no permission to look into {folder} and to try a write"
+            yield warned(name, said, "use sudo")
         except OSError as error:
             yield _refused(folder, error)
 
@@ -118,41 +113,29 @@ class StorageChecks:
         with copied(self._path, whole=False) as copy:
             yield copy
 
-    def _missing(self, folder: Path) -> Finding:
-        name, account = "state directory", self._agent.account
-        above = _existing(folder)
-        if not above.is_dir():
-            return failed(name, f"{above} is no folder", "set queue.path to another place")
+    def _missing(self, folder: Path, above: Path) -> Finding:
+        name, who = "state directory", self._agent.account
         if folder == _OF_THE_SERVICE:
             return passed(name, f"{folder} is made when the service starts")
-        if account.may_write(above):
-            return passed(name, f"{folder} is not there yet, {account.name} may make it")
-        return failed(
-            name,
-            f"{folder} is not there, and {account.name} may not make it",
-            f"`sudo install -d -o {account.name} {folder}`",
-        )
+        if who.may_write(above):
+            return passed(name, f"{folder} is not there yet, {who.name} may make it")
+        said = f"{folder} is not there, and {who.name} may not make it"
+        return failed(name, said, f"`sudo install -d -o {who.name} {folder}`")
 
     def _forbidden(self, folder: Path) -> Finding | None:
         """What the agent may not write, if there is such a thing."""
-        account = self._agent.account
-        files = [self._path, *_companions(self._path)]
+        who, path = self._agent.account, self._path
+        logs = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+        files = [path, *logs, lock_path(path)]
         for target in (folder, *files):
-            if not _is_there(target) or account.may_write(target):
+            if not _is_there(target) or who.may_write(target):
                 continue
-            what = (
-                f"-R {account.name}: {folder}"
-                if target == folder
-                else f"{account.name}: {self._path}*"
-            )
+            what = f"-R {who.name}: {folder}" if target == folder else f"{who.name}: {path}*"
             remedy = f"`sudo chown {what}`"
             if target == folder and set(folder.iterdir()) - set(files):
                 remedy = f"it holds other things too: set queue.path below {_OF_THE_SERVICE}"
-            return failed(
-                "state directory",
-                f"{account.name} may not write {target} ({owner_of(target)})",
-                remedy,
-            )
+            said = f"{who.name} may not write {target} ({owner_of(target)})"
+            return failed("state directory", said, remedy)
         return None
 
     def _write(self, folder: Path) -> Finding:
@@ -168,9 +151,8 @@ class StorageChecks:
         said = f"{folder}: a write is safe on the disk after {took_s * 1000:.0f} ms"
         if took_s < _SLOW_WRITE_S:
             return passed("state directory", said)
-        return warned(
-            "state directory", said, "the card may be worn out or busy: `dmesg` shows errors"
-        )
+        remedy = "the card may be worn out or busy: `dmesg` shows errors"
+        return warned("state directory", said, remedy)
 
     def _verify(self) -> Finding:
         try:
@@ -200,9 +182,9 @@ class StorageChecks:
             return failed(
                 "queue",
                 f"of {found['rows']} positions {faults}",
-                "the sound ones are sent, the others counted; the disk loses data: replace it",
+                "the intact ones are sent, the others counted; the disk loses data: replace it",
             )
-        return passed("queue", f"{found['rows']} positions, all sound")
+        return passed("queue", f"{found['rows']} positions, all intact")
 
 
 def _existing(folder: Path) -> Path:
@@ -218,18 +200,14 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _companions(path: Path) -> list[Path]:
-    return [*(path.with_name(path.name + end) for end in ("-wal", "-shm")), lock_path(path)]
-
-
 def _refused(folder: Path, error: OSError) -> Finding:
     name, said = "state directory", f"{folder} cannot be written: {error.strerror}"
     if error.errno == errno.ENOSPC:
-        return skipped(name, "no room for trying it: see disk space")
+        return skipped(name, "no room to try: see disk space")
     if error.errno in {errno.EOPNOTSUPP, errno.EISDIR}:
-        return passed(name, f"{folder} may be written; this file system allows no trial of it")
+        return passed(name, f"{folder} may be written; this file system does not allow a trial")
     if error.errno == errno.EROFS:
-        return failed(name, said, "see what is said of the file system")
+        return failed(name, said, "see the check of the file system")
     if error.errno in {errno.EACCES, errno.EPERM}:
         return warned(name, f"{said} by the user who asks", "use sudo")
     return failed(name, said, "the disk may be broken: `dmesg` shows errors")

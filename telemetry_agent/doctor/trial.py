@@ -1,19 +1,20 @@
 """Tries the endpoint as the agent would: a request, and with ``--send`` what must be refused."""
 
+import contextlib
 import gzip
 import re
 import secrets
-import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from telemetry_agent.addresses import Resolve, UnreachableError
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged, unanswered
 from telemetry_agent.doctor.findings import Finding, passed, skipped, warned
-from telemetry_agent.doctor.server_recognition import told_by_root, told_by_url
+from telemetry_agent.doctor.server_recognition import connected, told_by_root, told_by_url
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Record
 from telemetry_agent.upload.compression import CompressionChoice
 from telemetry_agent.upload.formats.answers import offers_gzip, with_words
@@ -37,6 +38,7 @@ class Trial(NamedTuple):
     device: str
     credentials: Credentials
     dialer: Dialer
+    resolve: Resolve
 
     def ask(self, newest: Sequence[Record]) -> Iterator[Finding]:
         """Send the newest position that can be sent; without any, a request without a position.
@@ -53,15 +55,11 @@ class Trial(NamedTuple):
         batch = Batch(0, stream, device, tuple(sent), live=True)
         compression = CompressionChoice(upload.compression, wire_format).choice(0)
         asked = Asked(upload, device, bool(sent))
-        transport = self._transport(upload.url)
-        try:
-            answer = self._exchange(transport, wire_format.encode(batch, compression=compression))
-            if isinstance(answer, NoAnswer):
-                yield from unanswered(asked, answer, speaks_tls=self._speaks_tls())
-                return
-            outcome = with_words(wire_format.read(answer, batch), transport.masked)
-        finally:
-            transport.close()
+        answer, *_ = self._exchange(wire_format.encode(batch, compression=compression))
+        if isinstance(answer, NoAnswer):
+            yield from unanswered(asked, answer, speaks_tls=self._speaks_tls())
+            return
+        outcome = with_words(wire_format.read(answer, batch), self.credentials.masked)
         asked = self._recognised(asked, outcome)
         yield authentication(asked, answer, outcome)
         found = judged(asked, answer, outcome)
@@ -84,29 +82,22 @@ class Trial(NamedTuple):
         empty = wire_format.encode(batch, compression="none")
         nonsense = b"This is not a position, and must be refused. " * 4
         packed = {**empty.headers, "Content-Encoding": "gzip"}
-        offers = False
-        transport = self._transport(upload.url)
-        try:
-            for what, payload in (
-                ("nonsense", replace(empty, body=nonsense)),
-                (
-                    "a broken gzip body",
-                    Payload(gzip.compress(nonsense)[:-9], packed, True, empty.query),
-                ),
-            ):
-                answer = self._exchange(transport, payload)
-                if isinstance(answer, NoAnswer):
-                    return warned(name, f"no answer to {what}: {answer.reason}", _LATER)
-                offers = offers or offers_gzip(replace(answer, status=200))  # beside a refusal too
-                if isinstance(wire_format.read(answer, batch), Delivered):
-                    return warned(
-                        name,
-                        f"the endpoint answers {answer.status} to {what}: its yes proves nothing",
-                        "make it answer 400 to what it cannot read, or `received` with the number "
-                        "of fixes that it has; leave upload.compression alone",
-                    )
-        finally:
-            transport.close()
+        broken = Payload(gzip.compress(nonsense)[:-9], packed, True, empty.query)
+        answers = self._exchange(replace(empty, body=nonsense), broken)
+        for what, answer in zip(("nonsense", "a broken gzip body"), answers, strict=True):
+            if isinstance(answer, NoAnswer):
+                return warned(name, f"no answer to {what}: {answer.reason}", _LATER)
+            if isinstance(wire_format.read(answer, batch), Delivered):
+                return warned(
+                    name,
+                    f"the endpoint answers {answer.status} to {what}: its yes proves nothing",
+                    "make it answer 400 to what it cannot read, or `received` with the number of "
+                    "fixes that it has; leave upload.compression alone",
+                )
+        offers = any(  # beside a refusal too
+            isinstance(answer, Answer) and offers_gzip(replace(answer, status=200))
+            for answer in answers
+        )
         said = "nonsense is refused"
         if offers or upload.compression == "gzip" or wire_format.unpacks:
             return passed(name, f"{said}, and gzip is unpacked")
@@ -129,15 +120,18 @@ class Trial(NamedTuple):
         )
         return f"gzip would make the newest {len(records)} positions {packed} bytes, not {plain}"
 
-    def _transport(self, url: str) -> Transport:
+    def _exchange(self, *payloads: Payload, url: str = "") -> list[Answer | NoAnswer]:
         how = {"credentials": self.credentials, "dialer": self.dialer}
-        return Transport(url, proxy=self.upload.proxy, **how)  # type: ignore[arg-type]
-
-    def _exchange(self, transport: Transport, payload: Payload) -> Answer | NoAnswer:
-        answer = transport.exchange(payload, min(_ANSWER_S, self.upload.timeout_s))
-        if isinstance(answer, NoAnswer):
-            return replace(answer, reason=transport.masked(answer.reason))
-        return answer
+        transport = Transport(url or self.upload.url, proxy=self.upload.proxy, **how)  # type: ignore[arg-type]
+        with contextlib.closing(transport):
+            limit_s = min(_ANSWER_S, self.upload.timeout_s)
+            answers = [transport.exchange(payload, limit_s) for payload in payloads]
+        return [
+            replace(answer, reason=self.credentials.masked(answer.reason))
+            if isinstance(answer, NoAnswer)
+            else answer
+            for answer in answers
+        ]
 
     def _recognised(self, asked: Asked, outcome: Outcome) -> Asked:
         """Which server it is, where that explains an answer."""
@@ -148,7 +142,7 @@ class Trial(NamedTuple):
         ):
             return asked
         context = self.credentials.ssl_context() if upload.url.startswith("https:") else None
-        if server := told_by_root(upload.url, context):
+        if server := told_by_root(upload.url, context, self.resolve):
             return replace(asked, server=server, is_sure=True)
         root = urlsplit(upload.url)._replace(path="/", query="").geturl()
         return replace(asked, server=told_by_url(upload.url) or told_by_url(root))
@@ -160,31 +154,25 @@ class Trial(NamedTuple):
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
-            with (
-                socket.create_connection(self.upload.address, _HANDSHAKE_S) as sock,
-                context.wrap_socket(sock),
-            ):
+            sock = connected(self.resolve, *self.upload.address, _HANDSHAKE_S)
+            with sock, context.wrap_socket(sock):
                 return True
-        except OSError:
+        except (OSError, UnreachableError):
             return False
 
     def _deduplication(self) -> Finding | None:
         """Whether ClickHouse's table stores a batch that comes again; ``None``: no, or not told."""
         parts = urlsplit(self.upload.url)
-        query = parse_qsl(parts.query)
-        asked = parse_qs(parts.query)
-        table = _TABLE.match(asked.get("query", ["INSERT INTO fixes"])[0].strip())
+        query = dict(parse_qsl(parts.query))
+        table = _TABLE.match(query.get("query", "INSERT INTO fixes").strip())
         if table is None:
             return None
         database, _, name = table[1].rpartition(".")
         where = f"'{database}'" if database else "currentDatabase()"
         sql = f"SELECT engine_full FROM system.tables WHERE database = {where} AND name = '{name}'"  # noqa: S608 - \\w only
-        kept = urlencode([pair for pair in query if pair[0] in {"database", "user", "password"}])
-        transport = self._transport(parts._replace(query=kept).geturl())
-        try:
-            answer = self._exchange(transport, Payload(sql.encode(), {}))
-        finally:
-            transport.close()
+        kept = [pair for pair in query.items() if pair[0] in {"database", "user", "password"}]
+        url = parts._replace(query=urlencode(kept)).geturl()
+        answer, *_ = self._exchange(Payload(sql.encode(), {}), url=url)
         if isinstance(answer, NoAnswer) or answer.status != 200:
             return None  # the user may not look, which is well
         if not _FORGETS.match(answer.body.decode("utf-8", "replace")):

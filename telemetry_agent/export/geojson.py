@@ -1,16 +1,16 @@
 """GeoJSON by RFC 7946: a feature for each unbroken piece of track.
 
-It is a LineString; a MultiLineString where it crosses the antimeridian, because there it must be
-cut; a Point where it is one fix. The third number of a position is the height above the ellipsoid,
-as the RFC demands, so it is there only where the separation of the geoid is known. ``coordTimes``
-gives the time of each position, in the shape of the coordinates.
+A feature is a LineString; a MultiLineString if it crosses the antimeridian, where it must be cut; a
+Point if it has one fix. The third number of a position is the height above the ellipsoid, as the
+RFC demands, so it is present only if the separation of the geoid is known. ``coordTimes`` gives
+the time of each position, in the shape of the coordinates.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.track import HALF_TURN_E9, Gaps, by_pieces
 from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Fix, Record
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 _HEAD = '{"type":"FeatureCollection","features":[\n'
 _END = "\n]}\n"
-_POSITIONS_PER_LINE = 10_000  # times come behind all positions, so a line is held in memory
-_HALF_TURN_E9 = 180_000_000_000
 
 
 class _Position(NamedTuple):
@@ -37,48 +35,33 @@ class _Position(NamedTuple):
 def geojson(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
     """See ``Format.pieces``."""
     yield _HEAD
-    before: Record | None = None
-    line, between = _Line(), ""
-    for chunk in chunks:
-        parts = []
-        for record, _, _ in chunk:
-            if before:
-                breaks = gaps.between(before, record)
-                if breaks or line.size == _POSITIONS_PER_LINE:
-                    parts += [between, line.feature(before)]
-                    line, between = _Line(), ",\n"
-                    if not breaks:
-                        line.add(before.fix)
-            line.add(record.fix)
-            before = record
-        yield "".join(parts)
-    yield (between + line.feature(before) if before else "") + _END
+    features = by_pieces(chunks, gaps, lambda piece: f",\n{_Line(piece).feature()}")
+    first = True
+    for text in features:
+        yield text[2:] if first else text  # the first feature has no comma before it
+        first = first and not text
+    yield _END
 
 
 class _Line:
     """A piece of track, cut into parts at the antimeridian."""
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._last: _Position | None = None
-        self._began_ms = 0
+    def __init__(self, piece: list[Record]) -> None:
+        self._piece = piece
         self._parts: list[tuple[list[str], list[str]]] = [([], [])]  # positions, times
+        last: _Position | None = None
+        for record in piece:
+            position = _position(record.fix)
+            if last is not None and abs(position.lon_e9 - last.lon_e9) > HALF_TURN_E9:
+                if abs(position.lon_e9) == HALF_TURN_E9:  # it lies on both sides
+                    position = position._replace(lon_e9=-position.lon_e9)
+                else:
+                    self._cross(last, position)
+            self._append(position)
+            last = position
 
-    def add(self, fix: Fix) -> None:
-        position = _position(fix)
-        if self._last is None:
-            self._began_ms = fix.time_ms
-        elif abs(position.lon_e9 - self._last.lon_e9) > _HALF_TURN_E9:
-            if abs(position.lon_e9) == _HALF_TURN_E9:  # it lies on both sides
-                position = position._replace(lon_e9=-position.lon_e9)
-            else:
-                self._cross(self._last, position)
-        self._append(position)
-        self._last = position
-        self.size += 1
-
-    def feature(self, last: Record) -> str:
-        """The whole of it; ``last`` is its last fix."""
+    def feature(self) -> str:
+        first, last = self._piece[0], self._piece[-1]
         # A line that begins on the antimeridian and crosses it has one position on that side.
         parts = [part for part in self._parts if len(part[0]) > 1] or self._parts
         lines = [f"[{','.join(positions)}]" for positions, _ in parts]
@@ -87,12 +70,12 @@ class _Line:
             kind, coordinates, coord_times = "MultiLineString", _list(lines), _list(times)
         else:
             kind, coordinates, coord_times = "LineString", lines[0], times[0]
-        if self.size == 1:
+        if len(self._piece) == 1:
             kind, coordinates, coord_times = "Point", parts[0][0][0], parts[0][1][0]
         return (
             f'{{"type":"Feature","geometry":{{"type":"{kind}","coordinates":{coordinates}}},'
             f'"properties":{{"device":{json.dumps(last.device)},"stream":"{last.stream}",'
-            f'"start":"{rfc3339(self._began_ms)}","end":"{rfc3339(last.fix.time_ms)}",'
+            f'"start":"{rfc3339(first.fix.time_ms)}","end":"{rfc3339(last.fix.time_ms)}",'
             f'"coordTimes":{coord_times}}}}}'
         )
 
@@ -103,7 +86,7 @@ class _Line:
 
     def _cross(self, start: _Position, end: _Position) -> None:
         """End this part on the antimeridian, and begin the next on its other side."""
-        side_e9 = _HALF_TURN_E9 if start.lon_e9 > 0 else -_HALF_TURN_E9
+        side_e9 = HALF_TURN_E9 if start.lon_e9 > 0 else -HALF_TURN_E9
         there = start
         if start.lon_e9 != side_e9:
             there = _on_the_way(start, end, side_e9)

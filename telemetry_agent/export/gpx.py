@@ -1,8 +1,7 @@
 """GPX 1.1: a track for each device, a segment for each unbroken piece of it.
 
-Speed and course have no place in GPX 1.1 itself; they are given as Garmin's TrackPointExtension,
-which most programs read. What else is known of a fix (its name, state, errors and odometer) is in
-the other formats only.
+GPX 1.1 itself has no speed and course; they are written as Garmin's TrackPointExtension, which most
+programs read. The name, state, errors and odometer of a fix are in the other formats only.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from telemetry_agent import __version__
-from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.track import HALF_TURN_E9, Gaps
 from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Fix, Record
 
@@ -25,7 +24,6 @@ xmlns:gpxtpx="http://www.garmin.com/xmlschemas/TrackPointExtension/v2">
 _END_OF_SEGMENT = "</trkseg>\n"
 _END_OF_TRACK = "</trk>\n"
 _DIFFERENTIAL = {"dgps", "rtk", "float-rtk"}
-_HALF_TURN_E9 = 180_000_000_000
 
 
 def gpx(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
@@ -44,7 +42,7 @@ def gpx(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
 
 
 def _turn(before: Record | None, after: Record) -> str:
-    """What stands between two points of different segments."""
+    """The text between two points of different segments."""
     end = _END_OF_SEGMENT if before else ""
     if before and before.device == after.device:
         return f"{end}<trkseg>\n"
@@ -54,8 +52,8 @@ def _turn(before: Record | None, after: Record) -> str:
 
 def _point(fix: Fix) -> str:
     """One track point; the schema prescribes the order."""
-    # The schema has no 180: there it is called -180.
-    lon_e9 = -_HALF_TURN_E9 if fix.lon_e9 == _HALF_TURN_E9 else fix.lon_e9
+    # The schema does not allow 180: it is -180 there.
+    lon_e9 = -HALF_TURN_E9 if fix.lon_e9 == HALF_TURN_E9 else fix.lon_e9
     return "".join(
         [
             f'<trkpt lat="{degrees(fix.lat_e9)}" lon="{degrees(lon_e9)}">',

@@ -1,16 +1,15 @@
 """KML 2.2 for Google Earth and GIS: a ``gx:Track`` with times for each unbroken piece of track.
 
-Its schema wants all times of a track before all places, so a piece is held in memory; one of more
-than 10,000 positions goes on in the next, from the same position.
+Its schema wants all times of a track before all places, so a piece is held in memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.track import Gaps, by_pieces
 from telemetry_agent.fields import degrees, rfc3339
-from telemetry_agent.model import Fix, Record
+from telemetry_agent.model import Record
 
 if TYPE_CHECKING:
     from telemetry_agent.ackqueue.stats import Stored
@@ -20,30 +19,18 @@ _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 <Document>
 """
 _END = "</Document>\n</kml>\n"
-_POSITIONS_PER_TRACK = 10_000
 
 
 def kml(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
     """See ``Format.pieces``."""
     yield _HEAD
-    before: Record | None = None
-    fixes: list[Fix] = []
-    for chunk in chunks:
-        parts = []
-        for record, _, _ in chunk:
-            if before:
-                breaks = gaps.between(before, record)
-                if breaks or len(fixes) == _POSITIONS_PER_TRACK:
-                    parts.append(_track(before.device, fixes))
-                    fixes = [] if breaks else [before.fix]
-            fixes.append(record.fix)
-            before = record
-        yield "".join(parts)
-    yield (_track(before.device, fixes) if before else "") + _END
+    yield from by_pieces(chunks, gaps, _track)
+    yield _END
 
 
-def _track(device: str, fixes: list[Fix]) -> str:
-    # Without an altitude the ground is meant; above sea level is what "absolute" means.
+def _track(piece: list[Record]) -> str:
+    device, fixes = piece[-1].device, [record.fix for record in piece]
+    # Without a mode the track lies on the ground; "absolute" means above sea level.
     has_altitude = all(fix.alt_mm is not None for fix in fixes)
     mode = "<altitudeMode>absolute</altitudeMode>\n" if has_altitude else ""
     times = "".join(f"<when>{rfc3339(fix.time_ms)}</when>\n" for fix in fixes)

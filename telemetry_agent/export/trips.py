@@ -9,30 +9,27 @@ The distance is the odometer's, which leaves parked drift out; where a fix has n
 recording) it is the way from fix to fix. Fixes that jump, and those at 0, 0, are left out.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from telemetry_agent.gnss.geodesy import distance_m, place_of
 from telemetry_agent.model import Fix
 
-_DEGREE_M = 111_320.0
 _STANDING_M_S = 0.5
 _STOP_S = 60.0
 _STOPS = 50
 _FASTEST_M_S = 340.0  # what is faster between two fixes is not driving
 
-E9 = 1_000_000_000
 
-
-class Parking(NamedTuple):
+class ParkingRule(NamedTuple):
     """What counts as parking: within the radius for so long."""
 
     radius_m: float = 25.0
     after_s: float = 180.0
 
 
-class Stop(NamedTuple):
+class TripStop(NamedTuple):
     """The device stood for a minute or more, and went on."""
 
     start_ms: int
@@ -53,13 +50,13 @@ class Trip:
     moving_s: float = 0.0
     standing_s: float = 0.0
     highest_m_s: float = 0.0
-    stops: tuple[Stop, ...] = ()
+    stops: tuple[TripStop, ...] = ()
 
 
 class Trips:
     """Finds them. Feed it every fix once, in the order of recording."""
 
-    def __init__(self, parking: Parking) -> None:
+    def __init__(self, parking: ParkingRule) -> None:
         self.done: list[Trip] = []
         self._parking = parking
         self._shortest_m = 2 * parking.radius_m  # less is drift
@@ -90,7 +87,7 @@ class Trips:
         if self._open is not None:
             self._open = _longer(self._open, last, row, fix, elapsed_s)
         stayed_s = (fix.time_ms - self._anchor.time_ms) / 1000
-        if distance_m(self._anchor, fix) <= self._parking.radius_m:
+        if distance_m(place_of(self._anchor), place_of(fix)) <= self._parking.radius_m:
             if stayed_s >= self._parking.after_s:
                 self._end_at_anchor_or(None)
             return
@@ -98,8 +95,10 @@ class Trips:
             began = Trip(last_row, last_row, last.time_ms, last.time_ms)
             self._open = _longer(began, last, row, fix, elapsed_s)
         elif (stood_s := (last.time_ms - self._anchor.time_ms) / 1000) >= _STOP_S:
-            place = self._anchor.lat_e9 / E9, self._anchor.lon_e9 / E9
-            stop = Stop(self._anchor.time_ms, round(self._anchor.time_ms + stood_s * 1000), *place)
+            place = self._anchor.lat_e9 / 1e9, self._anchor.lon_e9 / 1e9
+            stop = TripStop(
+                self._anchor.time_ms, round(self._anchor.time_ms + stood_s * 1000), *place
+            )
             self._open = replace(self._open, stops=(*self._open.stops, stop)[-_STOPS:])
         self._anchor, self._at_anchor = fix, self._open
 
@@ -114,7 +113,7 @@ class Trips:
         self._open = self._at_anchor = None
 
 
-def find(chunks: Iterable[tuple[int, Fix, bool]], parking: Parking, number: int) -> Trip | None:
+def find(chunks: Iterable[tuple[int, Fix, bool]], parking: ParkingRule, number: int) -> Trip | None:
     """The trip with that number from the end, 1 is the newest; ``None``: there are fewer.
 
     Args:
@@ -151,17 +150,9 @@ def _longer(trip: Trip, last: Fix, row: int, fix: Fix, elapsed_s: float) -> Trip
 def _way_m(last: Fix, fix: Fix) -> float:
     if last.odo_m is not None and fix.odo_m is not None and fix.odo_m >= last.odo_m:
         return float(fix.odo_m - last.odo_m)
-    return distance_m(last, fix)
+    return distance_m(place_of(last), place_of(fix))
 
 
 def is_glitch(fix: Fix) -> bool:
     """Whether it is no place where the device was: a jump, or 0, 0."""
     return "jump" in fix.flags or not (fix.lat_e9 or fix.lon_e9)
-
-
-def distance_m(one: Fix, other: Fix) -> float:
-    """Good enough for what is near."""
-    lat = (other.lat_e9 - one.lat_e9) / E9
-    lon = (other.lon_e9 - one.lon_e9) / E9
-    lon -= 360 * round(lon / 360)
-    return math.hypot(lat, lon * math.cos(math.radians(one.lat_e9 / E9))) * _DEGREE_M

@@ -25,14 +25,14 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class NativeRequest:
-    """What one request holds, in the words of the format."""
+    """The content of one request, with the names of the format."""
 
     device: str
     stream: str
     fixes: list[dict[str, Any]]
-    """The right ones; each has at least seq, time, lat and lon."""
+    """The valid fixes; each has at least seq, time, lat and lon."""
     rejected: list[dict[str, Any]]
-    """``{"seq": …, "reason": …}`` for each of the others."""
+    """``{"seq": …, "reason": …}`` for each invalid fix."""
     agent: dict[str, Any] | None
 
 
@@ -56,7 +56,7 @@ def _count(low: int, high: int) -> Callable[[Any], bool]:
 
 
 def _check(field: Field) -> Callable[[Any], bool]:
-    """Whether a value is one of this field."""
+    """A function that checks a value of this field."""
     match field.kind:
         case "time":
             return _is_time
@@ -79,7 +79,7 @@ _REQUIRED = ("time", "lat", "lon")
 
 
 def _flaw(fix: Mapping[str, Any]) -> str | None:
-    """What is wrong with a fix; unknown fields are ignored."""
+    """What is wrong with a fix, or None. Unknown fields are ignored."""
     for name in _REQUIRED:
         if name not in fix:
             return f"{name} is missing"
@@ -142,7 +142,7 @@ def _unpack(body: bytes, encoding: str) -> bytes:
     if encoding == "identity":
         return body
     if encoding != "gzip":
-        raise RefusedError(415, "Content-Encoding: gzip or none")
+        raise RefusedError(415, "Content-Encoding must be gzip or absent")
     stream = zlib.decompressobj(wbits=31)
     try:
         plain = stream.decompress(body, BODY_MAX_BYTES + 1)

@@ -1,6 +1,6 @@
 """A GNSS receiver on a pty, which sends epochs at their pace to whoever opens the device.
 
-An epoch is the bytes of one instant. They come from a made-up drive (``drive``, ``citydrive``) or
+An epoch is the bytes of one instant. They come from a made-up drive (``drive``) or
 from a recording (``replay``), and know nothing of clocks and ptys.
 """
 
@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import math
 import os
 import pty
 import re
@@ -25,6 +24,7 @@ from typing import Self
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import AgentError
+from telemetry_agent.tasks import Bell
 
 _TIME_OF_DAY = re.compile(rb"\$..(?:(?:GGA|RMC|GNS|ZDA|GBS),|GLL,[^,]*,[^,]*,[^,]*,[^,]*,)([\d.]+)")
 
@@ -50,12 +50,12 @@ _EVENT = struct.Struct("iIII")
 _SETTLE_S = 0.1
 
 
-class _Line:
-    """One pty. We keep its far end open too: what nobody has read yet stays readable.
+class _Pty:
+    """One pty. Its far end stays open here too, so that unread bytes stay readable.
 
-    Because of that the master never says whether somebody else has the device open (POLLHUP is
-    the sign that nobody has it, ourselves included), and could not wake us if it did. inotify
-    does both: it reports each open, close and read of the device's node.
+    Because of that the master never shows whether another program has the device open (POLLHUP
+    would mean that no program has, this one included). inotify shows it: it reports each open,
+    close and read of the device's node.
     """
 
     def __init__(self) -> None:
@@ -71,28 +71,28 @@ class _Line:
             raise OSError(ctypes.get_errno(), "inotify")
 
     def look(self, now_s: float) -> None:
-        """Take note of what others did with the device."""
+        """Process what other programs did with the device."""
         with contextlib.suppress(BlockingIOError):
             for _, mask, _, _ in _EVENT.iter_unpack(os.read(self.events, 256 * _EVENT.size)):
                 if mask & _IN_OPEN and self.opened_s is None:
                     self.opened_s = now_s
                 if mask & _IN_CLOSE:
-                    # A serial port forgets its exclusive user; this pty would not, as we have it.
+                    # A serial port is no longer exclusive then; this pty would stay so, being open.
                     fcntl.ioctl(self._far, termios.TIOCNXCL)
         with contextlib.suppress(BlockingIOError):
-            os.read(self.master, 4096)  # commands to the receiver: heard, not obeyed
+            os.read(self.master, 4096)  # commands to the receiver are ignored
 
     def is_taken(self) -> bool:
-        """Whether everything that reached the device was read."""
+        """Whether all bytes that reached the device were read."""
         return fcntl.ioctl(self._far, termios.FIONREAD, b"\0" * 4) == b"\0" * 4
 
     def unplug(self) -> None:
-        """Pull the cable: readers get an error or an empty read."""
+        """Close the line: readers get an error or an empty read."""
         os.close(self.master)
         os.close(self.events)
 
     def forget(self) -> None:
-        """Give the node's number back."""
+        """Release the number of the node."""
         os.close(self._far)
 
 
@@ -103,14 +103,14 @@ class _StoppedError(Exception):
 class Simulator:
     """A receiver on a pty, which sends epochs in a thread of its own.
 
-    It starts when somebody opens the device for the first time, and a moment later, because many
-    programs throw away what comes in while they open it; so no epoch is lost before. From then on
-    it sends at its pace; what nobody reads waits, and when the pty is full, the receiver waits.
+    It starts shortly after a program first opens the device, because many programs discard what
+    arrives while they open it. From then on it sends at its pace. Unread bytes wait, and when the
+    pty is full, the receiver waits.
 
     Args:
         epochs: what it sends: a ``Drive``, or ``replay`` of a recording.
         rate_hz: epochs per second; 0 sends as fast as the reader takes them.
-        link: a symlink that names the device whatever node it is on; there only while plugged in.
+        link: a symlink to the device, on whatever node it is; it exists only while plugged in.
         clock: paces the epochs.
 
     Raises:
@@ -126,7 +126,7 @@ class Simulator:
         clock: Clock | None = None,
     ) -> None:
         self.sent = 0
-        """Epochs that went out whole, or were cut by an unplugging."""
+        """Epochs that were sent, whole or cut by ``unplug``."""
         self.done = threading.Event()
         """All epochs were sent and read, or the simulator was stopped."""
         self._epochs = epochs
@@ -135,11 +135,11 @@ class Simulator:
         self._hushed = False
         self._link = link
         self._clock = clock or Clock()
-        self._line: _Line | None = None
-        self._unplugged: _Line | None = None
+        self._line: _Pty | None = None
+        self._unplugged: _Pty | None = None
         self._orders: SimpleQueue[tuple[Callable[[], None], Future[None]]] = SimpleQueue()
         self._stopping = False
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC)
+        self._bell = Bell()
         self._thread = threading.Thread(target=self._run, name="simulator", daemon=True)
         self._plug()
 
@@ -149,28 +149,27 @@ class Simulator:
 
     def __exit__(self, *_: object) -> None:
         self._stopping = True
-        os.eventfd_write(self._bell, 1)
+        self._bell.ring()
         self._thread.join()
         self._unplug()
         if self._unplugged:
             self._unplugged.forget()
-        os.close(self._bell)
 
     @property
     def device(self) -> Path:
-        """What to open: the link if there is one, else the node."""
+        """The path to open: the link if there is one, else the node."""
         return self._link or Path(self._node)
 
     def unplug(self) -> None:
-        """Pull the cable. What was sent and not read yet is lost; the next epoch waits."""
+        """Pull the cable. Sent bytes that were not read are lost; the next epoch waits."""
         self._order(self._unplug)
 
     def hush(self) -> None:
-        """Send no more. What was sent can still be read."""
+        """Stop sending. Sent bytes can still be read."""
         self._order(self._hush)
 
     def replug(self) -> None:
-        """Put the cable back: the same receiver, on another node.
+        """Plug the cable in again: the same receiver, on another node.
 
         Raises:
             AgentError: as the constructor.
@@ -178,13 +177,13 @@ class Simulator:
         self._order(self._plug)
 
     def _order(self, obey: Callable[[], None]) -> None:
-        """Have the thread do it, which alone touches the line; return when it is done."""
+        """Run ``obey`` in the thread, the only user of the line; return when it is done."""
         done: Future[None] = Future()
         self._orders.put((obey, done))
-        os.eventfd_write(self._bell, 1)
+        self._bell.ring()
         done.result()
 
-    # From here on only the simulator's thread; before it starts and after it ended, its owner.
+    # Only the simulator's thread calls the rest; before it starts and after it ends, its owner.
 
     def _run(self) -> None:
         try:
@@ -202,7 +201,7 @@ class Simulator:
             self.done.set()
 
     def _send(self, epoch: bytes) -> bool:
-        """Send it when it is due; ``False`` if nothing is to be sent any more."""
+        """Send an epoch when it is due; ``False`` if sending was stopped."""
         while (left_s := self._left_s()) is None or left_s > 0:
             self._wait(left_s)
             if self._hushed:
@@ -217,29 +216,27 @@ class Simulator:
         return True
 
     def _left_s(self) -> float | None:
-        """Until the next epoch is due; ``None`` while nobody has opened the device."""
+        """Seconds until the next epoch; ``None`` if no program has opened the device yet."""
         if self._line is None or self._line.opened_s is None:
             return None
         due_s = max(self._next_s, self._line.opened_s + _SETTLE_S)
         return due_s - self._clock.monotonic_s()
 
     def _wait_until_taken(self) -> None:
-        # What was written reaches the device a little later, and looks read until then.
+        # Written bytes reach the device a little later, and look read until then.
         while self._wait(_SETTLE_S) or not (self._line and self._line.is_taken()):
             continue
 
     def _wait(self, timeout_s: float | None, *, for_room: bool = False) -> bool:
-        """Until an order comes, or somebody touches the device; ``False`` if the time passed."""
-        poll = select.poll()
-        poll.register(self._bell, select.POLLIN)
+        """Wait for an order or a use of the device; ``False`` if the time passed."""
+        watched = []
         if self._line:
-            poll.register(self._line.events, select.POLLIN)
-            poll.register(self._line.master, select.POLLIN | (select.POLLOUT if for_room else 0))
-        woken = poll.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
+            master = select.POLLIN | (select.POLLOUT if for_room else 0)
+            watched = [(self._line.events, select.POLLIN), (self._line.master, master)]
+        touched = self._bell.wait(timeout_s, watched)
+        woken = self._bell.clear() or bool(touched)
         if self._line:
             self._line.look(self._clock.monotonic_s())
-        if (self._bell, select.POLLIN) in woken:
-            os.eventfd_read(self._bell)
         while not self._orders.empty():
             obey, done = self._orders.get()
             try:
@@ -248,7 +245,7 @@ class Simulator:
                 done.set_exception(error)
         if self._stopping:
             raise _StoppedError
-        return bool(woken)
+        return woken
 
     def _hush(self) -> None:
         self._hushed = True
@@ -257,7 +254,7 @@ class Simulator:
         if self._line:
             return
         try:
-            line = _Line()
+            line = _Pty()
             with contextlib.ExitStack() as failed:
                 failed.callback(line.forget)
                 failed.callback(line.unplug)
@@ -272,7 +269,7 @@ class Simulator:
             self._unplugged = None
 
     def _unplug(self) -> None:
-        """Close the line, but keep the number of its node: the next line gets another."""
+        """Close the line and keep the number of its node, so that the next line gets another."""
         if not self._line:
             return
         if self._link and _target(self._link) == self._node:
@@ -289,7 +286,7 @@ def _target(link: Path) -> str | None:
 
 
 def _point(link: Path, node: str) -> None:
-    """Let ``link`` name ``node``, in one step: there is no moment without a link."""
+    """Let ``link`` name ``node`` atomically."""
     if link.exists() and not link.is_symlink():
         raise FileExistsError(errno.EEXIST, "exists and is not a link", str(link))
     new = link.with_name(f".{link.name}.{os.getpid()}")

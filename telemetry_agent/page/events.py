@@ -38,7 +38,7 @@ from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import Parking
+from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.history import COLUMNS, SHORT_S, History, Meter
 from telemetry_agent.page.track_index import TrackIndex, Wanted
@@ -87,7 +87,7 @@ class AgentView:
     """The newest lines of the log, secrets masked."""
     config: Callable[[], dict[str, Any]] = dict
     """Key -> value in effect, secrets masked."""
-    parking: Parking = field(default_factory=Parking)
+    parking: ParkingRule = field(default_factory=ParkingRule)
     """What ends a trip."""
 
 

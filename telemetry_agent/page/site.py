@@ -47,8 +47,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from telemetry_agent.errors import AgentError, ConfigError
-from telemetry_agent.export import FORMATS
-from telemetry_agent.export.names import file_name
+from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
 from telemetry_agent.page.events import AgentView, Doctor, EventSource
 from telemetry_agent.page.files import Files, compressed

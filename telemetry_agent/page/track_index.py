@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.export.trips import Parking, Trip, Trips
+from telemetry_agent.export.trips import ParkingRule, Trip, Trips
 from telemetry_agent.model import Record
 from telemetry_agent.page.overview import Box, Overview, fitting, thinned
 from telemetry_agent.page.trail import POINT, Point, point_of
@@ -40,7 +40,9 @@ class Wanted(NamedTuple):
 class TrackIndex:
     """Of one queue. One thread at a time scans; any may look."""
 
-    def __init__(self, queue: AckQueue, breaks: Callable[[Record, Record], bool], park: Parking):
+    def __init__(
+        self, queue: AckQueue, breaks: Callable[[Record, Record], bool], park: ParkingRule
+    ) -> None:
         self.last = 0
         """How far the rows were read."""
         self.trips = Trips(park)

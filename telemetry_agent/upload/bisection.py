@@ -44,7 +44,7 @@ class Bisection:
         return None
 
     def farthest(self, limit: int) -> Batch | None:
-        """The piece that lies farthest from the next, if it has at most ``limit`` fixes."""
+        """The piece farthest from the next, if it has at most ``limit`` fixes."""
         if not self._pieces or len(self._pieces[0].batch.records) > limit:
             return None
         self._trying = self._pieces.pop(0)

@@ -104,7 +104,7 @@ Heard = Callable[[Answer], bool]
 
 
 class Exchange(Protocol):
-    """The way to the endpoint; see ``transport.Transport``."""
+    """Exchanges with the endpoint; see ``transport.Transport``."""
 
     @property
     def sent_bytes(self) -> int: ...  # noqa: D102 - at the socket, since the start
@@ -122,7 +122,7 @@ class Exchange(Protocol):
 
 
 class Reachability(Protocol):
-    """What is known of the way to the endpoint. It delays attempts, and forbids none."""
+    """Whether the endpoint can be reached, as far as known. It delays attempts, never forbids."""
 
     def closed(self) -> tuple[UploadState, str] | None:
         """Why the endpoint cannot be reached: state and reason; ``None``: it can."""

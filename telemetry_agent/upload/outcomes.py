@@ -24,7 +24,7 @@ class OutcomeHandler:
         self.deliveries = 0
         """How often a batch was delivered, or some of it."""
         self.unanswered = False
-        """Whether fixes got no answer; whoever makes them ready again takes it back."""
+        """Whether fixes got no answer; reset when they are made ready again."""
         self._leases = leases
         self._refusals = refusals
         self._keeper = keeper

@@ -1,9 +1,9 @@
 """When to send: after a failure, and where the endpoint is crowded.
 
 Theory of operation. A failure is waited out, the longer the more there were in a row (``Backoff``).
-The first success shows that the way is open. It does not show that there is room: where a fleet
-wants more than its endpoint can take, an agent that gets through would try again at once with a
-whole backlog, and keep out the others, which wait longer and longer.
+The first success shows that the endpoint can be reached. It does not show that there is room: if a
+fleet sends more than its endpoint can take, an agent that gets through would try again at once with
+a whole backlog, and keep out the others, which wait longer and longer.
 
 So an agent remembers how crowded it is, as a *level*: each "later" raises it by one, each delivery
 lowers it by a quarter, which settles where one request in five is refused. While it is above 0, the

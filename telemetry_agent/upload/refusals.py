@@ -155,7 +155,7 @@ class Refusals:
                 return suspect
         if self._search is not None and self._looks_like_run and self._first is not None:
             if not self._tried_farthest:
-                # One large piece more tells a bad fix in front from a run of them.
+                # One more large piece shows whether it is a bad fix in front or a run of them.
                 self._tried_farthest = True
                 farthest = self._search.farthest(limit)
                 if farthest is not None:

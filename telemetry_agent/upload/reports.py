@@ -31,6 +31,7 @@ class AgentReports:
         encode: makes the request.
         now_s: when the agent starts, monotonic.
         heartbeat_s: the longest time between two reports.
+        on_taken: called when the endpoint has taken the last that was made.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class AgentReports:
         encode: EncodeReport,
         now_s: float,
         heartbeat_s: float = 900.0,
+        on_taken: Callable[[], None] = lambda: None,
     ) -> None:
         self._name = name
         self._words = words
         self._fields = fields
         self._encode = encode
         self._heartbeat_s = heartbeat_s
+        self._on_taken = on_taken
         self._told: tuple[str, ...] | None = None
         self._told_s = self._began_s = now_s
         self._not_before_s = 0.0
@@ -94,6 +97,7 @@ class AgentReports:
         if taken:
             self._told, self._told_s = self._sending, now_s
             self._failures = 0
+            self._on_taken()
         else:
             wait_s = min(_ALONE_EVERY_S * 2**self._failures, self._heartbeat_s)
             self._failures += 1

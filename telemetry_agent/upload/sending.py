@@ -29,6 +29,10 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 
 _NO_GZIP_THERE = {400, 415, 422, 500}
 
+# A proxy's answer where the server behind it is down, or the batch takes it too long; and Caddy's
+# where the body is larger than its ``max_size``.
+_NOT_PASSED_ON = {502, 504}
+
 
 class Sender:
     """Encodes, exchanges and reads, and learns what the endpoint takes."""
@@ -168,6 +172,8 @@ class Sender:
             self._sizing.answered_at_length(outcome.fitting, began_s + elapsed_s)
         elif isinstance(outcome, Refused) and outcome.too_large:
             self._sizing.too_large(count, size, began_s + elapsed_s)
+        elif outcome.status in _NOT_PASSED_ON:
+            self._sizing.timed_out(count, began_s + elapsed_s)
         return outcome
 
     def _exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:

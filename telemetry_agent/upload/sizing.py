@@ -12,8 +12,8 @@ though, which smaller batches only make worse: slowness alone never shrinks a ba
 of the first. Time-outs do, down to one fix; from there it grows while twice as long an exchange
 would still end in time.
 
-A path that loses large packets, or a server that times out on large batches, would time out again
-and again as the batch grows. So a size that timed out twice, while a smaller one was answered
+A path that loses large packets, or a server or proxy that times out on large batches, would do so
+again and again as the batch grows. So a size that timed out twice, while a smaller one was answered
 between, is a limit. It belongs to the way: a change or the return of the network forgets it. A dead
 radio sets none, because nothing is answered between.
 
@@ -79,7 +79,7 @@ class Sizing:
             self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
     def timed_out(self, count: int, now_s: float) -> None:
-        """A batch of ``count`` fixes was on its way when the deadline passed."""
+        """A batch of ``count`` fixes was on its way when the deadline passed, ours or a proxy's."""
         smaller = max(1, count // 2)
         self._count = min(self._count, smaller)
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:

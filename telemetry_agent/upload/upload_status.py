@@ -30,7 +30,7 @@ class UploadStatus:
     waits: int = 0
     """How often an attempt ended in a wait."""
     hurries: int = 0
-    """How often ``hurry`` was heeded."""
+    """How often ``hurry`` took effect."""
     last_error: str | None = None
     last_error_s: float | None = None
     last_delivery_s: float | None = None
@@ -94,7 +94,7 @@ class StatusKeeper:
             self.status = replace(self.status, next_attempt_s=next_s)
 
     def heeded(self) -> None:
-        """A ``hurry`` was obeyed; whoever asked for it sees its effect from now on."""
+        """A ``hurry`` took effect; the status shows it from now on."""
         self.status = replace(self.status, hurries=self.status.hurries + 1)
 
     def report_refused(self, reason: str) -> None:

@@ -7,15 +7,14 @@ stays leased for ever, and only what an answer acknowledges is acknowledged.
 
 When the next attempt may be made is one instant, ``_not_before_s``. A ring of the bell carries no
 meaning and cannot move it. The return of the network can, unless the endpoint itself named the
-time. While the way to the endpoint is known to be closed, an attempt is made each ``backoff_max``.
+time. While the endpoint is known to be out of reach, an attempt is made each ``backoff_max``.
 
 What got no answer stays ``unack`` until there is reason to hope: the network returned, some
 exchange was answered, or there is nothing else to try. Where the order counts, it is tried first.
 
-Live fixes and the backlog are judged apart. A refused backlog pauses the backlog
-(``_backlog_from_s``), and live fixes are sent when they are due. Only if live fixes are refused,
-too, or there is no such difference because the order counts, everything is held. Then one fix is
-sent each ``backoff_max``, each time another one, so that a single bad fix cannot keep the hold up.
+Live fixes and the backlog are judged apart: ``selection`` has what is sent next. Only if live fixes
+are refused, or there is no such difference because the order counts, everything is held. Then one
+fix is sent each ``backoff_max``.
 
 Where something is missing without which nothing may be sent (a token, a certificate), uploads are
 held, and it is looked for again each 10 s.
@@ -33,23 +32,24 @@ from dataclasses import dataclass
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Batch, Deferred, Delivered, Held, Refused, UploadState
+from telemetry_agent.model import Batch, Deferred, Delivered, Held, Outcome, Refused, UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
     AlwaysReachable,
     BatchQueue,
     CompressionSetting,
     Exchange,
-    Pending,
     Reachability,
     WireFormat,
 )
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.outcomes import OutcomeHandler, Stop
 from telemetry_agent.upload.pace import Pace
-from telemetry_agent.upload.refusals import AllRefused, Refusals
+from telemetry_agent.upload.refusals import AllRefused
 from telemetry_agent.upload.reports import AgentReports
+from telemetry_agent.upload.resending import Resend, Resending
 from telemetry_agent.upload.retry import Backoff
+from telemetry_agent.upload.selection import Selection
 from telemetry_agent.upload.sending import Sender
 from telemetry_agent.upload.sizing import Sizing
 from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
@@ -62,7 +62,6 @@ _STEP_SLACK_S = 90.0
 _MISSING_AGAIN_S = 10.0
 _STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
-_NO_WITNESS_S = 900.0  # how often suspects are tried while nothing else can be sent
 _SILENCES_MAX = 5  # then it may be the fixes on which the server breaks off
 _SERIES_MAX = 200  # fixes that would come twice, were the agent killed before it noted the answers
 
@@ -96,6 +95,7 @@ class Uploader:
         way: Reachability | None = None,
         missing: Callable[[], str | None] = lambda: None,
         reports: AgentReports | None = None,
+        resend: Resend | None = None,
         in_haste: Callable[[], bool] = lambda: False,
         on_step: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
@@ -112,6 +112,8 @@ class Uploader:
             way: What is known of the way to the endpoint.
             missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
+            resend: Makes delivered fixes ready again that the endpoint asks for; ``None``: it may
+                not ask. Where the order counts, it is not asked either.
             in_haste: Whether fresh fixes are sent without waiting for company.
             on_step: Called in the uploader's thread after each step; must not raise.
             clock: The machine's clocks.
@@ -127,7 +129,6 @@ class Uploader:
         self._way = way or AlwaysReachable()
         self._missing = missing
         self._reports = reports
-        self._in_haste = in_haste
         self._on_step = on_step
         self._clock = clock or Clock()
         rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
@@ -140,18 +141,26 @@ class Uploader:
         self._hurried = False
 
         self._leases = Leases(queue, wire_format.unfit, self._keeper.dead_lettered)
-        self._refusals = Refusals(
-            self._leases,
-            self._keeper,
-            self._more_backlog,
-            rng,
-        )
         self._one_by_one = wire_format.one_by_one
         self._sizing = Sizing(
             min(policy.max_batch, _SERIES_MAX) if self._one_by_one else policy.max_batch,
             policy.flush_every_s,
             policy.timeout_s,
         )
+        self._resending = Resending(resend if policy.live_first else None)
+        self._selection = Selection(
+            queue,
+            self._leases,
+            self._sizing,
+            self._pace,
+            self._keeper,
+            max_batch=policy.max_batch,
+            flush_every_s=policy.flush_every_s,
+            live_first=policy.live_first,
+            in_haste=in_haste,
+            rng=rng,
+        )
+        self._refusals = self._selection.refusals
         self._sender = Sender(
             wire_format,
             transport,
@@ -164,12 +173,8 @@ class Uploader:
         )
         self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
-        self._attempted_s = float("-inf")
         self._not_before_s = 0.0
         self._endpoint_named_the_time = False
-        self._backlog_from_s = 0.0  # refused: it is paused until then, or until an acceptance
-        self._probing = False  # everything is held
-        self._probes = 0
 
     def step(self, now_s: float) -> float | None:
         """Make one attempt, if it is time."""
@@ -204,7 +209,7 @@ class Uploader:
         self.bell.ring()
 
     def network_changed(self) -> None:
-        """The way is another one, or none: what uses the old one would hang. From any thread."""
+        """The route is another one, or none: a connection on the old one would hang. Any thread."""
         self._network_changed = True
         self._transport.abort()
 
@@ -252,7 +257,7 @@ class Uploader:
         # same, because the monitor can be wrong.
         pending = self._queue.backlog().ready > 0
         closed = self._way.closed()
-        retry_s = self._attempted_s + self._policy.backoff_max_s
+        retry_s = self._selection.attempted_s + self._policy.backoff_max_s
         if closed is not None and now_s < retry_s:
             if pending or self._outcomes.unanswered or self._refusals.waiting:
                 self._keeper.trouble(*closed, now_s, retry_s, attempted=False)
@@ -263,14 +268,16 @@ class Uploader:
         in_order = not self._policy.live_first and self._sender.silences < _SILENCES_MAX
         if self._outcomes.unanswered and (self._sender.hope or in_order or not pending):
             self._resume_unanswered()
-        chosen = self._choose(now_s)
+        chosen = self._selection.next(now_s)
         if self._outcomes.unanswered and not isinstance(chosen, Batch):
             # Nothing else is due: what got no answer does not wait for the next fix to be.
             self._resume_unanswered()
-            chosen = self._choose(now_s)
+            chosen = self._selection.next(now_s)
         if isinstance(chosen, Batch):
-            self._attempted_s = now_s
+            self._selection.attempted_s = now_s
             return self._attempt(chosen, self._policy.timeout_s)
+        if isinstance(chosen, AllRefused):
+            return self._stop_for(chosen)
         # Reports come last: ``None`` means that no fix waits for anything.
         if chosen is None and self._reports is not None:
             return self._report(self._reports, now_s)
@@ -293,7 +300,7 @@ class Uploader:
             self._pace.hurry()
         if spread_s is not None or hurried:
             self._sender.hope = True
-            self._attempted_s = float("-inf")
+            self._selection.attempted_s = float("-inf")
             if not self._endpoint_named_the_time:
                 self._not_before_s = now_s
                 self._keeper.wait_cut_short(now_s)
@@ -304,76 +311,11 @@ class Uploader:
         self._queue.resume_unack()
         self._outcomes.unanswered = False
 
-    # What to send
-
-    def _choose(self, now_s: float) -> Batch | float | None:
-        """A batch to send now, or how long to wait for one; 0: something changed, choose again."""
-        refusals, live_first = self._refusals, self._policy.live_first
-        if self._probing or refusals.wants_another:
-            return self._single()
-        backlog = self._queue.backlog()
-        live_in_s = self._live_in_s(backlog, now_s)
-        limit = self._sizing.limit(small=self._pace.knocks)
-        if live_first and live_in_s == 0:
-            # Before anything that was refused: live fixes must not wait for it, and an acceptance
-            # is what refused fixes wait for.
-            return self._leases.take(limit, live_first=True)
-        waits_s = [] if live_in_s is None else [live_in_s]
-        if now_s < self._backlog_from_s:
-            return min([*waits_s, self._backlog_from_s - now_s])
-        batch = refusals.next(limit)
-        if batch is not None:
-            return batch
-        if not refusals.full:
-            if backlog.ready > backlog.live:
-                waits_s.append(self._pace.backlog_in_s(now_s))
-            if 0 in waits_s:
-                # In doubt one fix is enough to ask with.
-                one = refusals.in_doubt
-                return self._single() if one else self._leases.take(limit, live_first=False)
-        return self._choose_suspect(waits_s, now_s)
-
-    def _choose_suspect(self, waits_s: list[float], now_s: float) -> Batch | float | None:
-        """A fix that was refused before, if nothing else is to be sent for now."""
-        refusals = self._refusals
-        suspect = refusals.next_suspect()
-        if suspect is not None or not refusals.waiting:
-            return suspect or min(waits_s, default=None)
-        # Nothing else was accepted since the last refusal: nobody knows whether it is these fixes.
-        all_refused = refusals.up_to_the_newest and not self._policy.live_first
-        if all_refused or not refusals.ever_accepted:
-            return self._stop_for(refusals.all_refused())
-        witness_in_s = self._attempted_s + _NO_WITNESS_S - now_s
-        return self._single() if witness_in_s <= 0 else min([*waits_s, witness_in_s])
-
-    def _single(self) -> Batch | None:
-        """One fix, each time another one: of those that wait, else a suspect."""
-        self._probes += 1
-        live_first = self._policy.live_first
-        limit = self._policy.max_batch
-        one = self._leases.take_one(limit, live_first=live_first, turn=self._probes)
-        return one or self._refusals.next_suspect(in_any_case=True)
-
-    def _more_backlog(self) -> Batch | None:
-        """The next of the backlog, for a run of refused fixes. Live fixes are no part of it."""
-        backlog = self._queue.backlog()
-        if self._policy.live_first and backlog.ready <= backlog.live:
-            return None
-        return self._leases.take(self._policy.max_batch, live_first=False)
-
-    def _live_in_s(self, backlog: Pending, now_s: float) -> float | None:
-        """When live fixes have had their time to gather company; ``None``: there are none."""
-        if not backlog.live or backlog.live_since_s is None:
-            return None
-        if backlog.live >= self._policy.max_batch or self._in_haste():
-            return 0
-        return max(0.0, backlog.live_since_s + self._policy.flush_every_s - now_s)
-
     # How to send it
 
     def _attempt(self, batch: Batch, timeout_s: float) -> float | None:
         """Send it, and do what the answers ask for; returns how long to wait."""
-        deliveries, probing = self._outcomes.deliveries, self._probing
+        deliveries, probing = self._outcomes.deliveries, self._selection.probing
         if self._one_by_one:
             outcomes = self._sender.send_each(batch, timeout_s)
             stop = self._outcomes.apply_each(batch, outcomes, probing=probing)
@@ -384,10 +326,10 @@ class Uploader:
             if twice:
                 self._refusals.refused_twice(batch)
             stop = self._outcomes.apply(batch, outcome, probing=probing)
+            self._heed(outcome)
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
-            self._probing = False
-            self._backlog_from_s = 0.0
+            self._selection.delivered()
             self._endpoint_named_the_time = False
         return self._stop_for(stop)
 
@@ -396,7 +338,7 @@ class Uploader:
         wait_s = reports.alone_in_s(now_s)
         if wait_s > 0:
             return wait_s
-        self._attempted_s = now_s
+        self._selection.attempted_s = now_s
         batch = reports.without_fixes()
         timeout_s = min(self._policy.timeout_s, _REPORT_TIMEOUT_S)
         outcome = self._sender.send_report(reports, batch, timeout_s)
@@ -409,13 +351,18 @@ class Uploader:
         next_s = reports.ended(now_s, taken=taken, asked_wait_s=asked_wait_s)
         if not taken:
             self._keeper.failed()
-        elif not self._probing:
+        elif not self._selection.probing:
             self._keeper.delivered(0, 0, now_s)
+        self._heed(outcome)
         if isinstance(outcome, Deferred):
             self._keeper.trouble(outcome.state, outcome.reason, now_s, next_s)
         elif isinstance(outcome, Refused | Held):
             self._keeper.report_refused(outcome.reason)
         return 0
+
+    def _heed(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Delivered):
+            self._resending.asked(outcome.resend, self._clock.monotonic_s())
 
     # How long to wait
 
@@ -439,16 +386,17 @@ class Uploader:
 
     def _pause_backlog(self, reason: str) -> float:
         now_s = self._clock.monotonic_s()
-        self._backlog_from_s = now_s + self._policy.backoff_max_s
+        again_s = now_s + self._policy.backoff_max_s
+        self._selection.pause_backlog(again_s)
         if not self._refusals.ever_accepted:
             # It may be the set-up: nothing can be concluded from these refusals later on.
             self._refusals.give_up()
-            self._keeper.trouble("held", reason, now_s, self._backlog_from_s)
+            self._keeper.trouble("held", reason, now_s, again_s)
         self._abandon()
         return 0
 
     def _hold(self, reason: str) -> float | None:
-        self._probing = True
+        self._selection.probing = True
         self._endpoint_named_the_time = False
         return self._pause("held", reason, self._policy.backoff_max_s)
 

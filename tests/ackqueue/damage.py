@@ -9,6 +9,7 @@ from functools import reduce
 from pathlib import Path
 
 from ackqueue.queue_parts import fix_at
+from judge import verdicts
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
@@ -122,6 +123,8 @@ class Outcome:
     delivered: list[Record]
     lost: int
     """As the queue counts it."""
+    complete: bool = True
+    """The audit misses nothing but what the queue says that damage took."""
 
 
 def recover(path: Path) -> Outcome:
@@ -135,7 +138,10 @@ def recover(path: Path) -> Outcome:
                 delivered += batch.records
                 queue.ack(batch)
             elif not queue.stats().carrying_over:
-                return Outcome(delivered, queue.stats().lost.get("damaged", 0))
+                accounts, _ = queue.accounts()
+                found = verdicts(accounts, [(r.stream, r.seq) for r in delivered])
+                complete = all(verdict.missing == 0 for verdict in found.values())
+                return Outcome(delivered, queue.stats().lost.get("damaged", 0), complete)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """A part of the corruption proof; ``benchmarks/corruption.py`` is all of it."""
 
 import pytest
-from ackqueue.corruption import STATES, Stock, make, prove
+from ackqueue.corruption import STATES, Stock, make, prove_queue
 
 CASES, PARTS = 300, 10
 LIMIT_S = 10.0  # 2 s on a quiet machine; this one may be five times as slow
@@ -16,4 +16,4 @@ def stocks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stock]:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_corruption_is_survived_and_counted(stocks: dict[str, Stock], part: int) -> None:
     for seed in range(part * CASES // PARTS, (part + 1) * CASES // PARTS):
-        prove(stocks, seed, LIMIT_S)
+        prove_queue(stocks, seed, LIMIT_S)

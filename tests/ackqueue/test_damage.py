@@ -368,6 +368,7 @@ def test_a_file_of_version_3_goes_on_carrying_over(path: Path, rows: int) -> Non
     with closing(connect(path)) as file:
         assert 0 < file.execute("SELECT count(*) FROM fix").fetchone()[0] < 1500
         file.execute("DELETE FROM mark")
+        file.execute("DROP TABLE stream")
         file.execute("CREATE TABLE away (lo, hi, oldest, last, marked)")
         file.execute(f"INSERT INTO away VALUES (500, {1 << 32}, 0, 1500, 1)")
         file.execute("PRAGMA user_version = 3")

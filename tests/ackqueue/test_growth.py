@@ -3,9 +3,11 @@
 import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
+from ackqueue import damage
 from ackqueue.queue_parts import fix_at, lease, put
 from ackqueue.recorded_disk import Op, RecordedDisk
 
@@ -15,6 +17,7 @@ from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.reading import QueueReader
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.row_states import (
     ACKED,
     REASONS_IN_MEMORY,
@@ -77,12 +80,12 @@ def test_memory_does_not_grow_with_the_backlog(tmp_path: Path) -> None:
     assert peaks[1] <= 1.3 * peaks[0]
 
 
-def fill_alternating(path: Path, mark: Callable[[int], RowState | None]) -> None:
-    """Make a queue in which every other one of ``MANY`` fixes was delivered."""
-    fill(path, MANY, delivered=True)
+def fill_alternating(path: Path, mark: Callable[[int], RowState | None], count: int = MANY) -> None:
+    """Make a queue in which every other fix was delivered."""
+    fill(path, count, delivered=True)
     store = Store(path, connect)
     marks: dict[int, Span[RowState] | None] = {1: None}
-    for n in range(1, MANY, 2):
+    for n in range(1, count, 2):
         marks[n] = Span(n, n, ACKED)
         other = mark(n + 1)
         if other is not None:
@@ -115,6 +118,21 @@ def test_rows_that_alternate_take_little_memory(
         # So a hundred thousand of them, and twice as many ranges, are within 5 MB.
         assert held <= 24 * MANY
         assert peak <= 1.3 * held
+
+
+def test_carrying_over_many_dead_letters_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    fill_alternating(path, ALTERNATING["refused"], 20_000)
+    damage.damage(path, damage.header)
+    tracemalloc.start()
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak <= 4_000_000
+        assert queue.stats().ack_failed == 10_000
+        dead = list(islice(queue.stored(State.ACK_FAILED), 9_999, None))
+        assert [s.reason for s in dead] == ["400: no position 20000 on this map"]
 
 
 def test_reasons_are_read_from_the_file(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_it_agrees_with_a_dict_of_rows_and_holds_its_invariant(
         assert ranges.first() == spans[:1]
         assert ranges.total == len(rows)
         held = list(rows.values())
-        assert ranges.total_by_value() == {value: held.count(value) for value in set(held)}
+        assert dict(ranges.totals()) == {value: held.count(value) for value in set(held)}
         for row in (*range(45), *range((1 << 16) - 16, (1 << 16) + 30), 1 << 50):
             assert ranges.value_at(row) == rows.get(row)
             assert list(ranges.descending(row)) == [span for span in spans[::-1] if span.lo <= row]

@@ -1,5 +1,6 @@
 """The file while the queue is used: deleted, moved or replaced, it is written again."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ from ackqueue.queue_parts import put
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
+from telemetry_agent.ackqueue.file.lock import QueueLock, lock_path
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
+from telemetry_agent.errors import QueueLockedError
 
 
 def deleted(path: Path) -> None:
@@ -22,10 +25,26 @@ def log_deleted(path: Path) -> None:
     log_of(path).unlink()
 
 
+def index_deleted(path: Path) -> None:
+    path.with_name(path.name + "-shm").unlink()
+
+
+def lock_deleted(path: Path) -> None:
+    lock_path(path).unlink()
+
+
+def lock_replaced(path: Path) -> None:
+    path.with_name("other").write_text("1\n")
+    path.with_name("other").rename(lock_path(path))
+
+
 def all_deleted(path: Path) -> None:
     for file in path.parent.glob(f"{path.name}*"):
-        if not file.name.endswith(".lock"):
-            file.unlink()
+        file.unlink()
+
+
+def folder_moved(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
 
 
 def moved(path: Path) -> None:
@@ -43,11 +62,25 @@ def copied_back(path: Path) -> None:
     path.with_name("backup").rename(path)
 
 
-@pytest.mark.parametrize("how", [deleted, log_deleted, all_deleted, moved, replaced, copied_back])
+@pytest.mark.parametrize(
+    "how",
+    [
+        deleted,
+        log_deleted,
+        index_deleted,
+        lock_deleted,
+        lock_replaced,
+        all_deleted,
+        folder_moved,
+        moved,
+        replaced,
+        copied_back,
+    ],
+)
 def test_a_file_that_goes_while_it_is_used_is_written_again_within_10_s(
     tmp_path: Path, how: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock, path = FakeClock(), tmp_path / "queue.db"
+    clock, path = FakeClock(), tmp_path / "queue" / "queue.db"
     with AckQueue(path, commit_every_s=3600, clock=clock) as queue:
         committer = Committer(queue)
         records = damage.record(queue, 300)
@@ -57,17 +90,37 @@ def test_a_file_that_goes_while_it_is_used_is_written_again_within_10_s(
         how(path)
         put(queue, 1, start=1000)
         committer.step(clock.advance(wait_s))
+        with pytest.raises(QueueLockedError, match=f"pid {os.getpid()}"):
+            AckQueue(path)
         put(queue, 1, start=2000)
         queue.commit()
         killed = tmp_path / "killed.db"
         damage.copy(path, killed)
-    assert "was deleted, moved or replaced while it was in use" in caplog.text
+    assert "was deleted, moved or replaced while it was in use: it is written again" in caplog.text
     outcome = damage.recover(killed)
     assert outcome.delivered[:300] == records
     assert len(outcome.delivered) == 302
     assert outcome.lost == 0
     if how is replaced:
-        assert (tmp_path / "queue.db.foreign-1").read_bytes() == b"not ours"
+        assert path.with_name("queue.db.foreign-1").read_bytes() == b"not ours"
+
+
+def test_a_lock_file_that_another_process_made_again_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, path = FakeClock(), tmp_path / "queue.db"
+    with AckQueue(path, commit_every_s=0, clock=clock) as queue:
+        committer = Committer(queue)
+        committer.step(clock.monotonic_s())
+        lock_deleted(path)
+        other = QueueLock(path)
+        for _ in range(3):
+            committer.step(clock.advance(9))
+        assert caplog.text.count("is in use by the process") == 1
+        other.release()
+        committer.step(clock.advance(9))
+        with pytest.raises(QueueLockedError, match=f"pid {os.getpid()}"):
+            AckQueue(path)
 
 
 def test_a_file_that_stays_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -162,15 +162,15 @@ def test_stats_name_who_is_followed_where_several_have_positions() -> None:
     [
         (
             gzip.compress(rmc("123519")),
-            ", for it is compressed: zcat FILE | telemetry-agent decode",
+            ", the input is compressed: zcat FILE | telemetry-agent decode",
         ),
-        (UBX, ": the receiver sent UBX: switch its NMEA output on (docs/receivers.md)"),
+        (UBX, ", the receiver sent UBX: switch its NMEA output on (docs/receivers.md)"),
         (b"hello\n" * 1000, ""),
     ],
     ids=["gzip", "UBX", "text"],
 )
 def test_what_is_no_nmea_is_told(data: bytes, why: str) -> None:
-    assert decode(data=data) == (0, [], f"no NMEA sentence in it{why}\n")
+    assert decode(data=data) == (0, [], f"no NMEA sentence found{why}\n")
 
 
 def test_nothing_is_said_of_an_empty_input_or_of_a_receiver_without_a_fix() -> None:

@@ -71,7 +71,7 @@ class Day:
         """Record and deliver for so long."""
         for _ in range(seconds // self._interval_s):
             said = self._drive.epoch(self.recorded)
-            os.write(self._receiver, b"".join(re.findall(rb"\$GP(?:RMC|GGA).*\r\n", said)))
+            os.write(self._receiver, b"".join(re.findall(rb"\$GN(?:RMC|GGA).*\r\n", said)))
             self.recorded += 1
             self._reader.step(self.clock.advance(self._interval_s))
             for task in self._tasks():

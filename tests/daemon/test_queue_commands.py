@@ -96,6 +96,12 @@ def test_resend_takes_times_and_ages(
     assert seqs(queue, state="ready") == [*again, 6, 7, 8, 9, 10]
 
 
+def test_resend_takes_names(queue: AckQueue) -> None:
+    names = {"stream": queue.stream, "from": 2, "to": 7}
+    assert told(queue, "queue resend", **names) == [{"resent": 2}]
+    assert seqs(queue, state="ready") == [2, 3, 6, 7, 8, 9, 10]
+
+
 def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
     with AckQueue(tmp_path / "other.db") as empty, pytest.raises(AgentError, match="name a time"):
         told(empty, "queue resend", since_age_s=5)
@@ -113,6 +119,9 @@ def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
         ("queue discard", {"names": [["0" * 16]]}),
         ("queue resend", {"since_ms": "yesterday"}),
         ("queue resend", {"until_age_s": [1]}),
+        ("queue resend", {"stream": "9f0c", "from": 1, "to": 2}),
+        ("queue resend", {"stream": "9f0c2d6e11a7b354", "from": 1}),
+        ("queue resend", {"stream": "9f0c2d6e11a7b354", "from": 2, "to": 1}),
         ("export", {}),
         ("export", {"format": "shp"}),
         ("export", {"format": "gpx", "trip": 0}),

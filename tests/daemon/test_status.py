@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.cli.status import lines, size, span
+from telemetry_agent.cli.status import lines
+from telemetry_agent.clock import span
 from telemetry_agent.daemon.status import Meter, Status
+from telemetry_agent.disks import size
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix
 from telemetry_agent.snapshot import as_json

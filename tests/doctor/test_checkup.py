@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, span
+from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
 from telemetry_agent.doctor.runner import Check, findings
 
 HUNG = ("the bus does not answer", "restart it")
@@ -88,14 +88,3 @@ def test_a_check_that_breaks_silences_no_other() -> None:
     found = told(Check(("a", "b"), breaks), Check(("c",), well("c")))
     assert found[0] == ("a", "fail", "this check itself broke: ZeroDivisionError('oh')")
     assert found[1:] == [("b", "skip", "needs a"), ("c", "pass", "well")]
-
-
-def test_words() -> None:
-    assert [span(s) for s in (5, 119, 120, 7199, 7200, 172800)] == [
-        "5 s",
-        "119 s",
-        "2 min",
-        "120 min",
-        "2 h",
-        "2 days",
-    ]

@@ -211,14 +211,11 @@ def native_at_influxdb(bench: Bench, real: Real) -> None:
 # Other servers
 
 
-@mistake("answer", r"400; what answers there is traccar", 'set upload.format = "osmand"')
+@mistake("answer", "400; by the URL it is traccar", '"osmand" and upload.url = "http://traccar.ex')
 def native_at_traccar(bench: Bench, real: Real) -> None:
-    def page(asked: Asked) -> Said:
-        if asked.method == "GET":
-            return Said(200, b"<html><title>Traccar</title>")
-        return Traccar()(asked) or Said(400)
-
-    bench.url = bench.cleanup.enter_context(Server(page)).url
+    port = bench.cleanup.enter_context(Server(Traccar("van-07"))).port
+    bench.resolve = lambda _host, number: [Address(socket.AF_INET, ("127.0.0.1", number))]
+    bench.url = f"http://traccar.example:{port}/"
 
 
 @mistake("answer", r"\[\] does not say.*by the URL it is owntracks", 'format = "owntracks"')
@@ -233,7 +230,11 @@ def a_device_that_traccar_does_not_know(bench: Bench, real: Real) -> None:
     bench.upload = {"format": "osmand"}
 
 
-@mistake("authentication", "401: the endpoint asks who we are", "API key into upload.token_file")
+@mistake(
+    "authentication",
+    "401: the endpoint does not accept the credentials",
+    "API key into upload.token_file",
+)
 def a_wrong_token(bench: Bench, real: Real) -> None:
     server = bench.cleanup.enter_context(Server(Dawarich("k3y")))
     token = bench.folder / "token"
@@ -303,14 +304,18 @@ def a_certificate_for_another_name(bench: Bench, real: Real) -> None:
 # The way there
 
 
-@mistake("authentication", r"407: the proxy 127\.0\.0\.1:\d+ asks who we", "proxy_password_file")
+@mistake(
+    "authentication", r"407: the proxy 127\.0\.0\.1:\d+ requires credentials", "proxy_password_file"
+)
 def a_proxy_that_asks_for_credentials(bench: Bench, real: Real) -> None:
     bench.upload = {"proxy": bench.serve(then=answer(407)).removesuffix("/v1/fixes")}
     bench.url = "https://gps.example.com/v1/fixes"
 
 
 @mistake(
-    "authentication", r"407: the proxy 127\.0\.0\.1:\d+ asks", "correct the user in upload.proxy"
+    "authentication",
+    r"407: the proxy 127\.0\.0\.1:\d+ requires",
+    "correct the user in upload.proxy",
 )
 def a_proxy_that_does_not_know_the_password(bench: Bench, real: Real) -> None:
     password = bench.folder / "password"

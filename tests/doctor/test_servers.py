@@ -152,7 +152,7 @@ _NO_DATABASE = b'{"error":"database not found: \\"none\\""}'
             "clickhouse",
             Said(500, b"", {"X-ClickHouse-Exception-Code": "497"}),
             "authentication",
-            "ClickHouse does not let us in",
+            "ClickHouse does not accept the user",
             "grant it INSERT",
         ),
     ],
@@ -224,3 +224,26 @@ def test_it_tells_what_gzip_would_save_and_how_to_offer_it(
     assert found.verdict == "pass"
     assert re.search(f"nonsense is refused; requests stay plain: .*{saves}", found.said), found
     assert "`Accept-Encoding: gzip` in an answer of the endpoint turns it on" in found.said
+
+
+@pytest.mark.parametrize(
+    ("engine", "verdict"),
+    [
+        ("ReplacingMergeTree PARTITION BY x ORDER BY y SETTINGS index_granularity = 8192", "warn"),
+        ("MergeTree ORDER BY y SETTINGS non_replicated_deduplication_window = 10000", "pass"),
+        ("ReplicatedReplacingMergeTree('/a', '{replica}') ORDER BY y", "pass"),
+        ("Distributed('fleet', 'gps', 'fixes', rand())", "pass"),
+        ("", "pass"),  # the user may not look
+    ],
+)
+def test_clickhouse_is_asked_whether_its_table_knows_what_comes_again(
+    bench: Bench, engine: str, verdict: str
+) -> None:
+    def answer(asked: Asked) -> Said:
+        if asked.body.startswith(b"SELECT engine_full FROM system.tables"):
+            assert asked.query == [("database", "gps")]
+            return Said(200, engine.encode())
+        return Said(200)
+
+    _, found = asked(bench, answer, "/?database=gps", send=False, format="clickhouse")
+    assert found.verdict == verdict

@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ET
 
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import Stored
+from telemetry_agent.export import file_name
 from telemetry_agent.export.kml import kml
-from telemetry_agent.export.names import file_name
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.model import Fix, Record
 

@@ -513,7 +513,7 @@ def test_the_sky_is_that_of_the_open_device() -> None:
     assert reader.sky() == Sky()
     for _ in range(2):
         step()
-    assert len(reader.sky().satellites) == 11
+    assert len(reader.sky().satellites) == 28
     step()
     assert reader.sky() == Sky()
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry_agent.lab.endpoint import AGENTS_PATH, Endpoint
-from telemetry_agent.lab.endpoint.audit import StreamAccount, account_of, as_json, judge, lines
+from telemetry_agent.lab.endpoint.audit import account_of, as_json, judge, lines
+from telemetry_agent.model import StreamAccount
 
 STREAM = "9f0c2d6e11a7b354"
 
@@ -60,6 +61,7 @@ def test_it_misses_what_was_taken_and_nothing_else(
         {"stream": STREAM, "through": True, "recorded": 1},
         {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": [1]},
         {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": {"thinned": "some"}},
+        {"stream": STREAM, "through": 1, "recorded": 1, "damaged_in": [1, None]},
     ],
 )
 def test_what_is_not_an_account_is_ignored(said: object) -> None:
@@ -77,14 +79,18 @@ def test_the_endpoint_names_what_was_deleted_from_it(tmp_path: Path) -> None:
         (audit,) = json.load(urllib.request.urlopen(url))
         assert (audit["device"], audit["complete"]) == ("van-07", True)
         assert audit["complete_until"] == time_of(6)
-        assert lines(audit) == [f"van-07: complete until {time_of(6)}"]
+        never = f"  stream {STREAM}: never coming: 1 thinned"
+        assert lines(audit) == [f"van-07: complete until {time_of(6)}", never]
         with endpoint._store._db as db:
             db.execute("DELETE FROM fixes WHERE seq IN (2, 3)")
         (audit,) = endpoint.audits()
         assert not audit["complete"]
         assert audit["complete_until"] == time_of(1)
         assert audit["streams"][0]["gaps"] == [[2, 4]]
-        assert lines(audit)[1] == (f"  stream {STREAM}: 2 of 5 fixes are missing, in seq 2 to 4")
+        assert lines(audit)[1:] == [
+            f"  stream {STREAM}: 2 of 5 fixes are missing, in seq 2 to 4",
+            never,
+        ]
         send(endpoint.url, fixes, None)
         assert endpoint.audits("van-07")[0]["complete"]
         assert endpoint.audits("van-08") == []

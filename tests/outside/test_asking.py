@@ -73,7 +73,7 @@ def test_status_tells_what_the_agent_knows(tmp_path: Path, endpoint: Endpoint) -
             assert told["upload"]["delivered"] >= 40
             assert told["upload"]["sent_bytes_24h"] > 1000
             text = asked.run("status").stdout
-            assert "recording: 3d fix, 11 satellites" in text
+            assert "recording: 3d fix, 22 satellites" in text
             assert "uploading: ok for " in text
             endpoint.disconnect()
             daemon.wait_for_line("cannot deliver")
@@ -194,7 +194,8 @@ def test_delivered_fixes_are_sent_again_under_their_names(
         (["queue", "retry"], "Name the dead letters"),
         (["queue", "retry", "--all", "0123456789abcdef:1"], "Name the dead letters"),
         (["queue", "discard", "17"], "'17' is no name: it is STREAM:SEQ"),
-        (["queue", "resend"], "Missing option '--since'"),
+        (["queue", "resend"], "Give --since, or --stream with --from and --to."),
+        (["queue", "resend", "--stream", "9f0c2d6e11a7b354"], "with --from and --to."),
         (["queue", "resend", "--since", "yesterday"], "a time such as 2026-11-23T12:35:19Z"),
         (["queue", "list", "--state", "lost"], "'lost' is not one of"),
         (["tap", "--for", "soon"], "must be a duration"),
@@ -312,7 +313,7 @@ def test_tap_gives_every_byte_and_takes_none(tmp_path: Path, endpoint: Endpoint)
                 for tap in taps:
                     assert tap.stdout
                     lines = [tap.stdout.readline()]
-                    while not sent.endswith(b"".join(lines[-7:])) or len(lines) < 7:
+                    while not sent.endswith(b"".join(lines[-17:])) or len(lines) < 17:
                         lines.append(tap.stdout.readline())
                     heard.append(b"".join(lines[1:]))  # it came in the middle of the first
             finally:
@@ -360,7 +361,7 @@ def test_tap_ends_after_its_time_and_needs_a_daemon(tmp_path: Path) -> None:
             result = asked.run("tap", "--for", "1s", "--json")
     assert result.returncode == 0
     lines = [json.loads(line)["line"] for line in result.stdout.splitlines()]
-    assert any(line.startswith("$GPGGA") for line in lines)
+    assert any(line.startswith("$GNGGA") for line in lines)
 
 
 # Who may ask

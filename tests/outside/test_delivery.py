@@ -19,6 +19,7 @@ from misbehaving import (
     Server,
     ca_file,
     hang_up,
+    refusing,
     tls_server_context,
 )
 from processes import run_agent
@@ -259,6 +260,18 @@ def test_by_default_an_endpoint_that_does_not_unpack_loses_nothing(
             assert agent.end() == 0
     assert stats(tmp_path).acked == len(endpoint.stored) == 200
     assert not endpoint.packed
+
+
+def test_drain_ends_where_only_a_refused_fix_is_left(tmp_path: Path) -> None:
+    """Nothing is left that could be accepted beside it, so nobody knows whether it is bad."""
+    record_backlog(tmp_path, 100)
+    with Server(then=refusing({100})) as server:
+        config = write_config(tmp_path, "/dev/none", server.url)
+        done = run_agent("drain", "--config", str(config))
+    assert done.returncode == 69
+    assert "1 fixes wait: 400: bad fix" in done.stderr
+    left = stats(tmp_path)
+    assert (left.ready, left.unack, left.acked, left.ack_failed) == (1, 0, 99, 0)
 
 
 def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_nothing_is_an_empty_file_and_is_said(tmp_path: Path) -> None:
     )
     assert result.returncode == 0
     assert result.stdout.count("\n") == 1
-    assert result.stderr == "there is no fix of that time in the queue\n"
+    assert result.stderr == "the queue has no fix of that time\n"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_without_a_service_manager_or_a_copy_it_ends_as_ever(
     worked_once(config, state)
     typo(config)
     assert run_agent("run", "--config", str(config)).returncode == 78
-    assert run_agent("config", "forget", env=state).stdout == "the last good config is forgotten\n"
+    assert run_agent("config", "forget", env=state).stdout == "removed the last good config\n"
     assert copies(state) == set()
     assert run_agent("run", "--config", str(config), env=state).returncode == 78
 

@@ -4,6 +4,7 @@ Each outage prints what it measured (``pytest -rP``).
 """
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from field import (
     Outage,
     clock,
 )
+from processes import run_agent
 from rig import committed, record_backlog
 
 NO_NETLINK = str(Path(__file__).parent / "agent_without_netlink.py")
@@ -252,3 +254,23 @@ def test_a_backlog_over_a_slow_link_holds_up_no_live_fix(field: Field) -> None:
     assert len(live) > 1
     assert late_s < 3 * flush_every_s
     field.everything_arrived(backlog)
+
+
+def test_a_path_that_loses_large_packets_is_learned(field: Field) -> None:
+    """1,300 bytes are the limit, and nobody says so: the far machine claims to take 1,500."""
+    record_backlog(field.folder, 600)
+    field.device.ip("link set eth0 gso_max_segs 1")  # or veth passes segments on uncut
+    field.far.ip(f"route change 10.91.0.0/24 dev eth0 src {FAR} advmss 1460")
+    field.far.ip("link set eth0 mtu 1300")
+    field.start(FAR, settled=False, upload={"backoff_max": "1s"})
+    assert field.endpoint.wait_for(600, 90), field.agent.text()
+    learned = failed_requests(field)
+    assert learned > 0, "the path carried everything"
+    field.drive(10 * RATE_HZ)
+    assert failed_requests(field) - learned <= 2
+    field.everything_arrived(600)
+
+
+def failed_requests(field: Field) -> int:
+    shown = run_agent("status", "--json", "--config", str(field.folder / "config.toml")).stdout
+    return int(json.loads(shown)["upload"]["failed_requests"])

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 from ackqueue import damage
-from misbehaving import Act, Line, Request, Server, answer, refusing
+from misbehaving import Act, Line, Request, Server, answer, hang, refusing
 from processes import ROOT, run_agent
 from rig import simulated, started, write_config
 
@@ -174,6 +174,26 @@ def test_in_the_search_for_refused_fixes_it_strands_none(tmp_path: Path) -> None
         left = status(config)["queue"]
         assert left["in_flight"] == 0
         assert left["pending"] + sum(left["dead_letters"].values()) == len(bad)
+
+
+def test_with_a_request_in_flight_it_strands_none(tmp_path: Path) -> None:
+    damage.fill(tmp_path / "queue.db", 300)
+    taken = threading.Event()
+
+    def stored_without_an_answer(line: Line, request: Request) -> bool | None:
+        taken.set()
+        return hang(store=True).run(line, request)
+
+    with Server(Act(stored_without_an_answer)) as server:
+        config = write_config(tmp_path, "/dev/none", server.url, upload={"timeout": "1min"})
+        with started(config) as agent:
+            assert taken.wait(20)
+            agent.send(signal.SIGHUP)
+            agent.wait_for_line("reloaded")
+            server.wait_for(lambda s: len(s.ledger) == 300, limit_s=20)  # not after the time-out
+            assert agent.end() == 0
+        left = status(config)["queue"]
+        assert (left["in_flight"], left["pending"], left["dead_letters"]) == (0, 0, {})
 
 
 def upload_status(config: Path) -> Any:

@@ -25,6 +25,7 @@ class Built:
     """Wheels, and packages by their name in build_debs."""
 
     wheel: Path
+    previous_wheel: Path
     debs: dict[str, Path]
     previous: dict[str, Path]
     """An older version: it has the schema and the protocol before these."""
@@ -60,7 +61,7 @@ def _build(folder: Path) -> Built:
     _replace(code / "ackqueue/file/schema.py", ', ("DROP TABLE IF EXISTS away",))', ")")
     _hatch(source, folder / "older", "-t", "wheel")
     (older,) = (folder / "older").glob("*.whl")
-    return Built(wheel, _debs(wheel, folder), _debs(older, folder / "older"))
+    return Built(wheel, older, _debs(wheel, folder), _debs(older, folder / "older"))
 
 
 def _replace(file: Path, now: str, then: str) -> None:

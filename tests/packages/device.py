@@ -5,8 +5,10 @@ import json
 import shutil
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from packages.conftest import Built
 from packages.containers import Container
 
 RELEASES = {"trixie": "trixie", "bookworm": "amd64"}
@@ -75,6 +77,40 @@ def wait_for_status(machine: Container, path: str, least: int) -> None:
         return False
 
     machine.wait_for("telemetry-agent", "status", "--watch", "--json", until=grown)
+
+
+def reboot_and_upgrade(
+    machine: Container, built: Built, upgrade: Callable[[], object]
+) -> set[tuple[str, int]]:
+    """Through an outage, a power cut and the upgrade of the running service. The names recorded."""
+    # No network, and the power goes: what waits is there at the next start.
+    machine.run("systemctl", "stop", "endpoint")
+    wait_for_status(machine, "queue.pending", 20)
+    machine.cut_power()
+    machine.boot()
+    machine.wait_for_line(UNIT, " records van-07 from /run/gps")
+    assert machine.show(UNIT, "ActiveState") == "active"
+    start_receiver(machine)
+    wait_for_status(machine, "queue.pending", 30)
+
+    old_pid = machine.show(UNIT, "MainPID")
+    upgrade()
+    assert machine.show(UNIT, "ActiveState") == "active"
+    assert machine.show(UNIT, "MainPID") not in {old_pid, "0"}
+    status = json.loads(machine.said("telemetry-agent", "status", "--json"))
+    assert status["version"] == built.wheel.name.split("-")[1]
+    assert status["queue"]["pending"] >= 20
+    start_endpoint(machine)
+    machine.run("systemctl", "stop", "receiver")
+    machine.run("telemetry-agent", "drain")
+    machine.run("systemctl", "stop", "endpoint", UNIT)
+
+    # Nothing is lost, nothing came twice.
+    recorded = rows(machine.root / QUEUE, "SELECT stream, seq FROM fixes")
+    assert rows(machine.root / "root/received.db", "SELECT stream, seq FROM fixes") == recorded
+    told = machine.said("journalctl", "--output=cat", "--unit=endpoint")
+    assert told.count(" 0 came again, 0 rejected") == 2, told
+    return recorded
 
 
 def rows(database: Path, query: str) -> set[tuple[str, int]]:

@@ -1,7 +1,7 @@
 """The packages for armhf and arm64, installed and run under an emulator: ``make foreign``.
 
-It takes half an hour the first time, for the root file systems, and is no part of ``make test``. It
-needs Debian's qemu-user-static, and a kernel that takes emulators (binfmt_misc).
+It takes 15 minutes, 10 more the first time, and is no part of ``make test``. It needs
+Debian's qemu-user-static, and a kernel that takes emulators (binfmt_misc).
 """
 
 import contextlib

@@ -1,6 +1,5 @@
 """The life of a package on a device: installed, set up, rebooted, upgraded, removed, purged."""
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from packages.device import (
     install,
     installed_kb,
     left_behind,
+    reboot_and_upgrade,
     rows,
     start_endpoint,
     start_receiver,
@@ -24,6 +24,16 @@ from packages.device import (
 from packages.roots import require, root
 
 pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+
+
+BROUGHT = (
+    "/usr/share/man/man1/telemetry-agent-status.1.gz",
+    "/usr/share/bash-completion/completions/telemetry-agent",
+    "/usr/share/zsh/vendor-completions/_telemetry-agent",
+    "/usr/share/fish/vendor_completions.d/telemetry-agent.fish",
+    "/usr/share/doc/telemetry-agent/examples/config.toml",
+    "/usr/share/doc/telemetry-agent/copyright",
+)
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -41,8 +51,10 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
         assert machine.show(UNIT, "ConditionResult") == "no"
         assert machine.said("systemctl", "--failed", "--plain", "--no-legend") == ""
         assert PREVIOUS in machine.said("telemetry-agent", "--version")
-        everywhere = machine.run("ls", "/usr/share/man/man1/telemetry-agent-status.1.gz").stdout
-        assert "status" in everywhere
+        machine.run("ls", *BROUGHT)
+
+        done = machine.run("telemetry-agent", "service", "install", check=False)
+        assert (done.returncode, "the Debian package has brought " in done.stdout) == (1, True)
 
         # A position arrives.
         start_receiver(machine)
@@ -53,37 +65,9 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
         grown_mb = (installed_kb(machine) - size_kb) / 1000
         print(f"{release}: {grown_mb:.0f} MB installed, {costs(machine)}")  # noqa: T201 - for the table in docs/install.md
 
-        # No network, and the power goes: what waits is there at the next start.
-        machine.run("systemctl", "stop", "endpoint")
-        wait_for_status(machine, "queue.pending", 20)
-        machine.cut_power()
-        machine.boot()
-        machine.wait_for_line(UNIT, " records van-07 from /run/gps")
-        assert machine.show(UNIT, "ActiveState") == "active"
-        start_receiver(machine)
-        wait_for_status(machine, "queue.pending", 30)
-
         # The upgrade restarts the service over its backlog.
-        old_pid = machine.show(UNIT, "MainPID")
-        install(machine, built.debs[name])
-        assert machine.show(UNIT, "ActiveState") == "active"
-        assert machine.show(UNIT, "MainPID") not in {old_pid, "0"}
-        status = json.loads(machine.said("telemetry-agent", "status", "--json"))
-        assert status["version"] == built.wheel.name.split("-")[1]
-        assert status["queue"]["pending"] >= 20
-        start_endpoint(machine)
-        machine.run("systemctl", "stop", "receiver")
-        machine.run("telemetry-agent", "drain")
-        machine.run("systemctl", "stop", "endpoint")
-
-        # Nothing is lost, nothing came twice.
-        machine.run("systemctl", "stop", UNIT)
-        recorded = rows(machine.root / QUEUE, "SELECT stream, seq FROM fixes")
-        received = rows(machine.root / "root/received.db", "SELECT stream, seq FROM fixes")
-        assert received == recorded
+        recorded = reboot_and_upgrade(machine, built, lambda: install(machine, built.debs[name]))
         assert len({stream for stream, _ in recorded}) == 3  # three starts
-        told = machine.said("journalctl", "--output=cat", "--unit=endpoint")
-        assert told.count(" 0 came again, 0 rejected") == 2, told
 
         # What waits when it is purged is told.
         machine.run("systemctl", "start", UNIT)

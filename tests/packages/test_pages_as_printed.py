@@ -82,6 +82,21 @@ def test_a_page_can_be_followed_to_the_letter(built: Built, machine: Container) 
     download(machine, built.previous["trixie"])
     typed(machine, downgrade)
     assert f"telemetry-agent {PREVIOUS}, van-07" in machine.said("telemetry-agent", "status")
+
+    # What systemd shows is true: of a receiver that is away, of a start that failed.
+    machine.run("systemctl", "stop", "receiver")
+    machine.run("systemctl", "restart", UNIT)
+    assert machine.show(UNIT, "StatusText").startswith("van-07 from /run/gps: no receiver")
+    typed(machine, clone)
+    config = machine.root / "etc/telemetry-agent/config.toml"
+    right = config.read_text()
+    config.write_text("device = 3")
+    assert machine.run("systemctl", "start", UNIT, check=False).returncode == 1
+    errors = machine.said("journalctl", "--unit", UNIT, "--priority=err", "--output=cat")
+    assert "telemetry-agent: config: " in errors
+    config.write_text(right)
+    start_receiver(machine)
+
     for made_ready in (clone, move):
         typed(machine, made_ready)
         assert not (machine.root / QUEUE).exists()

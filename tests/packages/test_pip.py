@@ -10,7 +10,15 @@ from documents import blocks
 from packages import device
 from packages.conftest import Built
 from packages.containers import Container, container
-from packages.device import INIT, UNIT, costs, left_behind, start_endpoint, start_receiver
+from packages.device import (
+    INIT,
+    UNIT,
+    costs,
+    left_behind,
+    reboot_and_upgrade,
+    start_endpoint,
+    start_receiver,
+)
 from packages.roots import root
 from processes import ROOT
 
@@ -23,11 +31,11 @@ UNINSTALL = {
 }
 
 
-def bring_wheels(machine: Container, built: Built) -> None:
+def bring_wheels(machine: Container, wheel: Path) -> None:
     """The wheels that the packages hold stand in for PyPI: nothing is fetched."""
     wheels = machine.root / "root/wheels"
     shutil.copytree(ROOT / "build/wheels/amd64", wheels)
-    shutil.copy(built.wheel, wheels)
+    shutil.copy(wheel, wheels)
 
 
 def typed(machine: Container, block: str, *, check: bool = True) -> str:
@@ -41,13 +49,25 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         machine.boot()
         before = left_behind(machine)
 
-        bring_wheels(machine, built)
+        bring_wheels(machine, built.previous_wheel)
         by_pip = blocks("install.md", "sh")[-1]
         in_home = by_pip.replace("/opt/telemetry-agent", "/root/venv")
         said = typed(machine, in_home, check=False)
         assert "below a home folder, which the service cannot see" in said
         assert "sudo pipx install --global" in said
         assert left_behind(machine) == before
+
+        # A unit that somebody else wrote is not touched.
+        own = machine.root / "etc/systemd/system" / UNIT
+        own.write_text("[Service]\nExecStart=/usr/bin/true\n")
+        assert f"{UNIT} is there and not from `service install`" in typed(
+            machine, by_pip, check=False
+        )
+        program = "/opt/telemetry-agent/bin/telemetry-agent"
+        done = machine.run(program, "service", "uninstall", check=False)
+        assert (done.returncode, "nothing is removed" in done.stdout) == (1, True)
+        assert "ExecStart=/usr/bin/true" in own.read_text()
+        own.unlink()
 
         assert "Next: telemetry-agent init" in typed(machine, by_pip)
         assert machine.said("systemctl", "is-enabled", UNIT) == "enabled"
@@ -70,16 +90,19 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         said = machine.said(*(word for word in INIT if "--source" not in word), "--force")
         assert "the running agent reads /run/gps" in said
         assert "delivered: 127.0.0.1" in said
+
         _, upgrade, *_, uninstall = blocks("upgrade.md", "sh")
-        typed(machine, upgrade)
-        assert machine.show(UNIT, "ActiveState") == "active"
+        shutil.copy(built.wheel, machine.root / "root/wheels")
+        pip = "/opt/telemetry-agent/bin/pip install --upgrade telemetry-agent\n"
+        reboot_and_upgrade(machine, built, lambda: typed(machine, pip + upgrade))
 
         typed(machine, uninstall)
         assert machine.show(UNIT, "MainPID") == "0"
         assert (machine.root / "var/lib/telemetry-agent/queue.db").exists()
         # Without a service, init installs it as well.
-        said = machine.said("/opt/telemetry-agent/bin/telemetry-agent", *INIT[1:], "--force")
-        assert "delivered: 127.0.0.1" in said
+        done = machine.run(program, *INIT[1:], "--force", "--wait=1s", check=False)
+        assert "the service runs; waiting for the first position" in done.stdout
+        assert machine.show(UNIT, "ActiveState") == "active"
         said = machine.said("telemetry-agent", "service", "uninstall", "--purge")
         assert "deleting /var/lib/telemetry-agent with " in said
         shutil.rmtree(machine.root / "opt/telemetry-agent")
@@ -92,7 +115,7 @@ def test_the_service_of_a_tool_of_its_own(built: Built, tool: str) -> None:
     """Installed by what docs/install.md says, made a service, and left as the tool had it."""
     with container(root("bookworm")) as machine:
         machine.boot()
-        bring_wheels(machine, built)
+        bring_wheels(machine, built.wheel)
         fetched = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
         wheels = machine.root / "root/wheels"
         subprocess.run([*fetched, "--dest", str(wheels), tool, "pip"], check=True)

@@ -14,7 +14,7 @@ from processes import ROOT, Running, agent
 from rig import START_MS, simulated, started, stats, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.lab.city_drive import CityDrive
+from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.model import Fix
@@ -102,7 +102,7 @@ def test_it_says_when_contact_is_lost_and_goes_on_after_a_restart(
 def test_small_screens_no_script_and_an_app_to_install(tmp_path: Path, port: int) -> None:
     with (
         Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint,
-        Simulator(CityDrive(START_MS), rate_hz=5, link=tmp_path / "gps"),
+        Simulator(Drive(START_MS, tunnel=True), rate_hz=5, link=tmp_path / "gps"),
     ):
         page = {"listen": f"127.0.0.1:{port}"}
         config = write_config(tmp_path, str(tmp_path / "gps"), endpoint.url, page=page)

@@ -8,14 +8,14 @@ import pytest
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import Parking, Trips
+from telemetry_agent.export.trips import ParkingRule, Trips
 from telemetry_agent.model import Fix
 from telemetry_agent.page.overview import SHOWN, Box, Overview, fitting, thinned
 from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.page.trail import BEGINS, GLITCH, POINT, Point, point_of
 
 START_MS = 1_795_435_200_000
-M_E9 = 8_983  # a metre of latitude in 1e-9 degrees
+M_E9 = 8_993  # a metre of latitude at 48 degrees north, in 1e-9 degrees
 
 
 class Drive:
@@ -54,7 +54,7 @@ class Drive:
 
 
 def trips_of(fixes: list[Fix]) -> Trips:
-    trips = Trips(Parking(25, 180))
+    trips = Trips(ParkingRule(25, 180))
     before: Fix | None = None
     for row, fix in enumerate(fixes, 1):
         gap = before is not None and fix.time_ms - before.time_ms > 60_000
@@ -146,7 +146,7 @@ def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
         for fix in fixes:
             queue.put(fix, "van-07")
         queue.commit()
-        index = TrackIndex(queue, Gaps().between, Parking())
+        index = TrackIndex(queue, Gaps().between, ParkingRule())
         index._overview = Overview(limit=500)
         while index.scan():
             pass

@@ -110,6 +110,8 @@ test("each station has its words and its tone", () => {
   assert.equal(network(state({ network: { word: "unreachable" } })).value, "Network unreachable");
   assert.equal(plain(endpoint(state()).caption), "positions delivered · the last just now");
   assert.equal(endpoint(state({ upload: { delivered: 0 } })).caption, "positions delivered"); // a report was
+  const complete = endpoint(state({ upload: { complete_until: "2026-11-23T12:35:19.000Z" } }));
+  assert.match(complete.caption, /^positions delivered · complete until \d\d:\d\d · the last/);
   assert.match(endpoint(state({ upload: { state: "held" } })).caption, /^positions delivered · held for/);
 });
 

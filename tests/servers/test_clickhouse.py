@@ -132,7 +132,7 @@ def test_a_drive_arrives_once_and_is_read_back_equal(
 ) -> None:
     with without_token(old) as relay:
         url = f"{relay.url}/?database=gps"
-        sent = drive_to(url, tmp_path, backlog, cut_after=40_000, format="clickhouse")
+        sent = drive_to(url, tmp_path, backlog, cut_after=8_000, format="clickhouse")
     stored = rows(ask(f"{old}/?output_format_json_quote_64bit_integers=0", READ.encode()))
     assert len(sent) == FIXES
     assert stored == [with_time(fix, SECOND) for fix in sent]
@@ -166,7 +166,7 @@ def test_the_table_of_the_documentation_takes_a_drive_once(
     engine: Engine, tmp_path: Path, backlog: Path
 ) -> None:
     with Server(engine) as server:
-        sent = drive_to(server.url + INTO, tmp_path, backlog, cut_after=40_000, format="clickhouse")
+        sent = drive_to(server.url + INTO, tmp_path, backlog, cut_after=8_000, format="clickhouse")
     assert rows(engine.ask(READ)) == [with_time(fix, MILLISECOND) for fix in sent]
 
 

@@ -144,7 +144,8 @@ def test_osmand_takes_the_identifier_of_the_url_and_escapes_its_own() -> None:
         (1_001, None, 1.001, 2),
         (None, 90, 4.5, 5),
         (None, 1, 1.0, 1),
-        (None, 8999, 449.95, 450),
+        (None, 113, 5.7, 6),
+        (None, 9999, 500.0, 500),
         (None, None, 50.0, 50),
     ],
 )

@@ -10,8 +10,8 @@ from misbehaving import answer, tls_server_context, trusting
 from standins import Asked, Recorder, Said, Server
 
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.connection import BrokenError
 from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.exchange import BrokenError
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
@@ -218,12 +218,13 @@ class Scripted:
 
     connected = answering = aborted = over = verified = False
 
-    def __init__(self, reads: int = 1000) -> None:
+    def __init__(self, reads: int = 1000, *, closes_after: int = 0) -> None:
         self.reads = reads
+        self.closes_after = closes_after
         self.rounds: list[int] = []
         """How many requests each write had."""
         self.connections = 0
-        self._owed = 0
+        self._owed = self._answered = 0
 
     @property
     def exchange(self) -> "Scripted":
@@ -235,6 +236,7 @@ class Scripted:
     def connect(self, host: str, port: int) -> "Scripted":
         self.connected = True
         self.connections += 1
+        self._answered = 0
         return self
 
     def send(self, data: bytes) -> None:
@@ -247,7 +249,11 @@ class Scripted:
             raise BrokenError("the server closed the connection without an answer")
         self._owed -= 1
         self.answering = True
-        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        self._answered += 1
+        ends = self._answered == self.closes_after
+        close = b"Connection: close\r\n" if ends else b""
+        self._owed *= not ends
+        return b"HTTP/1.1 200 OK\r\n%bContent-Length: 0\r\n\r\n" % close
 
     def stale(self) -> bool:
         return False
@@ -276,6 +282,20 @@ def test_a_round_is_twice_the_one_before_once_that_is_answered() -> None:
     assert send(130) == (130, 0)  # the connection is kept, and so is the size
     assert server.rounds[10:] == [128, 2]
     assert server.connections == 1
+
+
+def test_a_server_that_closes_after_so_many_gets_whole_rounds_up_to_there() -> None:
+    server = Scripted(closes_after=100)
+    send = scripted(server, FakeClock())
+    assert send(400) == (400, 0)
+    # Of the second round of 64, 37 are answered, which shows where a connection ends.
+    assert server.rounds == [1, 2, 4, 8, 16, 32, 64, 64, 36, 100, 100]
+    assert server.connections == 4
+    server.rounds.clear()
+    server.closes_after = 0  # the limit is gone
+    assert send(500) == (500, 0)
+    assert server.rounds == [100, 128, 128, 128, 16]
+    assert server.connections == 5
 
 
 def test_a_small_round_shows_nothing_about_a_large_one() -> None:

@@ -29,13 +29,15 @@ from telemetry_agent import addresses
 from telemetry_agent.addresses import Address
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.connection import BrokenError, Connection
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
+from telemetry_agent.upload.http.exchange import BrokenError
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 
 PAYLOAD = Payload(b'{"fixes":[]}', {"Content-Type": "application/json"})
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 DEADLINE_S = 0.5
 SLACK_S = 1.0
@@ -169,6 +171,37 @@ def test_no_rest_of_an_answer_becomes_a_yes_to_the_next_request(rest: bytes) -> 
         answered(transport.exchange(PAYLOAD, 2))
         outcome = transport.exchange(PAYLOAD, 0.5)
         assert isinstance(outcome, NoAnswer) or outcome.status == 503
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [NO_CONTENT + b"no"],
+        [NO_CONTENT, b"no"],
+        [b"HTTP/1.1 204 No Content\r\n\r\nno"],
+        [b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"],
+    ],
+)
+def test_after_a_204_with_a_body_the_connection_is_not_used_again(parts: list[bytes]) -> None:
+    """Its body would be the begin of the next answer."""
+    for pipelined in (None, True, False):
+        with (
+            Server(says(*parts, then_hang=True), answer(503)) as server,
+            transport_to(server.url) as transport,
+        ):
+            for status in (204, 503):
+                heard: list[int] = []
+
+                def note(said: Answer, heard: list[int] = heard) -> bool:
+                    heard.append(said.status)
+                    return True
+
+                if pipelined is None:
+                    note(answered(transport.exchange(PAYLOAD, 5)))
+                else:
+                    transport.series([PAYLOAD], 5, note, pipelined=pipelined)
+                assert heard == [status]
+            assert server.connections == 2
 
 
 def test_interim_answers_are_passed_over() -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from telemetry_agent.ackqueue.file.schema import refusal
+from telemetry_agent.ackqueue.row_states import StreamRun
 from telemetry_agent.errors import QueueLockedError
 
 
@@ -25,6 +26,8 @@ class Note(NamedTuple):
     """The oldest row that was to be delivered, or the one after the last."""
     last: int
     """The last row."""
+    run: StreamRun | None = None
+    """The newest run of rows of one stream."""
 
 
 class QueueLock:
@@ -37,7 +40,8 @@ class QueueLock:
             QueueLockedError: Another process (or another queue in this one) holds it.
             StorageError: The lock file cannot be opened.
         """
-        self._fd = _take(queue_path, os.O_RDWR | os.O_CREAT)
+        self._queue_path = queue_path
+        self._fd = _take(queue_path)
         self.noted = _read_note(_lines(self._fd))
         """By the last holder, if it can be read."""
         self._write(self.noted)
@@ -46,6 +50,21 @@ class QueueLock:
         """Write this down. It may be lost by a power cut."""
         self._write(note)
 
+    def retake(self) -> bool:
+        """Take it again if the file was deleted, moved or replaced. Returns whether it was.
+
+        Raises:
+            QueueLockedError: Another process has taken it meanwhile.
+            StorageError: The lock file cannot be opened.
+        """
+        with suppress(FileNotFoundError):
+            if os.path.samestat(lock_path(self._queue_path).stat(), os.fstat(self._fd)):
+                return False
+        fd = _take(self._queue_path)
+        os.close(self._fd)
+        self._fd = fd
+        return True
+
     def release(self) -> None:
         """Let the next one in."""
         os.close(self._fd)
@@ -53,7 +72,8 @@ class QueueLock:
     def _write(self, note: Note | None) -> None:
         text = f"{os.getpid()}\n"
         if note is not None:
-            line = f"{'closed' if note.clean else 'open'} {note.oldest} {note.last}"
+            numbers = " ".join(map(str, (note.oldest, note.last, *(note.run or ()))))
+            line = f"{'closed' if note.clean else 'open'} {numbers}"
             text += f"{line} {crc32(line.encode())}\n"
         with suppress(OSError):  # it is a help, and a full disk is no reason not to start
             os.pwrite(self._fd, text.encode(), 0)
@@ -87,10 +107,10 @@ def lock_path(queue_path: Path) -> Path:
     return queue_path.with_name(queue_path.name + ".lock")
 
 
-def _take(queue_path: Path, how: int) -> int:
+def _take(queue_path: Path) -> int:
     path = lock_path(queue_path)
     try:
-        fd = os.open(path, how | os.O_CLOEXEC, 0o640)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise refusal(f"cannot open the lock file {path}", error) from error
     try:
@@ -119,8 +139,9 @@ def _read_note(lines: list[str]) -> Note | None:
     try:
         _, line = lines
         noted, _, crc = line.rpartition(" ")
-        state, oldest, last = noted.split()
-        note = Note(state == "closed", int(oldest), int(last))
+        state, oldest, last, *run = noted.split()
+        begins = StreamRun(*map(int, run)) if run else None
+        note = Note(state == "closed", int(oldest), int(last), begins)
         return note if int(crc) == crc32(noted.encode()) else None
-    except ValueError:
+    except (ValueError, TypeError):
         return None

@@ -40,7 +40,9 @@ _FLAG_SETS = tuple(
 _ABSENT = -(2**63)
 _32_BITS = 0xFFFF_FFFF
 _CRC = COLUMNS.index("crc")
-TIME_MS, LAT_E9, LON_E9 = map(COLUMNS.index, ("time_ms", "lat_e9", "lon_e9"))
+STREAM, SEQ, TIME_MS, LAT_E9, LON_E9 = map(
+    COLUMNS.index, ("stream", "seq", "time_ms", "lat_e9", "lon_e9")
+)
 """Places in a row."""
 
 _pack = struct.Struct(f"<{len(FIRST)}q").pack
@@ -52,6 +54,11 @@ _QUALITY, _FLAGS = Fix._fields.index("quality"), Fix._fields.index("flags")
 def stream_from_int(number: int) -> str:
     """The 16 hex digits of a stream that is stored as a signed 64-bit integer."""
     return f"{number & 0xFFFF_FFFF_FFFF_FFFF:016x}"
+
+
+def stream_to_int(stream: str) -> int:
+    """As it is stored."""
+    return int.from_bytes(bytes.fromhex(stream), signed=True)
 
 
 def encode(row_id: int, stream: int, seq: int, device: str, fix: Fix) -> Row:

@@ -7,6 +7,8 @@ so that a put whose outcome is unknown can be repeated without storing the fix t
 ``mark`` holds what became of the rows, as ranges of row numbers; a row in no range is ready. So
 to acknowledge a batch is, as a rule, to move the end of one range: one page, whatever the batch.
 
+``stream`` holds which row numbers are those of which stream (``streams``).
+
 ``fixes`` is a view for people with plain ``sqlite3``: words and units of the documentation.
 """
 
@@ -102,11 +104,28 @@ _VIEW = (
 # Rows that are there stay as they are.
 _EXTRA = ("ALTER TABLE fix ADD COLUMN extra TEXT", *_VIEW)
 
-_MIGRATIONS = (_CREATE, _EXTRA, (), ("DROP TABLE IF EXISTS away",))
+# What a file holds already is of streams that no account is given of.
+_STREAMS = """
+    CREATE TABLE stream (
+        lo INTEGER PRIMARY KEY,
+        stream INTEGER NOT NULL,
+        first_seq INTEGER NOT NULL,
+        reported INTEGER NOT NULL,
+        crc INTEGER NOT NULL
+    )
+    """
+
+_MIGRATIONS = (_CREATE, _EXTRA, (), ("DROP TABLE IF EXISTS away",), (_STREAMS,))
 """The statements at place n bring a file from schema version n to n + 1."""
 
-_EXTRA_STAND_IN = "CREATE TEMP VIEW fix AS SELECT *, NULL AS extra FROM main.fix"
-"""For a file of version 1 that must not change."""
+_STAND_INS = (
+    (2, "CREATE TEMP VIEW fix AS SELECT *, NULL AS extra FROM main.fix"),
+    (
+        5,
+        "CREATE TEMP VIEW stream AS SELECT 0 lo, 0 stream, 0 first_seq, 0 reported, 0 crc WHERE 0",
+    ),
+)
+"""For a file that is older than this version, and must not change."""
 
 
 def is_newer(header: bytes) -> bool:
@@ -197,8 +216,10 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         connection.text_factory = _text
         try:
-            if _check_kind(connection, path) == 1:
-                connection.execute(_EXTRA_STAND_IN)
+            version = _check_kind(connection, path)
+            for since, statement in _STAND_INS:
+                if version < since:
+                    connection.execute(statement)
         except BaseException:
             connection.close()
             raise

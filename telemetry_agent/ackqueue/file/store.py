@@ -34,6 +34,7 @@ from telemetry_agent.ackqueue.row_states import (
     Loaded,
     RowState,
     State,
+    StreamRun,
     unnamed,
 )
 from telemetry_agent.errors import StorageError
@@ -60,6 +61,8 @@ class Changes(NamedTuple):
     """They take the place of whatever has their numbers."""
     arrived: Sequence[Row] = ()
     """Out of a file that was set aside. Rows that are there already stay."""
+    streams: Mapping[int, StreamRun | None] = MappingProxyType({})
+    """By first row; ``None`` removes the run."""
 
 
 class Size(NamedTuple):
@@ -87,6 +90,7 @@ _FAILURES: dict[int, type[StorageError]] = {
 
 _STATES = {int(state): state for state in State}
 MARK_COLUMNS = ("lo", "hi", "state", "reason", "batch", "crc")
+STREAM_COLUMNS = ("lo", "stream", "first_seq", "reported", "crc")
 
 _INSERT = (
     f"INSERT INTO fix ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608 - names of ours
@@ -95,6 +99,8 @@ _INSERT = (
 _REPLACE = f"REPLACE INTO fix ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - names of ours
 _SET_MARK = f"REPLACE INTO mark ({', '.join(MARK_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608 - names of ours
 _SELECT_MARKS = f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo > ? ORDER BY lo LIMIT ?"  # noqa: S608 - names of ours
+_SET_STREAM = f"REPLACE INTO stream ({', '.join(STREAM_COLUMNS)}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - names of ours
+_SELECT_STREAMS = f"SELECT {', '.join(STREAM_COLUMNS)} FROM stream ORDER BY lo"  # noqa: S608 - names of ours
 _SELECT_MARK_OF = (
     f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo <= ? ORDER BY lo DESC LIMIT 1"  # noqa: S608 - names of ours
 )
@@ -146,15 +152,18 @@ class Store:
                         mark = unnamed(value)
                 value = mark
                 marks.paint(lo, last, value)
+            streams = [read_stream(run) for run in self._connection.execute(_SELECT_STREAMS)]
             newest = self._connection.execute(_SELECT_BEFORE, (_MOST, 2)).fetchall()
         except FAILURES as error:
             self.close()
             raise cannot_open(self.path, error) from error
+        if None in streams:
+            damage = damage or "a record of its streams"
         if newest and not _newest_is_plausible(newest, marks):
             damage = damage or f"the number of the newest row, {newest.pop(0)[0]}"
         last = max([last, *(row[0] for row in newest)])
         text = f"the queue {self.path} is damaged: {damage}" if damage else None
-        return Loaded(last, marks, text)
+        return Loaded(last, marks, [run for run in streams if run is not None], text)
 
     def write(self, changes: Changes) -> None:
         """Store all of it or nothing. To repeat it changes nothing.
@@ -307,6 +316,11 @@ class Store:
         execute("BEGIN IMMEDIATE")
         try:
             self._write_marks(marks)  # first: what goes makes room for what comes
+            for lo, run in changes.streams.items():
+                if run is None:
+                    execute("DELETE FROM stream WHERE lo = ?", (lo,))
+                else:
+                    execute(_SET_STREAM, (*run, _run_checksum(run)))
             if changes.moved:
                 self._connection.executemany(_REPLACE, changes.moved)
             if changes.arrived:
@@ -333,7 +347,7 @@ class Store:
                 continue
             values = lo, span.hi, *span.value
             execute(_SET_MARK, (*values, _checksum(*values)))
-            if span.value.state is State.GONE:
+            if span.value.state in {State.GONE, State.UNUSED}:
                 execute("DELETE FROM fix WHERE id BETWEEN ? AND ?", (lo, span.hi))
 
     def _check_stored(self, rows: Sequence[Row]) -> None:
@@ -362,6 +376,13 @@ def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
         return None
 
 
+def read_stream(row: Sequence[Any]) -> StreamRun | None:
+    """A row of the table ``stream``; ``None``: it is damaged."""
+    *values, crc = row
+    run = StreamRun(*values)
+    return run if crc == _run_checksum(run) else None
+
+
 def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
     """Whether the first of these has the number of the newest row: the second is the one before.
 
@@ -380,3 +401,7 @@ def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
 
 def _checksum(lo: object, hi: object, state: object, reason: object, batch: object) -> int:
     return zlib.crc32(f"{lo} {hi} {state} {reason} {batch}".encode())
+
+
+def _run_checksum(run: StreamRun) -> int:
+    return zlib.crc32(" ".join(map(str, run)).encode())

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
-from telemetry_agent.ackqueue.file.rows import COLUMNS, Row, at_place
+from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, at_place
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.ranges import runs
@@ -29,7 +29,6 @@ _ROWS_PER_WRITE = 1000
 """A transaction that a full file cannot take is tried again when there is room for so many."""
 _SHARE_FOR_PATIENT = 20
 """A source that can wait fills this part of memory; the rest is for those that cannot."""
-_STREAM, _SEQ = map(COLUMNS.index, ("stream", "seq"))
 
 Waiting = tuple[float, Row]
 """When it was put, and the row."""
@@ -210,7 +209,8 @@ class Writer:
             self._moving = len(moved)
             arrived, self._arrived = self._arrived, []
             marks = self._ledger.take_changes()
-            return Changes([row for _, row in pending], marks, moved, arrived)
+            streams = self._ledger.streams.take_changes()
+            return Changes([row for _, row in pending], marks, moved, arrived, streams)
 
     def _give_back(self, changes: Changes) -> None:
         """Put it back where it was, in front of what came meanwhile."""
@@ -218,6 +218,7 @@ class Writer:
         self._moved[:0] = changes.moved
         self._arrived[:0] = changes.arrived
         self._ledger.give_back_changes(changes.marks)
+        self._ledger.streams.give_back_changes(changes.streams)
         self._bound_memory()
 
     def _bound_memory(self) -> None:
@@ -239,4 +240,4 @@ class Writer:
 def _kind(waiting: Waiting) -> tuple[int, int]:
     """Equal for all rows between two, if it is for these: one stream, and no name left out."""
     _, row = waiting
-    return row[_STREAM], row[_SEQ] - row[0]
+    return row[STREAM], row[SEQ] - row[0]

@@ -16,7 +16,7 @@ time.
 import math
 from collections.abc import Sequence
 
-from telemetry_agent.ackqueue.file.rows import LAT_E9, LON_E9, TIME_MS, Row
+from telemetry_agent.ackqueue.file.rows import LAT_E9, LON_E9, SEQ, STREAM, TIME_MS, Row
 
 COARSEST = 22
 """At this level nothing but the ends of stretches is left on Earth."""
@@ -25,7 +25,7 @@ _FINEST_M = 1.0  # below what a receiver can tell
 _FINEST_PAUSE_MS = 60_000
 _M_PER_E9 = 40_008_000 / 360e9
 _TURN_E9 = 360 * 10**9
-_DEVICE, _STREAM, _SEQ = 1, 2, 3
+_DEVICE = 1
 
 _Point = tuple[int, int, int, float]
 """Time, latitude, longitude, and how much shorter than one of latitude a degree of longitude is."""
@@ -47,11 +47,11 @@ def thin(rows: Sequence[Row], level: int) -> list[Row]:
 
 
 def _breaks_off(before: Row, after: Row, pause_ms: int) -> bool:
-    if before[_DEVICE] != after[_DEVICE] or before[_STREAM] != after[_STREAM]:
+    if before[_DEVICE] != after[_DEVICE] or before[STREAM] != after[STREAM]:
         return True
     took_ms: int = after[TIME_MS] - before[TIME_MS]
     # A long time between two that do not follow each other is a thinned stretch.
-    follows: bool = after[_SEQ] == before[_SEQ] + 1
+    follows: bool = after[SEQ] == before[SEQ] + 1
     return took_ms <= 0 or (took_ms > pause_ms and follows)
 
 

@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from telemetry_agent.ackqueue.away_rows import Arrival
+from telemetry_agent.ackqueue.file.rows import SEQ, STREAM
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -131,6 +132,7 @@ class Carrier:
                 upto, [row[0] for row in rows], found.marks(lo, upto), found.first_row()
             )
             with shared.lock:
+                self._find_streams(found, rows)
                 wanted = shared.ledger.arrive(arrival, there)
                 shared.writer.arrive([row for row in rows if row[0] in wanted])
                 if upto >= last:
@@ -138,6 +140,13 @@ class Carrier:
             self._carried += len(wanted)
             shared.write()
         shared.ring()
+
+    def _find_streams(self, found: FoundRows, rows: "list[Row]") -> None:
+        """Which rows are whose; for the holder of both locks."""
+        streams = self._shared.ledger.streams
+        streams.adopt(found.streams.values())
+        for row in rows:
+            streams.witness(row[0], row[STREAM], row[SEQ])
 
     def _is_current(self, found: FoundRows) -> bool:
         """No other file was set aside meanwhile."""

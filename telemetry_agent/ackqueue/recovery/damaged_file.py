@@ -7,19 +7,21 @@ that the newest version of its page has lost is taken from an older one.
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import COLUMNS, Row, is_sound
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, is_newer
-from telemetry_agent.ackqueue.file.store import MARK_COLUMNS, read_mark
+from telemetry_agent.ackqueue.file.store import MARK_COLUMNS, STREAM_COLUMNS, read_mark, read_stream
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import RowState, State
+from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun, unnamed
 
 _PAGES_PER_LOOK = 500
 _ROWS_PER_PORTION = 500
@@ -28,8 +30,19 @@ _PROBE_FRAMES = 1000  # as a rule a log has 200
 
 _PLACE_BITS, _FILE_BITS = 32, 8
 
-_BY_FINALITY = (State.GONE, State.ACKED, State.ACK_FAILED, State.UNACK, State.READY, State.AWAY)
+_BY_FINALITY = (
+    State.AWAY, State.READY, State.UNACK, State.ACK_FAILED, State.ACKED, State.UNUSED, State.GONE
+)  # fmt: skip
 """Marks may contradict each other, the newer being lost: what cannot be undone counts most."""
+
+
+class Tail(NamedTuple):
+    """What SQLite does not see at the end of a log: an interrupted commit."""
+
+    rows: list[Row]
+    """Ascending, each once."""
+    unused: list[Span[RowState]]
+    """Numbers whose rows have others now."""
 
 
 class DamagedFile:
@@ -76,19 +89,16 @@ class DamagedFile:
                     self.has_rows = True
                     yield row
 
-    def rows_of_log(self, since: int) -> Iterator[Row]:
-        """The sound rows in the frames of its log from that one on, each once."""
-        found = {
-            row[0]: row
-            for place in range(self._pages + since, self.places)
-            for row in self.rows(place)
-        }
-        return iter(found.values())
+    def tail(self, since: int) -> Tail:
+        """What is sound in the frames of its log from that one on."""
+        places = range(self._pages + since, self.places)
+        rows = {row[0]: row for place in places for row in self.rows(place)}
+        marks = (span for place in places for span in self.marks(place))
+        return Tail(sorted(rows.values()), [s for s in marks if s.value.state is State.UNUSED])
 
     def marks(self, place: int) -> Iterator[Span[RowState]]:
         """The sound marks of the page at this place, if it is the newest version."""
-        page = place + 1 if place < self._pages else self._frames[place - self._pages].page
-        if self._newest.get(page, page - 1 if self._is_headless else place) != place:
+        if not self._is_newest(place):
             return
         for number, values in self._records(place):
             if len(values) == len(MARK_COLUMNS):
@@ -96,6 +106,19 @@ class DamagedFile:
                 if mark is not None:
                     self.has_rows = True
                     yield mark
+
+    def streams(self, place: int) -> Iterator[StreamRun]:
+        """Which rows are whose, as the page at this place says; as ``marks``."""
+        if self._is_newest(place):
+            for number, values in self._records(place):
+                if len(values) == len(STREAM_COLUMNS):
+                    run = read_stream((number, *values[1:]))
+                    if run is not None:
+                        yield run
+
+    def _is_newest(self, place: int) -> bool:
+        page = place + 1 if place < self._pages else self._frames[place - self._pages].page
+        return self._newest.get(page, page - 1 if self._is_headless else place) == place
 
     def age(self, place: int) -> int:
         """The higher, the newer the version of a page is that this place holds."""
@@ -152,8 +175,10 @@ class FoundRows:
             OSError: One cannot be read.
         """
         self.paths = list(paths)
-        self._marks: list[list[Span[RowState]]] = [[] for _ in paths]
+        self._dead: list[list[int]] = [[] for _ in paths]  # row, place: of the marks with reasons
         self._known: list[RangeMap[RowState]] = [RangeMap() for _ in paths]
+        self.streams: dict[int, StreamRun] = {}
+        """Once all was seen: which rows are whose, by first row; a newer file knows better."""
         self._file_of: dict[int, int] = {}  # of the rows of the last portion
         self._pages: list[int] = []  # first row, file, place: as one number, to be small
         self._next = 0
@@ -174,14 +199,15 @@ class FoundRows:
             first = next(file.rows(place), None)
             if first is not None:
                 self._pages.append((first[0] << _FILE_BITS | number) << _PLACE_BITS | place)
-            else:
-                self._marks[number] += file.marks(place)
-        if not some and self._marks:
-            self._pages.sort()
-            for known, marks in zip(self._known, self._marks, strict=True):
-                for span in sorted(marks, key=_finality):
-                    known.paint(*span)
-            self._marks = []
+                continue
+            self.streams |= {run.lo: run for run in file.streams(place)}
+            for span in file.marks(place):
+                if span.value.state is State.ACK_FAILED:
+                    self._dead[number].append(span.lo << _PLACE_BITS | place)
+                _learn(self._known[number], span)
+        if not some:
+            for pages in (self._pages, *self._dead):
+                pages.sort()
         return bool(some)
 
     def portion(self) -> tuple[int, list[Row]] | None:
@@ -207,12 +233,23 @@ class FoundRows:
             for first, last in runs(row for row, file in self._file_of.items() if file == number):
                 merged.paint(first, last, None)
             for span in known.within(lo, hi):
+                if span.value.state is State.ACK_FAILED:
+                    merged.paint(span.lo, span.hi, self._with_reason(number, span.lo))
+                    continue
                 if span.value.state is not State.AWAY:
                     merged.paint(*span)
                     continue
                 for gap in list(merged.gaps(span.lo, span.hi)):
                     merged.paint(*gap, span.value)
         return list(merged)
+
+    def _with_reason(self, number: int, row: int) -> RowState:
+        dead = self._dead[number]
+        place = dead[bisect_right(dead, row + 1 << _PLACE_BITS) - 1] & (1 << _PLACE_BITS) - 1
+        marks = (
+            span.value for span in self.files[number].marks(place) if span.lo <= row <= span.hi
+        )
+        return next((m for m in marks if m.state is State.ACK_FAILED), RowState(State.ACK_FAILED))
 
     def first_row(self) -> int:
         """Once all was seen: the number of the first row, 1 without any; 0 if a mark was found."""
@@ -239,6 +276,12 @@ class FoundRows:
         return page >> _FILE_BITS + _PLACE_BITS
 
 
-def _finality(span: Span[RowState]) -> tuple[int, int]:
-    """For sorting: what is painted last counts."""
-    return -_BY_FINALITY.index(span.value.state), span.lo
+def _learn(known: RangeMap[RowState], span: Span[RowState]) -> None:
+    """Believe a mark where no other is more final; memory holds no reasons."""
+    lo, hi, mark = span
+    if mark.state is State.ACK_FAILED:
+        mark = unnamed(known.value_at(lo - 1), known.value_at(hi + 1))
+    less = _BY_FINALITY[: _BY_FINALITY.index(mark.state)]
+    overruled = [part[:2] for part in known.within(lo, hi) if part.value.state in less]
+    for part in [*known.gaps(lo, hi), *overruled]:
+        known.paint(*part, mark)

@@ -6,21 +6,32 @@ of what was set aside are away from then on; ``carry_over`` carries them over.
 
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 from telemetry_agent.ackqueue.away_rows import generation_after, generation_before
 from telemetry_agent.ackqueue.file.lock import Note
-from telemetry_agent.ackqueue.file.rows import Row, decode
+from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, sample
+from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, Tail, sample
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, UNCOUNTED, Loaded, RowState, State
+from telemetry_agent.ackqueue.row_states import (
+    DAMAGED,
+    PURGED,
+    UNCOUNTED,
+    UNUSED,
+    Loaded,
+    RowState,
+    State,
+    StreamRun,
+)
+from telemetry_agent.ackqueue.streams import Streams
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
 
@@ -45,12 +56,18 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
     if reason is None:
         try:
-            store, loaded = _open(path, connect)
-        except UnusableError as error:
-            reason, tail = str(error), []
-    if reason is not None:
-        say_set_aside(reason, set_aside_files.move_away(path))
-        store, loaded = _open(path, connect)
+            return _open_whole(path, connect, noted, tail, end_is_lost)
+        except UnusableError as error:  # also where only a write finds the damaged page
+            reason = str(error)
+    say_set_aside(reason, set_aside_files.move_away(path))
+    return _open_whole(path, connect, noted, Tail([], []), end_is_lost)
+
+
+def _open_whole(
+    path: Path, connect: Connect, noted: Note | None, tail: Tail, end_is_lost: bool
+) -> tuple[Store, Loaded]:
+    """Open the file and enter what it does not know: the tail of its log, and what is lost."""
+    store, loaded = _open(path, connect)
     try:
         loaded = _complete(store, loaded, noted, tail)
         if end_is_lost or (noted is not None and 0 < loaded.last < noted.last):
@@ -62,7 +79,7 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
 
 
 def say_set_aside(reason: str, name: Path) -> None:
-    """Tell what happened to the file."""
+    """Log what happened to the file."""
     log.error(
         "%s. It is set aside as %s. Recording goes on in a new queue, and what can be read is "
         "carried over",
@@ -72,33 +89,34 @@ def say_set_aside(reason: str, name: Path) -> None:
     )
 
 
-def _read_log(path: Path, noted: Note | None) -> tuple[str | None, list[Row], bool]:
+def _read_log(path: Path, noted: Note | None) -> tuple[str | None, Tail, bool]:
     """Look at the log before SQLite does, which drops what it does not believe.
 
     Returns:
-        Why the queue cannot be used as it is; rows that SQLite does not see; and whether the end
-        of what was recorded is lost.
+        Why the queue cannot be used as it is; what SQLite does not see; and whether the end of what
+        was recorded is lost.
     """
+    none = Tail([], [])
     log_path = set_aside_files.log_of(path)
     found = read_log(log_path, PAGE_BYTES)
     if not path.exists() or path.stat().st_size == 0:
         # SQLite would delete the log.
         if found.frames:
-            return f"the queue {path} is empty, but its log is not", [], found.end_is_lost
+            return f"the queue {path} is empty, but its log is not", none, found.end_is_lost
         # A queue that was opened once is not empty, unless the last one was just set aside: its
         # note is there then, with rows of its own.
         was_used = noted is not None and not noted.clean
         if was_used and noted is not None and set_aside_files.waiting(path):
             was_used = noted.last == generation_before(noted.last + 1)
-        return None, [], was_used
+        return None, none, was_used
     if not log_path.exists():
-        return None, [], noted is not None and not noted.clean
+        return None, none, noted is not None and not noted.clean
     if found.damaged:
-        return f"the log of the queue {path} is damaged", [], found.end_is_lost
+        return f"the log of the queue {path} is damaged", none, found.end_is_lost
     if found.taken == len(found.frames):
-        return None, [], found.end_is_lost
+        return None, none, found.end_is_lost
     with closing(DamagedFile(path)) as damaged:
-        return None, list(damaged.rows_of_log(found.taken)), found.end_is_lost
+        return None, damaged.tail(found.taken), found.end_is_lost
 
 
 def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loaded]:
@@ -145,20 +163,24 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _complete(store: Store, loaded: Loaded, noted: Note | None, tail: list[Row]) -> Loaded:
+def _complete(store: Store, loaded: Loaded, noted: Note | None, tail: Tail) -> Loaded:
     """Add to a file what is not in it."""
     waiting = set_aside_files.waiting(store.path)
-    if waiting and not any(mark.state is State.AWAY for mark in loaded.marks.total_by_value()):
+    if waiting and not _is_carrying(loaded):
         _begin(store, loaded, noted, waiting)
         loaded = store.load()
     elif loaded.last == 0 and noted is not None and noted.oldest <= noted.last:
         _confess(store, loaded, noted)
         loaded = store.load()
-    tail = sorted(row for row in tail if row[0] > loaded.last)
-    if tail:
-        _append(store, loaded, tail)
+    rows = [row for row in tail.rows if row[0] > loaded.last]
+    if rows:
+        _append(store, loaded, rows, tail.unused)
         loaded = store.load()
     return loaded
+
+
+def _is_carrying(loaded: Loaded) -> bool:
+    return any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
 
 
 def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]) -> None:
@@ -183,7 +205,7 @@ def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]
         hi = generation_after(last)
     away = RowState(State.AWAY, batch=oldest)
     gaps = [*loaded.marks.gaps(last + 1, hi - 1), (hi, hi)]
-    _write(store, loaded, [Span(*gap, away) for gap in gaps])
+    _write(store, loaded, [Span(*gap, away) for gap in gaps], streams=_noted(loaded, noted))
 
 
 def _confess(store: Store, loaded: Loaded, noted: Note) -> None:
@@ -196,12 +218,13 @@ def _confess(store: Store, loaded: Loaded, noted: Note) -> None:
         extra={"fields": {"COUNT": lost}},
     )
     before = [Span(1, noted.oldest - 1, PURGED)] if noted.oldest > 1 else []
-    _write(store, loaded, [*before, Span(noted.oldest, noted.last, DAMAGED)])
+    damaged = Span(noted.oldest, noted.last, DAMAGED)
+    _write(store, loaded, [*before, damaged], streams=_noted(loaded, noted))
 
 
 def _confess_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
     """The end of the log is gone: so many fixes are missing as were noted, or one at least."""
-    carrying = any(mark.state is State.AWAY for mark in loaded.marks.total_by_value())
+    carrying = _is_carrying(loaded)
     first = loaded.last + 1
     last = max(first, noted.last if noted is not None else 0)
     if carrying:  # behind its last row may be some that were not found yet
@@ -221,25 +244,39 @@ def _confess_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
     lost = [Span(first, last, UNCOUNTED)]
     if first > loaded.last + 1 and not carrying:
         lost.append(Span(loaded.last + 1, first - 1, PURGED))
-    _write(store, loaded, lost)
+    _write(store, loaded, lost, streams=_noted(loaded, noted))
     return store.load()
 
 
-def _append(store: Store, loaded: Loaded, tail: list[Row]) -> None:
+def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[RowState]]) -> None:
     """Fixes of a commit that the power cut, or of which a bit was flipped since."""
     log.warning(
-        "the queue %s: recovered %d fixes from an interrupted commit", store.path, len(tail)
+        "the queue %s: recovered %d fixes from an interrupted commit", store.path, len(rows)
     )
-    numbers = [loaded.last, *(row[0] for row in tail)]
-    between = [Span(lo + 1, hi - 1, PURGED) for lo, hi in pairwise(numbers) if hi > lo + 1]
-    _write(store, loaded, between, tail)
+    numbers = [loaded.last, *(row[0] for row in rows)]
+    between = [Span(lo + 1, hi - 1, UNUSED) for lo, hi in pairwise(numbers) if hi > lo + 1]
+    streams = Streams(loaded.streams, loaded.marks)
+    for row in rows:
+        streams.begin(row[0], row[STREAM], row[SEQ])
+    _write(store, loaded, [*unused, *between], rows, streams.take_changes())
+
+
+def _noted(loaded: Loaded, noted: Note | None) -> dict[int, StreamRun | None]:
+    """The stream that the note names, where the file does not know of it."""
+    run = None if noted is None else noted.run
+    known = run is None or any(known.lo >= run.lo for known in loaded.streams)
+    return {} if run is None or known else {run.lo: run}
 
 
 def _write(
-    store: Store, loaded: Loaded, spans: list[Span[RowState]], rows: Sequence[Row] = ()
+    store: Store,
+    loaded: Loaded,
+    spans: list[Span[RowState]],
+    rows: Sequence[Row] = (),
+    streams: Mapping[int, StreamRun | None] = MappingProxyType({}),
 ) -> None:
     changed: set[int] = set()
     for span in spans:
         changed |= loaded.marks.paint(*span)
     marks = {lo: loaded.marks.starting_at(lo) for lo in changed}
-    store.write(Changes(marks=marks, arrived=rows))
+    store.write(Changes(marks=marks, arrived=rows, streams=streams))

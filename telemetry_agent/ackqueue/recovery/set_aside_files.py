@@ -25,7 +25,8 @@ def log_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
-def _index_of(path: Path) -> Path:
+def index_of(path: Path) -> Path:
+    """The index of that log."""
     return path.with_name(path.name + "-shm")
 
 
@@ -84,7 +85,7 @@ def put_in_place(copy: Path, path: Path) -> None:
         StorageError: It cannot be renamed.
     """
     try:
-        for old in (log_of(path), _index_of(path)):  # of the file that was here
+        for old in (log_of(path), index_of(path)):  # of the file that was here
             old.unlink(missing_ok=True)
         rename(copy, path)
         sync_directory(path.parent)
@@ -114,7 +115,7 @@ def finish(path: Path) -> None:
 def retire(path: Path, file: Path, end: End) -> None:
     """It has been carried over, as far as it can be read: delete it, or give it another name."""
     number = file.name.rpartition("-")[2]
-    _index_of(file).unlink(missing_ok=True)
+    index_of(file).unlink(missing_ok=True)
     for suffix in ("-wal", ""):
         old = file.with_name(file.name + suffix)
         with suppress(FileNotFoundError):
@@ -144,7 +145,7 @@ def _move(path: Path, aside: Path) -> None:
     except FileNotFoundError:
         create_file(aside)  # so that the log does not look like one whose file is still to come
     with suppress(FileNotFoundError):  # it tells which frames of the log count
-        _index_of(path).rename(_index_of(aside))
+        index_of(path).rename(index_of(aside))
     sync_directory(path.parent)
 
 

@@ -1,4 +1,4 @@
-"""Is everything here? What an endpoint can tell from its rows and the agents' own accounts.
+"""Is everything here? What an endpoint can say from its rows and the agents' own accounts.
 
 An agent accounts for each of its streams: every fix with a seq up to ``through`` was acknowledged,
 or is counted in ``not_coming`` by its reason. So the rows of the stream up to ``through`` must be
@@ -10,86 +10,73 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from telemetry_agent.model import StreamAccount
+
 _GAPS_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class StreamAccount:
-    """What an agent last said of one stream."""
-
-    stream: str
-    through: int
-    """Every fix up to this seq was acknowledged or is counted."""
-    recorded: int
-    """So many fixes have a seq up to ``through``."""
-    not_coming: Mapping[str, int]
-    """Of these so many never come, by reason."""
-
-    @property
-    def expected(self) -> int:
-        """How many rows the endpoint must have up to ``through``."""
-        return self.recorded - sum(self.not_coming.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One stream, held against the rows that are here."""
+class StreamVerdict:
+    """One stream, compared with the stored rows."""
 
     account: StreamAccount
     stored: int
     """Rows up to ``through``."""
     complete_until: str | None
-    """The time of the last fix before the first gap that something may be missing in."""
+    """The time of the last fix before the first gap in which a fix may be missing."""
     gaps: tuple[tuple[int, int], ...]
     """Where the missing rows are, as first and last seq; empty where none is missing."""
 
     @property
     def missing(self) -> int:
-        """How many rows are not here although they were acknowledged; below 0: too many are."""
+        """How many acknowledged rows are not stored; below 0: too many are stored."""
         return self.account.expected - self.stored
 
 
 def account_of(said: object) -> StreamAccount | None:
-    """One entry of ``streams`` in an agent's report; ``None``: it is not one."""
+    """One entry of ``streams`` in an agent's report; ``None``: it is invalid."""
     if not isinstance(said, dict):
         return None
+    damaged_in = said.get("damaged_in")
     account = StreamAccount(
         said.get("stream", ""),
         said.get("through", -1),
         said.get("recorded", -1),
         said.get("not_coming", {}),
+        tuple(damaged_in) if isinstance(damaged_in, list) and len(damaged_in) == 2 else None,
     )
     if not isinstance(account.stream, str) or not isinstance(account.not_coming, dict):
         return None
     counts = (account.through, account.recorded, *account.not_coming.values())
+    counts += account.damaged_in or ()
     return account if all(type(count) is int and count >= 0 for count in counts) else None
 
 
-def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> Verdict:
-    """Hold an account against the rows of its stream.
+def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> StreamVerdict:
+    """Compare an account with the rows of its stream.
 
     Args:
-        account: what the agent said.
+        account: of the agent.
         rows: (seq, time) of each row, ascending.
     """
     here = [row for row in rows if row[0] <= account.through]
     last_time = here[-1][1] if here else None
     if len(here) >= account.expected:
-        return Verdict(account, len(here), last_time, ())
+        return StreamVerdict(account, len(here), last_time, ())
     gaps = tuple(_gaps([seq for seq, _ in here], account.through))[:_GAPS_NAMED]
     before = [time for seq, time in here if seq < gaps[0][0]]
-    return Verdict(account, len(here), before[-1] if before else None, gaps)
+    return StreamVerdict(account, len(here), before[-1] if before else None, gaps)
 
 
-def as_json(device: str, verdicts: Iterable[Verdict]) -> dict[str, Any]:
-    """What ``GET /v1/audit`` says of one device."""
+def as_json(device: str, verdicts: Iterable[StreamVerdict]) -> dict[str, Any]:
+    """The answer of ``GET /v1/audit`` for one device."""
     verdicts = list(verdicts)
     holes = [verdict for verdict in verdicts if verdict.missing > 0]
     times = [v.complete_until for v in holes or verdicts if v.complete_until is not None]
     return {
         "device": device,
         "complete": not holes,
-        # With a hole only what came before all holes is sure.
+        # If fixes are missing, only the time before all holes is certain.
         "complete_until": (min if holes else max)(times, default=None),
         "streams": [
             {
@@ -99,6 +86,8 @@ def as_json(device: str, verdicts: Iterable[Verdict]) -> dict[str, Any]:
                 "stored": verdict.stored,
                 "missing": max(0, verdict.missing),
                 "gaps": [list(gap) for gap in verdict.gaps],
+                "not_coming": dict(verdict.account.not_coming),
+                "damaged_in": verdict.account.damaged_in,
             }
             for verdict in verdicts
         ],
@@ -107,17 +96,22 @@ def as_json(device: str, verdicts: Iterable[Verdict]) -> dict[str, Any]:
 
 def lines(audit: Mapping[str, Any]) -> list[str]:
     """The same in plain words."""
-    until = audit["complete_until"]
-    if audit["complete"]:
-        return [f"{audit['device']}: complete until {until or 'now: nothing was recorded yet'}"]
-    said = [f"{audit['device']}: not complete; complete until {until or 'no fix'}"]
+    until = audit["complete_until"] or ("now" if audit["complete"] else "no fix")
+    sure = "" if audit["complete"] else "not complete; "
+    said = [f"{audit['device']}: {sure}complete until {until}"]
     for stream in audit["streams"]:
+        name = f"  stream {stream['stream']}:"
         if stream["missing"]:
             ranges = ", ".join(f"{first} to {last}" for first, last in stream["gaps"])
             said.append(
-                f"  stream {stream['stream']}: {stream['missing']} of {stream['expected']} fixes "
-                f"are missing, in seq {ranges}"
+                f"{name} {stream['missing']} of {stream['expected']} fixes are missing, in seq "
+                f"{ranges}"
             )
+        if stream["not_coming"]:
+            counts = ", ".join(f"{n} {reason}" for reason, n in stream["not_coming"].items())
+            where = stream["damaged_in"]
+            place = f" (damage in seq {where[0]} to {where[1]})" if where else ""
+            said.append(f"{name} never coming: {counts}{place}")
     return said
 
 

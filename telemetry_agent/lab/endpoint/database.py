@@ -1,4 +1,4 @@
-"""Where the reference endpoint keeps what came: SQLite, each fix once."""
+"""The SQLite database of the reference endpoint: each fix once."""
 
 import json
 import sqlite3
@@ -9,8 +9,9 @@ from typing import Any
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
-from telemetry_agent.lab.endpoint.audit import StreamAccount, Verdict, account_of, as_json, judge
+from telemetry_agent.lab.endpoint.audit import StreamVerdict, account_of, as_json, judge
 from telemetry_agent.lab.native_request import NativeRequest
+from telemetry_agent.model import StreamAccount
 
 _FIXES = """CREATE TABLE IF NOT EXISTS fixes (
     stream TEXT NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL,
@@ -22,17 +23,18 @@ _REPORTS = """CREATE TABLE IF NOT EXISTS reports (
 
 _ACCOUNTS = """CREATE TABLE IF NOT EXISTS accounts (
     stream TEXT PRIMARY KEY, device TEXT NOT NULL, through INTEGER NOT NULL,
-    recorded INTEGER NOT NULL, not_coming TEXT NOT NULL) WITHOUT ROWID"""
+    recorded INTEGER NOT NULL, not_coming TEXT NOT NULL, damaged_in TEXT NOT NULL)
+    WITHOUT ROWID"""
 
 
 class FixDatabase:
     """One connection to the database, under a lock."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, and find out whether it can be written.
+        """Open it.
 
         Raises:
-            StorageError: it cannot.
+            StorageError: it cannot be written.
         """
         self._lock = threading.Lock()
         try:
@@ -64,15 +66,17 @@ class FixDatabase:
         return max(0, stored)
 
     def audits(self, device: str | None = None) -> list[dict[str, Any]]:
-        """For each device, or for one, whether all that its agent accounts for is here."""
+        """For each device, or for one: are all fixes of its agent's account stored?"""
         rows = self.read(
-            "SELECT device, stream, through, recorded, not_coming FROM accounts"
+            "SELECT device, stream, through, recorded, not_coming, damaged_in FROM accounts"
             " WHERE ?1 = '' OR device = ?1 ORDER BY device, stream",
             device or "",
         )
-        verdicts: dict[str, list[Verdict]] = {}
-        for name, stream, through, recorded, not_coming in rows:
-            account = StreamAccount(stream, through, recorded, json.loads(not_coming))
+        verdicts: dict[str, list[StreamVerdict]] = {}
+        for name, stream, through, recorded, not_coming, damaged_in in rows:
+            account = StreamAccount(
+                stream, through, recorded, json.loads(not_coming), json.loads(damaged_in)
+            )
             stored = self.read("SELECT seq, time FROM fixes WHERE stream = ? ORDER BY seq", stream)
             verdicts.setdefault(name, []).append(judge(account, stored))
         return [as_json(name, found) for name, found in verdicts.items()]
@@ -106,13 +110,14 @@ class FixDatabase:
                 for said in streams if isinstance(streams, list) else ():
                     if (account := account_of(said)) is not None:
                         self._db.execute(
-                            "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?)",
+                            "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?)",
                             (
                                 account.stream,
                                 name[1],
                                 account.through,
                                 account.recorded,
                                 json.dumps(account.not_coming),
+                                json.dumps(account.damaged_in),
                             ),
                         )
         return stored

@@ -1,8 +1,8 @@
 """The reference endpoint: accepts the native format and stores each fix once.
 
 (stream, seq) names a fix and is the key of its row, so a batch that comes twice, or overlaps with
-another, changes nothing of what is there. The answer goes out after the commit: what was
-acknowledged is on the disk. All requests share one connection to the database, under a lock.
+another, changes no stored row. The answer is sent after the commit: acknowledged fixes are on the
+disk. All requests share one connection to the database, under a lock.
 """
 
 import errno
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from telemetry_agent.addresses import bracketed
 from telemetry_agent.errors import AgentError, StorageError, UsageError
 from telemetry_agent.lab.endpoint.database import FixDatabase
 from telemetry_agent.lab.endpoint.faults import Fault
@@ -25,7 +26,7 @@ from telemetry_agent.lab.native_request import NativeRequest, RefusedError
 
 _log = logging.getLogger(__name__)
 
-_RETRY_AFTER_S = 10  # a full disk takes that long at least
+_RETRY_AFTER_S = 10  # a full disk lasts at least that long
 
 
 class Endpoint:
@@ -33,10 +34,11 @@ class Endpoint:
 
     Args:
         listen: ``HOST:PORT``, ``[HOST]:PORT`` for IPv6; port 0 takes a free one.
-        db: the SQLite file, made if it is not there.
-        faults: what goes wrong on purpose; the first that applies is taken.
-        draw: gives the chances, 0 <= x < 1.
-        tokens: who may send; ``None``: anybody.
+        db: the SQLite file, created if it does not exist.
+        faults: faults to inject; the first that applies is used.
+        draw: random numbers, 0 <= x < 1.
+        tokens: who may send; ``None``: everyone.
+        asks_again: ask an agent that reports for what the audit misses.
 
     Raises:
         UsageError: ``listen`` is not an address.
@@ -50,15 +52,18 @@ class Endpoint:
         faults: Sequence[Fault] = (),
         draw: Callable[[], float] = random.random,
         tokens: Tokens | None = None,
+        *,
+        asks_again: bool = False,
     ) -> None:
         host, colon, port = listen.rpartition(":")
         if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-            raise UsageError(f"--listen {listen}: it is HOST:PORT, such as 127.0.0.1:8080")
+            raise UsageError(f"--listen {listen}: must be HOST:PORT, such as 127.0.0.1:8080")
         self._host = host.strip("[]")
         self._port = int(port)
         self._faults = faults
         self._draw = draw
         self._tokens = tokens
+        self._asks_again = asks_again
         self._lock = threading.Lock()
         self._news = threading.Condition()
         self._left = [fault.first for fault in faults]
@@ -78,7 +83,7 @@ class Endpoint:
         self.reconnect()
 
     def stop(self) -> None:
-        """End every connection, and let requests that were read reach the disk. Idempotent."""
+        """End all connections; requests that were read reach the disk. Idempotent."""
         if self._thread:
             self._hang_up()
         elif self._server:
@@ -95,9 +100,8 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Where fixes go."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}{PATH}"
+        """The URL for fixes."""
+        return f"http://{bracketed(self._host)}:{self._port}{PATH}"
 
     @property
     def reachable(self) -> bool:
@@ -105,7 +109,7 @@ class Endpoint:
         return self._thread is not None
 
     def disconnect(self) -> None:
-        """Cut the network: connections end, new ones are refused. The port stays ours."""
+        """Cut the network: connections end, new ones are refused. The port stays bound."""
         if self._thread:
             self._hang_up()
             self._bind()
@@ -125,7 +129,7 @@ class Endpoint:
         return [tuple(row) for row in rows]
 
     def wait_for(self, count: int, timeout_s: float) -> bool:
-        """Wait until so many fixes are stored; whether they are."""
+        """Wait until ``count`` fixes are stored; returns whether they are."""
         with self._news:
             return self._news.wait_for(lambda: self.count() >= count, timeout_s)
 
@@ -154,10 +158,10 @@ class Endpoint:
     # For the handlers, each in a thread of its own.
 
     def admit(self, authorization: str) -> str | None:
-        """The device that alone may send with this; ``None``: any.
+        """The only device that may send with this token; ``None``: any device.
 
         Raises:
-            RefusedError: nobody may.
+            RefusedError: the token is unknown.
         """
         if self._tokens is None:
             return None
@@ -167,7 +171,7 @@ class Endpoint:
         return device
 
     def next_fault(self) -> str | None:
-        """What goes wrong with this request."""
+        """The fault to inject into this request."""
         with self._lock:
             for i, fault in enumerate(self._faults):
                 left = self._left[i]
@@ -194,10 +198,17 @@ class Endpoint:
         answer: dict[str, Any] = {"received": stored + known, "stored": stored, "known": known}
         if request.rejected:
             answer["rejected"] = request.rejected
+        if self._asks_again and request.agent is not None:
+            answer["resend"] = [
+                {"stream": stream["stream"], "from": first, "to": last}
+                for audit in self.audits(request.device)
+                for stream in audit["streams"]
+                for first, last in stream["gaps"]
+            ]
         return answer
 
     def _bind(self) -> None:
-        """Bind the port without listening: connections are refused."""
+        """Bind the port without listening, so that connections are refused."""
         server = HttpServer(self._host, self._port, self)
         try:
             server.server_bind()

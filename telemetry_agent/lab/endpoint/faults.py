@@ -1,4 +1,4 @@
-"""What goes wrong on purpose, so that an agent can be seen to bear it."""
+"""Faults that the reference endpoint injects, to see how an agent handles them."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from telemetry_agent.errors import UsageError
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong on purpose, by chance or the first times."""
+    """A fault that is injected at random, or into the first requests."""
 
     kind: str
     """A status; ``drop``: store, then close without an answer; ``hang``: never answer."""
@@ -25,6 +25,8 @@ class Fault:
         """
         found = re.fullmatch(r"([345]\d\d|drop|hang)(?::(0|1|0?\.\d+)|x(\d+))?", pattern)
         if not found:
-            raise UsageError(f"--fail {pattern}: it is like 503, 503:0.3, 503x5, drop:0.1, hangx1")
+            raise UsageError(
+                f"--fail {pattern}: must be like 503, 503:0.3, 503x5, drop:0.1, hangx1"
+            )
         kind, chance, first = found.groups()
         return cls(kind, float(chance or 1), int(first) if first else None)

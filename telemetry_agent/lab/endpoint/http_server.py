@@ -1,4 +1,4 @@
-"""HTTP, as far as the reference endpoint speaks it."""
+"""The HTTP server of the reference endpoint."""
 
 import contextlib
 import json
@@ -13,10 +13,13 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib import resources
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from telemetry_agent import __version__
-from telemetry_agent.lab.native_request import BODY_MAX_BYTES, NativeRequest, RefusedError, parse
+from telemetry_agent.lab.native_request import BODY_MAX_BYTES, RefusedError, parse
+
+if TYPE_CHECKING:
+    from telemetry_agent.lab.endpoint.endpoint import Endpoint
 
 _log = logging.getLogger(__name__)
 
@@ -29,16 +32,6 @@ _DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
 _IDLE_S = 75.0
 
 
-class Service(Protocol):
-    """What stands behind the requests, each of which comes in a thread of its own."""
-
-    def admit(self, authorization: str) -> str | None: ...  # noqa: D102
-    def next_fault(self) -> str | None: ...  # noqa: D102
-    def take(self, request: NativeRequest) -> dict[str, Any]: ...  # noqa: D102
-    def agents(self, device: str | None) -> list[dict[str, Any]]: ...  # noqa: D102
-    def audits(self, device: str | None) -> list[dict[str, Any]]: ...  # noqa: D102
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = f"telemetry-agent/{__version__}"
@@ -46,8 +39,8 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # else head and body of an answer are 44 ms apart
     timeout = _IDLE_S
 
-    def __init__(self, service: Service, *args: Any) -> None:
-        self._service = service
+    def __init__(self, endpoint: "Endpoint", *args: Any) -> None:
+        self._endpoint = endpoint
         super().__init__(*args)
 
     def do_POST(self) -> None:
@@ -67,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path in {AGENTS_PATH, AUDIT_PATH}:
-            look = self._service.agents if path == AGENTS_PATH else self._service.audits
+            look = self._endpoint.agents if path == AGENTS_PATH else self._endpoint.audits
             try:
                 self._answer(200, look(self._admitted()))
             except RefusedError as refused:
@@ -79,22 +72,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_IMPLEMENTED)
 
     def _admitted(self) -> str | None:
-        return self._service.admit(self.headers.get("Authorization", ""))
+        return self._endpoint.admit(self.headers.get("Authorization", ""))
 
     def _deliver(self, body: bytes) -> dict[str, Any] | None:
-        """Store it; return the answer, ``None`` for none at all."""
-        fault = self._service.next_fault()
+        """Store the fixes; return the answer, or ``None`` to send none."""
+        fault = self._endpoint.next_fault()
         if fault == "hang":
             self.connection.settimeout(None)
-            self.rfile.read(1)  # until the agent gives up, or the endpoint stops
+            self.rfile.read(1)  # until the agent or the endpoint ends the connection
             return None
         if fault and fault != "drop":
-            raise RefusedError(int(fault), "on purpose")
+            raise RefusedError(int(fault), "injected fault")
         device = self._admitted()
         request = parse(body, self.headers.get("Content-Encoding", "identity"))
         if device is not None and request.device != device:
-            raise RefusedError(403, f"this is the token of another device than {request.device}")
-        answer = self._service.take(request)
+            raise RefusedError(403, f"this is the token of another device, not of {request.device}")
+        answer = self._endpoint.take(request)
         return None if fault == "drop" else answer
 
     def _refuse(self, refused: RefusedError) -> None:
@@ -121,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _drain(self, length: int) -> None:
-        """Read on: a client that is cut off while it sends does not read the answer."""
+        """Read the rest: a client that is cut off while it sends does not read the answer."""
         left = min(length, _DRAIN_MAX_BYTES)
         while left > 0 and (data := self.rfile.read1(min(left, 1 << 16))):
             left -= len(data)
@@ -141,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer in JSON what is not a POST, or not an HTTP request at all."""
+        """Answer in JSON to another method than POST, or to what is not HTTP."""
         if code == HTTPStatus.NOT_IMPLEMENTED:
             read_only = self.path.partition("?")[0] in _READ_ONLY
             self._not_allowed("GET" if read_only else "POST")
@@ -151,23 +144,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _not_allowed(self, allowed: str) -> None:
         self.close_connection = True  # it may have sent a body that nobody reads
-        self._answer(405, {"error": f"{allowed} is what is answered here"}, {"Allow": allowed})
+        self._answer(405, {"error": f"only {allowed} is allowed here"}, {"Allow": allowed})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         _log.debug("%s: " + format, self.address_string(), *args)
 
 
 class HttpServer(socketserver.ThreadingTCPServer):
-    """One thread for each connection. It knows the connections, so that it can cut them."""
+    """One thread for each connection; ``cut`` ends all of them."""
 
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, service: Service) -> None:
+    def __init__(self, host: str, port: int, endpoint: "Endpoint") -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
-        super().__init__((host, port), partial(_Handler, service), bind_and_activate=False)
+        super().__init__((host, port), partial(_Handler, endpoint), bind_and_activate=False)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """See ``ThreadingTCPServer``."""
@@ -184,7 +177,7 @@ class HttpServer(socketserver.ThreadingTCPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base's signature
         """See ``ThreadingTCPServer``."""
         if isinstance(sys.exception(), OSError):
-            _log.debug("%s went away: %s", client_address, sys.exception())
+            _log.debug("%s disconnected: %s", client_address, sys.exception())
         else:
             _log.exception("a request of %s failed", client_address)
 

@@ -32,13 +32,13 @@ class Tokens:
         self._device_by_token: dict[str, str] = {token: name for name, token in tokens.items()}
 
     def device_of(self, authorization: str) -> str | None:
-        """Whose token it is; ``None``: nobody's."""
+        """The device with this token; ``None``: no device has it."""
         word, _, sent = authorization.partition(" ")
         if word.lower() != "bearer":
             return None
         found = None
         for token, device in self._device_by_token.items():
-            # Each is compared, in constant time: how long it takes tells nothing.
+            # Compare with each token in constant time: the time taken shows nothing.
             if hmac.compare_digest(token.encode(), sent.strip().encode("utf-8", "replace")):
                 found = device
         return found

@@ -1,5 +1,6 @@
 /** The agent's state in plain words. Pure: state in, texts out. */
 
+import { minute } from "./times.js";
 import { speed } from "./units.js";
 
 const NUMBER = new Intl.NumberFormat("en");
@@ -108,6 +109,7 @@ export function network(state) {
 export function endpoint(state) {
   const { upload } = state;
   const parts = [upload.delivered === 1 ? "position delivered" : "positions delivered"];
+  if (upload.complete_until) parts.push(`complete until ${minute(Date.parse(upload.complete_until))}`);
   if (upload.state !== "ok") parts.push(`${upload.state} ${lasts(upload.state_s)}`);
   else if (upload.delivered && upload.last_delivery_s !== undefined) parts.push(`the last ${ago(upload.last_delivery_s)}`);
   const tone = { ok: "good", waiting: "stored", held: "bad" }[upload.state] ?? "away";

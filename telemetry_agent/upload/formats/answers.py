@@ -1,17 +1,28 @@
 """What an answer means before any format looks into it: the part that all formats share."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from telemetry_agent.model import Answer, Batch, Deferred, Delivered, Held, Outcome, Refused
+from telemetry_agent.model import (
+    Answer,
+    Asked,
+    Batch,
+    Deferred,
+    Delivered,
+    Held,
+    Outcome,
+    Refused,
+)
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
 _REFUSED = {400, 422}
 _LATER = {408, 409, 423, 424, 425, 429}
 _WORDS_MAX = 200
+_STREAM = re.compile("[0-9a-f]{16}", re.ASCII)
 
 
 def judge(answer: Answer, batch: Batch, *, array_is_yes: bool = False) -> Outcome:
@@ -140,6 +151,7 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
         retry=stay,
         unknown_names=sum(seq not in names for seq in (*retry, *(s for s, _ in rejected))),
         status=answer.status,
+        resend=_asked(value.get("resend")),
     )
     received, count = value.get("received"), len(names)
     if type(received) is int and 0 <= received <= count:
@@ -151,6 +163,17 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
     if no or value.get("success") is False or value.get("ok") is False:
         return unclear(answer, f"{answer.status}, but it says: {_quoted(text)}")
     return delivered
+
+
+def _asked(items: object) -> tuple[Asked, ...]:
+    """What is asked for again; anything else in its place is ignored."""
+    found = []
+    for item in items if isinstance(items, list) else ():
+        asked = item if isinstance(item, dict) else {}
+        stream, first, last = asked.get("stream"), _name(asked.get("from")), _name(asked.get("to"))
+        if isinstance(stream, str) and _STREAM.fullmatch(stream) and 0 < first <= last < 1 << 62:
+            found.append(Asked(stream, first, last))
+    return tuple(found)
 
 
 def _name(value: object) -> int:

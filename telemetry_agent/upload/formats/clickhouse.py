@@ -2,9 +2,10 @@
 
 The URL may carry ClickHouse's own parameters, including the query. By default fixes go into the
 table ``fixes``. If the table lacks a column, uploads are held: newer versions would drop its values
-silently. The token is made of the names in the batch, so a repeat of the same batch is one insert
-where the table keeps tokens. What comes again in another batch is one row in a
-ReplacingMergeTree.
+silently. But a table may be older than a field that a later release added: then the columns of the
+first release are named in the query, and what else there is is skipped. The token is made of the
+names in the batch, so a repeat of the same batch is one insert where the table keeps tokens. What
+comes again in another batch is one row in a ReplacingMergeTree.
 
 ClickHouse reports an error by a code of its own; the status beside it (400, 404, 500) differs
 between versions. A fix is only to blame for a value that cannot be read or stored.
@@ -14,7 +15,7 @@ import json
 import re
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from telemetry_agent.fields import fix_json
+from telemetry_agent.fields import FIELDS, LATER_FIELDS, fix_json
 from telemetry_agent.model import (
     Answer,
     Batch,
@@ -30,11 +31,13 @@ from telemetry_agent.upload.formats.packing import digest, packed
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 from telemetry_agent.upload.retry import retry_after_s
 
+_SKIP = "input_format_skip_unknown_fields"
 _PARAMETERS = {
     "query": "INSERT INTO fixes FORMAT JSONEachRow",
     "date_time_input_format": "best_effort",
-    "input_format_skip_unknown_fields": "0",
+    _SKIP: "0",
 }
+_COLUMNS = ["device", "stream", "seq", *(field.name for field in FIELDS if not field.since)]
 
 # Of ClickHouse's ErrorCodes.
 _VALUE = {
@@ -52,8 +55,13 @@ _SET_UP = {
 def format_for(url: str) -> WireFormat:
     """The format for the table that ``url`` names."""
     named = {name for name, _ in parse_qsl(urlsplit(url).query)}
+    parameters = dict(_PARAMETERS)
+    if LATER_FIELDS:
+        parameters[_SKIP] = "1"
+        if _SKIP not in named:  # else the user answers for the columns
+            parameters["query"] = f"INSERT INTO fixes ({','.join(_COLUMNS)}) FORMAT JSONEachRow"
     ours = "&".join(
-        f"{name}={quote(value)}" for name, value in _PARAMETERS.items() if name not in named
+        f"{name}={quote(value)}" for name, value in parameters.items() if name not in named
     )
 
     def encode(batch: Batch, *, compression: Compression) -> Payload:

@@ -1,6 +1,6 @@
 """OsmAnd's live tracking, which Traccar takes (port 5055): one fix per request, in the query.
 
-Traccar knows a device by ``id``: ours, or the one in the URL. It wants knots. It works out
+Traccar knows a device by ``id``: ours, or the one in the URL. Speeds are in knots. It computes
 distances from one position to the next, so it needs them in their order.
 
 It answers 400 to anything that it refuses, most often because it does not know the device. Then

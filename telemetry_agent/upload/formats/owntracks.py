@@ -25,7 +25,7 @@ _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 def format_for(url: str, username: str) -> WireFormat:
     """The format for a server at ``url``.
 
-    Whose device it is stands there (``u``), or is ``username``, by which the server knows us.
+    The user is the ``u`` of its query, else ``username``.
     """
     named = parse_qs(urlsplit(url).query)
     user = (*named.get("u", ()), username, "owntracks")

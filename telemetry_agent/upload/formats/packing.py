@@ -59,7 +59,8 @@ def accuracy_mm(fix: Fix) -> int:
     if fix.err_h_mm is not None:
         accuracy_mm = fix.err_h_mm
     elif fix.hdop_e2 is not None:
-        accuracy_mm = fix.hdop_e2 * _ACCURACY_MM_PER_HDOP // 100
+        # To 0.1 m: it is an estimate.
+        accuracy_mm = -(-fix.hdop_e2 * _ACCURACY_MM_PER_HDOP // 10_000) * 100
     else:
         accuracy_mm = _ACCURACY_UNKNOWN_MM
     return max(accuracy_mm, _ACCURACY_MIN_MM)

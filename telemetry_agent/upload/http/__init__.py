@@ -1,10 +1,10 @@
-"""The way of a request over the network; the only importer of httpx, which speaks HTTP.
+"""HTTP requests over the network; the only importer of httpx.
 
 What is written by hand round it, and why:
 
-- the deadline of a whole exchange (``connection``): a timeout of httpx bounds one socket call, so a
+- the deadline of a whole exchange (``exchange``): a timeout of httpx bounds one socket call, so a
   peer that drips one byte a second passes all of them
-- the abort (``connection``): closing an httpx client does not end a request that another thread
+- the abort (``exchange``): closing an httpx client does not end a request that another thread
   waits for
 - look-up and connecting (``dialer``, and ``addresses`` for the whole agent): httpx has no limit for
   a look-up, and tries the addresses of a name one after another

@@ -6,13 +6,8 @@ from collections.abc import Callable
 from telemetry_agent.addresses import LOOK_UP_S, Resolve, Resolver, UnreachableError, resolve
 from telemetry_agent.clock import Clock
 from telemetry_agent.connecting import Connecting
-from telemetry_agent.upload.http.connection import (
-    Connection,
-    CurrentExchange,
-    Handshakes,
-    IdleLife,
-    NetworkError,
-)
+from telemetry_agent.upload.http.connection import Connection, Handshakes, IdleLife
+from telemetry_agent.upload.http.exchange import CurrentExchange, NetworkError
 
 
 class Dialer:
@@ -21,7 +16,7 @@ class Dialer:
     Args:
         clock: the machine's clocks.
         resolve: finds the addresses of a name.
-        look_up_timeout_s: how long a name server may be silent where older addresses serve.
+        look_up_timeout_s: how long to wait for a name server if older addresses are known.
         gnss_ms: UTC now according to the receiver, in milliseconds since 1970; ``None``: unknown.
             It tells an expired certificate from a wrong clock.
     """

@@ -14,17 +14,21 @@ proxy in front of it, cannot read several. Only whole rounds at least as large a
 show that it can, because a smaller one may fit where that one did not.
 
 *An answer with* ``Connection: close`` *is not a fault*. The server says that it has not looked at
-the requests behind that one. They are sent again on a new connection.
+the requests behind that one. They are sent again on a new connection, which begins with the ``k``
+that the old one had reached. How many requests a connection had is remembered, because proxies
+close each one after the same number (nginx: ``keepalive_requests``): the last round is made to end
+there.
 
 *A server that answers more often than it was asked* has given some request the answer of another.
 If several requests were under way at any time in the series, none of its answers count.
 
-The sockets, the deadline and the abort are those of ``connection``. h11 parses the answers; it is
-given one request at a time.
+The sockets are those of ``connection``, deadline and abort those of ``exchange``. h11 parses the
+answers; it is given one request at a time.
 """
 
 import contextlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -32,9 +36,10 @@ import h11
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.connection import BrokenError, Connection, NetworkError
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
+from telemetry_agent.upload.http.exchange import BrokenError, NetworkError
 from telemetry_agent.upload.interfaces import Heard, NoAnswer
 
 _log = logging.getLogger(__name__)
@@ -74,6 +79,8 @@ class Pipeline:
         self._faults = 0  # in a row
         self._broken_size = 0  # requests in the last round that broke
         self._one_by_one_until_s = 0.0
+        self._first_round = 1  # of the next connection
+        self._requests_max = math.inf  # after so many a connection was closed, as announced
 
     def series(
         self,
@@ -119,6 +126,7 @@ class Pipeline:
 
     def drop(self) -> None:
         """Close the connection."""
+        self._first_round = 1
         if self._line is not None:
             self._line.connection.close()
             self._line = None
@@ -126,7 +134,7 @@ class Pipeline:
     def _go(self, run: "_Series", heard: Heard) -> None:
         while run.wants_more(now_s := self._clock.monotonic_s()):
             line = self._line or self._open()
-            line.send(run.take(1 if now_s < self._one_by_one_until_s else line.round_max))
+            line.send(run.take(self._round(line, now_s)))
             try:
                 while run.under_way and not line.closes:
                     run.note(heard(line.answer()))
@@ -141,11 +149,22 @@ class Pipeline:
             surplus = not run.under_way and line.has_rest()
             if surplus and run.largest > 1:
                 raise _SurplusError
+            if line.closes:
+                self._requests_max = line.answered
+            elif line.answered >= self._requests_max:
+                self._requests_max = math.inf
             if line.closes or surplus:
                 self.drop()
+                self._first_round = line.round_max if line.closes else 1
             elif run.round == line.round_max:
                 line.round_max = min(2 * line.round_max, _ROUND_MAX)
             run.end_round()
+
+    def _round(self, line: "_PipelinedConnection", now_s: float) -> int:
+        """How many requests to send at once."""
+        if now_s < self._one_by_one_until_s:
+            return 1
+        return int(min(line.round_max, self._requests_max - line.answered))
 
     def _open(self) -> "_PipelinedConnection":
         connection = self._dialer.connect(self._host, self._port)
@@ -155,7 +174,7 @@ class Pipeline:
             except NetworkError:
                 connection.close()
                 raise
-        self._line = _PipelinedConnection(connection)
+        self._line = _PipelinedConnection(connection, self._first_round)
         return self._line
 
     def _drop_what_is_stale(self) -> None:
@@ -184,6 +203,11 @@ class Pipeline:
             f"Content-Length: {len(payload.body)}\r\n\r\n"
         )
         return head.encode() + payload.body
+
+
+def announces_body(headers: Mapping[str, str]) -> bool:
+    """Whether these headers announce one: of a 204 it would be taken for the next answer."""
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
 class _SurplusError(Exception):
@@ -230,9 +254,10 @@ class _Series:
 class _PipelinedConnection:
     """A connection, and what has been read from it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, round_max: int) -> None:
         self.connection = connection
-        self.round_max = 1
+        self.round_max = round_max
+        self.answered = 0
         self.used_s = 0.0
         self.closes = False
         self._http = h11.Connection(h11.CLIENT)
@@ -264,14 +289,19 @@ class _PipelinedConnection:
                 break
             elif isinstance(event, h11.ConnectionClosed):
                 raise BrokenError("the server closed the connection without an answer")
-        self.closes = self._http.their_state is not h11.DONE
+        self.answered += 1
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers
+        }
+        status = response.status_code
+        self.closes = self._http.their_state is not h11.DONE or (
+            status == 204 and announces_body(headers)
+        )
         if not self.closes:
             self._http.start_next_cycle()
         return Answer(
-            status=response.status_code,
-            headers={
-                name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers
-            },
+            status=status,
+            headers=headers,
             body=bytes(body),
             verified_tls=self.connection.verified,
         )

@@ -26,10 +26,11 @@ from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.formats.answers import words
-from telemetry_agent.upload.http.connection import BrokenError, Connection, NetworkError
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
-from telemetry_agent.upload.http.pipeline import Pipeline
+from telemetry_agent.upload.http.exchange import BrokenError, NetworkError
+from telemetry_agent.upload.http.pipeline import Pipeline, announces_body
 from telemetry_agent.upload.interfaces import Heard, NoAnswer
 
 # If click and rich are installed, httpx imports its command line: 40 ms and 6 MB for nothing.
@@ -217,9 +218,12 @@ class Transport:
                 raise NetworkError(f"the answer broke off: {why}", state) from error
         finally:
             response.close()
-        if self._wire.has_rest():
-            self._wire.drop()
         headers: dict[str, str] = response.extensions["all_headers"]
+        if self._wire.has_rest() or (
+            response.status_code == 204
+            and (announces_body(headers) or not self._wire.ended_with_head())
+        ):
+            self._wire.drop()
         length = headers.get("content-length", "")
         size = max(len(body), int(length) if length.isdecimal() else 0)
         return Answer(
@@ -292,6 +296,10 @@ class _Wire(httpx.BaseTransport):
         """Whether more was read than the last answer."""
         return self._backend.stream is not None and self._backend.stream.has_rest()
 
+    def ended_with_head(self) -> bool:
+        """Whether the last bytes that were read are the end of a head."""
+        return self._backend.stream is not None and self._backend.stream.ended_with_head()
+
     def drop(self) -> None:
         """Close the kept connection."""
         if self._made is not None:
@@ -347,6 +355,10 @@ class _HttpcoreStream(httpcore.NetworkStream):
     def has_rest(self) -> bool:
         """Whether bytes have come that no answer asked for."""
         return self._at < len(self._data)
+
+    def ended_with_head(self) -> bool:
+        """Whether the last bytes that were read are the end of a head."""
+        return self._data.endswith(b"\r\n\r\n")
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - as above
         if self._unsent:

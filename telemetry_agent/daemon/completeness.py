@@ -1,0 +1,44 @@
+"""The accounts in the reports, and until when the endpoint has taken them."""
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.errors import StorageError
+from telemetry_agent.model import StreamAccount
+
+
+class Completeness:
+    """Remembers what was reported, until the endpoint took it. For the uploader's thread."""
+
+    def __init__(self, queue: AckQueue) -> None:
+        self.until_ms: int | None = None
+        """GNSS time up to which everything is at the endpoint, by its own word; for any thread."""
+        self._queue = queue
+        self.sent: list[StreamAccount] = []
+        self._sent_until_ms: int | None = None
+
+    def report(self) -> dict[str, object]:
+        """``streams`` of a report; empty where there is nothing to tell."""
+        try:
+            self.sent, self._sent_until_ms = self._queue.accounts()
+        except StorageError:  # which is logged where fixes are read and written
+            self.sent = []
+        return {"streams": [_as_json(account) for account in self.sent]} if self.sent else {}
+
+    def taken(self) -> None:
+        """The endpoint has taken the last report."""
+        if self.sent:
+            self.until_ms = self._sent_until_ms or self.until_ms
+            if any(account.finished for account in self.sent):
+                self._queue.settle(self.sent)
+
+
+def _as_json(account: StreamAccount) -> dict[str, object]:
+    said: dict[str, object] = {
+        "stream": account.stream,
+        "through": account.through,
+        "recorded": account.recorded,
+    }
+    if account.not_coming:
+        said["not_coming"] = dict(account.not_coming)
+    if account.damaged_in is not None:
+        said["damaged_in"] = list(account.damaged_in)
+    return said

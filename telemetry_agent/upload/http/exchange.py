@@ -1,0 +1,123 @@
+"""The exchange under way: every wait of it ends, by a deadline or by an abort.
+
+Theory of operation. A time limit on each socket call bounds nothing: a peer that drips one byte a
+second passes all of them, for ever. So the limit belongs to the exchange. ``begin`` sets one
+instant, and every wait (for a look-up, a connection, bytes, room for bytes) ends by then. The one
+place to wait is a bell, which ``abort`` rings. An abort lasts until ``rearm``, because one that
+comes between two waits must end the next one too.
+"""
+
+import math
+from collections.abc import Iterable
+
+from telemetry_agent.clock import Clock
+from telemetry_agent.model import UploadState
+from telemetry_agent.tasks import Bell
+
+
+class NetworkError(Exception):
+    """The network did not carry the exchange. The text says why, for the user."""
+
+    def __init__(self, reason: str, state: UploadState = "unreachable") -> None:
+        super().__init__(reason)
+        self.state: UploadState = state
+
+
+class BrokenError(NetworkError):
+    """The connection was there and broke."""
+
+
+class CurrentExchange:
+    """The exchange under way: its deadline, its abort, and what it has done.
+
+    One thread exchanges; any thread may abort.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.sent_bytes = 0
+        """Since the start, at the sockets; so is ``received_bytes``."""
+        self.received_bytes = 0
+        self.connected = False
+        """Whether this exchange opened a connection (or tried)."""
+        self.answering = False
+        """Whether a byte of the answer of this exchange has come."""
+        self._clock = clock
+        self._bell = Bell()
+        self._aborted = False
+        self._until_s = 0.0
+        self._timeout_s = 0.0
+
+    @property
+    def now_s(self) -> float:
+        """Monotonic."""
+        return self._clock.monotonic_s()
+
+    @property
+    def timeout_s(self) -> float:
+        """Of the whole exchange."""
+        return self._timeout_s
+
+    def begin(self, timeout_s: float) -> None:
+        """Start an exchange that must be over in ``timeout_s`` seconds."""
+        self._timeout_s = timeout_s
+        self._until_s = self._clock.monotonic_s() + timeout_s
+        self.connected = self.answering = False
+
+    def abort(self) -> None:
+        """End what is under way, and all that is begun before ``rearm``. Any thread may call."""
+        self._aborted = True
+        self._bell.ring()
+
+    def rearm(self) -> None:
+        """Allow exchanges again after an abort."""
+        self._aborted = False
+
+    @property
+    def aborted(self) -> bool:
+        """Whether ``abort`` was called, and no ``rearm`` since."""
+        return self._aborted
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can be done in this exchange: aborted, or its time has passed."""
+        return self._aborted or self._clock.monotonic_s() >= self._until_s
+
+    def check(self, doing: str) -> float:
+        """Seconds that are left for what has not happened yet.
+
+        Raises:
+            NetworkError: aborted, or the deadline has passed: "``doing`` within 30 s".
+        """
+        if self._aborted:
+            raise NetworkError("stopped")
+        left_s = self._until_s - self._clock.monotonic_s()
+        if left_s <= 0:
+            raise NetworkError(f"{doing} within {self._timeout_s:g} s")
+        return left_s
+
+    def wait(
+        self, doing: str, watched: Iterable[tuple[int, int]], wait_s: float = math.inf
+    ) -> None:
+        """Wait for one of the descriptors, at most for ``wait_s`` seconds.
+
+        Raises:
+            NetworkError: as ``check``.
+        """
+        self._bell.clear()  # before the check: an abort from here on ends the wait
+        self._bell.wait(min(self.check(doing), wait_s), watched)
+
+    def note_connecting(self) -> None:
+        """A connection is opened for this exchange."""
+        self.connected = True
+
+    def note_answer(self) -> None:
+        """A byte of the answer has come."""
+        self.answering = True
+
+    def note_sent(self, count: int) -> None:
+        """So many bytes have left."""
+        self.sent_bytes += count
+
+    def note_received(self, count: int) -> None:
+        """So many bytes have come."""
+        self.received_bytes += count

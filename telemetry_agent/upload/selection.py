@@ -1,0 +1,131 @@
+"""What the next request carries: live fixes, the backlog, or one fix that was refused before.
+
+Theory of operation. Live fixes go first when they have had their time to gather company. A refused
+backlog pauses the backlog (``pause_backlog``), and live fixes are sent when they are due. While
+everything is held (``probing``), one fix is sent each time, each time another one, so that a single
+bad fix cannot keep the hold up. Fixes that were refused come last.
+"""
+
+import random
+from collections.abc import Callable
+
+from telemetry_agent.model import Batch
+from telemetry_agent.upload.interfaces import BatchQueue, Pending
+from telemetry_agent.upload.leases import Leases
+from telemetry_agent.upload.pace import Pace
+from telemetry_agent.upload.refusals import AllRefused, Refusals
+from telemetry_agent.upload.sizing import Sizing
+from telemetry_agent.upload.upload_status import StatusKeeper
+
+_NO_WITNESS_S = 900.0  # how often suspects are tried while nothing else can be sent
+
+
+class Selection:
+    """Chooses the next batch, and keeps what was refused."""
+
+    def __init__(
+        self,
+        queue: BatchQueue,
+        leases: Leases,
+        sizing: Sizing,
+        pace: Pace,
+        keeper: StatusKeeper,
+        *,
+        max_batch: int,
+        flush_every_s: float,
+        live_first: bool,
+        in_haste: Callable[[], bool],
+        rng: random.Random,
+    ) -> None:
+        """See ``Uploader`` and ``UploadPolicy``."""
+        self.refusals = Refusals(leases, keeper, self._more_backlog, rng)
+        self.attempted_s = float("-inf")
+        """When the last attempt was made."""
+        self.probing = False
+        """Whether everything is held."""
+        self._queue = queue
+        self._leases = leases
+        self._sizing = sizing
+        self._pace = pace
+        self._keeper = keeper
+        self._max_batch = max_batch
+        self._flush_every_s = flush_every_s
+        self._live_first = live_first
+        self._in_haste = in_haste
+        self._backlog_from_s = 0.0
+        self._probes = 0
+
+    def delivered(self) -> None:
+        """Something was accepted: nothing is held."""
+        self.probing = False
+        self._backlog_from_s = 0.0
+
+    def pause_backlog(self, until_s: float) -> None:
+        """Send live fixes only, until then or until an acceptance."""
+        self._backlog_from_s = until_s
+
+    def next(self, now_s: float) -> Batch | AllRefused | float | None:
+        """A batch to send now, or how long to wait for one; ``None``: nothing waits."""
+        refusals = self.refusals
+        if self.probing or refusals.wants_another:
+            return self._single()
+        backlog = self._queue.backlog()
+        live_in_s = self._live_in_s(backlog, now_s)
+        limit = self._sizing.limit(small=self._pace.knocks)
+        if self._live_first and live_in_s == 0:
+            # Before anything that was refused: live fixes must not wait for it, and an acceptance
+            # is what refused fixes wait for.
+            return self._leases.take(limit, live_first=True)
+        waits_s = [] if live_in_s is None else [live_in_s]
+        if now_s < self._backlog_from_s:
+            return min([*waits_s, self._backlog_from_s - now_s])
+        batch = refusals.next(limit)
+        if batch is not None:
+            return batch
+        if not refusals.full:
+            if backlog.ready > backlog.live:
+                waits_s.append(self._pace.backlog_in_s(now_s))
+            if 0 in waits_s:
+                # In doubt one fix is enough to ask with.
+                one = refusals.in_doubt
+                return self._single() if one else self._leases.take(limit, live_first=False)
+        return self._suspect(waits_s, now_s)
+
+    def _suspect(self, waits_s: list[float], now_s: float) -> Batch | AllRefused | float | None:
+        """A fix that was refused before, if nothing else is to be sent for now."""
+        refusals = self.refusals
+        suspect = refusals.next_suspect()
+        if suspect is not None or not refusals.waiting:
+            return suspect or min(waits_s, default=None)
+        # Nothing else was accepted since the last refusal: the set-up may be wrong instead.
+        all_refused = refusals.up_to_the_newest and not self._live_first
+        if all_refused or not refusals.ever_accepted:
+            return refusals.all_refused()
+        witness_in_s = self.attempted_s + _NO_WITNESS_S - now_s
+        if witness_in_s <= 0:
+            return self._single()
+        if self._in_haste():  # a user waits for the backlog: say why it does not end
+            again_s = now_s + witness_in_s
+            self._keeper.trouble("waiting", refusals.reason, now_s, again_s, attempted=False)
+        return min([*waits_s, witness_in_s])
+
+    def _single(self) -> Batch | None:
+        """One fix, each time another one: of those that wait, else a suspect."""
+        self._probes += 1
+        one = self._leases.take_one(self._max_batch, live_first=self._live_first, turn=self._probes)
+        return one or self.refusals.next_suspect(in_any_case=True)
+
+    def _more_backlog(self) -> Batch | None:
+        """The next of the backlog, for a run of refused fixes. Live fixes are not part of it."""
+        backlog = self._queue.backlog()
+        if self._live_first and backlog.ready <= backlog.live:
+            return None
+        return self._leases.take(self._max_batch, live_first=False)
+
+    def _live_in_s(self, backlog: Pending, now_s: float) -> float | None:
+        """When live fixes have had their time to gather company; ``None``: there are none."""
+        if not backlog.live or backlog.live_since_s is None:
+            return None
+        if backlog.live >= self._max_batch or self._in_haste():
+            return 0
+        return max(0.0, backlog.live_since_s + self._flush_every_s - now_s)

@@ -1,0 +1,87 @@
+"""The corruption proof with a real agent: on the damaged queue it records, delivers, ends."""
+
+import json
+import random
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from ackqueue.corruption import LOG_LINES_MAX, STATES, BrokenError, Found, Stock, corrupt
+from misbehaving import Server
+from processes import agent, run_agent
+from rig import simulated, write_config
+
+from telemetry_agent.fields import fix_fields
+
+END_S = 10.0
+
+
+def prove_agent(stocks: dict[str, Stock], seed: int, limit_s: float) -> Found:
+    """One case.
+
+    Args:
+        stocks: By state.
+        seed: Of the case.
+        limit_s: From the start of the process until a fix of it is on disk.
+
+    Raises:
+        BrokenError: Naming the seed, the state of the queue, and the corruption.
+    """
+    draw = random.Random(seed)
+    state = draw.choice(STATES)
+    with tempfile.TemporaryDirectory(prefix="corrupted-agent-") as name:
+        folder = Path(name) / "case"
+        shutil.copytree(stocks[state].folder, folder)
+        what = f"agent, seed {seed}, {state}: {' and '.join(corrupt(folder, draw))}"
+        try:
+            return _use(stocks[state], folder, limit_s)
+        except (AssertionError, OSError, ValueError) as error:
+            raise BrokenError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _use(stock: Stock, folder: Path, limit_s: float) -> Found:
+    with simulated(folder, rate_hz=10) as simulator, Server() as server:
+        config = write_config(folder, str(simulator.device), server.url)
+        began_s = time.monotonic()
+        with agent("run", "--config", str(config)) as running:
+            # What is delivered is on disk.
+            server.wait_for(lambda s: any(name not in stock.records for name in s.ledger))
+            took_s = time.monotonic() - began_s
+            status = json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
+            began_s = time.monotonic()
+            exit_status = running.end()
+            ended_s = time.monotonic() - began_s
+        text = "\n".join([*running.out, *running.err])
+        invented, altered = _compare(stock, server)
+    lines = [
+        line for line in text.splitlines() if re.match(r"\S+Z (warning|error|critical): ", line)
+    ]
+    faults = [
+        took_s > limit_s and f"recorded after {took_s:.1f} s",
+        exit_status != 0 and f"ended with status {exit_status}",
+        ended_s > END_S and f"ended after {ended_s:.1f} s",
+        not status["queue"] and "status shows no queue",
+        invented and f"{invented} invented",
+        altered and f"{altered} altered",
+        "Traceback" in text and "a traceback",
+        len(lines) > LOG_LINES_MAX and f"{len(lines)} log lines",
+    ]
+    assert not any(faults), ", ".join(str(fault) for fault in faults if fault) + f"\n{text[-3000:]}"
+    return Found(took_s, lines, 0, 0, 0, 0, "uncounted" in status["queue"]["lost"])
+
+
+def _compare(stock: Stock, server: Server) -> tuple[int, int]:
+    """How many fixes of old streams nobody recorded, or not like that."""
+    old = {stream for stream, _ in stock.records}
+    invented = altered = 0
+    for request in server.requests:
+        for fields in request.json["fixes"]:
+            name = request.json["stream"], fields.pop("seq")
+            record = stock.records.get(name)
+            if record is not None:
+                altered += fields != fix_fields(record.fix)
+            else:
+                invented += name[0] in old
+    return invented, altered

@@ -1,0 +1,5 @@
+package org.traccar;
+
+public interface Protocol {
+    String getName();
+}

@@ -1,0 +1,40 @@
+"""What ``service`` refuses; what it does is in ``tests/packages/test_pip.py``."""
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from telemetry_agent.cli import cli, service
+from telemetry_agent.errors import AgentError, UsageError
+
+
+@pytest.mark.parametrize("verb", ["install", "uninstall"])
+def test_it_needs_root(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = CliRunner().invoke(cli, ["service", verb])
+    assert isinstance(done.exception, UsageError)
+    assert str(done.exception) == f"service {verb} needs root: use sudo"
+
+
+@pytest.mark.parametrize("verb", ["install", "uninstall"])
+def test_it_needs_systemd(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(Path, "is_dir", lambda self: self != Path("/run/systemd/system"))
+    done = CliRunner().invoke(cli, ["service", verb])
+    assert isinstance(done.exception, AgentError)
+    assert "systemd does not run here: start `telemetry-agent run`" in str(done.exception)
+
+
+@pytest.mark.parametrize("folder", ["/home/pi/venv", "/root/.local", "/run/user/1000/x"])
+def test_what_the_service_cannot_see_is_refused_with_the_remedy(folder: str) -> None:
+    fault = service.unfit([Path("/usr"), Path(folder, "bin/telemetry-agent")])
+    assert fault is not None
+    assert "below a home folder, which the service cannot see" in fault
+    assert "`sudo pipx install --global 'telemetry-agent[page]'`" in fault
+
+
+def test_a_program_that_is_not_there_is_refused() -> None:
+    assert "is not there: install telemetry-agent" in str(service.unfit([Path("/opt/none")]))
+    assert service.unfit([Path("/usr")]) is None

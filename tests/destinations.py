@@ -1,0 +1,663 @@
+"""The servers that a drive is sent to, and how what they store is read back.
+
+Each of them can be killed and started again with what it has stored. The programs are other
+people's, except for the stand-ins. Those that no package archive has are named by a variable of the
+environment; without it their tests are skipped (docs/servers.md).
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psycopg
+import pytest
+from documents import blocks
+from drives import BATCH, FIXES
+from peers import (
+    ask,
+    caddy,
+    free_port,
+    influx_rows,
+    influxdb,
+    nginx,
+    postgresql,
+    program,
+    victoria_metrics,
+    wait_until_answers,
+)
+from processes import AGENT, running
+from standins import Compass, Dawarich, PhoneTrack, Recorder, Reitti, Server, Traccar
+
+APPS = Path(__file__).parent / "apps"
+DEVICE = "van-07"
+TOKEN = "a-long-random-token"
+
+Fix = dict[str, Any]
+
+
+def at_ms(fix: Fix) -> int:
+    return round(datetime.fromisoformat(fix["time"]).timestamp() * 1000)
+
+
+def accuracy_m(fix: Fix) -> float:
+    """The simulated receiver says its HDOP, and no error."""
+    assert "err_h" not in fix
+    return max(1.0, math.ceil(round(50 * float(fix["hdop"]), 3)) / 10)
+
+
+def knots(fix: Fix) -> float:
+    return float(f"{round(fix['speed'] * 1000) / 514.444444:.4f}")
+
+
+def elsewhere(variable: str) -> str:
+    """What the environment names; without it the test is skipped."""
+    if variable not in os.environ:
+        pytest.skip(f"{variable} is not set: see docs/servers.md")
+    return os.environ[variable]
+
+
+class Destination:
+    """One server with its data in ``folder``."""
+
+    cut_after = 8_000
+    """Bytes until the way is cut."""
+    upload: ClassVar[dict[str, Any]] = {"format": "native"}
+    repeats = 0
+    """How many fixes it may store twice."""
+    ordered = False
+    """Whether the fixes reach it in their order."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def running(self) -> contextlib.AbstractContextManager[str]:
+        """The server, until it is killed; the URL for the agent."""
+        raise NotImplementedError
+
+    def stored(self, url: str) -> list[Any]:
+        """What it has, in the order in which it came."""
+        raise NotImplementedError
+
+    def as_stored(self, fix: Fix) -> Any:
+        """A fix of the queue, as it should be there."""
+        return fix
+
+
+def equal(server: Destination, sent: list[Fix], stored: list[Any]) -> bool:
+    """Whether it has each fix with its values, and in their order where that counts."""
+    expected, once = seen_once(map(server.as_stored, sent)), seen_once(stored)
+    return once == expected if server.ordered else sorted(once) == sorted(expected)
+
+
+def seen_once(rows: Iterable[Any]) -> list[str]:
+    """One text for each different row, whether it writes 516 or 516.0."""
+    texts = (json.dumps(json.loads(json.dumps(r), parse_int=float), sort_keys=True) for r in rows)
+    return list(dict.fromkeys(texts))
+
+
+# The native format, to applications as people write them.
+
+
+class App(Destination):
+    """Appends a line for each fix, and then answers."""
+
+    repeats = 2 * BATCH
+    ready = ""
+    """What it prints when it is, beside answering."""
+
+    def command(self, port: int) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "stored"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        port = free_port()
+        env = {
+            "STORED": str(self.file),
+            "PORT": str(port),
+            "FOLDER": str(self.folder),
+            "NODE_PATH": str(APPS / "node_modules"),
+        }
+        with running(*self.command(port), env=env, cwd=self.folder) as server:
+            if self.ready:
+                server.wait_for_line(self.ready, 60)
+            wait_until_answers(port)
+            yield f"http://127.0.0.1:{port}/"
+
+    def stored(self, url: str) -> list[Any]:
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
+
+
+class PHP(App):
+    cut_after = 40_000  # it never gets a compressed body
+
+    def command(self, port: int) -> tuple[str, ...]:
+        options = ("-d", "display_errors=0", "-S", f"127.0.0.1:{port}", "-t", str(APPS))
+        return (program("php"), *options)
+
+
+class Flask(App):
+    cut_after = 40_000
+
+    def command(self, port: int) -> tuple[str, ...]:
+        return (sys.executable, str(APPS / "flask_app.py"))
+
+
+class FastAPI(Flask):
+    def command(self, port: int) -> tuple[str, ...]:
+        return (sys.executable, str(APPS / "fastapi_app.py"))
+
+
+class Django(Flask):
+    def command(self, port: int) -> tuple[str, ...]:
+        return (sys.executable, str(APPS / "django_app.py"))
+
+
+class Node(App):
+    cut_after = 40_000
+
+    def command(self, port: int) -> tuple[str, ...]:
+        return (program("node"), str(APPS / "node_app.cjs"))
+
+
+def node_program(name: str) -> str:
+    """A package of npm in ``tests/apps``."""
+    found = APPS / "node_modules" / name
+    if not found.exists():
+        assert not os.environ.get("CI"), f"{name} is missing: make tests/apps/node_modules"
+        pytest.skip(f"{name} is not installed: make tests/apps/node_modules")
+    return str(found)
+
+
+class Express(App):
+    upload: ClassVar[dict[str, Any]] = {"compression": "gzip"}
+
+    def command(self, port: int) -> tuple[str, ...]:
+        node_program("express")
+        return (program("node"), str(APPS / "express_app.cjs"))
+
+
+class NodeRED(App):
+    upload: ClassVar[dict[str, Any]] = {"compression": "gzip"}
+    ready = "Started flows"
+
+    def command(self, port: int) -> tuple[str, ...]:
+        script = f"{node_program('node-red')}/red.js"
+        return (program("node"), script, "-s", str(APPS / "node_red.cjs"), "-u", str(self.folder))
+
+
+class Postgres(Destination):
+    """The endpoint of docs/endpoint.md; the endpoint is killed, and its database."""
+
+    cut_after = 18_000  # the first request is not compressed
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.code = folder / "endpoint.py"
+        self.code.write_text(blocks("endpoint.md", "python")[0])
+        token = folder / "token"
+        token.write_text(TOKEN)
+        self.upload = {"token_file": str(token)}  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        port = free_port()
+        with postgresql(self.folder) as self.database:
+            with psycopg.connect(self.database) as made:
+                if not made.execute("SELECT to_regclass('fixes')").fetchone()[0]:  # type: ignore[index]
+                    made.execute(blocks("endpoint.md", "sql")[0].encode())
+            env = {"DATABASE": self.database, "PORT": str(port)}
+            with running(sys.executable, str(self.code), env=env, cwd=self.folder) as server:
+                server.wait_for_line(f"listening on port {port}")
+                yield f"http://127.0.0.1:{port}/"
+
+    def stored(self, url: str) -> list[Any]:
+        with psycopg.connect(self.database) as read:
+            rows = read.execute("SELECT stream, device, fix FROM fixes ORDER BY time").fetchall()
+        return [{"stream": stream, "device": device, **fix} for stream, device, fix in rows]
+
+
+class BehindNginx(App):
+    """The reference endpoint, which nginx asks in HTTP/1.0."""
+
+    cut_after = 18_000
+    repeats = 0
+
+    def command(self, port: int) -> tuple[str, ...]:
+        return (*AGENT, "receive", "--listen", f"127.0.0.1:{port}", "--db", str(self.file))
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with App.running(self) as url, nginx(self.folder, url) as front:
+            yield front
+
+    def stored(self, url: str) -> list[Any]:
+        with contextlib.closing(sqlite3.connect(self.file)) as read:
+            rows = read.execute("SELECT stream, device, fix FROM fixes ORDER BY time").fetchall()
+        return [
+            {"stream": stream, "device": device, **json.loads(fix)} for stream, device, fix in rows
+        ]
+
+
+class BehindCaddy(BehindNginx):
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with App.running(self) as url, caddy(self.folder, url) as front:
+            yield front
+
+
+# Databases
+
+
+class InfluxDB(Destination):
+    upload: ClassVar[dict[str, Any]] = {"format": "influx"}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with influxdb(self.folder) as url:
+            ask(f"{url}/query", b"", q="CREATE DATABASE gps")
+            yield f"{url}/write?db=gps"
+
+    def stored(self, url: str) -> list[Any]:
+        return influx_rows(url.partition("/write")[0], "gps")
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {
+            **{name: value for name, value in fix.items() if name != "stream"},
+            "time": at_ms(fix),
+        }
+
+
+class VictoriaMetrics(Destination):
+    """It is asked to end: what it has taken in its last seconds is in its memory only."""
+
+    upload: ClassVar[dict[str, Any]] = {"format": "influx"}
+    _WORDS = frozenset({"stream", "device", "quality", "flags", "time"})  # which it does not keep
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with victoria_metrics(self.folder) as url:
+            yield f"{url}/write"
+
+    def stored(self, url: str) -> list[Any]:
+        # It finds what it took when it has indexed it, and does not say when that is.
+        limit_s = time.monotonic() + 30
+        rows, before = self._rows(url.removesuffix("/write")), -1
+        while (len(rows) < FIXES or len(rows) > before) and time.monotonic() < limit_s:
+            before = len(rows)
+            rows = self._rows(url.removesuffix("/write"))
+        return [rows[time_ms] for time_ms in sorted(rows)]
+
+    def _rows(self, url: str) -> dict[int, dict[str, float]]:
+        ask(f"{url}/internal/force_flush")
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        for line in ask(f"{url}/api/v1/export?match[]=%7Bdevice=~'.%2B'%7D").splitlines():
+            series = json.loads(line)
+            name = series["metric"]["__name__"].removeprefix("gps_")
+            for time_ms, value in zip(series["timestamps"], series["values"], strict=True):
+                assert name not in rows[time_ms], "a sample that is there twice"
+                if name in self._WORDS:
+                    assert value == 0
+                else:
+                    rows[time_ms][name] = value
+        return rows
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {name: value for name, value in fix.items() if name not in self._WORDS}
+
+
+# Servers for trackers: one fix in a request
+
+
+class _TraccarDestination(Destination):
+    cut_after = 60_000
+    upload: ClassVar[dict[str, Any]] = {"format": "osmand"}
+    repeats = 2 * 128 + BATCH
+    ordered = True
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {
+            "time": at_ms(fix),
+            "lat": fix["lat"],
+            "lon": fix["lon"],
+            "alt": fix["alt"],
+            "knots": knots(fix),
+            "course": fix.get("course", 0.0),
+            "accuracy": accuracy_m(fix),
+            "attributes": {
+                **{name: fix[name] for name in ("hdop", "vdop", "pdop")},
+                "sat": fix["sats"],
+                "odometer": fix["odo"],
+            },
+        }
+
+
+class TraccarStandIn(_TraccarDestination):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.answer = Traccar(DEVICE)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.answer, latency_s=0.002) as server:
+            yield f"{server.url}/"
+
+    def stored(self, url: str) -> list[Any]:
+        return [
+            {
+                "time": position["time_ms"],
+                "alt": position["altitude"],
+                "knots": position["speed_kn"],
+                "course": position.get("course", 0.0),
+                **{name: position[name] for name in ("lat", "lon", "accuracy", "attributes")},
+            }
+            for position in self.answer.positions
+        ]
+
+
+class TraccarBehindNginx(TraccarStandIn):
+    """nginx closes each connection after 100 requests."""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with super().running() as url, nginx(self.folder, url, "keepalive_requests 100;") as front:
+            yield front
+
+
+def traccar_classes(source: Path, folder: Path) -> str:
+    """Compile Traccar's decoders; the class path for Java.
+
+    What Debian does not package has an elder brother there, with the same classes under the name
+    ``javax``. The device table and the database are ours (``apps/traccar``).
+    """
+    jars = [
+        *("netty-all", "netty-common", "netty-buffer", "netty-codec", "netty-codec-http"),
+        *("netty-handler", "netty-resolver", "netty-transport", "javax.json", "guice", "guava"),
+        *("netty-transport-native-unix-common", "atinject-jsr330-api", "slf4j-api"),
+        *("jackson-annotations", "jackson-core", "jackson-databind"),
+    ]
+    path = ":".join([f"/usr/share/java/{jar}.jar" for jar in jars])
+    code, classes = folder / "code", folder / "classes"
+    if not classes.exists():
+        theirs = source / "src" / "main" / "java"
+        for file in theirs.glob("org/traccar/**/*.java"):
+            copy = code / file.relative_to(theirs)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            text = file.read_text()
+            copy.write_text(re.sub(r"jakarta\.(json|inject)", r"javax.\1", text))
+        shutil.copytree(APPS / "traccar", code, dirs_exist_ok=True)
+        main = code / "org" / "traccar" / "Decoders.java"
+        javac = ("javac", "-nowarn", "--release", "17", "--enable-preview", "-cp", path)
+        subprocess.run(
+            [*javac, "-sourcepath", str(code), "-d", str(classes), str(main)],
+            check=True,
+            capture_output=True,
+        )
+    return f"{path}:{classes}"
+
+
+class TraccarDecoder(_TraccarDestination):
+    """Traccar's own decoder from its source, in front of a file instead of its database."""
+
+    protocol = "osmand"
+    query = ""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        classes = traccar_classes(Path(elsewhere("TELEMETRY_AGENT_TRACCAR")), self.folder)
+        port, device = free_port(), self.device()
+        main = (
+            "org.traccar.Decoders",
+            str(port),
+            self.protocol,
+            device,
+            str(self.folder / "stored"),
+        )
+        with running("java", "--enable-preview", "-cp", classes, *main) as server:
+            server.wait_for_line("listening", 60)
+            yield f"http://127.0.0.1:{port}/{self.query}"
+
+    def device(self) -> str:
+        return DEVICE
+
+    def stored(self, url: str) -> list[Any]:
+        return [json.loads(line) for line in (self.folder / "stored").read_text().splitlines()]
+
+
+class TraccarDecoderBehindNginx(TraccarDecoder):
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with super().running() as url, nginx(self.folder, url, "keepalive_requests 100;") as front:
+            yield front
+
+
+class _OwnTracksDestination(Destination):
+    cut_after = 60_000
+    upload: ClassVar[dict[str, Any]] = {"format": "owntracks"}
+    repeats = 2 + BATCH
+    ordered = True
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {
+            **({"cog": round(fix["course"]) % 360} if "course" in fix else {}),
+            "_type": "location",
+            "tst": at_ms(fix) // 1000,
+            "lat": fix["lat"],
+            "lon": fix["lon"],
+            "acc": math.ceil(accuracy_m(fix)),
+            "alt": round(fix["alt"]),
+            "vel": round(fix["speed"] * 3.6),
+            "tid": "07",
+            "topic": "owntracks/jane/van-07",
+        }
+
+
+class RecorderStandIn(_OwnTracksDestination):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.answer = Recorder()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.answer) as server:
+            yield f"{server.url}/pub?u=jane"
+
+    def stored(self, url: str) -> list[Any]:
+        (topic,) = self.answer.locations
+        assert topic == "owntracks/jane/van-07"
+        return self.answer.locations[topic]
+
+
+class RealRecorder(_OwnTracksDestination):
+    """OwnTracks Recorder, built with WITH_MQTT=no WITH_HTTP=yes."""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        recorder, port = elsewhere("TELEMETRY_AGENT_RECORDER"), free_port()
+        storage = ("--storage", str(self.folder), "--doc-root", str(self.folder))
+        if not (self.folder / "ghash").exists():
+            subprocess.run([recorder, *storage, "--initialize"], check=True, capture_output=True)
+        http = ("--http-host", "127.0.0.1", "--http-port", str(port), "--norevgeo")
+        with running(recorder, *storage, *http):
+            wait_until_answers(port)
+            yield f"http://127.0.0.1:{port}/pub?u=jane"
+
+    def stored(self, url: str) -> list[Any]:
+        files = sorted((self.folder / "rec" / "jane" / "van-07").glob("*.rec"))
+        lines = "".join([file.read_text() for file in files]).splitlines()
+        return [json.loads(line.split("\t")[2]) for line in lines]
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {**super().as_stored(fix), "_http": True}
+
+
+class TraccarOwnTracks(TraccarDecoder):
+    """Traccar's decoder of the format OwnTracks."""
+
+    cut_after = 60_000
+    upload: ClassVar[dict[str, Any]] = {"format": "owntracks"}
+    protocol = "owntracks"
+    query = "?u=jane"
+    repeats = 2 + BATCH
+
+    def device(self) -> str:
+        return "owntracks/jane/van-07"
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {
+            "time": at_ms(fix) // 1000 * 1000,
+            "lat": fix["lat"],
+            "lon": fix["lon"],
+            "alt": float(round(fix["alt"])),
+            "knots": round(fix["speed"] * 3.6) * 0.539957,
+            "course": float(round(fix.get("course", 0)) % 360),
+            "accuracy": float(math.ceil(accuracy_m(fix))),
+            "attributes": {},
+        }
+
+
+class HomeAssistant(_OwnTracksDestination):
+    """Home Assistant's own webhook for OwnTracks. It knows no times, and a place only once."""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        python, port = elsewhere("TELEMETRY_AGENT_HOME_ASSISTANT"), free_port()
+        script = str(APPS / "home_assistant.py")
+        with running(python, script, str(self.folder), str(port)) as server:
+            server.wait_for_line("started", 120)
+            yield f"http://127.0.0.1:{port}/api/webhook/owntracks?u=jane"
+
+    def stored(self, url: str) -> list[Any]:
+        lines = (self.folder / "stored").read_text().splitlines()
+        names = ("latitude", "longitude", "gps_accuracy", "velocity", "course")
+        return [[json.loads(line).get(name) for name in names] for line in lines]
+
+    def as_stored(self, fix: Fix) -> Any:
+        said = super().as_stored(fix)
+        return [said.get(name) for name in ("lat", "lon", "acc", "vel", "cog")]
+
+
+class DawarichStandIn(Destination):
+    cut_after = 60_000
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.answer = Dawarich(TOKEN)
+        token = folder / "token"
+        token.write_text(TOKEN)
+        self.upload = {"format": "overland", "token_file": str(token)}  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.answer, latency_s=0.002) as server:
+            yield f"{server.url}/api/v1/overland/batches"
+
+    def stored(self, url: str) -> list[Any]:
+        return list(self.answer.points.values())
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {
+            "type": "Feature",
+            "geometry": {"type": "Point", "coordinates": [fix["lon"], fix["lat"]]},
+            "properties": {
+                "timestamp": fix["time"],
+                "device_id": DEVICE,
+                "altitude": fix["alt"],
+                "speed": fix["speed"],
+                "horizontal_accuracy": accuracy_m(fix),
+                **({"course": fix["course"]} if "course" in fix else {}),
+            },
+        }
+
+
+class PhoneTrackStandIn(DawarichStandIn):
+    repeats = 2 * BATCH  # what had no answer comes again, and is stored again
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.track = PhoneTrack(TOKEN)
+        self.upload = {"format": "overland"}  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.track, latency_s=0.002) as server:
+            yield f"{server.url}/index.php/apps/phonetrack/log/overland/{TOKEN}/x"
+
+    def stored(self, url: str) -> list[Any]:
+        return self.track.points[TOKEN]
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {**super().as_stored(fix), "device": DEVICE}
+
+
+class ReittiStandIn(DawarichStandIn):
+    repeats = 2 * BATCH
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reitti = Reitti()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.reitti, latency_s=0.002) as server:
+            yield f"{server.url}/api/v1/ingest/overland"
+
+    def stored(self, url: str) -> list[Any]:
+        return self.reitti.points
+
+
+class CompassStandIn(DawarichStandIn):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.compass = Compass(TOKEN)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.compass, latency_s=0.002) as server:
+            yield f"{server.url}/api/input?token={TOKEN}"
+
+    def stored(self, url: str) -> list[Any]:
+        return list(self.compass.points.values())
+
+
+DESTINATIONS: tuple[type[Destination], ...] = (
+    PHP,
+    Flask,
+    FastAPI,
+    Django,
+    Node,
+    Express,
+    NodeRED,
+    Postgres,
+    BehindNginx,
+    BehindCaddy,
+    InfluxDB,
+    VictoriaMetrics,
+    TraccarStandIn,
+    TraccarBehindNginx,
+    TraccarDecoder,
+    TraccarDecoderBehindNginx,
+    RecorderStandIn,
+    RealRecorder,
+    TraccarOwnTracks,
+    HomeAssistant,
+    DawarichStandIn,
+    PhoneTrackStandIn,
+    ReittiStandIn,
+    CompassStandIn,
+)

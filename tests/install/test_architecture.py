@@ -1,0 +1,42 @@
+"""What docs/architecture.md names is there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "telemetry_agent"
+PAGE = (ROOT / "docs/architecture.md").read_text("utf-8")
+INDEX = PAGE.split("## Where is it decided?")[1].split("\n## ")[0]
+ROWS = [line for line in INDEX.splitlines() if line.startswith("| ") and "`" in line]
+NAMED = sorted(set(re.findall(r"`([\w/]+\.py)` `([\w.]+)`", INDEX)))
+
+
+def defined(module: Path) -> set[str]:
+    """Functions and classes, and methods as ``Class.method``."""
+    names = set()
+    for node in ast.parse(module.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{one.name}" for one in node.body if hasattr(one, "name")}
+    return names
+
+
+@pytest.mark.parametrize(("module", "name"), NAMED)
+def test_each_decision_is_where_the_index_says(module: str, name: str) -> None:
+    assert name in defined(PACKAGE / module)
+
+
+def test_each_question_has_its_answer_in_at_most_two_files() -> None:
+    assert len(ROWS) >= 25
+    for row in ROWS:
+        files = {*re.findall(r"`([\w/]+\.py)`", row), *re.findall(r"[A-Z]+\.md", row)}
+        assert 1 <= len(files) <= 2, row
+
+
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"`([\w/]+\.py)`", PAGE))))
+def test_each_named_module_exists(module: str) -> None:
+    assert (PACKAGE / module).exists() or (ROOT / module).exists()

@@ -1,0 +1,133 @@
+"""What the endpoint can prove, by real processes: the agent, the endpoint and its audit."""
+
+import contextlib
+import json
+import re
+import sqlite3
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ackqueue import damage
+from processes import Running, agent, run_agent
+from rig import START_MS, started, write_config
+
+from telemetry_agent.fields import rfc3339
+from telemetry_agent.lab.drive import Drive
+
+FIXES = 60
+LAST = rfc3339(START_MS + 1000 * (FIXES - 1))
+TRIES = 200  # each runs a command
+
+
+@contextlib.contextmanager
+def receiving(db: Path, *options: str) -> Iterator[str]:
+    """The URL of an endpoint."""
+    with agent("receive", "--listen", "127.0.0.1:0", "--db", str(db), *options) as endpoint:
+        yield endpoint.wait_for_line("http://.*")[0].strip()
+
+
+@contextlib.contextmanager
+def driven(folder: Path, url: str, **upload: object) -> Iterator[Running]:
+    """An agent that has recorded ``FIXES`` fixes, and reports each second."""
+    recording = folder / "drive.nmea"
+    drive = Drive(START_MS)
+    recording.write_bytes(b"".join(drive.epoch(i) for i in range(FIXES)))
+    sampling = {"interval": "0s", "heartbeat": "1s"}
+    config = write_config(folder, f"file://{recording}", url, upload=upload, sampling=sampling)
+    with started(config) as running:
+        running.wait_for_line(f"replayed {FIXES} fixes")
+        yield running
+        assert running.end() == 0
+
+
+def audit(db: Path) -> tuple[int, str]:
+    """What the command says of it."""
+    done = run_agent("receive", "--audit", "--db", str(db))
+    return done.returncode, done.stdout
+
+
+def wait_until_complete(db: Path, until: str = LAST) -> str:
+    for _ in range(TRIES):
+        code, said = audit(db)
+        if code == 0 and f"complete until {until}" in said:
+            return said
+    raise AssertionError(f"not complete: {said}")
+
+
+def take_away(db: Path, first: int, last: int) -> str:
+    """The stream of which these seqs are no longer there."""
+    with contextlib.closing(sqlite3.connect(db)) as file, file:
+        file.execute("DELETE FROM fixes WHERE seq BETWEEN ? AND ?", (first, last))
+        return str(file.execute("SELECT DISTINCT stream FROM fixes").fetchone()[0])
+
+
+def test_the_audit_names_what_was_deleted_and_a_resend_closes_it(tmp_path: Path) -> None:
+    db = tmp_path / "received.db"
+    with receiving(db) as url, driven(tmp_path, url):
+        assert wait_until_complete(db).splitlines() == [f"van-07: complete until {LAST}"]
+        config = ("--config", str(tmp_path / "config.toml"))
+        status = run_agent("status", *config).stdout
+        assert f"complete:  at the endpoint until {LAST}" in status
+        stream = take_away(db, 11, 20)
+        code, said = audit(db)
+        assert code == 1
+        assert said.splitlines() == [
+            f"van-07: not complete; complete until {rfc3339(START_MS + 9000)}",
+            f"  stream {stream}: 10 of {FIXES} fixes are missing, in seq 11 to 20",
+        ]
+        names = ("--stream", stream, "--from", "11", "--to", "20")
+        done = run_agent("queue", "resend", *names, *config)
+        assert done.stdout == "10 fixes are sent again\n"
+        wait_until_complete(db)
+        with contextlib.closing(sqlite3.connect(db)) as file:
+            assert file.execute("SELECT count(*) FROM fixes").fetchone() == (FIXES,)
+
+
+def test_an_endpoint_may_ask_for_what_it_misses(tmp_path: Path) -> None:
+    db = tmp_path / "received.db"
+    with receiving(db, "--ask-again") as url, driven(tmp_path, url) as running:
+        wait_until_complete(db)
+        take_away(db, 31, 33)
+        running.wait_for_line("the endpoint asked for fixes again: 3 are sent once more")
+        wait_until_complete(db)
+
+
+def test_an_endpoint_may_not_ask_where_the_config_forbids_it(tmp_path: Path) -> None:
+    db = tmp_path / "received.db"
+    with receiving(db, "--ask-again") as url, driven(tmp_path, url, allow_resend=False) as running:
+        wait_until_complete(db)
+        take_away(db, 31, 33)
+        heard: set[str] = set()
+        while len(heard) < 3:  # each of these answers has asked
+            heard.add(report(url))
+    assert "asked for fixes again" not in running.text()
+    assert audit(db)[0] == 1
+
+
+def report(url: str) -> str:
+    """When the agent reported last."""
+    with urllib.request.urlopen(url.replace("/v1/fixes", "/v1/agents")) as answer:
+        return str(json.load(answer)[0]["heard"])
+
+
+@pytest.mark.parametrize("seed", [3, 11])
+def test_what_damage_took_is_named_by_the_endpoint(tmp_path: Path, seed: int) -> None:
+    """Recorded offline, damaged at rest, delivered: the audit is complete but for what is gone."""
+    path, db = tmp_path / "queue.db", tmp_path / "received.db"
+    records = damage.fill(path, 400)
+    damage.damage(path, damage.five_pages, seed)
+    sampling = {"interval": "0s", "heartbeat": "1s"}
+    with receiving(db) as url:
+        config = write_config(tmp_path, "/dev/none", url, sampling=sampling)
+        with started(config) as running:
+            last = rfc3339(records[-1].fix.time_ms)
+            said = wait_until_complete(db, last)
+            assert running.end() == 0
+    with contextlib.closing(sqlite3.connect(db)) as file:
+        there = {seq for (seq,) in file.execute("SELECT seq FROM fixes")}
+    missing = {record.seq for record in records} - there
+    found = re.search(r"never coming: (\d+) damaged \(damage in seq (\d+) to (\d+)\)", said)
+    assert found is not None
+    assert tuple(map(int, found.groups())) == (len(missing), min(missing), max(missing))

@@ -1,0 +1,232 @@
+"""A real ClickHouse of two replicas with ZooKeeper, and a table that is older than the agent.
+
+It is 18.16, which does not know the deduplication token: a relay takes it away. So what comes again
+is recognised by its bytes, as any Replicated table does, or by its sorting key.
+"""
+
+import contextlib
+import itertools
+import json
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from documents import blocks
+from drives import FIXES, recorded
+from peers import ask, clickhouse, free_port, program, wait_until_answers
+from processes import Running, run_agent, running
+from rig import started, stats, write_config
+from standins import Asked, Said, Server
+from uploading import Uploading
+
+from telemetry_agent.fields import FIELDS
+from telemetry_agent.upload.formats import clickhouse as clickhouse_format
+
+TABLE, *_ = blocks("servers.md", "sql")
+READ = "SELECT seq, lat, lon FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"
+_ZOOKEEPER = Path("/usr/share/java/zookeeper.jar")
+
+
+def columns() -> str:
+    """Those of the documentation in the types that 18.16 knows."""
+    listed = TABLE[TABLE.index("gps.fixes (") + len("gps.fixes") : TABLE.index("ENGINE")]
+    listed = listed.replace("DateTime64(3, 'UTC')", "DateTime('UTC')")
+    return re.sub(r"LowCardinality\((\w+)\)", r"\1", re.sub(r" CODEC\(.*\)", "", listed))
+
+
+def without_token(url: str, asked: Asked, body: bytes | None = None) -> Said | None:
+    """Pass a request on to a server that does not know the token."""
+    target = re.sub(r"&insert_deduplication_token=\w+", "", asked.target)
+    packed = {k: v for k, v in asked.headers.items() if k == "content-encoding"}
+    request = urllib.request.Request(url + target, data=body or asked.body, headers=packed)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as said:
+            return Said(said.status, said.read())
+    except urllib.error.HTTPError as error:
+        return Said(error.code, error.read())
+    except OSError:
+        return None
+
+
+def test_a_table_from_before_a_field_was_added_takes_the_fixes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = next(field for field in FIELDS if field.name == "odo")
+    monkeypatch.setattr(clickhouse_format, "LATER_FIELDS", (later._replace(since="9.9"),))
+    with clickhouse(tmp_path) as url:
+        ask(url, b"CREATE DATABASE gps")
+        engine = "ENGINE = MergeTree PARTITION BY toYYYYMM(time) ORDER BY (device, time)"
+        ask(url, f"CREATE TABLE gps.fixes {columns()} {engine}".encode())
+        # As a later release would send it: with a field that no column is for.
+        newer = b'{"tilt":1.5,'
+
+        def relay(asked: Asked) -> Said | None:
+            return without_token(url, asked, re.sub(rb"^\{", newer, asked.body, flags=re.MULTILINE))
+
+        with Server(relay) as server:
+            upload = Uploading(tmp_path, f"{server.url}/?database=gps", "clickhouse")
+            with contextlib.closing(upload):
+                upload.put(5)
+                upload.work()
+                assert upload.counts == (0, 0, 5, 0)
+                assert json.loads(ask(url, b"SELECT count() FROM gps.fixes FORMAT JSON"))["rows"]
+                # A table that is not one of ours is still told.
+                ask(url, b"CREATE DATABASE other")
+                ask(url, b"CREATE TABLE other.fixes (seq UInt64) ENGINE = MergeTree ORDER BY seq")
+                assert "Code: 16" in upload.held_at(f"{server.url}/?database=other")
+
+
+_CONFIG = """<yandex>
+<logger><level>information</level><console>1</console></logger>
+<http_port>{http}</http_port><tcp_port>{tcp}</tcp_port>
+<interserver_http_port>{inter}</interserver_http_port>
+<interserver_http_host>127.0.0.1</interserver_http_host><listen_host>127.0.0.1</listen_host>
+<path>{folder}/data/</path><tmp_path>{folder}/tmp/</tmp_path>
+<users_config>{folder}/users.xml</users_config><mark_cache_size>5368709</mark_cache_size>
+<default_profile>default</default_profile><default_database>default</default_database>
+<zookeeper><node><host>127.0.0.1</host><port>{zookeeper}</port></node>
+  <session_timeout_ms>5000</session_timeout_ms></zookeeper>
+<macros><replica>{name}</replica></macros>
+</yandex>"""
+_USERS = """<yandex><profiles><default></default></profiles><users><default><password></password>
+<networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota></default>
+</users><quotas><default></default></quotas></yandex>"""
+
+
+class Replica:
+    """One ClickHouse, which can be killed and started again."""
+
+    def __init__(self, folder: Path, name: str, zookeeper: int) -> None:
+        folder.mkdir()
+        self._config = folder / "config.xml"
+        http, tcp, inter = free_port(), free_port(), free_port()
+        text = _CONFIG.format(
+            folder=folder, name=name, zookeeper=zookeeper, http=http, tcp=tcp, inter=inter
+        )
+        self._config.write_text(text)
+        (folder / "users.xml").write_text(_USERS)
+        self.url = f"http://127.0.0.1:{http}"
+        self._running: Running | None = None
+
+    def start(self, cleanup: contextlib.ExitStack) -> None:
+        argv = (program("clickhouse-server"), f"--config-file={self._config}")
+        self._running = cleanup.enter_context(running(*argv))
+        self._running.wait_for_line("Ready for connections", 60)
+
+    def kill(self) -> None:
+        assert self._running is not None
+        self._running.kill()
+
+
+@contextlib.contextmanager
+def zookeeper(folder: Path) -> Iterator[int]:
+    """Debian's; its port."""
+    if not _ZOOKEEPER.exists():
+        program("zookeeper")  # which says what is missing
+    port = free_port()
+    config = folder / "zoo.cfg"
+    config.write_text(
+        f"tickTime=1000\ndataDir={folder}/zookeeper\nclientPort={port}\n"
+        "clientPortAddress=127.0.0.1\nadmin.enableServer=false\n4lw.commands.whitelist=srvr\n"
+    )
+    main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+    with running(program("java"), "-cp", str(_ZOOKEEPER), main, str(config)):
+        limit_s = time.monotonic() + 60
+        wait_until_answers(port, 60)
+        while "Zookeeper version" not in _said(port):
+            assert time.monotonic() < limit_s, "ZooKeeper does not serve"
+        yield port
+
+
+def _said(port: int) -> str:
+    """What ZooKeeper answers to ``srvr``: before it serves, that it does not."""
+    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+        sock.sendall(b"srvr")
+        return sock.recv(4096).decode()
+
+
+def test_two_replicas_store_a_drive_once_though_one_is_killed_and_the_agent_too(
+    tmp_path: Path, backlog: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.ExitStack() as cleanup:
+        port = cleanup.enter_context(zookeeper(tmp_path))
+        first, second = (Replica(tmp_path / name, name, port) for name in ("first", "second"))
+        for replica in (first, second):
+            replica.start(cleanup)
+            ask(replica.url, b"CREATE DATABASE gps")
+            engine = "ReplicatedReplacingMergeTree('/clickhouse/gps/fixes', '{replica}')"
+            order = "PARTITION BY toYYYYMM(time) ORDER BY (device, time, stream, seq)"
+            ask(
+                replica.url,
+                f"CREATE TABLE gps.fixes {columns()} ENGINE = {engine} {order}".encode(),
+            )
+        balancer = Balancer(first, second)
+        with Server(balancer) as server:
+            sent = deliver(server.url, tmp_path / "agent", backlog, balancer)
+        first.start(cleanup)
+        for replica in (first, second):
+            ask(replica.url, b"SYSTEM SYNC REPLICA gps.fixes")
+            rows = [json.loads(line) for line in ask(replica.url, READ.encode()).splitlines()]
+            assert len(rows) == FIXES
+            assert [int(row["seq"]) for row in rows] == [fix["seq"] for fix in sent]
+            assert [row["lat"] for row in rows] == pytest.approx([fix["lat"] for fix in sent])
+            with capsys.disabled():
+                stored = ask(replica.url, b"SELECT count() FROM gps.fixes").strip()
+                sys.stderr.write(f"{FIXES} positions once, {stored} rows before the merge\n")
+
+
+class Balancer:
+    """Before the replicas: the first that answers gets the request.
+
+    At the third insert the first replica is killed when it has stored it, and the answer is lost;
+    at the sixth the agent is to be killed when that is stored.
+    """
+
+    def __init__(self, first: Replica, second: Replica) -> None:
+        self._replicas = [first, second]
+        self._numbers = itertools.count(1)
+        self.stored_sixth = threading.Event()
+        self.agent_is_killed = threading.Event()
+
+    def __call__(self, asked: Asked) -> Said | None:
+        number = next(self._numbers)
+        said = next(filter(None, (without_token(r.url, asked) for r in self._replicas)), None)
+        if number == 3:
+            self._replicas[0].kill()
+            return None
+        if number == 6:
+            self.stored_sixth.set()
+            assert self.agent_is_killed.wait(60)
+            return None
+        return said
+
+
+def deliver(url: str, folder: Path, backlog: Path, balancer: Balancer) -> list[dict[str, Any]]:
+    """Send the drive; the agent is killed on the way."""
+    folder.mkdir()
+    for file in backlog.iterdir():
+        if file.is_file():
+            shutil.copy(file, folder)
+    upload = {"format": "clickhouse", "timeout": "30s"}
+    config = write_config(folder, "/dev/none", f"{url}/?database=gps", upload=upload)
+    with started(config) as agent:
+        assert balancer.stored_sixth.wait(60)
+        agent.end(by=signal.SIGKILL)
+    balancer.agent_is_killed.set()
+    with started(config) as agent:
+        done = run_agent("drain", "--config", str(config), timeout_s=110)
+        assert done.returncode == 0, done.stderr
+        assert agent.end() == 0
+    left = stats(folder)
+    assert (left.ready, left.unack, left.ack_failed) == (0, 0, 0)
+    return recorded(folder)
