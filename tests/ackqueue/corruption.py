@@ -25,7 +25,7 @@ from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Record
+from telemetry_agent.model import Record, StreamAccount
 
 SECTOR = 512
 NAME = "queue.db"
@@ -194,7 +194,9 @@ def use(stock: Stock, folder: Path) -> Found:
             else:
                 raise AssertionError("it never ends")
             stats = queue.stats()
-            accounts, _ = queue.accounts()
+            accounts: list[StreamAccount] = []
+            with suppress(StorageError):  # damage that nothing has met before
+                accounts, _ = queue.accounts()
     known = stock.records | {(new.stream, new.seq): new}
     there = {(record.stream, record.seq): record for record in [*delivered, *stored]}
     arrived = stock.arrived | {(record.stream, record.seq) for record in delivered}
