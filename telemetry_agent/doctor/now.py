@@ -40,7 +40,7 @@ def makeshift(state: Snapshot) -> Iterator[Finding]:
     if (config := state.config) is not None:
         yield failed(
             "config",
-            f"it runs by the last good config: {config.last_error}",
+            f"it runs by the last good config; {config.last_error}",
             "correct the config, then `sudo systemctl reload telemetry-agent`",
         )
     if (storage := state.storage) is not None and storage.state == "runtime":

@@ -247,7 +247,7 @@ def a_receiver_without_a_date(bench: Bench) -> None:
     bench.plug_in(gga("120000.00"), gga("120001.00"))
 
 
-@fault("fix", "fail", "too long ago to be true", "week counter rolled over")
+@fault("fix", "fail", "too far in the past to be true", "week counter rolled over")
 def a_receiver_from_another_age(bench: Bench) -> None:
     bench.clock = Calendar(synchronised=False)
     bench.plug_in(rmc("120000.00", date="010180"), rmc("120001.00", date="010180"))

@@ -14,8 +14,9 @@ import pytest
 from documents import blocks
 from peers import free_port, postgresql
 from processes import running
+from rig import simulated, started, write_config
 
-SQL, *_ = blocks("endpoint.md", "sql")
+SQL, AUDIT = blocks("endpoint.md", "sql")
 CODE, *_ = blocks("endpoint.md", "python")
 TOKEN = "a-long-random-token"
 
@@ -48,6 +49,28 @@ def post(url: str, said: Any, token: str = TOKEN) -> tuple[int, dict[str, Any], 
             return answer.status, json.loads(answer.read()), None
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read()), error.headers["Retry-After"]
+
+
+def test_its_audit_names_what_was_taken(database: str, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    with endpoint(tmp_path, database) as url, simulated(tmp_path, rate_hz=5) as receiver:
+        config = write_config(
+            tmp_path,
+            str(receiver.device),
+            url,
+            upload={"token_file": str(token)},
+            sampling={"heartbeat": "1s"},
+        )
+        with started(config) as agent, psycopg.connect(database, autocommit=True) as audit:
+            rows: list[Any] = []
+            while sum(through for _, _, through, _, _ in rows) < 20:
+                rows = audit.execute(AUDIT.encode()).fetchall()
+            assert {missing for *_, missing in rows} == {0}
+            taken = audit.execute("DELETE FROM fixes WHERE seq BETWEEN 11 AND 13").rowcount
+            rows = audit.execute(AUDIT.encode()).fetchall()
+            assert sum(missing for *_, missing in rows) == taken == 3
+            assert agent.end() == 0
 
 
 def test_what_it_answers(database: str, tmp_path: Path) -> None:
