@@ -7,9 +7,9 @@ gets the positions packed (``Trail``) and goes on from there.
 
 ``hello`` begins a stream of events, ``news`` goes on. Both are JSON objects:
 
-- what ``Status.snapshot`` tells, without ``pid``;
+- the fields of ``Status.snapshot``, without ``pid``;
 - ``stream``: of the row numbers: with another one all positions are to be read again, for the
-  agent began anew, or thinning has moved the rows;
+  agent was restarted, or thinning has moved the rows;
 - ``position``: the last fix as in an export, with ``age_s``; absent: there was none;
 - ``findings``: what is wrong, in the doctor's words: ``name``, ``verdict``, ``said``, ``remedy``;
 - ``network``: ``word``, since ``since_s``, ``error``;
@@ -19,7 +19,7 @@ gets the positions packed (``Trail``) and goes on from there.
   device cannot have been;
 - ``places``: where the rows are, as first row, last row, place; absent: as before;
 - ``gone``: rows, as first and last, that are there no more since the last event;
-- ``away``: whether the demo's network is cut; absent: it is no demo.
+- ``away``: whether the demo's network is cut; absent: this is not a demo.
 """
 
 import json

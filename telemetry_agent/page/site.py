@@ -118,8 +118,8 @@ class Site:
             Route("/fix", self._fix),
             Route("/history", self._history),
             Route("/dead-letters", self._dead_letters),
-            Route("/retry", self._retry, methods=["POST"]),
-            Route("/discard", self._discard, methods=["POST"]),
+            Route("/retry", partial(self._act, "queue retry"), methods=["POST"]),
+            Route("/discard", partial(self._act, "queue discard"), methods=["POST"]),
             Route("/export/{format}", self._export),
             Route("/metrics", self._metrics),
             Route("/log", self._log),
@@ -254,12 +254,6 @@ class Site:
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
         return JSONResponse(await self._ask("queue list", asked))
-
-    async def _retry(self, request: Request) -> Response:
-        return await self._act("queue retry", request)
-
-    async def _discard(self, request: Request) -> Response:
-        return await self._act("queue discard", request)
 
     async def _act(self, command: str, request: Request) -> Response:
         answers = await self._ask(command, await json_object(request))

@@ -57,7 +57,7 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
     if reason is None:
         try:
             return _completed(path, connect, noted, tail, end_is_lost=end_is_lost)
-        except UnusableError as error:
+        except UnusableError as error:  # also where only a write finds the damaged page
             reason = str(error)
     say_set_aside(reason, set_aside_files.move_away(path))
     return _completed(path, connect, noted, Tail([], []), end_is_lost=end_is_lost)
@@ -66,6 +66,7 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
 def _completed(
     path: Path, connect: Connect, noted: Note | None, tail: Tail, *, end_is_lost: bool
 ) -> tuple[Store, Loaded]:
+    """Open the file and enter what it does not know: the tail of its log, and what is lost."""
     store, loaded = _open(path, connect)
     try:
         loaded = _complete(store, loaded, noted, tail)
