@@ -22,6 +22,7 @@ READ_BY = {
     ("ackqueue.md", "python"): "install/test_commands_of_pages.py",
     ("endpoint.md", "python"): "servers/test_postgresql.py",
     ("endpoint.md", "sql"): "servers/test_postgresql.py",
+    ("fleet.md", "sql"): "servers/test_clickhouse.py",
     ("install.md", "sh"): "packages/test_pages_as_printed.py",
     ("operations.md", "sh"): "packages/test_pages_as_printed.py",
     ("page.md", "caddy"): "page/test_proxy.py",

@@ -269,7 +269,7 @@ def test_a_disk_that_cannot_be_read_is_told(
     assert (answer.status, text) == (409, b"cannot read the queue: it is damaged")
     with caplog.at_level(logging.WARNING), pytest.raises(http.client.IncompleteRead):
         site.ask("/export/gpx")
-    assert "broke off what it sent: cannot read the queue: it is damaged" in caplog.text
+    assert "broke off an answer: cannot read the queue: it is damaged" in caplog.text
     assert "Traceback" not in caplog.text
 
 
@@ -402,10 +402,11 @@ def test_a_port_in_use_is_said_once_and_tried_again(
 
 def test_too_many_viewers_are_told_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "VIEWERS", 2)
+    monkeypatch.setattr("telemetry_agent.page.site.VIEWERS", 2)
     with site.events() as one, site.events() as two:
         assert next(one)[0] == next(two)[0] == "hello"
         answer, text = site.ask("/events")
-        assert (answer.status, text) == (503, b"Too many look at once: close another window.")
+        assert (answer.status, text) == (503, b"Too many viewers (limit 2): close another window.")
 
 
 def test_connections_are_bounded_and_idle_ones_end(
