@@ -74,7 +74,7 @@ def fault(
 # The config
 
 
-@fault("config", "fail", "upload.timout is no key.*did you mean upload.timeout", "config check")
+@fault("config", "fail", "upload.timout is not a key.*did you mean upload.timeout", "config check")
 def a_misspelt_key(bench: Bench) -> None:
     bench.upload["timout"] = 3
 
