@@ -277,11 +277,11 @@ class FoundRows:
 
 
 def _learn(known: RangeMap[RowState], span: Span[RowState]) -> None:
-    """Believe a mark where no other is more final; memory holds no reasons."""
+    """Believe a mark where no other is more final; of equals the newer. No reasons in memory."""
     lo, hi, mark = span
     if mark.state is State.ACK_FAILED:
         mark = unnamed(known.value_at(lo - 1), known.value_at(hi + 1))
-    less = _BY_FINALITY[: _BY_FINALITY.index(mark.state)]
+    less = _BY_FINALITY[: _BY_FINALITY.index(mark.state) + 1]
     overruled = [part[:2] for part in known.within(lo, hi) if part.value.state in less]
     for part in [*known.gaps(lo, hi), *overruled]:
         known.paint(*part, mark)
