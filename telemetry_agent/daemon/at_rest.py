@@ -133,7 +133,7 @@ class RestingQueue:
             path = self._opened.enter_context(copied(path, whole=False))
             log = read_log(set_aside_files.log_of(path), PAGE_BYTES)
             # Such a log SQLite would shorten, or delete; the agent takes what is whole in it.
-            if log.frames and (log.taken < len(log.frames) or path.stat().st_size == 0):
+            if log.frames and (log.taken < len(log.frames) or path.stat().st_size < PAGE_BYTES):
                 raise StorageError(f"the log of the queue {self._path} is damaged")
         return self._opened.enter_context(closing(QueueReader(path)))
 

@@ -100,7 +100,7 @@ def _read_log(path: Path, noted: Note | None) -> tuple[str | None, Tail, bool]:
     none = Tail([], [])
     log_path = set_aside_files.log_of(path)
     found = read_log(log_path, PAGE_BYTES)
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists() or path.stat().st_size < PAGE_BYTES:
         # SQLite would delete the log.
         if found.frames:
             return f"the queue {path} is empty, but its log is not", none, found.end_is_lost
