@@ -167,6 +167,6 @@ def fix_of(fields: Mapping[str, Any]) -> Fix:
         elif field.kind == "flags":
             value = tuple(value)
         elif field.kind == "object":
-            value = json.dumps(value)
+            value = json.dumps(value, separators=(",", ":"))
         values[field.stored] = value
     return Fix(**values)

@@ -61,6 +61,10 @@ class Accounts:
             while seqs.wanted:
                 row = seqs.wanted.pop()
                 seqs[row] = next((found[SEQ] for found in shared.read(row, row)), None)
-        newest = [] if ledger.away.any else shared.read_back(done, ROWS_PER_READ)
+        newest = (
+            []
+            if ledger.away.any
+            else shared.ask(lambda store: store.read_back(done, ROWS_PER_READ))
+        )
         records = map(decode, newest)
         return accounts, next((r.fix.time_ms for r in records if r and r.fix.time_is_sure), None)

@@ -115,7 +115,7 @@ class Contents:
             shared.check_open()
             rows: list[Row] = []
             try:
-                rows = shared.read_back(shared.last, limit)
+                rows = shared.ask(lambda store: store.read_back(shared.last, limit))
             except UnusableError:
                 if shared.broken:
                     raise

@@ -161,6 +161,8 @@ class Ledger:
             hi = min(span.hi, below - 1)
             first, end = self.streams.bounds(hi)  # a fix keeps to the run of its stream
             lo = max(span.lo, hi - limit + 1, first)
+            # The window before left a hole behind it: what stays of this one moves to its upper
+            # end, so that the numbers that come free remain one range.
             hole = self.marks.span_at(hi + 1)
             top = min(hole.hi, end - 1) if hole is not None and hole.value == THINNED else hi
             if hi <= newest:  # none may cross the line between backlog and live
@@ -207,6 +209,8 @@ class Ledger:
     def choose(self, limit: int, *, live_first: bool) -> Plan | None:
         """The rows for the next batch; see ``ReadyRows.choose``. They are still free."""
         plan = self.ready_rows.choose(limit, live_first=live_first)
+        # A batch without an answer comes whole, so that the endpoint recognises it. If that is more
+        # than the endpoint takes now, its rows travel alone from then on.
         if plan is not None and plan.size > limit:
             self.make_ready(plan.ranges)
             plan = self.ready_rows.choose(limit, live_first=live_first)
@@ -224,7 +228,7 @@ class Ledger:
         """One lease becomes two. Returns their numbers."""
         lease = self._end(batch)
         rows = list(lease.rows())
-        if lease.batch != LOOSE:
+        if lease.batch != LOOSE:  # it is not sent as it was any more
             self.make_ready(lease.ranges)
         return self.begin(rows[:at], LOOSE), self.begin(rows[at:], LOOSE)
 
@@ -318,12 +322,16 @@ class Ledger:
         return self.marks.where(lambda mark: mark.state is state, row)
 
     def _settle_all(self, lo: int, hi: int) -> None:
+        # A row without a mark is ready. Nothing is to be done for other marks, which say what
+        # became of their rows.
         for first, last in self.marks.gaps(lo, hi):
             self._free(first, last)
         for span in self._in_state(State.READY, lo):
             if span.lo > hi:
                 break
             self._free(span.lo, min(span.hi, hi), span.value.batch or LOOSE)
+        # A row of a batch that is out can be settled again: one that was away, and arrived, or that
+        # a repeated write stored. It stays in its batch.
         for first, last in chain.from_iterable(lease.ranges for lease in self.leases.values()):
             if max(lo, first) <= min(hi, last):
                 self.ready_rows.free.paint(max(lo, first), min(hi, last), None)

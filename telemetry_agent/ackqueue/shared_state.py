@@ -14,13 +14,12 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from telemetry_agent.ackqueue.away_rows import generation_after
-from telemetry_agent.ackqueue.file.lock import Note, QueueLock, lock_path
+from telemetry_agent.ackqueue.file.lock import Note
 from telemetry_agent.ackqueue.file.rows import (
     SEQ,
     STREAM,
@@ -30,12 +29,11 @@ from telemetry_agent.ackqueue.file.rows import (
     encode,
     stream_from_int,
 )
-from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
+from telemetry_agent.ackqueue.file.schema import Connect, UnusableError
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
 from telemetry_agent.ackqueue.ledger import Ledger
-from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.recovery.opening import open_queue, say_set_aside
+from telemetry_agent.ackqueue.queue_file import QueueFile
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix, Record
@@ -64,22 +62,9 @@ class SharedState:
         """Something may have become ready to be handed out, or the queue was closed."""
         self._waiters = 0
         self._waiting_for_room: set[Callable[[], None]] = set()
-        self._connect = connect
         self._watchers: list[Callable[[], None]] = []
-        make_directories(path)
-        self._file_lock = QueueLock(path)
-        try:
-            self.store, loaded = open_queue(path, connect, self._file_lock.noted)
-        except BaseException:
-            self._file_lock.release()
-            raise
-        self._damage: StorageError | None = None
-        """Why the file is to be set aside: the disk has refused that so far."""
-        self._is_aside = False
-        self._limits: tuple[int, int] | None = None
-        self._inodes: dict[Path, int] = {}
-        self.is_in_place()
-
+        self.file = QueueFile(path, connect)
+        loaded = self.file.loaded
         self.ledger = Ledger(loaded)
         self.ledger.resume()
         self.writer = Writer(
@@ -220,7 +205,12 @@ class SharedState:
     @property
     def broken(self) -> bool:
         """Whether the file is damaged, and the disk refuses to put another in its place."""
-        return self._damage is not None
+        return self.file.damage is not None
+
+    @property
+    def store(self) -> Store:
+        """The SQL of the file that is in use now."""
+        return self.file.store
 
     def use(self) -> None:
         """Note that something is about to be done that a close must bring to disk."""
@@ -242,7 +232,7 @@ class SharedState:
         if not at_once and (refused := self.writer.refusal_now()) is not None:
             self._find_oldest()
             return refused
-        refusal = self._damage or self.writer.write(self.store)
+        refusal = self.file.damage or self.writer.write(self.store)
         if isinstance(refusal, UnusableError):
             refusal = self.replace(refusal)
         for _ in range(_RELIEFS):
@@ -266,19 +256,11 @@ class SharedState:
         """
         return self.ask(lambda store: list(islice(store.read(lo, hi), limit)))
 
-    def read_back(self, row: int, limit: int) -> list[Row]:
-        """The last rows up to this one, the newest first; as ``read``."""
-        return self.ask(lambda store: store.read_back(row, limit))
-
-    def numbers(self, lo: int, hi: int) -> list[int]:
-        """The first 1,000 numbers of rows in this range; as ``read``."""
-        return self.ask(lambda store: store.numbers(lo, hi))
-
     def ask(self, read: Callable[[Store], V]) -> V:
         """Read something from the file; raises as ``read``."""
         assert self.disk.locked()
-        if self._damage is not None:
-            raise self._damage
+        if self.file.damage is not None:
+            raise self.file.damage
         try:
             return read(self.store)
         except UnusableError as error:
@@ -313,9 +295,7 @@ class SharedState:
     def limit(self, size: int, log_size: int) -> None:
         """Limit the file, and each that takes its place; see ``Store.limit``."""
         assert self.disk.locked()
-        if self._limits != (size, log_size):
-            self._limits = size, log_size
-            self.store.limit(size, log_size)
+        self.file.limit(size, log_size)
 
     def replace(self, why: UnusableError) -> StorageError | None:
         """Set the file aside, and go on with a new one.
@@ -324,22 +304,10 @@ class SharedState:
             Why the disk refuses that, or to write to the new one.
         """
         assert self.disk.locked()
-        # The disk may refuse each step of this: full, or read-only. What is done stays done, and
-        # the next write begins at the step that is missing.
-        self._damage = why
-        with suppress(StorageError):
-            self.store.close()
         try:
-            if not self._is_aside:
-                say_set_aside(str(why), set_aside_files.move_away(self.path))
-                self._is_aside = True
-            self.store = Store(self.path, self._connect)
-            if self._limits is not None:
-                self.store.limit(*self._limits)
+            self.file.set_aside(why)
         except StorageError as error:
             return error
-        self._damage, self._is_aside = None, False
-        self._inodes.clear()
         with self.lock:
             hi = generation_after(self.last)
             if not isinstance(why, TakenError):
@@ -354,23 +322,6 @@ class SharedState:
         self.ring()
         return self.writer.write(self.store)
 
-    def is_in_place(self) -> bool:
-        """Whether the file, its log and its index are still where they were made."""
-        for file in (
-            self.path,
-            set_aside_files.log_of(self.path),
-            set_aside_files.index_of(self.path),
-        ):
-            try:
-                inode = file.stat().st_ino
-            except OSError:
-                inode = 0
-            if self._inodes.get(file, inode) != inode:
-                return False
-            if inode:
-                self._inodes[file] = inode
-        return True
-
     def stay_in_place(self) -> None:
         """Make again what somebody deleted, moved or replaced.
 
@@ -379,38 +330,8 @@ class SharedState:
             StorageError: The disk refuses. What is open goes on.
         """
         assert self.disk.locked()
-        make_directories(self.path)
-        if self._file_lock.retake():
-            self._say_moved(lock_path(self.path))
+        if self.file.stay_in_place():
             self.note()
-        if not self.broken and not self.is_in_place():
-            self._say_moved(self.path)
-            self._move_in()
-
-    def _say_moved(self, file: Path) -> None:
-        log.error(
-            "%s was deleted, moved or replaced while it was in use: it is written again",
-            file,
-            extra={"fields": {"STATE": "moved"}},
-        )
-
-    def _move_in(self) -> None:
-        """Make the file again from what is still open.
-
-        What is at its place now is nobody's to delete: it gets another name.
-        """
-        copy = self.path.with_name(self.path.name + ".new")
-        self.store.copy_to(copy)
-        if self.path.exists() and self.path.stat().st_ino != self._inodes.get(self.path):
-            log.error("%s", f"what was in its place is {set_aside_files.put_by(self.path)} now")
-        with suppress(StorageError):
-            self.store.close()  # and with it goes its log, by name
-        set_aside_files.put_in_place(copy, self.path)
-        self._inodes.clear()
-        self.store = Store(self.path, self._connect)
-        if self._limits is not None:
-            self.store.limit(*self._limits)
-        self.is_in_place()
 
     def note(self, *, clean: bool = False) -> None:
         """Write down beside the file what is in it, in case it is found empty."""
@@ -418,7 +339,7 @@ class SharedState:
             oldest = 1 if self.ledger.away.any else self.ledger.oldest_pending()
             last = self.committed  # what is not on disk yet is not lost when the disk forgets
             run = self.ledger.streams.last
-            self._file_lock.note(Note(clean, oldest or last + 1, last, run))
+            self.file.lock.note(Note(clean, oldest or last + 1, last, run))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""
@@ -426,7 +347,7 @@ class SharedState:
             self.store.close()
         finally:
             self.note(clean=True)
-            self._file_lock.release()
+            self.file.lock.release()
 
     def _draw_stream(self) -> None:
         self.stream = secrets.randbits(64) - 2**63

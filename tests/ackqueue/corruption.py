@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from judge import verdicts
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
-from telemetry_agent.model import Record
+from telemetry_agent.errors import StorageError
+from telemetry_agent.model import Record, StreamAccount
 
 SECTOR = 512
 NAME = "queue.db"
@@ -187,12 +188,15 @@ def use(stock: Stock, folder: Path) -> Found:
                     delivered += batch.records
                     queue.ack(batch)
                 elif not queue.stats().carrying_over:
-                    break
+                    with suppress(StorageError):  # what is delivered is read now
+                        stored = [s.record for s in queue.stored()]
+                        break
             else:
                 raise AssertionError("it never ends")
-            stored = [s.record for s in queue.stored()]
             stats = queue.stats()
-            accounts, _ = queue.accounts()
+            accounts: list[StreamAccount] = []
+            with suppress(StorageError):  # damage that nothing has met before
+                accounts, _ = queue.accounts()
     known = stock.records | {(new.stream, new.seq): new}
     there = {(record.stream, record.seq): record for record in [*delivered, *stored]}
     arrived = stock.arrived | {(record.stream, record.seq) for record in delivered}

@@ -4,7 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from judge import verdicts
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
 PAGE_BYTES = 512
@@ -123,8 +124,9 @@ class Outcome:
     delivered: list[Record]
     lost: int
     """As the queue counts it."""
-    complete: bool = True
-    """The audit misses nothing but what the queue says that damage took."""
+    complete: bool = field(default=True, compare=False)
+    """The audit misses nothing but what the queue says that damage took; it has heard of nothing
+    that was delivered before."""
 
 
 def recover(path: Path) -> Outcome:
@@ -138,7 +140,10 @@ def recover(path: Path) -> Outcome:
                 delivered += batch.records
                 queue.ack(batch)
             elif not queue.stats().carrying_over:
-                accounts, _ = queue.accounts()
+                try:
+                    accounts, _ = queue.accounts()
+                except StorageError:  # damage that nothing has met before
+                    continue
                 found = verdicts(accounts, [(r.stream, r.seq) for r in delivered])
                 complete = all(verdict.missing == 0 for verdict in found.values())
                 return Outcome(delivered, queue.stats().lost.get("damaged", 0), complete)

@@ -244,7 +244,7 @@ class Accounts(RuleBasedStateMachine):
         for file in dead.parent.glob(f"{dead.name}.*-*"):
             shutil.copy(file, file.with_name(file.name.replace(dead.name, self.path.name)))
         self.queue.shared.store.close()
-        self.queue.shared._file_lock.release()
+        self.queue.shared.file.lock.release()
         self.names = dict(self.on_disk)
         self.settled = set()
         self.sure = False

@@ -13,21 +13,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from zlib import crc32
 
 import apsw
 import pytest
 from ackqueue import damage
-from ackqueue.queue_parts import lease, put, seqs
+from ackqueue.queue_parts import fix_at, lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
 from telemetry_agent.ackqueue.file import schema
+from telemetry_agent.ackqueue.file.rows import encode
 from telemetry_agent.ackqueue.file.schema import UnusableError, connect
-from telemetry_agent.ackqueue.file.store import Store
+from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.recovery import opening
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
-from telemetry_agent.ackqueue.row_states import Loaded, State
+from telemetry_agent.ackqueue.row_states import UNUSED, Loaded, State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
@@ -678,3 +682,34 @@ def test_it_says_so_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     damage.damage(path, damage.header)
     damage.recover(path)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_a_torn_commit_whose_middle_is_lost_leaves_no_rows_that_should_be_there(path: Path) -> None:
+    store = Store(path, connect)
+    row = encode(3, 1, 3, "a", fix_at())
+    opening._append(store, store.load(), [row], [Span(9, 12, UNUSED)])
+    assert store.load().last == 3
+    store.close()
+
+
+def test_a_file_that_cannot_take_what_is_missing_in_it_is_set_aside(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be read from end to end, and is found to be damaged when it is written."""
+    damage.fill(path, 100)
+    write = Store.write
+    refused: list[Changes] = []
+
+    def malformed(store: Store, changes: Changes) -> None:
+        if changes.marks and not refused:
+            refused.append(changes)
+            raise UnusableError("database disk image is malformed")
+        write(store, changes)
+
+    monkeypatch.setattr(Store, "write", malformed)
+    note = path.with_name(path.name + ".lock")
+    line = "open 101 150"
+    note.write_text(f"1\n{line} {crc32(line.encode())}\n")
+    outcome = damage.recover(path)
+    assert refused
+    assert len(outcome.delivered) == 100

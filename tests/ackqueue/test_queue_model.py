@@ -375,7 +375,7 @@ class QueueMachine(RuleBasedStateMachine):
             if source.exists():
                 shutil.copy(source, self.path.with_name(self.path.name + end))
         self.queue.shared.store.close()
-        self.queue.shared._file_lock.release()
+        self.queue.shared.file.lock.release()
         self.open()
 
     @invariant()

@@ -29,6 +29,7 @@ from uploading import Uploading
 from telemetry_agent.upload.http.credentials import Credentials
 
 TABLE, *_ = blocks("servers.md", "sql")
+ACCOUNTS, AUDIT = blocks("fleet.md", "sql")
 READ = "SELECT * FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"
 ABSENT: tuple[Any, ...] = (None, "", [])
 INTO = "/?query=INSERT%20INTO%20gps.fixes%20FORMAT%20JSONEachRow"
@@ -195,3 +196,21 @@ def test_a_batch_that_comes_again_is_one_insert(engine: Engine, tmp_path: Path) 
 def test_the_statements_for_the_user_are_right(engine: Engine) -> None:
     for statement in TABLE.split(";")[2:4]:
         assert "Query" in engine.ask(f"EXPLAIN AST {statement}")
+
+
+def test_the_audit_of_the_documentation_finds_what_was_taken(engine: Engine) -> None:
+    query = engine._session.query
+    query(ACCOUNTS)
+    query("INSERT INTO gps.accounts VALUES ('one', 50, 50, 5, 1), ('one', 60, 60, 6, 2)")
+    query("INSERT INTO gps.accounts VALUES ('two', 9, 9, 0, 1)")
+    columns = "(device, stream, seq, time)"
+    for stream, rows in (("one", 70), ("one", 20), ("two", 7)):  # some come twice
+        query(
+            f"INSERT INTO gps.fixes {columns} SELECT 'van-07', '{stream}', number + 1, "
+            f"toDateTime64('2026-11-23 12:00:00', 3, 'UTC') + number FROM numbers({rows}) "
+            f"WHERE '{stream}' = 'two' OR number % 10 != 9"
+        )
+    found = [json.loads(line) for line in engine.ask(AUDIT).splitlines()]
+    told = {row["stream"]: (int(row["through"]), int(row["missing"])) for row in found}
+    assert told == {"one": (60, 0), "two": (9, 2)}
+    assert {row["newest"][:19] for row in found} == {"2026-11-23 12:00:58", "2026-11-23 12:00:06"}

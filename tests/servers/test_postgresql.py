@@ -6,6 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from documents import blocks
 from peers import free_port, postgresql
 from processes import running
+from rig import record_backlog, started, write_config
 
-SQL, *_ = blocks("endpoint.md", "sql")
+SQL, AUDIT = blocks("endpoint.md", "sql")
 CODE, *_ = blocks("endpoint.md", "python")
 TOKEN = "a-long-random-token"
 
@@ -50,8 +52,33 @@ def post(url: str, said: Any, token: str = TOKEN) -> tuple[int, dict[str, Any], 
         return error.code, json.loads(error.read()), error.headers["Retry-After"]
 
 
+def test_the_audit_finds_what_was_taken(database: str, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    record_backlog(tmp_path, 60)
+    with endpoint(tmp_path, database) as url:
+        config = write_config(
+            tmp_path,
+            "/dev/none",
+            url,
+            upload={"token_file": str(token)},
+            sampling={"heartbeat": "1s"},
+        )
+        with started(config) as agent, psycopg.connect(database, autocommit=True) as audit:
+            rows: list[Any] = []
+            while sum(through for _, _, through, _, _ in rows) != 60:
+                rows = audit.execute(AUDIT.encode()).fetchall()
+            assert [missing for *_, missing in rows] == [0]
+            newest = rows[0][3].astimezone(UTC).isoformat()
+            audit.execute("DELETE FROM fixes WHERE seq BETWEEN 11 AND 13")
+            rows = audit.execute(AUDIT.encode()).fetchall()
+            assert [missing for *_, missing in rows] == [3]
+            assert newest.startswith("2026-11-23T12:00:59")
+            assert agent.end() == 0
+
+
 def test_what_it_answers(database: str, tmp_path: Path) -> None:
-    assert CODE.count("\n") < 80
+    assert CODE.count("\n") < 90
     fix = {"seq": 1, "time": "2026-11-23T12:35:19.000Z", "lat": 48.1, "lon": 11.5}
     said = {"format": "native/1", "device": "van-07", "stream": "9f0c2d6e11a7b354", "fixes": [fix]}
     with endpoint(tmp_path, database) as url:

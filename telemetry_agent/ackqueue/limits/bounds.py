@@ -1,13 +1,13 @@
-"""What the queue may take of the disk, for how long, and what goes first when that is not enough.
+"""How much of the disk the queue may use, how long it keeps fixes, and what it deletes first.
 
-Delivered fixes go first, then dead letters, then ``when_full`` decides: ``thin`` gives up fixes
-that the shape of the track does not need, from the older half of what waits, coarser and coarser;
-``drop-oldest`` gives up the oldest; ``stop`` records no new ones. Batches that are out stay whole,
-and so do those that wait for an answer. Whatever was to be delivered and goes is counted.
+Delivered fixes are deleted first, then dead letters, then ``when_full`` decides: ``thin`` deletes
+fixes that the shape of the track does not need, from the older half of what waits, coarser with
+each pass; ``drop-oldest`` deletes the oldest; ``stop`` records no new ones. Batches that are out,
+or that got no answer, stay whole. Each fix that is deleted undelivered is counted.
 
-There are two limits. At the lower one room is made in time, a few rows at a step; the upper one is
-SQLite's ``max_page_count``, at which a file still lets rows be deleted. A disk that is full before
-has the ballast.
+There are two limits. Above the lower one each step deletes some rows. The upper one is SQLite's
+``max_page_count``: at it the file does not grow, but rows can still be deleted. If the disk is full
+earlier, the ballast makes room.
 """
 
 import logging
@@ -32,23 +32,24 @@ WhenFull = Literal["thin", "drop-oldest", "stop"]
 
 _MIB = 1 << 20
 _LEAST_BYTES = 4 * _MIB
-"""So much the queue may take of a disk that has less to spare than ``min_free``."""
+"""The queue may use this much even of a disk with less free space than ``min_free``."""
 _LOG_BYTES = _MIB
 _DOUBTFUL_ROWS = 50_000
-"""Behind so many fixes whose time is in doubt it looks for one whose time is not."""
+"""To find the age of a fix whose time is in doubt, look at so many of those that follow."""
 _PACK_FROM_BYTES = 4 * _MIB
 _PACK_UPTO_BYTES = 16 * _MIB
-"""What is kept is written anew, and meanwhile nothing else: on a slow card for some seconds."""
+"""To pack is to write again all that is kept, and nothing else meanwhile: some seconds on a slow
+card."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the config's ``[queue]`` says; 0: none."""
+    """The limits in ``[queue]`` of the config; 0: no limit."""
 
     max_size_bytes: int = 0
     """Of the file, its log and its ballast."""
     min_free_bytes: int = 0
-    """Of the disk, left for others."""
+    """Of the disk, left free for others."""
     max_age_s: float = 0
     """By GNSS time, from the newest fix whose time is not in doubt."""
     when_full: WhenFull = "thin"
@@ -63,23 +64,23 @@ class Room(NamedTuple):
 
     @property
     def short(self) -> bool:
-        """So little is left that some is to be made."""
+        """Whether so little room is left that some must be made."""
         return self.used > self.limit - self.limit // 16
 
     @property
     def ample(self) -> bool:
-        """So much is left that being full is over."""
+        """Whether so much room is left that the queue is no longer full."""
         return self.used <= self.limit - self.limit // 4
 
 
 class Bounds:
-    """Keeps a queue within its limits. Each call does a bounded piece of work."""
+    """Keeps a queue within its limits. Each call does a limited amount of work."""
 
     def __init__(self, shared: SharedState, limits: Limits, keep_delivered_s: float) -> None:
         self.full = False
-        """Room has to be made for what comes."""
+        """Fixes are deleted to make room for new ones."""
         self.stopped = False
-        """Nothing more is recorded."""
+        """No more fixes are recorded."""
         self._shared = shared
         self._limits = limits
         self._keep_delivered_ms = keep_delivered_s * 1000
@@ -101,10 +102,10 @@ class Bounds:
     # For the holder of the disk lock
 
     def make_room(self) -> bool:
-        """Look whether there is room for what comes, and make some if not.
+        """Make some room if there is too little for new fixes.
 
         Returns:
-            Whether there is more to do now.
+            Whether to call it again now.
 
         Raises:
             StorageError: The file cannot be read.
@@ -125,7 +126,7 @@ class Bounds:
         return room.short or (self.stopped and not room.ample)
 
     def has_room(self) -> bool:
-        """Whether some more can come without anything going but delivered fixes."""
+        """Whether there is room, or can be by deleting delivered fixes alone."""
         if not self._bounded:
             return True
         while not self._look().ample:
@@ -135,10 +136,10 @@ class Bounds:
         return True
 
     def purge(self) -> bool:
-        """Delete some delivered fixes that were kept long enough.
+        """Delete some delivered fixes that were kept for ``keep_delivered``.
 
         Returns:
-            Whether there may be more.
+            Whether there may be more to delete.
 
         Raises:
             StorageError: The file cannot be read.
@@ -167,7 +168,7 @@ class Bounds:
         return is_sound(row) and abs(row[TIME_MS] - latest_ms) <= self._keep_delivered_ms
 
     def expire(self) -> bool:
-        """Give up some fixes that are older than ``max_age``. Returns and raises as ``purge``."""
+        """Delete some fixes that are older than ``max_age``. Returns and raises as ``purge``."""
         shared = self._shared
         if not self._limits.max_age_s or shared.latest_ms is None or shared.writer.refused:
             return False
@@ -191,9 +192,9 @@ class Bounds:
         return more
 
     def _old(self, lo: int, hi: int, oldest_ms: float) -> tuple[int, bool]:
-        """The last row that is too old, ``lo - 1`` for none, and whether a younger one follows.
+        """Find the last row that is too old (``lo - 1``: none), and whether a younger one follows.
 
-        A fix whose time is in doubt is as old as the next one whose time is not.
+        A fix whose time is in doubt counts as old as the next one whose time is not.
         """
         last_old = none = lo - 1
         most = min(hi, lo + _DOUBTFUL_ROWS)
@@ -209,7 +210,7 @@ class Bounds:
         return last_old, False
 
     def pack(self) -> None:
-        """Give the disk back what is not used, where that is most of the file.
+        """Give unused pages back to the disk if they are most of the file.
 
         Raises:
             StorageError: The disk refused.
@@ -224,7 +225,7 @@ class Bounds:
             log.info("the queue %s: %d MB were given back", shared.path, size.free_bytes // 10**6)
 
     def _relieve(self) -> bool:
-        """The file may not grow, or the disk is full: whether some room was made."""
+        """Make some room in a file that may not grow, or on a full disk. Returns whether it did."""
         try:
             room = self._look()
             dropped = room.disk_free < self._reserve and self._ballast.drop()
@@ -238,7 +239,7 @@ class Bounds:
         size = shared.store.size()
         disk_free = _free_bytes(shared.path.parent)
         spare = disk_free if size.bytes < _LEAST_BYTES else disk_free - limits.min_free_bytes
-        if not self._ballast.is_there:  # what it leaves is for the log, not for more rows
+        if not self._ballast.is_there:  # the room that it left is for the log, not for new rows
             spare = min(spare, max(disk_free - self._reserve, disk_free // 2))
         limit = size.bytes + max(0, spare)
         if limits.max_size_bytes:
@@ -283,7 +284,7 @@ class Bounds:
             return self._shared.ledger.lost()
 
     def _give_up(self, *, disk_is_short: bool) -> bool:
-        """Something, in the order of what is missed least. False: there is nothing."""
+        """Delete some of what is missed least. False: there is nothing to delete."""
         shared = self._shared
         if disk_is_short and set_aside_files.delete_kept(shared.path):
             return True
@@ -303,7 +304,7 @@ class Bounds:
         shared = self._shared
         with shared.lock:
             delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
-        # The newest of all stays: it tells the next run how far this one came.
+        # The newest row of all stays: the next run reads in it how far this one came.
         delivered = [(lo, min(hi, shared.last - 1)) for lo, hi in delivered if lo < shared.last]
         self._lose(delivered, PURGED)
         return bool(delivered)

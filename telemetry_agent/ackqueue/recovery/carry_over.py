@@ -10,11 +10,12 @@ What is missing between the rows that were found is lost: it is counted, and rep
 """
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from telemetry_agent.ackqueue.away_rows import Arrival
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM
-from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
@@ -101,7 +102,8 @@ class Carrier:
             self.close()
             self._found = FoundRows(paths)
         found = self._found
-        if found.look():  # before all marks are known no row may come
+        # All marks first: one may say that a row which was found already is delivered.
+        if found.look():
             return 0
         if paths and all(file.is_newer and not file.has_rows for file in found.files):
             self._cannot(f"{paths[-1]} waits for the newer telemetry-agent that wrote it")
@@ -120,11 +122,15 @@ class Carrier:
                 return
             lo, last = shared.ledger.away.first, shared.ledger.away.last - 1
             upto, rows = self._portion or (last, [])
-            if upto < lo:  # from before this object was made
+            # The files were opened again, and are read from their first row on; what is before
+            # ``lo`` was taken over by an earlier step.
+            if upto < lo:
                 self._portion = None
                 return
-            there = shared.numbers(lo, upto)
-            if len(there) == ROWS_PER_READ:  # carried over before: these first
+            there = shared.ask(partial(Store.numbers, lo=lo, hi=upto))
+            # After a kill more rows can be here already than one read returns. Then only the part
+            # up to the last one that was read is known, and the portion is kept for the rest.
+            if len(there) == ROWS_PER_READ:
                 upto = there[-1]
             else:
                 self._portion = None
@@ -135,7 +141,7 @@ class Carrier:
                 self._find_streams(found, rows)
                 wanted = shared.ledger.arrive(arrival, there)
                 shared.writer.arrive([row for row in rows if row[0] in wanted])
-                if upto >= last:
+                if upto >= last:  # the mark AWAY goes in the same transaction as the last rows
                     shared.ledger.away.end()
             self._carried += len(wanted)
             shared.write()

@@ -1,11 +1,11 @@
-"""Files that were set aside, beside the queue: their names, and how they come and go.
+"""The files that were set aside beside the queue: their names, and how they come and go.
 
-``PATH.damaged-N``, with its log ``PATH.damaged-N-wal``, waits to be carried over into the queue. It
-is deleted when all of it is there. If something is missing it becomes ``PATH.kept-N``, for whoever
-wants to look; only the last of these stays. A file in which nothing of ours was found becomes
-``PATH.foreign-N``, and is nobody's to delete but the user's.
+``PATH.damaged-N``, with its log ``PATH.damaged-N-wal``, waits to be carried over into the queue.
+When all of its rows are there it is deleted. If rows are missing it is renamed to ``PATH.kept-N``,
+for a person to look at; only the last of these is kept. A file in which no row of ours was found
+is renamed to ``PATH.foreign-N``, which only the user deletes.
 
-Each step can be the last one before a power cut, so ``finish`` comes before a queue is opened.
+A power cut can come after each step, so ``finish`` is called before a queue is opened.
 """
 
 import os
@@ -21,34 +21,34 @@ End = Literal["delete", "kept", "foreign"]
 
 
 def log_of(path: Path) -> Path:
-    """The log that SQLite has beside a database."""
+    """The log (write-ahead log) that SQLite keeps beside a database."""
     return path.with_name(path.name + "-wal")
 
 
 def index_of(path: Path) -> Path:
-    """The index of that log."""
+    """The index of that log, which SQLite maps into memory."""
     return path.with_name(path.name + "-shm")
 
 
 def waiting(path: Path) -> list[Path]:
-    """Those that are to be carried over into the queue at ``path``, the oldest first."""
+    """The files to be carried over into the queue at ``path``, the oldest first."""
     return [file for _, file in _numbered(path, _WAITING)]
 
 
 def kept(path: Path) -> list[Path]:
-    """Those that were carried over as far as they can be read, the oldest first."""
+    """The files that were carried over with rows missing, the oldest first."""
     return [file for _, file in _numbered(path, _KEPT)]
 
 
 def foreign(path: Path) -> list[Path]:
-    """Those that are no queues."""
+    """The files that are not queues."""
     return [file for _, file in _numbered(path, _FOREIGN)]
 
 
 def move_away(path: Path) -> Path:
-    """Move the queue file and its log out of the way; that is on disk when it returns.
+    """Rename the queue file and its log. Synced when it returns. Returns the new name.
 
-    Nobody has it open: SQLite deletes a log by its name. Returns its new name.
+    No connection may have it open: SQLite deletes a log by its name.
 
     Raises:
         StorageError: It cannot be renamed.
@@ -64,7 +64,7 @@ def move_away(path: Path) -> Path:
 
 
 def put_by(path: Path) -> Path:
-    """Rename what somebody put in the place of the queue. Returns its new name.
+    """Rename a file that somebody put in the place of the queue. Returns the new name.
 
     Raises:
         StorageError: It cannot be renamed.
@@ -79,7 +79,7 @@ def put_by(path: Path) -> Path:
 
 
 def put_in_place(copy: Path, path: Path) -> None:
-    """Make the copy of a queue the queue; that is on disk when it returns.
+    """Rename a copy of the queue to the queue. Synced when it returns.
 
     Raises:
         StorageError: It cannot be renamed.
@@ -94,7 +94,7 @@ def put_in_place(copy: Path, path: Path) -> None:
 
 
 def finish(path: Path) -> None:
-    """Go on with a ``move_away`` that was cut off.
+    """Complete a ``move_away`` that a power cut or a kill interrupted.
 
     Raises:
         StorageError: It cannot be renamed.
@@ -104,7 +104,7 @@ def finish(path: Path) -> None:
         return
     here = path.exists(), log_of(path).exists()
     there = files[-1].exists(), log_of(files[-1]).exists()
-    # Of the queue and its log one has moved, and the other has not.
+    # The log was renamed and the file was not, or the other way round.
     if there == (False, True) or (there == (True, False) and here == (False, True)):
         try:
             _move(path, files[-1])
@@ -113,7 +113,7 @@ def finish(path: Path) -> None:
 
 
 def retire(path: Path, file: Path, end: End) -> None:
-    """It has been carried over, as far as it can be read: delete it, or give it another name."""
+    """Delete or rename a file that was carried over as far as it can be read."""
     number = file.name.rpartition("-")[2]
     index_of(file).unlink(missing_ok=True)
     for suffix in ("-wal", ""):
@@ -127,7 +127,7 @@ def retire(path: Path, file: Path, end: End) -> None:
 
 
 def delete_kept(path: Path, *, but_for: int = 0) -> bool:
-    """Give back the room of those that were kept. Returns whether there were any."""
+    """Delete the kept files, but for the last ``but_for``. Returns whether there were any."""
     files = kept(path)
     files = files[: len(files) - but_for]
     for file in files:
@@ -143,8 +143,9 @@ def _move(path: Path, aside: Path) -> None:
     try:
         rename(path, aside)
     except FileNotFoundError:
-        create_file(aside)  # so that the log does not look like one whose file is still to come
-    with suppress(FileNotFoundError):  # it tells which frames of the log count
+        # Otherwise ``finish`` would take the log for that of a file that is still to be renamed.
+        create_file(aside)
+    with suppress(FileNotFoundError):  # it shows which frames of the log are valid
         index_of(path).rename(index_of(aside))
     sync_directory(path.parent)
 

@@ -1,7 +1,7 @@
-"""Whether a queue is as it was stored. Nothing is changed, not even what is damaged.
+"""Check a queue against its checksums. Nothing is changed, not even what is damaged.
 
-Each row and each mark is held against its checksum, at most 1,000 in a transaction, so that a
-running agent goes on recording. At rest SQLite checks the structure of the file as well.
+Each row and each mark is checked, at most 1,000 in a transaction, so that a running agent goes on
+recording. At rest SQLite checks the structure of the file as well.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -30,7 +30,7 @@ Report = Generator[dict[str, Any], None, None]
 
 
 class Source(Protocol):
-    """A queue: in use (``shared.SharedState``), or at rest."""
+    """A queue in use (``SharedState``) or at rest (``FileAtRest``)."""
 
     @property
     def path(self) -> Path: ...  # noqa: D102
@@ -52,10 +52,10 @@ class FileAtRest:
     """A queue that nobody uses."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, for reading alone.
+        """Open it for reading.
 
         Raises:
-            StorageError: It is damaged so that it cannot be opened, or the disk refuses.
+            StorageError: It is too damaged to be opened, or the disk refuses.
         """
         self.path = path
         self.disk: AbstractContextManager[object] = nullcontext()
@@ -67,7 +67,7 @@ class FileAtRest:
         self.damage = loaded.damage
 
     def check_open(self) -> None:
-        """It is."""
+        """Do nothing: it is open."""
 
     def ask(self, read: Callable[[Store], V]) -> V:
         """Read something from the file."""
@@ -75,7 +75,7 @@ class FileAtRest:
 
 
 class Loss(NamedTuple):
-    """Fixes that were lost by damage, and their neighbours, where those are still there."""
+    """Some fixes that were lost to damage, and the fixes before and after them, if they exist."""
 
     rows: int
     after: Record | None
@@ -87,7 +87,7 @@ class Loss(NamedTuple):
 
 
 def losses(source: Source, limit: int) -> list[Loss]:
-    """What was lost by damage, and where; the newest of it. For the holder of the disk lock.
+    """Find what was lost to damage, and where; the newest ``limit``. Hold the disk lock.
 
     Raises:
         StorageError: The file cannot be read.
@@ -106,11 +106,11 @@ def losses(source: Source, limit: int) -> list[Loss]:
 
 
 def verify_at_rest(path: Path, file: Path) -> Report:
-    """As ``verify``, of a queue that nobody uses.
+    """Check a queue that no process uses; see ``verify``.
 
     Args:
         path: Of the queue.
-        file: What is read: the same, or a copy of it with its log.
+        file: The file to read: the same one, or a copy of it with its log.
 
     Raises:
         OSError: The log cannot be read.
@@ -135,14 +135,15 @@ def verify_at_rest(path: Path, file: Path) -> Report:
 
 
 def verify(source: Source, structure: str = "ok") -> Report:
-    """Check everything. Answers after each portion how far it is, and at the end a report.
+    """Check everything. Yields the counts so far after each portion, and a report at the end.
 
-    ``rows``, of which ``damaged`` are not as they were stored; ``missing`` ones; ``damaged_marks``,
-    whose rows are sent again. The report alone has ``structure`` of the file: "ok", or what is
-    wrong; ``set_aside``: files beside it, with ``file``, ``bytes`` and ``state``: "waiting" to be
-    carried over, "kept", or "foreign"; ``lost`` to damage so far, with ``count`` and the fixes next
-    to them, ``after`` and ``before``, as ``stream``, ``seq`` and ``time``; and ``sound``: nothing
-    is damaged, or waits.
+    The counts are ``rows``; ``damaged``: those of them whose checksum is wrong; ``missing``: rows
+    that should be there; ``damaged_marks``: the rows of such a mark are sent again. The report adds
+    ``structure`` of the file ("ok", or what is wrong); ``set_aside``: the files beside it, with
+    ``file``, ``bytes`` and ``state`` ("waiting" to be carried over, "kept", or "foreign");
+    ``lost``: what was lost to damage so far, with ``count`` and the fixes next to it, ``after`` and
+    ``before``, as ``stream``, ``seq`` and ``time``; and ``sound``: nothing is damaged, and no file
+    waits.
     """
     counts = dict.fromkeys(("rows", "damaged", "missing", "damaged_marks"), 0)
     lost: list[Loss] = []
@@ -158,7 +159,7 @@ def verify(source: Source, structure: str = "ok") -> Report:
 
 
 def _check(source: Source, counts: dict[str, int]) -> Iterator[None]:
-    """Count, with a pause after each portion."""
+    """Count. Yields after each portion."""
     row = 1
     while True:
         with source.disk:

@@ -1,0 +1,122 @@
+"""The queue file that is in use, its lock, and how another file takes its place.
+
+For the holder of the disk lock.
+"""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from telemetry_agent.ackqueue.file.lock import QueueLock, lock_path
+from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
+from telemetry_agent.ackqueue.file.store import Store
+from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.opening import open_queue, say_set_aside
+from telemetry_agent.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+class QueueFile:
+    """The file at one path, whichever it is now."""
+
+    def __init__(self, path: Path, connect: Connect) -> None:
+        """Take the lock, and open the file; see ``AckQueue``."""
+        self._path = path
+        self._connect = connect
+        self._is_aside = False
+        self._limits: tuple[int, int] | None = None
+        self._inodes: dict[Path, int] = {}
+        make_directories(path)
+        self.lock = QueueLock(path)
+        try:
+            self.store, self.loaded = open_queue(path, connect, self.lock.noted)
+        except BaseException:
+            self.lock.release()
+            raise
+        self.damage: StorageError | None = None
+        """Why the file is to be set aside: the disk has refused that so far."""
+        self._is_in_place()
+
+    def limit(self, size: int, log_size: int) -> None:
+        """Limit the file, and each that takes its place; see ``Store.limit``."""
+        if self._limits != (size, log_size):
+            self._limits = size, log_size
+            self.store.limit(size, log_size)
+
+    def set_aside(self, why: UnusableError) -> None:
+        """Rename the file, and open a new one.
+
+        Raises:
+            StorageError: The disk refuses a step: it is full, or read-only. What is done stays
+                done, and the next call begins at the step that is missing.
+        """
+        self.damage = why
+        with suppress(StorageError):
+            self.store.close()
+        if not self._is_aside:
+            say_set_aside(str(why), set_aside_files.move_away(self._path))
+            self._is_aside = True
+        self._open()
+        self.damage, self._is_aside = None, False
+
+    def stay_in_place(self) -> bool:
+        """Make again what somebody deleted, moved or replaced. Returns whether the lock was.
+
+        Raises:
+            QueueLockedError: Another process uses the queue meanwhile.
+            StorageError: The disk refuses. What is open goes on.
+        """
+        make_directories(self._path)
+        if retaken := self.lock.retake():
+            _say_moved(lock_path(self._path))
+        if self.damage is None and not self._is_in_place():
+            _say_moved(self._path)
+            self._move_in()
+        return retaken
+
+    def _is_in_place(self) -> bool:
+        """Whether the file, its log and its index are still where they were made."""
+        log_path, index_path = (
+            set_aside_files.log_of(self._path),
+            set_aside_files.index_of(self._path),
+        )
+        for file in (self._path, log_path, index_path):
+            try:
+                inode = file.stat().st_ino
+            except OSError:
+                inode = 0
+            if self._inodes.get(file, inode) != inode:
+                return False
+            if inode:
+                self._inodes[file] = inode
+        return True
+
+    def _move_in(self) -> None:
+        """Make the file again from what is still open.
+
+        What is at its place now is nobody's to delete: it gets another name.
+        """
+        copy = self._path.with_name(self._path.name + ".new")
+        self.store.copy_to(copy)
+        if self._path.exists() and self._path.stat().st_ino != self._inodes.get(self._path):
+            log.error("%s", f"what was in its place is {set_aside_files.put_by(self._path)} now")
+        with suppress(StorageError):
+            self.store.close()  # and with it goes its log, by name
+        set_aside_files.put_in_place(copy, self._path)
+        self._open()
+
+    def _open(self) -> None:
+        self.store = Store(self._path, self._connect)
+        if self._limits is not None:
+            self.store.limit(*self._limits)
+        self._inodes.clear()
+        self._is_in_place()
+
+
+def _say_moved(file: Path) -> None:
+    log.error(
+        "%s was deleted, moved or replaced while it was in use: it is written again",
+        file,
+        extra={"fields": {"STATE": "moved"}},
+    )
