@@ -31,7 +31,7 @@ from telemetry_agent.ackqueue.recovery import opening
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
-from telemetry_agent.ackqueue.row_states import UNUSED, Loaded, State
+from telemetry_agent.ackqueue.row_states import UNUSED, Loaded, RowState, State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
@@ -684,11 +684,14 @@ def test_it_says_so_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
-def test_a_torn_commit_whose_middle_is_lost_leaves_no_rows_that_should_be_there(path: Path) -> None:
+def test_of_a_torn_commit_only_marks_that_follow_its_rows_count(path: Path) -> None:
     store = Store(path, connect)
-    row = encode(3, 1, 3, "a", fix_at())
-    opening._append(store, store.load(), [row], [Span(9, 12, UNUSED)])
-    assert store.load().last == 3
+    row = encode(30, 1, 3, "a", fix_at())
+    away = Span(20, 20, RowState(State.AWAY))
+    store.write(Changes(marks={20: away}))
+    opening._append(store, store.load(), [row], [Span(9, 20, UNUSED), Span(39, 42, UNUSED)])
+    assert list(store.load().marks) == [away, Span(21, 29, UNUSED)]
+    assert store.load().last == 30
     store.close()
 
 
