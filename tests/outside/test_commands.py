@@ -57,9 +57,9 @@ def test_the_version() -> None:
         (
             ["run", "--config", "nope.toml"],
             78,
-            "telemetry-agent: there is no config nope.toml: `telemetry-agent init",
+            "telemetry-agent: the config nope.toml does not exist: `telemetry-agent init",
         ),
-        (["queue", "stats", "--config", "nope.toml"], 78, "no config nope.toml"),
+        (["queue", "stats", "--config", "nope.toml"], 78, "the config nope.toml does not exist"),
         (["decode", "nope.nmea"], 74, "nope.nmea"),
         (["demo", "--for", "soon"], 2, "must be a duration such as"),
         (["receive", "--listen", "nonsense", "--db", "x.db"], 2, "--listen nonsense"),

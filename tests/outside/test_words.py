@@ -105,7 +105,7 @@ def test_a_fatal_line_is_an_error_for_journald(tmp_path: Path) -> None:
         subprocess.run(
             [*AGENT, "run", "--config", str(nowhere)], stderr=log, env=environment(env), check=False
         )
-    assert (tmp_path / "log").read_text().startswith("<3>telemetry-agent: there is no config")
+    assert (tmp_path / "log").read_text().startswith("<3>telemetry-agent: the config ")
 
 
 def test_what_flaps_is_at_most_two_lines_a_minute(tmp_path: Path) -> None:

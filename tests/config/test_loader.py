@@ -13,7 +13,7 @@ from telemetry_agent.config import effective, loader, subprocess_loader
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.errors import ConfigError, ResourceError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MINIMAL = """
 device = "van-07"
 [gps]
