@@ -188,10 +188,11 @@ def use(stock: Stock, folder: Path) -> Found:
                     delivered += batch.records
                     queue.ack(batch)
                 elif not queue.stats().carrying_over:
-                    break
+                    with suppress(StorageError):  # what is delivered is read now
+                        stored = [s.record for s in queue.stored()]
+                        break
             else:
                 raise AssertionError("it never ends")
-            stored = [s.record for s in queue.stored()]
             stats = queue.stats()
             accounts: list[StreamAccount] = []
             with suppress(StorageError):  # damage that nothing has met before

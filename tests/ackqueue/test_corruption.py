@@ -17,10 +17,3 @@ def stocks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stock]:
 def test_random_corruption_is_survived_and_counted(stocks: dict[str, Stock], part: int) -> None:
     for seed in range(part * CASES // PARTS, (part + 1) * CASES // PARTS):
         prove_queue(stocks, seed, LIMIT_S)
-
-
-@pytest.mark.parametrize("seed", [42_240, 42_908])
-def test_what_once_kept_a_queue_from_opening_is_set_aside(
-    stocks: dict[str, Stock], seed: int
-) -> None:
-    prove_queue(stocks, seed, LIMIT_S)
