@@ -70,7 +70,8 @@ tests/apps/node_modules/.installed: tests/apps/package.json
 # The pictures of the page in docs/pictures, as the browser tests take them.
 .PHONY: pictures
 pictures: debian node_modules/.installed-test $(VENV)/.installed-test
-	TELEMETRY_AGENT_PICTURES=docs/pictures $(BIN)/python -m pytest tests/page/test_browser.py -k amber
+	TELEMETRY_AGENT_PICTURES=docs/pictures $(BIN)/python -m pytest \
+	  tests/page/test_browser.py tests/page/test_health.py -k "amber or contact or worst"
 
 # The page in Debian's firefox-esr, which CI does not have.
 .PHONY: firefox

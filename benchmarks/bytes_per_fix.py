@@ -48,9 +48,9 @@ from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import CompressionSetting
+from telemetry_agent.upload.interfaces import CompressionSetting, UploadPolicy
 from telemetry_agent.upload.reports import AgentReports
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 DEVICE = "van-07"
 START_MS = 1_795_435_200_000

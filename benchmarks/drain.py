@@ -48,7 +48,8 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.interfaces import UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 DEVICE = "van-07"
 _PLAIN_SYNCS = 2  # get and ack of persist-queue

@@ -46,10 +46,10 @@ from telemetry_agent.connectivity.probe import ProbeResult
 from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.interfaces import Heard, NoAnswer, WireFormat
+from telemetry_agent.upload.interfaces import Heard, NoAnswer, UploadPolicy, WireFormat
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.retry import Backoff
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 ROUND_TRIP_S = 0.1
 BYTES_PER_S = 1e6 / 8

@@ -31,8 +31,8 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import CompressionSetting, FormatName
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.interfaces import CompressionSetting, FormatName, UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 
 def drained_s(

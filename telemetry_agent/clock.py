@@ -1,8 +1,8 @@
 """The only reader of time.
 
 Intervals, deadlines and beats use ``monotonic_s``. The wall clock of a device without a battery
-clock is often wrong, so it is asked for two things only: the date of a receiver that sends none,
-and to say that a receiver runs ahead; both ask ``synchronised`` first.
+clock is often wrong, so it is used for two things only: the date of a receiver that sends none, and
+to detect a receiver that is ahead; both check ``synchronised`` first.
 """
 
 import ctypes
@@ -28,8 +28,8 @@ class Clock:
     def synchronised(self) -> bool:
         """Whether the system clock follows a time server.
 
-        The kernel says so. Where it may not be asked (the hardened service: the same call sets
-        the clock), systemd-timesyncd's mark of this boot does; without one the answer is no.
+        The kernel knows. The hardened service may not ask it, because the same call sets the clock;
+        there systemd-timesyncd's mark of this boot decides, and without one the answer is no.
         """
         libc = ctypes.CDLL(None, use_errno=True)
         timex = ctypes.create_string_buffer(_STRUCT_TIMEX_BYTES)

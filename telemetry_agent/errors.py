@@ -1,4 +1,4 @@
-"""Every exception that leaves a room of ours.
+"""Every exception that leaves a room of the package.
 
 ::
 
@@ -34,7 +34,7 @@ class AgentError(Exception):
 
     Args:
         message: what is wrong, and where.
-        remedy: what to do about it; empty where the message says all.
+        remedy: what to do about it; empty if the message says it.
     """
 
     exit_status: ClassVar[int] = 1
@@ -61,11 +61,11 @@ class ConfigError(AgentError):
 
 
 class UnreadableConfigError(ConfigError):
-    """The config is missing, empty, or not TOML: nobody can know what it was to say."""
+    """The config is missing, empty, or not TOML, so its meaning is unknown."""
 
 
 class ResourceError(AgentError):
-    """The system refused memory, a process, a thread or a read: it may work next time."""
+    """The system refused memory, a process, a thread or a read; that may work next time."""
 
     exit_status = 71
 

@@ -1,13 +1,13 @@
-"""The fields of a fix: one table for everything that names, writes, stores or checks them.
+"""The fields of a fix: one table for all code that names, writes, stores or checks them.
 
-The form outside (JSON, exports, the view ``fixes``) has the names and units of ``FIELDS``. What is
-unknown is absent, never 0 or "". Inside, a quantity is an integer. Each quotient below is the
-double nearest to that integer, so its shortest form is exactly the decimal number that the
-receiver sent.
+The external form (JSON, exports, the view ``fixes``) has the names and units of ``FIELDS``. An
+unknown value is absent, never 0 or "". Internally a quantity is an integer. Each quotient below is
+the double nearest to the exact value, so its shortest form is the decimal number that the receiver
+sent.
 
-A million fixes of a backlog pass through ``fix_json``. A loop over the table takes twice as long as
-code in which each field is written out. So ``written_out`` makes that code from the table, once,
-as the standard library does for named tuples.
+A backlog passes a million fixes through ``fix_json``. A loop over the table takes twice as long as
+code with each field written out. So ``written_out`` generates that code from the table once, as the
+standard library does for named tuples.
 """
 
 import json
@@ -28,20 +28,20 @@ class Field(NamedTuple):
     """One field of a fix. A new one is added at the end: see CONTRIBUTING.md."""
 
     name: str
-    """Outside."""
+    """Its external name."""
     stored: str
     """In ``Fix`` and in the queue file: the name carries the unit."""
     allowed: str
-    """What an endpoint may expect, in words."""
+    """The values that an endpoint may expect, for its messages."""
     kind: Literal["time", "number", "count", "quality", "flags", "object"] = "number"
     per_unit: int = 1
-    """So many of the stored integer are one unit outside."""
+    """Stored integer = external value * ``per_unit``."""
     lowest: float = -_FAR
     highest: float = _FAR
     always: bool = False
-    """Every fix has it."""
+    """Whether every fix has it."""
     since: str = ""
-    """The release that added it; empty: the first. Tables and configs may be from before it."""
+    """The release that added it; empty: the first. Tables and configs may be older."""
 
 
 FIELDS = (
@@ -70,8 +70,8 @@ LATER_FIELDS = tuple(field for field in FIELDS if field.since)
 
 @lru_cache(maxsize=8)
 def _minute(minutes: int) -> str:
-    """``2026-11-23T12:35:`` of the minutes since 1970."""
-    # Not fromtimestamp(): it overflows in 2038 where time_t has 32 bits.
+    """Minutes since 1970 as ``2026-11-23T12:35:``."""
+    # Not fromtimestamp(): with a 32-bit time_t it overflows in 2038.
     days, minutes = divmod(minutes, 1440)
     hours, minutes = divmod(minutes, 60)
     return f"{date.fromordinal(_DAY_1970 + days).isoformat()}T{hours:02}:{minutes:02}:"
@@ -89,23 +89,23 @@ def degrees(e9: int) -> str:
 
 
 def written_out(name: str, source: str, uses: Mapping[str, Any]) -> Any:
-    """The function ``name`` of a source text that was made from the table."""
+    """The function ``name`` of a source text made from the table."""
     names = dict(uses)
     exec(source, names)  # noqa: S102 - the text is made from a constant table, at import
     return names[name]
 
 
 def outside(field: Field) -> str:
-    """The expression for a value outside, as source: of a number the quotient."""
+    """The source of the expression for the external value."""
     return field.stored if field.per_unit == 1 else f"{field.stored} / {float(field.per_unit)}"
 
 
 def writer(part: Callable[[Field], str | None], uses: Mapping[str, Any]) -> Callable[[Fix], str]:
-    """Make a function that writes the fields which a fix has, with a comma between them.
+    """Make a function that writes the fields of a fix, separated by commas.
 
     Args:
-        part: the text for a field, as the inside of an f-string; ``None`` leaves the field out.
-        uses: what these texts name, beside the fields by their stored names.
+        part: the text for a field, as the content of an f-string; ``None`` leaves the field out.
+        uses: the names in these texts, in addition to the stored names of the fields.
     """
     parts: list[str] = []
     for field in FIELDS:
@@ -167,6 +167,6 @@ def fix_of(fields: Mapping[str, Any]) -> Fix:
         elif field.kind == "flags":
             value = tuple(value)
         elif field.kind == "object":
-            value = json.dumps(value)
+            value = json.dumps(value, separators=(",", ":"))
         values[field.stored] = value
     return Fix(**values)

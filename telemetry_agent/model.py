@@ -5,8 +5,8 @@
     bytes -> Sentence -> Fix -> Record(seq) -> Batch -> Payload -> Outcome
 
 All are frozen. Quantities are integers at the finest resolution that a receiver sends, so that
-nothing is rounded twice and a value read back from disk equals the one that was stored. An
-unknown quantity is ``None``, never 0.
+nothing is rounded twice and a value read from disk equals the stored one. An unknown quantity is
+``None``, never 0.
 """
 
 from collections.abc import Mapping
@@ -52,14 +52,14 @@ class Fix(NamedTuple):
     """1 sigma, root of the sum of the variances in latitude and longitude."""
     err_v_mm: int | None = None
     odo_m: int | None = None
-    """Metres driven up to here, over all restarts; None before sampling."""
+    """Metres driven up to this fix, over all restarts; None before sampling."""
     flags: tuple[Flag, ...] = ()
     extra: str | None = None
     """The user's own attributes: a JSON object of numbers and words."""
 
     @property
     def time_is_sure(self) -> bool:
-        """Nothing is known against its time and date."""
+        """Whether no flag doubts its time or date."""
         return "time" not in self.flags and "date" not in self.flags
 
 
@@ -68,7 +68,7 @@ class Satellite(NamedTuple):
 
     system: Constellation
     number: int
-    """In its system: 1 … 63, for SBAS 120 … 158."""
+    """Number in its system: 1 … 63, for SBAS 120 … 158."""
     elevation_deg: int | None
     """Above the horizon."""
     azimuth_deg: int | None
@@ -76,19 +76,19 @@ class Satellite(NamedTuple):
     snr_db: int | None
     """Of its best signal, dB-Hz; None: not tracked."""
     used: bool
-    """In the last fix."""
+    """Whether the last fix used it."""
 
 
 class Sky(NamedTuple):
-    """What the receiver last said of its sky and its antenna."""
+    """The receiver's last report of its satellites and its antenna."""
 
     satellites: tuple[Satellite, ...] = ()
     antenna: str | None = None
-    """In capitals: OK, OPEN, SHORT, …; None: it never said."""
+    """In capitals: OK, OPEN, SHORT, …; None: not reported."""
 
 
 class Record(NamedTuple):
-    """A fix that has its name. (stream, seq) names it for ever."""
+    """A fix with its permanent name, (stream, seq)."""
 
     stream: str
     """16 hex digits."""
@@ -127,41 +127,41 @@ class StreamAccount:
 class Batch:
     """Fixes of one stream and one device that were leased together, in the order of recording.
 
-    The batch is the lease: while it is out, nothing else touches its records.
+    The batch is the lease: until it ends, nothing else changes its records.
     """
 
     lease: int
-    """Names the lease in the queue that handed it out."""
+    """Identifies the lease in its queue."""
     stream: str
     device: str
     records: tuple[Record, ...]
     live: bool
-    """All committed after the newest fix handed out before; else a run of the backlog."""
+    """Whether all were committed after the newest fix leased before; else a run of the backlog."""
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One HTTP request, as a format made it."""
+    """One HTTP request, made by a format."""
 
     body: bytes
     headers: Mapping[str, str]
     compressed: bool = False
     query: str = ""
-    """Joins the query of the URL; encoded."""
+    """Added to the query of the URL; encoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for a payload: an HTTP answer that was read to its end or to the cap."""
+    """The HTTP answer to a payload, read to its end or to the limit."""
 
     status: int
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
     verified_tls: bool
-    """The answer came from the endpoint itself: a certificate was verified."""
+    """Whether a certificate proved that the endpoint itself sent the answer."""
     too_long_bytes: int | None = None
-    """How large the body is (or larger), if it was not read to its end."""
+    """The size of a body that was not read to its end, at least."""
 
 
 class Asked(NamedTuple):
@@ -176,19 +176,19 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The endpoint took the batch, but for the names it gave back."""
+    """The endpoint took the batch, except the fixes that it names."""
 
     rejected: Mapping[int, str] = field(default_factory=dict)
-    """seq -> reason: to the dead letters."""
+    """seq -> reason; these become dead letters."""
     retry: frozenset[int] = frozenset()
-    """These stay."""
+    """The seq of fixes to send again."""
     unknown_names: int = 0
-    """Names in the answer that the batch does not hold; ignored."""
+    """Names in the answer that are not in the batch; ignored."""
     status: int | None = None
     counted: bool = False
-    """The endpoint said how many of the fixes it has, so a loss would show."""
+    """Whether the endpoint counted the fixes, so that a loss would show."""
     resend: tuple[Asked, ...] = ()
-    """What the endpoint misses of earlier ones."""
+    """Earlier fixes that the endpoint misses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,26 +199,26 @@ class Deferred:
     state: UploadState = "waiting"
     retry_after_s: float | None = None
     answered: bool = True
-    """False: the exchange ended without an answer, the endpoint may or may not have the batch."""
+    """False: the exchange ended without an answer, so the endpoint may have the batch."""
     status: int | None = None
     may_be_a_fix: bool = False
-    """Perhaps a fix in the batch is what the endpoint cannot take."""
+    """Whether a fix in the batch may be the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something in this batch is refused: it is halved until the one is found."""
+    """A fix in this batch is refused: the batch is halved until it is found."""
 
     reason: str
     too_large: bool = False
     status: int | None = None
     fitting: int | None = None
-    """It is only the answer that is too large: send it again, at most so many at once."""
+    """Only the answer is too large: send again, at most so many fixes at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The set-up is wrong: nothing is sent but one attempt each ``backoff_max``."""
+    """The set-up is wrong: only one attempt is made every ``backoff_max``."""
 
     reason: str
     status: int | None = None

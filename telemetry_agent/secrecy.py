@@ -26,7 +26,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def secret_values(headers: Mapping[str, str]) -> set[str]:
-    """The secrets among some headers; of ``Bearer abc`` also the ``abc`` alone."""
+    """The secrets in headers; of ``Bearer abc`` also ``abc`` alone."""
     values = {value for name, value in headers.items() if is_secret_name(name)}
     return values | {value.partition(" ")[2] for value in values if " " in value}
 
@@ -35,7 +35,7 @@ def read_secret(key: str, path: Path) -> str:
     """Read the secret in a file; ``key`` is the setting that names the file.
 
     Raises:
-        ConfigError: It cannot be read, or is not one line of text.
+        ConfigError: it cannot be read, or is not one line of text.
     """
     try:
         text = path.read_text("utf-8").removeprefix("\ufeff").strip("\r\n")
@@ -46,7 +46,7 @@ def read_secret(key: str, path: Path) -> str:
     if not text:
         raise ConfigError(f"{key}: {path} is empty")
     if not text.isprintable():
-        raise ConfigError(f"{key}: {path} must hold one line of printable characters")
+        raise ConfigError(f"{key}: {path} must contain one line of printable characters")
     return text
 
 

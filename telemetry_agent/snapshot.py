@@ -93,7 +93,7 @@ class QueueView:
     in_flight: Annotated[int, "of those, in a request now"] = 0
     uncommitted: Annotated[int, "of those, not yet on disk"] = 0
     delivered: Annotated[int, "fixes still kept after delivery"] = 0
-    dead_letters: Annotated[Counts, "refused fixes, by reason (ten, and `other reasons`)"] = field(
+    dead_letters: Annotated[Counts, "refused fixes by reason (ten, and `other reasons`)"] = field(
         default_factory=dict
     )
     lost: Annotated[Counts, "fixes that were lost, by reason"] = field(default_factory=dict)

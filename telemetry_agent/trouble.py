@@ -1,9 +1,9 @@
 """Reports trouble once when it begins and once when it ends, however often it is seen between.
 
-An agent in the field fails at the same thing a thousand times a day: a network that is away, a
-receiver without power, a disk that is full. Each attempt counts, but only changes are logged. And
-what begins and ends every few seconds must not fill the log either: trouble that lasts less than a
-minute is logged once a minute at most, ten times, and after that once an hour.
+An agent in the field fails at the same thing a thousand times a day: an unreachable network, a
+receiver without power, a full disk. Each attempt counts, but only changes are logged. Trouble that
+begins and ends every few seconds must not fill the log either: if it lasts less than a minute, it
+is logged at most once a minute, ten times, and after that once an hour.
 """
 
 import logging
@@ -27,7 +27,7 @@ class Trouble:
 
     def __init__(self, log: logging.Logger, clock: Clock) -> None:
         self.failures = 0
-        """Since it began."""
+        """Failures since the trouble began."""
         self._log = log
         self._clock = clock
         self._since_s: float | None = None
@@ -40,7 +40,7 @@ class Trouble:
 
     @property
     def lasts(self) -> bool:
-        """Whether it is going on."""
+        """Whether the trouble continues."""
         return self._since_s is not None
 
     def failed(
@@ -52,13 +52,13 @@ class Trouble:
         counts: bool = True,
         fields: Mapping[str, object] | None = None,
     ) -> None:
-        """Count a failure. It is logged unless one of its kind was logged since trouble began.
+        """Count a failure. Log it unless one of its kind was logged since the trouble began.
 
         Args:
             text: what is wrong, and what to do.
-            kind: what counts as the same; the text by default.
+            kind: failures of one kind are logged once; the text by default.
             level: of the line.
-            counts: False where nothing was tried, and it is only seen that it still fails.
+            counts: False if nothing was tried and the failure was only seen again.
             fields: for the journal.
         """
         now_s = self._clock.monotonic_s()
@@ -71,7 +71,7 @@ class Trouble:
             self._log.log(level, "%s", text, extra={"fields": dict(fields or {})})
 
     def over(self, text: str, *, fields: Mapping[str, object] | None = None) -> None:
-        """It works again; ``text`` says what. Logged where its beginning was."""
+        """End the trouble; ``text`` says what works again. Logged if its beginning was."""
         if self._since_s is None:
             return
         lasted_s = self._clock.monotonic_s() - self._since_s
@@ -102,7 +102,7 @@ class Trouble:
         self._reports_left = min(_REPORTS_MAX, self._reports_left + gained)
         self._counted_s = now_s
         if self._end_is_due or now_s - since_s >= _LASTS_S:
-            return True  # a new cause of what was reported, or nothing that flaps
+            return True  # a new cause of reported trouble, or trouble that lasts
         if self._reports_left < 1 or now_s - self._began_report_s < _APART_S:
             return False
         self._reports_left -= 1

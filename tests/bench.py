@@ -60,6 +60,7 @@ class Bench:
         self.more: dict[str, dict[str, Any]] = {}
         """Other sections of the config."""
         self.url = ""
+        self.device = "van-07"
         self.source = f"file://{self.record(*itertools.islice(Drive(START_MS), 3))}"
         self.mounted("29 1 8:1 / / rw,relatime - ext4 /dev/root rw")
 
@@ -69,7 +70,7 @@ class Bench:
 
     @property
     def config(self) -> Path:
-        return write_config(
+        config = write_config(
             self.folder,
             self.source,
             self.url or self.serve(),
@@ -78,6 +79,8 @@ class Bench:
             queue={"path": str(self.queue)},
             **self.more,
         )
+        config.write_text(config.read_text().replace('"van-07"', f'"{self.device}"', 1))
+        return config
 
     def record(self, *epochs: bytes) -> Path:
         file = self.folder / "drive.nmea"

@@ -52,9 +52,9 @@ def at_ms(fix: Fix) -> int:
 
 
 def accuracy_m(fix: Fix) -> float:
-    """The simulated receiver says its HDOP, and no error."""
-    assert "err_h" not in fix
-    return max(1.0, math.ceil(round(50 * float(fix["hdop"]), 3)) / 10)
+    """What the receiver says, else the estimate."""
+    estimate = math.ceil(round(50 * float(fix["hdop"]), 3)) / 10
+    return max(1.0, float(fix.get("err_h", estimate)))
 
 
 def knots(fix: Fix) -> float:
@@ -462,6 +462,7 @@ class _OwnTracksDestination(Destination):
             "acc": math.ceil(accuracy_m(fix)),
             "alt": round(fix["alt"]),
             "vel": round(fix["speed"] * 3.6),
+            **({"vac": round(fix["err_v"])} if "err_v" in fix else {}),
             "tid": "07",
             "topic": "owntracks/jane/van-07",
         }
@@ -580,6 +581,7 @@ class DawarichStandIn(Destination):
                 "altitude": fix["alt"],
                 "speed": fix["speed"],
                 "horizontal_accuracy": accuracy_m(fix),
+                **({"vertical_accuracy": fix["err_v"]} if "err_v" in fix else {}),
                 **({"course": fix["course"]} if "course" in fix else {}),
             },
         }

@@ -95,6 +95,7 @@ def victoria_metrics(folder: Path) -> Iterator[str]:
         "-dedup.minScrapeInterval=1ms",
     ) as server:
         server.wait_for_line("started VictoriaMetrics")
+        wait_until_answers(port)
         yield f"http://127.0.0.1:{port}"
         server.end()
 
@@ -143,7 +144,9 @@ def postgresql(folder: Path) -> Iterator[str]:
         os.chown(folder, user.pw_uid, user.pw_gid)
     made = ["-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
     if not data.exists():
-        subprocess.run([initdb, *made], check=True, capture_output=True, cwd=folder, **demoted)
+        subprocess.run(
+            [initdb, *made], check=True, stdout=subprocess.DEVNULL, cwd=folder, **demoted
+        )
     args = ["-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses="]
     with _demoted(server, *args, cwd=folder, **demoted) as started:
         started.wait_for_line("ready to accept connections")

@@ -69,7 +69,7 @@ def record_backlog(folder: Path, fixes: int) -> None:
     recording.write_bytes(b"".join(drive.epoch(i) for i in range(fixes)))
     config = write_config(folder, f"file://{recording}", "http://127.0.0.1:9/")
     with started(config) as agent:
-        agent.wait_for_line(f"replayed {fixes} fixes")
+        agent.wait_for_line(f"replayed {fixes} fixes", 20 + fixes / 200)
         assert agent.end() == 0
     recording.unlink()
 

@@ -33,8 +33,9 @@ from telemetry_agent.lab.endpoint.audit import account_of
 from telemetry_agent.model import Fix, StreamAccount
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import UploadPolicy
 from telemetry_agent.upload.reports import AgentReports
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 TIMEOUT_S = 0.15
 LIFE_LIMIT_S = 60

@@ -11,36 +11,42 @@ from hypothesis import strategies as st
 
 import telemetry_agent
 from telemetry_agent.ackqueue.file.rows import COLUMNS
-from telemetry_agent.fields import FIELDS, fix_fields, rfc3339
+from telemetry_agent.fields import FIELDS, fix_fields, fix_of, rfc3339
 from telemetry_agent.model import Fix
+
+FULL = Fix(
+    time_ms=1795437319000,
+    lat_e9=48_117_300_000,
+    lon_e9=-11_516_666_667,
+    alt_mm=545_400,
+    geoid_sep_mm=-46_900,
+    speed_mm_s=11_524,
+    course_mdeg=84_400,
+    mode=3,
+    quality="rtk",
+    hdop_e2=90,
+    vdop_e2=120,
+    pdop_e2=150,
+    sats=8,
+    err_h_mm=1_234,
+    err_v_mm=2_000,
+    odo_m=48_120,
+    flags=("date", "datum"),
+)
 
 
 def test_a_full_fix_has_every_field_in_its_unit() -> None:
-    fix = Fix(
-        time_ms=1795437319000,
-        lat_e9=48_117_300_000,
-        lon_e9=-11_516_666_667,
-        alt_mm=545_400,
-        geoid_sep_mm=-46_900,
-        speed_mm_s=11_524,
-        course_mdeg=84_400,
-        mode=3,
-        quality="rtk",
-        hdop_e2=90,
-        vdop_e2=120,
-        pdop_e2=150,
-        sats=8,
-        err_h_mm=1_234,
-        err_v_mm=2_000,
-        odo_m=48_120,
-        flags=("date", "datum"),
-    )
-    assert json.dumps(fix_fields(fix)) == (
+    assert json.dumps(fix_fields(FULL)) == (
         '{"time": "2026-11-23T12:35:19.000Z", "lat": 48.1173, "lon": -11.516666667, "alt": 545.4,'
         ' "geoid_sep": -46.9, "speed": 11.524, "course": 84.4, "mode": 3, "quality": "rtk",'
         ' "hdop": 0.9, "vdop": 1.2, "pdop": 1.5, "sats": 8, "err_h": 1.234, "err_v": 2.0,'
         ' "odo": 48120, "flags": ["date", "datum"]}'
     )
+
+
+def test_a_fix_is_made_of_its_fields_again() -> None:
+    for fix in (FULL._replace(extra='{"door":"open","t":21.5}'), Fix(999, -1, 0)):
+        assert fix_of(fix_fields(fix)) == fix
 
 
 def test_the_unknown_is_absent_and_zero_is_not_unknown() -> None:

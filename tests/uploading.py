@@ -12,8 +12,8 @@ from telemetry_agent.model import Fix, Flag
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import FormatName
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.interfaces import FormatName, UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 DEVICE = "van-07"
 FIX = Fix(1764426119000, 48_117300000, 11_516667000)

@@ -1,4 +1,4 @@
-"""``demo``: simulated receiver -> agent -> local endpoint, and the page to watch it on."""
+"""``demo``: simulated receiver -> agent -> local endpoint, with the device page."""
 
 import contextlib
 import itertools
@@ -37,13 +37,13 @@ from telemetry_agent.lab.endpoint.faults import Fault
 from telemetry_agent.lab.simulator import Simulator, replay
 from telemetry_agent.page.libraries import browser_missing, server_missing
 
-_START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z: a made-up drive needs no right clock
-_ROUND_S = 45.0  # once round the town at the speed that is the default
+_START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
+_ROUND_S = 45.0  # once round the town at the default speed
 _CUT_S, _AWAY_S = 8.0, 12.0
 _SETTLE_S = 15.0
 _BAR = 14
 _PORT = 8077
-_BATCH = 8  # small, so that one sees the backlog shrink
+_BATCH = 8  # small, so that the backlog shrinks visibly
 _URL_EVERY_S = 15
 _ANSWER_S = 0.3
 _WIDTH = 80
@@ -55,14 +55,14 @@ _WIDTH = 80
     "length_s",
     metavar="DURATION",
     callback=duration_callback,
-    help="How long it takes. Default: until Ctrl-C with the page on a terminal, else 45s.",
+    help="How long it runs. Default: until Ctrl-C with the page and a terminal, else 45s.",
 )
 @click.option(
     "--speed",
     type=click.IntRange(1, 100),
     default=6,
     show_default=True,
-    help="Positions in a second; in the drive they are a second apart.",
+    help="Positions per second; in the drive they are a second apart.",
 )
 @click.option(
     "--replay",
@@ -71,17 +71,17 @@ _WIDTH = 80
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Drive this recording instead of the made-up round.",
 )
-@click.option("--no-page", is_flag=True, help="Lines alone.")
+@click.option("--no-page", is_flag=True, help="Print lines only.")
 def command(length_s: float | None, speed: int, recording: Path | None, *, no_page: bool) -> int:
-    """A simulated receiver, the agent and an endpoint on this machine; nothing to set up.
+    """Run a simulated receiver, the agent and an endpoint on this machine, without a set-up.
 
-    The page shows it all. The network is cut once by itself, and whenever you use the switch on
-    the page. Ctrl-C ends it. The exit status is 0 if every position arrived exactly once.
+    The page shows them. The network is cut once automatically, and whenever you use the switch on
+    the page. Ctrl-C ends the demo. The exit status is 0 if every position arrived exactly once.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Wrapped())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("telemetry_agent.page").setLevel(logging.WARNING)  # told here, as all else
+    logging.getLogger("telemetry_agent.page").setLevel(logging.WARNING)  # the demo shows its URL
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     missing = server_missing()
     port = None if no_page or missing else _free_port()
@@ -111,7 +111,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
         agent = Agent(_settings(folder, simulator, endpoint, port), Clock(), switch=network)
         agent.start()
 
-        def sent() -> int:  # how many positions a recording holds only knows who reads it
+        def sent() -> int:  # only the reader knows how many positions a recording has
             return agent.recording.receiver().fixes if recording else sent_until(simulator.sent)
 
         try:
@@ -124,12 +124,12 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
                 network.cut(False)
                 endpoint.wait_for(sent(), _SETTLE_S)
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest takes no longer than it must
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end takes seconds at most
             simulator.hush()
             agent.stop()
         click.echo(_line(agent, network))
         if recording and not sent():
-            raise AgentError(f"no position came of it: telemetry-agent decode --stats {recording}")
+            raise AgentError(f"no position in it: telemetry-agent decode --stats {recording}")
         stats = agent.queue.stats()
         return _summary(
             sent(),
@@ -141,7 +141,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
 
 
 class _Wrapped(logging.Formatter):
-    """The agent's log between the lines of the demo."""
+    """The agent's log, indented between the lines of the demo."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter.format``."""
@@ -156,19 +156,19 @@ class _Wrapped(logging.Formatter):
 
 
 def _slow_line() -> float:
-    """Each answer takes as long as over a mobile network: else nobody saw the backlog shrink."""
+    """Answer as slowly as over a mobile network, so that the backlog shrinks visibly."""
     threading.Event().wait(_ANSWER_S)
-    return 1.0  # and none fails
+    return 1.0  # no request fails
 
 
 class _Network:
-    """Between agent and endpoint. The page's switch cuts it, and so does the demo, once."""
+    """The network between agent and endpoint. The page's switch cuts it, and the demo once."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._lock = threading.Lock()
         self.used = False
-        """Whether a viewer has laid hands on it."""
+        """Whether a viewer has used the switch."""
 
     def is_away(self) -> bool:
         return not self._endpoint.reachable
@@ -178,7 +178,7 @@ class _Network:
         self.cut(away)
 
     def cut(self, away: bool) -> None:
-        """What the demo does by itself."""
+        """Cut or restore it, as the demo does by itself."""
         with self._lock:
             if away:
                 self._endpoint.disconnect()
@@ -188,7 +188,7 @@ class _Network:
 
 @contextlib.contextmanager
 def _drive(recording: Path | None) -> Iterator[tuple[Iterable[bytes], Callable[[int], int]]]:
-    """The epochs, and how many positions are in the first so many of them."""
+    """The epochs, and a function from a number of epochs to the positions in them."""
     if recording is None:
         drive = Drive(_START_MS, tunnel=True)
         yield drive, lambda epochs: sum(map(drive.has_fix, range(epochs)))
@@ -216,7 +216,7 @@ def _settings(folder: str, simulator: Simulator, endpoint: Endpoint, port: int |
 
 
 def _free_port() -> int:
-    """The page's usual port, or any."""
+    """The usual port of the page, or any free one."""
     for wanted in (_PORT, 0):
         with suppress(OSError), socket.create_server(("127.0.0.1", wanted)) as listener:
             port: int = listener.getsockname()[1]
@@ -235,10 +235,10 @@ def _show(url: str, *, until_interrupted: bool) -> None:
 def _watch(
     agent: Agent, simulator: Simulator, network: _Network, length_s: float | None, url: str
 ) -> None:
-    """One line a second until the drive is over.
+    """Print one line a second until the drive is over.
 
-    The network is cut once, some seconds after the first viewer has come: who opens the page late
-    has missed nothing. Without a page, or where the demo would be over before, it is cut anyway.
+    The network is cut once, some seconds after the first viewer has come, so that a late viewer
+    sees it. Without a page, or if the demo would end before, it is cut anyway.
     """
     third_s = _ROUND_S if length_s is None else length_s / 3
     wait_s, away_s = round(min(_CUT_S, third_s)), round(min(_AWAY_S, third_s))
@@ -274,7 +274,7 @@ def _line(agent: Agent, network: _Network) -> str:
 
 
 def _way(agent: Agent, network: _Network) -> str:
-    """What is out of the ordinary, if something is."""
+    """The state of network and receiver."""
     if network.is_away():
         return "no network"
     receiver = agent.recording.receiver().state
@@ -282,7 +282,7 @@ def _way(agent: Agent, network: _Network) -> str:
 
 
 def _blocks() -> tuple[str, str]:
-    """What a bar is made of, as the terminal can show it."""
+    """The characters of the bar that the terminal can show."""
     try:
         "█░".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
@@ -302,11 +302,11 @@ def _summary(
     waiting: int,
     times_are_names: bool,
 ) -> int:
-    """``times_are_names``: no two positions are of the same instant."""
+    """Print the result. ``times_are_names``: no two positions have the same time."""
     arrived = {time for *_, time in received} if times_are_names else set(received)
     twice = len(received) - len(arrived)
     missing = sent - len(arrived)
-    # After a second Ctrl-C some of what waits may have arrived: nobody waited for its answer.
+    # After a second Ctrl-C some pending fixes may have arrived without an answer.
     if waiting and missing <= waiting and sent == delivered + waiting and not twice:
         click.echo(f"{sent} positions were sent: {waiting} still wait on the disk, none is lost.")
         return 1

@@ -35,7 +35,7 @@ def _last_good(path: Path | None) -> Settings | None:
     for texts in last_good.kept():
         if path is not None and str(path) not in texts:
             continue  # of another config
-        for environment in (True, False):  # it may be the environment that is wrong
+        for environment in (True, False):  # the environment may be wrong
             with contextlib.suppress(AgentError):
                 return load_texts(texts, environment=environment).settings
     return None
@@ -47,6 +47,6 @@ try:
     result = _start_config(Path(paths[0]) if paths else None, fall_back=fall_back == "last-good")
 except AgentError as error:
     result = error
-# Ctrl-C ends who has asked.
+# Ctrl-C ends the process that reads the answer.
 with contextlib.suppress(BrokenPipeError), open(sys.stdout.fileno(), "wb") as answer:  # noqa: PTH123 - no path
     answer.write(__version__.encode() + b"\n" + pickle.dumps(result))

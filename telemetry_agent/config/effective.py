@@ -1,4 +1,4 @@
-"""The settings as a flat list, as they may be shown. Imports no pydantic: the agent uses it too."""
+"""The settings as a flat list that may be shown. Without pydantic: the agent uses it too."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -21,13 +21,13 @@ def effective(settings: Settings) -> dict[str, Any]:
         ".".join(map(key_of, path)): attrgetter(".".join(path))(settings) for path in _paths()
     }
     for name, one in settings.extra.attributes.items():
-        said = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
-        values[f"extra.{name}"] = {key: value for key, value in said.items() if value is not None}
+        parts = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
+        values[f"extra.{name}"] = {key: value for key, value in parts.items() if value is not None}
     return values
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """``effective`` as one writes it, with secrets masked."""
+    """``effective`` as written in a config file, with secrets masked."""
     upload = settings.upload
     values = effective(settings)
     for path in _paths():
@@ -44,7 +44,7 @@ def shown(settings: Settings) -> dict[str, Any]:
 
 
 def _paths() -> Iterator[tuple[str, ...]]:
-    """Where the settings are; the user's own attributes have no place."""
+    """The attribute path of each setting, without the user's own attributes."""
     for section in fields(Settings):
         if not (isinstance(section.type, type) and is_dataclass(section.type)):
             yield (section.name,)

@@ -1,7 +1,7 @@
-"""The files that the config is made of, and the one key that every command needs.
+"""The files of the config, and the one key that every command needs.
 
-To read the config by all of its rules takes 0.1 s and 13 MB (pydantic): ``loader`` does. Who only
-has to find the running agent needs the path of its queue.
+``loader`` reads the config by all its rules, which takes 0.1 s and 13 MB (pydantic). To find the
+running agent, the path of its queue is enough.
 """
 
 import os
@@ -18,18 +18,18 @@ QUEUE_PATH = Path("/var/lib/telemetry-agent/queue.db")
 
 
 def no_config() -> UnreadableConfigError:
-    """Where it was looked for."""
+    """The error if no config file exists."""
     return UnreadableConfigError(
         f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
-        "`telemetry-agent init` makes one, and --config names another",
+        "`telemetry-agent init` writes one, and --config names another",
     )
 
 
 def files_of(path: Path | None) -> tuple[Path, ...]:
-    """The config file and those that override it; ``None`` looks at DEFAULT_PATHS.
+    """The config file and those that override it; ``None`` looks at ``DEFAULT_PATHS``.
 
     Raises:
-        ResourceError: the folder of the overriding ones cannot be read.
+        ResourceError: the folder of overriding files cannot be read.
     """
     if path is None:
         path = next(filter(_exists, DEFAULT_PATHS), None)
@@ -37,7 +37,7 @@ def files_of(path: Path | None) -> tuple[Path, ...]:
 
 
 def queue_path(path: Path | None) -> Path:
-    """Where the queue is. Nothing else is read or checked.
+    """The path of the queue. Other keys are not checked.
 
     Raises:
         UnreadableConfigError: there is no config, or it is not TOML.
@@ -60,7 +60,7 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:
-        return True  # reading it says what is wrong
+        return True  # reading it reports the error
 
 
 def _overrides(folder: Path) -> list[Path]:
@@ -76,15 +76,15 @@ def read(path: Path) -> str:
     """The text of one file of the config.
 
     Raises:
-        UnreadableConfigError: it is not there, or not text.
+        UnreadableConfigError: it does not exist, or is not text.
         ResourceError: it cannot be read.
     """
     try:
-        # Editors of Windows begin it with a byte order mark.
+        # Windows editors begin a file with a byte order mark.
         return path.read_text("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise UnreadableConfigError(
-            f"there is no config {path}", f"`telemetry-agent init --config {path}` makes it"
+            f"the config {path} does not exist", f"`telemetry-agent init --config {path}` writes it"
         ) from None
     except OSError as error:
         remedy = ""
@@ -98,7 +98,7 @@ def read(path: Path) -> str:
 
 
 def parsed(file: str, text: str) -> dict[str, Any]:
-    """What a text says; ``file`` is where it is from.
+    """The values of a text; ``file`` names its origin.
 
     Raises:
         UnreadableConfigError: it is not TOML.
@@ -110,7 +110,7 @@ def parsed(file: str, text: str) -> dict[str, Any]:
 
 
 def merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:
-    """Lay one file over those before it."""
+    """Let the values of ``layer`` override those of ``into``."""
     for key, value in layer.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             merge(value, into[key])

@@ -1,9 +1,9 @@
-"""The last config that worked, kept for a start at which the config does not.
+"""The last config that worked, for a start at which the config does not.
 
 A device must record after a typo, after a power cut that left zeros in the config, and before a
-mount that comes late. So the service keeps the text of its config files in its state directory, in
-two generations: after a downgrade the newest may hold keys that this version does not know. Neither
-an environment variable nor the content of a secret's file is kept.
+late mount. So the service keeps the text of its config files in its state directory, in two
+generations: after a downgrade the newest may have keys that this version does not know. Environment
+variables and the contents of secret files are not kept.
 """
 
 import hashlib
@@ -23,30 +23,30 @@ _GENERATIONS = ("config", "config.before")
 
 @dataclass(frozen=True)
 class StartConfig:
-    """What the daemon starts with."""
+    """The config that the daemon starts with."""
 
     settings: Settings
     texts: Mapping[str, str]
-    """The files that it was read from, by their names; empty where the last good one serves."""
+    """The text of its files, by their names; empty for the last good config."""
     fault: Advice | None = None
-    """Why the last good config serves in place of the config."""
+    """Why the last good config is in effect."""
     notes: tuple[str, ...] = ()
-    """What is probably not as it was meant, and harms nothing."""
+    """Harmless settings that are probably mistakes."""
     held: bool = False
-    """The config can be read and is wrong: nothing may be sent by what was right before."""
+    """The config is readable and wrong, so uploads are held: it may name another endpoint."""
 
 
 def folder() -> Path | None:
-    """Where the copies are; ``None`` without a service manager."""
+    """The folder of the copies; ``None`` without a service manager."""
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Path(state, "last-good") if state else None
 
 
 def keep(texts: Mapping[str, str]) -> None:
-    """Keep the text of a config that works, if it is another than the last.
+    """Keep the text of a config that works, if it differs from the last one.
 
     Raises:
-        OSError: the state directory refuses.
+        OSError: the state directory cannot be written.
     """
     where = folder()
     if where is None or not texts:
@@ -75,7 +75,7 @@ def keep(texts: Mapping[str, str]) -> None:
 
 
 def kept() -> Iterator[Mapping[str, str]]:
-    """The generations that are as they were written, the newest first."""
+    """The undamaged generations, the newest first."""
     where = folder()
     for name in _GENERATIONS if where is not None else ():
         texts = _read((where or Path()) / name)

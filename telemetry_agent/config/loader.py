@@ -1,9 +1,8 @@
 """From the layers of the config to the settings.
 
-Layers, later ones win: defaults, the config file, ``config.d/*.toml`` beside it in the order of
-their names, environment variables (``TELEMETRY_AGENT_UPLOAD__URL``). An unknown key or a bad value
-is a ConfigError that names the key's full path, the value, what is allowed, and the layer it came
-from.
+Later layers win: defaults, the config file, ``config.d/*.toml`` beside it in the order of their
+names, environment variables (``TELEMETRY_AGENT_UPLOAD__URL``). An unknown key or an invalid value
+is a ConfigError that names the full path of the key, the value, what is allowed, and its layer.
 """
 
 import difflib
@@ -38,7 +37,7 @@ from telemetry_agent.secrecy import masked_url
 
 
 def _attributes_below(section: object) -> object:
-    """In the file they stand beside ``power``."""
+    """Move the attributes, which are beside ``power`` in the file, below a key of their own."""
     if not isinstance(section, dict):
         return section
     power = {key: value for key, value in section.items() if key == "power"}
@@ -84,19 +83,19 @@ _FILES = _model("Settings", "init_settings")
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """The settings and where each came from."""
+    """The settings, and where each came from."""
 
     settings: Settings
     texts: Mapping[str, str]
-    """File -> what it holds."""
+    """File -> its text."""
     origins: Mapping[str, str]
     """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
     notes: tuple[str, ...] = ()
-    """What is probably not as it was meant, and harms nothing."""
+    """Harmless settings that are probably mistakes."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What was read, in the order of reading."""
+        """The files, in the order of reading."""
         return tuple(map(Path, self.texts))
 
 
@@ -104,13 +103,13 @@ def load(path: Path | None = None) -> LoadedConfig:
     """Read every layer.
 
     Args:
-        path: the config file; ``None`` looks at DEFAULT_PATHS. Without any file the environment
-            alone may hold the config.
+        path: the config file; ``None`` looks at ``DEFAULT_PATHS``. Without any file the environment
+            may have the whole config.
 
     Raises:
         UnreadableConfigError: there is no config, it is empty, or not TOML.
         ConfigError: an unknown key, a bad value.
-        ResourceError: a file that is there cannot be read.
+        ResourceError: an existing file cannot be read.
     """
     return load_texts({str(file): read(file) for file in files_of(path)})
 
@@ -119,7 +118,7 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
     """The settings of these files, by their names, and of the environment.
 
     Raises:
-        UnreadableConfigError: there is no key in them, or one is not TOML.
+        UnreadableConfigError: they have no key, or one is not TOML.
         ConfigError: an unknown key, a bad value.
     """
     values: dict[str, Any] = {
@@ -134,7 +133,7 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
         origins |= _environment_origins()
     if not origins and texts:
         raise UnreadableConfigError(
-            f"the config {' and '.join(texts)} is empty", "`telemetry-agent init` makes one"
+            f"the config {' and '.join(texts)} is empty", "`telemetry-agent init` writes one"
         )
     if not origins:
         raise no_config()
@@ -168,9 +167,9 @@ def _environment_origins() -> dict[str, str]:
     for name in os.environ:
         section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
-            continue  # it is reported, and harms nothing: see _unknown_variables
+            continue  # harmless, and reported: see _unknown_variables
         if section not in _LAYERS.model_fields:
-            raise ConfigError(f"the environment variable {name} names no key of the config")
+            raise ConfigError(f"the environment variable {name} is not a key of the config")
         origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
     return origins
 
@@ -188,14 +187,14 @@ def _unknown_variables() -> Iterator[str]:
 
 
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
-    """One line: the first fault in full, and how many there are beside it.
+    """One line: the first fault in full, and the number of others.
 
-    A misspelt key comes before a missing one: it is often the same.
+    A misspelt key comes before a missing one, because it is often the same key.
     """
     faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
     first = faults[0]
     key = ".".join(part for part in first["loc"] if part and isinstance(part, str))  # no places
-    unknown = f" is no key of the config{_suggestion(key)}"
+    unknown = f" is not a key of the config{_suggestion(key)}"
     said = {
         "missing": " is missing",
         "extra_forbidden": unknown,
@@ -207,7 +206,7 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     if said is None and first["loc"][:2] == ("upload", "headers"):
         said = f": {reason}"  # the value may be a secret
     elif said is None and isinstance(first["input"], dict):
-        key = reason.partition(" ")[0].rstrip(":")  # about several keys, and it begins with one
+        key = reason.partition(" ")[0].rstrip(":")  # the reason begins with one of several keys
         said = reason.removeprefix(key)
     elif said is None:
         value = first["input"]

@@ -1,7 +1,7 @@
 """The settings: frozen and typed, one class for each section of the file.
 
-Keys in the file are without units (``timeout = "30s"``); the settings carry them in their names
-(``upload.timeout_s``), because code has no other way to know.
+Keys in the file have no units (``timeout = "30s"``); the settings have them in their names
+(``upload.timeout_s``).
 """
 
 import re
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
-# What a format says itself by these names, no attribute may say. A config may be older than a field
-# that was added later, and its attribute goes on being sent.
+# Formats use these names themselves, so no attribute may have them, except the name of a field that
+# was added later: an older config may use it, and its attribute is still sent.
 _TAKEN_NAMES = {field.name for field in FIELDS if not field.since} | set(
     "seq device stream id deviceid timestamp valid location cell wifi bearing heading "  # noqa: SIM905 - a set of words is read as words
     "altitude accuracy sat odometer tst tid topic acc vac vel cog batt bs charge batteryState "
@@ -55,9 +55,9 @@ _TAKEN_NAMES = {field.name for field in FIELDS if not field.since} | set(
 
 
 def key_of(field_name: str) -> str:
-    """What the file calls it: without the unit of what is written with one of its own.
+    """The key in the file: without the unit, which is part of the value there.
 
-    The user's own attributes are beside ``extra.power``, not below a key of theirs.
+    The user's own attributes are beside ``extra.power``, not below a key.
     """
     if field_name == "attributes":
         return ""
@@ -65,7 +65,7 @@ def key_of(field_name: str) -> str:
 
 
 class _Section:
-    """What pydantic is to know of each section."""
+    """The pydantic config of each section."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "alias_generator": key_of}
 
@@ -79,11 +79,11 @@ class GpsSettings(_Section):
     on_connect: ReceiverCommands = ()
 
     def __post_init__(self) -> None:
-        """Whether there is a way to the receiver, if it is to be told something."""
+        """Check that commands can be sent to the receiver."""
         if self.on_connect and self.source.startswith(("gpsd:", "udp:", "file:")):
             raise ValueError(
-                f"gps.on_connect = {list(self.on_connect)}: nothing can be sent by way of "
-                f"{self.source}: leave it empty"
+                f"gps.on_connect = {list(self.on_connect)}: {self.source} cannot pass commands to "
+                "the receiver: leave it empty"
             )
 
 
@@ -103,7 +103,7 @@ class SamplingSettings(_Section):
 
 @dataclass(frozen=True)
 class QueueSettings(_Section):
-    """Where fixes wait."""
+    """Where fixes are stored."""
 
     path: Path = QUEUE_PATH
     commit_every_s: Duration = 1.0
@@ -142,7 +142,7 @@ class UploadSettings(_Section):
     allow_resend: bool = True
 
     def __post_init__(self) -> None:
-        """Whether it has one identity and keeps that, and leaves the precision to us."""
+        """Check that there is one identity, that no secret leaks, and the precision."""
         ways = [key for key in ("token_file", "username") if getattr(self, key)]
         ways += [f"headers.{name}" for name in self.headers if name.lower() == "authorization"]
         if len(ways) > 1:
@@ -165,12 +165,11 @@ class UploadSettings(_Section):
             asked = parse_qs(urlsplit(self.url).query).get("precision", ["ms"])
             if asked != ["ms"]:
                 raise ValueError(
-                    f"upload.url asks for precision={asked[0]}: leave it out, the agent sends and "
-                    "says ms"
+                    f"upload.url has precision={asked[0]}: leave it out, the agent adds ms"
                 )
 
     def secret_in_the_clear(self) -> str | None:
-        """Why no secret may be sent; ``None``: it may."""
+        """Why a secret may not be sent; ``None``: it may."""
         host = in_the_clear(self.url, self.proxy if self.url.startswith("http:") else "")
         if host is None or self.allow_insecure:
             return None
@@ -181,14 +180,14 @@ class UploadSettings(_Section):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port that connections are made to: the endpoint's, or the proxy's."""
+        """Host and port to connect to: the endpoint's, or the proxy's."""
         parts = urlsplit(self.proxy or self.url)
         return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 @dataclass(frozen=True)
 class ConnectivitySettings(_Section):
-    """How the way to the endpoint is watched."""
+    """How the path to the endpoint is watched."""
 
     probe: HostAndPort = None
     probe_every_s: PositiveDuration = 30.0
@@ -214,7 +213,7 @@ def _from_anywhere(file: Path) -> Path:
 
 @dataclass(frozen=True)
 class ExtraFile(_Section):
-    """One attribute of the user's own: what a file says."""
+    """One attribute of the user: the content of a file."""
 
     file: Annotated[Path, Checks(_from_anywhere)]
     scale: Number | None = None
@@ -238,23 +237,23 @@ class ExtraSettings(_Section):
 
     @property
     def files(self) -> dict[str, ExtraFile]:
-        """By the names under which they are sent: a unit joins its name."""
+        """The files by the names that are sent: name and unit."""
         return {
             f"{name}_{one.unit}" if one.unit else name: one for name, one in self.attributes.items()
         }
 
     def __post_init__(self) -> None:
-        """Whether every server takes the names."""
+        """Check that every server accepts the names."""
         for name in self.files:
             if not re.fullmatch("[a-z][A-Za-z0-9_]{0,47}", name):
                 raise ValueError(
-                    f"extra.{name}: a name (with its unit) is a small letter, then letters, digits "
-                    "and _, at most 48"
+                    f"extra.{name}: a name (with its unit) is a lower-case letter, then letters, "
+                    "digits and _, at most 48"
                 )
             if name in _TAKEN_NAMES:
-                raise ValueError(f"extra.{name}: this name has a meaning already: choose another")
+                raise ValueError(f"extra.{name}: this name is already in use: choose another")
         if len(self.files) < len(self.attributes):
-            raise ValueError("extra: two attributes have one name with their units")
+            raise ValueError("extra: two attributes have the same name with their units")
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -267,7 +266,7 @@ class ExtraSettings(_Section):
 
 @dataclass(frozen=True)
 class LogSettings(_Section):
-    """What is said, and how."""
+    """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json"] = "auto"

@@ -1,7 +1,7 @@
 """The config, read in a process of its own.
 
-Whoever imports pydantic keeps 13 MB for good, a quarter of what the daemon would need; it has use
-for it at its start and at a reload.
+Importing pydantic costs 13 MB that are never freed, a quarter of the daemon's memory, and the
+daemon needs it only at its start and at a reload.
 """
 
 import os
@@ -17,20 +17,20 @@ from telemetry_agent.errors import AgentError, ResourceError
 
 
 def load(path: Path | None, *, fall_back: bool = False) -> StartConfig:
-    """``loader.load`` without what it takes.
+    """``loader.load`` in another process.
 
     Args:
         path: the config file, or ``None`` for the usual places.
-        fall_back: where it does not work the last good config serves, if there is one.
+        fall_back: whether to return the last good config if the config does not work.
 
     Raises:
-        ConfigError: as there.
-        ResourceError: as there; or the other process cannot be had: it was not started, it was
-            killed, or it is of another version, installed since this one started.
+        ConfigError: as ``loader.load``.
+        ResourceError: as ``loader.load``; or the other process could not be started, was killed, or
+            is of another version, installed since this one started.
     """
     argv = [sys.executable, "-P", "-m", __package__, "last-good" if fall_back else "-"]
     argv += [] if path is None else [str(path)]
-    # It finds the modules where this process does. Ctrl-C is for this one, which ends the other.
+    # It must find the same modules. Ctrl-C ends this process, which ends the other.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         done = subprocess.run(  # noqa: S603 - our own program
@@ -57,5 +57,5 @@ def _end(done: subprocess.CompletedProcess[bytes]) -> str:
     if done.returncode < 0:
         return f"was killed: {signal.strsignal(-done.returncode)}"
     lines = done.stderr.decode("utf-8", "replace").splitlines()
-    said = f": {lines[-1]}" if lines else ""  # how a traceback ends
-    return f"ended with {done.returncode}{said}"
+    last = f": {lines[-1]}" if lines else ""  # the end of a traceback
+    return f"ended with {done.returncode}{last}"

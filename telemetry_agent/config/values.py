@@ -1,8 +1,8 @@
-"""What the values of the config may be: each type checks a text or number as the user wrote it.
+"""The types of config values: each checks a text or number as the user wrote it.
 
-A ValueError says what is allowed; the loader puts the key and the value before it. Types carry
-their rules as Reads and Checks, which pydantic asks and which do not need it: the daemon has the
-types, and not pydantic.
+A ValueError says what is allowed; the loader adds the key and the value. Types have their rules as
+``Reads`` and ``Checks``, which pydantic calls but which do not import it: the daemon uses the types
+without pydantic.
 """
 
 import json
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reads:
-    """How a value is read from what the file says; a ValueError says what is allowed.
+    """How a value is read from the file; a ValueError says what is allowed.
 
     Args:
-        read: from what the file says to what the type then checks.
-        schema: JSON Schema of what the file may say; ``None``: that of the type.
+        read: from the value in the file to the value that the type then checks.
+        schema: JSON Schema of the value in the file; ``None``: that of the type.
     """
 
     read: Callable[[Any], object]
@@ -52,10 +52,10 @@ class Reads:
 
 @dataclass(frozen=True)
 class Checks:
-    """What a value of the type must be beyond its type; a ValueError says it.
+    """What a value must be beyond its type; a ValueError says what is allowed.
 
     Args:
-        check: returns the value to take.
+        check: returns the value to use.
         schema: what it adds to the type's JSON Schema.
     """
 
@@ -84,7 +84,7 @@ def duration_s(value: object) -> float:
     """Seconds of ``"250ms"``, ``"5min"``, ``3`` and so on.
 
     Raises:
-        ValueError: it is no duration.
+        ValueError: it is not a duration.
     """
     match = _DURATION.fullmatch(str(value).strip())
     if isinstance(value, bool) or match is None:
@@ -93,7 +93,7 @@ def duration_s(value: object) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """As one writes it in the config: ``250ms``, ``30s``, ``5min``."""
+    """As written in the config: ``250ms``, ``30s``, ``5min``."""
     for unit, unit_s in reversed(_DURATION_UNITS_S.items()):
         if seconds >= unit_s and math.isclose(seconds / unit_s, round(seconds / unit_s)):
             return f"{round(seconds / unit_s)}{unit}"
@@ -128,7 +128,7 @@ def _size_bytes(value: object) -> int:
 
 
 def size_text(count: int) -> object:
-    """As one writes it in the config: ``64MiB``; a number where no unit fits."""
+    """As written in the config: ``64MiB``; a number if no unit fits."""
     for unit, unit_bytes in reversed(_SIZE_UNITS.items()):
         if count and count % unit_bytes == 0:
             return f"{count // unit_bytes}{unit}"
@@ -182,7 +182,7 @@ BatchSize = Annotated[int, Reads(_no_bool), _between(1, 10_000)]
 
 
 def _structure(value: object) -> object:
-    """A list or a table. An environment variable can only hold it as JSON."""
+    """A list or a table. An environment variable has it as JSON."""
     if not isinstance(value, str):
         return value
     try:
@@ -248,7 +248,7 @@ def _source(value: str) -> str:
             port = parts.port
         except ValueError as error:
             raise ValueError(f"must be {kind}://HOST:PORT: {error}") from None
-        # gpsd has a port of its own; for UDP the host is our own address, all of them without.
+        # gpsd has a default port; for UDP the host is an address of this machine, by default all.
         whole = parts.netloc and (port or kind == "gpsd") and (parts.hostname or kind == "udp")
         query = f"?{parts.query}" if parts.query and kind == "udp" else ""
         if whole and port != 0 and "@" not in value and value == f"{kind}://{parts.netloc}{query}":
@@ -262,7 +262,7 @@ SourceName = Annotated[str, Checks(_source)]
 
 def _baud(value: object) -> object:
     if isinstance(value, str) and value.isdecimal():
-        value = int(value)  # as the environment has it
+        value = int(value)  # from the environment
     if value != "auto" and (isinstance(value, bool) or value not in BAUD_RATES):
         raise ValueError(f'must be "auto" or one of {", ".join(map(str, sorted(BAUD_RATES)))}')
     return value
@@ -289,7 +289,7 @@ def _url(value: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
         raise ValueError("must be a URL such as https://example.com/v1/fixes")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("must hold no user name or password")
+        raise ValueError("must not contain a user name or password")
     if not value.isascii() or any(character.isspace() for character in value):
         raise ValueError("must be plain ASCII without spaces (percent-encode the rest)")
     return value
@@ -300,7 +300,7 @@ def _proxy(value: str) -> str:
         return value
     user, at, _ = value.removeprefix("http://").rpartition("@")
     if ":" in user:
-        raise ValueError("must hold no password: it goes into upload.proxy_password_file")
+        raise ValueError("must not contain a password: use upload.proxy_password_file")
     parts = urlsplit(_url(value.replace(f"{user}@", "", 1) if at else value))
     if parts.scheme != "http" or parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError("must be http://HOST:PORT or http://USER@HOST:PORT")
@@ -347,13 +347,13 @@ _OUR_HEADERS = {
 def _headers(headers: dict[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a header")
+            raise ValueError(f"{name!r} is not a header name")
         if name.lower() in _OUR_HEADERS:
             raise ValueError(f"{name} is set by the agent itself")
         if not value.isprintable() or value != value.strip():
             raise ValueError(f"{name} must be printable, without spaces at its ends")
     if len({name.lower() for name in headers}) < len(headers):
-        raise ValueError("each header may be there once")
+        raise ValueError("a header may be given only once")
     return headers
 
 
@@ -361,7 +361,7 @@ Headers = Annotated[dict[str, str], Reads(_structure), Checks(_headers)]
 
 
 def _host_and_port(value: object) -> tuple[str, int] | None:
-    """``"host:port"``, ``"[::1]:port"``; nothing for an empty text."""
+    """``"host:port"`` or ``"[::1]:port"``; None for an empty text."""
     if not value:
         return None
     host, _, port = str(value).rpartition(":")

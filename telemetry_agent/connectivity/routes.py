@@ -2,11 +2,11 @@
 
 Messages. The kernel sends a netlink message for every change of links, addresses, routes and rules.
 None of them is parsed, because they are incomplete: taking a link down removes its IPv4 routes
-without a message for each, and a burst that overflows the socket is lost. So every message, and an
-overflow too, only means "look again". A ring of a bell means the same, hence ``KernelBell``: a bell
+without a message for each, and a burst that overflows the socket is lost. So each message, and an
+overflow, only means "look again". A ring of a bell means the same, hence ``KernelBell``: a bell
 that the kernel also rings.
 
-Answer. ``path`` connects a UDP socket to the address, which sends nothing but makes the kernel
+Answer. ``path`` connects a UDP socket to the address. That sends no packet, and makes the kernel
 choose a route and a source address. So policy rules, tunnels, LAN endpoints without a default route
 and IPv6 are treated as for a real connection. Measured in a namespace with a veth pair (Linux
 6.18):
@@ -23,10 +23,10 @@ blackhole             EINVAL                         EINVAL
 carrier lost          succeeds                       has the flag ``linkdown``
 ====================  =============================  =====================================
 
-The last row is why the route is asked for too. Only the route as it stands in the table
+Because of the last row the route is asked for too. Only the route in the table
 (``RTM_F_FIB_MATCH``) has that flag; the answer to a plain RTM_GETROUTE does not. A route with
-several gateways has the flag at each of them: it is not judged here, it counts as a way, and as
-another one when a gateway is lost.
+several gateways has the flag at each of them: it counts as a path, and as another path when a
+gateway is lost.
 """
 
 import contextlib
@@ -61,18 +61,18 @@ _KERNEL_ANSWERS_WITHIN_S = 1.0
 
 
 class Path(NamedTuple):
-    """How packets to an address leave. When it changes, old connections hang."""
+    """How packets to an address leave this machine. When it changes, old connections hang."""
 
     source: str
     """The source address."""
     route: tuple[tuple[int, bytes], ...] = ()
-    """Interface and gateway as the kernel names them; empty where it could not be asked."""
+    """Interface and gateway as the kernel names them; empty: it could not be asked."""
 
 
 def path(address: Address) -> Path | None:
-    """Ask the kernel for the path to an address; ``None``: there is none. Sends nothing.
+    """Ask the kernel for the path to an address; ``None``: none. Sends no packet.
 
-    A question that fails for another reason counts as a path: only the kernel's own no is a no.
+    A question that fails for another reason counts as a path: only the kernel can deny one.
     """
     try:
         with socket.socket(address.family, socket.SOCK_DGRAM) as asking:
@@ -88,7 +88,7 @@ def path(address: Address) -> Path | None:
 
 
 def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int, bytes], ...]]:
-    """The flags of the route that the kernel would use, and the attributes that say where to."""
+    """The flags of the route that the kernel would use, and its interface and gateway."""
     ends = [
         (kind, socket.inet_pton(address.family, host.partition("%")[0]))
         for kind, host in ((_RTA_DST, address.sockaddr[0]), (_RTA_SRC, source))
@@ -121,7 +121,7 @@ def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int
 class KernelBell(Bell):
     """A bell that any thread rings, and the kernel by its messages; for one waiting thread.
 
-    Where the kernel sends none (no netlink in a container), threads can still ring it.
+    Without the kernel's messages (no netlink in a container) threads can still ring it.
     """
 
     def __init__(self) -> None:
@@ -132,12 +132,12 @@ class KernelBell(Bell):
     def wait(
         self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
     ) -> dict[int, int]:
-        """As ``Bell.wait``; a message of the kernel ends the wait too."""
+        """As ``Bell.wait``; a kernel message ends the wait too."""
         news = [] if self._news is None else [(self._news.fileno(), select.POLLIN)]
         return super().wait(timeout_s, [*watched, *self._watched, *news])
 
     def watch(self, descriptors: list[tuple[int, int]]) -> None:
-        """Let these end each wait too, in place of those that were given before."""
+        """Let these descriptors end each wait too, in place of earlier ones."""
         self._watched = descriptors
 
     def heard(self) -> bool:
@@ -147,7 +147,7 @@ class KernelBell(Bell):
             with contextlib.suppress(BlockingIOError):
                 while True:
                     try:
-                        self._news.recv(1)  # cuts the message short: nobody reads it
+                        self._news.recv(1)  # the content is not used
                     except OSError as error:
                         if error.errno != errno.ENOBUFS:  # a lost message counts too
                             raise
@@ -155,7 +155,7 @@ class KernelBell(Bell):
         return news
 
     def close(self) -> None:
-        """End a wait, and receive no more messages. Idempotent."""
+        """End a wait and receive no more messages. Idempotent."""
         self.ring()
         news, self._news = self._news, None
         if news is not None:

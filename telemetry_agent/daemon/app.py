@@ -257,7 +257,7 @@ class Agent:
 
     def _build_page(self) -> Page:
         page, sampling = self.settings.page, self.settings.sampling
-        sight = AgentView(
+        view = AgentView(
             self.queue,
             snapshot=self.status.snapshot,
             position=self.status.position,
@@ -278,7 +278,7 @@ class Agent:
             map_file=page.map,
             history_file=self.settings.queue.path.with_suffix(".history"),
         )
-        return Page(page.listen, sight, lambda: build_page_token(page, self.secrets), options)
+        return Page(page.listen, view, lambda: build_page_token(page, self.secrets), options)
 
     def __str__(self) -> str:
         """What it does, in one line; no secret."""

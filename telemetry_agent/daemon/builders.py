@@ -29,8 +29,7 @@ from telemetry_agent.gnss.sources.udp import UdpOptions, UdpSource
 from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import read_secret, secrets_in_url
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.interfaces import WireFormat
-from telemetry_agent.upload.uploader import UploadPolicy
+from telemetry_agent.upload.interfaces import UploadPolicy, WireFormat
 
 _SHORTEST_TOKEN = 16  # nothing slows down who guesses
 _AT_ONCE_S = 0.05  # longer than it takes to record what one read brought

@@ -129,40 +129,32 @@ class AgentChecks:
         said = f"runs for {span(self.status.uptime_s)} (pid {pid}, version {version})"
         config, storage = self.status.config, self.status.storage
         if config is not None:
-            yield failed(
-                "agent",
-                f"{said}, with the last good config: {config.last_error}",
-                "correct the config, then `sudo systemctl reload telemetry-agent`",
-            )
+            said += f", with the last good config: {config.last_error}"
+            remedy = "correct the config, then `sudo systemctl reload telemetry-agent`"
+            yield failed("agent", said, remedy)
         elif storage is not None and storage.state == "runtime":
             yield failed("agent", f"{said}; {storage.last_error}", storage.remedy)
         elif version == __version__:
             yield passed("agent", said)
         else:
-            yield warned(
-                "agent",
-                f"{said}, but installed is version {__version__}",
-                "`sudo systemctl restart telemetry-agent`",
-            )
+            said += f", but installed is version {__version__}"
+            yield warned("agent", said, "`sudo systemctl restart telemetry-agent`")
 
     def delivery(self) -> Iterator[Finding]:
         """How its uploads do: ``delivery``."""
-        if self.status is None:
-            yield skipped("delivery", "no agent runs")
-            return
-        yield now.delivery(self.status)
+        status = self.status
+        yield skipped("delivery", "no agent runs") if status is None else now.delivery(status)
 
     def _absent(self) -> Finding:
         try:
             check_at_rest(self._queue_path)
         except QueueLockedError as error:
             return failed("agent", f"{error.message}, and does not answer", _AGAIN)
-        return warned(
-            "agent",
-            "does not run: nothing is recorded now",
+        remedy = (
             "`sudo systemctl enable --now telemetry-agent`; "
-            "`systemctl status telemetry-agent` says why it stopped",
+            "`systemctl status telemetry-agent` says why it stopped"
         )
+        return warned("agent", "does not run: nothing is recorded now", remedy)
 
 
 class TapSource:

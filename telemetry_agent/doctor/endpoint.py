@@ -128,11 +128,8 @@ class EndpointChecks:
             return
         for key in _SECRET_KEYS:
             if (path := getattr(upload, key)) and EVERYBODY.blocked_at(path) is None:
-                yield warned(
-                    name,
-                    f"every user of this machine can read upload.{key}: {path} ({owner_of(path)})",
-                    f"`sudo chmod o-rwx {path}`",
-                )
+                said = f"every user of this machine can read upload.{key}: {path}"
+                yield warned(name, f"{said} ({owner_of(path)})", f"`sudo chmod o-rwx {path}`")
                 return
         shown = [key.removeprefix("upload.") for key in files]
         shown += [key for key in ("username", "headers") if getattr(upload, key)]
@@ -190,19 +187,12 @@ class EndpointChecks:
             except ssl.SSLCertVerificationError as error:
                 yield self._unjudged("tls") if self._is_blind else self._not_trusted(error)
             except TimeoutError:
-                yield failed(
-                    "tls",
-                    f"{self._host}:{self._port} does not answer",
-                    "check that its server speaks TLS on this port, and whether a firewall is on "
-                    "the way",
-                )
+                remedy = "check that this port speaks TLS, and whether a firewall is on the way"
+                yield failed("tls", f"{self._host}:{self._port} does not answer", remedy)
             except OSError as error:  # SSLError is one
                 words = (getattr(error, "reason", None) or error.strerror or str(error)).lower()
-                yield failed(
-                    "tls",
-                    f"no TLS there: {words.replace('_', ' ')}",
-                    "check scheme and port of upload.url: this port may speak plain http",
-                )
+                remedy = "check scheme and port of upload.url: this port may speak plain http"
+                yield failed("tls", f"no TLS there: {words.replace('_', ' ')}", remedy)
 
     def ask(self) -> Iterator[Finding]:
         """Send what the agent would: ``authentication``, ``answer``, ``proof``."""
@@ -268,10 +258,7 @@ def _is_forbidden(path: Path) -> bool:
 
 
 _SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"
-_TRUST = (
-    "set upload.ca_file to the certificate of its CA, or of the server itself where it signed its "
-    "own"
-)
+_TRUST = "set upload.ca_file to the certificate of its CA, or of the server if that is self-signed"
 
 
 def _day(since_1970_s: float) -> str:

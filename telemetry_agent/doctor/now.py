@@ -40,7 +40,7 @@ def makeshift(state: Snapshot) -> Iterator[Finding]:
     if (config := state.config) is not None:
         yield failed(
             "config",
-            f"it runs by the last good config: {config.last_error}",
+            f"it runs by the last good config; {config.last_error}",
             "correct the config, then `sudo systemctl reload telemetry-agent`",
         )
     if (storage := state.storage) is not None and storage.state == "runtime":
@@ -78,18 +78,15 @@ def queue(queue: QueueView) -> Finding:
             "queue", f"{said}; lost: {lost}", "the disk loses data or refuses it: replace it"
         )
     if queue.full:
-        return warned(
-            "queue",
-            f"{said}; it is full, and discards what is missed least",
-            "let it reach its endpoint; or set a larger queue.max_size, or free the disk",
-        )
+        said += "; it is full, and discards what is missed least"
+        remedy = "let it reach its endpoint; or set a larger queue.max_size, or free the disk"
+        return warned("queue", said, remedy)
     if dead := sum(queue.dead_letters.values()):
-        return warned(
-            "queue",
-            f"{said}; the endpoint refused {dead}",
+        remedy = (
             "`telemetry-agent queue list --state ack_failed` says why; "
-            "`telemetry-agent queue retry --all` sends them again",
+            "`telemetry-agent queue retry --all` sends them again"
         )
+        return warned("queue", f"{said}; the endpoint refused {dead}", remedy)
     return passed("queue", said)
 
 

@@ -15,7 +15,7 @@ from telemetry_agent.doctor.reception import listened, reported
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import Source, gpsd, holders
-from telemetry_agent.gnss.sources.machine import Candidate, candidate, find_receivers
+from telemetry_agent.gnss.sources.machine import candidate, find_receivers
 
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
 
@@ -122,42 +122,35 @@ class ReceiverChecks:
         if found and found[0].blocked:
             return failed("device", f"{found[0].label} is not free", found[0].blocked)
         if found:
-            return failed(
-                "device",
-                f"{found[0].label} may be a receiver",
-                f'if it is one, set gps.source = "{found[0].path}"',
-            )
+            remedy = f'if it is one, set gps.source = "{found[0].path}"'
+            return failed("device", f"{found[0].label} may be a receiver", remedy)
         return failed("device", "no receiver found", "plug one in, or set gps.source to its device")
 
     def _without_port(self) -> Finding:
         source = self._gps.source
         if source.startswith("file:"):
-            return warned(
-                "device",
-                f"{source} is a recording, not a receiver",
-                'set gps.source to the receiver, or to "auto"',
-            )
+            remedy = 'set gps.source to the receiver, or to "auto"'
+            return warned("device", f"{source} is a recording, not a receiver", remedy)
         return passed("device", f"{source}: positions come over the network")
 
     def _named(self, path: Path) -> Finding:
-        others = find_receivers(self._root)
         try:
             mode = path.stat().st_mode
         except PermissionError:
             return warned("device", f"no permission to look at {path}", "use sudo")
         except OSError:
-            return failed("device", f"{path} is not there", _plug_in(others))
+            remedy = "plug the receiver in; `ls /dev/serial/by-id` shows it then"
+            for other in find_receivers(self._root)[:1]:
+                remedy = f'plug it in, or set gps.source = "{other.path}" ({other.label} is there)'
+            return failed("device", f"{path} is not there", remedy)
         if not S_ISCHR(mode):
             return failed("device", f"{path} is not a serial port", _NO_PORT)
         device = path.resolve()
         known = candidate(path, self._root)
         label = f" ({known.label})" if known else ""
         if known and known.path != path and path == device:
-            return warned(
-                "device",
-                f"{path}{label} may have another name when it is plugged in again",
-                f'set gps.source = "{known.path}"',
-            )
+            said = f"{path}{label} may have another name when it is plugged in again"
+            return warned("device", said, f'set gps.source = "{known.path}"')
         return passed("device", f"{path}{label}" + (f" is {device}" if device != path else ""))
 
     def _permissions(self, path: Path) -> Finding:
@@ -190,20 +183,14 @@ class ReceiverChecks:
         device = self._path.resolve()
         # A pty is held by whoever made it.
         by = holders.holder(device, self._root) if device.name.startswith("tty") else None
-        if by is None and os.geteuid():
+        if by is not None:
+            return failed(name, *holders.explain(device, by, self._root))
+        if os.geteuid():
             return skipped(name, "only root sees the programs of other users")
-        if by is None:
-            return passed(name, "not used by another program")
-        return failed(name, *holders.explain(device, by, self._root))
+        return passed(name, "not used by another program")
 
 
 def _baud(source: Source) -> int | None:
     """The speed of the line, where that limits what can come."""
     # USB all the way: the number means nothing.
     return None if Path(source.name).resolve().name.startswith("ttyACM") else source.baud
-
-
-def _plug_in(others: list[Candidate]) -> str:
-    if others:
-        return f'plug it in, or set gps.source = "{others[0].path}" ({others[0].label} is there)'
-    return "plug the receiver in; `ls /dev/serial/by-id` shows it then"

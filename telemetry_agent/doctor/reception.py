@@ -59,11 +59,9 @@ def _sentences(heard: Heard, baud: int | None) -> Finding:
     damaged = sum(heard.decoder.counts[kind] for kind in ("bad-checksum", "aborted", "too-long"))
     damaged = max(0, damaged - 1)  # the first is cut by our coming in
     if damaged > _DAMAGED_SHARE * (count + damaged):
-        return warned(
-            "sentences",
-            f"{damaged} of {count + damaged} sentences arrive damaged{speed}",
-            "check cable, ground and power; a shorter or shielded cable, or a lower baud rate",
-        )
+        said = f"{damaged} of {count + damaged} sentences arrive damaged{speed}"
+        remedy = "check cable, ground and power; a shorter or shielded cable, or a lower baud rate"
+        return warned("sentences", said, remedy)
     return passed("sentences", f"{count} heard{speed}: {kinds}")
 
 
@@ -81,11 +79,8 @@ def _line_load(heard: Heard, baud: int | None) -> Finding:
 def _overloaded(said: str, heard: Heard) -> Finding:
     most, amount = heard.bytes_by_type.most_common(1)[0]
     share = amount / sum(heard.bytes_by_type.values())
-    return warned(
-        "line load",
-        said,
-        f"raise the receiver's baud rate, or switch sentences off ({most} is {share:.0%} of them)",
-    )
+    advice = "raise the receiver's baud rate, or switch sentences off"
+    return warned("line load", said, f"{advice} ({most} is {share:.0%} of them)")
 
 
 def antenna(told: str | None) -> Finding:

@@ -161,11 +161,9 @@ class StorageChecks:
         except QueueLockedError as error:
             return skipped("queue", str(error))
         except StorageError as error:
-            return failed(
-                "queue",
-                f"{self._path} is damaged: {error.__cause__ or error.message}",
-                "the agent sets it aside when it starts, and carries over what can be read",
-            )
+            said = f"{self._path} is damaged: {error.__cause__ or error.message}"
+            remedy = "the agent sets it aside when it starts, and carries over what can be read"
+            return failed("queue", said, remedy)
 
     def _read_all(self, file: Path) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
@@ -175,15 +173,10 @@ class StorageChecks:
             found = next(answers)
             while "sound" not in found and self._clock.monotonic_s() < until_s:
                 found = next(answers)
-        faults = ", ".join(
-            f"{found[name]} {words}" for name, words in _FAULTS.items() if found[name]
-        )
+        faults = [f"{found[name]} {words}" for name, words in _FAULTS.items() if found[name]]
         if faults:
-            return failed(
-                "queue",
-                f"of {found['rows']} positions {faults}",
-                "the intact ones are sent, the others counted; the disk loses data: replace it",
-            )
+            remedy = "the intact ones are sent, the others counted; the disk loses data: replace it"
+            return failed("queue", f"of {found['rows']} positions {', '.join(faults)}", remedy)
         return passed("queue", f"{found['rows']} positions, all intact")
 
 

@@ -1,4 +1,4 @@
-"""Stored fixes -> the files that people open: one pure generator for each format."""
+"""Stored fixes -> files: one pure generator for each format."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +21,8 @@ class Format(NamedTuple):
     pieces: "Callable[[Iterable[Sequence[Stored]], Gaps], Iterator[str]]"
     """Takes fixes in the order of recording, some at a time, and where the track breaks.
 
-    Gives the file's text piece by piece. There is one for each sequence, empty or not, so that
-    whoever counts what was taken can tell how far it is.
+    Yields the text of the file in pieces: one for each sequence, empty or not, so that a caller can
+    count its progress.
     """
     media_type: str
 
@@ -34,7 +34,7 @@ FORMATS: Mapping[str, Format] = {
     "csv": Format(csv, "text/csv; charset=utf-8; header=present"),
     "ndjson": Format(ndjson, "application/x-ndjson"),
 }
-"""By name, which is also how such a file's name ends."""
+"""By name, which is also the suffix of the file."""
 
 
 def file_name(device: str, kind: str, first_ms: int | None, last_ms: int | None) -> str:
@@ -42,8 +42,8 @@ def file_name(device: str, kind: str, first_ms: int | None, last_ms: int | None)
 
     Args:
         device: its name.
-        kind: how the name ends.
-        first_ms: GNSS time of the beginning; ``None``: not known.
+        kind: the suffix.
+        first_ms: GNSS time of the beginning, milliseconds since 1970; ``None``: unknown.
         last_ms: of the end, which is not included.
     """
     days = [rfc3339(ms)[:10] for ms in (first_ms, last_ms and last_ms - 1) if ms is not None]

@@ -1,12 +1,12 @@
 """Trips: where the device went between two times of parking. Pure: fixes in, trips out.
 
-Theory of operation. The *anchor* is the first fix of where the device is staying; a fix farther
-than the radius from it is a departure, and becomes the next anchor. While the device drives the
-anchor moves with it. Where it has stayed for as long as parking takes, the trip ended when it
-arrived, so what was counted since then is not part of it: the sums at the anchor are kept for that.
+Theory of operation. The *anchor* is the first fix of a place where the device stays; a fix farther
+than the radius from it is a departure, and becomes the next anchor. While the device drives, the
+anchor moves with it. When the device has stayed long enough to be parked, the trip ended at its
+arrival: the sums at the anchor are kept, and later ones dropped.
 
-The distance is the odometer's, which leaves parked drift out; where a fix has none (an older
-recording) it is the way from fix to fix. Fixes that jump, and those at 0, 0, are left out.
+The distance is the odometer's, which excludes parked drift; for fixes without it (an older
+recording) it is the distance from fix to fix. Jumps and fixes at 0, 0 are left out.
 """
 
 from collections.abc import Iterable
@@ -19,18 +19,18 @@ from telemetry_agent.model import Fix
 _STANDING_M_S = 0.5
 _STOP_S = 60.0
 _STOPS = 50
-_FASTEST_M_S = 340.0  # what is faster between two fixes is not driving
+_FASTEST_M_S = 340.0  # a higher speed between two fixes is an error
 
 
 class ParkingRule(NamedTuple):
-    """What counts as parking: within the radius for so long."""
+    """What ends a trip: staying within the radius for so long."""
 
     radius_m: float = 25.0
     after_s: float = 180.0
 
 
 class TripStop(NamedTuple):
-    """The device stood for a minute or more, and went on."""
+    """The device stood for a minute or more, and then continued."""
 
     start_ms: int
     end_ms: int
@@ -40,7 +40,7 @@ class TripStop(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """From a departure to parking, or to now."""
+    """From a departure to parking, or to the last fix."""
 
     first_row: int
     last_row: int
@@ -54,7 +54,7 @@ class Trip:
 
 
 class Trips:
-    """Finds them. Feed it every fix once, in the order of recording."""
+    """Finds trips. Feed it every fix once, in the order of recording."""
 
     def __init__(self, parking: ParkingRule) -> None:
         self.done: list[Trip] = []
@@ -71,7 +71,7 @@ class Trips:
         return self._open
 
     def feed(self, row: int, fix: Fix, *, breaks: bool) -> None:
-        """The next fix; ``breaks``: a segment of the track begins with it."""
+        """Add a fix; ``breaks``: a segment of the track begins with it."""
         if is_glitch(fix):
             return
         before, self._before = self._before, (row, fix)
@@ -103,7 +103,7 @@ class Trips:
         self._anchor, self._at_anchor = fix, self._open
 
     def forget_before(self, row: int) -> None:
-        """The rows before this one are gone, and so are trips that ended before it."""
+        """Drop the trips that ended before this row."""
         self.done = [trip for trip in self.done if trip.last_row >= row]
 
     def _end_at_anchor_or(self, otherwise: Trip | None) -> None:
@@ -114,10 +114,10 @@ class Trips:
 
 
 def find(chunks: Iterable[tuple[int, Fix, bool]], parking: ParkingRule, number: int) -> Trip | None:
-    """The trip with that number from the end, 1 is the newest; ``None``: there are fewer.
+    """The trip with this number, where 1 is the newest; ``None``: there are fewer.
 
     Args:
-        chunks: each fix with a number of its own, and whether a segment begins with it.
+        chunks: each fix with its row, and whether a segment begins with it.
         parking: what ends a trip.
         number: of the trip.
     """
@@ -154,5 +154,5 @@ def _way_m(last: Fix, fix: Fix) -> float:
 
 
 def is_glitch(fix: Fix) -> bool:
-    """Whether it is no place where the device was: a jump, or 0, 0."""
+    """Whether the device was not there: a jump, or 0, 0."""
     return "jump" in fix.flags or not (fix.lat_e9 or fix.lon_e9)

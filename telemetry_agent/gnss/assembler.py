@@ -1,24 +1,25 @@
 """Where one instant of one receiver ends and the next begins.
 
-Theory of operation. At most one epoch is open. It opens with a sentence whose time of day is
-another than the open one's, takes every sentence until it closes, is judged once, when it closes,
-and leaves nothing behind. Only then it gets its day, so the date may stand anywhere in it. Order
-is the order of arrival: time may step either way and opens an epoch all the same; nothing wedges.
+Theory of operation. At most one epoch is open. It opens with a sentence whose time of day differs
+from the open one's, takes every sentence until it closes, and is judged once, when it closes. Only
+then it gets its day, so the date may be in any of its sentences. The order is that of arrival: a
+time that steps back opens an epoch like any other, so no jump of time can block the receiver.
 
-An epoch closes when the time changes, when the sentence that ends this receiver's cycle is there,
-when the line is quiet, or at the end of the input, whichever comes first. What still arrives for
-that instant is late: it is counted and opens nothing, since one instant is one fix, and it
-teaches: the cycle is unlearned, or the quiet gap grows.
+An epoch closes at the first of these: the time changes, the sentence arrives that ends this
+receiver's cycle, the line is quiet, or the input ends. A later sentence for that instant is late:
+it is counted and opens no epoch, because one instant is one fix. Late sentences also correct what
+was learned: the cycle is forgotten, or the quiet gap grows.
 
-A position sentence that comes again with the same time says that the cycle repeats while the time
-stands: some buses step it by 10 s, and some receivers send whole seconds at 5 Hz. The first cycle
-was true at that time, so it alone makes the fix, and the rest is late; it teaches nothing. Only a
-position sentence of a type that has not come yet can still be of the first one.
+If a position sentence comes again with the same time, the cycle repeats while the time does not
+change: some buses step it by 10 s, and some receivers send whole seconds at 5 Hz. The first cycle
+was correct at that time, so only it makes the fix; the others are late and correct nothing. Only a
+position sentence of a type that has not come yet can still belong to the first cycle.
 
 Sentences without a time (VTG, GSA; an RMC before the first fix) join the open epoch. If none is
-open they open one that waits for its time, as some receivers begin their cycle so. If the line
-goes quiet before a time comes, they were the late end of the epoch before. Where no gap parts the
-epochs, a VTG that begins the next one is known by its speed, which is that of the RMC behind it.
+open, they open one that waits for its time, because some receivers begin their cycle with them. If
+the line becomes quiet before a time comes, they were the late end of the epoch before. If no gap
+separates the epochs, a VTG that begins the next epoch is recognised by its speed, which is the
+speed of the RMC after it.
 """
 
 from collections import Counter
@@ -46,13 +47,13 @@ class Assembler:
     """Sentences in, fixes out.
 
     ``counts``: ``late`` (sentences for an instant that was already judged), ``no-fix`` (epochs
-    without a valid position), ``no-time`` (valid positions whose sentences say no time of day).
+    without a valid position), ``no-time`` (valid positions without a time of day).
 
     Args:
         dates: gives the fixes their day.
-        ask: with the time of each valid position while this owner is not followed: whether it is
-            from now on.
-        eager: whether the end of the cycle is learned.
+        ask: called with the time of each valid position while this owner is not followed; returns
+            whether it is followed from now on.
+        eager: whether to learn the end of the cycle.
         baud: of a serial line.
     """
 
@@ -61,19 +62,19 @@ class Assembler:
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.state: ReceiverState | None = None
-        """What the last epoch said about the receiver: no-fix, no-date, 2d or 3d."""
+        """The receiver's state in the last epoch: no-fix, no-date, 2d or 3d."""
         self.judged_s: float | None = None
-        """When it said so."""
+        """Monotonic time of the last judgement, in seconds."""
         self.timeless = False
         """Whether its position had no time."""
         self.used: dict[str, set[str]] = {}
-        """The satellites of the last epoch that told them, by system id or talker."""
+        """The satellites of the last epoch with GSA, by system id or talker."""
         self.followed = False
         """Whether its positions become fixes."""
         self.datum: str | None = None
-        """What positions refer to, if it is not WGS 84."""
+        """The datum of positions; None: WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
-        """So long without a byte means that the receiver has said all."""
+        """After so many seconds without a byte the epoch is complete."""
         self.dates = dates
         self.shared = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
@@ -84,19 +85,19 @@ class Assembler:
         self._judged: Epoch | None = None
         self._position: Report | None = None  # of that one
         self._closed_by: Closer = "time"
-        self._repeats = False  # the cycle came again while the time stood
-        self._moments_astray = False  # the times of ZDA and GBS are not those of the fixes
-        self._gst: Gst | None = None  # came before the epoch that it is about
+        self._repeats = False  # the cycle came again with the same time
+        self._moments_astray = False  # ZDA and GBS have other times than the fixes
+        self._gst: Gst | None = None  # came before its epoch
         self._vtg: Vtg | None = None
         self._vtg_leads = False  # it comes before the RMC of its instant
 
     def count_in(self, counts: Counter[str]) -> None:
-        """Count in these from now on, and the dates with it."""
+        """Use ``counts`` from now on, also for the dates."""
         self.counts = self.dates.counts = counts
 
     @property
     def open(self) -> bool:
-        """Whether anything waits for its end."""
+        """Whether an epoch is open."""
         return self._epoch is not None
 
     def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
@@ -112,7 +113,7 @@ class Assembler:
                 epoch = self._epoch_of(instant, message, now_s, fixes)
             elif tag in epoch.seen and self._is_again(message, epoch):
                 epoch = None
-            # After the epoch before was closed: if time jumped, this date is none of its own.
+            # Only after the epoch before was closed: after a jump of time this is not its date.
             if isinstance(message, (Report, Moment)) and message.day is not None:
                 self.dates.learn(message.day, instant)
         if epoch is None:
@@ -145,12 +146,12 @@ class Assembler:
             return epoch
         waiting = epoch is not None and epoch.instant is None and not epoch.reported
         judged = self._judged
-        # If time went on in between and the very sentence comes again, time has stepped back.
+        # If time advanced in between and this sentence comes again, time has stepped back.
         late = epoch is None or waiting or (judged is not None and tag not in judged.seen)
         if late and judged is not None and self._is_of_judged(judged, instant, message):
             if epoch is not None and epoch.instant is not None and not epoch.reported:
-                self._moments_astray = True  # one of another time stands amid the fix's sentences
-            self._epoch = None if waiting else epoch  # what waited was late as well
+                self._moments_astray = True  # it came between the sentences of one fix
+            self._epoch = None if waiting else epoch  # the waiting sentences were late too
             self._late(tag)
             return None
         if not waiting:
@@ -178,7 +179,7 @@ class Assembler:
             return False
         self.counts["late"] += 1
         self.shared.repeated(message)
-        if message != epoch.messages[-1]:  # else the line doubled it
+        if message != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._repeats = True
         return True
 
@@ -197,24 +198,24 @@ class Assembler:
         elif tag in epoch.seen and not isinstance(message, Report):
             epoch.bound()
         elif isinstance(message, Report) and tag in epoch.seen:
-            # The same sentence again, now without a time: the receiver lost it, this is another
-            # instant.
+            # The same sentence again, now without a time: another instant, whose time the receiver
+            # does not know.
             self.close("time", now_s, fixes)
             epoch = self._epoch = Epoch()
         return epoch
 
     def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
-        """Whether it speaks of the instant that follows, where no quiet gap says so.
+        """Whether a VTG belongs to the next instant, where no quiet gap shows it.
 
-        VTG repeats the speed of the RMC of its instant: the one behind it or the one before it.
+        VTG repeats the speed of the RMC of its instant: the RMC after it or the one before it.
         """
         before, self._vtg = self._vtg, vtg
-        told = epoch.rmc_speed_mm_s
-        if told is None:
+        rmc_mm_s = epoch.rmc_speed_mm_s
+        if rmc_mm_s is None:
             return False
         if before is not None and before.speed_mm_s is not None and vtg.speed_mm_s is not None:
-            led = abs(before.speed_mm_s - told) <= _SAME_SPEED_MM_S
-            if led != (abs(vtg.speed_mm_s - told) <= _SAME_SPEED_MM_S):
+            led = abs(before.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S
+            if led != (abs(vtg.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S):
                 self._vtg_leads = led
         return self._vtg_leads
 

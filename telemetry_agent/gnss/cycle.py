@@ -1,9 +1,9 @@
 """How a receiver's cycle ends, so that a fix need not wait for the next one.
 
-A shape is (tag of the first sentence, tag of the last, how many of these). When epochs that ended
-by themselves (the time changed, the line went quiet) had one shape several times in a row, the
-next epoch is complete with its last sentence. If something comes late all the same, the shape is
-forgotten, and needs twice as many epochs to be believed again.
+A shape is (tag of the first sentence, tag of the last, how many of these). If several epochs in a
+row that ended by themselves (the time changed, the line was quiet) had the same shape, the next
+epoch is complete with its last sentence. If a sentence comes late after that, the shape is
+forgotten, and must repeat twice as often to be learned again.
 """
 
 _EPOCHS_TO_LEARN = 5
@@ -11,14 +11,13 @@ _EPOCHS_AT_MOST = 80
 
 
 class Cycle:
-    """Learns from the epochs that went by."""
+    """Learns the shape of the epochs."""
 
     first = ""
-    """The tag that begins the cycle; empty while nothing is learned, as the next two."""
+    """The tag that begins the cycle; empty until it is learned, as ``last`` is."""
     last = ""
-    """The tag that ends it,"""
+    """The tag that ends it, with its ``count``-th sentence."""
     count = 0
-    """when it comes for this time."""
 
     def __init__(self) -> None:
         self._shape = ("", "", 0)
@@ -34,7 +33,7 @@ class Cycle:
             self.first, self.last, self.count = shape
 
     def broken(self) -> None:
-        """A sentence came after the one that was believed to be the last."""
+        """A sentence came after the learned end of the cycle."""
         if self.last:
             self._needed = min(2 * self._needed, _EPOCHS_AT_MOST)
         self.first, self.last, self.count = self._shape = ("", "", 0)

@@ -1,21 +1,20 @@
 """Which day a time of day belongs to.
 
-Most sentences carry a time of day only. One rule gives it a day: keep the last instant whose date
-is known, and take the day that puts the time of day nearest to it, which is within 12 hours. This
-carries midnight whichever sentence of an epoch comes first, a date sentence that runs ahead of
-the fixes, and a step back over midnight. Each fix that got its day becomes the known instant
-itself, so that a receiver which says the date once is followed for weeks. Round midnight some
-receivers turn the date a second too late or too soon: for a minute the day that goes on wins.
+Most sentences have a time of day only. One rule gives it a day: keep the last instant whose date is
+known, and take the day that puts the time of day nearest to it, which is within 12 hours. This
+works at midnight, whichever sentence of an epoch comes first, for a date sentence that is ahead of
+the fixes, and for a step back over midnight. Each fix that got its day becomes the known instant,
+so a receiver that sends the date once is followed for weeks. Near midnight some receivers change
+the date a second too late or too early: for one minute the continuous day wins.
 
-What a receiver says is not always a date. GPS counts its weeks in 10 bits, so an old receiver is
-1024 weeks behind; and before it hears the sky a receiver has the date that it was made with. On a
-live line a date from before this release is therefore moved by 1024 weeks, and used once it is
-proven: by a system clock that is known to be right, or by a minute of fixes that keep it.
+A receiver's date may be wrong. GPS counts its weeks in 10 bits, so an old receiver is 1024 weeks
+behind; and before it receives satellites, a receiver has the date of its manufacture. On a live
+line a date from before this release is therefore moved by 1024 weeks, and used once it is proven:
+by a system clock that is known to be right, or by a minute of fixes that agree with it.
 
-A receiver that never says the date (GGA and VTG only) is given it by another device on its line, or
-by the system clock, but only after a minute in which it had the chance to say it, only from a clock
-that is known to be right, and both with a flag. Otherwise the fix has no date, and nobody invents
-one.
+A receiver that never sends the date (GGA and VTG only) gets it from another device on its line, or
+from the system clock: only after a minute in which it could have sent it, only from a clock that is
+known to be right, and always with a flag. Otherwise the fix has no date; none is invented.
 """
 
 from collections import Counter
@@ -34,8 +33,8 @@ _DAY_1970 = date(1970, 1, 1).toordinal()
 _EARLIEST_DAY = date(2026, 1, 1).toordinal() - _DAY_1970
 _LATEST_DAY = date(2036, 1, 1).toordinal() - _DAY_1970
 _ROLLOVER_DAYS = 1024 * 7  # GPS counts its weeks in 10 bits
-# The date of a receiver that has not heard the sky. Others (1980-01-06, 2080-01-05) are out of
-# the range that 1024 weeks lead to.
+# The date of a receiver without satellites. Others (1980-01-06, 2080-01-05) are out of the range
+# that 1024 weeks lead to.
 _STARTUP_DAYS = frozenset({date(2013, 9, 1).toordinal() - _DAY_1970})
 _DATELESS_S = 60.0
 _PROOF_S = 60.0
@@ -46,24 +45,23 @@ _ROUND_MIDNIGHT_MS = 60_000
 class Dates:
     """Gives each time of day of one receiver its day.
 
-    ``counts`` has ``rollover`` (dates from before this release, which 1024 weeks or twice as many
-    bring within ten years after it), ``old-date`` (dates that they do not, and those of a
-    receiver that has not heard the sky), ``future-date`` (beyond ten years after this release),
-    ``late-date`` (that turned at another time than midnight), ``no-date`` (fixes that got no day).
+    ``counts`` has ``rollover`` (dates from before this release that 1024 or 2048 weeks move into
+    the ten years after it), ``old-date`` (older dates, and the one of a receiver without
+    satellites), ``future-date`` (more than ten years after this release), ``late-date`` (changed
+    at another time than midnight), ``no-date`` (fixes without a day).
 
     Args:
-        wall_clock: dates a receiver that sends no date, and convicts one that runs ahead.
-        fix_rollover: whether dates from before this release are moved; else they stay what they
-            are.
+        wall_clock: dates a receiver that sends no date, and detects one that is ahead.
+        fix_rollover: whether to move dates from before this release.
         prove_rollover: whether a moved date must be proven before it counts.
-        day: in days since 1970, that of a recording which says none.
+        day: in days since 1970, for a recording without a date.
         lender: the last known instant of another receiver on this line, in milliseconds.
     """
 
     moved = False
-    """Whether dates of this receiver are moved by 1024 weeks."""
+    """Whether this receiver's dates are moved by 1024 weeks."""
     reason: Reason = "no-date"
-    """Why no date is known: the receiver says none, or one that cannot be used."""
+    """Why no date is known: the receiver sends none, or one that cannot be used."""
 
     def __init__(
         self,
@@ -76,12 +74,12 @@ class Dates:
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.known_ms: int | None = None
-        """The last instant whose date the receiver said, in milliseconds since 1970."""
+        """The last instant with a date of the receiver, in milliseconds since 1970."""
         self._wall_clock = wall_clock
         self._fix_rollover = fix_rollover
         self._prove_rollover = prove_rollover
         self._day = day
-        self._told_ms: int | None = None  # the last instant that was dated by ``day``
+        self._dated_ms: int | None = None  # the last instant that was dated by ``day``
         self._lender = lender
         self._claimed_ms: int | None = None  # the last instant with a moved date
         self._claimed_since_s: float | None = None  # in ``_valid_s``; None: from the next fix on
@@ -89,7 +87,7 @@ class Dates:
         self._last_fix: tuple[int, float] | None = None
 
     def learn(self, day: int, instant: Instant) -> None:
-        """The receiver says that this instant is on this day, in days since 1970."""
+        """The receiver reports the day of an instant, in days since 1970."""
         time_ms = time_of_day_ms(instant)
         said_ms: int | None = day * DAY_MS + time_ms
         if day >= _LATEST_DAY:
@@ -112,7 +110,7 @@ class Dates:
         self.known_ms = said_ms
 
     def place(self, instant: Instant, now_s: float) -> tuple[int, tuple[Flag, ...]] | None:
-        """The milliseconds since 1970 of a fix that is made now, and what is doubtful in them.
+        """The milliseconds since 1970 of a current fix, and the flags for doubts about them.
 
         None while no date is known.
         """
@@ -126,8 +124,8 @@ class Dates:
         if self.known_ms is not None:
             placed_ms = self.known_ms = _nearest_ms(time_ms, self.known_ms)
         elif self._day is not None:
-            base_ms = self._day * DAY_MS + time_ms if self._told_ms is None else self._told_ms
-            placed_ms = self._told_ms = _nearest_ms(time_ms, base_ms)
+            base_ms = self._day * DAY_MS + time_ms if self._dated_ms is None else self._dated_ms
+            placed_ms = self._dated_ms = _nearest_ms(time_ms, base_ms)
         else:
             lent_ms = self._lender()
             if lent_ms is None and self._valid_s >= _DATELESS_S:
@@ -136,13 +134,13 @@ class Dates:
                 self.counts["no-date"] += 1
                 return None
             placed_ms, flags = _nearest_ms(time_ms, lent_ms), ("date",)
-        # A system clock that is behind is normal; one that is right can convict the receiver.
+        # A system clock that is behind is normal; a correct one shows a receiver that is ahead.
         if wall_ms is not None and placed_ms - wall_ms > DAY_MS:
             flags = ("time", *flags)
         return placed_ms, flags
 
     def _moved_ms(self, day: int, time_ms: int) -> int | None:
-        """An instant of a date from before the release, moved; None if that is not proven."""
+        """An instant with a moved date; None if the date is not proven."""
         moved = (day + _ROLLOVER_DAYS, day + 2 * _ROLLOVER_DAYS)
         day_moved = next((then for then in moved if _EARLIEST_DAY <= then < _LATEST_DAY), None)
         if day_moved is None or day in _STARTUP_DAYS:
@@ -167,7 +165,7 @@ class Dates:
         return since_s is not None and self._valid_s - since_s >= _PROOF_S
 
     def _pass(self, time_ms: int, now_s: float) -> None:
-        """A valid fix came: so much longer was it heard, and its time went on or jumped."""
+        """Note a valid fix: how long there have been fixes, and whether time jumped."""
         if self._last_fix is not None:
             last_ms, last_s = self._last_fix
             step_s = now_s - last_s

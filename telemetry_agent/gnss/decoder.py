@@ -1,8 +1,8 @@
 """Bytes -> fixes: framing, sentences, epochs and dates put together.
 
 No socket, no thread, no clock: bytes and the time of their arrival come in, fixes come out. Apart
-from the quiet gap, which only a caller of ``tick`` brings in, the result depends on the bytes
-alone and not on how they were cut.
+from the quiet gap, which only ``tick`` uses, the result depends on the bytes alone, not on how they
+were cut.
 """
 
 import re
@@ -31,22 +31,19 @@ class Decoder:
 
     Args:
         wall_clock: milliseconds since 1970 by the system clock if that is known to be
-            synchronised, else None. It dates a receiver that sends no date, and convicts one that
-            runs ahead.
-        fix_rollover: whether dates that are older than this release are moved by 1024 weeks. For
-            live sources; a recording may be old.
-        prove_rollover: whether that waits until the date is proven: by the system clock, or by a
-            minute of fixes.
-        day: the day, since 1970, of a recording that says none.
-        eager: whether a fix is out as soon as the last sentence of the receiver's cycle is there,
-            as that was learned. A recording, for which nobody waits, is surer without.
+            synchronised, else None.
+        fix_rollover: see ``Dates``. For live sources; a recording may be old.
+        prove_rollover: see ``Dates``.
+        day: see ``Dates``.
+        eager: whether a fix is complete with the learned last sentence of the receiver's cycle. A
+            recording is decoded more safely without it.
         baud: of a serial line: on a slow one a quiet gap is longer.
     """
 
     antenna: str | None = None
-    """What the receiver last said of its antenna, in capitals: OK, OPEN, SHORT, …"""
+    """The receiver's last message about its antenna, in capitals: OK, OPEN, SHORT, …"""
     firmware: str | None = None
-    """The version that the receiver last announced."""
+    """The version that the receiver reported last."""
 
     def __init__(
         self,
@@ -59,7 +56,7 @@ class Decoder:
         baud: int | None = None,
     ) -> None:
         self.sentences = 0
-        """How many were whole and had the right checksum, of whatever type."""
+        """Whole sentences of all types with a correct checksum."""
         self._framer = Framer()
         self._parser = Parser()
         self._line = SharedLine(
@@ -82,7 +79,7 @@ class Decoder:
         self._over = False
 
     def feed(self, data: bytes, now_s: float) -> list[Fix]:
-        """The fixes that these bytes complete; ``now_s`` is when they came, monotonic."""
+        """The fixes that these bytes complete; ``now_s`` is their monotonic time of arrival."""
         if not data:
             return []
         if self._first_byte_s is None:
@@ -91,11 +88,11 @@ class Decoder:
         return self._decode(self._framer.feed(data), now_s)
 
     def due_s(self) -> float | None:
-        """When ``tick`` would find the line quiet; None while nothing waits."""
+        """When ``tick`` would find the line quiet; None while no epoch is open."""
         return self._last_byte_s + self._line.quiet_s if self._line.open else None
 
     def tick(self, now_s: float) -> list[Fix]:
-        """The fix that the quiet of the line completes, if it is due."""
+        """The fix that a quiet line completes, if it is due."""
         fixes: list[Fix] = []
         due_s = self.due_s()
         if due_s is not None and now_s >= due_s:
@@ -103,7 +100,7 @@ class Decoder:
         return fixes
 
     def finish(self) -> list[Fix]:
-        """What the end of the input completes."""
+        """The fixes that the end of the input completes."""
         self._over = True
         fixes = self._decode(self._framer.finish(), self._last_byte_s)
         self._line.finish(self._last_byte_s, fixes)
@@ -111,12 +108,12 @@ class Decoder:
 
     @property
     def counts(self) -> Counter[str]:
-        """Rejected input by reason; see the parts for what each means."""
+        """Rejected input by reason; the parts document each reason."""
         return self._framer.rejected + self._parser.rejected + self._line.counts + self._overflows
 
     @property
     def datum(self) -> str | None:
-        """What the receiver's positions refer to, if it is not WGS 84."""
+        """The datum of the receiver's positions; None: WGS 84."""
         heard = self._line.heard
         return heard.datum if heard else None
 
@@ -127,19 +124,19 @@ class Decoder:
 
     @property
     def ignored(self) -> frozenset[str]:
-        """The talkers that have positions as well, which do not become fixes."""
+        """The talkers whose positions do not become fixes."""
         return frozenset(self._line.ignored)
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user should know of the line although positions come."""
+        """What the user should know about the line although positions come."""
         heard = self._line.heard
         if heard is None:
             return ()
         said = []
         if self.followed and self.ignored:
             said.append(
-                f"several devices have positions ({' '.join(sorted(self.ignored))} beside "
+                f"several devices send positions ({' '.join(sorted(self.ignored))} beside "
                 f"{self.followed}): {self.followed} is followed, unless it has none for 5 s"
             )
         if heard.shared.noticed:
@@ -149,7 +146,7 @@ class Decoder:
             )
         if heard.dates.moved:
             said.append(
-                "its dates are 1024 weeks or twice as many in the past, and are moved by that: "
+                "its dates are 1024 or 2048 weeks in the past and are corrected: "
                 "update its firmware, or replace it"
             )
         if heard.datum is not None:
@@ -161,7 +158,7 @@ class Decoder:
 
     @property
     def diagnosis(self) -> Diagnosis | None:
-        """Why a receiver that speaks gives no positions; None while it does, or may yet."""
+        """Why a receiver that sends data gives no positions; None while it does, or still may."""
         reason = self._reason()
         return diagnosis(reason, self._parser.proprietary) if reason else None
 
@@ -174,7 +171,7 @@ class Decoder:
         heard = self._line.heard
         if heard is None or heard.judged_s is None:
             if self._framer.unchecked >= _UNCHECKED:
-                return "no-checksum"  # beside those of another device that has them
+                return "no-checksum"  # another device on the line sends checksums
             return "proprietary" if self._parser.only_proprietary else "no-position"
         if heard.timeless:
             return "no-time"
@@ -184,8 +181,7 @@ class Decoder:
     def state(self) -> ReceiverState | None:
         """binary, no-date, no-fix, 2d or 3d; None before anything is known.
 
-        Whether the receiver is there at all, silent, or heard at the wrong baud rate is not to be
-        seen in its bytes.
+        The bytes do not show whether the receiver is absent, silent, or read at a wrong baud rate.
         """
         if self._first_byte_s is None:
             return None

@@ -1,7 +1,7 @@
-"""Why a receiver that speaks is of no use, in words of its own, each with a remedy that works.
+"""Why a receiver that sends data gives no positions, each reason with a remedy that works.
 
-A wrong remedy is worse than none: a receiver that sends no checksums sees enough of the sky and
-has the right speed, so nobody is sent to its antenna or told to change its baud rate.
+A wrong remedy is worse than none: a receiver without checksums sees the sky and has the right baud
+rate, so its remedy names neither the antenna nor the baud rate.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ _CLOCK = (
     "with the system clock synchronised (`sudo timedatectl set-ntp true`) the day is taken from it "
     "after a minute"
 )
-_WAIT = "wait until it has heard the sky for some minutes; if it lasts"
+_WAIT = "wait until it has seen the sky for some minutes; if it lasts"
 
 _MESSAGES: dict[Reason, str] = {
     "no-checksum": "the receiver sends sentences without a checksum, which are not used, because a "
@@ -39,7 +39,7 @@ _MESSAGES: dict[Reason, str] = {
     "no-position": "the receiver sends no sentence with a position",
     "no-time": "the receiver sends positions without a time of day",
     "no-date": "the receiver sends positions, but no date",
-    "old-date": "the receiver sends a date that is too long ago to be true; it is not used",
+    "old-date": "the receiver sends a date too far in the past to be true; it is not used",
     "future-date": "the receiver sends a date more than ten years ahead; it is not used",
 }
 _REMEDIES: dict[Reason, str] = {
@@ -56,11 +56,11 @@ _REMEDIES: dict[Reason, str] = {
 
 
 def diagnosis(reason: Reason, names: Iterable[str] = ()) -> Diagnosis:
-    """The words for a reason.
+    """The text for a reason.
 
     Args:
         reason: what was found.
-        names: of the sentences that came instead, if that says more.
+        names: of the sentences that came instead.
     """
     message = _MESSAGES[reason].format(names=" ".join(sorted(names)))
     return Diagnosis(reason, message, _REMEDIES[reason])

@@ -1,14 +1,13 @@
-"""What one receiver says about one instant, and the judgement over it.
+"""What one receiver reports about one instant, and whether that is a fix.
 
-Nothing reaches an epoch from the one before. Inside it the last value of a field wins, whichever
-sentence brings it. Positions have an order of trust besides: it decides where two sentences differ
-by more than their rounding, and keeps the digits of an RTK fix. A GGA's altitude is trusted more
-than a GNS's.
+An epoch takes nothing from the one before. Inside it the last value of a field wins, from any
+sentence. Positions also have an order of trust: it decides if two sentences differ by more than
+their rounding, and keeps the digits of an RTK fix. A GGA's altitude is trusted more than a GNS's.
 
-Who says "no fix" takes back what the same talker said of the instant, since receivers go on
-sending the last position; GN speaks for all systems. So a receiver whose GLONASS part has no fix
-keeps its GPS position. Where only a part is taken back, or where an RMC counts only beside a GGA,
-what is left is put together again from the sentences.
+A talker that reports "no fix" vetoes all that it said of the instant, because receivers continue to
+send the last position; GN speaks for all systems. So a receiver whose GLONASS part has no fix keeps
+its GPS position. After a veto of one talker, or if an RMC counts only beside a GGA, the epoch is
+built again from the sentences that count.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Moment, Report, Vt
 from telemetry_agent.model import Fix, Flag, Quality
 
 _SAME_INSTANT_MS = 10
-_SAME_SECOND_MS = 50  # ZDA is written by another part of the firmware
+_SAME_SECOND_MS = 50  # another part of the firmware writes ZDA
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
 _ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
 _RTK = frozenset({"rtk", "float-rtk"})
@@ -35,23 +34,23 @@ class Epoch:
     """Collects the sentences of one instant."""
 
     instant: Instant | None = None
-    """Which sentences belong to it; None: none has said a time."""
+    """The time of its sentences; None: none of them had a time yet."""
     labels: frozenset[Instant] = frozenset()
-    """Other times that sentences of this instant say."""
+    """Other times in sentences of this instant."""
     fixed_at: Instant | None = None
-    """When it has its position: ZDA may be wrong about that."""
+    """The time of its position; the time of ZDA may be wrong."""
     last = ""
-    """The tag of the sentence that came last."""
+    """The tag of the last sentence."""
     reported = False
-    """A position sentence came, with a position or without."""
+    """It has a position sentence, with a position or without."""
     untimed = False
-    """One of them has a position and no time: it may be of any instant."""
+    """A sentence has a position without a time, so of any instant."""
     day: int | None = None
-    """What an RMC says that counts only beside a GGA."""
+    """The date of an RMC that counts only beside a GGA."""
     vetoes: frozenset[str] = frozenset()
-    """The talkers that say that there is no fix."""
+    """The talkers that report no fix."""
     unsure = False
-    """It depends on the rest of it whether one of its sentences counts."""
+    """Whether one of its sentences counts depends on the others."""
     _last_kind = ""
     _gsa_mode: int | None = None
     _alt_mm: int | None = None
@@ -77,15 +76,15 @@ class Epoch:
 
     @property
     def rmc_speed_mm_s(self) -> int | None:
-        """What RMC said; a VTG may have overridden it."""
+        """The speed of RMC; a VTG may have replaced it."""
         rmc = self._reports.get("RMC")
         return None if rmc is None else rmc.speed_mm_s
 
     def is_at(self, instant: Instant, message: Message) -> bool:
-        """Whether this sentence, which says this time, speaks of the same instant.
+        """Whether a sentence with this time belongs to the same instant.
 
-        Some receivers say .758 in one sentence and .76 in the next, and the time of ZDA may be off
-        by a little more; the same sentence with another time is always of another instant.
+        Some receivers send .758 in one sentence and .76 in the next, and the time of ZDA may differ
+        a little more; the same sentence with another time always belongs to another instant.
         """
         if self.instant is None:
             return False
@@ -97,7 +96,7 @@ class Epoch:
         return apart <= _SAME_INSTANT_MS or message.tag[2:] == "ZDA"
 
     def join(self, message: Message) -> None:
-        """Take in one more sentence."""
+        """Add a sentence."""
         tag = message.tag
         self.seen[tag] = self.seen.get(tag, 0) + 1
         self.last = tag
@@ -105,7 +104,7 @@ class Epoch:
         _TAKERS[type(message)](self, message)
 
     def take_report(self, report: Report) -> None:
-        """Take in RMC, GGA, GLL or GNS."""
+        """Add RMC, GGA, GLL or GNS."""
         kind = report.tag[2:]
         self.reported = True
         if self.fixed_at is None:
@@ -131,7 +130,7 @@ class Epoch:
         if report.sats is not None:
             self._sats[report.tag[:2]] = report.sats
         hdop_e2 = report.hdop_e2
-        # One sentence may say 99.99 where another has a number.
+        # One sentence may have 99.99 where another has a number.
         if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
             self._hdop_e2 = hdop_e2
         if report.alt_mm is not None and (kind == "GGA" or self._alt_by != "GGA"):
@@ -140,15 +139,15 @@ class Epoch:
             self._geoid_sep_mm, self._geoid_sep_by = report.geoid_sep_mm, kind
 
     def take_motion(self, motion: Report | Vtg) -> None:
-        """Take in the speed and course of RMC or VTG."""
+        """Add the speed and course of RMC or VTG."""
         if motion.speed_mm_s is not None:
             self._speed_mm_s = motion.speed_mm_s
         if motion.course_mdeg is not None:
             self._course_mdeg = motion.course_mdeg
 
     def take_gsa(self, gsa: Gsa) -> None:
-        """Take in one GSA of perhaps several."""
-        # One for each system, and a system that has no satellite may say "no fix" for itself.
+        """Add one GSA."""
+        # There is one for each system, and a system without a satellite may report "no fix".
         if gsa.mode is not None and gsa.mode > (self._gsa_mode or 0):
             self._gsa_mode = gsa.mode
         self.used.setdefault(gsa.system, set()).update(gsa.satellites)
@@ -161,14 +160,14 @@ class Epoch:
             self._vdop_e2 = gsa.vdop_e2
 
     def take_errors(self, gst: Gst) -> bool:
-        """Take in GST, if its time is this epoch's or it has none."""
+        """Add GST if it has the time of this epoch, or none; returns whether it was added."""
         if gst.about is not None and not self.is_at(gst.about, gst):
             return False
         self._err_h_mm, self._err_v_mm = gst.err_h_mm, gst.err_v_mm
         return True
 
     def take_early(self, gst: Gst) -> bool:
-        """The same for a GST that came before the epoch began."""
+        """Add a GST that came before the epoch began, as ``take_errors`` does."""
         if not self.take_errors(gst):
             return False
         self.messages.append(gst)
@@ -179,7 +178,7 @@ class Epoch:
         del self.messages[_KEPT:]
 
     def settled(self) -> "Epoch":
-        """What is left of it when vetoes are heard, and what is unsure is decided."""
+        """The epoch without vetoed sentences, and with unsure ones decided."""
         vetoes = self.vetoes
         if GNSS in vetoes or {tag[:2] for tag in self.seen} <= vetoes:
             return _NOTHING
@@ -199,14 +198,14 @@ class Epoch:
         return left
 
     def trusted(self) -> Report | None:
-        """The position that is trusted most; None if there is no fix."""
+        """The most trusted position; None: no fix."""
         if not self._reports:
             return None
         for first in _TRUST:
             if first in self._reports:
                 break
-        # Some receivers never count their satellites: few of them count only against a GGA that
-        # nobody else vouches for.
+        # Some receivers never count their satellites, so a low count rejects only a GGA that no
+        # other sentence confirms.
         alone = first == "GGA" and len(self._reports) == 1 and self._gsa_mode not in {2, 3}
         if alone and (self._counted() or 0) < _LEAST_SATS:
             return None
@@ -217,7 +216,7 @@ class Epoch:
         return max(self._sats.values()) if self._sats else None
 
     def _sats_used(self) -> int | None:
-        # GGA's count ends at 12 on many receivers, and GSA counts GPS alone on others.
+        # On many receivers GGA counts to 12 only, and on others GSA has GPS only.
         listed = 0
         for used in self.used.values():
             listed += len(used - _NO_SATELLITE)
@@ -266,7 +265,7 @@ class Epoch:
         return "gps"
 
 
-_NOTHING = Epoch()  # is left of an epoch whose talkers all say that there is no fix
+_NOTHING = Epoch()  # the rest of an epoch that all its talkers vetoed
 
 
 def _vouches(message: Message) -> bool:
@@ -279,7 +278,7 @@ def _vouches(message: Message) -> bool:
 
 
 def _take_nothing(_epoch: Epoch, _message: Message) -> None:
-    """It was heard, and that is all."""
+    """The sentence is noted only."""
 
 
 # mypy cannot tie a key's type to its value's argument.

@@ -1,14 +1,14 @@
 """One field of a sentence -> its value, digit by digit, without floats.
 
-What a field does not say clearly is None, as an empty one is: unknown, never 0. Numbers are
-bounded, so that whatever passes fits in 64 bits.
+An unclear field is None, as an empty one is: unknown, never 0. Numbers are bounded, so that each
+value fits in 64 bits.
 
 A time of day (``Instant``) is milliseconds since midnight UTC. A second 60 is the same number as
-the second 0 behind it; a bit above all times of day marks it, so that the two are different
-instants of one value. ``time_of_day_ms`` removes the mark.
+the second 0 after it; a bit above all times of day marks it, so that the two are different
+instants with one value. ``time_of_day_ms`` removes the mark.
 
 An epoch repeats its time and position in several sentences, and slow quantities repeat for
-minutes: small caches spare most of the reading.
+minutes, so small caches avoid most of the work.
 """
 
 from datetime import date
@@ -22,20 +22,20 @@ _SIGNS = frozenset("+-")
 _WORST_DOP_E2 = 8999
 
 NO_GEOMETRY = 9999
-"""For a dilution of 90 or more, of which 99.99 is the usual: the satellites stand so that there is
-no useful position."""
+"""For a dilution of 90 or more, usually 99.99: the geometry of the satellites allows no useful
+position."""
 
 _DAY_1970 = date(1970, 1, 1).toordinal()
 
 
 def time_of_day_ms(instant: Instant) -> int:
-    """Milliseconds since midnight; second 60 counts into the minute behind it."""
+    """Milliseconds since midnight; second 60 counts into the next minute."""
     return instant & (_SECOND_60 - 1)
 
 
 @lru_cache(maxsize=32)
 def instant(text: str) -> Instant | None:
-    """``hhmmss`` and an optional fraction of any length, of which milliseconds are kept."""
+    """``hhmmss`` and an optional fraction of any length, cut to milliseconds."""
     whole, _, fraction = text.partition(".")
     if len(whole) != 6 or not (whole + fraction).isdecimal():
         return None
@@ -132,7 +132,7 @@ def course_mdeg(text: str) -> int | None:
 
 @lru_cache(maxsize=64)
 def dop_e2(text: str) -> int | None:
-    """A dilution of precision in 0.01; 0 is what some send for unknown. See ``NO_GEOMETRY``."""
+    """A dilution of precision in 0.01; some receivers send 0 for unknown. See ``NO_GEOMETRY``."""
     dop = scaled(text, 100)
     if dop is None or dop < 1:
         return None

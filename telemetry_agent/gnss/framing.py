@@ -1,15 +1,15 @@
-"""Clean sentences out of any bytes.
+"""Sentences from any bytes.
 
-Theory of operation. A *run* is a ``$`` or ``!`` and the printable characters behind it that are
-no ``$``. Whatever ends a run (a line end, another ``$``, a byte that is not printable) ends the
-sentence in it, so a torn sentence, a second ``$`` or a binary frame never swallows the sentence
-behind it: the next ``$`` starts anew. A run is judged only when the byte that ends it has arrived
-and nothing else is remembered of what came before, hence the result does not depend on how the
-bytes were cut into chunks. What waits for its end is cut to one character more than a sentence
-may have: enough to find it too long, and memory stays bounded on a line that never ends.
+Theory of operation. A *run* is a ``$`` or ``!`` and the printable characters after it, up to the
+next ``$``. The byte that ends a run (a line end, another ``$``, an unprintable byte) ends the
+sentence in it, so a torn sentence, a second ``$`` or a binary frame never takes the next sentence
+with it. A run is judged only when the byte that ends it has arrived, and nothing before the run is
+remembered, so the result does not depend on how the bytes were cut into chunks. An unfinished run
+is cut to one character more than a sentence may have: enough to find it too long, and memory stays
+bounded on a line that never ends.
 
-A sentence is accepted when the XOR of its body equals the two hex digits behind its last ``*``.
-Everything else is counted and dropped; no input raises.
+A sentence is accepted if the XOR of its body equals the two hex digits after its last ``*``.
+All other input is counted and dropped; no input raises.
 """
 
 import re
@@ -19,10 +19,10 @@ from operator import xor
 from typing import NewType
 
 Sentence = NewType("Sentence", str)
-"""What stands between ``$`` and ``*``: printable ASCII whose checksum was right."""
+"""The text between ``$`` and ``*``: printable ASCII with a correct checksum."""
 
 MAX_SENTENCE = 130
-"""Characters from ``$`` on, without the line end. The standard's 82 is often exceeded."""
+"""Characters from ``$``, without the line end. Many receivers exceed the standard's 82."""
 
 _MAX_BODY = MAX_SENTENCE - len("$*00")
 
@@ -41,11 +41,11 @@ _BINARY = re.compile(rb"\xb5\x62|\xa0\xa2|\xba\xce|\xa0\xa1|\xd3[\x00-\x03]")
 class Framer:
     """Bytes in, sentences out.
 
-    ``rejected`` counts the input that was dropped, by reason: ``aborted`` (cut short by a ``$``
-    or an unprintable byte), ``no-checksum``, ``bad-checksum``, ``too-long``, and
-    ``garbage-bytes`` (the bytes outside of sentences, line ends aside). ``binary_frames`` counts
-    what looks like the beginning of a binary frame in that garbage, ``unchecked`` what looks like a
-    sentence of a receiver and has no checksum.
+    ``rejected`` counts the dropped input by reason: ``aborted`` (cut short by a ``$`` or an
+    unprintable byte), ``no-checksum``, ``bad-checksum``, ``too-long``, and ``garbage-bytes`` (bytes
+    outside of sentences, without line ends). ``binary_frames`` counts what looks like the beginning
+    of a binary frame in that garbage, ``unchecked`` what looks like a receiver's sentence without a
+    checksum.
     """
 
     def __init__(self) -> None:
@@ -80,12 +80,10 @@ class Framer:
         return sentences
 
     def _lines(self, pieces: list[bytes], last: bytes | None, sentences: list[Sentence]) -> None:
-        """Take in what followed each ``$``: lines of text, the common case.
+        """Read the text after each ``$``, the common case. Only ``last`` has no ``$`` after it.
 
-        Behind each but ``last`` stood another ``$``.
-
-        XOR folds a body upon itself, half by half: 3 times as fast as byte by byte. Written out,
-        for a modern receiver sends 400 sentences a second.
+        The XOR folds a body half by half, 3 times as fast as byte by byte. It is written out
+        because a modern receiver sends 400 sentences a second.
         """
         for piece in pieces:
             body, _, tail = piece.rpartition(b"*")
@@ -125,7 +123,7 @@ class Framer:
                 self._gap_end = stream[-1:]
 
     def finish(self) -> list[Sentence]:
-        """The end of the input ends the last sentence too."""
+        """The sentence that the end of the input completes."""
         return self.feed(b"\n")
 
     def _skip(self, gap: bytes) -> None:
@@ -140,7 +138,7 @@ class Framer:
     def _judge(self, run: bytes, ended_by: bytes) -> Sentence | None:
         self._gap_end = b""
         if run[0] != _DOLLAR or len(run) == 1:
-            return None  # a sentence of AIS, or one `$` of two: neither ours nor garbage
+            return None  # an AIS sentence, or the first `$` of two: not a fault
         star = run.rfind(b"*")
         checksum = _CHECKSUMS.get(run[star + 1 : star + 3])
         if len(run) > MAX_SENTENCE:
@@ -159,5 +157,5 @@ class Framer:
 
 
 def has_unchecked(data: bytes) -> bool:
-    """Whether there is a sentence of a receiver that has no checksum."""
+    """Whether ``data`` has a receiver's sentence without a checksum."""
     return _UNCHECKED.search(data) is not None

@@ -16,16 +16,16 @@ Place = tuple[float, float]
 
 
 class PoorFix(Fix):
-    """A fix whose receiver says that its satellites give no useful position (HDOP 99.99).
+    """A fix whose satellites give no useful position (HDOP 99.99).
 
-    It reports no HDOP and equals the fix without one; sampling alone looks at its type.
+    It has no HDOP and equals the fix without one; only sampling looks at its type.
     """
 
     __slots__ = ()
 
 
 def place_of(fix: Fix) -> Place:
-    """Where a fix is."""
+    """The place of a fix."""
     return fix.lat_e9, fix.lon_e9
 
 
@@ -55,9 +55,9 @@ def distance_m(start: Place, end: Place) -> float:
 
 
 def noise_m(fix: Fix) -> float:
-    """The distance from the truth that a fix says it may have; 0 if it says nothing.
+    """The error in metres that a fix reports for itself; 0: it reports none.
 
-    By its dilution at most 100 m: what is worse than that says nothing of how much worse.
+    From its dilution at most 100 m: a larger dilution does not show how large the error is.
     """
     by_error = _NOISE_SIGMAS * (fix.err_h_mm or 0) / 1000
     by_dilution = _NOISE_M_PER_HDOP * (fix.hdop_e2 or 0) / 100

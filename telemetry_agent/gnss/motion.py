@@ -1,15 +1,15 @@
 """How fast the device moves, and positions that it cannot have reached since the last good one.
 
-How far it can have come is summed up from the speeds that the receiver reports: they are measured
-by Doppler shift and do not feel the reflections that put a position aside. A receiver that reports
-none has its speed taken from its own plausible steps. Where neither is known, or some seconds are
-missing, the bound is a speed that no vehicle on the ground has.
+The distance that it can have covered is the sum of the speeds that the receiver reports: they are
+measured by Doppler shift, which reflections do not disturb as they disturb positions. If a receiver
+reports no speed, its plausible steps give one. If neither is known, or seconds are missing, the
+bound is a speed that no vehicle on the ground has.
 
-A doubtful position is compared with the last plausible one, so the way back from a jump is no
-jump. The bound grows with time, and doubt has an end: a place that lasts is where the receiver is.
+A doubtful position is compared with the last plausible one, so the return from a jump is not a
+jump. The bound grows with time, and after 30 s a doubtful place is believed.
 
-What came first, at the start or after an outage, may be the wrong one: (0, 0), or where the
-receiver was when it was switched off. So in the first minute, and at (0, 0) always, three doubtful
+The first position, at the start or after an outage, may be the wrong one: (0, 0), or the place
+where the receiver was switched off. So in the first minute, and at (0, 0) always, three doubtful
 positions in a row that fit each other are enough.
 """
 
@@ -20,34 +20,34 @@ from telemetry_agent.gnss.geodesy import Place, distance_m, noise_m, offset_m, p
 from telemetry_agent.model import Fix
 
 WALKING_MM_S = 1500
-"""Slower, the course is noise."""
+"""Below this speed the course is noise."""
 
 _LEAST_M = 15.0
 _SPEED_FACTOR = 1.3
 _SPEED_MARGIN_M_S = 2.0
 _ANY_SPEED_M_S = 100.0
-_GAP_S = 2.5  # so long a vehicle keeps about its speed
+_GAP_S = 2.5  # a vehicle about keeps its speed for so long
 _DOUBT_S = 30.0
 _FIRST_S = 60.0
-_OUTAGE_S = 10.0  # what comes behind it is a first position again,
-_FAR_M = 500.0  # but is wrong only where the next ones are farther away than reflections put them
+_OUTAGE_S = 10.0  # the position after it is a first one again;
+_FAR_M = 500.0  # it is wrong only if the next ones are farther away than reflections explain
 _FIXES_TO_BELIEVE = 3
 _SMOOTH_S = 3.0
 
 
 class Step(NamedTuple):
-    """One fix, seen from the one before."""
+    """One fix, compared with the one before."""
 
     fix: Fix
     place: Place
     elapsed_s: float | None
-    """None: there was none before, or time stepped back."""
+    """None: it is the first, or time stepped back."""
     jump: bool
-    """It cannot be there."""
+    """The device cannot be there."""
     moved: bool
-    """It is there in spite of that: the places before were wrong, or are no longer believed."""
+    """The device is there although it could not reach it: the places before were wrong."""
     speed_m_s: float | None
-    """As reported, or as its own steps show it; None: unknown."""
+    """As reported, or from its own steps; None: unknown."""
 
 
 class Motion:
@@ -59,19 +59,19 @@ class Motion:
 
     def __init__(self, last: Fix | None) -> None:
         self._plausible = last
-        # For how long the plausible ones followed each other; what was recorded did so.
+        # How long plausible fixes followed each other; recorded fixes did.
         self._believed_s = 0.0 if last is None else _FIRST_S
         self._far_m = 0.0 if last is None else _FAR_M
         self._doubtful: Fix | None = None
         self._fitting = 0  # doubtful ones in a row that fit each other
         self._speed_m_s: float | None = None
-        self._reach_m = 0.0  # what can have been covered since the last plausible fix
+        self._reach_m = 0.0  # the longest possible way since the last plausible fix
         self._since_s = 0.0
         self._doubted_s: float | None = None
         self._velocity_m_s: tuple[float, float] | None = None
 
     def judge(self, fix: Fix, elapsed_s: float | None) -> Step:
-        """See it from the fix before; ``elapsed_s`` is None if time stepped back."""
+        """Compare a fix with the one before; ``elapsed_s`` is None if time stepped back."""
         place = place_of(fix)
         jump = moved = False
         if elapsed_s is None or self._plausible is None:
@@ -114,7 +114,7 @@ class Motion:
         return False
 
     def _is_believed(self, plausible: Fix, fix: Fix) -> bool:
-        """Whether the fix is where it says, although that is out of reach."""
+        """Whether a place that is out of reach is correct."""
         at_first = self._believed_s < _FIRST_S or place_of(plausible) == (0, 0)
         far = at_first and _apart_m(plausible, fix) >= self._far_m
         if far and self._fitting >= _FIXES_TO_BELIEVE:
@@ -140,5 +140,5 @@ def _noise_m(one: Fix, other: Fix) -> float:
 
 
 def _apart_m(one: Fix, other: Fix) -> float:
-    """How far they are apart at least."""
+    """The least distance between two fixes, given their noise."""
     return distance_m(place_of(one), place_of(other)) - _noise_m(one, other)

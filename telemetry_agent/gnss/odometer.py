@@ -1,14 +1,13 @@
-"""Metres driven, out of positions that are never still.
+"""Metres driven, from positions with noise.
 
-To sum up the way from fix to fix would sum up their noise: a standing receiver at 1 Hz "drives"
-some hundred kilometres a day. So the way is summed in chords. A chord begins where the last one
-ended and ends at the first fix that is clearly elsewhere: 10 m while the receiver's own speed says
-that it moves, 25 m while it says that it stands or says nothing, and more where the fix itself
-says that it is inexact. A corner within a chord costs centimetres, noise across it adds its square
-only.
+The sum of distances from fix to fix would be a sum of noise: a standing receiver at 1 Hz "drives"
+some hundred kilometres a day. So the distance is summed in chords. A chord begins where the last
+one ended and ends at the first fix that is clearly elsewhere: 10 m away if the receiver's speed
+shows that it moves, 25 m if it shows that it stands or is missing, and more if the fix reports a
+larger error. A corner within a chord costs centimetres, and noise across it adds only its square.
 
-What is told includes the chord that is open while it moves, so that the way is whole wherever
-the power goes. It never falls.
+The value includes the open chord while the device moves, so that a power cut loses no distance. It
+never falls.
 """
 
 from math import inf
@@ -23,15 +22,15 @@ _CHORD_STANDING_M = 25.0
 
 
 class Odometer:
-    """Sums up.
+    """Sums up the distance.
 
     Args:
-        last: the fix that was recorded last, if any: goes on from its place and its metres.
+        last: the fix that was recorded last, if any: continues from its place and its metres.
     """
 
     def __init__(self, last: Fix | None) -> None:
         self._whole_m = 0.0 if last is None else float(last.odo_m or 0)
-        self._told_m = self._whole_m
+        self._shown_m = self._whole_m
         self._from = None if last is None else place_of(last)
         self._open_m = 0.0
         self._bridge_m: float | None = None  # the most that can have been driven since a jump
@@ -39,13 +38,13 @@ class Odometer:
     @property
     def odo_m(self) -> int:
         """Metres driven."""
-        return round(self._told_m)
+        return round(self._shown_m)
 
     def drive(self, step: Step) -> None:
-        """Take in one fix.
+        """Add one fix.
 
-        A jump is no place to come to or from: the way across it counts no more than the speed
-        allows, and nothing where the places before were wrong and the speed is not known.
+        The distance across a jump counts no more than the speed allows, and nothing if the places
+        before were wrong and the speed is unknown.
         """
         driven_m = inf if step.speed_m_s is None else step.speed_m_s * (step.elapsed_s or 0.0)
         if step.jump:
@@ -67,15 +66,15 @@ class Odometer:
         else:
             self._open_m = way_m
             if moves:
-                self._told_m = max(self._told_m, self._whole_m + way_m)
+                self._shown_m = max(self._shown_m, self._whole_m + way_m)
 
     def park(self, place: Place) -> None:
-        """It stands here: the way ends in this place, and the next begins there."""
+        """End the chord at the place where the device is parked; the next begins there."""
         if self._from is not None and self._bridge_m is None:
             self._whole_m += distance_m(self._from, place)
         self._end_chord(place, 0.0)
 
     def _end_chord(self, place: Place, way_m: float) -> None:
         self._whole_m += way_m
-        self._told_m = max(self._told_m, self._whole_m)
+        self._shown_m = max(self._shown_m, self._whole_m)
         self._from, self._open_m, self._bridge_m = place, 0.0, None

@@ -1,11 +1,11 @@
 """Whether the device is parked: it stays inside a circle for a while.
 
-The circle is as large as the user said, or as the noise of the fix at hand where that is more.
-Its centre is the mean of the fixes since it was entered, and stays where it is once the device is
-parked, so that a device that is carried away slowly leaves it all the same. Drift does not end
-parking: it takes three fixes in a row that are outside and say that they move, or one that is
-outside twice as far. A speed above walking speed, which the receiver measures and does not derive
-from positions, ends it wherever the fix is. A jump is neither inside nor outside.
+The radius is the configured one, or the noise of the current fix if that is larger. The centre is
+the mean of the fixes since the circle was entered. It is fixed once the device is parked, so that a
+device that is carried away slowly leaves it too. Drift does not end parking: that takes three fixes
+in a row that are outside and move, or one that is outside twice as far. A speed above walking
+speed, which the receiver measures by itself, ends parking anywhere. A jump is neither inside nor
+outside.
 """
 
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ class Circle(NamedTuple):
     """What counts as parking."""
 
     radius_m: float
-    """0: nothing does."""
+    """0: the device is never parked."""
     after_s: float
-    """How long the device must stay inside."""
+    """How long the device must stay inside, in seconds."""
 
     def limit_m(self, fix: Fix) -> float:
-        """How far from the centre a fix may be."""
+        """The longest distance of a fix from the centre."""
         return max(self.radius_m, noise_m(fix))
 
 
@@ -40,13 +40,13 @@ class Parking:
         self.place: Place = (0, 0)
         """The centre of the circle."""
         self.inside = False
-        """Whether the last fix was in it."""
+        """Whether the last fix was in the circle."""
         self._fixes = 0
         self._stayed_s = 0.0
         self._leaving = 0
 
     def follow(self, step: Step, circle: Circle) -> None:
-        """Take in one fix."""
+        """Add one fix."""
         if not circle.radius_m:
             self.parked = False
             return
@@ -76,7 +76,7 @@ class Parking:
             self._enter(step.place)
 
     def resume(self, recent: Iterable[Fix], circle: Circle) -> None:
-        """Take up what was recorded last, the newest first.
+        """Continue from the recorded fixes, the newest first.
 
         A device that was parked when the agent stopped is parked when it starts again.
         """
@@ -96,7 +96,7 @@ class Parking:
             self._stay(place_of(fix), circle)
 
     def _enter(self, place: Place) -> None:
-        """A new circle."""
+        """Begin a new circle."""
         self.place, self._fixes, self._stayed_s = place, 1, 0.0
         self.parked, self._leaving = False, 0
 

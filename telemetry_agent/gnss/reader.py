@@ -1,16 +1,15 @@
-"""The reader: keeps a source open, and hands each fix on.
+"""The reader: keeps a source open, and passes each fix on.
 
-A step is one read that ends by itself within a second, or one open, which may take seconds where
-the line's speed is looked for. When the device goes away it is closed at once, so that the same
-node can come back, and opened again by name with growing patience; a receiver that is plugged in
-cuts the patience short. A source from which nothing comes, or nothing that is a sentence, is
-closed and opened again at once: some receivers only need that, and others have changed their
-speed. Here it is the time in between that grows, so that what does come is heard.
-What arrived before stays good: the decoder's open epoch is recorded before the decoder is dropped.
+A step is one read of at most a second, or one open, which may take seconds while the baud rate is
+detected. When the device goes away, the source is closed at once, so that the same node can come
+back, and opened again by name with a growing backoff, which a newly plugged receiver ends. A source
+without data, or without a sentence, is closed and opened again at once: some receivers need only
+that, and others have changed their baud rate. Later the time before the next opening grows, so that
+slow data can arrive. The decoder's open epoch is recorded before the decoder is dropped.
 
-Two threads meet here. Steps run in the reader's own; ``wake``, ``close`` and ``status`` come from
-another. ``close`` may arrive in the middle of a step: it cancels the read, then waits for the step
-to let go of the source, so decoder and source have one user at a time.
+Two threads meet here. Steps run in the reader's own; ``wake``, ``close`` and ``status`` are called
+from another. ``close`` may come during a step: it cancels the read, then waits until the step
+releases the source, so decoder and source have one user at a time.
 """
 
 import logging
@@ -35,9 +34,9 @@ _log = logging.getLogger(__name__)
 _LONGEST_READ_S = 1.0
 _SILENT_AFTER_S = 10.0  # some receivers take 8 s for an epoch
 _UNREADABLE_AFTER_S = 5.0
-_DATELESS_S = 60.0  # some receivers say the date now and then only
+_DATELESS_S = 60.0  # some receivers send the date rarely
 _MAX_PATIENCE = 6  # times the above, until such a source is opened again
-_KEPT_BYTES = 4096  # of what is no sentence
+_KEPT_BYTES = 4096  # without a sentence
 _BACKOFF_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _CLOSE_S = 1.0
@@ -47,24 +46,24 @@ _WELL: set[ReceiverState] = {"no-fix", "2d", "3d"}
 
 @dataclass(frozen=True, slots=True)
 class ReceiverStatus:
-    """How the receiver does."""
+    """The state of the receiver."""
 
     source: str
     state: ReceiverState
     since_s: float
-    """Monotonic: when it came into this state."""
+    """Monotonic: when it entered this state."""
     fixes: int = 0
-    """Handed on since the start."""
+    """Passed on since the start."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """What the decoder counted since the start."""
+    """The decoder's counts since the start."""
     antenna: str | None = None
-    """What the receiver last said of its antenna: OK, OPEN, SHORT, …"""
+    """The receiver's last message about its antenna: OK, OPEN, SHORT, …"""
     diagnosis: Diagnosis | None = None
-    """Why it speaks and gives no positions."""
+    """Why it sends data without positions."""
     notices: tuple[str, ...] = ()
     """What the user should know although positions come."""
     trouble: Advice | None = None
-    """Why there is no position, as the log has it; ``None``: nothing is wrong."""
+    """Why there is no position, as in the log; ``None``: no fault."""
 
 
 class Reader:
@@ -72,16 +71,16 @@ class Reader:
 
     Args:
         source: where bytes come from.
-        decoder: makes a fresh one each time the source was opened.
-        record: takes each fix once, in the order of arrival. What it raises ends the step; the
-            fixes behind are handed on by the next step, or by ``close``.
-        clock: tells when bytes came.
+        decoder: makes a new decoder each time the source was opened.
+        record: takes each fix once, in the order of arrival. What it raises ends the step; the next
+            step, or ``close``, passes on the fixes after it.
+        clock: the machine's clocks.
         heard: takes all bytes as they came. Called in the reader's thread, as is ``changed``:
             neither may wait or raise.
-        changed: called when another state or antenna is in ``status``.
+        changed: called when ``status`` has another state or antenna.
         arrivals: counts the ports that were plugged in; a change ends the wait for a reopening.
-        room: whether what is read now can be recorded; if not, the reader waits for ``wake``. Only
-            for a source that can wait: a receiver goes on.
+        room: whether fixes can be recorded now; if not, the reader waits for ``wake``. Only for a
+            source that can wait, not for a receiver.
     """
 
     name = "reader"
@@ -134,7 +133,7 @@ class Reader:
                 return None
             wait_s = self._step(now_s)
             if self._over:
-                self._close_source()  # ``close`` came meanwhile, and may have gone again
+                self._close_source()  # ``close`` was called meanwhile, and may have returned
             return wait_s
 
     def _step(self, now_s: float) -> float | None:
@@ -145,7 +144,7 @@ class Reader:
         return self._read(self._decoder, now_s)
 
     def sky(self) -> Sky:
-        """What the receiver last said of its sky; any thread may ask."""
+        """The satellites and the antenna's state. Any thread may call."""
         decoder = self._decoder
         return decoder.sky() if decoder else Sky()
 
@@ -155,13 +154,13 @@ class Reader:
         self._source.cancel()
 
     def close(self) -> None:
-        """See ``Task.close``: hand on the fix that was still open, and free the device.
+        """See ``Task.close``: pass on the fix of the open epoch, and free the device.
 
         Call it as soon as the loop has ended, while ``record`` still takes fixes.
         """
         self._over = True
         self.wake()
-        # A step that hangs in ``record`` still uses the source, and closes it when it ends.
+        # A step that is blocked in ``record`` still uses the source, and closes it when it ends.
         if self._in_step.acquire(timeout=_CLOSE_S):
             try:
                 self._close_source()
@@ -172,7 +171,7 @@ class Reader:
     def _open(self, now_s: float) -> float:
         if self._arrived != (arrived := self._arrivals()):
             self._arrived = arrived
-            self._backoff_s = _BACKOFF_S  # its name and its rights may need a moment more
+            self._backoff_s = _BACKOFF_S  # its name and its permissions may need a moment more
         elif now_s < self._retry_s:
             return self._retry_s - now_s
         try:
@@ -211,9 +210,9 @@ class Reader:
             fixes = decoder.feed(data, now_s)
             if self._unread.take(data, decoder.sentences, now_s):
                 self._backoff_s, self._patience = _BACKOFF_S, 1
-            self._hand_on(fixes)
+            self._pass_on(fixes)
         else:
-            self._hand_on(decoder.tick(now_s))
+            self._pass_on(decoder.tick(now_s))
         return self._judge(decoder, now_s)
 
     def _judge(self, decoder: Decoder, now_s: float) -> float:
@@ -260,7 +259,7 @@ class Reader:
             self._publish(state)
 
     def _failed(self, error: SourceError, now_s: float) -> float:
-        """Not there: try again later."""
+        """Report a failed open or read, and choose when to try again."""
         state: ReceiverState = "busy" if isinstance(error, BusyError) else "absent"
         self._report(state, Advice(error.message, error.remedy))
         self._publish(state)
@@ -273,19 +272,19 @@ class Reader:
         self._advice = advice
         self._trouble.failed(str(advice), counts=counts, fields={"STATE": state})
 
-    def _hand_on(self, fixes: list[Fix]) -> None:
+    def _pass_on(self, fixes: list[Fix]) -> None:
         self._waiting += fixes
         while self._waiting:
             self._record(self._waiting.popleft())
             self._fixes += 1
 
     def _close_source(self) -> None:
-        """Close it at once, so that its node is free to come back; then keep what it gave."""
+        """Close it at once, so that its node can come back; then record its last fixes."""
         self._source.close()
         decoder, self._decoder = self._decoder, None
         if decoder:
             try:
-                self._hand_on(decoder.finish())
+                self._pass_on(decoder.finish())
             finally:
                 self._counts += decoder.counts
 
@@ -313,7 +312,7 @@ class Reader:
 
 
 class _Unread:
-    """What came since the last valid sentence."""
+    """The bytes since the last valid sentence."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -332,9 +331,9 @@ class _Unread:
         return False
 
     def lasts_s(self, now_s: float) -> float:
-        """For how long nothing came that can be read, while something did; 0 while that is open.
+        """For how many seconds bytes came without a sentence; 0: not enough bytes to judge.
 
-        More than a sentence must have come: a receiver that speaks every 8 s may have begun one
-        long ago.
+        More bytes than a sentence has must have come: a receiver that sends every 8 s may have
+        begun one long ago.
         """
         return now_s - self._since_s if len(self.data) > MAX_SENTENCE else 0.0

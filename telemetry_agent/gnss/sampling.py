@@ -1,17 +1,17 @@
-"""Which fixes are worth recording.
+"""Which fixes are recorded.
 
-Theory of operation. Every fix is looked at, at the full rate: is it a jump, how far was driven, is
-the device parked. Only then it is sampled. While the device moves, a fix is recorded when any of
-these asks for it: the longest gap is over, so many metres from the last recorded fix, so many
-degrees from its course. While it is parked, one fix each heartbeat is recorded. The fix with which
-parking begins is recorded; so is the one with which it ends, and before it the last one that was
-still inside, so that the track leaves the place when the device left it.
+Theory of operation. Every fix is examined at the full rate: is it a jump, how far did the device
+drive, is it parked. Then it is sampled. While the device moves, a fix is recorded for any of these
+reasons: the longest gap is over, the distance to the last recorded fix, the turn from its course.
+While it is parked, one fix in each heartbeat is recorded. The fix that begins parking is recorded,
+and the one that ends it, after the last one that was still inside, so that the track leaves the
+place when the device left it.
 
-Time is what the fixes say. Only the steps between them count, and a step backwards counts as none
-and makes a fix due: a receiver whose time jumps by years wedges nothing.
+Time is the time of the fixes. Only the steps between them count; a step backwards counts as none
+and makes a fix due, so a receiver whose time jumps by years cannot stop the recording.
 
-Nothing is written down for a restart: the rows of the queue say where the device was, how far it
-had come, and whether it stood.
+No state is saved for a restart: the rows of the queue show where the device was, how far it had
+driven, and whether it was parked.
 """
 
 from collections import Counter, deque
@@ -24,7 +24,7 @@ from telemetry_agent.gnss.odometer import Odometer
 from telemetry_agent.gnss.parking import Circle, Parking
 from telemetry_agent.model import Fix, Quality
 
-_PERIOD_AT_MOST_S = 10.0  # what takes longer is a gap
+_PERIOD_AT_MOST_S = 10.0  # a longer one is a gap
 _STEPS = 5
 _FULL_TURN_MDEG = 360_000
 
@@ -34,7 +34,7 @@ class SamplingPolicy:
     """When to record; see ``[sampling]`` in the config."""
 
     interval_s: float = 1.0
-    """The longest gap while moving; 0: record every fix, parked or not."""
+    """The longest gap while moving, in seconds; 0: record every fix, also while parked."""
     distance_m: float = 0.0
     """0: off."""
     turn_deg: float = 0.0
@@ -43,7 +43,7 @@ class SamplingPolicy:
     """0: never parked."""
     parked_after_s: float = 180.0
     heartbeat_s: float = 900.0
-    """The longest gap while parked."""
+    """The longest gap while parked, in seconds."""
     max_hdop: float = 0.0
     """0: off."""
     drop_quality: Collection[Quality] = ()
@@ -55,20 +55,20 @@ class SamplingPolicy:
 
 
 class Sampler:
-    """Takes every fix in the order of arrival and gives those to be recorded.
+    """Takes every fix in the order of arrival and returns those to record.
 
-    ``dropped`` counts the others, once their fate is sealed: ``quality`` and ``hdop`` (too bad to
-    be looked at), ``parked``, ``not-due``. The last fix of a parked device waits to be recorded
-    if the next one leaves, and is in neither count.
+    ``dropped`` counts the others: ``quality`` and ``hdop`` (not examined), ``parked``, ``not-due``.
+    The last fix of a parked device is held, to be recorded if the next one leaves; it is not
+    counted.
 
     Args:
         policy: when to record.
-        recent: what was recorded last, the newest first, of this run or an earlier one.
+        recent: the fixes recorded last, the newest first, of this run or an earlier one.
     """
 
     def __init__(self, policy: SamplingPolicy, recent: Sequence[Fix] = ()) -> None:
         self.policy = policy
-        """May be replaced by another at any time."""
+        """See ``follow``."""
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
         sound = next((fix for fix in recent if "jump" not in fix.flags), last)
@@ -89,7 +89,7 @@ class Sampler:
         return self._parking.parked
 
     def follow(self, policy: SamplingPolicy) -> None:
-        """Go on by another policy."""
+        """Use another policy from now on."""
         self.policy = policy
 
     def feed(self, fix: Fix) -> list[Fix]:
@@ -162,13 +162,13 @@ class Sampler:
         if not self.policy.turn_deg or course_mdeg is None:
             return False
         if self._course_mdeg is None:
-            self._course_mdeg = course_mdeg  # the first course is no turn
+            self._course_mdeg = course_mdeg  # the first course is not a turn
         apart_mdeg = abs(course_mdeg - self._course_mdeg)
         apart_mdeg = min(apart_mdeg, _FULL_TURN_MDEG - apart_mdeg)
         return apart_mdeg >= 1000 * self.policy.turn_deg
 
     def _stand(self, fix: Fix, *, due: bool) -> list[Fix]:
-        """Still parked."""
+        """The fixes to record while the device is parked."""
         if not (due or self._parking.inside):
             self.dropped["parked"] += 1
             return []
@@ -186,5 +186,5 @@ class Sampler:
 
 
 def _course_mdeg(fix: Fix) -> int | None:
-    """The course, if it is fast enough to have one."""
+    """The course, if the speed is above walking speed."""
     return fix.course_mdeg if (fix.speed_mm_s or 0) > WALKING_MM_S else None

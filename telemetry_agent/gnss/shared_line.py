@@ -1,17 +1,17 @@
-"""One line on which one receiver talks, or several devices.
+"""One line with one receiver, or with several devices.
 
-Theory of operation. Each owner (see ``talkers``) has an assembler, dates and a cycle of its own,
-so nothing that a device says can silence, date or flag another one: a plotter without a fix, an AIS
-transponder, a clock. The first owner with a position is followed, and only its positions become
-fixes. Another one that has positions as well, such as a plotter that repeats them a second late,
-is ignored until the followed one has had none for 5 s by the other one's time; only a satellite
-receiver that has given five positions takes over from another owner without such a wait. The
-system clock is not asked, so a recording is read like a live line.
+Theory of operation. Each owner (see ``parser``) has its own assembler, dates and cycle, so no
+sentence of one device (a plotter without a fix, an AIS transponder, a clock) can silence, date or
+flag another. The first owner with a position is followed, and only its positions become fixes.
+Another owner with positions, such as a plotter that repeats them a second late, is ignored until
+the followed one has had none for 5 s by the other one's time; only a satellite receiver with five
+positions takes over from another owner without that wait. The system clock is not used, so a
+recording is read like a live line.
 
-The date of another owner is lent to one that never said any.
+An owner that never sent a date borrows the date of another.
 
-On a line without pauses nothing but the next sentence of the same owner ends its epoch. If none
-comes, the time of another owner does, once it has gone on by 2 s.
+On a line without pauses only the next sentence of the same owner ends its epoch. If none comes, the
+time of another owner ends it, once that has advanced by 2 s.
 """
 
 from collections import Counter
@@ -51,33 +51,33 @@ class SharedLine:
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.followed: str | None = None
-        """Whose positions become fixes; None while nobody has any."""
+        """The owner whose positions become fixes; None while no owner has any."""
         self.ignored: set[str] = set()
-        """Who else has positions."""
+        """The other owners with positions."""
         self._new_dates = dates
         self._eager = eager
         self._baud = baud
         self.assemblers: dict[str, Assembler] = {}
         self.alone: tuple[str, Callable[[Message, float, list[Fix]], None]] = "", _nobody
-        """The only owner on the line and what takes its sentences: ``add`` is not needed for it."""
-        self._ignored_since_ms: dict[str, int] = {}  # owner -> its first time without a followed
+        """The only owner on the line, and the function for its sentences, in place of ``add``."""
+        self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
         self._epochs_of_gnss = 0
-        # Of each owner: what time the others said since it spoke.
+        # Owner -> the first times of the others since its last sentence.
         self._overtaken_ms: dict[str, dict[str, int]] = {}
 
     @property
     def open(self) -> bool:
-        """Whether anything waits for its end."""
+        """Whether an epoch is open."""
         return any(assembler.open for assembler in self.assemblers.values())
 
     @property
     def quiet_s(self) -> float:
-        """So long without a byte means that the followed owner has said all."""
+        """After so many seconds without a byte the followed owner's epoch is complete."""
         return self.heard.quiet_s if self.heard else 0.0
 
     @property
     def heard(self) -> Assembler | None:
-        """That of the followed owner; while there is none, of whoever was judged last."""
+        """The assembler of the followed owner; if there is none, the one judged last."""
         if self.followed is not None:
             return self.assemblers[self.followed]
         judged = self.assemblers.values()
@@ -149,7 +149,7 @@ class SharedLine:
                     assembler.close("time", now_s, fixes)
 
     def _is_followed(self, owner: str, instant: Instant) -> bool:
-        """An owner that is not followed has a position at this time: is it followed from now on?"""
+        """Whether an owner with a position at this time is followed from now on."""
         time_ms = time_of_day_ms(instant)
         since_ms = self._ignored_since_ms.get(owner, time_ms)
         if self.followed is not None and not _has_gone_on(since_ms, time_ms, _SILENCE_MS):
@@ -173,9 +173,9 @@ class SharedLine:
 
 
 def _nobody(_message: Message, _now_s: float, _fixes: list[Fix]) -> None:
-    """No owner is alone."""
+    """The line has more than one owner."""
 
 
 def _has_gone_on(since_ms: int, time_ms: int, by_ms: int) -> bool:
-    """Whether a clock has gone on, or back, by so much since."""
+    """Whether a clock has advanced, or stepped back, by so much."""
     return by_ms <= (time_ms - since_ms) % DAY_MS <= DAY_MS - by_ms

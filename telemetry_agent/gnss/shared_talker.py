@@ -1,9 +1,9 @@
-"""Two receivers on one line that speak as the same talker.
+"""Two receivers on one line with the same talker.
 
-Nothing in a sentence tells them apart, so what they say is taken for one receiver's, and its fixes
-may hop from one to the other. Here it is only noticed: for some epochs on end their times
-alternate, or one has a fix and the other has none, or two positions of one time are farther apart
-than the device moves until the next.
+No sentence distinguishes them, so they are taken for one receiver, and its fixes may jump between
+the two. This module only detects it: for several epochs in a row their times alternate, or one has
+a fix and the other has none, or two positions of one time are farther apart than the device moves
+until the next.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from typing import NamedTuple
 from telemetry_agent.gnss.field_values import DAY_MS, Instant
 from telemetry_agent.gnss.sentences import Report
 
-_EPOCHS = 6  # on end
+_EPOCHS = 6  # in a row
 _APART_E9 = 100_000  # 11 m
 
 
 class Judged(NamedTuple):
-    """What an epoch came to."""
+    """The result of an epoch."""
 
     position: Report | None
     instant: Instant | None
@@ -29,14 +29,15 @@ class SharedTalker:
     """Watches the epochs of one owner."""
 
     noticed = False
-    """Whether there are two, as it seems."""
+    """Whether there seem to be two receivers."""
     watching = False
-    """Whether ``closed`` is needed for the next epoch, however usual that is."""
+    """Whether ``closed`` must be called for the next epoch in any case."""
 
     def __init__(self) -> None:
-        self._turns = 0  # how often on end time went the other way,
-        self._changes = 0  # a fix came or went,
-        self._doubles = 0  # there were two answers for one time
+        # How often in a row:
+        self._turns = 0  # time changed its direction,
+        self._changes = 0  # a fix appeared or disappeared,
+        self._doubles = 0  # one time had two positions
         self._forward = True
         self._before: Report | None = None  # what came again in the epoch before
         self._second: Report | None = None  # in the open one
@@ -47,9 +48,9 @@ class SharedTalker:
         self.watching = True
 
     def closed(self, before: Judged, now: Judged) -> None:
-        """An epoch was judged, after another.
+        """Compare an epoch with the one before.
 
-        Not needed while both have a position, or none, and time goes on, unless ``watching``.
+        Not needed if both have a position, or none, and time advances, unless ``watching``.
         """
         changed = (now.position is None) != (before.position is None)
         changed = changed and not now.seen.keys().isdisjoint(before.seen)
@@ -68,7 +69,7 @@ class SharedTalker:
 
 
 def _are_two(first: Report | None, second: Report | None, following: Report | None) -> bool:
-    """Whether the first two, which say one time, are of two receivers; ``following`` is later."""
+    """Whether the first two, of one time, are of two receivers; ``following`` is later."""
     if second is None or not (second.veto or second.position_e9):
         return False
     if first is None or second.veto:

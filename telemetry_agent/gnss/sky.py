@@ -1,12 +1,11 @@
 """The satellites in view.
 
-GSV is most of what a modern receiver says and nobody needs it for a fix, so the last of its
-sentences are kept as they came, and read only when somebody asks. A series may take several
-epochs, so it does not end with them.
+Most sentences of a modern receiver are GSV, and a fix does not need them. So the last ones are kept
+as they came, and read only on request. A series may take several epochs.
 
-A satellite is told by its system and its number there. Receivers number them in several ways (a
-GLONASS satellite is 8 or 72, one of SBAS 36 or 123); here all are brought to one, so that the same
-satellite in GSV, of any signal, and in GSA is the same.
+A satellite is identified by its system and its number. Receivers number satellites in several ways
+(a GLONASS satellite is 8 or 72, one of SBAS 36 or 123); here they get one number, so that a
+satellite is the same in GSV, of any signal, and in GSA.
 """
 
 from collections import deque
@@ -18,8 +17,8 @@ from telemetry_agent.model import Constellation, Satellite
 _STALE_S = 30.0
 _KEPT = 200  # three epochs of all systems and signals
 
-# By talker in GSV, by talker or number in GSA. Where GN or an old GP speaks for all, and where an
-# id is not known, the number tells.
+# By talker in GSV, by talker or number in GSA. None: the number shows the system, because GN or an
+# old GP speaks for all.
 _SYSTEMS: dict[str, Constellation | None] = {
     "GP": None,
     "1": None,
@@ -37,7 +36,7 @@ _SYSTEMS: dict[str, Constellation | None] = {
     "GI": "NavIC",
     "6": "NavIC",
 }
-# First number, last number, whose, and what is added to its own numbers.
+# First number, last number, system, and what is added to its own numbers.
 _RANGES: tuple[tuple[int, int, Constellation, int], ...] = (
     (1, 32, "GPS", 0),
     (33, 64, "SBAS", -87),
@@ -52,19 +51,19 @@ _SIGNALS = frozenset("0123456789ABCDEF")
 
 
 class InView:
-    """Keeps the last GSV sentences. One thread may keep, any other may ask."""
+    """Keeps the last GSV sentences. One thread may keep, any thread may ask."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[float, Sentence]] = deque(maxlen=_KEPT)
         self.keep = self._kept.append
-        """Take in the time of arrival and one GSV sentence, whoever talks."""
+        """Store the time of arrival and one GSV sentence of any talker."""
 
     def satellites(self, used: Mapping[str, set[str]], now_s: float) -> tuple[Satellite, ...]:
-        """Each satellite once, with the best of its signals, by system and number.
+        """Each satellite once, with its best signal, by system and number.
 
         Args:
-            used: the numbers in the last fix, by system id or talker, as GSA says them.
-            now_s: when the receiver last spoke; what is much older is gone.
+            used: the numbers in the last fix, by system id or talker, as in GSA.
+            now_s: when the last sentence came; much older ones are ignored.
         """
         in_use = {
             _identity(system, int(number))
@@ -109,13 +108,13 @@ def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentenc
 
 
 def _signal(sentence: Sentence) -> str:
-    """The signal's id, where there is one field more than four for each satellite."""
+    """The signal's id, if there is one field more than four for each satellite."""
     signal = sentence[-1]
     return signal if sentence.count(",") % 4 == 0 and signal in _SIGNALS else ""
 
 
 def _groups(sentences: list[Sentence]) -> Iterator[tuple[int, int | None, int | None, int | None]]:
-    """Number, elevation, azimuth and signal to noise; a place that is empty is skipped."""
+    """Number, elevation, azimuth and signal to noise of each satellite."""
     for sentence in sentences:
         fields = sentence.split(",")
         for first in range(4, len(fields), 4):

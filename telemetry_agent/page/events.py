@@ -7,9 +7,9 @@ gets the positions packed (``Trail``) and goes on from there.
 
 ``hello`` begins a stream of events, ``news`` goes on. Both are JSON objects:
 
-- what ``Status.snapshot`` tells, without ``pid``;
+- the fields of ``Status.snapshot``, without ``pid``;
 - ``stream``: of the row numbers: with another one all positions are to be read again, for the
-  agent began anew, or thinning has moved the rows;
+  agent was restarted, or thinning has moved the rows;
 - ``position``: the last fix as in an export, with ``age_s``; absent: there was none;
 - ``findings``: what is wrong, in the doctor's words: ``name``, ``verdict``, ``said``, ``remedy``;
 - ``network``: ``word``, since ``since_s``, ``error``;
@@ -19,7 +19,7 @@ gets the positions packed (``Trail``) and goes on from there.
   device cannot have been;
 - ``places``: where the rows are, as first row, last row, place; absent: as before;
 - ``gone``: rows, as first and last, that are there no more since the last event;
-- ``away``: whether the demo's network is cut; absent: it is no demo.
+- ``away``: whether the demo's network is cut; absent: this is not a demo.
 """
 
 import json
@@ -94,15 +94,15 @@ class AgentView:
 class EventSource:
     """Makes the events. One thread at a time may call each method; ``packed`` any."""
 
-    def __init__(self, sight: AgentView, history_file: Path | None = None) -> None:
-        self._sight = sight
-        self._sample_due_s = sight.clock.monotonic_s()
+    def __init__(self, agent: AgentView, history_file: Path | None = None) -> None:
+        self._agent = agent
+        self._sample_due_s = agent.clock.monotonic_s()
         self._meter = Meter()
         self._gnss_ahead_s: float | None = None  # of the monotonic clock
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
         self._moves = self._moves_before = 0
-        self._trail = Trail(sight.gaps.between)
+        self._trail = Trail(agent.gaps.between)
         self._index = self._new_index()
         self._history = History(history_file)
         self._history_lock = threading.Lock()
@@ -111,11 +111,11 @@ class EventSource:
 
     def sample(self) -> float:
         """Take down how the agent does, if that is due. Returns in how many seconds it is again."""
-        now_s = self._sight.clock.monotonic_s()
+        now_s = self._agent.clock.monotonic_s()
         if self._sample_due_s <= now_s:
             self._sample_due_s = now_s + SHORT_S
-            position = self._sight.position()
-            values = self._meter.values(self._sight.snapshot(), position, now_s)
+            position = self._agent.position()
+            values = self._meter.values(self._agent.snapshot(), position, now_s)
             with self._history_lock:
                 self._history.add(self._utc_s(position), values)
         return self._sample_due_s - now_s
@@ -133,7 +133,7 @@ class EventSource:
     def history(self, hours: float) -> str:
         """The samples of the last hours: ``time`` in seconds since 1970, and a list per column."""
         with self._history_lock:
-            samples = self._history.last(hours * 3600, self._utc_s(self._sight.position()))
+            samples = self._history.last(hours * 3600, self._utc_s(self._agent.position()))
         columns: dict[str, list[float | None]] = {"time": [sample.time_s for sample in samples]}
         for i, name in enumerate(COLUMNS):
             values = [sample.values[i] for sample in samples]
@@ -143,26 +143,26 @@ class EventSource:
 
     def clock_offset_s(self) -> float | None:
         """By how much the system clock is ahead of GNSS time; ``None``: that is not known."""
-        position = self._sight.position()
+        position = self._agent.position()
         if position is None or position["age_s"] >= _FRESH_S or "flags" in position:
             return None
-        return round(self._sight.clock.wall_ms() / 1000 - self._utc_s(position), 1)
+        return round(self._agent.clock.wall_ms() / 1000 - self._utc_s(position), 1)
 
     def _utc_s(self, position: Mapping[str, Any] | None) -> int:
         """By GNSS, from the last fix on by the monotonic clock: the system's may be years off."""
-        now_s = self._sight.clock.monotonic_s()
+        now_s = self._agent.clock.monotonic_s()
         if position is not None and position["age_s"] < _FRESH_S and "flags" not in position:
             time = datetime.fromisoformat(position["time"])
             self._gnss_ahead_s = time.timestamp() + position["age_s"] - now_s
         if self._gnss_ahead_s is None:
-            return self._sight.clock.wall_ms() // 1000
+            return self._agent.clock.wall_ms() // 1000
         return int(now_s + self._gnss_ahead_s)
 
     def news(self) -> str:
         """The next event for those who have all before it. Reads what is new from the disk."""
         after, points = self._read()
         first = self._index.first
-        spans = self._sight.queue.places(min(first or self._trail.first, self._trail.first))
+        spans = self._agent.queue.places(min(first or self._trail.first, self._trail.first))
         if first is not None:
             kept = next((lo for lo, _, place in sorted(spans) if place != "gone"), first)
             if kept > first:
@@ -213,7 +213,7 @@ class EventSource:
         for trip in trips:
             trip["stops"] = [stop._asdict() for stop in trip["stops"]]
         return json.dumps(
-            {"trips": trips, "read": index.last, "last": self._sight.queue.last_row()}
+            {"trips": trips, "read": index.last, "last": self._agent.queue.last_row()}
         )
 
     def fix(self, row: int) -> dict[str, Any] | None:
@@ -222,33 +222,33 @@ class EventSource:
         Raises:
             StorageError: the disk does not give it.
         """
-        _, found = self._sight.queue.after(row - 1)
+        _, found = self._agent.queue.after(row - 1)
         if not found or found[0][0] != row:
             return None
         record = found[0][1]
         return {"stream": record.stream, "seq": record.seq, **fix_fields(record.fix)}
 
     def _new_index(self) -> TrackIndex:
-        return TrackIndex(self._sight.queue, self._sight.gaps.between, self._sight.parking)
+        return TrackIndex(self._agent.queue, self._agent.gaps.between, self._agent.parking)
 
     def _look(self) -> dict[str, Any]:
-        sight = self._sight
-        snapshot = sight.snapshot()
+        agent = self._agent
+        snapshot = agent.snapshot()
         state: dict[str, Any] = as_json(snapshot)
         del state["pid"]
-        doctor = sight.doctor
+        doctor = agent.doctor
         state |= {
-            "findings": doctor.findings(snapshot, sight.queue.path) if doctor is not None else [],
+            "findings": doctor.findings(snapshot, agent.queue.path) if doctor is not None else [],
             "stream": f"{self._stream}.{self._moves}",
-            "network": sight.network(),
+            "network": agent.network(),
             "first": min(self._index.first or self._trail.first, self._trail.first),
             "last": self._trail.last,
         }
-        position = sight.position()
+        position = agent.position()
         if position is not None:
             state["position"] = position
-        if sight.switch is not None:
-            state["away"] = sight.switch.is_away()
+        if agent.switch is not None:
+            state["away"] = agent.switch.is_away()
         return state
 
     def _read(self) -> tuple[int, list[Point]]:
@@ -257,7 +257,7 @@ class EventSource:
         There are none where many came at once: they are cheaper packed. What the disk does not
         give now it may give later.
         """
-        queue = self._sight.queue
+        queue = self._agent.queue
         newest = queue.last_row()
         with self._lock:
             moves = queue.moves()
@@ -265,7 +265,7 @@ class EventSource:
             self._moves_before = moves
             if queue.stream != self._stream or newest < self._trail.last or moved:
                 self._stream, self._moves = queue.stream, moves
-                self._trail = Trail(self._sight.gaps.between)
+                self._trail = Trail(self._agent.gaps.between)
                 self._index = self._new_index()
                 self._trail.extend(max(0, newest - LIMIT), [])
         after, points = self._trail.last, []

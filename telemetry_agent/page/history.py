@@ -2,12 +2,12 @@
 
 Theory of operation. A sample is taken each 5 s; those of a minute are means of them, and those of
 ten minutes are means of minutes. Each series is bounded: an hour, a day, 30 days. Minutes are kept
-in a file, so that they survive a restart. They are appended a quarter of an hour at a time: each
-write costs a card some 12 kB whatever it holds: 1.2 MB a day. When the file has grown to half a
-megabyte it is written anew, with what is older than a day as ten minutes.
+in a file, so that they survive a restart. They are appended once in a quarter of an hour, because
+each write costs a card about 8 kB whatever it holds: 0.8 MB a day. When the file has grown to half
+a megabyte it is replaced, and what is older than a day is kept as means of ten minutes.
 
 The file begins with a line that names its form. Each record has a checksum; from the first that is
-wrong on, nothing is used. What is lost with it is a picture, so nothing more is done about it.
+wrong on, nothing is used. Only a picture is lost with it, so nothing more is done about it.
 
 Time is UTC: GNSS time where there is one, else the system's. A clock that goes back takes what was
 "later" with it.
@@ -115,7 +115,7 @@ class History:
         return found
 
     def save(self) -> None:
-        """Append what is new; write the file anew when it has grown large.
+        """Append what is new; replace the file when it has grown large.
 
         Raises:
             OSError: the disk does not take it. It is tried again with what comes.
@@ -125,14 +125,14 @@ class History:
         data = b"".join(map(_packed, self._unsaved))
         size = self._file.stat().st_size if self._file.exists() else 0
         if size != self._sound_bytes or size + len(data) > _LARGEST_BYTES:
-            self._write_anew(self._file)
+            self._replace(self._file)
         else:
             with self._file.open("ab") as file:
                 file.write(data)
             self._sound_bytes += len(data)
         self._unsaved.clear()
 
-    def _write_anew(self, target: Path) -> None:
+    def _replace(self, target: Path) -> None:
         beside = target.with_name(target.name + ".new")
         oldest_minute_s = self.minutes[0].time_s if self.minutes else 0
         samples = [sample for sample in self.long if sample.time_s < oldest_minute_s]

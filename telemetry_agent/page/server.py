@@ -34,23 +34,23 @@ class Server:
 
     Args:
         listener: a bound socket; it is the server's from here on.
-        sight: the agent.
-        door: who may come in.
+        agent: what the page sees of it.
+        access: who is admitted.
         options: what the user has set.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        sight: AgentView,
-        door: AccessPolicy,
+        agent: AgentView,
+        access: AccessPolicy,
         options: PageOptions,
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
-        self._event_source = event_source = EventSource(sight, options.history_file)
+        self._event_source = event_source = EventSource(agent, options.history_file)
         self._streams = Streams(event_source)
-        self._site = Site(sight, door, event_source, self._streams, options)
+        self._site = Site(agent, access, event_source, self._streams, options)
         config = uvicorn_config(self._site.app)
         self._connection = lambda: Connection(config, state, loop)
         self._connections_max = _connections_max()

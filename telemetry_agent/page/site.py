@@ -7,7 +7,7 @@
                          ``poll``
 ``GET /state``           what ``hello`` would be now, for who polls
 ``GET /trail?after=R``   the positions behind row R, packed: see ``trail``
-``GET /track``           what is to be drawn of the track, thinned: see ``_wanted``
+``GET /track``           what is to be drawn of the track, thinned: see ``wanted_part``
 ``GET /trips``           see ``EventSource.trips``
 ``GET /fix?row=R``       one stored fix with all its fields
 ``GET /history``         ``?hours=24``, up to 720: see ``EventSource.history``
@@ -28,44 +28,47 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import (
-    HTMLResponse,
     JSONResponse,
     PlainTextResponse,
     Response,
     StreamingResponse,
 )
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
 from telemetry_agent.page.events import AgentView, Doctor, EventSource
 from telemetry_agent.page.files import Files, compressed
+from telemetry_agent.page.guard import Guard, content_policy, login_page, peer_of, too_many_tokens
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
 from telemetry_agent.page.options import PageOptions
-from telemetry_agent.page.overview import Box
-from telemetry_agent.page.streams import Streams
+from telemetry_agent.page.query import (
+    BadRequestError,
+    body_of,
+    json_object,
+    row_number,
+    wanted_part,
+)
+from telemetry_agent.page.streams import VIEWERS, Streams
 from telemetry_agent.page.threads import each_in_thread, in_thread
-from telemetry_agent.page.track_index import Wanted
+from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
-_LONGEST_BODY_BYTES = 64 * 1024
-_BODY_S = 10.0
 _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
 _EXPORTS = 2
@@ -73,16 +76,12 @@ _EXPORT_WAIT_S = 60.0
 _MONTH_H = 720
 
 
-class _BadRequestError(Exception):
-    pass
-
-
 class Site:
     """The application.
 
     Args:
-        sight: the agent.
-        door: who may come in.
+        agent: what the page sees of it.
+        access: who is admitted.
         event_source: makes the events.
         streams: gives them to the viewers.
         options: what the user has set.
@@ -90,18 +89,19 @@ class Site:
 
     def __init__(
         self,
-        sight: AgentView,
-        door: AccessPolicy,
+        agent: AgentView,
+        access: AccessPolicy,
         event_source: EventSource,
         streams: Streams,
         options: PageOptions,
     ) -> None:
-        self._sight = sight
-        self._door = door
+        self._agent = agent
+        self._access = access
         self._event_source = event_source
         self._streams = streams
         self._options = options
         self._files = Files()
+        self._broken_off = Trouble(log, agent.clock)
         self._map = _opened(options.map_file)
         self._disk = asyncio.Semaphore(_AT_ONCE)
         self._exports = asyncio.Semaphore(_EXPORTS)
@@ -118,8 +118,8 @@ class Site:
             Route("/fix", self._fix),
             Route("/history", self._history),
             Route("/dead-letters", self._dead_letters),
-            Route("/retry", self._retry, methods=["POST"]),
-            Route("/discard", self._discard, methods=["POST"]),
+            Route("/retry", partial(self._act, "queue retry"), methods=["POST"]),
+            Route("/discard", partial(self._act, "queue discard"), methods=["POST"]),
             Route("/export/{format}", self._export),
             Route("/metrics", self._metrics),
             Route("/log", self._log),
@@ -127,17 +127,18 @@ class Site:
             Route("/login", self._login, methods=["POST"]),
         ]
         self._check_running: asyncio.Task[dict[str, Any]] | None = None
-        if sight.doctor is not None:
-            check = partial(self._check, sight.doctor)
+        if agent.doctor is not None:
+            check = partial(self._check, agent.doctor)
             routes.append(Route("/check", check, methods=["POST"]))
-        if sight.switch is not None:
+        if agent.switch is not None:
             routes.append(Route("/network", self._network, methods=["POST"]))
         app = Starlette(
-            routes=routes, exception_handlers={_BadRequestError: _told, AgentError: _told}
+            routes=routes, exception_handlers={BadRequestError: _told, AgentError: _told}
         )
         self._wrong_tokens = WrongTokens()
         login = partial(self._files.text, "login.html")
-        self.app: ASGIApp = _Guard(app, door, _policy(options.tiles), self._wrong_tokens, login)
+        policy = content_policy(options.tiles)
+        self.app: ASGIApp = Guard(app, access, policy, self._wrong_tokens, login)
 
     def close(self) -> None:
         """Let go of the map."""
@@ -157,7 +158,7 @@ class Site:
 
     async def _setup(self, _request: Request) -> Response:
         options = self._options
-        setup: dict[str, Any] = {"check": self._sight.doctor is not None}
+        setup: dict[str, Any] = {"check": self._agent.doctor is not None}
         if missing := browser_missing():
             setup["missing"] = missing
         if options.tiles:
@@ -190,10 +191,13 @@ class Site:
 
     async def _events(self, request: Request) -> Response:
         if self._streams.full:
-            return PlainTextResponse("Too many look at once: close another window.", 503)
+            return PlainTextResponse(
+                f"Too many viewers (limit {VIEWERS}): close another window.", 503
+            )
         # A proxy that collects an answer before it passes it on would hold events back.
         return _Stream(
             self._streams.follow(request.query_params.get("browser", "")),
+            self._broken_off,
             headers={"X-Accel-Buffering": "no"},
             media_type="text/event-stream",
         )
@@ -204,12 +208,10 @@ class Site:
         return compressed(hello, "application/json", request.headers)
 
     async def _trail(self, request: Request) -> Response:
-        after = request.query_params.get("after", "0")
-        if not after.isdecimal() or len(after) > 18:
-            return PlainTextResponse("after is a row's number.", 400)
+        after = row_number(request.query_params, "after", "0")
 
         def made() -> Response:
-            last, packed = self._event_source.packed(int(after))
+            last, packed = self._event_source.packed(after)
             kind = "application/octet-stream"
             return compressed(packed, kind, request.headers, **{"X-Last-Row": str(last)})
 
@@ -217,7 +219,7 @@ class Site:
             return await in_thread(made)
 
     async def _track(self, request: Request) -> Response:
-        wanted = _wanted(request.query_params)
+        wanted = wanted_part(request.query_params)
         self._streams.look_back()
 
         def made() -> Response:
@@ -234,11 +236,9 @@ class Site:
         return compressed(data, "application/json", request.headers)
 
     async def _fix(self, request: Request) -> Response:
-        row = request.query_params.get("row", "")
-        if not row.isdecimal() or len(row) > 18:
-            return PlainTextResponse("row is a row's number.", 400)
+        row = row_number(request.query_params, "row")
         async with self._disk:
-            found = await in_thread(self._event_source.fix, int(row))
+            found = await in_thread(self._event_source.fix, row)
         return JSONResponse(found) if found else PlainTextResponse("It is gone.", 404)
 
     async def _history(self, request: Request) -> Response:
@@ -255,32 +255,26 @@ class Site:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
         return JSONResponse(await self._ask("queue list", asked))
 
-    async def _retry(self, request: Request) -> Response:
-        return await self._act("queue retry", request)
-
-    async def _discard(self, request: Request) -> Response:
-        return await self._act("queue discard", request)
-
     async def _act(self, command: str, request: Request) -> Response:
-        answers = await self._ask(command, await _json(request))
+        answers = await self._ask(command, await json_object(request))
         self._streams.nudge()
         return JSONResponse(answers[0])
 
     async def _ask(self, command: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
         async with self._disk:
-            return await in_thread(lambda: list(self._sight.ask(command, asked)))
+            return await in_thread(lambda: list(self._agent.ask(command, asked)))
 
     async def _export(self, request: Request) -> Response:
         name = request.path_params["format"]
         if name not in FORMATS:
             return PlainTextResponse(f"The formats are {', '.join(FORMATS)}.", 404)
-        moving_s, standing_s = self._sight.gaps
+        moving_s, standing_s = self._agent.gaps
         asked: dict[str, Any] = {
             "format": name,
             "gap_s": moving_s,
             "standing_gap_s": standing_s,
         }
-        wanted = _wanted(request.query_params)
+        wanted = wanted_part(request.query_params)
         if math.isfinite(wanted.since_s):
             asked["since_ms"] = round(wanted.since_s * 1000)
         if math.isfinite(wanted.until_s):
@@ -291,34 +285,35 @@ class Site:
                 await self._exports.acquire()
         except TimeoutError:
             return PlainTextResponse("Two others export already: try again later.", 503)
-        device = self._sight.snapshot().device
-        until_ms = asked.get("until_ms", self._sight.queue.newest_ms())
+        device = self._agent.snapshot().device
+        until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
         since_ms = asked.get("since_ms", until_ms and until_ms - 1)
         file = file_name(device, name, since_ms, until_ms)
         return _Stream(
             self._pieces(asked),
+            self._broken_off,
             headers={"Content-Disposition": f'attachment; filename="{file}"'},
             media_type=FORMATS[name].media_type,
         )
 
     async def _pieces(self, asked: dict[str, Any]) -> AsyncGenerator[str, None]:
         try:
-            async with aclosing(each_in_thread(self._sight.ask("export", asked))) as answers:
+            async with aclosing(each_in_thread(self._agent.ask("export", asked))) as answers:
                 async for answer in answers:
                     yield answer["text"]
         finally:
             self._exports.release()
 
     async def _metrics(self, request: Request) -> Response:
-        data = metrics(self._sight.snapshot(), self._event_source.clock_offset_s())
+        data = metrics(self._agent.snapshot(), self._event_source.clock_offset_s())
         return compressed(data, MEDIA_TYPE, request.headers)
 
     async def _log(self, request: Request) -> Response:
-        data = json.dumps(self._sight.log_lines()).encode()
+        data = json.dumps(self._agent.log_lines()).encode()
         return compressed(data, "application/json", request.headers)
 
     async def _config(self, request: Request) -> Response:
-        values = {key: value for key, value in self._sight.config().items() if value is not None}
+        values = {key: value for key, value in self._agent.config().items() if value is not None}
         data = json.dumps(values, default=str).encode()
         return compressed(data, "application/json", request.headers)
 
@@ -329,8 +324,8 @@ class Site:
         return JSONResponse(await asyncio.shield(self._check_running))
 
     async def _network(self, request: Request) -> Response:
-        switch = self._sight.switch
-        away = (await _json(request)).get("away")
+        switch = self._agent.switch
+        away = (await json_object(request)).get("away")
         if switch is None or not isinstance(away, bool):
             return PlainTextResponse("away is true or false.", 400)
         async with self._disk:
@@ -339,70 +334,24 @@ class Site:
         return JSONResponse({"away": away})
 
     async def _login(self, request: Request) -> Response:
-        form = parse_qs((await _body(request)).decode("utf-8", "replace"))
-        peer, now_s = _peer(request.scope), asyncio.get_running_loop().time()
+        form = parse_qs((await body_of(request)).decode("utf-8", "replace"))
+        peer, now_s = peer_of(request.scope), asyncio.get_running_loop().time()
         if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:
-            return _too_many_tokens(wait_s)
-        cookie = self._door.cookie(form.get("token", [""])[0].strip(), request.headers)
+            return too_many_tokens(wait_s)
+        cookie = self._access.cookie(form.get("token", [""])[0].strip(), request.headers)
         if cookie is None:
             self._wrong_tokens.count(peer, now_s)
-            return _login(self._files.text("login.html"), wrong=True)
+            return login_page(self._files.text("login.html"), wrong=True)
         # Relative: behind a proxy only the browser knows what this folder is called.
         return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
 
 
-class _Guard:
-    """Lets in whom the door lets in, and puts the page's rules on every answer."""
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        door: AccessPolicy,
-        policy: str,
-        wrong_tokens: WrongTokens,
-        login_text: Callable[[], str],
-    ) -> None:
-        self._app = app
-        self._login_text = login_text
-        self._door = door
-        self._wrong_tokens = wrong_tokens
-        self._rules = {
-            "Content-Security-Policy": policy,
-            "X-Content-Type-Options": "nosniff",
-            # Not no-referrer: with that a browser does not tell the origin of a form.
-            "Referrer-Policy": "same-origin",
-            "Cross-Origin-Opener-Policy": "same-origin",
-            "Cross-Origin-Resource-Policy": "same-origin",
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def ruled(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(self._rules)
-                headers.setdefault("Cache-Control", "no-store")
-            await send(message)
-
-        path, headers = scope["path"], dict(Headers(scope=scope))
-        peer, now_s = _peer(scope), asyncio.get_running_loop().time()
-        if self._door.shows_token(headers):
-            if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:
-                await _too_many_tokens(wait_s)(scope, receive, ruled)
-                return
-            if self._door.shows_wrong_token(headers):
-                self._wrong_tokens.count(peer, now_s)
-        refusal = self._door.refusal(scope["method"], path, headers)
-        if refusal is None:
-            await self._app(scope, receive, ruled)
-        elif refusal.status == 401 and path == "/":
-            await _login(self._login_text())(scope, receive, ruled)
-        else:
-            answer = PlainTextResponse(refusal.text, refusal.status)
-            await answer(scope, receive, ruled)
-
-
 class _Stream(StreamingResponse):
-    """An answer whose length nobody knows. It ends when the viewer leaves, and then at once."""
+    """An answer of unknown length. It ends as soon as the viewer leaves."""
+
+    def __init__(self, content: AsyncIterator[str], broken_off: Trouble, **response: Any) -> None:
+        super().__init__(content, **response)
+        self._broken_off = broken_off
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         speaking = asyncio.ensure_future(self.stream_response(send))
@@ -414,8 +363,10 @@ class _Stream(StreamingResponse):
         if not speaking.cancelled() and (error := speaking.exception()):
             if not isinstance(error, AgentError):
                 raise error
-            # What is not ended tells the viewer that it is not whole.
-            log.warning("the page broke off what it sent: %s", error)
+            # An answer without an end is how the viewer learns that it is not whole.
+            self._broken_off.failed(f"the page broke off an answer: {error}", kind="broken off")
+        elif not speaking.cancelled():
+            self._broken_off.over("the page sends whole answers again")
 
 
 def _opened(file: Path | None) -> MapFile | None:
@@ -429,97 +380,10 @@ def _opened(file: Path | None) -> MapFile | None:
         return None
 
 
-def _wanted(query: Mapping[str, str]) -> Wanted:
-    """``since``, ``until`` (seconds since 1970), ``across`` (pixels), ``tolerance`` and ``box``.
-
-    A tolerance and a box, ``south,west,north,east``, are in 1e-7 degrees.
-    """
-
-    def number(name: str, default: float) -> float:
-        value = float(query.get(name, default))
-        if math.isnan(value):
-            raise ValueError
-        return value
-
-    try:
-        box = [int(edge) for edge in query["box"].split(",")] if "box" in query else None
-        return Wanted(
-            number("since", -math.inf),
-            number("until", math.inf),
-            min(max(number("across", 1000), 100), 5000),
-            max(number("tolerance", 1), 1) if "tolerance" in query else None,
-            None if box is None else Box(*box),
-        )
-    except (ValueError, TypeError):
-        raise _BadRequestError(
-            "since, until, across and tolerance are numbers; box is four whole numbers."
-        ) from None
-
-
 async def _told(_request: Request, error: Exception) -> Response:
-    return PlainTextResponse(str(error), 400 if isinstance(error, _BadRequestError) else 409)
-
-
-def _peer(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else ""
-
-
-def _too_many_tokens(wait_s: float) -> Response:
-    return PlainTextResponse(
-        f"Too many wrong tokens: wait {wait_s:.0f} s.", 429, {"Retry-After": f"{wait_s + 1:.0f}"}
-    )
+    return PlainTextResponse(str(error), 400 if isinstance(error, BadRequestError) else 409)
 
 
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
-
-
-def _login(text: str, *, wrong: bool = False) -> Response:
-    return HTMLResponse(text.replace(" hidden", "", 1) if wrong else text, 401)
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    try:
-        value = json.loads(await _body(request))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise _BadRequestError("A JSON object is needed.")
-    return value
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    try:
-        async with asyncio.timeout(_BODY_S):
-            async for part in request.stream():
-                body += part
-                if len(body) > _LONGEST_BODY_BYTES:
-                    raise _BadRequestError("That is too long.")
-    except TimeoutError:
-        raise _BadRequestError("It came too slowly.") from None
-    return body
-
-
-def _policy(tiles: str) -> str:
-    """What the browser may load: ours alone, and tiles where the user named a server."""
-    # A tile that is no longer needed is replaced by an empty picture of Leaflet's own.
-    servers = ""
-    if tiles:
-        parts = urlsplit(tiles)
-        hosts = {parts.netloc.replace("{s}", letter) for letter in "abc"}
-        servers = " data: " + " ".join(f"{parts.scheme}://{host}" for host in sorted(hosts))
-    rules = {
-        "default-src": "'none'",
-        "script-src": "'self'",
-        "style-src": "'self'",
-        "connect-src": "'self'",
-        "manifest-src": "'self'",
-        "img-src": f"'self'{servers}",
-        "form-action": "'self'",
-        "base-uri": "'none'",
-        "frame-ancestors": "'none'",
-    }
-    return "; ".join(f"{rule} {value}" for rule, value in rules.items())

@@ -1,8 +1,8 @@
 """The event streams of all viewers (server-sent events), and when the next event is made.
 
-An event is made each second while somebody looks, and soon after the uploader did something. Who
-is so slow that eight events wait for them is left out: the browser comes back by itself and is
-told everything anew.
+An event is made each second while somebody looks, and soon after the uploader did something. A
+viewer for whom eight events wait is too slow and is disconnected: the browser comes back by itself
+and gets everything again.
 """
 
 import asyncio
@@ -49,11 +49,11 @@ class Streams:
         return len(self._viewers) >= VIEWERS
 
     async def follow(self, browser: str = "") -> AsyncIterator[str]:
-        """What one viewer gets, until it is left out.
+        """What one viewer gets, until it is disconnected.
 
         Args:
-            browser: the same in all tabs of one browser. After four of them the next are told to
-                poll: a browser opens few connections to a host, and would wait for one for ever.
+            browser: the same in all tabs of one browser. From the fifth tab on they must poll: a
+                browser opens few connections to a host, and a further tab would wait for ever.
         """
         if browser and self._of_browser[browser] >= _OF_ONE_BROWSER:
             yield _event("poll", "{}")
@@ -95,7 +95,7 @@ class Streams:
                     waiting.put_nowait(text)
 
     async def scan(self) -> None:
-        """While somebody looks, read the track of before, with pauses for what matters more."""
+        """While somebody looks, read the earlier track, with pauses for what matters more."""
         while True:
             more = False
             if self._viewers or self._asked:
@@ -105,11 +105,11 @@ class Streams:
             await asyncio.sleep(_SCAN_PAUSE_S if more else _EVERY_S)
 
     def look_back(self) -> None:
-        """Somebody asked for the track of before, who has no stream of events."""
+        """Read the earlier track although nobody follows: somebody asked for it."""
         self._asked = True
 
     async def run(self) -> None:
-        """Make events for as long as the page is there."""
+        """Make events until the page ends."""
         while True:
             sample_in_s = self._event_source.sample()
             if self._event_source.history_is_due:

@@ -1,8 +1,8 @@
 """The page's task: it listens, and serves a few seconds each step.
 
-So it shows life like every other task, ends like every other, and crashes for itself alone. What
-keeps it from listening (a port that is in use, a token that cannot be read) is said once, and tried
-again later. The web server is imported when the page is on.
+So it has a beat like every other task, ends like every other, and a crash of it stops nothing else.
+What keeps it from listening (a port in use, a token that cannot be read) is logged once, and tried
+again later. The web server is imported only when the page is on.
 """
 
 import logging
@@ -16,6 +16,7 @@ from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.snapshot import PageView
 from telemetry_agent.tasks import Bell
+from telemetry_agent.trouble import Trouble
 
 if TYPE_CHECKING:
     from telemetry_agent.page.events import AgentView
@@ -33,7 +34,7 @@ class Page:
 
     Args:
         address: host and port to listen on; ``None``: the page is off.
-        sight: the agent.
+        agent: what the page sees of it.
         token: reads what lets a viewer in; ``None``: nothing is needed. Raises ConfigError.
         options: what else the user has set.
     """
@@ -44,19 +45,20 @@ class Page:
     def __init__(
         self,
         address: tuple[str, int] | None,
-        sight: "AgentView",
+        agent: "AgentView",
         token: Callable[[], str | None],
         options: PageOptions,
     ) -> None:
         self.bell = Bell()
         self._address = address
-        self._sight = sight
+        self._agent = agent
         self._token = token
         self._options = options
         self._in_step = threading.Lock()
         self._closed = False
         self._server: Server | None = None
         self._fault: str | None = None
+        self._trouble = Trouble(log, agent.clock)
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
         """Serve for a while, or listen if it does not yet."""
@@ -114,13 +116,13 @@ class Page:
             listener = bound(host, port)
         except (ConfigError, OSError) as error:
             fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            if fault != self._fault:
-                self._fault = fault
-                log.warning("no page at %s: %s; trying again", url, fault)
+            self._fault = fault
+            self._trouble.failed(f"no page at {url}: {fault}; trying again")
             return None
         name = socket.gethostname()
-        door = AccessPolicy({host, name, f"{name}.local"}, token, self._options.names)
-        server = Server(listener, self._sight, door, self._options)
+        access = AccessPolicy({host, name, f"{name}.local"}, token, self._options.names)
+        server = Server(listener, self._agent, access, self._options)
         self._fault = None
         log.info("the page is at %s", url)
+        self._trouble.over("the page is there")
         return server

@@ -1,6 +1,6 @@
 """The newest positions, packed as the browser reads them: 24 bytes each, whatever their state.
 
-What became of them is told apart from them, in runs of rows, so that a delivered batch of a
+Their state is sent separately, as runs of rows, so that a delivered batch of a
 thousand fixes changes one number and moves no position.
 """
 

@@ -53,7 +53,7 @@ class Connection(H11Protocol):
 
 
 def uvicorn_config(app: Any) -> Config:
-    """How uvicorn's part is set up: it logs nothing of its own and tells nothing of itself."""
+    """The settings of uvicorn: it logs nothing, and sends no header about itself."""
     config = Config(
         app,
         loop="none",
@@ -61,7 +61,7 @@ def uvicorn_config(app: Any) -> Config:
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="error",  # who says what is no HTTP does not fill the log
+        log_level="error",  # a client that does not speak HTTP must not fill the log
         access_log=False,
         proxy_headers=False,
         server_header=False,

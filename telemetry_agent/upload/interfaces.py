@@ -99,6 +99,19 @@ class WireFormat:
     encode_report: EncodeReport | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UploadPolicy:
+    """How the uploader behaves: the config's ``[upload]``."""
+
+    max_batch: int = 1000
+    flush_every_s: float = 10.0
+    timeout_s: float = 30.0
+    live_first: bool = True
+    compression: CompressionSetting = "auto"
+    backoff_initial_s: float = 1.0
+    backoff_max_s: float = 120.0
+
+
 Heard = Callable[[Answer], bool]
 """Told each answer of a series in order; whether more requests should be sent."""
 

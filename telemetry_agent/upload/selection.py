@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 
 from telemetry_agent.model import Batch
-from telemetry_agent.upload.interfaces import BatchQueue, Pending
+from telemetry_agent.upload.interfaces import BatchQueue, Pending, UploadPolicy
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.refusals import AllRefused, Refusals
@@ -30,14 +30,11 @@ class Selection:
         sizing: Sizing,
         pace: Pace,
         keeper: StatusKeeper,
-        *,
-        max_batch: int,
-        flush_every_s: float,
-        live_first: bool,
+        policy: UploadPolicy,
         in_haste: Callable[[], bool],
         rng: random.Random,
     ) -> None:
-        """See ``Uploader`` and ``UploadPolicy``."""
+        """See ``Uploader``."""
         self.refusals = Refusals(leases, keeper, self._more_backlog, rng)
         self.attempted_s = float("-inf")
         """When the last attempt was made."""
@@ -48,9 +45,9 @@ class Selection:
         self._sizing = sizing
         self._pace = pace
         self._keeper = keeper
-        self._max_batch = max_batch
-        self._flush_every_s = flush_every_s
-        self._live_first = live_first
+        self._max_batch = policy.max_batch
+        self._flush_every_s = policy.flush_every_s
+        self._live_first = policy.live_first
         self._in_haste = in_haste
         self._backlog_from_s = 0.0
         self._probes = 0

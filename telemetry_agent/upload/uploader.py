@@ -28,7 +28,6 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
@@ -37,9 +36,9 @@ from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
     AlwaysReachable,
     BatchQueue,
-    CompressionSetting,
     Exchange,
     Reachability,
+    UploadPolicy,
     WireFormat,
 )
 from telemetry_agent.upload.leases import Leases
@@ -64,19 +63,6 @@ _STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
 _SILENCES_MAX = 5  # then it may be the fixes on which the server breaks off
 _SERIES_MAX = 200  # fixes that would come twice, were the agent killed before it noted the answers
-
-
-@dataclass(frozen=True, slots=True)
-class UploadPolicy:
-    """How the uploader behaves: the config's ``[upload]``."""
-
-    max_batch: int = 1000
-    flush_every_s: float = 10.0
-    timeout_s: float = 30.0
-    live_first: bool = True
-    compression: CompressionSetting = "auto"
-    backoff_initial_s: float = 1.0
-    backoff_max_s: float = 120.0
 
 
 class Uploader:
@@ -154,11 +140,9 @@ class Uploader:
             self._sizing,
             self._pace,
             self._keeper,
-            max_batch=policy.max_batch,
-            flush_every_s=policy.flush_every_s,
-            live_first=policy.live_first,
-            in_haste=in_haste,
-            rng=rng,
+            policy,
+            in_haste,
+            rng,
         )
         self._refusals = self._selection.refusals
         self._sender = Sender(

@@ -18,17 +18,20 @@ from zlib import crc32
 import apsw
 import pytest
 from ackqueue import damage
-from ackqueue.queue_parts import lease, put, seqs
+from ackqueue.queue_parts import fix_at, lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
 from telemetry_agent.ackqueue.file import schema
+from telemetry_agent.ackqueue.file.rows import encode
 from telemetry_agent.ackqueue.file.schema import UnusableError, connect
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.recovery import opening
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
-from telemetry_agent.ackqueue.row_states import Loaded, State
+from telemetry_agent.ackqueue.row_states import UNUSED, Loaded, RowState, State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
@@ -679,6 +682,17 @@ def test_it_says_so_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     damage.damage(path, damage.header)
     damage.recover(path)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_of_a_torn_commit_only_marks_that_follow_its_rows_count(path: Path) -> None:
+    store = Store(path, connect)
+    row = encode(30, 1, 3, "a", fix_at())
+    away = Span(20, 20, RowState(State.AWAY))
+    store.write(Changes(marks={20: away}))
+    opening._append(store, store.load(), [row], [Span(9, 20, UNUSED), Span(39, 42, UNUSED)])
+    assert list(store.load().marks) == [away, Span(21, 29, UNUSED)]
+    assert store.load().last == 30
+    store.close()
 
 
 def test_a_file_that_cannot_take_what_is_missing_in_it_is_set_aside(

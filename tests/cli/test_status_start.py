@@ -61,7 +61,7 @@ def test_it_finds_the_queue_where_the_config_says(
 def test_a_config_that_is_not_there_or_no_toml_is_said(tmp_path: Path) -> None:
     done = run_agent("status", "--config", str(tmp_path / "none.toml"))
     assert done.returncode == 78
-    assert "no config" in done.stderr
+    assert "does not exist" in done.stderr
     (tmp_path / "c.toml").write_text("nonsense")
     done = run_agent("status", "--config", str(tmp_path / "c.toml"))
     assert done.returncode == 78

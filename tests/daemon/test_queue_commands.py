@@ -48,6 +48,15 @@ def test_only_looking_at_counts_is_for_everybody(queue: AckQueue) -> None:
     assert public == {"queue stats"}
 
 
+def test_the_newest_are_told_whole(queue: AckQueue) -> None:
+    newest = told(queue, "queue newest", limit=2)
+    assert [fix["seq"] for fix in newest] == [10, 9]
+    assert newest[0]["lat"] == 48.1173
+    for limit in (None, -1, 10_000):
+        with pytest.raises(UsageError, match="limit"):
+            told(queue, "queue newest", limit=limit)
+
+
 def test_list_tells_name_time_state_and_reason(queue: AckQueue) -> None:
     assert told(queue, "queue list", state="ack_failed", limit=1) == [
         {

@@ -74,7 +74,7 @@ def fault(
 # The config
 
 
-@fault("config", "fail", "upload.timout is no key.*did you mean upload.timeout", "config check")
+@fault("config", "fail", "upload.timout is not a key.*did you mean upload.timeout", "config check")
 def a_misspelt_key(bench: Bench) -> None:
     bench.upload["timout"] = 3
 
@@ -89,6 +89,17 @@ def a_name_that_many_have(bench: Bench) -> None:
     bench.cleanup.enter_context(
         mock.patch.dict(os.environ, {"TELEMETRY_AGENT_DEVICE": "raspberrypi"})
     )
+
+
+@fault("config", "warn", "for the device raspberrypi", "as many others are.*set device =")
+def a_name_that_many_devices_share(bench: Bench) -> None:
+    bench.device = "raspberrypi"
+
+
+@fault("config", "warn", "for the device van-07", "TELEMETRY_AGENT_UPLOAD_URL")
+def a_variable_that_means_nothing(bench: Bench) -> None:
+    bench.cleanup.callback(os.environ.pop, "TELEMETRY_AGENT_UPLOAD_URL")
+    os.environ["TELEMETRY_AGENT_UPLOAD_URL"] = "http://x/"
 
 
 # The receiver
@@ -236,7 +247,7 @@ def a_receiver_without_a_date(bench: Bench) -> None:
     bench.plug_in(gga("120000.00"), gga("120001.00"))
 
 
-@fault("fix", "fail", "too long ago to be true", "week counter rolled over")
+@fault("fix", "fail", "too far in the past to be true", "week counter rolled over")
 def a_receiver_from_another_age(bench: Bench) -> None:
     bench.clock = Calendar(synchronised=False)
     bench.plug_in(rmc("120000.00", date="010180"), rmc("120001.00", date="010180"))
@@ -466,7 +477,7 @@ def plain_http_where_tls_was_meant(bench: Bench) -> None:
     bench.url = bench.serve(then=talks_first).replace("http", "https")
 
 
-@fault("tls", "fail", "does not answer", "speaks TLS on this port")
+@fault("tls", "fail", "does not answer", "this port speaks TLS")
 def a_server_that_never_shakes_hands(bench: Bench) -> None:
     bench.serve(then=hang(after_reading=False), tls=tls_server_context())
 

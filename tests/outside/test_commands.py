@@ -57,9 +57,9 @@ def test_the_version() -> None:
         (
             ["run", "--config", "nope.toml"],
             78,
-            "telemetry-agent: there is no config nope.toml: `telemetry-agent init",
+            "telemetry-agent: the config nope.toml does not exist: `telemetry-agent init",
         ),
-        (["queue", "stats", "--config", "nope.toml"], 78, "no config nope.toml"),
+        (["queue", "stats", "--config", "nope.toml"], 78, "the config nope.toml does not exist"),
         (["decode", "nope.nmea"], 74, "nope.nmea"),
         (["demo", "--for", "soon"], 2, "must be a duration such as"),
         (["receive", "--listen", "nonsense", "--db", "x.db"], 2, "--listen nonsense"),
@@ -77,7 +77,7 @@ def test_a_wrong_config_starts_nothing(tmp_path: Path) -> None:
     result = run_agent("run", "--config", str(config))
     assert result.returncode == 78
     assert result.stderr == (
-        "telemetry-agent: config: upload.timout is no key of the config; "
+        "telemetry-agent: config: upload.timout is not a key of the config; "
         f"did you mean upload.timeout? [{config}]\n"
     )
     assert not (tmp_path / "queue.db").exists()
@@ -164,7 +164,7 @@ def test_the_demo_of_a_recording_in_lines_alone(tmp_path: Path) -> None:
     result = run_agent("demo", "--replay", str(recording), "--no-page")
     assert (result.returncode, result.stderr) == (
         1,
-        f"telemetry-agent: no position came of it: telemetry-agent decode --stats {recording}\n",
+        f"telemetry-agent: no position in it: telemetry-agent decode --stats {recording}\n",
     )
 
 

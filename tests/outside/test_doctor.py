@@ -6,7 +6,7 @@ from pathlib import Path
 
 from misbehaving import Server, swallowed_syn
 from processes import run_agent
-from rig import simulated, started, write_config
+from rig import committed, simulated, started, write_config
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor.checks import NAMES
@@ -18,6 +18,7 @@ def test_beside_a_running_agent_it_asks_that(tmp_path: Path) -> None:
         with started(config) as daemon:
             server.wait_for(lambda s: bool(s.ledger))
             result = run_agent("doctor", "--config", str(config), "--json")
+            sent = run_agent("doctor", "--config", str(config), "--json", "--send")
             assert daemon.end() == 0
             assert not [line for line in daemon.err if "WARN" in line or "ERROR" in line]
     report = json.loads(result.stdout)
@@ -29,7 +30,11 @@ def test_beside_a_running_agent_it_asks_that(tmp_path: Path) -> None:
         assert found[name]["verdict"] == "pass", found
     assert found["delivery"]["said"].startswith("ok: last delivery")
     assert (result.returncode, report["verdict"]) in {(0, "warn"), (0, "pass")}
-    batches = [request.json for request in server.requests if request.method == "POST"]
+    by_name = {check["name"]: check for check in json.loads(sent.stdout)["checks"]}
+    assert by_name["answer"]["said"] == "200: a position was taken"
+    assert set(server.ledger) <= set(committed(tmp_path / "queue.db"))  # a name that exists
+    assert max(server.ledger.values()) == 2
+    batches = [json.loads(request.body) for request in server.requests if request.body[:1] == b"{"]
     # What it sent itself holds no position, and the stream is nobody's.
     assert sum(not batch["fixes"] and "agent" not in batch for batch in batches) == 1
 

@@ -87,7 +87,7 @@ def test_a_byte_order_mark_is_accepted_and_an_empty_config_called_empty(tmp_path
     nothing.write_bytes(b"")
     result = run_agent("config", "check", "--config", str(nothing))
     assert (result.returncode, result.stdout) == (78, "")
-    assert f"the config {nothing} is empty: `telemetry-agent init` makes one" in result.stderr
+    assert f"the config {nothing} is empty: `telemetry-agent init` writes one" in result.stderr
 
 
 def test_a_mistyped_command_gets_the_right_one(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_fatal_line_is_an_error_for_journald(tmp_path: Path) -> None:
         subprocess.run(
             [*AGENT, "run", "--config", str(nowhere)], stderr=log, env=environment(env), check=False
         )
-    assert (tmp_path / "log").read_text().startswith("<3>telemetry-agent: there is no config")
+    assert (tmp_path / "log").read_text().startswith("<3>telemetry-agent: the config ")
 
 
 def test_what_flaps_is_at_most_two_lines_a_minute(tmp_path: Path) -> None:

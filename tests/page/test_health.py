@@ -96,7 +96,11 @@ def test_the_worst_has_the_headline_the_title_and_the_icon(
             config.write_text(config.read_text() + "[upload2]\n")
         daemon = stack.enter_context(started(config, service))
         daemon.wait_for_line("the page is at")
-        env = {"EXPECTED": json.dumps({"tone": tone, "title": title, "cause": cause})}
+        env = {
+            "EXPECTED": json.dumps(
+                {"tone": tone, "title": title, "cause": cause, "name": case.replace(" ", "-")}
+            )
+        }
         with browsing("worst", f"http://127.0.0.1:{port}/", env) as browser:
             comes_true(browser)
 

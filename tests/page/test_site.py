@@ -8,6 +8,7 @@ import socket
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 from telemetry_agent.page import libraries, streams, task, viewer_connection
+from telemetry_agent.page.events import Doctor
 from telemetry_agent.page.libraries import STATIC
+from telemetry_agent.snapshot import Snapshot
 
 START_MS = 1_795_435_200_000
 TOKEN = "a-token-of-24-characters"
@@ -34,7 +37,13 @@ TOKEN = "a-token-of-24-characters"
 class Site:
     """An agent of which only the page runs."""
 
-    def __init__(self, folder: Path, upload: Mapping[str, Any] = {}, **page: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        upload: Mapping[str, Any] = {},
+        doctor: Doctor | None = None,
+        **page: Any,
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]
         settings = Settings(
@@ -44,7 +53,7 @@ class Site:
             upload=UploadSettings(**{"url": "http://127.0.0.1:9/", **upload}),
             page=PageSettings(**{"listen": ("127.0.0.1", self.port), **page}),
         )
-        self.agent = Agent(settings, Clock())
+        self.agent = Agent(settings, Clock(), doctor=doctor)
         self.queue = self.agent.queue
         self.origin = f"http://127.0.0.1:{self.port}"
 
@@ -94,8 +103,10 @@ class Site:
 
 
 @contextlib.contextmanager
-def served(folder: Path, upload: Mapping[str, Any] = {}, **page: Any) -> Iterator[Site]:
-    site = Site(folder, upload, **page)
+def served(
+    folder: Path, upload: Mapping[str, Any] = {}, doctor: Doctor | None = None, **page: Any
+) -> Iterator[Site]:
+    site = Site(folder, upload, doctor, **page)
     site.agent.page.start()
     try:
         for _ in range(500):
@@ -257,6 +268,41 @@ def test_a_third_export_waits_for_one_of_two(site: Site, monkeypatch: pytest.Mon
     assert len(body.splitlines()) == 1
 
 
+class SlowDoctor:
+    """Its check ends when it may."""
+
+    def __init__(self) -> None:
+        self.checks = 0
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def findings(self, state: Snapshot, queue_path: Path) -> list[dict[str, Any]]:
+        return []
+
+    def check(self) -> dict[str, Any]:
+        self.checks += 1
+        self.began.set()
+        assert self.may_end.wait(20)
+        return {"verdict": "pass", "checks": []}
+
+
+def test_whoever_asks_for_a_check_meanwhile_gets_the_result_of_the_one_that_runs(
+    tmp_path: Path,
+) -> None:
+    doctor = SlowDoctor()
+    with served(tmp_path, doctor=doctor) as site, ThreadPoolExecutor(3) as askers:
+        answers = [askers.submit(site.ask, "/check", {}) for _ in range(3)]
+        assert doctor.began.wait(20)
+        assert site.ask("/history")[0].status == 200  # nobody waits for it
+        server = site.agent.page.task._server
+        assert server
+        while len(server._state.tasks) < 3:
+            assert not any(answer.done() for answer in answers)
+        doctor.may_end.set()
+        for answer in answers:
+            assert answer.result(20)[1] == b'{"verdict":"pass","checks":[]}'
+    assert doctor.checks == 1
+
+
 def test_a_disk_that_cannot_be_read_is_told(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -269,7 +315,7 @@ def test_a_disk_that_cannot_be_read_is_told(
     assert (answer.status, text) == (409, b"cannot read the queue: it is damaged")
     with caplog.at_level(logging.WARNING), pytest.raises(http.client.IncompleteRead):
         site.ask("/export/gpx")
-    assert "broke off what it sent: cannot read the queue: it is damaged" in caplog.text
+    assert "broke off an answer: cannot read the queue: it is damaged" in caplog.text
     assert "Traceback" not in caplog.text
 
 
@@ -402,10 +448,11 @@ def test_a_port_in_use_is_said_once_and_tried_again(
 
 def test_too_many_viewers_are_told_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "VIEWERS", 2)
+    monkeypatch.setattr("telemetry_agent.page.site.VIEWERS", 2)
     with site.events() as one, site.events() as two:
         assert next(one)[0] == next(two)[0] == "hello"
         answer, text = site.ask("/events")
-        assert (answer.status, text) == (503, b"Too many look at once: close another window.")
+        assert (answer.status, text) == (503, b"Too many viewers (limit 2): close another window.")
 
 
 def test_connections_are_bounded_and_idle_ones_end(

@@ -217,7 +217,7 @@ def deliver(url: str, folder: Path, backlog: Path, balancer: Balancer) -> list[d
     for file in backlog.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
-    upload = {"format": "clickhouse", "timeout": "30s"}
+    upload = {"format": "clickhouse", "timeout": "30s", "max_batch": FIXES // 10}
     config = write_config(folder, "/dev/none", f"{url}/?database=gps", upload=upload)
     with started(config) as agent:
         assert balancer.stored_sixth.wait(60)

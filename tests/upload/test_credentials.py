@@ -224,7 +224,7 @@ def test_basic_authentication(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"\n", "is empty"),
         (b"my secret", "must hold a token: ASCII without spaces"),
-        (b"my\nsecret", "must hold one line of printable characters"),
+        (b"my\nsecret", "must contain one line of printable characters"),
         ("gehäim-secret".encode(), "must hold a token"),
         (b"secret\xff", "is not text"),
     ],

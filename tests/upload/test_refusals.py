@@ -16,8 +16,9 @@ from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import UploadPolicy
 from telemetry_agent.upload.upload_status import StatusKeeper
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 NOW_MS = 1764426119000
 DAY_MS = 86_400_000

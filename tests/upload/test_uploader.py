@@ -36,8 +36,13 @@ from telemetry_agent.tasks import Beat, Stop, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import CompressionSetting, FormatName, WireFormat
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.interfaces import (
+    CompressionSetting,
+    FormatName,
+    UploadPolicy,
+    WireFormat,
+)
+from telemetry_agent.upload.uploader import Uploader
 
 FIX = Fix(1764426119000, 48_117300000, 11_516667000)
 BACKOFF_MAX_S = UploadPolicy().backoff_max_s

@@ -17,7 +17,8 @@ from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.uploader import Uploader, UploadPolicy
+from telemetry_agent.upload.interfaces import UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 REFUSALS = {"400": 400, "413": 413, "422": 422, "500": 500}
 OTHERS = {"401": 401, "404": 404, "429": 429, "503": 503}

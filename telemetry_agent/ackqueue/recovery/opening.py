@@ -56,15 +56,15 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
     if reason is None:
         try:
-            return _open_whole(path, connect, noted, tail, end_is_lost)
+            return _completed(path, connect, noted, tail, end_is_lost=end_is_lost)
         except UnusableError as error:  # also where only a write finds the damaged page
             reason = str(error)
     say_set_aside(reason, set_aside_files.move_away(path))
-    return _open_whole(path, connect, noted, Tail([], [], []), end_is_lost)
+    return _completed(path, connect, noted, Tail([], [], []), end_is_lost=end_is_lost)
 
 
-def _open_whole(
-    path: Path, connect: Connect, noted: Note | None, tail: Tail, end_is_lost: bool
+def _completed(
+    path: Path, connect: Connect, noted: Note | None, tail: Tail, *, end_is_lost: bool
 ) -> tuple[Store, Loaded]:
     """Open the file and enter what it does not know: the tail of its log, and what is lost."""
     store, loaded = _open(path, connect)
@@ -268,10 +268,13 @@ def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[Row
     )
     numbers = [loaded.last, *(row[0] for row in rows)]
     between = [Span(lo + 1, hi - 1, UNUSED) for lo, hi in pairwise(numbers) if hi > lo + 1]
+    # Only a mark that follows the last row counts. Behind rows that are not found it would say that
+    # they should be there, and one before these rows can end what is still away.
+    after = [span for span in unused if span.lo == numbers[-1] + 1]
     streams = Streams(loaded.streams, loaded.marks)
     for row in rows:
         streams.begin(row[0], row[STREAM], row[SEQ])
-    _write(store, loaded, [*unused, *between], rows, streams.take_changes())
+    _write(store, loaded, [*after, *between], rows, streams.take_changes())
 
 
 def _noted(loaded: Loaded, noted: Note | None) -> dict[int, StreamRun | None]:

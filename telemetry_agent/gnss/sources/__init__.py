@@ -1,8 +1,8 @@
 """Where a receiver's bytes come from: serial ports, gpsd, the network, recordings.
 
 A source belongs to one thread, which opens, reads and closes it. Other threads may only call
-``cancel``. After a ``SourceError`` from ``read`` the owner closes the source and may open it again:
-that finds the receiver by its name, even if its device node has changed.
+``cancel``. After a ``SourceError`` from ``read`` the owner closes the source and may open it again,
+which finds the receiver by its name even if its device node has changed.
 """
 
 from typing import Protocol
@@ -28,25 +28,25 @@ class Source(Protocol):
 
     @property
     def baud(self) -> int | None:
-        """The speed of the serial line; ``None`` where there is none, or it is not known yet."""
+        """The baud rate of a serial line; ``None``: no serial line, or not known yet."""
 
     @property
     def live(self) -> bool:
-        """Whether its positions are current; those of a recording are not."""
+        """Whether its positions are current, unlike those of a recording."""
 
     def open(self) -> None:
         """Open the device or connection.
 
         Raises:
-            SourceError: it cannot be opened; says why and what to do. ``BusyError`` where
-                another program has it.
+            SourceError: it cannot be opened; says why and what to do. ``BusyError`` if another
+                program has it.
         """
 
     def read(self, timeout_s: float) -> bytes:
-        """Return what has arrived, as soon as there is anything.
+        """Return the bytes that have arrived, as soon as there are any.
 
         Returns:
-            ``b""`` when nothing arrived within ``timeout_s``, or when the read was cancelled.
+            ``b""`` if no bytes arrived within ``timeout_s``, or the read was cancelled.
 
         Raises:
             SourceError: the receiver went away.
@@ -54,7 +54,7 @@ class Source(Protocol):
         """
 
     def cancel(self) -> None:
-        """End the blocked open or read, or else the next one, at once. From any thread."""
+        """End the blocked open or read at once, or else the next one. Any thread may call."""
 
     def close(self) -> None:
         """Free the device for others. Idempotent."""

@@ -1,8 +1,8 @@
 """``source = "auto"``: finds the receiver without opening any other device.
 
-A gpsd that has a receiver comes first, because it does not release it; its ports are not tried.
-Then come the known receivers, in the order of ``find_receivers``. A candidate that was opened and
-sent no data goes to the end of the list: a modem is better than a receiver without power, and any
+A gpsd with a receiver comes first, because it does not release it; its ports are not tried. Then
+come the known receivers, in the order of ``find_receivers``. A candidate that was opened and sent
+no data moves to the end of the list: a modem is better than a receiver without power, and any
 receiver is better than a gpsd that only has an AIS receiver.
 """
 
@@ -29,7 +29,7 @@ class AutoSource:
     Args:
         open_port: makes the source for a port.
         find: lists the serial ports of this machine.
-        gpsd_devices: lists the receivers that the gpsd of this machine has.
+        gpsd_devices: lists the receivers of this machine's gpsd.
         gpsd_source: reads from that gpsd.
     """
 
@@ -54,17 +54,17 @@ class AutoSource:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         return self._source.name if self._source else "the receiver"
 
     @property
     def baud(self) -> int | None:
-        """See ``Source.baud``: of what is open."""
+        """See ``Source.baud``: of the open source."""
         return self._source.baud if self._source else None
 
     @property
     def rejected(self) -> Counter[str]:
-        """What was not as it should be in gpsd's reports, by name."""
+        """The invalid values in gpsd's reports, by name."""
         rejected: Counter[str] | None = getattr(self._gpsd, "rejected", None)
         return Counter() if rejected is None else rejected
 
@@ -129,14 +129,14 @@ class AutoSource:
         return self._mute.index(path) + 1 if path in self._mute else 0
 
     def _say(self, text: str) -> None:
-        # Only once: two ports without data are tried in turn all day.
+        # Only once: two ports without data are tried in turn for days.
         if text not in self._said:
             self._said.add(text)
             _log.info("%s", text)
 
 
 def _left_out(found: Iterable[Candidate], failed: Mapping[Path, SourceError]) -> str:
-    """Which ports were found and are not used, and how to use them."""
+    """Which ports were found but not used, and how to use them."""
     said = [str(failed[_GPSD])] if _GPSD in failed else []
     for port in found:
         if port.path in failed:

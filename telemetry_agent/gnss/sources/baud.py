@@ -1,8 +1,8 @@
 """Detects the speed of a serial line by the bytes that arrive.
 
 A speed is right when a whole sentence or binary frame arrives: both have a checksum. It is wrong
-as soon as most bytes are not text: then there is no need to wait for more. A pause means nothing,
-because most receivers send once a second and are silent in between.
+as soon as most bytes are not text. A pause shows nothing, because most receivers send once a second
+and are silent in between.
 """
 
 import json
@@ -54,7 +54,7 @@ def in_order(known: int | None) -> Iterator[int]:
 
 
 class BaudMemory:
-    """The speed that worked for each receiver, in a file that may vanish at any time.
+    """The speed that worked for each receiver, in a file that may disappear at any time.
 
     Args:
         path: the file, in a folder that survives a restart; ``None``: remember nothing.
@@ -78,7 +78,7 @@ class BaudMemory:
             new.write_text(json.dumps(self._known))
             new.replace(self._path)
         except OSError as error:
-            # The next start detects the speed again: that costs seconds.
+            # The next start detects the speed again, which takes seconds.
             _log.debug("cannot remember the baud rate in %s: %s", self._path, error)
 
     def _load(self) -> dict[str, int]:

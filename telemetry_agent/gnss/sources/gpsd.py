@@ -1,19 +1,19 @@
 """A receiver that gpsd has.
 
-Theory of operation. gpsd is asked for two things at once. ``raw`` passes on the sentences that a
-receiver sends, as they are: decoding them ourselves gives the very fixes that the receiver on our
-own port would give, with nothing that gpsd derives by itself (speeds, geoid heights). A receiver
-that speaks a binary protocol has no sentences; then gpsd's reports count (TPV, SKY, GST), written
-as the sentences that a receiver would send, digit for digit. So both go through the one decoder,
-with the one set of rules for epochs, dates and validity.
+Theory of operation. gpsd is asked for two things at once. ``raw`` passes on the sentences of a
+receiver unchanged: decoding them here gives the same fixes as the receiver on a port of its own,
+without what gpsd derives by itself (speeds, geoid heights). A receiver with a binary protocol has
+no sentences; then gpsd's reports count (TPV, SKY, GST), written as the sentences that a receiver
+would send, digit for digit. So both go through one decoder, with one set of rules for epochs, dates
+and validity.
 
-gpsd reports a position after the sentence that brought it. Reports therefore count only after two
-epochs of reports between which no position sentence came. It reports one time more than once, as it
-learns more of it; each time another talker of satellite systems speaks, since the same one would be
-a receiver that repeats its cycle.
+gpsd reports a position after the sentence that brought it. So reports count only after two epochs
+of reports without a position sentence between them. gpsd reports one time more than once, as it
+learns more about it; each report gets another talker of satellite systems, because the same talker
+would look like a receiver that repeats its cycle.
 
-Other programs speak gpsd's protocol as well, and write null, NaN or texts where a number belongs.
-What is not as it should be is unknown, and counted under its name.
+Other programs use gpsd's protocol too, and send null, NaN or texts in place of numbers. An invalid
+value is unknown, and counted under its name.
 """
 
 import itertools
@@ -40,22 +40,22 @@ _SATELLITES = 12  # places in a GSA
 # gpsd's "status" -> the quality indicator of GGA.
 _QUALITY = {2: 2, 3: 4, 4: 5, 5: 6, 6: 6, 7: 7, 8: 8, 9: 3}
 _TALKERS = ("GN", "GP", "GL", "GA", "GB", "GQ", "GI")
-_LARGEST = 1e12  # of any quantity; what is larger is none
-_FIRST_YEAR, _LAST_YEAR = 1969, 2068  # what two digits say
+_LARGEST = 1e12  # of any quantity; a larger one is invalid
+_FIRST_YEAR, _LAST_YEAR = 1969, 2068  # the range of two digits
 
 
 class Reports:
-    """What gpsd sends -> what the receiver says, or would say if it spoke NMEA.
+    """Lines of gpsd -> sentences of the receiver, or those that it would send with NMEA.
 
     Args:
-        rejected: counts ``gpsd-json`` (lines that are no JSON object), and ``gpsd-lat`` and the
-            like for each value that is missing where it is needed, or none that it can be.
+        rejected: counts ``gpsd-json`` (lines without a JSON object), and ``gpsd-lat`` and the like
+            for each needed value that is missing or invalid.
     """
 
     def __init__(self, rejected: Counter[str] | None = None) -> None:
         self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.devices: list[str] | None = None
-        """The receivers that gpsd has; None before it has told."""
+        """The receivers that gpsd has; None before it has answered."""
         self._tail = b""
         self._epochs = 1  # of reports since the last position sentence, as if one had been missed
         self._time: object = None
@@ -63,7 +63,7 @@ class Reports:
         self._talker = ""
 
     def feed(self, data: bytes) -> bytes:
-        """The sentences in, or made of, the lines that ``data`` completes."""
+        """The sentences in the lines that ``data`` completes, or made from them."""
         *lines, tail = (self._tail + data).split(b"\n")
         self._tail = tail[-_LONGEST_LINE:]
         said = b""
@@ -107,18 +107,18 @@ class Reports:
 
 
 class _Report:
-    """One JSON object. What is asked for and is not as it should be is None, and counted."""
+    """One JSON object. A requested value that is invalid is None, and counted."""
 
     def __init__(self, values: Mapping[str, object], rejected: Counter[str]) -> None:
         self._values = values
         self._rejected = rejected
 
     def number(self, name: str, least: float = -_LARGEST, most: float = _LARGEST) -> float | None:
-        """A number in these bounds; that there is none is not counted."""
+        """A number in these bounds; a missing one is not counted."""
         return self.needed(name, least, most) if name in self._values else None
 
     def needed(self, name: str, least: float, most: float) -> float | None:
-        """A number in these bounds; it is counted if there is none."""
+        """A number in these bounds; a missing one is counted."""
         value = self._values.get(name)
         if (
             isinstance(value, int | float)
@@ -130,7 +130,7 @@ class _Report:
         return None
 
     def integer(self, name: str, least: int, most: int) -> int | None:
-        """The same, whole."""
+        """As ``needed``, an integer."""
         number = self.needed(name, least, most)
         if number is None or number == int(number):
             return None if number is None else int(number)
@@ -138,7 +138,7 @@ class _Report:
         return None
 
     def integer_or(self, default: int, name: str, most: int) -> int:
-        """The same, where it may be missing."""
+        """As ``integer``, with a default if it is missing."""
         number = self.integer(name, 0, most) if name in self._values else None
         return default if number is None else number
 
@@ -148,7 +148,7 @@ class _Report:
         return "" if number is None else f"{number * factor:.6f}"
 
     def path(self) -> Iterator[str]:
-        """That of a device."""
+        """The path of a device, if it has one."""
         path = self._values.get("path")
         if isinstance(path, str):
             yield path
@@ -175,7 +175,7 @@ class _Report:
                 self._reject(name)
 
     def time(self) -> tuple[str, str]:
-        """hhmmss.sss and ddmmyy; empty where there is none."""
+        """hhmmss.sss and ddmmyy; empty without a time."""
         if "time" not in self._values:
             return "", ""
         try:
@@ -196,17 +196,17 @@ class _Report:
 class GpsdSource(TcpSource):
     """Follows one receiver of the gpsd at ``host:port``: the first that gpsd names.
 
-    One that says nothing while it is followed gives way to the next: it may be an AIS, and gpsd
-    does not say so.
+    If it sends no data (it may be an AIS receiver, which gpsd does not report), the next one is
+    followed.
     """
 
     def __init__(self, host: str, port: int = PORT, *, clock: Clock | None = None) -> None:
         super().__init__(host, port, clock=clock, name=f"gpsd://{host}:{port}")
         self.rejected: Counter[str] = Counter()
-        """What was not as it should be in gpsd's reports, by name."""
+        """The invalid values in gpsd's reports, by name."""
         self._reports = Reports(self.rejected)
         self._followed: str | None = None
-        self._mute = 0  # how many were followed in vain
+        self._mute = 0  # receivers that were followed and sent no data
         self._has_said = False
 
     def open(self) -> None:
@@ -229,7 +229,7 @@ class GpsdSource(TcpSource):
                 "`sudo gpsdctl add /dev/…`, or name it in /etc/default/gpsd",
             )
         if devices and self._followed is None:
-            # Sentences do not say of which receiver they are, so gpsd is asked for those of one.
+            # Sentences do not name their receiver, so gpsd is asked for those of one receiver.
             self._followed = devices[self._mute % len(devices)]
             watch = {"enable": True, "json": True, "raw": 1, "device": self._followed}
             self.request(f"?WATCH={json.dumps(watch)};\n".encode())
@@ -240,14 +240,14 @@ class GpsdSource(TcpSource):
         """See ``Source.advice``."""
         if state == "silent":
             return Advice(
-                f"gpsd has {self._followed or 'a receiver'} and hears nothing from it",
+                f"gpsd has {self._followed or 'a receiver'} and gets no data from it",
                 "check the receiver's wiring and power (`gpsmon` shows what gpsd gets)",
             )
         return super().advice(state, heard)
 
 
 def devices(host: str = "localhost", port: int = PORT, *, clock: Clock | None = None) -> list[str]:
-    """The receivers that gpsd has; none where there is no gpsd, or it does not answer."""
+    """The receivers that gpsd has; empty without a gpsd, or if it does not answer."""
     clock = clock or Clock()
     source, reports = TcpSource(host, port, clock=clock), Reports()
     with closing(source):
@@ -272,9 +272,9 @@ def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
         return
     lat, lon = tpv.needed("lat", -90, 90), tpv.needed("lon", -180, 180)
     if lat is None or lon is None:
-        return  # gpsd has not heard the whole epoch yet
+        return  # gpsd does not have the whole epoch yet
     quality = _QUALITY.get(tpv.integer_or(1, "status", 9), 1)
-    # "alt" is what gpsd before 3.20 called it.
+    # gpsd before 3.20 called it "alt".
     alt = tpv.text("altMSL") or tpv.text("alt")
     knots = tpv.text("speed", 1 / _M_S_PER_KNOT)
     place = f"{_angle(lat, 2, 'NS')},{_angle(lon, 3, 'EW')}"

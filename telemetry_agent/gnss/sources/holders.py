@@ -1,9 +1,9 @@
 """Which process uses a serial port, and how to free it.
 
-Opening a port that another program reads would split the bytes between the two, and not every
-program locks its port: a login console does not. So /proc is searched before the port is opened.
-Without root only the files of the same user are visible, and in a sandboxed service no other
-process is. Command lines, locks and systemd's units still show some users of a port.
+Opening a port that another program reads would split the bytes between the two, and some programs
+do not lock their port, such as a login console. So /proc is searched before the port is opened.
+Without root only the files of the same user are visible, and a sandboxed service sees no other
+process. Command lines, locks and systemd's units still show some users of a port.
 """
 
 import os

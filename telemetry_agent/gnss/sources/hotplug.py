@@ -1,7 +1,7 @@
 """Notices serial ports that are plugged in, by the messages of the kernel and udev.
 
 Each port causes two messages: the kernel's when its node exists, and udev's when its stable name
-and its group exist. Each only means "look again", so it does not matter who sent it.
+and its group exist. Both only mean "look again".
 """
 
 import logging
@@ -39,7 +39,7 @@ class Hotplug:
 
     Args:
         ring: called after each arrival, in the task's thread.
-        listen: makes the listener. Without it the reader still tries again by itself.
+        listen: makes the listener. Without one the reader still tries again by itself.
     """
 
     name = "hotplug"

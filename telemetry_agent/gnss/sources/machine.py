@@ -3,10 +3,9 @@
 A port is judged only by what the kernel reports, never by opening it: opening raises DTR, which
 resets an Arduino and may start other machines. The module knows the USB ids of receivers, the one
 interface of an LTE modem that carries NMEA, and the header UART of a Raspberry Pi. Bridges that
-hide the device behind them (FTDI, CH34x, CP210x, PL2303) are found too; the user has to choose
-them by name.
+hide their device (FTDI, CH34x, CP210x, PL2303) are found too; the user has to choose them by name.
 
-Everything is read below ``root``, so that tests can make up a machine.
+All files are read below ``root``, so that tests can provide a machine.
 """
 
 from collections.abc import Iterator
@@ -30,9 +29,9 @@ class Candidate:
     device: Path
     """The node, such as /dev/ttyACM0."""
     kind: Kind
-    """``unknown``: only the user knows what is connected."""
+    """``unknown``: only the user knows which device is connected."""
     label: str
-    """What it is, for people: "u-blox 7"."""
+    """Its name for the user, such as "u-blox 7"."""
     blocked: str | None = None
     """Why it cannot be used now, and what to do."""
 
@@ -118,7 +117,7 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
 
 
 def _judge(ids: tuple[int, int], interface: int, says: str) -> tuple[Kind, str] | None:
-    """What a USB port is; ``None`` if it is certainly not a receiver's."""
+    """Kind and label of a USB port; ``None``: certainly not a receiver's."""
     if ids in RECEIVERS:
         return "receiver", RECEIVERS[ids]
     if ids in MODEMS:

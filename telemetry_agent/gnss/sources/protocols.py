@@ -12,7 +12,7 @@ from telemetry_agent.gnss.framing import has_unchecked
 
 
 def protocol(data: bytes) -> str | None:
-    """UBX, SiRF, SkyTraq or CASIC, if ``data`` contains a whole frame of it."""
+    """UBX, SiRF, SkyTraq or CASIC if ``data`` contains a whole frame; else None."""
     for name, (header, is_frame) in _PROTOCOLS.items():
         at = data.find(header)
         while at >= 0:
@@ -23,7 +23,7 @@ def protocol(data: bytes) -> str | None:
 
 
 def unreadable(data: bytes) -> Literal["binary", "no-checksum", "wrong-baud"]:
-    """What it is that holds no valid sentence."""
+    """Why ``data`` has no valid sentence."""
     if protocol(data) is not None:
         return "binary"
     return "no-checksum" if has_unchecked(data) else "wrong-baud"
@@ -62,7 +62,7 @@ def _is_skytraq(frame: bytes) -> bool:
 def _is_casic(frame: bytes) -> bool:
     end = 6 + int.from_bytes(frame[2:4], "little")
     words = [int.from_bytes(frame[at : at + 4], "little") for at in range(6, end, 4)]
-    # Length, class and id are two words of 16 bits, which count as one of 32.
+    # Length, class and id are two words of 16 bits that count as one of 32.
     checksum = sum(words) + int.from_bytes(frame[2:6], "little") & 0xFFFFFFFF
     return len(frame) >= end + 4 and frame[end : end + 4] == checksum.to_bytes(4, "little")
 

@@ -1,4 +1,4 @@
-"""A recorded file in place of a receiver, for trying things out."""
+"""A recorded file in place of a receiver."""
 
 import stat
 from pathlib import Path
@@ -12,9 +12,9 @@ _CHUNK_BYTES = 4096
 
 
 class ReplaySource:
-    """Reads a file from its beginning to its end, as fast as it is asked to.
+    """Reads a file from its beginning to its end, as fast as the caller reads.
 
-    It keeps no place in the file: a restart replays it, and its fixes are new ones.
+    It does not remember its place in the file: a restart replays it, and its fixes are new.
     """
 
     baud = None
@@ -28,7 +28,7 @@ class ReplaySource:
     def open(self) -> None:
         """See ``Source.open``."""
         try:
-            # Opening a pipe would wait for its writer, and nothing could end that wait.
+            # Opening a pipe would wait for its writer, and no caller could end that wait.
             if not stat.S_ISREG(self._path.stat().st_mode):
                 raise SourceError(f"{self.name} is not a file", "file:// replays a recorded one")
             self._file = self._path.open("rb")
@@ -37,7 +37,7 @@ class ReplaySource:
                 f"{self.name} cannot be replayed: {error.strerror}", "check gps.source"
             ) from error
 
-    def read(self, timeout_s: float) -> bytes:  # noqa: ARG002 - a file never keeps us waiting
+    def read(self, timeout_s: float) -> bytes:  # noqa: ARG002 - a file does not block
         """See ``Source.read``."""
         if self._file is None:
             raise SourceError(f"{self.name} is not open")
@@ -60,4 +60,4 @@ class ReplaySource:
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:  # noqa: ARG002
         """See ``Source.advice``."""
-        return Advice(f"what {self.name} holds is not NMEA", "file:// replays what a receiver sent")
+        return Advice(f"{self.name} does not contain NMEA", "file:// replays what a receiver sent")

@@ -1,7 +1,7 @@
 """A receiver on a serial port; the only importer of pyserial.
 
 The port is opened by the name in the config. Names such as ``/dev/serial/by-id/…`` are links that
-may point to another node after the cable was pulled, so each open follows the link again.
+may point to another node after the cable was unplugged, so each open follows the link again.
 """
 
 import contextlib
@@ -40,12 +40,12 @@ class _Port(serial.Serial):
 
 
 class SerialSource:
-    """Reads a serial port, and keeps other programs from opening it.
+    """Reads a serial port and keeps other programs from opening it.
 
     Args:
         path: the port, or a link to it.
         baud: its speed; ``None``: detect it at each open.
-        commands: sent after each open, and when the receiver says that it has started.
+        commands: sent after each open, and when the receiver reports a start.
         memory: the speeds that worked before.
         clock: limits the detection of the speed.
         root: where the machine's /proc and /sys are.
@@ -65,7 +65,7 @@ class SerialSource:
     ) -> None:
         self.name = str(path)
         self.baud = baud
-        """The line's speed; None while it is not known."""
+        """The line's baud rate; None: not known yet."""
         self._path = path
         self._fixed = baud is not None
         self._memory = memory or BaudMemory()
@@ -75,13 +75,13 @@ class SerialSource:
         self._held = b""  # read while the speed was detected
         self._port: _Port | None = None
         self._cancelled = False
-        self._guard = threading.Lock()  # so that cancel never meets a port that is half closed
+        self._guard = threading.Lock()  # so that ``cancel`` never uses a half closed port
 
     def open(self) -> None:
         """See ``Source.open``. Changes only speed, framing and raw mode of the line.
 
-        An unknown speed is detected: that takes seconds, or no time if the speed that worked before
-        still does. If no speed is right, the most likely one stays set.
+        Detecting an unknown speed takes seconds, unless the speed that worked before is still
+        right. If no speed is right, the most likely one stays set.
         """
         self._open()
         try:
@@ -121,8 +121,8 @@ class SerialSource:
             port, self._port = self._port, None
         self._held = b""
         if port is not None:
-            # A pty outlives its last user, and would stay exclusive. Where this fails, the device
-            # is gone, and the mode with it.
+            # A pty outlives its last user and would stay exclusive. If this fails, the device is
+            # gone, and its mode with it.
             with contextlib.suppress(OSError):
                 fcntl.ioctl(port.fileno(), termios.TIOCNXCL)
             port.close()
@@ -161,7 +161,7 @@ class SerialSource:
                 self._memory[self.name] = baud
                 return baud
             silent += not trial.heard
-            # A line without any data does not show its speed.
+            # A line without data does not show its speed.
             if self._cancelled or silent == _SILENT_TRIALS:
                 break
             termios.tcflush(port.fileno(), termios.TCIFLUSH)

@@ -178,7 +178,7 @@ export class TrackMap {
     const bounds = this.#bounds();
     if (!bounds) return;
     const size = this.map.getSize();
-    const [left, top, right, bottom] = size.x > 600 ? [48, 84, 150, 84] : [40, 84, 72, 92];
+    const [left, top, right, bottom] = innerWidth > 900 ? [48, 84, 150, 84] : [40, 84, 72, 92];
     const first = !this.fitted;
     const pixels = [bounds.getNorthWest(), bounds.getSouthEast()].map((corner) =>
       this.map.latLngToContainerPoint(corner),

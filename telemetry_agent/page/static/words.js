@@ -203,7 +203,10 @@ function subject({ name }, { receiver, queue }) {
 
 /** @param {Finding} finding */
 const sentence = ({ said, remedy }) =>
-  `${said[0].toUpperCase()}${said.slice(1)}.${remedy ? ` To do: ${remedy}.` : ""}`;
+  ended(said[0].toUpperCase() + said.slice(1)) + (remedy ? ended(` To do: ${remedy}`) : "");
+
+/** A sentence with its point; a question keeps its mark. */
+const ended = (text) => (/[.?!]$/.test(text) ? text : `${text}.`);
 
 const LOST = {
   memory: "while the disk refused them",

@@ -13,7 +13,7 @@ from telemetry_agent.config import effective, loader, subprocess_loader
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.errors import ConfigError, ResourceError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MINIMAL = """
 device = "van-07"
 [gps]
@@ -60,7 +60,7 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("timout = 3", "upload.timout is no key of the config; did you mean upload.timeout?"),
+        ("timout = 3", "upload.timout is not a key of the config; did you mean upload.timeout?"),
         ('timeout = "soon"', "upload.timeout = 'soon': must be a duration such as"),
         ("timeout = 0", "upload.timeout = 0: must be longer than 0"),
         ("timeout = true", "upload.timeout = True: must be a duration"),
@@ -103,7 +103,11 @@ def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
         ('source = "/dev/ttyACM0"', 'source = "ttyACM0"', "gps.source = 'ttyACM0': must be auto"),
         ('device = "van-07"', 'device = "{host}"', "{host} is not one of {hostname}, {serial}"),
         ("http://127.0.0.1:8080/v1/fixes", "ftp://x", "must be a URL such as https://"),
-        ("http://127.0.0.1:8080/v1/fixes", "http://me:pw@x/", "must hold no user name or password"),
+        (
+            "http://127.0.0.1:8080/v1/fixes",
+            "http://me:pw@x/",
+            "must not contain a user name or password",
+        ),
         ("http://127.0.0.1:8080/v1/fixes", "http://x:99999/", "must be a URL: Port out of range"),
         ("[gps]", "[gps", "is not valid TOML"),
     ],
@@ -202,14 +206,14 @@ def test_commands_need_a_way_to_the_receiver(tmp_path: Path) -> None:
     )
     with pytest.raises(
         ConfigError,
-        match=r"gps\.on_connect = \['\$PMTK220,200'\]: .*udp://:10110: leave it empty \[/",
+        match=r"gps\.on_connect = .*udp://:10110 cannot pass commands .*: leave it empty \[/",
     ):
         loader.load(write(tmp_path / "c.toml", text))
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"there is no config .*nope.toml: `telemetry-agent init --"
+        ConfigError, match=r"the config .*nope.toml does not exist: `telemetry-agent init --"
     ):
         loader.load(tmp_path / "nope.toml")
 
@@ -255,8 +259,12 @@ def test_layers_and_where_each_value_came_from(
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("TELEMETRY_AGENT_UPLAOD__URL", "x", "TELEMETRY_AGENT_UPLAOD__URL names no key"),
-        ("TELEMETRY_AGENT_UPLOAD__TIMEOT", "3", "upload.timeot is no key"),
+        (
+            "TELEMETRY_AGENT_UPLAOD__URL",
+            "x",
+            "TELEMETRY_AGENT_UPLAOD__URL is not a key of the config",
+        ),
+        ("TELEMETRY_AGENT_UPLOAD__TIMEOT", "3", "upload.timeot is not a key"),
         ("TELEMETRY_AGENT_UPLOAD__TIMEOUT", "x", "upload.timeout = 'x': must be a duration"),
     ],
 )
@@ -322,13 +330,13 @@ def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> l
         ('client_key = "/k"', "upload.client_cert is missing, upload.client_key is set"),
         ('username = "a:b"', "upload.username must be printable, without a colon"),
         ('headers = {Host = "geheim"}', "upload.headers: Host is set by the agent itself"),
-        ('headers = {"X Y" = "geheim"}', "'X Y' is no name of a header"),
+        ('headers = {"X Y" = "geheim"}', "'X Y' is not a header name"),
         ('headers = {X = "geheim\\nY: geheim"}', "X must be printable"),
-        ('headers = {X = "a", x = "geheim"}', "each header may be there once"),
+        ('headers = {X = "a", x = "geheim"}', "a header may be given only once"),
         ("headers = {X = 3}", "upload.headers.X: must be a valid string"),
         ('proxy = "https://p:1"', "upload.proxy = 'https://p:1': must be http://HOST:PORT"),
         ('proxy = "http://p:1/x"', "must be http://HOST:PORT"),
-        ('proxy = "http://me:geheim@p:1"', "must hold no password"),
+        ('proxy = "http://me:geheim@p:1"', "must not contain a password"),
         ('proxy = "http://me@p:1"', "belong together"),
         ('proxy_password_file = "/p"', "belong together"),
     ],
@@ -393,7 +401,7 @@ def test_what_is_shown_holds_no_secret(tmp_path: Path) -> None:
 def test_a_password_in_a_url_is_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as e:
         upload(tmp_path, "", "https://me:geheim@x/?key=geheim")
-    assert "upload.url = 'https://***@x/?key=***': must hold no user name" in str(e.value)
+    assert "upload.url = 'https://***@x/?key=***': must not contain a user name" in str(e.value)
 
 
 def test_headers_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +460,7 @@ def test_the_precision_is_the_agents(tmp_path: Path) -> None:
     lines = 'format = "influx"'
     upload(tmp_path, lines, "https://example.com/write?db=gps&precision=ms")
     upload(tmp_path, "", "https://example.com/?precision=ns")
-    with pytest.raises(ConfigError, match=r"upload\.url asks for precision=ns: leave it out"):
+    with pytest.raises(ConfigError, match=r"upload\.url has precision=ns: leave it out"):
         upload(tmp_path, lines, "https://example.com/write?db=gps&precision=ns")
 
 
@@ -478,15 +486,18 @@ def test_attributes_of_the_users_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('lat = "/x"', "extra.lat: this name has a meaning already"),
-        ('battery = "/x"', "extra.battery: this name has a meaning already"),
-        ('AccessPolicy = "/x"', "extra.AccessPolicy: a name (with its unit) is a small letter"),
+        ('lat = "/x"', "extra.lat: this name is already in use"),
+        ('battery = "/x"', "extra.battery: this name is already in use"),
+        (
+            'AccessPolicy = "/x"',
+            "extra.AccessPolicy: a name (with its unit) is a lower-case letter",
+        ),
         ('a = {file = "/x", unit = "m/s"}', "extra.a_m/s: a name"),
         ('door = "x"', "extra.door.file = 'x': must be the full path of a file"),
         ("door = 3", "extra.door = 3: must be a file, or {file = "),
-        ('door = {fil = "/x"}', "extra.door.fil is no key of the config"),
+        ('door = {fil = "/x"}', "extra.door.fil is not a key of the config"),
         ('door = {file = "/x", scale = "a"}', "extra.door.scale = 'a': must be a valid number"),
-        ('a_b = "/x"\na = {file = "/x", unit = "b"}', "two attributes have one name"),
+        ('a_b = "/x"\na = {file = "/x", unit = "b"}', "two attributes have the same name"),
         ("power = 3", "extra.power"),
     ],
 )
