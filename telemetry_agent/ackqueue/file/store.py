@@ -379,6 +379,8 @@ def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
 def read_stream(row: Sequence[Any]) -> StreamRun | None:
     """A row of the table ``stream``; ``None``: it is damaged."""
     *values, crc = row
+    if any(type(value) is not int for value in values):
+        return None
     run = StreamRun(*values)
     return run if crc == _run_checksum(run) else None
 

@@ -43,6 +43,8 @@ class Tail(NamedTuple):
     """Ascending, each once."""
     unused: list[Span[RowState]]
     """Numbers whose rows have others now."""
+    streams: list[StreamRun]
+    """Which rows are whose."""
 
 
 class DamagedFile:
@@ -94,7 +96,9 @@ class DamagedFile:
         places = range(self._pages + since, self.places)
         rows = {row[0]: row for place in places for row in self.rows(place)}
         marks = (span for place in places for span in self.marks(place))
-        return Tail(sorted(rows.values()), [s for s in marks if s.value.state is State.UNUSED])
+        unused = [span for span in marks if span.value.state is State.UNUSED]
+        streams = [run for place in places for run in self.streams(place)]
+        return Tail(sorted(rows.values()), unused, streams)
 
     def marks(self, place: int) -> Iterator[Span[RowState]]:
         """The sound marks of the page at this place, if it is the newest version."""

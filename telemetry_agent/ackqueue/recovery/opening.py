@@ -17,7 +17,7 @@ from telemetry_agent.ackqueue.file.lock import Note
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
-from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.ranges import Span, runs
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, Tail, sample
 from telemetry_agent.ackqueue.recovery.wal import read_log
@@ -60,7 +60,7 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
         except UnusableError as error:  # also where only a write finds the damaged page
             reason = str(error)
     say_set_aside(reason, set_aside_files.move_away(path))
-    return _completed(path, connect, noted, Tail([], []), end_is_lost=end_is_lost)
+    return _completed(path, connect, noted, Tail([], [], []), end_is_lost=end_is_lost)
 
 
 def _completed(
@@ -97,7 +97,7 @@ def _read_log(path: Path, noted: Note | None) -> tuple[str | None, Tail, bool]:
         Why the queue cannot be used as it is; what SQLite does not see; and whether the end of what
         was recorded is lost.
     """
-    none = Tail([], [])
+    none = Tail([], [], [])
     log_path = set_aside_files.log_of(path)
     found = read_log(log_path, PAGE_BYTES)
     if not path.exists() or path.stat().st_size < PAGE_BYTES:
@@ -175,7 +175,7 @@ def _complete(store: Store, loaded: Loaded, noted: Note | None, tail: Tail) -> L
         loaded = store.load()
     rows = [row for row in tail.rows if row[0] > loaded.last]
     if rows:
-        _append(store, loaded, rows, tail.unused)
+        _append(store, loaded, rows, _left_behind(tail))
         loaded = store.load()
     return loaded
 
@@ -247,6 +247,18 @@ def _confess_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
         lost.append(Span(loaded.last + 1, first - 1, PURGED))
     _write(store, loaded, lost, streams=_noted(loaded, noted))
     return store.load()
+
+
+def _left_behind(tail: Tail) -> list[Span[RowState]]:
+    """The numbers that its rows had before, in a file that was set aside."""
+    numbers = {
+        run.lo + row[SEQ] - run.first_seq
+        for row in tail.rows
+        for run in tail.streams
+        if run.stream == row[STREAM] and run.lo <= generation_before(row[0])
+    }
+    known = (n for n in sorted(numbers) if any(span.lo <= n <= span.hi for span in tail.unused))
+    return [Span(lo, hi, UNUSED) for lo, hi in runs(known)]
 
 
 def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[RowState]]) -> None:
