@@ -29,9 +29,9 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery import opening
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
-from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
+from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, Tail
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
-from telemetry_agent.ackqueue.row_states import UNUSED, Loaded, RowState, State
+from telemetry_agent.ackqueue.row_states import UNUSED, Loaded, State, StreamRun
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
@@ -684,15 +684,14 @@ def test_it_says_so_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
-def test_of_a_torn_commit_only_marks_that_follow_its_rows_count(path: Path) -> None:
-    store = Store(path, connect)
-    row = encode(30, 1, 3, "a", fix_at())
-    away = Span(20, 20, RowState(State.AWAY))
-    store.write(Changes(marks={20: away}))
-    opening._append(store, store.load(), [row], [Span(9, 20, UNUSED), Span(39, 42, UNUSED)])
-    assert list(store.load().marks) == [away, Span(21, 29, UNUSED)]
-    assert store.load().last == 30
-    store.close()
+def test_of_a_torn_commit_only_the_old_numbers_of_its_rows_are_believed() -> None:
+    """Another mark would say of rows that are not found that they should be there."""
+    new = 1 << 32
+    row = encode(new + 1, 7, 3, "a", fix_at())
+    marks = [Span(1, 20, UNUSED), Span(new + 5, new + 9, UNUSED)]
+    tail = Tail([row], marks, [StreamRun(10, 7, 1), StreamRun(new + 1, 7, 3)])
+    assert opening._left_behind(tail) == [Span(12, 12, UNUSED)]
+    assert opening._left_behind(tail._replace(unused=marks[1:])) == []
 
 
 def test_a_file_that_cannot_take_what_is_missing_in_it_is_set_aside(

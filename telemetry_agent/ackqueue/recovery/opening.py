@@ -268,13 +268,10 @@ def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[Row
     )
     numbers = [loaded.last, *(row[0] for row in rows)]
     between = [Span(lo + 1, hi - 1, UNUSED) for lo, hi in pairwise(numbers) if hi > lo + 1]
-    # Only a mark that follows the last row counts. Behind rows that are not found it would say that
-    # they should be there, and one before these rows can end what is still away.
-    after = [span for span in unused if span.lo == numbers[-1] + 1]
     streams = Streams(loaded.streams, loaded.marks)
     for row in rows:
         streams.begin(row[0], row[STREAM], row[SEQ])
-    _write(store, loaded, [*after, *between], rows, streams.take_changes())
+    _write(store, loaded, [*unused, *between], rows, streams.take_changes())
 
 
 def _noted(loaded: Loaded, noted: Note | None) -> dict[int, StreamRun | None]:
