@@ -58,7 +58,8 @@ def _build(folder: Path) -> Built:
     _replace(source / "PKG-INFO", f"Version: {version}\n", f"Version: {PREVIOUS}\n")
     code = source / "telemetry_agent"
     _replace(code / "snapshot.py", f"PROTOCOL = {PROTOCOL}\n", f"PROTOCOL = {PROTOCOL - 1}\n")
-    _replace(code / "ackqueue/file/schema.py", ', ("DROP TABLE IF EXISTS away",))', ")")
+    # It writes what today's does, as one schema version less.
+    _replace(code / "ackqueue/file/schema.py", ', ("DROP TABLE IF EXISTS away",),', ",")
     _hatch(source, folder / "older", "-t", "wheel")
     (older,) = (folder / "older").glob("*.whl")
     return Built(wheel, older, _debs(wheel, folder), _debs(older, folder / "older"))

@@ -106,7 +106,7 @@ _EXTRA = ("ALTER TABLE fix ADD COLUMN extra TEXT", *_VIEW)
 
 # What a file holds already is of streams that no account is given of.
 _STREAMS = """
-    CREATE TABLE stream (
+    CREATE TABLE IF NOT EXISTS stream (
         lo INTEGER PRIMARY KEY,
         stream INTEGER NOT NULL,
         first_seq INTEGER NOT NULL,
