@@ -52,6 +52,10 @@ test("one sentence tells how it is", () => {
     says({ upload: { state: "held" }, queue: { pending: 5 } }),
     "Recording. Uploads held for 2 min; 5 positions wait safely on the disk.",
   );
+  const forgets = { name: "file system", verdict: "fail", said: "tmpfs", remedy: "use the card" };
+  assert.doesNotMatch(
+    says({ upload: { state: "held" }, queue: { pending: 5 }, findings: [forgets] }), /safely/,
+  );
   assert.match(lostContact(9000).rest, /9/);
   assert.match(lostContact(9000).more, /how it was then/);
   assert.doesNotMatch(lostContact(9000, false).more, /how it was then/);
@@ -104,6 +108,9 @@ test("each station has its words and its tone", () => {
   assert.equal(plain(receiver(state()).caption), "8 satellites · 1 a second · for 20 s");
   assert.equal(receiver(state({ receiver: { state: "no-fix", antenna: "OPEN" } })).tone, "bad");
   assert.match(receiver(state({ receiver: { state: "no-fix", antenna: "OPEN" } })).caption, /antenna OPEN/);
+  const forgets = [{ name: "state directory", verdict: "fail", said: "", remedy: "" }];
+  assert.match(disk(state({ queue: { pending: 2 }, findings: forgets })).caption, /^positions wait ·/);
+  assert.match(disk(state({ queue: { pending: 2 } })).caption, /^positions wait safely ·/);
   assert.equal(plain(disk(state()).caption), "nothing waits · 80 GB free");
   assert.equal(receiver(state({ receiver: { state: "wrong-baud" } })).value, "wrong-baud");
   assert.equal(network(state({ network: { word: "no-route" } })).value, "Network no-route");

@@ -78,12 +78,17 @@ function pace(hz) {
   return "standing still";
 }
 
+/** Not where a power cut loses what is recorded. */
+function safely({ findings = [] }) {
+  return findings.some(({ name }) => name === "state directory" || name === "file system") ? "" : " safely";
+}
+
 /** @returns {{tone: string, value: string, caption: string}} */
 export function disk(state) {
   const { pending, dead_letters: refused, disk_free_bytes: free } = state.queue;
   const parts = [];
   if (pending) {
-    parts.push(pending === 1 ? "position waits safely" : "positions wait safely");
+    parts.push((pending === 1 ? "position waits" : "positions wait") + safely(state));
     const old = state.queue.oldest_pending_s;
     if (old >= LONG_S) parts.push(`the oldest for ${span(old)}`);
   } else {
@@ -141,7 +146,7 @@ export function headline(state) {
   let title = pending ? `${count(pending)} waiting` : "all delivered";
   if (held) {
     tone = upload.state === "held" ? "bad" : "stored";
-    rest = pending ? `${held}; ${waits(pending)} safely on the disk.` : `${held}; nothing waits.`;
+    rest = pending ? `${held}; ${waits(pending)}${safely(state)} on the disk.` : `${held}; nothing waits.`;
     title = `${away(state)}, ${title}`;
   } else if (!pending) {
     rest = upload.delivered ? "Everything is delivered." : "Nothing is delivered yet.";
