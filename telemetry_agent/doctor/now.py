@@ -69,7 +69,7 @@ def _receiver(receiver: ReceiverView) -> Iterator[Finding]:
 
 def queue(queue: QueueView) -> Finding:
     """How the running agent's queue does: it checks each position that it sends."""
-    said = f"{queue.pending} positions wait, {queue.delivered} delivered ones are kept"
+    said = f"{_waiting(queue)}, {queue.delivered} delivered ones are kept"
     lost = ", ".join(
         f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
     )
@@ -90,10 +90,14 @@ def queue(queue: QueueView) -> Finding:
     return passed("queue", said)
 
 
+def _waiting(queue: QueueView) -> str:
+    return "1 position waits" if queue.pending == 1 else f"{queue.pending} positions wait"
+
+
 def delivery(state: Snapshot) -> Finding:
     """How the running agent's uploads do."""
     upload = state.upload
-    waiting = f"{state.queue.pending} positions wait"
+    waiting = _waiting(state.queue)
     ago_s = upload.last_delivery_s
     last = "nothing delivered yet" if ago_s is None else f"last delivery {span(ago_s)} ago"
     said = f"{upload.state}: {last}, {waiting}"
