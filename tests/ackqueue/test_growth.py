@@ -117,7 +117,7 @@ def test_rows_that_alternate_take_little_memory(
         tracemalloc.stop()
         # So a hundred thousand of them, and twice as many ranges, are within 5 MB.
         assert held <= 24 * MANY
-        assert peak <= 1.3 * held
+        assert peak <= 1.5 * held  # 1.2 to 1.35, by the version of Python
 
 
 def test_carrying_over_many_dead_letters_takes_little_memory(tmp_path: Path) -> None:

@@ -16,12 +16,11 @@ import pytest
 from misbehaving import Server, answer, hang
 from processes import AGENT, Running, agent, environment, run_agent, running
 from rig import START_MS, record_backlog, simulated, started, stats, write_config
+from strangers import NOBODY, as_another
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -378,41 +377,6 @@ def public_folder() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
-
-
-AS_ANOTHER = """
-import encodings.ascii, encodings.idna, encodings.utf_8_sig, os, stringprep, sys, unicodedata
-from telemetry_agent.cli import doctor
-from telemetry_agent.cli import drain
-from telemetry_agent.cli import export
-from telemetry_agent.cli import main
-from telemetry_agent.cli import queue
-from telemetry_agent.cli import run
-from telemetry_agent.cli import status
-from telemetry_agent.cli import tap
-from telemetry_agent.config import subprocess_loader
-from telemetry_agent.config import loader
-from telemetry_agent.daemon import app
-from telemetry_agent.daemon import ask
-from telemetry_agent.daemon import at_rest
-from telemetry_agent.daemon import delivery
-from telemetry_agent.daemon import service
-from telemetry_agent.config.last_good import StartConfig
-subprocess_loader.load = lambda path, fall_back: StartConfig(loader.load(path).settings, {})
-user, group, *groups = map(int, sys.argv[1].split())
-if user:
-    os.setgroups(groups)
-    os.setgid(group)
-    os.setuid(user)
-main(sys.argv[2:])
-"""
-"""Imports first, and no other process: the user may not be allowed to read this Python."""
-
-
-def as_another(*args: str, user: int, group: int = NOBODY, groups: list[int]) -> list[str]:
-    """A command line of ours, run by somebody else."""
-    ids = " ".join(map(str, [user, group, *groups]))
-    return [AGENT[0], "-c", AS_ANOTHER, ids, *args]
 
 
 def ask_as(

@@ -5,15 +5,15 @@ import random
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from ackqueue import damage
 from processes import AGENT, environment, run_agent
 from rig import started, write_config
+from strangers import NOBODY, as_another
 
-NOBODY = 65534
 GROUP = 12346
 LOOKING = [
     ["status"],
@@ -120,9 +120,11 @@ def everything(folder: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
-def look(config: Path, command: list[str], *prefix: str) -> subprocess.CompletedProcess[str]:
+def look(
+    config: Path, command: list[str], argv: Sequence[str] = AGENT
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*prefix, *AGENT, *command, "--config", str(config)],
+        [*argv, *command, "--config", str(config)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -147,12 +149,12 @@ def test_a_member_of_the_group_may_look_and_a_stranger_is_told(
 ) -> None:
     config = queue_in(folder, state)
     before = everything(folder)
-    member = ("setpriv", "--reuid=54321", f"--regid={GROUP}", "--clear-groups")
-    stranger = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
+    member = as_another(user=54321, group=GROUP, groups=[])
+    stranger = as_another(user=54321, group=54321, groups=[])
     for command in LOOKING[:-1]:
-        result = look(config, command, *member)
+        result = look(config, command, member)
         assert result.returncode == 0 or command[1:] == ["verify"], result.stderr
-        refused = look(config, command, *stranger)
+        refused = look(config, command, stranger)
         assert "use sudo, or join the group telemetry-agent" in refused.stdout + refused.stderr
         assert everything(folder) == before, command
 
@@ -196,9 +198,10 @@ def test_a_read_only_mount_can_be_looked_at(state: Callable[[Path], None], folde
         "-c",
         f'mount --bind "{folder}" "{folder}" && mount -o remount,bind,ro "{folder}" && exec "$@"',
         "sh",
+        *AGENT,
     )
     for command in LOOKING[:-1]:
-        result = look(config, command, *mounted)
+        result = look(config, command, mounted)
         assert result.returncode == 0 or command[1:] == ["verify"], (command, result.stderr)
 
 
