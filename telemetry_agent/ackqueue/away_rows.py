@@ -173,7 +173,7 @@ class AwayRows:
                     self._mark(*gap, mark)
 
     def _miss(self, lo: int, hi: int, oldest: int) -> None:
-        """There are no such rows. Those of which that is not as it should be are lost."""
+        """Note that these rows were not found. Those that should have been there are lost."""
         for span in list(self._marks.within(lo, hi)):
             if span.value.state in {State.ACKED, State.AWAY}:
                 self._mark(*span[:2], PURGED if span.value.state is State.ACKED else UNUSED)

@@ -36,7 +36,11 @@ _WITH_POSITION = {"2d", "3d"}
 @click.command()
 @config_option
 @json_option
-@click.option("--watch", is_flag=True, help="Live, until Ctrl-C; not on a terminal: a line each.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Refresh every second until Ctrl-C. Without a terminal, print one line per update.",
+)
 def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
     """How the agent does: its receiver, its uploads, its queue.
 

@@ -69,7 +69,7 @@ class Room(NamedTuple):
 
     @property
     def ample(self) -> bool:
-        """Whether so much room is left that the queue is no longer full."""
+        """Whether the queue counts as not full again: a quarter of its limit is free."""
         return self.used <= self.limit - self.limit // 4
 
 

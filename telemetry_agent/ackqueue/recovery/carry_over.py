@@ -109,7 +109,7 @@ class Carrier:
             self._cannot(f"{paths[-1]} waits for the newer telemetry-agent that wrote it")
             return None
         if not self._queue.has_room():
-            self._cannot("there is no room for it now")
+            self._cannot("the queue is full")
             return _WAIT_S
         self._arrive(found)
         return 0

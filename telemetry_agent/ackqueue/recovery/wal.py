@@ -81,7 +81,7 @@ class Log:
     end_is_lost: bool = False
     """The last ones that were safe on the disk are not there any more."""
     headless: bool = False
-    """Nothing tells of which round these are: their rows can be believed, their age cannot."""
+    """The header is missing, so the age of these frames is unknown. Their rows are still valid."""
 
 
 def read_log(path: Path, page_bytes: int) -> Log:
