@@ -76,7 +76,7 @@ class Bell:
 
 
 class FairLock:
-    """A lock that is had in the order of asking, so that no loop keeps it from others."""
+    """A lock that is granted in the order of asking, so that no loop keeps it from others."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -91,12 +91,20 @@ class FairLock:
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
-        turn.acquire()
+        try:
+            turn.acquire()
+        except BaseException:  # Ctrl-C in a program that uses the queue: leave the line
+            with self._guard:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                    raise
+            self.__exit__()  # its turn had come
+            raise
 
     def __exit__(self, *_: object) -> None:
         with self._guard:
             if self._waiting:
-                self._waiting.popleft().release()  # it is held on, by the next
+                self._waiting.popleft().release()  # the next one holds it now
             else:
                 self._held = False
 

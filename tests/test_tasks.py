@@ -1,3 +1,4 @@
+import signal
 import threading
 
 import pytest
@@ -120,3 +121,29 @@ def test_a_fair_lock_is_had_in_the_order_of_asking() -> None:
     for thread in turns:
         thread.join(5)
     assert not lock.locked()
+
+
+def test_an_interrupted_wait_for_a_fair_lock_leaves_it_to_the_next() -> None:
+    """Ctrl-C in a program that uses the queue; else its ``close`` would wait without end."""
+    lock = FairLock()
+    held, over = threading.Event(), threading.Event()
+    main = threading.get_ident()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            while not lock._waiting:
+                pass
+            signal.pthread_kill(main, signal.SIGINT)
+            over.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    with pytest.raises(KeyboardInterrupt), lock:
+        pytest.fail("it is held")
+    over.set()
+    holder.join(60)
+    assert not lock.locked()
+    with lock:
+        assert lock.locked()

@@ -3,7 +3,7 @@
 Each seed is one case: a queue in one of five states, as a kill leaves it, and one or two
 corruptions of its files. The queue must open and record, carry over what it can, deliver it, and
 end; no fix is invented or altered, and each that is missing is counted. Where the end of a log is
-gone, nobody can count what it held: ``lost`` has ``uncounted``, and the log of the agent says since when.
+gone, nobody can count what it held: ``lost`` has ``uncounted``, and the log says since when.
 """
 
 import logging
