@@ -109,11 +109,11 @@ class StreamAccount:
     """16 hex digits."""
     through: int
     recorded: int
-    """So many fixes have a seq up to ``through``."""
+    """The number of fixes with a seq up to ``through``."""
     not_coming: Mapping[str, int]
-    """Of these so many never come, by reason."""
+    """How many of these will never arrive, by reason."""
     damaged_in: tuple[int, int] | None = None
-    """The first and the last seq between which those are that damage took."""
+    """The range of seq, first and last, in which fixes were lost to damage."""
     finished: bool = False
     """Nothing of it is still to come."""
 

@@ -1,4 +1,4 @@
-"""What became of each stream's fixes, told so that an endpoint can check it. Pure.
+"""What became of each stream's fixes, so that an endpoint can check it. Pure.
 
 The account of a stream is derived, not kept. Its fixes have row numbers next to each other, in the
 order of seq, and the marks hold for ever what became of every row number, also where the row itself
@@ -40,7 +40,7 @@ from telemetry_agent.model import StreamAccount
 STREAMS_MAX = 20
 """In one report."""
 _RUNS_MAX = 1000
-"""A server that takes no reports must not make the file grow for ever."""
+"""A limit for the file, in case the server never accepts a report."""
 
 _LO = attrgetter("lo")
 NO_END = 1 << 62
