@@ -535,22 +535,35 @@ class TraccarOwnTracks(TraccarDecoder):
 class HomeAssistant(_OwnTracksDestination):
     """Home Assistant's own webhook for OwnTracks. It knows no times, and a place only once."""
 
+    webhook = "owntracks?u=jane"
+    names: tuple[str, ...] = ("latitude", "longitude", "gps_accuracy", "velocity", "course")
+
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
         python, port = elsewhere("TELEMETRY_AGENT_HOME_ASSISTANT"), free_port()
         script = str(APPS / "home_assistant.py")
         with running(python, script, str(self.folder), str(port)) as server:
             server.wait_for_line("started", 120)
-            yield f"http://127.0.0.1:{port}/api/webhook/owntracks?u=jane"
+            yield f"http://127.0.0.1:{port}/api/webhook/{self.webhook}"
 
     def stored(self, url: str) -> list[Any]:
         lines = (self.folder / "stored").read_text().splitlines()
-        names = ("latitude", "longitude", "gps_accuracy", "velocity", "course")
-        return [[json.loads(line).get(name) for name in names] for line in lines]
+        return [[json.loads(line).get(name) for name in self.names] for line in lines]
 
     def as_stored(self, fix: Fix) -> Any:
         said = super().as_stored(fix)
         return [said.get(name) for name in ("lat", "lon", "acc", "vel", "cog")]
+
+
+class HomeAssistantGPSLogger(HomeAssistant):
+    """Its webhook for GPSLogger."""
+
+    upload: ClassVar[dict[str, Any]] = {"format": "gpslogger"}
+    webhook = "gpslogger"
+    names = ("latitude", "longitude", "gps_accuracy", "altitude", "speed", "direction")
+
+    def as_stored(self, fix: Fix) -> Any:
+        return [fix["lat"], fix["lon"], accuracy_m(fix), *map(fix.get, ("alt", "speed", "course"))]
 
 
 class DawarichStandIn(Destination):
@@ -658,6 +671,7 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     RealRecorder,
     TraccarOwnTracks,
     HomeAssistant,
+    HomeAssistantGPSLogger,
     DawarichStandIn,
     PhoneTrackStandIn,
     ReittiStandIn,
