@@ -25,9 +25,11 @@ import psycopg
 import pytest
 from documents import blocks
 from drives import BATCH, FIXES
+from old_clickhouse import ORDER, columns, without_token
 from peers import (
     ask,
     caddy,
+    clickhouse,
     free_port,
     influx_rows,
     influxdb,
@@ -319,6 +321,36 @@ class VictoriaMetrics(Destination):
 
     def as_stored(self, fix: Fix) -> Any:
         return {name: value for name, value in fix.items() if name not in self._WORDS}
+
+
+class ClickHouse(Destination):
+    """ClickHouse 18.16, with the documentation's table as it knows that."""
+
+    upload: ClassVar[dict[str, Any]] = {"format": "clickhouse"}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with clickhouse(self.folder) as self.itself:
+            ask(self.itself, b"CREATE DATABASE IF NOT EXISTS gps")
+            engine = f"ReplacingMergeTree {ORDER}"
+            table = f"CREATE TABLE IF NOT EXISTS gps.fixes {columns()} ENGINE = {engine}"
+            ask(self.itself, table.encode())
+            with Server(lambda asked: without_token(self.itself, asked)) as relay:
+                yield f"{relay.url}/?database=gps"
+
+    def stored(self, url: str) -> list[Any]:
+        read = b"SELECT * FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"
+        said = ask(f"{self.itself}/?output_format_json_quote_64bit_integers=0", read)
+        rows = map(json.loads, said.splitlines())
+        return [{k: _rounded(v) for k, v in row.items() if v not in (None, "", [])} for row in rows]
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {**fix, "time": fix["time"].replace("T", " ")[:19]}
+
+
+def _rounded(value: Any) -> Any:
+    """It reads a number to one unit in the last place of a double."""
+    return round(value, 9) if isinstance(value, float) else value
 
 
 # Servers for trackers: one fix in a request
@@ -663,6 +695,7 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     BehindCaddy,
     InfluxDB,
     VictoriaMetrics,
+    ClickHouse,
     TraccarStandIn,
     TraccarBehindNginx,
     TraccarDecoder,
