@@ -164,7 +164,7 @@ class Answer:
     """The size of a body that was not read to its end, at least."""
 
 
-class Asked(NamedTuple):
+class ResendRange(NamedTuple):
     """Fixes of a stream that an endpoint asks for again."""
 
     stream: str
@@ -187,7 +187,7 @@ class Delivered:
     status: int | None = None
     counted: bool = False
     """Whether the endpoint counted the fixes, so that a loss would show."""
-    resend: tuple[Asked, ...] = ()
+    resend: tuple[ResendRange, ...] = ()
     """Earlier fixes that the endpoint misses."""
 
 

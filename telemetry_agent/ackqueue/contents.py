@@ -27,7 +27,7 @@ from telemetry_agent.ackqueue.limits.bounds import Bounds
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
-from telemetry_agent.ackqueue.recovery.verify import Source
+from telemetry_agent.ackqueue.recovery.verify import QueueSource
 from telemetry_agent.ackqueue.row_states import DISCARDED, RowState, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
@@ -326,7 +326,7 @@ class Contents:
         return count
 
 
-def stored(source: Source, state: State | None) -> Iterator[Stored]:
+def stored(source: QueueSource, state: State | None) -> Iterator[Stored]:
     """See ``AckQueue.stored``; also of a queue at rest."""
     with source.lock:
         row, last = 1, source.committed

@@ -37,7 +37,7 @@ _FRESH_S = 10.0  # some receivers take 8 s for an epoch
 _WITH_POSITION = {"2d", "3d"}
 
 
-class Meter:
+class SlidingSum:
     """How much was counted in the last ``window_s`` seconds, to a twelfth or so of them."""
 
     def __init__(self, window_s: float, now_s: float, buckets: int = 12) -> None:
@@ -117,9 +117,9 @@ class Status:
         self._last_fix: tuple[float, Fix] | None = None
         self._newest_ms: int | None = None
         self._newest_s = now_s
-        self._fixes = Meter(_MINUTE_S, now_s)
-        self._delivered_lately = Meter(_MINUTE_S, now_s)
-        self._sent_lately = Meter(_DAY_S, now_s, buckets=24)
+        self._fixes = SlidingSum(_MINUTE_S, now_s)
+        self._delivered_lately = SlidingSum(_MINUTE_S, now_s)
+        self._sent_lately = SlidingSum(_DAY_S, now_s, buckets=24)
         self._metered = UploadStatus()
 
     def fix_came(self, fix: Fix) -> None:

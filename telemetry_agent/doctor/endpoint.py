@@ -25,7 +25,7 @@ from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, wa
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
 from telemetry_agent.doctor.runner import Check
 from telemetry_agent.doctor.server_recognition import connected
-from telemetry_agent.doctor.trial import Trial
+from telemetry_agent.doctor.trial import EndpointTrial
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Record
 from telemetry_agent.upload.http.credentials import Credentials
@@ -197,7 +197,7 @@ class EndpointChecks:
     def ask(self) -> Iterator[Finding]:
         """Send what the agent would: ``authentication``, ``answer``, ``proof``."""
         dialer = Dialer(self._clock, self._resolve)
-        trial = Trial(self._upload, self._device, self._credentials, dialer, self._resolve)
+        trial = EndpointTrial(self._upload, self._device, self._credentials, dialer, self._resolve)
         newest = self._newest() if self._send else ()
         for finding in trial.ask(newest):
             blind = self._is_blind and finding.verdict == "fail"

@@ -39,7 +39,7 @@ _TRY_ONE = "`telemetry-agent doctor --send` sends the newest recorded position"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TrialRequest:
     """What the answer is to."""
 
     upload: UploadSettings
@@ -70,7 +70,7 @@ class Asked:
         return urlsplit(self.upload.proxy).netloc.rpartition("@")[2]
 
 
-def authentication(asked: Asked, answer: Answer, outcome: Outcome) -> Finding:
+def authentication(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:
     """Whether the endpoint knows us: ``authentication``."""
     name, status = "authentication", answer.status
     if asked.proxy and status == 407:
@@ -89,7 +89,7 @@ def authentication(asked: Asked, answer: Answer, outcome: Outcome) -> Finding:
     return skipped(name, f"the answer {status} does not tell")
 
 
-def judged(asked: Asked, answer: Answer, outcome: Outcome) -> Finding:
+def judged(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:
     """What it does with positions: ``answer``."""
     name, status = "answer", answer.status
     if answer.headers.get("location", "").startswith("https://") or any(
@@ -114,7 +114,7 @@ def _look_there(answer: Answer) -> str:
     )
 
 
-def _wrong_address(asked: Asked, answer: Answer, reason: str) -> Finding | None:
+def _wrong_address(asked: TrialRequest, answer: Answer, reason: str) -> Finding | None:
     """Another server answers than the config is for, or at another path."""
     name, status = "answer", answer.status
     if status == 413:
@@ -133,7 +133,9 @@ def _wrong_address(asked: Asked, answer: Answer, reason: str) -> Finding | None:
     return None
 
 
-def unanswered(asked: Asked, answer: NoAnswer, *, speaks_tls: bool) -> tuple[Finding, Finding]:
+def unanswered(
+    asked: TrialRequest, answer: NoAnswer, *, speaks_tls: bool
+) -> tuple[Finding, Finding]:
     """No answer came: ``authentication``, ``answer``."""
     if answer.proxy_status in {403, 407}:
         return (
@@ -151,7 +153,7 @@ def unanswered(asked: Asked, answer: NoAnswer, *, speaks_tls: bool) -> tuple[Fin
     return skipped("authentication", "no answer"), found
 
 
-def _taken(asked: Asked, outcome: Delivered, status: int) -> Finding:
+def _taken(asked: TrialRequest, outcome: Delivered, status: int) -> Finding:
     name, upload = "answer", asked.upload
     paths = {"", *(server.path.rstrip("/") for server in SERVERS.values())}
     at_its_path = urlsplit(upload.url).path.rstrip("/") in paths
@@ -172,7 +174,7 @@ def _taken(asked: Asked, outcome: Delivered, status: int) -> Finding:
     return passed(name, f"{status}: {'a position was ' if asked.position else ''}taken")
 
 
-def _proxy_refuses(asked: Asked, name: str, status: int) -> Finding:
+def _proxy_refuses(asked: TrialRequest, name: str, status: int) -> Finding:
     if status == 403:
         return failed(
             name,
@@ -196,14 +198,14 @@ def _web_server(answer: Answer) -> str | None:
     return name if name in {"nginx", "openresty", "caddy", "apache"} and own else None
 
 
-def _stranger(asked: Asked, answer: Answer) -> str | None:
+def _stranger(asked: TrialRequest, answer: Answer) -> str | None:
     """In words, that it does not know us or does not let us in."""
     if asked.upload.format == "clickhouse" and exception_code(answer) in _CLICKHOUSE_CREDENTIALS:
         return "ClickHouse does not accept the user"
     return _CREDENTIALS.get(answer.status)
 
 
-def _where(asked: Asked) -> str:
+def _where(asked: TrialRequest) -> str:
     format_ = asked.upload.format
     return _WHERE.get(
         format_,
@@ -211,7 +213,7 @@ def _where(asked: Asked) -> str:
     )
 
 
-def _refused(asked: Asked, answer: Answer, outcome: Refused | Held | Deferred) -> Finding:
+def _refused(asked: TrialRequest, answer: Answer, outcome: Refused | Held | Deferred) -> Finding:
     name, reason, format_ = "answer", outcome.reason, asked.upload.format
     if not isinstance(outcome, Refused):
         remedy = _where(asked)

@@ -8,7 +8,7 @@ from telemetry_agent.upload.interfaces import FormatName
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerPreset:
     """What one kind of server wants.
 
     Defaults stand for what the URL leaves out; a port only where it is plain http.
@@ -27,47 +27,47 @@ class Server:
 
 
 SERVERS = {
-    "native": Server("native"),
-    "traccar": Server(
+    "native": ServerPreset("native"),
+    "traccar": ServerPreset(
         "osmand", "/", 5055, hint="in Traccar, add a device with the identifier {device}"
     ),
-    "dawarich": Server(
+    "dawarich": ServerPreset(
         "overland",
         "/api/v1/overland/batches",
         hint="put your API key into a file and name it in upload.token_file",
     ),
-    "phonetrack": Server("overland"),
-    "owntracks": Server(
+    "phonetrack": ServerPreset("overland"),
+    "owntracks": ServerPreset(
         "owntracks",
         "/pub",
         8083,
         hint="see that ?u=… of upload.url names the user whose positions they are",
     ),
-    "influxdb": Server(
+    "influxdb": ServerPreset(
         "influx",
         "/write",
         8086,
         {"db": "gps"},
         hint="in InfluxDB, CREATE DATABASE gps, or name yours in upload.url",
     ),
-    "influxdb2": Server(
+    "influxdb2": ServerPreset(
         "influx",
         "/api/v2/write",
         8086,
         needs=("org", "bucket"),
         hint="put a token that may write the bucket into a file and name it in upload.token_file",
     ),
-    "victoria-metrics": Server(
+    "victoria-metrics": ServerPreset(
         "influx", "/write", 8428, hint="start it with -dedup.minScrapeInterval=1ms"
     ),
-    "questdb": Server(
+    "questdb": ServerPreset(
         "influx",
         "/write",
         9000,
         hint="in QuestDB, create the table as docs/servers.md has it",
         unpacks=False,
     ),
-    "clickhouse": Server(
+    "clickhouse": ServerPreset(
         "clickhouse",
         "/",
         8123,

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from telemetry_agent.addresses import Resolve, UnreachableError
 from telemetry_agent.config.settings import UploadSettings
-from telemetry_agent.doctor.endpoint_answers import Asked, authentication, judged, unanswered
+from telemetry_agent.doctor.endpoint_answers import TrialRequest, authentication, judged, unanswered
 from telemetry_agent.doctor.findings import Finding, passed, skipped, warned
 from telemetry_agent.doctor.server_recognition import connected, told_by_root, told_by_url
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Record
@@ -31,7 +31,7 @@ _TABLE = re.compile(r"insert\s+into\s+(?:table\s+)?([\w.]+)", re.IGNORECASE)
 _FORGETS = re.compile(r"(?!Replicated|Shared)\w*MergeTree(?!.*non_replicated_deduplication_window)")
 
 
-class Trial(NamedTuple):
+class EndpointTrial(NamedTuple):
     """Requests to the endpoint of ``upload``, from the device of that name."""
 
     upload: UploadSettings
@@ -54,7 +54,7 @@ class Trial(NamedTuple):
             stream, device = sent[0].stream, sent[0].device
         batch = Batch(0, stream, device, tuple(sent), live=True)
         compression = CompressionChoice(upload.compression, wire_format).choice(0)
-        asked = Asked(upload, device, bool(sent))
+        asked = TrialRequest(upload, device, bool(sent))
         answer, *_ = self._exchange(wire_format.encode(batch, compression=compression))
         if isinstance(answer, NoAnswer):
             yield from unanswered(asked, answer, speaks_tls=self._speaks_tls())
@@ -133,7 +133,7 @@ class Trial(NamedTuple):
             for answer in answers
         ]
 
-    def _recognised(self, asked: Asked, outcome: Outcome) -> Asked:
+    def _recognised(self, asked: TrialRequest, outcome: Outcome) -> TrialRequest:
         """Which server it is, where that explains an answer."""
         upload = self.upload
         if upload.proxy or (

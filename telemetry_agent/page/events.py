@@ -40,7 +40,7 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.fields import fix_fields
-from telemetry_agent.page.history import COLUMNS, SHORT_S, History, Meter
+from telemetry_agent.page.history import COLUMNS, SHORT_S, History, SampleMaker
 from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.page.trail import LIMIT, Point, Trail
 from telemetry_agent.snapshot import Snapshot, as_json
@@ -97,7 +97,7 @@ class EventSource:
     def __init__(self, agent: AgentView, history_file: Path | None = None) -> None:
         self._agent = agent
         self._sample_due_s = agent.clock.monotonic_s()
-        self._meter = Meter()
+        self._meter = SampleMaker()
         self._gnss_ahead_s: float | None = None  # of the monotonic clock
         self._lock = threading.Lock()  # of the trail
         self._stream = ""

@@ -188,7 +188,7 @@ def read(file: Path) -> list[Sample]:
     return found
 
 
-class Meter:
+class SampleMaker:
     """From the agent's snapshots to samples."""
 
     def __init__(self) -> None:

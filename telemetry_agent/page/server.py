@@ -19,8 +19,8 @@ from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.events import AgentView, EventSource
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.site import Site
-from telemetry_agent.page.streams import Streams
-from telemetry_agent.page.viewer_connection import CONNECTIONS, Connection, uvicorn_config
+from telemetry_agent.page.streams import EventStreams
+from telemetry_agent.page.viewer_connection import CONNECTIONS, ViewerConnection, uvicorn_config
 
 _BACKLOG = 32
 _UNANSWERED_MS = 30_000  # a viewer whose machine is gone
@@ -29,7 +29,7 @@ _ACCEPT_AGAIN_S = 1.0
 _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Server:
+class PageServer:
     """Serves whoever connects to ``listener``.
 
     Args:
@@ -49,10 +49,10 @@ class Server:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
         self._event_source = event_source = EventSource(agent, options.history_file)
-        self._streams = Streams(event_source)
+        self._streams = EventStreams(event_source)
         self._site = Site(agent, access, event_source, self._streams, options)
         config = uvicorn_config(self._site.app)
-        self._connection = lambda: Connection(config, state, loop)
+        self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()
         self._listener = listener
         listener.setblocking(False)
@@ -132,8 +132,8 @@ class Server:
         # Each request sees that its viewer has gone.
         await asyncio.wait({*self._background, *self._state.tasks}, timeout=_END_S)
 
-    def _connections(self) -> list[Connection]:
-        return [one for one in self._state.connections if isinstance(one, Connection)]
+    def _connections(self) -> list[ViewerConnection]:
+        return [one for one in self._state.connections if isinstance(one, ViewerConnection)]
 
 
 def _connections_max() -> int:
@@ -143,7 +143,7 @@ def _connections_max() -> int:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket for ``Server``.
+    """A socket for ``PageServer``.
 
     Raises:
         OSError: the address cannot be had.

@@ -63,7 +63,7 @@ from telemetry_agent.page.query import (
     row_number,
     wanted_part,
 )
-from telemetry_agent.page.streams import VIEWERS, Streams
+from telemetry_agent.page.streams import VIEWERS, EventStreams
 from telemetry_agent.page.threads import each_in_thread, in_thread
 from telemetry_agent.trouble import Trouble
 
@@ -92,7 +92,7 @@ class Site:
         agent: AgentView,
         access: AccessPolicy,
         event_source: EventSource,
-        streams: Streams,
+        streams: EventStreams,
         options: PageOptions,
     ) -> None:
         self._agent = agent

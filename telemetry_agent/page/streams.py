@@ -22,7 +22,7 @@ _SCAN_PAUSE_S = 0.03
 _OF_ONE_BROWSER = 4  # it opens six connections to a host, and needs some for the rest
 
 
-class Streams:
+class EventStreams:
     """For the event loop alone."""
 
     def __init__(self, event_source: EventSource) -> None:

@@ -20,7 +20,7 @@ from telemetry_agent.trouble import Trouble
 
 if TYPE_CHECKING:
     from telemetry_agent.page.events import AgentView
-    from telemetry_agent.page.server import Server
+    from telemetry_agent.page.server import PageServer
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Page:
         self._options = options
         self._in_step = threading.Lock()
         self._closed = False
-        self._server: Server | None = None
+        self._server: PageServer | None = None
         self._fault: str | None = None
         self._trouble = Trouble(log, agent.clock)
 
@@ -107,11 +107,11 @@ class Page:
             finally:
                 self._in_step.release()
 
-    def _listen(self, host: str, port: int) -> "Server | None":
+    def _listen(self, host: str, port: int) -> "PageServer | None":
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         try:
             token = self._token()
-            from telemetry_agent.page.server import Server, bound  # noqa: PLC0415 - may be missing
+            from telemetry_agent.page.server import PageServer, bound  # noqa: PLC0415 - may be missing
 
             listener = bound(host, port)
         except (ConfigError, OSError) as error:
@@ -121,7 +121,7 @@ class Page:
             return None
         name = socket.gethostname()
         access = AccessPolicy({host, name, f"{name}.local"}, token, self._options.names)
-        server = Server(listener, self._agent, access, self._options)
+        server = PageServer(listener, self._agent, access, self._options)
         self._fault = None
         log.info("the page is at %s", url)
         self._trouble.over("the page is there")

@@ -18,7 +18,7 @@ _UNREAD_S = 20.0
 _LARGEST_HEAD_BYTES = 16 * 1024
 
 
-class Connection(H11Protocol):
+class ViewerConnection(H11Protocol):
     """For the event loop alone."""
 
     def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
@@ -57,7 +57,7 @@ def uvicorn_config(app: Any) -> Config:
     config = Config(
         app,
         loop="none",
-        http=Connection,
+        http=ViewerConnection,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -8,7 +8,7 @@ ask within a minute of the last one is ignored: the endpoint repeats what it sti
 import logging
 from collections.abc import Callable, Sequence
 
-from telemetry_agent.model import Asked
+from telemetry_agent.model import ResendRange
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Resending:
         self._resend = resend
         self._not_before_s = float("-inf")
 
-    def asked(self, ranges: Sequence[Asked], now_s: float) -> None:
+    def asked(self, ranges: Sequence[ResendRange], now_s: float) -> None:
         """An answer has asked for these. May raise what ``resend`` raises."""
         if self._resend is None or not ranges or now_s < self._not_before_s:
             return

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.cli.status import lines
 from telemetry_agent.clock import span
-from telemetry_agent.daemon.status import Meter, Status
+from telemetry_agent.daemon.status import SlidingSum, Status
 from telemetry_agent.disks import size
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix
@@ -197,7 +197,7 @@ def test_words_change_with_states_and_antenna_and_with_nothing_else(bench: Bench
 )
 def test_a_meter_counts_the_window_to_a_bucket(steps: list[tuple[float, int]]) -> None:
     now_s = 50.0
-    meter = Meter(60.0, now_s)
+    meter = SlidingSum(60.0, now_s)
     events: list[tuple[float, int]] = []
     for wait_s, amount in steps:
         now_s += wait_s
@@ -212,7 +212,7 @@ def test_a_meter_counts_the_window_to_a_bucket(steps: list[tuple[float, int]]) -
 
 @pytest.mark.parametrize("offset_s", [0.0, 0.3, 4.9])
 def test_a_steady_rate_is_told_from_the_first_minute_on(offset_s: float) -> None:
-    meter = Meter(60.0, offset_s)
+    meter = SlidingSum(60.0, offset_s)
     for tick in range(3000):
         now_s = offset_s + tick / 10
         meter.add(now_s, 1)

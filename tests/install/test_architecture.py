@@ -40,3 +40,12 @@ def test_each_question_has_its_answer_in_at_most_two_files() -> None:
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"`([\w/]+\.py)`", PAGE))))
 def test_each_named_module_exists(module: str) -> None:
     assert (PACKAGE / module).exists() or (ROOT / module).exists()
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    places: dict[str, list[str]] = {}
+    for module in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(module.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(module.relative_to(PACKAGE)))
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}

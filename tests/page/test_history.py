@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from telemetry_agent.page import history
-from telemetry_agent.page.history import COLUMNS, History, Meter, read
+from telemetry_agent.page.history import COLUMNS, History, SampleMaker, read
 from telemetry_agent.snapshot import ReceiverView, SatelliteView, Snapshot, UploadView
 
 START_S = 1_795_435_200
@@ -137,7 +137,7 @@ def test_a_clock_that_was_set_back_takes_its_future_with_it() -> None:
 
 
 def test_a_steady_stream_in_batches_is_a_steady_rate() -> None:
-    meter = Meter()
+    meter = SampleMaker()
     rates = []
     for second in range(0, 600, 5):
         delivered = second // 10 * 10  # ten each 10 s

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from telemetry_agent.model import Answer, Asked, Batch, Delivered
+from telemetry_agent.model import Answer, Batch, Delivered, ResendRange
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.resending import Resending
 
@@ -12,7 +12,7 @@ STREAM = "9f0c2d6e11a7b354"
 NOTHING = Batch(0, STREAM, "van-07", (), live=True)
 
 
-def asked(items: object) -> tuple[Asked, ...]:
+def asked(items: object) -> tuple[ResendRange, ...]:
     body = json.dumps({"received": 0, "resend": items}).encode()
     outcome = judge(Answer(200, {}, body, verified_tls=False), NOTHING)
     assert isinstance(outcome, Delivered)
@@ -21,7 +21,7 @@ def asked(items: object) -> tuple[Asked, ...]:
 
 def test_an_answer_may_ask_for_fixes_again() -> None:
     ranges = [{"stream": STREAM, "from": 17, "to": 40}, {"stream": STREAM, "from": 50, "to": 50}]
-    assert asked(ranges) == (Asked(STREAM, 17, 40), Asked(STREAM, 50, 50))
+    assert asked(ranges) == (ResendRange(STREAM, 17, 40), ResendRange(STREAM, 50, 50))
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_it_is_honoured_once_a_minute_and_within_bounds() -> None:
 
     resending = Resending(resend)
     resending.asked((), 0)
-    resending.asked([Asked(STREAM, 1, 10**9)], 1)
+    resending.asked([ResendRange(STREAM, 1, 10**9)], 1)
     assert resent == [(STREAM, 1, 10_000)]
-    resending.asked([Asked(STREAM, 5, 6)], 60)
+    resending.asked([ResendRange(STREAM, 5, 6)], 60)
     assert len(resent) == 1
-    resending.asked([Asked(STREAM, seq, seq) for seq in range(1, 100)], 61)
+    resending.asked([ResendRange(STREAM, seq, seq) for seq in range(1, 100)], 61)
     assert len(resent) == 21
 
 
 def test_it_is_ignored_where_it_is_not_allowed() -> None:
-    Resending(None).asked([Asked(STREAM, 1, 10)], 0)
+    Resending(None).asked([ResendRange(STREAM, 1, 10)], 0)

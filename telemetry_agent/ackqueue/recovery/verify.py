@@ -29,7 +29,7 @@ V = TypeVar("V")
 Report = Generator[dict[str, Any], None, None]
 
 
-class Source(Protocol):
+class QueueSource(Protocol):
     """A queue in use (``SharedState``) or at rest (``FileAtRest``)."""
 
     @property
@@ -86,7 +86,7 @@ class Loss(NamedTuple):
         return f"{self.rows} between {after} and {before}"
 
 
-def losses(source: Source, limit: int) -> list[Loss]:
+def losses(source: QueueSource, limit: int) -> list[Loss]:
     """Find what was lost to damage, and where; the newest ``limit``. Hold the disk lock.
 
     Raises:
@@ -134,7 +134,7 @@ def verify_at_rest(path: Path, file: Path) -> Report:
         yield from verify(source, structure)
 
 
-def verify(source: Source, structure: str = "ok") -> Report:
+def verify(source: QueueSource, structure: str = "ok") -> Report:
     """Check everything. Yields the counts so far after each portion, and a report at the end.
 
     The counts are ``rows``; ``damaged``: those of them whose checksum is wrong; ``missing``: rows
@@ -158,7 +158,7 @@ def verify(source: Source, structure: str = "ok") -> Report:
     yield _report(source.path, counts, structure, lost)
 
 
-def _check(source: Source, counts: dict[str, int]) -> Iterator[None]:
+def _check(source: QueueSource, counts: dict[str, int]) -> Iterator[None]:
     """Count. Yields after each portion."""
     row = 1
     while True:

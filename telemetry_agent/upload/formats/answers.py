@@ -8,13 +8,13 @@ from typing import Any
 
 from telemetry_agent.model import (
     Answer,
-    Asked,
     Batch,
     Deferred,
     Delivered,
     Held,
     Outcome,
     Refused,
+    ResendRange,
 )
 from telemetry_agent.upload.retry import retry_after_s
 
@@ -165,14 +165,14 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
     return delivered
 
 
-def _asked(items: object) -> tuple[Asked, ...]:
+def _asked(items: object) -> tuple[ResendRange, ...]:
     """What is asked for again; anything else in its place is ignored."""
     found = []
     for item in items if isinstance(items, list) else ():
         asked = item if isinstance(item, dict) else {}
         stream, first, last = asked.get("stream"), _name(asked.get("from")), _name(asked.get("to"))
         if isinstance(stream, str) and _STREAM.fullmatch(stream) and 0 < first <= last < 1 << 62:
-            found.append(Asked(stream, first, last))
+            found.append(ResendRange(stream, first, last))
     return tuple(found)
 
 
