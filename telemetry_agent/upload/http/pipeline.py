@@ -169,11 +169,7 @@ class Pipeline:
     def _open(self) -> "_PipelinedConnection":
         connection = self._dialer.connect(self._host, self._port)
         if self._tls:
-            try:
-                connection.start_tls(self._credentials.ssl_context(), self._host)
-            except NetworkError:
-                connection.close()
-                raise
+            connection.start_tls(self._credentials.ssl_context(), self._host)
         self._line = _PipelinedConnection(connection, self._first_round)
         return self._line
 
