@@ -184,7 +184,7 @@ class Transport:
             return self._once(request)
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
-        except httpcore.RemoteProtocolError as error:
+        except (httpcore.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
             if self._exchange.answering:
                 failure = NoAnswer(f"what came back is not HTTP: {error}")
             else:
