@@ -172,7 +172,8 @@ class Decoder:
         if heard is None or heard.judged_s is None:
             if self._framer.unchecked >= _UNCHECKED:
                 return "no-checksum"  # another device on the line sends checksums
-            return "proprietary" if self._parser.only_proprietary else "no-position"
+            proprietary = self._parser.only_proprietary and self._parser.proprietary
+            return "proprietary" if proprietary else "no-position"
         if heard.timeless:
             return "no-time"
         return heard.dates.reason if heard.state == "no-date" else None
