@@ -84,7 +84,7 @@ class InView:
                     seen[identity] = Satellite(
                         *identity, elevation_deg, azimuth_deg, snr_db, identity in in_use
                     )
-        return tuple(sorted(seen.values()))
+        return tuple(seen[identity] for identity in sorted(seen))
 
 
 def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentence]]]:
