@@ -80,3 +80,11 @@ def test_what_a_server_cannot_take_is_held_and_nothing_is_lost(tmp_path: Path) -
         reason = made.held_at(url.replace("owntracks?u=jane", "gpslogger"))
         assert reason.startswith("422: required key not provided")
         made.close()
+        # It answers 200 to each webhook, so as not to tell which there are.
+        (tmp_path / "unknown").mkdir()
+        unknown = Uploading(tmp_path / "unknown", url.replace("owntracks?", "x?"), "owntracks")
+        unknown.put(5)
+        assert unknown.work() is not None
+        assert unknown.counts == (5, 0, 0, 0)
+        assert "a webhook that it does not know" in str(unknown.uploader.status().last_error)
+        unknown.close()
