@@ -4,10 +4,10 @@ An epoch takes nothing from the one before. Inside it the last value of a field 
 sentence. Positions also have an order of trust: it decides if two sentences differ by more than
 their rounding, and keeps the digits of an RTK fix. A GGA's altitude is trusted more than a GNS's.
 
-A talker that reports "no fix" vetoes all that it said of the instant, because receivers continue to
-send the last position; GN speaks for all systems. So a receiver whose GLONASS part has no fix keeps
-its GPS position. After a veto of one talker, or if an RMC counts only beside a GGA, the epoch is
-built again from the sentences that count.
+A talker that reports "no fix" vetoes all its sentences of the instant, because receivers continue
+to send the last position. GN vetoes those of all systems. So a receiver whose GLONASS part has no
+fix keeps its GPS position. After a veto of one talker, or if an RMC counts only beside a GGA, the
+epoch is built again from the sentences that count.
 """
 
 from collections.abc import Callable

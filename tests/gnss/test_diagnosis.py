@@ -28,7 +28,7 @@ def test_the_names_of_what_came_instead_are_in_order() -> None:
         ("RMC and GGA sentences on", {"proprietary", "no-position", "no-time"}),
         ("checksum", {"no-checksum"}),
         ("RMC or ZDA sentence on", {"no-date"}),
-        ("seen the sky", {"no-time", "old-date", "future-date"}),
+        ("received satellites", {"no-time", "old-date", "future-date"}),
         ("firmware", {"old-date", "future-date"}),
         ("timedatectl", {"no-date", "old-date", "future-date"}),
         # A wrong remedy is worse than none: none of these is a matter of them.

@@ -40,7 +40,7 @@ def test_two_receivers_that_speak_as_one_talker_are_noticed(
     assert not any(decoder.notices)
     fixes += decoder.feed(b"".join(map(second_of, range(2, 15))), 0.0)
     (notice,) = decoder.notices
-    assert "two receivers seem to speak as one talker" in notice
+    assert "two receivers seem to have the same talker" in notice
     assert len(fixes) > 10
 
 
