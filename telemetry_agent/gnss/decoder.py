@@ -21,7 +21,6 @@ _BINARY_FRAMES = 3
 _UNCHECKED = 3
 
 _ANTENNA = re.compile(r"ANT(?:ENNA[ =]|STATUS[ =]|_)(\w+)")
-_FIRMWARE = re.compile(r"(?:FWVER=|SW=|(?:ROM|EXT) (?:BASE|CORE) )(.+)")
 _OVERFLOW = re.compile(r"buf.*(?:alloc|overflow|full)", re.IGNORECASE)
 
 
@@ -41,8 +40,6 @@ class Decoder:
 
     antenna: str | None = None
     """The receiver's last message about its antenna, in capitals: OK, OPEN, SHORT, …"""
-    firmware: str | None = None
-    """The version that the receiver reported last."""
 
     def __init__(
         self,
@@ -236,7 +233,5 @@ class Decoder:
     def _note(self, text: str) -> None:
         if antenna := _ANTENNA.search(text.upper()):
             self.antenna = antenna[1]
-        elif firmware := _FIRMWARE.search(text):
-            self.firmware = firmware[1].strip()
         elif _OVERFLOW.search(text):
             self._overflows["receiver-overflow"] += 1
