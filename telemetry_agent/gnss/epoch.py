@@ -109,7 +109,8 @@ class Epoch:
         self.reported = True
         if self.fixed_at is None:
             self.fixed_at = report.instant
-        if report.veto:
+        # Without a time it is of any instant, and may be of a second receiver.
+        if report.veto and (report.instant is not None or self.instant is None):
             self.vetoes |= {report.tag[:2]}
         if report.unsure:
             self.unsure = True
