@@ -13,7 +13,7 @@ epoch is built again from the sentences that count.
 from collections.abc import Callable
 from typing import Any
 
-from telemetry_agent.gnss.field_values import NO_GEOMETRY, Instant
+from telemetry_agent.gnss.field_values import DAY_MS, NO_GEOMETRY, Instant
 from telemetry_agent.gnss.geodesy import PoorFix
 from telemetry_agent.gnss.parser import GNSS
 from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Moment, Report, Vtg
@@ -89,6 +89,8 @@ class Epoch:
         if self.instant is None:
             return False
         apart = abs(instant - self.instant)
+        if apart > DAY_MS // 2:
+            apart = abs(DAY_MS - apart)  # over midnight
         if apart == 0 or instant in self.labels:
             return True
         if apart > _SAME_SECOND_MS or message.tag in self.seen:
