@@ -191,6 +191,7 @@ class Epoch:
         sure = any(map(_vouches, heard))
         for message in heard:
             if isinstance(message, Report) and message.unsure:
+                # Its date is learned only now, because a receiver without a fix has no date either.
                 if sure:
                     left.day = message.day_if_sure
                     left.join(message._replace(unsure=False))
@@ -212,6 +213,7 @@ class Epoch:
         alone = first == "GGA" and len(self._reports) == 1 and self._gsa_mode not in {2, 3}
         if alone and (self._counted() or 0) < _LEAST_SATS:
             return None
+        # Within rounding the last sentence counts, as does the last value of any other field.
         trusted, last = self._reports[first], self._reports[self._last_kind]
         return last if self._agree(trusted, last) else trusted
 
