@@ -8,7 +8,7 @@ from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
 from telemetry_agent.ackqueue.reading import QueueReader, readable
-from telemetry_agent.ackqueue.recovery.verify import FileAtRest, verify
+from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor import disk, now
 from telemetry_agent.doctor.agent_checks import AgentChecks
@@ -157,8 +157,8 @@ class StorageChecks:
 
     def _read_all(self, file: Path) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
-        source = FileAtRest(file)
-        with contextlib.closing(source.store):
+        source = QueueReader(file)
+        with contextlib.closing(source):
             answers = verify(source)
             found = next(answers)
             while "sound" not in found and self._clock.monotonic_s() < until_s:
