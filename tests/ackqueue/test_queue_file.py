@@ -105,6 +105,19 @@ def test_a_file_that_goes_while_it_is_used_is_written_again_within_10_s(
         assert path.with_name("queue.db.foreign-1").read_bytes() == b"not ours"
 
 
+def test_a_queue_that_is_put_in_the_place_keeps_its_log(tmp_path: Path) -> None:
+    clock, path, other = FakeClock(), tmp_path / "queue.db", tmp_path / "other.db"
+    with AckQueue(other) as queue, AckQueue(path, commit_every_s=0, clock=clock) as replaced:
+        records = damage.record(queue, 7)
+        put(replaced, 2)
+        for file in (other, log_of(other)):
+            shutil.copy(file, file.with_name("copy"))
+            file.with_name("copy").rename(path.with_name(file.name.replace("other", "queue")))
+        replaced.stay_in_place()
+        assert replaced.stats().ready == 2
+    assert damage.recover(tmp_path / "queue.db.foreign-1").delivered == records
+
+
 def test_a_lock_file_that_another_process_made_again_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -405,7 +405,7 @@ def a_destroyed_header(bench: Bench) -> None:
 def a_destroyed_page(bench: Bench) -> None:
     bench.recorded()
     data = bytearray(bench.queue.read_bytes())
-    page = damage.number_bits(data, 17)[0][0] // damage.PAGE_BYTES * damage.PAGE_BYTES
+    page = damage.number_bits(bytes(data), 17)[0][0] // damage.PAGE_BYTES * damage.PAGE_BYTES
     data[page : page + damage.PAGE_BYTES] = b"\xff" * damage.PAGE_BYTES
     bench.queue.write_bytes(data)
 
