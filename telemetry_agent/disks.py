@@ -1,9 +1,10 @@
 """What a file system does with what is written to it: it may forget at a power cut, or refuse."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry_agent.errors import Advice
+from telemetry_agent.errors import Advice, StorageError
 
 _LOSES_ALL = "a power cut loses everything"
 ELSEWHERE = "set queue.path to a folder on ext4, btrfs, xfs or f2fs"
@@ -79,6 +80,19 @@ def _mount(line: str) -> Mount | None:
         return None
     point = fields[4].replace(r"\040", " ")
     return Mount(Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(",")))
+
+
+def free_bytes(folder: Path) -> int:
+    """What may still be written there.
+
+    Raises:
+        StorageError: It is not there, or the disk refuses.
+    """
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:
+        raise StorageError(f"cannot look at the disk of {folder}: {error.strerror}") from error
+    return disk.f_bavail * disk.f_frsize
 
 
 def size(count: float) -> str:

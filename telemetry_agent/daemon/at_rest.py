@@ -198,6 +198,6 @@ def check(path: Path, wanted: int, *, come_back: bool = False) -> None:
 
 def _was_set_aside(path: Path) -> bool:
     """Whether the agent ended before there was a new file in the place of a damaged one."""
-    with suppress(OSError):
+    with suppress(OSError, StorageError):
         return not path.exists() and bool(set_aside_files.waiting(path))
     return False

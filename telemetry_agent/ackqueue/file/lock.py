@@ -57,7 +57,7 @@ class QueueLock:
             QueueLockedError: Another process has taken it meanwhile.
             StorageError: The lock file cannot be opened.
         """
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # to take it says why, where the disk refuses
             if os.path.samestat(lock_path(self._queue_path).stat(), os.fstat(self._fd)):
                 return False
         fd = _take(self._queue_path)
@@ -132,7 +132,10 @@ def _in_use(queue_path: Path, fd: int) -> QueueLockedError:
 
 
 def _lines(fd: int) -> list[str]:
-    return os.pread(fd, 200, 0).decode("ascii", "replace").splitlines()
+    try:
+        return os.pread(fd, 200, 0).decode("ascii", "replace").splitlines()
+    except OSError:
+        return []
 
 
 def _read_note(lines: list[str]) -> Note | None:

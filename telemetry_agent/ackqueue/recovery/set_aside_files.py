@@ -8,7 +8,6 @@ is renamed to ``PATH.foreign-N``, which only the user deletes.
 A power cut can come after each step, so ``finish`` is called before a queue is opened.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -134,14 +133,16 @@ def retire(path: Path, file: Path, end: End) -> None:
 
 
 def delete_kept(path: Path, *, but_for: int = 0) -> bool:
-    """Delete the kept files, but for the last ``but_for``. Returns whether there were any."""
+    """Delete the kept files, but for the last ``but_for``. Returns whether it did any."""
     files = kept(path)
     files = files[: len(files) - but_for]
+    deleted = False
     for file in files:
         for name in (log_of(file), file):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 unlink(name)
-    return bool(files)
+                deleted = True
+    return deleted
 
 
 def _move(path: Path, aside: Path) -> None:
@@ -163,10 +164,14 @@ def _named(path: Path, kind: str, number: int) -> Path:
 
 def _numbered(path: Path, kind: str) -> list[tuple[int, Path]]:
     prefix = f"{path.name}.{kind}-"
+    try:
+        entries = [entry.name for entry in path.parent.iterdir()]
+    except OSError as error:
+        raise StorageError(f"cannot read the folder {path.parent}: {error.strerror}") from error
     names = {
-        entry.name.removeprefix(prefix).removesuffix("-wal").removesuffix("-shm")
-        for entry in os.scandir(path.parent)
-        if entry.name.startswith(prefix)
+        entry.removeprefix(prefix).removesuffix("-wal").removesuffix("-shm")
+        for entry in entries
+        if entry.startswith(prefix)
     }
     numbers = sorted(int(name) for name in names if name.isdecimal())
     return [(number, _named(path, kind, number)) for number in numbers]
