@@ -312,6 +312,15 @@ def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path
     assert told["opened again"]["ready"] == told["little left"]["ready"]
 
 
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_ballast_of_another_size_is_made_again(path: Path, size: int) -> None:
+    ballast = path.with_name("queue.db.ballast")
+    ballast.write_bytes(bytes(size))
+    with AckQueue(path, limits=ONE_MIB) as queue:
+        queue.make_room()
+        assert ballast.stat().st_size == MIB // 8
+
+
 def test_a_file_that_was_kept_goes_when_the_disk_is_short(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
