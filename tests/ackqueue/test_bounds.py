@@ -278,6 +278,13 @@ def test_a_long_doubt_about_the_time_is_as_old_as_what_follows(path: Path) -> No
 # The disk
 
 
+def test_a_limit_that_cannot_be_set_is_an_error_of_the_queue(path: Path) -> None:
+    store = Store(path, connect)
+    store.close()
+    with pytest.raises(StorageError, match=r"cannot limit the queue \S+queue\.db: "):
+        store.limit(MIB, MIB)
+
+
 def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path) -> None:
     """On a file system of its own, which somebody else fills."""
     if os.geteuid() != 0 and "CI" not in os.environ:
