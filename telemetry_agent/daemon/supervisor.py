@@ -109,6 +109,9 @@ class Supervised(Generic[T]):
                     crashed = False
                 run_loop(self.task, stop, beat, self._clock)
             except Exception:
+                if stop:  # what the step needs was closed under it
+                    log.debug("%s failed at its end", self.name, exc_info=True)
+                    return
                 crashed = True
                 self.crashes += 1
                 beat.stamp(float("inf"))

@@ -59,6 +59,27 @@ def test_a_task_that_crashes_is_closed_and_built_anew(caplog: pytest.LogCaptureF
     ]
 
 
+def test_a_step_that_fails_after_the_stop_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:
+    begun, closed = threading.Event(), threading.Event()
+
+    class Slow(Work):
+        def step(self, now_s: float) -> float | None:
+            begun.set()
+            closed.wait(20)
+            raise ValueError("the queue is closed")
+
+        def close(self) -> None:
+            closed.set()
+
+    supervisor = Supervisor(Clock())
+    work = supervisor.add("work", lambda: Slow([], threading.Event()))
+    supervisor.start()
+    assert begun.wait(20)
+    work.end(0)
+    assert not work.is_alive
+    assert caplog.records == []
+
+
 def test_a_crash_of_one_does_not_stop_another() -> None:
     other_runs = threading.Event()
     crashed = threading.Event()
