@@ -102,3 +102,17 @@ def test_an_odd_offer_of_gzip_breaks_nothing(tmp_path: Path, weight: bytes) -> N
         u.put(3)
         assert u.work() is None
         assert u.counts == (0, 0, 3, 0)
+
+
+@pytest.mark.parametrize("name", ["native", "osmand"])
+def test_the_end_of_the_connection_may_be_the_end_of_the_answer(
+    tmp_path: Path, name: FormatName
+) -> None:
+    """As CGI scripts answer: no length, and no notice that the connection ends."""
+    with (
+        Server(then=says(OK + b"\r\nok")) as server,
+        contextlib.closing(Uploading(tmp_path, server.url, name)) as u,
+    ):
+        u.put(20)
+        assert u.work() is None
+        assert u.counts == (0, 0, 20, 0)
