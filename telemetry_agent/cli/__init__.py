@@ -1,7 +1,6 @@
 """The command line: one module per command, imported only when its command runs."""
 
 import contextlib
-import difflib
 import importlib
 import os
 import sys
@@ -52,6 +51,8 @@ class _LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            import difflib  # noqa: PLC0415 - only a wrong command needs it
+
             close = difflib.get_close_matches(args[0], self.summaries, n=1)
             if not close:
                 raise
