@@ -73,10 +73,10 @@ class SharedLine:
     @property
     def quiet_s(self) -> float:
         """After so many seconds without a byte the followed owner's epoch is complete."""
-        return self.heard.quiet_s if self.heard else 0.0
+        return self.current.quiet_s if self.current else 0.0
 
     @property
-    def heard(self) -> Assembler | None:
+    def current(self) -> Assembler | None:
         """The assembler of the followed owner; if there is none, the one judged last."""
         if self.followed is not None:
             return self.assemblers[self.followed]
