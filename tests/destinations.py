@@ -40,7 +40,7 @@ from peers import (
     wait_until_answers,
 )
 from processes import AGENT, run_agent, running
-from standins import Compass, Dawarich, PhoneTrack, Recorder, Reitti, Server, Traccar
+from standins import Compass, Dawarich, GPSLogger, PhoneTrack, Recorder, Reitti, Server, Traccar
 
 APPS = Path(__file__).parent / "apps"
 DEVICE = "van-07"
@@ -614,6 +614,20 @@ class HomeAssistantGPSLogger(HomeAssistant):
         return [fix["lat"], fix["lon"], accuracy_m(fix), *map(fix.get, ("alt", "speed", "course"))]
 
 
+class GPSLoggerStandIn(HomeAssistantGPSLogger):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.answer = GPSLogger()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.answer) as server:
+            yield f"{server.url}/api/webhook/gpslogger"
+
+    def stored(self, url: str) -> list[Any]:
+        return [[state.get(name) for name in self.names] for state in self.answer.states]
+
+
 class DawarichStandIn(Destination):
     cut_after = 60_000
 
@@ -721,6 +735,7 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     TraccarOwnTracks,
     HomeAssistant,
     HomeAssistantGPSLogger,
+    GPSLoggerStandIn,
     DawarichStandIn,
     PhoneTrackStandIn,
     ReittiStandIn,
