@@ -223,7 +223,11 @@ def _device_name(value: str) -> str:
         raise ValueError(f"{unknown[0]} is not one of {{hostname}}, {{serial}}, {{machine-id}}")
     name = re.sub(r"\{([^}]+)\}", lambda match: _machine_fact(match[1]), value).strip()
     if not name:
-        raise ValueError("this machine has no name: set one, or change the hostname")
+        raise ValueError(
+            "this machine has no host name: set one, or give a name"
+            if value.strip()
+            else "must not be empty"
+        )
     if len(name) > 128 or not name.isprintable():
         raise ValueError("must be at most 128 printable characters")
     return name
