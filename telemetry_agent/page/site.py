@@ -28,7 +28,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -41,10 +41,8 @@ from starlette.responses import (
     JSONResponse,
     PlainTextResponse,
     Response,
-    StreamingResponse,
 )
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
@@ -63,7 +61,7 @@ from telemetry_agent.page.query import (
     row_number,
     wanted_part,
 )
-from telemetry_agent.page.streams import VIEWERS, EventStreams
+from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
 from telemetry_agent.page.threads import each_in_thread, in_thread
 from telemetry_agent.page.trail import POINT
 from telemetry_agent.trouble import Trouble
@@ -139,7 +137,7 @@ class Site:
         self._wrong_tokens = WrongTokens()
         login = partial(self._files.text, "login.html")
         policy = content_policy(options.tiles)
-        self.app: ASGIApp = Guard(app, access, policy, self._wrong_tokens, login)
+        self.app = Guard(app, access, policy, self._wrong_tokens, login)
 
     def close(self) -> None:
         """Let go of the map."""
@@ -196,7 +194,7 @@ class Site:
                 f"Too many viewers (limit {VIEWERS}): close another window.", 503
             )
         # A proxy that collects an answer before it passes it on would hold events back.
-        return _Stream(
+        return StreamedAnswer(
             self._streams.follow(request.query_params.get("browser", "")),
             self._broken_off,
             headers={"X-Accel-Buffering": "no"},
@@ -281,30 +279,28 @@ class Site:
             asked["since_ms"] = round(wanted.since_s * 1000)
         if math.isfinite(wanted.until_s):
             asked["until_ms"] = round(wanted.until_s * 1000) + 1
+        device = self._agent.snapshot().device
+        until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
+        since_ms = asked.get("since_ms", until_ms and until_ms - 1)
+        file = file_name(device, name, since_ms, until_ms)
         # A third one waits: a browser shows nobody why a download was refused.
         try:
             async with asyncio.timeout(_EXPORT_WAIT_S):
                 await self._exports.acquire()
         except TimeoutError:
             return PlainTextResponse("Two others export already: try again later.", 503)
-        device = self._agent.snapshot().device
-        until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
-        since_ms = asked.get("since_ms", until_ms and until_ms - 1)
-        file = file_name(device, name, since_ms, until_ms)
-        return _Stream(
+        return StreamedAnswer(
             self._pieces(asked),
             self._broken_off,
+            self._exports.release,
             headers={"Content-Disposition": f'attachment; filename="{file}"'},
             media_type=FORMATS[name].media_type,
         )
 
     async def _pieces(self, asked: dict[str, Any]) -> AsyncGenerator[str, None]:
-        try:
-            async with aclosing(each_in_thread(self._agent.ask("export", asked))) as answers:
-                async for answer in answers:
-                    yield answer["text"]
-        finally:
-            self._exports.release()
+        async with aclosing(each_in_thread(self._agent.ask("export", asked))) as answers:
+            async for answer in answers:
+                yield answer["text"]
 
     async def _metrics(self, request: Request) -> Response:
         data = metrics(self._agent.snapshot(), self._event_source.clock_offset_s())
@@ -348,29 +344,6 @@ class Site:
         return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
 
 
-class _Stream(StreamingResponse):
-    """An answer of unknown length. It ends as soon as the viewer leaves."""
-
-    def __init__(self, content: AsyncIterator[str], broken_off: Trouble, **response: Any) -> None:
-        super().__init__(content, **response)
-        self._broken_off = broken_off
-
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        speaking = asyncio.ensure_future(self.stream_response(send))
-        leaving = asyncio.ensure_future(_until_gone(receive))
-        await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (speaking, leaving):
-            task.cancel()
-        await asyncio.wait({speaking, leaving})
-        if not speaking.cancelled() and (error := speaking.exception()):
-            if not isinstance(error, AgentError):
-                raise error
-            # An answer without an end is how the viewer learns that it is not whole.
-            self._broken_off.failed(f"the page broke off an answer: {error}", kind="broken off")
-        elif not speaking.cancelled():
-            self._broken_off.over("the page sends whole answers again")
-
-
 def _packed(points: bytes, request: Request, last: int, **told: str) -> Response:
     """Points; with ``planes`` their first bytes, their second ones …, which gzip halves."""
     if "planes" in request.query_params:
@@ -392,8 +365,3 @@ def _opened(file: Path | None) -> MapFile | None:
 
 async def _told(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400 if isinstance(error, BadRequestError) else 409)
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
