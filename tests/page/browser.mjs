@@ -279,6 +279,27 @@ const stories = {
     assert.ok(page.faults.every((fault) => LOST.test(fault)), page.faults.join("\n"));
   },
 
+  /** Parts whose code could not be loaded are loaded when contact is back; so is the set-up. */
+  async loading() {
+    const page = await open({ size: "phone" }, "", async (page) => {
+      let refused = 2;
+      await page.route("**/setup", (route) => (refused-- > 0 ? route.abort() : route.continue()));
+    });
+    await live(page);
+    await page.route("**/*.js", (route) => route.abort());
+    await page.locator("#trips-card").scrollIntoViewIfNeeded();
+    await until(page, () => /trips\.js/.test(performance.getEntriesByType("resource").map(({ name }) => name).join()));
+    await page.waitForTimeout(500);
+    await page.unroute("**/*.js");
+    await until(page, () => document.querySelectorAll("#trips li").length > 0);
+    assert.ok(page.faults.every((fault) => /ERR_FAILED|module/.test(fault)), page.faults.join("\n"));
+    // A range that reaches farther than any clock of the agent.
+    await page.fill("#since", "0001-01-01T00:00");
+    await page.fill("#until", "9999-12-31T23:59");
+    await page.getByRole("button", { name: "Show", exact: true }).click();
+    await until(page, () => !document.querySelector("#strip").hidden && window.page.feed.stale === false);
+  },
+
   /** The agent comes back in another version: so does the page. */
   async upgraded() {
     const page = await open();

@@ -17,7 +17,7 @@ const ICONS = { bad: "icon-bad.svg", stored: "icon-warn.svg" };
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
 
 async function start() {
-  const { check, missing, ...ground } = await (await fetch("setup")).json();
+  const { check, missing, ...ground } = await setup();
   const track = new Track();
   // For the tests: what is there to draw, and how long that takes.
   window.page = { track };
@@ -89,6 +89,17 @@ async function start() {
   });
   window.page.feed = feed;
   feed.start();
+}
+
+/** What the agent was set up with, however long it takes to come. */
+async function setup() {
+  for (;;) {
+    try {
+      return await (await fetch("setup")).json();
+    } catch {
+      await new Promise((done) => setTimeout(done, 1000));
+    }
+  }
 }
 
 /** The one sentence; read out when it says something else, not each time a number grows. */

@@ -8,11 +8,17 @@
 export function whenSeen(element, load) {
   let part = null;
   let state = null;
+  let failed = false;
   const observer = new IntersectionObserver(
     async (entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       observer.disconnect();
-      part = await load();
+      try {
+        part = await load();
+      } catch {
+        failed = true;
+        return;
+      }
       if (state) part.show(state);
     },
     { rootMargin: "150px" },
@@ -21,6 +27,8 @@ export function whenSeen(element, load) {
   return {
     show(told) {
       state = told;
+      if (failed) observer.observe(element); // there is contact again
+      failed = false;
       part?.show(told);
     },
     recolour: () => part?.recolour?.(),

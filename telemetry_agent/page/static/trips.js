@@ -5,6 +5,7 @@ import { day, inputValue, minute } from "./times.js";
 import { distance, speed } from "./units.js";
 
 const AGAIN_MS = 15_000;
+const LATEST_S = 253_402_300_799; // the agent knows no time after the year 9999
 const $ = (id) => document.getElementById(id);
 
 export class TripList {
@@ -15,7 +16,9 @@ export class TripList {
     this.asked = -Infinity;
     $("range").addEventListener("submit", (event) => {
       event.preventDefault();
-      const [since, until] = [$("since").value, $("until").value].map((text) => new Date(text).getTime() / 1000);
+      const [since, until] = [$("since").value, $("until").value].map((text) =>
+        Math.min(Math.max(0, new Date(text).getTime() / 1000), LATEST_S),
+      );
       const fault = !(until > since);
       $("range-fault").hidden = !fault;
       if (fault) return;
