@@ -25,9 +25,11 @@ import psycopg
 import pytest
 from documents import blocks
 from drives import BATCH, FIXES
+from old_clickhouse import ORDER, columns, without_token
 from peers import (
     ask,
     caddy,
+    clickhouse,
     free_port,
     influx_rows,
     influxdb,
@@ -321,6 +323,36 @@ class VictoriaMetrics(Destination):
         return {name: value for name, value in fix.items() if name not in self._WORDS}
 
 
+class ClickHouse(Destination):
+    """ClickHouse 18.16, with the documentation's table as it knows that."""
+
+    upload: ClassVar[dict[str, Any]] = {"format": "clickhouse"}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with clickhouse(self.folder) as self.itself:
+            ask(self.itself, b"CREATE DATABASE IF NOT EXISTS gps")
+            engine = f"ReplacingMergeTree {ORDER}"
+            table = f"CREATE TABLE IF NOT EXISTS gps.fixes {columns()} ENGINE = {engine}"
+            ask(self.itself, table.encode())
+            with Server(lambda asked: without_token(self.itself, asked)) as relay:
+                yield f"{relay.url}/?database=gps"
+
+    def stored(self, url: str) -> list[Any]:
+        read = b"SELECT * FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"
+        said = ask(f"{self.itself}/?output_format_json_quote_64bit_integers=0", read)
+        rows = map(json.loads, said.splitlines())
+        return [{k: _rounded(v) for k, v in row.items() if v not in (None, "", [])} for row in rows]
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {**fix, "time": fix["time"].replace("T", " ")[:19]}
+
+
+def _rounded(value: Any) -> Any:
+    """It reads a number to one unit in the last place of a double."""
+    return round(value, 9) if isinstance(value, float) else value
+
+
 # Servers for trackers: one fix in a request
 
 
@@ -535,22 +567,35 @@ class TraccarOwnTracks(TraccarDecoder):
 class HomeAssistant(_OwnTracksDestination):
     """Home Assistant's own webhook for OwnTracks. It knows no times, and a place only once."""
 
+    webhook = "owntracks?u=jane"
+    names: tuple[str, ...] = ("latitude", "longitude", "gps_accuracy", "velocity", "course")
+
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
         python, port = elsewhere("TELEMETRY_AGENT_HOME_ASSISTANT"), free_port()
         script = str(APPS / "home_assistant.py")
         with running(python, script, str(self.folder), str(port)) as server:
             server.wait_for_line("started", 120)
-            yield f"http://127.0.0.1:{port}/api/webhook/owntracks?u=jane"
+            yield f"http://127.0.0.1:{port}/api/webhook/{self.webhook}"
 
     def stored(self, url: str) -> list[Any]:
         lines = (self.folder / "stored").read_text().splitlines()
-        names = ("latitude", "longitude", "gps_accuracy", "velocity", "course")
-        return [[json.loads(line).get(name) for name in names] for line in lines]
+        return [[json.loads(line).get(name) for name in self.names] for line in lines]
 
     def as_stored(self, fix: Fix) -> Any:
         said = super().as_stored(fix)
         return [said.get(name) for name in ("lat", "lon", "acc", "vel", "cog")]
+
+
+class HomeAssistantGPSLogger(HomeAssistant):
+    """Its webhook for GPSLogger."""
+
+    upload: ClassVar[dict[str, Any]] = {"format": "gpslogger"}
+    webhook = "gpslogger"
+    names = ("latitude", "longitude", "gps_accuracy", "altitude", "speed", "direction")
+
+    def as_stored(self, fix: Fix) -> Any:
+        return [fix["lat"], fix["lon"], accuracy_m(fix), *map(fix.get, ("alt", "speed", "course"))]
 
 
 class DawarichStandIn(Destination):
@@ -650,6 +695,7 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     BehindCaddy,
     InfluxDB,
     VictoriaMetrics,
+    ClickHouse,
     TraccarStandIn,
     TraccarBehindNginx,
     TraccarDecoder,
@@ -658,6 +704,7 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     RealRecorder,
     TraccarOwnTracks,
     HomeAssistant,
+    HomeAssistantGPSLogger,
     DawarichStandIn,
     PhoneTrackStandIn,
     ReittiStandIn,

@@ -25,7 +25,7 @@ from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
 from telemetry_agent.errors import AgentError
-from telemetry_agent.page.events import Doctor
+from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ _STOP_S = 9.0
 """For everything from the signal on; 10 s are promised."""
 
 
+MakeDoctor = Callable[[], Doctor]
+
+
 class Load(Protocol):
     """Reads the config."""
 
@@ -46,14 +49,14 @@ class Load(Protocol):
         """Where it does not work and ``fall_back``, the last good one serves."""
 
 
-def run(load: Load, path: Path | None, clock: Clock, doctor: Doctor | None = None) -> int:
+def run(load: Load, path: Path | None, clock: Clock, doctor: MakeDoctor | None = None) -> int:
     """Run until a signal says stop; SIGHUP reads the config again. Returns the exit status.
 
     Args:
         load: reads the config.
         path: of its file, ``None``: one of the usual places.
         clock: the machine's clocks.
-        doctor: says what is wrong; the page shows it.
+        doctor: makes what says what is wrong; the page shows it.
 
     Raises:
         ConfigError: the config is wrong, and there is no last good one.
@@ -67,7 +70,9 @@ def run(load: Load, path: Path | None, clock: Clock, doctor: Doctor | None = Non
 
 
 class _Service:
-    def __init__(self, load: Load, path: Path | None, clock: Clock, doctor: Doctor | None) -> None:
+    def __init__(
+        self, load: Load, path: Path | None, clock: Clock, doctor: MakeDoctor | None
+    ) -> None:
         self._load = load
         self._doctor = doctor
         self._path = path
@@ -154,6 +159,7 @@ class _Service:
             secrets=self._secrets,
             config=before.config,
             waiting=waiting,
+            doctor=self._doctor,
         )
         agent.start()
         self._agent = agent

@@ -30,7 +30,10 @@ _WHO = {
 _WHERE = {
     "overland": "correct upload.url: it ends in /api/v1/overland/batches for Dawarich, in "
     "/apps/phonetrack/log/overland/TOKEN/NAME for PhoneTrack",
-    "owntracks": "correct upload.url: it ends in /pub for the Recorder",
+    "owntracks": "correct upload.url: it ends in /pub for the Recorder, in /api/webhook/ID for "
+    "Home Assistant",
+    "gpslogger": "correct upload.url: it is the address that Home Assistant's integration "
+    "GPSLogger shows",
     "influx": "create the database or bucket that upload.url names, or correct it",
     "clickhouse": "create the table as docs/servers.md has it, or correct upload.url",
 }

@@ -47,7 +47,8 @@ from starlette.routing import Route
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
-from telemetry_agent.page.events import AgentView, Doctor, EventSource
+from telemetry_agent.page.agent_view import AgentView, Doctor
+from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import Files, compressed
 from telemetry_agent.page.guard import Guard, content_policy, login_page, peer_of, too_many_tokens
 from telemetry_agent.page.libraries import browser_missing

@@ -8,7 +8,9 @@ from telemetry_agent.model import Answer, Batch, Outcome, Payload, Record, Uploa
 
 Compression = Literal["none", "gzip"]
 CompressionSetting = Literal["auto", "gzip", "none"]
-FormatName = Literal["native", "overland", "osmand", "owntracks", "influx", "clickhouse"]
+FormatName = Literal[
+    "native", "overland", "osmand", "owntracks", "gpslogger", "influx", "clickhouse"
+]
 
 
 @dataclass(frozen=True, slots=True)

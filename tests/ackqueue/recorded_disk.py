@@ -119,8 +119,9 @@ class Recorded(ApswConnection):
     def execute(self, sql: str, parameters: Any = ()) -> Any:
         if sql == "COMMIT" and self.disk.commits_late:
             return None
-        if sql == "BEGIN IMMEDIATE":
+        if sql in {"BEGIN IMMEDIATE", "VACUUM"}:
             self._commit_at_last()
+        if sql == "BEGIN IMMEDIATE":
             for pragma in self.disk.pragmas:
                 super().execute(pragma).fetchall()
         return super().execute(sql, parameters)

@@ -13,7 +13,8 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.model import Fix
-from telemetry_agent.page.events import AgentView, EventSource
+from telemetry_agent.page.agent_view import AgentView
+from telemetry_agent.page.events import EventSource
 from telemetry_agent.snapshot import Snapshot
 
 START_MS = 1_795_435_200_000

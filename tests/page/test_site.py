@@ -26,7 +26,7 @@ from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 from telemetry_agent.page import libraries, streams, task, viewer_connection
-from telemetry_agent.page.events import Doctor
+from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.page.libraries import STATIC
 from telemetry_agent.snapshot import Snapshot
 
@@ -53,7 +53,7 @@ class Site:
             upload=UploadSettings(**{"url": "http://127.0.0.1:9/", **upload}),
             page=PageSettings(**{"listen": ("127.0.0.1", self.port), **page}),
         )
-        self.agent = Agent(settings, Clock(), doctor=doctor)
+        self.agent = Agent(settings, Clock(), doctor=(lambda: doctor) if doctor else None)
         self.queue = self.agent.queue
         self.origin = f"http://127.0.0.1:{self.port}"
 

@@ -109,14 +109,14 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
             int(text_of(usb / "idVendor"), 16),
             int(text_of(usb / "idProduct"), 16),
         )
-        says = f"{text_of(usb / 'manufacturer')} {text_of(usb / 'product')}".strip()
-        judged = _judge(ids, number, says)
+        described = f"{text_of(usb / 'manufacturer')} {text_of(usb / 'product')}".strip()
+        judged = _judge(ids, number, described)
         if judged:
             device = Path("/dev") / tty.name
             yield Candidate(names.get(tty.name, device), device, *judged)
 
 
-def _judge(ids: tuple[int, int], interface: int, says: str) -> tuple[Kind, str] | None:
+def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, str] | None:
     """Kind and label of a USB port; ``None``: certainly not a receiver's."""
     if ids in RECEIVERS:
         return "receiver", RECEIVERS[ids]
@@ -126,7 +126,7 @@ def _judge(ids: tuple[int, int], interface: int, says: str) -> tuple[Kind, str] 
     if ids[0] in _MODEM_VENDORS:
         return None
     bridge = _BRIDGES.get(ids[0], "USB")
-    return "unknown", says or f"{bridge} serial port"
+    return "unknown", described or f"{bridge} serial port"
 
 
 def _header(root: Path) -> Iterator[Candidate]:

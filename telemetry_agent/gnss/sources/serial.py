@@ -157,10 +157,10 @@ class SerialSource:
             port.baudrate = baud
             trial = Trial()
             if self._try(trial):
-                self._held = trial.heard
+                self._held = trial.received
                 self._memory[self.name] = baud
                 return baud
-            silent += not trial.heard
+            silent += not trial.received
             # A line without data does not show its speed.
             if self._cancelled or silent == _SILENT_TRIALS:
                 break
