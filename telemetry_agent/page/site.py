@@ -1,28 +1,4 @@
-"""The pages and data of the device page, as a web application.
-
-=======================  ==========================================================================
-``GET /``                the page; the login where a token is needed and was not shown
-``GET /map.pmtiles``     a range of the offline map
-``GET /events``          server-sent events: see ``news``; after four of one ``browser`` it says
-                         ``poll``
-``GET /state``           what ``hello`` would be now, for who polls
-``GET /trail?after=R``   the positions behind row R, packed: see ``trail``, and ``_packed``
-``GET /track``           what is to be drawn of the track, thinned: see ``wanted_part``
-``GET /trips``           see ``EventSource.trips``
-``GET /fix?row=R``       one stored fix with all its fields
-``GET /history``         ``?hours=24``, up to 720: see ``EventSource.history``
-``GET /dead-letters``    at most 200 of them, with reasons
-``POST /retry``          ``{"all": true}``, or ``{"names": [[stream, seq], …]}``
-``POST /discard``        likewise
-``GET /export/F``        the stored track, or a time of it (``since``, ``until``), in format F
-``GET /metrics``         for Prometheus
-``GET /log``             the newest lines of the log, secrets masked
-``GET /config``          the effective config, secrets masked
-``POST /check``          everything is checked, as ``doctor --json`` reports it
-``POST /network``        ``{"away": true}``: a demo's network
-``POST /login``          a form with ``token``
-=======================  ==========================================================================
-"""
+"""The pages and data of the device page, as a web application. docs/page.md lists its paths."""
 
 import asyncio
 import json
@@ -204,8 +180,7 @@ class Site:
 
     async def _state(self, request: Request) -> Response:
         await self._streams.refresh()
-        hello = self._event_source.hello().encode()
-        return compressed(hello, "application/json", request.headers)
+        return _json(self._event_source.hello(), request)
 
     async def _trail(self, request: Request) -> Response:
         after = row_number(request.query_params, "after", "0")
@@ -233,8 +208,7 @@ class Site:
 
     async def _trips(self, request: Request) -> Response:
         self._streams.look_back()
-        data = self._event_source.trips().encode()
-        return compressed(data, "application/json", request.headers)
+        return _json(self._event_source.trips(), request)
 
     async def _fix(self, request: Request) -> Response:
         row = row_number(request.query_params, "row")
@@ -249,8 +223,7 @@ class Site:
             hours = -1.0
         if not 0 < hours <= _MONTH_H:
             return PlainTextResponse("hours is a number up to 720.", 400)
-        data = self._event_source.history(hours).encode()
-        return compressed(data, "application/json", request.headers)
+        return _json(self._event_source.history(hours), request)
 
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
@@ -308,13 +281,11 @@ class Site:
         return compressed(data, MEDIA_TYPE, request.headers)
 
     async def _log(self, request: Request) -> Response:
-        data = json.dumps(self._agent.log_lines()).encode()
-        return compressed(data, "application/json", request.headers)
+        return _json(json.dumps(self._agent.log_lines()), request)
 
     async def _config(self, request: Request) -> Response:
         values = {key: value for key, value in self._agent.config().items() if value is not None}
-        data = json.dumps(values, default=str).encode()
-        return compressed(data, "application/json", request.headers)
+        return _json(json.dumps(values, default=str), request)
 
     async def _check(self, doctor: Doctor, _request: Request) -> Response:
         """One check at a time: who asks meanwhile gets the result of the one that runs."""
@@ -343,6 +314,10 @@ class Site:
             return login_page(self._files.text("login.html"), wrong=True)
         # Relative: behind a proxy only the browser knows what this folder is called.
         return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
+
+
+def _json(text: str, request: Request) -> Response:
+    return compressed(text.encode(), "application/json", request.headers)
 
 
 def _packed(points: bytes, request: Request, last: int, **told: str) -> Response:

@@ -1,17 +1,16 @@
 /** Puts the parts together: each event of the agent is shown by all of them. */
 
 import { DeadLetters } from "./dead-letters.js";
+import { $, make, put } from "./dom.js";
 import { Feed, post } from "./feed.js";
 import { Health, marked } from "./health.js";
 import { instead, library, whenSeen } from "./lazy.js";
-import { Pipe, put } from "./pipe.js";
+import { Pipe } from "./pipe.js";
 import { Playback } from "./playback.js";
 import { SkyView } from "./sky.js";
 import { Track } from "./track.js";
 import { unitsSelect } from "./units.js";
 import { ago, count, headline, lostContact, many, reasons, size, span, total } from "./words.js";
-
-const $ = (id) => document.getElementById(id);
 
 const ICONS = { bad: "icon-bad.svg", stored: "icon-warn.svg" };
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
@@ -143,13 +142,7 @@ function labels(state, title) {
   if (upload.last_error) facts.push(["Last fault", `${upload.last_error}, ${ago(upload.last_error_s)}`]);
   const details = $("details");
   if (details.children.length !== facts.length) {
-    details.replaceChildren(
-      ...facts.map(() => {
-        const pair = document.createElement("div");
-        pair.append(document.createElement("dt"), document.createElement("dd"));
-        return pair;
-      }),
-    );
+    details.replaceChildren(...facts.map(() => make("div", {}, make("dt"), make("dd"))));
   }
   facts.forEach(([name, value], i) => {
     put(details.children[i].children[0], name);

@@ -1,5 +1,6 @@
 /** How the agent did: one of several charts, over an hour to 30 days. */
 
+import { $ } from "./dom.js";
 import { day, minute, moment } from "./times.js";
 import { speedUnit, speedValue } from "./units.js";
 
@@ -21,9 +22,9 @@ const GAP_STEPS = 3;
 
 export class History {
   constructor() {
-    this.box = document.getElementById("chart");
-    this.what = document.getElementById("chart-what");
-    this.hours = document.getElementById("chart-hours");
+    this.box = $("chart");
+    this.what = $("chart-what");
+    this.hours = $("chart-hours");
     this.asked = -Infinity;
     this.inSight = true;
     new ResizeObserver(() => this.plot?.setSize(this.#size())).observe(this.box);
@@ -81,7 +82,7 @@ export class History {
     const over = this.hours.selectedOptions[0].textContent;
     this.box.setAttribute("aria-label", `${over}: ${told.join("; ")}.`);
     const nothing = data.slice(1).every((line) => line.every((value) => value === null));
-    document.getElementById("chart-empty").hidden = Boolean(this.plot) && !nothing;
+    $("chart-empty").hidden = Boolean(this.plot) && !nothing;
   }
 
   #size() {

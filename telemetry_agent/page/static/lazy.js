@@ -1,5 +1,7 @@
 /** Parts of the page whose code is loaded when they are first seen. */
 
+import { make } from "./dom.js";
+
 /**
  * @param {Element} element what has to come into sight
  * @param {() => Promise<{show: (state: object) => void, recolour?: () => void}>} load makes the part
@@ -37,20 +39,14 @@ export function whenSeen(element, load) {
 
 /** What stands in the place of a part whose library this installation does not have. */
 export function instead(element, missing) {
-  const note = document.createElement("p");
-  note.className = "empty missing";
-  note.textContent = missing;
-  element.replaceChildren(note);
+  element.replaceChildren(make("p", { className: "empty missing" }, missing));
   return { show() {} };
 }
 
 /** Load a library that is no module, with its styles before ours. */
 export async function library(name, { styled = true } = {}) {
-  const style = document.createElement("link");
-  style.rel = "stylesheet";
-  style.href = `static/vendor/${name}.css`;
-  const script = document.createElement("script");
-  script.src = `static/vendor/${name}.js`;
+  const style = make("link", { rel: "stylesheet", href: `static/vendor/${name}.css` });
+  const script = make("script", { src: `static/vendor/${name}.js` });
   const loaded = (styled ? [style, script] : [script]).map(
     (element) =>
       new Promise((done, failed) => {
