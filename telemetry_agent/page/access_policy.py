@@ -171,7 +171,7 @@ def _from_itself(method: str, path: str, headers: Mapping[str, str]) -> bool:
 def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
-    except ValueError:
+    except ValueError:  # a bracket without its other half
         return urlsplit("")
 
 
