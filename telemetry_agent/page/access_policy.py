@@ -107,10 +107,10 @@ class AccessPolicy:
         return (name.removesuffix(f":{_DEFAULT_PORTS[origin.scheme]}")) in self._proxied
 
     def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
+        parts = _split(f"//{host}")
+        if parts.netloc != host or "@" in host:
             return False
+        name = parts.hostname or ""
         return name.rstrip(".") in self._names or is_literal(name)
 
     def _has_token(self, headers: Mapping[str, str]) -> bool:
@@ -148,13 +148,6 @@ class WrongTokens:
             del self._peers[next(iter(self._peers))]
 
 
-def _origin(headers: Mapping[str, str]) -> SplitResult:
-    try:
-        return urlsplit(headers.get("origin", ""))
-    except ValueError:  # a bracket without its other half
-        return urlsplit("")
-
-
 def _network_of(peer: str) -> str:
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])
@@ -173,6 +166,17 @@ def _from_itself(method: str, path: str, headers: Mapping[str, str]) -> bool:
     return (
         navigates and headers.get("sec-fetch-dest") == "document" and (method, path) == ("GET", "/")
     )
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # a bracket without its other half
+        return urlsplit("")
+
+
+def _origin(headers: Mapping[str, str]) -> SplitResult:
+    return _split(headers.get("origin", ""))
 
 
 def _pass(token: str) -> str:

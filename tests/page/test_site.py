@@ -335,6 +335,67 @@ def test_whoever_asks_for_a_check_meanwhile_gets_the_result_of_the_one_that_runs
     assert doctor.checks == 1
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/track?since=NaN", "/track?since=-1", "/track?until=1e300", "/track?tolerance=inf"),
+        *("/track?across=-5", "/track?box=1,2,3", "/trail?after=-1", "/trail?after=%D9%A3"),
+        *("/export/gpx?since=1e300", "/export/kml?until=99999999999999", "/export/csv?since=inf"),
+        *("/history?hours=NaN", "/fix?row=", "/fix?row=9999999999999999999"),
+    ],
+)
+def test_a_hostile_query_is_refused(
+    site: Site, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.put(3)
+    assert site.ask(path)[0].status == 400
+    assert "Traceback" not in caplog.text
+
+
+def raw(site: Site, request: str) -> bytes:
+    """The whole answer to what no browser sends."""
+    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as line:
+        line.sendall(request.replace("\n", "\r\n").encode())
+        return b"".join(iter(lambda: line.recv(4096), b""))
+
+
+def test_what_no_browser_sends_is_refused_without_a_traceback(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = f"Host: 127.0.0.1:{site.port}"
+    for head in ("Host: evil@127.0.0.1", "Host: 127.0.0.1/evil", "Host: 127.0.0.1#evil"):
+        assert raw(site, f"GET / HTTP/1.1\n{head}\nConnection: close\n\n").startswith(
+            b"HTTP/1.1 421 "
+        )
+    for origin in ("http://[", "http://[::1", "//", "null"):
+        assert site.ask("/retry", {"all": True}, Origin=origin)[0].status == 403
+    # Two lengths: what a proxy takes for the body may be a request here. It is the last one read.
+    lengths = "Content-Length: 6\nTransfer-Encoding: chunked"
+    answer = raw(
+        site, f"POST /retry HTTP/1.1\n{host}\n{lengths}\n\n0\n\nGET / HTTP/1.1\n{host}\n\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    body = f"POST /retry HTTP/1.1\n{host}\nOrigin: {site.origin}\nContent-Length: 12\n\n"
+    with socket.create_connection(("127.0.0.1", site.port)) as line:
+        line.sendall((body.replace("\n", "\r\n") + '{"all"').encode())
+    assert site.ask("/history")[0].status == 200
+    assert "Traceback" not in caplog.text
+
+
+def test_an_export_that_fails_at_once_does_not_keep_others_from_exporting(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def newest_ms() -> int:
+        raise StorageError("the disk is gone")
+
+    site.put(3)
+    with monkeypatch.context() as failing:
+        failing.setattr(site.queue, "newest_ms", newest_ms)
+        assert [site.ask("/export/csv")[0].status for _ in range(3)] == [409] * 3
+    assert site.ask("/export/csv")[0].status == 200
+
+
 def test_a_disk_that_cannot_be_read_is_told(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
