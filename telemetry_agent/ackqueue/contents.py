@@ -171,61 +171,6 @@ class Contents:
         """
         return stored(self.shared, state)
 
-    def purge_delivered(self) -> bool:
-        """Delete some of the delivered fixes that are older than ``keep_delivered_s``.
-
-        Age is the distance in GNSS time, either way, from the last fix put in this run whose time
-        is not in doubt: the system clock of a device may be wrong by years. So nothing is deleted
-        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction. The
-        newest fix stays whatever its age: ``newest`` tells the next run how far this one came.
-
-        Returns:
-            Whether there may be more to delete now.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-        with self.shared.disk:
-            self.shared.check_open()
-            return self._bounds.purge()
-
-    def make_room(self) -> bool:
-        """Keep within the limits, one step at a time. Returns and raises as ``purge_delivered``."""
-        with self.shared.disk:
-            self.shared.check_open()
-            return self._bounds.make_room()
-
-    def tidy(self) -> bool:
-        """Delete what is too old, give back free pages. As ``purge_delivered``."""
-        with self.shared.disk:
-            self.shared.check_open()
-            if self._bounds.purge() or self._bounds.expire():
-                return True
-            self._bounds.pack()
-            self.shared.note()
-        return False
-
-    def stay_in_place(self) -> None:
-        """Make the files again if somebody deleted, moved or replaced them.
-
-        Raises:
-            QueueLockedError: Another process uses the queue meanwhile.
-            StorageError: The disk refuses.
-        """
-        with self.shared.disk:
-            self.shared.check_open()
-            self.shared.stay_in_place()
-
-    def has_room(self) -> bool:
-        """Whether more can be carried over without giving up what is here.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-        with self.shared.disk:
-            self.shared.check_open()
-            return self._bounds.has_room()
-
     def retry(self, names: Collection[tuple[str, int]] | None = None) -> int:
         """Make dead letters ready: all of them, or those with these (stream, seq).
 

@@ -1,8 +1,8 @@
 """A queue that nobody uses, read without a change to any file.
 
-SQLite makes files even where it only reads, unless it may take the file as immutable, and then it
-does not see a log. So ``QueueReader`` opens a file without a log in place. A file with a log, or a
-damaged one, is read as a private copy: ``copied`` makes it.
+SQLite makes an index beside a log even where it only reads, and chowns what root opens. So a file
+with a log is read in place if it has an index, and is not another's whom root looks at. Otherwise,
+and where it is damaged, it is read as a private copy.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from telemetry_agent.ackqueue.contents import stored
+from telemetry_agent.ackqueue.file.lock import lock_path
 from telemetry_agent.ackqueue.file.rows import TIME_MS, decode
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -30,7 +31,7 @@ class QueueReader:
     """Answers what ``AckQueue`` answers, as far as that changes nothing.
 
     Args:
-        path: of the queue, with no log beside it, or a copy.
+        path: of the queue, as ``readable`` names it.
 
     Raises:
         StorageError: it is damaged so that it cannot be opened, or the disk refuses.
@@ -74,24 +75,30 @@ class QueueReader:
 
 
 @contextmanager
-def copied(path: Path, *, whole: bool) -> Iterator[Path]:
-    """A private copy of the queue and its log while the block runs.
+def readable(path: Path) -> Iterator[Path]:
+    """The queue, or a private copy while the block runs; raises as ``copied``."""
+    log, index = set_aside_files.log_of(path), set_aside_files.index_of(path)
+    for file in (path, log, index):
+        # Whoever owns the folder chose what is there: a pipe would be waited for.
+        if file.exists() and not file.is_file():
+            raise StorageError(f"{file} is not a file")
+    is_others = os.geteuid() == 0 and path.stat().st_uid != 0
+    if not log.exists() or (index.exists() and not is_others):
+        yield path
+        return
+    with copied(path) as copy:
+        yield copy
 
-    Args:
-        path: of the queue.
-        whole: also what was set aside, and what the last holder of the lock wrote down.
+
+@contextmanager
+def copied(path: Path) -> Iterator[Path]:
+    """A private copy of the queue, and of what an agent would find beside it, for this block.
 
     Raises:
         StorageError: it cannot be read, or there is no room for it.
     """
-    files = [path, set_aside_files.log_of(path)]
-    if whole:
-        waiting = set_aside_files.waiting(path)
-        files += [
-            *waiting,
-            *map(set_aside_files.log_of, waiting),
-            path.with_name(path.name + ".lock"),
-        ]
+    databases = [path, *set_aside_files.waiting(path)]
+    files = [*databases, *map(set_aside_files.log_of, databases), lock_path(path)]
     with TemporaryDirectory(prefix="telemetry-agent-") as folder:
         for file in files:
             with suppress(FileNotFoundError):

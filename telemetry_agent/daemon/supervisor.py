@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ResourceError
-from telemetry_agent.tasks import Beat, Bell, Stop, Task, run_loop
+from telemetry_agent.tasks import Beat, Stop, Task, run_loop
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,6 @@ class Supervised(Generic[T]):
     def _prepare(self) -> None:
         self.beat = Beat()
         self._stop = Stop()
-        self._rebuild_bell = Bell()
         # A daemon thread: name resolution cannot be interrupted and is left behind at exit.
         self._thread = threading.Thread(
             target=self._run, args=(self._stop, self.beat), name=self.name, daemon=True
@@ -94,7 +93,6 @@ class Supervised(Generic[T]):
     def end(self, timeout_s: float) -> None:
         """Ask the loop to end after its step; past ``timeout_s`` abort the step. Close the task."""
         self._stop.set()
-        self._rebuild_bell.ring()
         self.task.wake()
         self._thread.join(timeout_s)
         self.task.close()
@@ -122,9 +120,7 @@ class Supervised(Generic[T]):
                     self._give_up()
                     return
                 recent.append(now_s)
-                self._rebuild_bell.wait(
-                    min(_REBUILD_MAX_S, _REBUILD_INITIAL_S * 2 ** (len(recent) - 1))
-                )
+                stop.wait(min(_REBUILD_MAX_S, _REBUILD_INITIAL_S * 2 ** (len(recent) - 1)))
 
 
 class Supervisor:

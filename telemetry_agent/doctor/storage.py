@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
-from telemetry_agent.ackqueue.reading import QueueReader, copied
-from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
+from telemetry_agent.ackqueue.reading import QueueReader, readable
 from telemetry_agent.ackqueue.recovery.verify import FileAtRest, verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor import disk, now
@@ -92,26 +91,16 @@ class StorageChecks:
         """The newest recorded fixes, the newest first; none where they cannot be read."""
         try:
             if self._agent.status is None:
-                with self._at_rest() as file, contextlib.closing(QueueReader(file)) as reader:
+                check_at_rest(self._path)
+                with (
+                    readable(self._path) as file,
+                    contextlib.closing(QueueReader(file)) as reader,
+                ):
                     return reader.newest(_NEWEST)
             answers = self._agent.answers({"ask": "queue newest", "limit": _NEWEST})
             return [Record(a["stream"], a["seq"], a["device"], fix_of(a)) for a in answers]
         except (AgentError, OSError, KeyError, TypeError, ValueError):
             return []  # an older agent does not know the question
-
-    @contextlib.contextmanager
-    def _at_rest(self) -> Iterator[Path]:
-        """The queue file, or where it has a log a copy.
-
-        Raises:
-            QueueLockedError, StorageError: it cannot be read.
-        """
-        check_at_rest(self._path)
-        if not log_of(self._path).exists():
-            yield self._path
-            return
-        with copied(self._path, whole=False) as copy:
-            yield copy
 
     def _missing(self, folder: Path, above: Path) -> Finding:
         name, who = "state directory", self._agent.account
@@ -156,7 +145,8 @@ class StorageChecks:
 
     def _verify(self) -> Finding:
         try:
-            with self._at_rest() as file:
+            check_at_rest(self._path)
+            with readable(self._path) as file:
                 return self._read_all(file)
         except QueueLockedError as error:
             return skipped("queue", str(error))

@@ -6,7 +6,7 @@
 ``GET /events``          server-sent events: see ``news``; after four of one ``browser`` it says
                          ``poll``
 ``GET /state``           what ``hello`` would be now, for who polls
-``GET /trail?after=R``   the positions behind row R, packed: see ``trail``
+``GET /trail?after=R``   the positions behind row R, packed: see ``trail``, and ``_packed``
 ``GET /track``           what is to be drawn of the track, thinned: see ``wanted_part``
 ``GET /trips``           see ``EventSource.trips``
 ``GET /fix?row=R``       one stored fix with all its fields
@@ -28,7 +28,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,7 @@ from telemetry_agent.page.query import (
 )
 from telemetry_agent.page.streams import VIEWERS, EventStreams
 from telemetry_agent.page.threads import each_in_thread, in_thread
+from telemetry_agent.page.trail import POINT
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -213,11 +214,9 @@ class Site:
 
         def made() -> Response:
             last, packed = self._event_source.packed(after)
-            kind = "application/octet-stream"
-            return compressed(packed, kind, request.headers, **{"X-Last-Row": str(last)})
+            return _packed(packed, request, last)
 
-        async with self._disk:
-            return await in_thread(made)
+        return await self._points(made)
 
     async def _track(self, request: Request) -> Response:
         wanted = wanted_part(request.query_params)
@@ -225,9 +224,12 @@ class Site:
 
         def made() -> Response:
             last, packed, exact = self._event_source.shown(wanted)
-            told = {"X-Last-Row": str(last), "X-Tolerance": str(exact)}
-            return compressed(packed, "application/octet-stream", request.headers, **told)
+            return _packed(packed, request, last, **{"X-Tolerance": str(exact)})
 
+        return await self._points(made)
+
+    async def _points(self, made: Callable[[], Response]) -> Response:
+        await self._streams.refresh()  # nobody may have looked before
         async with self._disk:
             return await in_thread(made)
 
@@ -368,6 +370,14 @@ class _Stream(StreamingResponse):
             self._broken_off.failed(f"the page broke off an answer: {error}", kind="broken off")
         elif not speaking.cancelled():
             self._broken_off.over("the page sends whole answers again")
+
+
+def _packed(points: bytes, request: Request, last: int, **told: str) -> Response:
+    """Points; with ``planes`` their first bytes, their second ones …, which gzip halves."""
+    if "planes" in request.query_params:
+        points = b"".join(points[i :: POINT.size] for i in range(POINT.size))
+    told["X-Last-Row"] = str(last)
+    return compressed(points, "application/octet-stream", request.headers, **told)
 
 
 def _opened(file: Path | None) -> MapFile | None:

@@ -182,6 +182,24 @@ def test_of_a_file_with_damaged_pages_the_rest_is_exported(folder: Path) -> None
     assert len(set(rows)) == len(rows)
 
 
+def test_a_log_at_rest_needs_no_copy_of_the_queue(folder: Path) -> None:
+    config = queue_in(folder, with_log)
+    for command in LOOKING[:-1]:
+        result = look(config, command, ("prlimit", "--fsize=4096", *AGENT))
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["queue.db", "queue.db-wal", "queue.db-shm"])
+def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
+    config = queue_in(folder, with_log)
+    pipe = folder / "state" / name
+    pipe.unlink()
+    os.mkfifo(pipe, 0o640)
+    os.chown(pipe, NOBODY, GROUP)
+    result = look(config, ["queue", "stats"])
+    assert f"{pipe} is not a file" in result.stderr
+
+
 def test_what_waits_in_a_log_is_shown(folder: Path) -> None:
     config = queue_in(folder, with_log)
     for command in (["queue", "list", "--limit", "0"], ["export", "--format", "ndjson"]):

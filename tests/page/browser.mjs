@@ -233,7 +233,10 @@ const stories = {
     const page = await open();
     await until(page, () => window.page?.map && window.page.track.size >= 500);
     await page.waitForTimeout(3000);
-    tell(await frames(page));
+    const wire_bytes = await page.evaluate(() =>
+      ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind)).reduce((sum, { transferSize }) => sum + transferSize, 0),
+    );
+    tell({ wire_bytes, ...(await frames(page)) });
   },
 
   /** The agent goes and comes back: the page says so, and goes on with the new run. */
@@ -249,6 +252,39 @@ const stories = {
     await says(page, "Recording");
     await until(page, () => window.page.track.size > 10);
     assert.ok(page.faults.every((fault) => LOST.test(fault)), page.faults.join("\n"));
+  },
+
+  /** The whole of a track that the agent had not read when the page came. */
+  async long() {
+    const page = await open();
+    await until(page, () => window.page?.track.size > 1000 && window.page.track.rows[0] === 1);
+    assert.deepEqual(page.faults, []);
+  },
+
+  /** A trip is chosen, and stays when the agent comes back, with other numbers for the rows. */
+  async chosen() {
+    const page = await open();
+    await page.locator("#trips-card").scrollIntoViewIfNeeded();
+    await page.locator("#trips li li button").last().click();
+    const some = () => until(page, () => window.page.track.size > 10 && window.page.track.size < 700);
+    await some();
+    tell("chosen");
+    await until(page, () => document.querySelector("#contact").dataset.state === "lost");
+    tell("lost");
+    await live(page);
+    await page.waitForTimeout(1500); // an event or two
+    await some();
+    assert.ok(page.faults.every((fault) => LOST.test(fault)), page.faults.join("\n"));
+  },
+
+  /** The agent comes back in another version: so does the page. */
+  async upgraded() {
+    const page = await open();
+    await live(page);
+    await page.evaluate(() => (window.old = true));
+    tell("live");
+    await until(page, () => !window.old && document.querySelector("#version").textContent === "9.9.9");
+    await live(page);
   },
 
   /** Nobody sees anything without the token. */
@@ -311,6 +347,13 @@ const stories = {
   async details() {
     const page = await open({ size: "phone" });
     await live(page);
+    await page.locator("#trips-card").scrollIntoViewIfNeeded();
+    await until(page, () => !/Reading/.test(document.querySelector("#trips-note").innerText));
+    await page.evaluate(() => {
+      window.notes = [];
+      const note = document.querySelector("#trips-note");
+      new MutationObserver(() => window.notes.push(note.textContent)).observe(note, { childList: true });
+    });
     await page.locator("#polar").scrollIntoViewIfNeeded();
     await until(page, () => document.querySelectorAll("#bars .bar").length > 20);
     for (const width of [390, 320]) {
@@ -335,6 +378,8 @@ const stories = {
       const answer = await page.request.get(new URL(icon.src, manifest).href);
       assert.equal(answer.headers()["content-type"], icon.type);
     }
+    // The track was read once. A new position each moment does not undo that.
+    assert.deepEqual((await page.evaluate(() => window.notes)).filter((note) => /Reading/.test(note)), []);
     const plain = await open({ javaScriptEnabled: false });
     const note = await plain.locator(".noscript").boundingBox();
     assert.ok(note.y < 200, `the note is at ${note.y}`);

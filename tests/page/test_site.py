@@ -187,6 +187,14 @@ def test_the_events_tell_what_is_new_and_where_everything_is(site: Site) -> None
         assert "places" not in later
 
 
+def test_the_points_are_there_though_nobody_follows_and_their_bytes_in_planes(site: Site) -> None:
+    site.put(3)
+    answer, packed = site.ask("/track")
+    assert (answer.headers["X-Last-Row"], len(packed)) == ("3", 72)
+    planes = site.ask("/trail?planes=")[1]
+    assert bytes(planes[3 * byte + i] for i in range(3) for byte in range(24)) == packed
+
+
 def test_what_was_discarded_is_gone_from_the_trail(site: Site) -> None:
     site.put(3)
     site.refuse(2)

@@ -10,9 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from telemetry_agent.ackqueue.file.marks import read_mark
 from telemetry_agent.ackqueue.file.rows import decode, is_sound
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, NewerError
-from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store, read_mark
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.wal import read_log

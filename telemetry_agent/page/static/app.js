@@ -66,6 +66,7 @@ async function start() {
   const feed = new Feed(
     track,
     (state) => {
+      if (last && state.version !== last.version) return location.reload(); // so is the page
       const says = headline(state);
       story.tell(says);
       labels(state, says.title);

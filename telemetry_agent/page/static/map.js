@@ -105,9 +105,13 @@ export class TrackMap {
     const tolerance = (1.5 * 3.6e9) / (256 * 2 ** this.map.getZoom());
     const bounds = this.map.getBounds();
     const { exact, box, asked } = this.feed.detail;
+    if (this.view === "whole") {
+      if (box) this.feed.choose(this.feed.range); // it was coarse outside of the box
+      return;
+    }
     const inside = !box || box.contains(bounds);
     if (!exact && inside) return;
-    if (inside && (exact <= 1.4 * tolerance || asked <= 1.4 * tolerance)) return;
+    if (inside && Math.min(exact, asked ?? exact) <= 1.4 * tolerance) return;
     this.feed.refine(tolerance, bounds.pad(0.5));
   }
 

@@ -44,9 +44,9 @@ export class TripList {
     }
   }
 
-  #list({ trips, read, last }) {
-    this.complete = read >= last;
-    const note = this.complete ? "" : `Reading the track: ${Math.floor((100 * read) / Math.max(1, last))} %.`;
+  #list({ trips, complete, read, last }) {
+    this.complete = complete;
+    const note = complete ? "" : `Reading the track: ${Math.floor((100 * read) / Math.max(1, last))} %.`;
     $("trips-note").textContent = note || (trips.length ? "" : "No trip yet. A trip ends by parking.");
     const key = JSON.stringify(trips);
     if (key === this.shown) return;

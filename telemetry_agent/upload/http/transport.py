@@ -18,7 +18,7 @@ import contextlib
 import logging
 import ssl
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -164,7 +164,7 @@ class Transport:
 
     def close(self) -> None:
         """Free the connection. Only for the thread that exchanges."""
-        self._client.close()
+        self._wire.drop()
         self._pipeline.drop()
 
     def _headers(self) -> dict[str, str]:
@@ -176,15 +176,15 @@ class Transport:
     def _target(self, query: str) -> httpx.URL:
         if not query:
             return self._url
-        own = self._url.query.decode("ascii")
-        return self._url.copy_with(query=(f"{own}&{query}" if own else query).encode("ascii"))
+        both = b"&".join(filter(None, (self._url.query, query.encode("ascii"))))
+        return self._url.copy_with(query=both)
 
     def _try(self, request: httpx.Request) -> Answer | NoAnswer:
         try:
             return self._once(request)
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
-        except httpcore.RemoteProtocolError as error:
+        except (httpcore.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
             if self._exchange.answering:
                 failure = NoAnswer(f"what came back is not HTTP: {error}")
             else:
@@ -219,11 +219,7 @@ class Transport:
         finally:
             response.close()
         headers: dict[str, str] = response.extensions["all_headers"]
-        if self._wire.has_rest() or (
-            response.status_code == 204
-            and (announces_body(headers) or not self._wire.ended_with_head())
-        ):
-            self._wire.drop()
+        self._wire.drop_if_unusable(response.status_code, headers)
         length = headers.get("content-length", "")
         size = max(len(body), int(length) if length.isdecimal() else 0)
         return Answer(
@@ -292,22 +288,17 @@ class _Wire(httpx.BaseTransport):
             },
         )
 
-    def has_rest(self) -> bool:
-        """Whether more was read than the last answer."""
-        return self._backend.stream is not None and self._backend.stream.has_rest()
-
-    def ended_with_head(self) -> bool:
-        """Whether the last bytes that were read are the end of a head."""
-        return self._backend.stream is not None and self._backend.stream.ended_with_head()
+    def drop_if_unusable(self, status: int, headers: Mapping[str, str]) -> None:
+        """Close the connection if what comes on it may be no answer to the next request."""
+        stream = self._backend.stream
+        if stream is None or stream.goes_on(status, headers):
+            self.drop()
 
     def drop(self) -> None:
         """Close the kept connection."""
         if self._made is not None:
             self._made.close()
             self._made = None
-
-    def close(self) -> None:
-        self.drop()
 
 
 class _Body(httpx.SyncByteStream):
@@ -356,9 +347,10 @@ class _HttpcoreStream(httpcore.NetworkStream):
         """Whether bytes have come that no answer asked for."""
         return self._at < len(self._data)
 
-    def ended_with_head(self) -> bool:
-        """Whether the last bytes that were read are the end of a head."""
-        return self._data.endswith(b"\r\n\r\n")
+    def goes_on(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether more has come than the answer with this head, or more may come."""
+        without_body = self._data.endswith(b"\r\n\r\n") and not announces_body(headers)
+        return self.has_rest() or (status == 204 and not without_body)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - as above
         if self._unsent:
@@ -395,11 +387,7 @@ class _HttpcoreStream(httpcore.NetworkStream):
             # Taken for the endpoint's answer, these bytes could acknowledge a batch.
             self.close()
             raise NetworkError("the proxy sent more than one answer")
-        try:
-            self.connection.start_tls(self._credentials.ssl_context(), server_hostname or "")
-        except NetworkError:
-            self.close()
-            raise
+        self.connection.start_tls(self._credentials.ssl_context(), server_hostname or "")
         return self
 
     def get_extra_info(self, info: str) -> Any:
