@@ -248,6 +248,7 @@ class Assembler:
             (trusted is None) != (self._position is None)
             or (before.instant or 0) > (epoch.instant or 0)
             or self.shared.watching
+            or before.seen.keys().isdisjoint(epoch.seen)
         ):
             self.shared.closed(before, self._position, epoch, trusted)
         self._position = trusted

@@ -3,7 +3,7 @@
 No sentence distinguishes them, so they are taken for one receiver, and its fixes may jump between
 the two. This module only detects it: for several epochs in a row their times alternate, or one has
 a fix and the other has none, or two positions of one time are farther apart than the device moves
-until the next.
+until the next, or two talkers of satellite systems take turns.
 """
 
 from telemetry_agent.gnss.epoch import Epoch
@@ -26,7 +26,8 @@ class SharedTalker:
         # How often in a row:
         self._turns = 0  # time changed its direction,
         self._changes = 0  # a fix appeared or disappeared,
-        self._doubles = 0  # one time had two positions
+        self._doubles = 0  # one time had two positions,
+        self._swaps = 0  # another talker had the position
         self._forward = True
         self._before: Report | None = None  # what came again in the epoch before
         self._second: Report | None = None  # in the open one
@@ -41,11 +42,13 @@ class SharedTalker:
     ) -> None:
         """Compare an epoch and its trusted position with the ones before.
 
-        Not needed if both have a position, or none, and time advances, unless ``watching``.
+        Not needed if both have a position, or none, and a tag in common, and time advances, unless
+        ``watching``.
         """
         changed = (position is None) != (position_before is None)
-        changed = changed and not now.seen.keys().isdisjoint(before.seen)
-        self._changes = self._changes + 1 if changed else 0
+        swapped = now.seen.keys().isdisjoint(before.seen)
+        self._changes = self._changes + 1 if changed and not swapped else 0
+        self._swaps = self._swaps + 1 if swapped and position and position_before else 0
         if now.instant is not None and before.instant is not None:
             forward = (now.instant - before.instant) % DAY_MS < DAY_MS // 2
             self._turns = self._turns + 1 if forward != self._forward else 0
@@ -53,7 +56,7 @@ class SharedTalker:
         two = _are_two(position_before, self._before, position)
         self._doubles = self._doubles + 1 if two else 0
         self._before, self._second = self._second, None
-        counted = max(self._turns, self._changes, self._doubles)
+        counted = max(self._turns, self._changes, self._doubles, self._swaps)
         self.watching = bool(counted) or not self._forward or self._before is not None
         if counted >= _EPOCHS:
             self.noticed = True
