@@ -102,7 +102,9 @@ class Agent:
             storage=self.storage,
             complete_until_ms=lambda: self._completeness.until_ms,
         )
-        self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
+        self._committer = self.supervisor.add(
+            "committer", lambda: Committer(self.queue), records=True
+        )
         self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
         self.delivery = Delivery(
             settings,

@@ -23,7 +23,7 @@ import ipaddress
 from collections import deque
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from telemetry_agent.addresses import is_literal
 
@@ -94,11 +94,11 @@ class AccessPolicy:
         """
         if self._token is None or not _same(token, self._token):
             return None
-        secure = "; Secure" if urlsplit(headers.get("origin", "")).scheme == "https" else ""
+        secure = "; Secure" if _origin(headers).scheme == "https" else ""
         return f"{COOKIE}={self._pass}; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict{secure}"
 
     def _asked_by_itself(self, headers: Mapping[str, str]) -> bool:
-        origin = urlsplit(headers.get("origin", ""))
+        origin = _origin(headers)
         if origin.scheme not in _DEFAULT_PORTS:
             return False
         if origin.netloc == headers.get("host"):
@@ -146,6 +146,13 @@ class WrongTokens:
         self._peers[_network_of(peer)] = times  # the newest peer is last
         if len(self._peers) > _PEERS:
             del self._peers[next(iter(self._peers))]
+
+
+def _origin(headers: Mapping[str, str]) -> SplitResult:
+    try:
+        return urlsplit(headers.get("origin", ""))
+    except ValueError:  # a bracket without its other half
+        return urlsplit("")
 
 
 def _network_of(peer: str) -> str:

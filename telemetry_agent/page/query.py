@@ -14,6 +14,7 @@ from telemetry_agent.page.track_index import Wanted
 _LONGEST_BODY_BYTES = 64 * 1024
 _BODY_S = 10.0
 _LARGEST_ROW_DIGITS = 18
+_FARTHEST = 253402300799.0  # the last second of the year 9999
 
 
 class BadRequestError(Exception):
@@ -27,8 +28,10 @@ def wanted_part(query: Mapping[str, str]) -> Wanted:
     """
 
     def number(name: str, default: float) -> float:
-        value = float(query.get(name, default))
-        if math.isnan(value):
+        if name not in query:
+            return default
+        value = float(query[name])
+        if not abs(value) <= _FARTHEST:
             raise ValueError
         return value
 

@@ -282,16 +282,17 @@ class Site:
             asked["since_ms"] = round(wanted.since_s * 1000)
         if math.isfinite(wanted.until_s):
             asked["until_ms"] = round(wanted.until_s * 1000) + 1
-        # A third one waits: a browser shows nobody why a download was refused.
+        device = self._agent.snapshot().device
+        until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
+        since_ms = asked.get("since_ms", until_ms and until_ms - 1)
+        file = file_name(device, name, since_ms, until_ms)
+        # A third one waits: a browser shows nobody why a download was refused. Between here and
+        # the first piece nothing may fail, for only the end of the pieces makes room again.
         try:
             async with asyncio.timeout(_EXPORT_WAIT_S):
                 await self._exports.acquire()
         except TimeoutError:
             return PlainTextResponse("Two others export already: try again later.", 503)
-        device = self._agent.snapshot().device
-        until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
-        since_ms = asked.get("since_ms", until_ms and until_ms - 1)
-        file = file_name(device, name, since_ms, until_ms)
         return _Stream(
             self._pieces(asked),
             self._broken_off,

@@ -242,6 +242,30 @@ def test_export_and_metrics(site: Site) -> None:
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
 
 
+@pytest.mark.parametrize(
+    "query", ["since=1e20", "since=-1e300", "until=inf&since=nan", "since=&until=1", "until=1e12"]
+)
+def test_an_export_of_an_impossible_time_is_refused_and_holds_up_no_other(
+    site: Site, query: str
+) -> None:
+    site.put(2)
+    for _ in range(3):
+        assert site.ask(f"/export/gpx?{query}")[0].status == 400
+    assert site.ask("/export/gpx")[0].status == 200
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e400", "1e99", "", "x"])
+@pytest.mark.parametrize("name", ["since", "until", "across", "tolerance"])
+def test_a_track_is_asked_for_in_numbers(site: Site, name: str, number: str) -> None:
+    site.put(2)
+    assert site.ask(f"/track?{name}={number}")[0].status == 400
+
+
+def test_an_origin_that_is_no_url_is_a_stranger(site: Site) -> None:
+    for origin in ("http://[", "http://[::1", "//[", "\u00e9", "null"):
+        assert site.ask("/retry", {}, Origin=origin)[0].status == 403
+
+
 def test_a_third_export_waits_for_one_of_two(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.put(2)
     at_work, go_on = threading.Semaphore(0), threading.Event()

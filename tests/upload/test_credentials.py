@@ -344,6 +344,13 @@ def test_plain_http_tells_the_proxy_the_whole_url() -> None:
     assert request.headers["host"] == "far.example"
 
 
+@pytest.mark.parametrize("url", ["http://far.example/v1", "https://far.example/v1"])
+@pytest.mark.usefixtures("no_other_proxy")
+def test_a_proxy_may_be_an_ipv6_address(url: str) -> None:
+    got = exchange(url, Credentials(), proxy="http://[::1]:9")
+    assert "[::1]:9" in reason(got)
+
+
 @pytest.mark.parametrize(
     ("act", "why"),
     [

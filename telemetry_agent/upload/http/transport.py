@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from telemetry_agent import __version__
+from telemetry_agent.addresses import bracketed
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.formats.answers import words
@@ -240,7 +241,8 @@ class _Wire(httpx.BaseTransport):
         self._backend = _NetworkBackend(dialer, credentials)
         self._credentials = credentials
         parts = urlsplit(proxy)
-        self._proxy = proxy and f"http://{parts.hostname}:{parts.port or 80}"
+        host = bracketed(parts.hostname or "")
+        self._proxy = proxy and f"http://{host}:{parts.port or 80}"
         self._expiry_s = keepalive_expiry_s
         self._made: httpcore.ConnectionPool | None = None
 
