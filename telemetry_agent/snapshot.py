@@ -15,25 +15,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from telemetry_agent.model import Constellation, Quality, ReceiverState, UploadState
+from telemetry_agent.model import Quality, ReceiverState, Satellite, UploadState
 
 PROTOCOL = 1
 """Version of the control socket's JSON: raised when an older reader would misunderstand it."""
 
 Counts = Mapping[str, int]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class SatelliteView:
-    """One satellite in view."""
-
-    system: Constellation = "GPS"
-    number: Annotated[int, "number in its system: 1 to 63, for SBAS 120 to 158"] = 0
-    elevation_deg: Annotated[int | None, "elevation above the horizon"] = None
-    azimuth_deg: Annotated[int | None, "azimuth, clockwise from north"] = None
-    snr_db: Annotated[int | None, "C/N0 of its best signal in dB-Hz; absent: not tracked"] = None
-    used: Annotated[bool, "whether the last fix used it"] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +37,7 @@ class ReceiverView:
     not_recorded: Annotated[Counts, "fixes that sampling left out, by reason"] = field(
         default_factory=dict
     )
-    satellites: Annotated[tuple[SatelliteView, ...], "in view"] = ()
+    satellites: Annotated[tuple[Satellite, ...], "in view"] = ()
     reason: Annotated[str | None, "why it sends data and no position, in one word"] = None
     message: Annotated[str | None, "why there is no position"] = None
     remedy: Annotated[str | None, "what to do about it"] = None

@@ -1,11 +1,11 @@
 import json
 from pathlib import Path
 
+from telemetry_agent.model import Satellite
 from telemetry_agent.snapshot import (
     PROTOCOL,
     QueueView,
     ReceiverView,
-    SatelliteView,
     Snapshot,
     UploadView,
     as_json,
@@ -23,7 +23,7 @@ FULL = Snapshot(
         state="3d",
         fixes=12,
         rejected={"checksum": 2},
-        satellites=(SatelliteView("Galileo", 7, 40, 210, 44, used=True), SatelliteView()),
+        satellites=(Satellite("Galileo", 7, 40, 210, 44, used=True), Satellite()),
         antenna="OK",
         mode=3,
         quality="rtk",

@@ -159,14 +159,20 @@ class StorageChecks:
         until_s = self._clock.monotonic_s() + _VERIFY_S
         source = QueueReader(file)
         with contextlib.closing(source):
-            answers = verify(source)
+            answers = verify(source, source.damage or "ok")
             found = next(answers)
             while "sound" not in found and self._clock.monotonic_s() < until_s:
                 found = next(answers)
+        structure = found.get("structure", source.damage or "ok")
+        if structure != "ok":
+            raise StorageError(structure.replace(str(file), str(self._path)))
         faults = [f"{found[name]} {words}" for name, words in _FAULTS.items() if found[name]]
         if faults:
             remedy = "the intact ones are sent, the others counted; the disk loses data: replace it"
             return failed("queue", f"of {found['rows']} positions {', '.join(faults)}", remedy)
+        if not found.get("sound", True):
+            said = "a file that was set aside is still to be carried over"
+            return warned("queue", said, "the agent carries it over when it runs")
         return passed("queue", f"{found['rows']} positions, all intact")
 
 

@@ -40,9 +40,9 @@ class Report(NamedTuple):
     tag: str
     instant: Instant | None
     veto: bool
-    """The talker says that there is no fix."""
+    """The talker reports that there is no fix."""
     position_e9: tuple[int, int] | None
-    """Latitude and longitude, if the receiver says they are valid and both can be read."""
+    """Latitude and longitude, if the receiver reports that they are valid and both can be read."""
     quality: Quality | None
     sats: int | None = None
     hdop_e2: int | None = None
@@ -272,11 +272,10 @@ class FieldReader:
         position = None
         if modes.strip("N"):
             position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
-        veto = False  # a GNS without a fix is empty where GGA says 0
         return Report(
             fields[0],
             self._instant(time),
-            veto,
+            False,  # a system without a fix has the mode N, which takes nothing from the others
             position,
             next((word for mode, word in _MODE_QUALITY.items() if mode in modes), None),
             count(sats),

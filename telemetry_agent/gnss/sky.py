@@ -17,8 +17,8 @@ from telemetry_agent.model import Constellation, Satellite
 _STALE_S = 30.0
 _KEPT = 200  # three epochs of all systems and signals
 
-# By talker in GSV, by talker or number in GSA. None: the number shows the system, because GN or an
-# old GP speaks for all.
+# By talker in GSV, by talker or number in GSA. None: the number shows the system, because GN and an
+# old GP stand for all systems.
 _SYSTEMS: dict[str, Constellation | None] = {
     "GP": None,
     "1": None,
@@ -84,7 +84,7 @@ class InView:
                     seen[identity] = Satellite(
                         *identity, elevation_deg, azimuth_deg, snr_db, identity in in_use
                     )
-        return tuple(sorted(seen.values()))
+        return tuple(seen[identity] for identity in sorted(seen))
 
 
 def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentence]]]:

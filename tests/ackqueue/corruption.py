@@ -19,7 +19,7 @@ from pathlib import Path
 from ackqueue import damage
 from ackqueue.queue_parts import fix_at, lease
 from ackqueue.recorded_disk import scratch_folder
-from judge import verdicts
+from judge import audit
 
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -200,7 +200,7 @@ def use(stock: Stock, folder: Path) -> Found:
     known = stock.records | {(new.stream, new.seq): new}
     there = {(record.stream, record.seq): record for record in [*delivered, *stored]}
     arrived = stock.arrived | {(record.stream, record.seq) for record in delivered}
-    judged = verdicts(accounts, arrived).values()
+    judged = audit(accounts, arrived)["streams"]
     missing = len(known.keys() - there.keys() - stock.arrived)
     return Found(
         took_s,
@@ -208,7 +208,7 @@ def use(stock: Stock, folder: Path) -> Found:
         invented=len(there.keys() - known.keys()),
         altered=sum(known[name] != there[name] for name in known.keys() & there.keys()),
         uncounted=max(0, missing - sum(stats.lost.values())),
-        misjudged=sum(max(0, verdict.missing) for verdict in judged),
+        misjudged=sum(stream["missing"] for stream in judged),
         log_is_confessed="uncounted" in stats.lost,
     )
 

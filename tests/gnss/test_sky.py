@@ -176,4 +176,4 @@ def test_recordings(recording: corpus.Recording) -> None:
     decoder = Decoder(fix_rollover=False)
     decoder.feed(recording.data, 0)
     satellites = decoder.sky().satellites
-    assert len({satellite[:2] for satellite in satellites}) == len(satellites) < 120
+    assert len({(one.system, one.number) for one in satellites}) == len(satellites) < 120

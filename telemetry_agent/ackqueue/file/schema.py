@@ -104,7 +104,7 @@ _VIEW = (
 # Rows that are there stay as they are.
 _EXTRA = ("ALTER TABLE fix ADD COLUMN extra TEXT", *_VIEW)
 
-# What a file holds already is of streams that no account is given of.
+# No account is given of what a file holds already.
 _STREAMS = """
     CREATE TABLE IF NOT EXISTS stream (
         lo INTEGER PRIMARY KEY,
