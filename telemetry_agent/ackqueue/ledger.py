@@ -21,7 +21,7 @@ gives them new numbers next to each other.
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.away_rows import Arrival, AwayRows
@@ -320,7 +320,7 @@ class Ledger:
     def oldest_pending(self) -> int | None:
         """The first row that is neither delivered, nor refused, nor gone."""
         rows = [lease.ranges[0][0] for lease in self.leases.values()]
-        rows += [span.lo for span in self.ready_rows.free.first()]
+        rows += [span.lo for span in islice(self.ready_rows.free, 1)]
         rows += [lo for lo, _ in self.in_state(State.UNACK, 1)]
         return min(rows, default=None)
 

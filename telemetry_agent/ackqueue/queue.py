@@ -60,7 +60,7 @@ class AckQueue:
         path: Path,
         *,
         commit_every_s: float = 1.0,
-        keep_delivered_s: float = 86400.0,
+        keep_delivered_s: float = 30 * 86400.0,
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
         max_uncommitted: int = 100_000,
         clock: Clock | None = None,

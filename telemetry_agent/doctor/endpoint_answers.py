@@ -17,7 +17,6 @@ _CREDENTIALS = {
 }
 _CLICKHOUSE_CREDENTIALS = {192, 193, 194, 195, 497, 516}
 _CLICKHOUSE_UNKNOWN_SETTING = 115
-_LATER = {408, 409, 423, 425, 429}
 _WANTS_TLS = (b"HTTPS port", b"HTTP request to an HTTPS server")  # nginx, Go
 
 _WHO = {
@@ -103,7 +102,7 @@ def judged(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:
         return _taken(asked, outcome, status)
     if _stranger(asked, answer):
         return skipped(name, "needs authentication")
-    if isinstance(outcome, Deferred) and (status in _LATER or status >= 500):
+    if isinstance(outcome, Deferred) and status >= 400:
         return warned(name, outcome.reason, _look_there(answer))
     return _wrong_address(asked, answer, outcome.reason) or _refused(asked, answer, outcome)
 

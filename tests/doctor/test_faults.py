@@ -527,7 +527,9 @@ def a_proxy_that_refuses(bench: Bench) -> None:
     bench.url = "https://tracker.example/v1/fixes"
 
 
-@fault("credentials", "fail", "does not see upload.token_file", "sudo install -o nobody", ROOT_ONLY)
+@fault(
+    "credentials", "fail", "does not see upload.token_file", "sudo install -D -o nobody", ROOT_ONLY
+)
 def a_token_in_a_home(bench: Bench) -> None:
     bench.user, bench.hidden = "nobody", (bench.folder / "home",)
     bench.hidden[0].mkdir()
@@ -584,7 +586,7 @@ def a_recording_in_a_home(bench: Bench) -> None:
     bench.source = f"file://{recording.rename(in_a_home(bench, 'drive.nmea'))}"
 
 
-@fault("credentials", "fail", "nobody may not look into .*/deep", "sudo install -o", ROOT_ONLY)
+@fault("credentials", "fail", "nobody may not look into .*/deep", "sudo install -D -o", ROOT_ONLY)
 def a_token_in_a_folder_of_root(bench: Bench) -> None:
     token = secret(bench, 0o644)
     token.parent.chmod(0o700)

@@ -72,6 +72,7 @@ def test_it_misses_what_was_taken_and_nothing_else(
         {"stream": "", "through": 1, "recorded": 1},
         {"stream": "\udcff" * 16, "through": 1, "recorded": 1},
         {"stream": STREAM, "through": 1, "recorded": 10**30},
+        {"stream": STREAM, "through": 1, "recorded": 2},
         {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": {"thinned": 2}},
         {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": {"\x1b[2J": 1}},
     ],

@@ -56,10 +56,7 @@ def move_away(path: Path) -> Path:
     kinds = (_WAITING, _KEPT, _FOREIGN)
     taken = [number for kind in kinds for number, _ in _numbered(path, kind)]
     aside = _named(path, _WAITING, max(taken, default=0) + 1)
-    try:
-        _move(path, aside)
-    except OSError as error:
-        raise StorageError(f"cannot rename the queue {path}: {error.strerror}") from error
+    _move(path, aside)
     return aside
 
 
@@ -112,10 +109,7 @@ def finish(path: Path) -> None:
     there = files[-1].exists(), log_of(files[-1]).exists()
     # The log was renamed and the file was not, or the other way round.
     if there == (False, True) or (there == (True, False) and here == (False, True)):
-        try:
-            _move(path, files[-1])
-        except OSError as error:
-            raise StorageError(f"cannot rename the queue {path}: {error.strerror}") from error
+        _move(path, files[-1])
 
 
 def retire(path: Path, file: Path, end: End) -> None:
@@ -146,16 +140,19 @@ def delete_kept(path: Path, *, but_for: int = 0) -> bool:
 
 
 def _move(path: Path, aside: Path) -> None:
-    with suppress(FileNotFoundError):
-        rename(log_of(path), log_of(aside))
     try:
-        rename(path, aside)
-    except FileNotFoundError:
-        # Otherwise ``finish`` would take the log for that of a file that is still to be renamed.
-        create_file(aside)
-    with suppress(FileNotFoundError):  # it shows which frames of the log are valid
-        index_of(path).rename(index_of(aside))
-    sync_directory(path.parent)
+        with suppress(FileNotFoundError):
+            rename(log_of(path), log_of(aside))
+        try:
+            rename(path, aside)
+        except FileNotFoundError:
+            # Otherwise ``finish`` would take the log for that of a file still to be renamed.
+            create_file(aside)
+        with suppress(FileNotFoundError):  # it shows which frames of the log are valid
+            index_of(path).rename(index_of(aside))
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot rename the queue {path}: {error.strerror}") from error
 
 
 def _named(path: Path, kind: str, number: int) -> Path:

@@ -184,7 +184,10 @@ class SerialSource:
                 f"the data from {self.name} is not NMEA at any speed",
                 "is it a receiver? Check the wiring (ground, and 3.3 V levels on a header)",
             )
-        found = detect_baud(self._path, root=self._root)
+        try:
+            found = detect_baud(self._path, root=self._root)
+        except SourceError:  # it went away, or another program has it meanwhile
+            found = None
         likely = f"it sends at {found}: set gps.baud = {found}" if found else "try another"
         return Advice(
             f"the data from {self.name} at {self.baud} baud is not NMEA",

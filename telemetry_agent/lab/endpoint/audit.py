@@ -60,7 +60,8 @@ def account_of(said: object) -> StreamAccount | None:
         type(count) is int and 0 <= count < 2**63 for count in counts
     ):
         return None
-    return account if account.expected >= 0 else None
+    is_possible = account.expected >= 0 and account.recorded <= account.through
+    return account if is_possible else None
 
 
 def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> StreamVerdict:

@@ -228,7 +228,9 @@ async function needsLogin() {
  * @throws {Error} with what it says is wrong
  */
 export async function post(path, asked) {
-  const answer = await fetch(path, { method: "POST", body: JSON.stringify(asked) });
+  const answer = await fetch(path, { method: "POST", body: JSON.stringify(asked) }).catch(() => {
+    throw new Error("no contact with the agent");
+  });
   if (!answer.ok) throw new Error(await answer.text());
   return answer.json();
 }
