@@ -25,6 +25,8 @@ _TROUBLES = {
 class Mount(NamedTuple):
     """One line of /proc/self/mountinfo."""
 
+    device: str
+    """``MAJOR:MINOR``. That of ``stat`` is another one on btrfs and some overlays."""
     point: Path
     kind: str
     options: frozenset[str]
@@ -79,7 +81,9 @@ def _mount(line: str) -> Mount | None:
     if len(fields) < 6 or len(rest) < 3:
         return None
     point = fields[4].replace(r"\040", " ")
-    return Mount(Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(",")))
+    return Mount(
+        fields[2], Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(","))
+    )
 
 
 def free_bytes(folder: Path) -> int:
