@@ -5,8 +5,8 @@ from processes import AGENT
 NOBODY = 65534
 
 AS_ANOTHER = """
-import encodings.ascii, encodings.idna, encodings.utf_8_sig, os, stringprep, sys, unicodedata
-import tomllib
+import encodings.ascii, encodings.idna, encodings.utf_8_sig
+import os, stringprep, sys, tomllib, unicodedata
 from telemetry_agent.cli import daemon
 from telemetry_agent.cli import doctor
 from telemetry_agent.cli import drain

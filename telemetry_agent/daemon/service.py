@@ -19,12 +19,13 @@ from typing import Protocol
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import last_good
+from telemetry_agent.config.files import files_of
 from telemetry_agent.config.last_good import StartConfig
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import AgentError, ResourceError
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
 
@@ -135,6 +136,8 @@ class _Service:
         agent = self._agent
         if agent is None:
             return
+        if self._seen is not None:  # a config that is still wrong is read again at the next change
+            self._seen = self._files()
         try:
             config = self._load(fall_back=False)
         except AgentError as error:
@@ -248,12 +251,12 @@ class _Service:
         return self._seen is not None and self._seen != self._files()
 
     def _files(self) -> list[tuple[str, int, int]]:
-        path = self._path or Path("/etc/telemetry-agent/config.toml")
         found = []
-        for file in (path, path.parent / "config.d"):
-            with contextlib.suppress(OSError):
-                status = file.stat()
-                found.append((str(file), status.st_mtime_ns, status.st_size))
+        with contextlib.suppress(ResourceError):
+            for file in files_of(self._path):
+                with contextlib.suppress(OSError):
+                    status = file.stat()
+                    found.append((str(file), status.st_mtime_ns, status.st_size))
         return found
 
     def _configure_logs(self, settings: Settings) -> None:

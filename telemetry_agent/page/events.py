@@ -14,6 +14,7 @@ gets the positions packed (``Trail``) and goes on from there.
 - ``findings``: what is wrong, in the doctor's words: ``name``, ``verdict``, ``said``, ``remedy``;
 - ``network``: ``word``, since ``since_s``, ``error``;
 - ``first`` and ``last``: the oldest position kept, and how far the rows were looked through;
+- ``whole``: whether the earlier track was read, too;
 - ``after``: ``points`` are those behind this row; each is row, latitude and longitude in 1e-7
   degrees, seconds since 1970, and the sum of 1 where a segment of the track begins and 2 where the
   device cannot have been;
@@ -154,20 +155,24 @@ class EventSource:
             StorageError: the disk does not give them.
         """
         with self._lock:
-            last, recent, index = self._trail.last, list(self._trail.points()), self._index
+            last, recent, index = self._trail.last, self._trail.after(0), self._index
         return last, *index.shown(wanted, recent)
 
     def trips(self) -> str:
-        """The trips, how far the queue was read for them, and how far it goes."""
+        """The trips, whether all rows were read for them, how far they were, and the last row."""
         index = self._index
         done, current = index.known_trips()
         trips = [asdict(trip) for trip in done]
         if current is not None:
-            trips.append(asdict(current) | {"open": True})
+            trips.append(asdict(current))
+            silent_s = self._utc_s(self._agent.position()) - current.end_ms / 1000
+            if index.is_complete and silent_s < self._agent.parking.after_s:
+                trips[-1]["open"] = True  # it goes on now
         for trip in trips:
             trip["stops"] = [stop._asdict() for stop in trip["stops"]]
+        last = self._agent.queue.last_row()
         return json.dumps(
-            {"trips": trips, "read": index.last, "last": self._agent.queue.last_row()}
+            {"trips": trips, "complete": index.is_complete, "read": index.last, "last": last}
         )
 
     def fix(self, row: int) -> dict[str, Any] | None:
@@ -197,6 +202,7 @@ class EventSource:
             "network": agent.network(),
             "first": min(self._index.first or self._trail.first, self._trail.first),
             "last": self._trail.last,
+            "whole": self._index.is_complete,
         }
         position = agent.position()
         if position is not None:
