@@ -39,8 +39,8 @@ from peers import (
     victoria_metrics,
     wait_until_answers,
 )
-from processes import AGENT, running
-from standins import Compass, Dawarich, PhoneTrack, Recorder, Reitti, Server, Traccar
+from processes import AGENT, run_agent, running
+from standins import Compass, Dawarich, GPSLogger, PhoneTrack, Recorder, Reitti, Server, Traccar
 
 APPS = Path(__file__).parent / "apps"
 DEVICE = "van-07"
@@ -95,6 +95,10 @@ class Destination:
     def as_stored(self, fix: Fix) -> Any:
         """A fix of the queue, as it should be there."""
         return fix
+
+    def is_complete(self) -> bool:
+        """By its own audit, where it keeps accounts."""
+        return True
 
 
 def equal(server: Destination, sent: list[Fix], stored: list[Any]) -> bool:
@@ -233,6 +237,12 @@ class Postgres(Destination):
             rows = read.execute("SELECT stream, device, fix FROM fixes ORDER BY time").fetchall()
         return [{"stream": stream, "device": device, **fix} for stream, device, fix in rows]
 
+    def is_complete(self) -> bool:
+        with psycopg.connect(self.database) as read:
+            rows = read.execute(blocks("endpoint.md", "sql")[1].encode()).fetchall()
+        said = [(through, missing) for _, _, through, _, _, missing in rows]
+        return said == [(FIXES, 0)]
+
 
 class BehindNginx(App):
     """The reference endpoint, which nginx asks in HTTP/1.0."""
@@ -254,6 +264,12 @@ class BehindNginx(App):
         return [
             {"stream": stream, "device": device, **json.loads(fix)} for stream, device, fix in rows
         ]
+
+    def is_complete(self) -> bool:
+        done = run_agent("receive", "--audit", "--db", str(self.file))
+        with contextlib.closing(sqlite3.connect(self.file)) as read:
+            (newest,) = read.execute("SELECT max(time) FROM fixes").fetchone()
+        return (done.returncode, done.stdout) == (0, f"{DEVICE}: complete until {newest}\n")
 
 
 class BehindCaddy(BehindNginx):
@@ -598,6 +614,20 @@ class HomeAssistantGPSLogger(HomeAssistant):
         return [fix["lat"], fix["lon"], accuracy_m(fix), *map(fix.get, ("alt", "speed", "course"))]
 
 
+class GPSLoggerStandIn(HomeAssistantGPSLogger):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.answer = GPSLogger()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.answer) as server:
+            yield f"{server.url}/api/webhook/gpslogger"
+
+    def stored(self, url: str) -> list[Any]:
+        return [[state.get(name) for name in self.names] for state in self.answer.states]
+
+
 class DawarichStandIn(Destination):
     cut_after = 60_000
 
@@ -705,6 +735,7 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     TraccarOwnTracks,
     HomeAssistant,
     HomeAssistantGPSLogger,
+    GPSLoggerStandIn,
     DawarichStandIn,
     PhoneTrackStandIn,
     ReittiStandIn,

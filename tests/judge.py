@@ -14,15 +14,20 @@ Name = tuple[str, int]
 _PLACE = {"time": "2026-11-23T12:00:00.000Z", "lat": 48.1, "lon": 11.5}
 
 
-def audit(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, Any]:
-    """Of a device that had these fixes accepted, and reports these accounts."""
+def store(database: FixDatabase, received: Iterable[Name]) -> None:
+    """Have it accept these fixes."""
     fixes: dict[str, list[dict[str, Any]]] = {}
     for stream, seq in received:
         fixes.setdefault(stream, []).append({"seq": seq, **_PLACE})
+    for stream, some in fixes.items():
+        database.put(NativeRequest("van-07", stream, some, [], None))
+
+
+def audit(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, Any]:
+    """Of a device that had these fixes accepted, and reports these accounts."""
     report = {"streams": [as_json(account) for account in accounts]}
     with closing(FixDatabase(Path(":memory:"))) as database:
-        for stream, some in fixes.items():
-            database.put(NativeRequest("van-07", stream, some, [], None))
+        store(database, received)
         database.put(NativeRequest("van-07", "0" * 16, [], [], report))
         nothing: dict[str, Any] = {"complete": True, "unaccounted": None, "streams": []}
         return next(iter(database.audits()), nothing)

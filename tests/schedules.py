@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fakes import AlwaysReachable
 from judge import Name
 from misbehaving import Act, Line, Request, Server, answer, reset, says, twice
 
@@ -77,7 +78,15 @@ def live(path: Path, url: str, records: int) -> None:
             heartbeat_s=0.02,
             on_taken=is_taken,
         )
-        uploader = Uploader(queue, native.FORMAT, transport, POLICY, reports=reports, clock=clock)
+        uploader = Uploader(
+            queue,
+            native.FORMAT,
+            transport,
+            POLICY,
+            way=AlwaysReachable(),
+            reports=reports,
+            clock=clock,
+        )
         while True:
             if records:
                 records -= 1

@@ -272,7 +272,7 @@ class Streams:
         """Bring the prefix of a run up to date. Returns what is left of the budget."""
         run = self._runs[at]
         prefix = self._prefixes.setdefault(run.lo, _Prefix(run))
-        for span in self._marks.within(prefix.next_row, hi):
+        for span in self._marks.within(prefix.next_row, hi) if prefix.next_row <= hi else ():
             if not budget or span.lo > prefix.next_row or span.value.state not in _DONE:
                 break
             prefix.count(span)

@@ -182,6 +182,8 @@ class Agent:
         self.settings, self._config = settings, None
         self.recording.apply(settings)
         self.delivery.apply(settings)
+        if self._left is not None:
+            self._left.apply(settings)
         self.page.restart(_PAGE_S)
 
     def now(self) -> str:
@@ -225,7 +227,9 @@ class Agent:
                 file.unlink(missing_ok=True)
             return None
         log.info("%d fixes in %s are delivered beside the queue", count.ready, path)
-        return Delivery(self.settings, left, self.supervisor, self._clock, self.secrets)
+        return Delivery(
+            self.settings, left, self.supervisor, self._clock, self.secrets, held=self._held
+        )
 
     def _build_reports(self, encode: EncodeReport) -> AgentReports:
         return AgentReports(

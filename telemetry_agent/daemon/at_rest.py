@@ -137,7 +137,10 @@ class RestingQueue:
                 raise StorageError(f"the log of the queue {path} is damaged")
         except OSError as error:
             raise StorageError(f"cannot read the queue {path}: {error.strerror}") from error
-        return self._opened.enter_context(closing(QueueReader(file)))
+        reader = self._opened.enter_context(closing(QueueReader(file)))
+        if reader.damage is not None:
+            raise StorageError(reader.damage.replace(str(file), str(path)))
+        return reader
 
     def _recover(self, error: StorageError) -> AckQueue:
         """The queue as the agent will have it after its start."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
 from telemetry_agent.ackqueue.reading import QueueReader, readable
-from telemetry_agent.ackqueue.recovery.verify import FileAtRest, verify
+from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor import disk, now
 from telemetry_agent.doctor.agent_checks import AgentChecks
@@ -157,16 +157,22 @@ class StorageChecks:
 
     def _read_all(self, file: Path) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
-        source = FileAtRest(file)
-        with contextlib.closing(source.store):
-            answers = verify(source)
+        source = QueueReader(file)
+        with contextlib.closing(source):
+            answers = verify(source, source.damage or "ok")
             found = next(answers)
             while "sound" not in found and self._clock.monotonic_s() < until_s:
                 found = next(answers)
+        structure = found.get("structure", source.damage or "ok")
+        if structure != "ok":
+            raise StorageError(structure.replace(str(file), str(self._path)))
         faults = [f"{found[name]} {words}" for name, words in _FAULTS.items() if found[name]]
         if faults:
             remedy = "the intact ones are sent, the others counted; the disk loses data: replace it"
             return failed("queue", f"of {found['rows']} positions {', '.join(faults)}", remedy)
+        if not found.get("sound", True):
+            said = "a file that was set aside is still to be carried over"
+            return warned("queue", said, "the agent carries it over when it runs")
         return passed("queue", f"{found['rows']} positions, all intact")
 
 

@@ -31,7 +31,7 @@ from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report, Vtg
-from telemetry_agent.gnss.shared_talker import Judged, SharedTalker
+from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
 
 _QUIET_S = 0.25
@@ -248,11 +248,9 @@ class Assembler:
             (trusted is None) != (self._position is None)
             or (before.instant or 0) > (epoch.instant or 0)
             or self.shared.watching
+            or before.seen.keys().isdisjoint(epoch.seen)
         ):
-            self.shared.closed(
-                Judged(self._position, before.instant, before.seen),
-                Judged(trusted, epoch.instant, epoch.seen),
-            )
+            self.shared.closed(before, self._position, epoch, trusted)
         self._position = trusted
         self._judge(left, trusted, now_s, fixes)
 

@@ -137,7 +137,7 @@ class Decoder:
             )
         if current.shared.noticed:
             notices.append(
-                "two receivers seem to have the same talker: positions may jump between them; "
+                "two receivers seem to share the line: positions may jump between them; "
                 "disconnect one of them, or change its talker"
             )
         if current.dates.moved:

@@ -16,7 +16,7 @@ from typing import Any
 from telemetry_agent.gnss.field_values import DAY_MS, NO_GEOMETRY, Instant
 from telemetry_agent.gnss.geodesy import PoorFix
 from telemetry_agent.gnss.parser import GNSS
-from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Moment, Report, Vtg
+from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Report, Vtg
 from telemetry_agent.model import Fix, Flag, Quality
 
 _SAME_INSTANT_MS = 10
@@ -103,7 +103,9 @@ class Epoch:
         self.seen[tag] = self.seen.get(tag, 0) + 1
         self.last = tag
         self.messages.append(message)
-        _TAKERS[type(message)](self, message)
+        take = _TAKERS.get(type(message))
+        if take is not None:
+            take(self, message)
 
     def take_report(self, report: Report) -> None:
         """Add RMC, GGA, GLL or GNS."""
@@ -282,15 +284,9 @@ def _vouches(message: Message) -> bool:
     )
 
 
-def _take_nothing(_epoch: Epoch, _message: Message) -> None:
-    """The sentence is noted only."""
-
-
 # mypy cannot tie a key's type to its value's argument.
 _TAKERS: dict[type, Callable[[Epoch, Any], None]] = {
     Report: Epoch.take_report,
     Vtg: Epoch.take_motion,
     Gsa: Epoch.take_gsa,
-    Gst: _take_nothing,
-    Moment: _take_nothing,
 }

@@ -60,6 +60,7 @@ class SharedLine:
         self.assemblers: dict[str, Assembler] = {}
         self.alone: tuple[str, Callable[[Message, float, list[Fix]], None]] = "", _nobody
         """The only owner on the line, and the function for its sentences, in place of ``add``."""
+        self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
         self._epochs_of_gnss = 0
         # Owner -> the first times of the others since its last sentence.
@@ -124,6 +125,7 @@ class SharedLine:
     def _forget(self, owner: str) -> None:
         del self.assemblers[owner], self._overtaken_ms[owner]
         self._ignored_since_ms.pop(owner, None)
+        self._position_ms.pop(owner, None)
 
     def _lent_ms(self, borrower: str) -> int | None:
         known = (
@@ -149,7 +151,9 @@ class SharedLine:
     def _note_position(self, owner: str, time_ms: int) -> None:
         if owner == self.followed:
             self._ignored_since_ms.clear()
-        else:
+        # A time that is repeated until it steps by 10 s does not show when the silence began.
+        elif self._position_ms.get(owner) != time_ms:
+            self._position_ms[owner] = time_ms
             self._ignored_since_ms.setdefault(owner, time_ms)
 
     def _is_followed(self, owner: str, instant: Instant) -> bool:

@@ -147,16 +147,3 @@ class Reachability(Protocol):
 
     def answered(self) -> None:
         """An exchange got an answer, of any kind."""
-
-
-class AlwaysReachable:
-    """Nothing is known: every attempt is worth making."""
-
-    def closed(self) -> None:
-        """See ``Reachability``."""
-
-    def doubt(self) -> None:
-        """See ``Reachability``."""
-
-    def answered(self) -> None:
-        """See ``Reachability``."""

@@ -34,7 +34,6 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Deferred, Held, UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
-    AlwaysReachable,
     BatchQueue,
     Exchange,
     Reachability,
@@ -77,8 +76,8 @@ class Uploader:
         transport: Exchange,
         policy: UploadPolicy,
         *,
+        way: Reachability,
         keeper: StatusKeeper | None = None,
-        way: Reachability | None = None,
         missing: Callable[[], str | None] = lambda: None,
         reports: AgentReports | None = None,
         resend: Resend | None = None,
@@ -94,8 +93,8 @@ class Uploader:
             wire_format: How a request looks.
             transport: Belongs to the caller, who closes it after ``last_upload``.
             policy: What the config says.
-            keeper: Of the uploader before this one, which goes on.
             way: What is known of the way to the endpoint.
+            keeper: Of the uploader before this one, which goes on.
             missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
             resend: Makes delivered fixes ready again that the endpoint asks for; ``None``: it may
@@ -112,7 +111,7 @@ class Uploader:
         self._transport = transport
         self._transport.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
-        self._way = way or AlwaysReachable()
+        self._way = way
         self._missing = missing
         self._reports = reports
         self._on_step = on_step

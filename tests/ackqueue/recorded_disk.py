@@ -70,8 +70,10 @@ class RecordedDisk:
         create, rename, unlink = schema.create_file, set_aside_files.rename, set_aside_files.unlink
 
         def recorded_create(path: Path) -> None:
+            is_new = not path.exists()
             create(path)
-            self.log.append(Op("create", path.name))
+            if is_new:
+                self.log.append(Op("create", path.name))
 
         def recorded_rename(old: Path, new: Path) -> None:
             rename(old, new)

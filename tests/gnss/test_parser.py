@@ -1,8 +1,6 @@
 """Which sentences are read, and whose they are."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from telemetry_agent.gnss.framing import Sentence
 from telemetry_agent.gnss.parser import IN_VIEW, Parser, owner_of
@@ -74,13 +72,10 @@ def test_spaces_round_a_field_are_not_a_part_of_it() -> None:
     assert parser.parse(padded, kind) == parser.parse(Sentence(padded.replace(" ", "")), kind)
 
 
-@given(st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)))
-def test_damaged_tags_cost_no_memory(tags: list[str]) -> None:
+def test_damaged_tags_cost_no_memory() -> None:
     parser = Parser()
     for n in range(1200):
         parser.kind(Sentence(f"{n:05},1"))
         parser.kind(Sentence(f"P{n},1"))
-    for tag in tags:
-        parser.kind(Sentence(tag))
     assert len(parser.kinds) <= 500
     assert len(parser.proprietary) <= 6

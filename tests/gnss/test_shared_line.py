@@ -44,3 +44,20 @@ def test_many_talkers_cost_no_memory() -> None:
     assert decoder.followed == "GN"
     assert decoder.counts["other-talker"] > 600
     assert len(decoder._line.assemblers) <= 8
+
+
+def test_a_bus_that_steps_its_time_by_10_s_takes_over_only_when_the_receiver_is_silent() -> None:
+    decoder = live()
+    followed = []
+    for quarter in range(4 * 90):
+        now_s, n = quarter / 4, quarter // 4
+        step = (quarter + 2) // 40 * 10
+        bus = f"12{step // 60:02}{step % 60:02}"
+        data = gga(bus, talker="EC") + rmc(bus, talker="EC")
+        if quarter % 4 == 0 and n < 50:
+            data = rmc(f"12{n // 60:02}{n % 60:02}") + data
+        decoder.feed(data, now_s)
+        decoder.tick(now_s + 0.249)
+        followed.append(decoder.followed)
+    assert set(followed[8 : 4 * 50]) == {"GN"}
+    assert set(followed[4 * 75 :]) == {"EC"}

@@ -28,9 +28,20 @@ def _far_apart(n: int) -> bytes:
     return _at(7 + n / 1000, f"1200{n:02}") + _at(7.1 + n / 1000, f"1200{n:02}")
 
 
+def _of_two_systems(n: int) -> bytes:
+    other = _at(8, f"1200{n:02}.20").decode()[3:].partition("*")[0]
+    return _at(7, f"1200{n:02}") + line(f"GN{other}")
+
+
 @pytest.mark.parametrize(
     "second_of",
-    [_alternating, _one_without_a_fix, _one_without_a_fix_at_the_same_time, _far_apart],
+    [
+        _of_two_systems,
+        _alternating,
+        _one_without_a_fix,
+        _one_without_a_fix_at_the_same_time,
+        _far_apart,
+    ],
 )
 def test_two_receivers_that_speak_as_one_talker_are_noticed(
     second_of: Callable[[int], bytes],
@@ -40,13 +51,18 @@ def test_two_receivers_that_speak_as_one_talker_are_noticed(
     assert not any(decoder.notices)
     fixes += decoder.feed(b"".join(map(second_of, range(2, 15))), 0.0)
     (notice,) = decoder.notices
-    assert "two receivers seem to have the same talker" in notice
+    assert "two receivers seem to share the line" in notice
     assert len(fixes) > 10
 
 
 def _steps_of_10_s(n: int) -> bytes:
     time = f"12{n // 60:02}{n // 10 * 10 % 60:02}"
     return _at(7 + n / 50, time)
+
+
+def _of_two_systems_at_once(n: int) -> bytes:
+    other = _at(7, f"1200{n % 60:02}").decode()[3:].partition("*")[0]
+    return _at(7, f"1200{n % 60:02}") + line(f"GN{other}") * (n % 3 == 0)
 
 
 def _flickering(n: int) -> bytes:
@@ -57,7 +73,9 @@ def _over_midnight(n: int) -> bytes:
     return _at(7, f"{(23 * 60 + 55 + n) // 60 % 24:02}{(55 + n) % 60:02}00")
 
 
-@pytest.mark.parametrize("second_of", [_steps_of_10_s, _flickering, _over_midnight])
+@pytest.mark.parametrize(
+    "second_of", [_of_two_systems_at_once, _steps_of_10_s, _flickering, _over_midnight]
+)
 def test_one_receiver_is_not_taken_for_two(second_of: Callable[[int], bytes]) -> None:
     decoder = Decoder(fix_rollover=False, eager=False)
     decoder.feed(b"".join(map(second_of, range(200))), 0.0)

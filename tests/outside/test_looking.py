@@ -3,16 +3,21 @@
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from ackqueue import damage
+from ackqueue.queue_parts import lease
 from processes import AGENT, environment, run_agent
 from rig import started, write_config
 from strangers import NOBODY, as_another
+
+from telemetry_agent.ackqueue.queue import AckQueue
 
 GROUP = 12346
 LOOKING = [
@@ -64,6 +69,14 @@ def torn_log(path: Path) -> None:
     log.write_bytes(data)
 
 
+def mark(path: Path) -> None:
+    with AckQueue(path) as queue:
+        queue.ack(lease(queue, 60, live_first=False))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE mark SET crc = crc + 1")
+        database.commit()
+
+
 def foreign(path: Path) -> None:
     path.write_bytes(b"no queue" * 1000)
 
@@ -72,7 +85,7 @@ def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
-STATES = [clean, with_log, header, pages, torn_log, foreign, emptied]
+STATES = [clean, with_log, header, pages, torn_log, mark, foreign, emptied]
 
 
 @pytest.fixture
@@ -171,6 +184,13 @@ def test_all_that_can_be_read_of_a_damaged_file_is_shown(folder: Path) -> None:
     assert "no agent runs" in status.stdout
     assert f"queue:     {FIXES} pending" in status.stdout
     assert "what the agent recovers when it starts" in status.stdout
+
+
+def test_a_damaged_mark_is_reported(folder: Path) -> None:
+    """The rows of such a mark are sent again, as after a start."""
+    stats = look(queue_in(folder, mark), ["queue", "stats", "--json"])
+    assert f'"ready": {FIXES}' in stats.stdout
+    assert "queue.db is damaged: the mark of the rows from 1 on" in stats.stderr
 
 
 def test_of_a_file_with_damaged_pages_the_rest_is_exported(folder: Path) -> None:

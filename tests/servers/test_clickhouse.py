@@ -156,16 +156,32 @@ def test_the_statements_for_the_user_are_right(engine: Engine) -> None:
 def test_the_audit_of_the_documentation_finds_what_was_taken(engine: Engine) -> None:
     query = engine._session.query
     query(ACCOUNTS)
-    query("INSERT INTO gps.accounts VALUES ('one', 50, 50, 5, 1), ('one', 60, 60, 6, 2)")
-    query("INSERT INTO gps.accounts VALUES ('two', 9, 9, 0, 1)")
+    for said in (
+        "('van-07', 'one', (60, 54, 0)), ('van-08', 'gone', (5, 5, 1))",
+        "('van-07', 'one', (50, 45, 0)), ('van-07', 'two', (9, 9, 1))",  # the first came too late
+        "('van-07', 'one', (60, 54, 0))",
+    ):
+        query(f"INSERT INTO gps.accounts VALUES {said}")
     columns = "(device, stream, seq, time)"
-    for stream, rows in (("one", 70), ("one", 20), ("two", 7)):  # some come twice
+    for stream, rows in (("one", 70), ("one", 20), ("two", 7), ("new", 3)):  # some come twice
         query(
             f"INSERT INTO gps.fixes {columns} SELECT 'van-07', '{stream}', number + 1, "
             f"toDateTime64('2026-11-23 12:00:00', 3, 'UTC') + number FROM numbers({rows}) "
-            f"WHERE '{stream}' = 'two' OR number % 10 != 9"
+            f"WHERE '{stream}' != 'one' OR number % 10 != 9"
         )
     found = [json.loads(line) for line in engine.ask(AUDIT).splitlines()]
-    told = {row["stream"]: (int(row["through"]), int(row["missing"])) for row in found}
-    assert told == {"one": (60, 0), "two": (9, 2)}
-    assert {row["newest"][:19] for row in found} == {"2026-11-23 12:00:58", "2026-11-23 12:00:06"}
+    told = {
+        (row["device"], row["stream"]): (
+            int(row["through"]),
+            row["missing"] and int(row["missing"]),
+        )
+        for row in found
+    }
+    assert told == {
+        ("van-07", "one"): (60, 0),
+        ("van-07", "two"): (9, 2),
+        ("van-07", "new"): (0, None),
+        ("van-08", "gone"): (5, 5),
+    }
+    newest = {row["stream"]: row["newest"][11:19] for row in found}
+    assert (newest["one"], newest["two"]) == ("12:00:58", "12:00:06")

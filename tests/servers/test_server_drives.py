@@ -20,7 +20,12 @@ def test_a_drive_is_read_back_equal(kind: type[Destination], tmp_path: Path, bac
         (tmp_path / name).mkdir()
     server = kind(tmp_path / "server")
     sent = drive_to(
-        server.running, tmp_path / "agent", backlog, cut_after=server.cut_after, **server.upload
+        server.running,
+        tmp_path / "agent",
+        backlog,
+        cut_after=server.cut_after,
+        is_complete=server.is_complete,
+        **server.upload,
     )
     assert len(sent) == FIXES
     with server.running() as url:

@@ -27,6 +27,7 @@ from misbehaving import (
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
@@ -401,3 +402,26 @@ def test_a_certificate_of_another_time_is_told_from_a_wrong_clock(
     assert says in said
     assert ("set the clock" in said) == (says == "GNSS says")
     assert said.endswith(says) or says == "GNSS says"
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "aB3/x+y=Zq9",
+        "aB3%2Fx%2By%3DZq9",
+        "aB3%2fx%2by%3dZq9",
+        "aB3/x%2By%3DZq9",
+        r"aB3\/x+y=Zq9",  # as PHP writes JSON
+    ],
+)
+def test_a_server_may_quote_a_secret_in_its_own_way(tmp_path: Path, quoted: str) -> None:
+    token = tmp_path / "token"
+    token.write_text("aB3/x+y=Zq9")
+    credentials = Credentials(token=token)
+    credentials.prepare()
+    assert credentials.masked(f"who is {quoted}?") == "who is ***?"
+    for cut in range(180, 201):  # a long answer is cut, perhaps inside the secret
+        said = credentials.masked(f"401: {words('x' * cut + quoted + 'y' * 100)}, it says")
+        assert "aB3/" not in said
+        assert "aB3%2" not in said
+        assert said.endswith(", it says")

@@ -2,11 +2,12 @@
 
 import contextlib
 import gzip
+import json
 from pathlib import Path
 
 import pytest
-from misbehaving import Server, answer, says
-from uploading import Uploading
+from misbehaving import Server, answer, drips, says
+from uploading import FIX, Uploading
 
 from telemetry_agent.upload.interfaces import FormatName
 
@@ -102,3 +103,32 @@ def test_an_odd_offer_of_gzip_breaks_nothing(tmp_path: Path, weight: bytes) -> N
         u.put(3)
         assert u.work() is None
         assert u.counts == (0, 0, 3, 0)
+
+
+@pytest.mark.parametrize("name", ["native", "osmand"])
+def test_the_end_of_the_connection_may_be_the_end_of_the_answer(
+    tmp_path: Path, name: FormatName
+) -> None:
+    """As CGI scripts answer: no length, and no notice that the connection ends."""
+    with (
+        Server(then=says(OK + b"\r\nok")) as server,
+        contextlib.closing(Uploading(tmp_path, server.url, name)) as u,
+    ):
+        u.put(20)
+        assert u.work() is None
+        assert u.counts == (0, 0, 20, 0)
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_yes_to_a_request_that_was_not_read_is_none(tmp_path: Path, status: int) -> None:
+    """The answer comes, and the connection ends, while the request is still being sent."""
+    at_once = drips(b"", first=with_body(b"no", b"HTTP/1.1 %d X\r\n" % status), at_once=True)
+    with (
+        Server(at_once) as server,
+        contextlib.closing(Uploading(tmp_path, server.url, "native")) as u,
+    ):
+        u.put(64, fix=FIX._replace(extra=json.dumps({"note": "x" * 100_000})))
+        u.uploader.step(u.clock.monotonic_s())
+        assert u.counts[2:] == (0, 0)
+        said = str(u.uploader.status().last_error)
+        assert said == ("401: no" if status == 401 else "200 before the request was sent")

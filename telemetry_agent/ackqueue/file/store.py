@@ -6,7 +6,7 @@ Not safe for threads: the queue's disk lock guards it.
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from operator import ge
 from pathlib import Path
 from types import MappingProxyType
@@ -271,12 +271,15 @@ class Store:
             create_file(path)
             with closing(connect(path)) as copy:
                 copy.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                copy.execute("PRAGMA journal_mode = OFF")  # nothing was there that could come back
                 self._connection.backup(copy)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise refusal(f"cannot write the queue {path}", error) from error
-        except FAILURES as error:
+        except (OSError, *FAILURES) as error:
+            with suppress(OSError):  # on a full disk it takes the room that is left
+                path.unlink()
+            if isinstance(error, OSError):
+                raise refusal(f"cannot write the queue {path}", error) from error
             raise StorageError(f"cannot copy the queue {self.path}: {error}") from error
 
     def close(self) -> None:

@@ -119,18 +119,19 @@ class Bounds:
             return room.short or (self.stopped and not room.ample)
 
     def has_room(self) -> bool:
-        """Whether more can be carried over, after deleting delivered fixes at most.
+        """Whether more can be carried over, after deleting some delivered fixes at most.
 
         Raises:
             StorageError: The file cannot be read.
         """
-        with self._shared.disk:
-            self._shared.check_open()
-            while self._bounded and not self._look().ample:
-                if not self._give_up_delivered():
-                    return False
-                self._shared.write()
-        return True
+        shared = self._shared
+        with shared.disk:
+            shared.check_open()
+            if not self._bounded or self._look().ample:
+                return True
+            if shared.writer.refused or not self._give_up_delivered():
+                return False
+            return shared.write() is None
 
     def tidy(self) -> bool:
         """Delete what is too old, give back free pages. As ``purge``."""

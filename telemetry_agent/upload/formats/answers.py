@@ -16,6 +16,7 @@ from telemetry_agent.model import (
     Refused,
     ResendRange,
 )
+from telemetry_agent.secrecy import CUT
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
@@ -63,7 +64,8 @@ def unclear(answer: Answer, reason: str) -> Deferred:
 def words(text: str) -> str:
     """What a server wrote, fit for a log line."""
     printable = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(printable.split())[:_WORDS_MAX]
+    said = " ".join(printable.split())
+    return said if len(said) <= _WORDS_MAX else said[: _WORDS_MAX - 1] + CUT
 
 
 def reason_of(answer: Answer) -> str:

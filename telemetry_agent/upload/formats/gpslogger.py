@@ -9,9 +9,15 @@ from urllib.parse import urlencode
 from telemetry_agent.fields import degrees
 from telemetry_agent.model import Batch, Fix, Payload
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
+from telemetry_agent.upload.formats.packing import (
+    accuracy_mm,
+    attributes,
+    thousandths,
+    without_doubt,
+)
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
+_OWN = {"activity", "battery", "provider"}
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -22,19 +28,11 @@ def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG00
 
 def _form(fix: Fix, device: str) -> str:
     form = {"device": device, "latitude": degrees(fix.lat_e9), "longitude": degrees(fix.lon_e9)}
-    for name, value in (
-        ("accuracy", accuracy_mm(fix)),
-        ("altitude", fix.alt_mm),
-        ("speed", fix.speed_mm_s),
-        ("direction", fix.course_mdeg),
-    ):
-        if value is not None:
-            form[name] = repr(value / 1e3)
-    for name, own in attributes(fix).items():
-        is_number = not isinstance(own, str)
-        if name in {"activity", "provider"} or (name == "battery" and is_number):
-            form[name] = str(own)
-    return urlencode(form)
+    known = thousandths(fix, altitude="alt_mm", speed="speed_mm_s", direction="course_mdeg")
+    own = {name: value for name, value in attributes(fix).items() if name in _OWN}
+    if isinstance(own.get("battery"), str):
+        del own["battery"]
+    return urlencode({**form, "accuracy": accuracy_mm(fix) / 1e3, **known, **own})
 
 
 FORMAT = WireFormat(encode, judge, without_doubt, one_by_one=True, oldest_first=True)

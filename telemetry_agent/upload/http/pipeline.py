@@ -290,9 +290,8 @@ class _PipelinedConnection:
             name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers
         }
         status = response.status_code
-        self.closes = self._http.their_state is not h11.DONE or (
-            status == 204 and announces_body(headers)
-        )
+        ended = self._http.their_state is not h11.DONE or self._http.trailing_data[1]
+        self.closes = ended or (status == 204 and announces_body(headers))
         if not self.closes:
             self._http.start_next_cycle()
         return Answer(

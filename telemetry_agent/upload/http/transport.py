@@ -8,13 +8,12 @@ taken for the answer to the next batch, which the server never saw. So the strea
 only up to the next ``H``, with which every answer begins. Bytes that are left when an answer is
 complete do not belong to it, and the connection is closed.
 
-*Nothing of an answer is kept.* httpx would collect cookies and prepare the next request of a
-redirect, and a captive portal sends both; so both headers are hidden from it.
+*Nothing of an answer is kept.* A client of httpx would collect cookies and prepare the next request
+of a redirect, and a captive portal sends both; so there is none.
 
 Every failure gets its words here, once.
 """
 
-import contextlib
 import logging
 import ssl
 import sys
@@ -77,7 +76,6 @@ class Transport:
         self._exchange = dialer.exchange
         self._idle_life = dialer.idle_life
         self._wire = _Wire(dialer, self._credentials, proxy, keepalive_expiry_s)
-        self._client = httpx.Client(transport=self._wire, trust_env=False)
         self._proxied = bool(proxy)
         self._clock = Clock()
         self._pipeline = Pipeline(url, dialer, self._credentials, keepalive_expiry_s, self._clock)
@@ -98,7 +96,6 @@ class Transport:
         The body of the answer is cut at 1 MiB.
         """
         headers = {**self._headers(), **payload.headers}
-        # Not client.build_request(): a request of the client carries its cookies and defaults.
         request = httpx.Request(
             "POST",
             self._target(payload.query),
@@ -204,7 +201,7 @@ class Transport:
         return NoAnswer("stopped") if self._exchange.aborted else failure
 
     def _once(self, request: httpx.Request) -> Answer:
-        response = self._client.send(request, stream=True)
+        response = self._wire.send(request)
         body = bytearray()
         try:
             for part in response.iter_raw():
@@ -219,7 +216,9 @@ class Transport:
                 raise NetworkError(f"the answer broke off: {why}", state) from error
         finally:
             response.close()
-        headers: dict[str, str] = response.extensions["all_headers"]
+        if response.status_code < 300 and response.extensions["broke"]:
+            raise NetworkError(f"{response.status_code} before the request was sent")
+        headers = dict(response.headers)
         self._wire.drop_if_unusable(response.status_code, headers)
         length = headers.get("content-length", "")
         size = max(len(body), int(length) if length.isdecimal() else 0)
@@ -232,7 +231,7 @@ class Transport:
         )
 
 
-class _Wire(httpx.BaseTransport):
+class _Wire:
     """httpcore's connection pool with our sockets, of one connection."""
 
     def __init__(
@@ -263,7 +262,8 @@ class _Wire(httpx.BaseTransport):
             self._made = httpcore.ConnectionPool(**how)
         return self._made
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def send(self, request: httpx.Request) -> httpx.Response:
+        """Send it, and read the head of the answer."""
         url = request.url
         answer = self._pool.handle_request(
             httpcore.Request(
@@ -275,17 +275,13 @@ class _Wire(httpx.BaseTransport):
                 content=request.stream,
             )
         )
-        headers = httpx.Headers(answer.headers)
-        all_headers = dict(headers)
-        for name in ("set-cookie", "location"):
-            headers.pop(name, None)
         stream = self._backend.stream
         return httpx.Response(
             answer.status,
-            headers=headers,
+            headers=answer.headers,
             stream=_Body(answer),
             extensions={
-                "all_headers": all_headers,
+                "broke": stream is not None and stream.broke,
                 "verified": stream is not None and stream.connection.verified,
             },
         )
@@ -340,6 +336,8 @@ class _HttpcoreStream(httpcore.NetworkStream):
     def __init__(self, connection: Connection, credentials: Credentials) -> None:
         self.connection = connection
         self._credentials = credentials
+        self.broke = False
+        """Whether a request was not sent to its end."""
         self._data = b""
         self._unsent = b""
         self._at = 0
@@ -358,8 +356,10 @@ class _HttpcoreStream(httpcore.NetworkStream):
         if self._unsent:
             unsent, self._unsent = self._unsent, b""
             # A server that has closed may have answered before: reading shows it.
-            with contextlib.suppress(BrokenError):
+            try:
                 self.connection.send(unsent)
+            except BrokenError:
+                self.broke = True
         if not self.has_rest():
             self._data = self.connection.recv(max_bytes)
             self._at = 0
