@@ -154,6 +154,7 @@ class _Service:
             secrets=self._secrets,
             config=before.config,
             waiting=waiting,
+            doctor=self._doctor,
         )
         agent.start()
         self._agent = agent
