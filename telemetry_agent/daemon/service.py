@@ -24,7 +24,7 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import AgentError, ResourceError
 from telemetry_agent.page.events import Doctor
 from telemetry_agent.snapshot import ConfigView
 
@@ -203,7 +203,11 @@ class _Service:
                 return False
             self._listen()
         if failed:
-            raise failed[0]
+            error = failed[0]
+            if isinstance(error, OSError):
+                said = f"the system refuses what the agent needs: {error.strerror}"
+                raise ResourceError(said) from error
+            raise error
         return True
 
     def _listen(self) -> None:
