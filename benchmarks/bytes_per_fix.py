@@ -34,7 +34,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from certificates import Authority
-from fakes import FakeClock
+from fakes import AlwaysReachable, FakeClock
 from misbehaving import Act, Line, Request, Server
 
 from telemetry_agent import __version__
@@ -235,7 +235,15 @@ class Bench:
             )
             yield (
                 queue,
-                Uploader(queue, native.FORMAT, transport, policy, reports=reports, clock=clock),
+                Uploader(
+                    queue,
+                    native.FORMAT,
+                    transport,
+                    policy,
+                    way=AlwaysReachable(),
+                    reports=reports,
+                    clock=clock,
+                ),
             )
 
 

@@ -78,7 +78,8 @@ def run(outcomes: Iterable[Found | str], what: str) -> int:
     print(
         f"{broken + len(held):,} corruptions, {what}, in {time.perf_counter() - start:.0f} s: "
         f"{broken} broke a promise; recorded after {times_s[len(times_s) // 2]:.2f} s, the slowest "
-        f"after {times_s[-1]:.2f} s; at most {lines} log lines; the end of a log gone in {gone:,}",
+        f"after {times_s[-1]:.2f} s; at most {lines} log lines; the end of a log gone in {gone:,}; "
+        f"the endpoint's audit missed {sum(found.misjudged for found in held)} fixes",
         flush=True,
     )
     return broken

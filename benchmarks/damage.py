@@ -83,12 +83,12 @@ def main() -> None:
             damage.copy(Path(name) / "live.db", whole)
         with ProcessPoolExecutor(arguments.processes) as pool:
             print(f"{arguments.fixes:,} fixes; delivered of all, %")
-            print(f"{'':<20}{'seeds':>8}{'mean':>10}{'worst':>10}")
+            print(f"{'':<20}{'seeds':>8}{'mean':>10}{'worst':>10}  the endpoint's audit")
             for kind in KINDS:
                 seeds = -(-arguments.seeds // (10 if kind in ALWAYS_THERE else 1))
                 shares = list(pool.map(partial(share, whole, kind), range(seeds)))
                 mean, worst = 100 * statistics.mean(shares), 100 * min(shares)
-                print(f"{kind:<20}{seeds:>8}{mean:>10.3f}{worst:>10.3f}", flush=True)
+                print(f"{kind:<20}{seeds:>8}{mean:>10.3f}{worst:>10.3f}  complete", flush=True)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from persistqueue import SQLiteAckQueue
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import syslog_ng
+from fakes import AlwaysReachable
 from links import Link
 from misbehaving import Act, Line, Request, Server
 from queue_cycle import CARD_SYNC_MS, as_dict, fdatasync_ms, fix_at
@@ -130,7 +131,7 @@ class Timed:
 def drain(path: Path, url: str, policy: UploadPolicy, timed: Timed) -> None:
     """Everything by the agent's own parts, from a queue that is opened anew."""
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
-        uploader = Uploader(queue, native.FORMAT, transport, policy)
+        uploader = Uploader(queue, native.FORMAT, transport, policy, way=AlwaysReachable())
         with timed:
             while uploader.step(time.monotonic()) == 0:
                 pass
@@ -236,6 +237,7 @@ def print_freshness(fixes: int, kbit_s: float, for_s: float, flush_every_s: floa
                 native.FORMAT,
                 transport,
                 UploadPolicy(flush_every_s=flush_every_s, compression="gzip"),
+                way=AlwaysReachable(),
             )
             queue.watch(uploader.wake)
             stop = Stop()

@@ -1,27 +1,28 @@
-"""What the device page costs: 50,000 positions in the queue, and 10 new ones a second.
+"""What the device page costs: 50,000 and 500,000 positions in the queue, 10 new ones a second.
 
 ::
 
     python benchmarks/page.py [--seconds 20]
 
 For each line an agent of its own runs as a process, with a simulated receiver and the reference
-endpoint beside it; the viewers read the events and fetch the track as a browser does. CPU is of all
-threads of the agent, RSS as the kernel tells it at the end. Lost are fixes that the receiver sent
-and that are not in the queue in the end. At last a Chromium without a graphics card drags the map
-with all of the track on it, which needs Node 20 and ``npm ci``.
+endpoint beside it. Viewers follow the events and fetch the track, the trips and the history, as a
+browser does. Measuring begins when the agent has read the whole track for them. CPU is of all
+threads of the agent; RSS is the value that the kernel reports at the end. Lost are fixes that the
+receiver sent and that are not in the queue at the end. Then a Chromium without a graphics card
+loads the page and drags the map with the whole track on it, which needs Node 20 and ``npm ci``.
 """
 
 import argparse
 import http.client
 import json
 import math
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
 from contextlib import ExitStack, closing, suppress
-from itertools import islice
 from pathlib import Path
 
 from quiet import ROOT, Account, as_process, config
@@ -33,21 +34,30 @@ from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.model import Fix
 
 START_MS = 1_795_435_200_000
-KEPT = 50_000
+KEPT = (50_000, 500_000)
+AT_ONCE = 10_000
 RATE_HZ = 10
 CASES = (("no page", None), ("nobody looks", 0), ("1 viewer", 1), ("20 viewers", 20))
 WAITING = [signal.SIGALRM]  # never sent: sigtimedwait is a wait that ends by itself
 
 
-def look(port: int) -> None:
-    """As a browser does: fetch the track, follow the events."""
+def look(port: int, ready: threading.Semaphore) -> None:
+    """Do as a browser does; ``ready`` is released when the trips are complete."""
     line, other = (http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(2))
+
+    def ask(path: str) -> bytes:
+        other.request("GET", path)
+        return other.getresponse().read()
+
     with suppress(OSError, http.client.HTTPException), closing(line), closing(other):
         line.request("GET", "/events")
         events = line.getresponse()
-        events.readline()
-        other.request("GET", "/trail?after=0")
-        other.getresponse().read()
+        ask("/history?hours=1")
+        for event in events:
+            if event.startswith(b"data: ") and json.loads(ask("/trips"))["complete"]:
+                break
+        ask("/track?across=1400")
+        ready.release()
         for _ in events:
             continue
 
@@ -59,52 +69,57 @@ def free_port() -> int:
     return port
 
 
-def fill(path: Path, fixes: int = KEPT, *, deliver: bool = True) -> None:
+def fill(path: Path, fixes: int, *, deliver: bool = True) -> None:
     """A track of the hours before, round and round."""
-    with AckQueue(path, commit_every_s=60) as queue:
+    with AckQueue(path, commit_every_s=600) as queue:
         for number in range(fixes):
             turn, away_e9 = number / 300, 20e6 * (1 + number / fixes)
             lat_e9 = 48_117_300_000 + round(away_e9 * math.sin(turn))
             lon_e9 = 11_516_667_000 + round(away_e9 * math.cos(1.3 * turn))
-            queue.put(Fix(START_MS + 1000 * number, lat_e9, lon_e9), "van-07")
+            queue.put(Fix(START_MS - 1000 * (fixes - number), lat_e9, lon_e9), "van-07")
+            if number % AT_ONCE == 0:
+                queue.commit()  # all of them together would not fit into memory
         while deliver and (batch := queue.lease(1000)):
             queue.ack(batch)
 
 
-def measure(viewers: int | None, seconds: float) -> tuple[Account, Account, int]:
+def measure(
+    filled: Path, kept: int, viewers: int | None, seconds: float
+) -> tuple[Account, Account, int]:
     """Begin, end, and how many fixes were lost."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        fill(folder / "queue.db")
+        shutil.copy(filled, folder / "queue.db")
         endpoint = stack.enter_context(Endpoint("127.0.0.1:0", folder / "received.db"))
-        drive = Drive(START_MS + 1000 * KEPT, interval_ms=1000 // RATE_HZ)
-        epochs = round((seconds + 5) * RATE_HZ)
-        simulator = stack.enter_context(
-            Simulator(islice(drive, epochs), rate_hz=RATE_HZ, link=folder / "gps")
-        )
+        drive = Drive(START_MS, interval_ms=1000 // RATE_HZ)
+        simulator = stack.enter_context(Simulator(drive, rate_hz=RATE_HZ, link=folder / "gps"))
         port = free_port()
         text = config(folder, folder / "gps", endpoint.url) + '[sampling]\ninterval = "0s"\n'
         if viewers is not None:
             text += f'[page]\nlisten = "127.0.0.1:{port}"\n'
         with as_process(folder, text) as process:
             endpoint.wait_for(1, 60)
+            ready = threading.Semaphore(0)
             for _ in range(viewers or 0):
-                threading.Thread(target=look, args=(port,), daemon=True).start()
+                threading.Thread(target=look, args=(port, ready), daemon=True).start()
+            for _ in range(viewers or 0):
+                ready.acquire(timeout=300)
             signal.sigtimedwait(WAITING, 3)
             begin = Account.of(process)
             signal.sigtimedwait(WAITING, seconds)
             end = Account.of(process)
+            simulator.hush()
             simulator.done.wait(60)
         with AckQueue(folder / "queue.db") as queue:
             counts = queue.stats()
-        return begin, end, KEPT + epochs - counts.ready - counts.unack - counts.acked
+        return begin, end, kept + simulator.sent - counts.ready - counts.unack - counts.acked
 
 
-def frames(number: int, *, deliver: bool) -> str:
-    """How long the frames take with so many positions, as the browser tells it."""
+def in_browser(filled: Path) -> str:
+    """How heavy the first load is and how long the frames take, as the browser tells it."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        fill(folder / "queue.db", number, deliver=deliver)
+        shutil.copy(filled, folder / "queue.db")
         port = free_port()
         text = config(folder, Path("/dev/none"), "http://127.0.0.1:9/")
         text += f'[page]\nlisten = "127.0.0.1:{port}"\n'
@@ -116,7 +131,10 @@ def frames(number: int, *, deliver: bool) -> str:
         story = ("node", "tests/page/browser.mjs", "frames", f"http://127.0.0.1:{port}/")
         done = subprocess.run(story, cwd=ROOT, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout.splitlines()[0])
-    return ", ".join(f"{name.removesuffix('_ms')} {ms:.1f} ms" for name, ms in told.items())
+    return (
+        f"{told['wire_bytes'] / 1000:12.0f} {told['draw_ms']:9.1f} "
+        f"{told['frame_ms']:10.1f} {told['worst_ms']:10.1f}"
+    )
 
 
 def main() -> None:
@@ -124,15 +142,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the device page costs.")
     parser.add_argument("--seconds", type=float, default=20)
     seconds = parser.parse_args().seconds
-    print(f"{'':14}{'CPU, %':>8}{'RSS, MB':>9}{'threads':>9}{'lost':>6}")
-    for name, viewers in CASES:
-        begin, end, lost = measure(viewers, seconds)
-        cpu = 100 * (end.cpu_s - begin.cpu_s) / (end.at_s - begin.at_s)
-        print(f"{name:14}{cpu:8.1f}{end.rss_mb:9.1f}{end.threads:9}{lost:6}", flush=True)
-    print("a frame while the map is dragged")
-    for number, deliver in ((500, True), (KEPT, True), (KEPT, False)):
-        where = "delivered" if deliver else "on the disk"
-        print(f"{number:6,} {where:11}  {frames(number, deliver=deliver)}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, str(kept)) for kept in KEPT]
+        for file, kept in zip(files, KEPT, strict=True):
+            fill(file, kept)
+        print(f"{'':14}" + "".join(f"{kept:>18,} positions" for kept in KEPT))
+        print(f"{'':14}" + f"{'CPU, %':>12}{'RSS, MB':>10}{'lost':>6}" * len(KEPT))
+        for name, viewers in CASES:
+            row = f"{name:14}"
+            for file, kept in zip(files, KEPT, strict=True):
+                begin, end, lost = measure(file, kept, viewers, seconds)
+                cpu = 100 * (end.cpu_s - begin.cpu_s) / (end.at_s - begin.at_s)
+                row += f"{cpu:12.1f}{end.rss_mb:10.1f}{lost:6}"
+            print(row, flush=True)
+        print(f"{'':20} first load, kB  draw, ms  frame, ms  worst, ms")
+        few, waiting = Path(folder, "few"), Path(folder, "waiting")
+        fill(few, 500)
+        fill(waiting, KEPT[0], deliver=False)
+        for name, file in (
+            ("500 delivered", few),
+            (f"{KEPT[0]:,} on the disk", waiting),
+            *((f"{kept:,} delivered", file) for file, kept in zip(files, KEPT, strict=True)),
+        ):
+            print(f"{name:23}{in_browser(file)}", flush=True)
 
 
 if __name__ == "__main__":

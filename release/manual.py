@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import click
 from click.shell_completion import get_completion_class
 
-from telemetry_agent.cli import PROGRAM, cli
+from telemetry_agent.cli import PROGRAM
+from telemetry_agent.cli.group import cli
 
 _FILES = """\
 .SH FILES

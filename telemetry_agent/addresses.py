@@ -5,7 +5,9 @@ one: all who need the same name wait for the same answer. The addresses of the l
 because a network whose name server is silent can still carry requests.
 """
 
+import errno
 import ipaddress
+import os
 import select
 import socket
 import threading
@@ -117,7 +119,11 @@ class Resolver:
                 return look_up, True
             look_up = self._under_way[host, port] = LookUp()
         args = (host, port, look_up)
-        threading.Thread(target=self._run, args=args, name=f"resolve {host}", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=args, name=f"resolve {host}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no thread left: this look-up has failed
+            self._end(host, port, look_up, OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
         return look_up, False
 
     def wait(self, host: str, port: int, wait: Wait) -> list[Address]:
@@ -142,6 +148,11 @@ class Resolver:
             result = interleaved(self._ask(host, port))
         except (OSError, UnicodeError) as error:
             result = error
+        self._end(host, port, look_up, result)
+
+    def _end(
+        self, host: str, port: int, look_up: LookUp, result: list[Address] | Exception
+    ) -> None:
         with self._lock:
             del self._under_way[host, port]
             if isinstance(result, list):

@@ -11,7 +11,7 @@ nothing is rounded twice and a value read from disk equals the stored one. An un
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 Quality = Literal["gps", "dgps", "pps", "rtk", "float-rtk", "estimated", "manual", "simulated"]
 Flag = Literal["jump", "time", "date", "datum"]
@@ -63,20 +63,16 @@ class Fix(NamedTuple):
         return "time" not in self.flags and "date" not in self.flags
 
 
-class Satellite(NamedTuple):
-    """One satellite in view."""
+@dataclass(frozen=True, slots=True)
+class Satellite:
+    """One satellite in view. A part of the snapshot too, hence the defaults."""
 
-    system: Constellation
-    number: int
-    """Number in its system: 1 … 63, for SBAS 120 … 158."""
-    elevation_deg: int | None
-    """Above the horizon."""
-    azimuth_deg: int | None
-    """Clockwise from north."""
-    snr_db: int | None
-    """Of its best signal, dB-Hz; None: not tracked."""
-    used: bool
-    """Whether the last fix used it."""
+    system: Constellation = "GPS"
+    number: Annotated[int, "number in its system: 1 to 63, for SBAS 120 to 158"] = 0
+    elevation_deg: Annotated[int | None, "elevation above the horizon"] = None
+    azimuth_deg: Annotated[int | None, "azimuth, clockwise from north"] = None
+    snr_db: Annotated[int | None, "C/N0 of its best signal in dB-Hz; absent: not tracked"] = None
+    used: Annotated[bool, "whether the last fix used it"] = False
 
 
 class Sky(NamedTuple):

@@ -3,13 +3,15 @@
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from telemetry_agent.addresses import is_loopback
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.small_files import read_small_file
 
 MASK = "***"
+CUT = "…"
+"""At the end of a text that was cut."""
 _SHORTEST_SECRET = 4  # masking "a" would hide the text, not the secret
 
 _SECRET_NAME = re.compile(
@@ -60,12 +62,22 @@ def secrets_in_url(url: str) -> set[str]:
 
 
 def masked(text: str, secrets: Collection[str]) -> str:
-    """``text`` without the secrets of 4 or more characters."""
+    """``text`` without the secrets of 4 or more characters, however they are quoted."""
+    forms = {form for secret in secrets for form in _forms(secret)}
     # The longest first: one secret may contain another.
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, MASK)
+    for form in sorted(forms, key=len, reverse=True):
+        if len(form) >= _SHORTEST_SECRET:
+            text = text.replace(form, MASK)
+            for length in range(len(form) - 1, _SHORTEST_SECRET - 1, -1) if CUT in text else ():
+                text = text.replace(form[:length] + CUT, MASK + CUT)
     return text
+
+
+def _forms(secret: str) -> set[str]:
+    """As a server may quote it: plain, in a URL, in PHP's JSON."""
+    quoted = {quote(secret, safe=""), quote(secret)}
+    lower = {re.sub("%..", lambda found: found[0].lower(), form) for form in quoted}
+    return {secret, secret.replace("/", "\\/"), *quoted, *lower}
 
 
 def masked_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -1,13 +1,13 @@
-"""What the agent knows about itself: the one tree that status, page, metrics and doctor share.
+"""The state of the agent: the one tree that status, page, metrics and doctor share.
 
-``daemon/status.py`` makes it; over the control socket it travels as JSON. Two versions of the
-program may meet there, after an upgrade and before the restart. So the JSON carries ``protocol``,
-every field has a default, and what a reader does not know or cannot use is left out: ``read`` never
-fails on what another version says.
+``daemon/status.py`` makes it, and the control socket carries it as JSON. Two versions of the
+program may meet there, between an upgrade and the restart. So the JSON carries ``protocol``, every
+field has a default, and ``read`` ignores what it does not know or cannot use: it never fails on the
+JSON of another version.
 
-Instants are told as seconds until now, because the system clock may be wrong by years. What is
-unknown is ``None`` here and absent in JSON. docs/operations.md has the table that ``described``
-makes of these classes.
+Instants are given as seconds before now, because the system clock may be wrong by years. A value
+that is not known is ``None`` here and absent in JSON. docs/operations.md has the table that
+``described`` makes of these classes.
 """
 
 import types
@@ -15,113 +15,110 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from telemetry_agent.model import Constellation, Quality, ReceiverState, UploadState
+from telemetry_agent.model import Quality, ReceiverState, Satellite, UploadState
 
 PROTOCOL = 1
-"""Of the control socket: one more whenever a reader of before would misunderstand."""
+"""Version of the control socket's JSON: raised when an older reader would misunderstand it."""
 
 Counts = Mapping[str, int]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class SatelliteView:
-    """One satellite in view."""
-
-    system: Constellation = "GPS"
-    number: Annotated[int, "in its system: 1 to 63, for SBAS 120 to 158"] = 0
-    elevation_deg: Annotated[int | None, "above the horizon"] = None
-    azimuth_deg: Annotated[int | None, "clockwise from north"] = None
-    snr_db: Annotated[int | None, "of its best signal, dB-Hz; absent: not tracked"] = None
-    used: Annotated[bool, "in the last fix"] = False
-
-
-@dataclass(frozen=True, slots=True)
 class ReceiverView:
-    """How the receiver does."""
+    """The receiver."""
 
-    source: Annotated[str, "where its bytes come from"] = ""
-    state: Annotated[ReceiverState, "its state word"] = "absent"
+    source: Annotated[str, "the source of its bytes: a device, an address, a file"] = ""
+    state: Annotated[ReceiverState, "state of the receiver"] = "absent"
     state_s: Annotated[float, "seconds in this state"] = 0.0
-    fixes: Annotated[int, "handed on since the start"] = 0
-    rate_hz: Annotated[float, "fixes a second over the last minute"] = 0.0
+    fixes: Annotated[int, "fixes since the start, before sampling"] = 0
+    rate_hz: Annotated[float, "fixes per second, over the last minute"] = 0.0
     rejected: Annotated[Counts, "input that was dropped, by reason"] = field(default_factory=dict)
-    not_recorded: Annotated[Counts, "fixes left out by sampling, by reason"] = field(
+    not_recorded: Annotated[Counts, "fixes that sampling left out, by reason"] = field(
         default_factory=dict
     )
-    satellites: Annotated[tuple[SatelliteView, ...], "in view"] = ()
-    reason: Annotated[str | None, "why it speaks and gives no positions, in a word"] = None
+    satellites: Annotated[tuple[Satellite, ...], "in view"] = ()
+    reason: Annotated[str | None, "why it sends data and no position, in one word"] = None
     message: Annotated[str | None, "why there is no position"] = None
     remedy: Annotated[str | None, "what to do about it"] = None
-    notice: Annotated[str | None, "what to know although positions come"] = None
-    antenna: Annotated[str | None, "as the receiver says: OK, OPEN, SHORT"] = None
+    notice: Annotated[str | None, "a warning while positions come"] = None
+    antenna: Annotated[str | None, "the receiver's own report of its antenna: OK, OPEN, SHORT"] = (
+        None
+    )
     fix_age_s: Annotated[float | None, "seconds since the last fix"] = None
-    time: Annotated[str | None, "of the last fix, UTC"] = None
-    mode: Annotated[Literal[2, 3] | None, "of the last fix"] = None
-    quality: Annotated[Quality | None, "of the last fix"] = None
-    sats: Annotated[int | None, "satellites used in the last fix"] = None
-    hdop: Annotated[float | None, "of the last fix"] = None
+    time: Annotated[str | None, "time of the last fix, UTC"] = None
+    mode: Annotated[Literal[2, 3] | None, "mode of the last fix"] = None
+    quality: Annotated[Quality | None, "quality of the last fix"] = None
+    sats: Annotated[int | None, "number of satellites used in the last fix"] = None
+    hdop: Annotated[float | None, "HDOP of the last fix"] = None
 
 
 @dataclass(frozen=True, slots=True)
 class UploadView:
-    """How uploads do."""
+    """Uploads."""
 
-    host: Annotated[str, "where fixes go; never the path or query of the URL"] = ""
-    state: Annotated[UploadState, "the state word"] = "ok"
+    host: Annotated[str, "host of the endpoint; never the path or query of the URL"] = ""
+    state: Annotated[UploadState, "state of uploads"] = "ok"
     state_s: Annotated[float, "seconds in this state"] = 0.0
-    requests: Annotated[int, "since the start"] = 0
-    failed_requests: Annotated[int, "those that delivered nothing"] = 0
-    delivered: Annotated[int, "fixes since the start"] = 0
-    rate_hz: Annotated[float, "fixes a second over the last minute"] = 0.0
-    sent_bytes: Annotated[int, "since the start"] = 0
-    sent_bytes_24h: Annotated[int, "in the last 24 hours of uptime"] = 0
+    requests: Annotated[int, "requests since the start"] = 0
+    failed_requests: Annotated[int, "requests that delivered nothing, since the start"] = 0
+    delivered: Annotated[int, "fixes delivered since the start"] = 0
+    rate_hz: Annotated[float, "fixes delivered per second, over the last minute"] = 0.0
+    sent_bytes: Annotated[int, "bytes sent since the start"] = 0
+    sent_bytes_24h: Annotated[int, "bytes sent in the last 24 hours of uptime"] = 0
     last_delivery_s: Annotated[float | None, "seconds since the last delivery"] = None
-    complete_until: Annotated[
-        str | None, "time of the newest fix up to which the endpoint accounts for everything"
-    ] = None
-    last_error: Annotated[str | None, "what went wrong last"] = None
-    last_error_s: Annotated[float | None, "seconds since then"] = None
+    complete_until: Annotated[str | None, "complete at the endpoint until the fix of this time"] = (
+        None
+    )
+    last_error: Annotated[str | None, "the last failure"] = None
+    last_error_s: Annotated[float | None, "seconds since the last failure"] = None
     next_attempt_s: Annotated[float | None, "seconds until the next attempt, while it waits"] = None
 
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """What the queue holds."""
+    """The queue."""
 
     pending: Annotated[int, "fixes to be delivered"] = 0
-    in_flight: Annotated[int, "of those, in a request now"] = 0
-    uncommitted: Annotated[int, "of those, not yet on disk"] = 0
-    delivered: Annotated[int, "fixes still kept after delivery"] = 0
-    dead_letters: Annotated[Counts, "refused fixes by reason (ten, and `other reasons`)"] = field(
-        default_factory=dict
-    )
+    in_flight: Annotated[int, "pending fixes that a request carries now"] = 0
+    uncommitted: Annotated[int, "pending fixes that are not on disk yet"] = 0
+    delivered: Annotated[int, "delivered fixes that are still kept"] = 0
+    dead_letters: Annotated[
+        Counts, "dead letters, by reason (ten reasons, and `other reasons`)"
+    ] = field(default_factory=dict)
     lost: Annotated[Counts, "fixes that were lost, by reason"] = field(default_factory=dict)
-    file_bytes: Annotated[int, "of the queue file with its log"] = 0
-    disk_free_bytes: Annotated[int, "that the agent may still write"] = 0
-    full: Annotated[bool, "something is given up for what comes"] = False
-    carrying_over: Annotated[bool, "a damaged file still holds more"] = False
+    file_bytes: Annotated[int, "size of the queue file and its log"] = 0
+    disk_free_bytes: Annotated[int, "bytes that the agent may still write to this disk"] = 0
+    full: Annotated[
+        bool, "there is no room: fixes are dropped for new ones, or are not recorded"
+    ] = False
+    carrying_over: Annotated[bool, "fixes of a damaged file are being carried over"] = False
     oldest_pending: Annotated[str | None, "time of the oldest pending fix"] = None
-    oldest_pending_s: Annotated[float | None, "how much older it is than the newest fix"] = None
+    oldest_pending_s: Annotated[
+        float | None, "age of the oldest pending fix, measured from the newest fix"
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class PageView:
-    """How the device page does, where it is on."""
+    """The device page, where it is on."""
 
-    state: Annotated[Literal["ok", "held"], "held: it waits for what last_error says"] = "ok"
+    state: Annotated[
+        Literal["ok", "held"], "held: it waits until the cause in last_error is gone"
+    ] = "ok"
     last_error: Annotated[str | None, "why it is held"] = None
 
 
 @dataclass(frozen=True, slots=True)
 class StorageView:
-    """Where fixes are kept, if a power cut loses them there."""
+    """The storage of fixes, where a power cut would lose them."""
 
     state: Annotated[
         Literal["forgets", "runtime"],
-        "runtime: in the runtime directory, because the state directory refuses",
+        "forgets: a power cut loses everything; runtime: the state directory cannot be written, "
+        "so fixes are in the runtime directory",
     ] = "forgets"
-    last_error: Annotated[str, "what is the matter"] = ""
+    last_error: Annotated[str, "the cause"] = ""
     remedy: Annotated[str, "what to do about it"] = ""
 
     def __str__(self) -> str:
@@ -130,24 +127,24 @@ class StorageView:
 
 @dataclass(frozen=True, slots=True)
 class ConfigView:
-    """Why the last good config serves in place of the config."""
+    """Why the last good config is in effect."""
 
     state: Annotated[
-        Literal["unreadable", "wrong"], "wrong: it can be read, so uploads are held as well"
+        Literal["unreadable", "wrong"], "unreadable, or wrong: then uploads are held as well"
     ] = "unreadable"
-    last_error: Annotated[str, "what is the matter with it"] = ""
+    last_error: Annotated[str, "the fault of the config"] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The agent at one moment."""
 
-    protocol: Annotated[int, "version of this description"] = PROTOCOL
+    protocol: Annotated[int, "version of this JSON"] = PROTOCOL
     running: Annotated[bool, "whether an agent answered"] = True
-    version: Annotated[str, "of the program that runs"] = ""
-    device: Annotated[str, "its name"] = ""
-    pid: Annotated[int, "of the agent"] = 0
-    uptime_s: Annotated[float, "seconds since its start"] = 0.0
+    version: Annotated[str, "version of the running program"] = ""
+    device: Annotated[str, "name of the device"] = ""
+    pid: Annotated[int, "process ID of the agent"] = 0
+    uptime_s: Annotated[float, "seconds since the start of the agent"] = 0.0
     receiver: ReceiverView = ReceiverView()
     upload: UploadView = UploadView()
     queue: QueueView = QueueView()
@@ -158,12 +155,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class AtRest:
-    """What there is to say where no agent runs."""
+    """The answer where no agent runs."""
 
-    protocol: Annotated[int, "version of this description"] = PROTOCOL
+    protocol: Annotated[int, "version of this JSON"] = PROTOCOL
     running: Annotated[bool, "whether an agent answered"] = False
     queue: QueueView | None = None
-    note: Annotated[str | None, "why the queue cannot be looked at"] = None
+    note: Annotated[str | None, "why the queue cannot be read"] = None
 
 
 def as_json(value: Any) -> Any:
@@ -177,7 +174,7 @@ def as_json(value: Any) -> Any:
 
 
 def read(kind: type[T], said: object) -> T:
-    """The other way round. What is missing or of another type has its default."""
+    """From JSON. A value that is missing or has another type gets its default."""
     known: dict[str, Any] = {}
     types_by_name = get_type_hints(kind)
     if isinstance(said, Mapping):

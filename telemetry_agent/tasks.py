@@ -172,6 +172,10 @@ class Stop:
         """Ask."""
         self._event.set()
 
+    def wait(self, timeout_s: float) -> None:
+        """Return when it is set, or after ``timeout_s`` seconds."""
+        self._event.wait(timeout_s)
+
     def __bool__(self) -> bool:
         return self._event.is_set()
 

@@ -25,9 +25,11 @@ import psycopg
 import pytest
 from documents import blocks
 from drives import BATCH, FIXES
+from old_clickhouse import ORDER, columns, without_token
 from peers import (
     ask,
     caddy,
+    clickhouse,
     free_port,
     influx_rows,
     influxdb,
@@ -37,8 +39,8 @@ from peers import (
     victoria_metrics,
     wait_until_answers,
 )
-from processes import AGENT, running
-from standins import Compass, Dawarich, PhoneTrack, Recorder, Reitti, Server, Traccar
+from processes import AGENT, run_agent, running
+from standins import Compass, Dawarich, GPSLogger, PhoneTrack, Recorder, Reitti, Server, Traccar
 
 APPS = Path(__file__).parent / "apps"
 DEVICE = "van-07"
@@ -93,6 +95,10 @@ class Destination:
     def as_stored(self, fix: Fix) -> Any:
         """A fix of the queue, as it should be there."""
         return fix
+
+    def is_complete(self) -> bool:
+        """By its own audit, where it keeps accounts."""
+        return True
 
 
 def equal(server: Destination, sent: list[Fix], stored: list[Any]) -> bool:
@@ -231,6 +237,12 @@ class Postgres(Destination):
             rows = read.execute("SELECT stream, device, fix FROM fixes ORDER BY time").fetchall()
         return [{"stream": stream, "device": device, **fix} for stream, device, fix in rows]
 
+    def is_complete(self) -> bool:
+        with psycopg.connect(self.database) as read:
+            rows = read.execute(blocks("endpoint.md", "sql")[1].encode()).fetchall()
+        said = [(through, missing) for _, _, through, _, _, missing in rows]
+        return said == [(FIXES, 0)]
+
 
 class BehindNginx(App):
     """The reference endpoint, which nginx asks in HTTP/1.0."""
@@ -252,6 +264,12 @@ class BehindNginx(App):
         return [
             {"stream": stream, "device": device, **json.loads(fix)} for stream, device, fix in rows
         ]
+
+    def is_complete(self) -> bool:
+        done = run_agent("receive", "--audit", "--db", str(self.file))
+        with contextlib.closing(sqlite3.connect(self.file)) as read:
+            (newest,) = read.execute("SELECT max(time) FROM fixes").fetchone()
+        return (done.returncode, done.stdout) == (0, f"{DEVICE}: complete until {newest}\n")
 
 
 class BehindCaddy(BehindNginx):
@@ -319,6 +337,36 @@ class VictoriaMetrics(Destination):
 
     def as_stored(self, fix: Fix) -> Any:
         return {name: value for name, value in fix.items() if name not in self._WORDS}
+
+
+class ClickHouse(Destination):
+    """ClickHouse 18.16, with the documentation's table as it knows that."""
+
+    upload: ClassVar[dict[str, Any]] = {"format": "clickhouse"}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with clickhouse(self.folder) as self.itself:
+            ask(self.itself, b"CREATE DATABASE IF NOT EXISTS gps")
+            engine = f"ReplacingMergeTree {ORDER}"
+            table = f"CREATE TABLE IF NOT EXISTS gps.fixes {columns()} ENGINE = {engine}"
+            ask(self.itself, table.encode())
+            with Server(lambda asked: without_token(self.itself, asked)) as relay:
+                yield f"{relay.url}/?database=gps"
+
+    def stored(self, url: str) -> list[Any]:
+        read = b"SELECT * FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"
+        said = ask(f"{self.itself}/?output_format_json_quote_64bit_integers=0", read)
+        rows = map(json.loads, said.splitlines())
+        return [{k: _rounded(v) for k, v in row.items() if v not in (None, "", [])} for row in rows]
+
+    def as_stored(self, fix: Fix) -> Any:
+        return {**fix, "time": fix["time"].replace("T", " ")[:19]}
+
+
+def _rounded(value: Any) -> Any:
+    """It reads a number to one unit in the last place of a double."""
+    return round(value, 9) if isinstance(value, float) else value
 
 
 # Servers for trackers: one fix in a request
@@ -535,22 +583,49 @@ class TraccarOwnTracks(TraccarDecoder):
 class HomeAssistant(_OwnTracksDestination):
     """Home Assistant's own webhook for OwnTracks. It knows no times, and a place only once."""
 
+    webhook = "owntracks?u=jane"
+    names: tuple[str, ...] = ("latitude", "longitude", "gps_accuracy", "velocity", "course")
+
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
         python, port = elsewhere("TELEMETRY_AGENT_HOME_ASSISTANT"), free_port()
         script = str(APPS / "home_assistant.py")
         with running(python, script, str(self.folder), str(port)) as server:
             server.wait_for_line("started", 120)
-            yield f"http://127.0.0.1:{port}/api/webhook/owntracks?u=jane"
+            yield f"http://127.0.0.1:{port}/api/webhook/{self.webhook}"
 
     def stored(self, url: str) -> list[Any]:
         lines = (self.folder / "stored").read_text().splitlines()
-        names = ("latitude", "longitude", "gps_accuracy", "velocity", "course")
-        return [[json.loads(line).get(name) for name in names] for line in lines]
+        return [[json.loads(line).get(name) for name in self.names] for line in lines]
 
     def as_stored(self, fix: Fix) -> Any:
         said = super().as_stored(fix)
         return [said.get(name) for name in ("lat", "lon", "acc", "vel", "cog")]
+
+
+class HomeAssistantGPSLogger(HomeAssistant):
+    """Its webhook for GPSLogger."""
+
+    upload: ClassVar[dict[str, Any]] = {"format": "gpslogger"}
+    webhook = "gpslogger"
+    names = ("latitude", "longitude", "gps_accuracy", "altitude", "speed", "direction")
+
+    def as_stored(self, fix: Fix) -> Any:
+        return [fix["lat"], fix["lon"], accuracy_m(fix), *map(fix.get, ("alt", "speed", "course"))]
+
+
+class GPSLoggerStandIn(HomeAssistantGPSLogger):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.answer = GPSLogger()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        with Server(self.answer) as server:
+            yield f"{server.url}/api/webhook/gpslogger"
+
+    def stored(self, url: str) -> list[Any]:
+        return [[state.get(name) for name in self.names] for state in self.answer.states]
 
 
 class DawarichStandIn(Destination):
@@ -650,6 +725,7 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     BehindCaddy,
     InfluxDB,
     VictoriaMetrics,
+    ClickHouse,
     TraccarStandIn,
     TraccarBehindNginx,
     TraccarDecoder,
@@ -658,6 +734,8 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     RealRecorder,
     TraccarOwnTracks,
     HomeAssistant,
+    HomeAssistantGPSLogger,
+    GPSLoggerStandIn,
     DawarichStandIn,
     PhoneTrackStandIn,
     ReittiStandIn,

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,26 @@ from rig import started, stats, write_config
 
 FIXES = int(os.environ.get("TELEMETRY_AGENT_DRIVE", "2000"))  # of the drive that each server gets
 BATCH = 200
+AUDIT_S = 60
 
 
 Start = Callable[[], contextlib.AbstractContextManager[str]]
 
 
 def drive_to(
-    server: str | Start, folder: Path, backlog: Path, *, cut_after: int, **upload: Any
+    server: str | Start,
+    folder: Path,
+    backlog: Path,
+    *,
+    cut_after: int,
+    is_complete: Callable[[], bool] = lambda: True,
+    **upload: Any,
 ) -> list[dict[str, Any]]:
     """Send what is in the queue ``backlog``; returns that, absent values left out.
 
     The first connection is cut in the middle of a request. The answer to a later one is lost, and
     then the server is killed, and the agent. ``cut_after``: bytes until each of these. A
-    ``server`` that is only a URL runs on.
+    ``server`` that is only a URL runs on. ``is_complete``: what its own audit says in the end.
     """
     shutil.copytree(backlog, folder, dirs_exist_ok=True)
     start: Start = (lambda: contextlib.nullcontext(server)) if isinstance(server, str) else server
@@ -36,9 +44,9 @@ def drive_to(
         parts = urlsplit(run.enter_context(start()))
         gate = stack.enter_context(Gate(parts.port or 0))
         through = parts._replace(netloc=f"127.0.0.1:{gate.port}").geturl()
-        config = write_config(
-            folder, "/dev/none", through, upload={"timeout": "5s", "max_batch": BATCH, **upload}
-        )
+        upload = {"timeout": "5s", "max_batch": BATCH, **upload}
+        sampling = {"heartbeat": "1s"}
+        config = write_config(folder, "/dev/none", through, upload=upload, sampling=sampling)
         gate.open(cut_after)
         with started(config) as agent:
             agent.wait_for_line("cannot deliver")
@@ -55,6 +63,9 @@ def drive_to(
         with started(config) as agent:
             done = run_agent("drain", "--config", str(config), timeout_s=110)
             assert done.returncode == 0, done.stderr
+            until_s = time.monotonic() + AUDIT_S
+            while not is_complete():
+                assert time.monotonic() < until_s, "the server's audit is not complete"
             assert agent.end() == 0
             assert not any("Traceback" in line for line in agent.err)
     left = stats(folder)

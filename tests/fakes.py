@@ -27,6 +27,19 @@ class FakeClock(Clock):
         return self._synchronised
 
 
+class AlwaysReachable:
+    """Nothing is known of the way to the endpoint: every attempt is worth making."""
+
+    def closed(self) -> None:
+        pass
+
+    def doubt(self) -> None:
+        pass
+
+    def answered(self) -> None:
+        pass
+
+
 class Longest(random.Random):
     """Draws the end of every interval, so that waits are known."""
 

@@ -1,27 +1,33 @@
-"""The endpoint's own audit as a judge: what it says of the accounts that came, and of its rows."""
+"""The endpoint's own audit as a judge: what ``receive`` says of what it accepted and was told."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
-from telemetry_agent.lab.endpoint.audit import StreamVerdict, judge
+from telemetry_agent.daemon.completeness import as_json
+from telemetry_agent.lab.endpoint.database import FixDatabase
+from telemetry_agent.lab.native_request import NativeRequest
 from telemetry_agent.model import StreamAccount
 
 Name = tuple[str, int]
+_PLACE = {"time": "2026-11-23T12:00:00.000Z", "lat": 48.1, "lon": 11.5}
 
 
-def verdicts(
-    accounts: Iterable[StreamAccount], received: Iterable[Name]
-) -> dict[str, StreamVerdict]:
-    """Of each stream that is accounted for."""
-    seqs: dict[str, list[int]] = {}
-    for stream, seq in sorted(set(received)):
-        seqs.setdefault(stream, []).append(seq)
-    return {
-        account.stream: judge(account, [(seq, str(seq)) for seq in seqs.get(account.stream, [])])
-        for account in accounts
-    }
+def store(database: FixDatabase, received: Iterable[Name]) -> None:
+    """Have it accept these fixes."""
+    fixes: dict[str, list[dict[str, Any]]] = {}
+    for stream, seq in received:
+        fixes.setdefault(stream, []).append({"seq": seq, **_PLACE})
+    for stream, some in fixes.items():
+        database.put(NativeRequest("van-07", stream, some, [], None))
 
 
-def said_of(agent: Mapping[str, Any] | None) -> list[Any]:
-    """The accounts in a report."""
-    return list((agent or {}).get("streams", []))
+def audit(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, Any]:
+    """Of a device that had these fixes accepted, and reports these accounts."""
+    report = {"streams": [as_json(account) for account in accounts]}
+    with closing(FixDatabase(Path(":memory:"))) as database:
+        store(database, received)
+        database.put(NativeRequest("van-07", "0" * 16, [], [], report))
+        nothing: dict[str, Any] = {"complete": True, "unaccounted": None, "streams": []}
+        return next(iter(database.audits()), nothing)

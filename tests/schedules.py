@@ -21,15 +21,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from judge import said_of, verdicts
-from misbehaving import Act, Line, Name, Request, Server, answer, reset, says, twice
+from fakes import AlwaysReachable
+from judge import Name
+from misbehaving import Act, Line, Request, Server, answer, reset, says, twice
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.completeness import Completeness
 from telemetry_agent.fields import fix_fields
-from telemetry_agent.lab.endpoint.audit import account_of
+from telemetry_agent.lab.endpoint.audit import lines
+from telemetry_agent.lab.endpoint.database import FixDatabase
+from telemetry_agent.lab.native_request import parse
 from telemetry_agent.model import Fix, StreamAccount
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.transport import Transport
@@ -75,7 +78,15 @@ def live(path: Path, url: str, records: int) -> None:
             heartbeat_s=0.02,
             on_taken=is_taken,
         )
-        uploader = Uploader(queue, native.FORMAT, transport, POLICY, reports=reports, clock=clock)
+        uploader = Uploader(
+            queue,
+            native.FORMAT,
+            transport,
+            POLICY,
+            way=AlwaysReachable(),
+            reports=reports,
+            clock=clock,
+        )
         while True:
             if records:
                 records -= 1
@@ -97,7 +108,8 @@ class Endpoint:
     agent: Any = None
     """The agent's process."""
     stored: dict[Name, Any] = field(default_factory=dict)
-    accounts: dict[str, StreamAccount] = field(default_factory=dict)
+    database: FixDatabase = field(default_factory=lambda: FixDatabase(Path(":memory:")))
+    """Of ``receive``, for its audit."""
     came: Counter[Name] = field(default_factory=Counter)
     keys: dict[str, list[Name]] = field(default_factory=dict)
     kills: int = 0
@@ -118,16 +130,12 @@ class Endpoint:
 
     def take(self, request: Request) -> None:
         said = request.json
+        encoding = request.headers.get("content-encoding", "identity")
+        self.database.put(parse(request.body, encoding))
         key = request.headers["idempotency-key"]
         with self.lock:
             if self.keys.setdefault(key, request.names) != request.names:
                 self.faults.append(f"the key {key} came with two contents")
-            for account in map(account_of, said_of(said.get("agent"))):
-                assert account is not None
-                before = self.accounts.get(account.stream)
-                # One that comes too late is older than the last.
-                if before is None or before.through <= account.through:
-                    self.accounts[account.stream] = account
             for fix in said["fixes"]:
                 name = said["stream"], fix["seq"]
                 self.came[name] += 1
@@ -213,14 +221,16 @@ class Endpoint:
 
 def audited(endpoint: Endpoint) -> Iterator[str]:
     """What the endpoint's audit does not find as it must be: complete, to the last fix."""
+    (said,) = endpoint.database.audits() or [{}]
     last = {stream: 0 for stream, _ in endpoint.stored}
     for stream, seq in endpoint.stored:
         last[stream] = max(seq, last[stream])
-    found = verdicts(endpoint.accounts.values(), endpoint.stored)
+    through = {stream["stream"]: stream["through"] for stream in said.get("streams", ())}
+    if endpoint.stored and (not said["complete"] or said["unaccounted"]):
+        yield "; ".join(lines(said))
     for stream, seq in last.items():
-        verdict = found.get(stream)
-        if verdict is None or (verdict.missing, verdict.account.through) != (0, seq):
-            yield f"of {stream}, to {seq}, the audit says {verdict}"
+        if through.get(stream) != seq:
+            yield f"the endpoint's audit of {stream} ends at {through.get(stream)}, not {seq}"
 
 
 KINDS = (
@@ -290,5 +300,6 @@ def run_schedule(seed: int) -> Told:
             f"{len(recorded)} fixes were recorded, {len(endpoint.stored)} are stored"
         )
     endpoint.faults += audited(endpoint)
+    endpoint.database.close()
     repeats = endpoint.came.total() - len(endpoint.came)
     return Told(len(recorded), repeats, endpoint.kills, endpoint.faults)

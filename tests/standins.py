@@ -362,6 +362,32 @@ class Reitti:
         return Said(200, b'{"result":"ok"}', {"Content-Type": "application/json"})
 
 
+class GPSLogger:
+    """Home Assistant's webhook: no field that it does not know, and 200 at any other address."""
+
+    _NUMBERS = frozenset(
+        {"latitude", "longitude", "accuracy", "altitude", "battery", "direction", "speed"}
+    )
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Any]] = []
+
+    def __call__(self, asked: Asked) -> Said:
+        if asked.path != "/api/webhook/gpslogger":
+            return Said(200)
+        form = asked.headers.get("content-type") == "application/x-www-form-urlencoded"
+        said: dict[str, Any] = dict(parse_qsl(asked.body.decode())) if form else {}
+        others = said.keys() - self._NUMBERS - {"device", "activity", "provider"}
+        if others or not said.keys() >= {"device", "latitude", "longitude"}:
+            return Said(422, b"required key not provided")
+        try:
+            said |= {name: float(said[name]) for name in self._NUMBERS & said.keys()}
+        except ValueError:
+            return Said(422, b"expected float")
+        self.states.append({"gps_accuracy": said.pop("accuracy", 200.0), **said})
+        return Said(200, f"Setting location for {said['device'].replace('-', '')}".encode())
+
+
 class Compass:
     """Compass with a cache: of one second it keeps what comes first, and nothing at 0, 0.
 

@@ -5,10 +5,13 @@ from processes import AGENT
 NOBODY = 65534
 
 AS_ANOTHER = """
-import encodings.ascii, encodings.idna, encodings.utf_8_sig, os, stringprep, sys, unicodedata
+import encodings.ascii, encodings.idna, encodings.utf_8_sig
+import os, stringprep, sys, tomllib, unicodedata
+from telemetry_agent.cli import daemon
 from telemetry_agent.cli import doctor
 from telemetry_agent.cli import drain
 from telemetry_agent.cli import export
+from telemetry_agent.cli import group
 from telemetry_agent.cli import main
 from telemetry_agent.cli import queue
 from telemetry_agent.cli import run

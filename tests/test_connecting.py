@@ -204,6 +204,21 @@ def test_a_look_up_under_way_is_joined_and_its_failure_asked_again(server: Addre
     assert len(asked) == 2
 
 
+def test_a_look_up_for_which_there_is_no_thread_fails_and_the_next_one_works(
+    server: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = resolver(server)
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(UnreachableError, match=r"cannot look up far\.example: Resource"):
+            connect(names)
+    assert connect(names)[0] == server
+
+
 def test_an_address_reads_as_users_write_it() -> None:
     assert str(at(80, "10.0.0.9")) == "10.0.0.9:80"
     assert str(Address(socket.AF_INET6, ("fd00::9", 80, 0, 0))) == "[fd00::9]:80"

@@ -46,21 +46,32 @@ def test_only_its_own_room_imports(library: str) -> None:
     assert importers == IMPORTERS[library]
 
 
-def test_the_agent_keeps_no_validator_in_memory() -> None:
-    code = (
-        "import sys, telemetry_agent.cli.run, telemetry_agent.daemon.service\n"
-        "print({'pydantic', 'pydantic_core', 'pydantic_settings', 'asyncio'} & {*sys.modules})"
-    )
-    argv = [sys.executable, "-c", code]
-    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+RUN = """
+import sys
+from telemetry_agent.cli import main
+try:
+    main(["run", "--config", "/none"])
+finally:
+    print(*sys.modules)
+"""
+
+
+def test_the_agent_keeps_nothing_in_memory_that_it_seldom_needs() -> None:
+    argv = [sys.executable, "-c", RUN]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 78, done.stderr
+    imported = set(done.stdout.split())
+    assert "telemetry_agent.daemon.app" in imported
+    unneeded = "click pydantic pydantic_core pydantic_settings asyncio difflib tomllib xml"
+    unneeded += " telemetry_agent.doctor.now telemetry_agent.page.events"
+    assert not imported & set(unneeded.split())
 
 
 def test_the_agent_imports_nothing_that_happens_to_be_installed(tmp_path: Path) -> None:
     for name in ("rich", "trio", "uvicorn", "starlette", "prometheus_client"):
         (tmp_path / f"{name}.py").write_text("print(__name__)\n")
     path = {"PYTHONPATH": f"{tmp_path}:{PACKAGE.parent}"}
-    code = "import telemetry_agent.cli.run, telemetry_agent.daemon.service"
+    code = "import telemetry_agent.cli.daemon"
     argv = [sys.executable, "-c", code]
     done = subprocess.run(argv, env=environment(path), capture_output=True, text=True, check=True)
     assert done.stdout == ""

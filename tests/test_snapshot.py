@@ -1,11 +1,11 @@
 import json
 from pathlib import Path
 
+from telemetry_agent.model import Satellite
 from telemetry_agent.snapshot import (
     PROTOCOL,
     QueueView,
     ReceiverView,
-    SatelliteView,
     Snapshot,
     UploadView,
     as_json,
@@ -23,7 +23,7 @@ FULL = Snapshot(
         state="3d",
         fixes=12,
         rejected={"checksum": 2},
-        satellites=(SatelliteView("Galileo", 7, 40, 210, 44, used=True), SatelliteView()),
+        satellites=(Satellite("Galileo", 7, 40, 210, 44, used=True), Satellite()),
         antenna="OK",
         mode=3,
         quality="rtk",
@@ -67,10 +67,13 @@ def test_what_another_version_says_is_read_as_far_as_it_is_understood() -> None:
 
 
 def test_every_field_is_described() -> None:
-    told = dict(described())
-    assert told["receiver.satellites[].snr_db"] == "of its best signal, dB-Hz; absent: not tracked"
-    assert told["queue.pending"] == "fixes to be delivered"
-    assert all(told.values())
+    meanings = dict(described())
+    assert (
+        meanings["receiver.satellites[].snr_db"]
+        == "C/N0 of its best signal in dB-Hz; absent: not tracked"
+    )
+    assert meanings["queue.pending"] == "fixes to be delivered"
+    assert all(meanings.values())
 
 
 def test_the_table_in_the_documentation_is_this_description() -> None:

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Collection
 from pathlib import Path
 
-from fakes import FakeClock, Longest
+from fakes import AlwaysReachable, FakeClock, Longest
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Fix, Flag
@@ -41,6 +41,7 @@ class Uploading:
             wire_format,
             self.transport,
             UploadPolicy(timeout_s=2.0, live_first=not wire_format.oldest_first),
+            way=AlwaysReachable(),
             clock=self.clock,
             rng=Longest(),
         )

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from telemetry_agent.ackqueue.file.rows import SEQ, decode
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.shared_state import SharedState
-from telemetry_agent.ackqueue.streams import KnownSeqs
+from telemetry_agent.ackqueue.streams import STREAMS_MAX, KnownSeqs
 from telemetry_agent.model import StreamAccount
 
 
@@ -51,20 +51,19 @@ class Accounts:
             if shared.writer.placed:  # refused: on disk these rows are in other places
                 return [], None
         seqs = KnownSeqs()
-        while True:
-            with shared.lock:
-                first, last = ledger.away.last + 1, shared.last
-                accounts = ledger.streams.accounts(first, last, shared.stream, seqs)
-                done = (ledger.oldest_pending() or shared.committed + 1) - 1
-            if not seqs.wanted:
-                break
+        accounts = None
+        while accounts is None or seqs.wanted:
             while seqs.wanted:
                 row = seqs.wanted.pop()
                 seqs[row] = next((found[SEQ] for found in shared.read(row, row)), None)
-        newest = (
-            []
-            if ledger.away.any
-            else shared.ask(lambda store: store.read_back(done, ROWS_PER_READ))
-        )
+            with shared.lock:
+                oldest = ledger.oldest_pending() or shared.committed + 1
+                # What is older is not in any account, and not delivered.
+                if ledger.away.any or oldest < ledger.streams.first_row:
+                    return [], None
+                accounts = ledger.streams.accounts(shared.last, shared.stream, seqs)
+        if len(accounts) == STREAMS_MAX:  # the next report has others
+            return accounts, None
+        newest = shared.ask(lambda store: store.read_back(oldest - 1, ROWS_PER_READ))
         records = map(decode, newest)
         return accounts, next((r.fix.time_ms for r in records if r and r.fix.time_is_sure), None)

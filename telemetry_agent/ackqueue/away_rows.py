@@ -16,6 +16,7 @@ from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, UNCOUNTED, UNUSED, RowState, State
 
 _GENERATION_BITS = 32
+_READY = RowState(State.READY)
 
 
 def generation_before(row: int) -> int:
@@ -69,7 +70,11 @@ class AwayRows:
 
     def begin(self, last: int, hi: int) -> None:
         """All rows up to ``last`` are in a file that was set aside; new ones come after ``hi``."""
+        known = self.other_parts(1, last)
         self._end_marks()
+        # That file may not know yet what memory knows: which rows are ready, and in no batch.
+        for gap in [gap for part in known for gap in self._marks.gaps(*part)]:
+            self._mark(*gap, _READY)
         # A new generation can end where that of a file without rows of its own ended: ``hi`` is
         # marked already then.
         for gap in [*self._marks.gaps(last + 1, hi - 1), (hi, hi)]:
@@ -105,7 +110,9 @@ class AwayRows:
         for first, last in runs(wanted):
             present.paint(first, last, value=True)
             for span in list(self._marks.within(first, last)):
-                if span.value.state is State.AWAY:  # more numbers were in use than was known
+                # A row that is here needs no mark to be ready. AWAY: more numbers were in use than
+                # was known.
+                if span.value == _READY or span.value.state is State.AWAY:
                     self._mark(span.lo, span.hi, None)
         oldest = found.first and (self._known_mark.batch or found.first)
         self._uncounted |= found.first > 1 and self._known_mark.batch is None

@@ -7,7 +7,7 @@ run costs the same whether it is of one fix or of a million.
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Literal
 
 from telemetry_agent.ackqueue.file.rows import (
@@ -21,14 +21,14 @@ from telemetry_agent.ackqueue.file.rows import (
     stream_to_int,
 )
 from telemetry_agent.ackqueue.file.schema import UnusableError
-from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
+from telemetry_agent.ackqueue.reading import rows_of, stored
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
-from telemetry_agent.ackqueue.recovery.verify import QueueSource
-from telemetry_agent.ackqueue.row_states import DISCARDED, RowState, State
+from telemetry_agent.ackqueue.row_states import DISCARDED, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.streams import NO_END
@@ -171,61 +171,6 @@ class Contents:
         """
         return stored(self.shared, state)
 
-    def purge_delivered(self) -> bool:
-        """Delete some of the delivered fixes that are older than ``keep_delivered_s``.
-
-        Age is the distance in GNSS time, either way, from the last fix put in this run whose time
-        is not in doubt: the system clock of a device may be wrong by years. So nothing is deleted
-        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction. The
-        newest fix stays whatever its age: ``newest`` tells the next run how far this one came.
-
-        Returns:
-            Whether there may be more to delete now.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-        with self.shared.disk:
-            self.shared.check_open()
-            return self._bounds.purge()
-
-    def make_room(self) -> bool:
-        """Keep within the limits, one step at a time. Returns and raises as ``purge_delivered``."""
-        with self.shared.disk:
-            self.shared.check_open()
-            return self._bounds.make_room()
-
-    def tidy(self) -> bool:
-        """Delete what is too old, give back free pages. As ``purge_delivered``."""
-        with self.shared.disk:
-            self.shared.check_open()
-            if self._bounds.purge() or self._bounds.expire():
-                return True
-            self._bounds.pack()
-            self.shared.note()
-        return False
-
-    def stay_in_place(self) -> None:
-        """Make the files again if somebody deleted, moved or replaced them.
-
-        Raises:
-            QueueLockedError: Another process uses the queue meanwhile.
-            StorageError: The disk refuses.
-        """
-        with self.shared.disk:
-            self.shared.check_open()
-            self.shared.stay_in_place()
-
-    def has_room(self) -> bool:
-        """Whether more can be carried over without giving up what is here.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-        with self.shared.disk:
-            self.shared.check_open()
-            return self._bounds.has_room()
-
     def retry(self, names: Collection[tuple[str, int]] | None = None) -> int:
         """Make dead letters ready: all of them, or those with these (stream, seq).
 
@@ -315,7 +260,7 @@ class Contents:
                     some = shared.ledger.in_state(state, ROWS_PER_READ, row)
                 ranges = meant = [(lo, min(hi, last)) for lo, hi in some if lo <= last]
                 if is_meant is not None:
-                    rows = shared.ask(partial(_rows_of, ranges=ranges))
+                    rows = shared.ask(partial(rows_of, ranges=ranges))
                     meant = runs(found[0] for found in rows if is_meant(found))
                 with shared.lock:
                     end(meant)
@@ -324,48 +269,6 @@ class Contents:
             more = bool(ranges)
             row = ranges[-1][1] + 1 if more else row
         return count
-
-
-def stored(source: QueueSource, state: State | None) -> Iterator[Stored]:
-    """See ``AckQueue.stored``; also of a queue at rest."""
-    with source.lock:
-        row, last = 1, source.committed
-        if state is State.READY:
-            row = source.ledger.oldest_pending() or last + 1
-    while row <= last:
-        with source.disk:
-            source.check_open()
-            ranges = [(row, last)]
-            if state is not None and state is not State.READY:
-                with source.lock:
-                    ranges = source.ledger.in_state(state, ROWS_PER_READ, row)
-            rows = source.ask(partial(_rows_of, ranges=ranges))
-            row = ranges[-1][1] + 1 if ranges else last + 1
-            if len(rows) == ROWS_PER_READ:
-                row = rows[-1][0] + 1
-            with source.lock:
-                marks = [source.ledger.state_of(found[0]) for found in rows]
-            found = source.ask(partial(_with_reasons, rows, marks, state))
-        yield from found
-
-
-def _rows_of(store: Store, ranges: list[tuple[int, int]]) -> list[Row]:
-    """The first of these, at most as many as are read at once."""
-    rows = (row for lo, hi in ranges for row in store.read(lo, hi))
-    return list(islice(rows, ROWS_PER_READ))
-
-
-def _with_reasons(
-    rows: list[Row], marks: list[RowState], state: State | None, store: Store
-) -> list[Stored]:
-    found = []
-    for row, mark in zip(rows, marks, strict=True):
-        if mark.state > 0 and state in {None, mark.state} and (record := decode(row)) is not None:
-            reason = mark.reason
-            if mark.state is State.ACK_FAILED and reason is None:
-                reason = store.reason(row[0])
-            found.append(Stored(record, mark.state, reason))
-    return found
 
 
 def look(ledger: Ledger, first: int) -> list[Span[Place]]:

@@ -60,7 +60,7 @@ class AckQueue:
         path: Path,
         *,
         commit_every_s: float = 1.0,
-        keep_delivered_s: float = 86400.0,
+        keep_delivered_s: float = 30 * 86400.0,
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
         max_uncommitted: int = 100_000,
         clock: Clock | None = None,
@@ -74,7 +74,7 @@ class AckQueue:
             path: The database file. ``PATH.lock`` beside it is held until ``close``.
             commit_every_s: How long a fix may wait in memory: what a power cut may cost. 0: ``put``
                 commits before it returns. Above 0 a ``Committer`` or the caller must commit.
-            keep_delivered_s: How long a delivered fix is kept; see ``purge_delivered``.
+            keep_delivered_s: How long a delivered fix is kept; see ``Bounds.purge``.
             limits: What it may take of the disk; none by default.
             max_uncommitted: How many fixes memory holds while the disk refuses to write. Past it
                 the oldest are lost, and counted.
@@ -88,7 +88,7 @@ class AckQueue:
         self.shared = SharedState(path, clock or Clock(), connect, max_uncommitted=max_uncommitted)
         self._bounds = Bounds(self.shared, limits, keep_delivered_s)
         contents = Contents(self.shared, self._bounds)
-        # What only looks, what people do by hand, and the upkeep: one object, the same public face.
+        # What only looks, what people do by hand, and the upkeep: the same public face.
         self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
         self.newest, self.newest_ms = contents.newest, contents.newest_ms
         self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
@@ -97,9 +97,10 @@ class AckQueue:
         self.resend_names = contents.resend_names
         accounts = Accounts(self.shared)
         self.accounts, self.settle = accounts.read, accounts.settle
-        self.purge_delivered, self.tidy = contents.purge_delivered, contents.tidy
-        self.make_room, self.has_room = contents.make_room, contents.has_room
-        self.stay_in_place = contents.stay_in_place
+        bounds = self._bounds
+        self.purge_delivered, self.tidy = bounds.purge, bounds.tidy
+        self.make_room, self.has_room = bounds.make_room, bounds.has_room
+        self.stay_in_place = self.shared.stay_in_place
         self._commit_every_s = commit_every_s
         self._live_since_s: float | None = None
 

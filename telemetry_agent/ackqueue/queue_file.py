@@ -71,25 +71,26 @@ class QueueFile:
         if retaken := self.lock.retake():
             _say_moved(lock_path(self._path))
         if self.damage is None and not self._is_in_place():
-            _say_moved(self._path)
             self._move_in()
+            _say_moved(self._path)
         return retaken
+
+    @property
+    def _inodes_now(self) -> dict[Path, int]:
+        """Of the file, its log and its index, as far as they are there."""
+        path = self._path
+        inodes: dict[Path, int] = {}
+        for file in (set_aside_files.log_of(path), set_aside_files.index_of(path), path):
+            with suppress(OSError):
+                inodes[file] = file.stat().st_ino
+        return inodes
 
     def _is_in_place(self) -> bool:
         """Whether the file, its log and its index are still where they were made."""
-        log_path, index_path = (
-            set_aside_files.log_of(self._path),
-            set_aside_files.index_of(self._path),
-        )
-        for file in (self._path, log_path, index_path):
-            try:
-                inode = file.stat().st_ino
-            except OSError:
-                inode = 0
-            if self._inodes.get(file, inode) != inode:
-                return False
-            if inode:
-                self._inodes[file] = inode
+        now = self._inodes_now
+        if not self._inodes.items() <= now.items():
+            return False
+        self._inodes = now
         return True
 
     def _move_in(self) -> None:
@@ -99,8 +100,11 @@ class QueueFile:
         """
         copy = self._path.with_name(self._path.name + ".new")
         self.store.copy_to(copy)
-        if self._path.exists() and self._path.stat().st_ino != self._inodes.get(self._path):
-            log.error("%s", f"what was in its place is {set_aside_files.put_by(self._path)} now")
+        now = self._inodes_now
+        others = [file for file, inode in now.items() if inode != self._inodes.get(file)]
+        if self._path in others:
+            foreign = set_aside_files.put_by(self._path, others)
+            log.error("what was in the place of %s is %s now", self._path, foreign)
         with suppress(StorageError):
             self.store.close()  # and with it goes its log, by name
         set_aside_files.put_in_place(copy, self._path)

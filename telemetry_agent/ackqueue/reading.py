@@ -1,23 +1,26 @@
-"""A queue that nobody uses, read without a change to any file.
+"""The fixes of a queue in use; and a queue that nobody uses, read without a change to any file.
 
-SQLite makes files even where it only reads, unless it may take the file as immutable, and then it
-does not see a log. So ``QueueReader`` opens a file without a log in place. A file with a log, or a
-damaged one, is read as a private copy: ``copied`` makes it.
+SQLite makes an index beside a log even where it only reads, and chowns what root opens. So a file
+with a log is read in place if it has an index, and is not another's whom root looks at. Otherwise,
+and where it is damaged, it is read as a private copy.
 """
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol, TypeVar
 
-from telemetry_agent.ackqueue.contents import stored
-from telemetry_agent.ackqueue.file.rows import TIME_MS, decode
-from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.file.lock import lock_path
+from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
+from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.recovery.verify import FileAtRest
-from telemetry_agent.ackqueue.row_states import State
+from telemetry_agent.ackqueue.row_states import RowState, State
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
@@ -25,27 +28,61 @@ from telemetry_agent.model import Record
 _BLOCK_BYTES = 1 << 20
 _SECTORS_BYTES = 4096
 
+V = TypeVar("V")
+
+
+class QueueSource(Protocol):
+    """A queue in use (``SharedState``) or at rest (``QueueReader``)."""
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def store(self) -> Store: ...  # noqa: D102
+    @property
+    def ledger(self) -> Ledger: ...  # noqa: D102
+    @property
+    def committed(self) -> int: ...  # noqa: D102 - the last row that is on disk
+    @property
+    def disk(self) -> AbstractContextManager[object]: ...  # noqa: D102
+    @property
+    def lock(self) -> AbstractContextManager[object]: ...  # noqa: D102
+    def check_open(self) -> None: ...  # noqa: D102
+    def ask(self, read: Callable[[Store], V]) -> V: ...  # noqa: D102
+
 
 class QueueReader:
     """Answers what ``AckQueue`` answers, as far as that changes nothing.
 
     Args:
-        path: of the queue, with no log beside it, or a copy.
+        path: of the queue, as ``readable`` names it.
 
     Raises:
         StorageError: it is damaged so that it cannot be opened, or the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
-        self.shared = FileAtRest(path)
-        self._store, self._ledger = self.shared.store, self.shared.ledger
+        self.path = path
+        self.disk: AbstractContextManager[object] = nullcontext()
+        self.lock = self.disk
+        self.store = Store(path, None)
+        loaded = self.store.load()
+        self.ledger = Ledger(loaded)
+        self.committed = loaded.last
+        self.damage = loaded.damage
+
+    def check_open(self) -> None:
+        """Do nothing: it is open."""
+
+    def ask(self, read: Callable[[Store], V]) -> V:
+        """Read something from the file."""
+        return read(self.store)
 
     def stats(self) -> QueueStats:
         """Count everything."""
-        oldest, size = self._ledger.oldest_pending(), size_on_disk(self.shared.path)
-        rows = self._store.read(oldest, self.shared.committed) if oldest is not None else iter(())
+        oldest, size = self.ledger.oldest_pending(), size_on_disk(self.path)
+        rows = self.store.read(oldest, self.committed) if oldest is not None else iter(())
         oldest_ms = next((row[TIME_MS] for row in rows), None)
-        return count(self._ledger, 0, 0, oldest_ms, size, full=False)
+        return count(self.ledger, 0, 0, oldest_ms, size, full=False)
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes in the order of recording: all, or those in one state.
@@ -53,11 +90,11 @@ class QueueReader:
         Raises:
             StorageError: the file cannot be read.
         """
-        return stored(self.shared, state)
+        return stored(self, state)
 
     def newest(self, limit: int) -> list[Record]:
         """The newest sound fixes, the newest first; see ``AckQueue.newest``."""
-        rows = self._store.read_back(self.shared.committed, limit)
+        rows = self.store.read_back(self.committed, limit)
         return [record for row in rows if (record := decode(row)) is not None]
 
     def newest_ms(self) -> int | None:
@@ -70,28 +107,76 @@ class QueueReader:
 
     def close(self) -> None:
         """Close the file."""
-        self._store.close()
+        self.store.close()
+
+
+def stored(source: QueueSource, state: State | None) -> Iterator[Stored]:
+    """See ``AckQueue.stored``; also of a queue at rest."""
+    with source.lock:
+        row, last = 1, source.committed
+        if state is State.READY:
+            row = source.ledger.oldest_pending() or last + 1
+    while row <= last:
+        with source.disk:
+            source.check_open()
+            ranges = [(row, last)]
+            if state is not None and state is not State.READY:
+                with source.lock:
+                    ranges = source.ledger.in_state(state, ROWS_PER_READ, row)
+            rows = source.ask(partial(rows_of, ranges=ranges))
+            row = ranges[-1][1] + 1 if ranges else last + 1
+            if len(rows) == ROWS_PER_READ:
+                row = rows[-1][0] + 1
+            with source.lock:
+                marks = [source.ledger.state_of(found[0]) for found in rows]
+            found = source.ask(partial(_with_reasons, rows, marks, state))
+        yield from found
+
+
+def rows_of(store: Store, ranges: list[tuple[int, int]]) -> list[Row]:
+    """The first of these, at most as many as are read at once."""
+    rows = (row for lo, hi in ranges for row in store.read(lo, hi))
+    return list(islice(rows, ROWS_PER_READ))
+
+
+def _with_reasons(
+    rows: list[Row], marks: list[RowState], state: State | None, store: Store
+) -> list[Stored]:
+    found = []
+    for row, mark in zip(rows, marks, strict=True):
+        if mark.state > 0 and state in {None, mark.state} and (record := decode(row)) is not None:
+            reason = mark.reason
+            if mark.state is State.ACK_FAILED and reason is None:
+                reason = store.reason(row[0])
+            found.append(Stored(record, mark.state, reason))
+    return found
 
 
 @contextmanager
-def copied(path: Path, *, whole: bool) -> Iterator[Path]:
-    """A private copy of the queue and its log while the block runs.
+def readable(path: Path) -> Iterator[Path]:
+    """The queue, or a private copy while the block runs; raises as ``copied``."""
+    log, index = set_aside_files.log_of(path), set_aside_files.index_of(path)
+    for file in (path, log, index):
+        # Whoever owns the folder chose what is there: a pipe would be waited for.
+        if file.exists() and not file.is_file():
+            raise StorageError(f"{file} is not a file")
+    is_others = os.geteuid() == 0 and path.stat().st_uid != 0
+    if not log.exists() or (index.exists() and not is_others):
+        yield path
+        return
+    with copied(path) as copy:
+        yield copy
 
-    Args:
-        path: of the queue.
-        whole: also what was set aside, and what the last holder of the lock wrote down.
+
+@contextmanager
+def copied(path: Path) -> Iterator[Path]:
+    """A private copy of the queue, and of what an agent would find beside it, for this block.
 
     Raises:
         StorageError: it cannot be read, or there is no room for it.
     """
-    files = [path, set_aside_files.log_of(path)]
-    if whole:
-        waiting = set_aside_files.waiting(path)
-        files += [
-            *waiting,
-            *map(set_aside_files.log_of, waiting),
-            path.with_name(path.name + ".lock"),
-        ]
+    databases = [path, *set_aside_files.waiting(path)]
+    files = [*databases, *map(set_aside_files.log_of, databases), lock_path(path)]
     with TemporaryDirectory(prefix="telemetry-agent-") as folder:
         for file in files:
             with suppress(FileNotFoundError):

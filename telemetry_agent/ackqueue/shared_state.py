@@ -117,6 +117,18 @@ class SharedState:
         if self.closed:
             raise ValueError(f"the queue {self.path} is closed")
 
+    def stay_in_place(self) -> None:
+        """Make the files again if somebody deleted, moved or replaced them.
+
+        Raises:
+            QueueLockedError: Another process uses the queue meanwhile.
+            StorageError: The disk refuses. What is open goes on.
+        """
+        with self.disk:
+            self.check_open()
+            if self.file.stay_in_place():
+                self.note()
+
     # For the holder of the memory lock
 
     def name(self, fix: Fix, device: str) -> tuple[Row, Record]:
@@ -321,17 +333,6 @@ class SharedState:
         self.note()
         self.ring()
         return self.writer.write(self.store)
-
-    def stay_in_place(self) -> None:
-        """Make again what somebody deleted, moved or replaced.
-
-        Raises:
-            QueueLockedError: Another process uses the queue meanwhile.
-            StorageError: The disk refuses. What is open goes on.
-        """
-        assert self.disk.locked()
-        if self.file.stay_in_place():
-            self.note()
 
     def note(self, *, clean: bool = False) -> None:
         """Write down beside the file what is in it, in case it is found empty."""

@@ -11,9 +11,12 @@ thinning gives a row another number: the rows that stay move up, past those that
 run and in their order. So the row with the number n was the one with seq ``first_seq + n - lo``, or
 was that many names earlier as rows were thinned out above it: then the seq is read from the row.
 
-A stream has a second run where a file was set aside while fixes of it waited in memory. While files
-are carried over, what is in them is not known, and their streams are left out. A run whose record
-was lost with a damaged file is found again by the rows that arrive.
+A stream has a second run where a file was set aside while fixes of it waited in memory. A run whose
+record was lost with a damaged file is found again by the rows that arrive.
+
+The endpoint takes what is newer than its account for complete. So nothing is accounted for while
+older fixes that no account has are still to be delivered: what is in a file that is carried over,
+and what a file held before there were accounts (schema version 5).
 
 To retry, resend or discard fixes opens a stream whose account was taken: it is reported again.
 """
@@ -22,10 +25,9 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import stream_from_int
-from telemetry_agent.ackqueue.ranges import RangeMap
+from telemetry_agent.ackqueue.ranges import RangeMap, Span
 from telemetry_agent.ackqueue.row_states import (
     DAMAGED,
     REFUSED,
@@ -39,6 +41,8 @@ from telemetry_agent.model import StreamAccount
 
 STREAMS_MAX = 20
 """In one report."""
+_SPANS_MAX = 500
+"""Are counted at once, which takes a millisecond or two."""
 _RUNS_MAX = 1000
 """A limit for the file, in case the server never accepts a report."""
 
@@ -46,6 +50,7 @@ _LO = attrgetter("lo")
 NO_END = 1 << 62
 """Above all row numbers."""
 _NO_ROW = {State.GONE, State.UNUSED}
+_UNCOUNTED = str(UNCOUNTED.reason)
 _DONE = {*_NO_ROW, State.ACKED, State.ACK_FAILED}
 
 
@@ -60,21 +65,45 @@ class KnownSeqs(dict[int, int | None]):
         self.wanted.append(row)
 
 
-class _Part(NamedTuple):
-    """What is known of one run."""
+class _Prefix:
+    """The rows of a run before the first that is to be delivered, counted span by span.
 
-    run: StreamRun
-    hi: int
-    pending: int | None
-    """The first row that is still to be delivered."""
-    pending_seq: int
-    last_used: int
+    It is kept: to count them again at each report would take as long as there are marks.
+    """
 
-    def counted(self, through: int) -> tuple[int, int]:
-        """Up to which row it is counted, and how many of these are names beyond ``through``."""
-        if self.pending is not None and self.pending_seq == through + 1:
-            return self.pending - 1, self.run.seq(self.pending) - self.pending_seq
-        return min(self.hi, self.run.lo + through - self.run.first_seq), 0
+    def __init__(self, run: StreamRun) -> None:
+        self.run = run
+        self.next_row = run.lo
+        """The first row that is not counted."""
+        self.last_used = 0
+        self.recorded = 0
+        self.not_coming: Counter[str] = Counter()
+        self.damaged_in: list[int] = []
+        self.uncertain = 0
+        """Rows that are counted where a name follows them."""
+
+    @property
+    def thinned(self) -> int:
+        """By so many names at most did thinning move a row."""
+        return self.not_coming["thinned"]
+
+    def count(self, span: Span[RowState]) -> None:
+        """It begins at ``next_row``."""
+        self.next_row = span.hi + 1
+        if span.value.state is State.UNUSED:
+            return
+        if span.value == UNCOUNTED and self.last_used != span.lo - 1:
+            self.uncertain += span.size
+            return
+        self.last_used = span.hi
+        self.recorded += span.size + self.uncertain
+        self.not_coming[_UNCOUNTED] += self.uncertain
+        self.uncertain = 0
+        if (reason := _reason(span.value)) is not None:
+            self.not_coming[reason] += span.size
+        if span.value == DAMAGED:
+            seqs = self.run.seq(span.lo) - self.thinned, self.run.seq(span.hi), *self.damaged_in
+            self.damaged_in = [min(seqs), max(seqs)]
 
 
 class Streams:
@@ -84,6 +113,7 @@ class Streams:
         self._runs = list(runs)
         self._marks = marks
         self._changed: set[int] = set()
+        self._prefixes: dict[int, _Prefix] = {}  # by first row
         self._seen = 0, 0  # the last row that arrived, and its stream
         self._border = 0  # the last one before it that is of another stream
 
@@ -105,7 +135,8 @@ class Streams:
         return bool(self._changed)
 
     def all_changed(self) -> None:
-        """A new file knows none of them."""
+        """A new file knows none of them, and what is in the old one is not known."""
+        self._prefixes.clear()
         self._changed.update(run.lo for run in self._runs)
 
     # Which rows are whose
@@ -118,12 +149,17 @@ class Streams:
     def begin(self, row: int, stream: int, seq: int) -> None:
         """From this row, the highest so far, on: a stream, or what goes on with one."""
         while self._runs and self._runs[-1].lo >= row:  # nothing of it was committed
-            self._changed.add(self._runs.pop().lo)
+            self._drop(-1)
         last = self.last
         if last is None or (last.stream, last.seq(row)) != (stream, seq):
             self._runs.append(StreamRun(row, stream, seq))
             self._changed.add(row)
             self._forget()
+
+    @property
+    def first_row(self) -> int:
+        """Of the rows before it nothing is accounted for."""
+        return self._runs[0].lo if self._runs else NO_END
 
     def bounds(self, row: int) -> tuple[int, int]:
         """The first row of the run that this one is in, and the one after its last."""
@@ -133,10 +169,11 @@ class Streams:
     def rows_of(self, stream: int, first: int, last: int) -> list[tuple[int, int]]:
         """Between which rows its fixes with these seqs are; all rows, where it is not known."""
         ranges = []
+        any_moved = THINNED in dict(self._marks.totals())
         for at, run in enumerate(self._runs):
             if run.stream == stream:
                 hi = self._end(at) - 1
-                spans = self._marks.within(run.lo, hi)
+                spans = self._marks.within(run.lo, hi) if any_moved else ()
                 moved = sum(span.size for span in spans if span.value == THINNED)
                 offset = run.lo - run.first_seq
                 ranges.append((max(run.lo, first + offset), min(hi, last + offset + moved)))
@@ -168,38 +205,46 @@ class Streams:
             run = self._runs[at]
             if run.lo > hi:
                 return
+            if run.lo in self._prefixes and lo < self._prefixes[run.lo].next_row:
+                del self._prefixes[run.lo]
             if run.reported:
                 self._runs[at] = run._replace(reported=0)
                 self._changed.add(run.lo)
 
     # The accounts
 
-    def accounts(self, first: int, last: int, current: int, seqs: KnownSeqs) -> list[StreamAccount]:
+    def accounts(self, last: int, current: int, seqs: KnownSeqs) -> list[StreamAccount] | None:
         """Of each stream whose account is not settled, the oldest first, at most ``STREAMS_MAX``.
 
         Args:
-            first: the first row number about which all is known.
-            last: the last one in use.
+            last: the last row number in use.
             current: the stream that goes on.
             seqs: of rows that thinning may have moved; what is ``wanted`` afterwards is to be read
                 first.
+
+        Returns:
+            ``None``: ask again, there is more to count than may be done at once.
         """
-        places: dict[int, list[int]] = {}
-        unsettled: dict[int, bool] = {}
-        for at, run in enumerate(self._runs):
-            if run.lo <= last:
-                places.setdefault(run.stream, []).append(at)
-                unsettled[run.stream] = unsettled.get(run.stream, False) or not run.reported
-        found = []
-        for stream in (stream for stream, is_unsettled in unsettled.items() if is_unsettled):
-            if self._runs[places[stream][0]].lo < first:
-                continue
-            parts = [self._part(at, last, seqs) for at in places[stream]]
-            account = self._account([part for part in parts if part.last_used], stream == current)
-            if account is not None:
-                found.append(account)
-                if len(found) == STREAMS_MAX:
+        found: list[StreamAccount] = []
+        budget = _SPANS_MAX
+        for stream, places in self._unsettled(last):
+            prefixes = []
+            pending: int | None = None
+            for at in places:
+                hi = min(last, self._end(at) - 1)
+                prefix, budget = self._count(at, hi, budget)
+                if not budget:
+                    return None
+                if prefix.next_row <= hi:
+                    pending = prefix.next_row
+                if prefix.last_used or pending is not None:
+                    prefixes.append(prefix)
+                if pending is not None:
                     break
+            if prefixes:
+                found.append(_account(prefixes, pending, seqs, is_current=stream == current))
+            if len(found) == STREAMS_MAX:
+                break
         return found
 
     def settle(self, accounts: Iterable[StreamAccount]) -> None:
@@ -211,55 +256,28 @@ class Streams:
                 self._changed.add(run.lo)
         self._forget()
 
-    def _part(self, at: int, last: int, seqs: KnownSeqs) -> _Part:
-        run, hi = self._runs[at], min(last, self._end(at) - 1)
-        next_row, last_used, thinned = run.lo, 0, False
-        for span in self._marks.within(run.lo, hi):
-            if span.lo > next_row or span.value.state not in _DONE:
-                break
-            next_row = span.hi + 1
-            thinned |= span.value == THINNED
-            # What nobody can count has no name, where it does not follow one.
-            is_name = span.value.state is not State.UNUSED
-            if is_name and (span.value != UNCOUNTED or last_used == span.lo - 1):
-                last_used = span.hi
-        if next_row > hi:
-            return _Part(run, hi, None, 0, last_used)
-        seq = (seqs[next_row] if thinned else None) or run.seq(next_row)
-        return _Part(run, hi, next_row, seq, next_row)
+    def _unsettled(self, last: int) -> list[tuple[int, list[int]]]:
+        """The streams up to that row of which there is something to tell, and their runs."""
+        places: dict[int, list[int]] = {}
+        for at, run in enumerate(self._runs):
+            if run.lo <= last:
+                places.setdefault(run.stream, []).append(at)
+        return [
+            (stream, runs)
+            for stream, runs in places.items()
+            if not all(self._runs[at].reported for at in runs)
+        ]
 
-    def _account(self, parts: Sequence[_Part], is_current: bool) -> StreamAccount | None:
-        if not parts:
-            return None
-        pending = [part.pending_seq for part in parts if part.pending is not None]
-        through = min(pending, default=0) - 1
-        if not pending:
-            through = max(part.run.seq(part.last_used) for part in parts)
-        recorded = 0
-        not_coming: Counter[str] = Counter()
-        damaged: list[int] = []
-        for part in parts:
-            last, beyond = part.counted(through)
-            recorded -= beyond
-            not_coming["thinned"] -= beyond
-            moved = 0  # so far at most did thinning move a row
-            for lo, hi, mark in self._marks.within(part.run.lo, last):
-                if mark.state is State.UNUSED or (mark == UNCOUNTED and hi > part.last_used):
-                    continue
-                recorded += hi - lo + 1
-                moved += hi - lo + 1 if mark == THINNED else 0
-                if mark == DAMAGED:
-                    damaged += [part.run.seq(lo) - moved, part.run.seq(hi)]
-                if (reason := _reason(mark)) is not None:
-                    not_coming[reason] += hi - lo + 1
-        return StreamAccount(
-            stream_from_int(parts[0].run.stream),
-            through,
-            recorded,
-            dict(+not_coming),
-            damaged_in=(max(1, min(damaged)), min(through, max(damaged))) if damaged else None,
-            finished=not pending and not is_current,
-        )
+    def _count(self, at: int, hi: int, budget: int) -> tuple[_Prefix, int]:
+        """Bring the prefix of a run up to date. Returns what is left of the budget."""
+        run = self._runs[at]
+        prefix = self._prefixes.setdefault(run.lo, _Prefix(run))
+        for span in self._marks.within(prefix.next_row, hi) if prefix.next_row <= hi else ():
+            if not budget or span.lo > prefix.next_row or span.value.state not in _DONE:
+                break
+            prefix.count(span)
+            budget -= 1
+        return prefix, budget
 
     def _forget(self) -> None:
         """The oldest runs, of which no row is left that could be sent once more."""
@@ -267,13 +285,22 @@ class Streams:
             run = self._runs[0]
             if not run.reported and len(self._runs) <= _RUNS_MAX:
                 return
+            newest = self._marks.value_at(self._end(0) - 1)  # rows go in their order
+            if newest is None or newest.state not in _NO_ROW:
+                return
             spans = self._marks.within(run.lo, self._end(0) - 1)
             gone = sum(span.size for span in spans if span.value.state in _NO_ROW)
             if gone != self._end(0) - run.lo:
                 return
-            self._changed.add(self._runs.pop(0).lo)
+            self._drop(0)
+
+    def _drop(self, at: int) -> None:
+        run = self._runs.pop(at)
+        self._prefixes.pop(run.lo, None)
+        self._changed.add(run.lo)
 
     def _insert(self, run: StreamRun) -> None:
+        self._prefixes.clear()
         at = self._at(run.lo)
         if at >= 0 and self._runs[at].lo == run.lo:
             self._runs[at] = run
@@ -286,6 +313,31 @@ class Streams:
 
     def _end(self, at: int) -> int:
         return self._runs[at + 1].lo if at + 1 < len(self._runs) else NO_END
+
+
+def _account(
+    prefixes: Sequence[_Prefix], pending: int | None, seqs: KnownSeqs, *, is_current: bool
+) -> StreamAccount:
+    """Of one stream, by its runs up to the first row that is ``pending``."""
+    last = prefixes[-1]
+    not_coming = sum((prefix.not_coming for prefix in prefixes), Counter())
+    recorded = sum(prefix.recorded for prefix in prefixes)
+    if pending is None:
+        through = max(prefix.run.seq(prefix.last_used) for prefix in prefixes)
+    else:
+        through = ((seqs[pending] if last.thinned else None) or last.run.seq(pending)) - 1
+        beyond = last.run.seq(pending) - 1 - through  # which thinning took, and come after that
+        not_coming += Counter({"thinned": -beyond, _UNCOUNTED: last.uncertain})
+        recorded += last.uncertain - beyond
+    damaged = [seq for prefix in prefixes for seq in prefix.damaged_in]
+    return StreamAccount(
+        stream_from_int(last.run.stream),
+        through,
+        recorded,
+        dict(+not_coming),
+        damaged_in=(max(1, min(damaged)), min(through, max(damaged))) if damaged else None,
+        finished=pending is None and not is_current,
+    )
 
 
 def _reason(mark: RowState) -> str | None:

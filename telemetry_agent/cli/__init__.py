@@ -1,105 +1,55 @@
-"""The command line: one module per command, imported only when its command runs."""
+"""The command line: one module for each command; ``group`` finds them."""
 
 import contextlib
-import difflib
-import importlib
 import os
 import sys
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
-import click
-
-from telemetry_agent import __version__
 from telemetry_agent.errors import AgentError, StorageError
 
 PROGRAM = "telemetry-agent"
-_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-
-
-class _LazyGroup(click.Group):
-    """A group that lists its commands without importing them."""
-
-    summaries: ClassVar[dict[str, str]] = {
-        "init": "Find the receiver, try the endpoint, write the config.",
-        "service": "Install the systemd service after pip, pipx or uv.",
-        "run": "Run the daemon in the foreground.",
-        "doctor": "Check everything from the receiver to the endpoint.",
-        "status": "Show the running agent; --watch: refresh every second.",
-        "queue": "Look at the queue, put dead letters back, send fixes again, verify.",
-        "drain": "Send the backlog now.",
-        "export": "Write the stored track as GPX, GeoJSON, KML, CSV or NDJSON.",
-        "tap": "Show what the receiver sends, from the running agent.",
-        "config": "Show and check the config.",
-        "demo": "Run everything on this machine: receiver, agent, endpoint.",
-        "decode": "Read NMEA, write one JSON fix per line.",
-        "receive": "Run the reference endpoint, which stores each fix once.",
-        "simulate": "Simulate a GNSS receiver on a pty.",
-    }
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(self.summaries)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        if cmd_name not in self.summaries:
-            return None
-        module = importlib.import_module(f"{__name__}.{cmd_name}")
-        command: click.Command = module.command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            close = difflib.get_close_matches(args[0], self.summaries, n=1)
-            if not close:
-                raise
-            raise click.UsageError(
-                f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx
-            ) from error
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self.summaries.items()))
-
-
-@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name=PROGRAM)
-@click.pass_context
-def cli(ctx: click.Context) -> None:
-    """Record GNSS positions and deliver every one of them."""
-    if os.environ.get("NO_COLOR"):  # https://no-color.org; click does not know it
-        ctx.color = False
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 def main(args: list[str] | None = None) -> None:
     """Run one command and exit. A fault that a user can cause is one line on standard error."""
     try:
-        result: Any = cli.main(args, prog_name=PROGRAM, standalone_mode=False)
-    except click.Abort:
-        sys.exit(_INTERRUPTED)
-    except click.UsageError as error:
-        text = error.format_message()
-        path = error.ctx.command_path if error.ctx else PROGRAM
-        # Without a subcommand, click raises an error whose text is the help.
-        is_help = text.startswith("Usage:")
-        click.echo(text if is_help else f"{PROGRAM}: {text} See '{path} --help'.", err=True)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        click.echo(f"{PROGRAM}: {error.format_message()}", err=True)
-        sys.exit(error.exit_code)
+        result = _run(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except AgentError as error:
-        click.echo(f"{_priority()}{PROGRAM}: {error}", err=True)
+        _complain(f"{_priority()}{PROGRAM}: {error}")
         sys.exit(error.exit_status)
     except OSError as error:
         # Commands handle the files that they open, so this is standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader has ended (`… | head`)
             sys.exit(1)
-        click.echo(f"{PROGRAM}: cannot write the output: {error.strerror}", err=True)
+        _complain(f"{PROGRAM}: cannot write the output: {error.strerror}")
         sys.exit(StorageError.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _run(args: list[str]) -> Any:
+    match args:
+        case ["run"]:
+            config = None
+        case ["run", "--config", path]:
+            config = Path(path)
+        case _:
+            from telemetry_agent.cli import group  # noqa: PLC0415
+
+            return group.run(args)
+    # The daemon as the service starts it. Without click, which would keep 1.2 MB of its memory.
+    from telemetry_agent.cli.daemon import run  # noqa: PLC0415
+
+    return run(config)
+
+
+def _complain(text: str) -> None:
+    if sys.stderr is not None:  # closed by the caller
+        sys.stderr.write(f"{text}\n")
 
 
 def _priority() -> str:

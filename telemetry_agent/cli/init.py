@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -47,7 +47,7 @@ class _Answers:
     def text(self) -> str:
         """The config."""
         lines = [
-            "# Written by telemetry-agent init. Every key there is stands in config.example.toml.",
+            "# Written by telemetry-agent init. Every key is described in config.example.toml.",
             f"device = {json.dumps(self.device)}",
             "",
             "[gps]",
@@ -117,9 +117,14 @@ def command(
     when the first position was delivered; exit status 1 and what is missing if none was.
     """
     asks = sys.stdin.isatty()
-    _may_write(path, asks=asks, force=force)
     if url is None and not asks:
         raise UsageError("init needs --url, the endpoint that fixes go to")
+    options = _Answers(device or "x", source or "auto", baud, "native", url or "http://x/", None)
+    if fault := _fault(options):
+        raise UsageError(fault)
+    if start and not _may_start(path):
+        raise UsageError(f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}")
+    _may_write(path, asks=asks, force=force)
     running = first_fix.agent_status(_queue_path(path))
     if source is None and running is not None:
         source = running.receiver.source
@@ -147,13 +152,15 @@ def command(
 def _may_write(path: Path, *, asks: bool, force: bool) -> None:
     folder = next(place for place in path.absolute().parents if place.exists())
     if not os.access(folder, os.W_OK):
-        raise ConfigError(f"cannot write {path}: use sudo, or name another --config")
+        raise AgentError(f"cannot write {path}: use sudo, or name another --config")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: --config names a file")
     if not path.exists() or force:
         return
     if not asks:
-        raise ConfigError(f"{path} is there already: --force overwrites it")
-    if not click.confirm(f"{path} is there already. Overwrite it?", default=False):
-        raise ConfigError(f"{path} stays as it was")
+        raise UsageError(f"{path} exists: --force overwrites it")
+    if not click.confirm(f"{path} exists. Overwrite it?", default=False):
+        raise AgentError(f"{path} was not changed")
 
 
 def _queue_path(config: Path) -> Path:
@@ -186,13 +193,15 @@ def _ask_server(answers: _Answers, server: str | None, url: str | None) -> _Answ
     asks = sys.stdin.isatty()
     while True:
         given = url or click.prompt("The server's URL")
-        kind, address = _kind_of(given, server, asks=asks)
         try:
+            if fault := _fault(replace(answers, url=given)):
+                raise UsageError(fault)
+            kind, address = _kind_of(given, server, asks=asks)
             address = completed(kind, address)
             token = _ask_token(kind, answers.token_file, asks=asks)
-            found = _Answers(answers.device, answers.source, answers.baud, kind, address, token)
+            found = replace(answers, server=kind, url=address, token_file=token)
             if fault := _fault(found):
-                raise ConfigError(fault)
+                raise UsageError(fault)
         except AgentError as error:
             if not asks:
                 raise
@@ -262,7 +271,7 @@ def _fault(answers: _Answers) -> str | None:
         try:
             loader.load(draft)
         except ConfigError as error:
-            return str(error).replace(f" [{draft}]", "")
+            return str(error).replace(f" [{draft}]", "").removeprefix("config: ")
     return None
 
 
@@ -281,9 +290,7 @@ def _write(path: Path, text: str) -> Settings:
     except ConfigError as error:
         raise ConfigError(str(error).replace(str(draft), f"{path}, not written")) from None
     except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror}: run init as root, or name another --config"
-        ) from error
+        raise AgentError(f"cannot write {path}: {error.strerror}: name another --config") from error
     finally:
         draft.unlink(missing_ok=True)
     return settings
@@ -306,23 +313,20 @@ def _try_endpoint(answers: _Answers) -> bool:
     return "warn" not in answered and all(each.verdict != "fail" for each in found)
 
 
+def _may_start(path: Path) -> bool:
+    """Whether this command can start the service, and the service reads this config."""
+    has_systemd = Path("/run/systemd/system").is_dir()
+    return os.geteuid() == 0 and path == DEFAULT_PATHS[0] and has_systemd
+
+
 def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
-    """Whether the service is to run now."""
-    if start is False or (start is None and not asks):
+    """Whether to start the service; installs it if there is none."""
+    if start is False or not (start or asks) or not _may_start(path):
         return False
-    can = os.geteuid() == 0 and path == DEFAULT_PATHS[0]
-    if can and not first_fix.has_unit() and Path("/run/systemd/system").is_dir():
-        if start or click.confirm("There is no service yet. Install it?", default=True):
-            service.install_service()
-        else:
+    if not first_fix.has_unit():
+        if not (start or click.confirm("There is no service yet. Install it?", default=True)):
             return False
-    if not can or not first_fix.has_unit():
-        if start:
-            raise AgentError(
-                f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}; "
-                f"{path} is written"
-            )
-        return False
+        service.install_service()
     return bool(start) or click.confirm("Enable and start the service now?", default=True)
 
 

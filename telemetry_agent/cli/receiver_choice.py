@@ -17,21 +17,21 @@ _PATIENCE = Patience(silent_s=5.0, position_s=1.5, none_s=5.0)
 def choose_receiver(*, asks: bool) -> str:
     """The value for ``gps.source``: the best receiver that the user agrees to."""
     found = find_receivers()
-    for number, candidate in enumerate(found, 1):
+    for place, candidate in enumerate(found, 1):
         note = "" if candidate.safe else f"  ({candidate.blocked or 'may be something else'})"
-        click.echo(f"{number}. {candidate.path}: {candidate.label}{note}")
-    if not found:
-        click.echo("no receiver is plugged in: the agent will look for one when it runs")
-        return "auto"
-    if not asks:
-        safe = [candidate for candidate in found if candidate.safe]
-        return str(safe[0].path) if safe else "auto"
-    number = click.prompt(
-        "Which one is the receiver? (0: none of these)",
-        type=click.IntRange(0, len(found)),
-        default=_best(found),
-    )
-    return str(found[number - 1].path) if number else "auto"
+        click.echo(f"{place}. {candidate.path}: {candidate.label}{note}")
+    number = _best(found)
+    if found and asks:
+        number = click.prompt(
+            "Which one is the receiver? (0: none of these)",
+            type=click.IntRange(0, len(found)),
+            default=number,
+        )
+    if number:
+        return str(found[number - 1].path)
+    why = "no receiver was chosen" if found else "no receiver is plugged in"
+    click.echo(f"{why}: the agent looks for one when it runs")
+    return "auto"
 
 
 def _best(found: list[Candidate]) -> int:

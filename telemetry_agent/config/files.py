@@ -5,7 +5,6 @@ running agent, the path of its queue is enough.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,6 +101,8 @@ def parsed(file: str, text: str) -> dict[str, Any]:
     Raises:
         UnreadableConfigError: it is not TOML.
     """
+    import tomllib  # noqa: PLC0415 - the daemon reads no TOML itself
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -111,7 +111,7 @@ class QueueSettings(_Section):
     min_free_bytes: Size = 64 << 20
     max_age_s: Duration = 0.0
     when_full: Literal["thin", "drop-oldest", "stop"] = "thin"
-    keep_delivered_s: Duration = 86400.0
+    keep_delivered_s: Duration = 30 * 86400.0
 
 
 @dataclass(frozen=True)

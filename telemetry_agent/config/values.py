@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -222,7 +223,11 @@ def _device_name(value: str) -> str:
         raise ValueError(f"{unknown[0]} is not one of {{hostname}}, {{serial}}, {{machine-id}}")
     name = re.sub(r"\{([^}]+)\}", lambda match: _machine_fact(match[1]), value).strip()
     if not name:
-        raise ValueError("this machine has no name: set one, or change the hostname")
+        raise ValueError(
+            "this machine has no host name: set one, or give a name"
+            if value.strip()
+            else "must not be empty"
+        )
     if len(name) > 128 or not name.isprintable():
         raise ValueError("must be at most 128 printable characters")
     return name
@@ -280,18 +285,27 @@ ReceiverCommands = Annotated[tuple[Annotated[str, Checks(_command)], ...], Reads
 Qualities = Annotated[tuple[Quality, ...], Reads(_structure)]
 
 
+_URL_MAX = 8192
+
+
 def _url(value: str) -> str:
     try:
         parts = urlsplit(value)
         port = parts.port
+        if "[" in parts.netloc:
+            IPv6Address(parts.hostname or "")
     except ValueError as error:
         raise ValueError(f"must be a URL: {error}") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
         raise ValueError("must be a URL such as https://example.com/v1/fixes")
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not contain a user name or password")
-    if not value.isascii() or any(character.isspace() for character in value):
-        raise ValueError("must be plain ASCII without spaces (percent-encode the rest)")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError(
+            "must be plain ASCII without spaces (a host as xn--…; percent-encode the rest)"
+        )
+    if len(value) >= _URL_MAX:
+        raise ValueError(f"must be shorter than {_URL_MAX} characters")
     return value
 
 

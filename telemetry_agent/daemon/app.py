@@ -1,7 +1,7 @@
 """The agent: a part that records, a part that delivers, and those who look at both."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
-from telemetry_agent.page.events import AgentView, Doctor, Switch
+from telemetry_agent.page.agent_view import AgentView, Doctor, Switch
 from telemetry_agent.page.log_tail import LogTail
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.task import Page
@@ -56,7 +56,7 @@ class Agent:
         switch: cuts the network of a demo; the page shows it.
         config: why these settings are not those of the config.
         waiting: what the queue of another agent could not write.
-        doctor: says what is wrong; the page shows it.
+        doctor: makes what says what is wrong; the page shows it.
 
     Raises:
         QueueLockedError: another process holds the queue.
@@ -72,7 +72,7 @@ class Agent:
         switch: Switch | None = None,
         config: ConfigView | None = None,
         waiting: Collection[Row] = (),
-        doctor: Doctor | None = None,
+        doctor: Callable[[], Doctor] | None = None,
     ) -> None:
         self.settings = settings
         self._config = config
@@ -110,7 +110,9 @@ class Agent:
             storage=self.storage,
             complete_until_ms=lambda: self._completeness.until_ms,
         )
-        self._committer = self.supervisor.add("committer", lambda: Committer(self.queue))
+        self._committer = self.supervisor.add(
+            "committer", lambda: Committer(self.queue), records=True
+        )
         self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
         self.delivery = Delivery(
             settings,
@@ -188,6 +190,8 @@ class Agent:
         self.settings, self._config = settings, None
         self.recording.apply(settings)
         self.delivery.apply(settings)
+        if self._left is not None:
+            self._left.apply(settings)
         self.page.restart(_PAGE_S)
 
     def now(self) -> str:
@@ -231,7 +235,9 @@ class Agent:
                 file.unlink(missing_ok=True)
             return None
         log.info("%d fixes in %s are delivered beside the queue", count.ready, path)
-        return Delivery(self.settings, left, self.supervisor, self._clock, self.secrets)
+        return Delivery(
+            self.settings, left, self.supervisor, self._clock, self.secrets, held=self._held
+        )
 
     def _build_reports(self, encode: EncodeReport) -> AgentReports:
         return AgentReports(
@@ -274,7 +280,7 @@ class Agent:
             ask=lambda command, asked: self._commands[command].run(asked, Bell()),
             clock=self._clock,
             switch=self._switch,
-            doctor=self._doctor,
+            doctor=self._doctor() if self._doctor and page.listen else None,
             log_lines=self._log_tail.lines,
             config=lambda: shown(self.settings),
             parking=ParkingRule(sampling.parked_radius_m or 25, sampling.parked_after_s),

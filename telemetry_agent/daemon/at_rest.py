@@ -17,7 +17,7 @@ from typing import Any
 from telemetry_agent.ackqueue.file.lock import check_at_rest
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.reading import QueueReader, copied
+from telemetry_agent.ackqueue.reading import QueueReader, copied, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
@@ -130,13 +130,18 @@ class RestingQueue:
         path = self._path
         if waiting := set_aside_files.waiting(path):
             raise StorageError(f"{waiting[0]} is still to be carried over")
-        if set_aside_files.log_of(path).exists():
-            path = self._opened.enter_context(copied(path, whole=False))
-            log = read_log(set_aside_files.log_of(path), PAGE_BYTES)
-            # Such a log SQLite would shorten, or delete; the agent takes what is whole in it.
-            if log.frames and (log.taken < len(log.frames) or path.stat().st_size < PAGE_BYTES):
-                raise StorageError(f"the log of the queue {self._path} is damaged")
-        return self._opened.enter_context(closing(QueueReader(path)))
+        file = self._opened.enter_context(readable(path))
+        try:
+            log = read_log(set_aside_files.log_of(file), PAGE_BYTES)
+            # Of such a log SQLite drops the end, or all; the agent takes what is whole in it.
+            if log.frames and (log.taken < len(log.frames) or file.stat().st_size < PAGE_BYTES):
+                raise StorageError(f"the log of the queue {path} is damaged")
+        except OSError as error:
+            raise StorageError(f"cannot read the queue {path}: {error.strerror}") from error
+        reader = self._opened.enter_context(closing(QueueReader(file)))
+        if reader.damage is not None:
+            raise StorageError(reader.damage.replace(str(file), str(path)))
+        return reader
 
     def _recover(self, error: StorageError) -> AckQueue:
         """The queue as the agent will have it after its start."""
@@ -144,7 +149,7 @@ class RestingQueue:
             raise error
         self._opened.close()
         check_at_rest(self._path)  # an agent that has just started may have been read half-way
-        path = self._opened.enter_context(copied(self._path, whole=True))
+        path = self._opened.enter_context(copied(self._path))
         said = error.message.replace(str(path.parent), str(self._path.parent))
         self._note(
             f"{said}. What follows is what the agent recovers when it starts; nothing was changed"
@@ -157,11 +162,8 @@ class RestingQueue:
 
 def _verify(path: Path) -> client.Answers:
     check_at_rest(path)
-    if not set_aside_files.log_of(path).exists():
-        yield from verify_at_rest(path, path)
-        return
-    with copied(path, whole=False) as copy:
-        yield from verify_at_rest(path, copy)
+    with readable(path) as file:
+        yield from verify_at_rest(path, file)
 
 
 def check(path: Path, wanted: int, *, come_back: bool = False) -> None:

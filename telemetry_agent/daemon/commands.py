@@ -86,7 +86,7 @@ def looking_commands(queue: Readable) -> dict[str, Command]:
 
     def fixes(asked: Mapping[str, Any], _bell: Bell) -> Answers:
         word, limit = asked.get("state"), asked.get("limit")
-        if word is not None and word not in STATES:
+        if word is not None and (not isinstance(word, str) or word not in STATES):
             raise UsageError(f"state {word!r}: one of {', '.join(STATES)}")
         if limit is not None and (type(limit) is not int or limit < 0):
             raise UsageError(f"limit {limit!r}: a count")

@@ -21,7 +21,7 @@ class Completeness:
             self.sent, self._sent_until_ms = self._queue.accounts()
         except StorageError:  # which is logged where fixes are read and written
             self.sent = []
-        return {"streams": [_as_json(account) for account in self.sent]} if self.sent else {}
+        return {"streams": [as_json(account) for account in self.sent]} if self.sent else {}
 
     def taken(self) -> None:
         """The endpoint has taken the last report."""
@@ -31,7 +31,8 @@ class Completeness:
                 self._queue.settle(self.sent)
 
 
-def _as_json(account: StreamAccount) -> dict[str, object]:
+def as_json(account: StreamAccount) -> dict[str, object]:
+    """An entry of ``streams``."""
     said: dict[str, object] = {
         "stream": account.stream,
         "through": account.through,
@@ -41,4 +42,6 @@ def _as_json(account: StreamAccount) -> dict[str, object]:
         said["not_coming"] = dict(account.not_coming)
     if account.damaged_in is not None:
         said["damaged_in"] = list(account.damaged_in)
+    if account.finished:
+        said["finished"] = True
     return said

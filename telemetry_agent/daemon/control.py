@@ -15,6 +15,7 @@ an answer that is not read for a minute ends the conversation. The task itself o
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import socket
@@ -44,6 +45,14 @@ _SEND_S = 60.0
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
 _PEER_GROUPS_BYTES = 1024  # the most that Python asks for: 256 groups
 _NOBODY = 65534  # in a user namespace, everybody whom it does not know
+
+
+def _finite(text: str) -> float:
+    """A number of JSON: ``NaN``, ``Infinity`` and 1e999 are none."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a number")
+    return number
 
 
 class GoneError(Exception):
@@ -80,7 +89,9 @@ class Asker:
             raise GoneError from error
         self._sock.settimeout(_SEND_S)
         try:
-            question = json.loads(line.partition(b"\n")[0])
+            question = json.loads(
+                line.partition(b"\n")[0], parse_float=_finite, parse_constant=_finite
+            )
         except (ValueError, RecursionError) as error:
             raise UsageError("one line with a JSON object is needed") from error
         if not isinstance(question, dict) or not isinstance(question.get("ask"), str):

@@ -139,7 +139,10 @@ def parsed(text: str, scale: float | None) -> Value:
     if scale is None and text.lstrip("+-").isdecimal():
         return int(text)
     # As many digits as were meant: 48312 * 0.001 is 48.312, not 48.312000000000005.
-    return float(f"{number * (1 if scale is None else scale):.12g}")
+    scaled = float(f"{number * (1 if scale is None else scale):.12g}")
+    if not math.isfinite(scaled):
+        raise ValueError(f"{text[:20]!r} is too large for its scale")
+    return scaled
 
 
 def power_values(supplies: Path) -> Mapping[str, Value]:

@@ -61,7 +61,7 @@ class Recording:
         self._extras = extras_of(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
         self._hotplug = supervisor.add("hotplug", lambda: Hotplug(self._wake_reader))
-        self._reader = supervisor.add("reader", self._build_reader)
+        self._reader = supervisor.add("reader", self._build_reader, records=True)
 
     def receiver(self) -> ReceiverStatus:
         """How the receiver does."""

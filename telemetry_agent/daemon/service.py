@@ -19,13 +19,14 @@ from typing import Protocol
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import last_good
+from telemetry_agent.config.files import files_of
 from telemetry_agent.config.last_good import StartConfig
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
 from telemetry_agent.errors import AgentError, ResourceError
-from telemetry_agent.page.events import Doctor
+from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ _STOP_S = 9.0
 """For everything from the signal on; 10 s are promised."""
 
 
+MakeDoctor = Callable[[], Doctor]
+
+
 class Load(Protocol):
     """Reads the config."""
 
@@ -46,14 +50,14 @@ class Load(Protocol):
         """Where it does not work and ``fall_back``, the last good one serves."""
 
 
-def run(load: Load, path: Path | None, clock: Clock, doctor: Doctor | None = None) -> int:
+def run(load: Load, path: Path | None, clock: Clock, doctor: MakeDoctor | None = None) -> int:
     """Run until a signal says stop; SIGHUP reads the config again. Returns the exit status.
 
     Args:
         load: reads the config.
         path: of its file, ``None``: one of the usual places.
         clock: the machine's clocks.
-        doctor: says what is wrong; the page shows it.
+        doctor: makes what says what is wrong; the page shows it.
 
     Raises:
         ConfigError: the config is wrong, and there is no last good one.
@@ -67,7 +71,9 @@ def run(load: Load, path: Path | None, clock: Clock, doctor: Doctor | None = Non
 
 
 class _Service:
-    def __init__(self, load: Load, path: Path | None, clock: Clock, doctor: Doctor | None) -> None:
+    def __init__(
+        self, load: Load, path: Path | None, clock: Clock, doctor: MakeDoctor | None
+    ) -> None:
         self._load = load
         self._doctor = doctor
         self._path = path
@@ -130,6 +136,8 @@ class _Service:
         agent = self._agent
         if agent is None:
             return
+        if self._seen is not None:  # a config that is still wrong is read again at the next change
+            self._seen = self._files()
         try:
             config = self._load(fall_back=False)
         except AgentError as error:
@@ -247,12 +255,12 @@ class _Service:
         return self._seen is not None and self._seen != self._files()
 
     def _files(self) -> list[tuple[str, int, int]]:
-        path = self._path or Path("/etc/telemetry-agent/config.toml")
         found = []
-        for file in (path, path.parent / "config.d"):
-            with contextlib.suppress(OSError):
-                status = file.stat()
-                found.append((str(file), status.st_mtime_ns, status.st_size))
+        with contextlib.suppress(ResourceError):
+            for file in files_of(self._path):
+                with contextlib.suppress(OSError):
+                    status = file.stat()
+                    found.append((str(file), status.st_mtime_ns, status.st_size))
         return found
 
     def _configure_logs(self, settings: Settings) -> None:

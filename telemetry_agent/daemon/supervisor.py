@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ResourceError
-from telemetry_agent.tasks import Beat, Bell, Stop, Task, run_loop
+from telemetry_agent.tasks import Beat, Stop, Task, run_loop
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,14 @@ T = TypeVar("T", bound=Task)
 class Supervised(Generic[T]):
     """One task and its thread. ``build`` makes the task, and makes it anew after a crash.
 
-    ``vital``: without it the agent is of no use.
+    Args:
+        name: of the thread.
+        build: makes the task.
+        clock: the machine's clocks.
+        give_up: ends the process.
+        vital: whether the watchdog ends the process if the task is stuck.
+        records: whether the process ends if the task crashes again and again. Recording depends on
+            no other task.
     """
 
     def __init__(
@@ -45,9 +52,11 @@ class Supervised(Generic[T]):
         give_up: Callable[[], None],
         *,
         vital: bool = True,
+        records: bool = False,
     ) -> None:
         self.name = name
         self.vital = vital
+        self._records = records
         self.crashes = 0
         self._build = build
         self._clock = clock
@@ -76,7 +85,6 @@ class Supervised(Generic[T]):
     def _prepare(self) -> None:
         self.beat = Beat()
         self._stop = Stop()
-        self._rebuild_bell = Bell()
         # A daemon thread: name resolution cannot be interrupted and is left behind at exit.
         self._thread = threading.Thread(
             target=self._run, args=(self._stop, self.beat), name=self.name, daemon=True
@@ -94,7 +102,6 @@ class Supervised(Generic[T]):
     def end(self, timeout_s: float) -> None:
         """Ask the loop to end after its step; past ``timeout_s`` abort the step. Close the task."""
         self._stop.set()
-        self._rebuild_bell.ring()
         self.task.wake()
         self._thread.join(timeout_s)
         self.task.close()
@@ -110,21 +117,23 @@ class Supervised(Generic[T]):
                     self.task = self._build()
                     crashed = False
                 run_loop(self.task, stop, beat, self._clock)
-            except Exception:
+            except Exception as error:
+                if stop:  # what the step needs was closed under it
+                    log.debug("%s failed at its end", self.name, exc_info=True)
+                    return
                 crashed = True
                 self.crashes += 1
                 beat.stamp(float("inf"))
-                log.exception("%s crashed (%d since the start)", self.name, self.crashes)
                 now_s = self._clock.monotonic_s()
                 often = len(recent) == recent.maxlen and now_s - recent[0] < _CRASH_WINDOW_S
-                if often and self.vital:
+                text = "%s crashed (%d since the start): %r"
+                log.error(text, self.name, self.crashes, error, exc_info=not often)  # noqa: TRY400 - one traceback is enough
+                if often and self._records:
                     log.critical("%s crashes again and again: giving up", self.name)
                     self._give_up()
                     return
                 recent.append(now_s)
-                self._rebuild_bell.wait(
-                    min(_REBUILD_MAX_S, _REBUILD_INITIAL_S * 2 ** (len(recent) - 1))
-                )
+                stop.wait(min(_REBUILD_MAX_S, _REBUILD_INITIAL_S * 2 ** (len(recent) - 1)))
 
 
 class Supervisor:
@@ -135,9 +144,13 @@ class Supervisor:
         self._tasks: list[Supervised[Any]] = []
         self.gave_up = False
 
-    def add(self, name: str, build: Callable[[], T], *, vital: bool = True) -> Supervised[T]:
-        """Add a task; it runs once ``start`` is called."""
-        supervised = Supervised(name, build, self._clock, self._give_up, vital=vital)
+    def add(
+        self, name: str, build: Callable[[], T], *, vital: bool = True, records: bool = False
+    ) -> Supervised[T]:
+        """Add a task; it runs once ``start`` is called. See ``Supervised``."""
+        supervised = Supervised(
+            name, build, self._clock, self._give_up, vital=vital, records=records
+        )
         self._tasks.append(supervised)
         return supervised
 

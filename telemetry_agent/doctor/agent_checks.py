@@ -89,8 +89,8 @@ class AgentChecks:
         """
         name = self._user if self._planned else self.account.name
         copy = (
-            f"`sudo install -o {name} -m 600 {path} /etc/telemetry-agent/`, and set {key} = "
-            f'"/etc/telemetry-agent/{path.name}"'
+            f"`sudo install -D -o {name} -m 600 {path} /etc/telemetry-agent/{path.name}`, and set "
+            f'{key} = "/etc/telemetry-agent/{path.name}"'
         )
         if (hidden := self.hides(path)) is not None:
             said = f"the service does not see {key}: {path} ({hidden} is hidden from it)"

@@ -3,7 +3,6 @@
 import os
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from socket import socket
 from urllib.parse import urlsplit
@@ -27,6 +26,7 @@ from telemetry_agent.doctor.runner import Check
 from telemetry_agent.doctor.server_recognition import connected
 from telemetry_agent.doctor.trial import EndpointTrial
 from telemetry_agent.errors import ConfigError
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
@@ -264,4 +264,4 @@ _TRUST = "set upload.ca_file to the certificate of its CA, or of the server if t
 
 
 def _day(since_1970_s: float) -> str:
-    return f"{datetime.fromtimestamp(since_1970_s, UTC):%Y-%m-%d}"
+    return rfc3339(round(since_1970_s * 1000))[:10]

@@ -17,7 +17,6 @@ _CREDENTIALS = {
 }
 _CLICKHOUSE_CREDENTIALS = {192, 193, 194, 195, 497, 516}
 _CLICKHOUSE_UNKNOWN_SETTING = 115
-_LATER = {408, 409, 423, 425, 429}
 _WANTS_TLS = (b"HTTPS port", b"HTTP request to an HTTPS server")  # nginx, Go
 
 _WHO = {
@@ -30,7 +29,10 @@ _WHO = {
 _WHERE = {
     "overland": "correct upload.url: it ends in /api/v1/overland/batches for Dawarich, in "
     "/apps/phonetrack/log/overland/TOKEN/NAME for PhoneTrack",
-    "owntracks": "correct upload.url: it ends in /pub for the Recorder",
+    "owntracks": "correct upload.url: it ends in /pub for the Recorder, in /api/webhook/ID for "
+    "Home Assistant",
+    "gpslogger": "correct upload.url: it is the address that Home Assistant's integration "
+    "GPSLogger shows",
     "influx": "create the database or bucket that upload.url names, or correct it",
     "clickhouse": "create the table as docs/servers.md has it, or correct upload.url",
 }
@@ -100,7 +102,7 @@ def judged(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:
         return _taken(asked, outcome, status)
     if _stranger(asked, answer):
         return skipped(name, "needs authentication")
-    if isinstance(outcome, Deferred) and (status in _LATER or status >= 500):
+    if isinstance(outcome, Deferred) and status >= 400:
         return warned(name, outcome.reason, _look_there(answer))
     return _wrong_address(asked, answer, outcome.reason) or _refused(asked, answer, outcome)
 

@@ -43,6 +43,10 @@ SERVERS = {
         8083,
         hint="see that ?u=… of upload.url names the user whose positions they are",
     ),
+    "home-assistant": ServerPreset(
+        "gpslogger",
+        hint="see that upload.url is the address that the integration GPSLogger shows",
+    ),
     "influxdb": ServerPreset(
         "influx",
         "/write",

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
-from telemetry_agent.ackqueue.reading import QueueReader, copied
-from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
-from telemetry_agent.ackqueue.recovery.verify import FileAtRest, verify
+from telemetry_agent.ackqueue.reading import QueueReader, readable
+from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor import disk, now
 from telemetry_agent.doctor.agent_checks import AgentChecks
@@ -97,26 +96,16 @@ class StorageChecks:
         """The newest recorded fixes, the newest first; none where they cannot be read."""
         try:
             if self._agent.status is None:
-                with self._at_rest() as file, contextlib.closing(QueueReader(file)) as reader:
+                check_at_rest(self._path)
+                with (
+                    readable(self._path) as file,
+                    contextlib.closing(QueueReader(file)) as reader,
+                ):
                     return reader.newest(_NEWEST)
             answers = self._agent.answers({"ask": "queue newest", "limit": _NEWEST})
             return [Record(a["stream"], a["seq"], a["device"], fix_of(a)) for a in answers]
         except (AgentError, OSError, KeyError, TypeError, ValueError):
             return []  # an older agent does not know the question
-
-    @contextlib.contextmanager
-    def _at_rest(self) -> Iterator[Path]:
-        """The queue file, or where it has a log a copy.
-
-        Raises:
-            QueueLockedError, StorageError: it cannot be read.
-        """
-        check_at_rest(self._path)
-        if not log_of(self._path).exists():
-            yield self._path
-            return
-        with copied(self._path, whole=False) as copy:
-            yield copy
 
     def _missing(self, folder: Path, above: Path) -> Finding:
         name, who = "state directory", self._agent.account
@@ -181,7 +170,8 @@ class StorageChecks:
 
     def _verify(self) -> Finding:
         try:
-            with self._at_rest() as file:
+            check_at_rest(self._path)
+            with readable(self._path) as file:
                 return self._read_all(file)
         except QueueLockedError as error:
             return skipped("queue", str(error))
@@ -192,16 +182,22 @@ class StorageChecks:
 
     def _read_all(self, file: Path) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
-        source = FileAtRest(file)
-        with contextlib.closing(source.store):
-            answers = verify(source)
+        source = QueueReader(file)
+        with contextlib.closing(source):
+            answers = verify(source, source.damage or "ok")
             found = next(answers)
             while "sound" not in found and self._clock.monotonic_s() < until_s:
                 found = next(answers)
+        structure = found.get("structure", source.damage or "ok")
+        if structure != "ok":
+            raise StorageError(structure.replace(str(file), str(self._path)))
         faults = [f"{found[name]} {words}" for name, words in _FAULTS.items() if found[name]]
         if faults:
             remedy = "the intact ones are sent, the others counted; the disk loses data: replace it"
             return failed("queue", f"of {found['rows']} positions {', '.join(faults)}", remedy)
+        if not found.get("sound", True):
+            said = "a file that was set aside is still to be carried over"
+            return warned("queue", said, "the agent carries it over when it runs")
         return passed("queue", f"{found['rows']} positions, all intact")
 
 

@@ -6,10 +6,9 @@ programs read. The name, state, errors and odometer of a fix are in the other fo
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
 from telemetry_agent import __version__
-from telemetry_agent.export.track import HALF_TURN_E9, Gaps
+from telemetry_agent.export.track import HALF_TURN_E9, Gaps, escape
 from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Fix, Record
 

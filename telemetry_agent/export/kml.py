@@ -5,9 +5,8 @@ Its schema wants all times of a track before all places, so a piece is held in m
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
-from telemetry_agent.export.track import Gaps, by_pieces
+from telemetry_agent.export.track import Gaps, by_pieces, escape
 from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Record
 

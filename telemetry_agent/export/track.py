@@ -68,6 +68,11 @@ def by_pieces(
     yield text_of(piece) if piece else ""
 
 
+def escape(text: str) -> str:
+    """``text`` in XML. The standard library's takes 0.2 MB of the agent's memory."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def _stands(start: Fix, end: Fix) -> bool:
     """Whether the device stayed in one place between two fixes, as far as they show."""
     return (

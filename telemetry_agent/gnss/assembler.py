@@ -31,7 +31,7 @@ from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report, Vtg
-from telemetry_agent.gnss.shared_talker import Judged, SharedTalker
+from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
 
 _QUIET_S = 0.25
@@ -139,11 +139,14 @@ class Assembler:
     ) -> Epoch | None:
         epoch, tag = self._epoch, message.tag
         if self._moments_astray and isinstance(message, Moment):
-            return epoch
+            return epoch  # wherever it comes, it may only bring a date
         if epoch is not None and epoch.is_at(instant, message):
+            # The rest of the instant may have this time or the other one. ZDA's own is not trusted.
             if not isinstance(message, Moment):
                 epoch.labels |= {instant}
             return epoch
+        # Sentences without a time opened it: this one gives it its time, or shows that they were
+        # the late end of the epoch before.
         waiting = epoch is not None and epoch.instant is None and not epoch.reported
         judged = self._judged
         # If time advanced in between and this sentence comes again, time has stepped back.
@@ -233,6 +236,7 @@ class Assembler:
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reported:
             return
+        # An epoch that the learned cycle ended would only confirm what is learned already.
         if self._eager and by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
         before, self._judged, self._closed_by, self.judged_s = self._judged, epoch, by, now_s
@@ -244,11 +248,9 @@ class Assembler:
             (trusted is None) != (self._position is None)
             or (before.instant or 0) > (epoch.instant or 0)
             or self.shared.watching
+            or before.seen.keys().isdisjoint(epoch.seen)
         ):
-            self.shared.closed(
-                Judged(self._position, before.instant, before.seen),
-                Judged(trusted, epoch.instant, epoch.seen),
-            )
+            self.shared.closed(before, self._position, epoch, trusted)
         self._position = trusted
         self._judge(left, trusted, now_s, fixes)
 

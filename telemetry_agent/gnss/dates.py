@@ -99,6 +99,7 @@ class Dates:
         if said_ms is None:
             self.reason = "old-date"
             return
+        # A date less than 12 hours ahead agrees with the day that goes on.
         if self.known_ms is not None and not 0 <= said_ms - self.known_ms < DAY_MS // 2:
             goes_on_ms = _nearest_ms(time_ms, self.known_ms)
             goes_on = goes_on_ms >= self.known_ms
@@ -148,6 +149,7 @@ class Dates:
             return None
         self.counts["rollover"] += 1
         said_ms = day_moved * DAY_MS + time_ms
+        # A date that does not go on from the one before begins the proof again.
         before_ms, self._claimed_ms = self._claimed_ms, said_ms
         if before_ms is None or _nearest_ms(time_ms, before_ms) != said_ms:
             self._claimed_since_s = None
@@ -170,6 +172,7 @@ class Dates:
             last_ms, last_s = self._last_fix
             step_s = now_s - last_s
             said_s = ((time_ms - last_ms + DAY_MS // 2) % DAY_MS - DAY_MS // 2) / 1000
+            # A receiver whose time jumps has set its clock: its earlier dates prove nothing.
             if abs(said_s - step_s) > _STEP_AT_MOST_S:
                 self._claimed_since_s = None
             self._valid_s += min(max(step_s, 0.0), _STEP_AT_MOST_S)

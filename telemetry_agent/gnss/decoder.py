@@ -1,8 +1,7 @@
 """Bytes -> fixes: framing, sentences, epochs and dates put together.
 
-No socket, no thread, no clock: bytes and the time of their arrival come in, fixes come out. Apart
-from the quiet gap, which only ``tick`` uses, the result depends on the bytes alone, not on how they
-were cut.
+No socket, no thread, no clock: bytes and the time of their arrival come in, fixes come out. The
+result depends on the bytes alone, not on how they were cut, except for the quiet gap (``tick``).
 """
 
 import re
@@ -22,7 +21,6 @@ _BINARY_FRAMES = 3
 _UNCHECKED = 3
 
 _ANTENNA = re.compile(r"ANT(?:ENNA[ =]|STATUS[ =]|_)(\w+)")
-_FIRMWARE = re.compile(r"(?:FWVER=|SW=|(?:ROM|EXT) (?:BASE|CORE) )(.+)")
 _OVERFLOW = re.compile(r"buf.*(?:alloc|overflow|full)", re.IGNORECASE)
 
 
@@ -42,8 +40,6 @@ class Decoder:
 
     antenna: str | None = None
     """The receiver's last message about its antenna, in capitals: OK, OPEN, SHORT, …"""
-    firmware: str | None = None
-    """The version that the receiver reported last."""
 
     def __init__(
         self,
@@ -114,8 +110,8 @@ class Decoder:
     @property
     def datum(self) -> str | None:
         """The datum of the receiver's positions; None: WGS 84."""
-        heard = self._line.heard
-        return heard.datum if heard else None
+        current = self._line.current
+        return current.datum if current else None
 
     @property
     def followed(self) -> str | None:
@@ -130,31 +126,31 @@ class Decoder:
     @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know about the line although positions come."""
-        heard = self._line.heard
-        if heard is None:
+        current = self._line.current
+        if current is None:
             return ()
-        said = []
+        notices = []
         if self.followed and self.ignored:
-            said.append(
+            notices.append(
                 f"several devices send positions ({' '.join(sorted(self.ignored))} beside "
-                f"{self.followed}): {self.followed} is followed, unless it has none for 5 s"
+                f"{self.followed}): {self.followed} is followed until it has had none for 5 s"
             )
-        if heard.shared.noticed:
-            said.append(
-                "two receivers seem to speak as one talker: positions may hop between them; "
-                "disconnect one, or give it another talker"
+        if current.shared.noticed:
+            notices.append(
+                "two receivers seem to share the line: positions may jump between them; "
+                "disconnect one of them, or change its talker"
             )
-        if heard.dates.moved:
-            said.append(
+        if current.dates.moved:
+            notices.append(
                 "its dates are 1024 or 2048 weeks in the past and are corrected: "
                 "update its firmware, or replace it"
             )
-        if heard.datum is not None:
-            said.append(
-                f"positions are in the datum {heard.datum}, and may be off by hundreds of metres: "
-                "set the receiver to WGS 84"
+        if current.datum is not None:
+            notices.append(
+                f"positions are in the datum {current.datum}, and may be off by hundreds of "
+                "metres: set the receiver to WGS 84"
             )
-        return tuple(said)
+        return tuple(notices)
 
     @property
     def diagnosis(self) -> Diagnosis | None:
@@ -163,19 +159,20 @@ class Decoder:
         return diagnosis(reason, self._parser.proprietary) if reason else None
 
     def _reason(self) -> Reason | None:
-        spoken_s = self._last_byte_s - (self._first_byte_s or 0.0)
-        if self._first_byte_s is None or not (self._over or spoken_s >= _STALE_S):
+        sent_s = self._last_byte_s - (self._first_byte_s or 0.0)
+        if self._first_byte_s is None or not (self._over or sent_s >= _STALE_S):
             return None
         if not self.sentences or self._last_byte_s - self._last_sentence_s >= _STALE_S:
             return "no-checksum" if self._is_unchecked() else None
-        heard = self._line.heard
-        if heard is None or heard.judged_s is None:
+        current = self._line.current
+        if current is None or current.judged_s is None:
             if self._framer.unchecked >= _UNCHECKED:
                 return "no-checksum"  # another device on the line sends checksums
-            return "proprietary" if self._parser.only_proprietary else "no-position"
-        if heard.timeless:
+            proprietary = self._parser.only_proprietary and self._parser.proprietary
+            return "proprietary" if proprietary else "no-position"
+        if current.timeless:
             return "no-time"
-        return heard.dates.reason if heard.state == "no-date" else None
+        return current.dates.reason if current.state == "no-date" else None
 
     @property
     def state(self) -> ReceiverState | None:
@@ -190,19 +187,19 @@ class Decoder:
             if frames >= _BINARY_FRAMES:
                 return "binary"
             return "no-fix" if self._is_unchecked() else None
-        heard = self._line.heard
-        judged_s = heard.judged_s if heard else None
+        current = self._line.current
+        judged_s = current.judged_s if current else None
         if self._last_byte_s - (self._first_byte_s if judged_s is None else judged_s) >= _STALE_S:
             return "no-fix"
-        return heard.state if heard else None
+        return current.state if current else None
 
     def _is_unchecked(self) -> bool:
         return self._framer.unchecked - self._unchecked_before >= _UNCHECKED
 
     def sky(self) -> Sky:
         """The satellites in view, and the antenna's state. Any thread may ask."""
-        heard = self._line.heard
-        used = heard.used if heard else {}
+        current = self._line.current
+        used = current.used if current else {}
         return Sky(self._in_view.satellites(used, self._last_byte_s), self.antenna)
 
     def _decode(self, sentences: list[Sentence], now_s: float) -> list[Fix]:
@@ -236,7 +233,5 @@ class Decoder:
     def _note(self, text: str) -> None:
         if antenna := _ANTENNA.search(text.upper()):
             self.antenna = antenna[1]
-        elif firmware := _FIRMWARE.search(text):
-            self.firmware = firmware[1].strip()
         elif _OVERFLOW.search(text):
             self._overflows["receiver-overflow"] += 1

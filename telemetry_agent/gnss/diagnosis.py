@@ -30,11 +30,11 @@ _CLOCK = (
     "with the system clock synchronised (`sudo timedatectl set-ntp true`) the day is taken from it "
     "after a minute"
 )
-_WAIT = "wait until it has seen the sky for some minutes; if it lasts"
+_WAIT = "wait until it has received satellites for some minutes; if it lasts"
 
 _MESSAGES: dict[Reason, str] = {
     "no-checksum": "the receiver sends sentences without a checksum, which are not used, because a "
-    "damaged digit would pass for a position",
+    "damaged digit could not be detected",
     "proprietary": "the receiver sends proprietary sentences only ({names})",
     "no-position": "the receiver sends no sentence with a position",
     "no-time": "the receiver sends positions without a time of day",
@@ -44,7 +44,7 @@ _MESSAGES: dict[Reason, str] = {
 }
 _REMEDIES: dict[Reason, str] = {
     "no-checksum": "switch the checksum on in the receiver, or in the program or sketch that "
-    "writes its sentences: behind a * two hex digits, the XOR of what stands between $ and *",
+    "writes its sentences: after a * two hex digits, the XOR of all characters between $ and *",
     "proprietary": _SWITCH_ON,
     "no-position": _SWITCH_ON,
     "no-time": f"{_WAIT}, {_SWITCH_ON}",

@@ -4,19 +4,19 @@ An epoch takes nothing from the one before. Inside it the last value of a field 
 sentence. Positions also have an order of trust: it decides if two sentences differ by more than
 their rounding, and keeps the digits of an RTK fix. A GGA's altitude is trusted more than a GNS's.
 
-A talker that reports "no fix" vetoes all that it said of the instant, because receivers continue to
-send the last position; GN speaks for all systems. So a receiver whose GLONASS part has no fix keeps
-its GPS position. After a veto of one talker, or if an RMC counts only beside a GGA, the epoch is
-built again from the sentences that count.
+A talker that reports "no fix" vetoes all its sentences of the instant, because receivers continue
+to send the last position. GN vetoes those of all systems. So a receiver whose GLONASS part has no
+fix keeps its GPS position. After a veto of one talker, or if an RMC counts only beside a GGA, the
+epoch is built again from the sentences that count.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from telemetry_agent.gnss.field_values import NO_GEOMETRY, Instant
+from telemetry_agent.gnss.field_values import DAY_MS, NO_GEOMETRY, Instant
 from telemetry_agent.gnss.geodesy import PoorFix
 from telemetry_agent.gnss.parser import GNSS
-from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Moment, Report, Vtg
+from telemetry_agent.gnss.sentences import Gsa, Gst, Message, Report, Vtg
 from telemetry_agent.model import Fix, Flag, Quality
 
 _SAME_INSTANT_MS = 10
@@ -89,6 +89,8 @@ class Epoch:
         if self.instant is None:
             return False
         apart = abs(instant - self.instant)
+        if apart > DAY_MS // 2:
+            apart = abs(DAY_MS - apart)  # over midnight
         if apart == 0 or instant in self.labels:
             return True
         if apart > _SAME_SECOND_MS or message.tag in self.seen:
@@ -101,7 +103,9 @@ class Epoch:
         self.seen[tag] = self.seen.get(tag, 0) + 1
         self.last = tag
         self.messages.append(message)
-        _TAKERS[type(message)](self, message)
+        take = _TAKERS.get(type(message))
+        if take is not None:
+            take(self, message)
 
     def take_report(self, report: Report) -> None:
         """Add RMC, GGA, GLL or GNS."""
@@ -109,7 +113,8 @@ class Epoch:
         self.reported = True
         if self.fixed_at is None:
             self.fixed_at = report.instant
-        if report.veto:
+        # Without a time it is of any instant, and may be of a second receiver.
+        if report.veto and (report.instant is not None or self.instant is None):
             self.vetoes |= {report.tag[:2]}
         if report.unsure:
             self.unsure = True
@@ -188,6 +193,7 @@ class Epoch:
         sure = any(map(_vouches, heard))
         for message in heard:
             if isinstance(message, Report) and message.unsure:
+                # Its date is learned only now, because a receiver without a fix has no date either.
                 if sure:
                     left.day = message.day_if_sure
                     left.join(message._replace(unsure=False))
@@ -209,6 +215,7 @@ class Epoch:
         alone = first == "GGA" and len(self._reports) == 1 and self._gsa_mode not in {2, 3}
         if alone and (self._counted() or 0) < _LEAST_SATS:
             return None
+        # Within rounding the last sentence counts, as does the last value of any other field.
         trusted, last = self._reports[first], self._reports[self._last_kind]
         return last if self._agree(trusted, last) else trusted
 
@@ -277,15 +284,9 @@ def _vouches(message: Message) -> bool:
     )
 
 
-def _take_nothing(_epoch: Epoch, _message: Message) -> None:
-    """The sentence is noted only."""
-
-
 # mypy cannot tie a key's type to its value's argument.
 _TAKERS: dict[type, Callable[[Epoch, Any], None]] = {
     Report: Epoch.take_report,
     Vtg: Epoch.take_motion,
     Gsa: Epoch.take_gsa,
-    Gst: _take_nothing,
-    Moment: _take_nothing,
 }

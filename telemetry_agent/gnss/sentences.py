@@ -40,9 +40,9 @@ class Report(NamedTuple):
     tag: str
     instant: Instant | None
     veto: bool
-    """The talker says that there is no fix."""
+    """The talker reports that there is no fix."""
     position_e9: tuple[int, int] | None
-    """Latitude and longitude, if the receiver says they are valid and both can be read."""
+    """Latitude and longitude, if the receiver reports that they are valid and both can be read."""
     quality: Quality | None
     sats: int | None = None
     hdop_e2: int | None = None
@@ -272,11 +272,10 @@ class FieldReader:
         position = None
         if modes.strip("N"):
             position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
-        veto = False  # a GNS without a fix is empty where GGA says 0
         return Report(
             fields[0],
             self._instant(time),
-            veto,
+            False,  # a system without a fix has the mode N, which takes nothing from the others
             position,
             next((word for mode, word in _MODE_QUALITY.items() if mode in modes), None),
             count(sats),
@@ -337,21 +336,21 @@ def _vtg(fields: list[str]) -> Vtg:
 @lru_cache(maxsize=32)  # at 10 Hz it is the same for many epochs
 def gsa(sentence: Sentence) -> Gsa | None:
     """The fields of a whole GSA; None if it is too short."""
-    # The standard has 12 satellites, 3 dilutions and perhaps an integer that names the system.
-    # Other layouts have more places for satellites; the dilutions come last there too.
+    # The standard has 12 satellites, PDOP, HDOP, VDOP and perhaps the number of the system; some
+    # receivers add TDOP. Other layouts have more places for satellites, then the three dilutions.
     fields = [field.strip() for field in sentence.split(",")]
     end = len(fields)
     if end < 18:
         return None
-    system = ""
-    if end == 19 and "." not in fields[18]:
-        system, end = fields[18] if fields[18].isdecimal() else "", 18
-    pdop, hdop, vdop = fields[end - 3 : end]
+    wide = "." not in fields[15] and (end > 19 or "." in fields[-1])
+    first = end - 3 if wide else 15
+    system = fields[18] if end > 18 and not wide and fields[18].isdecimal() else ""
+    pdop, hdop, vdop = fields[first : first + 3]
     return Gsa(
         fields[0],
         _GSA_MODE.get(fields[2]),
         system or _GSA_SYSTEM.get(fields[0][:2], fields[0][:2]),
-        tuple(fields[3 : end - 3]),
+        tuple(fields[3:first]),
         _useful_dop_e2(pdop),
         dop_e2(hdop),
         _useful_dop_e2(vdop),

@@ -60,6 +60,7 @@ class SharedLine:
         self.assemblers: dict[str, Assembler] = {}
         self.alone: tuple[str, Callable[[Message, float, list[Fix]], None]] = "", _nobody
         """The only owner on the line, and the function for its sentences, in place of ``add``."""
+        self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
         self._epochs_of_gnss = 0
         # Owner -> the first times of the others since its last sentence.
@@ -73,10 +74,10 @@ class SharedLine:
     @property
     def quiet_s(self) -> float:
         """After so many seconds without a byte the followed owner's epoch is complete."""
-        return self.heard.quiet_s if self.heard else 0.0
+        return self.current.quiet_s if self.current else 0.0
 
     @property
-    def heard(self) -> Assembler | None:
+    def current(self) -> Assembler | None:
         """The assembler of the followed owner; if there is none, the one judged last."""
         if self.followed is not None:
             return self.assemblers[self.followed]
@@ -91,6 +92,9 @@ class SharedLine:
         if len(self.assemblers) > 1:
             self._among_others(owner, message, now_s, fixes)
         assembler.add(message, now_s, fixes)
+        # Only now: this sentence may have completed an epoch, which is older than it.
+        if isinstance(message, Report) and message.position_e9 and message.instant is not None:
+            self._note_position(owner, time_of_day_ms(message.instant))
 
     def quiet(self, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
@@ -121,6 +125,7 @@ class SharedLine:
     def _forget(self, owner: str) -> None:
         del self.assemblers[owner], self._overtaken_ms[owner]
         self._ignored_since_ms.pop(owner, None)
+        self._position_ms.pop(owner, None)
 
     def _lent_ms(self, borrower: str) -> int | None:
         known = (
@@ -137,16 +142,19 @@ class SharedLine:
         if message.instant is None:
             return
         time_ms = time_of_day_ms(message.instant)
-        if isinstance(message, Report) and message.position_e9 is not None:
-            if owner == self.followed:
-                self._ignored_since_ms.clear()
-            else:
-                self._ignored_since_ms.setdefault(owner, time_ms)
         for other, assembler in self.assemblers.items():
             if other != owner and assembler.open:
                 since_ms = self._overtaken_ms[other].setdefault(owner, time_ms)
                 if _has_gone_on(since_ms, time_ms, _OVERTAKEN_MS):
                     assembler.close("time", now_s, fixes)
+
+    def _note_position(self, owner: str, time_ms: int) -> None:
+        if owner == self.followed:
+            self._ignored_since_ms.clear()
+        # A time that is repeated until it steps by 10 s does not show when the silence began.
+        elif self._position_ms.get(owner) != time_ms:
+            self._position_ms[owner] = time_ms
+            self._ignored_since_ms.setdefault(owner, time_ms)
 
     def _is_followed(self, owner: str, instant: Instant) -> bool:
         """Whether an owner with a position at this time is followed from now on."""

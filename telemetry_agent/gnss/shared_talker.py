@@ -3,26 +3,15 @@
 No sentence distinguishes them, so they are taken for one receiver, and its fixes may jump between
 the two. This module only detects it: for several epochs in a row their times alternate, or one has
 a fix and the other has none, or two positions of one time are farther apart than the device moves
-until the next.
+until the next, or two talkers of satellite systems take turns.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
-from telemetry_agent.gnss.field_values import DAY_MS, Instant
+from telemetry_agent.gnss.epoch import Epoch
+from telemetry_agent.gnss.field_values import DAY_MS
 from telemetry_agent.gnss.sentences import Report
 
 _EPOCHS = 6  # in a row
 _APART_E9 = 100_000  # 11 m
-
-
-class Judged(NamedTuple):
-    """The result of an epoch."""
-
-    position: Report | None
-    instant: Instant | None
-    seen: Mapping[str, int]
-    """Its tags."""
 
 
 class SharedTalker:
@@ -37,7 +26,8 @@ class SharedTalker:
         # How often in a row:
         self._turns = 0  # time changed its direction,
         self._changes = 0  # a fix appeared or disappeared,
-        self._doubles = 0  # one time had two positions
+        self._doubles = 0  # one time had two positions,
+        self._swaps = 0  # another talker had the position
         self._forward = True
         self._before: Report | None = None  # what came again in the epoch before
         self._second: Report | None = None  # in the open one
@@ -47,22 +37,26 @@ class SharedTalker:
         self._second = report
         self.watching = True
 
-    def closed(self, before: Judged, now: Judged) -> None:
-        """Compare an epoch with the one before.
+    def closed(
+        self, before: Epoch, position_before: Report | None, now: Epoch, position: Report | None
+    ) -> None:
+        """Compare an epoch and its trusted position with the ones before.
 
-        Not needed if both have a position, or none, and time advances, unless ``watching``.
+        Not needed if both have a position, or none, and a tag in common, and time advances, unless
+        ``watching``.
         """
-        changed = (now.position is None) != (before.position is None)
-        changed = changed and not now.seen.keys().isdisjoint(before.seen)
-        self._changes = self._changes + 1 if changed else 0
+        changed = (position is None) != (position_before is None)
+        swapped = now.seen.keys().isdisjoint(before.seen)
+        self._changes = self._changes + 1 if changed and not swapped else 0
+        self._swaps = self._swaps + 1 if swapped and position and position_before else 0
         if now.instant is not None and before.instant is not None:
             forward = (now.instant - before.instant) % DAY_MS < DAY_MS // 2
             self._turns = self._turns + 1 if forward != self._forward else 0
             self._forward = forward
-        two = _are_two(before.position, self._before, now.position)
+        two = _are_two(position_before, self._before, position)
         self._doubles = self._doubles + 1 if two else 0
         self._before, self._second = self._second, None
-        counted = max(self._turns, self._changes, self._doubles)
+        counted = max(self._turns, self._changes, self._doubles, self._swaps)
         self.watching = bool(counted) or not self._forward or self._before is not None
         if counted >= _EPOCHS:
             self.noticed = True

@@ -17,8 +17,8 @@ from telemetry_agent.model import Constellation, Satellite
 _STALE_S = 30.0
 _KEPT = 200  # three epochs of all systems and signals
 
-# By talker in GSV, by talker or number in GSA. None: the number shows the system, because GN or an
-# old GP speaks for all.
+# By talker in GSV, by talker or number in GSA. None: the number shows the system, because GN and an
+# old GP stand for all systems.
 _SYSTEMS: dict[str, Constellation | None] = {
     "GP": None,
     "1": None,
@@ -42,6 +42,7 @@ _RANGES: tuple[tuple[int, int, Constellation, int], ...] = (
     (33, 64, "SBAS", -87),
     (65, 96, "GLONASS", 64),
     (120, 158, "SBAS", 0),
+    (101, 136, "Galileo", 100),
     (193, 202, "QZSS", 192),
     (203, 263, "BeiDou", 200),
     (301, 336, "Galileo", 300),
@@ -83,21 +84,26 @@ class InView:
                     seen[identity] = Satellite(
                         *identity, elevation_deg, azimuth_deg, snr_db, identity in in_use
                     )
-        return tuple(sorted(seen.values()))
+        return tuple(seen[identity] for identity in sorted(seen))
 
 
 def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentence]]]:
     """The last whole series of each talker and signal."""
     begun: dict[str, list[Sentence]] = {}
     whole: dict[str, list[Sentence]] = {}
+    last: dict[str, str] = {}  # talker -> its last key in ``begun``
     for sentence in sentences:
         total, number, _ = (sentence[6:] + ",,").split(",", 2)
         talker, key = sentence[:2], sentence[:2] + _signal(sentence)
-        series = begun.pop(key, [])
         if talker not in _SYSTEMS or not (number.isdecimal() and total.isdecimal()):
             continue
-        series = [sentence] if int(number) == 1 else [*series, sentence]
-        if len(series) != int(number):
+        place = int(number)
+        # Most receivers number the sentences of each signal, others those of all signals together.
+        if place > 1 and len(begun.get(key, ())) != place - 1:
+            key = last.get(talker, key)
+        last[talker] = key
+        series = [*begun.pop(key, []), sentence] if place > 1 else [sentence]
+        if len(series) != place:
             continue  # one is missing: wait for the next series
         if number == total:
             whole[key] = series

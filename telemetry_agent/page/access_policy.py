@@ -23,7 +23,7 @@ import ipaddress
 from collections import deque
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from telemetry_agent.addresses import is_literal
 
@@ -94,11 +94,11 @@ class AccessPolicy:
         """
         if self._token is None or not _same(token, self._token):
             return None
-        secure = "; Secure" if urlsplit(headers.get("origin", "")).scheme == "https" else ""
+        secure = "; Secure" if _origin(headers).scheme == "https" else ""
         return f"{COOKIE}={self._pass}; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict{secure}"
 
     def _asked_by_itself(self, headers: Mapping[str, str]) -> bool:
-        origin = urlsplit(headers.get("origin", ""))
+        origin = _origin(headers)
         if origin.scheme not in _DEFAULT_PORTS:
             return False
         if origin.netloc == headers.get("host"):
@@ -107,10 +107,10 @@ class AccessPolicy:
         return (name.removesuffix(f":{_DEFAULT_PORTS[origin.scheme]}")) in self._proxied
 
     def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
+        parts = _split(f"//{host}")
+        if parts.netloc != host or "@" in host:
             return False
+        name = parts.hostname or ""
         return name.rstrip(".") in self._names or is_literal(name)
 
     def _has_token(self, headers: Mapping[str, str]) -> bool:
@@ -166,6 +166,17 @@ def _from_itself(method: str, path: str, headers: Mapping[str, str]) -> bool:
     return (
         navigates and headers.get("sec-fetch-dest") == "document" and (method, path) == ("GET", "/")
     )
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # a bracket without its other half
+        return urlsplit("")
+
+
+def _origin(headers: Mapping[str, str]) -> SplitResult:
+    return _split(headers.get("origin", ""))
 
 
 def _pass(token: str) -> str:

@@ -14,6 +14,7 @@ gets the positions packed (``Trail``) and goes on from there.
 - ``findings``: what is wrong, in the doctor's words: ``name``, ``verdict``, ``said``, ``remedy``;
 - ``network``: ``word``, since ``since_s``, ``error``;
 - ``first`` and ``last``: the oldest position kept, and how far the rows were looked through;
+- ``whole``: whether the earlier track was read, too;
 - ``after``: ``points`` are those behind this row; each is row, latitude and longitude in 1e-7
   degrees, seconds since 1970, and the sum of 1 where a segment of the track begins and 2 where the
   device cannot have been;
@@ -24,71 +25,25 @@ gets the positions packed (``Trail``) and goes on from there.
 
 import json
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime
 from math import isnan
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from telemetry_agent.ackqueue.contents import Place
-from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
-from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.fields import fix_fields
+from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.history import COLUMNS, SHORT_S, History, SampleMaker
 from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.page.trail import LIMIT, Point, Trail
-from telemetry_agent.snapshot import Snapshot, as_json
+from telemetry_agent.snapshot import as_json
 
 _FRESH_S = 10.0
-
-
-class Switch(Protocol):
-    """Cuts the network of a demo. Any thread may use it."""
-
-    def is_away(self) -> bool:
-        """Whether it is cut."""
-
-    def set_away(self, away: bool) -> None:
-        """Cut it, or mend it."""
-
-
-class Doctor(Protocol):
-    """What is wrong, and the remedy. Any thread may ask."""
-
-    def findings(self, state: Snapshot, queue_path: Path) -> list[dict[str, Any]]:
-        """By the snapshot alone: ``name``, ``verdict`` (warn, fail), ``said`` and ``remedy``."""
-
-    def check(self) -> dict[str, Any]:
-        """By looking at everything: ``verdict`` and ``checks``. Raises ``AgentError``."""
-
-
-@dataclass(frozen=True)
-class AgentView:
-    """What the page sees of the agent; any thread may look."""
-
-    queue: AckQueue
-    snapshot: Callable[[], Snapshot]
-    position: Callable[[], dict[str, Any] | None]
-    network: Callable[[], dict[str, Any]]
-    gaps: Gaps
-    """Where a segment of the track ends."""
-    ask: Callable[[str, Mapping[str, Any]], Generator[dict[str, Any], None, None]]
-    """Asks one of the daemon's commands."""
-    clock: Clock = field(default_factory=Clock)
-    switch: Switch | None = None
-    doctor: Doctor | None = None
-    log_lines: Callable[[], list[str]] = list
-    """The newest lines of the log, secrets masked."""
-    config: Callable[[], dict[str, Any]] = dict
-    """Key -> value in effect, secrets masked."""
-    parking: ParkingRule = field(default_factory=ParkingRule)
-    """What ends a trip."""
 
 
 class EventSource:
@@ -200,20 +155,24 @@ class EventSource:
             StorageError: the disk does not give them.
         """
         with self._lock:
-            last, recent, index = self._trail.last, list(self._trail.points()), self._index
+            last, recent, index = self._trail.last, self._trail.after(0), self._index
         return last, *index.shown(wanted, recent)
 
     def trips(self) -> str:
-        """The trips, how far the queue was read for them, and how far it goes."""
+        """The trips, whether all rows were read for them, how far they were, and the last row."""
         index = self._index
         done, current = index.known_trips()
         trips = [asdict(trip) for trip in done]
         if current is not None:
-            trips.append(asdict(current) | {"open": True})
+            trips.append(asdict(current))
+            silent_s = self._utc_s(self._agent.position()) - current.end_ms / 1000
+            if index.is_complete and silent_s < self._agent.parking.after_s:
+                trips[-1]["open"] = True  # it goes on now
         for trip in trips:
             trip["stops"] = [stop._asdict() for stop in trip["stops"]]
+        last = self._agent.queue.last_row()
         return json.dumps(
-            {"trips": trips, "read": index.last, "last": self._agent.queue.last_row()}
+            {"trips": trips, "complete": index.is_complete, "read": index.last, "last": last}
         )
 
     def fix(self, row: int) -> dict[str, Any] | None:
@@ -243,6 +202,7 @@ class EventSource:
             "network": agent.network(),
             "first": min(self._index.first or self._trail.first, self._trail.first),
             "last": self._trail.last,
+            "whole": self._index.is_complete,
         }
         position = agent.position()
         if position is not None:

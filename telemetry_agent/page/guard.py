@@ -54,6 +54,11 @@ class Guard:
             await send(message)
 
         path, headers = scope["path"], dict(Headers(scope=scope))
+        if {"content-length", "transfer-encoding"} <= headers.keys():
+            # RFC 9112, 6.3: what a proxy took for the body may be read as a request here.
+            answer = PlainTextResponse("One length is enough.", 400, {"Connection": "close"})
+            await answer(scope, receive, ruled)
+            return
         peer, now_s = peer_of(scope), asyncio.get_running_loop().time()
         if self._access.shows_token(headers):
             if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:

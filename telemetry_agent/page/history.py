@@ -46,7 +46,7 @@ _LARGEST_BYTES = 512 * 1024
 _APPEND_AT = 15  # minutes
 _STRONGEST = 4
 _RATE_OVER_S = 60
-_WARM = (Path("/sys/class/thermal/thermal_zone0/temp"),)
+_WARM = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
 class Sample(NamedTuple):
@@ -226,9 +226,8 @@ class SampleMaker:
 
 def temperature() -> float | None:
     """Of the processor in °C; ``None``: the kernel does not tell."""
-    for file in _WARM:
-        with contextlib.suppress(OSError, ValueError):
-            return int(file.read_text()) / 1000
+    with contextlib.suppress(OSError, ValueError):
+        return int(_WARM.read_text()) / 1000
     return None
 
 

@@ -54,17 +54,15 @@ def open_map(path: Path) -> MapFile:
     Raises:
         ConfigError: it cannot be read, or is not what the page can show.
     """
+    descriptor = None
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ConfigError(f"page.map: cannot read {path}: {error.strerror}") from error
-    try:
         return _checked(path, descriptor)
-    except OSError as error:
-        os.close(descriptor)
-        raise ConfigError(f"page.map: cannot read {path}: {error.strerror}") from error
-    except BaseException:
-        os.close(descriptor)
+    except BaseException as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, OSError):
+            raise ConfigError(f"page.map: cannot read {path}: {error.strerror}") from error
         raise
 
 

@@ -33,27 +33,15 @@ _GAUGES = (
     ("receiver.sats", "fix_satellites", "Satellites used in the last position."),
     ("receiver.hdop", "fix_hdop", "Horizontal dilution of precision of the last position."),
     ("upload.state_s", "upload_state_seconds", "How long uploads are in their state."),
-    (
-        "upload.last_delivery_s",
-        "upload_last_delivery_age_seconds",
-        "Time since the endpoint took something.",
-    ),
+    ("upload.last_delivery_s", "upload_last_delivery_age_seconds", "Time since a delivery."),
     ("queue.pending", "queue_pending_fixes", "Positions that are to be delivered."),
     ("queue.in_flight", "queue_in_flight_fixes", "Of the pending ones, those on their way."),
     ("queue.uncommitted", "queue_uncommitted_fixes", "Of the pending ones, those not on disk."),
     ("queue.delivered", "queue_delivered_fixes", "Delivered positions that are still kept."),
-    (
-        "queue.oldest_pending_s",
-        "queue_oldest_pending_age_seconds",
-        "By how much the oldest pending position is older than the newest.",
-    ),
+    ("queue.oldest_pending_s", "queue_oldest_pending_age_seconds", "Newest minus oldest pending."),
     ("queue.file_bytes", "queue_file_size_bytes", "Size of the queue's files."),
     ("queue.full", "queue_full", "Whether something is given up to make room."),
-    (
-        "queue.carrying_over",
-        "queue_carrying_over",
-        "Whether more is to come out of a file that was set aside.",
-    ),
+    ("queue.carrying_over", "queue_carrying_over", "Whether a damaged file is being carried over."),
     ("queue.disk_free_bytes", "queue_disk_free_bytes", "Free space of the disk they lie on."),
 )
 _COUNTERS = (
@@ -72,24 +60,12 @@ REJECTED = (
 )
 NOT_RECORDED = ("hdop", "not-due", "parked", "quality")
 LOST = (
-    "damaged",
-    "discarded",
-    "dropped",
-    "expired",
-    "full",
-    "memory",
-    "refused",
-    "thinned",
+    *("damaged", "discarded", "dropped", "expired", "full", "memory", "refused", "thinned"),
     "uncounted",
 )
 _COUNTERS_BY_REASON = (
     ("receiver.rejected", "receiver_rejected", "Input of the receiver that was dropped.", REJECTED),
-    (
-        "receiver.not_recorded",
-        "fixes_not_recorded",
-        "Positions that sampling left out.",
-        NOT_RECORDED,
-    ),
+    ("receiver.not_recorded", "fixes_not_recorded", "Positions not sampled.", NOT_RECORDED),
     ("queue.lost", "queue_lost_fixes", "Recorded positions that were lost.", LOST),
 )
 _STATES = (

@@ -4,12 +4,11 @@
 are nearer to the one before than a tolerance: on a map of that scale nobody would see them.
 """
 
-import struct
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
-from telemetry_agent.page.trail import BEGINS, POINT, Point
+from telemetry_agent.page.trail import BEGINS, POINT, Point, place_of
 
 LIMIT = 20_000
 _FINEST_E7 = 50  # about half a metre
@@ -46,10 +45,9 @@ class Overview:
     def __len__(self) -> int:
         return len(self._packed) // POINT.size
 
-    def __iter__(self) -> Iterator[Point]:
-        yield from struct.iter_unpack(POINT.format, bytes(self._packed))
-        if self._newest is not None:
-            yield self._newest
+    def packed(self) -> bytes:
+        """All of them."""
+        return bytes(self._packed) + (POINT.pack(*self._newest) if self._newest else b"")
 
     @property
     def first(self) -> int | None:
@@ -66,15 +64,13 @@ class Overview:
             self._newest = point
         if len(self) > self._limit:
             self.tolerance_e7 *= 2
-            points = list(struct.iter_unpack(POINT.format, bytes(self._packed)))
-            self._packed = bytearray()
+            points, self._packed = POINT.iter_unpack(bytes(self._packed)), bytearray()
             for kept in thinned(points, self.tolerance_e7):
                 self._packed += POINT.pack(*kept)
 
     def forget_before(self, row: int) -> None:
         """The rows before this one are gone."""
-        rows = [point[0] for point in struct.iter_unpack(POINT.format, bytes(self._packed))]
-        del self._packed[: bisect_left(rows, row) * POINT.size]
+        del self._packed[: place_of(self._packed, row)]
 
     def _keep(self, point: Point) -> None:
         self._packed += POINT.pack(*point)
@@ -102,13 +98,16 @@ def thinned(points: Iterable[Point], tolerance_e7: float) -> Iterator[Point]:
         yield last
 
 
-def fitting(points: list[Point], tolerance_e7: float, most: int = SHOWN) -> tuple[list[Point], int]:
-    """At most so many of the points, and the tolerance that it took."""
+def fitting(
+    points: Callable[[], Iterator[Point]], tolerance_e7: float, most: int = SHOWN
+) -> tuple[list[Point], int]:
+    """At most so many of the points, and the tolerance that it took; 0: all are there."""
+    total = sum(1 for _ in points())
+    if total <= most // 8:
+        return list(points()), 0
     tolerance = max(1, round(tolerance_e7))
-    shown = list(thinned(points, tolerance)) if len(points) > most // 8 else points
-    while len(shown) > most:
+    while len(shown := list(islice(thinned(points(), tolerance), most + 1))) > most:
         tolerance *= 2
-        shown = list(thinned(shown, tolerance))
         if tolerance > 3_600_000_000:  # it is all segments of a point each
-            shown = shown[:: len(shown) // most + 1]
-    return shown, tolerance if len(shown) < len(points) else 0
+            return list(islice(points(), 0, None, total // most + 1)), tolerance
+    return shown, tolerance if len(shown) < total else 0

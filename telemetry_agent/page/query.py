@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from telemetry_agent.page.overview import Box
 from telemetry_agent.page.track_index import Wanted
@@ -14,6 +14,7 @@ from telemetry_agent.page.track_index import Wanted
 _LONGEST_BODY_BYTES = 64 * 1024
 _BODY_S = 10.0
 _LARGEST_ROW_DIGITS = 18
+_LARGEST = 253_402_300_799  # the end of the year 9999, seconds since 1970
 
 
 class BadRequestError(Exception):
@@ -27,8 +28,10 @@ def wanted_part(query: Mapping[str, str]) -> Wanted:
     """
 
     def number(name: str, default: float) -> float:
-        value = float(query.get(name, default))
-        if math.isnan(value):
+        if name not in query:
+            return default
+        value = float(query[name])
+        if not 0 <= value <= _LARGEST:
             raise ValueError
         return value
 
@@ -43,7 +46,7 @@ def wanted_part(query: Mapping[str, str]) -> Wanted:
         )
     except (ValueError, TypeError):
         raise BadRequestError(
-            "since, until, across and tolerance are numbers; box is four whole numbers."
+            "since, until, across and tolerance are numbers from 0; box is four whole numbers."
         ) from None
 
 
@@ -67,14 +70,14 @@ async def body_of(request: Request) -> bytes:
                 body += part
                 if len(body) > _LONGEST_BODY_BYTES:
                     raise BadRequestError("That is too long.")
-    except TimeoutError:
-        raise BadRequestError("It came too slowly.") from None
+    except (TimeoutError, ClientDisconnect):
+        raise BadRequestError("It came too slowly, or not whole.") from None
     return body
 
 
 def row_number(query: Mapping[str, str], name: str, default: str = "") -> int:
     """The number of a row in the queue."""
     text = query.get(name, default)
-    if not text.isdecimal() or len(text) > _LARGEST_ROW_DIGITS:
+    if not (text.isascii() and text.isdecimal()) or len(text) > _LARGEST_ROW_DIGITS:
         raise BadRequestError(f"{name} is a row's number.")
     return int(text)

@@ -16,7 +16,8 @@ from pathlib import Path
 from uvicorn.server import ServerState
 
 from telemetry_agent.page.access_policy import AccessPolicy
-from telemetry_agent.page.events import AgentView, EventSource
+from telemetry_agent.page.agent_view import AgentView
+from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.site import Site
 from telemetry_agent.page.streams import EventStreams

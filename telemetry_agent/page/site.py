@@ -1,34 +1,10 @@
-"""The pages and data of the device page, as a web application.
-
-=======================  ==========================================================================
-``GET /``                the page; the login where a token is needed and was not shown
-``GET /map.pmtiles``     a range of the offline map
-``GET /events``          server-sent events: see ``news``; after four of one ``browser`` it says
-                         ``poll``
-``GET /state``           what ``hello`` would be now, for who polls
-``GET /trail?after=R``   the positions behind row R, packed: see ``trail``
-``GET /track``           what is to be drawn of the track, thinned: see ``wanted_part``
-``GET /trips``           see ``EventSource.trips``
-``GET /fix?row=R``       one stored fix with all its fields
-``GET /history``         ``?hours=24``, up to 720: see ``EventSource.history``
-``GET /dead-letters``    at most 200 of them, with reasons
-``POST /retry``          ``{"all": true}``, or ``{"names": [[stream, seq], …]}``
-``POST /discard``        likewise
-``GET /export/F``        the stored track, or a time of it (``since``, ``until``), in format F
-``GET /metrics``         for Prometheus
-``GET /log``             the newest lines of the log, secrets masked
-``GET /config``          the effective config, secrets masked
-``POST /check``          everything is checked, as ``doctor --json`` reports it
-``POST /network``        ``{"away": true}``: a demo's network
-``POST /login``          a form with ``token``
-=======================  ==========================================================================
-"""
+"""The pages and data of the device page, as a web application. docs/page.md lists its paths."""
 
 import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -41,15 +17,14 @@ from starlette.responses import (
     JSONResponse,
     PlainTextResponse,
     Response,
-    StreamingResponse,
 )
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
-from telemetry_agent.page.events import AgentView, Doctor, EventSource
+from telemetry_agent.page.agent_view import AgentView, Doctor
+from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import Files, compressed
 from telemetry_agent.page.guard import Guard, content_policy, login_page, peer_of, too_many_tokens
 from telemetry_agent.page.libraries import browser_missing
@@ -63,8 +38,9 @@ from telemetry_agent.page.query import (
     row_number,
     wanted_part,
 )
-from telemetry_agent.page.streams import VIEWERS, EventStreams
+from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
 from telemetry_agent.page.threads import each_in_thread, in_thread
+from telemetry_agent.page.trail import POINT
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -138,7 +114,7 @@ class Site:
         self._wrong_tokens = WrongTokens()
         login = partial(self._files.text, "login.html")
         policy = content_policy(options.tiles)
-        self.app: ASGIApp = Guard(app, access, policy, self._wrong_tokens, login)
+        self.app = Guard(app, access, policy, self._wrong_tokens, login)
 
     def close(self) -> None:
         """Let go of the map."""
@@ -195,7 +171,7 @@ class Site:
                 f"Too many viewers (limit {VIEWERS}): close another window.", 503
             )
         # A proxy that collects an answer before it passes it on would hold events back.
-        return _Stream(
+        return StreamedAnswer(
             self._streams.follow(request.query_params.get("browser", "")),
             self._broken_off,
             headers={"X-Accel-Buffering": "no"},
@@ -204,19 +180,16 @@ class Site:
 
     async def _state(self, request: Request) -> Response:
         await self._streams.refresh()
-        hello = self._event_source.hello().encode()
-        return compressed(hello, "application/json", request.headers)
+        return _json(self._event_source.hello(), request)
 
     async def _trail(self, request: Request) -> Response:
         after = row_number(request.query_params, "after", "0")
 
         def made() -> Response:
             last, packed = self._event_source.packed(after)
-            kind = "application/octet-stream"
-            return compressed(packed, kind, request.headers, **{"X-Last-Row": str(last)})
+            return _packed(packed, request, last)
 
-        async with self._disk:
-            return await in_thread(made)
+        return await self._points(made)
 
     async def _track(self, request: Request) -> Response:
         wanted = wanted_part(request.query_params)
@@ -224,16 +197,18 @@ class Site:
 
         def made() -> Response:
             last, packed, exact = self._event_source.shown(wanted)
-            told = {"X-Last-Row": str(last), "X-Tolerance": str(exact)}
-            return compressed(packed, "application/octet-stream", request.headers, **told)
+            return _packed(packed, request, last, **{"X-Tolerance": str(exact)})
 
+        return await self._points(made)
+
+    async def _points(self, made: Callable[[], Response]) -> Response:
+        await self._streams.refresh()  # nobody may have looked before
         async with self._disk:
             return await in_thread(made)
 
     async def _trips(self, request: Request) -> Response:
         self._streams.look_back()
-        data = self._event_source.trips().encode()
-        return compressed(data, "application/json", request.headers)
+        return _json(self._event_source.trips(), request)
 
     async def _fix(self, request: Request) -> Response:
         row = row_number(request.query_params, "row")
@@ -248,8 +223,7 @@ class Site:
             hours = -1.0
         if not 0 < hours <= _MONTH_H:
             return PlainTextResponse("hours is a number up to 720.", 400)
-        data = self._event_source.history(hours).encode()
-        return compressed(data, "application/json", request.headers)
+        return _json(self._event_source.history(hours), request)
 
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
@@ -279,43 +253,39 @@ class Site:
             asked["since_ms"] = round(wanted.since_s * 1000)
         if math.isfinite(wanted.until_s):
             asked["until_ms"] = round(wanted.until_s * 1000) + 1
+        device = self._agent.snapshot().device
+        until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
+        since_ms = asked.get("since_ms", until_ms and until_ms - 1)
+        file = file_name(device, name, since_ms, until_ms)
         # A third one waits: a browser shows nobody why a download was refused.
         try:
             async with asyncio.timeout(_EXPORT_WAIT_S):
                 await self._exports.acquire()
         except TimeoutError:
             return PlainTextResponse("Two others export already: try again later.", 503)
-        device = self._agent.snapshot().device
-        until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
-        since_ms = asked.get("since_ms", until_ms and until_ms - 1)
-        file = file_name(device, name, since_ms, until_ms)
-        return _Stream(
+        return StreamedAnswer(
             self._pieces(asked),
             self._broken_off,
+            self._exports.release,
             headers={"Content-Disposition": f'attachment; filename="{file}"'},
             media_type=FORMATS[name].media_type,
         )
 
     async def _pieces(self, asked: dict[str, Any]) -> AsyncGenerator[str, None]:
-        try:
-            async with aclosing(each_in_thread(self._agent.ask("export", asked))) as answers:
-                async for answer in answers:
-                    yield answer["text"]
-        finally:
-            self._exports.release()
+        async with aclosing(each_in_thread(self._agent.ask("export", asked))) as answers:
+            async for answer in answers:
+                yield answer["text"]
 
     async def _metrics(self, request: Request) -> Response:
         data = metrics(self._agent.snapshot(), self._event_source.clock_offset_s())
         return compressed(data, MEDIA_TYPE, request.headers)
 
     async def _log(self, request: Request) -> Response:
-        data = json.dumps(self._agent.log_lines()).encode()
-        return compressed(data, "application/json", request.headers)
+        return _json(json.dumps(self._agent.log_lines()), request)
 
     async def _config(self, request: Request) -> Response:
         values = {key: value for key, value in self._agent.config().items() if value is not None}
-        data = json.dumps(values, default=str).encode()
-        return compressed(data, "application/json", request.headers)
+        return _json(json.dumps(values, default=str), request)
 
     async def _check(self, doctor: Doctor, _request: Request) -> Response:
         """One check at a time: who asks meanwhile gets the result of the one that runs."""
@@ -346,27 +316,16 @@ class Site:
         return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
 
 
-class _Stream(StreamingResponse):
-    """An answer of unknown length. It ends as soon as the viewer leaves."""
+def _json(text: str, request: Request) -> Response:
+    return compressed(text.encode(), "application/json", request.headers)
 
-    def __init__(self, content: AsyncIterator[str], broken_off: Trouble, **response: Any) -> None:
-        super().__init__(content, **response)
-        self._broken_off = broken_off
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        speaking = asyncio.ensure_future(self.stream_response(send))
-        leaving = asyncio.ensure_future(_until_gone(receive))
-        await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (speaking, leaving):
-            task.cancel()
-        await asyncio.wait({speaking, leaving})
-        if not speaking.cancelled() and (error := speaking.exception()):
-            if not isinstance(error, AgentError):
-                raise error
-            # An answer without an end is how the viewer learns that it is not whole.
-            self._broken_off.failed(f"the page broke off an answer: {error}", kind="broken off")
-        elif not speaking.cancelled():
-            self._broken_off.over("the page sends whole answers again")
+def _packed(points: bytes, request: Request, last: int, **told: str) -> Response:
+    """Points; with ``planes`` their first bytes, their second ones …, which gzip halves."""
+    if "planes" in request.query_params:
+        points = b"".join(points[i :: POINT.size] for i in range(POINT.size))
+    told["X-Last-Row"] = str(last)
+    return compressed(points, "application/octet-stream", request.headers, **told)
 
 
 def _opened(file: Path | None) -> MapFile | None:
@@ -382,8 +341,3 @@ def _opened(file: Path | None) -> MapFile | None:
 
 async def _told(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400 if isinstance(error, BadRequestError) else 409)
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue

@@ -8,11 +8,16 @@ and gets everything again.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
-from telemetry_agent.errors import StorageError
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.threads import in_thread
+from telemetry_agent.trouble import Trouble
 
 VIEWERS = 32
 _EVERY_S = 1.0
@@ -124,5 +129,53 @@ class EventStreams:
             self._nudge.clear()
 
 
+class StreamedAnswer(StreamingResponse):
+    """An answer of unknown length. It ends as soon as the viewer leaves.
+
+    Args:
+        content: its parts.
+        broken_off: reports that it could not be sent whole.
+        ended: is called at the end, also if nothing could be sent.
+    """
+
+    def __init__(
+        self,
+        content: AsyncIterator[str],
+        broken_off: Trouble,
+        ended: Callable[[], None] = lambda: None,
+        **response: Any,
+    ) -> None:
+        super().__init__(content, **response)
+        self._broken_off = broken_off
+        self._ended = ended
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await self._stream(receive, send)
+        finally:
+            self._ended()
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
+        speaking = asyncio.ensure_future(self.stream_response(send))
+        leaving = asyncio.ensure_future(_until_gone(receive))
+        await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (speaking, leaving):
+            task.cancel()
+        await asyncio.wait({speaking, leaving})
+        if not speaking.cancelled() and (error := speaking.exception()):
+            if not isinstance(error, AgentError):
+                raise error
+            # An answer without an end is how the viewer learns that it is not whole.
+            self._broken_off.failed(f"the page broke off an answer: {error}", kind="broken off")
+        elif not speaking.cancelled():
+            self._broken_off.over("the page sends whole answers again")
+
+
 def _event(name: str, data: str) -> str:
     return f"event: {name}\ndata: {data}\n\n"
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue

@@ -19,7 +19,7 @@ from telemetry_agent.tasks import Bell
 from telemetry_agent.trouble import Trouble
 
 if TYPE_CHECKING:
-    from telemetry_agent.page.events import AgentView
+    from telemetry_agent.page.agent_view import AgentView
     from telemetry_agent.page.server import PageServer
 
 log = logging.getLogger(__name__)

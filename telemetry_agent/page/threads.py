@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
+from functools import partial
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -19,22 +20,13 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
     def run() -> None:
-        result, error = None, None
         try:
-            result = work(*args)
-        except BaseException as caught:  # noqa: BLE001 - raised in the event loop
-            error = caught
+            end = partial(done.set_result, work(*args))
+        except BaseException as error:  # noqa: BLE001 - raised in the event loop
+            end = partial(done.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(tell, result, error)
+            loop.call_soon_threadsafe(lambda: done.cancelled() or end())
 
     threading.Thread(target=run, name="page work", daemon=True).start()
     return await done

@@ -5,16 +5,19 @@ new. What it keeps is bounded. Where a viewer looks closer than the overview is,
 part are read from the disk again, if they are not too many.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
 from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.trips import ParkingRule, Trip, Trips
 from telemetry_agent.model import Record
 from telemetry_agent.page.overview import Box, Overview, fitting, thinned
-from telemetry_agent.page.trail import POINT, Point, point_of
+from telemetry_agent.page.trail import GLITCH, POINT, Point, place_of, point_of
 
 _ROWS_FROM_DISK = 10_000
 _COARSER_OUTSIDE = 8
@@ -45,6 +48,8 @@ class TrackIndex:
     ) -> None:
         self.last = 0
         """How far the rows were read."""
+        self.is_complete = False
+        """Whether all rows were read once; new ones come all the time."""
         self.trips = Trips(park)
         self._queue = queue
         self._breaks = breaks
@@ -73,6 +78,7 @@ class TrackIndex:
                 self.trips.feed(row, record.fix, breaks=begins)
             more = last != self.last
             self.last = last
+            self.is_complete |= not more
         return more
 
     def forget_before(self, row: int) -> None:
@@ -86,7 +92,7 @@ class TrackIndex:
         with self._lock:
             return list(self.trips.done), self.trips.current
 
-    def shown(self, wanted: Wanted, recent: list[Point]) -> tuple[bytes, int]:
+    def shown(self, wanted: Wanted, recent: bytes) -> tuple[bytes, int]:
         """The points to draw, packed, and how exact they are in 1e-7 degrees; 0: all are there.
 
         Args:
@@ -97,46 +103,63 @@ class TrackIndex:
             StorageError: the disk does not give them.
         """
         with self._lock:
-            coarse_e7 = self._overview.tolerance_e7
-            old = [point for point in self._overview if not recent or point[0] < recent[0][0]]
-        points = [*old, *recent]
+            coarse_e7, overview = self._overview.tolerance_e7, self._overview.packed()
+        # Packed, and one at a time: as objects they would take megabytes for each viewer.
+        first_recent = POINT.unpack_from(recent)[0] if recent else math.inf
+        old = overview[: place_of(overview, first_recent)]
+        packed = old + recent
+
+        def in_time() -> Iterator[Point]:
+            return filter(wanted.in_time, POINT.iter_unpack(packed))
+
         tolerance_e7 = wanted.tolerance_e7
         if tolerance_e7 is None:
-            tolerance_e7 = _extent_e7(list(filter(wanted.in_time, points))) / wanted.across_px
-        finer = None
+            tolerance_e7 = _extent_e7(in_time()) / wanted.across_px
+        between: list[Point] | None = None
         if old and tolerance_e7 < coarse_e7:
-            finer = self._finer(points, old[-1][0], wanted)
-        points = [point for point in finer or points if wanted.in_time(point)]
-        if wanted.box is not None:
-            points = [
-                point
-                for here, run in _runs(points, wanted.box.holds)
-                for point in (run if here else thinned(run, tolerance_e7 * _COARSER_OUTSIDE))
-            ]
+            last_old = int(POINT.unpack_from(old, len(old) - POINT.size)[0])
+            between = self._between(POINT.iter_unpack(packed), last_old, wanted)
+
+        def points() -> Iterator[Point]:
+            found = in_time() if between is None else _merged(between, in_time())
+            if wanted.box is None:
+                yield from found
+                return
+            for here, run in groupby(found, wanted.box.holds):
+                yield from run if here else thinned(run, tolerance_e7 * _COARSER_OUTSIDE)  # noqa: B031
+
         shown, exact = fitting(points, tolerance_e7)
-        if exact == 0 and old and finer is None and coarse_e7 > tolerance_e7:
+        if exact == 0 and old and between is None and coarse_e7 > tolerance_e7:
             exact = coarse_e7
         return b"".join([POINT.pack(*point) for point in shown]), exact
 
-    def _finer(self, points: list[Point], last_old: int, wanted: Wanted) -> list[Point] | None:
-        """The points with those parts read from the disk that the viewer looks at closely.
+    def _between(
+        self, points: Iterable[Point], last_old: int, wanted: Wanted
+    ) -> list[Point] | None:
+        """What the disk has of those parts that the viewer looks at closely.
 
-        ``None``: that would be too many.
+        ``None``: that would be too much.
         """
         box = wanted.box
-        ranges = []
-        runs = _runs(points, lambda p: wanted.in_time(p) and (box is None or box.holds(p)))
-        for i, (here, run) in enumerate(runs):
-            if here and run[0][0] <= last_old:
-                # From the point before it to the one behind, for the edge lies between.
-                lo = runs[i - 1][1][-1][0] + 1 if i else run[0][0]
-                hi = runs[i + 1][1][0][0] - 1 if i + 1 < len(runs) else run[-1][0]
-                ranges.append((lo, min(hi, last_old)))
+        ranges: list[tuple[int, int]] = []
+        before, begin = 0, None
+        # From the point before such a part to the one behind it, for the edge lies between.
+        for point in points:
+            row = point[0]
+            here = wanted.in_time(point) and (box is None or box.holds(point))
+            if here and begin is None and row <= last_old:
+                begin = before + 1 if before else row
+            elif not here and begin is not None:
+                ranges.append((begin, min(row - 1, last_old)))
+                begin = None
+            before = row
+        if begin is not None:
+            ranges.append((begin, last_old))
         if sum(hi - lo for lo, hi in ranges) > _ROWS_FROM_DISK:
             return None
-        found = {point[0]: point for lo, hi in ranges for point in self._from_disk(lo, hi)}
-        found |= {point[0]: point for point in points}  # which know where segments begin
-        return [found[row] for row in sorted(found)]
+        return [
+            point for lo, hi in ranges for point in self._from_disk(lo, hi) if wanted.in_time(point)
+        ]
 
     def _from_disk(self, lo: int, hi: int) -> Iterator[Point]:
         row, before = lo - 1, None
@@ -153,16 +176,19 @@ class TrackIndex:
             row = last
 
 
-def _runs(
-    points: Iterable[Point], inside: Callable[[Point], bool]
-) -> list[tuple[bool, list[Point]]]:
-    """The points in runs that are inside or outside."""
-    return [(here, list(run)) for here, run in groupby(points, inside)]
+def _merged(between: Iterable[Point], points: Iterable[Point]) -> Iterator[Point]:
+    """By row. Of two with the same row it is the second, which knows where segments begin."""
+    row = itemgetter(0)
+    for _, same in groupby(merge(between, points, key=row), row):
+        *_, point = same
+        yield point
 
 
-def _extent_e7(points: list[Point]) -> float:
-    places = [point for point in points if not point[4] & 2] or points
-    if not places:
-        return 1.0
-    lats, lons = [point[1] for point in places], [point[2] for point in places]
-    return max(max(lats) - min(lats), max(lons) - min(lons), 1)
+def _extent_e7(points: Iterable[Point]) -> float:
+    """How far the track goes; glitches count only where there is nothing else."""
+    boxes: dict[int, tuple[int, int, int, int]] = {}
+    for _, lat, lon, _, flags in points:
+        south, north, west, east = boxes.get(flags & GLITCH, (lat, lat, lon, lon))
+        boxes[flags & GLITCH] = min(south, lat), max(north, lat), min(west, lon), max(east, lon)
+    south, north, west, east = boxes.get(0) or boxes.get(GLITCH) or (0, 0, 0, 0)
+    return max(north - south, east - west, 1)

@@ -5,8 +5,8 @@ thousand fixes changes one number and moves no position.
 """
 
 import struct
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 
 from telemetry_agent.export.trips import is_glitch
 from telemetry_agent.model import Fix, Record
@@ -49,7 +49,7 @@ class Trail:
     @property
     def first(self) -> int:
         """The row of the oldest position; past the last row where there is none."""
-        return self._row(0) if self._packed else self.last + 1
+        return int(POINT.unpack_from(self._packed)[0]) if self._packed else self.last + 1
 
     def extend(self, last: int, found: Iterable[tuple[int, Record]]) -> list[Point]:
         """Add positions of newer rows, looked through up to ``last``. Returns them as points."""
@@ -69,40 +69,27 @@ class Trail:
 
         Where a segment began among them, it begins with the next position.
         """
-        points = list(POINT.iter_unpack(self._packed))
-        rows = [int(point[0]) for point in points]
-        begins = [point[-1] & BEGINS for point in points]
         kept, done = bytearray(), 0
         for lo, hi in gone:
-            start, end = bisect_left(rows, lo), bisect_right(rows, hi)
-            kept += self._packed[done * POINT.size : start * POINT.size]
+            start, end = place_of(self._packed, lo), place_of(self._packed, hi + 1)
+            kept += self._packed[done:start]
             done = end
-            if end < len(rows) and any(begins[start:end]):
-                begins[end] = BEGINS
-                self._packed[end * POINT.size + _FLAGS_AT] |= BEGINS
-        self._packed = kept + self._packed[done * POINT.size :]
+            begins = any(flags & BEGINS for *_, flags in POINT.iter_unpack(self._packed[start:end]))
+            if begins and end < len(self._packed):
+                self._packed[end + _FLAGS_AT] |= BEGINS
+        self._packed = kept + self._packed[done:]
 
     def after(self, row: int) -> bytes:
         """The positions behind that row."""
-        return bytes(self._packed[self._place(row + 1) :])
+        return bytes(self._packed[place_of(self._packed, row + 1) :])
 
-    def points(self) -> Iterator[Point]:
-        """All positions."""
-        return POINT.iter_unpack(bytes(self._packed))
 
-    def _place(self, row: int) -> int:
-        """Where the first position of that row or a later one is."""
-        low, high = 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if self._row(middle) < row:
-                low = middle + 1
-            else:
-                high = middle
-        return low * POINT.size
-
-    def _row(self, index: int) -> int:
-        return int(POINT.unpack_from(self._packed, index * POINT.size)[0])
+def place_of(packed: bytes | bytearray, row: float) -> int:
+    """Where the first point of that row or a later one is among packed points, in bytes."""
+    rows = range(len(packed) // POINT.size)
+    return POINT.size * bisect_left(
+        rows, row, key=lambda i: POINT.unpack_from(packed, i * POINT.size)[0]
+    )
 
 
 def point_of(row: int, fix: Fix, *, begins: bool) -> Point:

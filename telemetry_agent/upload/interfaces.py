@@ -8,7 +8,9 @@ from telemetry_agent.model import Answer, Batch, Outcome, Payload, Record, Uploa
 
 Compression = Literal["none", "gzip"]
 CompressionSetting = Literal["auto", "gzip", "none"]
-FormatName = Literal["native", "overland", "osmand", "owntracks", "influx", "clickhouse"]
+FormatName = Literal[
+    "native", "overland", "osmand", "owntracks", "gpslogger", "influx", "clickhouse"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +147,3 @@ class Reachability(Protocol):
 
     def answered(self) -> None:
         """An exchange got an answer, of any kind."""
-
-
-class AlwaysReachable:
-    """Nothing is known: every attempt is worth making."""
-
-    def closed(self) -> None:
-        """See ``Reachability``."""
-
-    def doubt(self) -> None:
-        """See ``Reachability``."""
-
-    def answered(self) -> None:
-        """See ``Reachability``."""

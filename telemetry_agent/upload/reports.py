@@ -14,7 +14,7 @@ fixes to ride with.
 
 from collections.abc import Callable, Mapping
 
-from telemetry_agent.model import Batch, Payload
+from telemetry_agent.model import Batch, Deferred, Delivered, Outcome, Payload
 from telemetry_agent.upload.interfaces import Compression, EncodeReport
 
 _ALONE_EVERY_S = 60.0
@@ -83,25 +83,17 @@ class AgentReports:
         self._sending = self._words()
         return self._encode(batch, compression=compression, agent=self._fields())
 
-    def ended(self, now_s: float, *, taken: bool, asked_wait_s: float = 0.0) -> float:
-        """What became of the report that was encoded last.
-
-        Args:
-            now_s: When that was known.
-            taken: Whether the endpoint took it.
-            asked_wait_s: What the endpoint asked to wait.
-
-        Returns:
-            When the next may be sent, monotonic.
-        """
-        if taken:
+    def ended(self, now_s: float, outcome: Outcome) -> float:
+        """What became of the report that was encoded last; when the next may be sent."""
+        if isinstance(outcome, Delivered):
             self._told, self._told_s = self._sending, now_s
             self._failures = 0
             self._on_taken()
         else:
             wait_s = min(_ALONE_EVERY_S * 2**self._failures, self._heartbeat_s)
             self._failures += 1
-            self._asked_until_s = now_s + asked_wait_s
+            asked_s = outcome.retry_after_s if isinstance(outcome, Deferred) else None
+            self._asked_until_s = now_s + (asked_s or 0.0)
             self._not_before_s = max(now_s + wait_s, self._asked_until_s)
         return self._not_before_s
 

@@ -6,9 +6,9 @@ ask within a minute of the last one is ignored: the endpoint repeats what it sti
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from telemetry_agent.model import ResendRange
+from telemetry_agent.model import Delivered, Outcome
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +28,9 @@ class Resending:
         self._resend = resend
         self._not_before_s = float("-inf")
 
-    def asked(self, ranges: Sequence[ResendRange], now_s: float) -> None:
-        """An answer has asked for these. May raise what ``resend`` raises."""
+    def asked(self, outcome: Outcome, now_s: float) -> None:
+        """Do what the answer asks for. May raise what ``resend`` raises."""
+        ranges = outcome.resend if isinstance(outcome, Delivered) else ()
         if self._resend is None or not ranges or now_s < self._not_before_s:
             return
         self._not_before_s = now_s + _EVERY_S

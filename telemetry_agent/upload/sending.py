@@ -134,8 +134,9 @@ class Sender:
             self._sizing.took(len(outcomes), sent_bytes, elapsed_s, began_s + elapsed_s)
         return outcomes
 
-    def send_report(self, reports: AgentReports, batch: Batch, timeout_s: float) -> Outcome:
+    def send_report(self, reports: AgentReports, timeout_s: float) -> Outcome:
         """Send a report in a batch without fixes."""
+        batch = reports.without_fixes()
         answer = self._exchange(reports.encode(batch, self.compression.safe), timeout_s)
         if isinstance(answer, NoAnswer):
             return Deferred(answer.reason, state=answer.state, answered=False)
@@ -149,7 +150,7 @@ class Sender:
         if not reports.due(now_s):
             return None
         outcome = self._exchange_one(batch, reports.encode(batch, compression), timeout_s)
-        reports.ended(now_s, taken=isinstance(outcome, Delivered))
+        reports.ended(now_s, outcome)
         # What it chokes on may be the report: the fixes are judged without it.
         refused = isinstance(outcome, Refused | Held) or outcome.status == 500
         return None if refused else outcome

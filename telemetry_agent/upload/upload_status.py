@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.model import UploadState
+from telemetry_agent.model import Deferred, Delivered, Outcome, UploadState
 from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
@@ -97,11 +97,18 @@ class StatusKeeper:
         """A ``hurry`` took effect; the status shows it from now on."""
         self.status = replace(self.status, hurries=self.status.hurries + 1)
 
-    def report_refused(self, reason: str) -> None:
-        """The endpoint does not accept reports without fixes. Nothing else follows from that."""
-        if not self._report_refused:
+    def reported(self, outcome: Outcome, now_s: float, next_s: float, *, held: bool) -> None:
+        """A report without fixes ended so: one that is refused has no consequence."""
+        if isinstance(outcome, Delivered):
+            if not held:
+                self.delivered(0, 0, now_s)
+            return
+        self.failed()
+        if isinstance(outcome, Deferred):
+            self.trouble(outcome.state, outcome.reason, now_s, next_s)
+        elif not self._report_refused:
             self._report_refused = True
-            _log.info("the endpoint does not accept reports without fixes (%s)", reason)
+            _log.info("the endpoint does not accept reports without fixes (%s)", outcome.reason)
 
     def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
         """The endpoint took ``count`` fixes, so any trouble is over."""

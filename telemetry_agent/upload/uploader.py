@@ -31,10 +31,9 @@ from collections.abc import Callable
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Batch, Deferred, Delivered, Held, Outcome, Refused, UploadState
+from telemetry_agent.model import Batch, Deferred, Held, UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import (
-    AlwaysReachable,
     BatchQueue,
     Exchange,
     Reachability,
@@ -77,8 +76,8 @@ class Uploader:
         transport: Exchange,
         policy: UploadPolicy,
         *,
+        way: Reachability,
         keeper: StatusKeeper | None = None,
-        way: Reachability | None = None,
         missing: Callable[[], str | None] = lambda: None,
         reports: AgentReports | None = None,
         resend: Resend | None = None,
@@ -94,8 +93,8 @@ class Uploader:
             wire_format: How a request looks.
             transport: Belongs to the caller, who closes it after ``last_upload``.
             policy: What the config says.
-            keeper: Of the uploader before this one, which goes on.
             way: What is known of the way to the endpoint.
+            keeper: Of the uploader before this one, which goes on.
             missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
             resend: Makes delivered fixes ready again that the endpoint asks for; ``None``: it may
@@ -112,7 +111,7 @@ class Uploader:
         self._transport = transport
         self._transport.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
-        self._way = way or AlwaysReachable()
+        self._way = way
         self._missing = missing
         self._reports = reports
         self._on_step = on_step
@@ -128,21 +127,11 @@ class Uploader:
 
         self._leases = Leases(queue, wire_format.unfit, self._keeper.dead_lettered)
         self._one_by_one = wire_format.one_by_one
-        self._sizing = Sizing(
-            min(policy.max_batch, _SERIES_MAX) if self._one_by_one else policy.max_batch,
-            policy.flush_every_s,
-            policy.timeout_s,
-        )
+        at_most = min(policy.max_batch, _SERIES_MAX) if self._one_by_one else policy.max_batch
+        self._sizing = Sizing(at_most, policy.flush_every_s, policy.timeout_s)
         self._resending = Resending(resend if policy.live_first else None)
         self._selection = Selection(
-            queue,
-            self._leases,
-            self._sizing,
-            self._pace,
-            self._keeper,
-            policy,
-            in_haste,
-            rng,
+            queue, self._leases, self._sizing, self._pace, self._keeper, policy, in_haste, rng
         )
         self._refusals = self._selection.refusals
         self._sender = Sender(
@@ -214,8 +203,8 @@ class Uploader:
             self._abandon(everything=True)
             if self._outcomes.went_well:
                 self._transport.rearm()
-                newest_first = self._policy.live_first
-                batch = self._leases.take(self._sizing.limit(), live_first=newest_first)
+                limit, live_first = self._sizing.limit(), self._policy.live_first
+                batch = self._leases.take(limit, live_first=live_first)
                 if batch is not None:
                     self._attempt(batch, timeout_s)
         finally:
@@ -249,12 +238,12 @@ class Uploader:
         # What got no answer may be what the endpoint chokes on, so other fixes are tried first,
         # unless the last exchange was answered. Where the order counts nothing may overtake it,
         # until it got no answer so often that it may never get one.
+        # If nothing else is due, it does not wait for the next fix to be.
         in_order = not self._policy.live_first and self._sender.silences < _SILENCES_MAX
         if self._outcomes.unanswered and (self._sender.hope or in_order or not pending):
             self._resume_unanswered()
         chosen = self._selection.next(now_s)
         if self._outcomes.unanswered and not isinstance(chosen, Batch):
-            # Nothing else is due: what got no answer does not wait for the next fix to be.
             self._resume_unanswered()
             chosen = self._selection.next(now_s)
         if isinstance(chosen, Batch):
@@ -310,7 +299,7 @@ class Uploader:
             if twice:
                 self._refusals.refused_twice(batch)
             stop = self._outcomes.apply(batch, outcome, probing=probing)
-            self._heed(outcome)
+            self._resending.asked(outcome, self._clock.monotonic_s())
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
             self._selection.delivered()
@@ -323,30 +312,16 @@ class Uploader:
         if wait_s > 0:
             return wait_s
         self._selection.attempted_s = now_s
-        batch = reports.without_fixes()
         timeout_s = min(self._policy.timeout_s, _REPORT_TIMEOUT_S)
-        outcome = self._sender.send_report(reports, batch, timeout_s)
+        outcome = self._sender.send_report(reports, timeout_s)
         lost = isinstance(outcome, Deferred) and not outcome.answered
         if self._closed or (self._network_changed and lost):
             return 0
         now_s = self._clock.monotonic_s()
-        asked_wait_s = (outcome.retry_after_s or 0.0) if isinstance(outcome, Deferred) else 0.0
-        taken = isinstance(outcome, Delivered)
-        next_s = reports.ended(now_s, taken=taken, asked_wait_s=asked_wait_s)
-        if not taken:
-            self._keeper.failed()
-        elif not self._selection.probing:
-            self._keeper.delivered(0, 0, now_s)
-        self._heed(outcome)
-        if isinstance(outcome, Deferred):
-            self._keeper.trouble(outcome.state, outcome.reason, now_s, next_s)
-        elif isinstance(outcome, Refused | Held):
-            self._keeper.report_refused(outcome.reason)
+        next_s = reports.ended(now_s, outcome)
+        self._keeper.reported(outcome, now_s, next_s, held=self._selection.probing)
+        self._resending.asked(outcome, now_s)
         return 0
-
-    def _heed(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Delivered):
-            self._resending.asked(outcome.resend, self._clock.monotonic_s())
 
     # How long to wait
 
@@ -364,7 +339,10 @@ class Uploader:
                     # It ended with the old route, and shows nothing about the new one.
                     self._abandon()
                     return 0
-                return self._wait(state, reason, retry_after_s, answered=answered)
+                self._endpoint_named_the_time = retry_after_s is not None
+                crowded = answered and state == "waiting"
+                wait_s = self._pace.failed(crowded=crowded, retry_after_s=retry_after_s)
+                return self._pause(state, reason, wait_s)
             case None:
                 return 0
 
@@ -384,14 +362,6 @@ class Uploader:
         self._endpoint_named_the_time = False
         return self._pause("held", reason, self._policy.backoff_max_s)
 
-    def _wait(
-        self, state: UploadState, reason: str, retry_after_s: float | None, *, answered: bool
-    ) -> float | None:
-        self._endpoint_named_the_time = retry_after_s is not None
-        crowded = answered and state == "waiting"
-        wait_s = self._pace.failed(crowded=crowded, retry_after_s=retry_after_s)
-        return self._pause(state, reason, wait_s)
-
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:
         self._abandon()
         if self._closed:
@@ -406,7 +376,6 @@ class Uploader:
 
         Fixes that were refused alone stay leased, unless ``everything`` goes.
         """
-        self._refusals.end_search()
         if everything:
             self._refusals.give_up()
         self._sender.plain_for_now = False
@@ -415,7 +384,7 @@ class Uploader:
             self._outcomes.unanswered = True
             self._leases.give_back(in_flight, answered=False)
             self._refusals.lost(in_flight)
-            self._refusals.end_search()
+        self._refusals.end_search()
         self._leases.give_all_back(keep=self._refusals.kept)
 
     def _hand_back(self) -> None:

@@ -6,14 +6,18 @@ import re
 import shutil
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from ackqueue.corruption import LOG_LINES_MAX, STATES, BrokenError, Found, Stock, corrupt
+from judge import store
 from misbehaving import Server
 from processes import agent, run_agent
 from rig import simulated, write_config
 
 from telemetry_agent.fields import fix_fields
+from telemetry_agent.lab.endpoint.database import FixDatabase
+from telemetry_agent.lab.native_request import parse
 
 END_S = 10.0
 
@@ -43,17 +47,22 @@ def prove_agent(stocks: dict[str, Stock], seed: int, limit_s: float) -> Found:
 
 def _use(stock: Stock, folder: Path, limit_s: float) -> Found:
     with simulated(folder, rate_hz=10) as simulator, Server() as server:
-        config = write_config(folder, str(simulator.device), server.url)
+        sampling = {"heartbeat": "1s"}
+        config = write_config(folder, str(simulator.device), server.url, sampling=sampling)
         began_s = time.monotonic()
         with agent("run", "--config", str(config)) as running:
             # What is delivered is on disk.
             server.wait_for(lambda s: any(name not in stock.records for name in s.ledger))
             took_s = time.monotonic() - began_s
+            server.wait_for(
+                lambda s: any("streams" in (r.json.get("agent") or ()) for r in s.requests)
+            )
             status = json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
             began_s = time.monotonic()
             exit_status = running.end()
             ended_s = time.monotonic() - began_s
         text = "\n".join([*running.out, *running.err])
+        missing = _missing(stock, server)
         invented, altered = _compare(stock, server)
     lines = [
         line for line in text.splitlines() if re.match(r"\S+Z (warning|error|critical): ", line)
@@ -65,11 +74,22 @@ def _use(stock: Stock, folder: Path, limit_s: float) -> Found:
         not status["queue"] and "status shows no queue",
         invented and f"{invented} invented",
         altered and f"{altered} altered",
+        missing and f"{missing} missed by the audit",
         "Traceback" in text and "a traceback",
         len(lines) > LOG_LINES_MAX and f"{len(lines)} log lines",
     ]
     assert not any(faults), ", ".join(str(fault) for fault in faults if fault) + f"\n{text[-3000:]}"
     return Found(took_s, lines, 0, 0, 0, 0, "uncounted" in status["queue"]["lost"])
+
+
+def _missing(stock: Stock, server: Server) -> int:
+    """How many fixes the audit of an endpoint misses that has accepted all requests."""
+    with closing(FixDatabase(Path(":memory:"))) as database:
+        store(database, stock.arrived)
+        for request in server.requests:
+            encoding = request.headers.get("content-encoding", "identity")
+            database.put(parse(request.body, encoding))
+        return sum(stream["missing"] for said in database.audits() for stream in said["streams"])
 
 
 def _compare(stock: Stock, server: Server) -> tuple[int, int]:

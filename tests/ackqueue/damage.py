@@ -9,7 +9,7 @@ from functools import reduce
 from pathlib import Path
 
 from ackqueue.queue_parts import fix_at
-from judge import verdicts
+from judge import audit
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
@@ -144,9 +144,14 @@ def recover(path: Path) -> Outcome:
                     accounts, _ = queue.accounts()
                 except StorageError:  # damage that nothing has met before
                     continue
-                found = verdicts(accounts, [(r.stream, r.seq) for r in delivered])
-                complete = all(verdict.missing == 0 for verdict in found.values())
-                return Outcome(delivered, queue.stats().lost.get("damaged", 0), complete)
+                said = audit(accounts, [(r.stream, r.seq) for r in delivered])
+                streams = said["streams"]
+                complete = all(stream["stored"] == stream["expected"] for stream in streams)
+                return Outcome(
+                    delivered,
+                    queue.stats().lost.get("damaged", 0),
+                    complete and not said["unaccounted"],
+                )
 
 
 def copy(source: Path, target: Path) -> None:

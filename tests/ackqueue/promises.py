@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ackqueue.queue_parts import fix_at
+from judge import audit
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Batch, Record
+from telemetry_agent.model import Batch, Record, StreamAccount
 
 Name = tuple[str, int]
 NEVER = 10**12
@@ -45,6 +46,8 @@ class Life:
     sent: int = NEVER
     may_go: int = NEVER
     """From here on it may be deleted: delivered, and old enough."""
+    arrived: bool = False
+    """The endpoint accepted it in a life before this one."""
     calls: list[Call] = field(default_factory=list)
 
     @property
@@ -56,6 +59,13 @@ class Life:
         """It is gone, or may be, and counts as lost."""
         settled, possible = self.states(moment)
         return State.GONE in {settled, *possible}
+
+    def has_arrived(self, moment: int) -> bool:
+        """The endpoint has accepted it: that comes before the queue is told."""
+        name = _name(self.record)
+        return self.arrived or any(
+            call.begun <= moment and call.states[name] is State.ACKED for call in self.calls
+        )
 
     def states(self, moment: int) -> tuple[State, set[State]]:
         """What the disk says of it, and what it may say as well: a call is under way."""
@@ -132,6 +142,7 @@ class Promises:
         following = Promises(self._lost + self._given_up(found, moment))
         for name, life in self.lives.items():
             later = Life(life.record, 0, found.get(name, State.READY))
+            later.arrived = life.has_arrived(moment)
             following.lives[name] = later
             if name in found and life.committed <= moment:
                 later.committed = 0
@@ -179,7 +190,13 @@ class Promises:
         lost = queue.stats().lost
         if sum(lost.values()) != self._lost + self._given_up(found, moment):
             raise BrokenPromiseError(f"lost: {lost}")
-        self._check_batches(queue, found, moment)
+        arrived = {name for name, life in self.lives.items() if life.has_arrived(moment)}
+        accounts: dict[str, StreamAccount] = {}
+        self._check_account(queue, found, moment, arrived, accounts)
+        for batch in self._check_batches(queue, found, moment):
+            queue.ack(batch)
+            arrived.update(names(batch.records))
+        self._check_account(queue, found, moment, arrived, accounts)
         record = queue.put(fix_at(), "after")
         if (record.stream, record.seq) in self.lives:
             raise BrokenPromiseError(f"the name {record.stream} {record.seq} is given again")
@@ -218,19 +235,52 @@ class Promises:
             life.was_given_up(moment) for name, life in self.lives.items() if name not in found
         )
 
-    def _check_batches(self, queue: AckQueue, found: Mapping[Name, State], moment: int) -> None:
+    def _check_batches(
+        self, queue: AckQueue, found: Mapping[Name, State], moment: int
+    ) -> list[Batch]:
         """All that is ready is handed out once, and nothing else."""
-        handed_out: list[Name] = []
-        batches: list[set[Name]] = []
+        leased: list[Batch] = []
         while batch := queue.lease(10_000):
-            handed_out += names(batch.records)
-            batches.append(set(names(batch.records)))
+            leased.append(batch)
+        handed_out = [name for batch in leased for name in names(batch.records)]
+        batches = [set(names(batch.records)) for batch in leased]
         ready = {name for name, state in found.items() if state is State.READY}
         if len(handed_out) != len(ready) or set(handed_out) != ready:
             raise BrokenPromiseError("what is handed out is not what is ready")
         for seal in self.seals:
             if seal.since <= moment < seal.until and seal.names not in batches:
                 raise BrokenPromiseError("a batch without an answer does not come again as it was")
+        return leased
+
+    def _check_account(
+        self,
+        queue: AckQueue,
+        found: Mapping[Name, State],
+        moment: int,
+        arrived: set[Name],
+        accounts: dict[str, StreamAccount],
+    ) -> None:
+        """By the accounts that the queue gives, the endpoint finds what it accepted.
+
+        ``accounts`` are those that it has heard before; these are added.
+        """
+        while some := [a for a in queue.accounts()[0] if accounts.get(a.stream) != a]:
+            accounts |= {account.stream: account for account in some}
+            queue.settle(some)  # a report has not more than 20
+        said = audit(accounts.values(), arrived)
+        # What was accepted and is ready again for all the queue knows can be given up after that.
+        not_coming = {
+            name
+            for name in arrived
+            if found.get(name) is State.ACK_FAILED
+            or (name not in found and self.lives[name].was_given_up(moment))
+        }
+        stored = sum(stream["stored"] - stream["expected"] for stream in said["streams"])
+        if not said["complete"] or said["unaccounted"] or stored > len(not_coming):
+            raise BrokenPromiseError(f"the endpoint's audit: {said}")
+        through = {stream["stream"]: stream["through"] for stream in said["streams"]}
+        if not queue.backlog().ready and any(seq > through.get(of, 0) for of, seq in found):
+            raise BrokenPromiseError(f"all is delivered, but the endpoint's audit: {said}")
 
 
 def _name(record: Record) -> Name:

@@ -70,8 +70,10 @@ class RecordedDisk:
         create, rename, unlink = schema.create_file, set_aside_files.rename, set_aside_files.unlink
 
         def recorded_create(path: Path) -> None:
+            is_new = not path.exists()
             create(path)
-            self.log.append(Op("create", path.name))
+            if is_new:
+                self.log.append(Op("create", path.name))
 
         def recorded_rename(old: Path, new: Path) -> None:
             rename(old, new)
@@ -119,8 +121,9 @@ class Recorded(ApswConnection):
     def execute(self, sql: str, parameters: Any = ()) -> Any:
         if sql == "COMMIT" and self.disk.commits_late:
             return None
-        if sql == "BEGIN IMMEDIATE":
+        if sql in {"BEGIN IMMEDIATE", "VACUUM"}:
             self._commit_at_last()
+        if sql == "BEGIN IMMEDIATE":
             for pragma in self.disk.pragmas:
                 super().execute(pragma).fetchall()
         return super().execute(sql, parameters)

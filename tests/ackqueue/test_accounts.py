@@ -4,22 +4,30 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from ackqueue import damage
+from ackqueue.older_files import OLDER, make_older
+from ackqueue.promises import names
 from ackqueue.queue_parts import Disk, fix_at, lease, put
 from fakes import FakeClock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from judge import audit
 
+from telemetry_agent.ackqueue.file import store
 from telemetry_agent.ackqueue.limits import thinner
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.ranges import RangeMap, Span
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
-from telemetry_agent.ackqueue.streams import STREAMS_MAX
+from telemetry_agent.ackqueue.row_states import RowState
+from telemetry_agent.ackqueue.streams import NO_END, STREAMS_MAX
 from telemetry_agent.errors import StorageError
+from telemetry_agent.lab.endpoint.audit import lines
 from telemetry_agent.model import Batch, StreamAccount
 
 Name = tuple[str, int]
@@ -408,6 +416,79 @@ def test_a_settled_stream_is_reported_again_when_something_else_becomes_of_it(
         deliver(queue)
         queue.settle(accounts)  # too late: it is another by now
         assert told(queue) == [(stream, 9, 9, {"discarded": 1})]
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_nothing_is_accounted_for_while_fixes_of_a_stream_without_an_account_wait(
+    tmp_path: Path, version: int
+) -> None:
+    path = tmp_path / "queue.db"
+    make_older(path, version)
+    delivered: list[Name] = []
+    with AckQueue(path) as queue:
+        put(queue, 2, start=10)
+        queue.commit()
+        batch = lease(queue, live_first=True)
+        queue.ack(batch)
+        delivered += names(batch.records)
+        assert told(queue) == []
+        batch = lease(queue)
+        queue.ack(batch)
+        delivered += names(batch.records)
+        said = audit(queue.accounts()[0], delivered)
+    assert len(delivered) == 5
+    noon = "2026-11-23T12:00:00.000Z"
+    assert lines(said) == [f"van-07: complete until {noon}; no account of 3 fixes until {noon}"]
+
+
+def test_what_became_of_each_row_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 4,000 rows every other one is a dead letter, and nobody waits while they are counted."""
+    looks: list[int] = []
+
+    class Counted(RangeMap[RowState]):
+        def within(self, lo: int, hi: int = NO_END) -> Iterator[Span[RowState]]:
+            looks.append(0)
+            for span in super().within(lo, hi):
+                looks[-1] += 1
+                yield span
+
+    monkeypatch.setattr(store, "RangeMap", Counted)
+    with AckQueue(tmp_path / "queue.db") as queue:
+        put(queue, 4000)
+        while batch := queue.lease(1000, live_first=False):
+            queue.ack(batch, rejected={record.seq: "no" for record in batch.records[::2]})
+        looks.clear()
+        first = told(queue)
+        assert first == [(queue.stream, 4000, 4000, {"refused": 2000})]
+        assert sum(looks) < 4100
+        assert max(looks) < 600
+        looks.clear()
+        assert told(queue) == first
+        assert sum(looks) == 0
+        put(queue, 10, start=4000)
+        deliver(queue)
+        looks.clear()
+        assert told(queue) == [(queue.stream, 4010, 4010, {"refused": 2000})]
+        assert sum(looks) < 10
+        queue.retry([(queue.stream, 1001)])
+        assert told(queue) == [(queue.stream, 1000, 1000, {"refused": 500})]
+
+
+def test_the_device_says_complete_until_where_all_streams_are_in_the_report(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "queue.db"
+    for start in range(STREAMS_MAX + 1):
+        with AckQueue(path) as queue:
+            put(queue, 1, start=start)
+            deliver(queue)
+    with AckQueue(path) as queue:
+        accounts, until_ms = queue.accounts()
+        assert until_ms is None
+        queue.settle(accounts)
+        assert queue.accounts()[1] == fix_at(STREAMS_MAX).time_ms
 
 
 def test_a_report_names_the_oldest_streams_first_and_the_file_forgets_those_that_are_over(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ackqueue.queue_parts import fix_at, lease, put, seqs
+from ackqueue.queue_parts import Disk, fix_at, lease, put, seqs
 from ackqueue.recorded_disk import scratch_folder
 from fakes import FakeClock
 
@@ -345,6 +345,23 @@ def test_what_is_carried_over_makes_nothing_go(path: Path) -> None:
         assert not queue.stats().carrying_over
         assert queue.stats().lost == {}
         assert len(delivered) == 2 * CAPACITY + 2000
+
+
+def test_room_for_what_is_carried_over_is_made_in_portions(path: Path) -> None:
+    """As much as is read at once; and nothing where the disk refuses."""
+    disk, delivered = Disk(), 2 * CAPACITY
+    with AckQueue(path) as queue:
+        record(queue, range(delivered))
+        while batch := queue.lease(1000):
+            queue.ack(batch)
+    with AckQueue(path, limits=ONE_MIB, connect=disk.connect, clock=FakeClock()) as queue:
+        assert queue.has_room()
+        assert queue.stats().acked == delivered - 1000
+        disk.refuses = "before"
+        assert not queue.has_room()
+        assert not queue.has_room()
+        assert queue.stats().acked == delivered - 2000
+        disk.refuses = "never"
 
 
 def test_space_is_given_back_after_a_drain(path: Path) -> None:

@@ -18,7 +18,7 @@ from zlib import crc32
 import apsw
 import pytest
 from ackqueue import damage
-from ackqueue.queue_parts import fix_at, lease, put, seqs
+from ackqueue.queue_parts import START_MS, Disk, fix_at, lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
 from telemetry_agent.ackqueue.file import schema
@@ -585,6 +585,38 @@ def test_a_batch_that_is_out_stays_out_while_its_fixes_are_carried_over(path: Pa
         assert seqs(lease(queue)) == seqs(third)
         assert queue.stats().dead_letters == {"no": 1}
         assert queue.stats().lost == {}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_made_ready_last_is_ready_whatever_the_damaged_file_says(
+    path: Path, killed: bool
+) -> None:
+    disk = Disk()
+    queue = AckQueue(path, connect=disk.connect)
+    put(queue, 50)
+    queue.ack(lease(queue, 20), rejected=dict.fromkeys(range(41, 51), "no"))
+    queue.release(lease(queue, 20, live_first=False), answered=False)
+    queue.resume_unack()
+    disk.refuses = "before"
+    one, _ = queue.split(lease(queue, 20), 1)
+    queue.release(one, answered=False)
+    assert queue.retry() == 10
+    assert queue.resend(START_MS, START_MS + 99_000) == 10
+    disk.refuses = "never"
+    with queue.shared.disk:
+        queue.shared.writer.report(queue.shared.replace(UnusableError("as if damaged")))
+    if killed:
+        shutil.copytree(path.parent, path.parent / "killed")
+        queue.close()
+        queue = AckQueue(path.parent / "killed" / path.name)
+    with queue:
+        carry_over(queue)
+        queue.resume_unack()
+        assert queue.stats().ready == 50
+        assert seqs(lease(queue)) == [1]
+        assert seqs(lease(queue)) == list(range(2 if killed else 21, 51))
+        states = queue.shared.store.read_marks(0)
+        assert [(mark[0], mark[4]) for mark in states if mark[2] == State.READY] == [(1, 1)]
 
 
 def test_a_second_damage_before_the_first_is_carried_over(path: Path) -> None:

@@ -5,14 +5,16 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from ackqueue import promises
 from ackqueue.power_loss import Subject, prove
 from ackqueue.promises import BrokenPromiseError
+from judge import Name, audit
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.model import Batch
+from telemetry_agent.model import Batch, StreamAccount
 
 if TYPE_CHECKING:
     from ackqueue.recorded_disk import Recorded
@@ -75,3 +77,12 @@ def prove_all(seeds: Iterable[int], subject: Subject) -> None:
 def test_a_careless_queue_is_caught(subject: Subject, broken: str) -> None:
     with pytest.raises(BrokenPromiseError, match=broken):
         prove_all(range(5), subject)
+
+
+def test_an_endpoint_that_forgets_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgets(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, Any]:
+        return audit(accounts, sorted(received)[1:])
+
+    monkeypatch.setattr(promises, "audit", forgets)
+    with pytest.raises(BrokenPromiseError, match=r"the endpoint's audit: .*'missing': 1"):
+        prove(0, 500)

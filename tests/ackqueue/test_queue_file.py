@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.file.lock import QueueLock, lock_path
+from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.errors import QueueLockedError
@@ -103,6 +105,46 @@ def test_a_file_that_goes_while_it_is_used_is_written_again_within_10_s(
     assert outcome.lost == 0
     if how is replaced:
         assert path.with_name("queue.db.foreign-1").read_bytes() == b"not ours"
+
+
+def test_a_queue_that_is_put_in_the_place_keeps_its_log(tmp_path: Path) -> None:
+    clock, path, other = FakeClock(), tmp_path / "queue.db", tmp_path / "other.db"
+    with AckQueue(other) as queue, AckQueue(path, commit_every_s=0, clock=clock) as replaced:
+        records = damage.record(queue, 7)
+        put(replaced, 2)
+        for file in (other, log_of(other)):
+            shutil.copy(file, file.with_name("copy"))
+            file.with_name("copy").rename(path.with_name(file.name.replace("other", "queue")))
+        replaced.stay_in_place()
+        assert replaced.stats().ready == 2
+    assert damage.recover(tmp_path / "queue.db.foreign-1").delivered == records
+
+
+def test_a_copy_that_finds_no_room_leaves_nothing_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, path = FakeClock(), tmp_path / "queue.db"
+    with AckQueue(path, commit_every_s=0, clock=clock) as queue:
+        committer = Committer(queue)
+        damage.record(queue, 300)
+        committer.step(clock.monotonic_s())
+        deleted(path)
+        with monkeypatch.context() as patch:
+            patch.setattr("telemetry_agent.ackqueue.file.store.connect", small)
+            for _ in range(3):
+                committer.step(clock.advance(8))
+        assert "database or disk is full" in caplog.text
+        assert len(caplog.records) == 1
+        assert not list(tmp_path.glob("*.new*"))
+        committer.step(clock.advance(8))
+        assert path.exists()
+
+
+def small(path: Path) -> sqlite3.Connection:
+    """A file that may not grow."""
+    connection = connect(path)
+    connection.execute("PRAGMA max_page_count = 10")
+    return connection
 
 
 def test_a_lock_file_that_another_process_made_again_is_reported(

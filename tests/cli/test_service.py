@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from telemetry_agent.cli import cli, service
+from telemetry_agent.cli import service
+from telemetry_agent.cli.group import cli
 from telemetry_agent.errors import AgentError, UsageError
 
 

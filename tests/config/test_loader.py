@@ -109,6 +109,15 @@ def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
             "must not contain a user name or password",
         ),
         ("http://127.0.0.1:8080/v1/fixes", "http://x:99999/", "must be a URL: Port out of range"),
+        ("http://127.0.0.1:8080/v1/fixes", "http://[v1.a]/", "must be a URL: "),
+        ("http://127.0.0.1:8080/v1/fixes", "http://[::g]/", "must be a URL: "),
+        (
+            "http://127.0.0.1:8080/v1/fixes",
+            r"http://x/\u0000",
+            "must be plain ASCII without spaces",
+        ),
+        ("http://127.0.0.1:8080/v1/fixes", "http://bücher.example/", "a host as xn--…"),
+        ("http://127.0.0.1:8080/v1/fixes", f"http://x/{'a' * 9000}", "must be shorter than 8192"),
         ("[gps]", "[gps", "is not valid TOML"),
     ],
 )

@@ -138,7 +138,17 @@ def test_an_error_keeps_its_kind(queue: Path, commands: Commands) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"\n", b"nonsense\n", b"\xff\xfe\n", b"[1]\n", b'{"ask": 7}\n', b"[" * 60_000 + b"\n"],
+    [
+        b"\n",
+        b"nonsense\n",
+        b"\xff\xfe\n",
+        b"[1]\n",
+        b'{"ask": 7}\n',
+        b"[" * 60_000 + b"\n",
+        b'{"ask": "echo", "for_s": NaN}\n',
+        b'{"ask": "echo", "for_s": -Infinity}\n',
+        b'{"ask": "echo", "for_s": 1e999}\n',
+    ],
 )
 def test_what_is_no_question_is_told(line: bytes, queue: Path, commands: Commands) -> None:
     with listening(queue, commands), connected(queue) as sock:

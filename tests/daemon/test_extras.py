@@ -42,12 +42,13 @@ def test_a_value_is_a_number_or_a_word(text: str, scale: float | None, value: ob
         ("open", 1.0),
         ("nan", None),
         ("inf", 2.0),
+        ("1e300", 1e300),
         ("a\nb", None),
         ("x" * 65, None),
     ],
 )
 def test_what_is_neither_is_absent(text: str, scale: float | None) -> None:
-    with pytest.raises(ValueError, match=r"no number|neither"):
+    with pytest.raises(ValueError, match=r"no number|neither|too large"):
         parsed(text, scale)
 
 

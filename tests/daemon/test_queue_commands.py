@@ -138,6 +138,8 @@ def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
         ("export", {"format": ["gpx"]}),
         ("export", {"format": "gpx", "since_ms": "yesterday"}),
         ("export", {"format": "gpx", "gap_s": "long"}),
+        ("queue list", {"state": ["acked"]}),
+        ("queue list", {"state": {}}),
     ],
 )
 def test_what_makes_no_sense_is_told_and_changes_nothing(

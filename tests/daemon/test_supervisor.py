@@ -55,8 +55,29 @@ def test_a_task_that_crashes_is_closed_and_built_anew(caplog: pytest.LogCaptureF
     work.end(5)
     assert not work.is_alive
     assert [record.getMessage() for record in caplog.records] == [
-        "work crashed (1 since the start)"
+        "work crashed (1 since the start): RuntimeError('first')"
     ]
+
+
+def test_a_step_that_fails_after_the_stop_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:
+    begun, closed = threading.Event(), threading.Event()
+
+    class Slow(Work):
+        def step(self, now_s: float) -> float | None:
+            begun.set()
+            closed.wait(20)
+            raise ValueError("the queue is closed")
+
+        def close(self) -> None:
+            closed.set()
+
+    supervisor = Supervisor(Clock())
+    work = supervisor.add("work", lambda: Slow([], threading.Event()))
+    supervisor.start()
+    assert begun.wait(20)
+    work.end(0)
+    assert not work.is_alive
+    assert caplog.records == []
 
 
 def test_a_crash_of_one_does_not_stop_another() -> None:
@@ -81,28 +102,30 @@ def test_a_crash_of_one_does_not_stop_another() -> None:
         assert not task.is_alive
 
 
-def test_a_task_that_crashes_again_and_again_ends_the_process(
+def test_a_task_that_records_and_crashes_again_and_again_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("telemetry_agent.daemon.supervisor._REBUILD_INITIAL_S", 0.001)
     signals: SimpleQueue[int] = SimpleQueue()
     monkeypatch.setattr("os.kill", lambda pid, number: signals.put(number))
     supervisor = Supervisor(FakeClock())
-    work = supervisor.add("work", lambda: Work([RuntimeError("always")], threading.Event()))
+    work = supervisor.add(
+        "work", lambda: Work([RuntimeError("always")], threading.Event()), records=True
+    )
     supervisor.start()
     assert signals.get(timeout=5) == signal.SIGTERM
     assert supervisor.gave_up
     assert work.crashes == 6
 
 
-def test_a_task_that_the_agent_can_do_without_never_ends_it(
+def test_recording_goes_on_without_a_task_that_crashes_again_and_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("telemetry_agent.daemon.supervisor._REBUILD_INITIAL_S", 0.0001)
     crashes: list[Exception] = [RuntimeError("again")] * 12
     idle = threading.Event()
     supervisor = Supervisor(FakeClock())
-    extra = supervisor.add("extra", lambda: Work(crashes, idle), vital=False)
+    extra = supervisor.add("extra", lambda: Work(crashes, idle))
     supervisor.start()
     assert idle.wait(5)
     assert (extra.crashes, supervisor.gave_up) == (12, False)

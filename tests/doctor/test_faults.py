@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
+from ackqueue import damage
 from bench import START_MS, Bench, Calendar, answers
 from machines import Machine
 from misbehaving import (
@@ -32,6 +33,7 @@ from processes import ROOT
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.lock import QueueLock
+from telemetry_agent.ackqueue.recovery.set_aside_files import move_away
 from telemetry_agent.addresses import Address, Resolve
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor.checks import NAMES
@@ -419,6 +421,22 @@ def a_destroyed_header(bench: Bench) -> None:
         file.write(b"\xff" * 100)
 
 
+@fault("queue", "fail", "is damaged: .*malformed", "sets it aside when it starts")
+def a_destroyed_page(bench: Bench) -> None:
+    bench.recorded()
+    data = bytearray(bench.queue.read_bytes())
+    page = damage.number_bits(bytes(data), 17)[0][0] // damage.PAGE_BYTES * damage.PAGE_BYTES
+    data[page : page + damage.PAGE_BYTES] = b"\xff" * damage.PAGE_BYTES
+    bench.queue.write_bytes(data)
+
+
+@fault("queue", "warn", "is still to be carried over", "when it runs")
+def a_file_to_be_carried_over(bench: Bench) -> None:
+    bench.recorded()
+    move_away(bench.queue)
+    bench.recorded()
+
+
 @fault("queue", "fail", "is a database of another program", "sets it aside when it starts")
 def a_file_of_another_program(bench: Bench) -> None:
     with contextlib.closing(sqlite3.connect(bench.queue)) as database:
@@ -529,7 +547,9 @@ def a_proxy_that_refuses(bench: Bench) -> None:
     bench.url = "https://tracker.example/v1/fixes"
 
 
-@fault("credentials", "fail", "does not see upload.token_file", "sudo install -o nobody", ROOT_ONLY)
+@fault(
+    "credentials", "fail", "does not see upload.token_file", "sudo install -D -o nobody", ROOT_ONLY
+)
 def a_token_in_a_home(bench: Bench) -> None:
     bench.user, bench.hidden = "nobody", (bench.folder / "home",)
     bench.hidden[0].mkdir()
@@ -586,7 +606,7 @@ def a_recording_in_a_home(bench: Bench) -> None:
     bench.source = f"file://{recording.rename(in_a_home(bench, 'drive.nmea'))}"
 
 
-@fault("credentials", "fail", "nobody may not look into .*/deep", "sudo install -o", ROOT_ONLY)
+@fault("credentials", "fail", "nobody may not look into .*/deep", "sudo install -D -o", ROOT_ONLY)
 def a_token_in_a_folder_of_root(bench: Bench) -> None:
     token = secret(bench, 0o644)
     token.parent.chmod(0o700)

@@ -128,10 +128,8 @@ def test_phonetrack_and_the_recorder_say_yes_to_everything(bench: Bench) -> None
     _, answer = asked(bench, recorder, "/pub", send=True, format="owntracks")
     assert (answer.verdict, list(recorder.locations)) == ("pass", ["owntracks/owntracks/van-07"])
     _, answer = asked(bench, recorder, "/", send=True, format="owntracks")
-    assert (answer.verdict, answer.remedy) == (
-        "fail",
-        "correct upload.url: it ends in /pub for the Recorder",
-    )
+    assert answer.verdict == "fail"
+    assert "it ends in /pub for the Recorder" in answer.remedy
 
 
 # What the real ones say; tests/servers has them.

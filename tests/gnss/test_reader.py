@@ -463,6 +463,7 @@ def test_a_receiver_without_checksums_is_told_as_that_and_not_opened_again(
     [
         (nmea.line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3"), "proprietary"),
         (nmea.line("GPGSV,1,1,00"), "no-position"),
+        (nmea.line("KSXT,20261123120000.00,11.5,48.1,545.4"), "no-position"),
         (nmea.line("GPRMC,,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A"), "no-time"),
     ],
 )

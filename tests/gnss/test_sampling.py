@@ -1,48 +1,14 @@
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import corpus
 import pytest
 import tracks
+from road import ALWAYS_MOVING, at, feed, parked, poor, seconds, standing
 
-from telemetry_agent.gnss.geodesy import PoorFix
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.model import Fix, Quality
-
-ALWAYS_MOVING = SamplingPolicy(parked_radius_m=0)
-
-
-def at(
-    seconds: float, east_m: float = 0, *, speed_m_s: float | None = None, course_deg: float = 90
-) -> Fix:
-    lat_e9, lon_e9 = tracks.place(east_m, 0)
-    return Fix(
-        tracks.START_MS + round(seconds * 1000),
-        round(lat_e9),
-        round(lon_e9),
-        speed_mm_s=None if speed_m_s is None else round(speed_m_s * 1000),
-        course_mdeg=round(course_deg * 1000),
-        hdop_e2=90,
-    )
-
-
-def standing(start_s: int, count: int, east_m: float = 0) -> list[Fix]:
-    return [at(start_s + i, east_m, speed_m_s=0) for i in range(count)]
-
-
-def feed(sampler: Sampler, fixes: Iterable[Fix]) -> list[Fix]:
-    return [chosen for fix in fixes for chosen in sampler.feed(fix)]
-
-
-def jumps(kept: Sequence[Fix]) -> list[int]:
-    return [i for i, fix in enumerate(kept) if "jump" in fix.flags]
-
-
-def seconds(fixes: Iterable[Fix]) -> list[float]:
-    return [(fix.time_ms - tracks.START_MS) / 1000 for fix in fixes]
-
 
 # ---- while it moves
 
@@ -117,11 +83,6 @@ def test_bad_fixes_are_left_out_by_reason_and_drive_nothing() -> None:
     assert [fix.odo_m for fix in kept] == [0, 0, 0]
 
 
-def poor(fix: Fix) -> Fix:
-    """The receiver says HDOP 99.99."""
-    return PoorFix._make(fix._replace(hdop_e2=None))
-
-
 def test_no_geometry_is_the_worst_hdop() -> None:
     sampler = Sampler(SamplingPolicy(interval_s=0, max_hdop=5))
     assert feed(sampler, [poor(at(i, 10 * i, speed_m_s=10)) for i in range(4)]) == []
@@ -144,224 +105,6 @@ def test_the_noise_that_a_bad_hdop_is_allowed_ends_at_100_m(say: Callable[[Fix],
     assert feed(sampler, [say(at(201 + i, 99, speed_m_s=1.2)) for i in range(20)]) == []
     assert feed(sampler, [say(at(221 + i, 101 + i, speed_m_s=1.2)) for i in range(20)])
     assert not sampler.parked
-
-
-# ---- parked
-
-
-def parked(policy: SamplingPolicy | None = None) -> Sampler:
-    """Stands since second 0; it is second 200."""
-    sampler = Sampler(policy or SamplingPolicy())
-    feed(sampler, standing(0, 201))
-    assert sampler.parked
-    return sampler
-
-
-def test_parking_begins_with_a_recorded_fix_then_only_heartbeats() -> None:
-    sampler = Sampler(SamplingPolicy(interval_s=60, heartbeat_s=900))
-    kept = feed(sampler, standing(0, 3000))
-    assert seconds(kept) == [0, 60, 120, 180, 1080, 1980, 2880]
-    assert sampler.dropped == {"not-due": 177, "parked": 3000 - 177 - 7 - 1}  # the last one waits
-
-
-def test_the_last_fix_inside_and_the_first_outside_are_recorded() -> None:
-    sampler = parked(SamplingPolicy(interval_s=20))
-    leaving = [at(201 + i, 1.2 * i, speed_m_s=1.2) for i in range(40)]
-    kept = feed(sampler, leaving)
-    # 24 m are still inside; 25.2, 26.4 and 27.6 m are three in a row.
-    assert seconds(kept) == [221, 224]
-    assert not sampler.parked
-
-
-@pytest.mark.parametrize("hdop_e2", [90, None, 8999])
-@pytest.mark.parametrize("make", [Fix, PoorFix])
-def test_a_speed_above_walking_speed_always_ends_parking(
-    make: type[Fix], hdop_e2: int | None
-) -> None:
-    sampler = parked()
-    leaving = [at(201 + i, 2 * i, speed_m_s=2)._replace(hdop_e2=hdop_e2) for i in range(5)]
-    kept = feed(sampler, map(make._make, leaving))
-    assert seconds(kept) == [200, 201, 202, 203, 204, 205]
-    assert not sampler.parked
-    # Driving in a small circle is no parking either.
-    for i in range(400):
-        feed(sampler, [at(210 + i, 10 if i % 2 else 14, speed_m_s=4)])
-        assert not sampler.parked
-
-
-def test_far_outside_parking_ends_at_once() -> None:
-    sampler = parked()
-    assert seconds(feed(sampler, [at(500, 49)])) == []
-    assert sampler.parked
-    assert seconds(feed(sampler, [at(501, 51)])) == [200, 501]
-    assert not sampler.parked
-
-
-@pytest.mark.parametrize(
-    "outside",
-    [
-        [at(201 + i, 40, speed_m_s=0.9) for i in range(100)],
-        [at(201 + i, 40 if i % 3 else 0, speed_m_s=1.4) for i in range(100)],
-    ],
-    ids=["slow", "not three in a row"],
-)
-def test_drift_does_not_end_parking(outside: list[Fix]) -> None:
-    sampler = parked()
-    assert feed(sampler, outside) == []
-    assert sampler.parked
-
-
-@pytest.mark.parametrize(("hdop_e2", "err_h_mm"), [(500, None), (90, 13_400)])
-def test_the_circle_is_as_large_as_the_noise(hdop_e2: int, err_h_mm: int | None) -> None:
-    sampler = parked()
-    outside = [at(201 + i, 39, speed_m_s=1.4) for i in range(9)]
-    noisy = [fix._replace(hdop_e2=hdop_e2, err_h_mm=err_h_mm) for fix in outside]
-    assert feed(sampler, noisy) == []
-    assert sampler.parked
-
-
-def test_a_slow_start_out_of_the_circle_ends_parking_too() -> None:
-    sampler = parked()
-    kept = feed(sampler, [at(201 + i, 0.2 * i, speed_m_s=0.2) for i in range(400)])
-    assert kept
-    assert kept[0].lon_e9 <= kept[1].lon_e9 < at(0, 51).lon_e9
-
-
-def test_a_shorter_stop_is_no_parking() -> None:
-    sampler = Sampler(SamplingPolicy())
-    assert len(feed(sampler, standing(0, 180))) == 180
-
-
-def test_parking_can_be_switched_off_meanwhile() -> None:
-    sampler = parked()
-    held = feed(sampler, standing(201, 1))
-    sampler.policy = SamplingPolicy(interval_s=0)
-    assert seconds([*held, *feed(sampler, standing(202, 3))]) == [201, 202, 203, 204]
-    assert sampler.parked
-    sampler = parked()
-    sampler.policy = SamplingPolicy(parked_radius_m=0)
-    assert len(feed(sampler, standing(201, 50))) == 51  # the one that waited comes too
-    sampler.policy = SamplingPolicy(parked_radius_m=5)
-    assert len(feed(sampler, standing(251, 500))) < 250
-
-
-# ---- jumps
-
-
-def test_a_jump_is_flagged_and_the_way_back_is_none() -> None:
-    sampler = Sampler(ALWAYS_MOVING)
-    fixes = [at(i, 10 * i, speed_m_s=10) for i in range(20)]
-    fixes[10] = at(10, 250, speed_m_s=10)
-    kept = feed(sampler, fixes)
-    assert len(kept) == 20
-    assert [i for i, fix in enumerate(kept) if "jump" in fix.flags] == [10]
-    assert kept[-1].odo_m == pytest.approx(190, abs=1)
-
-
-def test_a_jump_asks_for_nothing() -> None:
-    policy = SamplingPolicy(interval_s=60, distance_m=100, turn_deg=15, parked_radius_m=0)
-    aside = at(3, 400, speed_m_s=5, course_deg=200)
-    fixes = [at(i, 5 * i, speed_m_s=5) for i in range(10)]
-    assert seconds(feed(Sampler(policy), [*fixes[:3], aside, *fixes[4:]])) == [0]
-
-
-def test_a_place_that_lasts_is_no_jump_for_long() -> None:
-    sampler = Sampler(ALWAYS_MOVING)
-    kept = feed(sampler, [*standing(0, 100), *standing(100, 100, east_m=500_000)])
-    assert len(kept) == 200
-    assert jumps(kept) == list(range(100, 130))
-    assert kept[-1].odo_m == 0
-
-
-NULL: dict[str, Any] = {"lat_e9": 0, "lon_e9": 0}
-
-
-@pytest.mark.parametrize("speed", [True, False])
-@pytest.mark.parametrize("count", [1, 2, 5, 20, 50])
-@pytest.mark.parametrize("where", [NULL, {"lat_e9": 31_000_000_000}, {"lat_e9": 48_200_000_000}])
-def test_after_a_bad_first_position_the_good_ones_are_soon_believed(
-    where: dict[str, Any], count: int, speed: bool
-) -> None:
-    sampler = Sampler(ALWAYS_MOVING)
-    bad = [at(i, speed_m_s=0 if speed else None)._replace(**where) for i in range(count)]
-    good = [at(count + i, 10 * i, speed_m_s=10 if speed else None) for i in range(200)]
-    kept = feed(sampler, [*bad, *good])
-    assert jumps(kept) == [count, count + 1]
-    assert kept[-1].odo_m == pytest.approx(1990, abs=40)
-
-
-def test_the_very_first_position_may_be_wrong_by_little_too() -> None:
-    kept = feed(Sampler(ALWAYS_MOVING), [*standing(0, 5), *standing(5, 60, east_m=60)])
-    assert jumps(kept) == [5, 6]
-
-
-def test_at_0_0_it_is_never_believed_to_have_been() -> None:
-    sampler = Sampler(SamplingPolicy(interval_s=0))
-    kept = feed(sampler, [*(fix._replace(**NULL) for fix in standing(0, 1000)), *standing(1000, 9)])
-    assert jumps(kept) == [1000, 1001]
-    assert kept[-1].odo_m == 0
-
-
-def test_a_spell_of_bad_positions_amid_good_ones_is_flagged_and_drives_nothing() -> None:
-    sampler = Sampler(ALWAYS_MOVING)
-    fixes = [at(i, 10 * i, speed_m_s=10) for i in range(300)]
-    fixes[100:125] = [fix._replace(**NULL) for fix in fixes[100:125]]
-    kept = feed(sampler, fixes)
-    assert jumps(kept) == list(range(100, 125))
-    assert kept[-1].odo_m == pytest.approx(2990, abs=5)
-
-
-def test_the_first_position_after_an_outage_may_be_wrong_as_well() -> None:
-    sampler = Sampler(ALWAYS_MOVING)
-    before = [at(i, 10 * i, speed_m_s=10) for i in range(100)]
-    wrong = [at(700 + i, 40_000, speed_m_s=0) for i in range(3)]
-    after = [at(703 + i, 1000 + 10 * i, speed_m_s=10) for i in range(100)]
-    kept = feed(sampler, [*before, *wrong, *after])
-    assert jumps(kept) == [103, 104]
-
-
-def test_a_place_near_by_that_lasts_after_an_outage_is_believed_too() -> None:
-    sampler = Sampler(ALWAYS_MOVING)
-    kept = feed(sampler, [*standing(0, 100), *standing(500, 5), *standing(505, 60, east_m=200)])
-    assert jumps(kept) == list(range(105, 135))
-
-
-def test_a_jump_that_was_recorded_last_is_no_place_to_start_from() -> None:
-    first = feed(Sampler(ALWAYS_MOVING), [at(i, 10 * i, speed_m_s=10) for i in range(100)])
-    jump = at(100, 90_000)._replace(odo_m=first[-1].odo_m, flags=("jump",))
-    later = [at(102 + i, 1020 + 10 * i, speed_m_s=10) for i in range(50)]
-    kept = feed(Sampler(ALWAYS_MOVING, [jump, *first[::-1]]), later)
-    assert jumps(kept) == []
-    assert kept[-1].odo_m == pytest.approx(1510, abs=5)
-
-
-def test_a_jump_does_not_end_parking_and_what_lasts_does() -> None:
-    sampler = parked()
-    assert feed(sampler, [at(201, 200, speed_m_s=0), *standing(202, 5)]) == []
-    kept = feed(sampler, standing(210, 60, east_m=200))
-    assert kept
-    assert "jump" not in kept[0].flags
-
-
-def test_other_flags_stay_and_the_jump_comes_first() -> None:
-    sampler = Sampler(ALWAYS_MOVING)
-    doubtful = at(1, 500, speed_m_s=0)._replace(flags=("time", "datum"))
-    assert feed(sampler, [at(0, speed_m_s=0), doubtful])[1].flags == ("jump", "time", "datum")
-
-
-def test_a_tunnel_is_no_jump_and_counts_as_driven() -> None:
-    sampler = Sampler(SamplingPolicy())
-    kept = feed(sampler, [at(0, speed_m_s=0), at(1, speed_m_s=0), at(90, 2000, speed_m_s=0)])
-    assert [fix.flags for fix in kept] == [()] * 3
-    assert kept[-1].odo_m == pytest.approx(2000, abs=5)
-
-
-@pytest.mark.parametrize("speed", [True, False])
-def test_a_start_at_full_speed_is_no_jump(speed: bool) -> None:
-    sampler = Sampler(SamplingPolicy())
-    fixes = [at(i / 5, 60 * i / 5, speed_m_s=60 if speed else None) for i in range(100)]
-    kept = feed(sampler, fixes)
-    assert all("jump" not in fix.flags for fix in kept)
 
 
 # ---- whole days

@@ -45,6 +45,7 @@ def test_a_series_of_several_sentences(size: int | None) -> None:
         ("GLGSV,1,1,01,72,10,100,30", "GNGSA,A,3,72,,,,,,,,,,,,2,2,2", ("GLONASS", 8)),
         ("GLGSV,1,1,01,08,10,100,30", "GNGSA,A,3,72,,,,,,,,,,,,2,2,2,2", ("GLONASS", 8)),
         ("GAGSV,1,1,01,03,10,100,30,7", "GNGSA,A,3,303,,,,,,,,,,,,2,2,2,3", ("Galileo", 3)),
+        ("GAGSV,1,1,01,132,10,100,30,6", "GNGSA,A,3,132,,,,,,,,,,,,2,2,2,3", ("Galileo", 32)),
         ("GBGSV,1,1,01,60,10,100,30,1", "GNGSA,A,3,60,,,,,,,,,,,,2,2,2,4", ("BeiDou", 60)),
         ("BDGSV,1,1,01,211,10,100,30", "BDGSA,A,3,11,,,,,,,,,,,,2,2,2", ("BeiDou", 11)),
         ("BDGSV,1,1,01,411,10,100,30", "BDGSA,A,3,211,,,,,,,,,,,,2,2,2", ("BeiDou", 11)),
@@ -92,6 +93,20 @@ def test_a_signal_of_its_own_does_not_end_the_series_of_another() -> None:
         "GPGSV,2,2,05,05,40,100,30,1",
     )
     assert [number for _, number in numbers(found)] == [1, 2, 3, 4, 5, 9]
+
+
+def test_a_series_may_have_several_signals() -> None:
+    series = [
+        "GPGSV,3,1,06,01,40,100,30,02,40,100,30,1",
+        "GPGSV,3,2,06,03,40,100,30,1",
+        "GPGSV,3,3,06,01,40,100,35,04,40,100,30,8",
+    ]
+    found = sky(*series, *series)
+    assert [(each.number, each.snr_db) for each in found.satellites] == [
+        *((1, 35), (2, 30), (3, 30), (4, 30))
+    ]
+    torn = ["GPGSV,2,2,05,11,40,100,30,6", "GPGSV,3,1,09,12,40,100,30,8"]
+    assert numbers(sky(*series, *torn)) == numbers(found)
 
 
 def test_a_series_may_span_epochs() -> None:
@@ -161,4 +176,4 @@ def test_recordings(recording: corpus.Recording) -> None:
     decoder = Decoder(fix_rollover=False)
     decoder.feed(recording.data, 0)
     satellites = decoder.sky().satellites
-    assert len({satellite[:2] for satellite in satellites}) == len(satellites) < 120
+    assert len({(one.system, one.number) for one in satellites}) == len(satellites) < 120

@@ -6,7 +6,7 @@ from scripted import ScriptedReceiver
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.gnss.sources.baud import BAUD_RATES, BaudMemory, Trial, in_order
-from telemetry_agent.gnss.sources.protocols import ubx_checksum
+from telemetry_agent.gnss.sources.protocols import ubx_checksum, unreadable
 from telemetry_agent.gnss.sources.serial import SerialSource, detect_baud
 
 EPOCH = rmc("120000") + line("GPVTG,084.4,T,,M,022.4,N,041.5,K,A")
@@ -28,6 +28,25 @@ def test_a_binary_frame_proves_the_speed_however_it_is_cut() -> None:
     trial = Trial()
     frames = bytes(300) + UBX
     assert [trial.feed(frames[i : i + 1]) for i in range(300, len(frames))][-1] is True
+
+
+# Message 1005 of the RTCM standard, and a frame without a message.
+RTCM = (
+    bytes.fromhex("D3 00 13 3E D7 D3 02 02 98 0E DE EF 34 B4 BD 62 AC 09 41 98 6F 33 36 0B 98"),
+    bytes.fromhex("D3 00 00 47 EA 4B"),
+)
+
+
+@pytest.mark.parametrize("frame", RTCM)
+def test_corrections_before_the_sentences_prove_it_too(frame: bytes) -> None:
+    trial = Trial()
+    assert trial.feed(bytes(range(128, 228)) + frame[:2]) is None
+    assert trial.feed(frame[2:-1]) is None
+    assert trial.feed(frame[-1:]) is True
+    damaged = frame[:-1] + bytes((frame[-1] ^ 1,))
+    assert Trial().feed(damaged * 2) is None
+    assert unreadable(frame) == "binary"
+    assert unreadable(damaged) == "wrong-baud"
 
 
 def test_noise_disproves_it_soon() -> None:
@@ -148,6 +167,13 @@ def test_a_wrong_speed_in_the_config_is_told_with_the_right_one() -> None:
         f"the data from {receiver.device} at 9600 baud is not NMEA: it sends at 38400: "
         'set gps.baud = 38400, or "auto" to detect it'
     )
+
+
+def test_a_wrong_speed_is_told_also_when_the_port_is_gone() -> None:
+    with ScriptedReceiver(EPOCH, baud=38400) as receiver:
+        source = SerialSource(receiver.device, 9600)
+    text = str(source.advice("wrong-baud", b""))
+    assert text.endswith('at 9600 baud is not NMEA: try another, or "auto" to detect it')
 
 
 def test_a_receiver_that_speaks_ubx_is_named_with_what_switches_nmea_on() -> None:

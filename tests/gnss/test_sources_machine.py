@@ -32,6 +32,16 @@ def test_u_blox(machine: Machine, generation: int) -> None:
     assert machine.safe()[0].device == Path("/dev/ttyACM0")
 
 
+@pytest.mark.parametrize("fact", ["idVendor", "idProduct"])
+def test_a_receiver_that_is_being_unplugged_hides_no_other(machine: Machine, fact: str) -> None:
+    machine.usb("1546:01a8", "u-blox AG|u-blox 8", "ttyACM0")
+    machine.usb("0e8d:3329", "MTK|GPS Receiver", "ttyACM1")
+    for file in machine.root.rglob(fact):
+        if file.read_text().strip() in {"1546", "01a8"}:
+            file.write_text("")
+    assert machine.found() == [("/dev/ttyACM1", "receiver", "MediaTek GNSS receiver")]
+
+
 def test_media_tek(machine: Machine) -> None:
     machine.usb("0e8d:3329", "MTK|GPS Receiver", "ttyACM0")
     assert machine.found() == [("/dev/ttyACM0", "receiver", "MediaTek GNSS receiver")]

@@ -7,7 +7,7 @@ from scripted import ScriptedReceiver
 
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources.on_connect import OnConnect, command_bytes
-from telemetry_agent.gnss.sources.protocols import protocol, ubx_checksum
+from telemetry_agent.gnss.sources.protocols import ubx_checksum
 from telemetry_agent.gnss.sources.serial import SerialSource
 
 RATE = command_bytes("$PMTK220,200")
@@ -155,25 +155,3 @@ def test_a_u_blox_that_speaks_only_ubx_is_switched_to_nmea() -> None:
         while not decoder.sentences:
             decoder.feed(source.read(1), 0.0)
         source.close()
-
-
-# ---- binary protocols
-
-
-FRAMES = {
-    "UBX": bytes.fromhex("B562 0608 0600 C800 0100 0100 DE6A"),
-    "SiRF": bytes.fromhex("A0A2 0003 0B 81 00 008C B0B3"),
-    "SkyTraq": bytes.fromhex("A0A1 0002 83 02 81 0D0A"),
-    "CASIC": bytes.fromhex("BACE 0400 06 00 E8030000 EC030600"),
-}
-
-
-@pytest.mark.parametrize(("name", "frame"), FRAMES.items())
-def test_a_protocol_is_named_by_a_whole_frame(name: str, frame: bytes) -> None:
-    noise = frame[:2] + b"\x01\x00\x02\x00\x07" * 3
-    assert protocol(noise + frame + noise) == name
-    assert protocol(noise + frame[:-1]) is None
-    for i in range(2, len(frame)):
-        broken = bytearray(frame)
-        broken[i] ^= 0x10
-        assert protocol(bytes(broken)) is None

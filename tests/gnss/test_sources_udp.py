@@ -10,6 +10,7 @@ from fakes import FakeClock
 from nmea import rmc
 
 from telemetry_agent.errors import SourceError
+from telemetry_agent.gnss.framing import Framer
 from telemetry_agent.gnss.sources.udp import UdpOptions, UdpSource
 
 LIMIT_S = 20.0
@@ -44,6 +45,15 @@ def test_each_sender_has_a_buffer_of_its_own() -> None:
         assert send(source, "127.0.0.2", second[:40]) == b""
         assert send(source, "127.0.0.1", first[30:]) == first
         assert send(source, "127.0.0.2", second[40:]) == b"", "another than the one followed"
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r", b"", b"\0", b" "])
+def test_a_datagram_may_end_in_many_ways(end: bytes) -> None:
+    sent = rmc("120000").strip() + end
+    with listening() as source:
+        framer = Framer()
+        for _ in range(3):
+            assert len(framer.feed(send(source, "127.0.0.1", sent))) == 1
 
 
 def test_the_first_with_a_position_is_followed_until_it_falls_silent(

@@ -29,7 +29,7 @@ READ_BY = {
     ("page.md", "caddy"): "page/test_proxy.py",
     ("page.md", "nginx"): "page/test_proxy.py",
     ("protocol.md", "http"): "vectors.py",
-    ("servers.md", "sql"): "servers/test_clickhouse.py",
+    ("servers.md", "sql"): "old_clickhouse.py",
     ("upgrade.md", "sh"): "packages/test_pages_as_printed.py",
 }
 """Page and language -> the test that runs these blocks."""

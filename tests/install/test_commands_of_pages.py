@@ -15,7 +15,8 @@ import pytest
 from documents import PAGES, blocks
 from processes import ROOT, environment
 
-from telemetry_agent.cli import PROGRAM, cli
+from telemetry_agent.cli import PROGRAM
+from telemetry_agent.cli.group import cli
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

@@ -1,7 +1,9 @@
 """The endpoint's audit: what it can prove from its rows and the agents' accounts."""
 
 import json
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetry_agent.errors import StorageError
 from telemetry_agent.lab.endpoint import AGENTS_PATH, Endpoint
 from telemetry_agent.lab.endpoint.audit import account_of, as_json, judge, lines
+from telemetry_agent.lab.endpoint.database import FixDatabase
+from telemetry_agent.lab.native_request import NativeRequest
 from telemetry_agent.model import StreamAccount
 
 STREAM = "9f0c2d6e11a7b354"
@@ -37,14 +42,16 @@ def test_it_misses_what_was_taken_and_nothing_else(
     never = recorded & not_coming
     lost = (recorded - never) & taken
     counts = {"thinned": len(never)} if never else {}
-    account = StreamAccount(STREAM, 60, len(recorded), counts)
-    verdict = judge(account, rows((recorded - never - lost) | later))
+    verdict = judge(
+        StreamAccount(STREAM, 60, len(recorded), counts), rows((recorded - never - lost) | later)
+    )
     assert verdict.missing == len(lost)
     assert bool(verdict.gaps) == bool(lost)
-    for seq in lost:
-        if len(verdict.gaps) < 20:
-            assert any(first <= seq <= last for first, last in verdict.gaps)
     audit = as_json("van-07", [verdict])
+    named = audit["streams"][0]["gaps"]
+    assert len(named) <= 20
+    for seq in lost:
+        assert any(first <= seq <= last for first, last in named)
     assert audit["complete"] == (not lost)
     if lost and audit["complete_until"] is not None:
         assert audit["complete_until"] < time_of(min(lost))
@@ -62,6 +69,12 @@ def test_it_misses_what_was_taken_and_nothing_else(
         {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": [1]},
         {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": {"thinned": "some"}},
         {"stream": STREAM, "through": 1, "recorded": 1, "damaged_in": [1, None]},
+        {"stream": "", "through": 1, "recorded": 1},
+        {"stream": "\udcff" * 16, "through": 1, "recorded": 1},
+        {"stream": STREAM, "through": 1, "recorded": 10**30},
+        {"stream": STREAM, "through": 1, "recorded": 2},
+        {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": {"thinned": 2}},
+        {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": {"\x1b[2J": 1}},
     ],
 )
 def test_what_is_not_an_account_is_ignored(said: object) -> None:
@@ -97,8 +110,136 @@ def test_the_endpoint_names_what_was_deleted_from_it(tmp_path: Path) -> None:
         assert urllib.request.urlopen(endpoint.url.replace("/v1/fixes", AGENTS_PATH)).status == 200
 
 
-def send(url: str, fixes: list[dict[str, Any]], agent: dict[str, Any] | None) -> None:
+def account(stream: str, through: int, recorded: int, **more: Any) -> dict[str, Any]:
+    return {"stream": stream * 16, "through": through, "recorded": recorded, **more}
+
+
+class Received:
+    """The database of an endpoint."""
+
+    def __init__(self) -> None:
+        self.database = FixDatabase(Path(":memory:"))
+
+    def report(self, *accounts: dict[str, Any], device: str = "van-07") -> None:
+        agent = {"streams": list(accounts)}
+        self.database.put(NativeRequest(device, STREAM, [], [], agent))
+
+    def fixes(self, stream: str, first: int, last: int, *, after: int = 0) -> None:
+        """With the times ``after`` seconds later than their seq."""
+        fixes = [
+            {"seq": seq, "time": time_of(after + seq), "lat": 48.1, "lon": 11.5}
+            for seq in range(first, last + 1)
+        ]
+        self.database.put(NativeRequest("van-07", stream * 16, fixes, [], None))
+
+    def said(self, device: str = "van-07") -> tuple[bool, str | None]:
+        (audit,) = self.database.audits(device)
+        return audit["complete"], audit["complete_until"]
+
+
+@pytest.fixture
+def received() -> Iterator[Received]:
+    received = Received()
+    yield received
+    received.database.close()
+
+
+def test_what_a_stream_still_has_to_deliver_bounds_the_time_of_all(received: Received) -> None:
+    received.fixes("a", 1, 20)
+    received.fixes("b", 1, 5, after=100)
+    live = account("b", 5, 5)
+    received.report(account("a", 20, 20), live)  # an outage: a has more, and b is live
+    assert received.said() == (True, time_of(20))
+    received.report(account("a", 0, 0), live)
+    assert received.said() == (True, time_of(20))  # a report that came late
+    received.report(account("a", 20, 20, finished=True), live)
+    assert received.said() == (True, time_of(105))
+    received.report(account("c", 0, 0))  # started again, nothing delivered
+    assert received.said() == (True, time_of(105))
+
+
+def test_nothing_is_complete_before_the_first_fix_of_the_oldest_stream(received: Received) -> None:
+    received.fixes("b", 1, 5)
+    received.report(account("a", 0, 0), account("b", 5, 5))
+    assert received.said() == (True, None)
+    assert lines(received.database.audits()[0]) == ["van-07: complete until no fix"]
+
+
+@pytest.mark.parametrize(
+    ("newer", "older"),
+    [
+        (account("a", 20, 20, finished=True), account("a", 20, 20)),
+        (account("a", 20, 20, finished=True), account("a", 9, 9)),
+        (account("a", 20, 20), account("a", 20, 20, not_coming={"refused": 1})),
+    ],
+)
+def test_a_report_that_arrives_late_takes_nothing_back(
+    received: Received, newer: dict[str, Any], older: dict[str, Any]
+) -> None:
+    received.fixes("a", 1, 19)
+    for said in (older, newer, older, newer, older):
+        received.report(said)
+    (audit,) = received.database.audits()
+    assert (audit["streams"][0]["through"], audit["streams"][0]["missing"]) == (20, 1)
+
+
+def test_a_device_cannot_account_for_another(received: Received) -> None:
+    received.fixes("a", 1, 5)
+    received.report(account("a", 9, 9))
+    received.report(account("a", 9, 9, not_coming={"refused": 9}), device="van-08")
+    assert received.said() == (False, time_of(5))
+    assert received.said("van-08") == (True, time_of(5))
+
+
+def test_two_devices_of_one_name_are_complete_until_the_first_of_them(received: Received) -> None:
+    received.fixes("a", 1, 5)
+    received.fixes("b", 1, 50)
+    received.report(account("a", 5, 5))
+    received.report(account("b", 50, 50))
+    assert received.said() == (True, time_of(5))
+
+
+def test_fixes_of_which_there_is_no_account_are_named(received: Received) -> None:
+    received.fixes("a", 1, 5)
+    (audit,) = received.database.audits()
+    assert not audit["complete"]
+    assert lines(audit) == [f"van-07: no account of 5 fixes until {time_of(5)}"]
+    received.fixes("b", 1, 5, after=10)
+    received.report(account("b", 5, 5))
+    (audit,) = received.database.audits()
+    assert audit["complete"]
+    assert lines(audit) == [
+        f"van-07: complete until {time_of(15)}; no account of 5 fixes until {time_of(5)}"
+    ]
+
+
+def test_a_loss_among_many_legal_gaps_is_asked_for(tmp_path: Path) -> None:
+    seqs = sorted({*range(1, 200, 2), 200_000} - {151})
+    fixes = [{"seq": seq, "time": time_of(1), "lat": 48.1, "lon": 11.5} for seq in seqs]
+    said = {"stream": STREAM, "through": 200_000, "recorded": 101}
+    wanted = {151, 199_999}
+    with Endpoint("127.0.0.1:0", tmp_path / "received.db", asks_again=True) as endpoint:
+        send(endpoint.url, fixes, None)
+        while wanted:
+            for asked in send(endpoint.url, [], {"streams": [said]})["resend"]:
+                assert asked["to"] - asked["from"] < 10_000
+                wanted -= set(range(asked["from"], asked["to"] + 1))
+
+
+def test_a_database_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "received.db"
+    with Endpoint("127.0.0.1:0", path) as endpoint:
+        endpoint._store._db.execute("DROP TABLE fixes")
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(endpoint.url.replace("/v1/fixes", "/v1/audit"))
+        with pytest.raises(StorageError, match=r"cannot read .*received\.db: no such table"):
+            endpoint.audits()
+
+
+def send(url: str, fixes: list[dict[str, Any]], agent: dict[str, Any] | None) -> Any:
     body = {"format": "native/1", "device": "van-07", "stream": STREAM, "fixes": fixes}
     request = urllib.request.Request(url, json.dumps(body | {"agent": agent}).encode())
     request.add_header("Content-Type", "application/json")
-    assert urllib.request.urlopen(request).status == 200
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
+        return json.load(answer)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import signal
 import sqlite3
 import urllib.request
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from ackqueue import damage
+from drives import recorded
 from processes import Running, agent, run_agent
-from rig import START_MS, started, write_config
+from rig import START_MS, simulated, started, write_config
 
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.lab.drive import Drive
@@ -104,6 +106,30 @@ def test_an_endpoint_may_not_ask_where_the_config_forbids_it(tmp_path: Path) -> 
             heard.add(report(url))
     assert "asked for fixes again" not in running.text()
     assert audit(db)[0] == 1
+
+
+def test_after_kills_the_endpoint_finds_everything_that_was_recorded(tmp_path: Path) -> None:
+    db, sampling = tmp_path / "received.db", {"interval": "0s", "heartbeat": "1s"}
+    with receiving(db) as url:
+        with simulated(tmp_path, rate_hz=10) as simulator:
+            config = write_config(tmp_path, str(simulator.device), url, sampling=sampling)
+            for life in range(1, 6):
+                with started(config) as running:
+                    while len(received(db)) < 20 * life:
+                        pass
+                    running.end(by=signal.SIGKILL)
+        config = write_config(tmp_path, "/dev/none", url, sampling=sampling)
+        with started(config) as running:
+            fixes = recorded(tmp_path)
+            said = wait_until_complete(db, fixes[-1]["time"])
+            assert running.end() == 0
+    assert said.splitlines() == [f"van-07: complete until {fixes[-1]['time']}"]
+    assert received(db) == {(fix["stream"], fix["seq"]) for fix in fixes}
+
+
+def received(db: Path) -> set[tuple[str, int]]:
+    with contextlib.closing(sqlite3.connect(db)) as file:
+        return set(file.execute("SELECT stream, seq FROM fixes").fetchall())
 
 
 def report(url: str) -> str:

@@ -71,8 +71,8 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     path.write_text("mine")
     flags = ["--config", str(path), "--device", "x", "--source", "auto", "--url", URL]
     done = run_agent("init", *flags)
-    assert done.returncode == 78
-    assert "is there already: --force overwrites it" in done.stderr
+    assert done.returncode == 2
+    assert "config.toml exists: --force overwrites it" in done.stderr
     assert path.read_text() == "mine"
     assert run_agent("init", "--force", *flags).returncode == 0
     assert path.read_text() != "mine"
@@ -82,10 +82,30 @@ def test_what_is_wrong_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     flags = ["--config", str(path), "--device", "x", "--source", "auto"]
     done = run_agent("init", *flags, "--url", "ftp://x")
-    assert done.returncode == 78
+    assert done.returncode == 2
     assert "upload.url = 'ftp://x': must be a URL" in done.stderr
     assert run_agent("init", *flags).returncode == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--source=gps0", "gps.source = 'gps0': must be auto, a device"),
+        ("--baud=1234", "gps.baud = 1234: must be"),
+        ("--device={nonsense}", "{nonsense} is not one of"),
+        ("--start", "--start needs root, systemd and the config at /etc/"),
+        ("--config=/tmp", "/tmp is a folder"),
+    ],
+)
+def test_a_wrong_option_is_reported_before_anything_is_tried(
+    option: str, says: str, tmp_path: Path
+) -> None:
+    flags = ["--source", "/dev/none", "--url", URL, "--config", str(tmp_path / "config.toml")]
+    done = run_agent("init", *flags, option)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def answering(path: Path, *answers: str) -> subprocess.CompletedProcess[str]:
@@ -110,12 +130,13 @@ def answering(path: Path, *answers: str) -> subprocess.CompletedProcess[str]:
 def test_it_asks_for_name_and_server_and_again_after_a_bad_answer(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("old")
-    bad_names, bad_urls = ["{nonsense}", "van-09"], ["ftp://x", "native"]
+    bad_names, bad_urls = ["  ", "{nonsense}", "van-09"], ["ftp://x"]
     # The address answers to nobody: not all the same, then another one.
     away = ["http://127.0.0.1:9", "native", "n"]
     with Endpoint("127.0.0.1:0", tmp_path / "r.db") as endpoint:
         done = answering(path, *bad_names, *bad_urls, *away, endpoint.url, "native")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "]: device = '  ': must not be empty\n" in done.stdout
     assert "{nonsense} is not one of" in done.stdout
     assert "upload.url = 'ftp://x': must be a URL" in done.stdout
     assert "Use this server all the same?" in done.stdout
@@ -231,7 +252,7 @@ def test_a_file_is_judged_by_what_the_service_may_read(tmp_path: Path) -> None:
             done = run_agent("init", "--config", str(path), *flags, "--token-file", str(key))
         finally:
             key.unlink()
-        assert "(/root is hidden from it): `sudo install -o telemetry-agent" in done.stderr
+        assert "(/root is hidden from it): `sudo install -D -o telemetry-agent" in done.stderr
     assert not path.exists()
 
 
@@ -284,7 +305,7 @@ def test_a_known_kind_of_server_needs_its_address_only(
         ("influxdb2", "https://i.lan", "--url needs ?org=…&bucket=… at its end for influxdb2"),
         ("influxdb2", "https://i.lan?org=o", "--url needs ?bucket=…"),
         ("phonetrack", "https://n.lan", "it has /apps/phonetrack/log/overland/ in it"),
-        ("traccar", "http://[x", "--url http://[x: "),
+        ("traccar", "http://[x", "upload.url = 'http://[x': must be a URL: "),
     ],
 )
 def test_what_cannot_be_guessed_is_asked_for(

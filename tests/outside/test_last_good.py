@@ -93,6 +93,30 @@ def test_it_records_and_delivers_by_the_last_good_config_and_goes_on_when_mended
             assert daemon.end() == 0
 
 
+def test_a_config_that_was_edited_and_is_still_wrong_is_read_once(
+    tmp_path: Path, state: dict[str, str]
+) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    text = config.read_text()
+    worked_once(config, state)
+    same = tmp_path / "same.toml"
+    same.write_text(text)
+    override = config.parent / "config.d" / "mine.toml"
+    override.parent.mkdir()
+    override.write_text("[upload2]\n")
+    with agent("run", "--config", str(config), env=state) as daemon:
+        daemon.wait_for_line("the last good config, uploads are held")
+        override.write_text("[upload3]\n")
+        daemon.wait_for_line("the previous config stays in effect: .*upload3", 30)
+        until_s = time.monotonic() + 4  # it looks each second
+        while time.monotonic() < until_s:
+            status(same)
+        assert daemon.text().count("stays in effect") == 1
+        override.write_text('device = "van-08"\n')
+        daemon.wait_for_line("reloaded: .*van-08 ", 30)
+        assert daemon.end() == 0
+
+
 def test_a_config_that_is_wrong_holds_uploads_and_not_recording(
     tmp_path: Path, state: dict[str, str]
 ) -> None:

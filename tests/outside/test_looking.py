@@ -3,16 +3,21 @@
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from ackqueue import damage
+from ackqueue.queue_parts import lease
 from processes import AGENT, environment, run_agent
 from rig import started, write_config
 from strangers import NOBODY, as_another
+
+from telemetry_agent.ackqueue.queue import AckQueue
 
 GROUP = 12346
 LOOKING = [
@@ -64,6 +69,14 @@ def torn_log(path: Path) -> None:
     log.write_bytes(data)
 
 
+def mark(path: Path) -> None:
+    with AckQueue(path) as queue:
+        queue.ack(lease(queue, 60, live_first=False))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE mark SET crc = crc + 1")
+        database.commit()
+
+
 def foreign(path: Path) -> None:
     path.write_bytes(b"no queue" * 1000)
 
@@ -72,7 +85,7 @@ def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
-STATES = [clean, with_log, header, pages, torn_log, foreign, emptied]
+STATES = [clean, with_log, header, pages, torn_log, mark, foreign, emptied]
 
 
 @pytest.fixture
@@ -173,6 +186,13 @@ def test_all_that_can_be_read_of_a_damaged_file_is_shown(folder: Path) -> None:
     assert "what the agent recovers when it starts" in status.stdout
 
 
+def test_a_damaged_mark_is_reported(folder: Path) -> None:
+    """The rows of such a mark are sent again, as after a start."""
+    stats = look(queue_in(folder, mark), ["queue", "stats", "--json"])
+    assert f'"ready": {FIXES}' in stats.stdout
+    assert "queue.db is damaged: the mark of the rows from 1 on" in stats.stderr
+
+
 def test_of_a_file_with_damaged_pages_the_rest_is_exported(folder: Path) -> None:
     config = queue_in(folder, pages)
     result = look(config, ["export", "--format", "csv"])
@@ -180,6 +200,24 @@ def test_of_a_file_with_damaged_pages_the_rest_is_exported(folder: Path) -> None
     rows = result.stdout.splitlines()[1:]
     assert FIXES - 100 < len(rows) <= FIXES
     assert len(set(rows)) == len(rows)
+
+
+def test_a_log_at_rest_needs_no_copy_of_the_queue(folder: Path) -> None:
+    config = queue_in(folder, with_log)
+    for command in LOOKING[:-1]:
+        result = look(config, command, ("prlimit", "--fsize=4096", *AGENT))
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["queue.db", "queue.db-wal", "queue.db-shm"])
+def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
+    config = queue_in(folder, with_log)
+    pipe = folder / "state" / name
+    pipe.unlink()
+    os.mkfifo(pipe, 0o640)
+    os.chown(pipe, NOBODY, GROUP)
+    result = look(config, ["queue", "stats"])
+    assert f"{pipe} is not a file" in result.stderr
 
 
 def test_what_waits_in_a_log_is_shown(folder: Path) -> None:

@@ -109,15 +109,15 @@ def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, d
             wait(lambda: "storage" not in status(config, env))
             wait(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
-        with Server() as server:
+        with Server() as server, agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("fixes in .*/run/queue.db are delivered beside the queue")
             text = config.read_text().replace("http://127.0.0.1:9/", server.url)
             config.write_text(text)
-            with agent("run", "--config", str(config), env=env) as daemon:
-                daemon.wait_for_line("fixes in .*/run/queue.db are delivered beside the queue")
-                wait(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
-                simulator.hush()
-                wait(lambda: complete(server) and pending(config, env) == 0)
-                assert daemon.end() == 0
+            daemon.send(signal.SIGHUP)  # a reload is for these too
+            wait(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
+            simulator.hush()
+            wait(lambda: complete(server) and pending(config, env) == 0)
+            assert daemon.end() == 0
     assert max(server.ledger.values()) == 1
 
 

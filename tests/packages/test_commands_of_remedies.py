@@ -229,7 +229,7 @@ def everybody_can_read_the_token(device: Device) -> None:
     device.remedied("credentials", "every user")
 
 
-@tries("sudo install -o {} -m 600 {} /etc/telemetry-agent/")
+@tries("sudo install -D -o {} -m 600 {} /etc/telemetry-agent/{}")
 def the_token_is_in_a_home(device: Device) -> None:
     with_token(device, "/root/key", "root", "600")
     device.remedied("credentials", "does not see upload.token_file", verdict="fail")

@@ -99,6 +99,20 @@ def test_it_says_when_contact_is_lost_and_goes_on_after_a_restart(
                 comes_true(browser)
 
 
+def test_it_loads_itself_again_when_the_agent_was_upgraded(tmp_path: Path, port: int) -> None:
+    left_out = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "telemetry_agent", tmp_path / "telemetry_agent", ignore=left_out)
+    (tmp_path / "telemetry_agent/_built.py").write_text('__version__ = "9.9.9"\n')
+    newer = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    page = {"listen": f"127.0.0.1:{port}"}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
+    with watched(config) as daemon, browsing("upgraded", f"http://127.0.0.1:{port}/") as browser:
+        browser.wait_for_line("live", 60)
+        assert daemon.end() == 0
+        with watched(config, newer):
+            comes_true(browser)
+
+
 def test_small_screens_no_script_and_an_app_to_install(tmp_path: Path, port: int) -> None:
     with (
         Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint,

@@ -26,7 +26,7 @@ def status(door: AccessPolicy, method: str, path: str, headers: dict[str, str]) 
         ("van-07.evil.example", 421),
         ("evil.example:8077", 421),
         ("127.0.0.1.evil.example", 421),
-        ("evil@127.0.0.1", 200),
+        ("evil@127.0.0.1", 421),
         ("[::1", 421),
         ("", 421),
     ],

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from telemetry_agent.model import Satellite
 from telemetry_agent.page import history
 from telemetry_agent.page.history import COLUMNS, History, SampleMaker, read
-from telemetry_agent.snapshot import ReceiverView, SatelliteView, Snapshot, UploadView
+from telemetry_agent.snapshot import ReceiverView, Snapshot, UploadView
 
 START_S = 1_795_435_200
 
@@ -144,7 +145,7 @@ def test_a_steady_stream_in_batches_is_a_steady_rate() -> None:
         state = Snapshot(
             receiver=ReceiverView(
                 state="3d",
-                satellites=(SatelliteView(snr_db=40), SatelliteView(snr_db=30), SatelliteView()),
+                satellites=(Satellite(snr_db=40), Satellite(snr_db=30), Satellite()),
             ),
             upload=UploadView(delivered=delivered, sent_bytes=100 * delivered),
         )

@@ -184,6 +184,13 @@ def test_the_documentation_names_each_metric_and_no_other(snapshot: Snapshot) ->
     }
 
 
+def test_alerts_and_dashboard_name_no_other_metric(snapshot: Snapshot) -> None:
+    there = {sample.name for family in families(snapshot).values() for sample in family.samples}
+    for file in ("alerts.yml", "alerts_test.yml", "dashboard.json", "README.md"):
+        named = re.findall(r"telemetry_agent_\w+", (DOCS.parent / "monitoring" / file).read_text())
+        assert set(named) <= there, file
+
+
 def test_the_sets_of_words_are_those_of_the_code() -> None:
     """Where a new reason comes, it has to be added."""
     gnss = "".join(file.read_text() for file in (SOURCE / "gnss").glob("*.py"))

@@ -10,9 +10,11 @@ import pytest
 
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.clock import Clock
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.model import Fix
-from telemetry_agent.page.events import AgentView, EventSource
+from telemetry_agent.page.agent_view import AgentView
+from telemetry_agent.page.events import EventSource
 from telemetry_agent.snapshot import Snapshot
 
 START_MS = 1_795_435_200_000
@@ -71,3 +73,26 @@ def everything(queue: AckQueue) -> Iterator[tuple[int, Any]]:
     while found:
         yield from found
         row, found = queue.after(row)
+
+
+def test_a_trip_goes_on_now_only_where_its_last_position_is_of_now(queue: AckQueue) -> None:
+    """Not while the track is read, and not where the device was switched off on its way."""
+    event_source = newsroom_of(queue)
+    now_ms = Clock().wall_ms()
+
+    def trips(age_s: int) -> list[bool]:
+        for second in range(1200):
+            at_ms = now_ms + 1000 * (second - 1200 - age_s)
+            queue.put(curve(second)._replace(time_ms=at_ms), "van-07")
+        queue.commit()
+        assert event_source.scan()
+        found = [trips_told()]
+        while event_source.scan():
+            continue
+        return [*found, trips_told()]
+
+    def trips_told() -> bool:
+        return "open" in json.loads(event_source.trips())["trips"][-1]
+
+    assert trips(3600) == [False, False]
+    assert trips(0) == [False, True]

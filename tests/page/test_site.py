@@ -26,7 +26,7 @@ from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 from telemetry_agent.page import libraries, streams, task, viewer_connection
-from telemetry_agent.page.events import Doctor
+from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.page.libraries import STATIC
 from telemetry_agent.snapshot import Snapshot
 
@@ -53,7 +53,7 @@ class Site:
             upload=UploadSettings(**{"url": "http://127.0.0.1:9/", **upload}),
             page=PageSettings(**{"listen": ("127.0.0.1", self.port), **page}),
         )
-        self.agent = Agent(settings, Clock(), doctor=doctor)
+        self.agent = Agent(settings, Clock(), doctor=(lambda: doctor) if doctor else None)
         self.queue = self.agent.queue
         self.origin = f"http://127.0.0.1:{self.port}"
 
@@ -187,6 +187,14 @@ def test_the_events_tell_what_is_new_and_where_everything_is(site: Site) -> None
         assert "places" not in later
 
 
+def test_the_points_are_there_though_nobody_follows_and_their_bytes_in_planes(site: Site) -> None:
+    site.put(3)
+    answer, packed = site.ask("/track")
+    assert (answer.headers["X-Last-Row"], len(packed)) == ("3", 72)
+    planes = site.ask("/trail?planes=")[1]
+    assert bytes(planes[3 * byte + i] for i in range(3) for byte in range(24)) == packed
+
+
 def test_what_was_discarded_is_gone_from_the_trail(site: Site) -> None:
     site.put(3)
     site.refuse(2)
@@ -232,6 +240,30 @@ def test_export_and_metrics(site: Site) -> None:
     answer, body = site.ask("/metrics")
     assert b"\ntelemetry_agent_queue_pending_fixes 2.0\n" in body
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
+
+
+@pytest.mark.parametrize(
+    "query", ["since=1e20", "since=-1e300", "until=inf&since=nan", "since=&until=1", "until=1e12"]
+)
+def test_an_export_of_an_impossible_time_is_refused_and_holds_up_no_other(
+    site: Site, query: str
+) -> None:
+    site.put(2)
+    for _ in range(3):
+        assert site.ask(f"/export/gpx?{query}")[0].status == 400
+    assert site.ask("/export/gpx")[0].status == 200
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e400", "1e99", "", "x"])
+@pytest.mark.parametrize("name", ["since", "until", "across", "tolerance"])
+def test_a_track_is_asked_for_in_numbers(site: Site, name: str, number: str) -> None:
+    site.put(2)
+    assert site.ask(f"/track?{name}={number}")[0].status == 400
+
+
+def test_an_origin_that_is_no_url_is_a_stranger(site: Site) -> None:
+    for origin in ("http://[", "http://[::1", "//[", "\u00e9", "null"):
+        assert site.ask("/retry", {}, Origin=origin)[0].status == 403
 
 
 def test_a_third_export_waits_for_one_of_two(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +333,67 @@ def test_whoever_asks_for_a_check_meanwhile_gets_the_result_of_the_one_that_runs
         for answer in answers:
             assert answer.result(20)[1] == b'{"verdict":"pass","checks":[]}'
     assert doctor.checks == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/track?since=NaN", "/track?since=-1", "/track?until=1e300", "/track?tolerance=inf"),
+        *("/track?across=-5", "/track?box=1,2,3", "/trail?after=-1", "/trail?after=%D9%A3"),
+        *("/export/gpx?since=1e300", "/export/kml?until=99999999999999", "/export/csv?since=inf"),
+        *("/history?hours=NaN", "/fix?row=", "/fix?row=9999999999999999999"),
+    ],
+)
+def test_a_hostile_query_is_refused(
+    site: Site, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.put(3)
+    assert site.ask(path)[0].status == 400
+    assert "Traceback" not in caplog.text
+
+
+def raw(site: Site, request: str) -> bytes:
+    """The whole answer to what no browser sends."""
+    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as line:
+        line.sendall(request.replace("\n", "\r\n").encode())
+        return b"".join(iter(lambda: line.recv(4096), b""))
+
+
+def test_what_no_browser_sends_is_refused_without_a_traceback(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = f"Host: 127.0.0.1:{site.port}"
+    for head in ("Host: evil@127.0.0.1", "Host: 127.0.0.1/evil", "Host: 127.0.0.1#evil"):
+        assert raw(site, f"GET / HTTP/1.1\n{head}\nConnection: close\n\n").startswith(
+            b"HTTP/1.1 421 "
+        )
+    for origin in ("http://[", "http://[::1", "//", "null"):
+        assert site.ask("/retry", {"all": True}, Origin=origin)[0].status == 403
+    # Two lengths: what a proxy takes for the body may be a request here. It is the last one read.
+    lengths = "Content-Length: 6\nTransfer-Encoding: chunked"
+    answer = raw(
+        site, f"POST /retry HTTP/1.1\n{host}\n{lengths}\n\n0\n\nGET / HTTP/1.1\n{host}\n\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    body = f"POST /retry HTTP/1.1\n{host}\nOrigin: {site.origin}\nContent-Length: 12\n\n"
+    with socket.create_connection(("127.0.0.1", site.port)) as line:
+        line.sendall((body.replace("\n", "\r\n") + '{"all"').encode())
+    assert site.ask("/history")[0].status == 200
+    assert "Traceback" not in caplog.text
+
+
+def test_an_export_that_fails_at_once_does_not_keep_others_from_exporting(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def newest_ms() -> int:
+        raise StorageError("the disk is gone")
+
+    site.put(3)
+    with monkeypatch.context() as failing:
+        failing.setattr(site.queue, "newest_ms", newest_ms)
+        assert [site.ask("/export/csv")[0].status for _ in range(3)] == [409] * 3
+    assert site.ask("/export/csv")[0].status == 200
 
 
 def test_a_disk_that_cannot_be_read_is_told(

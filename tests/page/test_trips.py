@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_the_overview_is_bounded_and_keeps_ends_and_glitches() -> None:
     for point in line(20_000):
         flags = GLITCH if point[0] == 777 else BEGINS if point[0] == 5000 else point[4]
         overview.add((*point[:4], flags))
-    points = list(overview)
+    points = list(POINT.iter_unpack(overview.packed()))
     assert len(points) <= 1001
     rows = [point[0] for point in points]
     assert rows == sorted(rows)
@@ -126,10 +127,10 @@ def test_the_overview_is_bounded_and_keeps_ends_and_glitches() -> None:
 
 def test_thinning_is_by_what_can_be_seen() -> None:
     assert [point[0] for point in thinned(line(10), 250)] == [1, 4, 7, 10]
-    shown, exact = fitting(line(100_000), 1)
+    shown, exact = fitting(lambda: iter(line(100_000)), 1)
     assert len(shown) <= SHOWN
     assert exact >= 1600
-    assert fitting(line(50), 1e9) == (line(50), 0)
+    assert fitting(lambda: iter(line(50)), 1e9) == (line(50), 0)
 
 
 def test_a_box_may_lie_beyond_the_antimeridian() -> None:
@@ -138,6 +139,23 @@ def test_a_box_may_lie_beyond_the_antimeridian() -> None:
     assert box.holds((1, 0, -1_795_000_000, 0, 0))
     assert not box.holds((1, 0, 0, 0, 0))
     assert not box.holds((1, 50, 1_795_000_000, 0, 0))
+
+
+def test_a_track_that_was_read_once_stays_read_while_it_grows(tmp_path: Path) -> None:
+    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
+        first, second, third, *_ = Drive().go(3, 3).fixes
+        queue.put(first, "van-07")
+        queue.put(second, "van-07")
+        queue.commit()
+        index = TrackIndex(queue, Gaps().between, ParkingRule())
+        assert index.scan()
+        assert not index.is_complete  # there may be more
+        assert not index.scan()
+        queue.put(third, "van-07")
+        queue.commit()
+        assert index.is_complete
+        assert index.scan()
+        assert index.is_complete
 
 
 def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
@@ -150,7 +168,10 @@ def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
         index._overview = Overview(limit=500)
         while index.scan():
             pass
-        recent = [point_of(row, fix, begins=False) for row, fix in enumerate(fixes[-1000:], 19_001)]
+        recent = b"".join(
+            POINT.pack(*point_of(row, fix, begins=False))
+            for row, fix in enumerate(fixes[-1000:], 19_001)
+        )
         packed, exact = index.shown(Wanted(across_px=500), recent)
         whole = list(POINT.iter_unpack(packed))
         assert (whole[0][0], whole[-1][0]) == (1, 20_000)
@@ -168,3 +189,18 @@ def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
         assert [point[3] - START_MS // 1000 for point in POINT.iter_unpack(packed)] == list(
             range(100, 200)
         )
+
+
+def test_a_viewer_of_a_long_track_costs_little_memory(tmp_path: Path) -> None:
+    """Twenty may ask at the same moment. With each point as an object it was 14 MB for each."""
+    with AckQueue(tmp_path / "queue.db") as queue:
+        index = TrackIndex(queue, Gaps().between, ParkingRule())
+        for point in line(20_000):
+            index._overview.add(point)
+        recent = b"".join(POINT.pack(*point) for point in line(40_000)[20_000:])
+        tracemalloc.start()
+        packed, _ = index.shown(Wanted(across_px=1400), recent)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert 1000 < len(packed) / POINT.size <= SHOWN
+    assert peak < 4_000_000

@@ -56,6 +56,11 @@ test("one sentence tells how it is", () => {
   assert.doesNotMatch(
     says({ upload: { state: "held" }, queue: { pending: 5 }, findings: [forgets] }), /safely/,
   );
+  assert.equal(says({ queue: { dead_letters: { "400": 2 } } }), "Recording. Everything else is delivered.");
+  assert.equal(
+    says({ queue: { dead_letters: { "400": 2 }, pending: 3 } }),
+    "Recording. Everything else is delivered but the newest 3.",
+  );
   assert.match(lostContact(9000).rest, /9/);
   assert.match(lostContact(9000).more, /how it was then/);
   assert.doesNotMatch(lostContact(9000, false).more, /how it was then/);
@@ -118,7 +123,9 @@ test("each station has its words and its tone", () => {
   assert.equal(plain(endpoint(state()).caption), "positions delivered · the last just now");
   assert.equal(endpoint(state({ upload: { delivered: 0 } })).caption, "positions delivered"); // a report was
   const complete = endpoint(state({ upload: { complete_until: "2026-11-23T12:35:19.000Z" } }));
-  assert.match(complete.caption, /^positions delivered · complete until \d\d:\d\d · the last/);
+  assert.match(complete.caption, /^positions delivered · complete until 2[34] Nov 2026, \d\d:\d\d · the last/);
+  const today = endpoint(state({ upload: { complete_until: new Date().toISOString() } }));
+  assert.match(today.caption, /complete until \d\d:\d\d · the last/);
   assert.match(endpoint(state({ upload: { state: "held" } })).caption, /^positions delivered · held for/);
 });
 
@@ -136,4 +143,6 @@ test("numbers are said as one says them", () => {
   assert.equal(accuracy({}), null);
   assert.equal(angle(48 + 7 / 60 + 2 / 3600, 2, "N", "S"), "48°07′02″N");
   assert.equal(angle(-0.5, 1, "E", "W"), "0°30′W");
+  assert.equal(angle(0, 0, "N", "S"), "0°");
+  assert.equal(angle(-180, 0, "E", "W"), "180°");
 });

@@ -1,19 +1,14 @@
 """A real ClickHouse 18.16, and the engine of a current one for what that is too old for.
 
-18.16 knows neither the deduplication token nor milliseconds: a relay takes the one away, and the
-drive has none of the others. The current engine (chdb) runs inside the test, behind an HTTP server
-of our own, and its table is the one of the documentation.
-
-Either reads a decimal number to one unit in the last place of a double, so numbers are compared to
-the last digit that the agent sends.
+The current engine (chdb) runs inside the test, behind an HTTP server of our own, and its table is
+the one of the documentation. It reads a decimal number to one unit in the last place of a double,
+so numbers are compared to the last digit that the agent sends.
 """
 
 import contextlib
 import gzip
 import json
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,53 +16,28 @@ from typing import Any
 import pytest
 from chdb.session import Session
 from documents import blocks
-from drives import FIXES, drive_to
+from drives import drive_to
+from old_clickhouse import ORDER, TABLE, columns, without_token
 from peers import ask, clickhouse
 from standins import Asked, Said, Server
 from uploading import Uploading
 
 from telemetry_agent.upload.http.credentials import Credentials
 
-TABLE, *_ = blocks("servers.md", "sql")
 ACCOUNTS, AUDIT = blocks("fleet.md", "sql")
 READ = "SELECT * FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"
 ABSENT: tuple[Any, ...] = (None, "", [])
 INTO = "/?query=INSERT%20INTO%20gps.fixes%20FORMAT%20JSONEachRow"
-SECOND, MILLISECOND = "12:00:00", "12:00:00.000"
 
 
 @pytest.fixture
 def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A ClickHouse 18.16 with the documentation's columns in the types that it knows."""
-    columns = TABLE[TABLE.index("gps.fixes (") + len("gps.fixes") : TABLE.index("ENGINE")]
-    columns = re.sub(
-        r" CODEC\(.*\)", "", columns.replace("DateTime64(3, 'UTC')", "DateTime('UTC')")
-    )
-    columns = re.sub(r"LowCardinality\((\w+)\)", r"\1", columns)
-    order = "PARTITION BY toYYYYMM(time) ORDER BY (device, time, stream, seq)"
     with clickhouse(tmp_path_factory.mktemp("clickhouse")) as url:
         ask(url, b"CREATE DATABASE gps")
-        ask(url, f"CREATE TABLE gps.fixes {columns} ENGINE = ReplacingMergeTree {order}".encode())
+        engine = f"ReplacingMergeTree {ORDER}"
+        ask(url, f"CREATE TABLE gps.fixes {columns()} ENGINE = {engine}".encode())
         yield url
-
-
-def without_token(url: str) -> Server:
-    """A relay to a server that does not know the token."""
-
-    def answer(asked: Asked) -> Said:
-        target, tokens = re.subn(r"&insert_deduplication_token=\w+", "", asked.target)
-        assert tokens == 1
-        kept = {
-            k: v for k, v in asked.headers.items() if k in {"authorization", "content-encoding"}
-        }
-        request = urllib.request.Request(url + target, data=asked.body, headers=kept)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as said:
-                return Said(said.status, said.read())
-        except urllib.error.HTTPError as error:
-            return Said(error.code, error.read())
-
-    return Server(answer)
 
 
 @pytest.fixture(scope="session")
@@ -123,22 +93,6 @@ def _rounded(value: Any) -> Any:
     return round(value, 9) if isinstance(value, float) else value
 
 
-def with_time(fix: dict[str, Any], form: str) -> dict[str, Any]:
-    day, clock = fix["time"].split("T")
-    return {**fix, "time": f"{day} {clock[: len(form)]}"}
-
-
-def test_a_drive_arrives_once_and_is_read_back_equal(
-    old: str, tmp_path: Path, backlog: Path
-) -> None:
-    with without_token(old) as relay:
-        url = f"{relay.url}/?database=gps"
-        sent = drive_to(url, tmp_path, backlog, cut_after=8_000, format="clickhouse")
-    stored = rows(ask(f"{old}/?output_format_json_quote_64bit_integers=0", READ.encode()))
-    assert len(sent) == FIXES
-    assert stored == [with_time(fix, SECOND) for fix in sent]
-
-
 def test_its_own_codes_tell_a_wrong_set_up_from_a_wrong_value(old: str, tmp_path: Path) -> None:
     ask(old, b"CREATE TABLE gps.narrow (seq UInt8) ENGINE = Memory")
     ask(old, b"CREATE TABLE gps.typed AS gps.fixes ENGINE = Memory")
@@ -146,7 +100,7 @@ def test_its_own_codes_tell_a_wrong_set_up_from_a_wrong_value(old: str, tmp_path
     password.write_text("wrong")
     access = Credentials(username="agent", password=password)
     with (
-        without_token(old) as relay,
+        Server(lambda asked: without_token(old, asked)) as relay,
         contextlib.closing(
             Uploading(tmp_path, f"{relay.url}/?database=gps", "clickhouse", access)
         ) as u,
@@ -168,7 +122,8 @@ def test_the_table_of_the_documentation_takes_a_drive_once(
 ) -> None:
     with Server(engine) as server:
         sent = drive_to(server.url + INTO, tmp_path, backlog, cut_after=8_000, format="clickhouse")
-    assert rows(engine.ask(READ)) == [with_time(fix, MILLISECOND) for fix in sent]
+    said = [{**fix, "time": fix["time"].replace("T", " ").removesuffix("Z")} for fix in sent]
+    assert rows(engine.ask(READ)) == said
 
 
 def test_a_batch_that_comes_again_is_one_insert(engine: Engine, tmp_path: Path) -> None:
@@ -201,16 +156,32 @@ def test_the_statements_for_the_user_are_right(engine: Engine) -> None:
 def test_the_audit_of_the_documentation_finds_what_was_taken(engine: Engine) -> None:
     query = engine._session.query
     query(ACCOUNTS)
-    query("INSERT INTO gps.accounts VALUES ('one', 50, 50, 5, 1), ('one', 60, 60, 6, 2)")
-    query("INSERT INTO gps.accounts VALUES ('two', 9, 9, 0, 1)")
+    for said in (
+        "('van-07', 'one', (60, 54, 0)), ('van-08', 'gone', (5, 5, 1))",
+        "('van-07', 'one', (50, 45, 0)), ('van-07', 'two', (9, 9, 1))",  # the first came too late
+        "('van-07', 'one', (60, 54, 0))",
+    ):
+        query(f"INSERT INTO gps.accounts VALUES {said}")
     columns = "(device, stream, seq, time)"
-    for stream, rows in (("one", 70), ("one", 20), ("two", 7)):  # some come twice
+    for stream, rows in (("one", 70), ("one", 20), ("two", 7), ("new", 3)):  # some come twice
         query(
             f"INSERT INTO gps.fixes {columns} SELECT 'van-07', '{stream}', number + 1, "
             f"toDateTime64('2026-11-23 12:00:00', 3, 'UTC') + number FROM numbers({rows}) "
-            f"WHERE '{stream}' = 'two' OR number % 10 != 9"
+            f"WHERE '{stream}' != 'one' OR number % 10 != 9"
         )
     found = [json.loads(line) for line in engine.ask(AUDIT).splitlines()]
-    told = {row["stream"]: (int(row["through"]), int(row["missing"])) for row in found}
-    assert told == {"one": (60, 0), "two": (9, 2)}
-    assert {row["newest"][:19] for row in found} == {"2026-11-23 12:00:58", "2026-11-23 12:00:06"}
+    told = {
+        (row["device"], row["stream"]): (
+            int(row["through"]),
+            row["missing"] and int(row["missing"]),
+        )
+        for row in found
+    }
+    assert told == {
+        ("van-07", "one"): (60, 0),
+        ("van-07", "two"): (9, 2),
+        ("van-07", "new"): (0, None),
+        ("van-08", "gone"): (5, 5),
+    }
+    newest = {row["stream"]: row["newest"][11:19] for row in found}
+    assert (newest["one"], newest["two"]) == ("12:00:58", "12:00:06")

@@ -14,15 +14,13 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import blocks
 from drives import FIXES, recorded
+from old_clickhouse import ORDER, columns, without_token
 from peers import ask, clickhouse, free_port, program, wait_until_answers
 from processes import Running, run_agent, running
 from rig import started, stats, write_config
@@ -32,30 +30,8 @@ from uploading import Uploading
 from telemetry_agent.fields import FIELDS
 from telemetry_agent.upload.formats import clickhouse as clickhouse_format
 
-TABLE, *_ = blocks("servers.md", "sql")
 READ = "SELECT seq, lat, lon FROM gps.fixes FINAL ORDER BY time FORMAT JSONEachRow"
 _ZOOKEEPER = Path("/usr/share/java/zookeeper.jar")
-
-
-def columns() -> str:
-    """Those of the documentation in the types that 18.16 knows."""
-    listed = TABLE[TABLE.index("gps.fixes (") + len("gps.fixes") : TABLE.index("ENGINE")]
-    listed = listed.replace("DateTime64(3, 'UTC')", "DateTime('UTC')")
-    return re.sub(r"LowCardinality\((\w+)\)", r"\1", re.sub(r" CODEC\(.*\)", "", listed))
-
-
-def without_token(url: str, asked: Asked, body: bytes | None = None) -> Said | None:
-    """Pass a request on to a server that does not know the token."""
-    target = re.sub(r"&insert_deduplication_token=\w+", "", asked.target)
-    packed = {k: v for k, v in asked.headers.items() if k == "content-encoding"}
-    request = urllib.request.Request(url + target, data=body or asked.body, headers=packed)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as said:
-            return Said(said.status, said.read())
-    except urllib.error.HTTPError as error:
-        return Said(error.code, error.read())
-    except OSError:
-        return None
 
 
 def test_a_table_from_before_a_field_was_added_takes_the_fixes(
@@ -65,8 +41,7 @@ def test_a_table_from_before_a_field_was_added_takes_the_fixes(
     monkeypatch.setattr(clickhouse_format, "LATER_FIELDS", (later._replace(since="9.9"),))
     with clickhouse(tmp_path) as url:
         ask(url, b"CREATE DATABASE gps")
-        engine = "ENGINE = MergeTree PARTITION BY toYYYYMM(time) ORDER BY (device, time)"
-        ask(url, f"CREATE TABLE gps.fixes {columns()} {engine}".encode())
+        ask(url, f"CREATE TABLE gps.fixes {columns()} ENGINE = MergeTree {ORDER}".encode())
         # As a later release would send it: with a field that no column is for.
         newer = b'{"tilt":1.5,'
 
@@ -155,26 +130,32 @@ def _said(port: int) -> str:
         return sock.recv(4096).decode()
 
 
-def test_two_replicas_store_a_drive_once_though_one_is_killed_and_the_agent_too(
-    tmp_path: Path, backlog: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator["Cluster"]:
     with contextlib.ExitStack() as cleanup:
         port = cleanup.enter_context(zookeeper(tmp_path))
-        first, second = (Replica(tmp_path / name, name, port) for name in ("first", "second"))
-        for replica in (first, second):
-            replica.start(cleanup)
+        yield Cluster(tmp_path, port, cleanup)
+
+
+class Cluster:
+    """Two replicas of the table."""
+
+    def __init__(self, folder: Path, port: int, cleanup: contextlib.ExitStack) -> None:
+        self._cleanup = cleanup
+        self.replicas = [Replica(folder / name, name, port) for name in ("first", "second")]
+        for replica in self.replicas:
+            self.start(replica)
             ask(replica.url, b"CREATE DATABASE gps")
             engine = "ReplicatedReplacingMergeTree('/clickhouse/gps/fixes', '{replica}')"
-            order = "PARTITION BY toYYYYMM(time) ORDER BY (device, time, stream, seq)"
-            ask(
-                replica.url,
-                f"CREATE TABLE gps.fixes {columns()} ENGINE = {engine} {order}".encode(),
-            )
-        balancer = Balancer(first, second)
-        with Server(balancer) as server:
-            sent = deliver(server.url, tmp_path / "agent", backlog, balancer)
-        first.start(cleanup)
-        for replica in (first, second):
+            table = f"CREATE TABLE gps.fixes {columns()} ENGINE = {engine} {ORDER}"
+            ask(replica.url, table.encode())
+
+    def start(self, replica: Replica) -> None:
+        replica.start(self._cleanup)
+
+    def has_once(self, sent: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+        """Each replica has the drive exactly once."""
+        for replica in self.replicas:
             ask(replica.url, b"SYSTEM SYNC REPLICA gps.fixes")
             rows = [json.loads(line) for line in ask(replica.url, READ.encode()).splitlines()]
             assert len(rows) == FIXES
@@ -183,6 +164,62 @@ def test_two_replicas_store_a_drive_once_though_one_is_killed_and_the_agent_too(
             with capsys.disabled():
                 stored = ask(replica.url, b"SELECT count() FROM gps.fixes").strip()
                 sys.stderr.write(f"{FIXES} positions once, {stored} rows before the merge\n")
+
+
+def test_two_replicas_store_a_drive_once_though_one_is_killed_and_the_agent_too(
+    tmp_path: Path, backlog: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    balancer = Balancer(*cluster.replicas)
+    with Server(balancer) as server:
+        sent = deliver(server.url, tmp_path / "agent", backlog, balancer)
+    cluster.start(cluster.replicas[0])
+    cluster.has_once(sent, capsys)
+
+
+def test_with_a_quorum_nothing_is_delivered_while_a_replica_is_away(
+    tmp_path: Path, backlog: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second replica is killed when three batches are stored."""
+    first, second = cluster.replicas
+    said: list[Said | None] = []
+    stored: list[int] = []
+    refused, taken = threading.Event(), threading.Event()
+
+    def balancer(asked: Asked) -> Said | None:
+        if len(said) == 3:
+            stored.append(int(ask(first.url, b"SELECT count() FROM gps.fixes")))
+            second.kill()
+        said.append(without_token(first.url, asked))
+        last = said[-1]
+        if last is not None and last.status == 500 and len(said) > 4:
+            refused.set()
+        if last is not None and last.status == 200 and refused.is_set():
+            taken.set()
+        return last
+
+    folder = tmp_path / "agent"
+    shutil.copytree(backlog, folder)
+    with Server(balancer) as server:
+        url = f"{server.url}/?database=gps&insert_quorum=2&insert_quorum_timeout=2000"
+        upload = {"format": "clickhouse", "max_batch": FIXES // 10, "timeout": "10s"}
+        config = write_config(folder, "/dev/none", url, upload=upload)
+        with started(config) as agent:
+            assert refused.wait(60)
+            asked = run_agent("queue", "stats", "--json", "--config", str(config))
+            assert json.loads(asked.stdout)["acked"] == stored[0] < FIXES
+            cluster.start(second)
+            assert taken.wait(60)
+            done = run_agent("drain", "--config", str(config), timeout_s=110)
+            assert done.returncode == 0, done.stderr
+            assert agent.end() == 0
+    left = stats(folder)
+    assert (left.ready, left.unack, left.ack_failed) == (0, 0, 0)
+    assert {answer.status for answer in said if answer is not None} == {200, 500}
+    words = [answer.body.decode() for answer in said if answer is not None and answer.body]
+    with capsys.disabled():
+        sys.stderr.write(f"{stored[0]} positions acknowledged, then {words[0][:200]}\n")
+        sys.stderr.write(f"and {words[-1][:200]}\n")
+    cluster.has_once(recorded(folder), capsys)
 
 
 class Balancer:

@@ -66,15 +66,45 @@ def test_the_audit_finds_what_was_taken(database: str, tmp_path: Path) -> None:
         )
         with started(config) as agent, psycopg.connect(database, autocommit=True) as audit:
             rows: list[Any] = []
-            while sum(through for _, _, through, _, _ in rows) != 60:
+            while sum(through or 0 for _, _, through, *_ in rows) != 60:
                 rows = audit.execute(AUDIT.encode()).fetchall()
             assert [missing for *_, missing in rows] == [0]
-            newest = rows[0][3].astimezone(UTC).isoformat()
+            newest = rows[0][4].astimezone(UTC).isoformat()
             audit.execute("DELETE FROM fixes WHERE seq BETWEEN 11 AND 13")
             rows = audit.execute(AUDIT.encode()).fetchall()
             assert [missing for *_, missing in rows] == [3]
             assert newest.startswith("2026-11-23T12:00:59")
             assert agent.end() == 0
+
+
+def test_the_audit_keeps_what_was_said_most_whoever_says_something_else(
+    database: str, tmp_path: Path
+) -> None:
+    stream, lost, new = "9f0c2d6e11a7b354", "a" * 16, "b" * 16
+    fixes = [
+        {"seq": seq, "time": f"2026-11-23T12:00:0{seq}.000Z", "lat": 48.1, "lon": 11.5}
+        for seq in range(1, 6)
+    ]
+    said = {"format": "native/1", "device": "van-07", "stream": stream, "fixes": fixes}
+    full = {"stream": stream, "through": 6, "recorded": 6, "not_coming": {"thinned": 1}}
+    late = {"stream": stream, "through": 2, "recorded": 2}
+    refused = full | {"not_coming": {"refused": 2, "thinned": 1}}
+    gone = {"stream": lost, "through": 2, "recorded": 2, "finished": True}
+    with endpoint(tmp_path, database) as url, psycopg.connect(database, autocommit=True) as audit:
+        audit.execute("INSERT INTO devices VALUES ('van-08', 'another-token')")
+        for streams in ([late], [full, gone], [refused], [late]):
+            assert post(url, said | {"agent": {"streams": streams}})[0] == 200
+        other = {"device": "van-08", "stream": new, "agent": {"streams": [refused]}}
+        assert post(url, said | other, token="another-token")[0] == 200
+        audit.execute("DELETE FROM fixes WHERE stream = %s AND seq = 3", (stream,))
+        rows = audit.execute(AUDIT.encode()).fetchall()
+    found = {(device, of): (through, missing) for device, of, through, *_, missing in rows}
+    assert found == {
+        ("van-07", stream): (6, 1),
+        ("van-07", lost): (2, 2),
+        ("van-08", stream): (6, -1),
+        ("van-08", new): (None, None),
+    }
 
 
 def test_what_it_answers(database: str, tmp_path: Path) -> None:

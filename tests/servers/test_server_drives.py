@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from destinations import DESTINATIONS, TOKEN, Destination, HomeAssistant, equal, seen_once
 from drives import FIXES, drive_to
-from judge import verdicts
+from judge import audit
 from rig import simulated, started, stats, write_config
 from standins import Compass, Recorder, Server
 from uploading import Uploading
@@ -20,7 +20,12 @@ def test_a_drive_is_read_back_equal(kind: type[Destination], tmp_path: Path, bac
         (tmp_path / name).mkdir()
     server = kind(tmp_path / "server")
     sent = drive_to(
-        server.running, tmp_path / "agent", backlog, cut_after=server.cut_after, **server.upload
+        server.running,
+        tmp_path / "agent",
+        backlog,
+        cut_after=server.cut_after,
+        is_complete=server.is_complete,
+        **server.upload,
     )
     assert len(sent) == FIXES
     with server.running() as url:
@@ -31,9 +36,9 @@ def test_a_drive_is_read_back_equal(kind: type[Destination], tmp_path: Path, bac
     if names:  # it keeps them, so it can be audited
         with AckQueue(tmp_path / "agent" / "queue.db") as queue:
             queue.shared.ledger.streams.reopen(1, queue.last_row())
-            found = verdicts(queue.accounts()[0], names).values()
-        assert sum(verdict.account.through for verdict in found) == FIXES
-        assert [verdict.missing for verdict in found] == [0] * len(found)
+            said = audit(queue.accounts()[0], names)
+        assert said["complete"]
+        assert sum(stream["expected"] for stream in said["streams"]) == FIXES
 
 
 def test_the_recorder_keeps_up_with_a_receiver(tmp_path: Path) -> None:
@@ -80,3 +85,11 @@ def test_what_a_server_cannot_take_is_held_and_nothing_is_lost(tmp_path: Path) -
         reason = made.held_at(url.replace("owntracks?u=jane", "gpslogger"))
         assert reason.startswith("422: required key not provided")
         made.close()
+        # It answers 200 to each webhook, so as not to tell which there are.
+        (tmp_path / "unknown").mkdir()
+        unknown = Uploading(tmp_path / "unknown", url.replace("owntracks?", "x?"), "owntracks")
+        unknown.put(5)
+        assert unknown.work() is not None
+        assert unknown.counts == (5, 0, 0, 0)
+        assert "a webhook that it does not know" in str(unknown.uploader.status().last_error)
+        unknown.close()

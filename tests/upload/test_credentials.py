@@ -28,6 +28,7 @@ from misbehaving import (
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
@@ -356,6 +357,13 @@ def test_plain_http_tells_the_proxy_the_whole_url() -> None:
     assert request.headers["host"] == "far.example"
 
 
+@pytest.mark.parametrize("url", ["http://far.example/v1", "https://far.example/v1"])
+@pytest.mark.usefixtures("no_other_proxy")
+def test_a_proxy_may_be_an_ipv6_address(url: str) -> None:
+    got = exchange(url, Credentials(), proxy="http://[::1]:9")
+    assert "[::1]:9" in reason(got)
+
+
 @pytest.mark.parametrize(
     ("act", "why"),
     [
@@ -406,3 +414,26 @@ def test_a_certificate_of_another_time_is_told_from_a_wrong_clock(
     assert says in said
     assert ("set the clock" in said) == (says == "GNSS says")
     assert said.endswith(says) or says == "GNSS says"
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "aB3/x+y=Zq9",
+        "aB3%2Fx%2By%3DZq9",
+        "aB3%2fx%2by%3dZq9",
+        "aB3/x%2By%3DZq9",
+        r"aB3\/x+y=Zq9",  # as PHP writes JSON
+    ],
+)
+def test_a_server_may_quote_a_secret_in_its_own_way(tmp_path: Path, quoted: str) -> None:
+    token = tmp_path / "token"
+    token.write_text("aB3/x+y=Zq9")
+    credentials = Credentials(token=token)
+    credentials.prepare()
+    assert credentials.masked(f"who is {quoted}?") == "who is ***?"
+    for cut in range(180, 201):  # a long answer is cut, perhaps inside the secret
+        said = credentials.masked(f"401: {words('x' * cut + quoted + 'y' * 100)}, it says")
+        assert "aB3/" not in said
+        assert "aB3%2" not in said
+        assert said.endswith(", it says")

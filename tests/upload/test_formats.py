@@ -157,7 +157,45 @@ def test_accuracy_is_always_sent(
     (feature,) = json.loads(encoded("overland", fix).body)["locations"]
     assert feature["properties"]["horizontal_accuracy"] == metres
     assert parse_qs(encoded("osmand", fix).query)["accuracy"] == [str(metres)]
+    assert parse_qs(encoded("gpslogger", fix).body.decode())["accuracy"] == [str(metres)]
     assert json.loads(encoded("owntracks", fix).body)["acc"] == whole_metres
+
+
+def test_gpslogger_has_only_the_fields_that_home_assistant_knows() -> None:
+    own = '{"battery":81,"provider":"gps","door":"half open"}'
+    payload = encoded("gpslogger", FULL._replace(extra=own), device="a&b/é", compression="gzip")
+    assert payload.headers == {"Content-Type": "application/x-www-form-urlencoded"}
+    assert {name: value for name, (value,) in parse_qs(payload.body.decode()).items()} == {
+        "device": "a&b/é",
+        "latitude": "48.1173",
+        "longitude": "-11.516667123",
+        "accuracy": "2.6",
+        "altitude": "545.4",
+        "speed": "11.524",
+        "direction": "359.7",
+        "battery": "81",
+        "provider": "gps",
+    }
+    worded = encoded("gpslogger", FIX._replace(extra='{"battery":"low"}'))
+    assert b"battery" not in worded.body  # a number there, or the position is refused
+
+
+@pytest.mark.parametrize("url", ["http://x/api/webhook/0123?u=jane", "https://hooks.nabu.casa/gA"])
+@pytest.mark.parametrize("name", ["gpslogger", "osmand", "owntracks"])
+def test_home_assistant_says_nothing_to_a_webhook_that_it_does_not_know(
+    name: FormatName, url: str
+) -> None:
+    """It answers 200 with an empty body, also where its own code fails."""
+    batch = batch_of(FIX)
+    read = choose(name, url).read
+    said = read(Answer(200, {}, b"", verified_tls=False), batch)
+    assert isinstance(said, Deferred)
+    assert "a webhook that it does not know" in said.reason
+    # OwnTracks' webhook says [] also to what it cannot read.
+    other = read(Answer(200, {}, b"[]", verified_tls=False), batch)
+    assert isinstance(other, Delivered) is (name == "owntracks")
+    word = b"[]" if name == "owntracks" else b"Setting location for van07"
+    assert isinstance(read(Answer(200, {}, word, verified_tls=False), batch), Delivered)
 
 
 def test_osmand_of_nothing_names_no_device() -> None:
@@ -332,6 +370,7 @@ def test_clickhouse_codes_decide_whatever_the_status_is(
         ("osmand", False),
         ("overland", False),
         ("owntracks", False),
+        ("gpslogger", False),
     ],
 )
 def test_a_time_in_doubt_goes_only_where_it_can_be_said(name: FormatName, carries_it: bool) -> None:

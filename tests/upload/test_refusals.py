@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from fakes import FakeClock
+from fakes import AlwaysReachable, FakeClock
 from misbehaving import Act, Line, Name, Request, Server, answer, refusing
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -47,6 +47,7 @@ class Journey:
             native.FORMAT,
             self.transport,
             self.policy,
+            way=AlwaysReachable(),
             keeper=self.keeper,
             clock=self.clock,
             rng=rng,

@@ -8,7 +8,7 @@ import pytest
 from misbehaving import Act, Line, Request, Server, answer, hang_up, no_gzip, refusing
 from upload.test_uploader import Bench
 
-from telemetry_agent.model import Batch
+from telemetry_agent.model import Batch, Deferred, Delivered
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.reports import AgentReports
 
@@ -32,9 +32,12 @@ def reports(said: Said, now_s: float = 0.0, heartbeat_s: float = 900.0) -> Agent
     return AgentReports(name, lambda: said.words, said.fields, native.encode, now_s, heartbeat_s)
 
 
-def tell(schedule: AgentReports, now_s: float, *, taken: bool = True, **asked: float) -> float:
+def tell(
+    schedule: AgentReports, now_s: float, *, taken: bool = True, asked_wait_s: float = 0.0
+) -> float:
     schedule.encode(BATCH, "none")
-    return schedule.ended(now_s, taken=taken, **asked)
+    outcome = Delivered() if taken else Deferred("503", retry_after_s=asked_wait_s or None)
+    return schedule.ended(now_s, outcome)
 
 
 # The schedule
@@ -73,7 +76,7 @@ def test_what_is_told_are_the_words_of_the_report_that_went() -> None:
     schedule = reports(said)
     schedule.encode(BATCH, "none")
     said.words = ("silent", "ok", "")
-    schedule.ended(10.0, taken=True)
+    schedule.ended(10.0, Delivered())
     assert schedule.due(11.0)
 
 

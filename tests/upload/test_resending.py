@@ -52,14 +52,15 @@ def test_it_is_honoured_once_a_minute_and_within_bounds() -> None:
         return 1
 
     resending = Resending(resend)
-    resending.asked((), 0)
-    resending.asked([ResendRange(STREAM, 1, 10**9)], 1)
+    resending.asked(Delivered(), 0)
+    resending.asked(Delivered(resend=(ResendRange(STREAM, 1, 10**9),)), 1)
     assert resent == [(STREAM, 1, 10_000)]
-    resending.asked([ResendRange(STREAM, 5, 6)], 60)
+    resending.asked(Delivered(resend=(ResendRange(STREAM, 5, 6),)), 60)
     assert len(resent) == 1
-    resending.asked([ResendRange(STREAM, seq, seq) for seq in range(1, 100)], 61)
+    many = tuple(ResendRange(STREAM, seq, seq) for seq in range(1, 100))
+    resending.asked(Delivered(resend=many), 61)
     assert len(resent) == 21
 
 
 def test_it_is_ignored_where_it_is_not_allowed() -> None:
-    Resending(None).asked([ResendRange(STREAM, 1, 10)], 0)
+    Resending(None).asked(Delivered(resend=(ResendRange(STREAM, 1, 10),)), 0)

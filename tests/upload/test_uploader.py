@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from fakes import FakeClock, Longest
+from fakes import AlwaysReachable, FakeClock, Longest
 from misbehaving import (
     Act,
     Line,
@@ -87,7 +87,7 @@ class Bench:
             wire_format,
             self.transport,
             UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
-            way=way,
+            way=way or AlwaysReachable(),
             missing=lambda: self.missing,
             clock=self.clock,
             rng=Longest(),
@@ -866,7 +866,14 @@ def test_close_during_a_request_of_a_search_hands_back_every_lease(tmp_path: Pat
 def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:
     with bench(tmp_path) as b:
         b.uploader.close()
-        b.uploader = Uploader(b.queue, native.FORMAT, b.transport, UploadPolicy(), clock=b.clock)
+        b.uploader = Uploader(
+            b.queue,
+            native.FORMAT,
+            b.transport,
+            UploadPolicy(),
+            way=AlwaysReachable(),
+            clock=b.clock,
+        )
         b.put_backlog(2)
         assert b.work() is None
         assert b.counts == (0, 0, 2, 0)
@@ -987,7 +994,9 @@ def test_as_a_task_it_delivers_what_rings_and_ends_when_asked(tmp_path: Path) ->
 
     with Server(then=Act(run)) as server, AckQueue(tmp_path / "queue.db") as queue:
         transport = Transport(server.url)
-        uploader = Uploader(queue, native.FORMAT, transport, UploadPolicy(flush_every_s=0.05))
+        uploader = Uploader(
+            queue, native.FORMAT, transport, UploadPolicy(flush_every_s=0.05), way=AlwaysReachable()
+        )
         queue.watch(uploader.bell.ring)
         stop, beat, clock = Stop(), Beat(), Clock()
         thread = threading.Thread(target=run_loop, args=(uploader, stop, beat, clock))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fakes import FakeClock
+from fakes import AlwaysReachable, FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Act, Line, Name, Request, Server
@@ -114,7 +114,12 @@ class World:
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
         self.transport = Transport(server.url)
         self.uploader = Uploader(
-            self.queue, native.FORMAT, self.transport, policy, clock=self.clock
+            self.queue,
+            native.FORMAT,
+            self.transport,
+            policy,
+            way=AlwaysReachable(),
+            clock=self.clock,
         )
 
     def put(self, count: int) -> None:

@@ -104,7 +104,7 @@ _VIEW = (
 # Rows that are there stay as they are.
 _EXTRA = ("ALTER TABLE fix ADD COLUMN extra TEXT", *_VIEW)
 
-# What a file holds already is of streams that no account is given of.
+# No account is given of what a file holds already.
 _STREAMS = """
     CREATE TABLE IF NOT EXISTS stream (
         lo INTEGER PRIMARY KEY,
@@ -209,8 +209,10 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         UnusableError: What is there is no queue of ours, or a damaged one.
         StorageError: It cannot be opened.
     """
-    # Without a log there is nothing to lock and no index to make.
-    mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    # Without a log there is nothing to lock and no index to make. An index that is there is not
+    # written: what no process uses SQLite takes for unknown, and makes its own in memory.
+    log, index = (path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
+    mode = f"mode=ro&readonly_shm={index:d}" if log else "immutable=1"
     uri = f"{path.absolute().as_uri()}?{mode}"
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)

@@ -5,14 +5,21 @@ Not safe for threads: the queue's disk lock guards it.
 
 import os
 import sqlite3
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from operator import ge
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from telemetry_agent.ackqueue.file.marks import (
+    MARK_COLUMNS,
+    STREAM_COLUMNS,
+    mark_row,
+    read_mark,
+    read_stream,
+    stream_row,
+)
 from telemetry_agent.ackqueue.file.rows import COLUMNS, TIME_MS, Row, is_sound, proves_its_number
 from telemetry_agent.ackqueue.file.schema import (
     FAILURES,
@@ -29,7 +36,6 @@ from telemetry_agent.ackqueue.file.schema import (
 )
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
 from telemetry_agent.ackqueue.row_states import (
-    DAMAGED,
     REASONS_IN_MEMORY,
     Loaded,
     RowState,
@@ -44,9 +50,6 @@ ROWS_PER_READ = 1000
 _READS_THAT_MAY_FAIL = 3
 _MOST = 2**63 - 1
 """The highest number that a row can have."""
-
-_DAMAGED_BEFORE_3 = -1
-"""A state that files had up to schema version 2, where a damaged row stayed in its place."""
 
 
 class Changes(NamedTuple):
@@ -87,10 +90,6 @@ _FAILURES: dict[int, type[StorageError]] = {
     sqlite3.SQLITE_FULL: FullError,
 }
 
-
-_STATES = {int(state): state for state in State}
-MARK_COLUMNS = ("lo", "hi", "state", "reason", "batch", "crc")
-STREAM_COLUMNS = ("lo", "stream", "first_seq", "reported", "crc")
 
 _INSERT = (
     f"INSERT INTO fix ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608 - names of ours
@@ -272,12 +271,15 @@ class Store:
             create_file(path)
             with closing(connect(path)) as copy:
                 copy.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                copy.execute("PRAGMA journal_mode = OFF")  # nothing was there that could come back
                 self._connection.backup(copy)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise refusal(f"cannot write the queue {path}", error) from error
-        except FAILURES as error:
+        except (OSError, *FAILURES) as error:
+            with suppress(OSError):  # on a full disk it takes the room that is left
+                path.unlink()
+            if isinstance(error, OSError):
+                raise refusal(f"cannot write the queue {path}", error) from error
             raise StorageError(f"cannot copy the queue {self.path}: {error}") from error
 
     def close(self) -> None:
@@ -320,7 +322,7 @@ class Store:
                 if run is None:
                     execute("DELETE FROM stream WHERE lo = ?", (lo,))
                 else:
-                    execute(_SET_STREAM, (*run, _run_checksum(run)))
+                    execute(_SET_STREAM, stream_row(run))
             if changes.moved:
                 self._connection.executemany(_REPLACE, changes.moved)
             if changes.arrived:
@@ -345,8 +347,7 @@ class Store:
             if span is None:
                 execute("DELETE FROM mark WHERE lo = ?", (lo,))
                 continue
-            values = lo, span.hi, *span.value
-            execute(_SET_MARK, (*values, _checksum(*values)))
+            execute(_SET_MARK, mark_row(span))
             if span.value.state in {State.GONE, State.UNUSED}:
                 execute("DELETE FROM fix WHERE id BETWEEN ? AND ?", (lo, span.hi))
 
@@ -359,30 +360,6 @@ class Store:
         ).fetchone()
         if stored != len(rows):
             raise TakenError(f"row numbers of {self.path} are taken by other fixes")
-
-
-def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
-    """A row of the table ``mark``; ``None``: it is damaged."""
-    lo, hi, state, reason, batch, crc = row
-    try:
-        if crc != _checksum(lo, hi, state, reason, batch) or not 0 < lo <= hi:
-            return None
-        if not isinstance(hi, int) or not isinstance(batch, int | None):
-            return None
-        if state == _DAMAGED_BEFORE_3:
-            return Span(lo, hi, DAMAGED)
-        return Span(lo, hi, RowState(_STATES[state], reason, batch))
-    except (KeyError, TypeError, ValueError):  # no state, no number, or a text that is no UTF-8
-        return None
-
-
-def read_stream(row: Sequence[Any]) -> StreamRun | None:
-    """A row of the table ``stream``; ``None``: it is damaged."""
-    *values, crc = row
-    if any(type(value) is not int for value in values):
-        return None
-    run = StreamRun(*values)
-    return run if crc == _run_checksum(run) else None
 
 
 def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
@@ -399,11 +376,3 @@ def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
         or marks.value_at(number) is not None
     )
     return bool(number > before and (follows or proves_its_number(newest[0])))
-
-
-def _checksum(lo: object, hi: object, state: object, reason: object, batch: object) -> int:
-    return zlib.crc32(f"{lo} {hi} {state} {reason} {batch}".encode())
-
-
-def _run_checksum(run: StreamRun) -> int:
-    return zlib.crc32(" ".join(map(str, run)).encode())

@@ -99,51 +99,71 @@ class Bounds:
     def _bounded(self) -> bool:
         return self._limits.max_size_bytes > 0 or self._limits.min_free_bytes > 0
 
-    # For the holder of the disk lock
-
     def make_room(self) -> bool:
-        """Make some room if there is too little for new fixes.
-
-        Returns:
-            Whether to call it again now.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-        if not self._bounded or self._shared.writer.refused:
-            return False
-        room = self._look()
-        self._ballast.keep(room.disk_free - self._limits.min_free_bytes)
-        if room.ample:
-            self._relax()
-        if not (room.short or self.stopped):
-            return False
-        self._press()
-        if not self._give_up(disk_is_short=room.disk_free < self._limits.min_free_bytes):
-            return False
-        self._shared.write()
-        room = self._look()
-        return room.short or (self.stopped and not room.ample)
-
-    def has_room(self) -> bool:
-        """Whether there is room, or can be by deleting delivered fixes alone."""
-        if not self._bounded:
-            return True
-        while not self._look().ample:
-            if not self._give_up_delivered():
+        """Keep within the limits, one step at a time. Returns and raises as ``purge``."""
+        with self._shared.disk:
+            self._shared.check_open()
+            if not self._bounded or self._shared.writer.refused:
+                return False
+            room = self._look()
+            self._ballast.keep(room.disk_free - self._limits.min_free_bytes)
+            if room.ample:
+                self._relax()
+            if not (room.short or self.stopped):
+                return False
+            self._press()
+            if not self._give_up(disk_is_short=room.disk_free < self._limits.min_free_bytes):
                 return False
             self._shared.write()
-        return True
+            room = self._look()
+            return room.short or (self.stopped and not room.ample)
 
-    def purge(self) -> bool:
-        """Delete some delivered fixes that were kept for ``keep_delivered``.
-
-        Returns:
-            Whether there may be more to delete.
+    def has_room(self) -> bool:
+        """Whether more can be carried over, after deleting some delivered fixes at most.
 
         Raises:
             StorageError: The file cannot be read.
         """
+        shared = self._shared
+        with shared.disk:
+            shared.check_open()
+            if not self._bounded or self._look().ample:
+                return True
+            if shared.writer.refused or not self._give_up_delivered():
+                return False
+            return shared.write() is None
+
+    def tidy(self) -> bool:
+        """Delete what is too old, give back free pages. As ``purge``."""
+        with self._shared.disk:
+            self._shared.check_open()
+            if self._purge() or self._expire():
+                return True
+            self._pack()
+            self._shared.note()
+        return False
+
+    def purge(self) -> bool:
+        """Delete some of the delivered fixes that are older than ``keep_delivered_s``.
+
+        Age is the distance in GNSS time, either way, from the last fix put in this run whose time
+        is not in doubt: the system clock of a device may be wrong by years. So nothing is deleted
+        before there is such a fix. Oldest recorded first, at most 1,000 in a transaction. The
+        newest fix stays whatever its age: ``newest`` tells the next run how far this one came.
+
+        Returns:
+            Whether there may be more to delete now.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self._shared.disk:
+            self._shared.check_open()
+            return self._purge()
+
+    # For the holder of the disk lock
+
+    def _purge(self) -> bool:
         shared = self._shared
         with shared.lock:
             delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
@@ -167,7 +187,7 @@ class Bounds:
         latest_ms = self._shared.latest_ms or 0
         return is_sound(row) and abs(row[TIME_MS] - latest_ms) <= self._keep_delivered_ms
 
-    def expire(self) -> bool:
+    def _expire(self) -> bool:
         """Delete some fixes that are older than ``max_age``. Returns and raises as ``purge``."""
         shared = self._shared
         if not self._limits.max_age_s or shared.latest_ms is None or shared.writer.refused:
@@ -209,12 +229,8 @@ class Bounds:
             lo = rows[-1][0] + 1 if rows else most + 1
         return last_old, False
 
-    def pack(self) -> None:
-        """Give unused pages back to the disk if they are most of the file.
-
-        Raises:
-            StorageError: The disk refused.
-        """
+    def _pack(self) -> None:
+        """Give unused pages back to the disk if they are most of the file."""
         shared = self._shared
         if shared.writer.refused or shared.ledger.away.any:
             return

@@ -9,6 +9,7 @@ A power cut can come after each step, so ``finish`` is called before a queue is 
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -63,8 +64,12 @@ def move_away(path: Path) -> Path:
     return aside
 
 
-def put_by(path: Path) -> Path:
+def put_by(path: Path, files: Sequence[Path]) -> Path:
     """Rename a file that somebody put in the place of the queue. Returns the new name.
+
+    Args:
+        path: Of the queue.
+        files: What is theirs of it, its log and its index.
 
     Raises:
         StorageError: It cannot be renamed.
@@ -72,7 +77,9 @@ def put_by(path: Path) -> Path:
     taken = [number for number, _ in _numbered(path, _FOREIGN)]
     foreign_path = _named(path, _FOREIGN, max(taken, default=0) + 1)
     try:
-        rename(path, foreign_path)
+        for file in files:
+            end = file.name.removeprefix(path.name)
+            rename(file, foreign_path.with_name(foreign_path.name + end))
     except OSError as error:
         raise StorageError(f"cannot rename the file {path}: {error.strerror}") from error
     return foreign_path

@@ -4,16 +4,17 @@ Each row and each mark is checked, at most 1,000 in a transaction, so that a run
 recording. At rest SQLite checks the structure of the file as well.
 """
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
+from telemetry_agent.ackqueue.file.marks import read_mark
 from telemetry_agent.ackqueue.file.rows import decode, is_sound
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, NewerError
-from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store, read_mark
-from telemetry_agent.ackqueue.ledger import Ledger
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.reading import QueueReader, QueueSource
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.wal import read_log
 from telemetry_agent.ackqueue.row_states import DAMAGED
@@ -24,54 +25,7 @@ from telemetry_agent.model import Record
 
 _LOSSES_TOLD = 20
 
-V = TypeVar("V")
-
 Report = Generator[dict[str, Any], None, None]
-
-
-class QueueSource(Protocol):
-    """A queue in use (``SharedState``) or at rest (``FileAtRest``)."""
-
-    @property
-    def path(self) -> Path: ...  # noqa: D102
-    @property
-    def store(self) -> Store: ...  # noqa: D102
-    @property
-    def ledger(self) -> Ledger: ...  # noqa: D102
-    @property
-    def committed(self) -> int: ...  # noqa: D102 - the last row that is on disk
-    @property
-    def disk(self) -> AbstractContextManager[object]: ...  # noqa: D102
-    @property
-    def lock(self) -> AbstractContextManager[object]: ...  # noqa: D102
-    def check_open(self) -> None: ...  # noqa: D102
-    def ask(self, read: Callable[[Store], V]) -> V: ...  # noqa: D102
-
-
-class FileAtRest:
-    """A queue that nobody uses."""
-
-    def __init__(self, path: Path) -> None:
-        """Open it for reading.
-
-        Raises:
-            StorageError: It is too damaged to be opened, or the disk refuses.
-        """
-        self.path = path
-        self.disk: AbstractContextManager[object] = nullcontext()
-        self.lock = self.disk
-        self.store = Store(path, None)
-        loaded = self.store.load()
-        self.ledger = Ledger(loaded)
-        self.committed = loaded.last
-        self.damage = loaded.damage
-
-    def check_open(self) -> None:
-        """Do nothing: it is open."""
-
-    def ask(self, read: Callable[[Store], V]) -> V:
-        """Read something from the file."""
-        return read(self.store)
 
 
 class Loss(NamedTuple):
@@ -117,7 +71,7 @@ def verify_at_rest(path: Path, file: Path) -> Report:
     """
     log_is_damaged = read_log(set_aside_files.log_of(file), PAGE_BYTES).damaged
     try:
-        source = FileAtRest(file)
+        source = QueueReader(file)
     except NewerError as error:
         structure = str(error).replace(str(file), str(path))
         yield _report(path, structure=structure) | {"newer": True}
@@ -127,7 +81,7 @@ def verify_at_rest(path: Path, file: Path) -> Report:
         yield _report(path, structure=structure.replace(str(file), str(path)))
         return
     source.path = path
-    with closing(source.store):
+    with closing(source):
         structure = source.damage or source.store.integrity()
         if log_is_damaged:
             structure = "its log is damaged"

@@ -30,20 +30,20 @@ class Trial:
     """The test of one speed."""
 
     def __init__(self) -> None:
-        self.heard = b""
+        self.received = b""
         self._framer = Framer()
 
     def feed(self, data: bytes) -> bool | None:
         """Whether the speed is right; ``None`` while that is not decided."""
-        self.heard += data
-        if self._framer.feed(data) or self._framer.unchecked or protocol(self.heard):
+        self.received += data
+        if self._framer.feed(data) or self._framer.unchecked or protocol(self.received):
             return True
-        if len(self.heard) < _ENOUGH_BYTES:
+        if len(self.received) < _ENOUGH_BYTES:
             return None
-        noise = len(self.heard.translate(None, _TEXT))
-        if noise * 4 > len(self.heard) and not may_be_binary(self.heard):
+        noise = len(self.received.translate(None, _TEXT))
+        if noise * 4 > len(self.received) and not may_be_binary(self.received):
             return False
-        return False if len(self.heard) > _TOO_MANY_BYTES else None
+        return False if len(self.received) > _TOO_MANY_BYTES else None
 
 
 def in_order(known: int | None) -> Iterator[int]:

@@ -66,15 +66,15 @@ class Reports:
         """The sentences in the lines that ``data`` completes, or made from them."""
         *lines, tail = (self._tail + data).split(b"\n")
         self._tail = tail[-_LONGEST_LINE:]
-        said = b""
+        sentences = b""
         for line in lines:
             if line.startswith(b"$"):
-                said += line + b"\n"
+                sentences += line + b"\n"
                 if line[3:7] in _POSITION:
                     self._epochs = 0
             elif line.startswith(b"{"):
-                said += self._report(line)
-        return said
+                sentences += self._report(line)
+        return sentences
 
     def _report(self, line: bytes) -> bytes:
         try:
@@ -207,21 +207,21 @@ class GpsdSource(TcpSource):
         self._reports = Reports(self.rejected)
         self._followed: str | None = None
         self._mute = 0  # receivers that were followed and sent no data
-        self._has_said = False
+        self._has_sent = False
 
     def open(self) -> None:
         """See ``Source.open``."""
         super().open()
         self._reports = Reports(self.rejected)
-        if self._followed and not self._has_said:
+        if self._followed and not self._has_sent:
             self._mute += 1
-        self._followed, self._has_said = None, False
+        self._followed, self._has_sent = None, False
         self.request(b"?DEVICES;\n")
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
         data = super().read(timeout_s)
-        said = self._reports.feed(data)
+        sentences = self._reports.feed(data)
         devices = self._reports.devices
         if devices == []:
             raise SourceError(
@@ -233,14 +233,14 @@ class GpsdSource(TcpSource):
             self._followed = devices[self._mute % len(devices)]
             watch = {"enable": True, "json": True, "raw": 1, "device": self._followed}
             self.request(f"?WATCH={json.dumps(watch)};\n".encode())
-        self._has_said = self._has_said or bool(said)
-        return said
+        self._has_sent = self._has_sent or bool(sentences)
+        return sentences
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """See ``Source.advice``."""
         if state == "silent":
             return Advice(
-                f"gpsd has {self._followed or 'a receiver'} and gets no data from it",
+                f"gpsd has {self._followed or 'a receiver'} but receives no data from it",
                 "check the receiver's wiring and power (`gpsmon` shows what gpsd gets)",
             )
         return super().advice(state, heard)

@@ -104,19 +104,22 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
         usb = interface and _above(interface, "idVendor")
         if not interface or not usb:
             continue
-        number = int(text_of(interface / "bInterfaceNumber") or "0", 16)
-        ids = (
-            int(text_of(usb / "idVendor"), 16),
-            int(text_of(usb / "idProduct"), 16),
-        )
-        says = f"{text_of(usb / 'manufacturer')} {text_of(usb / 'product')}".strip()
-        judged = _judge(ids, number, says)
+        try:
+            number = int(text_of(interface / "bInterfaceNumber") or "0", 16)
+            ids = (
+                int(text_of(usb / "idVendor"), 16),
+                int(text_of(usb / "idProduct"), 16),
+            )
+        except ValueError:  # it is being unplugged
+            continue
+        described = f"{text_of(usb / 'manufacturer')} {text_of(usb / 'product')}".strip()
+        judged = _judge(ids, number, described)
         if judged:
             device = Path("/dev") / tty.name
             yield Candidate(names.get(tty.name, device), device, *judged)
 
 
-def _judge(ids: tuple[int, int], interface: int, says: str) -> tuple[Kind, str] | None:
+def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, str] | None:
     """Kind and label of a USB port; ``None``: certainly not a receiver's."""
     if ids in RECEIVERS:
         return "receiver", RECEIVERS[ids]
@@ -126,7 +129,7 @@ def _judge(ids: tuple[int, int], interface: int, says: str) -> tuple[Kind, str] 
     if ids[0] in _MODEM_VENDORS:
         return None
     bridge = _BRIDGES.get(ids[0], "USB")
-    return "unknown", says or f"{bridge} serial port"
+    return "unknown", described or f"{bridge} serial port"
 
 
 def _header(root: Path) -> Iterator[Candidate]:
@@ -153,12 +156,10 @@ def _header(root: Path) -> Iterator[Candidate]:
 
 def _lasting_names(root: Path) -> dict[str, Path]:
     """Port, such as ttyUSB0 -> its name below /dev/serial/by-id."""
-    folder = Path("dev/serial/by-id")
-    return {
-        (link.parent / link.readlink()).name: Path("/") / folder / link.name
-        for link in sorted((root / folder).glob("*"))
-        if link.is_symlink()
-    }
+    folder = Path("/dev/serial/by-id")
+    links = sorted((root / folder.relative_to("/")).glob("*"))
+    ports = {folder / link.name: _target(root, folder / link.name) for link in links}
+    return {port: name for name, port in ports.items() if port is not None}
 
 
 def _target(root: Path, link: Path) -> str | None:

@@ -12,7 +12,7 @@ from telemetry_agent.gnss.framing import has_unchecked
 
 
 def protocol(data: bytes) -> str | None:
-    """UBX, SiRF, SkyTraq or CASIC if ``data`` contains a whole frame; else None."""
+    """UBX, SiRF, SkyTraq, CASIC or RTCM if ``data`` contains a whole frame; else None."""
     for name, (header, is_frame) in _PROTOCOLS.items():
         at = data.find(header)
         while at >= 0:
@@ -67,9 +67,20 @@ def _is_casic(frame: bytes) -> bool:
     return len(frame) >= end + 4 and frame[end : end + 4] == checksum.to_bytes(4, "little")
 
 
+def _is_rtcm(frame: bytes) -> bool:
+    end = 6 + frame[2] if len(frame) > 2 else 6
+    remainder = 0  # CRC-24Q; over the message and its checksum it is 0
+    for byte in frame[:end]:
+        remainder ^= byte << 16
+        for _ in range(8):
+            remainder = remainder << 1 ^ (0x1864CFB if remainder & 0x800000 else 0)
+    return len(frame) >= end and remainder == 0
+
+
 _PROTOCOLS: dict[str, tuple[bytes, Callable[[bytes], bool]]] = {
     "UBX": (b"\xb5\x62", _is_ubx),
     "SiRF": (b"\xa0\xa2", _is_sirf),
     "SkyTraq": (b"\xa0\xa1", _is_skytraq),
     "CASIC": (b"\xba\xce", _is_casic),
+    "RTCM": (b"\xd3\x00", _is_rtcm),  # frames of up to 255 bytes, which every stream has
 }

@@ -157,10 +157,10 @@ class SerialSource:
             port.baudrate = baud
             trial = Trial()
             if self._try(trial):
-                self._held = trial.heard
+                self._held = trial.received
                 self._memory[self.name] = baud
                 return baud
-            silent += not trial.heard
+            silent += not trial.received
             # A line without data does not show its speed.
             if self._cancelled or silent == _SILENT_TRIALS:
                 break
@@ -184,7 +184,10 @@ class SerialSource:
                 f"the data from {self.name} is not NMEA at any speed",
                 "is it a receiver? Check the wiring (ground, and 3.3 V levels on a header)",
             )
-        found = detect_baud(self._path, root=self._root)
+        try:
+            found = detect_baud(self._path, root=self._root)
+        except SourceError:  # it went away, or another program has it meanwhile
+            found = None
         likely = f"it sends at {found}: set gps.baud = {found}" if found else "try another"
         return Advice(
             f"the data from {self.name} at {self.baud} baud is not NMEA",

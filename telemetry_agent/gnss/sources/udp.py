@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 _TAIL_BYTES = 4096
 _SENDERS = 16
 _SILENT_S = 5.0
-_UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}\Z")
+_UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}[ \0]*\Z")
 # A position that is valid: RMC and GLL by status, GGA by quality, GNS by mode.
 _POSITION = re.compile(
     rb"\$..(?:RMC,[^,]*,[AD],|GLL,(?:[^,]*,){5}[AD]|GGA,(?:[^,]*,){5}[1-9]"
@@ -136,9 +136,9 @@ class UdpSource(SocketSource):
     def _framed(self, sender: str, data: bytes) -> bytes:
         """The sentences of this sender that are whole now."""
         if _UNENDED.search(data):
-            data += b"\n"  # some senders leave out the end of the line
+            data += b"\n"  # some senders send no line end
         text = self._tails.pop(sender, b"") + data
-        end = text.rfind(b"\n") + 1
+        end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
         self._tails[sender] = text[end:][-_TAIL_BYTES:]
         if len(self._tails) > _SENDERS:
             self._tails.popitem(last=False)

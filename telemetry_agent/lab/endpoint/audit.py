@@ -4,8 +4,12 @@ An agent accounts for each of its streams: every fix with a seq up to ``through`
 or is counted in ``not_coming`` by its reason. So the rows of the stream up to ``through`` must be
 ``recorded`` less the sum of ``not_coming``. Gaps in seq are legal, so a gap alone says nothing; but
 where rows are missing, they are in the gaps, and those are named.
+
+A stream that is not finished can have more to come, so a device is complete until the first of its
+streams that is in doubt, and what came after that proves nothing.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +29,7 @@ class StreamVerdict:
     complete_until: str | None
     """The time of the last fix before the first gap in which a fix may be missing."""
     gaps: tuple[tuple[int, int], ...]
-    """Where the missing rows are, as first and last seq; empty where none is missing."""
+    """Where missing rows can be, as first and last seq; empty where none is missing."""
 
     @property
     def missing(self) -> int:
@@ -44,12 +48,20 @@ def account_of(said: object) -> StreamAccount | None:
         said.get("recorded", -1),
         said.get("not_coming", {}),
         tuple(damaged_in) if isinstance(damaged_in, list) and len(damaged_in) == 2 else None,
+        finished=said.get("finished") is True,
     )
-    if not isinstance(account.stream, str) or not isinstance(account.not_coming, dict):
+    if not isinstance(account.stream, str) or not re.fullmatch("[0-9a-f]{16}", account.stream):
+        return None
+    if not isinstance(account.not_coming, dict):
         return None
     counts = (account.through, account.recorded, *account.not_coming.values())
     counts += account.damaged_in or ()
-    return account if all(type(count) is int and count >= 0 for count in counts) else None
+    if not all(map(str.isprintable, account.not_coming)) or not all(
+        type(count) is int and 0 <= count < 2**63 for count in counts
+    ):
+        return None
+    is_possible = account.expected >= 0 and account.recorded <= account.through
+    return account if is_possible else None
 
 
 def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> StreamVerdict:
@@ -63,21 +75,26 @@ def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> StreamVerd
     last_time = here[-1][1] if here else None
     if len(here) >= account.expected:
         return StreamVerdict(account, len(here), last_time, ())
-    gaps = tuple(_gaps([seq for seq, _ in here], account.through))[:_GAPS_NAMED]
+    gaps = tuple(_gaps([seq for seq, _ in here], account.through))
     before = [time for seq, time in here if seq < gaps[0][0]]
     return StreamVerdict(account, len(here), before[-1] if before else None, gaps)
 
 
-def as_json(device: str, verdicts: Iterable[StreamVerdict]) -> dict[str, Any]:
-    """The answer of ``GET /v1/audit`` for one device."""
-    verdicts = list(verdicts)
-    holes = [verdict for verdict in verdicts if verdict.missing > 0]
-    times = [v.complete_until for v in holes or verdicts if v.complete_until is not None]
+def as_json(
+    device: str, verdicts: Sequence[StreamVerdict], unaccounted: tuple[int, str] | None = None
+) -> dict[str, Any]:
+    """The answer of ``GET /v1/audit`` for one device.
+
+    Args:
+        device: its name.
+        verdicts: of its streams, the oldest first.
+        unaccounted: how many rows of it are of streams without an account, and the newest time.
+    """
     return {
         "device": device,
-        "complete": not holes,
-        # If fixes are missing, only the time before all holes is certain.
-        "complete_until": (min if holes else max)(times, default=None),
+        "complete": bool(verdicts) and all(verdict.missing <= 0 for verdict in verdicts),
+        "complete_until": _complete_until(verdicts),
+        "unaccounted": unaccounted and {"fixes": unaccounted[0], "until": unaccounted[1]},
         "streams": [
             {
                 "stream": verdict.account.stream,
@@ -85,7 +102,7 @@ def as_json(device: str, verdicts: Iterable[StreamVerdict]) -> dict[str, Any]:
                 "expected": verdict.account.expected,
                 "stored": verdict.stored,
                 "missing": max(0, verdict.missing),
-                "gaps": [list(gap) for gap in verdict.gaps],
+                "gaps": _named(verdict.gaps),
                 "not_coming": dict(verdict.account.not_coming),
                 "damaged_in": verdict.account.damaged_in,
             }
@@ -96,9 +113,14 @@ def as_json(device: str, verdicts: Iterable[StreamVerdict]) -> dict[str, Any]:
 
 def lines(audit: Mapping[str, Any]) -> list[str]:
     """The same in plain words."""
-    until = audit["complete_until"] or ("now" if audit["complete"] else "no fix")
-    sure = "" if audit["complete"] else "not complete; "
-    said = [f"{audit['device']}: {sure}complete until {until}"]
+    said = []
+    if audit["streams"] and not audit["complete"]:
+        said.append("not complete")
+    if audit["streams"]:
+        said.append(f"complete until {audit['complete_until'] or 'no fix'}")
+    if unaccounted := audit["unaccounted"]:
+        said.append(f"no account of {unaccounted['fixes']} fixes until {unaccounted['until']}")
+    said = [f"{audit['device']}: {'; '.join(said)}"]
     for stream in audit["streams"]:
         name = f"  stream {stream['stream']}:"
         if stream["missing"]:
@@ -113,6 +135,26 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
             place = f" (damage in seq {where[0]} to {where[1]})" if where else ""
             said.append(f"{name} never coming: {counts}{place}")
     return said
+
+
+def _complete_until(verdicts: Iterable[StreamVerdict]) -> str | None:
+    """The time up to which nothing is missing or still to come."""
+    before: str | None = None  # the newest time of the streams before
+    doubts: list[str | None] = []
+    for verdict in verdicts:
+        until = verdict.complete_until
+        if verdict.missing > 0 or not verdict.account.finished:
+            doubts.append(until or before)
+        before = max(before or "", until or "") or None
+    return min((time or "" for time in doubts), default=before) or None
+
+
+def _named(gaps: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Not too many: the last one can stand for several."""
+    named = [list(gap) for gap in gaps[:_GAPS_NAMED]]
+    if named:
+        named[-1][1] = gaps[-1][1]
+    return named
 
 
 def _gaps(seqs: Sequence[int], through: int) -> Iterable[tuple[int, int]]:

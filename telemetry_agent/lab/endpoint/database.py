@@ -11,7 +11,6 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.lab.endpoint.audit import StreamVerdict, account_of, as_json, judge
 from telemetry_agent.lab.native_request import NativeRequest
-from telemetry_agent.model import StreamAccount
 
 _FIXES = """CREATE TABLE IF NOT EXISTS fixes (
     stream TEXT NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL,
@@ -21,10 +20,21 @@ _REPORTS = """CREATE TABLE IF NOT EXISTS reports (
     device TEXT PRIMARY KEY, stream TEXT NOT NULL, heard TEXT NOT NULL, agent TEXT NOT NULL)
     WITHOUT ROWID"""
 
-_ACCOUNTS = """CREATE TABLE IF NOT EXISTS accounts (
-    stream TEXT PRIMARY KEY, device TEXT NOT NULL, through INTEGER NOT NULL,
-    recorded INTEGER NOT NULL, not_coming TEXT NOT NULL, damaged_in TEXT NOT NULL)
-    WITHOUT ROWID"""
+_ACCOUNTS = """CREATE TABLE IF NOT EXISTS stream_accounts (
+    age INTEGER PRIMARY KEY, device TEXT NOT NULL, stream TEXT NOT NULL, through INTEGER NOT NULL,
+    expected INTEGER NOT NULL, finished INTEGER NOT NULL, account TEXT NOT NULL,
+    UNIQUE (device, stream))"""
+# An account never becomes untrue, and reports can arrive late: the one that says most stays. An
+# agent names its oldest streams first.
+_PUT_ACCOUNT = """INSERT INTO stream_accounts
+    (device, stream, through, expected, finished, account) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (device, stream) DO UPDATE SET through = excluded.through,
+        expected = excluded.expected, finished = excluded.finished, account = excluded.account
+    WHERE (excluded.through, excluded.expected, excluded.finished) >= (through, expected, finished)
+    """
+_UNACCOUNTED = """SELECT device, count(*), max(time) FROM fixes
+    WHERE (?1 = '' OR device = ?1) AND stream NOT IN (SELECT stream FROM stream_accounts)
+    GROUP BY device"""
 
 
 class FixDatabase:
@@ -37,6 +47,7 @@ class FixDatabase:
             StorageError: it cannot be written.
         """
         self._lock = threading.Lock()
+        self._path = path
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -65,26 +76,40 @@ class FixDatabase:
             raise StorageError(f"cannot store: {error}") from error
         return max(0, stored)
 
-    def audits(self, device: str | None = None) -> list[dict[str, Any]]:
+    def audits(self, device: str = "") -> list[dict[str, Any]]:
         """For each device, or for one: are all fixes of its agent's account stored?"""
-        rows = self.read(
-            "SELECT device, stream, through, recorded, not_coming, damaged_in FROM accounts"
-            " WHERE ?1 = '' OR device = ?1 ORDER BY device, stream",
-            device or "",
-        )
+        verdicts = self.verdicts(device)
+        unaccounted = {name: tuple(found) for name, *found in self.read(_UNACCOUNTED, device)}
+        return [
+            as_json(name, verdicts.get(name, ()), unaccounted.get(name))
+            for name in sorted({*verdicts, *unaccounted})
+        ]
+
+    def verdicts(self, device: str = "") -> dict[str, list[StreamVerdict]]:
+        """Of each stream with an account, by device, the oldest stream first."""
         verdicts: dict[str, list[StreamVerdict]] = {}
-        for name, stream, through, recorded, not_coming, damaged_in in rows:
-            account = StreamAccount(
-                stream, through, recorded, json.loads(not_coming), json.loads(damaged_in)
-            )
-            stored = self.read("SELECT seq, time FROM fixes WHERE stream = ? ORDER BY seq", stream)
-            verdicts.setdefault(name, []).append(judge(account, stored))
-        return [as_json(name, found) for name, found in verdicts.items()]
+        for name, said in self.read(
+            "SELECT device, account FROM stream_accounts WHERE ?1 = '' OR device = ?1 ORDER BY age",
+            device,
+        ):
+            if (account := account_of(json.loads(said))) is not None:
+                stored = self.read(
+                    "SELECT seq, time FROM fixes WHERE stream = ? ORDER BY seq", account.stream
+                )
+                verdicts.setdefault(name, []).append(judge(account, stored))
+        return verdicts
 
     def read(self, sql: str, *values: str) -> list[Any]:
-        """Every row that ``sql`` selects."""
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
+        """Every row that ``sql`` selects.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        try:
+            with self._lock:
+                return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot read {self._path}: {error}") from error
 
     def close(self) -> None:
         """Idempotent."""
@@ -107,17 +132,13 @@ class FixDatabase:
                     (*name, rfc3339(Clock().wall_ms()), json.dumps(agent)),
                 )
                 streams = agent.get("streams")
-                for said in streams if isinstance(streams, list) else ():
-                    if (account := account_of(said)) is not None:
-                        self._db.execute(
-                            "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?)",
-                            (
-                                account.stream,
-                                name[1],
-                                account.through,
-                                account.recorded,
-                                json.dumps(account.not_coming),
-                                json.dumps(account.damaged_in),
-                            ),
-                        )
+                said = streams if isinstance(streams, list) else ()
+                self._db.executemany(
+                    _PUT_ACCOUNT,
+                    [
+                        (name[1], a.stream, a.through, a.expected, a.finished, json.dumps(entry))
+                        for entry in said
+                        if (a := account_of(entry)) is not None
+                    ],
+                )
         return stored

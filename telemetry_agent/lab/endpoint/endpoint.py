@@ -12,7 +12,7 @@ import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from telemetry_agent.lab.native_request import NativeRequest, RefusedError
 _log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 10  # a full disk lasts at least that long
+_ASKS_MAX, _SEQS_MAX = 20, 10_000  # what an agent honours of one answer
 
 
 class Endpoint:
@@ -153,7 +154,7 @@ class Endpoint:
 
     def audits(self, device: str | None = None) -> list[dict[str, Any]]:
         """For each device, or for one, until when it is complete; see ``audit.as_json``."""
-        return self._store.audits(device)
+        return self._store.audits(device or "")
 
     # For the handlers, each in a thread of its own.
 
@@ -183,8 +184,11 @@ class Endpoint:
 
     def take(self, request: NativeRequest) -> dict[str, Any]:
         """Store a request; return the answer to it."""
+        asks: dict[str, Any] = {}
         try:
             stored = self._store.put(request)
+            if self._asks_again and request.agent is not None:
+                asks["resend"] = list(self._missing(request.device))
         except StorageError as error:
             _log.warning("%s", error)
             raise RefusedError(503, str(error), retry_after_s=_RETRY_AFTER_S) from error
@@ -198,14 +202,20 @@ class Endpoint:
         answer: dict[str, Any] = {"received": stored + known, "stored": stored, "known": known}
         if request.rejected:
             answer["rejected"] = request.rejected
-        if self._asks_again and request.agent is not None:
-            answer["resend"] = [
-                {"stream": stream["stream"], "from": first, "to": last}
-                for audit in self.audits(request.device)
-                for stream in audit["streams"]
-                for first, last in stream["gaps"]
-            ]
-        return answer
+        return answer | asks
+
+    def _missing(self, device: str) -> Iterator[dict[str, Any]]:
+        """What to ask for: others each time, for most gaps can be legal."""
+        gaps = [
+            (verdict.account.stream, *gap)
+            for verdicts in self._store.verdicts(device).values()
+            for verdict in verdicts
+            for gap in verdict.gaps
+        ]
+        for stream, first, last in sorted(gaps, key=lambda _: self._draw())[:_ASKS_MAX]:
+            parts = (last - first) // _SEQS_MAX + 1
+            begin = first + _SEQS_MAX * int(self._draw() * parts)
+            yield {"stream": stream, "from": begin, "to": min(last, begin + _SEQS_MAX - 1)}
 
     def _bind(self) -> None:
         """Bind the port without listening, so that connections are refused."""

@@ -16,6 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from telemetry_agent import __version__
+from telemetry_agent.errors import StorageError
 from telemetry_agent.lab.native_request import BODY_MAX_BYTES, RefusedError, parse
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200, look(self._admitted()))
             except RefusedError as refused:
                 self._refuse(refused)
+            except StorageError as error:
+                self._refuse(RefusedError(503, str(error)))
         elif path == _DESCRIPTION_PATH:
             description = resources.files(__package__).joinpath("openapi.json").read_text("utf-8")
             self._answer(200, json.loads(description))

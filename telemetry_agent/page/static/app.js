@@ -1,23 +1,22 @@
 /** Puts the parts together: each event of the agent is shown by all of them. */
 
 import { DeadLetters } from "./dead-letters.js";
+import { $, make, put } from "./dom.js";
 import { Feed, post } from "./feed.js";
 import { Health, marked } from "./health.js";
 import { instead, library, whenSeen } from "./lazy.js";
-import { Pipe, put } from "./pipe.js";
+import { Pipe } from "./pipe.js";
 import { Playback } from "./playback.js";
 import { SkyView } from "./sky.js";
 import { Track } from "./track.js";
 import { unitsSelect } from "./units.js";
 import { ago, count, headline, lostContact, many, reasons, size, span, total } from "./words.js";
 
-const $ = (id) => document.getElementById(id);
-
 const ICONS = { bad: "icon-bad.svg", stored: "icon-warn.svg" };
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
 
 async function start() {
-  const { check, missing, ...ground } = await (await fetch("setup")).json();
+  const { check, missing, ...ground } = await setup();
   const track = new Track();
   // For the tests: what is there to draw, and how long that takes.
   window.page = { track };
@@ -66,6 +65,7 @@ async function start() {
   const feed = new Feed(
     track,
     (state) => {
+      if (last && state.version !== last.version) return location.reload(); // so is the page
       const says = headline(state);
       story.tell(says);
       labels(state, says.title);
@@ -88,6 +88,17 @@ async function start() {
   });
   window.page.feed = feed;
   feed.start();
+}
+
+/** What the agent was set up with, however long it takes to come. */
+async function setup() {
+  for (;;) {
+    try {
+      return await (await fetch("setup")).json();
+    } catch {
+      await new Promise((done) => setTimeout(done, 1000));
+    }
+  }
 }
 
 /** The one sentence; read out when it says something else, not each time a number grows. */
@@ -131,13 +142,7 @@ function labels(state, title) {
   if (upload.last_error) facts.push(["Last fault", `${upload.last_error}, ${ago(upload.last_error_s)}`]);
   const details = $("details");
   if (details.children.length !== facts.length) {
-    details.replaceChildren(
-      ...facts.map(() => {
-        const pair = document.createElement("div");
-        pair.append(document.createElement("dt"), document.createElement("dd"));
-        return pair;
-      }),
-    );
+    details.replaceChildren(...facts.map(() => make("div", {}, make("dt"), make("dd"))));
   }
   facts.forEach(([name, value], i) => {
     put(details.children[i].children[0], name);

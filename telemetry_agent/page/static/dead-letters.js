@@ -1,9 +1,8 @@
 /** What the endpoint refused, and why; to be sent again, or given up. */
 
+import { $, make } from "./dom.js";
 import { post } from "./feed.js";
 import { count, many, total } from "./words.js";
-
-const $ = (id) => document.getElementById(id);
 
 export class DeadLetters {
   constructor() {
@@ -39,21 +38,18 @@ export class DeadLetters {
   }
 
   #entry({ stream, seq, time, reason }) {
-    const entry = document.createElement("li");
-    const text = document.createElement("p");
-    const when = document.createElement("time");
-    when.dateTime = time;
-    when.textContent = `${time.slice(0, 10)} ${time.slice(11, 19)} UTC`;
-    const why = document.createElement("span");
-    why.textContent = reason;
-    text.append(when, why);
+    const when = make("time", { dateTime: time }, `${time.slice(0, 10)} ${time.slice(11, 19)} UTC`);
     const names = { names: [[stream, seq]] };
-    const again = button("Retry", `Retry the position of ${when.textContent}`);
-    again.addEventListener("click", () => this.#act("retry", names));
-    const away = button("Discard", `Discard the position of ${when.textContent}`, "danger");
-    away.addEventListener("click", () => this.#discard(names, 1));
-    entry.append(text, again, away);
-    return entry;
+    const button = (text, kind, onclick) => {
+      const ariaLabel = `${text} the position of ${when.textContent}`;
+      return make("button", { type: "button", className: `small ${kind}`, ariaLabel, onclick }, text);
+    };
+    return make(
+      "li", {},
+      make("p", {}, when, make("span", {}, reason)),
+      button("Retry", "", () => this.#act("retry", names)),
+      button("Discard", "danger", () => this.#discard(names, 1)),
+    );
   }
 
   #discard(names, number) {
@@ -73,13 +69,4 @@ export class DeadLetters {
       $("dead-fault").hidden = false;
     }
   }
-}
-
-function button(text, label, kind = "") {
-  const element = document.createElement("button");
-  element.type = "button";
-  element.className = `small ${kind}`;
-  element.textContent = text;
-  element.setAttribute("aria-label", label);
-  return element;
 }

@@ -4,6 +4,8 @@
  * Where other tabs of this browser have the connections that it may open, this one polls.
  */
 
+import { POINT_BYTES } from "./track.js";
+
 const LOST_AFTER_MS = 4000;
 const AGAIN_MS = 1500;
 const POLL_MS = 1000;
@@ -28,14 +30,19 @@ export class Feed {
     /** @type {{since: number, until?: number} | null} what is to be seen of the track */
     this.range = null;
     /** How exact it is where: in 1e-7 degrees, 0: all of it; the box in degrees, or everywhere. */
-    this.detail = { exact: 0, box: null, asked: Infinity };
+    this.detail = { exact: 0, box: null };
     this.grown = 0;
+    /** Whether the track is to be fetched as a whole. */
+    this.stale = true;
+    /** Whether the agent had read all of it. */
+    this.whole = false;
   }
 
   /** See this time of the track; null: all of it. */
   choose(range) {
     this.range = range;
-    this.detail = { exact: 0, box: null, asked: Infinity };
+    this.detail = { exact: 0, box: null };
+    this.#outdated();
     return this.#fetchAll();
   }
 
@@ -68,7 +75,7 @@ export class Feed {
     this.source = new EventSource(`events?browser=${browserId()}`);
     this.source.addEventListener("poll", () => this.#poll());
     this.source.addEventListener("hello", (event) => {
-      this.track.last = 0; // what was missed is not known, so all of it is fetched
+      this.#outdated(); // what was missed is not known
       this.#hear(JSON.parse(event.data));
     });
     this.source.addEventListener("news", (event) => this.#hear(JSON.parse(event.data)));
@@ -113,33 +120,40 @@ export class Feed {
     }
     if (state.stream !== this.stream) {
       this.stream = state.stream;
+      this.#outdated();
       this.track.clear();
     }
+    if (state.whole && !this.whole) this.#outdated();
+    this.whole = state.whole;
     const past = this.range?.until !== undefined; // nothing new belongs to it
     for (const point of past ? [] : state.points) {
       if (state.after <= this.track.last) this.track.add(...point);
       this.grown++;
     }
-    if (past) this.track.last = Math.max(this.track.last, state.last);
-    if (state.after <= this.track.last) this.track.last = Math.max(this.track.last, state.last);
+    if (past || state.after <= this.track.last) this.track.last = Math.max(this.track.last, state.last);
     if (state.gone) this.track.drop(state.gone);
     if (state.places) this.track.setRuns(state.places, performance.now());
     this.track.forgetBefore(state.first);
-    if (!this.track.last || this.grown > GROWS_TO) this.#fetchAll();
+    if (this.stale || this.grown > GROWS_TO) this.#fetchAll();
     else if (this.track.last < state.last) this.#fetch();
     this.told(state);
+  }
+
+  #outdated() {
+    this.stale = true;
+    this.fetching = null; // it was asked for before
   }
 
   /** The points that were missed. */
   async #fetch() {
     const after = this.track.last;
-    await this.#load(`trail?after=${after}`, (packed) => this.track.addPacked(packed));
+    await this.#load(`trail?planes&after=${after}`, (packed) => this.track.addPacked(packed));
   }
 
   /** The track, thinned to what can be seen. */
   async #fetchAll(view = {}) {
     const range = this.range;
-    const asked = new URLSearchParams({ across: "1400" });
+    const asked = new URLSearchParams({ planes: "", across: "1400" });
     if (range) asked.set("since", range.since);
     if (range?.until !== undefined) asked.set("until", range.until);
     const { tolerance, box } = view;
@@ -150,7 +164,8 @@ export class Feed {
     await this.#load(`track?${asked}`, (packed, exact) => {
       if (range !== this.range) return;
       this.grown = 0;
-      this.detail = { exact, box: box ?? null, asked: tolerance ?? Infinity };
+      this.stale = false;
+      this.detail = { exact, box: box ?? null, asked: tolerance };
       this.track.restart();
       this.track.addPacked(packed);
     });
@@ -161,9 +176,9 @@ export class Feed {
     if (this.fetching === url) return;
     this.fetching = url;
     try {
-      const stream = this.stream;
+      const { stream } = this;
       const answer = await fetch(url);
-      const packed = await answer.arrayBuffer();
+      const packed = interleaved(await answer.arrayBuffer());
       if (!answer.ok || stream !== this.stream) return;
       take(packed, Number(answer.headers.get("X-Tolerance")));
       this.track.last = Math.max(this.track.last, Number(answer.headers.get("X-Last-Row")));
@@ -173,6 +188,17 @@ export class Feed {
       if (this.fetching === url) this.fetching = null;
     }
   }
+}
+
+/** The points, of which all first bytes came first, then all second ones: so they pack better. */
+function interleaved(planes) {
+  const from = new Uint8Array(planes);
+  const to = new Uint8Array(from.length);
+  const count = from.length / POINT_BYTES;
+  for (let i = 0, at = 0; at < from.length; i++) {
+    for (let byte = 0; byte < POINT_BYTES; byte++) to[at++] = from[byte * count + i];
+  }
+  return to.buffer;
 }
 
 /** The same in all tabs of this browser. */
@@ -202,7 +228,9 @@ async function needsLogin() {
  * @throws {Error} with what it says is wrong
  */
 export async function post(path, asked) {
-  const answer = await fetch(path, { method: "POST", body: JSON.stringify(asked) });
+  const answer = await fetch(path, { method: "POST", body: JSON.stringify(asked) }).catch(() => {
+    throw new Error("no contact with the agent");
+  });
   if (!answer.ok) throw new Error(await answer.text());
   return answer.json();
 }

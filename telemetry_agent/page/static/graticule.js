@@ -1,7 +1,7 @@
 /** The lines of latitude and longitude, for a map that has no other ground. */
 
 const STEPS = [
-  [45, 0], [30, 0], [15, 0], [10, 0], [5, 0], [2, 0], [1, 0], [1 / 2, 1], [1 / 4, 1], [1 / 6, 1],
+  [180, 0], [90, 0], [45, 0], [30, 0], [15, 0], [10, 0], [5, 0], [2, 0], [1, 0], [1 / 2, 1], [1 / 4, 1], [1 / 6, 1],
   [1 / 12, 1], [1 / 30, 1], [1 / 60, 1], [1 / 120, 2], [1 / 240, 2], [1 / 360, 2], [1 / 720, 2],
   [1 / 1800, 2], [1 / 3600, 2],
 ];
@@ -20,7 +20,8 @@ export function paintGraticule(context, { map, width, height }, colours) {
   for (let n = Math.ceil(bounds.getWest() / step); n * step <= bounds.getEast(); n++) {
     const x = Math.round(map.latLngToContainerPoint([0, n * step]).x) + 0.5;
     line(context, x, 0, x, height);
-    context.fillText(angle(within(n * step), unit, "E", "W"), x + 5, 17);
+    const label = angle(within(n * step), unit, "E", "W");
+    if (x + 5 + context.measureText(label).width <= width) context.fillText(label, x + 5, 17);
   }
   for (let n = Math.ceil(bounds.getSouth() / step); n * step <= bounds.getNorth(); n++) {
     const y = Math.round(map.latLngToContainerPoint([n * step, 0]).y) + 0.5;
@@ -42,8 +43,8 @@ const within = (degrees) => degrees - 360 * Math.round(degrees / 360);
 
 /** 48°07′02″N, without what is finer than the step. */
 export function angle(degrees, unit, positive, negative) {
-  const side = degrees < 0 ? negative : positive;
   const seconds = Math.round(Math.abs(degrees) * 3600);
+  const side = seconds % (180 * 3600) ? (degrees < 0 ? negative : positive) : "";
   const two = (n) => String(n).padStart(2, "0");
   const d = `${Math.floor(seconds / 3600)}°`;
   const m = `${two(Math.floor((seconds % 3600) / 60))}′`;

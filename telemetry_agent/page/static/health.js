@@ -1,8 +1,7 @@
 /** What is wrong, with the remedy; and all checks of the doctor, when somebody asks for them. */
 
+import { $, make } from "./dom.js";
 import { post } from "./feed.js";
-
-const $ = (id) => document.getElementById(id);
 
 const SIGNS = { pass: "✔", warn: "!", fail: "✘", skip: "–" };
 
@@ -43,60 +42,27 @@ export class Health {
 }
 
 function entry({ name, verdict, said, remedy }) {
-  const element = document.createElement("li");
-  element.dataset.verdict = verdict;
-  element.append(sign(verdict), paragraph([bold(name), " ", ...marked(said)], remedy));
-  return element;
+  return judged("li", verdict, sign(verdict), paragraph([make("b", {}, name), " ", ...marked(said)], remedy));
 }
 
 function row({ name, verdict, said, remedy }) {
-  const element = document.createElement("tr");
+  const result = make("td", {}, sign(verdict), ` ${verdict}`);
+  const head = make("th", { scope: "row" }, name);
+  return judged("tr", verdict, head, result, make("td", {}, paragraph(marked(said), remedy)));
+}
+
+function judged(tag, verdict, ...children) {
+  const element = make(tag, {}, ...children);
   element.dataset.verdict = verdict;
-  const head = document.createElement("th");
-  head.scope = "row";
-  head.textContent = name;
-  const result = document.createElement("td");
-  result.append(sign(verdict), ` ${verdict}`);
-  const words = document.createElement("td");
-  words.append(paragraph(marked(said), remedy));
-  element.append(head, result, words);
   return element;
 }
 
 function paragraph(said, remedy) {
-  const element = document.createElement("div");
-  const first = document.createElement("p");
-  first.append(...said);
-  element.append(first);
-  if (remedy) {
-    const second = document.createElement("p");
-    second.className = "remedy";
-    second.append(...marked(remedy));
-    element.append(second);
-  }
-  return element;
+  const todo = remedy ? [make("p", { className: "remedy" }, ...marked(remedy))] : [];
+  return make("div", {}, make("p", {}, ...said), ...todo);
 }
 
-function sign(verdict) {
-  const element = document.createElement("span");
-  element.className = "sign";
-  element.setAttribute("aria-hidden", "true");
-  element.textContent = SIGNS[verdict];
-  return element;
-}
-
-function bold(text) {
-  const element = document.createElement("b");
-  element.textContent = text;
-  return element;
-}
+const sign = (verdict) => make("span", { className: "sign", ariaHidden: "true" }, SIGNS[verdict]);
 
 /** A text in which commands stand between backquotes. */
-export function marked(text) {
-  return text.split("`").map((part, i) => {
-    if (i % 2 === 0) return part;
-    const code = document.createElement("code");
-    code.textContent = part;
-    return code;
-  });
-}
+export const marked = (text) => text.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));

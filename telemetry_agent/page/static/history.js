@@ -1,5 +1,7 @@
 /** How the agent did: one of several charts, over an hour to 30 days. */
 
+import { $ } from "./dom.js";
+import { day, minute, moment } from "./times.js";
 import { speedUnit, speedValue } from "./units.js";
 
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -20,9 +22,9 @@ const GAP_STEPS = 3;
 
 export class History {
   constructor() {
-    this.box = document.getElementById("chart");
-    this.what = document.getElementById("chart-what");
-    this.hours = document.getElementById("chart-hours");
+    this.box = $("chart");
+    this.what = $("chart-what");
+    this.hours = $("chart-hours");
     this.asked = -Infinity;
     this.inSight = true;
     new ResizeObserver(() => this.plot?.setSize(this.#size())).observe(this.box);
@@ -80,7 +82,7 @@ export class History {
     const over = this.hours.selectedOptions[0].textContent;
     this.box.setAttribute("aria-label", `${over}: ${told.join("; ")}.`);
     const nothing = data.slice(1).every((line) => line.every((value) => value === null));
-    document.getElementById("chart-empty").hidden = !nothing;
+    $("chart-empty").hidden = Boolean(this.plot) && !nothing;
   }
 
   #size() {
@@ -100,6 +102,7 @@ export class History {
     const font = `12px ${style.fontFamily}`;
     const axis = { stroke: text, font, labelFont: font, labelSize: 18, grid: { stroke: line, width: 1 }, ticks: { show: false } };
     const words = (_, values) => values.map((value) => NUMBER.format(value));
+    const times = (_, seconds) => seconds.map((second, i) => clock(second * 1000, i && seconds[i - 1] * 1000));
     const unit = (i) => (typeof units[i] === "function" ? units[i]() : units[i]);
     const scale = (i) => (units.length > 1 && i ? "right" : "y");
     const shown = (i) => (_, value) => (value === null || value === undefined ? "–" : `${NUMBER.format(value)} ${unit(Math.min(i, units.length - 1))}`);
@@ -110,12 +113,12 @@ export class History {
       padding: [8, 4, 0, 0],
       scales: { x: { time: true }, y: { range: above }, right: { range: above } },
       axes: [
-        { ...axis, grid: { show: false }, space: 80, size: 48 },
+        { ...axis, values: times, grid: { show: false }, space: 80, size: 48 },
         { ...axis, values: words, size: 58, label: unit(0) },
         ...(units.length > 1 ? [{ ...axis, scale: "right", side: 1, values: words, size: 58, label: unit(1), grid: { show: false } }] : []),
       ],
       series: [
-        { label: "Time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
+        { label: "Time", value: (_, second) => (second ? moment(second * 1000) : "–") },
         ...lines.map(([, label, colour], i) => ({
           label, scale: scale(i), stroke: probe(colour), width: 2, points: { show: false }, value: shown(i),
           ...(i ? {} : { fill: faint(probe(colour)) }),
@@ -124,6 +127,9 @@ export class History {
     };
   }
 }
+
+/** A time on the axis: with its day where another begins. */
+const clock = (ms, before) => (before && day(before) === day(ms) ? minute(ms) : `${minute(ms)}\n${day(ms)}`);
 
 /** A line is not drawn over a time of which nothing is known. */
 function gaps(known) {

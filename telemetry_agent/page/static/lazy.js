@@ -1,5 +1,7 @@
 /** Parts of the page whose code is loaded when they are first seen. */
 
+import { make } from "./dom.js";
+
 /**
  * @param {Element} element what has to come into sight
  * @param {() => Promise<{show: (state: object) => void, recolour?: () => void}>} load makes the part
@@ -8,11 +10,17 @@
 export function whenSeen(element, load) {
   let part = null;
   let state = null;
+  let failed = false;
   const observer = new IntersectionObserver(
     async (entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       observer.disconnect();
-      part = await load();
+      try {
+        part = await load();
+      } catch {
+        failed = true;
+        return;
+      }
       if (state) part.show(state);
     },
     { rootMargin: "150px" },
@@ -21,6 +29,8 @@ export function whenSeen(element, load) {
   return {
     show(told) {
       state = told;
+      if (failed) observer.observe(element); // there is contact again
+      failed = false;
       part?.show(told);
     },
     recolour: () => part?.recolour?.(),
@@ -29,20 +39,14 @@ export function whenSeen(element, load) {
 
 /** What stands in the place of a part whose library this installation does not have. */
 export function instead(element, missing) {
-  const note = document.createElement("p");
-  note.className = "empty missing";
-  note.textContent = missing;
-  element.replaceChildren(note);
+  element.replaceChildren(make("p", { className: "empty missing" }, missing));
   return { show() {} };
 }
 
 /** Load a library that is no module, with its styles before ours. */
 export async function library(name, { styled = true } = {}) {
-  const style = document.createElement("link");
-  style.rel = "stylesheet";
-  style.href = `static/vendor/${name}.css`;
-  const script = document.createElement("script");
-  script.src = `static/vendor/${name}.js`;
+  const style = make("link", { rel: "stylesheet", href: `static/vendor/${name}.css` });
+  const script = make("script", { src: `static/vendor/${name}.js` });
   const loaded = (styled ? [style, script] : [script]).map(
     (element) =>
       new Promise((done, failed) => {

@@ -2,7 +2,7 @@
 
 import { canvasLayer } from "./canvas-layer.js";
 import { paintGraticule } from "./graticule.js";
-import { put } from "./pipe.js";
+import { $, make, put } from "./dom.js";
 import { trailPainter } from "./trail-painter.js";
 import { local, utc } from "./times.js";
 import { distance } from "./units.js";
@@ -56,8 +56,8 @@ export class TrackMap {
     this.layer = canvasLayer(paint, { name: "trail", margin: 0.2 }).addTo(this.map);
     this.circle = L.circle([0, 0], { radius: 1, interactive: false, className: "accuracy" });
     this.marker = L.marker([0, 0], { icon: arrow(), interactive: false, keyboard: false });
-    this.chip = document.getElementById("position");
-    this.nowhere = document.getElementById("nowhere");
+    this.chip = $("position");
+    this.nowhere = $("nowhere");
     this.#buttons();
     this.map.on("dragstart", () => this.#look("free"));
     this.map.on("click", (event) => this.#tell(event.containerPoint));
@@ -105,9 +105,13 @@ export class TrackMap {
     const tolerance = (1.5 * 3.6e9) / (256 * 2 ** this.map.getZoom());
     const bounds = this.map.getBounds();
     const { exact, box, asked } = this.feed.detail;
+    if (this.view === "whole") {
+      if (box) this.feed.choose(this.feed.range); // it was coarse outside of the box
+      return;
+    }
     const inside = !box || box.contains(bounds);
     if (!exact && inside) return;
-    if (inside && (exact <= 1.4 * tolerance || asked <= 1.4 * tolerance)) return;
+    if (inside && Math.min(exact, asked ?? exact) <= 1.4 * tolerance) return;
     this.feed.refine(tolerance, bounds.pad(0.5));
   }
 
@@ -145,8 +149,8 @@ export class TrackMap {
   }
 
   #buttons() {
-    this.whole = document.getElementById("whole");
-    this.follow = document.getElementById("follow");
+    this.whole = $("whole");
+    this.follow = $("follow");
     this.whole.addEventListener("click", () => {
       this.#look("whole");
       this.#fit(true);
@@ -240,17 +244,11 @@ export class TrackMap {
     if (near === null) return;
     const { track } = this;
     const ms = track.time[near] * 1000;
-    const box = document.createElement("dl");
-    box.className = "fix";
-    const facts = (list) => {
-      box.replaceChildren();
-      for (const [name, value] of list.filter(([, value]) => value)) {
-        const [term, words] = [document.createElement("dt"), document.createElement("dd")];
-        term.textContent = name;
-        words.textContent = value;
-        box.append(term, words);
-      }
-    };
+    const box = make("dl", { className: "fix" });
+    const facts = (list) =>
+      box.replaceChildren(
+        ...list.filter(([, value]) => value).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]),
+      );
     const known = [["Local", local(ms)], ["UTC", utc(ms)], ["State", PLACES[track.placeOf(near)]]];
     facts(known);
     const popup = L.popup({ closeButton: false, offset: [0, -4], autoPan: false, maxWidth: 320 })
@@ -303,10 +301,7 @@ function credits(text) {
   const Credits = L.Control.extend({
     options: { position: "bottomright" },
     onAdd() {
-      const element = L.DomUtil.create("div", "leaflet-control-attribution");
-      element.textContent = text;
-      element.hidden = !text;
-      return element;
+      return make("div", { className: "leaflet-control-attribution", hidden: !text }, text);
     },
   });
   return new Credits();

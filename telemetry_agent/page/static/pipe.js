@@ -1,5 +1,6 @@
 /** The way of a position: receiver, disk, network, endpoint, and what moves between them. */
 
+import { $, put } from "./dom.js";
 import { disk, endpoint, network, receiver } from "./words.js";
 
 const FLOW_MS = 1600;
@@ -7,8 +8,6 @@ const TICK_MS = 150; // an animation of each frame would keep a processor busy t
 const FALL_MS = 1500;
 const FULL_AT = 5; // a hundred thousand positions fill the picture of the disk
 const [TOP, BOTTOM] = [5.5, 20.5];
-
-const $ = (id) => document.getElementById(id);
 
 export class Pipe {
   constructor() {
@@ -79,9 +78,4 @@ function station(element, words) {
   element.dataset.tone = words.tone;
   put(element.querySelector(".value"), words.value);
   put(element.querySelector(".caption"), words.caption);
-}
-
-/** To set a text to what it is already would make work for the browser. */
-export function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }

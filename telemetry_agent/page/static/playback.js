@@ -1,11 +1,10 @@
 /** The strip on the map: what is chosen, and a slider along its time. */
 
+import { $ } from "./dom.js";
 import { local, utc } from "./times.js";
 
 const STEP_MS = 120;
 const WHOLE_MS = 30_000;
-const $ = (id) => document.getElementById(id);
-
 export class Playback {
   /**
    * @param {import("./track.js").Track} track

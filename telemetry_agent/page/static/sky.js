@@ -1,5 +1,6 @@
 /** The sky from above: who is where, who is used, and how loud each is. Also as a table. */
 
+import { $, make } from "./dom.js";
 import { many } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -7,8 +8,6 @@ const LETTERS = { GPS: "G", GLONASS: "R", Galileo: "E", BeiDou: "C", QZSS: "J", 
 const CENTRE = 130;
 const RADIUS = 108;
 const LOUDEST_DB = 55;
-
-const $ = (id) => document.getElementById(id);
 
 export class SkyView {
   constructor() {
@@ -85,48 +84,26 @@ function dot(satellite) {
 }
 
 function group(system, satellites) {
-  const element = document.createElement("div");
-  element.className = "system";
-  const title = document.createElement("p");
-  title.textContent = system;
-  const bars = document.createElement("div");
-  bars.append(...satellites.filter((satellite) => satellite.system === system).map(bar));
-  element.append(bars, title);
-  return element;
+  const bars = satellites.filter((satellite) => satellite.system === system).map(bar);
+  return make("div", { className: "system" }, make("div", {}, ...bars), make("p", {}, system));
 }
 
 function bar(satellite) {
-  const element = document.createElement("span");
   const heard = satellite.snr_db !== undefined;
-  element.className = `bar ${satellite.used ? "used" : "unused"} ${heard ? "" : "unheard"}`;
-  const level = document.createElement("i");
+  const level = make("i", {}, make("b", {}, heard ? String(satellite.snr_db) : "–"));
   level.style.height = `${Math.min(100, ((satellite.snr_db ?? 0) / LOUDEST_DB) * 100)}%`;
-  const value = document.createElement("b");
-  value.textContent = heard ? String(satellite.snr_db) : "–";
-  level.append(value);
-  const label = document.createElement("small");
-  label.textContent = name(satellite);
-  element.append(level, label);
-  return element;
+  const className = `bar ${satellite.used ? "used" : "unused"} ${heard ? "" : "unheard"}`;
+  return make("span", { className }, level, make("small", {}, name(satellite)));
 }
 
 function row(satellite) {
-  const element = document.createElement("tr");
   const degrees = (value) => (value === undefined ? "unknown" : `${value}°`);
-  const head = document.createElement("th");
-  head.scope = "row";
-  head.textContent = name(satellite);
   const cells = [
     satellite.system,
     degrees(satellite.elevation_deg),
     degrees(satellite.azimuth_deg),
     satellite.snr_db === undefined ? "not tracked" : String(satellite.snr_db),
     satellite.used ? "yes" : "no",
-  ].map((text) => {
-    const cell = document.createElement("td");
-    cell.textContent = text;
-    return cell;
-  });
-  element.append(head, ...cells);
-  return element;
+  ];
+  return make("tr", {}, make("th", { scope: "row" }, name(satellite)), ...cells.map((text) => make("td", {}, text)));
 }

@@ -2,6 +2,7 @@
 
 const format = (options) => new Intl.DateTimeFormat("en-GB", options);
 const DAY = format({ weekday: "short", day: "numeric", month: "short", year: "numeric" });
+const DATE = format({ day: "numeric", month: "short", year: "numeric" });
 const MINUTE = format({ hour: "2-digit", minute: "2-digit" });
 const SECOND = format({ hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
 const UTC = format({ dateStyle: "medium", timeStyle: "medium", timeZone: "UTC" });
@@ -9,6 +10,8 @@ const UTC = format({ dateStyle: "medium", timeStyle: "medium", timeZone: "UTC" }
 /** @param {number} ms since 1970 */
 export const day = (ms) => DAY.format(ms);
 export const minute = (ms) => MINUTE.format(ms);
+/** With the day, unless that is today. */
+export const moment = (ms) => (day(ms) === day(Date.now()) ? minute(ms) : `${DATE.format(ms)}, ${minute(ms)}`);
 export const local = (ms) => `${DAY.format(ms)}, ${SECOND.format(ms)}`;
 export const utc = (ms) => `${UTC.format(ms)} UTC`;
 

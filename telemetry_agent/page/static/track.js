@@ -7,7 +7,7 @@
 /** @typedef {[lo: number, hi: number, place: Place]} Run */
 /** @typedef {{lo: number, hi: number, since: number}} Arrival rows that were delivered just now */
 
-const POINT_BYTES = 24;
+export const POINT_BYTES = 24;
 const TURN = 3.6e9;
 const ARRIVAL_MS = 1400;
 const LIT_FROM = 4;

@@ -1,12 +1,12 @@
 /** Days and trips in a list, and a range to choose. */
 
+import { $, make } from "./dom.js";
 import { many, span } from "./words.js";
 import { day, inputValue, minute } from "./times.js";
 import { distance, speed } from "./units.js";
 
 const AGAIN_MS = 15_000;
-const $ = (id) => document.getElementById(id);
-
+const LATEST_S = 253_402_300_799; // the agent knows no time after the year 9999
 export class TripList {
   /** @param {(range: {since: number, until?: number, label: string} | null) => void} choose */
   constructor(choose) {
@@ -15,7 +15,9 @@ export class TripList {
     this.asked = -Infinity;
     $("range").addEventListener("submit", (event) => {
       event.preventDefault();
-      const [since, until] = [$("since").value, $("until").value].map((text) => new Date(text).getTime() / 1000);
+      const [since, until] = [$("since").value, $("until").value].map((text) =>
+        Math.min(Math.max(0, new Date(text).getTime() / 1000), LATEST_S),
+      );
       const fault = !(until > since);
       $("range-fault").hidden = !fault;
       if (fault) return;
@@ -44,14 +46,15 @@ export class TripList {
     }
   }
 
-  #list({ trips, read, last }) {
-    this.complete = read >= last;
-    const note = this.complete ? "" : `Reading the track: ${Math.floor((100 * read) / Math.max(1, last))} %.`;
+  #list({ trips, complete, read, last }) {
+    this.complete = complete;
+    const note = complete ? "" : `Reading the track: ${Math.floor((100 * read) / Math.max(1, last))} %.`;
     $("trips-note").textContent = note || (trips.length ? "" : "No trip yet. A trip ends by parking.");
     const key = JSON.stringify(trips);
     if (key === this.shown) return;
     this.shown = key;
-    const days = Map.groupBy ? Map.groupBy(trips, (trip) => day(trip.start_ms)) : grouped(trips);
+    const days = new Map();
+    for (const trip of trips) days.set(day(trip.start_ms), [...(days.get(day(trip.start_ms)) ?? []), trip]);
     const focused = document.activeElement?.dataset?.range;
     $("trips").replaceChildren(...[...days].reverse().map(([name, ofDay]) => this.#day(name, ofDay)));
     if (focused) document.querySelector(`#trips [data-range="${focused}"]`)?.focus();
@@ -63,20 +66,15 @@ export class TripList {
   }
 
   #day(name, trips) {
-    const element = document.createElement("li");
     const [first, last] = [trips[0], trips.at(-1)];
     const way = trips.reduce((sum, trip) => sum + trip.distance_m, 0);
     const range = { since: first.start_ms / 1000, until: last.open ? undefined : last.end_ms / 1000, label: name };
     const head = this.#button(range, name, `${many(trips.length, "trip")}, ${distance(way)}`);
     head.classList.add("day");
-    const list = document.createElement("ul");
-    list.append(...trips.map((trip) => this.#trip(trip)).reverse());
-    element.append(head, list);
-    return element;
+    return make("li", {}, head, make("ul", {}, ...trips.map((trip) => this.#trip(trip)).reverse()));
   }
 
   #trip(trip) {
-    const element = document.createElement("li");
     const until = trip.open ? "now" : minute(trip.end_ms);
     const name = `${minute(trip.start_ms)} – ${until}`;
     const range = {
@@ -85,20 +83,13 @@ export class TripList {
       label: `${day(trip.start_ms)}, ${name}`,
       facts: facts(trip),
     };
-    element.append(this.#button(range, name, facts(trip)));
-    return element;
+    return make("li", {}, this.#button(range, name, range.facts));
   }
 
   #button(range, name, more) {
-    const button = document.createElement("button");
-    button.type = "button";
+    const onclick = () => this.#select(button.dataset.range, range);
+    const button = make("button", { type: "button", onclick }, make("b", {}, name), make("span", {}, more));
     button.dataset.range = `${range.since}`;
-    const title = document.createElement("b");
-    title.textContent = name;
-    const rest = document.createElement("span");
-    rest.textContent = more;
-    button.append(title, rest);
-    button.addEventListener("click", () => this.#select(button.dataset.range, range));
     return button;
   }
 
@@ -123,13 +114,4 @@ export function facts({ distance_m, moving_s, standing_s, highest_m_s, stops }) 
   if (highest_m_s) parts.push(`highest ${speed(highest_m_s)}`);
   if (stops.length) parts.push(many(stops.length, "stop"));
   return parts.join(" · ");
-}
-
-function grouped(trips) {
-  const days = new Map();
-  for (const trip of trips) {
-    const name = day(trip.start_ms);
-    days.set(name, [...(days.get(name) ?? []), trip]);
-  }
-  return days;
 }

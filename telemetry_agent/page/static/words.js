@@ -1,6 +1,6 @@
 /** The agent's state in plain words. Pure: state in, texts out. */
 
-import { minute } from "./times.js";
+import { moment } from "./times.js";
 import { speed } from "./units.js";
 
 const NUMBER = new Intl.NumberFormat("en");
@@ -114,7 +114,7 @@ export function network(state) {
 export function endpoint(state) {
   const { upload } = state;
   const parts = [upload.delivered === 1 ? "position delivered" : "positions delivered"];
-  if (upload.complete_until) parts.push(`complete until ${minute(Date.parse(upload.complete_until))}`);
+  if (upload.complete_until) parts.push(`complete until ${moment(Date.parse(upload.complete_until))}`);
   if (upload.state !== "ok") parts.push(`${upload.state} ${lasts(upload.state_s)}`);
   else if (upload.delivered && upload.last_delivery_s !== undefined) parts.push(`the last ${ago(upload.last_delivery_s)}`);
   const tone = { ok: "good", waiting: "stored", held: "bad" }[upload.state] ?? "away";
@@ -141,6 +141,7 @@ export function headline(state) {
   const recording = receiver(state).tone === "good";
   const bad = worst(state.findings);
   const held = awayWords(state);
+  const everything = total(state.queue.dead_letters) ? "Everything else" : "Everything";
   let tone = "good";
   let rest = "";
   let title = pending ? `${count(pending)} waiting` : "all delivered";
@@ -149,13 +150,13 @@ export function headline(state) {
     rest = pending ? `${held}; ${waits(pending)}${safely(state)} on the disk.` : `${held}; nothing waits.`;
     title = `${away(state)}, ${title}`;
   } else if (!pending) {
-    rest = upload.delivered ? "Everything is delivered." : "Nothing is delivered yet.";
+    rest = upload.delivered ? `${everything} is delivered.` : "Nothing is delivered yet.";
     if (!upload.delivered) [tone, title] = ["idle", "nothing delivered yet"];
   } else if (late(state)) {
     tone = "flight";
     rest = `${many(pending, "position")} ${pending === 1 ? "is" : "are"} on the way from the disk to the endpoint.`;
   } else {
-    rest = `Everything is delivered but the newest ${pending === 1 ? "position" : count(pending)}.`;
+    rest = `${everything} is delivered but the newest ${pending === 1 ? "position" : count(pending)}.`;
   }
   let lead = "Recording.";
   let leadTone = "good";

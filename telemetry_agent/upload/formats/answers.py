@@ -16,6 +16,7 @@ from telemetry_agent.model import (
     Refused,
     ResendRange,
 )
+from telemetry_agent.secrecy import CUT
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
@@ -46,7 +47,7 @@ def offers_gzip(answer: Answer) -> bool:
         name, _, weight = coding.partition(";")
         q = weight.strip().removeprefix("q=").strip()
         if name.strip() in {"gzip", "x-gzip"}:
-            return not q or (q.replace(".", "", 1).isdigit() and float(q) > 0)
+            return not q or (q.replace(".", "", 1).isdecimal() and float(q) > 0)
     return False
 
 
@@ -63,7 +64,8 @@ def unclear(answer: Answer, reason: str) -> Deferred:
 def words(text: str) -> str:
     """What a server wrote, fit for a log line."""
     printable = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(printable.split())[:_WORDS_MAX]
+    said = " ".join(printable.split())
+    return said if len(said) <= _WORDS_MAX else said[: _WORDS_MAX - 1] + CUT
 
 
 def reason_of(answer: Answer) -> str:
@@ -85,7 +87,10 @@ def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome
     coding = answer.headers.get("content-encoding", "identity")
     if answer.body and coding.strip().lower() not in {"", "identity"}:
         return unclear(answer, f"{status} with a body in {words(coding)}, which was not asked for")
-    text = answer.body.lstrip(b"\xef\xbb\xbf \t\r\n")
+    text = answer.body
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = text.decode("utf-16", "replace").encode()
+    text = text.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<"):
         return _elsewhere(answer, f"{status} with a web page")
     if status not in _TAKEN:
@@ -119,7 +124,7 @@ def _judge_json(
 ) -> Outcome:
     status = answer.status
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_number)
     except (ValueError, RecursionError):
         if declared or text.startswith(b"{"):
             return unclear(answer, f"{status} with JSON that does not parse")
@@ -159,7 +164,7 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
         if received < taken:
             return unclear(answer, f"{answer.status}, but only {received} of {count} were received")
         return replace(delivered, counted=True)
-    no = value.get("error") or value.get("errors") or value.get("status") == "error"
+    no = value.get("error") or value.get("errors") or str(value.get("status")).lower() == "error"
     if no or value.get("success") is False or value.get("ok") is False:
         return unclear(answer, f"{answer.status}, but it says: {_quoted(text)}")
     return delivered
@@ -174,6 +179,12 @@ def _asked(items: object) -> tuple[ResendRange, ...]:
         if isinstance(stream, str) and _STREAM.fullmatch(stream) and 0 < first <= last < 1 << 62:
             found.append(ResendRange(stream, first, last))
     return tuple(found)
+
+
+def _number(text: str) -> float:
+    """3.0 is 3: not every language has integers."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _name(value: object) -> int:

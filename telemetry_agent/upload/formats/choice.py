@@ -1,21 +1,62 @@
 """The wire format that the config names."""
 
-from telemetry_agent.upload.formats import clickhouse, influx, native, osmand, overland, owntracks
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from telemetry_agent.model import Answer, Batch, Delivered, Outcome
+from telemetry_agent.upload.formats import (
+    clickhouse,
+    gpslogger,
+    influx,
+    native,
+    osmand,
+    overland,
+    owntracks,
+)
+from telemetry_agent.upload.formats.answers import unclear
 from telemetry_agent.upload.interfaces import FormatName, WireFormat
+
+_ANYWHERE = {
+    "native": native.FORMAT,
+    "overland": overland.FORMAT,
+    "gpslogger": gpslogger.FORMAT,
+    "influx": influx.FORMAT,
+}
+
+# Of Home Assistant's webhooks, at its own address and by its cloud.
+_PATH = "/api/webhook/"
+_HOST = "hooks.nabu.casa"
 
 
 def choose(name: FormatName, url: str, username: str = "") -> WireFormat:
     """The format; what a server needs to know besides the fixes is in its URL."""
     match name:
-        case "native":
-            return native.FORMAT
-        case "overland":
-            return overland.FORMAT
         case "osmand":
-            return osmand.format_for(url)
+            chosen = osmand.format_for(url)
         case "owntracks":
-            return owntracks.format_for(url, username)
-        case "influx":
-            return influx.FORMAT
+            chosen = owntracks.format_for(url, username)
         case "clickhouse":
-            return clickhouse.format_for(url)
+            chosen = clickhouse.format_for(url)
+        case _:
+            chosen = _ANYWHERE[name]
+    return _at(url, chosen) if chosen.one_by_one else chosen
+
+
+def _at(url: str, wire_format: WireFormat) -> WireFormat:
+    """The format as Home Assistant's webhooks answer, if ``url`` is one of them.
+
+    Its integrations for trackers say something. An empty 200 is what it answers to a webhook that
+    it does not know, to one that it allows only in its own network, and where its code has failed.
+    """
+    parts = urlsplit(url)
+    if _PATH not in parts.path and parts.hostname != _HOST:
+        return wire_format
+
+    def read(answer: Answer, batch: Batch) -> Outcome:
+        outcome = wire_format.read(answer, batch)
+        if isinstance(outcome, Delivered) and not answer.body:
+            text = f"{answer.status} without a word, as Home Assistant answers"
+            return unclear(answer, f"{text} to a webhook that it does not know")
+        return outcome
+
+    return replace(wire_format, read=read)

@@ -97,6 +97,6 @@ def _fields(fix: Fix) -> str:
 def exception_code(answer: Answer) -> int | None:
     """The code of an exception; old versions only put it into the body."""
     header = answer.headers.get("x-clickhouse-exception-code", "")
-    found = re.match(rb"Code: (\d+)[.,]", answer.body)
-    code = header if header.isdecimal() else found and found[1]
+    found = re.match(rb"Code: (\d{1,9})[.,]", answer.body)
+    code = header if header.isdecimal() and len(header) < 10 else found and found[1]
     return int(code) if code else None

@@ -6,7 +6,13 @@ from typing import Any
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear, words
-from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, packed, without_doubt
+from telemetry_agent.upload.formats.packing import (
+    accuracy_mm,
+    attributes,
+    packed,
+    thousandths,
+    without_doubt,
+)
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
@@ -37,15 +43,14 @@ def read(answer: Answer, batch: Batch) -> Outcome:
 
 def _feature(fix: Fix, device: str) -> dict[str, Any]:
     properties: dict[str, Any] = {"timestamp": rfc3339(fix.time_ms), "device_id": device}
-    for name, value in (
-        ("altitude", fix.alt_mm),
-        ("speed", fix.speed_mm_s),
-        ("course", fix.course_mdeg),
-        ("horizontal_accuracy", accuracy_mm(fix)),
-        ("vertical_accuracy", fix.err_v_mm),
-    ):
-        if value is not None:
-            properties[name] = value / 1e3
+    properties["horizontal_accuracy"] = accuracy_mm(fix) / 1e3
+    properties |= thousandths(
+        fix,
+        altitude="alt_mm",
+        speed="speed_mm_s",
+        course="course_mdeg",
+        vertical_accuracy="err_v_mm",
+    )
     extra = attributes(fix)
     if "battery" in extra:
         properties["battery_level"] = float(extra.pop("battery")) / 100

@@ -49,6 +49,12 @@ def attributes(fix: Fix) -> dict[str, float | str]:
     return values
 
 
+def thousandths(fix: Fix, **fields: str) -> dict[str, float]:
+    """The fields of ``fix`` that are known, in metres, m/s or degrees, under other names."""
+    known = {name: getattr(fix, field) for name, field in fields.items()}
+    return {name: value / 1e3 for name, value in known.items() if value is not None}
+
+
 def accuracy_mm(fix: Fix) -> int:
     """How far the true position may be away: what the receiver says, else an estimate by HDOP.
 

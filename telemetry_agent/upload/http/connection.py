@@ -164,7 +164,7 @@ class Connection:
             raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
 
     def start_tls(self, context: ssl.SSLContext, hostname: str) -> None:
-        """Do the TLS handshake that ``context`` demands.
+        """Do the TLS handshake that ``context`` demands; if it fails, the connection is closed.
 
         Raises:
             NetworkError: the certificate is not trusted, the handshake failed or took too long.
@@ -182,8 +182,12 @@ class Connection:
             raise NetworkError(
                 f"TLS handshake with {self._peer} failed: {_words(error)}"
             ) from error
-        self.tls = tls
-        self.verified = context.verify_mode == ssl.CERT_REQUIRED
+        else:
+            self.tls = tls
+            self.verified = context.verify_mode == ssl.CERT_REQUIRED
+        finally:
+            if self.tls is None:
+                self.close()
 
     def _set_user_timeout(self, seconds: float) -> None:
         # How long the kernel waits for its bytes to be acknowledged before it gives up. A server

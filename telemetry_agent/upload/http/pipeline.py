@@ -106,7 +106,7 @@ class Pipeline:
             whole = True
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
-        except h11.RemoteProtocolError as error:
+        except (h11.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
             failure = NoAnswer(f"what came back is not HTTP: {error}")
         except _SurplusError:
             failure = NoAnswer("the server answers more often than it is asked", taints=True)
@@ -169,11 +169,7 @@ class Pipeline:
     def _open(self) -> "_PipelinedConnection":
         connection = self._dialer.connect(self._host, self._port)
         if self._tls:
-            try:
-                connection.start_tls(self._credentials.ssl_context(), self._host)
-            except NetworkError:
-                connection.close()
-                raise
+            connection.start_tls(self._credentials.ssl_context(), self._host)
         self._line = _PipelinedConnection(connection, self._first_round)
         return self._line
 
@@ -294,9 +290,8 @@ class _PipelinedConnection:
             name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers
         }
         status = response.status_code
-        self.closes = self._http.their_state is not h11.DONE or (
-            status == 204 and announces_body(headers)
-        )
+        ended = self._http.their_state is not h11.DONE or self._http.trailing_data[1]
+        self.closes = ended or (status == 204 and announces_body(headers))
         if not self.closes:
             self._http.start_next_cycle()
         return Answer(

@@ -8,21 +8,21 @@ taken for the answer to the next batch, which the server never saw. So the strea
 only up to the next ``H``, with which every answer begins. Bytes that are left when an answer is
 complete do not belong to it, and the connection is closed.
 
-*Nothing of an answer is kept.* httpx would collect cookies and prepare the next request of a
-redirect, and a captive portal sends both; so both headers are hidden from it.
+*Nothing of an answer is kept.* A client of httpx would collect cookies and prepare the next request
+of a redirect, and a captive portal sends both; so there is none.
 
 Every failure gets its words here, once.
 """
 
-import contextlib
 import logging
 import ssl
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from telemetry_agent import __version__
+from telemetry_agent.addresses import bracketed
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.formats.answers import words
@@ -76,7 +76,6 @@ class Transport:
         self._exchange = dialer.exchange
         self._idle_life = dialer.idle_life
         self._wire = _Wire(dialer, self._credentials, proxy, keepalive_expiry_s)
-        self._client = httpx.Client(transport=self._wire, trust_env=False)
         self._proxied = bool(proxy)
         self._clock = Clock()
         self._pipeline = Pipeline(url, dialer, self._credentials, keepalive_expiry_s, self._clock)
@@ -97,7 +96,6 @@ class Transport:
         The body of the answer is cut at 1 MiB.
         """
         headers = {**self._headers(), **payload.headers}
-        # Not client.build_request(): a request of the client carries its cookies and defaults.
         request = httpx.Request(
             "POST",
             self._target(payload.query),
@@ -164,7 +162,7 @@ class Transport:
 
     def close(self) -> None:
         """Free the connection. Only for the thread that exchanges."""
-        self._client.close()
+        self._wire.drop()
         self._pipeline.drop()
 
     def _headers(self) -> dict[str, str]:
@@ -176,15 +174,15 @@ class Transport:
     def _target(self, query: str) -> httpx.URL:
         if not query:
             return self._url
-        own = self._url.query.decode("ascii")
-        return self._url.copy_with(query=(f"{own}&{query}" if own else query).encode("ascii"))
+        both = b"&".join(filter(None, (self._url.query, query.encode("ascii"))))
+        return self._url.copy_with(query=both)
 
     def _try(self, request: httpx.Request) -> Answer | NoAnswer:
         try:
             return self._once(request)
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
-        except httpcore.RemoteProtocolError as error:
+        except (httpcore.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
             if self._exchange.answering:
                 failure = NoAnswer(f"what came back is not HTTP: {error}")
             else:
@@ -203,7 +201,7 @@ class Transport:
         return NoAnswer("stopped") if self._exchange.aborted else failure
 
     def _once(self, request: httpx.Request) -> Answer:
-        response = self._client.send(request, stream=True)
+        response = self._wire.send(request)
         body = bytearray()
         try:
             for part in response.iter_raw():
@@ -218,12 +216,10 @@ class Transport:
                 raise NetworkError(f"the answer broke off: {why}", state) from error
         finally:
             response.close()
-        headers: dict[str, str] = response.extensions["all_headers"]
-        if self._wire.has_rest() or (
-            response.status_code == 204
-            and (announces_body(headers) or not self._wire.ended_with_head())
-        ):
-            self._wire.drop()
+        if response.status_code < 300 and response.extensions["broke"]:
+            raise NetworkError(f"{response.status_code} before the request was sent")
+        headers = dict(response.headers)
+        self._wire.drop_if_unusable(response.status_code, headers)
         length = headers.get("content-length", "")
         size = max(len(body), int(length) if length.isdecimal() else 0)
         return Answer(
@@ -235,7 +231,7 @@ class Transport:
         )
 
 
-class _Wire(httpx.BaseTransport):
+class _Wire:
     """httpcore's connection pool with our sockets, of one connection."""
 
     def __init__(
@@ -244,7 +240,8 @@ class _Wire(httpx.BaseTransport):
         self._backend = _NetworkBackend(dialer, credentials)
         self._credentials = credentials
         parts = urlsplit(proxy)
-        self._proxy = proxy and f"http://{parts.hostname}:{parts.port or 80}"
+        host = bracketed(parts.hostname or "")
+        self._proxy = proxy and f"http://{host}:{parts.port or 80}"
         self._expiry_s = keepalive_expiry_s
         self._made: httpcore.ConnectionPool | None = None
 
@@ -265,7 +262,8 @@ class _Wire(httpx.BaseTransport):
             self._made = httpcore.ConnectionPool(**how)
         return self._made
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def send(self, request: httpx.Request) -> httpx.Response:
+        """Send it, and read the head of the answer."""
         url = request.url
         answer = self._pool.handle_request(
             httpcore.Request(
@@ -277,37 +275,28 @@ class _Wire(httpx.BaseTransport):
                 content=request.stream,
             )
         )
-        headers = httpx.Headers(answer.headers)
-        all_headers = dict(headers)
-        for name in ("set-cookie", "location"):
-            headers.pop(name, None)
         stream = self._backend.stream
         return httpx.Response(
             answer.status,
-            headers=headers,
+            headers=answer.headers,
             stream=_Body(answer),
             extensions={
-                "all_headers": all_headers,
+                "broke": stream is not None and stream.broke,
                 "verified": stream is not None and stream.connection.verified,
             },
         )
 
-    def has_rest(self) -> bool:
-        """Whether more was read than the last answer."""
-        return self._backend.stream is not None and self._backend.stream.has_rest()
-
-    def ended_with_head(self) -> bool:
-        """Whether the last bytes that were read are the end of a head."""
-        return self._backend.stream is not None and self._backend.stream.ended_with_head()
+    def drop_if_unusable(self, status: int, headers: Mapping[str, str]) -> None:
+        """Close the connection if what comes on it may be no answer to the next request."""
+        stream = self._backend.stream
+        if stream is None or stream.goes_on(status, headers):
+            self.drop()
 
     def drop(self) -> None:
         """Close the kept connection."""
         if self._made is not None:
             self._made.close()
             self._made = None
-
-    def close(self) -> None:
-        self.drop()
 
 
 class _Body(httpx.SyncByteStream):
@@ -347,6 +336,8 @@ class _HttpcoreStream(httpcore.NetworkStream):
     def __init__(self, connection: Connection, credentials: Credentials) -> None:
         self.connection = connection
         self._credentials = credentials
+        self.broke = False
+        """Whether a request was not sent to its end."""
         self._data = b""
         self._unsent = b""
         self._at = 0
@@ -356,16 +347,19 @@ class _HttpcoreStream(httpcore.NetworkStream):
         """Whether bytes have come that no answer asked for."""
         return self._at < len(self._data)
 
-    def ended_with_head(self) -> bool:
-        """Whether the last bytes that were read are the end of a head."""
-        return self._data.endswith(b"\r\n\r\n")
+    def goes_on(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether more has come than the answer with this head, or more may come."""
+        without_body = self._data.endswith(b"\r\n\r\n") and not announces_body(headers)
+        return self.has_rest() or (status == 204 and not without_body)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - as above
         if self._unsent:
             unsent, self._unsent = self._unsent, b""
             # A server that has closed may have answered before: reading shows it.
-            with contextlib.suppress(BrokenError):
+            try:
                 self.connection.send(unsent)
+            except BrokenError:
+                self.broke = True
         if not self.has_rest():
             self._data = self.connection.recv(max_bytes)
             self._at = 0
@@ -395,11 +389,7 @@ class _HttpcoreStream(httpcore.NetworkStream):
             # Taken for the endpoint's answer, these bytes could acknowledge a batch.
             self.close()
             raise NetworkError("the proxy sent more than one answer")
-        try:
-            self.connection.start_tls(self._credentials.ssl_context(), server_hostname or "")
-        except NetworkError:
-            self.close()
-            raise
+        self.connection.start_tls(self._credentials.ssl_context(), server_hostname or "")
         return self
 
     def get_extra_info(self, info: str) -> Any:

@@ -1,0 +1,88 @@
+"""The commands by name: the module of a command is imported only when the command runs."""
+
+import importlib
+import os
+import sys
+from typing import Any, ClassVar
+
+import click
+
+from telemetry_agent import __version__
+from telemetry_agent.cli import INTERRUPTED, PROGRAM
+
+
+class _LazyGroup(click.Group):
+    """A group that lists its commands without importing them."""
+
+    summaries: ClassVar[dict[str, str]] = {
+        "init": "Find the receiver, try the endpoint, write the config.",
+        "service": "Install the systemd service after pip, pipx or uv.",
+        "run": "Run the daemon in the foreground.",
+        "doctor": "Check everything from the receiver to the endpoint.",
+        "status": "Show the running agent; --watch: refresh every second.",
+        "queue": "Look at the queue, put dead letters back, send fixes again, verify.",
+        "drain": "Send the backlog now.",
+        "export": "Write the stored track as GPX, GeoJSON, KML, CSV or NDJSON.",
+        "tap": "Show what the receiver sends, from the running agent.",
+        "config": "Show and check the config.",
+        "demo": "Run everything on this machine: receiver, agent, endpoint.",
+        "decode": "Read NMEA, write one JSON fix per line.",
+        "receive": "Run the reference endpoint, which stores each fix once.",
+        "simulate": "Simulate a GNSS receiver on a pty.",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in self.summaries:
+            return None
+        module = importlib.import_module(f"{__package__}.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib  # noqa: PLC0415 - only a wrong command needs it
+
+            close = difflib.get_close_matches(args[0], self.summaries, n=1)
+            if not close:
+                raise
+            raise click.UsageError(
+                f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx
+            ) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.summaries.items()))
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Record GNSS positions and deliver every one of them."""
+    if os.environ.get("NO_COLOR"):  # https://no-color.org; click does not know it
+        ctx.color = False
+
+
+def run(args: list[str]) -> Any:
+    """Run one command, and return what it returns; if the command line is wrong, exit."""
+    try:
+        return cli.main(args, prog_name=PROGRAM, standalone_mode=False)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    except click.UsageError as error:
+        text = error.format_message().rstrip(".")
+        path = error.ctx.command_path if error.ctx else PROGRAM
+        # Without a subcommand, click raises an error whose text is the help.
+        is_help = text.startswith("Usage:")
+        click.echo(text if is_help else f"{PROGRAM}: {text}. See '{path} --help'.", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"{PROGRAM}: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)

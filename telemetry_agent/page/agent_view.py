@@ -1,0 +1,55 @@
+"""What the page sees of the agent, which imports the rest of the page only when that is on."""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.clock import Clock
+from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.trips import ParkingRule
+from telemetry_agent.snapshot import Snapshot
+
+
+class Switch(Protocol):
+    """Cuts the network of a demo. Any thread may use it."""
+
+    def is_away(self) -> bool:
+        """Whether it is cut."""
+
+    def set_away(self, away: bool) -> None:
+        """Cut it, or mend it."""
+
+
+class Doctor(Protocol):
+    """What is wrong, and the remedy. Any thread may ask."""
+
+    def findings(self, state: Snapshot, queue_path: Path) -> list[dict[str, Any]]:
+        """By the snapshot alone: ``name``, ``verdict`` (warn, fail), ``said`` and ``remedy``."""
+
+    def check(self) -> dict[str, Any]:
+        """By looking at everything: ``verdict`` and ``checks``. Raises ``AgentError``."""
+
+
+@dataclass(frozen=True)
+class AgentView:
+    """What the page sees of the agent; any thread may look."""
+
+    queue: AckQueue
+    snapshot: Callable[[], Snapshot]
+    position: Callable[[], dict[str, Any] | None]
+    network: Callable[[], dict[str, Any]]
+    gaps: Gaps
+    """Where a segment of the track ends."""
+    ask: Callable[[str, Mapping[str, Any]], Generator[dict[str, Any], None, None]]
+    """Asks one of the daemon's commands."""
+    clock: Clock = field(default_factory=Clock)
+    switch: Switch | None = None
+    doctor: Doctor | None = None
+    log_lines: Callable[[], list[str]] = list
+    """The newest lines of the log, secrets masked."""
+    config: Callable[[], dict[str, Any]] = dict
+    """Key -> value in effect, secrets masked."""
+    parking: ParkingRule = field(default_factory=ParkingRule)
+    """What ends a trip."""

@@ -1,0 +1,188 @@
+"""Where an epoch begins and ends, on a live line and in a recording."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from live_line import live, second, times
+from nmea import gga, line, rmc
+
+from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.field_values import DAY_MS
+
+VTG = line("GPVTG,084.4,T,,M,010.0,N,018.5,K,A")
+GSA = line("GPGSA,A,3,01,02,03,04,05,,,,,,,,1.9,0.9,1.7")
+
+
+def test_a_quiet_line_completes_the_fix() -> None:
+    decoder = live()
+    assert decoder.due_s() is None
+    assert decoder.feed(gga("123519"), 10.0) == []
+    assert decoder.feed(rmc("123519"), 10.1) == []
+    assert decoder.due_s() == pytest.approx(10.35)
+    assert decoder.tick(10.34) == []
+    (fix,) = decoder.tick(10.35)
+    assert (fix.alt_mm, fix.speed_mm_s) == (545_400, 11_524)
+    assert decoder.due_s() is None
+    assert decoder.tick(11.0) == decoder.finish() == []
+
+
+@pytest.mark.parametrize(("baud", "quiet_s"), [(4800, 0.5), (9600, 0.25), (115200, 0.25)])
+def test_a_slow_line_is_given_more_time(baud: int, quiet_s: float) -> None:
+    decoder = live(baud=baud)
+    decoder.feed(rmc("123519"), 10.0)
+    assert decoder.due_s() == pytest.approx(10.0 + quiet_s)
+
+
+def test_any_byte_puts_the_quiet_gap_off() -> None:
+    decoder = live()
+    decoder.feed(rmc("123519"), 10.0)
+    decoder.feed(b"\xb5", 10.2)
+    assert decoder.due_s() == pytest.approx(10.45)
+
+
+def test_the_last_sentence_of_the_cycle_is_learned_and_not_waited_for() -> None:
+    decoder = live()
+    for n in range(5):
+        assert decoder.feed(rmc(f"12350{n}") + gga(f"12350{n}"), float(n)) == []
+        assert times(decoder.tick(n + 0.3)) == [f"12:35:0{n}.000"]
+    assert decoder.feed(rmc("123505"), 5.0) == []
+    assert times(decoder.feed(gga("123505"), 5.1)) == ["12:35:05.000"]
+    assert decoder.due_s() is None
+
+
+def test_a_cycle_may_end_with_the_second_of_two_like_sentences() -> None:
+    decoder = live()
+    cycle = [second(decoder, n, rmc(f"12350{n}"), GSA, GSA) for n in range(6)]
+    assert [len(fixes) for fixes in cycle] == [1] * 6
+    assert decoder.feed(rmc("123506") + GSA, 6.0) == []
+    assert len(decoder.feed(GSA, 6.1)) == 1
+
+
+def test_what_comes_after_the_learned_end_unlearns_it() -> None:
+    decoder = live()
+    for n in range(6):
+        second(decoder, n, rmc(f"12350{n}"))
+    assert times(decoder.feed(rmc("123506"), 6.0)) == ["12:35:06.000"]
+    assert decoder.feed(gga("123506"), 6.1) == []
+    assert decoder.feed(VTG, 6.2) == []
+    assert decoder.counts["late"] == 2
+    assert decoder.feed(rmc("123507"), 7.0) == []
+    assert decoder.feed(gga("123507"), 7.1) == []
+    (fix,) = decoder.tick(7.4)
+    assert fix.alt_mm == 545_400
+
+
+def test_what_comes_without_a_time_after_the_learned_end_unlearns_it() -> None:
+    decoder = live()
+    for n in range(6):
+        second(decoder, n, rmc(f"12350{n}"))
+    assert len(decoder.feed(rmc("123506") + VTG, 6.0)) == 1
+    assert decoder.counts["late"] == 1
+    assert decoder.feed(rmc("123507"), 7.0) == []
+    assert decoder.feed(VTG, 7.1) == []
+    assert decoder.tick(7.4)[0].speed_mm_s == 5_144
+
+
+def test_a_cycle_may_begin_with_a_sentence_without_a_time() -> None:
+    decoder = live()
+    for n in range(8):
+        (fix,) = second(decoder, n, VTG, gga(f"12350{n}"), line(f"GPZDA,12350{n},23,11,2026,00,00"))
+        assert fix.speed_mm_s == 5_144
+    assert decoder.counts["late"] == 0
+
+
+def test_a_late_sentence_opens_nothing_and_makes_the_quiet_gap_grow() -> None:
+    decoder = live()
+    decoder.feed(rmc("123519"), 10.0)
+    assert len(decoder.tick(10.3)) == 1
+    assert decoder.feed(gga("123519"), 10.4) == []
+    assert decoder.due_s() is None
+    assert decoder.counts["late"] == 1
+    decoder.feed(rmc("123520"), 11.0)
+    assert decoder.due_s() == pytest.approx(11.375)
+
+
+def test_a_late_sentence_without_a_time_makes_the_quiet_gap_grow_up_to_a_limit() -> None:
+    decoder = live()
+    for n in range(9):
+        decoder.feed(rmc(f"12350{n}"), n * 10.0)
+        decoder.tick(n * 10.0 + 2)
+        decoder.feed(VTG, n * 10.0 + 3)
+        assert decoder.tick(n * 10.0 + 6) == []
+    assert decoder.counts["late"] == 9
+    decoder.feed(rmc("123510"), 100.0)
+    assert decoder.due_s() == pytest.approx(101.0)
+
+
+# ---- a recording, without pauses
+
+TYPES = ("RMC", "GGA", "GLL", "GNS", "GSA", "VTG", "GST", "ZDA")
+
+
+def epoch(ms: int, types: list[str]) -> list[bytes]:
+    """The sentences of one instant of 2026-11-23, at a place that its time gives."""
+    s = ms // 1000
+    at = f"{s // 3600 % 24:02}{s // 60 % 60:02}{s % 60:02}.{ms % 1000:03}"
+    place = f"48{ms // 100 % 60_000 / 1000:07.4f},N,01131.0000,E"
+    body = {
+        "RMC": f"GNRMC,{at},A,{place},1.0,84.4,231126,,,A",
+        "GGA": f"GNGGA,{at},{place},1,08,0.9,{s % 60}.0,M,46.9,M,,",
+        "GLL": f"GNGLL,{place},{at},A,A",
+        "GNS": f"GNGNS,{at},{place},AA,08,0.9,{s % 60}.0,46.9,,",
+        "GSA": "GNGSA,A,3,01,02,03,04,05,,,,,,,,1.9,0.9,1.7",
+        "VTG": "GNVTG,84.4,T,,M,1.0,N,1.9,K,A",
+        "GST": f"GNGST,{at},,,,,3.0,4.0,2.0",
+        "ZDA": f"GNZDA,{at},23,11,2026,00,00",
+    }
+    return [line(body[kind]) for kind in types]
+
+
+def decoded(data: bytes, size: int | None = None) -> list[int]:
+    """The times of the fixes, in milliseconds of the day."""
+    decoder = Decoder(fix_rollover=False, eager=False)
+    fixes = []
+    for start in range(0, len(data), size or len(data) or 1):
+        fixes += decoder.feed(data[start : start + (size or len(data))], 0.0)
+    fixes += decoder.finish()
+    for fix in fixes:
+        ms = fix.time_ms % DAY_MS
+        assert fix.lat_e9 == 48 * 10**9 + round(ms // 100 % 60_000 * 10**6 / 60)
+        assert fix.alt_mm in {None, ms // 1000 % 60 * 1000}
+    return [fix.time_ms % DAY_MS for fix in fixes]
+
+
+# RMC is always sent, for the date; times change by more than the 50 ms that ZDA may be off.
+@given(
+    st.permutations(TYPES[1:]).flatmap(lambda t: st.integers(0, 7).map(lambda n: [*t[:n], "RMC"])),
+    st.sampled_from([100, 200, 500, 960, 1000, 10_000]),
+    st.integers(0, 86_000_000 // 40),
+    st.sampled_from([None, 1, 50]),
+    st.randoms(use_true_random=False),
+)
+def test_any_cycle_in_any_order_gives_each_instant_once(
+    types: list[str], step_ms: int, start: int, size: int | None, draw: random.Random
+) -> None:
+    draw.shuffle(types)
+    instants = [(start * 40 // 10 * 10 + n * step_ms) % DAY_MS for n in range(6)]
+    data = b"".join(sentence for ms in instants for sentence in epoch(ms, types))
+    assert decoded(data, size) == instants
+
+
+@given(st.lists(st.integers(0, 863_999), min_size=1, max_size=20))
+def test_time_may_go_anywhere_and_no_instant_is_lost(tenths: list[int]) -> None:
+    instants = [tenth * 100 for tenth in tenths]
+    data = b"".join(sentence for ms in instants for sentence in epoch(ms, ["RMC", "GGA"]))
+    changes = [ms for n, ms in enumerate(instants) if n == 0 or instants[n - 1] != ms]
+    assert decoded(data) == changes
+
+
+@given(st.lists(st.sampled_from(TYPES), min_size=1, max_size=30), st.integers(0, 400_000))
+def test_no_instant_gives_two_fixes_whatever_is_missing(kinds: list[str], start: int) -> None:
+    data, ms = b"".join(epoch(start * 100, ["RMC"])), start * 100
+    for kind in kinds:
+        ms += 100 if kind == "RMC" else 0
+        data += b"".join(epoch(ms, [kind]))
+    found = decoded(data)
+    assert found == sorted(set(found))
