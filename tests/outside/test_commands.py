@@ -85,7 +85,7 @@ def test_a_wrong_config_starts_nothing(tmp_path: Path) -> None:
 
 def test_too_few_file_descriptors_are_said_in_one_line(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
-    argv = ["prlimit", "--nofile=20", *AGENT, "run", "--config", str(config)]
+    argv = ["prlimit", "--nofile=15", *AGENT, "run", "--config", str(config)]
     done = subprocess.run(
         argv, env=environment(), capture_output=True, text=True, timeout=60, check=False
     )
