@@ -18,6 +18,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -35,7 +36,8 @@ class Bell:
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def __del__(self) -> None:
-        os.close(self._fd)  # not sooner: whoever holds the bell may still ring it
+        with suppress(AttributeError):  # the system gave none
+            os.close(self._fd)  # not sooner: whoever holds the bell may still ring it
 
     def fileno(self) -> int:
         """Readable while it is rung."""

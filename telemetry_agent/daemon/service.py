@@ -211,7 +211,11 @@ class _Service:
                 return False
             self._listen()
         if failed:
-            raise failed[0]
+            error = failed[0]
+            if isinstance(error, OSError):
+                said = f"the system refuses what the agent needs: {error.strerror}"
+                raise ResourceError(said) from error
+            raise error
         return True
 
     def _listen(self) -> None:

@@ -83,6 +83,18 @@ def test_a_wrong_config_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "queue.db").exists()
 
 
+def test_too_few_file_descriptors_are_said_in_one_line(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    argv = ["prlimit", "--nofile=15", *AGENT, "run", "--config", str(config)]
+    done = subprocess.run(
+        argv, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 71
+    said = "telemetry-agent: the system refuses what the agent needs: Too many open files"
+    assert done.stderr.splitlines()[-1] == said
+    assert "Traceback" not in done.stderr
+
+
 def test_a_config_that_cannot_be_read_ends_with_71(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.symlink_to("/proc/self/mem")  # nothing is mapped where it begins
