@@ -7,11 +7,12 @@ agent will treat the original when it starts.
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
@@ -28,11 +29,12 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.commands import looking_commands, queue_commands
 from telemetry_agent.daemon.ownership import become_owner
-from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.errors import JOIN, AgentError, StorageError
 from telemetry_agent.tasks import Bell
 
 _LOOKING = {"queue stats", "queue list", "queue verify", "export"}
 
+V = TypeVar("V")
 Note = Callable[[str], object]
 """Takes a sentence about the queue, for the user."""
 
@@ -96,19 +98,11 @@ class RestingQueue:
 
     def stats(self) -> QueueStats:
         """See ``AckQueue.stats``."""
-        try:
-            return self._reader.stats()
-        except StorageError as error:
-            self._reader = self._recover(error)
-            return self._reader.stats()
+        return self._asked(lambda reader: reader.stats())
 
     def newest_ms(self) -> int | None:
         """See ``AckQueue.newest_ms``."""
-        try:
-            return self._reader.newest_ms()
-        except StorageError as error:
-            self._reader = self._recover(error)
-            return self._reader.newest_ms()
+        return self._asked(lambda reader: reader.newest_ms())
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """See ``AckQueue.stored``. Where a page turns out to be damaged, the copy goes on."""
@@ -124,6 +118,13 @@ class RestingQueue:
     def close(self) -> None:
         """Close what is read, and delete the copy."""
         self._opened.close()
+
+    def _asked(self, question: Callable[[QueueReader | AckQueue], V]) -> V:
+        try:
+            return question(self._reader)
+        except StorageError as error:
+            self._reader = self._recover(error)
+            return question(self._reader)
 
     def _read(self) -> QueueReader:
         path = self._path
@@ -177,7 +178,8 @@ def check(path: Path, wanted: int, *, come_back: bool = False) -> None:
         AgentError: there is none, or this user may not open it.
     """
     try:
-        path.stat()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StorageError(f"{path} is not a regular file")
     except PermissionError:
         pass
     except OSError:
@@ -189,15 +191,16 @@ def check(path: Path, wanted: int, *, come_back: bool = False) -> None:
         return
     if was_root:
         verb = "read" if wanted == os.R_OK else "write"
+        files = " ".join(map(str, sorted(path.parent.glob(f"{path.name}*"))))
         raise AgentError(
             f"the owner of {path.parent} may not {verb} {path}",
-            f"`sudo chown --reference={path.parent} {path}*`",
+            f"`sudo chown --reference={path.parent} {files}`",
         )
-    raise AgentError(f"no permission to open {path}, the queue of an agent at rest", client.JOIN)
+    raise AgentError(f"no permission to open {path}, the queue of an agent at rest", JOIN)
 
 
 def _was_set_aside(path: Path) -> bool:
     """Whether the agent ended before there was a new file in the place of a damaged one."""
-    with suppress(OSError):
+    with suppress(OSError, StorageError):
         return not path.exists() and bool(set_aside_files.waiting(path))
     return False

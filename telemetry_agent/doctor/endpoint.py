@@ -207,7 +207,9 @@ class EndpointChecks:
         if self._send:
             yield trial.proof(newest)
         else:
-            yield skipped("proof", "`telemetry-agent doctor --send` sends what must be refused")
+            yield skipped(
+                "proof", "`sudo telemetry-agent doctor --send` sends what must be refused"
+            )
 
     def _unjudged(self, name: str) -> Finding:
         status = self._agent.status
