@@ -69,7 +69,7 @@ _WIDTH = 80
     "recording",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Drive this recording instead of the made-up round.",
+    help="Replay this recording instead of the made-up drive.",
 )
 @click.option("--no-page", is_flag=True, help="Print lines only.")
 def command(length_s: float | None, speed: int, recording: Path | None, *, no_page: bool) -> int:
@@ -119,7 +119,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
                 try:
                     _watch(agent, simulator, network, length_s, url)
                 except KeyboardInterrupt:
-                    click.echo("Ending: what waits is delivered first. Ctrl-C again ends at once.")
+                    click.echo("Ending after the backlog is delivered. Ctrl-C again ends at once.")
                 simulator.hush()
                 network.cut(False)
                 endpoint.wait_for(sent(), _SETTLE_S)

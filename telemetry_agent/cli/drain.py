@@ -17,10 +17,10 @@ from telemetry_agent.daemon.ask import ask
 @config_option
 @json_option
 def command(config_path: Path | None, *, as_json: bool) -> None:
-    """Send what is recorded by now, without waiting for company or for a backoff.
+    """Send the backlog now, without waiting for more fixes or for a backoff.
 
-    The exit status is 0 when nothing of it is left, and 69 if the endpoint cannot be reached. A
-    wait that the endpoint itself asked for is kept. Ctrl-C loses nothing.
+    The exit status is 0 when it is sent, and 69 if the endpoint cannot be reached. A wait that the
+    endpoint asked for is kept. Ctrl-C loses nothing.
     """
     answers = ask(loader.load(config_path).settings, {"ask": "drain"}, note=say)
     if as_json:

@@ -46,36 +46,36 @@ def wait_for_delivery(queue_path: Path, limit_s: float) -> bool:
     clock, tick = Clock(), threading.Event()
     until_s = clock.monotonic_s() + limit_s
     recorded, said = False, ""
-    told: Snapshot | None = None
+    last: Snapshot | None = None
     while True:
         if (status := agent_status(queue_path)) is not None:
-            told = status
-            upload, receiver = told.upload, told.receiver
+            last = status
+            upload, receiver = status.upload, status.receiver
             waits = f"receiver: {receiver.state} ({receiver.source})"
             if not recorded and waits != said:
                 said = waits
                 click.echo(f"  {said}")
-            if not recorded and (told.queue.pending or upload.delivered):
+            if not recorded and (status.queue.pending or upload.delivered):
                 recorded = True
                 click.echo("  recorded: the first position is on the disk")
             if upload.delivered:
                 click.echo(f"  delivered: {upload.host} has it")
                 return True
         if clock.monotonic_s() > until_s:
-            _say_what_is_missing(told, limit_s)
+            _say_what_is_missing(last, limit_s)
             return False
         tick.wait(_LOOK_EVERY_S)
 
 
-def _say_what_is_missing(told: Snapshot | None, limit_s: float) -> None:
+def _say_what_is_missing(last: Snapshot | None, limit_s: float) -> None:
     click.echo(f"no position was delivered within {limit_s:.0f} s.", err=True)
-    if told is None:
-        click.echo(f"The service does not run: {_LOG} says why.", err=True)
+    if last is None:
+        click.echo(f"The service is not running: {_LOG} says why.", err=True)
         return
-    for line in lines(told):
+    for line in lines(last):
         click.echo(f"  {line}", err=True)
     click.echo(
-        "It goes on by itself. `sudo telemetry-agent doctor` checks everything, with remedies.",
+        "The service keeps trying. `sudo telemetry-agent doctor` finds the cause and the remedy.",
         err=True,
     )
 

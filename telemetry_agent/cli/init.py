@@ -76,15 +76,15 @@ class _Answers:
 )
 @click.option("--device", help="This device's name.")
 @click.option("--source", help="The receiver, as gps.source.")
-@click.option("--baud", type=int, help="Its speed; found out if it is not given.")
+@click.option("--baud", type=int, help="Its baud rate. Default: found by listening.")
 @click.option(
     "--server",
     type=click.Choice(list(SERVERS)),
-    help="What kind of server the endpoint is (docs/servers.md); told by the URL if not given.",
+    help="The kind of server (docs/servers.md). Default: recognized by its URL or answer.",
 )
-@click.option("--url", help="The endpoint; of a known kind of server its address is enough.")
+@click.option("--url", help="The endpoint. For a known kind of server its address is enough.")
 @click.option("--token-file", type=click.Path(path_type=Path), help="A file with the API key.")
-@click.option("--force", is_flag=True, help="Overwrite the file if it is there.")
+@click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
 @click.option(
     "--start/--no-start",
     default=None,
@@ -96,7 +96,7 @@ class _Answers:
     default="60s",
     show_default=True,
     callback=duration_callback,
-    help="How long to wait for it.",
+    help="How long to wait for the delivery.",
 )
 def command(
     path: Path,
@@ -113,8 +113,9 @@ def command(
 ) -> int:
     """Find the receiver, try the endpoint, write the config, start the service.
 
-    Each question is also an option, and without a terminal nothing is asked. With --start it ends
-    when the first position was delivered; exit status 1 and what is missing if none was.
+    Each question is also an option. Without a terminal nothing is asked. With --start, the command
+    ends when the first position is delivered. If none is, it prints what is missing and exits
+    with status 1.
     """
     asks = sys.stdin.isatty()
     if url is None and not asks:
@@ -143,7 +144,7 @@ def command(
         click.echo("the service runs; waiting for the first position …")
         return 0 if first_fix.wait_for_delivery(settings.queue.path, wait_s) else 1
     if running is not None:
-        click.echo("Next: restart the running agent, which has the config of before")
+        click.echo("Next: restart the running agent, which still has the previous config")
     else:
         click.echo(f"Next: {_next_step(path)}")
     return 0
@@ -179,7 +180,7 @@ def _ask_device(*, asks: bool) -> str:
     proposal = "{hostname}"
     if host.lower() in {"", *SHARED_NAMES}:
         proposal += "-{serial}" if _SERIAL.exists() else "-{machine-id}"
-        click.echo(f"many devices are called {host!r}: a serial number tells this one from them")
+        click.echo(f"many devices are called {host!r}: a serial number makes the name unique")
     while asks:
         answer: str = click.prompt("This device's name", default=proposal)
         if (fault := _fault(_Answers(answer, "auto", None, "native", "http://x/", None))) is None:
@@ -189,7 +190,7 @@ def _ask_device(*, asks: bool) -> str:
 
 
 def _ask_server(answers: _Answers, server: str | None, url: str | None) -> _Answers:
-    """Which server: asked again on a terminal until its URL is right and the user content."""
+    """Which server. On a terminal, ask until the URL is valid and the user accepts the result."""
     asks = sys.stdin.isatty()
     while True:
         given = url or click.prompt("The server's URL")
@@ -218,18 +219,18 @@ def _kind_of(url: str, server: str | None, *, asks: bool) -> tuple[str, str]:
     """The kind of server, and the URL as it is known from then on."""
     if server is not None:
         return server, url
-    told, why = told_by_url(url), "its URL"
-    if told is None and (answer := told_by_answer(url)) is not None:
-        (told, url), why = answer, "its answer"
-    if told is not None:
-        click.echo(f"{why} says that this is {told}")
+    known, why = told_by_url(url), "its URL"
+    if known is None and (answer := told_by_answer(url)) is not None:
+        (known, url), why = answer, "its answer"
+    if known is not None:
+        click.echo(f"kind of server by {why}: {known}")
     if not asks:
-        return told or "native", url
+        return known or "native", url
     click.echo("Kinds of servers: " + ", ".join(SERVERS) + " (native: your own endpoint)")
     kind: str = click.prompt(
         "Which kind is it?",
         type=click.Choice(list(SERVERS)),
-        default=told or "native",
+        default=known or "native",
         show_choices=False,
     )
     return kind, url
@@ -264,7 +265,7 @@ def _unreadable(path: Path) -> str | None:
 
 
 def _fault(answers: _Answers) -> str | None:
-    """What the config would say of it."""
+    """The error of the config that these answers make."""
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, "config.toml")
         draft.write_text(answers.text(), "utf-8")
@@ -276,7 +277,7 @@ def _fault(answers: _Answers) -> str | None:
 
 
 def _write(path: Path, text: str) -> Settings:
-    """Write it whole or not at all, and only if it is right."""
+    """Write the whole file or nothing, and only if it is valid."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -297,7 +298,7 @@ def _write(path: Path, text: str) -> Settings:
 
 
 def _try_endpoint(answers: _Answers) -> bool:
-    """Check the endpoint without sending a position, say what is found; whether that is good."""
+    """Check the endpoint without sending a position, and report it. Returns whether all is well."""
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, "config.toml")
         draft.write_text(answers.text(), "utf-8")

@@ -97,7 +97,9 @@ def _read_names(
     found = [_NAME.fullmatch(value) for value in values]
     for value, match in zip(values, found, strict=True):
         if match is None:
-            raise click.BadParameter(f"{value!r} is no name: it is STREAM:SEQ, as in `queue list`")
+            raise click.BadParameter(
+                f"{value!r} is not a name: give STREAM:SEQ, as in `queue list`"
+            )
     return [(match[1], int(match[2])) for match in found if match]
 
 
@@ -142,7 +144,7 @@ def discard(
     _check(names, everything=everything)
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("Nobody can be asked here: --yes is needed.")
+            raise click.UsageError("Without a terminal, --yes is needed.")
         what = "all dead letters" if everything else f"{len(names)} dead letters"
         click.confirm(f"Delete {what} for good?", abort=True, err=True)
     _change(config_path, "discard", "discarded", names, everything=everything, as_json=as_json)
@@ -168,7 +170,7 @@ def _change(
     click.echo(json.dumps(answer) if as_json else f"{answer[done]} fixes {done}")
     missing = len(set(names)) - answer[done]
     if missing > 0:
-        raise AgentError(f"{missing} of these names are no dead letters")
+        raise AgentError(f"dead letters not found: {missing} of these names")
 
 
 @command.command()
@@ -192,7 +194,7 @@ def resend(
     """Send delivered fixes again, under their own names, as far as they are kept.
 
     Either by time, --since and --until: TIME is a fix's own time such as 2026-11-23T12:35:19Z, or
-    so long before the newest fix: 2h. Or by name, --stream, --from and --to, as `receive --audit`
+    a time before the newest fix: 2h. Or by name, --stream, --from and --to, as `receive --audit`
     names what an endpoint misses.
     """
     named = stream is not None and first is not None and last is not None
@@ -211,7 +213,7 @@ def resend(
 def verify(config_path: Path | None, *, as_json: bool) -> None:
     """Check that everything is as it was stored. Changes nothing.
 
-    Exit status: 0 it is; 74 something is damaged, or waits to be carried over.
+    Exit status: 0 if it is; 74 if something is damaged, or is still to be carried over.
     """
     settings = _settings(config_path)
     *_, report = ask(settings, {"ask": "queue verify"}, note=say)
@@ -224,8 +226,8 @@ def verify(config_path: Path | None, *, as_json: bool) -> None:
         )
     if not report["sound"]:
         raise StorageError(
-            f"the queue {settings.queue.path} is damaged: the agent goes on with what can be read, "
-            "but the disk loses data: replace it"
+            f"the queue {settings.queue.path} is damaged: the agent continues with what can be "
+            "read, but the disk loses data: replace it"
         )
 
 
@@ -241,11 +243,11 @@ def _findings(report: dict[str, Any]) -> Iterator[str]:
     for file in report["set_aside"]:
         yield f"set aside: {file['file']}, {file['bytes']:,} bytes, {file['state']}"
     for loss in report["lost"]:
-        after, before = _told(loss["after"], "the beginning"), _told(loss["before"], "the end")
+        after, before = _place(loss["after"], "the beginning"), _place(loss["before"], "the end")
         yield f"lost:      {loss['count']:,} between {after} and {before}"
 
 
-def _told(fix: dict[str, Any] | None, where_none_is: str) -> str:
+def _place(fix: dict[str, Any] | None, where_none_is: str) -> str:
     return f"{fix['time']} ({fix['stream']}:{fix['seq']})" if fix else where_none_is
 
 

@@ -42,9 +42,9 @@ _WITH_POSITION = {"2d", "3d"}
     help="Refresh every second until Ctrl-C. Without a terminal, print one line per update.",
 )
 def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
-    """How the agent does: its receiver, its uploads, its queue.
+    """Show the state of the running agent: its receiver, its uploads, its queue.
 
-    Where none runs, it says so, and tells what waits in the queue.
+    If no agent runs, show what waits in the queue.
     """
     path: Path | None
     try:
@@ -61,7 +61,7 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
 
 def running(path: Path | None) -> Snapshot | None:
-    """What the running agent with this queue says, or any service; ``None``: none runs."""
+    """The snapshot of the agent with this queue, or of the service; ``None`` if none runs."""
     try:
         return read(Snapshot, next(client.ask(path, {"ask": "status"})))
     except client.NoAgentError:
@@ -105,7 +105,7 @@ def _watch(path: Path | None, *, as_json: bool) -> None:
 
 
 def lines(view: Snapshot | AtRest) -> Iterator[str]:
-    """A snapshot in plain words, without a word about what is not known."""
+    """A snapshot in plain words. What is unknown is left out."""
     if isinstance(view, Snapshot):
         yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
         if view.version != __version__:
@@ -135,7 +135,8 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
 
 def _troubles(view: Snapshot) -> Iterator[str]:
     if view.config is not None:
-        yield f"config:    the last good one serves: {view.config.last_error or _ASK_WITH_SUDO}"
+        why = view.config.last_error or _ASK_WITH_SUDO
+        yield f"config:    the last good config is in effect: {why}"
     if view.storage is not None:
         meaning = {
             "forgets": "a power cut loses everything",

@@ -45,7 +45,8 @@ def load(path: Path | None, *, fall_back: bool = False) -> StartConfig:
     version, _, pickled = done.stdout.partition(b"\n")
     if version != __version__.encode():
         raise ResourceError(
-            f"telemetry-agent {version.decode()} is installed and {__version__} runs", "restart it"
+            f"telemetry-agent {version.decode()} is installed, but {__version__} is running",
+            "restart it",
         )
     result: StartConfig | AgentError = pickle.loads(pickled)  # noqa: S301 - our own process wrote it
     if isinstance(result, AgentError):

@@ -51,8 +51,8 @@ def by_pieces(
 ) -> Iterator[str]:
     """The text of each unbroken piece of track, in one string for each chunk and one at the end.
 
-    A piece is held in memory, so one of more than 10,000 positions goes on in the next, from the
-    same position.
+    A piece is held in memory, so one of more than 10,000 positions is continued in the next, from
+    the same position.
     """
     piece: list[Record] = []
     for chunk in chunks:

@@ -545,7 +545,7 @@ def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> Non
         (
             "telemetry_agent.config.subprocess_loader.__version__",
             "0.0.9",
-            f"telemetry-agent {re.escape(__version__)} is installed and 0.0.9 runs: restart it",
+            f"telemetry-agent {re.escape(__version__)} is installed, but 0.0.9 is running",
         ),
     ],
 )

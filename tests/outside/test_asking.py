@@ -149,7 +149,7 @@ def test_dead_letters_are_listed_put_back_and_given_up(with_daemon: bool, tmp_pa
             assert f"{stream}:2 " in text
             # What was delivered is no dead letter.
             status, line = asked.refused("queue", "retry", f"{stream}:2", f"{stream}:1")
-            assert (status, "1 of these names are no dead letters" in line) == (1, True)
+            assert (status, "dead letters not found: 1 of these names" in line) == (1, True)
             status, line = asked.refused("queue", "discard", "--all")
             assert (status, "--yes is needed" in line) == (2, True)
             assert asked.json("queue", "discard", f"{stream}:3", "--yes") == {"discarded": 1}
@@ -192,7 +192,7 @@ def test_delivered_fixes_are_sent_again_under_their_names(
     [
         (["queue", "retry"], "Name the dead letters"),
         (["queue", "retry", "--all", "0123456789abcdef:1"], "Name the dead letters"),
-        (["queue", "discard", "17"], "'17' is no name: it is STREAM:SEQ"),
+        (["queue", "discard", "17"], "'17' is not a name: give STREAM:SEQ"),
         (["queue", "resend"], "Give --since, or --stream with --from and --to."),
         (["queue", "resend", "--stream", "9f0c2d6e11a7b354"], "with --from and --to."),
         (["queue", "resend", "--since", "yesterday"], "a time such as 2026-11-23T12:35:19Z"),

@@ -85,7 +85,7 @@ def test_it_records_and_delivers_by_the_last_good_config_and_goes_on_when_mended
             daemon.wait_for_line("recording goes on with the last good config$")
             seen = len(server.ledger)
             server.wait_for(lambda *_: len(server.ledger) > seen, 20)
-            assert "config:    the last good one serves: " in status(same)
+            assert "config:    the last good config is in effect: " in status(same)
             config.unlink(missing_ok=True)
             config.write_text(text)
             daemon.wait_for_line("reloaded: ", 30)  # by itself
