@@ -52,13 +52,15 @@ def trouble(mount: Mount, root: Path = Path("/")) -> Advice | None:
     if "ro" in mount.options:
         return Advice(
             "read-only",
-            f"`sudo mount -o remount,rw {mount.point}`; if `dmesg` shows errors, replace the card",
+            f"`sudo mount -o remount,rw $(findmnt -no TARGET -T {mount.point})`, then "
+            "`sudo systemctl restart telemetry-agent`; replace the card if `sudo dmesg` shows "
+            "errors",
         )
     if mount.kind == "overlay" and not _lasts(mount, root):
         return Advice(
             f"which is thrown away: {_LOSES_ALL}, or the end of the container does",
-            "set queue.path to a folder on a disk or volume (on a Raspberry Pi the overlay is "
-            "switched off by `sudo raspi-config nonint do_overlayfs 1`)",
+            "set queue.path to a folder on a disk or volume (on a Raspberry Pi switch the overlay "
+            "off: `sudo raspi-config nonint do_overlayfs 1`, then reboot)",
         )
     if mount.options & {"nobarrier", "barrier=0"}:
         return Advice(

@@ -18,6 +18,9 @@ standard error and exits with the status; nothing else turns an error into an ex
 
 from typing import ClassVar, NamedTuple
 
+JOIN = "use sudo, or join the group telemetry-agent (`sudo usermod -aG telemetry-agent $USER`)"
+"""The remedy where a user may not do what the service's own user and group may."""
+
 
 class Advice(NamedTuple):
     """What is wrong, and what to do about it."""

@@ -7,6 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from telemetry_agent.addresses import is_loopback
 from telemetry_agent.errors import ConfigError
+from telemetry_agent.small_files import read_small_file
 
 MASK = "***"
 CUT = "…"
@@ -40,7 +41,7 @@ def read_secret(key: str, path: Path) -> str:
         ConfigError: it cannot be read, or is not one line of text.
     """
     try:
-        text = path.read_text("utf-8").removeprefix("\ufeff").strip("\r\n")
+        text = read_small_file(path).decode("utf-8").removeprefix("\ufeff").strip("\r\n")
     except OSError as error:
         raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -14,6 +14,7 @@ from telemetry_agent.errors import AgentError
 from telemetry_agent.snapshot import Snapshot
 
 _LOOK_EVERY_S = 0.5
+_LOG = f"`sudo journalctl -u {UNIT}`"
 
 
 def agent_status(queue_path: Path) -> Snapshot | None:
@@ -37,7 +38,7 @@ def start_service() -> None:
     for verb in ("enable", "restart"):
         done, said = _systemctl(verb, UNIT)
         if not done:
-            raise AgentError(f"systemctl {verb} {UNIT}: {said}: `journalctl -u {UNIT}` says why")
+            raise AgentError(f"systemctl {verb} {UNIT}: {said}", f"{_LOG} says why")
 
 
 def wait_for_delivery(queue_path: Path, limit_s: float) -> bool:
@@ -69,12 +70,13 @@ def wait_for_delivery(queue_path: Path, limit_s: float) -> bool:
 def _say_what_is_missing(told: Snapshot | None, limit_s: float) -> None:
     click.echo(f"no position was delivered within {limit_s:.0f} s.", err=True)
     if told is None:
-        click.echo(f"The service does not run: `journalctl -u {UNIT}` says why.", err=True)
+        click.echo(f"The service does not run: {_LOG} says why.", err=True)
         return
     for line in lines(told):
         click.echo(f"  {line}", err=True)
     click.echo(
-        "It goes on by itself. `telemetry-agent doctor` checks everything, with remedies.", err=True
+        "It goes on by itself. `sudo telemetry-agent doctor` checks everything, with remedies.",
+        err=True,
     )
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.errors import ResourceError, UnreadableConfigError
+from telemetry_agent.errors import JOIN, ResourceError, UnreadableConfigError
+from telemetry_agent.small_files import read_small_file
 
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
@@ -20,7 +21,7 @@ def no_config() -> UnreadableConfigError:
     """The error if no config file exists."""
     return UnreadableConfigError(
         f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
-        "`telemetry-agent init` writes one, and --config names another",
+        "`sudo telemetry-agent init` writes one, and --config names another",
     )
 
 
@@ -80,15 +81,13 @@ def read(path: Path) -> str:
     """
     try:
         # Windows editors begin a file with a byte order mark.
-        return path.read_text("utf-8").removeprefix("\ufeff")
+        return read_small_file(path).decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise UnreadableConfigError(
             f"the config {path} does not exist", f"`telemetry-agent init --config {path}` writes it"
         ) from None
     except OSError as error:
-        remedy = ""
-        if isinstance(error, PermissionError):
-            remedy = "use sudo, or join the group telemetry-agent"
+        remedy = JOIN if isinstance(error, PermissionError) else ""
         raise ResourceError(f"cannot read the config {path}: {error.strerror}", remedy) from None
     except UnicodeDecodeError:
         raise UnreadableConfigError(

@@ -133,7 +133,7 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
         origins |= _environment_origins()
     if not origins and texts:
         raise UnreadableConfigError(
-            f"the config {' and '.join(texts)} is empty", "`telemetry-agent init` writes one"
+            f"the config {' and '.join(texts)} is empty", "`sudo telemetry-agent init` writes one"
         )
     if not origins:
         raise no_config()

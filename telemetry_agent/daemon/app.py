@@ -81,8 +81,16 @@ class Agent:
         self._doctor = doctor
         self._log_tail = LogTail(self.secrets)
         self._clock = clock
+        self._stays_away = False  # only trying would show that it can go back
         placed, self.storage = storage.place(settings.queue)
-        self.queue = open_queue(placed, clock)
+        try:
+            self.queue = open_queue(placed, clock)
+        except StorageError as error:
+            if placed.path == storage.runtime_queue() or storage.runtime_queue() is None:
+                raise
+            placed, self.storage = storage.away(settings.queue, error.message)
+            self._stays_away = True
+            self.queue = open_queue(placed, clock)
         self.queue.adopt(waiting)
         if self.storage is not None:
             log.warning("%s", self.storage)
@@ -165,12 +173,12 @@ class Agent:
 
     def must_move(self) -> bool:
         """Whether its disk takes no file any more, or the state directory takes files again."""
-        if storage.runtime_queue() is None:
+        if self._stays_away or storage.runtime_queue() is None:
             return False
         is_away = self.storage is not None and self.storage.state == "runtime"
         if not is_away and not self.queue.shared.writer.refused:
             return False
-        refused = storage.refusal(self.settings.queue.path.parent) is not None
+        refused = storage.refusal(self.settings.queue.path) is not None
         return refused != is_away
 
     def apply(self, settings: Settings) -> None:

@@ -7,6 +7,7 @@ agent will treat the original when it starts.
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from itertools import islice
@@ -28,7 +29,7 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.commands import looking_commands, queue_commands
 from telemetry_agent.daemon.ownership import become_owner
-from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.errors import JOIN, AgentError, StorageError
 from telemetry_agent.tasks import Bell
 
 _LOOKING = {"queue stats", "queue list", "queue verify", "export"}
@@ -177,7 +178,8 @@ def check(path: Path, wanted: int, *, come_back: bool = False) -> None:
         AgentError: there is none, or this user may not open it.
     """
     try:
-        path.stat()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StorageError(f"{path} is not a regular file")
     except PermissionError:
         pass
     except OSError:
@@ -189,11 +191,12 @@ def check(path: Path, wanted: int, *, come_back: bool = False) -> None:
         return
     if was_root:
         verb = "read" if wanted == os.R_OK else "write"
+        files = " ".join(map(str, sorted(path.parent.glob(f"{path.name}*"))))
         raise AgentError(
             f"the owner of {path.parent} may not {verb} {path}",
-            f"`sudo chown --reference={path.parent} {path}*`",
+            f"`sudo chown --reference={path.parent} {files}`",
         )
-    raise AgentError(f"no permission to open {path}, the queue of an agent at rest", client.JOIN)
+    raise AgentError(f"no permission to open {path}, the queue of an agent at rest", JOIN)
 
 
 def _was_set_aside(path: Path) -> bool:

@@ -11,9 +11,8 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.errors import AgentError, StorageError, UnavailableError, UsageError
+from telemetry_agent.errors import JOIN, AgentError, StorageError, UnavailableError, UsageError
 
-JOIN = "use sudo, or join the group telemetry-agent (`sudo usermod -aG telemetry-agent $USER`)"
 _ANSWER_S = 60.0
 _SUN_PATH_BYTES = 107
 

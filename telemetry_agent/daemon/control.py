@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon.client import JOIN, Answers, address, service_socket, socket_path
-from telemetry_agent.errors import AgentError, UsageError
+from telemetry_agent.daemon.client import Answers, address, service_socket, socket_path
+from telemetry_agent.errors import JOIN, AgentError, UsageError
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ files again. What was left in the runtime directory is delivered beside the queu
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +18,29 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.snapshot import StorageView
 
 _RUNTIME_BYTES = 16 << 20
-_REFUSALS = {*(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO), *(errno.ENOENT, errno.ENOTDIR)}
+_NEW_QUEUE_BYTES = 1 << 20
+_REFUSALS = {
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
+}
 
 
-def refusal(folder: Path) -> str | None:
-    """Why no file can be made in that folder; ``None``: it can, or is only full."""
+def refusal(queue_path: Path) -> str | None:
+    """Why the queue cannot be used; ``None``: it can, or its disk is only full."""
     try:
-        # A file without a name. The flags of the mount do not tell of every read-only file system.
-        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        # A file without a name: the flags of the mount do not show every read-only file system.
+        os.close(os.open(queue_path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
         if error.errno in _REFUSALS:
-            return (error.strerror or "it cannot be used").lower()
+            return f"{queue_path.parent}: {(error.strerror or 'it cannot be used').lower()}"
+    # Not opened: that would drop the locks that SQLite has on them.
+    for file in (queue_path.with_name(queue_path.name + end) for end in ("", "-wal", ".lock")):
+        if file.exists() and not file.is_file():
+            return f"{file}: not a regular file"
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
+            return f"{file}: permission denied"
+    if not queue_path.exists() and shutil.disk_usage(queue_path.parent).free < _NEW_QUEUE_BYTES:
+        return f"{queue_path.parent}: no space left for a new queue"
     return None
 
 
@@ -38,25 +51,43 @@ def runtime_queue() -> Path | None:
 
 
 def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
-    """The settings of the queue to be opened, and what is wrong with where it is."""
-    folder, elsewhere = queue.path.parent, runtime_queue()
-    if elsewhere is not None:
-        try:
-            make_directories(queue.path)
-            refused = refusal(folder)
-        except StorageError as error:
-            refused = error.message
-        if refused is not None:
-            moved = replace(queue, path=elsewhere, max_size_bytes=_RUNTIME_BYTES, min_free_bytes=0)
-            return moved, StorageView(
-                "runtime",
-                f"{folder}: {refused}; recording into {elsewhere.parent}, at most 16 MiB, and a "
-                "power cut loses everything",
-                f"check the disk (`dmesg`), `sudo mount -o remount,rw {folder}`",
-            )
-    mount = mount_of(folder.resolve()) if folder.exists() else None
+    """The settings of the queue to be opened, and what is wrong with where it is.
+
+    Raises:
+        StorageError: it cannot be used, and there is no runtime directory.
+    """
+    try:
+        make_directories(queue.path)
+        refused = refusal(queue.path)
+    except StorageError as error:
+        if runtime_queue() is None:
+            raise
+        refused = error.message
+    if refused is not None:
+        return away(queue, refused)
+    folder = queue.path.parent
+    mount = mount_of(folder.resolve())
     found = None if mount is None else trouble(mount)
     if mount is None or found is None:
         return queue, None
     said = f"{folder} is on {mount.kind} ({mount.point}), {found.message}"
     return queue, StorageView("forgets", said, found.remedy)
+
+
+def away(queue: QueueSettings, refused: str) -> tuple[QueueSettings, StorageView]:
+    """The same for the runtime directory, because the queue itself cannot be used.
+
+    Raises:
+        StorageError: there is no runtime directory.
+    """
+    elsewhere = runtime_queue()
+    if elsewhere is None:
+        remedy = "run it as the folder's user, or name another queue.path"
+        raise StorageError(f"cannot use the queue: {refused}", remedy)
+    said = (
+        f"{refused}; recording into {elsewhere.parent}, at most 16 MiB, and a power cut loses "
+        "everything"
+    )
+    remedy = "`sudo telemetry-agent doctor` shows what to do"
+    moved = replace(queue, path=elsewhere, max_size_bytes=_RUNTIME_BYTES, min_free_bytes=0)
+    return moved, StorageView("runtime", said, remedy)

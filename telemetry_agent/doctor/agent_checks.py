@@ -30,7 +30,7 @@ from telemetry_agent.snapshot import Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
 
-_AGAIN = "`sudo systemctl restart telemetry-agent`; `journalctl -u telemetry-agent` says more"
+RESTART = "`sudo systemctl restart telemetry-agent`; `sudo journalctl -u telemetry-agent` says more"
 
 
 class AgentChecks:
@@ -71,6 +71,11 @@ class AgentChecks:
         """Who runs it, or would."""
         return agents_account(self.pid, self._user)
 
+    @property
+    def user(self) -> str:
+        """The name of who runs it, or will."""
+        return self._user if self._planned else self.account.name
+
     def hides(self, path: Path) -> Path | None:
         """The folder, hidden from the service, that this path is in; ``None``: it is seen."""
         if self.account.name != self._user and not self._planned:
@@ -87,7 +92,7 @@ class AgentChecks:
 
         What nobody can tell, such as a file that is not there, is left to whoever reads it.
         """
-        name = self._user if self._planned else self.account.name
+        name = self.user
         copy = (
             f"`sudo install -D -o {name} -m 600 {path} /etc/telemetry-agent/{path.name}`, and set "
             f'{key} = "/etc/telemetry-agent/{path.name}"'
@@ -123,7 +128,7 @@ class AgentChecks:
             if isinstance(error.__cause__, PermissionError):
                 yield warned("agent", error.message, "use sudo")
             else:
-                yield failed("agent", error.message, _AGAIN)
+                yield failed("agent", error.message, RESTART)
             return
         version, pid = self.status.version, self.status.pid
         said = f"runs for {span(self.status.uptime_s)} (pid {pid}, version {version})"
@@ -133,7 +138,8 @@ class AgentChecks:
             remedy = "correct the config, then `sudo systemctl reload telemetry-agent`"
             yield failed("agent", said, remedy)
         elif storage is not None and storage.state == "runtime":
-            yield failed("agent", f"{said}; {storage.last_error}", storage.remedy)
+            remedy = "see the checks of the state directory and of the file system"
+            yield warned("agent", f"{said}; {storage.last_error}", remedy)
         elif version == __version__:
             yield passed("agent", said)
         else:
@@ -149,10 +155,10 @@ class AgentChecks:
         try:
             check_at_rest(self._queue_path)
         except QueueLockedError as error:
-            return failed("agent", f"{error.message}, and does not answer", _AGAIN)
+            return failed("agent", f"{error.message}, and does not answer", RESTART)
         remedy = (
             "`sudo systemctl enable --now telemetry-agent`; "
-            "`systemctl status telemetry-agent` says why it stopped"
+            "`sudo journalctl -u telemetry-agent` says why it stopped"
         )
         return warned("agent", "does not run: nothing is recorded now", remedy)
 
@@ -207,6 +213,6 @@ class TapSource:
         """See ``Source.advice``."""
         return Advice(
             f"the agent finds {self.name} {state}",
-            "check the receiver's wiring, power and gps.baud; `journalctl -u telemetry-agent` "
+            "check the receiver's wiring, power and gps.baud; `sudo journalctl -u telemetry-agent` "
             "says more",
         )

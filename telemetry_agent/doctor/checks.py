@@ -11,7 +11,7 @@ from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.builders import source_of
-from telemetry_agent.doctor.agent_checks import AgentChecks, Ask, TapSource
+from telemetry_agent.doctor.agent_checks import RESTART, AgentChecks, Ask, TapSource
 from telemetry_agent.doctor.endpoint import CREDENTIALS, EndpointChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.listening import Patience
@@ -58,7 +58,7 @@ def examine(
         if isinstance(error.__context__, PermissionError):
             yield warned("config", said, error.remedy)
         else:
-            check = "correct it; `telemetry-agent config check` reports when it is right"
+            check = "correct it; `sudo telemetry-agent config check` reports when it is right"
             yield failed("config", said, error.remedy or check)
         yield from (skipped(name, "needs config") for name in NAMES[1:])
         return
@@ -133,10 +133,13 @@ def _checks(settings: Settings, site: Machine, *, send: bool) -> list[Check]:
         newest=storage.newest,
         send=send,
     )
-    hung_disk = ("the disk does not answer", "the disk or a network file system hangs: see `dmesg`")
+    hung_disk = (
+        "the disk does not answer",
+        "the disk or a network file system hangs: see `sudo dmesg`",
+    )
     hung_port = ("the port does not close", "unplug the receiver and plug it in again")
     return [
-        Check(("agent",), agent.examine),
+        Check(("agent",), agent.examine, overdue=("the agent does not answer", RESTART)),
         Check(("device", "permissions"), receiver.port, ("agent",)),
         Check(
             ("port in use", *LISTENED),

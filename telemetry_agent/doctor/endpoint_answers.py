@@ -37,7 +37,7 @@ _WHERE = {
     "clickhouse": "create the table as docs/servers.md has it, or correct upload.url",
 }
 _USE_TLS = "write https:// in upload.url, with the port that the endpoint has for it"
-_TRY_ONE = "`telemetry-agent doctor --send` sends the newest recorded position"
+_TRY_ONE = "`sudo telemetry-agent doctor --send` sends the newest recorded position"
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,8 @@ def queue(queue: QueueView) -> Finding:
         return warned("queue", said, remedy)
     if dead := sum(queue.dead_letters.values()):
         remedy = (
-            "`telemetry-agent queue list --state ack_failed` says why; "
-            "`telemetry-agent queue retry --all` sends them again"
+            "`sudo telemetry-agent queue list --state ack_failed` says why; "
+            "`sudo telemetry-agent queue retry --all` sends them again"
         )
         return warned("queue", f"{said}; the endpoint refused {dead}", remedy)
     return passed("queue", said)

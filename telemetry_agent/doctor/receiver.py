@@ -163,6 +163,8 @@ class ReceiverChecks:
             return warned("permissions", f"no permission to look at {path}", "use sudo")
         except OSError as error:
             return failed("permissions", f"{path}: {error.strerror}", "plug the receiver in again")
+        if (by := self._holder(path)) is not None:
+            return failed("permissions", *holders.explain(path.resolve(), by, self._root))
         if group == "root":
             remedy = (
                 f'no group may: add a udev rule: SUBSYSTEM=="tty", KERNEL=="{path.resolve().name}",'
@@ -174,17 +176,19 @@ class ReceiverChecks:
             remedy = f"`sudo usermod -aG {group} {account.name}`, then {again}"
         return failed("permissions", f"{account.name} may not read {path} ({owner})", remedy)
 
+    def _holder(self, path: Path) -> holders.Holder | None:
+        device = path.resolve()
+        # A pty is held by whoever made it.
+        return holders.holder(device, self._root) if device.name.startswith("tty") else None
+
     def _in_use(self) -> Finding:
         name = "port in use"
         if self._agent.pid is not None:
             return passed(name, f"by the agent (pid {self._agent.pid}), which is asked")
         if self._path is None:
             return skipped(name, "no port is needed")
-        device = self._path.resolve()
-        # A pty is held by whoever made it.
-        by = holders.holder(device, self._root) if device.name.startswith("tty") else None
-        if by is not None:
-            return failed(name, *holders.explain(device, by, self._root))
+        if (by := self._holder(self._path)) is not None:
+            return failed(name, *holders.explain(self._path.resolve(), by, self._root))
         if os.geteuid():
             return skipped(name, "only root sees the programs of other users")
         return passed(name, "not used by another program")

@@ -69,6 +69,9 @@ class StorageChecks:
         except PermissionError:
             yield from (warned(name, "no permission to look", "use sudo") for name in disk.NAMES)
             return
+        except OSError as error:
+            yield skipped(disk.NAMES[0], f"{self._path.parent}: {error.strerror}")
+            return
         yield disk.file_system(place, self._root)
         yield disk.space(place)
 
@@ -80,6 +83,8 @@ class StorageChecks:
         try:
             if not self._path.exists():
                 yield passed("queue", f"{self._path} is not there yet: nothing was recorded")
+            elif not self._path.is_file():
+                yield failed("queue", f"{self._path} is not a regular file", "see above")
             elif not os.access(self._path, os.R_OK, effective_ids=True):
                 yield warned("queue", f"no permission to open {self._path}", "use sudo")
             else:
@@ -117,15 +122,35 @@ class StorageChecks:
         logs = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
         files = [path, *logs, lock_path(path)]
         for target in (folder, *files):
-            if not _is_there(target) or who.may_write(target):
+            if not _is_there(target):
                 continue
-            what = f"-R {who.name}: {folder}" if target == folder else f"{who.name}: {path}*"
-            remedy = f"`sudo chown {what}`"
-            if target == folder and set(folder.iterdir()) - set(files):
-                remedy = f"it holds other things too: set queue.path below {_OF_THE_SERVICE}"
+            if target != folder and not target.is_file():
+                said = f"{target} is not a regular file"
+                return failed("state directory", said, f"`sudo rm -r {target}`")
+            if who.may_write(target):
+                continue
             said = f"{who.name} may not write {target} ({owner_of(target)})"
+            ours = list(folder.glob(f"{path.stem}*"))
+            if folder == _OF_THE_SERVICE or set(folder.iterdir()) <= set(ours):
+                remedy = f"`sudo chown -R {who.name}: {folder}`"
+            elif target == folder:
+                remedy = f"it holds other things too: set queue.path below {_OF_THE_SERVICE}"
+            else:
+                remedy = f"`sudo chown {who.name}: {' '.join(map(str, sorted(ours)))}`"
             return failed("state directory", said, remedy)
-        return None
+        return self._sandboxed(folder)
+
+    def _sandboxed(self, folder: Path) -> Finding | None:
+        """Whether only the unit keeps the running agent from writing."""
+        status = self._agent.status
+        is_away = status is not None and status.storage and status.storage.state == "runtime"
+        if not is_away or folder.is_relative_to(_OF_THE_SERVICE):
+            return None
+        remedy = (
+            f"set queue.path below {_OF_THE_SERVICE}; or `sudo systemctl edit telemetry-agent`, "
+            f"add ReadWritePaths={folder} under [Service], then restart it"
+        )
+        return failed("state directory", f"the service's unit keeps it from {folder}", remedy)
 
     def _write(self, folder: Path) -> Finding:
         began_s = self._clock.monotonic_s()
@@ -140,7 +165,7 @@ class StorageChecks:
         said = f"{folder}: a write is safe on the disk after {took_s * 1000:.0f} ms"
         if took_s < _SLOW_WRITE_S:
             return passed("state directory", said)
-        remedy = "the card may be worn out or busy: `dmesg` shows errors"
+        remedy = "the card may be worn out or busy: `sudo dmesg` shows errors"
         return warned("state directory", said, remedy)
 
     def _verify(self) -> Finding:
@@ -199,4 +224,4 @@ def _refused(folder: Path, error: OSError) -> Finding:
         return failed(name, said, "see the check of the file system")
     if error.errno in {errno.EACCES, errno.EPERM}:
         return warned(name, f"{said} by the user who asks", "use sudo")
-    return failed(name, said, "the disk may be broken: `dmesg` shows errors")
+    return failed(name, said, "the disk may be broken: `sudo dmesg` shows errors")

@@ -38,7 +38,9 @@ def test_traccar_is_not_asked_for_a_device_unless_a_position_is_sent(bench: Benc
     _, answer = asked(bench, traccar, "/", send=False, format="osmand")
     assert answer.verdict == "warn"
     assert "400 where no device is named, as Traccar does" in answer.said
-    assert answer.remedy == "`telemetry-agent doctor --send` sends the newest recorded position"
+    assert (
+        answer.remedy == "`sudo telemetry-agent doctor --send` sends the newest recorded position"
+    )
     assert traccar.positions == []
 
 

@@ -1,5 +1,6 @@
 """A device records after its config stopped working."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,11 +56,21 @@ def unreadable(config: Path) -> None:
     config.symlink_to("/proc/self/mem")
 
 
+def pipe(config: Path) -> None:
+    config.unlink()
+    os.mkfifo(config)
+
+
+def endless(config: Path) -> None:
+    config.unlink()
+    config.symlink_to("/dev/zero")
+
+
 def later_key(config: Path) -> None:
     config.write_text(config.read_text() + '[upload2]\nurl = "http://127.0.0.1:9/"\n')
 
 
-@pytest.mark.parametrize("breaks", [typo, zeros, empty, missing, unreadable])
+@pytest.mark.parametrize("breaks", [typo, zeros, empty, missing, unreadable, pipe, endless])
 def test_it_records_and_delivers_by_the_last_good_config_and_goes_on_when_mended(
     breaks: Callable[[Path], None], tmp_path: Path, state: dict[str, str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Storage that forgets or refuses: recording and delivery go on, and it is said."""
 
+import contextlib
 import json
 import os
 import signal
@@ -118,6 +119,74 @@ def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, d
             wait(lambda: complete(server) and pending(config, env) == 0)
             assert daemon.end() == 0
     assert max(server.ledger.values()) == 1
+
+
+def folder(place: Path) -> None:
+    place.mkdir()
+
+
+@pytest.mark.parametrize("make", [folder, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.parametrize("name", ["queue.db", "queue.db-wal", "queue.db.lock"])
+def test_what_lies_in_the_place_of_a_file_of_the_queue_stops_nothing(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    make(state / name)
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config, env = service(tmp_path, state, "http://127.0.0.1:9/", str(simulator.device))
+        with agent("run", "--config", str(config)) as daemon:
+            assert daemon.wait() == 74
+        assert f"{name}: not a regular file: run it" in "\n".join(daemon.err)
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("not a regular file; recording into ")
+            wait(lambda: pending(config, env) > 10)
+            if (state / name).is_dir():
+                (state / name).rmdir()
+            else:
+                (state / name).unlink()
+            daemon.wait_for_line(f"records van-07 from .* into {state}", 60)
+            assert daemon.end() == 0
+
+
+def test_a_state_directory_that_leads_nowhere_is_left_once(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.symlink_to(state)
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config, env = service(tmp_path, state, "http://127.0.0.1:9/", str(simulator.device))
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("recording into .*/run, at most")
+            wait(lambda: pending(config, env) > 10)
+            assert daemon.end() == 0
+    assert "came along" not in "\n".join(daemon.err)  # from one directory to the other
+
+
+def test_a_full_disk_stops_nothing_whether_the_queue_is_there_or_not(
+    tmp_path: Path, disk: Path
+) -> None:
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("telemetry-agent .* records ")
+            wait(lambda: pending(config, env) > 10)
+            daemon.send(signal.SIGKILL)  # its log stays
+        (disk / "queue.db.ballast").unlink(missing_ok=True)
+        (disk / "queue.db-shm").unlink()
+        fill(disk)
+        for left in (sorted(disk.glob("queue.db*")), []):
+            with agent("run", "--config", str(config), env=env) as daemon:
+                daemon.wait_for_line("recording into .*/run, at most")
+                wait(lambda: pending(config, env) > 10)
+                assert daemon.end() == 0
+            for file in left:
+                file.unlink()
+            fill(disk)
+
+
+def fill(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "others").open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def test_memory_under_the_queue_is_said_at_the_start(tmp_path: Path) -> None:

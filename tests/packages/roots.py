@@ -21,6 +21,10 @@ _INSTALLED = {
     "trixie": [],
     "bookworm": ["python3-venv"],  # for an installation by pip
     "bookworm-to-trixie": [],
+    "bookworm-with-programs": [  # that the remedies name
+        *("gpsd", "gpsd-clients", "iproute2", "modemmanager", "openssl", "pipx", "psmisc"),
+        *("sudo", "systemd-timesyncd"),
+    ],
 }
 _AGENT_NEEDS = {
     "trixie": [
@@ -29,6 +33,7 @@ _AGENT_NEEDS = {
         *("python3-starlette", "python3-tenacity", "python3-uvicorn"),
     ],
     "bookworm": [],
+    "bookworm-with-programs": ["ca-certificates"],
 }
 _AGENT_NEEDS["bookworm-to-trixie"] = _AGENT_NEEDS["trixie"]
 
@@ -47,7 +52,8 @@ def require() -> None:
 def root(suite: str, architecture: str = "") -> Path:
     """The root file system of ``suite``; nobody may write there.
 
-    ``bookworm-to-trixie`` is a Debian 12 whose release upgrade has been downloaded. With an
+    ``bookworm-to-trixie`` is a Debian 12 whose release upgrade has been downloaded, and
+    ``bookworm-with-programs`` one with more programs than the agent needs. With an
     ``architecture`` that is not this machine's, the kernel must know an emulator for it.
     """
     require()
@@ -71,11 +77,13 @@ def root(suite: str, architecture: str = "") -> Path:
 
 def _make(suite: str, architecture: str, target: Path) -> None:
     installed, _, upgrade = suite.partition("-to-")
-    if upgrade:
+    installed, _, programs = installed.partition("-with-")
+    if upgrade or programs:
         _run("cp", "--archive", str(root(installed)), str(target))
+    if upgrade:
         sources = target / "etc/apt/sources.list"
         sources.write_text(sources.read_text().replace(installed, upgrade))
-    else:
+    elif not programs:
         options = ["--variant=minbase", f"--include={_BASE}"]
         options += [f"--arch={architecture}"] if architecture else []
         _run("debootstrap", *options, installed, str(target))
@@ -91,7 +99,7 @@ def _make(suite: str, architecture: str, target: Path) -> None:
     if upgrade:
         _run(*apt, "dist-upgrade", "--download-only")
     if _AGENT_NEEDS[suite]:
-        _run(*apt, "install", "--download-only", *_AGENT_NEEDS[suite])
+        _run(*apt, "install", "--download-only", "--reinstall", *_AGENT_NEEDS[suite])
     (target / "usr/sbin/policy-rc.d").unlink()
     (target / "etc/machine-id").write_text("")
 

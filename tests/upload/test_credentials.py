@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import os
 import re
 import ssl
 import subprocess
@@ -204,6 +205,17 @@ def test_a_token_that_vanishes_stays_in_use(
     (said,) = caplog.messages
     assert said.startswith(f"upload.token_file: cannot read {file}: No such file or directory; ")
     assert said.endswith("still using the previous contents")
+
+
+@pytest.mark.parametrize("key", ["token", "password", "ca_file", "client_cert"])
+def test_what_is_no_file_is_said_and_hangs_nothing(tmp_path: Path, key: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(1 << 30)
+    for path, said in ((pipe, "Not a regular file"), (tmp_path / "large", "Larger than 1 MiB")):
+        with pytest.raises(ConfigError, match=said):
+            Credentials(username="van", **{key: path}).prepare()  # type: ignore[arg-type]
 
 
 def test_basic_authentication(tmp_path: Path) -> None:

@@ -155,8 +155,8 @@ def _none_usable(found: Collection[Candidate], failed: Mapping[Path, SourceError
     if not (found or failed):
         return SourceError(
             "no receiver found",
-            "plug one in, or set gps.source to its device (a serial port of a "
-            "Raspberry Pi's header is switched on by `sudo raspi-config nonint do_serial_hw 0`)",
+            "plug one in, or set gps.source to its device (for a serial port of a Raspberry Pi's "
+            "header: `sudo raspi-config nonint do_serial_hw 0`, then reboot)",
         )
     text = f"no usable receiver: {_left_out(found, failed)}"
     busy = any(isinstance(error, BusyError) for error in failed.values())

@@ -51,10 +51,9 @@ def getty_remedy(tty: str, root: Path = Path("/")) -> str:
     """How to remove the login from a port."""
     if "Raspberry Pi" in pi_model(root):
         return "`sudo raspi-config nonint do_serial_cons 1`, then reboot"
-    remedy = f"`sudo systemctl disable --now serial-getty@{tty}`"
-    if is_console(tty, root):
-        remedy += f", and remove console={tty} from the kernel's command line"
-    return remedy
+    also = f", remove console={tty} from the kernel's command line" if is_console(tty, root) else ""
+    # The login has taken the port's group and mode: the next start gives them back.
+    return f"`sudo systemctl disable --now serial-getty@{tty}`{also}, then reboot"
 
 
 def pi_model(root: Path) -> str:

@@ -132,8 +132,8 @@ class SerialSource:
         if state == "binary":
             return Advice(
                 f"{self.name} sends {protocol(heard) or 'a binary protocol'}, not NMEA",
-                f"switch its NMEA output on: `gpsctl -f -n {self.name}` (Debian's gpsd-clients), "
-                "or commands in gps.on_connect",
+                f"switch its NMEA output on: `sudo gpsctl -f -n {self.name}` (Debian's "
+                "gpsd-clients), or commands in gps.on_connect",
             )
         if state == "wrong-baud":
             return self._wrong_baud()

@@ -99,8 +99,8 @@ class UdpSource(SocketSource):
             self.close()
             raise SourceError(
                 f"cannot listen at {self.name} ({getattr(error, 'strerror', error)}): "
-                f"`ss -ulpn sport = :{self._port}` shows who does, `ip address` which interfaces "
-                "there are"
+                f"`sudo ss -ulpn sport = :{self._port}` shows who does, `ip address` which "
+                "interfaces there are"
             ) from error
 
     def read(self, timeout_s: float) -> bytes:

@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.secrecy import masked, read_secret, secret_values
+from telemetry_agent.small_files import read_small_file
 from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
@@ -186,6 +187,8 @@ class Credentials:
 
     def _make_context(self) -> ssl.SSLContext:
         try:
+            if self._ca_file is not None:
+                read_small_file(self._ca_file)  # OpenSSL would wait for a pipe
             context = ssl.create_default_context(cafile=self._ca_file)
         except OSError as error:
             raise ConfigError(f"upload.ca_file: {self._ca_file}: {_words(error)}") from error
@@ -196,6 +199,8 @@ class Credentials:
         context.set_alpn_protocols(["http/1.1"])
         if self._client_cert is not None:
             try:
+                for file in filter(None, (self._client_cert, self._client_key)):
+                    read_small_file(file)
                 context.load_cert_chain(self._client_cert, self._client_key, _no_passphrase)
             except OSError as error:
                 key = f" with upload.client_key {self._client_key}" if self._client_key else ""
