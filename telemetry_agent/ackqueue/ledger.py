@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from telemetry_agent.ackqueue.away_rows import Arrival, AwayRows
 from telemetry_agent.ackqueue.ranges import Span, first_rows, runs
-from telemetry_agent.ackqueue.ready_rows import LOOSE, Plan, ReadyRows
+from telemetry_agent.ackqueue.ready_rows import NO_BATCH, Plan, ReadyRows
 from telemetry_agent.ackqueue.row_states import (
     ACKED,
     DAMAGED,
@@ -51,7 +51,7 @@ class Lease:
 
     ranges: list[tuple[int, int]]
     batch: int
-    """The batch without an answer that these were before, or ``LOOSE``."""
+    """The batch without an answer that these were before, or ``NO_BATCH``."""
 
     def rows(self) -> Iterator[int]:
         """In the order of the batch's records."""
@@ -137,7 +137,7 @@ class Ledger:
         spans = list(self._in_state(State.UNACK))
         for span in spans:
             self._mark(span.lo, span.hi, span.value._replace(state=State.READY))
-            self._free(span.lo, span.hi, span.value.batch or LOOSE)
+            self._free(span.lo, span.hi, span.value.batch or NO_BATCH)
         return sum(span.size for span in spans)
 
     def make_ready(self, ranges: Iterable[tuple[int, int]]) -> None:
@@ -156,7 +156,7 @@ class Ledger:
         """The last free rows before ``below``, at most ``limit``, that lie next to each other."""
         newest = self.ready_rows.newest
         for span in self.ready_rows.free.descending(below - 1):
-            if span.value != LOOSE:
+            if span.value != NO_BATCH:
                 continue
             hi = min(span.hi, below - 1)
             first, end = self.streams.bounds(hi)  # a fix keeps to the run of its stream
@@ -184,7 +184,7 @@ class Ledger:
     def oldest_free(self, limit: int) -> Span[int] | None:
         """The first free rows, at most ``limit``. A batch that got no answer falls apart for it."""
         oldest = next(iter(self.ready_rows.free), None)
-        if oldest is not None and oldest.value != LOOSE:
+        if oldest is not None and oldest.value != NO_BATCH:
             self.make_ready(self.ready_rows.batch(oldest.value))
             oldest = next(iter(self.ready_rows.free), None)
         return oldest and oldest._replace(hi=min(oldest.hi, oldest.lo + limit - 1))
@@ -231,9 +231,9 @@ class Ledger:
         """One lease becomes two. Returns their numbers."""
         lease = self._end(batch)
         rows = list(lease.rows())
-        if lease.batch != LOOSE:  # it is not sent as it was any more
+        if lease.batch != NO_BATCH:  # it is not sent as it was any more
             self.make_ready(lease.ranges)
-        return self.begin(rows[:at], LOOSE), self.begin(rows[at:], LOOSE)
+        return self.begin(rows[:at], NO_BATCH), self.begin(rows[at:], NO_BATCH)
 
     def ack(self, batch: Batch, rejected: Mapping[int, str], retry: Collection[int]) -> None:
         """Delivered, but for the seqs given."""
@@ -335,14 +335,14 @@ class Ledger:
         for span in self._in_state(State.READY, lo):
             if span.lo > hi:
                 break
-            self._free(span.lo, min(span.hi, hi), span.value.batch or LOOSE)
+            self._free(span.lo, min(span.hi, hi), span.value.batch or NO_BATCH)
         # A row of a batch that is out can be settled again: one that was away, and arrived, or that
         # a repeated write stored. It stays in its batch.
         for first, last in chain.from_iterable(lease.ranges for lease in self.leases.values()):
             if max(lo, first) <= min(hi, last):
                 self.ready_rows.free.paint(max(lo, first), min(hi, last), None)
 
-    def _free(self, lo: int, hi: int, batch: int = LOOSE) -> None:
+    def _free(self, lo: int, hi: int, batch: int = NO_BATCH) -> None:
         """Have these handed out, but for those that are away."""
         for first, last in self.away.other_parts(lo, hi):
             self.ready_rows.free.paint(first, last, batch)

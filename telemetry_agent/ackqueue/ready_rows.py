@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
 
-LOOSE = 0
+NO_BATCH = 0
 """The value of a row that may travel with any other. Other values are the number of a batch that
 got no answer: its rows travel as they did, so that the endpoint can tell the repeat."""
 
@@ -19,8 +19,8 @@ class Plan(NamedTuple):
 
     ranges: list[tuple[int, int]]
     live: bool
-    batch: int = LOOSE
-    """The batch that these were before, or ``LOOSE``."""
+    batch: int = NO_BATCH
+    """The batch that these were before, or ``NO_BATCH``."""
     newest_first: bool = False
     """Which end must be in the batch if not all of them can be."""
 
@@ -75,7 +75,7 @@ class ReadyRows:
             return None
         if live_first and self.live():
             return Plan(self._newest(limit), live=True, newest_first=True)
-        if oldest.value != LOOSE:
+        if oldest.value != NO_BATCH:
             return Plan(self.batch(oldest.value), live=False, batch=oldest.value)
         return Plan(self._oldest(oldest, limit), live=oldest.lo > self.newest)
 
@@ -93,7 +93,7 @@ class ReadyRows:
         end = self.newest if oldest.lo <= self.newest else None
         ranges: list[tuple[int, int]] = []
         for span in self.free:
-            if not limit or span.value != LOOSE or (end is not None and span.lo > end):
+            if not limit or span.value != NO_BATCH or (end is not None and span.lo > end):
                 break
             hi = min(span.hi, span.lo + limit - 1, span.hi if end is None else end)
             ranges.append((span.lo, hi))

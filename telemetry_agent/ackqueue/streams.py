@@ -186,7 +186,7 @@ class Streams:
             if run.lo not in known:
                 self._insert(run)
 
-    def witness(self, row: int, stream: int, seq: int) -> None:
+    def learn_from_row(self, row: int, stream: int, seq: int) -> None:
         """A row arrived from a file that was set aside; they come in their order."""
         before, its_stream = self._seen
         if row < before:  # they come once more

@@ -113,7 +113,7 @@ class Agent:
         self._committer = self.supervisor.add(
             "committer", lambda: Committer(self.queue), records=True
         )
-        self._carrier = self.supervisor.add("salvage", lambda: Carrier(self.queue))
+        self._carrier = self.supervisor.add("carry-over", lambda: Carrier(self.queue))
         self.delivery = Delivery(
             settings,
             self.queue,

@@ -105,7 +105,7 @@ def test_who_can_wait_does_while_the_limits_say_stop(queue: AckQueue) -> None:
     reader = Bell()
     queue._bounds.stopped = True
     assert not queue.takes_more(reader.ring)
-    queue._bounds._relax()
+    queue._bounds._end_full()
     assert reader.clear()
     assert queue.takes_more(reader.ring)
 

@@ -107,10 +107,10 @@ class Bounds:
             room = self._look()
             self._ballast.keep(room.disk_free - self._limits.min_free_bytes)
             if room.ample:
-                self._relax()
+                self._end_full()
             if not (room.short or self.stopped):
                 return False
-            self._press()
+            self._begin_full()
             if not self._give_up(disk_is_short=room.disk_free < self._limits.min_free_bytes):
                 return False
             self._shared.write()
@@ -244,7 +244,7 @@ class Bounds:
         try:
             room = self._look()
             dropped = room.disk_free < self._reserve and self._ballast.drop()
-            self._press()
+            self._begin_full()
             return self._give_up(disk_is_short=True) or dropped
         except StorageError:
             return False
@@ -262,7 +262,7 @@ class Bounds:
         shared.file.limit(limit, self._reserve)
         return Room(size.bytes - size.free_bytes, limit, disk_free)
 
-    def _press(self) -> None:
+    def _begin_full(self) -> None:
         if self.full:
             return
         self.full = True
@@ -279,7 +279,7 @@ class Bounds:
             extra={"fields": {"STATE": "full"}},
         )
 
-    def _relax(self) -> None:
+    def _end_full(self) -> None:
         self.stopped = False
         self._shared.ring_for_room()
         if not self.full:

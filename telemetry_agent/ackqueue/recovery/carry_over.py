@@ -47,7 +47,7 @@ def carry_over(queue: AckQueue) -> None:
 class Carrier:
     """Carries over, and waits for the next time."""
 
-    name = "salvage"
+    name = "carry-over"
     max_step_s = 60.0  # a worn card can take long over one fsync
 
     def __init__(self, queue: AckQueue) -> None:
@@ -156,7 +156,7 @@ class Carrier:
         streams = self._shared.ledger.streams
         streams.adopt(found.streams.values())
         for row in rows:
-            streams.witness(row[0], row[STREAM], row[SEQ])
+            streams.learn_from_row(row[0], row[STREAM], row[SEQ])
 
     def _is_current(self, found: FoundRows) -> bool:
         """No other file was set aside meanwhile."""

@@ -71,7 +71,7 @@ def _completed(
     try:
         loaded = _complete(store, loaded, noted, tail)
         if end_is_lost or (noted is not None and 0 < loaded.last < noted.last):
-            loaded = _confess_end(store, loaded, noted)
+            loaded = _enter_lost_end(store, loaded, noted)
     except BaseException:
         with suppress(StorageError):
             store.close()
@@ -171,7 +171,7 @@ def _complete(store: Store, loaded: Loaded, noted: Note | None, tail: Tail) -> L
         _begin(store, loaded, noted, waiting)
         loaded = store.load()
     elif loaded.last == 0 and noted is not None and noted.oldest <= noted.last:
-        _confess(store, loaded, noted)
+        _enter_loss(store, loaded, noted)
         loaded = store.load()
     rows = [row for row in tail.rows if row[0] > loaded.last]
     if rows:
@@ -209,7 +209,7 @@ def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]
     _write(store, loaded, [Span(*gap, away) for gap in gaps], streams=_noted(loaded, noted))
 
 
-def _confess(store: Store, loaded: Loaded, noted: Note) -> None:
+def _enter_loss(store: Store, loaded: Loaded, noted: Note) -> None:
     """The file was emptied or deleted, and fixes were in it."""
     lost = noted.last - noted.oldest + 1
     log.error(
@@ -223,7 +223,7 @@ def _confess(store: Store, loaded: Loaded, noted: Note) -> None:
     _write(store, loaded, [*before, damaged], streams=_noted(loaded, noted))
 
 
-def _confess_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
+def _enter_lost_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
     """The end of the log is gone: so many fixes are missing as were noted, or one at least."""
     carrying = _is_carrying(loaded)
     first = loaded.last + 1
