@@ -1,9 +1,10 @@
 """What a file system does with what is written to it: it may forget at a power cut, or refuse."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry_agent.errors import Advice
+from telemetry_agent.errors import Advice, StorageError
 
 _LOSES_ALL = "a power cut loses everything"
 ELSEWHERE = "set queue.path to a folder on ext4, btrfs, xfs or f2fs"
@@ -24,6 +25,8 @@ _TROUBLES = {
 class Mount(NamedTuple):
     """One line of /proc/self/mountinfo."""
 
+    device: str
+    """``MAJOR:MINOR``. That of ``stat`` is another one on btrfs and some overlays."""
     point: Path
     kind: str
     options: frozenset[str]
@@ -80,7 +83,22 @@ def _mount(line: str) -> Mount | None:
     if len(fields) < 6 or len(rest) < 3:
         return None
     point = fields[4].replace(r"\040", " ")
-    return Mount(Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(",")))
+    return Mount(
+        fields[2], Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(","))
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """What may still be written there.
+
+    Raises:
+        StorageError: It is not there, or the disk refuses.
+    """
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:
+        raise StorageError(f"cannot look at the disk of {folder}: {error.strerror}") from error
+    return disk.f_bavail * disk.f_frsize
 
 
 def size(count: float) -> str:

@@ -70,6 +70,8 @@ class AwayRows:
 
     def begin(self, last: int, hi: int) -> None:
         """All rows up to ``last`` are in a file that was set aside; new ones come after ``hi``."""
+        # Before the marks end, for they define what is away. Rows that are still away from an
+        # earlier file get no READY mark, since nobody knows their state.
         known = self.other_parts(1, last)
         self._end_marks()
         # That file may not know yet what memory knows: which rows are ready, and in no batch.
@@ -114,6 +116,9 @@ class AwayRows:
                 # was known.
                 if span.value == _READY or span.value.state is State.AWAY:
                     self._mark(span.lo, span.hi, None)
+        # 0: the files have marks, so each number speaks for itself. Otherwise what is below the
+        # oldest pending row of the lock file's note was delivered; without a note nobody knows what
+        # was before the first row that was found.
         oldest = found.first and (self._known_mark.batch or found.first)
         self._uncounted |= found.first > 1 and self._known_mark.batch is None
         for gap in present.gaps(lo, upto):
@@ -187,9 +192,10 @@ class AwayRows:
             elif span.value.state not in {State.GONE, State.UNUSED}:
                 self._mark(span.lo, span.hi, DAMAGED)
         for first, last in list(self._marks.gaps(lo, hi)):
-            # Up to here nobody knows which numbers were ever used, or were still. A generation ends
-            # with a mark, where the next begins (no file holds so many rows): without it, its end
-            # is unknown.
+            # Below ``oldest`` all were delivered. From there up to ``before``, the last border that
+            # is known, a number may never have been used. Above it, in a closed generation, each
+            # was used: a missing one is damage. A generation ends with a mark, where the next
+            # begins (no file holds so many rows): without it, its end is unknown.
             is_open = generation_before(last + 2) > last
             before = last if is_open else generation_before(last + 1)
             self._uncounted |= max(first, oldest) <= before

@@ -30,7 +30,9 @@ class Committer:
         self.bell = Bell()
         self._queue = queue
         self._tidy_at_s = self._look_at_s = 0.0
-        self._place, self._tidiness = (Trouble(log, queue.shared.clock) for _ in range(2))
+        self._place, self._room, self._tidiness = (
+            Trouble(log, queue.shared.clock) for _ in range(3)
+        )
         queue.watch(self.bell.ring)
 
     def step(self, now_s: float) -> float | None:
@@ -43,10 +45,10 @@ class Committer:
         if self._look_at_s <= now_s:
             self._look_at_s = now_s + _LOOK_EVERY_S
             self._look()
-        if self._try(self._queue.make_room):
+        if self._try(self._queue.make_room, self._room, "kept within its limits"):
             return 0
         if self._tidy_at_s <= now_s:
-            more = self._try(self._queue.tidy)
+            more = self._try(self._queue.tidy, self._tidiness, "tidied up")
             self._tidy_at_s = now_s if more else now_s + _TIDY_EVERY_S
         wake_s = min(self._tidy_at_s, self._look_at_s)
         wake_s = wake_s if due_s is None else min(due_s, wake_s)
@@ -67,11 +69,11 @@ class Committer:
         else:
             self._place.over("the files of the queue are in their place again")
 
-    def _try(self, work: Callable[[], bool | None]) -> bool:
+    def _try(self, work: Callable[[], bool], trouble: Trouble, what: str) -> bool:
         try:
             more = work()
         except StorageError as error:
-            self._tidiness.failed(f"the queue cannot be tidied up: {error}", kind="tidy")
+            trouble.failed(f"the queue cannot be {what}: {error}", kind=what)
             return False
-        self._tidiness.over("the queue can be tidied up again")
-        return bool(more)
+        trouble.over(f"the queue can be {what} again")
+        return more

@@ -213,19 +213,22 @@ class Contents:
         Raises:
             StorageError: The file cannot be read.
         """
-        return self._resend([(1, NO_END)], lambda row: since_ms <= row[TIME_MS] < until_ms)
+        return self._resend(
+            [(1, NO_END)], lambda row: is_sound(row) and since_ms <= row[TIME_MS] < until_ms
+        )
 
     def resend_names(self, stream: str, first: int, last: int) -> int:
         """Make the delivered fixes of a stream with these seqs ready again; as ``resend``."""
         number = stream_to_int(stream)
         with self.shared.lock:
             ranges = self.shared.ledger.streams.rows_of(number, first, last)
-        return self._resend(ranges, lambda row: row[STREAM] == number and first <= row[SEQ] <= last)
 
-    def _resend(self, ranges: list[tuple[int, int]], chosen: Callable[[Row], bool]) -> int:
-        def is_meant(row: Row) -> bool:
-            return is_sound(row) and chosen(row)
+        def is_meant(row: Row) -> bool:  # a checksum takes its time, so it comes late
+            return row[STREAM] == number and is_sound(row) and first <= row[SEQ] <= last
 
+        return self._resend(ranges, is_meant)
+
+    def _resend(self, ranges: list[tuple[int, int]], is_meant: Callable[[Row], bool]) -> int:
         ready = self.shared.ledger.make_ready
         count = sum(self._change(State.ACKED, is_meant, ready, *rows) for rows in ranges)
         self.shared.ring()

@@ -21,7 +21,7 @@ gives them new numbers next to each other.
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.away_rows import Arrival, AwayRows
@@ -173,6 +173,8 @@ class Ledger:
     def thin(self, window: Window, kept: int) -> range:
         """Of these rows so many stay. Returns their new numbers, to ``settle`` when on disk."""
         self.ready_rows.free.paint(window.lo, window.hi, None)
+        # No mark on the window, nor on the hole behind it. Then what goes is one THINNED range, and
+        # what stays has none: it is free once it is written.
         self._mark(window.lo, window.top, None)
         first = window.top - kept + 1
         self._mark(window.lo, first - 1, THINNED)
@@ -192,6 +194,7 @@ class Ledger:
     def send_away(self, last: int, hi: int) -> None:
         """All rows up to ``last`` are in a file that was set aside; new ones come after ``hi``."""
         self.away.begin(last, hi)
+        # The leases stay: their answers count, though the rows are in the old file.
         self.ready_rows = ReadyRows(newest=hi)
         # The new file knows nothing yet: it gets every mark.
         self._changed = {span.lo for span in self.marks}
@@ -259,6 +262,8 @@ class Ledger:
     def suspend(self, batch: Batch) -> None:
         """No answer came."""
         lease = self._end(batch)
+        # Named by its first row of now: those before it may have been found damaged since the batch
+        # was last sent.
         mark = RowState(State.UNACK, batch=lease.ranges[0][0])
         for lo, hi in lease.ranges:
             self._mark(lo, hi, mark)
@@ -277,6 +282,7 @@ class Ledger:
 
     def on_disk(self, lo: int, hi: int) -> int:
         """How many of these rows should be there."""
+        # Up to GONE are the states without a row: AWAY, UNUSED, GONE.
         return sum(
             last
             - first
@@ -314,7 +320,7 @@ class Ledger:
     def oldest_pending(self) -> int | None:
         """The first row that is neither delivered, nor refused, nor gone."""
         rows = [lease.ranges[0][0] for lease in self.leases.values()]
-        rows += [span.lo for span in self.ready_rows.free.first()]
+        rows += [span.lo for span in islice(self.ready_rows.free, 1)]
         rows += [lo for lo, _ in self.in_state(State.UNACK, 1)]
         return min(rows, default=None)
 
@@ -344,7 +350,7 @@ class Ledger:
     def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:
         if lo <= hi:
             self._changed |= self.marks.paint(lo, hi, mark)
-            if mark != PURGED:
+            if mark != PURGED:  # to forget a delivered row changes no account
                 self.streams.reopen(lo, hi)
 
     def _end(self, batch: Batch) -> Lease:

@@ -41,8 +41,8 @@ class QueueFile:
     def limit(self, size: int, log_size: int) -> None:
         """Limit the file, and each that takes its place; see ``Store.limit``."""
         if self._limits != (size, log_size):
-            self._limits = size, log_size
             self.store.limit(size, log_size)
+            self._limits = size, log_size
 
     def set_aside(self, why: UnusableError) -> None:
         """Rename the file, and open a new one.

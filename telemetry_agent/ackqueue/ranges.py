@@ -114,10 +114,6 @@ class RangeMap(Generic[V]):
                 if code in codes:
                     yield Span(max(lo, row), hi, self._values[code])
 
-    def first(self) -> list[Span[V]]:
-        """The first span, if there is one."""
-        return [next(iter(self))] if self._pages else []
-
     def __iter__(self) -> Iterator[Span[V]]:
         return self.within(0)
 

@@ -54,7 +54,8 @@ class SharedState:
         self.path = path
         self.clock = clock
         self.closed = False
-        self._used = False
+        self.used = False
+        """Whether a close has something to write."""
         self._relieve: Callable[[], bool] = lambda: False
         self.lock = threading.Lock()
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
@@ -144,7 +145,7 @@ class SharedState:
         if seq == 1:
             self.ledger.streams.begin(row[0], self.stream, seq)
         self._seq = seq
-        self._used = True
+        self.used = True
         if fix.time_is_sure:
             self.latest_ms = fix.time_ms
         return row, Record(self.stream_hex, seq, device, fix)
@@ -153,7 +154,7 @@ class SharedState:
         """Give a row of another queue, with its name, a place before those of this stream."""
         assert self.lock.locked()
         self._base += 1
-        self._used = True
+        self.used = True
         self.ledger.streams.begin(self._base, row[STREAM], row[SEQ])
         return at_place(row, self._base)
 
@@ -228,12 +229,7 @@ class SharedState:
         """Note that something is about to be done that a close must bring to disk."""
         assert self.disk.locked()
         self.check_open()
-        self._used = True
-
-    @property
-    def used(self) -> bool:
-        """Whether a close has something to write."""
-        return self._used
+        self.used = True
 
     def write(self, *, at_once: bool = False) -> StorageError | None:
         """Bring everything to disk. Returns why it refused, which was logged.
@@ -303,11 +299,6 @@ class SharedState:
             rows[0],
             rows[-1],
         )
-
-    def limit(self, size: int, log_size: int) -> None:
-        """Limit the file, and each that takes its place; see ``Store.limit``."""
-        assert self.disk.locked()
-        self.file.limit(size, log_size)
 
     def replace(self, why: UnusableError) -> StorageError | None:
         """Set the file aside, and go on with a new one.

@@ -105,6 +105,6 @@ def size_on_disk(path: Path) -> int:
     """The bytes of the queue file and its log. Opens neither."""
     size = 0
     for file in (path, path.with_name(path.name + "-wal")):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             size += file.stat().st_size
     return size

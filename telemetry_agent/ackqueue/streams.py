@@ -167,7 +167,7 @@ class Streams:
         return self._runs[at].lo if at >= 0 else 1, self._end(at)
 
     def rows_of(self, stream: int, first: int, last: int) -> list[tuple[int, int]]:
-        """Between which rows its fixes with these seqs are; all rows, where it is not known."""
+        """Between which rows its fixes with these seqs are; if unknown, those of no known run."""
         ranges = []
         any_moved = THINNED in dict(self._marks.totals())
         for at, run in enumerate(self._runs):
@@ -177,7 +177,7 @@ class Streams:
                 moved = sum(span.size for span in spans if span.value == THINNED)
                 offset = run.lo - run.first_seq
                 ranges.append((max(run.lo, first + offset), min(hi, last + offset + moved)))
-        return ranges or [(1, NO_END)]
+        return ranges or [(1, self.first_row - 1)]
 
     def adopt(self, runs: Iterable[StreamRun]) -> None:
         """Take over those of a file that was set aside, as far as none is known there."""

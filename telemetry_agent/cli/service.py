@@ -7,6 +7,7 @@ that is removed again.
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def install() -> None:
     install_service()
     click.echo(f"{UNIT} is installed and enabled")
     if not (_CONFIG / "config.toml").exists():
-        click.echo("Next: telemetry-agent init")
+        click.echo("Next: sudo telemetry-agent init")
 
 
 @command.command()
@@ -57,18 +58,23 @@ def install() -> None:
 def uninstall(*, purge: bool) -> None:
     """Stop the service and remove its unit. The queue and the config stay, without --purge."""
     _need_root_and_systemd("uninstall")
-    if not _is_ours(_FILES[UNIT]):
-        raise AgentError(f"{_FILES[UNIT]} was not written by `service install`: nothing is removed")
-    _run("systemctl", "disable", "--now", UNIT)
-    _remove_link()
-    for path in _FILES.values():
-        if _is_ours(path):
+    if _OF_A_PACKAGE.exists():
+        raise AgentError(f"the Debian package provides {UNIT}: `apt remove` or `apt purge` it")
+    unit = _FILES[UNIT]
+    if unit.exists():
+        if not _is_ours(unit):
+            raise AgentError(f"{unit} was not written by `service install`: nothing was removed")
+        _run("systemctl", "disable", "--now", UNIT)
+        _remove_link()
+        for path in filter(_is_ours, _FILES.values()):
             path.unlink()
-    _run("systemctl", "daemon-reload")
+        _run("systemctl", "daemon-reload")
+    elif not purge:
+        raise AgentError("the service is not installed: --purge deletes what an earlier one left")
     if purge:
         _purge()
     else:
-        click.echo(f"{UNIT} is removed; {_STATE} and {_CONFIG} stay (--purge deletes them)")
+        click.echo(f"{UNIT} was removed; {_STATE} and {_CONFIG} stay (--purge deletes them)")
 
 
 def install_service() -> None:
@@ -78,7 +84,7 @@ def install_service() -> None:
         AgentError: this installation cannot be a service, or the system refused something.
     """
     if _OF_A_PACKAGE.exists():
-        raise AgentError(f"the Debian package has brought {_OF_A_PACKAGE}: there is nothing to do")
+        raise AgentError(f"the Debian package provides {_OF_A_PACKAGE}: nothing to do")
     if fault := unfit((Path(sys.prefix), Path(sys.executable).resolve(), program())):
         raise AgentError(fault)
     source = _source()
@@ -87,7 +93,7 @@ def install_service() -> None:
     ends = {} if found else {_TMPFILES: f"L {_LINK} - - - - {program()}\n"}
     for name, path in _FILES.items():
         if path.exists() and not _is_ours(path):
-            raise AgentError(f"{path} is there and not from `service install`: move it away first")
+            raise AgentError(f"{path} was not written by `service install`: move it away first")
         text = (source / name).read_text("utf-8")
         text = text.replace(f"ExecStart=/usr/bin/{_NAME}", f"ExecStart={program()}")
         _write(path, _MARK + text + ends.get(path, ""))
@@ -112,7 +118,7 @@ def unfit(paths: Sequence[Path]) -> str | None:
                 f"`sudo {_LINK} service install`"
             )
         if not path.exists():
-            return f"{path} is not there: install telemetry-agent with pip, pipx or uv"
+            return f"{path} does not exist: install telemetry-agent with pip, pipx or uv"
     return None
 
 
@@ -127,7 +133,7 @@ def _need_root_and_systemd(what: str) -> None:
     if os.geteuid():
         raise UsageError(f"service {what} needs root: use sudo")
     if not Path("/run/systemd/system").is_dir():
-        raise AgentError("systemd does not run here: start `telemetry-agent run` by other means")
+        raise AgentError("systemd is not running: start `telemetry-agent run` in another way")
 
 
 def _purge() -> None:
@@ -140,7 +146,9 @@ def _purge() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         for name in _CREDENTIALS:
             Path(f"/etc/credstore/{_NAME}.{name}").unlink(missing_ok=True)
-        _run("userdel", _NAME)
+        with contextlib.suppress(KeyError):
+            pwd.getpwnam(_NAME)
+            _run("userdel", _NAME)
 
 
 def _undelivered() -> str:

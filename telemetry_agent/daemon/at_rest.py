@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
@@ -34,6 +34,7 @@ from telemetry_agent.tasks import Bell
 
 _LOOKING = {"queue stats", "queue list", "queue verify", "export"}
 
+V = TypeVar("V")
 Note = Callable[[str], object]
 """Takes a sentence about the queue, for the user."""
 
@@ -97,19 +98,11 @@ class RestingQueue:
 
     def stats(self) -> QueueStats:
         """See ``AckQueue.stats``."""
-        try:
-            return self._reader.stats()
-        except StorageError as error:
-            self._reader = self._recover(error)
-            return self._reader.stats()
+        return self._asked(lambda reader: reader.stats())
 
     def newest_ms(self) -> int | None:
         """See ``AckQueue.newest_ms``."""
-        try:
-            return self._reader.newest_ms()
-        except StorageError as error:
-            self._reader = self._recover(error)
-            return self._reader.newest_ms()
+        return self._asked(lambda reader: reader.newest_ms())
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """See ``AckQueue.stored``. Where a page turns out to be damaged, the copy goes on."""
@@ -125,6 +118,13 @@ class RestingQueue:
     def close(self) -> None:
         """Close what is read, and delete the copy."""
         self._opened.close()
+
+    def _asked(self, question: Callable[[QueueReader | AckQueue], V]) -> V:
+        try:
+            return question(self._reader)
+        except StorageError as error:
+            self._reader = self._recover(error)
+            return question(self._reader)
 
     def _read(self) -> QueueReader:
         path = self._path
@@ -201,6 +201,6 @@ def check(path: Path, wanted: int, *, come_back: bool = False) -> None:
 
 def _was_set_aside(path: Path) -> bool:
     """Whether the agent ended before there was a new file in the place of a damaged one."""
-    with suppress(OSError):
+    with suppress(OSError, StorageError):
         return not path.exists() and bool(set_aside_files.waiting(path))
     return False

@@ -9,6 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.clock import Clock
+from telemetry_agent.disks import free_bytes
+from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Sky
@@ -208,7 +211,8 @@ class Status:
             fields["oldest_pending"] = rfc3339(queue.oldest_pending_ms)
         fields["dead_letters"] = queue.ack_failed
         fields["lost"] = dict(queue.lost)
-        fields["disk_free"] = disk_free_bytes(self._folder)
+        with suppress(StorageError):
+            fields["disk_free"] = free_bytes(self._folder)
         if self._config() is not None:
             fields["config"] = "last-good"
         if self._storage is not None:
@@ -286,6 +290,9 @@ class Status:
 def queue_view(stats: QueueStats, folder: Path) -> QueueView:
     """What is told of a queue, with an agent or without."""
     count = pending(stats)
+    free = 0  # where there is no disk, nothing can be written
+    with suppress(StorageError):
+        free = free_bytes(folder)
     return QueueView(
         pending=count,
         in_flight=stats.in_flight,
@@ -294,7 +301,7 @@ def queue_view(stats: QueueStats, folder: Path) -> QueueView:
         dead_letters=dict(stats.dead_letters),
         lost=dict(stats.lost),
         file_bytes=stats.file_bytes,
-        disk_free_bytes=disk_free_bytes(folder),
+        disk_free_bytes=free,
         full=stats.full,
         carrying_over=stats.carrying_over,
         oldest_pending=rfc3339(stats.oldest_pending_ms)
@@ -306,12 +313,6 @@ def queue_view(stats: QueueStats, folder: Path) -> QueueView:
 def pending(stats: QueueStats) -> int:
     """Fixes that are recorded, and neither delivered nor refused nor lost."""
     return stats.ready + stats.unack + stats.uncommitted
-
-
-def disk_free_bytes(folder: Path) -> int:
-    """What the agent could still write there."""
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
 
 
 def _ago(instant_s: float | None, now_s: float) -> float | None:

@@ -71,6 +71,11 @@ class AgentChecks:
         """Who runs it, or would."""
         return agents_account(self.pid, self._user)
 
+    @property
+    def user(self) -> str:
+        """The name of who runs it, or will."""
+        return self._user if self._planned else self.account.name
+
     def hides(self, path: Path) -> Path | None:
         """The folder, hidden from the service, that this path is in; ``None``: it is seen."""
         if self.account.name != self._user and not self._planned:
@@ -87,7 +92,7 @@ class AgentChecks:
 
         What nobody can tell, such as a file that is not there, is left to whoever reads it.
         """
-        name = self._user if self._planned else self.account.name
+        name = self.user
         copy = (
             f"`sudo install -D -o {name} -m 600 {path} /etc/telemetry-agent/{path.name}`, and set "
             f'{key} = "/etc/telemetry-agent/{path.name}"'

@@ -129,7 +129,9 @@ class EndpointChecks:
         for key in _SECRET_KEYS:
             if (path := getattr(upload, key)) and EVERYBODY.blocked_at(path) is None:
                 said = f"every user of this machine can read upload.{key}: {path}"
-                yield warned(name, f"{said} ({owner_of(path)})", f"`sudo chmod o-rwx {path}`")
+                # Else the agent may be one of "every user", and locked out too.
+                remedy = f"`sudo chown {self._agent.user} {path} && sudo chmod o-rwx {path}`"
+                yield warned(name, f"{said} ({owner_of(path)})", remedy)
                 return
         shown = [key.removeprefix("upload.") for key in files]
         shown += [key for key in ("username", "headers") if getattr(upload, key)]

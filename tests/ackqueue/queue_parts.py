@@ -8,8 +8,8 @@ from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Batch, Fix
 
-Refusal = Literal["never", "before", "after"]
-"""Whether COMMIT raises, and if so, before or after it is done."""
+Refusal = Literal["never", "before", "after", "full"]
+"""Whether COMMIT raises, and if so, before or after it is done, or because there is no room."""
 START_MS = 1_764_426_119_000
 
 
@@ -36,7 +36,11 @@ class _Connection:
             return self._real.execute(sql, parameters)
         if self._disk.refuses == "after":
             self._real.execute(sql)
-        raise sqlite3.OperationalError("disk I/O error")
+        error = sqlite3.OperationalError("disk I/O error")
+        if self._disk.refuses == "full":
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)

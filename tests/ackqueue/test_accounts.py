@@ -515,3 +515,24 @@ def test_a_report_names_the_oldest_streams_first_and_the_file_forgets_those_that
         with closing(sqlite3.connect(path)) as file:
             (count,) = file.execute("SELECT count(*) FROM stream").fetchone()
         assert count == 2
+
+
+def test_a_stream_that_was_never_here_is_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path) as queue:
+        put(queue, 3)
+        deliver(queue)
+        stream = queue.stream
+        with monkeypatch.context() as patch:
+            patch.delattr(store.Store, "read")
+            assert queue.resend_names("0123456789abcdef", 1, 3) == 0
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DELETE FROM stream")  # as an older version left it
+        database.commit()
+    with AckQueue(path) as queue:
+        put(queue, 3)
+        deliver(queue)
+        assert queue.resend_names("0123456789abcdef", 1, 3) == 0
+        assert queue.resend_names(stream, 2, 9) == 2

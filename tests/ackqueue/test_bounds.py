@@ -24,6 +24,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import runs
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 
 MIB = 1 << 20
@@ -277,6 +278,13 @@ def test_a_long_doubt_about_the_time_is_as_old_as_what_follows(path: Path) -> No
 # The disk
 
 
+def test_a_limit_that_cannot_be_set_is_an_error_of_the_queue(path: Path) -> None:
+    store = Store(path, connect)
+    store.close()
+    with pytest.raises(StorageError, match=r"cannot limit the queue \S+queue\.db: "):
+        store.limit(MIB, MIB)
+
+
 def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path) -> None:
     """On a file system of its own, which somebody else fills."""
     if os.geteuid() != 0 and "CI" not in os.environ:
@@ -311,6 +319,15 @@ def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path
     assert told["opened again"]["ready"] == told["little left"]["ready"]
 
 
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_ballast_of_another_size_is_made_again(path: Path, size: int) -> None:
+    ballast = path.with_name("queue.db.ballast")
+    ballast.write_bytes(bytes(size))
+    with AckQueue(path, limits=ONE_MIB) as queue:
+        queue.make_room()
+        assert ballast.stat().st_size == MIB // 8
+
+
 def test_a_file_that_was_kept_goes_when_the_disk_is_short(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,7 +337,7 @@ def test_a_file_that_was_kept_goes_when_the_disk_is_short(
         record(queue, range(1000))
         assert kept.exists()
         monkeypatch.setattr("telemetry_agent.ackqueue.limits.bounds._LEAST_BYTES", 0)
-        monkeypatch.setattr("telemetry_agent.ackqueue.limits.bounds._free_bytes", lambda folder: 0)
+        monkeypatch.setattr("telemetry_agent.ackqueue.limits.bounds.free_bytes", lambda folder: 0)
         record(queue, range(1000, 1100))
         assert not kept.exists()
 
@@ -345,6 +362,26 @@ def test_what_is_carried_over_makes_nothing_go(path: Path) -> None:
         assert not queue.stats().carrying_over
         assert queue.stats().lost == {}
         assert len(delivered) == 2 * CAPACITY + 2000
+
+
+def test_a_folder_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """Also where the file may not grow, and where it is damaged: the reader must not crash."""
+    disk, path = Disk(), tmp_path / "state" / "queue.db"
+    with AckQueue(path, limits=ONE_MIB, connect=disk.connect, clock=FakeClock()) as queue:
+        record(queue, range(1000))
+        gone = path.parent.rename(tmp_path / "gone")
+        with pytest.raises(StorageError, match=r"cannot look at the disk of .*state: No such file"):
+            queue.make_room()
+        disk.refuses = "full"
+        put(queue, 1)
+        with pytest.raises(StorageError, match="full"):
+            queue.commit()
+        assert queue.stats().uncommitted == 1
+        disk.refuses = "never"
+        with queue.shared.disk:
+            refusal = queue.shared.replace(UnusableError("as if damaged"))
+        assert "cannot read the folder" in str(refusal)
+        gone.rename(path.parent)
 
 
 def test_room_for_what_is_carried_over_is_made_in_portions(path: Path) -> None:

@@ -10,6 +10,7 @@ from fakes import FakeClock
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError
 from telemetry_agent.tasks import Beat, Bell, Stop, run_loop
 
 
@@ -166,6 +167,28 @@ def test_it_purges_now_and_then(queue: AckQueue, clock: FakeClock) -> None:
         pass
     assert queue.stats().acked == 0
     assert committer.step(clock.monotonic_s()) == 8  # to look after the file
+
+
+def test_what_cannot_be_tidied_up_is_tidied_up_before_that_is_logged(
+    queue: AckQueue,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    committer = Committer(queue)
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "tidy", unreadable)
+        committer.step(clock.monotonic_s())
+        committer.step(clock.advance(8))
+        assert "the queue cannot be tidied up: cannot read" in caplog.text
+        assert "again" not in caplog.text
+    committer.step(clock.advance(292))
+    assert "the queue can be tidied up again after 300 s" in caplog.text
+
+
+def unreadable() -> bool:
+    raise StorageError("cannot read the queue")
 
 
 def test_its_thread_commits_what_is_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

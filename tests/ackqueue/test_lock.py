@@ -52,6 +52,40 @@ def test_two_queues_in_one_process_exclude_each_other(tmp_path: Path) -> None:
     AckQueue(path).close()
 
 
+@pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="mounts")
+def test_a_lock_on_another_disk_is_not_that_of_the_queue(tmp_path: Path) -> None:
+    """Each disk counts its files by itself: the first ones have the same numbers."""
+    script = """if 1:
+        import subprocess, sys
+        from pathlib import Path
+        from telemetry_agent.ackqueue.file.lock import QueueLock, check_at_rest, lock_path
+        from telemetry_agent.errors import QueueLockedError
+        ours, others = (Path(name, "queue.db") for name in sys.argv[1:])
+        for queue in (ours, others):
+            subprocess.run(["mount", "-t", "tmpfs", "none", str(queue.parent)], check=True)
+            lock_path(queue).touch()
+        assert lock_path(ours).stat().st_ino == lock_path(others).stat().st_ino
+        lock = QueueLock(others)
+        check_at_rest(ours)
+        try:
+            check_at_rest(others)
+        except QueueLockedError:
+            sys.exit(0)
+        sys.exit("not seen")
+    """
+    folders = [tmp_path / "ours", tmp_path / "others"]
+    for folder in folders:
+        folder.mkdir()
+    ran = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", script, *map(str, folders)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "queue.db.lock").mkdir()
     with pytest.raises(StorageError, match=re.escape(str(tmp_path / "queue.db.lock"))):

@@ -25,7 +25,7 @@ def test_it_needs_systemd(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     monkeypatch.setattr(Path, "is_dir", lambda self: self != Path("/run/systemd/system"))
     done = CliRunner().invoke(cli, ["service", verb])
     assert isinstance(done.exception, AgentError)
-    assert "systemd does not run here: start `telemetry-agent run`" in str(done.exception)
+    assert "systemd is not running: start `telemetry-agent run`" in str(done.exception)
 
 
 @pytest.mark.parametrize("folder", ["/home/pi/venv", "/root/.local", "/run/user/1000/x"])
@@ -37,5 +37,5 @@ def test_what_the_service_cannot_see_is_refused_with_the_remedy(folder: str) -> 
 
 
 def test_a_program_that_is_not_there_is_refused() -> None:
-    assert "is not there: install telemetry-agent" in str(service.unfit([Path("/opt/none")]))
+    assert "does not exist: install telemetry-agent" in str(service.unfit([Path("/opt/none")]))
     assert service.unfit([Path("/usr")]) is None

@@ -164,6 +164,13 @@ def test_the_report_is_that_of_the_contract(bench: Bench) -> None:
     }
 
 
+def test_a_folder_that_is_gone_is_no_free_space(bench: Bench, tmp_path: Path) -> None:
+    tmp_path.rename(tmp_path.with_name("gone"))
+    assert "disk_free" not in bench.status.report()
+    assert bench.told["queue"]["disk_free_bytes"] == 0
+    tmp_path.with_name("gone").rename(tmp_path)
+
+
 def test_no_satellites_are_told_of_a_fix_that_is_over(bench: Bench) -> None:
     bench.receiver = ReceiverStatus("/dev/gps", "3d", 0.0)
     bench.record()

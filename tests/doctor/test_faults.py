@@ -615,7 +615,10 @@ def a_token_in_a_folder_of_root(bench: Bench) -> None:
 
 
 @fault(
-    "credentials", "warn", "every user of this machine can read upload.token_file", "chmod o-rwx"
+    "credentials",
+    "warn",
+    "every user of this machine can read upload.token_file",
+    "chown .* && sudo chmod o-rwx",
 )
 def a_token_for_everybody(bench: Bench) -> None:
     bench.upload["token_file"] = str(secret(bench, 0o644))

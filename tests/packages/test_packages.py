@@ -54,7 +54,7 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
         machine.run("ls", *BROUGHT)
 
         done = machine.run("telemetry-agent", "service", "install", check=False)
-        assert (done.returncode, "the Debian package has brought " in done.stdout) == (1, True)
+        assert (done.returncode, "the Debian package provides " in done.stdout) == (1, True)
 
         # A position arrives.
         start_receiver(machine)
@@ -77,6 +77,10 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
         machine.run("apt-get", "remove", "--yes", "telemetry-agent")
         assert machine.show(UNIT, "MainPID") == "0"
         assert (machine.root / QUEUE).exists()
+        # Installed again, it records again.
+        install(machine, built.debs[name])
+        assert machine.show(UNIT, "ActiveState") == "active"
+        machine.run("apt-get", "remove", "--yes", "telemetry-agent")
         waiting = rows(machine.root / QUEUE, "SELECT stream, seq FROM fixes WHERE state IN (1, 2)")
         said = machine.said("apt-get", "purge", "--yes", "telemetry-agent")
         assert f"with {len(waiting)} undelivered fixes" in said

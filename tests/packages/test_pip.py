@@ -60,16 +60,16 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         # A unit that somebody else wrote is not touched.
         own = machine.root / "etc/systemd/system" / UNIT
         own.write_text("[Service]\nExecStart=/usr/bin/true\n")
-        assert f"{UNIT} is there and not from `service install`" in typed(
+        assert f"{UNIT} was not written by `service install`: move it" in typed(
             machine, by_pip, check=False
         )
         program = "/opt/telemetry-agent/bin/telemetry-agent"
         done = machine.run(program, "service", "uninstall", check=False)
-        assert (done.returncode, "nothing is removed" in done.stdout) == (1, True)
+        assert (done.returncode, "nothing was removed" in done.stdout) == (1, True)
         assert "ExecStart=/usr/bin/true" in own.read_text()
         own.unlink()
 
-        assert "Next: telemetry-agent init" in typed(machine, by_pip)
+        assert "Next: sudo telemetry-agent init" in typed(machine, by_pip)
         assert machine.said("systemctl", "is-enabled", UNIT) == "enabled"
         assert machine.show(UNIT, "ActiveState") == "inactive"
 
@@ -103,7 +103,10 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         done = machine.run(program, *INIT[1:], "--force", "--wait=1s", check=False)
         assert "the service runs; waiting for the first position" in done.stdout
         assert machine.show(UNIT, "ActiveState") == "active"
-        said = machine.said("telemetry-agent", "service", "uninstall", "--purge")
+        machine.run(program, "service", "uninstall")
+        done = machine.run(program, "service", "uninstall", check=False)
+        assert (done.returncode, "the service is not installed" in done.stdout) == (1, True)
+        said = machine.said(program, "service", "uninstall", "--purge")
         assert "deleting /var/lib/telemetry-agent with " in said
         shutil.rmtree(machine.root / "opt/telemetry-agent")
         assert left_behind(machine) == before
@@ -126,7 +129,7 @@ def test_the_service_of_a_tool_of_its_own(built: Built, tool: str) -> None:
 
         before = left_behind(machine)
         said = typed(machine, by_tool)
-        assert "Next: telemetry-agent init" in said
+        assert "Next: sudo telemetry-agent init" in said
         start_receiver(machine)
         start_endpoint(machine)
         assert "delivered: 127.0.0.1" in machine.said(*INIT)

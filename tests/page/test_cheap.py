@@ -1,6 +1,7 @@
 """What the page costs a browser: bytes over the wire, processor time, connections."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from telemetry_agent.model import Fix
 
 FIRST_LOAD_BYTES = 150_000
 BUSY_PERCENT = 10
+LARGEST_RSS_KB = 60_000
 
 
 def fill(folder: Path, fixes: int, *, deliver: bool) -> None:
@@ -41,6 +43,10 @@ def test_the_main_thread_is_idle_and_the_first_load_is_light(tmp_path: Path, sta
             env = {"PAGE_SIZE": "300"}
             with browsing("busy", f"http://127.0.0.1:{port}/", env) as browser:
                 comes_true(browser, 120)
+            status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    rss = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert rss
+    assert int(rss[1]) <= LARGEST_RSS_KB
     weight, *parts = map(json.loads, browser.out[:-1])
     assert weight["wire_bytes"] <= FIRST_LOAD_BYTES
     assert max(part["busy"] for part in parts) <= BUSY_PERCENT

@@ -62,8 +62,8 @@ test("one sentence tells how it is", () => {
     "Recording. Everything else is delivered but the newest 3.",
   );
   assert.match(lostContact(9000).rest, /9/);
-  assert.match(lostContact(9000).more, /how it was then/);
-  assert.doesNotMatch(lostContact(9000, false).more, /how it was then/);
+  assert.match(lostContact(9000).more, /last known state/);
+  assert.doesNotMatch(lostContact(9000, false).more, /last known state/);
 });
 
 test("the worst speaks: tone, title, cause and remedy", () => {

@@ -14,6 +14,7 @@ from zlib import crc32
 
 from telemetry_agent.ackqueue.file.schema import refusal
 from telemetry_agent.ackqueue.row_states import StreamRun
+from telemetry_agent.disks import mount_of
 from telemetry_agent.errors import QueueLockedError
 
 
@@ -57,7 +58,7 @@ class QueueLock:
             QueueLockedError: Another process has taken it meanwhile.
             StorageError: The lock file cannot be opened.
         """
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # to take it says why, where the disk refuses
             if os.path.samestat(lock_path(self._queue_path).stat(), os.fstat(self._fd)):
                 return False
         fd = _take(self._queue_path)
@@ -88,10 +89,13 @@ def check_at_rest(queue_path: Path) -> None:
     """
     path = lock_path(queue_path)
     try:
-        inode = b":%d" % path.stat().st_ino
+        place = b":%d" % path.stat().st_ino
+        if (mount := mount_of(path.resolve())) is not None:  # unknown in a chroot
+            major, minor = map(int, mount.device.split(":"))
+            place = b"%02x:%02x%b" % (major, minor, place)
         locks = [line.split() for line in Path("/proc/locks").read_bytes().splitlines()]
-        # N: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE …; an overlay has another device there.
-        if not any(f[1] == b"FLOCK" and f[5].endswith(inode) for f in locks if len(f) > 5):
+        # N: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE …
+        if not any(f[1] == b"FLOCK" and f[5].endswith(place) for f in locks if len(f) > 5):
             return
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -132,7 +136,10 @@ def _in_use(queue_path: Path, fd: int) -> QueueLockedError:
 
 
 def _lines(fd: int) -> list[str]:
-    return os.pread(fd, 200, 0).decode("ascii", "replace").splitlines()
+    try:
+        return os.pread(fd, 200, 0).decode("ascii", "replace").splitlines()
+    except OSError:
+        return []
 
 
 def _read_note(lines: list[str]) -> Note | None:

@@ -266,8 +266,8 @@ def make_directories(path: Path) -> None:
     Raises:
         StorageError: One cannot be made.
     """
-    missing = [folder for folder in path.parents if not folder.exists()]
     try:
+        missing = [folder for folder in path.parents if not folder.exists()]
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
             sync_directory(folder.parent)

@@ -245,9 +245,16 @@ class Store:
         return Size(pages * PAGE_BYTES, free * PAGE_BYTES)
 
     def limit(self, size: int, log_size: int) -> None:
-        """Refuse to grow beyond so many bytes. What is larger already stays."""
-        self._connection.execute(f"PRAGMA max_page_count = {size // PAGE_BYTES}").fetchone()
-        self._connection.execute(f"PRAGMA journal_size_limit = {log_size}").fetchone()
+        """Refuse to grow beyond so many bytes. What is larger already stays.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        try:
+            self._connection.execute(f"PRAGMA max_page_count = {size // PAGE_BYTES}").fetchone()
+            self._connection.execute(f"PRAGMA journal_size_limit = {log_size}").fetchone()
+        except FAILURES as error:
+            raise StorageError(f"cannot limit the queue {self.path}: {error}") from error
 
     def pack(self) -> None:
         """Give the free pages back to the disk. Takes as long as writing the others does.

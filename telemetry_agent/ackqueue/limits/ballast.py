@@ -19,12 +19,15 @@ class Ballast:
     @property
     def is_there(self) -> bool:
         """Whether there is such room."""
-        return self._path.exists()
+        with suppress(OSError):
+            return self._path.stat().st_size == self._size
+        return False
 
     def keep(self, spare_bytes: int) -> None:
         """Make it if it is not there and the disk can spare it twice."""
         if spare_bytes < 2 * self._size or self.is_there:
             return
+        self.drop()  # of other limits, or a kill came before it had its size
         with suppress(OSError):
             fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
             try:

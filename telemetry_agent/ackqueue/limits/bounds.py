@@ -11,10 +11,8 @@ earlier, the ballast makes room.
 """
 
 import logging
-import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
@@ -24,6 +22,7 @@ from telemetry_agent.ackqueue.limits.thinner import Thinner
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.row_states import DROPPED, EXPIRED, PURGED, REFUSED, RowState, State
 from telemetry_agent.ackqueue.shared_state import SharedState
+from telemetry_agent.disks import free_bytes
 from telemetry_agent.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -253,14 +252,14 @@ class Bounds:
     def _look(self) -> Room:
         shared, limits = self._shared, self._limits
         size = shared.store.size()
-        disk_free = _free_bytes(shared.path.parent)
+        disk_free = free_bytes(shared.path.parent)
         spare = disk_free if size.bytes < _LEAST_BYTES else disk_free - limits.min_free_bytes
         if not self._ballast.is_there:  # the room that it left is for the log, not for new rows
             spare = min(spare, max(disk_free - self._reserve, disk_free // 2))
         limit = size.bytes + max(0, spare)
         if limits.max_size_bytes:
             limit = min(limit, limits.max_size_bytes - 2 * self._reserve)
-        shared.limit(limit, self._reserve)
+        shared.file.limit(limit, self._reserve)
         return Room(size.bytes - size.free_bytes, limit, disk_free)
 
     def _press(self) -> None:
@@ -349,8 +348,3 @@ class Bounds:
                 and (oldest := ledger.oldest_free(last - first.lo + 1))
             ):
                 ledger.lose(oldest.lo, oldest.hi, mark)
-
-
-def _free_bytes(folder: Path) -> int:
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize

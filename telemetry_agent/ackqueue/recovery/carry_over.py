@@ -106,6 +106,8 @@ class Carrier:
         if found.look():
             return 0
         if paths and all(file.is_newer and not file.has_rows for file in found.files):
+            # We cannot read it, and an end here would retire it as foreign. Only that version or
+            # another file that is set aside changes this, so there is no time to look again.
             self._cannot(f"{paths[-1]} waits for the newer telemetry-agent that wrote it")
             return None
         if not self._queue.has_room():
@@ -120,7 +122,9 @@ class Carrier:
         with shared.disk:
             if not self._is_current(found):
                 return
+            # The last number is the border of the generation: no row has it.
             lo, last = shared.ledger.away.first, shared.ledger.away.last - 1
+            # Without another portion, whatever is missing up to the border was not found.
             upto, rows = self._portion or (last, [])
             # The files were opened again, and are read from their first row on; what is before
             # ``lo`` was taken over by an earlier step.
@@ -170,6 +174,7 @@ class Carrier:
             with shared.lock:
                 count = shared.ledger.lost()["damaged"]
                 uncounted = shared.ledger.lost()["uncounted"]
+            # With losses it is kept for a person to examine, of a newer version for that version.
             for file in found.files:
                 end: set_aside_files.End = (
                     "kept" if count or uncounted or file.is_newer else "delete"

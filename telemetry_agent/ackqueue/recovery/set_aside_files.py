@@ -8,7 +8,6 @@ is renamed to ``PATH.foreign-N``, which only the user deletes.
 A power cut can come after each step, so ``finish`` is called before a queue is opened.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,10 +56,7 @@ def move_away(path: Path) -> Path:
     kinds = (_WAITING, _KEPT, _FOREIGN)
     taken = [number for kind in kinds for number, _ in _numbered(path, kind)]
     aside = _named(path, _WAITING, max(taken, default=0) + 1)
-    try:
-        _move(path, aside)
-    except OSError as error:
-        raise StorageError(f"cannot rename the queue {path}: {error.strerror}") from error
+    _move(path, aside)
     return aside
 
 
@@ -113,10 +109,7 @@ def finish(path: Path) -> None:
     there = files[-1].exists(), log_of(files[-1]).exists()
     # The log was renamed and the file was not, or the other way round.
     if there == (False, True) or (there == (True, False) and here == (False, True)):
-        try:
-            _move(path, files[-1])
-        except OSError as error:
-            raise StorageError(f"cannot rename the queue {path}: {error.strerror}") from error
+        _move(path, files[-1])
 
 
 def retire(path: Path, file: Path, end: End) -> None:
@@ -134,27 +127,32 @@ def retire(path: Path, file: Path, end: End) -> None:
 
 
 def delete_kept(path: Path, *, but_for: int = 0) -> bool:
-    """Delete the kept files, but for the last ``but_for``. Returns whether there were any."""
+    """Delete the kept files, but for the last ``but_for``. Returns whether it did any."""
     files = kept(path)
     files = files[: len(files) - but_for]
+    deleted = False
     for file in files:
         for name in (log_of(file), file):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 unlink(name)
-    return bool(files)
+                deleted = True
+    return deleted
 
 
 def _move(path: Path, aside: Path) -> None:
-    with suppress(FileNotFoundError):
-        rename(log_of(path), log_of(aside))
     try:
-        rename(path, aside)
-    except FileNotFoundError:
-        # Otherwise ``finish`` would take the log for that of a file that is still to be renamed.
-        create_file(aside)
-    with suppress(FileNotFoundError):  # it shows which frames of the log are valid
-        index_of(path).rename(index_of(aside))
-    sync_directory(path.parent)
+        with suppress(FileNotFoundError):
+            rename(log_of(path), log_of(aside))
+        try:
+            rename(path, aside)
+        except FileNotFoundError:
+            # Otherwise ``finish`` would take the log for that of a file still to be renamed.
+            create_file(aside)
+        with suppress(FileNotFoundError):  # it shows which frames of the log are valid
+            index_of(path).rename(index_of(aside))
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot rename the queue {path}: {error.strerror}") from error
 
 
 def _named(path: Path, kind: str, number: int) -> Path:
@@ -163,10 +161,14 @@ def _named(path: Path, kind: str, number: int) -> Path:
 
 def _numbered(path: Path, kind: str) -> list[tuple[int, Path]]:
     prefix = f"{path.name}.{kind}-"
+    try:
+        entries = [entry.name for entry in path.parent.iterdir()]
+    except OSError as error:
+        raise StorageError(f"cannot read the folder {path.parent}: {error.strerror}") from error
     names = {
-        entry.name.removeprefix(prefix).removesuffix("-wal").removesuffix("-shm")
-        for entry in os.scandir(path.parent)
-        if entry.name.startswith(prefix)
+        entry.removeprefix(prefix).removesuffix("-wal").removesuffix("-shm")
+        for entry in entries
+        if entry.startswith(prefix)
     }
     numbers = sorted(int(name) for name in names if name.isdecimal())
     return [(number, _named(path, kind, number)) for number in numbers]

@@ -37,7 +37,7 @@ export class SkyView {
     $("polar").setAttribute(
       "aria-label",
       satellites.length
-        ? `${many(satellites.length, "satellite")} in view, ${used} used: ${systems.join(", ")}. The table below tells each.`
+        ? `${many(satellites.length, "satellite")} in view, ${used} used: ${systems.join(", ")}. The table below lists them.`
         : "No satellite in view",
     );
     $("polar").querySelector(".satellites").replaceChildren(...satellites.filter(isPlaced).map(dot));

@@ -258,7 +258,7 @@ export function lostContact(lostMs, seen = true) {
     leadTone: "bad",
     lead: "No contact with the agent",
     rest: `for ${span(lostMs / 1000)}.`,
-    more: seen ? "What you see is how it was then. It comes back by itself." : "It comes back by itself.",
+    more: `${seen ? "This is the last known state. " : ""}The page reconnects by itself.`,
   };
 }
 
