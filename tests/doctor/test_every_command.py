@@ -27,7 +27,7 @@ BY_HAND = {
 NO_COMMANDS = {
     *("--date YYYY-MM-DD", "Accept-Encoding: gzip", "other reasons", "receive", "received"),
     *("queue list", "queue list --state ack_failed", "service install", "service uninstall"),
-    *("pmtiles extract", "telemetry-agent service install"),
+    *("pmtiles extract", "telemetry-agent service install", "apt purge", "apt remove"),
 }
 """Other things between backticks: names, and texts of help."""
 

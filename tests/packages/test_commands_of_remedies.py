@@ -223,7 +223,7 @@ def the_token_is_of_root(device: Device) -> None:
     device.remedied("credentials", "may not read upload.token_file")
 
 
-@tries("sudo chmod o-rwx {}")
+@tries("sudo chown {} {} && sudo chmod o-rwx {}")
 def everybody_can_read_the_token(device: Device) -> None:
     with_token(device, "/etc/telemetry-agent/token", "telemetry-agent", "644")
     device.machine.run("chmod", "755", "/etc/telemetry-agent")
