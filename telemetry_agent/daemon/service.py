@@ -237,6 +237,7 @@ class _Service:
         # Nobody is asked for the time in which main did not run either.
         agent.supervisor.excuse(max(0.0, now_s - self._looked_s - self._every_s), now_s)
         self._looked_s = now_s
+        agent.supervisor.start_refused()
         late = agent.supervisor.late(now_s)
         names = [task.name for task in late]
         if not any(task.vital for task in late):

@@ -57,6 +57,8 @@ class Supervised(Generic[T]):
         self.name = name
         self.vital = vital
         self._records = records
+        self.is_refused = False
+        """Whether the system refused the thread."""
         self.crashes = 0
         self._build = build
         self._clock = clock
@@ -73,14 +75,31 @@ class Supervised(Generic[T]):
         try:
             self._thread.start()
         except RuntimeError as error:
+            self._prepare()
             raise ResourceError(f"the system refuses a thread for the {self.name}") from error
+
+    def begin(self) -> None:
+        """Start the thread; recording does not wait for that of another task.
+
+        Raises:
+            ResourceError: the system refuses one to a task that records.
+        """
+        before, self.is_refused = self.is_refused, False
+        try:
+            self.start()
+        except ResourceError as error:
+            if self._records:
+                raise
+            self.is_refused = True
+            if not before:
+                log.error("%s; it is tried again", error)  # noqa: TRY400 - no fault of the code
 
     def restart(self, timeout_s: float) -> None:
         """End the task as ``end`` does, and run one that is built anew."""
         self.end(timeout_s)
         self.task = self._build()
         self._prepare()
-        self.start()
+        self.begin()
 
     def _prepare(self) -> None:
         self.beat = Beat()
@@ -103,9 +122,14 @@ class Supervised(Generic[T]):
         """Ask the loop to end after its step; past ``timeout_s`` abort the step. Close the task."""
         self._stop.set()
         self.task.wake()
-        self._thread.join(timeout_s)
+        self._join(timeout_s)
         self.task.close()
-        self._thread.join(_ABORT_S)
+        self._join(_ABORT_S)
+
+    def _join(self, timeout_s: float) -> None:
+        self.is_refused = False
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
     def _run(self, stop: Stop, beat: Beat) -> None:
         recent: deque[float] = deque(maxlen=_CRASHES_ALLOWED)
@@ -157,7 +181,13 @@ class Supervisor:
     def start(self) -> None:
         """Start every task, in the order they were added."""
         for task in self._tasks:
-            task.start()
+            task.begin()
+
+    def start_refused(self) -> None:
+        """Try again to start those to which the system refused a thread."""
+        for task in self._tasks:
+            if task.is_refused:
+                task.begin()
 
     def late(self, now_s: float) -> list[Supervised[Any]]:
         """The tasks whose beat is overdue."""

@@ -162,10 +162,40 @@ def test_a_thread_that_the_system_refuses_is_said_without_a_traceback(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     supervisor = Supervisor(Clock())
-    supervisor.add("work", lambda: Work([], threading.Event()))
+    supervisor.add("work", lambda: Work([], threading.Event()), records=True)
     with pytest.raises(ResourceError, match="refuses a thread for the work") as caught:
         supervisor.start()
     assert caught.value.exit_status == 71
+
+
+def test_recording_does_not_wait_for_a_thread_that_the_system_refuses_to_another(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name == "extra":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    supervisor = Supervisor(Clock())
+    recording, idle = threading.Event(), threading.Event()
+    work = supervisor.add("work", lambda: Work([], recording), records=True)
+    extra = supervisor.add("extra", lambda: Work([], idle))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        supervisor.start()
+        supervisor.start_refused()
+        extra.restart(1)
+        supervisor.start_refused()
+    assert recording.wait(20)
+    text = "the system refuses a thread for the extra; it is tried again"
+    assert [record.getMessage() for record in caplog.records] == [text] * 2
+    supervisor.start_refused()
+    assert idle.wait(20)
+    for task in (work, extra):
+        task.end(20)
+        assert not task.is_alive
 
 
 def test_who_is_late_is_named() -> None:
