@@ -171,7 +171,8 @@ def nginx(folder: Path, upstream: str, *settings: str) -> Iterator[str]:
     user = "user root;" if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"
     config.write_text(
-        f"daemon off; {user} pid {folder}/nginx.pid; error_log stderr crit; events {{}}\n"
+        f"daemon off; master_process off;"
+        f" {user} pid {folder}/nginx.pid; error_log stderr crit; events {{}}\n"
         f"http {{ access_log off; {temporary} {' '.join(settings)}\n"
         f"server {{ listen 127.0.0.1:{port};\n"
         f"location / {{ proxy_pass http://{parts.netloc}; }} }} }}\n"

@@ -118,7 +118,8 @@ class Real:
         )
         config = self._folder / "nginx.conf"
         config.write_text(
-            f"daemon off; user root; pid {self._folder}/nginx.pid; error_log stderr; events {{}}\n"
+            f"daemon off; master_process off;"
+            f" user root; pid {self._folder}/nginx.pid; error_log stderr; events {{}}\n"
             f"http {{ access_log off; {places}\n{blocks}\n}}\n"
         )
         argv = (program("nginx"), "-c", str(config), "-p", str(self._folder))

@@ -53,7 +53,8 @@ def nginx(folder: Path, pair: Pair, page_port: int) -> Iterator[int]:
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     config.write_text(
-        f"daemon off; user root; pid {folder}/nginx.pid; error_log stderr; events {{}}\n"
+        f"daemon off; master_process off;"
+        f" user root; pid {folder}/nginx.pid; error_log stderr; events {{}}\n"
         f"http {{ access_log off; {temporary}\n{site}\n}}\n"
     )
     with running(program, "-c", str(config), "-p", str(folder)) as proxy:
