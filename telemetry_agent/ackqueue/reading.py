@@ -159,7 +159,7 @@ def readable(path: Path) -> Iterator[Path]:
     for file in (path, log, index):
         # Whoever owns the folder chose what is there: a pipe would be waited for.
         if file.exists() and not file.is_file():
-            raise StorageError(f"{file} is not a file")
+            raise StorageError(f"{file} is not a regular file")
     is_others = os.geteuid() == 0 and path.stat().st_uid != 0
     if not log.exists() or (index.exists() and not is_others):
         yield path
@@ -190,7 +190,7 @@ def _copy(source: Path, target: Path) -> None:
     try:
         status = os.fstat(original)
         if not stat.S_ISREG(status.st_mode):
-            raise StorageError(f"{source} is not a file")
+            raise StorageError(f"{source} is not a regular file")
         with target.open("wb") as copy:
             for offset in range(0, status.st_size, _BLOCK_BYTES):
                 copy.write(_block(original, offset, min(_BLOCK_BYTES, status.st_size - offset)))

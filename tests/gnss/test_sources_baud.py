@@ -185,7 +185,7 @@ def test_a_receiver_that_speaks_ubx_is_named_with_what_switches_nmea_on() -> Non
         source.close()
         text = str(source.advice("binary", heard))
     assert text.startswith(f"{receiver.device} sends UBX, not NMEA: switch its NMEA output on")
-    assert f"`gpsctl -f -n {receiver.device}`" in text
+    assert f"`sudo gpsctl -f -n {receiver.device}`" in text
 
 
 def test_silence_is_told() -> None:

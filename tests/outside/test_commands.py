@@ -204,7 +204,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_endpoint() -> None:
     with agent("demo", "--no-page", "--for", "9s") as demo:  # cut after 3
         demo.wait_for_line("no network")
         demo.send(signal.SIGINT)
-        demo.wait_for_line("Ending: what waits")
+        demo.wait_for_line("Ending after the backlog is delivered")
         assert demo.end(20, by=signal.SIGINT) in {0, 1}
         assert demo.out[-1].endswith(("still wait on the disk, none is lost.", "None was lost."))
         assert demo.err == []

@@ -217,7 +217,7 @@ def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
     os.mkfifo(pipe, 0o640)
     os.chown(pipe, NOBODY, GROUP)
     result = look(config, ["queue", "stats"])
-    assert f"{pipe} is not a file" in result.stderr
+    assert f"{pipe} is not a regular file" in result.stderr
 
 
 def test_what_waits_in_a_log_is_shown(folder: Path) -> None:
