@@ -107,7 +107,9 @@ def test_a_udp_port_in_use_is_told() -> None:
     source = udp()
     source.open()
     port = source.name.rpartition(":")[2]
-    with pytest.raises(SourceError, match=rf"cannot listen at udp://.*`sudo ss -ulpn sport = :{port}`"):
+    with pytest.raises(
+        SourceError, match=rf"cannot listen at udp://.*`sudo ss -ulpn sport = :{port}`"
+    ):
         UdpSource("127.0.0.1", int(port)).open()
     source.close()
 

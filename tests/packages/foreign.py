@@ -113,3 +113,27 @@ def test_it_installs_decodes_as_here_and_runs_the_demo(
     said = inside(target, "telemetry-agent", "demo", "--for", "60s", "--no-page").decode()
     assert "each arrived exactly once. None was lost." in said
     print(said.splitlines()[-1])  # noqa: T201
+    print(f"{architecture}: {times(target)}")  # noqa: T201
+
+
+def times(target: Path) -> str:
+    """How long a start and ``status`` take under the emulator."""
+    config = "root/config.toml"
+    (target / config).write_text(
+        'device = "van-07"\n[gps]\nsource = "tcp://127.0.0.1:9"\n[queue]\npath = "/root/queue.db"\n'
+        '[upload]\nurl = "http://127.0.0.1:9/"\n'
+    )
+    argv = ["chroot", str(target), "telemetry-agent", "run", "--config", f"/{config}"]
+    started_s = time.monotonic()
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as agent:
+        assert agent.stderr is not None
+        assert any(" records van-07 " in line for line in agent.stderr)
+        ready_s = time.monotonic() - started_s
+        statuses_s = []
+        for _ in range(3):
+            asked_s = time.monotonic()
+            said = inside(target, "telemetry-agent", "status", "--config", f"/{config}")
+            statuses_s.append(time.monotonic() - asked_s)
+            assert b"running for" in said
+        agent.terminate()
+    return f"ready after {ready_s:.1f} s, status in {min(statuses_s):.1f} s"

@@ -50,7 +50,12 @@ def refused(folder: Path, count: int) -> None:
         ("pulled out", "bad", "receiver absent", "/dev/none: no such device. To do: plug"),
         ("401", "bad", "held, ", "401.*reload"),
         ("config", "bad", "config not used", "last good config.*upload2.*correct the config"),
-        ("refusing disk", "bad", "disk refuses", "recording into .*To do: sudo telemetry-agent doctor"),
+        (
+            "refusing disk",
+            "bad",
+            "disk refuses",
+            "recording into .*To do: sudo telemetry-agent doctor",
+        ),
         ("tmpfs", "bad", "disk not safe", "tmpfs.*power cut loses everything.*queue.path"),
     ],
 )
