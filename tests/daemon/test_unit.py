@@ -31,9 +31,10 @@ backoff_max = "1s"
 level = "debug"
 """
 NOWHERE = "http://127.0.0.1:9/"
+CONFIG_PATH = "/etc/telemetry-agent/config.toml"
 INSTALLED = {
     "/usr/bin/telemetry-agent": launcher("-m telemetry_agent"),
-    "/etc/telemetry-agent/config.toml": CONFIG.format(source="/dev/none", url=NOWHERE).encode(),
+    CONFIG_PATH: CONFIG.format(source="/dev/none", url=NOWHERE).encode(),
     "/usr/lib/sysusers.d/telemetry-agent.conf": (
         SOURCE / "systemd/sysusers.d/telemetry-agent.conf"
     ).read_bytes(),
@@ -238,20 +239,17 @@ def test_a_wrong_config_is_tried_again_until_it_is_right() -> None:
 
 
 def test_every_end_is_started_again_without_a_limit() -> None:
-    blocked = "/var/lib/telemetry-agent/queue.db/there is a folder in its place"
-    with boot(drop_in("RestartSec=0"), INSTALLED | {blocked: b""}) as machine:
+    with boot(drop_in("RestartSec=0"), INSTALLED | {CONFIG_PATH: b"[gps"}) as machine:
         machine.systemctl("start", UNIT, check=False)
         # systemd's own limit would end it after 5 within 10 s.
         machine.wait_for(lambda: int(machine.show(UNIT, "NRestarts")) > 6, "seventh restart")
-        machine.path(blocked).unlink()
-        machine.path("/var/lib/telemetry-agent/queue.db").rmdir()
+        machine.path(CONFIG_PATH).write_bytes(INSTALLED[CONFIG_PATH])
         machine.wait_active(UNIT)
 
 
 def test_the_delay_before_a_start_grows_to_its_limit() -> None:
-    blocked = "/var/lib/telemetry-agent/queue.db/there is a folder in its place"
     changed = drop_in("RestartSec=50ms", "RestartMaxDelaySec=2s")
-    with boot(changed, INSTALLED | {blocked: b""}) as machine:
+    with boot(changed, INSTALLED | {CONFIG_PATH: b"[gps"}) as machine:
         grows = systemd_version(machine) >= 254
         machine.systemctl("start", UNIT, check=False)
         machine.wait_for(lambda: int(machine.show(UNIT, "NRestarts")) > 6, "seventh restart")
