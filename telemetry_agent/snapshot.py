@@ -89,9 +89,9 @@ class QueueView:
     lost: Annotated[Counts, "fixes that were lost, by reason"] = field(default_factory=dict)
     file_bytes: Annotated[int, "size of the queue file and its log"] = 0
     disk_free_bytes: Annotated[int, "bytes that the agent may still write to this disk"] = 0
-    full: Annotated[
-        bool, "there is no room: fixes are dropped for new ones, or are not recorded"
-    ] = False
+    full: Annotated[bool, "the queue is full: new fixes replace others, or are not recorded"] = (
+        False
+    )
     carrying_over: Annotated[bool, "fixes of a damaged file are being carried over"] = False
     oldest_pending: Annotated[str | None, "time of the oldest pending fix"] = None
     oldest_pending_s: Annotated[

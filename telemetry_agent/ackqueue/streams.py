@@ -84,7 +84,7 @@ class _Prefix:
 
     @property
     def thinned(self) -> int:
-        """By so many names at most did thinning move a row."""
+        """The number of names by which thinning moved a row, at most."""
         return self.not_coming["thinned"]
 
     def count(self, span: Span[RowState]) -> None:
@@ -257,7 +257,7 @@ class Streams:
         self._forget()
 
     def _unsettled(self, last: int) -> list[tuple[int, list[int]]]:
-        """The streams up to that row of which there is something to tell, and their runs."""
+        """The streams up to that row whose account is not settled, with their runs."""
         places: dict[int, list[int]] = {}
         for at, run in enumerate(self._runs):
             if run.lo <= last:

@@ -75,8 +75,9 @@ _WIDTH = 80
 def command(length_s: float | None, speed: int, recording: Path | None, *, no_page: bool) -> int:
     """Run a simulated receiver, the agent and an endpoint on this machine, without a set-up.
 
-    The page shows them. The network is cut once automatically, and whenever you use the switch on
-    the page. Ctrl-C ends the demo. The exit status is 0 if every position arrived exactly once.
+    The page shows them. The network is cut once when the page is open, and whenever you use the
+    switch on the page. Ctrl-C ends the demo. The exit status is 0 if every position arrived
+    exactly once.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Wrapped())
@@ -87,7 +88,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
     port = None if no_page or missing else _free_port()
     if length_s is None and not (port and sys.stdout.isatty()):
         length_s = _ROUND_S
-    click.echo(f"A receiver sends {speed} positions a second. Watch the network go.")
+    click.echo(f"A receiver sends {speed} positions per second.")
     url = f"http://127.0.0.1:{port}/" if port is not None else ""
     if url:
         _show(url, until_interrupted=length_s is None)
@@ -225,8 +226,9 @@ def _free_port() -> int:
 
 
 def _show(url: str, *, until_interrupted: bool) -> None:
-    click.echo(f"Look at {url}: amber is on the disk alone, green is delivered.")
+    click.echo(f"Look at {url}: amber is only on the disk, green is delivered.")
     if until_interrupted:
+        click.echo(f"When the page is open, the network is cut for {_AWAY_S:.0f} s.")
         click.echo("Ctrl-C ends it.")
         if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
             webbrowser.open(url)

@@ -290,7 +290,7 @@ class Status:
 def queue_view(stats: QueueStats, folder: Path) -> QueueView:
     """What is told of a queue, with an agent or without."""
     count = pending(stats)
-    free = 0  # where there is no disk, nothing can be written
+    free = 0  # the folder is gone: nothing can be written there
     with suppress(StorageError):
         free = free_bytes(folder)
     return QueueView(

@@ -320,12 +320,12 @@ def _json(text: str, request: Request) -> Response:
     return compressed(text.encode(), "application/json", request.headers)
 
 
-def _packed(points: bytes, request: Request, last: int, **told: str) -> Response:
+def _packed(points: bytes, request: Request, last: int, **headers: str) -> Response:
     """Points; with ``planes`` their first bytes, their second ones …, which gzip halves."""
     if "planes" in request.query_params:
         points = b"".join(points[i :: POINT.size] for i in range(POINT.size))
-    told["X-Last-Row"] = str(last)
-    return compressed(points, "application/octet-stream", request.headers, **told)
+    headers["X-Last-Row"] = str(last)
+    return compressed(points, "application/octet-stream", request.headers, **headers)
 
 
 def _opened(file: Path | None) -> MapFile | None:

@@ -94,7 +94,7 @@ class Uploader:
             transport: Belongs to the caller, who closes it after ``last_upload``.
             policy: What the config says.
             way: What is known of the way to the endpoint.
-            keeper: Of the uploader before this one, which goes on.
+            keeper: The status of the previous uploader, to be continued.
             missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
             resend: Makes delivered fixes ready again that the endpoint asks for; ``None``: it may

@@ -250,7 +250,9 @@ def a_wrong_token(bench: Bench, real: Real) -> None:
     bench.upload = {"format": "overland", "token_file": str(token)}
 
 
-@mistake("answer", "200 without a word, as Home Assistant", "integration GPSLogger shows")
+@mistake(
+    "answer", "200 with an empty body: Home Assistant does not know", "integration GPSLogger shows"
+)
 def a_webhook_that_home_assistant_does_not_know(bench: Bench, real: Real) -> None:
     server = bench.cleanup.enter_context(Server(lambda _: Said(200)))
     bench.url, bench.upload = f"{server.url}/api/webhook/0123", {"format": "gpslogger"}

@@ -1,9 +1,12 @@
 """Days, trips, ranges and playback, in a real browser; the whole of a long track."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from browsing import browsing, comes_true, free_port
+from processes import Running
 from rig import START_MS, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -37,55 +40,48 @@ def drive(queue: AckQueue) -> None:
     queue.commit()
 
 
-def test_a_long_track_is_shown_whole_when_it_has_been_read(tmp_path: Path) -> None:
+def long_track(queue: AckQueue) -> None:
+    """More positions than a page is given before the agent has read all of them."""
+    for number in range(30_000):
+        fix = Fix(START_MS + 1000 * number, 48_000_000_000 + 9_000 * number, 11_000_000_000)
+        queue.put(fix, "van-07")
+
+
+@contextmanager
+def story(
+    folder: Path, name: str, fill: Callable[[AckQueue], None]
+) -> Iterator[tuple[Running, Running, Path]]:
+    """The page of a filled queue in a browser that follows the story: agent, browser, config."""
     port = free_port()
-    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
-        for number in range(30_000):
-            fix = Fix(START_MS + 1000 * number, 48_000_000_000 + 9_000 * number, 11_000_000_000)
-            queue.put(fix, "van-07")
+    with AckQueue(folder / "queue.db", commit_every_s=60) as queue:
+        fill(queue)
     page = {"listen": f"127.0.0.1:{port}"}
-    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
+    config = write_config(folder, "/dev/none", "http://127.0.0.1:9/", page=page)
     with started(config) as daemon:
         daemon.wait_for_line("the page is at")
-        with browsing("long", f"http://127.0.0.1:{port}/") as browser:
-            comes_true(browser)
+        with browsing(name, f"http://127.0.0.1:{port}/") as browser:
+            yield daemon, browser, config
+
+
+def test_a_long_track_is_shown_whole_when_it_has_been_read(tmp_path: Path) -> None:
+    with story(tmp_path, "long", long_track) as (_, browser, _):
+        comes_true(browser)
 
 
 def test_what_could_not_be_loaded_is_loaded_later(tmp_path: Path) -> None:
-    port = free_port()
-    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
-        drive(queue)
-    page = {"listen": f"127.0.0.1:{port}"}
-    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
-    with started(config) as daemon:
-        daemon.wait_for_line("the page is at")
-        with browsing("loading", f"http://127.0.0.1:{port}/") as browser:
-            comes_true(browser)
+    with story(tmp_path, "loading", drive) as (_, browser, _):
+        comes_true(browser)
 
 
 def test_a_trip_that_was_chosen_stays_when_the_agent_is_restarted(tmp_path: Path) -> None:
-    port = free_port()
-    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
-        drive(queue)
-    page = {"listen": f"127.0.0.1:{port}"}
-    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
-    with started(config) as daemon:
-        daemon.wait_for_line("the page is at")
-        with browsing("chosen", f"http://127.0.0.1:{port}/") as browser:
-            browser.wait_for_line("chosen", 60)
-            assert daemon.end() == 0
-            browser.wait_for_line("lost", 60)
-            with started(config):
-                comes_true(browser)
+    with story(tmp_path, "chosen", drive) as (daemon, browser, config):
+        browser.wait_for_line("chosen", 60)
+        assert daemon.end() == 0
+        browser.wait_for_line("lost", 60)
+        with started(config):
+            comes_true(browser)
 
 
 def test_days_trips_ranges_and_playback(tmp_path: Path) -> None:
-    port = free_port()
-    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
-        drive(queue)
-    page = {"listen": f"127.0.0.1:{port}"}
-    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
-    with started(config) as daemon:
-        daemon.wait_for_line("the page is at")
-        with browsing("time", f"http://127.0.0.1:{port}/") as browser:
-            comes_true(browser, 120)
+    with story(tmp_path, "time", drive) as (_, browser, _):
+        comes_true(browser, 120)

@@ -190,7 +190,7 @@ def test_home_assistant_says_nothing_to_a_webhook_that_it_does_not_know(
     read = choose(name, url).read
     said = read(Answer(200, {}, b"", verified_tls=False), batch)
     assert isinstance(said, Deferred)
-    assert "a webhook that it does not know" in said.reason
+    assert "Home Assistant does not know the webhook" in said.reason
     # OwnTracks' webhook says [] also to what it cannot read.
     other = read(Answer(200, {}, b"[]", verified_tls=False), batch)
     assert isinstance(other, Delivered) is (name == "owntracks")

@@ -33,7 +33,7 @@ def read_mark(row: Sequence[Any]) -> Span[RowState] | None:
         if state == _DAMAGED_BEFORE_3:
             return Span(lo, hi, DAMAGED)
         return Span(lo, hi, RowState(_STATES[state], reason, batch))
-    except (KeyError, TypeError, ValueError):  # no state, no number, or a text that is no UTF-8
+    except (KeyError, TypeError, ValueError):  # no state, no number, or a text that is not UTF-8
         return None
 
 

@@ -148,7 +148,7 @@ class Bounds:
         Age is the distance in GNSS time, either way, from the last fix put in this run whose time
         is not in doubt: the system clock of a device may be wrong by years. So nothing is deleted
         before there is such a fix. Oldest recorded first, at most 1,000 in a transaction. The
-        newest fix stays whatever its age: ``newest`` tells the next run how far this one came.
+        newest fix stays whatever its age, because the next run begins with it (see ``newest``).
 
         Returns:
             Whether there may be more to delete now.

@@ -55,8 +55,8 @@ def _at(url: str, wire_format: WireFormat) -> WireFormat:
     def read(answer: Answer, batch: Batch) -> Outcome:
         outcome = wire_format.read(answer, batch)
         if isinstance(outcome, Delivered) and not answer.body:
-            text = f"{answer.status} without a word, as Home Assistant answers"
-            return unclear(answer, f"{text} to a webhook that it does not know")
+            text = f"{answer.status} with an empty body: Home Assistant does not know the webhook"
+            return unclear(answer, text)
         return outcome
 
     return replace(wire_format, read=read)
