@@ -77,11 +77,12 @@ def run(args: list[str]) -> Any:
     except click.Abort:
         sys.exit(INTERRUPTED)
     except click.UsageError as error:
-        text = error.format_message().rstrip(".")
+        text = error.format_message()
         path = error.ctx.command_path if error.ctx else PROGRAM
         # Without a subcommand, click raises an error whose text is the help.
         is_help = text.startswith("Usage:")
-        click.echo(text if is_help else f"{PROGRAM}: {text}. See '{path} --help'.", err=True)
+        end = "" if text.endswith((".", "?")) else "."
+        click.echo(text if is_help else f"{PROGRAM}: {text}{end} See '{path} --help'.", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         click.echo(f"{PROGRAM}: {error.format_message()}", err=True)

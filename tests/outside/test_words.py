@@ -93,7 +93,7 @@ def test_a_byte_order_mark_is_accepted_and_an_empty_config_called_empty(tmp_path
 def test_a_mistyped_command_gets_the_right_one(tmp_path: Path) -> None:
     result = run_agent("statsu")
     assert result.returncode == 2
-    assert "Did you mean 'status'?" in result.stderr
+    assert "Did you mean 'status'? See " in result.stderr
     assert "Did you mean" not in run_agent("xyzzy").stderr
 
 
