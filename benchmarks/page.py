@@ -37,7 +37,7 @@ START_MS = 1_795_435_200_000
 KEPT = (50_000, 500_000)
 AT_ONCE = 10_000
 RATE_HZ = 10
-CASES = (("no page", None), ("nobody looks", 0), ("1 viewer", 1), ("20 viewers", 20))
+CASES = (("no page", None), ("no viewer", 0), ("1 viewer", 1), ("20 viewers", 20))
 WAITING = [signal.SIGALRM]  # never sent: sigtimedwait is a wait that ends by itself
 
 
