@@ -83,7 +83,6 @@ class Assembler:
         self._cycle = Cycle()
         self._epoch: Epoch | None = None
         self._judged: Epoch | None = None
-        self._position: Report | None = None  # of that one
         self._closed_by: Closer = "time"
         self._repeats = False  # the cycle came again with the same time
         self._moments_astray = False  # ZDA and GBS have other times than the fixes
@@ -239,19 +238,11 @@ class Assembler:
         # An epoch that the learned cycle ended would only confirm what is learned already.
         if self._eager and by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
-        before, self._judged, self._closed_by, self.judged_s = self._judged, epoch, by, now_s
+        self._judged, self._closed_by, self.judged_s = epoch, by, now_s
         left = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
         trusted = left.trusted()
         self.used = epoch.used or self.used
-        # In most epochs there is nothing to watch for.
-        if before is not None and (
-            (trusted is None) != (self._position is None)
-            or (before.instant or 0) > (epoch.instant or 0)
-            or self.shared.watching
-            or before.seen.keys().isdisjoint(epoch.seen)
-        ):
-            self.shared.closed(before, self._position, epoch, trusted)
-        self._position = trusted
+        self.shared.closed(epoch, trusted)
         self._judge(left, trusted, now_s, fixes)
 
     def _judge(self, epoch: Epoch, trusted: Report | None, now_s: float, fixes: list[Fix]) -> None:
