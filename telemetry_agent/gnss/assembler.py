@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-from telemetry_agent.gnss.cycle import Cycle
 from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.field_values import Instant
@@ -39,8 +38,39 @@ _QUIET_BAUD = 9600  # slower lines take longer over one sentence
 _QUIET_GROWTH = 1.5
 _QUIET_AT_MOST = 4  # times what it was
 _SAME_SPEED_MM_S = 60  # a tenth of a knot, rounded
+_EPOCHS_TO_LEARN = 5
+_EPOCHS_AT_MOST = 80
 Closer = Literal["time", "cycle", "quiet", "end"]
 _WGS_84 = frozenset({"", "W84", "P90"})
+
+
+class Cycle:
+    """Learns the shape of the epochs."""
+
+    first = ""
+    """The tag that begins the cycle; empty until it is learned, as ``last`` is."""
+    last = ""
+    """The tag that ends it, with its ``count``-th sentence."""
+    count = 0
+
+    def __init__(self) -> None:
+        self._shape = ("", "", 0)
+        self._repeats = 0
+        self._needed = _EPOCHS_TO_LEARN
+
+    def ended(self, first: str, last: str, count: int) -> None:
+        """An epoch ended by itself and had this shape."""
+        shape = (first, last, count)
+        self._repeats = self._repeats + 1 if shape == self._shape else 1
+        self._shape = shape
+        if self._repeats >= self._needed:
+            self.first, self.last, self.count = shape
+
+    def broken(self) -> None:
+        """A sentence came after the learned end of the cycle."""
+        if self.last:
+            self._needed = min(2 * self._needed, _EPOCHS_AT_MOST)
+        self.first, self.last, self.count = self._shape = ("", "", 0)
 
 
 class Assembler:
@@ -51,14 +81,13 @@ class Assembler:
 
     Args:
         dates: gives the fixes their day.
-        ask: called with the time of each valid position while this owner is not followed; returns
-            whether it is followed from now on.
+        is_followed: called with the time of each valid position; whether it becomes a fix.
         eager: whether to learn the end of the cycle.
         baud: of a serial line.
     """
 
     def __init__(
-        self, dates: Dates, ask: Callable[[Instant], bool], *, eager: bool, baud: int | None
+        self, dates: Dates, is_followed: Callable[[Instant], bool], *, eager: bool, baud: int | None
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.state: ReceiverState | None = None
@@ -69,8 +98,6 @@ class Assembler:
         """Whether its position had no time."""
         self.used: dict[str, set[str]] = {}
         """The satellites of the last epoch with GSA, by system id or talker."""
-        self.followed = False
-        """Whether its positions become fixes."""
         self.datum: str | None = None
         """The datum of positions; None: WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
@@ -78,7 +105,7 @@ class Assembler:
         self.dates = dates
         self.shared = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
-        self._ask = ask
+        self._is_followed = is_followed
         self._eager = eager
         self._cycle = Cycle()
         self._epoch: Epoch | None = None
@@ -110,7 +137,8 @@ class Assembler:
         else:
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of(instant, message, now_s, fixes)
-            elif tag in epoch.seen and self._is_again(message, epoch):
+            elif tag in epoch.seen and isinstance(message, Report):
+                self._repeated(message, epoch)
                 epoch = None
             # Only after the epoch before was closed: after a jump of time this is not its date.
             if isinstance(message, (Report, Moment)) and message.day is not None:
@@ -174,16 +202,12 @@ class Assembler:
             return True
         return judged.is_at(instant, message)
 
-    def _is_again(self, message: Message, epoch: Epoch) -> bool:
-        """Whether a position sentence came a second time with the time of the open epoch."""
-        if not isinstance(message, Report):
-            epoch.bound()
-            return False
+    def _repeated(self, report: Report, epoch: Epoch) -> None:
+        """Count a position sentence that came a second time with the time of the open epoch."""
         self.counts["late"] += 1
-        self.shared.repeated(message)
-        if message != epoch.messages[-1]:  # otherwise the line repeated one sentence
+        self.shared.repeated(report)
+        if report != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._repeats = True
-        return True
 
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
         epoch, tag = self._epoch, message.tag
@@ -195,14 +219,12 @@ class Assembler:
         ):
             self._late(tag)
             return None
-        if epoch is None:
-            epoch = self._epoch = Epoch()
-        elif tag in epoch.seen and not isinstance(message, Report):
-            epoch.bound()
-        elif isinstance(message, Report) and tag in epoch.seen:
+        if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
             # The same sentence again, now without a time: another instant, whose time the receiver
             # does not know.
             self.close("time", now_s, fixes)
+            epoch = None
+        if epoch is None:
             epoch = self._epoch = Epoch()
         return epoch
 
@@ -257,7 +279,7 @@ class Assembler:
             return
         if epoch.day is not None and trusted.instant is not None:
             self.dates.learn(epoch.day, trusted.instant)
-        if not (self.followed or self._ask(epoch.fixed_at)):
+        if not self._is_followed(epoch.fixed_at):
             return
         placed = self.dates.place(epoch.fixed_at, now_s)
         if placed is None:

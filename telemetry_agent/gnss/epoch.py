@@ -27,7 +27,7 @@ _RTK = frozenset({"rtk", "float-rtk"})
 _NO_SATELLITE = frozenset({"", "0", "00", "000"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
-_KEPT = 100
+_KEPT = 100  # more sentences than any receiver needs for an instant
 
 
 class Epoch:
@@ -102,7 +102,8 @@ class Epoch:
         tag = message.tag
         self.seen[tag] = self.seen.get(tag, 0) + 1
         self.last = tag
-        self.messages.append(message)
+        if len(self.messages) < _KEPT:
+            self.messages.append(message)
         take = _TAKERS.get(type(message))
         if take is not None:
             take(self, message)
@@ -177,10 +178,6 @@ class Epoch:
             return False
         self.messages.append(gst)
         return True
-
-    def bound(self) -> None:
-        """Keep no more sentences than a receiver needs for an instant."""
-        del self.messages[_KEPT:]
 
     def settled(self) -> "Epoch":
         """The epoch without vetoed sentences, and with unsure ones decided."""

@@ -12,14 +12,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from telemetry_agent.gnss.framing import Sentence
-from telemetry_agent.gnss.sentences import MISSING, FieldReader, Message, gsa
+from telemetry_agent.gnss.sentences import MISSING, SYSTEM_IDS, FieldReader, Message, gsa
 
 GNSS = "GN"
 """The owner of all sentences of a satellite receiver; also its talker for all systems."""
 
-_GNSS_TALKERS = frozenset(
-    {"GN", "GP", "GL", "GA", "GB", "BD", "GQ", "QZ", "QQ", "GI", "IM"}  # IM: indoor beacons
-)
+_GNSS_TALKERS = {*SYSTEM_IDS, "QQ", "IM"}  # another name of QZSS; indoor beacons
 
 
 def owner_of(talker: str) -> str:

@@ -158,6 +158,8 @@ class SharedLine:
 
     def _is_followed(self, owner: str, instant: Instant) -> bool:
         """Whether an owner with a position at this time is followed from now on."""
+        if owner == self.followed:
+            return True
         time_ms = time_of_day_ms(instant)
         since_ms = self._ignored_since_ms.get(owner, time_ms)
         if self.followed is not None and not _has_gone_on(since_ms, time_ms, _SILENCE_MS):
@@ -176,8 +178,7 @@ class SharedLine:
         self._ignored_since_ms.clear()
         self._epochs_of_gnss = 0
         for name, assembler in self.assemblers.items():
-            assembler.followed = name == owner
-            assembler.count_in(self.counts if assembler.followed else Counter())
+            assembler.count_in(self.counts if name == owner else Counter())
 
 
 def _nobody(_message: Message, _now_s: float, _fixes: list[Fix]) -> None:
