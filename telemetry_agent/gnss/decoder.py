@@ -210,7 +210,7 @@ class Decoder:
             self._binary_frames_before = self._framer.binary_frames
             self._unchecked_before = self._framer.unchecked
         kinds, parse = self._parser.kinds, self._parser.parse
-        line, (alone, add), keep = self._line, self._line.alone, self._in_view.keep
+        line, keep = self._line, self._in_view.keep
         for sentence in sentences:
             try:
                 kind = kinds[sentence[:6]]
@@ -219,15 +219,10 @@ class Decoder:
             if kind is IN_VIEW:
                 keep((now_s, sentence))
             elif kind is not None and (message := parse(sentence, kind)) is not None:
-                owner = kind.owner
-                if isinstance(message, Txt):
-                    if owner in {GNSS, line.followed}:
-                        self._note(message.text)
-                elif owner == alone:
-                    add(message, now_s, fixes)
-                else:
-                    line.add(owner, message, now_s, fixes)
-                    alone, add = line.alone
+                if not isinstance(message, Txt):
+                    line.add(kind.owner, message, now_s, fixes)
+                elif kind.owner in {GNSS, line.followed}:
+                    self._note(message.text)
         return fixes
 
     def _note(self, text: str) -> None:

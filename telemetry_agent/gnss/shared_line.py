@@ -58,8 +58,6 @@ class SharedLine:
         self._eager = eager
         self._baud = baud
         self.assemblers: dict[str, Assembler] = {}
-        self.alone: tuple[str, Callable[[Message, float, list[Fix]], None]] = "", _nobody
-        """The only owner on the line, and the function for its sentences, in place of ``add``."""
         self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
         self._epochs_of_gnss = 0
@@ -89,8 +87,10 @@ class SharedLine:
         assembler = self.assemblers.get(owner)
         if assembler is None:
             assembler = self._new_assembler(owner)
-        if len(self.assemblers) > 1:
-            self._among_others(owner, message, now_s, fixes)
+        elif len(self.assemblers) == 1:  # the usual line, which nothing here has to separate
+            assembler.add(message, now_s, fixes)
+            return
+        self._among_others(owner, message, now_s, fixes)
         assembler.add(message, now_s, fixes)
         # Only now: this sentence may have completed an epoch, which is older than it.
         if isinstance(message, Report) and message.position_e9 and message.instant is not None:
@@ -117,7 +117,6 @@ class SharedLine:
             baud=self._baud,
         )
         self._overtaken_ms[owner] = {}
-        self.alone = (owner, assembler.add) if len(self.assemblers) == 1 else ("", _nobody)
         if self.followed is None:
             assembler.count_in(self.counts)
         return assembler
@@ -179,10 +178,6 @@ class SharedLine:
         self._epochs_of_gnss = 0
         for name, assembler in self.assemblers.items():
             assembler.count_in(self.counts if name == owner else Counter())
-
-
-def _nobody(_message: Message, _now_s: float, _fixes: list[Fix]) -> None:
-    """The line has more than one owner."""
 
 
 def _has_gone_on(since_ms: int, time_ms: int, by_ms: int) -> bool:
