@@ -40,12 +40,18 @@ _QUIET_AT_MOST = 4  # times what it was
 _SAME_SPEED_MM_S = 60  # a tenth of a knot, rounded
 _EPOCHS_TO_LEARN = 5
 _EPOCHS_AT_MOST = 80
-Closer = Literal["time", "cycle", "quiet", "end"]
 _WGS_84 = frozenset({"", "W84", "P90"})
+Closer = Literal["time", "cycle", "quiet", "end"]
 
 
 class Cycle:
-    """Learns the shape of the epochs."""
+    """How a receiver's cycle ends, so that a fix need not wait for the next one.
+
+    A shape is (tag of the first sentence, tag of the last, how many of these). If several epochs in
+    a row that ended by themselves (the time changed, the line was quiet) had the same shape, the
+    next epoch is complete with its last sentence. If a sentence comes late after that, the shape is
+    forgotten, and must repeat twice as often to be learned again.
+    """
 
     first = ""
     """The tag that begins the cycle; empty until it is learned, as ``last`` is."""
@@ -112,7 +118,7 @@ class Assembler:
         self._judged: Epoch | None = None
         self._closed_by: Closer = "time"
         self._repeats = False  # the cycle came again with the same time
-        self._moments_astray = False  # ZDA and GBS have other times than the fixes
+        self._moments_differ = False  # ZDA and GBS have other times than the fixes
         self._gst: Gst | None = None  # came before its epoch
         self._vtg: Vtg | None = None
         self._vtg_leads = False  # it comes before the RMC of its instant
@@ -132,21 +138,24 @@ class Assembler:
         epoch = self._epoch
         if instant is None:
             epoch = self._epoch_of_untimed(message, now_s, fixes)
-            if epoch is not None and isinstance(message, Vtg) and self._is_of_next(message, epoch):
+            if epoch is None:
+                return
+            if isinstance(message, Vtg) and self._is_of_next(message, epoch):
                 message = Vtg(tag, None, None)
+            elif isinstance(message, Gst) and not epoch.take_errors(message):
+                self._gst = message
         else:
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of(instant, message, now_s, fixes)
             elif tag in epoch.seen and isinstance(message, Report):
                 self._repeated(message, epoch)
                 epoch = None
-            # Only after the epoch before was closed: after a jump of time this is not its date.
+            # After the epoch before was closed: after a jump of time this is not its date. Before
+            # this one counts: a late sentence has a date too.
             if isinstance(message, (Report, Moment)) and message.day is not None:
                 self.dates.learn(message.day, instant)
-        if epoch is None:
-            return
-        if isinstance(message, Gst) and not epoch.take_errors(message):
-            self._gst = message
+            if epoch is None:
+                return
         epoch.join(message)
         cycle = self._cycle
         if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
@@ -155,7 +164,7 @@ class Assembler:
     def quiet(self, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
         epoch = self._epoch
-        if epoch is not None and epoch.instant is None and not epoch.reported:
+        if epoch is not None and epoch.is_waiting:
             self._epoch = None
             self._late(*epoch.seen)
         else:
@@ -164,24 +173,26 @@ class Assembler:
     def _epoch_of(
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
     ) -> Epoch | None:
-        epoch, tag = self._epoch, message.tag
-        if self._moments_astray and isinstance(message, Moment):
-            return epoch  # wherever it comes, it may only bring a date
+        """The epoch of a sentence whose time is not that of the open one; None: it is late."""
+        epoch, judged, tag = self._epoch, self._judged, message.tag
+        if self._moments_differ and isinstance(message, Moment):
+            return epoch  # its date is used; its time would split the sentences of one fix
         if epoch is not None and epoch.is_at(instant, message):
             # The rest of the instant may have this time or the other one. ZDA's own is not trusted.
             if not isinstance(message, Moment):
-                epoch.labels |= {instant}
+                epoch.other_times |= {instant}
             return epoch
-        # Sentences without a time opened it: this one gives it its time, or shows that they were
-        # the late end of the epoch before.
-        waiting = epoch is not None and epoch.instant is None and not epoch.reported
-        judged = self._judged
-        # If time advanced in between and this sentence comes again, time has stepped back.
+        # This sentence gives a waiting epoch its time, or shows that the waiting sentences were the
+        # late end of the epoch before.
+        waiting = epoch is not None and epoch.is_waiting
+        # A tag that the judged epoch has already, after another time came: time has stepped back.
         late = epoch is None or waiting or (judged is not None and tag not in judged.seen)
         if late and judged is not None and self._is_of_judged(judged, instant, message):
             if epoch is not None and epoch.instant is not None and not epoch.reported:
-                self._moments_astray = True  # it came between the sentences of one fix
-            self._epoch = None if waiting else epoch  # the waiting sentences were late too
+                # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
+                self._moments_differ = True
+            if waiting:
+                self._epoch = None
             self._late(tag)
             return None
         if not waiting:
@@ -190,15 +201,16 @@ class Assembler:
             self._epoch = Epoch()
         self._repeats = False
         self._epoch.instant = instant
+        # Some receivers send GST before the first sentence that begins its epoch.
         if self._gst is not None and self._epoch.take_early(self._gst):
             self._gst = None
         return self._epoch
 
     def _is_of_judged(self, judged: Epoch, instant: Instant, message: Message) -> bool:
-        if judged.instant == instant or instant in judged.labels:
-            self._repeats = self._repeats or (
-                message.tag in judged.seen and isinstance(message, Report)
-            )
+        """Whether it comes too late; notes whether it begins the cycle again with the same time."""
+        if judged.instant == instant or instant in judged.other_times:
+            if isinstance(message, Report) and message.tag in judged.seen:
+                self._repeats = True
             return True
         return judged.is_at(instant, message)
 
@@ -210,13 +222,14 @@ class Assembler:
             self._repeats = True
 
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
+        """The epoch that a sentence without a time joins; None: it is late, or a datum."""
         epoch, tag = self._epoch, message.tag
         if isinstance(message, Dtm):
             self.datum = None if message.datum in _WGS_84 else message.datum
             return None
-        if self._repeats or (
-            epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
-        ):
+        # After the end of the learned cycle only the first tag begins the next one.
+        after_end = epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
+        if self._repeats or after_end:
             self._late(tag)
             return None
         if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
@@ -244,9 +257,10 @@ class Assembler:
         return self._vtg_leads
 
     def _late(self, *tags: str) -> None:
+        """Count sentences of an instant that is judged, and correct what ended it too early."""
         self.counts["late"] += len(tags)
         if self._repeats:
-            return
+            return  # the first cycle ended where it should
         if self._closed_by == "cycle":
             self._cycle.broken()
         elif self._closed_by == "quiet":
@@ -256,16 +270,16 @@ class Assembler:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reported:
-            return
+            return  # without a position sentence, not even an instant without a fix
         # An epoch that the learned cycle ended would only confirm what is learned already.
         if self._eager and by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
         self._judged, self._closed_by, self.judged_s = epoch, by, now_s
-        left = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
-        trusted = left.trusted()
-        self.used = epoch.used or self.used
+        settled = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
+        trusted = settled.trusted()
+        self.used = epoch.used or self.used  # some receivers send GSA less often than positions
         self.shared.closed(epoch, trusted)
-        self._judge(left, trusted, now_s, fixes)
+        self._judge(settled, trusted, now_s, fixes)
 
     def _judge(self, epoch: Epoch, trusted: Report | None, now_s: float, fixes: list[Fix]) -> None:
         self.timeless = trusted is None and epoch.untimed
@@ -277,6 +291,7 @@ class Assembler:
             self.state = "no-fix"
             self.counts["no-fix"] += 1
             return
+        # A date that counts only beside a GGA: whether it counts is known only now.
         if epoch.day is not None and trusted.instant is not None:
             self.dates.learn(epoch.day, trusted.instant)
         if not self._is_followed(epoch.fixed_at):

@@ -27,7 +27,7 @@ _RTK = frozenset({"rtk", "float-rtk"})
 _NO_SATELLITE = frozenset({"", "0", "00", "000"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
-_KEPT = 100  # more sentences than any receiver needs for an instant
+_MESSAGES_AT_MOST = 100  # more sentences than any receiver needs for an instant
 
 
 class Epoch:
@@ -35,8 +35,8 @@ class Epoch:
 
     instant: Instant | None = None
     """The time of its sentences; None: none of them had a time yet."""
-    labels: frozenset[Instant] = frozenset()
-    """Other times in sentences of this instant."""
+    other_times: frozenset[Instant] = frozenset()
+    """Times in its sentences that differ from ``instant`` by some milliseconds."""
     fixed_at: Instant | None = None
     """The time of its position; the time of ZDA may be wrong."""
     last = ""
@@ -75,6 +75,11 @@ class Epoch:
         self._sats: dict[str, int] = {}  # by talker: some count only those of one system
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it has only sentences without a time and a position, so of any instant."""
+        return self.instant is None and not self.reported
+
+    @property
     def rmc_speed_mm_s(self) -> int | None:
         """The speed of RMC; a VTG may have replaced it."""
         rmc = self._reports.get("RMC")
@@ -91,7 +96,7 @@ class Epoch:
         apart = abs(instant - self.instant)
         if apart > DAY_MS // 2:
             apart = abs(DAY_MS - apart)  # over midnight
-        if apart == 0 or instant in self.labels:
+        if apart == 0 or instant in self.other_times:
             return True
         if apart > _SAME_SECOND_MS or message.tag in self.seen:
             return False
@@ -102,7 +107,7 @@ class Epoch:
         tag = message.tag
         self.seen[tag] = self.seen.get(tag, 0) + 1
         self.last = tag
-        if len(self.messages) < _KEPT:
+        if len(self.messages) < _MESSAGES_AT_MOST:
             self.messages.append(message)
         take = _TAKERS.get(type(message))
         if take is not None:
@@ -135,14 +140,16 @@ class Epoch:
     def _take_height(self, kind: str, report: Report) -> None:
         if report.sats is not None:
             self._sats[report.tag[:2]] = report.sats
-        hdop_e2 = report.hdop_e2
-        # One sentence may have 99.99 where another has a number.
-        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
-            self._hdop_e2 = hdop_e2
+        self._take_hdop(report.hdop_e2)
         if report.alt_mm is not None and (kind == "GGA" or self._alt_by != "GGA"):
             self._alt_mm, self._alt_by = report.alt_mm, kind
         if report.geoid_sep_mm is not None and (kind == "GGA" or self._geoid_sep_by != "GGA"):
             self._geoid_sep_mm, self._geoid_sep_by = report.geoid_sep_mm, kind
+
+    def _take_hdop(self, hdop_e2: int | None) -> None:
+        # One sentence may have 99.99 where another has a number.
+        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
+            self._hdop_e2 = hdop_e2
 
     def take_motion(self, motion: Report | Vtg) -> None:
         """Add the speed and course of RMC or VTG."""
@@ -159,9 +166,7 @@ class Epoch:
         self.used.setdefault(gsa.system, set()).update(gsa.satellites)
         if gsa.pdop_e2 is not None:
             self._pdop_e2 = gsa.pdop_e2
-        hdop_e2 = gsa.hdop_e2
-        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
-            self._hdop_e2 = hdop_e2
+        self._take_hdop(gsa.hdop_e2)
         if gsa.vdop_e2 is not None:
             self._vdop_e2 = gsa.vdop_e2
 
@@ -181,14 +186,15 @@ class Epoch:
 
     def settled(self) -> "Epoch":
         """The epoch without vetoed sentences, and with unsure ones decided."""
+        # Built again, because vetoed sentences may have replaced the values of the others.
         vetoes = self.vetoes
         if GNSS in vetoes or {tag[:2] for tag in self.seen} <= vetoes:
-            return _NOTHING
+            return _VETOED
         left = Epoch()
-        left.instant, left.labels = self.instant, self.labels
-        heard = [message for message in self.messages if message.tag[:2] not in vetoes]
-        sure = any(map(_vouches, heard))
-        for message in heard:
+        left.instant, left.other_times = self.instant, self.other_times
+        kept = [message for message in self.messages if message.tag[:2] not in vetoes]
+        sure = any(map(_confirms, kept))
+        for message in kept:
             if isinstance(message, Report) and message.unsure:
                 # Its date is learned only now, because a receiver without a fix has no date either.
                 if sure:
@@ -269,10 +275,11 @@ class Epoch:
         return "gps"
 
 
-_NOTHING = Epoch()  # the rest of an epoch that all its talkers vetoed
+_VETOED = Epoch()  # what is left of an epoch that all its talkers vetoed
 
 
-def _vouches(message: Message) -> bool:
+def _confirms(message: Message) -> bool:
+    """Whether it is a GGA or GNS with a fix, beside which an unsure sentence counts."""
     return (
         isinstance(message, Report)
         and message.tag[2:] in {"GGA", "GNS"}
