@@ -296,11 +296,11 @@ class Assembler:
             self.dates.learn(epoch.day, trusted.instant)
         if not self._is_followed(epoch.fixed_at):
             return
-        placed = self.dates.place(epoch.fixed_at, now_s)
-        if placed is None:
+        resolved = self.dates.resolve(epoch.fixed_at, now_s)
+        if resolved is None:
             self.state = "no-date"
             return
-        time_ms, flags = placed
+        time_ms, flags = resolved
         if self.datum is not None:
             flags = (*flags, "datum")
         fix = epoch.fix(trusted.position_e9, time_ms, flags)

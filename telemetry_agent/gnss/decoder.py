@@ -6,6 +6,7 @@ result depends on the bytes alone, not on how they were cut, except for the quie
 
 import re
 from collections import Counter
+from functools import partial
 
 from telemetry_agent.gnss.dates import Dates, WallClock
 from telemetry_agent.gnss.diagnosis import Diagnosis, Reason, diagnosis
@@ -56,12 +57,12 @@ class Decoder:
         self._framer = Framer()
         self._parser = Parser()
         self._line = SharedLine(
-            lambda lender: Dates(
+            partial(
+                Dates,
                 wall_clock=wall_clock,
                 fix_rollover=fix_rollover,
                 prove_rollover=prove_rollover,
                 day=day,
-                lender=lender,
             ),
             eager=eager,
             baud=baud,
@@ -140,7 +141,7 @@ class Decoder:
                 "two receivers seem to share the line: positions may jump between them; "
                 "disconnect one of them, or change its talker"
             )
-        if current.dates.moved:
+        if current.dates.corrected:
             notices.append(
                 "its dates are 1024 or 2048 weeks in the past and are corrected: "
                 "update its firmware, or replace it"

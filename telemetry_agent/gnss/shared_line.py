@@ -8,7 +8,7 @@ the followed one has had none for 5 s by the other one's time; only a satellite 
 positions takes over from another owner without that wait. The system clock is not used, so a
 recording is read like a live line.
 
-An owner that never sent a date borrows the date of another.
+An owner that never sent a date gets its day from another, with a flag.
 
 On a line without pauses only the next sentence of the same owner ends its epoch. If none comes, the
 time of another owner ends it, once that has advanced by 2 s.
@@ -37,14 +37,14 @@ class SharedLine:
     ``other-talker`` (sentences of the others).
 
     Args:
-        dates: makes those of one owner; takes what lends a date.
+        dates: makes those of one owner; takes ``other_known_ms``.
         eager: see ``Assembler``.
         baud: see ``Assembler``.
     """
 
     def __init__(
         self,
-        dates: Callable[[Callable[[], int | None]], Dates],
+        dates: Callable[..., Dates],
         *,
         eager: bool,
         baud: int | None,
@@ -111,7 +111,7 @@ class SharedLine:
             needed = {GNSS, self.followed}
             self._forget(next(name for name in self.assemblers if name not in needed))
         assembler = self.assemblers[owner] = Assembler(
-            self._new_dates(lambda: self._lent_ms(owner)),
+            self._new_dates(other_known_ms=lambda: self._other_known_ms(owner)),
             lambda instant: self._is_followed(owner, instant),
             eager=self._eager,
             baud=self._baud,
@@ -126,13 +126,11 @@ class SharedLine:
         self._ignored_since_ms.pop(owner, None)
         self._position_ms.pop(owner, None)
 
-    def _lent_ms(self, borrower: str) -> int | None:
-        known = (
-            assembler.dates.known_ms
-            for owner, assembler in self.assemblers.items()
-            if owner != borrower
-        )
-        return next((ms for ms in known if ms is not None), None)
+    def _other_known_ms(self, owner: str) -> int | None:
+        for other, assembler in self.assemblers.items():
+            if other != owner and assembler.dates.known_ms is not None:
+                return assembler.dates.known_ms
+        return None
 
     def _among_others(self, owner: str, message: Message, now_s: float, fixes: list[Fix]) -> None:
         if self.followed not in {None, owner}:
@@ -144,7 +142,7 @@ class SharedLine:
         for other, assembler in self.assemblers.items():
             if other != owner and assembler.open:
                 since_ms = self._overtaken_ms[other].setdefault(owner, time_ms)
-                if _has_gone_on(since_ms, time_ms, _OVERTAKEN_MS):
+                if _has_passed(since_ms, time_ms, _OVERTAKEN_MS):
                     assembler.close("time", now_s, fixes)
 
     def _note_position(self, owner: str, time_ms: int) -> None:
@@ -161,7 +159,7 @@ class SharedLine:
             return True
         time_ms = time_of_day_ms(instant)
         since_ms = self._ignored_since_ms.get(owner, time_ms)
-        if self.followed is not None and not _has_gone_on(since_ms, time_ms, _SILENCE_MS):
+        if self.followed is not None and not _has_passed(since_ms, time_ms, _SILENCE_MS):
             self.ignored.add(owner)
             if owner != GNSS:
                 return False
@@ -180,6 +178,6 @@ class SharedLine:
             assembler.count_in(self.counts if name == owner else Counter())
 
 
-def _has_gone_on(since_ms: int, time_ms: int, by_ms: int) -> bool:
-    """Whether a clock has advanced, or stepped back, by so much."""
+def _has_passed(since_ms: int, time_ms: int, by_ms: int) -> bool:
+    """Whether a clock has advanced, or stepped back, by at least this."""
     return by_ms <= (time_ms - since_ms) % DAY_MS <= DAY_MS - by_ms
