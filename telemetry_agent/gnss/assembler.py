@@ -109,7 +109,7 @@ class Assembler:
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
         """After so many seconds without a byte the epoch is complete."""
         self.dates = dates
-        self.shared = SharedTalker()
+        self.shared_talker = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
         self._is_followed = is_followed
         self._eager = eager
@@ -217,7 +217,7 @@ class Assembler:
     def _repeated(self, report: Report, epoch: Epoch) -> None:
         """Count a position sentence that came a second time with the time of the open epoch."""
         self.counts["late"] += 1
-        self.shared.repeated(report)
+        self.shared_talker.repeated(report)
         if report != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._repeats = True
 
@@ -278,7 +278,7 @@ class Assembler:
         settled = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
         trusted = settled.trusted()
         self.used = epoch.used or self.used  # some receivers send GSA less often than positions
-        self.shared.closed(epoch, trusted)
+        self.shared_talker.closed(epoch, trusted)
         self._judge(settled, trusted, now_s, fixes)
 
     def _judge(self, epoch: Epoch, trusted: Report | None, now_s: float, fixes: list[Fix]) -> None:

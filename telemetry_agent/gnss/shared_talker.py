@@ -1,9 +1,9 @@
 """Two receivers on one line with the same talker.
 
 No sentence distinguishes them, so they are taken for one receiver, and its fixes may jump between
-the two. This module only detects it: for several epochs in a row their times alternate, or one has
-a fix and the other has none, or two positions of one time are farther apart than the device moves
-until the next, or two talkers of satellite systems take turns.
+the two. This module only detects it, by what one receiver does not do in several epochs in a row:
+its time steps back and forth, its fix comes and goes, one time has two positions that are farther
+apart than the device moves until the next time, or two talkers of satellite systems take turns.
 """
 
 from telemetry_agent.gnss.epoch import Epoch
@@ -17,7 +17,7 @@ _APART_E9 = 100_000  # 11 m
 class SharedTalker:
     """Watches the epochs of one owner."""
 
-    noticed = False
+    suspected = False
     """Whether there seem to be two receivers."""
 
     def __init__(self) -> None:
@@ -44,6 +44,8 @@ class SharedTalker:
         self._repeated = None
         if before is None:
             return
+        # Two talkers that share one instant are one receiver, so only epochs without a common tag
+        # take turns.
         changed = (position is None) != (first is None)
         swapped = epoch.seen.keys().isdisjoint(before.seen)
         self._changes = self._changes + 1 if changed and not swapped else 0
@@ -55,7 +57,7 @@ class SharedTalker:
         two = second is not None and _are_two(first, second, position)
         self._doubles = self._doubles + 1 if two else 0
         if _EPOCHS in {self._turns, self._changes, self._doubles, self._swaps}:
-            self.noticed = True
+            self.suspected = True
 
 
 def _are_two(first: Report | None, second: Report, following: Report | None) -> bool:
@@ -63,7 +65,7 @@ def _are_two(first: Report | None, second: Report, following: Report | None) -> 
     if not (second.veto or second.position_e9):
         return False
     if first is None or second.veto:
-        return (first is None) != second.veto
+        return (first is None) != second.veto  # one has a fix, and the other has none
     if following is None:
         return False
     return _apart_e9(first, second) > 2 * _apart_e9(first, following) + _APART_E9
