@@ -107,7 +107,7 @@ class Assembler:
         self.datum: str | None = None
         """The datum of positions; None: WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
-        """After so many seconds without a byte the epoch is complete."""
+        """After this many seconds without a byte the epoch is complete."""
         self.dates = dates
         self.shared_talker = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s

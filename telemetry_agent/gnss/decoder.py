@@ -116,7 +116,7 @@ class Decoder:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user should know about the line although positions come."""
+        """What the user should know about the line although it has positions."""
         current, followed = self._line.current, self._line.followed
         if current is None:
             return ()

@@ -26,7 +26,7 @@ _LEAST_M = 15.0
 _SPEED_FACTOR = 1.3
 _SPEED_MARGIN_M_S = 2.0
 _ANY_SPEED_M_S = 100.0
-_GAP_S = 2.5  # a vehicle about keeps its speed for so long
+_GAP_S = 2.5  # a vehicle keeps its speed, more or less, for this long
 _DOUBT_S = 30.0
 _FIRST_S = 60.0
 _OUTAGE_S = 10.0  # the position after it is a first one again;
@@ -96,7 +96,7 @@ class Motion:
     def _is_out_of_reach(self, plausible: Fix, fix: Fix, elapsed_s: float) -> bool:
         before_m_s, now_m_s = self._speed_m_s, self._speed_of(fix)
         if before_m_s is None or now_m_s is None or elapsed_s > _GAP_S:
-            self._velocity_m_s = None
+            self._velocity_m_s = None  # it may have changed since
             step_m = _ANY_SPEED_M_S * elapsed_s
         else:
             fastest_m_s = _SPEED_FACTOR * max(before_m_s, now_m_s) + _SPEED_MARGIN_M_S
@@ -110,7 +110,7 @@ class Motion:
         if hypot(north_m, east_m) > self._reach_m + _noise_m(plausible, fix):
             return True
         if self._since_s:
-            self._follow(north_m / self._since_s, east_m / self._since_s)
+            self._smooth(north_m / self._since_s, east_m / self._since_s)
         return False
 
     def _is_believed(self, plausible: Fix, fix: Fix) -> bool:
@@ -121,7 +121,8 @@ class Motion:
             return True
         return self._doubted_s is not None and self._doubted_s >= _DOUBT_S
 
-    def _follow(self, north_m_s: float, east_m_s: float) -> None:
+    def _smooth(self, north_m_s: float, east_m_s: float) -> None:
+        """Move the velocity towards that of the last step, which has noise."""
         if self._velocity_m_s is None:
             self._velocity_m_s = north_m_s, east_m_s
             return

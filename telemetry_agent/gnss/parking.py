@@ -51,6 +51,7 @@ class Parking:
             self.parked = False
             return
         drives = (step.fix.speed_mm_s or 0) > WALKING_MM_S
+        # A jump has a wrong position, but its speed is measured separately.
         if not self.parked:
             self._stayed_s += step.elapsed_s or 0.0
         elif drives:
@@ -91,7 +92,7 @@ class Parking:
             stayed_s = (newest_ms - fix.time_ms) / 1000
             away = distance_m(self.place, place_of(fix)) > circle.limit_m(fix)
             if away or stayed_s < self._stayed_s:
-                return
+                return  # it came from elsewhere, or time stepped back
             self._stayed_s = stayed_s
             self._stay(place_of(fix), circle)
 

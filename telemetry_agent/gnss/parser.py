@@ -32,8 +32,9 @@ class Kind(NamedTuple):
     name: str = ""
     """The three letters of a type that is used."""
     least: int = 0
-    """See ``FieldReader.types``, also for ``full`` and ``read``."""
+    """Its least number of fields; a sentence with fewer is damaged."""
     full: int = 0
+    """The number of fields that ``read`` needs."""
     read: Callable[[list[str]], Message] | None = None
     """None for GSA and GSV, which are read as a whole."""
 

@@ -183,7 +183,7 @@ _VTG = _columns(pynmea2.VTG, "true_track spd_over_grnd_kts spd_over_grnd_kmph fa
 _GST = _columns(pynmea2.GST, "timestamp std_dev_latitude std_dev_longitude std_dev_altitude")
 _ZDA = _columns(pynmea2.ZDA, "timestamp day month year")
 
-MISSING = [""] * 13  # stands for the fields that a short sentence leaves out
+MISSING = [""] * 13  # added where a short sentence leaves fields out
 
 
 class FieldReader:
@@ -208,9 +208,9 @@ class FieldReader:
             "DTM": (2, 2, _dtm),
             "TXT": (5, 5, _txt),
         }
-        """Letters -> fields at least, fields that are read, and what reads them.
+        """Letters -> the least number of fields, the number that is read, and the reader.
 
-        Fields count the tag. A sentence with fewer is damaged: a checksum of 8 bits lets some pass.
+        The tag is one of them. A sentence with fewer is damaged: an XOR of 8 bits misses some.
         """
 
     def _rmc(self, fields: list[str]) -> Report:

@@ -1,8 +1,8 @@
 """One line with one receiver, or with several devices.
 
-Theory of operation. Each owner (see ``parser``) has its own assembler, dates and cycle, so no
-sentence of one device (a plotter without a fix, an AIS transponder, a clock) can silence, date or
-flag another. The first owner with a position is followed, and only its positions become fixes.
+Theory of operation. Each owner (see ``parser``) has its own assembler, dates and cycle, so a
+sentence of one device (a plotter without a fix, an AIS transponder, a clock) cannot silence, date
+or flag another. The first owner with a position is followed, and only its positions become fixes.
 Another owner with positions, such as a plotter that repeats them a second late, is ignored until
 the followed one has had none for 5 s by the other one's time; only a satellite receiver with five
 positions takes over from another owner without that wait. The system clock is not used, so a
@@ -60,7 +60,7 @@ class SharedLine:
         self.assemblers: dict[str, Assembler] = {}
         self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
-        self._epochs_of_gnss = 0
+        self._epochs_of_gnss = 0  # that were ignored
         # Owner -> the first times of the others since its last sentence.
         self._overtaken_ms: dict[str, dict[str, int]] = {}
 
@@ -71,7 +71,7 @@ class SharedLine:
 
     @property
     def quiet_s(self) -> float:
-        """After so many seconds without a byte the followed owner's epoch is complete."""
+        """After this many seconds without a byte the followed owner's epoch is complete."""
         return self.current.quiet_s if self.current else 0.0
 
     @property
@@ -133,6 +133,7 @@ class SharedLine:
         return None
 
     def _among_others(self, owner: str, message: Message, now_s: float, fixes: list[Fix]) -> None:
+        """Count a sentence of an ignored owner, and close the epochs that its time has passed."""
         if self.followed not in {None, owner}:
             self.counts["other-talker"] += 1
         self._overtaken_ms[owner].clear()
@@ -154,7 +155,7 @@ class SharedLine:
             self._ignored_since_ms.setdefault(owner, time_ms)
 
     def _is_followed(self, owner: str, instant: Instant) -> bool:
-        """Whether an owner with a position at this time is followed from now on."""
+        """Whether an owner with a position at this time is followed, perhaps from now on."""
         if owner == self.followed:
             return True
         time_ms = time_of_day_ms(instant)

@@ -42,7 +42,7 @@ _SIGNALS = frozenset("0123456789ABCDEF")
 
 
 class InView:
-    """Keeps the last GSV sentences. One thread may keep, any thread may ask."""
+    """Keeps the last GSV sentences. One thread may add some, any thread may read them."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[float, Sentence]] = deque(maxlen=_KEPT)
