@@ -51,10 +51,9 @@ class Parking:
             self.parked = False
             return
         drives = (step.fix.speed_mm_s or 0) > WALKING_MM_S
-        # A jump has a wrong position, but its speed is measured separately.
         if not self.parked:
             self._stayed_s += step.elapsed_s or 0.0
-        elif drives:
+        elif drives:  # also in a jump: the speed does not come from the position
             self.inside = False
             self._enter(self.place if step.jump else step.place)
             return

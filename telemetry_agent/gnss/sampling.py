@@ -19,8 +19,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from telemetry_agent.gnss.geodesy import PoorFix, distance_m, place_of
-from telemetry_agent.gnss.motion import WALKING_MM_S, Motion
-from telemetry_agent.gnss.odometer import Odometer
+from telemetry_agent.gnss.motion import WALKING_MM_S, Motion, Odometer
 from telemetry_agent.gnss.parking import Circle, Parking
 from telemetry_agent.model import Fix, Quality
 
@@ -70,7 +69,7 @@ class Sampler:
         self._policy = policy
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
-        # The next fix is compared with the last plausible one, but the metres go on from the last.
+        # The next fix is compared with the last plausible one; the metres continue from the last.
         plausible = next((fix for fix in recent if "jump" not in fix.flags), last)
         self._motion = Motion(plausible)
         self._odometer = Odometer(plausible and plausible._replace(odo_m=last and last.odo_m))
