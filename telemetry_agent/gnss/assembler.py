@@ -115,9 +115,9 @@ class Assembler:
         self._eager = eager
         self._cycle = Cycle()
         self._epoch: Epoch | None = None
-        self._judged: Epoch | None = None
+        self._judged = Epoch()  # the epoch before the open one
         self._closed_by: Closer = "time"
-        self._repeats = False  # the cycle came again with the same time
+        self._cycle_repeats = False  # the cycle came again with the same time
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
         self._gst: Gst | None = None  # came before its epoch
         self._vtg: Vtg | None = None
@@ -146,9 +146,9 @@ class Assembler:
                 self._gst = message
         else:
             if epoch is None or epoch.instant != instant:
-                epoch = self._epoch_of(instant, message, now_s, fixes)
+                epoch = self._epoch_of_timed(instant, message, now_s, fixes)
             elif tag in epoch.seen and isinstance(message, Report):
-                self._repeated(message, epoch)
+                self._count_repeated(message, epoch)
                 epoch = None
             # After the epoch before was closed: after a jump of time this is not its date. Before
             # this one counts: a late sentence has a date too.
@@ -161,16 +161,41 @@ class Assembler:
         if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
             self.close("cycle", now_s, fixes)
 
-    def quiet(self, now_s: float, fixes: list[Fix]) -> None:
-        """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
-        epoch = self._epoch
-        if epoch is not None and epoch.is_waiting:
-            self._epoch = None
-            self._late(*epoch.seen)
-        else:
-            self.close("quiet", now_s, fixes)
+    def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
+        """The epoch that a sentence without a time joins; None: it is late, or a datum."""
+        epoch, tag = self._epoch, message.tag
+        if isinstance(message, Dtm):
+            self.datum = None if message.datum in _WGS_84 else message.datum
+            return None
+        # After the end of the learned cycle only the first tag begins the next one.
+        after_end = epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
+        if self._cycle_repeats or after_end:
+            self._late(tag)
+            return None
+        if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
+            # The same sentence again, now without a time: another instant, whose time the receiver
+            # does not know.
+            self.close("time", now_s, fixes)
+        self._epoch = self._epoch or Epoch()
+        return self._epoch
 
-    def _epoch_of(
+    def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
+        """Whether a VTG belongs to the next instant, where no quiet gap shows it.
+
+        VTG repeats the speed of the RMC of its instant: the RMC after it or the one before it.
+        """
+        before, self._vtg = self._vtg, vtg
+        rmc_mm_s = epoch.rmc_speed_mm_s
+        if rmc_mm_s is None:
+            return False
+        # Only an RMC whose speed fits one of the two VTG, and not the other, shows the order.
+        if before is not None and before.speed_mm_s is not None and vtg.speed_mm_s is not None:
+            led = abs(before.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S
+            if led != (abs(vtg.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S):
+                self._vtg_leads = led
+        return self._vtg_leads
+
+    def _epoch_of_timed(
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
     ) -> Epoch | None:
         """The epoch of a sentence whose time is not that of the open one; None: it is late."""
@@ -186,8 +211,10 @@ class Assembler:
         # late end of the epoch before.
         waiting = epoch is not None and epoch.is_waiting
         # A tag that the judged epoch has already, after another time came: time has stepped back.
-        late = epoch is None or waiting or (judged is not None and tag not in judged.seen)
-        if late and judged is not None and self._is_of_judged(judged, instant, message):
+        late = epoch is None or waiting or tag not in judged.seen
+        if late and judged.is_at(instant, message):
+            if isinstance(message, Report) and tag in judged.seen:
+                self._cycle_repeats = True
             if epoch is not None and epoch.instant is not None and not epoch.reported:
                 # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
                 self._moments_differ = True
@@ -197,74 +224,43 @@ class Assembler:
             return None
         if not waiting:
             self.close("time", now_s, fixes)
-        if self._epoch is None:
-            self._epoch = Epoch()
-        self._repeats = False
-        self._epoch.instant = instant
+        return self._begin(instant)
+
+    def _begin(self, instant: Instant) -> Epoch:
+        """Begin an epoch, or give the waiting one its time."""
+        epoch = self._epoch = self._epoch or Epoch()
+        epoch.instant = instant
+        self._cycle_repeats = False
         # Some receivers send GST before the first sentence that begins its epoch.
-        if self._gst is not None and self._epoch.take_early(self._gst):
+        if self._gst is not None and epoch.take_early(self._gst):
             self._gst = None
-        return self._epoch
+        return epoch
 
-    def _is_of_judged(self, judged: Epoch, instant: Instant, message: Message) -> bool:
-        """Whether it comes too late; notes whether it begins the cycle again with the same time."""
-        if judged.instant == instant or instant in judged.other_times:
-            if isinstance(message, Report) and message.tag in judged.seen:
-                self._repeats = True
-            return True
-        return judged.is_at(instant, message)
-
-    def _repeated(self, report: Report, epoch: Epoch) -> None:
+    def _count_repeated(self, report: Report, epoch: Epoch) -> None:
         """Count a position sentence that came a second time with the time of the open epoch."""
         self.counts["late"] += 1
         self.shared_talker.repeated(report)
         if report != epoch.messages[-1]:  # otherwise the line repeated one sentence
-            self._repeats = True
-
-    def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
-        """The epoch that a sentence without a time joins; None: it is late, or a datum."""
-        epoch, tag = self._epoch, message.tag
-        if isinstance(message, Dtm):
-            self.datum = None if message.datum in _WGS_84 else message.datum
-            return None
-        # After the end of the learned cycle only the first tag begins the next one.
-        after_end = epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
-        if self._repeats or after_end:
-            self._late(tag)
-            return None
-        if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
-            # The same sentence again, now without a time: another instant, whose time the receiver
-            # does not know.
-            self.close("time", now_s, fixes)
-            epoch = None
-        if epoch is None:
-            epoch = self._epoch = Epoch()
-        return epoch
-
-    def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
-        """Whether a VTG belongs to the next instant, where no quiet gap shows it.
-
-        VTG repeats the speed of the RMC of its instant: the RMC after it or the one before it.
-        """
-        before, self._vtg = self._vtg, vtg
-        rmc_mm_s = epoch.rmc_speed_mm_s
-        if rmc_mm_s is None:
-            return False
-        if before is not None and before.speed_mm_s is not None and vtg.speed_mm_s is not None:
-            led = abs(before.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S
-            if led != (abs(vtg.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S):
-                self._vtg_leads = led
-        return self._vtg_leads
+            self._cycle_repeats = True
 
     def _late(self, *tags: str) -> None:
         """Count sentences of an instant that is judged, and correct what ended it too early."""
         self.counts["late"] += len(tags)
-        if self._repeats:
+        if self._cycle_repeats:
             return  # the first cycle ended where it should
         if self._closed_by == "cycle":
             self._cycle.broken()
         elif self._closed_by == "quiet":
             self.quiet_s = min(self.quiet_s * _QUIET_GROWTH, self._quiet_most_s)
+
+    def quiet(self, now_s: float, fixes: list[Fix]) -> None:
+        """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
+        epoch = self._epoch
+        if epoch is not None and epoch.is_waiting:
+            self._epoch = None
+            self._late(*epoch.seen)  # no time came before the gap
+        else:
+            self.close("quiet", now_s, fixes)
 
     def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""
