@@ -202,18 +202,18 @@ class Decoder:
             self._binary_frames_before = self._framer.binary_frames
             self._unchecked_before = self._framer.unchecked
         kinds, parse = self._parser.kinds, self._parser.parse
-        line, keep = self._line, self._in_view.keep
+        add, keep = self._line.add, self._in_view.keep
         for sentence in sentences:
             try:
-                kind = kinds[sentence[:6]]  # a receiver has some ten tags, so nearly always
+                kind = kinds[sentence[:6]]  # almost always: a receiver has about ten tags
             except KeyError:
                 kind = self._parser.kind(sentence)
             if kind is IN_VIEW:
                 keep((now_s, sentence))
             elif kind is not None and (message := parse(sentence, kind)) is not None:
                 if not isinstance(message, Txt):
-                    line.add(kind.owner, message, now_s, fixes)
-                elif kind.owner in {GNSS, line.followed}:
+                    add(kind.owner, message, now_s, fixes)
+                elif kind.owner in {GNSS, self._line.followed}:
                     self._read_text(message.text)
         return fixes
 

@@ -24,7 +24,6 @@ _SAME_SECOND_MS = 50  # another part of the firmware writes ZDA
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
 _ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
 _RTK = frozenset({"rtk", "float-rtk"})
-_NO_SATELLITE = frozenset({"", "0", "00", "000"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
 _MESSAGES_AT_MOST = 100  # more sentences than any receiver needs for an instant
@@ -69,7 +68,7 @@ class Epoch:
         self.seen: dict[str, int] = {}
         """tag -> how many came, in the order in which each came first."""
         self.used: dict[str, set[str]] = {}
-        """System id or talker -> the satellites of GSA, as sent, empty places too."""
+        """System id or talker -> the numbers of its satellites in GSA."""
         self.messages: list[Message] = []
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
         self._sats: dict[str, int] = {}  # by talker: some count only those of one system
@@ -227,9 +226,7 @@ class Epoch:
 
     def _sats_used(self) -> int | None:
         # On many receivers GGA counts to 12 only, and on others GSA has GPS only.
-        listed = 0
-        for used in self.used.values():
-            listed += len(used - _NO_SATELLITE)
+        listed = sum(map(len, self.used.values()))
         counted = self._counted()
         return max(listed, counted) if counted is not None else listed or None
 

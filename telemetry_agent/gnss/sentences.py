@@ -349,7 +349,7 @@ def gsa(sentence: Sentence) -> Gsa | None:
         fields[0],
         _GSA_MODE.get(fields[2]),
         system or SYSTEM_IDS.get(fields[0][:2], fields[0][:2]),
-        tuple(fields[3:first]),
+        tuple([number for number in fields[3:first] if number.strip("0")]),  # 00: an empty place
         _useful_dop_e2(pdop),
         dop_e2(hdop),
         _useful_dop_e2(vdop),
