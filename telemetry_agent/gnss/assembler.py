@@ -205,7 +205,7 @@ class Assembler:
         if epoch is not None and epoch.is_at(instant, message):
             # The rest of the instant may have this time or the other one. ZDA's own is not trusted.
             if not isinstance(message, Moment):
-                epoch.other_times |= {instant}
+                epoch.take_time(instant)
             return epoch
         # This sentence gives a waiting epoch its time, or shows that the waiting sentences were the
         # late end of the epoch before.
@@ -229,7 +229,7 @@ class Assembler:
     def _begin(self, instant: Instant) -> Epoch:
         """Begin an epoch, or give the waiting one its time."""
         epoch = self._epoch = self._epoch or Epoch()
-        epoch.instant = instant
+        epoch.take_time(instant)
         self._cycle_repeats = False
         # Some receivers send GST before the first sentence that begins its epoch.
         if self._gst is not None and epoch.take_early(self._gst):

@@ -101,6 +101,13 @@ class Epoch:
             return False
         return apart <= _SAME_INSTANT_MS or message.tag[2:] == "ZDA"
 
+    def take_time(self, instant: Instant) -> None:
+        """Note the time of its first sentence with one, or another time that it has too."""
+        if self.instant is None:
+            self.instant = instant
+        else:
+            self.other_times |= {instant}
+
     def join(self, message: Message) -> None:
         """Add a sentence."""
         tag = message.tag
@@ -186,12 +193,11 @@ class Epoch:
     def settled(self) -> "Epoch":
         """The epoch without vetoed sentences, and with unsure ones decided."""
         # Built again, because vetoed sentences may have replaced the values of the others.
-        vetoes = self.vetoes
-        if GNSS in vetoes or {tag[:2] for tag in self.seen} <= vetoes:
-            return _VETOED
         left = Epoch()
         left.instant, left.other_times = self.instant, self.other_times
-        kept = [message for message in self.messages if message.tag[:2] not in vetoes]
+        if GNSS in self.vetoes:
+            return left
+        kept = [message for message in self.messages if message.tag[:2] not in self.vetoes]
         sure = any(map(_confirms, kept))
         for message in kept:
             if isinstance(message, Report) and message.unsure:
@@ -270,9 +276,6 @@ class Epoch:
             if report is not None and report.quality is not None:
                 return report.quality
         return "gps"
-
-
-_VETOED = Epoch()  # what is left of an epoch that all its talkers vetoed
 
 
 def _confirms(message: Message) -> bool:

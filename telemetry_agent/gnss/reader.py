@@ -236,7 +236,6 @@ class Reader:
     def _diagnosed(self, state: ReceiverState, why: Diagnosis | None, now_s: float) -> None:
         self._publish(state, why)
         name = self._source.name
-        # Some receivers send the date only once a minute, so a missing one is reported later.
         if why and (state != "no-date" or now_s - self.status.since_s >= _DATELESS_S):
             advice = Advice(f"{name}: {why.message}", why.remedy)
             self._report(state, advice, counts=advice != self._advice)
