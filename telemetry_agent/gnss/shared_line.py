@@ -87,7 +87,7 @@ class SharedLine:
         assembler = self.assemblers.get(owner)
         if assembler is None:
             assembler = self._new_assembler(owner)
-        elif len(self.assemblers) == 1:  # the usual line, which nothing here has to separate
+        elif len(self.assemblers) == 1:  # the usual line: one device
             assembler.add(message, now_s, fixes)
             return
         self._among_others(owner, message, now_s, fixes)
@@ -108,7 +108,7 @@ class SharedLine:
 
     def _new_assembler(self, owner: str) -> Assembler:
         if len(self.assemblers) >= _OWNERS_AT_MOST:
-            needed = {GNSS, self.followed}
+            needed = {GNSS, self.followed}  # damaged tags never push out the receiver
             self._forget(next(name for name in self.assemblers if name not in needed))
         assembler = self.assemblers[owner] = Assembler(
             self._new_dates(other_known_ms=lambda: self._other_known_ms(owner)),
@@ -164,6 +164,8 @@ class SharedLine:
             self.ignored.add(owner)
             if owner != GNSS:
                 return False
+            # A plotter is often the first on the line, but its positions come from the receiver. A
+            # few epochs of that are awaited, because damaged tags look like one too.
             self._epochs_of_gnss += 1
             if self._epochs_of_gnss < _EPOCHS_TO_TAKE_OVER:
                 return False
