@@ -42,6 +42,7 @@ _EPOCHS_TO_LEARN = 5
 _EPOCHS_AT_MOST = 80
 _WGS_84 = frozenset({"", "W84", "P90"})
 Closer = Literal["time", "cycle", "quiet", "end"]
+IsFollowed = Callable[[Instant], bool]
 
 
 class Cycle:
@@ -93,7 +94,7 @@ class Assembler:
     """
 
     def __init__(
-        self, dates: Dates, is_followed: Callable[[Instant], bool], *, eager: bool, baud: int | None
+        self, dates: Dates, is_followed: IsFollowed, *, eager: bool, baud: int | None
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.state: ReceiverState | None = None

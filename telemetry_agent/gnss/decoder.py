@@ -6,8 +6,8 @@ result depends on the bytes alone, not on how they were cut, except for the quie
 
 import re
 from collections import Counter
-from functools import partial
 
+from telemetry_agent.gnss.assembler import Assembler
 from telemetry_agent.gnss.dates import Dates, WallClock
 from telemetry_agent.gnss.diagnosis import Diagnosis, Reason, diagnosis
 from telemetry_agent.gnss.framing import Framer, Sentence
@@ -57,15 +57,18 @@ class Decoder:
         self._framer = Framer()
         self._parser = Parser()
         self._line = SharedLine(
-            partial(
-                Dates,
-                wall_clock=wall_clock,
-                fix_rollover=fix_rollover,
-                prove_rollover=prove_rollover,
-                day=day,
-            ),
-            eager=eager,
-            baud=baud,
+            lambda other_known_ms, is_followed: Assembler(
+                Dates(
+                    wall_clock=wall_clock,
+                    fix_rollover=fix_rollover,
+                    prove_rollover=prove_rollover,
+                    day=day,
+                    other_known_ms=other_known_ms,
+                ),
+                is_followed,
+                eager=eager,
+                baud=baud,
+            )
         )
         self._in_view = InView()
         self._overflows: Counter[str] = Counter()

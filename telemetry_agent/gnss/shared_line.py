@@ -17,8 +17,7 @@ time of another owner ends it, once that has advanced by 2 s.
 from collections import Counter
 from collections.abc import Callable
 
-from telemetry_agent.gnss.assembler import Assembler
-from telemetry_agent.gnss.dates import Dates
+from telemetry_agent.gnss.assembler import Assembler, IsFollowed
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
 from telemetry_agent.gnss.parser import GNSS
 from telemetry_agent.gnss.sentences import Message, Report
@@ -37,26 +36,19 @@ class SharedLine:
     ``other-talker`` (sentences of the others).
 
     Args:
-        dates: makes those of one owner; takes ``other_known_ms``.
-        eager: see ``Assembler``.
-        baud: see ``Assembler``.
+        new_assembler: makes the one of an owner; takes the last known instant of another owner, and
+            whether this one is followed (see ``Dates`` and ``Assembler``).
     """
 
     def __init__(
-        self,
-        dates: Callable[..., Dates],
-        *,
-        eager: bool,
-        baud: int | None,
+        self, new_assembler: Callable[[Callable[[], int | None], IsFollowed], Assembler]
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.followed: str | None = None
         """The owner whose positions become fixes; None while no owner has any."""
         self.ignored: set[str] = set()
         """The other owners with positions."""
-        self._new_dates = dates
-        self._eager = eager
-        self._baud = baud
+        self._new_assembler = new_assembler
         self.assemblers: dict[str, Assembler] = {}
         self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
@@ -86,7 +78,7 @@ class SharedLine:
         """Append the fixes that this sentence completes."""
         assembler = self.assemblers.get(owner)
         if assembler is None:
-            assembler = self._new_assembler(owner)
+            assembler = self._assembler_of(owner)
         elif len(self.assemblers) == 1:  # the usual line: one device
             assembler.add(message, now_s, fixes)
             return
@@ -106,15 +98,13 @@ class SharedLine:
         for assembler in self.assemblers.values():
             assembler.close("end", now_s, fixes)
 
-    def _new_assembler(self, owner: str) -> Assembler:
+    def _assembler_of(self, owner: str) -> Assembler:
         if len(self.assemblers) >= _OWNERS_AT_MOST:
             needed = {GNSS, self.followed}  # damaged tags never push out the receiver
             self._forget(next(name for name in self.assemblers if name not in needed))
-        assembler = self.assemblers[owner] = Assembler(
-            self._new_dates(other_known_ms=lambda: self._other_known_ms(owner)),
+        assembler = self.assemblers[owner] = self._new_assembler(
+            lambda: self._other_known_ms(owner),
             lambda instant: self._is_followed(owner, instant),
-            eager=self._eager,
-            baud=self._baud,
         )
         self._overtaken_ms[owner] = {}
         if self.followed is None:
