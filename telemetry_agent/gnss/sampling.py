@@ -47,11 +47,6 @@ class SamplingPolicy:
     """0: off."""
     drop_quality: Collection[Quality] = ()
 
-    @property
-    def circle(self) -> Circle:
-        """What counts as parking."""
-        return Circle(self.parked_radius_m, self.parked_after_s)
-
 
 class Sampler:
     """Takes every fix in the order of arrival and returns those to record.
@@ -66,7 +61,7 @@ class Sampler:
     """
 
     def __init__(self, policy: SamplingPolicy, recent: Sequence[Fix] = ()) -> None:
-        self._policy = policy
+        self.follow(policy)
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
         # The next fix is compared with the last plausible one; the metres continue from the last.
@@ -74,7 +69,7 @@ class Sampler:
         self._motion = Motion(plausible)
         self._odometer = Odometer(plausible and plausible._replace(odo_m=last and last.odo_m))
         self._parking = Parking()
-        self._parking.resume(recent, policy.circle)
+        self._parking.resume(recent, self._circle)
         self._last_ms = None if last is None else last.time_ms
         self._steps_s: deque[float] = deque(maxlen=_STEPS)
         self._recorded = last
@@ -82,14 +77,10 @@ class Sampler:
         self._course_mdeg = None if last is None else _course_mdeg(last)
         self._held: Fix | None = None  # the last fix inside, while parked
 
-    @property
-    def parked(self) -> bool:
-        """Whether the device is parked."""
-        return self._parking.parked
-
     def follow(self, policy: SamplingPolicy) -> None:
-        """Use another policy from now on."""
+        """Use this policy from now on."""
         self._policy = policy
+        self._circle = Circle(policy.parked_radius_m, policy.parked_after_s)
 
     def feed(self, fix: Fix) -> list[Fix]:
         """The fixes to record now, in order, with their metres and their flag ``jump``."""
@@ -101,7 +92,7 @@ class Sampler:
         self._gap_s += elapsed_s or 0.0
         step = self._motion.judge(fix, elapsed_s)
         was_parked = self._parking.parked
-        self._parking.follow(step, self._policy.circle)
+        self._parking.follow(step, self._circle)
         parks = self._parking.parked
         if not parks:
             self._odometer.drive(step)
