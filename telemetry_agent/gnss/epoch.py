@@ -134,7 +134,7 @@ class Epoch:
         if report.position_e9 is None:
             return
         if report.instant is None:
-            self.untimed = True
+            self.untimed = True  # it never replaces a position, but its speed may be used
         else:
             self._reports[kind] = report
             self._last_kind = kind
@@ -249,7 +249,7 @@ class Epoch:
         sats = self._sats_used()
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
-        else:
+        else:  # an altitude needs four satellites
             solid = self._alt_mm is not None and (sats or 0) >= _LEAST_SATS_3D
         poor = self._hdop_e2 == NO_GEOMETRY
         return (PoorFix if poor else Fix)(
