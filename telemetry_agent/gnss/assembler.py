@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-from telemetry_agent.gnss.cycle import Cycle
 from telemetry_agent.gnss.dates import Dates
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.field_values import Instant
@@ -39,8 +38,46 @@ _QUIET_BAUD = 9600  # slower lines take longer over one sentence
 _QUIET_GROWTH = 1.5
 _QUIET_AT_MOST = 4  # times what it was
 _SAME_SPEED_MM_S = 60  # a tenth of a knot, rounded
-Closer = Literal["time", "cycle", "quiet", "end"]
+_EPOCHS_TO_LEARN = 5
+_EPOCHS_AT_MOST = 80
 _WGS_84 = frozenset({"", "W84", "P90"})
+Closer = Literal["time", "cycle", "quiet", "end"]
+IsFollowed = Callable[[Instant], bool]
+
+
+class Cycle:
+    """How a receiver's cycle ends, so that a fix need not wait for the next one.
+
+    A shape is (tag of the first sentence, tag of the last, how many of these). If several epochs in
+    a row that ended by themselves (the time changed, the line was quiet) had the same shape, the
+    next epoch is complete with its last sentence. If a sentence comes late after that, the shape is
+    forgotten, and must repeat twice as often to be learned again.
+    """
+
+    first = ""
+    """The tag that begins the cycle; empty until it is learned, as ``last`` is."""
+    last = ""
+    """The tag that ends it, with its ``count``-th sentence."""
+    count = 0
+
+    def __init__(self) -> None:
+        self._shape = ("", "", 0)
+        self._repeats = 0
+        self._needed = _EPOCHS_TO_LEARN
+
+    def ended(self, first: str, last: str, count: int) -> None:
+        """An epoch ended by itself and had this shape."""
+        shape = (first, last, count)
+        self._repeats = self._repeats + 1 if shape == self._shape else 1
+        self._shape = shape
+        if self._repeats >= self._needed:
+            self.first, self.last, self.count = shape
+
+    def broken(self) -> None:
+        """A sentence came after the learned end of the cycle."""
+        if self.last:
+            self._needed = min(2 * self._needed, _EPOCHS_AT_MOST)
+        self.first, self.last, self.count = self._shape = ("", "", 0)
 
 
 class Assembler:
@@ -51,14 +88,13 @@ class Assembler:
 
     Args:
         dates: gives the fixes their day.
-        ask: called with the time of each valid position while this owner is not followed; returns
-            whether it is followed from now on.
+        is_followed: called with the time of each valid position; whether it becomes a fix.
         eager: whether to learn the end of the cycle.
         baud: of a serial line.
     """
 
     def __init__(
-        self, dates: Dates, ask: Callable[[Instant], bool], *, eager: bool, baud: int | None
+        self, dates: Dates, is_followed: IsFollowed, *, eager: bool, baud: int | None
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.state: ReceiverState | None = None
@@ -69,24 +105,21 @@ class Assembler:
         """Whether its position had no time."""
         self.used: dict[str, set[str]] = {}
         """The satellites of the last epoch with GSA, by system id or talker."""
-        self.followed = False
-        """Whether its positions become fixes."""
         self.datum: str | None = None
         """The datum of positions; None: WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
-        """After so many seconds without a byte the epoch is complete."""
+        """After this many seconds without a byte the epoch is complete."""
         self.dates = dates
-        self.shared = SharedTalker()
+        self.shared_talker = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
-        self._ask = ask
+        self._is_followed = is_followed
         self._eager = eager
         self._cycle = Cycle()
         self._epoch: Epoch | None = None
-        self._judged: Epoch | None = None
-        self._position: Report | None = None  # of that one
+        self._judged = Epoch()  # the epoch before the open one
         self._closed_by: Closer = "time"
-        self._repeats = False  # the cycle came again with the same time
-        self._moments_astray = False  # ZDA and GBS have other times than the fixes
+        self._cycle_repeats = False  # the cycle came again with the same time
+        self._moments_differ = False  # ZDA and GBS have other times than the fixes
         self._gst: Gst | None = None  # came before its epoch
         self._vtg: Vtg | None = None
         self._vtg_leads = False  # it comes before the RMC of its instant
@@ -106,106 +139,46 @@ class Assembler:
         epoch = self._epoch
         if instant is None:
             epoch = self._epoch_of_untimed(message, now_s, fixes)
-            if epoch is not None and isinstance(message, Vtg) and self._is_of_next(message, epoch):
+            if epoch is None:
+                return
+            if isinstance(message, Vtg) and self._is_of_next(message, epoch):
                 message = Vtg(tag, None, None)
+            elif isinstance(message, Gst) and not epoch.take_errors(message):
+                self._gst = message
         else:
             if epoch is None or epoch.instant != instant:
-                epoch = self._epoch_of(instant, message, now_s, fixes)
-            elif tag in epoch.seen and self._is_again(message, epoch):
+                epoch = self._epoch_of_timed(instant, message, now_s, fixes)
+            elif tag in epoch.seen and isinstance(message, Report):
+                self._count_repeated(message, epoch)
                 epoch = None
-            # Only after the epoch before was closed: after a jump of time this is not its date.
+            # After the epoch before was closed: after a jump of time this is not its date. Before
+            # this one counts: a late sentence has a date too.
             if isinstance(message, (Report, Moment)) and message.day is not None:
                 self.dates.learn(message.day, instant)
-        if epoch is None:
-            return
-        if isinstance(message, Gst) and not epoch.take_errors(message):
-            self._gst = message
+            if epoch is None:
+                return
         epoch.join(message)
         cycle = self._cycle
         if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
             self.close("cycle", now_s, fixes)
 
-    def quiet(self, now_s: float, fixes: list[Fix]) -> None:
-        """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
-        epoch = self._epoch
-        if epoch is not None and epoch.instant is None and not epoch.reported:
-            self._epoch = None
-            self._late(*epoch.seen)
-        else:
-            self.close("quiet", now_s, fixes)
-
-    def _epoch_of(
-        self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
-    ) -> Epoch | None:
-        epoch, tag = self._epoch, message.tag
-        if self._moments_astray and isinstance(message, Moment):
-            return epoch  # wherever it comes, it may only bring a date
-        if epoch is not None and epoch.is_at(instant, message):
-            # The rest of the instant may have this time or the other one. ZDA's own is not trusted.
-            if not isinstance(message, Moment):
-                epoch.labels |= {instant}
-            return epoch
-        # Sentences without a time opened it: this one gives it its time, or shows that they were
-        # the late end of the epoch before.
-        waiting = epoch is not None and epoch.instant is None and not epoch.reported
-        judged = self._judged
-        # If time advanced in between and this sentence comes again, time has stepped back.
-        late = epoch is None or waiting or (judged is not None and tag not in judged.seen)
-        if late and judged is not None and self._is_of_judged(judged, instant, message):
-            if epoch is not None and epoch.instant is not None and not epoch.reported:
-                self._moments_astray = True  # it came between the sentences of one fix
-            self._epoch = None if waiting else epoch  # the waiting sentences were late too
-            self._late(tag)
-            return None
-        if not waiting:
-            self.close("time", now_s, fixes)
-        if self._epoch is None:
-            self._epoch = Epoch()
-        self._repeats = False
-        self._epoch.instant = instant
-        if self._gst is not None and self._epoch.take_early(self._gst):
-            self._gst = None
-        return self._epoch
-
-    def _is_of_judged(self, judged: Epoch, instant: Instant, message: Message) -> bool:
-        if judged.instant == instant or instant in judged.labels:
-            self._repeats = self._repeats or (
-                message.tag in judged.seen and isinstance(message, Report)
-            )
-            return True
-        return judged.is_at(instant, message)
-
-    def _is_again(self, message: Message, epoch: Epoch) -> bool:
-        """Whether a position sentence came a second time with the time of the open epoch."""
-        if not isinstance(message, Report):
-            epoch.bound()
-            return False
-        self.counts["late"] += 1
-        self.shared.repeated(message)
-        if message != epoch.messages[-1]:  # otherwise the line repeated one sentence
-            self._repeats = True
-        return True
-
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
+        """The epoch that a sentence without a time joins; None: it is late, or a datum."""
         epoch, tag = self._epoch, message.tag
         if isinstance(message, Dtm):
             self.datum = None if message.datum in _WGS_84 else message.datum
             return None
-        if self._repeats or (
-            epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
-        ):
+        # After the end of the learned cycle only the first tag begins the next one.
+        after_end = epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
+        if self._cycle_repeats or after_end:
             self._late(tag)
             return None
-        if epoch is None:
-            epoch = self._epoch = Epoch()
-        elif tag in epoch.seen and not isinstance(message, Report):
-            epoch.bound()
-        elif isinstance(message, Report) and tag in epoch.seen:
+        if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
             # The same sentence again, now without a time: another instant, whose time the receiver
             # does not know.
             self.close("time", now_s, fixes)
-            epoch = self._epoch = Epoch()
-        return epoch
+        self._epoch = self._epoch or Epoch()
+        return self._epoch
 
     def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
         """Whether a VTG belongs to the next instant, where no quiet gap shows it.
@@ -216,43 +189,94 @@ class Assembler:
         rmc_mm_s = epoch.rmc_speed_mm_s
         if rmc_mm_s is None:
             return False
+        # Only an RMC whose speed fits one of the two VTG, and not the other, shows the order.
         if before is not None and before.speed_mm_s is not None and vtg.speed_mm_s is not None:
             led = abs(before.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S
             if led != (abs(vtg.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S):
                 self._vtg_leads = led
         return self._vtg_leads
 
+    def _epoch_of_timed(
+        self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
+    ) -> Epoch | None:
+        """The epoch of a sentence whose time is not that of the open one; None: it is late."""
+        epoch, judged, tag = self._epoch, self._judged, message.tag
+        if self._moments_differ and isinstance(message, Moment):
+            return epoch  # its date is used; its time would split the sentences of one fix
+        if epoch is not None and epoch.is_at(instant, message):
+            # The rest of the instant may have this time or the other one. ZDA's own is not trusted.
+            if not isinstance(message, Moment):
+                epoch.take_time(instant)
+            return epoch
+        # This sentence gives a waiting epoch its time, or shows that the waiting sentences were the
+        # late end of the epoch before.
+        waiting = epoch is not None and epoch.is_waiting
+        # A tag that the judged epoch has already, after another time came: time has stepped back.
+        late = epoch is None or waiting or tag not in judged.seen
+        if late and judged.is_at(instant, message):
+            if isinstance(message, Report) and tag in judged.seen:
+                self._cycle_repeats = True
+            if epoch is not None and epoch.instant is not None and not epoch.reported:
+                # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
+                self._moments_differ = True
+            if waiting:
+                self._epoch = None
+            self._late(tag)
+            return None
+        if not waiting:
+            self.close("time", now_s, fixes)
+        return self._begin(instant)
+
+    def _begin(self, instant: Instant) -> Epoch:
+        """Begin an epoch, or give the waiting one its time."""
+        epoch = self._epoch = self._epoch or Epoch()
+        epoch.take_time(instant)
+        self._cycle_repeats = False
+        # Some receivers send GST before the first sentence that begins its epoch.
+        if self._gst is not None and epoch.take_early(self._gst):
+            self._gst = None
+        return epoch
+
+    def _count_repeated(self, report: Report, epoch: Epoch) -> None:
+        """Count a position sentence that came a second time with the time of the open epoch."""
+        self.counts["late"] += 1
+        self.shared_talker.repeated(report)
+        if report != epoch.messages[-1]:  # otherwise the line repeated one sentence
+            self._cycle_repeats = True
+
     def _late(self, *tags: str) -> None:
+        """Count sentences of an instant that is judged, and correct what ended it too early."""
         self.counts["late"] += len(tags)
-        if self._repeats:
-            return
+        if self._cycle_repeats:
+            return  # the first cycle ended where it should
         if self._closed_by == "cycle":
             self._cycle.broken()
         elif self._closed_by == "quiet":
             self.quiet_s = min(self.quiet_s * _QUIET_GROWTH, self._quiet_most_s)
 
+    def quiet(self, now_s: float, fixes: list[Fix]) -> None:
+        """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
+        epoch = self._epoch
+        if epoch is not None and epoch.is_waiting:
+            self._epoch = None
+            self._late(*epoch.seen)  # no time came before the gap
+        else:
+            self.close("quiet", now_s, fixes)
+
     def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reported:
-            return
+            return  # without a position sentence, not even an instant without a fix
         # An epoch that the learned cycle ended would only confirm what is learned already.
         if self._eager and by in {"time", "quiet"}:
             self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
-        before, self._judged, self._closed_by, self.judged_s = self._judged, epoch, by, now_s
-        left = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
-        trusted = left.trusted()
-        self.used = epoch.used or self.used
-        # In most epochs there is nothing to watch for.
-        if before is not None and (
-            (trusted is None) != (self._position is None)
-            or (before.instant or 0) > (epoch.instant or 0)
-            or self.shared.watching
-            or before.seen.keys().isdisjoint(epoch.seen)
-        ):
-            self.shared.closed(before, self._position, epoch, trusted)
-        self._position = trusted
-        self._judge(left, trusted, now_s, fixes)
+        self._judged, self._closed_by, self.judged_s = epoch, by, now_s
+        settled = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
+        trusted = settled.trusted()
+        self.used = epoch.used or self.used  # some receivers send GSA less often than positions
+        self.shared_talker.closed(epoch, trusted)
+        self._judge(settled, trusted, now_s, fixes)
 
     def _judge(self, epoch: Epoch, trusted: Report | None, now_s: float, fixes: list[Fix]) -> None:
         self.timeless = trusted is None and epoch.untimed
@@ -264,15 +288,16 @@ class Assembler:
             self.state = "no-fix"
             self.counts["no-fix"] += 1
             return
+        # A date that counts only beside a GGA: whether it counts is known only now.
         if epoch.day is not None and trusted.instant is not None:
             self.dates.learn(epoch.day, trusted.instant)
-        if not (self.followed or self._ask(epoch.fixed_at)):
+        if not self._is_followed(epoch.fixed_at):
             return
-        placed = self.dates.place(epoch.fixed_at, now_s)
-        if placed is None:
+        resolved = self.dates.resolve(epoch.fixed_at, now_s)
+        if resolved is None:
             self.state = "no-date"
             return
-        time_ms, flags = placed
+        time_ms, flags = resolved
         if self.datum is not None:
             flags = (*flags, "datum")
         fix = epoch.fix(trusted.position_e9, time_ms, flags)

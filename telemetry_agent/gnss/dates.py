@@ -9,8 +9,8 @@ the date a second too late or too early: for one minute the continuous day wins.
 
 A receiver's date may be wrong. GPS counts its weeks in 10 bits, so an old receiver is 1024 weeks
 behind; and before it receives satellites, a receiver has the date of its manufacture. On a live
-line a date from before this release is therefore moved by 1024 weeks, and used once it is proven:
-by a system clock that is known to be right, or by a minute of fixes that agree with it.
+line a date from before this release is therefore corrected by 1024 weeks, and used once it is
+proven: by a system clock that is known to be right, or by a minute of fixes that agree with it.
 
 A receiver that never sends the date (GGA and VTG only) gets it from another device on its line, or
 from the system clock: only after a minute in which it could have sent it, only from a clock that is
@@ -39,27 +39,27 @@ _STARTUP_DAYS = frozenset({date(2013, 9, 1).toordinal() - _DAY_1970})
 _DATELESS_S = 60.0
 _PROOF_S = 60.0
 _STEP_AT_MOST_S = 10.0  # between two fixes; some receivers take 8 s
-_ROUND_MIDNIGHT_MS = 60_000
+_AROUND_MIDNIGHT_MS = 60_000
 
 
 class Dates:
     """Gives each time of day of one receiver its day.
 
-    ``counts`` has ``rollover`` (dates from before this release that 1024 or 2048 weeks move into
+    ``counts`` has ``rollover`` (dates from before this release that 1024 or 2048 weeks bring into
     the ten years after it), ``old-date`` (older dates, and the one of a receiver without
     satellites), ``future-date`` (more than ten years after this release), ``late-date`` (changed
     at another time than midnight), ``no-date`` (fixes without a day).
 
     Args:
         wall_clock: dates a receiver that sends no date, and detects one that is ahead.
-        fix_rollover: whether to move dates from before this release.
-        prove_rollover: whether a moved date must be proven before it counts.
+        fix_rollover: whether to correct dates from before this release.
+        prove_rollover: whether a corrected date must be proven before it counts.
         day: in days since 1970, for a recording without a date.
-        lender: the last known instant of another receiver on this line, in milliseconds.
+        other_known_ms: the ``known_ms`` of another device on this line.
     """
 
-    moved = False
-    """Whether this receiver's dates are moved by 1024 weeks."""
+    corrected = False
+    """Whether this receiver's dates are corrected by 1024 or 2048 weeks."""
     reason: Reason = "no-date"
     """Why no date is known: the receiver sends none, or one that cannot be used."""
 
@@ -70,7 +70,7 @@ class Dates:
         fix_rollover: bool,
         prove_rollover: bool = True,
         day: int | None = None,
-        lender: Callable[[], int | None] = lambda: None,
+        other_known_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.known_ms: int | None = None
@@ -80,37 +80,43 @@ class Dates:
         self._prove_rollover = prove_rollover
         self._day = day
         self._dated_ms: int | None = None  # the last instant that was dated by ``day``
-        self._lender = lender
-        self._claimed_ms: int | None = None  # the last instant with a moved date
-        self._claimed_since_s: float | None = None  # in ``_valid_s``; None: from the next fix on
+        self._other_known_ms = other_known_ms
+        self._corrected_ms: int | None = None  # the last instant with a corrected date
+        self._agrees_since_s: float | None = None  # in ``_valid_s``; None: from the next fix on
         self._valid_s = 0.0  # seconds with valid fixes
         self._last_fix: tuple[int, float] | None = None
 
     def learn(self, day: int, instant: Instant) -> None:
         """The receiver reports the day of an instant, in days since 1970."""
         time_ms = time_of_day_ms(instant)
-        said_ms: int | None = day * DAY_MS + time_ms
+        reported_ms: int | None = day * DAY_MS + time_ms
         if day >= _LATEST_DAY:
             self.counts["future-date"] += 1
             self.reason = "future-date"
             return
         if day < _EARLIEST_DAY and self._fix_rollover:
-            said_ms = self._moved_ms(day, time_ms)
-        if said_ms is None:
+            reported_ms = self._proven_ms(day, time_ms)
+        if reported_ms is None:
             self.reason = "old-date"
             return
-        # A date less than 12 hours ahead agrees with the day that goes on.
-        if self.known_ms is not None and not 0 <= said_ms - self.known_ms < DAY_MS // 2:
-            goes_on_ms = _nearest_ms(time_ms, self.known_ms)
-            goes_on = goes_on_ms >= self.known_ms
-            late = said_ms == goes_on_ms - DAY_MS and time_ms < _ROUND_MIDNIGHT_MS
-            soon = said_ms == goes_on_ms + DAY_MS and time_ms >= DAY_MS - _ROUND_MIDNIGHT_MS
-            if goes_on and (late or soon):
-                self.counts["late-date"] += 1
-                said_ms = goes_on_ms
-        self.known_ms = said_ms
+        # A date less than 12 hours ahead agrees with the continuous day.
+        if self.known_ms is not None and not 0 <= reported_ms - self.known_ms < DAY_MS // 2:
+            reported_ms = self._around_midnight_ms(reported_ms, time_ms, self.known_ms)
+        self.known_ms = reported_ms
 
-    def place(self, instant: Instant, now_s: float) -> tuple[int, tuple[Flag, ...]] | None:
+    def _around_midnight_ms(self, reported_ms: int, time_ms: int, known_ms: int) -> int:
+        """The continuous day, if the date turned too late or too early by less than a minute."""
+        continuous_ms = _nearest_ms(time_ms, known_ms)
+        if continuous_ms < known_ms:
+            return reported_ms  # time stepped back: nothing shows which day is right
+        late = reported_ms == continuous_ms - DAY_MS and time_ms < _AROUND_MIDNIGHT_MS
+        early = reported_ms == continuous_ms + DAY_MS and time_ms >= DAY_MS - _AROUND_MIDNIGHT_MS
+        if not (late or early):
+            return reported_ms  # the receiver corrected its date
+        self.counts["late-date"] += 1
+        return continuous_ms
+
+    def resolve(self, instant: Instant, now_s: float) -> tuple[int, tuple[Flag, ...]] | None:
         """The milliseconds since 1970 of a current fix, and the flags for doubts about them.
 
         None while no date is known.
@@ -118,68 +124,73 @@ class Dates:
         time_ms = time_of_day_ms(instant)
         flags: tuple[Flag, ...] = ()
         wall_ms = self._wall_clock()
-        if self.known_ms is None or self._claimed_ms is not None:
-            self._pass(time_ms, now_s)
-            if self.known_ms is None and self._claimed_ms is not None and self._is_proven():
-                self.known_ms = self._claimed_ms
+        # The time of valid fixes matters only while a date is missing, or waits for its proof.
+        if self.known_ms is None or self._corrected_ms is not None:
+            self._count_valid_time(time_ms, now_s)
+            if self.known_ms is None and self._corrected_ms is not None and self._is_proven():
+                self.known_ms = self._corrected_ms
         if self.known_ms is not None:
-            placed_ms = self.known_ms = _nearest_ms(time_ms, self.known_ms)
+            fix_ms = self.known_ms = _nearest_ms(time_ms, self.known_ms)
         elif self._day is not None:
+            # The first fix is on that day, however late: later ones continue from it.
             base_ms = self._day * DAY_MS + time_ms if self._dated_ms is None else self._dated_ms
-            placed_ms = self._dated_ms = _nearest_ms(time_ms, base_ms)
+            fix_ms = self._dated_ms = _nearest_ms(time_ms, base_ms)
         else:
-            lent_ms = self._lender()
-            if lent_ms is None and self._valid_s >= _DATELESS_S:
-                lent_ms = wall_ms
-            if lent_ms is None:
+            near_ms = self._other_known_ms()
+            if near_ms is None and self._valid_s >= _DATELESS_S:
+                near_ms = wall_ms
+            if near_ms is None:
                 self.counts["no-date"] += 1
                 return None
-            placed_ms, flags = _nearest_ms(time_ms, lent_ms), ("date",)
+            # ``known_ms`` stays unknown: only the receiver's own date may be learned.
+            fix_ms, flags = _nearest_ms(time_ms, near_ms), ("date",)
         # A system clock that is behind is normal; a correct one shows a receiver that is ahead.
-        if wall_ms is not None and placed_ms - wall_ms > DAY_MS:
+        if wall_ms is not None and fix_ms - wall_ms > DAY_MS:
             flags = ("time", *flags)
-        return placed_ms, flags
+        return fix_ms, flags
 
-    def _moved_ms(self, day: int, time_ms: int) -> int | None:
-        """An instant with a moved date; None if the date is not proven."""
-        moved = (day + _ROLLOVER_DAYS, day + 2 * _ROLLOVER_DAYS)
-        day_moved = next((then for then in moved if _EARLIEST_DAY <= then < _LATEST_DAY), None)
-        if day_moved is None or day in _STARTUP_DAYS:
+    def _proven_ms(self, day: int, time_ms: int) -> int | None:
+        """An instant with an old date, corrected; None if that is impossible or not yet proven."""
+        candidates = (day + _ROLLOVER_DAYS, day + 2 * _ROLLOVER_DAYS)
+        corrected = next((d for d in candidates if _EARLIEST_DAY <= d < _LATEST_DAY), None)
+        if corrected is None or day in _STARTUP_DAYS:
             self.counts["old-date"] += 1
             return None
         self.counts["rollover"] += 1
-        said_ms = day_moved * DAY_MS + time_ms
-        # A date that does not go on from the one before begins the proof again.
-        before_ms, self._claimed_ms = self._claimed_ms, said_ms
-        if before_ms is None or _nearest_ms(time_ms, before_ms) != said_ms:
-            self._claimed_since_s = None
+        corrected_ms = corrected * DAY_MS + time_ms
+        # A date that does not continue the one before begins the proof again.
+        before_ms, self._corrected_ms = self._corrected_ms, corrected_ms
+        if before_ms is None or _nearest_ms(time_ms, before_ms) != corrected_ms:
+            self._agrees_since_s = None
         wall_ms = self._wall_clock()
-        at_once = wall_ms is not None and abs(said_ms - wall_ms) <= DAY_MS
-        if not (at_once or self._is_proven()):
+        agrees = wall_ms is not None and abs(corrected_ms - wall_ms) <= DAY_MS
+        if not (agrees or self._is_proven()):
             return None
-        self.moved = True
-        return said_ms
+        self.corrected = True
+        return corrected_ms
 
     def _is_proven(self) -> bool:
+        """Whether fixes have agreed with the corrected date for a minute."""
         if not self._prove_rollover:
             return True
-        since_s = self._claimed_since_s
+        since_s = self._agrees_since_s
         return since_s is not None and self._valid_s - since_s >= _PROOF_S
 
-    def _pass(self, time_ms: int, now_s: float) -> None:
-        """Note a valid fix: how long there have been fixes, and whether time jumped."""
+    def _count_valid_time(self, time_ms: int, now_s: float) -> None:
+        """Count how long there have been valid fixes, and notice a jump of the receiver's time."""
         if self._last_fix is not None:
             last_ms, last_s = self._last_fix
             step_s = now_s - last_s
-            said_s = ((time_ms - last_ms + DAY_MS // 2) % DAY_MS - DAY_MS // 2) / 1000
+            reported_s = ((time_ms - last_ms + DAY_MS // 2) % DAY_MS - DAY_MS // 2) / 1000
             # A receiver whose time jumps has set its clock: its earlier dates prove nothing.
-            if abs(said_s - step_s) > _STEP_AT_MOST_S:
-                self._claimed_since_s = None
+            if abs(reported_s - step_s) > _STEP_AT_MOST_S:
+                self._agrees_since_s = None
             self._valid_s += min(max(step_s, 0.0), _STEP_AT_MOST_S)
         self._last_fix = time_ms, now_s
-        if self._claimed_since_s is None:
-            self._claimed_since_s = self._valid_s
+        if self._agrees_since_s is None:
+            self._agrees_since_s = self._valid_s
 
 
 def _nearest_ms(time_of_day: int, known_ms: int) -> int:
+    """The instant with this time of day that is nearest to a known one."""
     return (known_ms - time_of_day + DAY_MS // 2) // DAY_MS * DAY_MS + time_of_day

@@ -7,6 +7,7 @@ result depends on the bytes alone, not on how they were cut, except for the quie
 import re
 from collections import Counter
 
+from telemetry_agent.gnss.assembler import Assembler
 from telemetry_agent.gnss.dates import Dates, WallClock
 from telemetry_agent.gnss.diagnosis import Diagnosis, Reason, diagnosis
 from telemetry_agent.gnss.framing import Framer, Sentence
@@ -56,15 +57,18 @@ class Decoder:
         self._framer = Framer()
         self._parser = Parser()
         self._line = SharedLine(
-            lambda lender: Dates(
-                wall_clock=wall_clock,
-                fix_rollover=fix_rollover,
-                prove_rollover=prove_rollover,
-                day=day,
-                lender=lender,
-            ),
-            eager=eager,
-            baud=baud,
+            lambda other_known_ms, is_followed: Assembler(
+                Dates(
+                    wall_clock=wall_clock,
+                    fix_rollover=fix_rollover,
+                    prove_rollover=prove_rollover,
+                    day=day,
+                    other_known_ms=other_known_ms,
+                ),
+                is_followed,
+                eager=eager,
+                baud=baud,
+            )
         )
         self._in_view = InView()
         self._overflows: Counter[str] = Counter()
@@ -84,7 +88,7 @@ class Decoder:
         return self._decode(self._framer.feed(data), now_s)
 
     def due_s(self) -> float | None:
-        """When ``tick`` would find the line quiet; None while no epoch is open."""
+        """When the line counts as quiet, and ``tick`` is due; None while no epoch is open."""
         return self._last_byte_s + self._line.quiet_s if self._line.open else None
 
     def tick(self, now_s: float) -> list[Fix]:
@@ -114,33 +118,23 @@ class Decoder:
         return current.datum if current else None
 
     @property
-    def followed(self) -> str | None:
-        """The talker whose positions become fixes, GN for all satellite systems; None: none yet."""
-        return self._line.followed
-
-    @property
-    def ignored(self) -> frozenset[str]:
-        """The talkers whose positions do not become fixes."""
-        return frozenset(self._line.ignored)
-
-    @property
     def notices(self) -> tuple[str, ...]:
-        """What the user should know about the line although positions come."""
-        current = self._line.current
+        """What the user should know about the line although it has positions."""
+        current, followed = self._line.current, self._line.followed
         if current is None:
             return ()
         notices = []
-        if self.followed and self.ignored:
+        if followed and self._line.ignored:
             notices.append(
-                f"several devices send positions ({' '.join(sorted(self.ignored))} beside "
-                f"{self.followed}): {self.followed} is followed until it has had none for 5 s"
+                f"several devices send positions ({' '.join(sorted(self._line.ignored))} beside "
+                f"{followed}): those of {followed} are recorded until it has sent none for 5 s"
             )
-        if current.shared.noticed:
+        if current.shared_talker.suspected:
             notices.append(
                 "two receivers seem to share the line: positions may jump between them; "
                 "disconnect one of them, or change its talker"
             )
-        if current.dates.moved:
+        if current.dates.corrected:
             notices.append(
                 "its dates are 1024 or 2048 weeks in the past and are corrected: "
                 "update its firmware, or replace it"
@@ -159,6 +153,7 @@ class Decoder:
         return diagnosis(reason, self._parser.proprietary) if reason else None
 
     def _reason(self) -> Reason | None:
+        # Until a whole cycle had time to come, or the recording ended, nothing is judged.
         sent_s = self._last_byte_s - (self._first_byte_s or 0.0)
         if self._first_byte_s is None or not (self._over or sent_s >= _STALE_S):
             return None
@@ -197,7 +192,7 @@ class Decoder:
         return self._framer.unchecked - self._unchecked_before >= _UNCHECKED
 
     def sky(self) -> Sky:
-        """The satellites in view, and the antenna's state. Any thread may ask."""
+        """The satellites in view, and the antenna's state. Any thread may call."""
         current = self._line.current
         used = current.used if current else {}
         return Sky(self._in_view.satellites(used, self._last_byte_s), self.antenna)
@@ -210,27 +205,22 @@ class Decoder:
             self._binary_frames_before = self._framer.binary_frames
             self._unchecked_before = self._framer.unchecked
         kinds, parse = self._parser.kinds, self._parser.parse
-        line, (alone, add), keep = self._line, self._line.alone, self._in_view.keep
+        add, keep = self._line.add, self._in_view.keep
         for sentence in sentences:
             try:
-                kind = kinds[sentence[:6]]
+                kind = kinds[sentence[:6]]  # almost always: a receiver has about ten tags
             except KeyError:
                 kind = self._parser.kind(sentence)
             if kind is IN_VIEW:
                 keep((now_s, sentence))
             elif kind is not None and (message := parse(sentence, kind)) is not None:
-                owner = kind.owner
-                if isinstance(message, Txt):
-                    if owner in {GNSS, line.followed}:
-                        self._note(message.text)
-                elif owner == alone:
-                    add(message, now_s, fixes)
-                else:
-                    line.add(owner, message, now_s, fixes)
-                    alone, add = line.alone
+                if not isinstance(message, Txt):
+                    add(kind.owner, message, now_s, fixes)
+                elif kind.owner in {GNSS, self._line.followed}:
+                    self._read_text(message.text)
         return fixes
 
-    def _note(self, text: str) -> None:
+    def _read_text(self, text: str) -> None:
         if antenna := _ANTENNA.search(text.upper()):
             self.antenna = antenna[1]
         elif _OVERFLOW.search(text):

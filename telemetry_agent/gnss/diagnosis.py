@@ -30,7 +30,7 @@ _CLOCK = (
     "with the system clock synchronised (`sudo timedatectl set-ntp true`) the day is taken from it "
     "after a minute"
 )
-_WAIT = "wait until it has received satellites for some minutes; if it lasts"
+_WAIT = "wait until it has received satellites for some minutes; if that does not help"
 
 _MESSAGES: dict[Reason, str] = {
     "no-checksum": "the receiver sends sentences without a checksum, which are not used, because a "

@@ -24,10 +24,9 @@ _SAME_SECOND_MS = 50  # another part of the firmware writes ZDA
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
 _ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
 _RTK = frozenset({"rtk", "float-rtk"})
-_NO_SATELLITE = frozenset({"", "0", "00", "000"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
-_KEPT = 100
+_MESSAGES_AT_MOST = 100  # more sentences than any receiver needs for an instant
 
 
 class Epoch:
@@ -35,8 +34,8 @@ class Epoch:
 
     instant: Instant | None = None
     """The time of its sentences; None: none of them had a time yet."""
-    labels: frozenset[Instant] = frozenset()
-    """Other times in sentences of this instant."""
+    other_times: frozenset[Instant] = frozenset()
+    """Times in its sentences that differ from ``instant`` by some milliseconds."""
     fixed_at: Instant | None = None
     """The time of its position; the time of ZDA may be wrong."""
     last = ""
@@ -69,10 +68,15 @@ class Epoch:
         self.seen: dict[str, int] = {}
         """tag -> how many came, in the order in which each came first."""
         self.used: dict[str, set[str]] = {}
-        """System id or talker -> the satellites of GSA, as sent, empty places too."""
+        """System id or talker -> the numbers of its satellites in GSA."""
         self.messages: list[Message] = []
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
         self._sats: dict[str, int] = {}  # by talker: some count only those of one system
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has only sentences without a time and a position, so of any instant."""
+        return self.instant is None and not self.reported
 
     @property
     def rmc_speed_mm_s(self) -> int | None:
@@ -91,18 +95,26 @@ class Epoch:
         apart = abs(instant - self.instant)
         if apart > DAY_MS // 2:
             apart = abs(DAY_MS - apart)  # over midnight
-        if apart == 0 or instant in self.labels:
+        if apart == 0 or instant in self.other_times:
             return True
         if apart > _SAME_SECOND_MS or message.tag in self.seen:
             return False
         return apart <= _SAME_INSTANT_MS or message.tag[2:] == "ZDA"
+
+    def take_time(self, instant: Instant) -> None:
+        """Note the time of its first sentence with one, or another time that it has too."""
+        if self.instant is None:
+            self.instant = instant
+        else:
+            self.other_times |= {instant}
 
     def join(self, message: Message) -> None:
         """Add a sentence."""
         tag = message.tag
         self.seen[tag] = self.seen.get(tag, 0) + 1
         self.last = tag
-        self.messages.append(message)
+        if len(self.messages) < _MESSAGES_AT_MOST:
+            self.messages.append(message)
         take = _TAKERS.get(type(message))
         if take is not None:
             take(self, message)
@@ -122,7 +134,7 @@ class Epoch:
         if report.position_e9 is None:
             return
         if report.instant is None:
-            self.untimed = True
+            self.untimed = True  # it never replaces a position, but its speed may be used
         else:
             self._reports[kind] = report
             self._last_kind = kind
@@ -134,14 +146,16 @@ class Epoch:
     def _take_height(self, kind: str, report: Report) -> None:
         if report.sats is not None:
             self._sats[report.tag[:2]] = report.sats
-        hdop_e2 = report.hdop_e2
-        # One sentence may have 99.99 where another has a number.
-        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
-            self._hdop_e2 = hdop_e2
+        self._take_hdop(report.hdop_e2)
         if report.alt_mm is not None and (kind == "GGA" or self._alt_by != "GGA"):
             self._alt_mm, self._alt_by = report.alt_mm, kind
         if report.geoid_sep_mm is not None and (kind == "GGA" or self._geoid_sep_by != "GGA"):
             self._geoid_sep_mm, self._geoid_sep_by = report.geoid_sep_mm, kind
+
+    def _take_hdop(self, hdop_e2: int | None) -> None:
+        # One sentence may have 99.99 where another has a number.
+        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
+            self._hdop_e2 = hdop_e2
 
     def take_motion(self, motion: Report | Vtg) -> None:
         """Add the speed and course of RMC or VTG."""
@@ -158,9 +172,7 @@ class Epoch:
         self.used.setdefault(gsa.system, set()).update(gsa.satellites)
         if gsa.pdop_e2 is not None:
             self._pdop_e2 = gsa.pdop_e2
-        hdop_e2 = gsa.hdop_e2
-        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
-            self._hdop_e2 = hdop_e2
+        self._take_hdop(gsa.hdop_e2)
         if gsa.vdop_e2 is not None:
             self._vdop_e2 = gsa.vdop_e2
 
@@ -178,20 +190,16 @@ class Epoch:
         self.messages.append(gst)
         return True
 
-    def bound(self) -> None:
-        """Keep no more sentences than a receiver needs for an instant."""
-        del self.messages[_KEPT:]
-
     def settled(self) -> "Epoch":
         """The epoch without vetoed sentences, and with unsure ones decided."""
-        vetoes = self.vetoes
-        if GNSS in vetoes or {tag[:2] for tag in self.seen} <= vetoes:
-            return _NOTHING
+        # Built again, because vetoed sentences may have replaced the values of the others.
         left = Epoch()
-        left.instant, left.labels = self.instant, self.labels
-        heard = [message for message in self.messages if message.tag[:2] not in vetoes]
-        sure = any(map(_vouches, heard))
-        for message in heard:
+        left.instant, left.other_times = self.instant, self.other_times
+        if GNSS in self.vetoes:
+            return left
+        kept = [message for message in self.messages if message.tag[:2] not in self.vetoes]
+        sure = any(map(_confirms, kept))
+        for message in kept:
             if isinstance(message, Report) and message.unsure:
                 # Its date is learned only now, because a receiver without a fix has no date either.
                 if sure:
@@ -224,9 +232,7 @@ class Epoch:
 
     def _sats_used(self) -> int | None:
         # On many receivers GGA counts to 12 only, and on others GSA has GPS only.
-        listed = 0
-        for used in self.used.values():
-            listed += len(used - _NO_SATELLITE)
+        listed = sum(map(len, self.used.values()))
         counted = self._counted()
         return max(listed, counted) if counted is not None else listed or None
 
@@ -243,7 +249,7 @@ class Epoch:
         sats = self._sats_used()
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
-        else:
+        else:  # an altitude needs four satellites
             solid = self._alt_mm is not None and (sats or 0) >= _LEAST_SATS_3D
         poor = self._hdop_e2 == NO_GEOMETRY
         return (PoorFix if poor else Fix)(
@@ -272,10 +278,8 @@ class Epoch:
         return "gps"
 
 
-_NOTHING = Epoch()  # the rest of an epoch that all its talkers vetoed
-
-
-def _vouches(message: Message) -> bool:
+def _confirms(message: Message) -> bool:
+    """Whether it is a GGA or GNS with a fix, beside which an unsure sentence counts."""
     return (
         isinstance(message, Report)
         and message.tag[2:] in {"GGA", "GNS"}

@@ -38,8 +38,8 @@ def offset_e9(start: Place, end: Place) -> Place:
 def offset_m(start: Place, end: Place) -> tuple[float, float]:
     """How far north and east ``end`` lies, in metres.
 
-    By the curvature of the ellipsoid at the latitude between them: right to a millionth up to
-    10 km, to a percent up to 1,000 km, away from the poles.
+    From the curvature of the ellipsoid at the latitude between them: correct to a millionth up to
+    10 km and to a percent up to 1,000 km, except near the poles.
     """
     north_e9, east_e9 = offset_e9(start, end)
     latitude = radians((start[0] + end[0]) / 2e9)
@@ -55,7 +55,7 @@ def distance_m(start: Place, end: Place) -> float:
 
 
 def noise_m(fix: Fix) -> float:
-    """The error in metres that a fix reports for itself; 0: it reports none.
+    """The error in metres that a fix reports; 0: it reports none.
 
     From its dilution at most 100 m: a larger dilution does not show how large the error is.
     """

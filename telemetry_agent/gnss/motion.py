@@ -1,4 +1,4 @@
-"""How fast the device moves, and positions that it cannot have reached since the last good one.
+"""How the device moves: positions that it cannot have reached, and the metres that it drove.
 
 The distance that it can have covered is the sum of the speeds that the receiver reports: they are
 measured by Doppler shift, which reflections do not disturb as they disturb positions. If a receiver
@@ -13,7 +13,7 @@ where the receiver was switched off. So in the first minute, and at (0, 0) alway
 positions in a row that fit each other are enough.
 """
 
-from math import hypot
+from math import hypot, inf
 from typing import NamedTuple
 
 from telemetry_agent.gnss.geodesy import Place, distance_m, noise_m, offset_m, place_of
@@ -26,13 +26,16 @@ _LEAST_M = 15.0
 _SPEED_FACTOR = 1.3
 _SPEED_MARGIN_M_S = 2.0
 _ANY_SPEED_M_S = 100.0
-_GAP_S = 2.5  # a vehicle about keeps its speed for so long
+_GAP_S = 2.5  # a vehicle keeps its speed, more or less, for this long
 _DOUBT_S = 30.0
 _FIRST_S = 60.0
 _OUTAGE_S = 10.0  # the position after it is a first one again;
 _FAR_M = 500.0  # it is wrong only if the next ones are farther away than reflections explain
 _FIXES_TO_BELIEVE = 3
 _SMOOTH_S = 3.0
+_MOVING_MM_S = 500
+_CHORD_MOVING_M = 10.0
+_CHORD_STANDING_M = 25.0
 
 
 class Step(NamedTuple):
@@ -96,7 +99,7 @@ class Motion:
     def _is_out_of_reach(self, plausible: Fix, fix: Fix, elapsed_s: float) -> bool:
         before_m_s, now_m_s = self._speed_m_s, self._speed_of(fix)
         if before_m_s is None or now_m_s is None or elapsed_s > _GAP_S:
-            self._velocity_m_s = None
+            self._velocity_m_s = None  # it may have changed since
             step_m = _ANY_SPEED_M_S * elapsed_s
         else:
             fastest_m_s = _SPEED_FACTOR * max(before_m_s, now_m_s) + _SPEED_MARGIN_M_S
@@ -110,7 +113,7 @@ class Motion:
         if hypot(north_m, east_m) > self._reach_m + _noise_m(plausible, fix):
             return True
         if self._since_s:
-            self._follow(north_m / self._since_s, east_m / self._since_s)
+            self._smooth(north_m / self._since_s, east_m / self._since_s)
         return False
 
     def _is_believed(self, plausible: Fix, fix: Fix) -> bool:
@@ -121,7 +124,8 @@ class Motion:
             return True
         return self._doubted_s is not None and self._doubted_s >= _DOUBT_S
 
-    def _follow(self, north_m_s: float, east_m_s: float) -> None:
+    def _smooth(self, north_m_s: float, east_m_s: float) -> None:
+        """Move the velocity towards that of the last step, which has noise."""
         if self._velocity_m_s is None:
             self._velocity_m_s = north_m_s, east_m_s
             return
@@ -133,6 +137,75 @@ class Motion:
         if fix.speed_mm_s is not None:
             return fix.speed_mm_s / 1000
         return None if self._velocity_m_s is None else hypot(*self._velocity_m_s)
+
+
+class Odometer:
+    """Metres driven, from positions with noise.
+
+    The sum of distances from fix to fix would be a sum of noise: a standing receiver at 1 Hz
+    "drives" some hundred kilometres a day. So the distance is summed in chords. A chord begins
+    where the last one ended and ends at the first fix that is clearly elsewhere: 10 m away if the
+    receiver's speed shows that it moves, 25 m if it shows that it stands or is missing, and more if
+    the fix reports a larger error. A corner within a chord costs centimetres, and noise across it
+    adds only its square.
+
+    The value includes the open chord while the device moves, so that a power cut loses no distance.
+    It never falls.
+
+    Args:
+        last: the fix that was recorded last, if any: continues from its place and its metres.
+    """
+
+    def __init__(self, last: Fix | None) -> None:
+        self._whole_m = 0.0 if last is None else float(last.odo_m or 0)
+        self._shown_m = self._whole_m
+        self._from = None if last is None else place_of(last)
+        self._open_m = 0.0
+        self._bridge_m: float | None = None  # the most that can have been driven since a jump
+
+    @property
+    def odo_m(self) -> int:
+        """Metres driven."""
+        return round(self._shown_m)
+
+    def drive(self, step: Step) -> None:
+        """Add one fix.
+
+        The distance across a jump counts no more than the speed allows, and nothing if the places
+        before were wrong and the speed is unknown.
+        """
+        driven_m = inf if step.speed_m_s is None else step.speed_m_s * (step.elapsed_s or 0.0)
+        if step.jump:
+            self._bridge_m = driven_m + (self._open_m if self._bridge_m is None else self._bridge_m)
+            return
+        if self._from is None:
+            self._from = step.place
+        way_m = distance_m(self._from, step.place)
+        reported_mm_s = step.fix.speed_mm_s
+        moves = reported_mm_s is not None and reported_mm_s >= _MOVING_MM_S
+        chord_m = max(_CHORD_MOVING_M if moves else _CHORD_STANDING_M, noise_m(step.fix))
+        if step.moved:
+            most_m = driven_m + (self._bridge_m or 0.0)
+            self._end_chord(step.place, 0.0 if most_m == inf else min(way_m, most_m))
+        elif self._bridge_m is not None:
+            self._end_chord(step.place, min(way_m, self._bridge_m + driven_m))
+        elif way_m >= chord_m:
+            self._end_chord(step.place, way_m)
+        else:
+            self._open_m = way_m
+            if moves:
+                self._shown_m = max(self._shown_m, self._whole_m + way_m)
+
+    def park(self, place: Place) -> None:
+        """End the chord at the place where the device is parked; the next begins there."""
+        if self._from is not None and self._bridge_m is None:
+            self._whole_m += distance_m(self._from, place)
+        self._end_chord(place, 0.0)
+
+    def _end_chord(self, place: Place, way_m: float) -> None:
+        self._whole_m += way_m
+        self._shown_m = max(self._shown_m, self._whole_m)
+        self._from, self._open_m, self._bridge_m = place, 0.0, None
 
 
 def _noise_m(one: Fix, other: Fix) -> float:

@@ -53,7 +53,7 @@ class Parking:
         drives = (step.fix.speed_mm_s or 0) > WALKING_MM_S
         if not self.parked:
             self._stayed_s += step.elapsed_s or 0.0
-        elif drives:
+        elif drives:  # also in a jump: the speed does not come from the position
             self.inside = False
             self._enter(self.place if step.jump else step.place)
             return
@@ -91,7 +91,7 @@ class Parking:
             stayed_s = (newest_ms - fix.time_ms) / 1000
             away = distance_m(self.place, place_of(fix)) > circle.limit_m(fix)
             if away or stayed_s < self._stayed_s:
-                return
+                return  # it came from elsewhere, or time stepped back
             self._stayed_s = stayed_s
             self._stay(place_of(fix), circle)
 

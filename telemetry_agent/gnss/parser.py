@@ -12,14 +12,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from telemetry_agent.gnss.framing import Sentence
-from telemetry_agent.gnss.sentences import MISSING, FieldReader, Message, gsa
+from telemetry_agent.gnss.sentences import MISSING, SYSTEM_IDS, FieldReader, Message, gsa
 
 GNSS = "GN"
 """The owner of all sentences of a satellite receiver; also its talker for all systems."""
 
-_GNSS_TALKERS = frozenset(
-    {"GN", "GP", "GL", "GA", "GB", "BD", "GQ", "QZ", "QQ", "GI", "IM"}  # IM: indoor beacons
-)
+_GNSS_TALKERS = {*SYSTEM_IDS, "QQ", "IM"}  # another name of QZSS; indoor beacons
 
 
 def owner_of(talker: str) -> str:
@@ -34,8 +32,9 @@ class Kind(NamedTuple):
     name: str = ""
     """The three letters of a type that is used."""
     least: int = 0
-    """See ``FieldReader.types``, also for ``full`` and ``read``."""
+    """Its least number of fields; a sentence with fewer is damaged."""
     full: int = 0
+    """The number of fields that ``read`` needs."""
     read: Callable[[list[str]], Message] | None = None
     """None for GSA and GSV, which are read as a whole."""
 

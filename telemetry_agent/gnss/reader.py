@@ -35,13 +35,13 @@ _LONGEST_READ_S = 1.0
 _SILENT_AFTER_S = 10.0  # some receivers take 8 s for an epoch
 _UNREADABLE_AFTER_S = 5.0
 _DATELESS_S = 60.0  # some receivers send the date rarely
-_MAX_PATIENCE = 6  # times the above, until such a source is opened again
-_KEPT_BYTES = 4096  # without a sentence
+_MAX_PATIENCE = 6  # multiplies these times before such a source is opened again
+_UNREAD_BYTES = 4096  # kept of a line without sentences, to find out what it is
 _BACKOFF_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _CLOSE_S = 1.0
 
-_WELL: set[ReceiverState] = {"no-fix", "2d", "3d"}
+_WORKING: set[ReceiverState] = {"no-fix", "2d", "3d"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class ReceiverStatus:
     diagnosis: Diagnosis | None = None
     """Why it sends data without positions."""
     notices: tuple[str, ...] = ()
-    """What the user should know although positions come."""
+    """What the user should know although the receiver sends positions."""
     trouble: Advice | None = None
     """Why there is no position, as in the log; ``None``: no fault."""
 
@@ -75,8 +75,8 @@ class Reader:
         record: takes each fix once, in the order of arrival. What it raises ends the step; the next
             step, or ``close``, passes on the fixes after it.
         clock: the machine's clocks.
-        heard: takes all bytes as they came. Called in the reader's thread, as is ``changed``:
-            neither may wait or raise.
+        heard: takes all bytes as they came. It is called in the reader's thread, as ``changed``
+            is; neither may wait or raise.
         changed: called when ``status`` has another state or antenna.
         arrivals: counts the ports that were plugged in; a change ends the wait for a reopening.
         room: whether fixes can be recorded now; if not, the reader waits for ``wake``. Only for a
@@ -121,7 +121,7 @@ class Reader:
         self._retry_s = float("-inf")
         self._backoff_s = _BACKOFF_S
         self._trouble = Trouble(_log, self._clock)
-        self._advice: Advice | None = None  # of the trouble that goes on
+        self._advice: Advice | None = None  # of the trouble that lasts
         self._noticed: set[str] = set()
         self.status = ReceiverStatus(source.name, "absent", self._clock.monotonic_s())
         """A snapshot, replaced as a whole after each step; read it from any thread."""
@@ -171,7 +171,7 @@ class Reader:
     def _open(self, now_s: float) -> float:
         if self._arrived != (arrived := self._arrivals()):
             self._arrived = arrived
-            self._backoff_s = _BACKOFF_S  # its name and its permissions may need a moment more
+            self._backoff_s = _BACKOFF_S  # udev may need a moment for its name and permissions
         elif now_s < self._retry_s:
             return self._retry_s - now_s
         try:
@@ -222,13 +222,13 @@ class Reader:
             self._useless("silent", silent_s >= _SILENT_AFTER_S * self._patience)
         elif unreadable_s >= _UNREADABLE_AFTER_S:
             found = unreadable(self._unread.data)
-            if found == "no-checksum":
+            if found == "no-checksum":  # opening it again, at another baud rate, would not help
                 self._diagnosed("no-fix", diagnosis(found), now_s)
             else:
                 self._useless(found, unreadable_s >= _UNREADABLE_AFTER_S * self._patience)
         else:
             self._diagnosed(state, decoder.diagnosis, now_s)
-            if decoder.state in _WELL and self.status.diagnosis is None:
+            if decoder.state in _WORKING and self.status.diagnosis is None:
                 self._advice = None
                 self._trouble.over(f"{self._source.name} works again", fields={"STATE": state})
         return 0
@@ -244,12 +244,15 @@ class Reader:
                 self._noticed.add(notice)
                 _log.warning("%s: %s", name, notice)
 
-    def _useless(self, state: ReceiverState, enough: bool) -> None:
-        """Open it again: at once when the state is new, then each time it has lasted ``enough``."""
+    def _useless(self, state: ReceiverState, again: bool) -> None:
+        """Report a source that sends nothing readable, and close it, so that it is opened again.
+
+        At once when the state is new, then only if ``again``.
+        """
         before = self.status
         self._publish(state)
         reported = (state, self._source.name) == (before.state, before.source)
-        if reported and not enough:
+        if reported and not again:
             return
         self._close_source()
         self._patience = min(2 * self._patience, _MAX_PATIENCE)
@@ -279,7 +282,7 @@ class Reader:
             self._fixes += 1
 
     def _close_source(self) -> None:
-        """Close it at once, so that its node can come back; then record its last fixes."""
+        """Close it at once, so that its device node can come back; then record its last fixes."""
         self._source.close()
         decoder, self._decoder = self._decoder, None
         if decoder:
@@ -327,7 +330,7 @@ class _Unread:
             return True
         if not self.data:
             self._since_s = now_s
-        self.data = (self.data + data)[-_KEPT_BYTES:]
+        self.data = (self.data + data)[-_UNREAD_BYTES:]
         return False
 
     def lasts_s(self, now_s: float) -> float:

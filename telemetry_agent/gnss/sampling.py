@@ -19,8 +19,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from telemetry_agent.gnss.geodesy import PoorFix, distance_m, place_of
-from telemetry_agent.gnss.motion import WALKING_MM_S, Motion
-from telemetry_agent.gnss.odometer import Odometer
+from telemetry_agent.gnss.motion import WALKING_MM_S, Motion, Odometer
 from telemetry_agent.gnss.parking import Circle, Parking
 from telemetry_agent.model import Fix, Quality
 
@@ -48,11 +47,6 @@ class SamplingPolicy:
     """0: off."""
     drop_quality: Collection[Quality] = ()
 
-    @property
-    def circle(self) -> Circle:
-        """What counts as parking."""
-        return Circle(self.parked_radius_m, self.parked_after_s)
-
 
 class Sampler:
     """Takes every fix in the order of arrival and returns those to record.
@@ -67,15 +61,15 @@ class Sampler:
     """
 
     def __init__(self, policy: SamplingPolicy, recent: Sequence[Fix] = ()) -> None:
-        self.policy = policy
-        """See ``follow``."""
+        self.follow(policy)
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
-        sound = next((fix for fix in recent if "jump" not in fix.flags), last)
-        self._motion = Motion(sound)
-        self._odometer = Odometer(sound and sound._replace(odo_m=last and last.odo_m))
+        # The next fix is compared with the last plausible one; the metres continue from the last.
+        plausible = next((fix for fix in recent if "jump" not in fix.flags), last)
+        self._motion = Motion(plausible)
+        self._odometer = Odometer(plausible and plausible._replace(odo_m=last and last.odo_m))
         self._parking = Parking()
-        self._parking.resume(recent, policy.circle)
+        self._parking.resume(recent, self._circle)
         self._last_ms = None if last is None else last.time_ms
         self._steps_s: deque[float] = deque(maxlen=_STEPS)
         self._recorded = last
@@ -83,14 +77,10 @@ class Sampler:
         self._course_mdeg = None if last is None else _course_mdeg(last)
         self._held: Fix | None = None  # the last fix inside, while parked
 
-    @property
-    def parked(self) -> bool:
-        """Whether the device is parked."""
-        return self._parking.parked
-
     def follow(self, policy: SamplingPolicy) -> None:
-        """Use another policy from now on."""
-        self.policy = policy
+        """Use this policy from now on."""
+        self._policy = policy
+        self._circle = Circle(policy.parked_radius_m, policy.parked_after_s)
 
     def feed(self, fix: Fix) -> list[Fix]:
         """The fixes to record now, in order, with their metres and their flag ``jump``."""
@@ -102,7 +92,7 @@ class Sampler:
         self._gap_s += elapsed_s or 0.0
         step = self._motion.judge(fix, elapsed_s)
         was_parked = self._parking.parked
-        self._parking.follow(step, self.policy.circle)
+        self._parking.follow(step, self._circle)
         parks = self._parking.parked
         if not parks:
             self._odometer.drive(step)
@@ -112,11 +102,11 @@ class Sampler:
         fix = fix._replace(
             odo_m=self._odometer.odo_m, flags=("jump", *fix.flags) if jump else fix.flags
         )
-        if was_parked and parks and self.policy.interval_s:
-            beat = not jump and self._is_over(self.policy.heartbeat_s)
-            return self._stand(fix, due=elapsed_s is None or beat)
+        if was_parked and parks and self._policy.interval_s:
+            beat = not jump and self._is_over(self._policy.heartbeat_s)
+            return self._record_parked(fix, due=elapsed_s is None or beat)
         held, self._held = self._held, None
-        if held is not None:
+        if held is not None:  # the device leaves: the track begins where it was parked
             return [*self._record(held), *self._record(fix)]
         if parks or was_parked or elapsed_s is None or self._is_due(fix, jump=jump):
             return self._record(fix)
@@ -124,9 +114,9 @@ class Sampler:
         return []
 
     def _refusal(self, fix: Fix) -> str | None:
-        if fix.quality in self.policy.drop_quality:
+        if fix.quality in self._policy.drop_quality:
             return "quality"
-        max_hdop = self.policy.max_hdop
+        max_hdop = self._policy.max_hdop
         if max_hdop and (isinstance(fix, PoorFix) or (fix.hdop_e2 or 0) > 100 * max_hdop):
             return "hdop"
         return None
@@ -141,34 +131,34 @@ class Sampler:
         return step_s
 
     def _is_over(self, interval_s: float) -> bool:
-        """Half a period early is nearer than half a period late."""
+        """Whether a gap is over: the fix that is nearest to its end counts, also one before it."""
         steps_s = sorted(self._steps_s)
         period_s = steps_s[len(steps_s) // 2] if steps_s else 0.0
         return self._gap_s >= interval_s - period_s / 2
 
     def _is_due(self, fix: Fix, *, jump: bool) -> bool:
-        if self._is_over(self.policy.interval_s):
+        if self._is_over(self._policy.interval_s):
             return True
         return not jump and (self._is_far(fix) or self._has_turned(fix))
 
     def _is_far(self, fix: Fix) -> bool:
-        least_m = self.policy.distance_m
+        least_m = self._policy.distance_m
         if not least_m or self._recorded is None:
             return False
         return distance_m(place_of(self._recorded), place_of(fix)) >= least_m
 
     def _has_turned(self, fix: Fix) -> bool:
         course_mdeg = _course_mdeg(fix)
-        if not self.policy.turn_deg or course_mdeg is None:
+        if not self._policy.turn_deg or course_mdeg is None:
             return False
         if self._course_mdeg is None:
             self._course_mdeg = course_mdeg  # the first course is not a turn
         apart_mdeg = abs(course_mdeg - self._course_mdeg)
         apart_mdeg = min(apart_mdeg, _FULL_TURN_MDEG - apart_mdeg)
-        return apart_mdeg >= 1000 * self.policy.turn_deg
+        return apart_mdeg >= 1000 * self._policy.turn_deg
 
-    def _stand(self, fix: Fix, *, due: bool) -> list[Fix]:
-        """The fixes to record while the device is parked."""
+    def _record_parked(self, fix: Fix, *, due: bool) -> list[Fix]:
+        """The fixes to record while the device is parked: one in each heartbeat."""
         if not (due or self._parking.inside):
             self.dropped["parked"] += 1
             return []

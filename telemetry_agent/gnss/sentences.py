@@ -145,8 +145,7 @@ _MODE_QUALITY: dict[str, Quality] = {
     "S": "simulated",
 }
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
-# One system has several names. If GN or GP sends no id, the satellite's number identifies it.
-_GSA_SYSTEM = {
+SYSTEM_IDS = {
     "GN": "1",
     "GP": "1",
     "GL": "2",
@@ -157,6 +156,10 @@ _GSA_SYSTEM = {
     "QZ": "5",
     "GI": "6",
 }
+"""Talker -> the id of its system in GSA.
+
+GN and an old GP stand for all systems: the number of a satellite shows its own.
+"""
 
 
 def _columns(sentence: Any, names: str) -> Callable[[list[str]], tuple[str, ...]]:
@@ -180,7 +183,7 @@ _VTG = _columns(pynmea2.VTG, "true_track spd_over_grnd_kts spd_over_grnd_kmph fa
 _GST = _columns(pynmea2.GST, "timestamp std_dev_latitude std_dev_longitude std_dev_altitude")
 _ZDA = _columns(pynmea2.ZDA, "timestamp day month year")
 
-MISSING = [""] * 13  # stands for the fields that a short sentence leaves out
+MISSING = [""] * 13  # added where a short sentence leaves fields out
 
 
 class FieldReader:
@@ -205,9 +208,9 @@ class FieldReader:
             "DTM": (2, 2, _dtm),
             "TXT": (5, 5, _txt),
         }
-        """Letters -> fields at least, fields that are read, and what reads them.
+        """Letters -> the least number of fields, the number that is read, and the reader.
 
-        Fields count the tag. A sentence with fewer is damaged: a checksum of 8 bits lets some pass.
+        The tag is one of them. A sentence with fewer is damaged: an XOR of 8 bits misses some.
         """
 
     def _rmc(self, fields: list[str]) -> Report:
@@ -219,31 +222,26 @@ class FieldReader:
             if day is None and ddmmyy:
                 self.rejected["bad-date"] += 1
             if mode != "N":
-                position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
-        report = Report(
+                position = self._position_e9(lat, north, lon, east)
+        # D alone does not prove a fix: the mode must, or a GGA of the same instant.
+        unsure = status == "D" and mode not in _MODE_QUALITY
+        return Report(
             fields[0],
             self._instant(time),
             status == "V",
             position,
             _MODE_QUALITY.get(mode),
-            None,
-            None,
-            None,
-            None,
-            day,
-            knots_mm_s(knots),
-            course_mdeg(course),
+            day=None if unsure else day,
+            speed_mm_s=knots_mm_s(knots),
+            course_mdeg=course_mdeg(course),
+            unsure=unsure,
+            day_if_sure=day if unsure else None,
         )
-        if status == "D" and mode not in _MODE_QUALITY:
-            return report._replace(unsure=True, day=None, day_if_sure=day)
-        return report
 
     def _gga(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, indicator, sats, hdop, alt, geoid_sep = _GGA(fields)
         quality = _GGA_QUALITY.get(indicator)
-        position = None
-        if quality:
-            position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
+        position = self._position_e9(lat, north, lon, east) if quality else None
         return Report(
             fields[0],
             self._instant(time),
@@ -261,17 +259,17 @@ class FieldReader:
         position = None
         valid = status == "A" or (status != "V" and self._is_differential(status))
         if valid and mode != "N":
-            position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
+            position = self._position_e9(lat, north, lon, east)
         quality = _MODE_QUALITY.get(mode)
-        report = Report(fields[0], self._instant(time), status == "V", position, quality)
-        return report._replace(unsure=True) if status == "D" and quality is None else report
+        unsure = status == "D" and quality is None
+        return Report(
+            fields[0], self._instant(time), status == "V", position, quality, unsure=unsure
+        )
 
     def _gns(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
         # One mode for each system. The navigational status after it is ignored, as in RMC.
-        position = None
-        if modes.strip("N"):
-            position = position_e9(lat, north, lon, east) or self._no_position(lat, lon)
+        position = self._position_e9(lat, north, lon, east) if modes.strip("N") else None
         return Report(
             fields[0],
             self._instant(time),
@@ -314,10 +312,11 @@ class FieldReader:
             self.rejected["bad-time"] += 1
         return moment
 
-    def _no_position(self, lat: str, lon: str) -> tuple[int, int] | None:
-        if lat or lon:
+    def _position_e9(self, lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
+        position = position_e9(lat, north, lon, east)
+        if position is None and (lat or lon):
             self.rejected["bad-position"] += 1
-        return None
+        return position
 
 
 def _vtg(fields: list[str]) -> Vtg:
@@ -349,8 +348,8 @@ def gsa(sentence: Sentence) -> Gsa | None:
     return Gsa(
         fields[0],
         _GSA_MODE.get(fields[2]),
-        system or _GSA_SYSTEM.get(fields[0][:2], fields[0][:2]),
-        tuple(fields[3:first]),
+        system or SYSTEM_IDS.get(fields[0][:2], fields[0][:2]),
+        tuple([number for number in fields[3:first] if number.strip("0")]),  # 00: an empty place
         _useful_dop_e2(pdop),
         dop_e2(hdop),
         _useful_dop_e2(vdop),

@@ -1,14 +1,14 @@
 """One line with one receiver, or with several devices.
 
-Theory of operation. Each owner (see ``parser``) has its own assembler, dates and cycle, so no
-sentence of one device (a plotter without a fix, an AIS transponder, a clock) can silence, date or
-flag another. The first owner with a position is followed, and only its positions become fixes.
+Theory of operation. Each owner (see ``parser``) has its own assembler, dates and cycle, so a
+sentence of one device (a plotter without a fix, an AIS transponder, a clock) cannot silence, date
+or flag another. The first owner with a position is followed, and only its positions become fixes.
 Another owner with positions, such as a plotter that repeats them a second late, is ignored until
 the followed one has had none for 5 s by the other one's time; only a satellite receiver with five
 positions takes over from another owner without that wait. The system clock is not used, so a
 recording is read like a live line.
 
-An owner that never sent a date borrows the date of another.
+An owner that never sent a date gets its day from another, with a flag.
 
 On a line without pauses only the next sentence of the same owner ends its epoch. If none comes, the
 time of another owner ends it, once that has advanced by 2 s.
@@ -17,8 +17,7 @@ time of another owner ends it, once that has advanced by 2 s.
 from collections import Counter
 from collections.abc import Callable
 
-from telemetry_agent.gnss.assembler import Assembler
-from telemetry_agent.gnss.dates import Dates
+from telemetry_agent.gnss.assembler import Assembler, IsFollowed
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
 from telemetry_agent.gnss.parser import GNSS
 from telemetry_agent.gnss.sentences import Message, Report
@@ -37,32 +36,23 @@ class SharedLine:
     ``other-talker`` (sentences of the others).
 
     Args:
-        dates: makes those of one owner; takes what lends a date.
-        eager: see ``Assembler``.
-        baud: see ``Assembler``.
+        new_assembler: makes the one of an owner; takes the last known instant of another owner, and
+            whether this one is followed (see ``Dates`` and ``Assembler``).
     """
 
     def __init__(
-        self,
-        dates: Callable[[Callable[[], int | None]], Dates],
-        *,
-        eager: bool,
-        baud: int | None,
+        self, new_assembler: Callable[[Callable[[], int | None], IsFollowed], Assembler]
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.followed: str | None = None
         """The owner whose positions become fixes; None while no owner has any."""
         self.ignored: set[str] = set()
         """The other owners with positions."""
-        self._new_dates = dates
-        self._eager = eager
-        self._baud = baud
+        self._new_assembler = new_assembler
         self.assemblers: dict[str, Assembler] = {}
-        self.alone: tuple[str, Callable[[Message, float, list[Fix]], None]] = "", _nobody
-        """The only owner on the line, and the function for its sentences, in place of ``add``."""
         self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
-        self._epochs_of_gnss = 0
+        self._epochs_of_gnss = 0  # that were ignored
         # Owner -> the first times of the others since its last sentence.
         self._overtaken_ms: dict[str, dict[str, int]] = {}
 
@@ -73,7 +63,7 @@ class SharedLine:
 
     @property
     def quiet_s(self) -> float:
-        """After so many seconds without a byte the followed owner's epoch is complete."""
+        """After this many seconds without a byte the followed owner's epoch is complete."""
         return self.current.quiet_s if self.current else 0.0
 
     @property
@@ -88,9 +78,11 @@ class SharedLine:
         """Append the fixes that this sentence completes."""
         assembler = self.assemblers.get(owner)
         if assembler is None:
-            assembler = self._new_assembler(owner)
-        if len(self.assemblers) > 1:
-            self._among_others(owner, message, now_s, fixes)
+            assembler = self._assembler_of(owner)
+        elif len(self.assemblers) == 1:  # the usual line: one device
+            assembler.add(message, now_s, fixes)
+            return
+        self._among_others(owner, message, now_s, fixes)
         assembler.add(message, now_s, fixes)
         # Only now: this sentence may have completed an epoch, which is older than it.
         if isinstance(message, Report) and message.position_e9 and message.instant is not None:
@@ -106,18 +98,15 @@ class SharedLine:
         for assembler in self.assemblers.values():
             assembler.close("end", now_s, fixes)
 
-    def _new_assembler(self, owner: str) -> Assembler:
+    def _assembler_of(self, owner: str) -> Assembler:
         if len(self.assemblers) >= _OWNERS_AT_MOST:
-            needed = {GNSS, self.followed}
+            needed = {GNSS, self.followed}  # damaged tags never push out the receiver
             self._forget(next(name for name in self.assemblers if name not in needed))
-        assembler = self.assemblers[owner] = Assembler(
-            self._new_dates(lambda: self._lent_ms(owner)),
+        assembler = self.assemblers[owner] = self._new_assembler(
+            lambda: self._other_known_ms(owner),
             lambda instant: self._is_followed(owner, instant),
-            eager=self._eager,
-            baud=self._baud,
         )
         self._overtaken_ms[owner] = {}
-        self.alone = (owner, assembler.add) if len(self.assemblers) == 1 else ("", _nobody)
         if self.followed is None:
             assembler.count_in(self.counts)
         return assembler
@@ -127,15 +116,14 @@ class SharedLine:
         self._ignored_since_ms.pop(owner, None)
         self._position_ms.pop(owner, None)
 
-    def _lent_ms(self, borrower: str) -> int | None:
-        known = (
-            assembler.dates.known_ms
-            for owner, assembler in self.assemblers.items()
-            if owner != borrower
-        )
-        return next((ms for ms in known if ms is not None), None)
+    def _other_known_ms(self, owner: str) -> int | None:
+        for other, assembler in self.assemblers.items():
+            if other != owner and assembler.dates.known_ms is not None:
+                return assembler.dates.known_ms
+        return None
 
     def _among_others(self, owner: str, message: Message, now_s: float, fixes: list[Fix]) -> None:
+        """Count a sentence of an ignored owner, and close the epochs that its time has passed."""
         if self.followed not in {None, owner}:
             self.counts["other-talker"] += 1
         self._overtaken_ms[owner].clear()
@@ -145,7 +133,7 @@ class SharedLine:
         for other, assembler in self.assemblers.items():
             if other != owner and assembler.open:
                 since_ms = self._overtaken_ms[other].setdefault(owner, time_ms)
-                if _has_gone_on(since_ms, time_ms, _OVERTAKEN_MS):
+                if _has_passed(since_ms, time_ms, _OVERTAKEN_MS):
                     assembler.close("time", now_s, fixes)
 
     def _note_position(self, owner: str, time_ms: int) -> None:
@@ -157,13 +145,17 @@ class SharedLine:
             self._ignored_since_ms.setdefault(owner, time_ms)
 
     def _is_followed(self, owner: str, instant: Instant) -> bool:
-        """Whether an owner with a position at this time is followed from now on."""
+        """Whether an owner with a position at this time is followed, perhaps from now on."""
+        if owner == self.followed:
+            return True
         time_ms = time_of_day_ms(instant)
         since_ms = self._ignored_since_ms.get(owner, time_ms)
-        if self.followed is not None and not _has_gone_on(since_ms, time_ms, _SILENCE_MS):
+        if self.followed is not None and not _has_passed(since_ms, time_ms, _SILENCE_MS):
             self.ignored.add(owner)
             if owner != GNSS:
                 return False
+            # A plotter is often the first on the line, but its positions come from the receiver. A
+            # few epochs of that are awaited, because damaged tags look like one too.
             self._epochs_of_gnss += 1
             if self._epochs_of_gnss < _EPOCHS_TO_TAKE_OVER:
                 return False
@@ -176,14 +168,9 @@ class SharedLine:
         self._ignored_since_ms.clear()
         self._epochs_of_gnss = 0
         for name, assembler in self.assemblers.items():
-            assembler.followed = name == owner
-            assembler.count_in(self.counts if assembler.followed else Counter())
+            assembler.count_in(self.counts if name == owner else Counter())
 
 
-def _nobody(_message: Message, _now_s: float, _fixes: list[Fix]) -> None:
-    """The line has more than one owner."""
-
-
-def _has_gone_on(since_ms: int, time_ms: int, by_ms: int) -> bool:
-    """Whether a clock has advanced, or stepped back, by so much."""
+def _has_passed(since_ms: int, time_ms: int, by_ms: int) -> bool:
+    """Whether a clock has advanced, or stepped back, by at least this."""
     return by_ms <= (time_ms - since_ms) % DAY_MS <= DAY_MS - by_ms

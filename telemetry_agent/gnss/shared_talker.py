@@ -1,9 +1,9 @@
 """Two receivers on one line with the same talker.
 
 No sentence distinguishes them, so they are taken for one receiver, and its fixes may jump between
-the two. This module only detects it: for several epochs in a row their times alternate, or one has
-a fix and the other has none, or two positions of one time are farther apart than the device moves
-until the next, or two talkers of satellite systems take turns.
+the two. This module only detects it, by what one receiver does not do in several epochs in a row:
+its time steps back and forth, its fix comes and goes, one time has two positions that are farther
+apart than the device moves until the next time, or two talkers of satellite systems take turns.
 """
 
 from telemetry_agent.gnss.epoch import Epoch
@@ -17,10 +17,8 @@ _APART_E9 = 100_000  # 11 m
 class SharedTalker:
     """Watches the epochs of one owner."""
 
-    noticed = False
+    suspected = False
     """Whether there seem to be two receivers."""
-    watching = False
-    """Whether ``closed`` must be called for the next epoch in any case."""
 
     def __init__(self) -> None:
         # How often in a row:
@@ -29,45 +27,45 @@ class SharedTalker:
         self._doubles = 0  # one time had two positions,
         self._swaps = 0  # another talker had the position
         self._forward = True
-        self._before: Report | None = None  # what came again in the epoch before
-        self._second: Report | None = None  # in the open one
+        self._repeated: Report | None = None  # in the open epoch
+        # Of the epoch before:
+        self._epoch: Epoch | None = None
+        self._first: Report | None = None
+        self._second: Report | None = None
 
     def repeated(self, report: Report) -> None:
         """A position sentence came again with the time of the open epoch."""
-        self._second = report
-        self.watching = True
+        self._repeated = report
 
-    def closed(
-        self, before: Epoch, position_before: Report | None, now: Epoch, position: Report | None
-    ) -> None:
-        """Compare an epoch and its trusted position with the ones before.
-
-        Not needed if both have a position, or none, and a tag in common, and time advances, unless
-        ``watching``.
-        """
-        changed = (position is None) != (position_before is None)
-        swapped = now.seen.keys().isdisjoint(before.seen)
+    def closed(self, epoch: Epoch, position: Report | None) -> None:
+        """Compare an epoch and its trusted position with the epoch before."""
+        before, first, second = self._epoch, self._first, self._second
+        self._epoch, self._first, self._second = epoch, position, self._repeated
+        self._repeated = None
+        if before is None:
+            return
+        # Two talkers that share one instant are one receiver, so only epochs without a common tag
+        # take turns.
+        changed = (position is None) != (first is None)
+        swapped = epoch.seen.keys().isdisjoint(before.seen)
         self._changes = self._changes + 1 if changed and not swapped else 0
-        self._swaps = self._swaps + 1 if swapped and position and position_before else 0
-        if now.instant is not None and before.instant is not None:
-            forward = (now.instant - before.instant) % DAY_MS < DAY_MS // 2
+        self._swaps = self._swaps + 1 if swapped and position and first else 0
+        if epoch.instant is not None and before.instant is not None:
+            forward = (epoch.instant - before.instant) % DAY_MS < DAY_MS // 2
             self._turns = self._turns + 1 if forward != self._forward else 0
             self._forward = forward
-        two = _are_two(position_before, self._before, position)
+        two = second is not None and _are_two(first, second, position)
         self._doubles = self._doubles + 1 if two else 0
-        self._before, self._second = self._second, None
-        counted = max(self._turns, self._changes, self._doubles, self._swaps)
-        self.watching = bool(counted) or not self._forward or self._before is not None
-        if counted >= _EPOCHS:
-            self.noticed = True
+        if _EPOCHS in {self._turns, self._changes, self._doubles, self._swaps}:
+            self.suspected = True
 
 
-def _are_two(first: Report | None, second: Report | None, following: Report | None) -> bool:
+def _are_two(first: Report | None, second: Report, following: Report | None) -> bool:
     """Whether the first two, of one time, are of two receivers; ``following`` is later."""
-    if second is None or not (second.veto or second.position_e9):
+    if not (second.veto or second.position_e9):
         return False
     if first is None or second.veto:
-        return (first is None) != second.veto
+        return (first is None) != second.veto  # one has a fix, and the other has none
     if following is None:
         return False
     return _apart_e9(first, second) > 2 * _apart_e9(first, following) + _APART_E9

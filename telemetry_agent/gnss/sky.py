@@ -12,28 +12,18 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 from telemetry_agent.gnss.framing import Sentence
+from telemetry_agent.gnss.sentences import SYSTEM_IDS
 from telemetry_agent.model import Constellation, Satellite
 
 _STALE_S = 30.0
 _KEPT = 200  # three epochs of all systems and signals
 
-# By talker in GSV, by talker or number in GSA. None: the number shows the system, because GN and an
-# old GP stand for all systems.
-_SYSTEMS: dict[str, Constellation | None] = {
-    "GP": None,
-    "1": None,
-    "GN": None,
-    "GL": "GLONASS",
+# By the system's id in GSA.
+_SYSTEMS: dict[str, Constellation] = {
     "2": "GLONASS",
-    "GA": "Galileo",
     "3": "Galileo",
-    "GB": "BeiDou",
-    "BD": "BeiDou",
     "4": "BeiDou",
-    "GQ": "QZSS",
-    "QZ": "QZSS",
     "5": "QZSS",
-    "GI": "NavIC",
     "6": "NavIC",
 }
 # First number, last number, system, and what is added to its own numbers.
@@ -52,7 +42,7 @@ _SIGNALS = frozenset("0123456789ABCDEF")
 
 
 class InView:
-    """Keeps the last GSV sentences. One thread may keep, any thread may ask."""
+    """Keeps the last GSV sentences. One thread may add some, any thread may read them."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[float, Sentence]] = deque(maxlen=_KEPT)
@@ -95,7 +85,7 @@ def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentenc
     for sentence in sentences:
         total, number, _ = (sentence[6:] + ",,").split(",", 2)
         talker, key = sentence[:2], sentence[:2] + _signal(sentence)
-        if talker not in _SYSTEMS or not (number.isdecimal() and total.isdecimal()):
+        if talker not in SYSTEM_IDS or not (number.isdecimal() and total.isdecimal()):
             continue
         place = int(number)
         # Most receivers number the sentences of each signal, others those of all signals together.
@@ -139,7 +129,8 @@ def _at_most(most: int, text: str) -> int | None:
 
 
 def _identity(source: str, number: int) -> tuple[Constellation, int] | None:
-    own = _SYSTEMS.get(source)
+    """The satellite's system, and its number there; ``source`` is a talker, or an id in GSA."""
+    own = _SYSTEMS.get(SYSTEM_IDS.get(source, source))
     for first, last, system, offset in _RANGES:
         if first <= number <= last and own in {None, system}:
             return system, number - offset

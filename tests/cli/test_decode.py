@@ -154,7 +154,7 @@ def test_stats_name_who_is_followed_where_several_have_positions() -> None:
     _, fixes, error = decode("--stats", data=data)
     assert len(fixes) == 9
     (notice,) = json.loads(error)["notices"]
-    assert "(II beside GN): GN is followed" in notice
+    assert "(II beside GN): those of GN are recorded" in notice
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def dates(
 
 
 def placed(known: Dates, time: Instant, now_s: float = 0.0) -> int:
-    found = known.place(time, now_s)
+    found = known.resolve(time, now_s)
     assert found is not None
     return found[0]
 
@@ -243,16 +243,16 @@ def test_1024_or_2048_weeks_lead_back_on_a_live_line_and_never_in_a_recording(
         line_ = dates(fix_rollover=True, wall_ms=day * DAY_MS + time)
         line_.learn(behind, time)
         assert line_.known_ms == day * DAY_MS + time
-        assert line_.moved
+        assert line_.corrected
 
 
 @given(TIMES, st.integers(-30 * DAY_MS, 30 * DAY_MS))
 def test_without_a_date_none_is_invented(time: Instant, off_ms: int) -> None:
     unknown = dates()
-    assert unknown.place(time, 0.0) is None
+    assert unknown.resolve(time, 0.0) is None
     assert unknown.counts["no-date"] == 1
     clock_only = dates(wall_ms=20_780 * DAY_MS + off_ms)
-    assert clock_only.place(time, 0.0) is None, "the receiver has had no time to send one"
+    assert clock_only.resolve(time, 0.0) is None, "the receiver has had no time to send one"
 
 
 @given(KNOWN, st.lists(st.integers(0, HALF_DAY_MS - 1), max_size=9))
@@ -261,4 +261,4 @@ def test_a_recording_gets_its_day_by_hand(day: int, steps_ms: list[int]) -> None
     true_ms = day * DAY_MS
     for step_ms in steps_ms:
         true_ms += step_ms
-        assert by_hand.place(Instant(true_ms % DAY_MS), 0.0) == (true_ms, ())
+        assert by_hand.resolve(Instant(true_ms % DAY_MS), 0.0) == (true_ms, ())

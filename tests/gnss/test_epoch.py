@@ -31,7 +31,7 @@ def message(body: str) -> Message:
 
 def of(*bodies: str) -> Epoch:
     epoch = Epoch()
-    epoch.instant = at("120000")
+    epoch.take_time(at("120000"))
     for body in bodies:
         read = message(body)
         if isinstance(read, Gst):

@@ -481,7 +481,7 @@ def test_a_receiver_that_is_of_no_use_is_told_once_why(
     assert source.closed == 0
 
 
-def test_two_receivers_on_one_line_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_two_receivers_on_one_line_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     does: list[bytes | float] = [OK]
     for second in range(30):
         does += [line(second) + nmea.rmc(f"1200{second:02}", talker="II"), 1.0]
@@ -490,7 +490,7 @@ def test_two_receivers_on_one_line_are_told_once(caplog: pytest.LogCaptureFixtur
         step()
     (notice,) = reader.status.notices
     assert caplog.messages == [f"gps: {notice}"]
-    assert "(II beside GN): GN is followed" in notice
+    assert "(II beside GN): those of GN are recorded" in notice
     assert reader.status.state == "2d"
 
 

@@ -214,7 +214,7 @@ def test_gsa(
 ) -> None:
     found = gsa(Sentence(body))
     assert found is not None
-    assert (found.system, len([n for n in found.satellites if n])) == (system, satellites)
+    assert (found.system, len(found.satellites)) == (system, satellites)
     assert (found.pdop_e2, found.hdop_e2, found.vdop_e2) == dops
 
 
