@@ -1,6 +1,6 @@
-"""What every thread of the agent is made of.
+"""The loop that every thread of the agent runs, and the bells that wake it.
 
-A task does one unit of work per ``step``. The loop round it is the same for all::
+A task does one unit of work per ``step``. The loop around it is the same for all::
 
     arm     bell.clear()
     check   if stop: return
@@ -12,9 +12,12 @@ is not lost: the wait returns at once and the step looks again. A ring carries n
 makes a spurious ring harmless, and it means that a step decides by state and clock alone.
 """
 
+import errno
+import logging
 import math
 import os
 import select
+import socket
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -23,6 +26,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from telemetry_agent.clock import Clock
+
+log = logging.getLogger(__name__)
+
+_MESSAGE_BYTES = 16384
 
 
 class Bell:
@@ -75,6 +82,73 @@ class Bell:
         ready = dict(poll.poll(timeout_ms))
         ready.pop(self._fd, None)
         return ready
+
+
+class KernelBell(Bell):
+    """A bell that the kernel rings too, by its netlink messages; for one waiting thread.
+
+    Where the system or a sandbox forbids netlink, threads can still ring it.
+
+    Args:
+        protocol: of netlink.
+        groups: the multicast groups of the messages, one bit for each.
+        about: what the messages report, for the log.
+        fallback: what happens without messages, for the log.
+    """
+
+    def __init__(self, protocol: int, groups: int, about: str, fallback: str) -> None:
+        super().__init__()
+        self._watched: list[tuple[int, int]] = []
+        self._kernel: socket.socket | None = None
+        try:
+            self._kernel = _kernel_socket(protocol, groups)
+        except OSError as error:
+            reason = error.strerror
+            log.info(
+                "cannot receive the kernel's messages about %s (%s): %s", about, reason, fallback
+            )
+
+    def wait(
+        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
+    ) -> dict[int, int]:
+        """As ``Bell.wait``; a message ends the wait too."""
+        kernel = [] if self._kernel is None else [(self._kernel.fileno(), select.POLLIN)]
+        return super().wait(timeout_s, [*watched, *self._watched, *kernel])
+
+    def watch(self, descriptors: list[tuple[int, int]]) -> None:
+        """Let these descriptors end each wait too, in place of earlier ones."""
+        self._watched = descriptors
+
+    def messages(self) -> list[bytes]:
+        """The messages since the last call; an empty one if some were lost."""
+        received: list[bytes] = []
+        while self._kernel is not None:
+            try:
+                received.append(self._kernel.recv(_MESSAGE_BYTES))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # a burst that the socket could not hold
+                    raise
+                received.append(b"")
+        return received
+
+    def close(self) -> None:
+        """End a wait and receive no more messages. Idempotent."""
+        self.ring()
+        kernel, self._kernel = self._kernel, None
+        if kernel is not None:
+            kernel.close()
+
+
+def _kernel_socket(protocol: int, groups: int) -> socket.socket:
+    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+    try:
+        kernel.bind((0, groups))
+    except OSError:
+        kernel.close()
+        raise
+    return kernel
 
 
 class FairLock:

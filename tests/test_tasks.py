@@ -1,10 +1,13 @@
+import logging
+import select
 import signal
+import socket
 import threading
 
 import pytest
 from fakes import FakeClock
 
-from telemetry_agent.tasks import Beat, Bell, FairLock, Stop, run_loop
+from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, Stop, run_loop
 
 
 class Steps:
@@ -147,3 +150,59 @@ def test_an_interrupted_wait_for_a_fair_lock_leaves_it_to_the_next() -> None:
     assert not lock.locked()
     with lock:
         assert lock.locked()
+
+
+@pytest.fixture
+def bell(monkeypatch: pytest.MonkeyPatch) -> KernelBell:
+    """Without the kernel's messages: the machine's network may change at any time."""
+
+    def refused(protocol: int, groups: int) -> socket.socket:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("telemetry_agent.tasks._kernel_socket", refused)
+    return KernelBell(socket.NETLINK_ROUTE, 1, "links", "probing only")
+
+
+def test_a_bell_without_the_kernel_says_so_once(
+    caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    caplog.set_level(logging.INFO)
+    bell: KernelBell = request.getfixturevalue("bell")
+    bell.wait(0)
+    bell.wait(0)
+    assert caplog.messages == [
+        "cannot receive the kernel's messages about links (Operation not permitted): probing only"
+    ]
+
+
+def test_a_ring_ends_the_next_wait_and_arming_forgets_it(bell: KernelBell) -> None:
+    for _ in range(100_000):  # more than any buffer holds
+        bell.ring()
+    bell.wait(None)
+    bell.clear()
+    bell.wait(0.001)
+    bell.ring()
+    bell.wait(None)
+    assert not bell.messages()
+
+
+def test_a_ring_from_another_thread_ends_a_wait(bell: KernelBell) -> None:
+    waiting = threading.Thread(target=bell.wait, args=(None,))
+    waiting.start()
+    bell.ring()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_a_watched_socket_that_is_done_ends_a_wait(bell: KernelBell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as connecting:
+        connecting.setblocking(False)
+        connecting.connect_ex(server.getsockname())
+        bell.watch([(connecting.fileno(), select.POLLOUT)])
+        bell.wait(None)
+
+
+def test_rings_after_the_end_are_ignored(bell: KernelBell) -> None:
+    bell.close()
+    bell.close()
+    bell.ring()

@@ -33,10 +33,11 @@ from typing import TYPE_CHECKING, Literal
 from telemetry_agent.clock import Clock
 from telemetry_agent.connecting import no_route_to
 from telemetry_agent.connectivity.probe import Probe, Word
-from telemetry_agent.connectivity.routes import KernelBell, Path
+from telemetry_agent.tasks import KernelBell
 
 if TYPE_CHECKING:
     from telemetry_agent.addresses import Address
+    from telemetry_agent.connectivity.routes import Path
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class Monitor:
         """Do what is due. Blocks only in the callbacks."""
         if self._results:
             self._process_result(now_s)
-        if self.bell.heard() and self._look_due_s is None:
+        if self.bell.messages() and self._look_due_s is None:
             self._look_due_s = now_s + _SETTLE_S
         if self._look_due_s is not None and now_s >= self._look_due_s:
             self._look(now_s)

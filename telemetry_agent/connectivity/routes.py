@@ -29,20 +29,14 @@ several gateways has the flag at each of them: it counts as a path, and as anoth
 gateway is lost.
 """
 
-import contextlib
 import errno
-import logging
-import select
 import socket
 import struct
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from telemetry_agent.addresses import Address
 from telemetry_agent.connecting import NO_ROUTE
-from telemetry_agent.tasks import Bell
-
-log = logging.getLogger(__name__)
+from telemetry_agent.tasks import KernelBell
 
 # Links; then addresses, routes and policy rules of IPv4, and of IPv6.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
@@ -118,63 +112,6 @@ def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int
     return flags, tuple(attributes)
 
 
-class KernelBell(Bell):
-    """A bell that any thread rings, and the kernel by its messages; for one waiting thread.
-
-    Without the kernel's messages (no netlink in a container) threads can still ring it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._watched: list[tuple[int, int]] = []
-        self._news = _listen()
-
-    def wait(
-        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
-    ) -> dict[int, int]:
-        """As ``Bell.wait``; a kernel message ends the wait too."""
-        news = [] if self._news is None else [(self._news.fileno(), select.POLLIN)]
-        return super().wait(timeout_s, [*watched, *self._watched, *news])
-
-    def watch(self, descriptors: list[tuple[int, int]]) -> None:
-        """Let these descriptors end each wait too, in place of earlier ones."""
-        self._watched = descriptors
-
-    def heard(self) -> bool:
-        """Whether the kernel has sent messages since the last call."""
-        news = False
-        if self._news is not None:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    try:
-                        self._news.recv(1)  # the content is not used
-                    except OSError as error:
-                        if error.errno != errno.ENOBUFS:  # a lost message counts too
-                            raise
-                    news = True
-        return news
-
-    def close(self) -> None:
-        """End a wait and receive no more messages. Idempotent."""
-        self.ring()
-        news, self._news = self._news, None
-        if news is not None:
-            news.close()
-
-
-def _listen() -> socket.socket | None:
-    try:
-        news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        try:
-            news.bind((0, _GROUPS))
-        except OSError:
-            news.close()
-            raise
-    except OSError as error:
-        log.info(
-            "cannot receive the kernel's messages about links and routes (%s): probing only",
-            error.strerror,
-        )
-        return None
-    news.setblocking(False)
-    return news
+def route_bell() -> KernelBell:
+    """A bell that the kernel rings when links, addresses, routes or policy rules change."""
+    return KernelBell(socket.NETLINK_ROUTE, _GROUPS, "links and routes", "probing only")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from telemetry_agent.addresses import Address
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe, ProbeResult
-from telemetry_agent.connectivity.routes import KernelBell, Path
+from telemetry_agent.connectivity.routes import Path
+from telemetry_agent.tasks import KernelBell
 
 HERE = Address(socket.AF_INET, ("10.0.0.9", 80))
 PROBE_EVERY_S = 30.0
@@ -25,7 +26,7 @@ class FakeBell(KernelBell):
     """The kernel's news are told by the test, and nobody waits."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(socket.NETLINK_ROUTE, 0, "nothing", "nothing")
         self.news = False
         self.rings = 0
         self.closed = False
@@ -33,9 +34,9 @@ class FakeBell(KernelBell):
     def ring(self) -> None:
         self.rings += 1
 
-    def heard(self) -> bool:
+    def messages(self) -> list[bytes]:
         news, self.news = self.news, False
-        return news
+        return [b"changed"] if news else []
 
     def close(self) -> None:
         self.closed = True
