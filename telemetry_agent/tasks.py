@@ -3,7 +3,7 @@
 A task does one unit of work per ``step``. The loop around it is the same for all::
 
     arm     bell.clear()
-    check   if stop: return
+    check   if stop.is_set(): return
     step    wait = task.step(now)      0: again; None: until rung; else seconds
     wait    bell.wait(wait)
 
@@ -22,7 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from telemetry_agent.clock import Clock
@@ -236,32 +236,14 @@ class Beat:
             self._excused_until_s = due_s + frozen_s
 
 
-@dataclass
-class Stop:
-    """Asks one loop to end; set once, never cleared."""
-
-    _event: threading.Event = field(default_factory=threading.Event)
-
-    def set(self) -> None:
-        """Ask."""
-        self._event.set()
-
-    def wait(self, timeout_s: float) -> None:
-        """Return when it is set, or after ``timeout_s`` seconds."""
-        self._event.wait(timeout_s)
-
-    def __bool__(self) -> bool:
-        return self._event.is_set()
-
-
 _WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; that is no stuck thread
 
 
-def run_loop(task: Task, stop: Stop, beat: Beat, clock: Clock) -> None:
+def run_loop(task: Task, stop: threading.Event, beat: Beat, clock: Clock) -> None:
     """Step ``task`` until ``stop`` is set. What a step raises ends the loop and is raised."""
     while True:
         task.bell.clear()
-        if stop:
+        if stop.is_set():
             return
         now_s = clock.monotonic_s()
         beat.stamp(now_s + task.max_step_s)

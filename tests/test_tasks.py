@@ -7,7 +7,7 @@ import threading
 import pytest
 from fakes import FakeClock
 
-from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, Stop, run_loop
+from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, run_loop
 
 
 class Steps:
@@ -16,7 +16,7 @@ class Steps:
     name = "steps"
     max_step_s = 1.0
 
-    def __init__(self, waits: list[float | None], stop: Stop) -> None:
+    def __init__(self, waits: list[float | None], stop: threading.Event) -> None:
         self.bell = Bell()
         self.waits = waits
         self.stop = stop
@@ -43,7 +43,7 @@ def started(task: Steps, beat: Beat | None = None) -> threading.Thread:
 
 
 def test_zero_steps_again_at_once() -> None:
-    task = Steps([0, 0, 0], Stop())
+    task = Steps([0, 0, 0], threading.Event())
     thread = started(task)
     thread.join(5)
     assert not thread.is_alive()
@@ -51,7 +51,7 @@ def test_zero_steps_again_at_once() -> None:
 
 
 def test_none_waits_until_rung() -> None:
-    task = Steps([None], Stop())
+    task = Steps([None], threading.Event())
     beat = Beat()
     thread = started(task, beat)
     assert task.called.acquire(timeout=5)
@@ -67,13 +67,13 @@ def test_a_ring_during_the_step_is_not_lost() -> None:
             self.bell.ring()
             return super().step(now_s)
 
-    thread = started(RingsItself([None, None], Stop()))
+    thread = started(RingsItself([None, None], threading.Event()))
     thread.join(5)
     assert not thread.is_alive()
 
 
 def test_a_stop_during_a_wait_ends_the_loop_without_another_step() -> None:
-    task = Steps([None], Stop())
+    task = Steps([None], threading.Event())
     thread = started(task)
     assert task.called.acquire(timeout=5)
     task.stop.set()
@@ -99,7 +99,7 @@ def test_what_a_step_raises_leaves_the_loop() -> None:
             raise LookupError
 
     with pytest.raises(LookupError):
-        run_loop(Raises([], Stop()), Stop(), Beat(), FakeClock())
+        run_loop(Raises([], threading.Event()), threading.Event(), Beat(), FakeClock())
 
 
 def test_a_fair_lock_is_had_in_the_order_of_asking() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.gnss.sources.hotplug import Hotplug
-from telemetry_agent.tasks import Beat, Bell, KernelBell, Stop, run_loop
+from telemetry_agent.tasks import Beat, Bell, KernelBell, run_loop
 
 LIMIT_S = 5.0
 
@@ -60,7 +60,7 @@ def test_everything_else_is_not() -> None:
 def test_a_wake_ends_the_wait() -> None:
     rung: list[int] = []
     hotplug = Hotplug(lambda: rung.append(1), Kernel())
-    stop = Stop()
+    stop = threading.Event()
     thread = threading.Thread(target=run_loop, args=(hotplug, stop, Beat(), Clock()))
     thread.start()
     stop.set()
