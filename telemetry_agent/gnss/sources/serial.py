@@ -8,30 +8,79 @@ import contextlib
 import errno
 import fcntl
 import grp
+import json
+import logging
 import os
 import pwd
 import stat
 import termios
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import serial
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError
-from telemetry_agent.gnss.sources import BusyError, holders
-from telemetry_agent.gnss.sources.baud import PATIENCE_S, BaudMemory, Trial, in_order
-from telemetry_agent.gnss.sources.machine import candidate
+from telemetry_agent.gnss.sources import BusyError
+from telemetry_agent.gnss.sources.machine import candidate, explain, holder
 from telemetry_agent.gnss.sources.on_connect import OnConnect
-from telemetry_agent.gnss.sources.protocols import protocol
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, protocol
 from telemetry_agent.model import ReceiverState
+
+_log = logging.getLogger(__name__)
 
 _ABSENT = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR, errno.EIO}
 _BUSY = {errno.EBUSY, errno.EWOULDBLOCK}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
 _WRITE_S = 2.0
+_TRIAL_S = 1.2  # longer than the second between two epochs of most receivers
 _SILENT_TRIALS = 2
+
+
+def _in_order(known: int | None) -> Iterator[int]:
+    """All speeds; the one that worked before comes first."""
+    if known:
+        yield known
+    yield from (baud for baud in BAUD_RATES if baud != known)
+
+
+class BaudMemory:
+    """The speed that worked for each receiver, in a file that may disappear at any time.
+
+    Args:
+        path: the file, in a folder that survives a restart; ``None``: remember nothing.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known = self._load()
+
+    def __getitem__(self, name: str) -> int | None:
+        return self._known.get(name)
+
+    def __setitem__(self, name: str, baud: int) -> None:
+        if self._known.get(name) == baud:
+            return
+        self._known[name] = baud
+        if self._path is None:
+            return
+        new = self._path.with_name(self._path.name + ".new")
+        try:
+            new.write_text(json.dumps(self._known))
+            new.replace(self._path)
+        except OSError as error:
+            # The next start detects the speed again, which takes seconds.
+            _log.debug("cannot remember the baud rate in %s: %s", self._path, error)
+
+    def _load(self) -> dict[str, int]:
+        try:
+            known = json.loads(self._path.read_text()) if self._path else {}
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(known, dict):
+            return {}
+        return {name: baud for name, baud in known.items() if baud in BAUD_RATES}
 
 
 class _Port(serial.Serial):
@@ -86,7 +135,7 @@ class SerialSource:
         self._open()
         try:
             if not self._fixed:
-                self.baud = self.find_baud()
+                self.baud = self._find_baud()
             if self.baud is not None:
                 self._send(self._commands.opened())
         except (OSError, termios.error) as error:
@@ -145,13 +194,13 @@ class SerialSource:
             )
         return Advice(f"no data from {self.name}", "check the receiver's wiring and power")
 
-    def find_baud(self) -> int | None:
+    def _find_baud(self) -> int | None:
         """Detect the speed of the open port; ``None``, with the most likely one set: not found.
 
         A cancel ends the search.
         """
         port = self._opened()
-        rates = list(in_order(self._memory[self.name]))
+        rates = list(_in_order(self._memory[self.name]))
         silent = 0
         for baud in rates:
             port.baudrate = baud
@@ -169,7 +218,7 @@ class SerialSource:
         return None
 
     def _try(self, trial: Trial) -> bool:
-        until_s = self._clock.monotonic_s() + PATIENCE_S
+        until_s = self._clock.monotonic_s() + _TRIAL_S
         verdict = None
         while verdict is None and not self._cancelled:
             left_s = until_s - self._clock.monotonic_s()
@@ -213,9 +262,9 @@ class SerialSource:
                 raise self._no_port()
             device = self._path.resolve()
             # A pty's maker often has it open as well.
-            if device.name.startswith("tty") and (by := holders.holder(device, self._root)):
-                raise BusyError(*holders.explain(device, by, self._root))
-            speed = self.baud or next(in_order(self._memory[self.name]))
+            if device.name.startswith("tty") and (by := holder(device, self._root)):
+                raise BusyError(*explain(device, by, self._root))
+            speed = self.baud or next(_in_order(self._memory[self.name]))
             port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
             with self._guard:
                 self._port = port
