@@ -1,8 +1,8 @@
-"""Names and their addresses: look them up without blocking anybody.
+"""Names and their addresses: looks names up without blocking the caller.
 
 ``getaddrinfo`` cannot be interrupted, so a look-up runs in a daemon thread. Each name has at most
-one: all who need the same name wait for the same answer. The addresses of the last answer are kept,
-because a network whose name server is silent can still carry requests.
+one: all callers that need the same name wait for the same answer. The addresses of the last answer
+are kept, because a network whose name server is silent can still carry requests.
 """
 
 import errno

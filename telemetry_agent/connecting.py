@@ -1,4 +1,4 @@
-"""Connect to any address of a name: the one way for the whole agent.
+"""Connects to any address of a name; all connections of the agent are made here.
 
 Theory of operation, after RFC 8305 ("happy eyeballs"). The addresses are tried in the resolver's
 order with the families interleaved, the family that worked last first. The next attempt begins
@@ -15,7 +15,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from telemetry_agent.addresses import (
     LOOK_UP_S,
@@ -43,16 +43,11 @@ NO_ROUTE = {
     errno.EAFNOSUPPORT,  # IPv6 is switched off
     errno.ENODEV,  # the interface of a link-local address is gone
 }
-"""What ``connect`` returns at once, having sent nothing, when the kernel has no route."""
+"""What ``connect`` returns at once, before it sends a packet, when the kernel has no route."""
 
 _UNDER_WAY = {errno.EINPROGRESS, errno.EALREADY, errno.EINTR}
 
 _Why = tuple[Kind, str]  # and a text with a place for the addresses
-
-
-def no_route_to(addresses: Iterable[Address]) -> UnreachableError:
-    """The error for addresses to which the kernel has no route."""
-    return _failure(dict.fromkeys(addresses, _why(errno.ENETUNREACH, at_once=True)))
 
 
 class Connecting:
@@ -99,7 +94,7 @@ class Connecting:
         self._until_s = math.inf
 
     @property
-    def doing(self) -> str:
+    def timeout_reason(self) -> str:
         """What has not happened yet; the caller adds "within 5 s"."""
         if self._sockets or self._waiting:
             return f"no connection to {self._host}"
@@ -122,7 +117,9 @@ class Connecting:
                 break
             self._begin(self._waiting.popleft(), now_s)
         if now_s >= self._until_s:
-            self._give_up(errno.ETIMEDOUT)
+            why = _why(errno.ETIMEDOUT, at_once=False, limit_s=self._connect_s)
+            self._failed.update(dict.fromkeys([*self._sockets, *self._waiting], why))
+            self.cancel()
         if self._sockets or self._waiting or self._look_up is not None:
             return None
         if self._failed or self._look_up_error is None:
@@ -146,9 +143,11 @@ class Connecting:
         return watched
 
     def cancel(self) -> None:
-        """Close all sockets that are not connected. A look-up goes on. Idempotent."""
+        """End all attempts. A look-up continues. Idempotent."""
+        for attempt in self._sockets.values():
+            attempt.close()
+        self._sockets.clear()
         self._waiting.clear()
-        self._give_up(errno.ECANCELED)
 
     def run(self, clock: Clock, wait: Wait) -> socket.socket:
         """Block until there is a connection. What ``wait`` raises ends this.
@@ -179,8 +178,8 @@ class Connecting:
                 self._add_known(now_s)
             if now_s >= self._look_up_until_s:
                 self._look_up = None
-                said = f"no name server answered for {self._host} within {LOOK_UP_S:g} s"
-                self._look_up_error = UnreachableError(said, "no-name-server")
+                text = f"no name server answered for {self._host} within {LOOK_UP_S:g} s"
+                self._look_up_error = UnreachableError(text, "no-name-server")
             return
         self._look_up = None
         if isinstance(result, list):
@@ -238,14 +237,6 @@ class Connecting:
             self._failed[address] = _why(number, at_once=False)
             self._next_s = now_s
         return None
-
-    def _give_up(self, number: int) -> None:
-        for attempt in self._sockets.values():
-            attempt.close()
-        why = _why(number, at_once=False, limit_s=self._connect_s)
-        self._failed.update(dict.fromkeys([*self._sockets, *self._waiting], why))
-        self._sockets.clear()
-        self._waiting.clear()
 
 
 def _why(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Why:

@@ -173,13 +173,13 @@ def as_json(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def read(kind: type[T], said: object) -> T:
+def read(kind: type[T], value: object) -> T:
     """From JSON. A value that is missing or has another type gets its default."""
     known: dict[str, Any] = {}
     types_by_name = get_type_hints(kind)
-    if isinstance(said, Mapping):
-        for name in types_by_name.keys() & said.keys():
-            found = _fitting(types_by_name[name], said[name])
+    if isinstance(value, Mapping):
+        for name in types_by_name.keys() & value.keys():
+            found = _fitting(types_by_name[name], value[name])
             if found is not None:
                 known[name] = found
     return kind(**known)
@@ -208,21 +208,21 @@ def _element(hint: Any) -> Any:
     return get_args(bare)[0] if get_origin(bare) is tuple else bare
 
 
-def _fitting(hint: Any, said: object) -> object:  # noqa: PLR0911 - one for each kind of type
-    """``said`` as a value of that type, or ``None``."""
+def _fitting(hint: Any, value: object) -> object:  # noqa: PLR0911 - one for each kind of type
+    """``value`` as a value of that type, or ``None``."""
     origin = get_origin(hint)
     if origin in {Union, types.UnionType}:
-        return next((v for h in get_args(hint) if (v := _fitting(h, said)) is not None), None)
+        return next((v for h in get_args(hint) if (v := _fitting(h, value)) is not None), None)
     if origin is Literal:
-        return said if said in get_args(hint) else None
+        return value if value in get_args(hint) else None
     if origin is tuple:
-        listed = said if isinstance(said, list) else []
+        listed = value if isinstance(value, list) else []
         return tuple(read(get_args(hint)[0], one) for one in listed)
     if is_dataclass(hint):
-        return read(hint, said)  # type: ignore[arg-type]
+        return read(hint, value)  # type: ignore[arg-type]
     if hint is float:
-        return float(said) if type(said) in {int, float} else None  # type: ignore[arg-type]
+        return float(value) if type(value) in {int, float} else None  # type: ignore[arg-type]
     if origin is not None:  # counts by reason
-        mapping = said if isinstance(said, Mapping) else {}
+        mapping = value if isinstance(value, Mapping) else {}
         return {key: count for key, count in mapping.items() if type(count) is int}
-    return said if type(said) is hint else None
+    return value if type(value) is hint else None

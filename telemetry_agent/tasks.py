@@ -36,7 +36,7 @@ class Bell:
     """Wakes one waiting thread. Any thread may ring it, any number of times.
 
     It is a file descriptor (an eventfd), so that a thread can wait for it and for sockets at once:
-    this is the one way in which a blocked thread of the agent is woken.
+    all threads of the agent that block are woken in this way.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Bell:
 
     def __del__(self) -> None:
         with suppress(AttributeError):  # the system gave none
-            os.close(self._fd)  # not sooner: whoever holds the bell may still ring it
+            os.close(self._fd)  # not sooner: another thread may still ring it
 
     def fileno(self) -> int:
         """Readable while it is rung."""
@@ -152,7 +152,7 @@ def _kernel_socket(protocol: int, groups: int) -> socket.socket:
 
 
 class FairLock:
-    """A lock that is granted in the order of asking, so that no loop keeps it from others."""
+    """A lock that is granted in the order of asking, so that a loop cannot keep it from others."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -185,7 +185,7 @@ class FairLock:
                 self._held = False
 
     def locked(self) -> bool:
-        """Whether anybody holds it."""
+        """Whether it is held."""
         return self._held
 
 
@@ -208,7 +208,7 @@ class Task(Protocol):
         """
 
     def wake(self) -> None:
-        """Ring the bell, and end whatever blocking call a step is in where that loses nothing."""
+        """Ring the bell, and end a blocking call of the step where that loses no data."""
 
     def close(self) -> None:
         """Abort a step that does not end by itself, and free what the task holds. Idempotent."""
@@ -230,13 +230,13 @@ class Beat:
         return now_s > max(self.due_s, self._excused_until_s)
 
     def excuse(self, frozen_s: float, now_s: float) -> None:
-        """The whole process stood still for so long: what is overdue gets that time again."""
+        """Extend an overdue promise by the time for which the whole process was stopped."""
         # due_s belongs to the loop, which may stamp it at this moment.
         if (due_s := self.due_s) < now_s:
             self._excused_until_s = due_s + frozen_s
 
 
-_WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; that is no stuck thread
+_WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; then it is not stuck
 
 
 def run_loop(task: Task, stop: threading.Event, beat: Beat, clock: Clock) -> None:

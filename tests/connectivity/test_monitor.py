@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from telemetry_agent.addresses import Address
 from telemetry_agent.connectivity.monitor import Monitor
-from telemetry_agent.connectivity.probe import Probe, ProbeResult
+from telemetry_agent.connectivity.probe import Probe, Word
 from telemetry_agent.connectivity.routes import Path
 from telemetry_agent.tasks import KernelBell
 
@@ -62,7 +62,7 @@ class FakeProbe(Probe):
         self.running = True
         self.starts.append(now_s)
 
-    def poll(self, now_s: float) -> ProbeResult | None:
+    def poll(self, now_s: float) -> tuple[Word, str] | None:
         if now_s < self.due_s():
             return None
         self.running = False
@@ -103,12 +103,12 @@ class World:
         self.returns.append(self.clock.now_s)
         self.spreads.append(spread_s)
 
-    def judge(self) -> ProbeResult:
+    def judge(self) -> tuple[Word, str]:
         if self.way is None:
-            return ProbeResult("no-route", "no route to 10.0.0.9:80")
+            return ("no-route", "no route to 10.0.0.9:80")
         if not self.answers:
-            return ProbeResult("unreachable", "connection refused by 10.0.0.9:80")
-        return ProbeResult("up")
+            return ("unreachable", "connection refused by 10.0.0.9:80")
+        return ("up", "")
 
     @property
     def word(self) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.gnss.sources.hotplug import Hotplug
-from telemetry_agent.tasks import Beat, Bell, KernelBell, run_loop
+from telemetry_agent.tasks import Beat, KernelBell, run_loop
 
 LIMIT_S = 5.0
 
@@ -30,15 +30,12 @@ class Kernel(KernelBell):
     """Sends what the test says."""
 
     def __init__(self, *said: bytes) -> None:
-        Bell.__init__(self)
+        super().__init__(socket.NETLINK_ROUTE, 0, "nothing", "nothing")
         self.said = list(said)
 
     def messages(self) -> list[bytes]:
         said, self.said = self.said, []
         return said
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("said", [KERNEL, UDEV, LOST])
@@ -48,6 +45,7 @@ def test_a_port_that_comes_is_counted_and_rings(said: bytes) -> None:
     assert hotplug.step(0) is None
     assert hotplug.step(0) is None
     assert (hotplug.arrivals, rung) == (1, [1])
+    hotplug.close()
 
 
 def test_everything_else_is_not() -> None:
@@ -55,6 +53,7 @@ def test_everything_else_is_not() -> None:
     hotplug = Hotplug(lambda: rung.append(1), Kernel(*OTHERS))
     assert hotplug.step(0) is None
     assert (hotplug.arrivals, rung) == (0, [])
+    hotplug.close()
 
 
 def test_a_wake_ends_the_wait() -> None:
@@ -68,6 +67,7 @@ def test_a_wake_ends_the_wait() -> None:
     thread.join(LIMIT_S)
     assert not thread.is_alive()
     assert rung == []
+    hotplug.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may speak as the kernel does")

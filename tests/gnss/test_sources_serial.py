@@ -15,7 +15,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import BusyError
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES, ubx_checksum
-from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, _in_order, detect_baud
+from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, detect_baud
 
 LIMIT_S = 5.0
 EPOCH = rmc("120000") + sentence("GPVTG,084.4,T,,M,022.4,N,041.5,K,A")
@@ -217,30 +217,31 @@ def test_close_may_be_called_at_any_time(source: SerialSource) -> None:
 
 
 def test_the_speed_that_worked_is_tried_first() -> None:
-    assert list(_in_order(None)) == list(BAUD_RATES)
-    assert next(_in_order(921600)) == 921600
-    assert sorted(_in_order(921600)) == sorted(BAUD_RATES)
+    memory = BaudMemory()
+    assert memory.rates("/dev/ttyUSB0") == list(BAUD_RATES)
+    memory.remember("/dev/ttyUSB0", 921600)
+    assert memory.rates("/dev/ttyUSB0") == [921600, *BAUD_RATES[:-1]]
+    assert memory.rates("/dev/ttyUSB1") == list(BAUD_RATES)
 
 
 def test_what_worked_is_remembered_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "queue.baud"
     memory = BaudMemory(path)
-    assert memory["/dev/ttyUSB0"] is None
-    memory["/dev/ttyUSB0"] = 38400
-    assert BaudMemory(path)["/dev/ttyUSB0"] == 38400
+    memory.remember("/dev/ttyUSB0", 38400)
+    assert BaudMemory(path).rates("/dev/ttyUSB0")[0] == 38400
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"a":', '{"/dev/ttyUSB0": 17}'])
 def test_a_spoilt_memory_is_none(tmp_path: Path, content: str) -> None:
     path = tmp_path / "queue.baud"
     path.write_text(content)
-    assert BaudMemory(path)["/dev/ttyUSB0"] is None
+    assert BaudMemory(path).rates("/dev/ttyUSB0") == list(BAUD_RATES)
 
 
 def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
     memory = BaudMemory(tmp_path / "none" / "queue.baud")
-    memory["/dev/ttyUSB0"] = 38400
-    assert memory["/dev/ttyUSB0"] == 38400
+    memory.remember("/dev/ttyUSB0", 38400)
+    assert memory.rates("/dev/ttyUSB0")[0] == 38400
 
 
 # ---- on a line
@@ -271,7 +272,7 @@ def test_the_next_open_begins_with_what_worked(tmp_path: Path) -> None:
             source.open()
             assert source.baud == 921600
             source.close()
-        assert BaudMemory(tmp_path / "queue.baud")[str(receiver.device)] == 921600
+        assert BaudMemory(tmp_path / "queue.baud").rates(str(receiver.device))[0] == 921600
 
 
 def test_a_receiver_that_changed_its_speed_is_found_again() -> None:

@@ -87,8 +87,19 @@ MODEMS = {
     (0x1E2D, 0x0069): ("Cinterion", 4),
 }
 _MODEM_VENDORS = {0x05C6, 0x2C7C, 0x1E0E, 0x1BC7, 0x1199, 0x1E2D, 0x12D1, 0x19D2}
-_BLUETOOTH = {"hciattach", "btattach", "btuart"}
 _CONSOLES = {"agetty", "getty", "login"}
+_BLUETOOTH = {"hciattach", "btattach", "btuart"}
+_BLUETOOTH_REMEDY = (
+    'use the header\'s other port (gps.source = "/dev/serial0"), or add '
+    "dtoverlay=disable-bt to /boot/firmware/config.txt, "
+    "`sudo systemctl disable hciuart`, then reboot"
+)
+_REMEDIES = {
+    "gpsd": 'set gps.source = "gpsd://localhost:2947", '
+    "or `sudo systemctl disable --now gpsd.socket gpsd`",
+    "ModemManager": "`sudo systemctl disable --now ModemManager`, or where the modem needs it, "
+    "`sudo mmcli -m any --location-enable-gps-unmanaged`",
+}
 _BRIDGES = {0x0403: "FTDI", 0x1A86: "CH34x", 0x10C4: "CP210x", 0x067B: "PL2303", 0x0557: "PL2303"}
 
 
@@ -153,28 +164,12 @@ def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
     who = f"{by.program} (pid {by.pid})"
     if by.program in _CONSOLES:
         return Advice(f"a login console has {device} ({who})", getty_remedy(device.name, root))
-    if by.program == "gpsd":
-        return Advice(
-            f"{who} has {device}",
-            'set gps.source = "gpsd://localhost:2947", '
-            "or `sudo systemctl disable --now gpsd.socket gpsd`",
-        )
-    if by.program == "ModemManager":
-        return Advice(
-            f"{who} has {device}",
-            "`sudo systemctl disable --now ModemManager`, or where the modem needs it, "
-            "`sudo mmcli -m any --location-enable-gps-unmanaged`",
-        )
     if by.program in _BLUETOOTH:
-        return Advice(
-            f"Bluetooth has {device} ({who})",
-            'use the header\'s other port (gps.source = "/dev/serial0"), or add '
-            "dtoverlay=disable-bt to /boot/firmware/config.txt, "
-            "`sudo systemctl disable hciuart`, then reboot",
-        )
+        return Advice(f"Bluetooth has {device} ({who})", _BLUETOOTH_REMEDY)
     if by.program.startswith("telemetry-agent"):
         return Advice(f"another telemetry-agent (pid {by.pid}) has {device}", "stop it")
-    return Advice(f"{who} has {device}", f"stop that program (`sudo kill {by.pid}`)")
+    remedy = _REMEDIES.get(by.program, f"stop that program (`sudo kill {by.pid}`)")
+    return Advice(f"{who} has {device}", remedy)
 
 
 def _usb_ports(root: Path) -> Iterator[Candidate]:
@@ -186,15 +181,11 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
             continue
         try:
             number = int(text_of(interface / "bInterfaceNumber") or "0", 16)
-            ids = (
-                int(text_of(usb / "idVendor"), 16),
-                int(text_of(usb / "idProduct"), 16),
-            )
+            ids = int(text_of(usb / "idVendor"), 16), int(text_of(usb / "idProduct"), 16)
         except ValueError:  # it is being unplugged
             continue
         described = f"{text_of(usb / 'manufacturer')} {text_of(usb / 'product')}".strip()
-        judged = _judge(ids, number, described)
-        if judged:
+        if judged := _judge(ids, number, described):
             device = Path("/dev") / tty.name
             yield Candidate(names.get(tty.name, device), device, *judged)
 
@@ -226,8 +217,7 @@ def _header(root: Path) -> Iterator[Candidate]:
         return
     device = Path("/dev") / tty
     blocked = None
-    by = holder(device, root)
-    if by:
+    if by := holder(device, root):
         blocked = str(explain(device, by, root))
     elif is_console(tty, root):
         blocked = f"the system console is on {device}: {getty_remedy(tty, root)}"
@@ -252,10 +242,8 @@ def _target(root: Path, link: Path) -> str | None:
 def _above(path: Path, attribute: str) -> Path | None:
     """The nearest folder from ``path`` upwards that has this attribute."""
     place = path.resolve()
-    for folder in (place, *place.parents):
-        if (folder / attribute).is_file():
-            return folder
-    return None
+    folders = (place, *place.parents)
+    return next((folder for folder in folders if (folder / attribute).is_file()), None)
 
 
 def _processes(proc: Path) -> Iterator[int]:

@@ -51,11 +51,11 @@ def _ubx(digits: str) -> bytes:
         raise ValueError(f"ubx:{digits} must be bytes in hex, such as ubx:06 08 …") from None
     if body.startswith(b"\xb5\x62"):
         raise ValueError(f"ubx:{digits}: leave out the sync bytes B5 62 and the checksum")
-    says, has = int.from_bytes(body[2:4], "little"), len(body) - 4
-    if has < 0 or says != has:
+    declared, actual = int.from_bytes(body[2:4], "little"), len(body) - 4
+    if declared != actual:
         raise ValueError(
             f"ubx:{digits} must hold class, id, length (2 bytes) and payload: "
-            f"its length says {says} bytes of payload, {max(has, 0)} follow"
+            f"its length says {declared} bytes of payload, {max(actual, 0)} follow"
         )
     return b"\xb5\x62" + body + ubx_checksum(body)
 
@@ -86,9 +86,10 @@ class OnConnect:
         """Return what to send after these bytes: all commands if the receiver has just started."""
         if not self._commands:
             return ()
-        seen = self._tail + data
-        starts = list(_STARTED.finditer(seen))
-        self._tail = (seen[starts[-1].end() :] if starts else seen)[-_LONGEST_MARK:]
+        text = self._tail + data
+        starts = list(_STARTED.finditer(text))
+        # A mark that was seen must not be found again together with the next bytes.
+        self._tail = (text[starts[-1].end() :] if starts else text)[-_LONGEST_MARK:]
         if not starts or self._clock.monotonic_s() - self._sent_s < _EVERY_S:
             return ()
         self._sent_s = self._clock.monotonic_s()

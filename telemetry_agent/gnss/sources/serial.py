@@ -15,7 +15,7 @@ import pwd
 import stat
 import termios
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import serial
@@ -38,13 +38,6 @@ _TRIAL_S = 1.2  # longer than the second between two epochs of most receivers
 _SILENT_TRIALS = 2
 
 
-def _in_order(known: int | None) -> Iterator[int]:
-    """All speeds; the one that worked before comes first."""
-    if known:
-        yield known
-    yield from (baud for baud in BAUD_RATES if baud != known)
-
-
 class BaudMemory:
     """The speed that worked for each receiver, in a file that may disappear at any time.
 
@@ -56,10 +49,13 @@ class BaudMemory:
         self._path = path
         self._known = self._load()
 
-    def __getitem__(self, name: str) -> int | None:
-        return self._known.get(name)
+    def rates(self, name: str) -> list[int]:
+        """All speeds; the one that worked before for this receiver comes first."""
+        known = self._known.get(name)
+        return sorted(BAUD_RATES, key=lambda baud: baud != known)
 
-    def __setitem__(self, name: str, baud: int) -> None:
+    def remember(self, name: str, baud: int) -> None:
+        """Note the speed that works for a receiver."""
         if self._known.get(name) == baud:
             return
         self._known[name] = baud
@@ -200,14 +196,14 @@ class SerialSource:
         A cancel ends the search.
         """
         port = self._opened()
-        rates = list(_in_order(self._memory[self.name]))
+        rates = self._memory.rates(self.name)
         silent = 0
         for baud in rates:
             port.baudrate = baud
             trial = Trial()
             if self._try(trial):
                 self._held = trial.received
-                self._memory[self.name] = baud
+                self._memory.remember(self.name, baud)
                 return baud
             silent += not trial.received
             # A line without data does not show its speed.
@@ -234,8 +230,8 @@ class SerialSource:
                 "is it a receiver? Check the wiring (ground, and 3.3 V levels on a header)",
             )
         try:
-            found = detect_baud(self._path, root=self._root)
-        except SourceError:  # it went away, or another program has it meanwhile
+            found = detect_baud(self._path, self._root)
+        except SourceError:  # it went away, or another program has it now
             found = None
         likely = f"it sends at {found}: set gps.baud = {found}" if found else "try another"
         return Advice(
@@ -264,7 +260,7 @@ class SerialSource:
             # A pty's maker often has it open as well.
             if device.name.startswith("tty") and (by := holder(device, self._root)):
                 raise BusyError(*explain(device, by, self._root))
-            speed = self.baud or next(_in_order(self._memory[self.name]))
+            speed = self.baud or self._memory.rates(self.name)[0]
             port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
             with self._guard:
                 self._port = port
@@ -317,7 +313,7 @@ class SerialSource:
             return "dialout"
 
 
-def detect_baud(path: Path, *, clock: Clock | None = None, root: Path = Path("/")) -> int | None:
+def detect_baud(path: Path, root: Path = Path("/")) -> int | None:
     """Detect the speed of a receiver (NMEA or binary) on this port; ``None``: not found.
 
     Takes 1 s for a likely speed, at most 10 s. Opens the port: ask the user first if it may not be
@@ -326,7 +322,7 @@ def detect_baud(path: Path, *, clock: Clock | None = None, root: Path = Path("/"
     Raises:
         SourceError: as ``Source.open``.
     """
-    source = SerialSource(path, clock=clock, root=root)
+    source = SerialSource(path, root=root)
     try:
         source.open()
         return source.baud

@@ -76,7 +76,7 @@ class SocketSource:
         return Advice(f"the data from {self.name} is not NMEA", "check what its sender sends")
 
     def _receive(self, timeout_s: float) -> tuple[bytes, Any] | None:
-        """Bytes and their sender; None: nothing came in time, or the wait was cancelled."""
+        """Bytes and their sender; None: no bytes came in time, or the wait was cancelled."""
         if self._socket is None:
             raise SourceError(f"{self.name} is not open")
         ready = self._cancelled.wait(timeout_s, [(self._socket.fileno(), select.POLLIN)])
@@ -231,9 +231,9 @@ class UdpSource(SocketSource):
         except (OSError, UnreachableError) as error:
             self.close()
             raise SourceError(
-                f"cannot listen at {self.name} ({getattr(error, 'strerror', error)}): "
+                f"cannot listen at {self.name} ({getattr(error, 'strerror', error)})",
                 f"`sudo ss -ulpn sport = :{self._port}` shows who does, `ip address` which "
-                "interfaces there are"
+                "interfaces there are",
             ) from error
 
     def read(self, timeout_s: float) -> bytes:
