@@ -30,6 +30,7 @@ from telemetry_agent.clock import Clock
 log = logging.getLogger(__name__)
 
 _MESSAGE_BYTES = 16384
+_LONGEST_WAIT_S = 86400.0
 
 
 class Bell:
@@ -68,7 +69,7 @@ class Bell:
         """Return when rung, when a watched descriptor is ready, or after ``timeout_s`` seconds.
 
         Args:
-            timeout_s: ``None`` waits without a limit.
+            timeout_s: ``None`` waits without a limit; a longer one than a day ends after a day.
             watched: descriptors, each with the events of ``poll`` that count.
 
         Returns:
@@ -78,7 +79,10 @@ class Bell:
         for descriptor, events in watched:
             poll.register(descriptor, events)
         poll.register(self._fd, select.POLLIN)
-        timeout_ms = None if timeout_s is None else math.ceil(max(0.0, timeout_s) * 1000)
+        timeout_ms = None
+        if timeout_s is not None:
+            # poll takes 24 days at most. A wait that ends early is harmless, as a ring is.
+            timeout_ms = math.ceil(min(max(0.0, timeout_s), _LONGEST_WAIT_S) * 1000)
         ready = dict(poll.poll(timeout_ms))
         ready.pop(self._fd, None)
         return ready

@@ -83,6 +83,13 @@ def test_a_stop_during_a_wait_ends_the_loop_without_another_step() -> None:
     assert not task.called.acquire(blocking=False)
 
 
+@pytest.mark.parametrize("seconds", [30 * 86400.0, 1e12, float("inf")])
+def test_a_wait_may_be_longer_than_the_kernel_allows(seconds: float) -> None:
+    bell = Bell()
+    bell.ring()
+    assert bell.wait(seconds) == {}
+
+
 def test_an_idle_loop_is_never_late_and_a_stuck_step_is() -> None:
     clock = FakeClock()
     beat = Beat()

@@ -299,7 +299,13 @@ def test_an_interface_that_is_not_there_is_named() -> None:
         source.open()
 
 
-@pytest.mark.parametrize("query", ["form=192.0.2.7", "from=", "from=boat", "interface", "a=1&b=2"])
+def test_an_address_with_an_interface_is_compared_without_it() -> None:
+    assert UdpOptions.read("from=FE80::0001%eth0&interface=eth0") == ("fe80::1", "eth0")
+
+
+@pytest.mark.parametrize(
+    "query", ["form=192.0.2.7", "from=", "from=boat", "from=%eth0", "interface", "a=1&b=2"]
+)
 def test_options_that_make_no_sense(query: str) -> None:
-    with pytest.raises(ValueError, match=r"from=ADDRESS|boat"):
+    with pytest.raises(ValueError, match=r"from=ADDRESS|boat|eth0"):
         UdpOptions.read(query)

@@ -183,8 +183,10 @@ class UdpOptions(NamedTuple):
         if not found.keys() <= {"from", "interface"} or "" in found.values():
             raise ValueError("after udp://HOST:PORT only ?from=ADDRESS and &interface=NAME go")
         sender = found.get("from", "")
-        # In the kernel's spelling, so that texts can be compared.
-        return cls(str(ipaddress.ip_address(sender)) if sender else "", found.get("interface", ""))
+        if sender:
+            # In the kernel's spelling and without the interface, so that texts can be compared.
+            sender = str(ipaddress.ip_address(sender)).partition("%")[0]
+        return cls(sender, found.get("interface", ""))
 
 
 class UdpSource(SocketSource):
