@@ -20,7 +20,7 @@ from telemetry_agent.tasks import Bell
 LOOK_UP_S = 5.0
 """How long a name server may be silent before that counts as a failure."""
 
-_PER_FAMILY_MAX = 8  # a name with more would turn an attempt into a volley
+_PER_FAMILY_MAX = 8  # with more, one attempt would be a burst of packets
 _NO_SUCH_NAME = {socket.EAI_NONAME, socket.EAI_NODATA}
 
 Wait = Callable[[float, list[tuple[int, int]]], object]

@@ -47,7 +47,7 @@ NO_ROUTE = {
 
 _UNDER_WAY = {errno.EINPROGRESS, errno.EALREADY, errno.EINTR}
 
-_Why = tuple[Kind, str]  # and a text with a place for the addresses
+_Cause = tuple[Kind, str]  # and a text with a place for the addresses
 
 
 class Connecting:
@@ -88,13 +88,13 @@ class Connecting:
         self._look_up_error: UnreachableError | None = None
         self._waiting: deque[Address] = deque()
         self._sockets: dict[Address, socket.socket] = {}
-        self._failed: dict[Address, _Why] = {}
+        self._failed: dict[Address, _Cause] = {}
         self._next_s = now_s
-        self._apart_s = _NEXT_ATTEMPT_S
+        self._spacing_s = _NEXT_ATTEMPT_S
         self._until_s = math.inf
 
     @property
-    def timeout_reason(self) -> str:
+    def doing(self) -> str:
         """What has not happened yet; the caller adds "within 5 s"."""
         if self._sockets or self._waiting:
             return f"no connection to {self._host}"
@@ -117,13 +117,13 @@ class Connecting:
                 break
             self._begin(self._waiting.popleft(), now_s)
         if now_s >= self._until_s:
-            why = _why(errno.ETIMEDOUT, at_once=False, limit_s=self._connect_s)
-            self._failed.update(dict.fromkeys([*self._sockets, *self._waiting], why))
+            cause = _cause(errno.ETIMEDOUT, at_once=False, limit_s=self._connect_s)
+            self._failed.update(dict.fromkeys([*self._sockets, *self._waiting], cause))
             self.cancel()
         if self._sockets or self._waiting or self._look_up is not None:
             return None
         if self._failed or self._look_up_error is None:
-            raise _failure(self._failed)
+            raise _error(self._failed)
         raise self._look_up_error
 
     def due_s(self) -> float:
@@ -202,7 +202,7 @@ class Connecting:
             self._waiting.extend(interleaved(new))
             self._until_s = now_s + self._connect_s
             # The last address, however many there are, still gets half of the time.
-            self._apart_s = min(_NEXT_ATTEMPT_S, self._connect_s / 2 / len(self._waiting))
+            self._spacing_s = min(_NEXT_ATTEMPT_S, self._connect_s / 2 / len(self._waiting))
 
     def _begin(self, address: Address, now_s: float) -> None:
         number: int | None = errno.ENETUNREACH
@@ -216,10 +216,10 @@ class Connecting:
                 number = attempt.connect_ex(address.sockaddr)
                 if not number or number in _UNDER_WAY:
                     self._sockets[address] = attempt
-                    self._next_s = now_s + self._apart_s
+                    self._next_s = now_s + self._spacing_s
                     return
                 attempt.close()
-        self._failed[address] = _why(number or 0, at_once=True)
+        self._failed[address] = _cause(number or 0, at_once=True)
 
     def _follow_attempts(self, now_s: float) -> socket.socket | None:
         for address, attempt in list(self._sockets.items()):
@@ -234,12 +234,12 @@ class Connecting:
                 attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return attempt
             attempt.close()
-            self._failed[address] = _why(number, at_once=False)
+            self._failed[address] = _cause(number, at_once=False)
             self._next_s = now_s
         return None
 
 
-def _why(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Why:
+def _cause(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Cause:
     """What an errno of ``connect`` means.
 
     Only an error ``at_once`` is this kernel's own; later it may be a router's "unreachable".
@@ -253,11 +253,11 @@ def _why(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Why:
     return "other", f"no connection to {{}}: {os.strerror(number)}"
 
 
-def _failure(failed: Mapping[Address, _Why]) -> UnreachableError:
+def _error(failed: Mapping[Address, _Cause]) -> UnreachableError:
     """One error for all addresses: "no-route" only if no address has a route."""
-    peers: dict[_Why, list[str]] = {}
-    for address, why in failed.items():
-        peers.setdefault(why, []).append(str(address))
+    peers: dict[_Cause, list[str]] = {}
+    for address, cause in failed.items():
+        peers.setdefault(cause, []).append(str(address))
     text = "; ".join(reason.format(", ".join(listed)) for (_, reason), listed in peers.items())
     kinds = {kind for kind, _ in peers}
     order: tuple[Kind, ...] = ("refused", "silent", "other", "no-route")

@@ -27,7 +27,7 @@ from typing import Protocol
 
 from telemetry_agent.clock import Clock
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _MESSAGE_BYTES = 16384
 _LONGEST_WAIT_S = 86400.0
@@ -108,7 +108,7 @@ class KernelBell(Bell):
             self._kernel = _kernel_socket(protocol, groups)
         except OSError as error:
             reason = error.strerror
-            log.info(
+            _log.info(
                 "cannot receive the kernel's messages about %s (%s): %s", about, reason, fallback
             )
 
@@ -220,13 +220,13 @@ class Task(Protocol):
 
 @dataclass
 class Beat:
-    """When a loop last showed life, and by when it must show it again (monotonic seconds)."""
+    """The monotonic time by which a loop must report again, so that it does not count as stuck."""
 
     due_s: float = float("inf")
     _excused_until_s: float = float("-inf")
 
     def stamp(self, due_s: float) -> None:
-        """Promise the next sign of life by ``due_s``."""
+        """Promise the next report by ``due_s``."""
         self.due_s = due_s
 
     def is_late(self, now_s: float) -> bool:
@@ -235,7 +235,7 @@ class Beat:
 
     def excuse(self, frozen_s: float, now_s: float) -> None:
         """Extend an overdue promise by the time for which the whole process was stopped."""
-        # due_s belongs to the loop, which may stamp it at this moment.
+        # Only the loop writes due_s, and it may do so at this moment: hence the second attribute.
         if (due_s := self.due_s) < now_s:
             self._excused_until_s = due_s + frozen_s
 

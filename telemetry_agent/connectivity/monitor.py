@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from telemetry_agent.addresses import Address
     from telemetry_agent.connectivity.routes import Path
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _SPREAD_PER_OUTAGE = 0.1
 _SETTLE_S = 0.05  # one change of the network is a burst of messages
@@ -144,7 +144,7 @@ class Monitor:
         if self._probe.running:
             self._follow_probe(now_s)
         elif self._return_due_s is not None and now_s >= self._return_due_s:
-            self._set_up(now_s)
+            self._mark_up(now_s)
         self.bell.watch(self._probe.watched())
         return self._wait_s(now_s)
 
@@ -161,7 +161,7 @@ class Monitor:
         if self._results.pop() == "answer":
             self._in_doubt = False
             if self.state.word != "up":
-                self._set_up(now_s)
+                self._mark_up(now_s)
         elif self.state.word == "up" and not self._in_doubt:
             self._in_doubt = True
             self._start_probe(now_s)
@@ -174,7 +174,7 @@ class Monitor:
         self._paths = paths
         routed = any(paths.values())
         if paths and not routed:
-            self._set_down(now_s, "no-route", f"no route to {', '.join(map(str, paths))}")
+            self._mark_down(now_s, "no-route", f"no route to {', '.join(map(str, paths))}")
         if changed:
             self._on_change()  # last: the callback sees the new state
         if self.state.word == "up" and not self._in_doubt:
@@ -202,24 +202,24 @@ class Monitor:
                 self._return_due_s = now_s + self._rng.uniform(0, self._spread_s(now_s))
         elif self.state.word != "up" or self._in_doubt:  # else an exchange was answered since
             self._failed_probes += 1
-            self._set_down(now_s, word, error)
+            self._mark_down(now_s, word, error)
             self._probe_due_s = now_s + self._probe_every_s
         self._in_doubt = False
 
-    def _set_down(self, now_s: float, word: Word, error: str) -> None:
+    def _mark_down(self, now_s: float, word: Word, error: str) -> None:
         self._return_due_s = None
         before = self.state
         if word != before.word:
-            log.debug("%s %s: %s", self._probe.target, word, error)
+            _log.debug("%s %s: %s", self._probe.target, word, error)
         since_s = now_s if before.word == "up" else before.since_s
         self.state = NetworkState(word, since_s, error, before.returns)
 
-    def _set_up(self, now_s: float) -> None:
+    def _mark_up(self, now_s: float) -> None:
         self._return_due_s = None
         self._probe_due_s = None
         before = self.state
         spread_s = self._spread_s(now_s)
-        log.debug(
+        _log.debug(
             "%s is up again after %.0f s and %d failed probes",
             self._probe.target,
             now_s - before.since_s,

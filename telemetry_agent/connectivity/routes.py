@@ -50,7 +50,7 @@ _NLM_F_REQUEST = 1
 _RTM_F_FIB_MATCH = 0x2000
 _RTNH_F_DEAD_OR_LINKDOWN = 0x1 | 0x10
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 1, 2, 4, 5, 9, 18
-_WHICH_WAY = {_RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA}
+_PATH_ATTRIBUTES = {_RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA}
 _KERNEL_ANSWERS_WITHIN_S = 1.0
 
 
@@ -64,14 +64,15 @@ class Path(NamedTuple):
 
 
 def path(address: Address) -> Path | None:
-    """Ask the kernel for the path to an address; ``None``: none. Sends no packet.
+    """Ask the kernel for the path to an address; ``None``: there is none. Sends no packet.
 
-    A question that fails for another reason counts as a path: only the kernel can deny one.
+    A query that fails for another reason counts as a path: only the kernel can say that there is
+    none.
     """
     try:
-        with socket.socket(address.family, socket.SOCK_DGRAM) as asking:
-            asking.connect(address.sockaddr)
-            source = str(asking.getsockname()[0])
+        with socket.socket(address.family, socket.SOCK_DGRAM) as query:
+            query.connect(address.sockaddr)
+            source = str(query.getsockname()[0])
     except OSError as error:
         return None if error.errno in NO_ROUTE else Path("")
     try:
@@ -94,10 +95,10 @@ def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int
         _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value for kind, value in ends
     )
     header = _HEADER.pack(_HEADER.size + len(message), _RTM_GETROUTE, _NLM_F_REQUEST, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
-        asking.settimeout(_KERNEL_ANSWERS_WITHIN_S)
-        asking.send(header + message)
-        answer = asking.recv(65536)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as query:
+        query.settimeout(_KERNEL_ANSWERS_WITHIN_S)
+        query.send(header + message)
+        answer = query.recv(65536)
     length, kind = _HEADER.unpack_from(answer)[:2]
     if kind != _RTM_NEWROUTE:
         raise OSError(errno.EPROTO, "no route in the kernel's answer")
@@ -106,7 +107,7 @@ def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int
     at = _HEADER.size + _ROUTE.size
     while at + _ATTRIBUTE.size <= length:
         size, kind = _ATTRIBUTE.unpack_from(answer, at)
-        if kind in _WHICH_WAY:
+        if kind in _PATH_ATTRIBUTES:
             attributes.append((kind, answer[at + _ATTRIBUTE.size : at + size]))
         at += max(_ATTRIBUTE.size, (size + 3) & ~3)
     return flags, tuple(attributes)

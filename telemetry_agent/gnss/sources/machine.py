@@ -173,7 +173,7 @@ def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
 
 
 def _usb_ports(root: Path) -> Iterator[Candidate]:
-    names = _lasting_names(root)
+    names = _stable_names(root)
     for tty in sorted((root / "sys/class/tty").glob("tty*")):
         interface = _above(tty / "device", "bInterfaceNumber")
         usb = interface and _above(interface, "idVendor")
@@ -224,7 +224,7 @@ def _header(root: Path) -> Iterator[Candidate]:
     yield Candidate(path, device, "header", f"the header's serial port of this {model}", blocked)
 
 
-def _lasting_names(root: Path) -> dict[str, Path]:
+def _stable_names(root: Path) -> dict[str, Path]:
     """Port, such as ttyUSB0 -> its name below /dev/serial/by-id."""
     folder = Path("/dev/serial/by-id")
     links = sorted((root / folder.relative_to("/")).glob("*"))

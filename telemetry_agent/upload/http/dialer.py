@@ -54,9 +54,7 @@ class Dialer:
         try:
             sock = connecting.run(
                 self._clock,
-                lambda wait_s, watched: self.exchange.wait(
-                    connecting.timeout_reason, watched, wait_s
-                ),
+                lambda wait_s, watched: self.exchange.wait(connecting.doing, watched, wait_s),
             )
         except UnreachableError as error:
             raise NetworkError(str(error), error.state) from error
