@@ -6,12 +6,12 @@ field has a default, and ``read`` ignores what it does not know or cannot use: i
 JSON of another version.
 
 Instants are given as seconds before now, because the system clock may be wrong by years. A value
-that is not known is ``None`` here and absent in JSON. docs/operations.md has the table that
-``described`` makes of these classes.
+that is not known is ``None`` here and absent in JSON. docs/operations.md has a table of all fields,
+which a test compares with these classes.
 """
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -183,29 +183,6 @@ def read(kind: type[T], value: object) -> T:
             if found is not None:
                 known[name] = found
     return kind(**known)
-
-
-def described(kind: type = Snapshot, path: str = "") -> Iterator[tuple[str, str]]:
-    """Each field of the tree with its meaning, for the documentation."""
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        inner = _element(hint)
-        if is_dataclass(inner):
-            listed = "[]" if get_origin(_bare(hint)) is tuple else ""
-            yield from described(inner, f"{path}{name}{listed}.")  # type: ignore[arg-type]
-        else:
-            words = hint.__metadata__[0] if get_origin(hint) is Annotated else ""
-            yield f"{path}{name}", words or "one of " + ", ".join(map(str, get_args(hint)))
-
-
-def _bare(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
-
-
-def _element(hint: Any) -> Any:
-    bare = _bare(hint)
-    if get_origin(bare) is types.UnionType:
-        return next((each for each in get_args(bare) if is_dataclass(each)), bare)
-    return get_args(bare)[0] if get_origin(bare) is tuple else bare
 
 
 def _fitting(hint: Any, value: object) -> object:  # noqa: PLR0911 - one for each kind of type

@@ -46,7 +46,7 @@ class Candidate:
         return self.kind != "unknown" and self.blocked is None
 
 
-RECEIVERS = {
+_RECEIVERS = {
     (0x1546, 0x01A4): "u-blox 4",
     (0x1546, 0x01A5): "u-blox 5",
     (0x1546, 0x01A6): "u-blox 6",
@@ -61,7 +61,7 @@ RECEIVERS = {
     (0x1D50, 0x60C7): "Zubax GNSS",
 }
 # Vendor and product -> what it is, and the interface that carries NMEA.
-MODEMS = {
+_MODEMS = {
     (0x05C6, 0x9215): ("Quectel EC20", 1),
     (0x2C7C, 0x0121): ("Quectel EC21", 1),
     (0x2C7C, 0x0125): ("Quectel EC25/EG25", 1),
@@ -130,33 +130,35 @@ def holder(device: Path, root: Path = Path("/")) -> Holder | None:
     proc = root / "proc"
     for pid in _processes(proc):
         if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):
-            return Holder(pid, text_of(proc / str(pid) / "comm") or "a program")
+            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
     for pid in _login_unit(root, device.name):
         return Holder(pid, "agetty")
     for pid in _lockers(proc, root / device.relative_to("/")):
         if pid != os.getpid():
-            return Holder(pid, text_of(proc / str(pid) / "comm") or "a program")
+            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
     return None
 
 
-def is_console(tty: str, root: Path = Path("/")) -> bool:
+def _is_console(tty: str, root: Path = Path("/")) -> bool:
     """Whether this tty is a console of the kernel; systemd then starts a login there."""
-    arguments = text_of(root / "proc/cmdline").split()
+    arguments = _text_of(root / "proc/cmdline").split()
     return any(a.removeprefix("console=").split(",")[0] == tty for a in arguments if "=" in a)
 
 
 def getty_remedy(tty: str, root: Path = Path("/")) -> str:
     """How to remove the login from a port."""
-    if "Raspberry Pi" in pi_model(root):
+    if "Raspberry Pi" in _pi_model(root):
         return "`sudo raspi-config nonint do_serial_cons 1`, then reboot"
-    also = f", remove console={tty} from the kernel's command line" if is_console(tty, root) else ""
+    also = (
+        f", remove console={tty} from the kernel's command line" if _is_console(tty, root) else ""
+    )
     # The login has taken the port's group and mode: the next start gives them back.
     return f"`sudo systemctl disable --now serial-getty@{tty}`{also}, then reboot"
 
 
-def pi_model(root: Path) -> str:
+def _pi_model(root: Path) -> str:
     """The model in the device tree; "" where there is none."""
-    return text_of(root / "proc/device-tree/model")
+    return _text_of(root / "proc/device-tree/model")
 
 
 def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
@@ -180,11 +182,11 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
         if not interface or not usb:
             continue
         try:
-            number = int(text_of(interface / "bInterfaceNumber") or "0", 16)
-            ids = int(text_of(usb / "idVendor"), 16), int(text_of(usb / "idProduct"), 16)
+            number = int(_text_of(interface / "bInterfaceNumber") or "0", 16)
+            ids = int(_text_of(usb / "idVendor"), 16), int(_text_of(usb / "idProduct"), 16)
         except ValueError:  # it is being unplugged
             continue
-        described = f"{text_of(usb / 'manufacturer')} {text_of(usb / 'product')}".strip()
+        described = f"{_text_of(usb / 'manufacturer')} {_text_of(usb / 'product')}".strip()
         if judged := _judge(ids, number, described):
             device = Path("/dev") / tty.name
             yield Candidate(names.get(tty.name, device), device, *judged)
@@ -192,10 +194,10 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
 
 def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, str] | None:
     """Kind and label of a USB port; ``None``: certainly not a receiver's."""
-    if ids in RECEIVERS:
-        return "receiver", RECEIVERS[ids]
-    if ids in MODEMS:
-        label, nmea = MODEMS[ids]
+    if ids in _RECEIVERS:
+        return "receiver", _RECEIVERS[ids]
+    if ids in _MODEMS:
+        label, nmea = _MODEMS[ids]
         return ("modem", f"{label} modem") if interface == nmea else None
     if ids[0] in _MODEM_VENDORS:
         return None
@@ -205,7 +207,7 @@ def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, 
 
 def _header(root: Path) -> Iterator[Candidate]:
     """The UART on the header of a Raspberry Pi."""
-    model = pi_model(root)
+    model = _pi_model(root)
     if "Raspberry Pi" not in model:
         return
     path = Path("/dev/serial0")
@@ -219,7 +221,7 @@ def _header(root: Path) -> Iterator[Candidate]:
     blocked = None
     if by := holder(device, root):
         blocked = str(explain(device, by, root))
-    elif is_console(tty, root):
+    elif _is_console(tty, root):
         blocked = f"the system console is on {device}: {getty_remedy(tty, root)}"
     yield Candidate(path, device, "header", f"the header's serial port of this {model}", blocked)
 
@@ -261,9 +263,9 @@ def _has_open(proc: Path, pid: int, device: Path) -> bool:
 
 
 def _is_getty_on(proc: Path, pid: int, device: Path) -> bool:
-    if text_of(proc / str(pid) / "comm") not in {"agetty", "getty"}:
+    if _text_of(proc / str(pid) / "comm") not in {"agetty", "getty"}:
         return False
-    arguments = text_of(proc / str(pid) / "cmdline").split("\0")
+    arguments = _text_of(proc / str(pid) / "cmdline").split("\0")
     return device.name in arguments or str(device) in arguments
 
 
@@ -271,7 +273,7 @@ def _login_unit(root: Path, tty: str) -> Iterator[int]:
     """The processes of the unit that runs a login on this tty."""
     units = root / "sys/fs/cgroup/system.slice"
     for unit in units.glob(f"*getty.slice/serial-getty@{tty}.service/cgroup.procs"):
-        yield from map(int, text_of(unit).split())
+        yield from map(int, _text_of(unit).split())
 
 
 def _lockers(proc: Path, node: Path) -> Iterator[int]:
@@ -282,13 +284,13 @@ def _lockers(proc: Path, node: Path) -> Iterator[int]:
     # /proc/locks names a file by major:minor:inode of its directory entry, the first two in hex.
     major, minor = os.major(status.st_dev), os.minor(status.st_dev)
     file = f"{major:02x}:{minor:02x}:{status.st_ino}"
-    for line in text_of(proc / "locks").splitlines():
+    for line in _text_of(proc / "locks").splitlines():
         fields = line.split()
         if len(fields) >= 6 and fields[5] == file and fields[4].isdecimal() and int(fields[4]):
             yield int(fields[4])
 
 
-def text_of(path: Path) -> str:
+def _text_of(path: Path) -> str:
     """The content of a small file, without zeros and white space at its ends; "" if unreadable."""
     try:
         return path.read_bytes().decode("utf-8", "replace").strip("\0\n ")
