@@ -22,12 +22,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime
-from functools import reduce
-from operator import xor
 from typing import TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError
+from telemetry_agent.gnss.sources.protocols import nmea_sentence
 from telemetry_agent.gnss.sources.sockets import TcpSource
 from telemetry_agent.model import ReceiverState
 
@@ -107,7 +106,7 @@ class Reports:
                 bodies = _gst(report)
             case _:
                 return b""
-        return b"".join(map(_sentence, bodies))
+        return b"".join(map(nmea_sentence, bodies))
 
 
 class _Report:
@@ -233,10 +232,10 @@ class GpsdSource(TcpSource):
         return super().advice(state, heard)
 
 
-def devices(host: str = "localhost", port: int = PORT, *, clock: Clock | None = None) -> list[str]:
+def devices(host: str = "localhost", port: int = PORT) -> list[str]:
     """The receivers that gpsd has; empty without a gpsd, or if it does not answer."""
-    clock = clock or Clock()
-    source, reports = TcpSource(host, port, clock=clock), Reports()
+    clock = Clock()
+    source, reports = TcpSource(host, port), Reports()
     with closing(source):
         try:
             source.open()
@@ -294,7 +293,3 @@ def _angle(degrees: float, width: int, signs: str) -> str:
     whole, rest_e9 = divmod(round(abs(degrees) * 1e9), 10**9)
     minutes, fraction = divmod(rest_e9 * 60, 10**9)
     return f"{whole:0{width}}{minutes:02}.{fraction:09},{signs[degrees < 0]}"
-
-
-def _sentence(body: str) -> bytes:
-    return f"${body}*{reduce(xor, body.encode()):02X}\r\n".encode()

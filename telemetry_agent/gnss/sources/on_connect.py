@@ -7,11 +7,9 @@ their settings without power.
 import logging
 import re
 from collections.abc import Sequence
-from functools import reduce
-from operator import xor
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.gnss.sources.protocols import ubx_checksum
+from telemetry_agent.gnss.sources.protocols import nmea_sentence, ubx_checksum
 
 _SENTENCE = re.compile(r"\$([ -#%-)+-~]+)(?:\*([0-9A-Fa-f]{2}))?")
 # u-blox, MediaTek and SiRF receivers send this once, when they start.
@@ -38,10 +36,10 @@ def command_bytes(text: str) -> bytes:
     match = _SENTENCE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f'{text!r} must be like "$PMTK220,200" or "ubx:06 08 06 00 C8 00 …"')
-    checksum = f"{reduce(xor, match[1].encode()):02X}"
-    if match[2] and match[2].upper() != checksum:
+    sentence = nmea_sentence(match[1])
+    if match[2] and match[2].upper().encode() != sentence[-4:-2]:
         raise ValueError(f"{text!r} has a wrong checksum: leave it out, it is added")
-    return f"${match[1]}*{checksum}\r\n".encode()
+    return sentence
 
 
 def _ubx(digits: str) -> bytes:

@@ -64,6 +64,11 @@ def may_be_binary(data: bytes) -> bool:
     return any(header in data for header, _ in _PROTOCOLS.values())
 
 
+def nmea_sentence(body: str) -> bytes:
+    """A sentence with its checksum and line end."""
+    return f"${body}*{reduce(xor, body.encode()):02X}\r\n".encode()
+
+
 def ubx_checksum(body: bytes) -> bytes:
     """The Fletcher checksum over class, id, length and payload."""
     a = b = 0
