@@ -235,7 +235,7 @@ class Connecting:
                 return attempt
             attempt.close()
             self._failed[address] = _cause(number, at_once=False)
-            self._next_s = now_s
+            self._next_s = now_s  # a failure starts the next attempt at once
         return None
 
 

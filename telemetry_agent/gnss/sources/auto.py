@@ -69,6 +69,7 @@ class AutoSource:
         """See ``Source.open``."""
         of_gpsd = self._gpsd_devices()
         nodes = {Path(device).resolve() for device in of_gpsd}
+        # gpsd does not release a port, and reading it as well would split the bytes.
         found = {port.path: port for port in self._find() if port.device not in nodes}
         candidates = [_GPSD] if of_gpsd else []
         candidates += [path for path, port in found.items() if port.safe]

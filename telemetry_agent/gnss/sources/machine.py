@@ -131,6 +131,8 @@ def holder(device: Path, root: Path = Path("/")) -> Holder | None:
     for pid in _processes(proc):
         if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):
             return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
+    # Not seen: its process may belong to another user. The unit of a login shows its process, and
+    # the kernel's list of locks those that lock their port.
     for pid in _login_unit(root, device.name):
         return Holder(pid, "agetty")
     for pid in _lockers(proc, root / device.relative_to("/")):
@@ -198,6 +200,7 @@ def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, 
         return "receiver", _RECEIVERS[ids]
     if ids in _MODEMS:
         label, nmea = _MODEMS[ids]
+        # A modem's other ports take AT commands or firmware: never open them.
         return ("modem", f"{label} modem") if interface == nmea else None
     if ids[0] in _MODEM_VENDORS:
         return None
