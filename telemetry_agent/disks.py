@@ -39,7 +39,7 @@ def mount_of(place: Path, root: Path = Path("/")) -> Mount | None:
     except OSError:
         return None
     best: Mount | None = None
-    for mount in filter(None, map(_mount, lines)):
+    for mount in map(_mount, lines):
         # Of two on the same point the later one lies on top.
         higher = best is None or len(mount.point.parts) >= len(best.point.parts)
         if higher and place.is_relative_to(mount.point):
@@ -77,14 +77,13 @@ def _lasts(overlay: Mount, root: Path) -> bool:
     return under is not None and under.kind in SURVIVES
 
 
-def _mount(line: str) -> Mount | None:
+def _mount(line: str) -> Mount:
     before, _, after = line.partition(" - ")
-    fields, rest = before.split(), after.split()
-    if len(fields) < 6 or len(rest) < 3:
-        return None
+    # The source, between kind and options, may be empty.
+    fields, (kind, *_, options) = before.split(), after.split()
     point = fields[4].replace(r"\040", " ")
     return Mount(
-        fields[2], Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(","))
+        fields[2], Path(point), kind, frozenset([*fields[5].split(","), *options.split(",")])
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from machines import Machine
 from nmea import line as sentence
 from nmea import rmc
 from scripted import ScriptedReceiver
@@ -340,3 +341,11 @@ def test_a_receiver_that_speaks_ubx_is_named_with_what_switches_nmea_on() -> Non
 def test_silence_is_told() -> None:
     text = str(SerialSource(Path("/dev/ttyS9")).advice("silent", b""))
     assert text == "no data from /dev/ttyS9: check the receiver's wiring and power"
+
+
+def test_silence_of_a_modem_has_the_command_that_switches_its_gnss_on(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.usb("2c7c:0125", "Quectel|EG25-G", "ttyUSB0", "ttyUSB1")
+    advice = SerialSource(Path("/dev/ttyUSB1"), root=machine.root).advice("silent", b"")
+    assert advice.message == "no data from /dev/ttyUSB1 (Quectel EC25/EG25 modem)"
+    assert "--location-enable-gps-unmanaged" in advice.remedy

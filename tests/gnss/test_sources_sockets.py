@@ -106,6 +106,15 @@ def test_udp_takes_datagrams_with_and_without_a_line_end() -> None:
     source.close()
 
 
+def test_udp_at_a_name_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(host: str, port: int) -> list[Address]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("telemetry_agent.gnss.sources.sockets._own_addresses", none)
+    with pytest.raises(SourceError, match=r"cannot listen at .* \(name boat does not resolve\)"):
+        UdpSource("boat", 10110).open()
+
+
 def test_a_udp_port_in_use_is_told() -> None:
     source = udp()
     source.open()
