@@ -115,67 +115,6 @@ def candidate(path: Path, root: Path = Path("/")) -> Candidate | None:
     return next((port for port in find_receivers(root) if port.device == device), None)
 
 
-class Holder(NamedTuple):
-    """A process that uses a port."""
-
-    pid: int
-    program: str
-
-
-def holder(device: Path, root: Path = Path("/")) -> Holder | None:
-    """Another process that has ``device`` (a node such as /dev/ttyUSB0) open; ``None``: not seen.
-
-    ``root`` is where the machine's /proc and /dev are.
-    """
-    proc = root / "proc"
-    for pid in _processes(proc):
-        if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):
-            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
-    # Not seen: its process may belong to another user. The unit of a login shows its process, and
-    # the kernel's list of locks those that lock their port.
-    for pid in _login_unit(root, device.name):
-        return Holder(pid, "agetty")
-    for pid in _lockers(proc, root / device.relative_to("/")):
-        if pid != os.getpid():
-            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
-    return None
-
-
-def _is_console(tty: str, root: Path = Path("/")) -> bool:
-    """Whether this tty is a console of the kernel; systemd then starts a login there."""
-    arguments = _text_of(root / "proc/cmdline").split()
-    return any(a.removeprefix("console=").split(",")[0] == tty for a in arguments if "=" in a)
-
-
-def getty_remedy(tty: str, root: Path = Path("/")) -> str:
-    """How to remove the login from a port."""
-    if "Raspberry Pi" in _pi_model(root):
-        return "`sudo raspi-config nonint do_serial_cons 1`, then reboot"
-    also = (
-        f", remove console={tty} from the kernel's command line" if _is_console(tty, root) else ""
-    )
-    # The login has taken the port's group and mode: the next start gives them back.
-    return f"`sudo systemctl disable --now serial-getty@{tty}`{also}, then reboot"
-
-
-def _pi_model(root: Path) -> str:
-    """The model in the device tree; "" where there is none."""
-    return _text_of(root / "proc/device-tree/model")
-
-
-def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
-    """Which process uses the port, and the command that frees it."""
-    who = f"{by.program} (pid {by.pid})"
-    if by.program in _CONSOLES:
-        return Advice(f"a login console has {device} ({who})", getty_remedy(device.name, root))
-    if by.program in _BLUETOOTH:
-        return Advice(f"Bluetooth has {device} ({who})", _BLUETOOTH_REMEDY)
-    if by.program.startswith("telemetry-agent"):
-        return Advice(f"another telemetry-agent (pid {by.pid}) has {device}", "stop it")
-    remedy = _REMEDIES.get(by.program, f"stop that program (`sudo kill {by.pid}`)")
-    return Advice(f"{who} has {device}", remedy)
-
-
 def _usb_ports(root: Path) -> Iterator[Candidate]:
     names = _stable_names(root)
     for tty in sorted((root / "sys/class/tty").glob("tty*")):
@@ -208,6 +147,21 @@ def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, 
     return "unknown", described or f"{bridge} serial port"
 
 
+def _stable_names(root: Path) -> dict[str, Path]:
+    """Port, such as ttyUSB0 -> its name below /dev/serial/by-id."""
+    folder = Path("/dev/serial/by-id")
+    links = sorted((root / folder.relative_to("/")).glob("*"))
+    ports = {folder / link.name: _target(root, folder / link.name) for link in links}
+    return {port: name for name, port in ports.items() if port is not None}
+
+
+def _above(path: Path, attribute: str) -> Path | None:
+    """The nearest folder from ``path`` upwards that has this attribute."""
+    place = path.resolve()
+    folders = (place, *place.parents)
+    return next((folder for folder in folders if (folder / attribute).is_file()), None)
+
+
 def _header(root: Path) -> Iterator[Candidate]:
     """The UART on the header of a Raspberry Pi."""
     model = _pi_model(root)
@@ -229,14 +183,6 @@ def _header(root: Path) -> Iterator[Candidate]:
     yield Candidate(path, device, "header", f"the header's serial port of this {model}", blocked)
 
 
-def _stable_names(root: Path) -> dict[str, Path]:
-    """Port, such as ttyUSB0 -> its name below /dev/serial/by-id."""
-    folder = Path("/dev/serial/by-id")
-    links = sorted((root / folder.relative_to("/")).glob("*"))
-    ports = {folder / link.name: _target(root, folder / link.name) for link in links}
-    return {port: name for name, port in ports.items() if port is not None}
-
-
 def _target(root: Path, link: Path) -> str | None:
     try:
         return (root / link.relative_to("/")).readlink().name
@@ -244,11 +190,30 @@ def _target(root: Path, link: Path) -> str | None:
         return None
 
 
-def _above(path: Path, attribute: str) -> Path | None:
-    """The nearest folder from ``path`` upwards that has this attribute."""
-    place = path.resolve()
-    folders = (place, *place.parents)
-    return next((folder for folder in folders if (folder / attribute).is_file()), None)
+class Holder(NamedTuple):
+    """A process that uses a port."""
+
+    pid: int
+    program: str
+
+
+def holder(device: Path, root: Path = Path("/")) -> Holder | None:
+    """Another process that has ``device`` (a node such as /dev/ttyUSB0) open; ``None``: not seen.
+
+    ``root`` is where the machine's /proc and /dev are.
+    """
+    proc = root / "proc"
+    for pid in _processes(proc):
+        if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):
+            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
+    # Not seen: its process may belong to another user. The unit of a login shows its process, and
+    # the kernel's list of locks those that lock their port.
+    for pid in _login_unit(root, device.name):
+        return Holder(pid, "agetty")
+    for pid in _lockers(proc, root / device.relative_to("/")):
+        if pid != os.getpid():
+            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
+    return None
 
 
 def _processes(proc: Path) -> Iterator[int]:
@@ -291,6 +256,41 @@ def _lockers(proc: Path, node: Path) -> Iterator[int]:
         fields = line.split()
         if len(fields) >= 6 and fields[5] == file and fields[4].isdecimal() and int(fields[4]):
             yield int(fields[4])
+
+
+def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
+    """Which process uses the port, and the command that frees it."""
+    who = f"{by.program} (pid {by.pid})"
+    if by.program in _CONSOLES:
+        return Advice(f"a login console has {device} ({who})", getty_remedy(device.name, root))
+    if by.program in _BLUETOOTH:
+        return Advice(f"Bluetooth has {device} ({who})", _BLUETOOTH_REMEDY)
+    if by.program.startswith("telemetry-agent"):
+        return Advice(f"another telemetry-agent (pid {by.pid}) has {device}", "stop it")
+    remedy = _REMEDIES.get(by.program, f"stop that program (`sudo kill {by.pid}`)")
+    return Advice(f"{who} has {device}", remedy)
+
+
+def getty_remedy(tty: str, root: Path = Path("/")) -> str:
+    """How to remove the login from a port."""
+    if "Raspberry Pi" in _pi_model(root):
+        return "`sudo raspi-config nonint do_serial_cons 1`, then reboot"
+    also = (
+        f", remove console={tty} from the kernel's command line" if _is_console(tty, root) else ""
+    )
+    # The login has taken the port's group and mode: the next start gives them back.
+    return f"`sudo systemctl disable --now serial-getty@{tty}`{also}, then reboot"
+
+
+def _is_console(tty: str, root: Path = Path("/")) -> bool:
+    """Whether this tty is a console of the kernel; systemd then starts a login there."""
+    arguments = _text_of(root / "proc/cmdline").split()
+    return any(a.removeprefix("console=").split(",")[0] == tty for a in arguments if "=" in a)
+
+
+def _pi_model(root: Path) -> str:
+    """The model in the device tree; "" where there is none."""
+    return _text_of(root / "proc/device-tree/model")
 
 
 def _text_of(path: Path) -> str:

@@ -190,6 +190,24 @@ class SerialSource:
             )
         return Advice(f"no data from {self.name}", "check the receiver's wiring and power")
 
+    def _open(self) -> None:
+        try:
+            if not stat.S_ISCHR(self._path.stat().st_mode):
+                raise self._no_port()
+            device = self._path.resolve()
+            # A pty's maker often has it open as well.
+            if device.name.startswith("tty") and (by := holder(device, self._root)):
+                raise BusyError(*explain(device, by, self._root))
+            speed = self.baud or self._memory.rates(self.name)[0]
+            port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
+            with self._guard:
+                self._port = port
+            # pyserial's "exclusive" is only an advisory lock: this keeps all other programs out.
+            fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
+        except (OSError, termios.error) as error:
+            self.close()
+            raise self._why(error) from error
+
     def _find_baud(self) -> int | None:
         """Detect the speed of the open port; ``None``, with the most likely one set: not found.
 
@@ -223,6 +241,23 @@ class SerialSource:
             verdict = trial.feed(self._take(left_s))
         return verdict is True
 
+    def _send(self, commands: Sequence[bytes]) -> None:
+        for command in commands:
+            self._opened().write(command)
+
+    def _take(self, timeout_s: float) -> bytes:
+        port = self._opened()
+        waiting = port.in_waiting
+        if not waiting:
+            port.timeout = timeout_s
+        data: bytes = port.read(max(1, waiting))
+        return data
+
+    def _opened(self) -> _Port:
+        if self._port is None:
+            raise SourceError(f"{self.name} is not open")
+        return self._port
+
     def _wrong_baud(self) -> Advice:
         if not self._fixed:
             return Advice(
@@ -238,41 +273,6 @@ class SerialSource:
             f"the data from {self.name} at {self.baud} baud is not NMEA",
             f'{likely}, or "auto" to detect it',
         )
-
-    def _opened(self) -> _Port:
-        if self._port is None:
-            raise SourceError(f"{self.name} is not open")
-        return self._port
-
-    def _take(self, timeout_s: float) -> bytes:
-        port = self._opened()
-        waiting = port.in_waiting
-        if not waiting:
-            port.timeout = timeout_s
-        data: bytes = port.read(max(1, waiting))
-        return data
-
-    def _open(self) -> None:
-        try:
-            if not stat.S_ISCHR(self._path.stat().st_mode):
-                raise self._no_port()
-            device = self._path.resolve()
-            # A pty's maker often has it open as well.
-            if device.name.startswith("tty") and (by := holder(device, self._root)):
-                raise BusyError(*explain(device, by, self._root))
-            speed = self.baud or self._memory.rates(self.name)[0]
-            port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
-            with self._guard:
-                self._port = port
-            # pyserial's "exclusive" is only an advisory lock: this keeps all other programs out.
-            fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
-        except (OSError, termios.error) as error:
-            self.close()
-            raise self._why(error) from error
-
-    def _send(self, commands: Sequence[bytes]) -> None:
-        for command in commands:
-            self._opened().write(command)
 
     def _gone(self) -> SourceError:
         return SourceError(f"{self.name} went away", "check the cable and the power")
