@@ -46,7 +46,7 @@ from queue_cycle import CARD_SYNC_MS, as_dict, fdatasync_ms, fix_at
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.tasks import Beat, Stop, run_loop
+from telemetry_agent.tasks import Beat, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import UploadPolicy
@@ -240,7 +240,7 @@ def print_freshness(fixes: int, kbit_s: float, for_s: float, flush_every_s: floa
                 way=AlwaysReachable(),
             )
             queue.watch(uploader.wake)
-            stop = Stop()
+            stop = threading.Event()
             thread = threading.Thread(target=run_loop, args=(uploader, stop, Beat(), Clock()))
             thread.start()
             tick, began_s = threading.Event(), time.monotonic()

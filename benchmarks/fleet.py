@@ -42,7 +42,7 @@ from timelines import draw
 
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
-from telemetry_agent.connectivity.probe import ProbeResult
+from telemetry_agent.connectivity.probe import Word
 from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats.answers import judge
@@ -314,9 +314,9 @@ class Agent:
         """What the kernel says."""
         return self._region.way
 
-    def judge(self) -> ProbeResult:
+    def judge(self) -> tuple[Word, str]:
         """How a probe ends."""
-        return ProbeResult("up") if self._region.way else ProbeResult("no-route", "no route")
+        return ("up", "") if self._region.way else ("no-route", "no route")
 
 
 @dataclass(frozen=True)

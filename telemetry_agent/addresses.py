@@ -1,8 +1,8 @@
-"""Names and their addresses: look them up without blocking anybody.
+"""Names and their addresses: looks names up without blocking the caller.
 
 ``getaddrinfo`` cannot be interrupted, so a look-up runs in a daemon thread. Each name has at most
-one: all who need the same name wait for the same answer. The addresses of the last answer are kept,
-because a network whose name server is silent can still carry requests.
+one: all callers that need the same name wait for the same answer. The addresses of the last answer
+are kept, because a network whose name server is silent can still carry requests.
 """
 
 import errno
@@ -20,7 +20,7 @@ from telemetry_agent.tasks import Bell
 LOOK_UP_S = 5.0
 """How long a name server may be silent before that counts as a failure."""
 
-_PER_FAMILY_MAX = 8  # a name with more would turn an attempt into a volley
+_PER_FAMILY_MAX = 8  # with more, one attempt would be a burst of packets
 _NO_SUCH_NAME = {socket.EAI_NONAME, socket.EAI_NODATA}
 
 Wait = Callable[[float, list[tuple[int, int]]], object]

@@ -15,7 +15,7 @@ _TIMESYNCD_HAS_SET_IT = Path("/run/systemd/timesync/synchronized")
 
 
 class Clock:
-    """The machine's clocks. Tests give a fake with the same three methods."""
+    """The machine's clocks. Tests use a fake with the same three methods."""
 
     def monotonic_s(self) -> float:
         """Seconds since some fixed instant; never steps."""
@@ -29,7 +29,7 @@ class Clock:
         """Whether the system clock follows a time server.
 
         The kernel knows. The hardened service may not ask it, because the same call sets the clock;
-        there systemd-timesyncd's mark of this boot decides, and without one the answer is no.
+        there the file that systemd-timesyncd makes in each boot decides.
         """
         libc = ctypes.CDLL(None, use_errno=True)
         timex = ctypes.create_string_buffer(_STRUCT_TIMEX_BYTES)

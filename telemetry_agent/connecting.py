@@ -1,4 +1,4 @@
-"""Connect to any address of a name: the one way for the whole agent.
+"""Connects to any address of a name; all connections of the agent are made here.
 
 Theory of operation, after RFC 8305 ("happy eyeballs"). The addresses are tried in the resolver's
 order with the families interleaved, the family that worked last first. The next attempt begins
@@ -15,7 +15,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from telemetry_agent.addresses import (
     LOOK_UP_S,
@@ -43,16 +43,11 @@ NO_ROUTE = {
     errno.EAFNOSUPPORT,  # IPv6 is switched off
     errno.ENODEV,  # the interface of a link-local address is gone
 }
-"""What ``connect`` returns at once, having sent nothing, when the kernel has no route."""
+"""What ``connect`` returns at once, before it sends a packet, when the kernel has no route."""
 
 _UNDER_WAY = {errno.EINPROGRESS, errno.EALREADY, errno.EINTR}
 
-_Why = tuple[Kind, str]  # and a text with a place for the addresses
-
-
-def no_route_to(addresses: Iterable[Address]) -> UnreachableError:
-    """The error for addresses to which the kernel has no route."""
-    return _failure(dict.fromkeys(addresses, _why(errno.ENETUNREACH, at_once=True)))
+_Cause = tuple[Kind, str]  # and a text with a place for the addresses
 
 
 class Connecting:
@@ -93,9 +88,9 @@ class Connecting:
         self._look_up_error: UnreachableError | None = None
         self._waiting: deque[Address] = deque()
         self._sockets: dict[Address, socket.socket] = {}
-        self._failed: dict[Address, _Why] = {}
+        self._failed: dict[Address, _Cause] = {}
         self._next_s = now_s
-        self._apart_s = _NEXT_ATTEMPT_S
+        self._spacing_s = _NEXT_ATTEMPT_S
         self._until_s = math.inf
 
     @property
@@ -122,11 +117,13 @@ class Connecting:
                 break
             self._begin(self._waiting.popleft(), now_s)
         if now_s >= self._until_s:
-            self._give_up(errno.ETIMEDOUT)
+            cause = _cause(errno.ETIMEDOUT, at_once=False, limit_s=self._connect_s)
+            self._failed.update(dict.fromkeys([*self._sockets, *self._waiting], cause))
+            self.cancel()
         if self._sockets or self._waiting or self._look_up is not None:
             return None
         if self._failed or self._look_up_error is None:
-            raise _failure(self._failed)
+            raise _error(self._failed)
         raise self._look_up_error
 
     def due_s(self) -> float:
@@ -146,9 +143,11 @@ class Connecting:
         return watched
 
     def cancel(self) -> None:
-        """Close all sockets that are not connected. A look-up goes on. Idempotent."""
+        """End all attempts. A look-up continues. Idempotent."""
+        for attempt in self._sockets.values():
+            attempt.close()
+        self._sockets.clear()
         self._waiting.clear()
-        self._give_up(errno.ECANCELED)
 
     def run(self, clock: Clock, wait: Wait) -> socket.socket:
         """Block until there is a connection. What ``wait`` raises ends this.
@@ -179,8 +178,8 @@ class Connecting:
                 self._add_known(now_s)
             if now_s >= self._look_up_until_s:
                 self._look_up = None
-                said = f"no name server answered for {self._host} within {LOOK_UP_S:g} s"
-                self._look_up_error = UnreachableError(said, "no-name-server")
+                text = f"no name server answered for {self._host} within {LOOK_UP_S:g} s"
+                self._look_up_error = UnreachableError(text, "no-name-server")
             return
         self._look_up = None
         if isinstance(result, list):
@@ -203,7 +202,7 @@ class Connecting:
             self._waiting.extend(interleaved(new))
             self._until_s = now_s + self._connect_s
             # The last address, however many there are, still gets half of the time.
-            self._apart_s = min(_NEXT_ATTEMPT_S, self._connect_s / 2 / len(self._waiting))
+            self._spacing_s = min(_NEXT_ATTEMPT_S, self._connect_s / 2 / len(self._waiting))
 
     def _begin(self, address: Address, now_s: float) -> None:
         number: int | None = errno.ENETUNREACH
@@ -217,10 +216,10 @@ class Connecting:
                 number = attempt.connect_ex(address.sockaddr)
                 if not number or number in _UNDER_WAY:
                     self._sockets[address] = attempt
-                    self._next_s = now_s + self._apart_s
+                    self._next_s = now_s + self._spacing_s
                     return
                 attempt.close()
-        self._failed[address] = _why(number or 0, at_once=True)
+        self._failed[address] = _cause(number or 0, at_once=True)
 
     def _follow_attempts(self, now_s: float) -> socket.socket | None:
         for address, attempt in list(self._sockets.items()):
@@ -235,20 +234,12 @@ class Connecting:
                 attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return attempt
             attempt.close()
-            self._failed[address] = _why(number, at_once=False)
-            self._next_s = now_s
+            self._failed[address] = _cause(number, at_once=False)
+            self._next_s = now_s  # a failure starts the next attempt at once
         return None
 
-    def _give_up(self, number: int) -> None:
-        for attempt in self._sockets.values():
-            attempt.close()
-        why = _why(number, at_once=False, limit_s=self._connect_s)
-        self._failed.update(dict.fromkeys([*self._sockets, *self._waiting], why))
-        self._sockets.clear()
-        self._waiting.clear()
 
-
-def _why(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Why:
+def _cause(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Cause:
     """What an errno of ``connect`` means.
 
     Only an error ``at_once`` is this kernel's own; later it may be a router's "unreachable".
@@ -262,11 +253,11 @@ def _why(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Why:
     return "other", f"no connection to {{}}: {os.strerror(number)}"
 
 
-def _failure(failed: Mapping[Address, _Why]) -> UnreachableError:
+def _error(failed: Mapping[Address, _Cause]) -> UnreachableError:
     """One error for all addresses: "no-route" only if no address has a route."""
-    peers: dict[_Why, list[str]] = {}
-    for address, why in failed.items():
-        peers.setdefault(why, []).append(str(address))
+    peers: dict[_Cause, list[str]] = {}
+    for address, cause in failed.items():
+        peers.setdefault(cause, []).append(str(address))
     text = "; ".join(reason.format(", ".join(listed)) for (_, reason), listed in peers.items())
     kinds = {kind for kind, _ in peers}
     order: tuple[Kind, ...] = ("refused", "silent", "other", "no-route")

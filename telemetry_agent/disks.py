@@ -1,4 +1,4 @@
-"""What a file system does with what is written to it: it may forget at a power cut, or refuse."""
+"""File systems: which of them lose data at a power cut, and how much space is free."""
 
 import os
 from pathlib import Path
@@ -33,13 +33,13 @@ class Mount(NamedTuple):
 
 
 def mount_of(place: Path, root: Path = Path("/")) -> Mount | None:
-    """The mount that ``place`` lies on."""
+    """The mount that ``place`` is on."""
     try:
         lines = (root / "proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return None
     best: Mount | None = None
-    for mount in filter(None, map(_mount, lines)):
+    for mount in map(_mount, lines):
         # Of two on the same point the later one lies on top.
         higher = best is None or len(mount.point.parts) >= len(best.point.parts)
         if higher and place.is_relative_to(mount.point):
@@ -48,7 +48,7 @@ def mount_of(place: Path, root: Path = Path("/")) -> Mount | None:
 
 
 def trouble(mount: Mount, root: Path = Path("/")) -> Advice | None:
-    """Why it does not keep what is written to it."""
+    """Why data that is written to this mount may be lost, and what to do."""
     if "ro" in mount.options:
         return Advice(
             "read-only",
@@ -71,28 +71,27 @@ def trouble(mount: Mount, root: Path = Path("/")) -> Advice | None:
 
 
 def _lasts(overlay: Mount, root: Path) -> bool:
-    """Whether what is written to it goes to a disk that we can see."""
+    """Whether its upper layer is on a disk that this process can see."""
     upper = next((o for o in overlay.options if o.startswith("upperdir=")), None)
     under = mount_of(Path(upper.removeprefix("upperdir=")), root) if upper else None
     return under is not None and under.kind in SURVIVES
 
 
-def _mount(line: str) -> Mount | None:
+def _mount(line: str) -> Mount:
     before, _, after = line.partition(" - ")
-    fields, rest = before.split(), after.split()
-    if len(fields) < 6 or len(rest) < 3:
-        return None
+    # The source, between kind and options, may be empty.
+    fields, (kind, *_, options) = before.split(), after.split()
     point = fields[4].replace(r"\040", " ")
     return Mount(
-        fields[2], Path(point), rest[0], frozenset(fields[5].split(",") + rest[2].split(","))
+        fields[2], Path(point), kind, frozenset([*fields[5].split(","), *options.split(",")])
     )
 
 
 def free_bytes(folder: Path) -> int:
-    """What may still be written there.
+    """The bytes that may still be written to the disk of this folder.
 
     Raises:
-        StorageError: It is not there, or the disk refuses.
+        StorageError: the folder does not exist, or the disk refuses.
     """
     try:
         disk = os.statvfs(folder)

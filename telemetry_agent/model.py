@@ -1,11 +1,11 @@
-"""The values that travel through the agent, in the order of a fix's way.
+"""The values that travel through the agent, in the order in which a fix meets them.
 
 ::
 
     bytes -> Sentence -> Fix -> Record(seq) -> Batch -> Payload -> Outcome
 
 All are frozen. Quantities are integers at the finest resolution that a receiver sends, so that
-nothing is rounded twice and a value read from disk equals the stored one. An unknown quantity is
+no value is rounded twice and a value read from disk equals the stored one. An unknown quantity is
 ``None``, never 0.
 """
 
@@ -96,7 +96,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamAccount:
-    """What an agent says of one stream.
+    """An agent's account of one stream.
 
     Every fix with a seq up to ``through`` was acknowledged, or is counted in ``not_coming``.
     """
@@ -111,7 +111,7 @@ class StreamAccount:
     damaged_in: tuple[int, int] | None = None
     """The range of seq, first and last, in which fixes were lost to damage."""
     finished: bool = False
-    """Nothing of it is still to come."""
+    """No more fixes of it will come."""
 
     @property
     def expected(self) -> int:
@@ -184,7 +184,7 @@ class Delivered:
     counted: bool = False
     """Whether the endpoint counted the fixes, so that a loss would show."""
     resend: tuple[ResendRange, ...] = ()
-    """Earlier fixes that the endpoint misses."""
+    """Earlier fixes that the endpoint does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ class Refused:
     too_large: bool = False
     status: int | None = None
     fitting: int | None = None
-    """Only the answer is too large: send again, at most so many fixes at once."""
+    """Only the answer is too large: send again, at most this number of fixes at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ field has a default, and ``read`` ignores what it does not know or cannot use: i
 JSON of another version.
 
 Instants are given as seconds before now, because the system clock may be wrong by years. A value
-that is not known is ``None`` here and absent in JSON. docs/operations.md has the table that
-``described`` makes of these classes.
+that is not known is ``None`` here and absent in JSON. docs/operations.md has a table of all fields,
+which a test compares with these classes.
 """
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -173,56 +173,33 @@ def as_json(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def read(kind: type[T], said: object) -> T:
+def read(kind: type[T], value: object) -> T:
     """From JSON. A value that is missing or has another type gets its default."""
     known: dict[str, Any] = {}
     types_by_name = get_type_hints(kind)
-    if isinstance(said, Mapping):
-        for name in types_by_name.keys() & said.keys():
-            found = _fitting(types_by_name[name], said[name])
+    if isinstance(value, Mapping):
+        for name in types_by_name.keys() & value.keys():
+            found = _fitting(types_by_name[name], value[name])
             if found is not None:
                 known[name] = found
     return kind(**known)
 
 
-def described(kind: type = Snapshot, path: str = "") -> Iterator[tuple[str, str]]:
-    """Each field of the tree with its meaning, for the documentation."""
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        inner = _element(hint)
-        if is_dataclass(inner):
-            listed = "[]" if get_origin(_bare(hint)) is tuple else ""
-            yield from described(inner, f"{path}{name}{listed}.")  # type: ignore[arg-type]
-        else:
-            words = hint.__metadata__[0] if get_origin(hint) is Annotated else ""
-            yield f"{path}{name}", words or "one of " + ", ".join(map(str, get_args(hint)))
-
-
-def _bare(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
-
-
-def _element(hint: Any) -> Any:
-    bare = _bare(hint)
-    if get_origin(bare) is types.UnionType:
-        return next((each for each in get_args(bare) if is_dataclass(each)), bare)
-    return get_args(bare)[0] if get_origin(bare) is tuple else bare
-
-
-def _fitting(hint: Any, said: object) -> object:  # noqa: PLR0911 - one for each kind of type
-    """``said`` as a value of that type, or ``None``."""
+def _fitting(hint: Any, value: object) -> object:  # noqa: PLR0911 - one for each kind of type
+    """``value`` as a value of that type, or ``None``."""
     origin = get_origin(hint)
     if origin in {Union, types.UnionType}:
-        return next((v for h in get_args(hint) if (v := _fitting(h, said)) is not None), None)
+        return next((v for h in get_args(hint) if (v := _fitting(h, value)) is not None), None)
     if origin is Literal:
-        return said if said in get_args(hint) else None
+        return value if value in get_args(hint) else None
     if origin is tuple:
-        listed = said if isinstance(said, list) else []
+        listed = value if isinstance(value, list) else []
         return tuple(read(get_args(hint)[0], one) for one in listed)
     if is_dataclass(hint):
-        return read(hint, said)  # type: ignore[arg-type]
+        return read(hint, value)  # type: ignore[arg-type]
     if hint is float:
-        return float(said) if type(said) in {int, float} else None  # type: ignore[arg-type]
+        return float(value) if type(value) in {int, float} else None  # type: ignore[arg-type]
     if origin is not None:  # counts by reason
-        mapping = said if isinstance(said, Mapping) else {}
+        mapping = value if isinstance(value, Mapping) else {}
         return {key: count for key, count in mapping.items() if type(count) is int}
-    return said if type(said) is hint else None
+    return value if type(value) is hint else None

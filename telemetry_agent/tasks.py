@@ -1,9 +1,9 @@
-"""What every thread of the agent is made of.
+"""The loop that every thread of the agent runs, and the bells that wake it.
 
-A task does one unit of work per ``step``. The loop round it is the same for all::
+A task does one unit of work per ``step``. The loop around it is the same for all::
 
     arm     bell.clear()
-    check   if stop: return
+    check   if stop.is_set(): return
     step    wait = task.step(now)      0: again; None: until rung; else seconds
     wait    bell.wait(wait)
 
@@ -12,24 +12,32 @@ is not lost: the wait returns at once and the step looks again. A ring carries n
 makes a spurious ring harmless, and it means that a step decides by state and clock alone.
 """
 
+import errno
+import logging
 import math
 import os
 import select
+import socket
 import threading
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from telemetry_agent.clock import Clock
+
+_log = logging.getLogger(__name__)
+
+_MESSAGE_BYTES = 16384
+_LONGEST_WAIT_S = 86400.0
 
 
 class Bell:
     """Wakes one waiting thread. Any thread may ring it, any number of times.
 
     It is a file descriptor (an eventfd), so that a thread can wait for it and for sockets at once:
-    this is the one way in which a blocked thread of the agent is woken.
+    all threads of the agent that block are woken in this way.
     """
 
     def __init__(self) -> None:
@@ -37,7 +45,7 @@ class Bell:
 
     def __del__(self) -> None:
         with suppress(AttributeError):  # the system gave none
-            os.close(self._fd)  # not sooner: whoever holds the bell may still ring it
+            os.close(self._fd)  # not sooner: another thread may still ring it
 
     def fileno(self) -> int:
         """Readable while it is rung."""
@@ -61,7 +69,7 @@ class Bell:
         """Return when rung, when a watched descriptor is ready, or after ``timeout_s`` seconds.
 
         Args:
-            timeout_s: ``None`` waits without a limit.
+            timeout_s: ``None`` waits without a limit; a longer one than a day ends after a day.
             watched: descriptors, each with the events of ``poll`` that count.
 
         Returns:
@@ -71,14 +79,84 @@ class Bell:
         for descriptor, events in watched:
             poll.register(descriptor, events)
         poll.register(self._fd, select.POLLIN)
-        timeout_ms = None if timeout_s is None else math.ceil(max(0.0, timeout_s) * 1000)
+        timeout_ms = None
+        if timeout_s is not None:
+            # poll takes 24 days at most. A wait that ends early is harmless, as a ring is.
+            timeout_ms = math.ceil(min(max(0.0, timeout_s), _LONGEST_WAIT_S) * 1000)
         ready = dict(poll.poll(timeout_ms))
         ready.pop(self._fd, None)
         return ready
 
 
+class KernelBell(Bell):
+    """A bell that the kernel rings too, by its netlink messages; for one waiting thread.
+
+    Where the system or a sandbox forbids netlink, threads can still ring it.
+
+    Args:
+        protocol: of netlink.
+        groups: the multicast groups of the messages, one bit for each.
+        about: what the messages report, for the log.
+        fallback: what happens without messages, for the log.
+    """
+
+    def __init__(self, protocol: int, groups: int, about: str, fallback: str) -> None:
+        super().__init__()
+        self._watched: list[tuple[int, int]] = []
+        self._kernel: socket.socket | None = None
+        try:
+            self._kernel = _kernel_socket(protocol, groups)
+        except OSError as error:
+            reason = error.strerror
+            _log.info(
+                "cannot receive the kernel's messages about %s (%s): %s", about, reason, fallback
+            )
+
+    def wait(
+        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
+    ) -> dict[int, int]:
+        """As ``Bell.wait``; a message ends the wait too."""
+        kernel = [] if self._kernel is None else [(self._kernel.fileno(), select.POLLIN)]
+        return super().wait(timeout_s, [*watched, *self._watched, *kernel])
+
+    def watch(self, descriptors: list[tuple[int, int]]) -> None:
+        """Let these descriptors end each wait too, in place of earlier ones."""
+        self._watched = descriptors
+
+    def messages(self) -> list[bytes]:
+        """The messages since the last call; an empty one if some were lost."""
+        received: list[bytes] = []
+        while self._kernel is not None:
+            try:
+                received.append(self._kernel.recv(_MESSAGE_BYTES))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # a burst that the socket could not hold
+                    raise
+                received.append(b"")
+        return received
+
+    def close(self) -> None:
+        """End a wait and receive no more messages. Idempotent."""
+        self.ring()
+        kernel, self._kernel = self._kernel, None
+        if kernel is not None:
+            kernel.close()
+
+
+def _kernel_socket(protocol: int, groups: int) -> socket.socket:
+    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+    try:
+        kernel.bind((0, groups))
+    except OSError:
+        kernel.close()
+        raise
+    return kernel
+
+
 class FairLock:
-    """A lock that is granted in the order of asking, so that no loop keeps it from others."""
+    """A lock that is granted in the order of asking, so that a loop cannot keep it from others."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -111,7 +189,7 @@ class FairLock:
                 self._held = False
 
     def locked(self) -> bool:
-        """Whether anybody holds it."""
+        """Whether it is held."""
         return self._held
 
 
@@ -134,7 +212,7 @@ class Task(Protocol):
         """
 
     def wake(self) -> None:
-        """Ring the bell, and end whatever blocking call a step is in where that loses nothing."""
+        """Ring the bell, and end a blocking call of the step where that loses no data."""
 
     def close(self) -> None:
         """Abort a step that does not end by itself, and free what the task holds. Idempotent."""
@@ -142,13 +220,13 @@ class Task(Protocol):
 
 @dataclass
 class Beat:
-    """When a loop last showed life, and by when it must show it again (monotonic seconds)."""
+    """The monotonic time by which a loop must report again, so that it does not count as stuck."""
 
     due_s: float = float("inf")
     _excused_until_s: float = float("-inf")
 
     def stamp(self, due_s: float) -> None:
-        """Promise the next sign of life by ``due_s``."""
+        """Promise the next report by ``due_s``."""
         self.due_s = due_s
 
     def is_late(self, now_s: float) -> bool:
@@ -156,38 +234,20 @@ class Beat:
         return now_s > max(self.due_s, self._excused_until_s)
 
     def excuse(self, frozen_s: float, now_s: float) -> None:
-        """The whole process stood still for so long: what is overdue gets that time again."""
-        # due_s belongs to the loop, which may stamp it at this moment.
+        """Extend an overdue promise by the time for which the whole process was stopped."""
+        # Only the loop writes due_s, and it may do so at this moment: hence the second attribute.
         if (due_s := self.due_s) < now_s:
             self._excused_until_s = due_s + frozen_s
 
 
-@dataclass
-class Stop:
-    """Asks one loop to end; set once, never cleared."""
-
-    _event: threading.Event = field(default_factory=threading.Event)
-
-    def set(self) -> None:
-        """Ask."""
-        self._event.set()
-
-    def wait(self, timeout_s: float) -> None:
-        """Return when it is set, or after ``timeout_s`` seconds."""
-        self._event.wait(timeout_s)
-
-    def __bool__(self) -> bool:
-        return self._event.is_set()
+_WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; then it is not stuck
 
 
-_WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; that is no stuck thread
-
-
-def run_loop(task: Task, stop: Stop, beat: Beat, clock: Clock) -> None:
+def run_loop(task: Task, stop: threading.Event, beat: Beat, clock: Clock) -> None:
     """Step ``task`` until ``stop`` is set. What a step raises ends the loop and is raised."""
     while True:
         task.bell.clear()
-        if stop:
+        if stop.is_set():
             return
         now_s = clock.monotonic_s()
         beat.stamp(now_s + task.max_step_s)

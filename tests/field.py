@@ -31,7 +31,7 @@ from rig import simulated, stats, write_config
 
 from telemetry_agent.addresses import resolve
 from telemetry_agent.clock import Clock
-from telemetry_agent.connectivity.routes import KernelBell, path
+from telemetry_agent.connectivity.routes import path, route_bell
 from telemetry_agent.lab.endpoint import Endpoint, Fault
 from telemetry_agent.lab.native_request import NativeRequest
 
@@ -157,14 +157,14 @@ class Field:
         """
         there = resolve(address, PORT)[0]
         until_s = clock.monotonic_s() + 10
-        with contextlib.closing(self.device.inside(KernelBell)) as bell:
+        with contextlib.closing(self.device.inside(route_bell)) as bell:
             for command in commands:
                 where.ip(command)
             told = False
             while not (told and self.device.inside(lambda: path(there))):
                 bell.wait(until_s - clock.monotonic_s())
                 assert clock.monotonic_s() < until_s
-                told = bell.heard()
+                told = bool(bell.messages())
         return clock.monotonic_s()
 
     def no_way(self, what: str, away_s: float = 1.0) -> "Outage":

@@ -1,5 +1,9 @@
 import json
+import types
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from telemetry_agent.model import Satellite
 from telemetry_agent.snapshot import (
@@ -9,7 +13,6 @@ from telemetry_agent.snapshot import (
     Snapshot,
     UploadView,
     as_json,
-    described,
     read,
 )
 
@@ -64,6 +67,29 @@ def test_what_another_version_says_is_read_as_far_as_it_is_understood() -> None:
     assert snapshot.queue.lost == {"thinned": 4}
     assert snapshot.queue.pending == 3
     assert read(Snapshot, None) == Snapshot()
+
+
+def described(kind: type = Snapshot, path: str = "") -> Iterator[tuple[str, str]]:
+    """Each field of the tree with its meaning, for the documentation."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        inner = _element(hint)
+        if is_dataclass(inner):
+            listed = "[]" if get_origin(_bare(hint)) is tuple else ""
+            yield from described(inner, f"{path}{name}{listed}.")  # type: ignore[arg-type]
+        else:
+            words = hint.__metadata__[0] if get_origin(hint) is Annotated else ""
+            yield f"{path}{name}", words or "one of " + ", ".join(map(str, get_args(hint)))
+
+
+def _bare(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _element(hint: Any) -> Any:
+    bare = _bare(hint)
+    if get_origin(bare) is types.UnionType:
+        return next((each for each in get_args(bare) if is_dataclass(each)), bare)
+    return get_args(bare)[0] if get_origin(bare) is tuple else bare
 
 
 def test_every_field_is_described() -> None:

@@ -1,10 +1,13 @@
+import logging
+import select
 import signal
+import socket
 import threading
 
 import pytest
 from fakes import FakeClock
 
-from telemetry_agent.tasks import Beat, Bell, FairLock, Stop, run_loop
+from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, run_loop
 
 
 class Steps:
@@ -13,7 +16,7 @@ class Steps:
     name = "steps"
     max_step_s = 1.0
 
-    def __init__(self, waits: list[float | None], stop: Stop) -> None:
+    def __init__(self, waits: list[float | None], stop: threading.Event) -> None:
         self.bell = Bell()
         self.waits = waits
         self.stop = stop
@@ -40,7 +43,7 @@ def started(task: Steps, beat: Beat | None = None) -> threading.Thread:
 
 
 def test_zero_steps_again_at_once() -> None:
-    task = Steps([0, 0, 0], Stop())
+    task = Steps([0, 0, 0], threading.Event())
     thread = started(task)
     thread.join(5)
     assert not thread.is_alive()
@@ -48,7 +51,7 @@ def test_zero_steps_again_at_once() -> None:
 
 
 def test_none_waits_until_rung() -> None:
-    task = Steps([None], Stop())
+    task = Steps([None], threading.Event())
     beat = Beat()
     thread = started(task, beat)
     assert task.called.acquire(timeout=5)
@@ -64,13 +67,13 @@ def test_a_ring_during_the_step_is_not_lost() -> None:
             self.bell.ring()
             return super().step(now_s)
 
-    thread = started(RingsItself([None, None], Stop()))
+    thread = started(RingsItself([None, None], threading.Event()))
     thread.join(5)
     assert not thread.is_alive()
 
 
 def test_a_stop_during_a_wait_ends_the_loop_without_another_step() -> None:
-    task = Steps([None], Stop())
+    task = Steps([None], threading.Event())
     thread = started(task)
     assert task.called.acquire(timeout=5)
     task.stop.set()
@@ -78,6 +81,13 @@ def test_a_stop_during_a_wait_ends_the_loop_without_another_step() -> None:
     thread.join(5)
     assert not thread.is_alive()
     assert not task.called.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("seconds", [30 * 86400.0, 1e12, float("inf")])
+def test_a_wait_may_be_longer_than_the_kernel_allows(seconds: float) -> None:
+    bell = Bell()
+    bell.ring()
+    assert bell.wait(seconds) == {}
 
 
 def test_an_idle_loop_is_never_late_and_a_stuck_step_is() -> None:
@@ -96,7 +106,7 @@ def test_what_a_step_raises_leaves_the_loop() -> None:
             raise LookupError
 
     with pytest.raises(LookupError):
-        run_loop(Raises([], Stop()), Stop(), Beat(), FakeClock())
+        run_loop(Raises([], threading.Event()), threading.Event(), Beat(), FakeClock())
 
 
 def test_a_fair_lock_is_had_in_the_order_of_asking() -> None:
@@ -147,3 +157,59 @@ def test_an_interrupted_wait_for_a_fair_lock_leaves_it_to_the_next() -> None:
     assert not lock.locked()
     with lock:
         assert lock.locked()
+
+
+@pytest.fixture
+def bell(monkeypatch: pytest.MonkeyPatch) -> KernelBell:
+    """Without the kernel's messages: the machine's network may change at any time."""
+
+    def refused(protocol: int, groups: int) -> socket.socket:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("telemetry_agent.tasks._kernel_socket", refused)
+    return KernelBell(socket.NETLINK_ROUTE, 1, "links", "probing only")
+
+
+def test_a_bell_without_the_kernel_says_so_once(
+    caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    caplog.set_level(logging.INFO)
+    bell: KernelBell = request.getfixturevalue("bell")
+    bell.wait(0)
+    bell.wait(0)
+    assert caplog.messages == [
+        "cannot receive the kernel's messages about links (Operation not permitted): probing only"
+    ]
+
+
+def test_a_ring_ends_the_next_wait_and_arming_forgets_it(bell: KernelBell) -> None:
+    for _ in range(100_000):  # more than any buffer holds
+        bell.ring()
+    bell.wait(None)
+    bell.clear()
+    bell.wait(0.001)
+    bell.ring()
+    bell.wait(None)
+    assert not bell.messages()
+
+
+def test_a_ring_from_another_thread_ends_a_wait(bell: KernelBell) -> None:
+    waiting = threading.Thread(target=bell.wait, args=(None,))
+    waiting.start()
+    bell.ring()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_a_watched_socket_that_is_done_ends_a_wait(bell: KernelBell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as connecting:
+        connecting.setblocking(False)
+        connecting.connect_ex(server.getsockname())
+        bell.watch([(connecting.fileno(), select.POLLOUT)])
+        bell.wait(None)
+
+
+def test_rings_after_the_end_are_ignored(bell: KernelBell) -> None:
+    bell.close()
+    bell.close()
+    bell.ring()

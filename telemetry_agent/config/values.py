@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from telemetry_agent.gnss.sources.baud import BAUD_RATES
 from telemetry_agent.gnss.sources.on_connect import command_bytes
-from telemetry_agent.gnss.sources.udp import UdpOptions
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES
+from telemetry_agent.gnss.sources.sockets import UdpOptions
 from telemetry_agent.model import Quality
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ So the monitor always listens to the kernel, and probes only when there is a rea
                to the endpoint has changed
     returning  a probe has succeeded: still not up, for a random part of the spread, so that a
                fleet does not return all at once. Then up, and ``on_return`` is called. If the path
-               is lost meanwhile, the return is off
+               is lost before that, the return is cancelled
 
 The spread is ``resume_spread_s``, but at most a tenth of the outage: an outage that a whole region
-shares is long, and after a tunnel nobody should have to wait.
+shares is long, and after a tunnel a device should not have to wait.
 
 All other state is in the instants at which something is due: a step does what is due and returns
 the time until the next. A doubt that the probe does not confirm is not a return: otherwise an
@@ -31,18 +31,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.connecting import no_route_to
 from telemetry_agent.connectivity.probe import Probe, Word
-from telemetry_agent.connectivity.routes import KernelBell, Path
+from telemetry_agent.tasks import KernelBell
 
 if TYPE_CHECKING:
     from telemetry_agent.addresses import Address
+    from telemetry_agent.connectivity.routes import Path
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _SPREAD_PER_OUTAGE = 0.1
 _SETTLE_S = 0.05  # one change of the network is a burst of messages
-_CALLBACKS_TAKE_S = 30.0  # resuming rows waits for the disk, and that may be busy
+_LONGEST_STEP_S = 30.0  # resuming rows waits for the disk, and that may be busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Monitor:
         rng: random.Random | None = None,
     ) -> None:
         self.bell = bell
-        self.max_step_s = _CALLBACKS_TAKE_S
+        self.max_step_s = _LONGEST_STEP_S
         now_s = (clock or Clock()).monotonic_s()
         self.state = NetworkState("up", now_s)
         self._probe = probe
@@ -104,7 +104,7 @@ class Monitor:
         self._failed_probes = 0
         # The result of the last exchange only.
         self._results: deque[Literal["doubt", "answer"]] = deque(maxlen=1)
-        self._look_due_s: float | None = None
+        self._check_due_s: float | None = None
         self._probe_due_s: float | None = now_s
         self._return_due_s: float | None = None
 
@@ -126,7 +126,7 @@ class Monitor:
         self.bell.ring()
 
     def answered(self) -> None:
-        """Note that an exchange got an answer, whatever it said. Any thread may call."""
+        """Note that an exchange got an answer of any kind. Any thread may call."""
         self._results.append("answer")
         self.bell.ring()
 
@@ -134,16 +134,17 @@ class Monitor:
         """Do what is due. Blocks only in the callbacks."""
         if self._results:
             self._process_result(now_s)
-        if self.bell.heard() and self._look_due_s is None:
-            self._look_due_s = now_s + _SETTLE_S
-        if self._look_due_s is not None and now_s >= self._look_due_s:
-            self._look(now_s)
+        # Messages that come while the check is due do not postpone it: they may never end.
+        if self.bell.messages() and self._check_due_s is None:
+            self._check_due_s = now_s + _SETTLE_S
+        if self._check_due_s is not None and now_s >= self._check_due_s:
+            self._check_paths(now_s)
         if self._probe_due_s is not None and now_s >= self._probe_due_s:
             self._start_probe(now_s)
         if self._probe.running:
             self._follow_probe(now_s)
         elif self._return_due_s is not None and now_s >= self._return_due_s:
-            self._come_back(now_s)
+            self._mark_up(now_s)
         self.bell.watch(self._probe.watched())
         return self._wait_s(now_s)
 
@@ -160,20 +161,20 @@ class Monitor:
         if self._results.pop() == "answer":
             self._in_doubt = False
             if self.state.word != "up":
-                self._come_back(now_s)
+                self._mark_up(now_s)
         elif self.state.word == "up" and not self._in_doubt:
             self._in_doubt = True
             self._start_probe(now_s)
 
-    def _look(self, now_s: float) -> None:
+    def _check_paths(self, now_s: float) -> None:
         """Ask the kernel whether the path is still the same."""
-        self._look_due_s = None
+        self._check_due_s = None
         paths = self._probe.paths()
         changed = any(paths[address] != self._paths.get(address) for address in paths)
         self._paths = paths
         routed = any(paths.values())
         if paths and not routed:
-            self._go_away(now_s, "no-route", str(no_route_to(paths)))
+            self._mark_down(now_s, "no-route", f"no route to {', '.join(map(str, paths))}")
         if changed:
             self._on_change()  # last: the callback sees the new state
         if self.state.word == "up" and not self._in_doubt:
@@ -189,35 +190,36 @@ class Monitor:
 
     def _follow_probe(self, now_s: float) -> None:
         result = self._probe.poll(now_s)
-        # Add new addresses; a changed path of a known one is left to _look.
+        # Add new addresses; a changed path of a known one is left to _check_paths.
         self._paths = {
             address: self._paths.get(address, now) for address, now in self._probe.paths().items()
         }
         if result is None:
             return
-        if result.word == "up":
+        word, error = result
+        if word == "up":
             if self.state.word != "up" and self._return_due_s is None:
                 self._return_due_s = now_s + self._rng.uniform(0, self._spread_s(now_s))
-        elif self.state.word != "up" or self._in_doubt:  # else it was answered meanwhile
+        elif self.state.word != "up" or self._in_doubt:  # else an exchange was answered since
             self._failed_probes += 1
-            self._go_away(now_s, result.word, result.error)
+            self._mark_down(now_s, word, error)
             self._probe_due_s = now_s + self._probe_every_s
         self._in_doubt = False
 
-    def _go_away(self, now_s: float, word: Word, error: str) -> None:
+    def _mark_down(self, now_s: float, word: Word, error: str) -> None:
         self._return_due_s = None
         before = self.state
         if word != before.word:
-            log.debug("%s %s: %s", self._probe.target, word, error)
+            _log.debug("%s %s: %s", self._probe.target, word, error)
         since_s = now_s if before.word == "up" else before.since_s
         self.state = NetworkState(word, since_s, error, before.returns)
 
-    def _come_back(self, now_s: float) -> None:
+    def _mark_up(self, now_s: float) -> None:
         self._return_due_s = None
         self._probe_due_s = None
         before = self.state
         spread_s = self._spread_s(now_s)
-        log.debug(
+        _log.debug(
             "%s is up again after %.0f s and %d failed probes",
             self._probe.target,
             now_s - before.since_s,
@@ -232,6 +234,6 @@ class Monitor:
         return min(self._resume_spread_s, _SPREAD_PER_OUTAGE * outage_s)
 
     def _wait_s(self, now_s: float) -> float | None:
-        dues = [self._look_due_s, self._probe_due_s]
+        dues = [self._check_due_s, self._probe_due_s]
         dues.append(self._probe.due_s() if self._probe.running else self._return_due_s)
         return min((max(0.0, due_s - now_s) for due_s in dues if due_s is not None), default=None)

@@ -4,12 +4,11 @@ A probe never blocks. ``start`` begins to look up the name and to connect to the
 already known and have a route; ``poll`` follows that. Between calls the caller waits for the
 descriptors in ``watched``.
 
-A network can return before its name server does, and the other way round. So the known addresses do
+A network can return before its name server does, or after it. So the known addresses do
 not wait for the look-up, and the addresses that it finds are tried as well.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from telemetry_agent.addresses import (
@@ -24,15 +23,6 @@ from telemetry_agent.connecting import Connecting
 from telemetry_agent.connectivity.routes import Path, path
 
 Word = Literal["up", "no-route", "unreachable"]
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """How a probe ended."""
-
-    word: Word
-    error: str = ""
-    """Why the endpoint is not up, for the user."""
 
 
 class Probe:
@@ -81,20 +71,20 @@ class Probe:
             has_route=lambda address: self._path(address) is not None,
         )
 
-    def poll(self, now_s: float) -> ProbeResult | None:
-        """How the running try ended, or ``None`` while it goes on."""
+    def poll(self, now_s: float) -> tuple[Word, str] | None:
+        """How the running try ended, and why it failed; ``None`` while it continues."""
         if self._connecting is None:
             return None
         try:
             connected = self._connecting.poll(now_s)
         except UnreachableError as error:
             self.cancel()
-            return ProbeResult(error.state, str(error))
+            return error.state, str(error)
         if connected is None:
             return None
         connected.close()
         self.cancel()
-        return ProbeResult("up")
+        return "up", ""
 
     def due_s(self) -> float:
         """When to poll a running try if no watched descriptor is ready before."""

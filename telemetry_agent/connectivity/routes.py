@@ -29,20 +29,14 @@ several gateways has the flag at each of them: it counts as a path, and as anoth
 gateway is lost.
 """
 
-import contextlib
 import errno
-import logging
-import select
 import socket
 import struct
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from telemetry_agent.addresses import Address
 from telemetry_agent.connecting import NO_ROUTE
-from telemetry_agent.tasks import Bell
-
-log = logging.getLogger(__name__)
+from telemetry_agent.tasks import KernelBell
 
 # Links; then addresses, routes and policy rules of IPv4, and of IPv6.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
@@ -56,7 +50,7 @@ _NLM_F_REQUEST = 1
 _RTM_F_FIB_MATCH = 0x2000
 _RTNH_F_DEAD_OR_LINKDOWN = 0x1 | 0x10
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 1, 2, 4, 5, 9, 18
-_WHICH_WAY = {_RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA}
+_PATH_ATTRIBUTES = {_RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA}
 _KERNEL_ANSWERS_WITHIN_S = 1.0
 
 
@@ -70,14 +64,15 @@ class Path(NamedTuple):
 
 
 def path(address: Address) -> Path | None:
-    """Ask the kernel for the path to an address; ``None``: none. Sends no packet.
+    """Ask the kernel for the path to an address; ``None``: there is none. Sends no packet.
 
-    A question that fails for another reason counts as a path: only the kernel can deny one.
+    A query that fails for another reason counts as a path: only the kernel can say that there is
+    none.
     """
     try:
-        with socket.socket(address.family, socket.SOCK_DGRAM) as asking:
-            asking.connect(address.sockaddr)
-            source = str(asking.getsockname()[0])
+        with socket.socket(address.family, socket.SOCK_DGRAM) as query:
+            query.connect(address.sockaddr)
+            source = str(query.getsockname()[0])
     except OSError as error:
         return None if error.errno in NO_ROUTE else Path("")
     try:
@@ -100,10 +95,10 @@ def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int
         _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value for kind, value in ends
     )
     header = _HEADER.pack(_HEADER.size + len(message), _RTM_GETROUTE, _NLM_F_REQUEST, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
-        asking.settimeout(_KERNEL_ANSWERS_WITHIN_S)
-        asking.send(header + message)
-        answer = asking.recv(65536)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as query:
+        query.settimeout(_KERNEL_ANSWERS_WITHIN_S)
+        query.send(header + message)
+        answer = query.recv(65536)
     length, kind = _HEADER.unpack_from(answer)[:2]
     if kind != _RTM_NEWROUTE:
         raise OSError(errno.EPROTO, "no route in the kernel's answer")
@@ -112,69 +107,12 @@ def _matching_route(address: Address, source: str) -> tuple[int, tuple[tuple[int
     at = _HEADER.size + _ROUTE.size
     while at + _ATTRIBUTE.size <= length:
         size, kind = _ATTRIBUTE.unpack_from(answer, at)
-        if kind in _WHICH_WAY:
+        if kind in _PATH_ATTRIBUTES:
             attributes.append((kind, answer[at + _ATTRIBUTE.size : at + size]))
         at += max(_ATTRIBUTE.size, (size + 3) & ~3)
     return flags, tuple(attributes)
 
 
-class KernelBell(Bell):
-    """A bell that any thread rings, and the kernel by its messages; for one waiting thread.
-
-    Without the kernel's messages (no netlink in a container) threads can still ring it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._watched: list[tuple[int, int]] = []
-        self._news = _listen()
-
-    def wait(
-        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
-    ) -> dict[int, int]:
-        """As ``Bell.wait``; a kernel message ends the wait too."""
-        news = [] if self._news is None else [(self._news.fileno(), select.POLLIN)]
-        return super().wait(timeout_s, [*watched, *self._watched, *news])
-
-    def watch(self, descriptors: list[tuple[int, int]]) -> None:
-        """Let these descriptors end each wait too, in place of earlier ones."""
-        self._watched = descriptors
-
-    def heard(self) -> bool:
-        """Whether the kernel has sent messages since the last call."""
-        news = False
-        if self._news is not None:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    try:
-                        self._news.recv(1)  # the content is not used
-                    except OSError as error:
-                        if error.errno != errno.ENOBUFS:  # a lost message counts too
-                            raise
-                    news = True
-        return news
-
-    def close(self) -> None:
-        """End a wait and receive no more messages. Idempotent."""
-        self.ring()
-        news, self._news = self._news, None
-        if news is not None:
-            news.close()
-
-
-def _listen() -> socket.socket | None:
-    try:
-        news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        try:
-            news.bind((0, _GROUPS))
-        except OSError:
-            news.close()
-            raise
-    except OSError as error:
-        log.info(
-            "cannot receive the kernel's messages about links and routes (%s): probing only",
-            error.strerror,
-        )
-        return None
-    news.setblocking(False)
-    return news
+def route_bell() -> KernelBell:
+    """A bell that the kernel rings when links, addresses, routes or policy rules change."""
+    return KernelBell(socket.NETLINK_ROUTE, _GROUPS, "links and routes", "probing only")

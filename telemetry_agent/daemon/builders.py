@@ -19,13 +19,11 @@ from telemetry_agent.daemon.extras import Attribute, Extras
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources import Source, gpsd
 from telemetry_agent.gnss.sources.auto import AutoSource
-from telemetry_agent.gnss.sources.baud import BaudMemory
 from telemetry_agent.gnss.sources.gpsd import GpsdSource
 from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.gnss.sources.replay import ReplaySource
-from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.gnss.sources.sockets import TcpSource
-from telemetry_agent.gnss.sources.udp import UdpOptions, UdpSource
+from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource
+from telemetry_agent.gnss.sources.sockets import TcpSource, UdpOptions, UdpSource
 from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import read_secret, secrets_in_url
 from telemetry_agent.upload.http.credentials import Credentials

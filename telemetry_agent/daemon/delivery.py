@@ -16,7 +16,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
-from telemetry_agent.connectivity.routes import KernelBell
+from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.daemon.builders import build_credentials, open_queue, policy_of
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain
@@ -188,7 +188,7 @@ class Delivery:
         host, port = settings.connectivity.probe or settings.upload.address
         return Monitor(
             Probe(host, port),
-            KernelBell(),
+            route_bell(),
             probe_every_s=settings.connectivity.probe_every_s,
             resume_spread_s=settings.upload.resume_spread_s,
             # The uploader of then, not of now: it may have been built again.

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ResourceError
-from telemetry_agent.tasks import Beat, Stop, Task, run_loop
+from telemetry_agent.tasks import Beat, Task, run_loop
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Supervised(Generic[T]):
 
     def _prepare(self) -> None:
         self.beat = Beat()
-        self._stop = Stop()
+        self._stop = threading.Event()
         # A daemon thread: name resolution cannot be interrupted and is left behind at exit.
         self._thread = threading.Thread(
             target=self._run, args=(self._stop, self.beat), name=self.name, daemon=True
@@ -131,10 +131,10 @@ class Supervised(Generic[T]):
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
-    def _run(self, stop: Stop, beat: Beat) -> None:
+    def _run(self, stop: threading.Event, beat: Beat) -> None:
         recent: deque[float] = deque(maxlen=_CRASHES_ALLOWED)
         crashed = False
-        while not stop:
+        while not stop.is_set():
             try:
                 if crashed:
                     self.task.close()
@@ -142,7 +142,7 @@ class Supervised(Generic[T]):
                     crashed = False
                 run_loop(self.task, stop, beat, self._clock)
             except Exception as error:
-                if stop:  # what the step needs was closed under it
+                if stop.is_set():  # what the step needs was closed under it
                     log.debug("%s failed at its end", self.name, exc_info=True)
                     return
                 crashed = True

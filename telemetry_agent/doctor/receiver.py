@@ -14,8 +14,8 @@ from telemetry_agent.doctor.permissions import group_name, owner_of
 from telemetry_agent.doctor.reception import listened, reported
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.sources import Source, gpsd, holders
-from telemetry_agent.gnss.sources.machine import candidate, find_receivers
+from telemetry_agent.gnss.sources import Source, gpsd
+from telemetry_agent.gnss.sources.machine import Holder, candidate, explain, find_receivers, holder
 
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
 
@@ -164,7 +164,7 @@ class ReceiverChecks:
         except OSError as error:
             return failed("permissions", f"{path}: {error.strerror}", "plug the receiver in again")
         if (by := self._holder(path)) is not None:
-            return failed("permissions", *holders.explain(path.resolve(), by, self._root))
+            return failed("permissions", *explain(path.resolve(), by, self._root))
         if group == "root":
             remedy = (
                 f'no group may: add a udev rule: SUBSYSTEM=="tty", KERNEL=="{path.resolve().name}",'
@@ -176,10 +176,10 @@ class ReceiverChecks:
             remedy = f"`sudo usermod -aG {group} {account.name}`, then {again}"
         return failed("permissions", f"{account.name} may not read {path} ({owner})", remedy)
 
-    def _holder(self, path: Path) -> holders.Holder | None:
+    def _holder(self, path: Path) -> Holder | None:
         device = path.resolve()
         # A pty is held by whoever made it.
-        return holders.holder(device, self._root) if device.name.startswith("tty") else None
+        return holder(device, self._root) if device.name.startswith("tty") else None
 
     def _in_use(self) -> Finding:
         name = "port in use"
@@ -188,7 +188,7 @@ class ReceiverChecks:
         if self._path is None:
             return skipped(name, "no port is needed")
         if (by := self._holder(self._path)) is not None:
-            return failed(name, *holders.explain(self._path.resolve(), by, self._root))
+            return failed(name, *explain(self._path.resolve(), by, self._root))
         if os.geteuid():
             return skipped(name, "only root sees the programs of other users")
         return passed(name, "not used by another program")

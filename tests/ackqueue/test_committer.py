@@ -11,7 +11,7 @@ from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.tasks import Beat, Bell, Stop, run_loop
+from telemetry_agent.tasks import Beat, Bell, run_loop
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def unreadable() -> bool:
 def test_its_thread_commits_what_is_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with AckQueue(tmp_path / "other.db", commit_every_s=0.01) as queue:
         committer = Committer(queue)
-        stop = Stop()
+        stop = threading.Event()
         thread = threading.Thread(target=run_loop, args=(committer, stop, Beat(), Clock()))
         thread.start()
         written = threading.Event()

@@ -16,8 +16,8 @@ import threading
 from telemetry_agent.clock import Clock
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
-from telemetry_agent.connectivity.routes import KernelBell
-from telemetry_agent.tasks import Beat, Stop, run_loop
+from telemetry_agent.connectivity.routes import route_bell
+from telemetry_agent.tasks import Beat, run_loop
 
 clock = Clock()
 
@@ -58,7 +58,7 @@ def main() -> None:
     if "NO_NETLINK" in os.environ:
         socket.socket = NoNetlink  # type: ignore[assignment, misc]
     logging.basicConfig(level=logging.DEBUG, handlers=[Words()])
-    bell = KernelBell()
+    bell = route_bell()
     monitor = Loop(
         Probe(host, int(port)),
         bell,
@@ -67,7 +67,7 @@ def main() -> None:
         on_return=lambda _: say("return"),
         on_change=lambda: say("change"),
     )
-    stop = Stop()
+    stop = threading.Event()
     thread = threading.Thread(target=run_loop, args=(monitor, stop, Beat(), clock))
     thread.start()
     while True:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from telemetry_agent.addresses import Address
 from telemetry_agent.connectivity.monitor import Monitor
-from telemetry_agent.connectivity.probe import Probe, ProbeResult
-from telemetry_agent.connectivity.routes import KernelBell, Path
+from telemetry_agent.connectivity.probe import Probe, Word
+from telemetry_agent.connectivity.routes import Path
+from telemetry_agent.tasks import KernelBell
 
 HERE = Address(socket.AF_INET, ("10.0.0.9", 80))
 PROBE_EVERY_S = 30.0
@@ -25,7 +26,7 @@ class FakeBell(KernelBell):
     """The kernel's news are told by the test, and nobody waits."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(socket.NETLINK_ROUTE, 0, "nothing", "nothing")
         self.news = False
         self.rings = 0
         self.closed = False
@@ -33,9 +34,9 @@ class FakeBell(KernelBell):
     def ring(self) -> None:
         self.rings += 1
 
-    def heard(self) -> bool:
+    def messages(self) -> list[bytes]:
         news, self.news = self.news, False
-        return news
+        return [b"changed"] if news else []
 
     def close(self) -> None:
         self.closed = True
@@ -61,7 +62,7 @@ class FakeProbe(Probe):
         self.running = True
         self.starts.append(now_s)
 
-    def poll(self, now_s: float) -> ProbeResult | None:
+    def poll(self, now_s: float) -> tuple[Word, str] | None:
         if now_s < self.due_s():
             return None
         self.running = False
@@ -102,12 +103,12 @@ class World:
         self.returns.append(self.clock.now_s)
         self.spreads.append(spread_s)
 
-    def judge(self) -> ProbeResult:
+    def judge(self) -> tuple[Word, str]:
         if self.way is None:
-            return ProbeResult("no-route", "no route to 10.0.0.9:80")
+            return ("no-route", "no route to 10.0.0.9:80")
         if not self.answers:
-            return ProbeResult("unreachable", "connection refused by 10.0.0.9:80")
-        return ProbeResult("up")
+            return ("unreachable", "connection refused by 10.0.0.9:80")
+        return ("up", "")
 
     @property
     def word(self) -> str:

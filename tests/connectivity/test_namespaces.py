@@ -18,7 +18,8 @@ from processes import Running, running
 
 from telemetry_agent.addresses import Address, resolve
 from telemetry_agent.clock import Clock
-from telemetry_agent.connectivity.routes import KernelBell, Path, path
+from telemetry_agent.connectivity.routes import Path, path, route_bell
+from telemetry_agent.tasks import KernelBell
 
 clock = Clock()
 
@@ -387,7 +388,7 @@ def connects(device: Namespace, host: str) -> bool:
 @pytest.fixture
 def bell(wire: Wire) -> Iterator[KernelBell]:
     """Hears the news of the device's kernel."""
-    made = wire.device.inside(KernelBell)
+    made = wire.device.inside(route_bell)
     yield made
     made.close()
 
@@ -398,7 +399,7 @@ def wait_for(bell: KernelBell, comes_true: Callable[[], bool]) -> None:
     while not comes_true():
         assert clock.monotonic_s() < until_s
         bell.wait(until_s - clock.monotonic_s())
-        bell.heard()
+        bell.messages()
 
 
 @pytest.mark.parametrize("far", [FAR, FAR6])
@@ -487,28 +488,28 @@ def test_the_kernel_rings_for_each_kind_of_news(change: str) -> None:
         device = net.namespace("device")
         device.ip("addr add 10.99.0.1/32 dev lo")
         device.ip("addr add fd99::1/128 dev lo")
-        with contextlib.closing(device.inside(KernelBell)) as bell:
+        with contextlib.closing(device.inside(route_bell)) as bell:
             bell.wait(0.3)
-            while bell.heard():  # a new IPv6 address is told of twice; then nothing happens there
+            while bell.messages():  # a new IPv6 address is reported twice
                 bell.wait(0.3)
             device.ip(change)
             bell.wait(5)
-            assert bell.heard()
+            assert bell.messages()
 
 
 def test_more_news_than_the_socket_holds_are_news(wire: Wire, bell: KernelBell) -> None:
-    assert bell._news is not None
-    bell._news.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    assert bell._kernel is not None
+    bell._kernel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
 
     def overflow() -> None:
-        bell.heard()
+        bell.messages()
         for number in range(2, 40):
             wire.device.ip(f"addr replace 10.95.0.{number}/32 dev lo")
         bell.wait(5)
 
     overflow()
     with pytest.raises(OSError, match="No buffer space"):
-        bell._news.recv(1)
+        bell._kernel.recv(1)
     overflow()
-    assert bell.heard()
-    assert not bell.heard()
+    assert bell.messages()
+    assert not bell.messages()

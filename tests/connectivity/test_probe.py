@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from telemetry_agent.addresses import Address
-from telemetry_agent.connectivity.probe import Probe, ProbeResult
+from telemetry_agent.connectivity.probe import Probe, Word
 from telemetry_agent.connectivity.routes import Path
 from telemetry_agent.tasks import Bell
 
@@ -59,13 +59,13 @@ class Names:
         return answer
 
 
-def run(probe: Probe, now_s: float = 0.0) -> ProbeResult:
+def run(probe: Probe, now_s: float = 0.0) -> tuple[Word, str]:
     """Begin a try and follow it to its end, without letting its time pass."""
     probe.start(now_s)
     return follow(probe, now_s)
 
 
-def follow(probe: Probe, now_s: float = 0.0) -> ProbeResult:
+def follow(probe: Probe, now_s: float = 0.0) -> tuple[Word, str]:
     """Poll a try to its end; time passes where it is waited for, as that is no wait of ours."""
     while True:
         verdict = probe.poll(now_s)
@@ -85,13 +85,13 @@ def until_resolved(probe: Probe, now_s: float) -> None:
 def test_a_listening_endpoint_is_up(server: socket.socket) -> None:
     host, port = server.getsockname()
     probe = Probe(host, port)
-    assert run(probe) == ProbeResult("up")
+    assert run(probe) == ("up", "")
     assert probe.addresses == [address_of(server)]
 
 
 def test_a_refusal_names_the_address_and_the_reason(refusing: Address) -> None:
     probe = Probe("endpoint.test", 80, resolve=Names([refusing]))
-    assert run(probe) == ProbeResult("unreachable", f"connection refused by {refusing}")
+    assert run(probe) == ("unreachable", f"connection refused by {refusing}")
 
 
 def test_silence_is_unreachable_after_its_deadline(silent: Address) -> None:
@@ -100,13 +100,13 @@ def test_silence_is_unreachable_after_its_deadline(silent: Address) -> None:
     until_resolved(probe, 101.0)
     assert probe.due_s() == 106.0
     assert probe.poll(105.9) is None
-    assert probe.poll(106.0) == ProbeResult("unreachable", f"no connection to {silent} within 5 s")
+    assert probe.poll(106.0) == ("unreachable", f"no connection to {silent} within 5 s")
 
 
 def test_a_silent_address_does_not_hold_up_another(silent: Address, refusing: Address) -> None:
     with socket.create_server(("127.0.0.1", 0)) as living:
         names = Names([refusing, silent, address_of(living)])
-        assert run(Probe("endpoint.test", 80, resolve=names)) == ProbeResult("up")
+        assert run(Probe("endpoint.test", 80, resolve=names)) == ("up", "")
 
 
 @pytest.mark.parametrize(
@@ -118,15 +118,15 @@ def test_a_silent_address_does_not_hold_up_another(silent: Address, refusing: Ad
 )
 def test_a_name_that_cannot_be_resolved_is_unreachable(error: Exception, says: str) -> None:
     probe = Probe("endpoint.test", 80, resolve=Names(error))
-    assert run(probe) == ProbeResult("unreachable", says)
+    assert run(probe) == ("unreachable", says)
 
 
 def test_known_addresses_serve_while_the_name_cannot_be_resolved(server: socket.socket) -> None:
     names = Names([address_of(server)], socket.gaierror(-3, "Temporary failure"))
     probe = Probe("endpoint.test", 80, resolve=names)
-    assert run(probe) == ProbeResult("up")
-    assert run(probe) == ProbeResult("up")
-    assert run(probe) == ProbeResult("up")
+    assert run(probe) == ("up", "")
+    assert run(probe) == ("up", "")
+    assert run(probe) == ("up", "")
 
 
 def test_one_resolution_at_a_time(refusing: Address) -> None:
@@ -137,12 +137,13 @@ def test_one_resolution_at_a_time(refusing: Address) -> None:
         probe.start(now_s)
         assert probe.poll(now_s) is None
         assert probe.due_s() == now_s + 5
-        assert probe.poll(now_s + 5) == ProbeResult(
-            "unreachable", "no name server answered for endpoint.test within 5 s"
+        assert probe.poll(now_s + 5) == (
+            "unreachable",
+            "no name server answered for endpoint.test within 5 s",
         )
     assert names.asked == 1
     names.open.set()
-    assert run(probe, 90.0).error == f"connection refused by {refusing}"
+    assert run(probe, 90.0) == ("unreachable", f"connection refused by {refusing}")
 
 
 def test_a_resolution_that_failed_in_the_dead_network_is_repeated(server: socket.socket) -> None:
@@ -153,7 +154,7 @@ def test_a_resolution_that_failed_in_the_dead_network_is_repeated(server: socket
     assert probe.poll(5.0) is not None
     probe.start(30.0)
     names.open.set()
-    assert follow(probe, 30.0) == ProbeResult("up")
+    assert follow(probe, 30.0) == ("up", "")
     assert names.asked == 2
 
 
@@ -163,7 +164,7 @@ def test_a_name_that_moved_is_followed(server: socket.socket, silent: Address) -
     probe.start(0.0)
     until_resolved(probe, 0.0)
     assert probe.poll(5.0) is not None
-    assert run(probe, 30.0) == ProbeResult("up")
+    assert run(probe, 30.0) == ("up", "")
     assert probe.addresses == [address_of(server)]
 
 
@@ -177,7 +178,7 @@ def test_a_resolution_that_came_after_the_try_is_not_taken_for_news(
     probe.start(1.0)
     assert Bell().wait(10, probe.watched())  # the second answer lies there, unread
     probe.cancel()
-    assert run(probe, 3600.0) == ProbeResult("up")
+    assert run(probe, 3600.0) == ("up", "")
 
 
 def no_way(_: Address) -> Path | None:
@@ -187,7 +188,7 @@ def no_way(_: Address) -> Path | None:
 def test_without_a_way_nothing_is_sent(server: socket.socket) -> None:
     address = address_of(server)
     probe = Probe("endpoint.test", 80, resolve=Names([address]), path=no_way)
-    assert run(probe) == ProbeResult("no-route", f"no route to {address}")
+    assert run(probe) == ("no-route", f"no route to {address}")
     server.setblocking(False)
     with pytest.raises(BlockingIOError):
         server.accept()
@@ -199,7 +200,7 @@ def test_a_try_that_is_begun_anew_forgets_the_first(server: socket.socket, silen
     probe.start(0.0)
     until_resolved(probe, 0.0)
     ways.clear()
-    assert run(probe, 1.0) == ProbeResult("no-route", f"no route to {silent}")
+    assert run(probe, 1.0) == ("no-route", f"no route to {silent}")
 
 
 def test_a_name_with_many_addresses_is_no_volley() -> None:

@@ -21,7 +21,7 @@ from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.model import Fix, ReceiverState, Sky
-from telemetry_agent.tasks import Beat, Stop, run_loop
+from telemetry_agent.tasks import Beat, run_loop
 
 LIMIT_S = 10.0
 DAY_MS = 1_798_761_600_000
@@ -51,7 +51,7 @@ class Recorded:
 @contextmanager
 def running(reader: Reader) -> Iterator[None]:
     """As the daemon runs a task: a loop in a thread, stopped, woken, joined, closed."""
-    stop = Stop()
+    stop = threading.Event()
     thread = threading.Thread(target=run_loop, args=(reader, stop, Beat(), Clock()))
     thread.start()
     try:

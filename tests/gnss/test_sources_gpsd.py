@@ -482,3 +482,11 @@ def test_the_reader_counts_what_gpsd_sends_wrong(server: Server) -> None:
         assert reader.status.counts == {"gpsd-lat": 1, "gpsd-PRN": 1}
         reader.close()
     assert [fix.time_ms % 60_000 for fix in fixes] == [1000, 3000]
+
+
+def test_what_is_wrong_with_a_gpsd_that_sends_no_data() -> None:
+    source = gpsd.GpsdSource("127.0.0.1")
+    assert str(source.advice("silent", b"")).startswith(
+        "gpsd has a receiver but receives no data from it: check the receiver's wiring and power"
+    )
+    assert "is not NMEA: check what its sender sends" in str(source.advice("wrong-baud", b""))

@@ -1,12 +1,14 @@
 """Machines of the field, as their kernels describe them."""
 
+import os
 from pathlib import Path
 
 import pytest
 from machines import Machine
 
-from telemetry_agent.gnss.sources.machine import find_receivers
+from telemetry_agent.gnss.sources.machine import Holder, explain, find_receivers, holder
 
+PORT = Path("/dev/ttyUSB0")
 PI_4 = "Raspberry Pi 4 Model B Rev 1.4"
 
 
@@ -177,3 +179,80 @@ def test_a_pi_3_whose_bluetooth_has_the_header(machine: Machine) -> None:
     (port,) = find_receivers(machine.root)
     assert port.blocked is not None
     assert port.blocked.startswith("Bluetooth has /dev/ttyAMA0 (hciattach (pid 433)): use the")
+
+
+# ---- who uses a port
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path)
+    machine.process(1, "systemd")
+    return machine
+
+
+def test_nobody(busy: Machine) -> None:
+    busy.process(77, "gpsd", has="/dev/ttyUSB1")
+    assert holder(PORT, busy.root) is None
+    assert holder(PORT, busy.root / "no-proc") is None
+
+
+def test_who_has_it_open(busy: Machine) -> None:
+    busy.process(77, "gpsd", has=str(PORT))
+    assert holder(PORT, busy.root) == Holder(77, "gpsd")
+
+
+def test_we_ourselves_do_not_count(busy: Machine) -> None:
+    busy.process(os.getpid(), "telemetry-agent", has=str(PORT))
+    assert holder(PORT, busy.root) is None
+
+
+def test_a_login_of_another_user_is_seen_by_its_command_line(busy: Machine) -> None:
+    busy.process(612, "agetty", "-o", "-p -- \\u", "9600", "ttyUSB0", "vt220")
+    busy.process(613, "agetty", "tty1", "linux")
+    assert holder(PORT, busy.root) == Holder(612, "agetty")
+
+
+def test_a_login_that_cannot_be_seen_is_known_by_its_unit(busy: Machine) -> None:
+    slice_ = busy.root / "sys/fs/cgroup/system.slice/system-serial\\x2dgetty.slice"
+    for tty, pids in (("ttyUSB0", "612\n613\n"), ("ttyUSB1", "700\n"), ("ttyUSB2", "")):
+        unit = slice_ / f"serial-getty@{tty}.service"
+        unit.mkdir(parents=True)
+        (unit / "cgroup.procs").write_text(pids)
+    assert holder(PORT, busy.root) == Holder(612, "agetty")
+    assert holder(Path("/dev/ttyUSB2"), busy.root) is None
+
+
+def test_a_lock_of_another_user_is_seen(busy: Machine) -> None:
+    node = busy.root / "dev/ttyUSB0"
+    node.write_bytes(b"")
+    status = node.stat()
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    busy.process(5, "picocom")
+    (busy.root / "proc/locks").write_text(
+        "1: POSIX  ADVISORY  READ 9 fe:00:2179669 128 128\n"
+        f"2: FLOCK  ADVISORY  WRITE 5 {device}:{status.st_ino} 0 EOF\n"
+        f"2: -> FLOCK  ADVISORY  WRITE 6 {device}:{status.st_ino} 0 EOF\n"
+    )
+    assert holder(PORT, busy.root) == Holder(5, "picocom")
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("gpsd", 'gpsd (pid 9) has /dev/ttyUSB0: set gps.source = "gpsd://localhost:2947", or `s'),
+        ("ModemManager", "ModemManager (pid 9) has /dev/ttyUSB0: `sudo systemctl disable --now Mo"),
+        ("agetty", "`sudo systemctl disable --now serial-getty@ttyUSB0`"),
+        ("hciattach", "Bluetooth has /dev/ttyUSB0 (hciattach (pid 9)): use the header's other po"),
+        ("telemetry-agent", "another telemetry-agent (pid 9) has /dev/ttyUSB0: stop it"),
+        ("minicom", "minicom (pid 9) has /dev/ttyUSB0: stop that program (`sudo kill 9`)"),
+    ],
+)
+def test_each_holder_has_its_remedy(busy: Machine, program: str, says: str) -> None:
+    assert says in str(explain(PORT, Holder(9, program), busy.root))
+
+
+def test_a_console_of_the_kernel_starts_its_login_again(busy: Machine) -> None:
+    busy.cmdline("root=/dev/sda1 console=ttyUSB0,9600n8")
+    text = explain(PORT, Holder(9, "agetty"), busy.root)
+    assert ", remove console=ttyUSB0 from the kernel's command line, then reboot" in text.remedy

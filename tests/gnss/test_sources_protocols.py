@@ -1,10 +1,19 @@
 """Binary protocols by their frames, and why bytes have no sentence."""
 
 import pytest
-from nmea import rmc
+from nmea import line, rmc
 
-from telemetry_agent.gnss.sources.protocols import may_be_binary, protocol, unreadable
+from telemetry_agent.gnss.sources.protocols import (
+    Trial,
+    may_be_binary,
+    protocol,
+    ubx_checksum,
+    unreadable,
+)
 
+EPOCH = rmc("120000") + line("GPVTG,084.4,T,,M,022.4,N,041.5,K,A")
+UBX_BODY = bytes.fromhex("0107 0400 01020304")
+UBX = b"\xb5\x62" + UBX_BODY + ubx_checksum(UBX_BODY)
 FRAMES = {
     "UBX": bytes.fromhex("B562 0608 0600 C800 0100 0100 DE6A"),
     "SiRF": bytes.fromhex("A0A2 0003 0B 81 00 008C B0B3"),
@@ -42,3 +51,57 @@ def test_the_beginning_of_a_frame_may_be_one(frame: bytes) -> None:
 )
 def test_why_bytes_have_no_sentence(data: bytes, why: str) -> None:
     assert unreadable(data) == why
+
+
+# ---- one speed on trial
+
+
+def test_a_sentence_proves_the_speed() -> None:
+    trial = Trial()
+    assert trial.feed(b"038,N,01131.000,E,022.4,084.4,231126,,,A*6C\r\n") is None
+    assert trial.feed(EPOCH[:40]) is None
+    assert trial.feed(EPOCH[40:]) is True
+
+
+def test_a_binary_frame_proves_the_speed_however_it_is_cut() -> None:
+    trial = Trial()
+    frames = bytes(300) + UBX
+    assert [trial.feed(frames[i : i + 1]) for i in range(300, len(frames))][-1] is True
+
+
+# Message 1005 of the RTCM standard, and a frame without a message.
+RTCM = (
+    bytes.fromhex("D3 00 13 3E D7 D3 02 02 98 0E DE EF 34 B4 BD 62 AC 09 41 98 6F 33 36 0B 98"),
+    bytes.fromhex("D3 00 00 47 EA 4B"),
+)
+
+
+@pytest.mark.parametrize("frame", RTCM)
+def test_corrections_before_the_sentences_prove_it_too(frame: bytes) -> None:
+    trial = Trial()
+    assert trial.feed(bytes(range(128, 228)) + frame[:2]) is None
+    assert trial.feed(frame[2:-1]) is None
+    assert trial.feed(frame[-1:]) is True
+    damaged = frame[:-1] + bytes((frame[-1] ^ 1,))
+    assert Trial().feed(damaged * 2) is None
+    assert unreadable(frame) == "binary"
+    assert unreadable(damaged) == "wrong-baud"
+
+
+def test_noise_disproves_it_soon() -> None:
+    trial = Trial()
+    assert trial.feed(b"\x80\xf3\x0f" * 10) is None
+    assert trial.feed(b"\x80\xf3\x0f" * 12) is False
+
+
+def test_a_sentence_without_a_checksum_proves_the_speed_too() -> None:
+    trial = Trial()
+    bare = b"$GPGLL,4807.038,N,01131.000,E\r\n"
+    assert trial.feed(b"031,W,12\r\n" + bare[:-2]) is None
+    assert trial.feed(bare[-2:]) is True
+
+
+def test_text_without_a_sentence_disproves_it_late() -> None:
+    trial = Trial()
+    assert trial.feed(b"hello, world\r\n" * 100) is None
+    assert trial.feed(b"hello, world\r\n" * 100) is False

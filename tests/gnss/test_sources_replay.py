@@ -37,3 +37,10 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SourceError, match="pipe is not a file"):
         ReplaySource(tmp_path / "pipe").open()
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    source = ReplaySource(tmp_path / "track.nmea")
+    with pytest.raises(SourceError, match="is not open"):
+        source.read(1)
+    assert "does not contain NMEA" in source.advice("silent", b"").message

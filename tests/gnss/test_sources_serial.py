@@ -7,12 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from machines import Machine
+from nmea import line as sentence
+from nmea import rmc
+from scripted import ScriptedReceiver
 
+from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import BusyError
-from telemetry_agent.gnss.sources.serial import SerialSource
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES, ubx_checksum
+from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, detect_baud
 
 LIMIT_S = 5.0
+EPOCH = rmc("120000") + sentence("GPVTG,084.4,T,,M,022.4,N,041.5,K,A")
+UBX_BODY = bytes.fromhex("0107 0400 01020304")
+UBX = b"\xb5\x62" + UBX_BODY + ubx_checksum(UBX_BODY)
 
 
 class Line:
@@ -203,3 +212,140 @@ def test_close_may_be_called_at_any_time(source: SerialSource) -> None:
     source.cancel()
     with pytest.raises(SourceError, match="is not open"):
         source.read(0)
+
+
+# ---- the speed of the line
+
+
+def test_the_speed_that_worked_is_tried_first() -> None:
+    memory = BaudMemory()
+    assert memory.rates("/dev/ttyUSB0") == list(BAUD_RATES)
+    memory.remember("/dev/ttyUSB0", 921600)
+    assert memory.rates("/dev/ttyUSB0") == [921600, *BAUD_RATES[:-1]]
+    assert memory.rates("/dev/ttyUSB1") == list(BAUD_RATES)
+
+
+def test_what_worked_is_remembered_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "queue.baud"
+    memory = BaudMemory(path)
+    memory.remember("/dev/ttyUSB0", 38400)
+    assert BaudMemory(path).rates("/dev/ttyUSB0")[0] == 38400
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a":', '{"/dev/ttyUSB0": 17}'])
+def test_a_spoilt_memory_is_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "queue.baud"
+    path.write_text(content)
+    assert BaudMemory(path).rates("/dev/ttyUSB0") == list(BAUD_RATES)
+
+
+def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
+    memory = BaudMemory(tmp_path / "none" / "queue.baud")
+    memory.remember("/dev/ttyUSB0", 38400)
+    assert memory.rates("/dev/ttyUSB0")[0] == 38400
+
+
+# ---- on a line
+
+
+@pytest.mark.parametrize("baud", BAUD_RATES)
+def test_every_speed_is_found(baud: int) -> None:
+    clock = Clock()
+    with ScriptedReceiver(EPOCH, baud=baud) as receiver:
+        started_s = clock.monotonic_s()
+        assert detect_baud(receiver.device) == baud
+        assert clock.monotonic_s() - started_s < 5
+
+
+def test_the_bytes_that_proved_the_speed_are_read() -> None:
+    with ScriptedReceiver(EPOCH, baud=38400) as receiver:
+        source = SerialSource(receiver.device)
+        source.open()
+        assert EPOCH in source.read(1)
+        source.close()
+
+
+def test_the_next_open_begins_with_what_worked(tmp_path: Path) -> None:
+    with ScriptedReceiver(EPOCH, baud=921600) as receiver:
+        assert SerialSource(receiver.device).baud is None
+        for _ in range(2):
+            source = SerialSource(receiver.device, memory=BaudMemory(tmp_path / "queue.baud"))
+            source.open()
+            assert source.baud == 921600
+            source.close()
+        assert BaudMemory(tmp_path / "queue.baud").rates(str(receiver.device))[0] == 921600
+
+
+def test_a_receiver_that_changed_its_speed_is_found_again() -> None:
+    with ScriptedReceiver(EPOCH, baud=9600) as receiver:
+        source = SerialSource(receiver.device)
+        source.open()
+        source.close()
+        receiver.baud = 115200
+        source.open()
+        assert source.baud == 115200
+        source.close()
+
+
+def test_a_line_on_which_nothing_comes_is_left_at_the_likeliest_speed() -> None:
+    clock = Clock()
+    with ScriptedReceiver(b"") as receiver:
+        started_s = clock.monotonic_s()
+        assert detect_baud(receiver.device) is None
+        assert clock.monotonic_s() - started_s < 4
+        assert receiver.speed == BAUD_RATES[0]
+
+
+def test_a_cancel_ends_the_search() -> None:
+    clock = Clock()
+    with ScriptedReceiver(b"") as receiver:
+        source = SerialSource(receiver.device)
+        source.cancel()
+        started_s = clock.monotonic_s()
+        source.open()
+        assert clock.monotonic_s() - started_s < 1
+        source.close()
+
+
+# ---- what the user is told
+
+
+def test_a_wrong_speed_in_the_config_is_told_with_the_right_one() -> None:
+    with ScriptedReceiver(EPOCH, baud=38400) as receiver:
+        text = str(SerialSource(receiver.device, 9600).advice("wrong-baud", b""))
+    assert text == (
+        f"the data from {receiver.device} at 9600 baud is not NMEA: it sends at 38400: "
+        'set gps.baud = 38400, or "auto" to detect it'
+    )
+
+
+def test_a_wrong_speed_is_told_also_when_the_port_is_gone() -> None:
+    with ScriptedReceiver(EPOCH, baud=38400) as receiver:
+        source = SerialSource(receiver.device, 9600)
+    text = str(source.advice("wrong-baud", b""))
+    assert text.endswith('at 9600 baud is not NMEA: try another, or "auto" to detect it')
+
+
+def test_a_receiver_that_speaks_ubx_is_named_with_what_switches_nmea_on() -> None:
+    with ScriptedReceiver(UBX * 3, baud=38400) as receiver:
+        source = SerialSource(receiver.device)
+        source.open()
+        assert source.baud == 38400
+        heard = source.read(1)
+        source.close()
+        text = str(source.advice("binary", heard))
+    assert text.startswith(f"{receiver.device} sends UBX, not NMEA: switch its NMEA output on")
+    assert f"`sudo gpsctl -f -n {receiver.device}`" in text
+
+
+def test_silence_is_told() -> None:
+    text = str(SerialSource(Path("/dev/ttyS9")).advice("silent", b""))
+    assert text == "no data from /dev/ttyS9: check the receiver's wiring and power"
+
+
+def test_silence_of_a_modem_has_the_command_that_switches_its_gnss_on(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.usb("2c7c:0125", "Quectel|EG25-G", "ttyUSB0", "ttyUSB1")
+    advice = SerialSource(Path("/dev/ttyUSB1"), root=machine.root).advice("silent", b"")
+    assert advice.message == "no data from /dev/ttyUSB1 (Quectel EC25/EG25 modem)"
+    assert "--location-enable-gps-unmanaged" in advice.remedy

@@ -17,7 +17,7 @@ from packages.device import INIT, UNIT, install, start_endpoint, start_receiver
 from packages.roots import root
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.gnss.sources.holders import getty_remedy
+from telemetry_agent.gnss.sources.machine import getty_remedy
 from telemetry_agent.lab.drive import Drive
 
 pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages

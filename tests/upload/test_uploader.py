@@ -32,7 +32,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Fix, Payload, UploadState
-from telemetry_agent.tasks import Beat, Stop, run_loop
+from telemetry_agent.tasks import Beat, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.transport import Transport
@@ -998,7 +998,7 @@ def test_as_a_task_it_delivers_what_rings_and_ends_when_asked(tmp_path: Path) ->
             queue, native.FORMAT, transport, UploadPolicy(flush_every_s=0.05), way=AlwaysReachable()
         )
         queue.watch(uploader.bell.ring)
-        stop, beat, clock = Stop(), Beat(), Clock()
+        stop, beat, clock = threading.Event(), Beat(), Clock()
         thread = threading.Thread(target=run_loop, args=(uploader, stop, beat, clock))
         thread.start()
         for _ in range(2):

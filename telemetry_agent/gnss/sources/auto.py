@@ -48,9 +48,12 @@ class AutoSource:
         self._gpsd_devices = gpsd_devices
         self._gpsd = gpsd_source or gpsd.GpsdSource("localhost")
         self._source: Source | None = None
+        rejected: Counter[str] | None = getattr(self._gpsd, "rejected", None)
+        self.rejected = Counter[str]() if rejected is None else rejected
+        """The invalid values in gpsd's reports, by name."""
         self._open_path: Path | None = None  # until data comes from it
-        self._mute: list[Path] = []
-        self._said: set[str] = set()
+        self._without_data: dict[Path, None] = {}  # a set in order: the last opened comes last
+        self._logged: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -62,21 +65,16 @@ class AutoSource:
         """See ``Source.baud``: of the open source."""
         return self._source.baud if self._source else None
 
-    @property
-    def rejected(self) -> Counter[str]:
-        """The invalid values in gpsd's reports, by name."""
-        rejected: Counter[str] | None = getattr(self._gpsd, "rejected", None)
-        return Counter() if rejected is None else rejected
-
     def open(self) -> None:
         """See ``Source.open``."""
-        served = self._gpsd_devices()
-        its_own = {Path(device).resolve() for device in served}
-        found = {port.path: port for port in self._find() if port.device not in its_own}
-        row = [_GPSD] if served else []
-        row += [path for path, port in found.items() if port.safe]
+        of_gpsd = self._gpsd_devices()
+        nodes = {Path(device).resolve() for device in of_gpsd}
+        # gpsd does not release a port, and reading it as well would split the bytes.
+        found = {port.path: port for port in self._find() if port.device not in nodes}
+        candidates = [_GPSD] if of_gpsd else []
+        candidates += [path for path, port in found.items() if port.safe]
         failed: dict[Path, SourceError] = {}
-        for path in sorted(row, key=self._last_the_mute):
+        for path in sorted(candidates, key=self._turn):
             self._source = self._gpsd if path == _GPSD else self._open_port(path)
             try:
                 self._source.open()
@@ -85,11 +83,11 @@ class AutoSource:
                 continue
             self._open_path = path
             if path == _GPSD:
-                self._say(f"gpsd has {', '.join(served)}: using {self.name}")
+                self._log_once(f"gpsd has {', '.join(of_gpsd)}: using {self.name}")
                 return
             used = found.pop(path)
             others = _left_out(found.values(), failed)
-            self._say(f"using {used.label}: {path}" + (f"; {others}" if others else ""))
+            self._log_once(f"using {used.label}: {path}" + (f"; {others}" if others else ""))
             return
         raise _none_usable(found.values(), failed)
 
@@ -99,8 +97,7 @@ class AutoSource:
             raise SourceError(f"{self.name} is not open")
         data = self._source.read(timeout_s)
         if data and self._open_path:
-            if self._open_path in self._mute:
-                self._mute.remove(self._open_path)
+            self._without_data.pop(self._open_path, None)
             self._open_path = None
         return data
 
@@ -114,9 +111,8 @@ class AutoSource:
         if self._source is not None:
             self._source.close()
         if self._open_path:
-            if self._open_path in self._mute:
-                self._mute.remove(self._open_path)
-            self._mute.append(self._open_path)
+            self._without_data.pop(self._open_path, None)
+            self._without_data[self._open_path] = None
             self._open_path = None
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
@@ -125,30 +121,30 @@ class AutoSource:
             self._source.advice(state, heard) if self._source else Advice(f"{self.name} is {state}")
         )
 
-    def _last_the_mute(self, path: Path) -> int:
-        return self._mute.index(path) + 1 if path in self._mute else 0
+    def _turn(self, path: Path) -> int:
+        return [*self._without_data].index(path) + 1 if path in self._without_data else 0
 
-    def _say(self, text: str) -> None:
-        # Only once: two ports without data are tried in turn for days.
-        if text not in self._said:
-            self._said.add(text)
+    def _log_once(self, text: str) -> None:
+        # Two ports without data are tried in turn for days.
+        if text not in self._logged:
+            self._logged.add(text)
             _log.info("%s", text)
 
 
 def _left_out(found: Iterable[Candidate], failed: Mapping[Path, SourceError]) -> str:
     """Which ports were found but not used, and how to use them."""
-    said = [str(failed[_GPSD])] if _GPSD in failed else []
+    reasons = [str(failed[_GPSD])] if _GPSD in failed else []
     for port in found:
         if port.path in failed:
-            said.append(str(failed[port.path]))
+            reasons.append(str(failed[port.path]))
         elif port.blocked:
-            said.append(f"{port.label} is not free: {port.blocked}")
+            reasons.append(f"{port.label} is not free: {port.blocked}")
         elif port.kind == "unknown":
             by_hand = _BY_HAND.format(port.path)
-            said.append(f"{port.label} may be a receiver: if it is, set {by_hand}")
+            reasons.append(f"{port.label} may be a receiver: if it is, set {by_hand}")
         else:
-            said.append(f"not used: {port.label} ({_BY_HAND.format(port.path)})")
-    return "; ".join(said)
+            reasons.append(f"not used: {port.label} ({_BY_HAND.format(port.path)})")
+    return "; ".join(reasons)
 
 
 def _none_usable(found: Collection[Candidate], failed: Mapping[Path, SourceError]) -> SourceError:

@@ -20,13 +20,13 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
-from functools import reduce
-from operator import xor
+from typing import TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError
+from telemetry_agent.gnss.sources.protocols import nmea_sentence
 from telemetry_agent.gnss.sources.sockets import TcpSource
 from telemetry_agent.model import ReceiverState
 
@@ -41,6 +41,7 @@ _SATELLITES = 12  # places in a GSA
 _QUALITY = {2: 2, 3: 4, 4: 5, 5: 6, 6: 6, 7: 7, 8: 8, 9: 3}
 _TALKERS = ("GN", "GP", "GL", "GA", "GB", "GQ", "GI")
 _LARGEST = 1e12  # of any quantity; a larger one is invalid
+T = TypeVar("T")
 _FIRST_YEAR, _LAST_YEAR = 1969, 2068  # the range of two digits
 
 
@@ -85,13 +86,15 @@ class Reports:
         report = _Report(values, self.rejected)
         kind = values.get("class")
         if kind == "DEVICES":
-            self.devices = [path for device in report.objects("devices") for path in device.path()]
+            paths = (device.typed("path", str) for device in report.objects("devices"))
+            self.devices = [path for path in paths if path is not None]
         elif kind == "TPV":
             if values.get("time") != self._time:
                 self._time = values.get("time")
                 self._epochs += 1
                 self._talkers = itertools.cycle(_TALKERS)
             self._talker = next(self._talkers)
+        # The receiver's own sentences come first; a report of the same epoch would repeat them.
         if self._epochs < 2:
             return b""
         match kind:
@@ -103,7 +106,7 @@ class Reports:
                 bodies = _gst(report)
             case _:
                 return b""
-        return b"".join(map(_sentence, bodies))
+        return b"".join(map(nmea_sentence, bodies))
 
 
 class _Report:
@@ -113,11 +116,15 @@ class _Report:
         self._values = values
         self._rejected = rejected
 
-    def number(self, name: str, least: float = -_LARGEST, most: float = _LARGEST) -> float | None:
-        """A number in these bounds; a missing one is not counted."""
-        return self.needed(name, least, most) if name in self._values else None
+    def typed(self, name: str, kind: type[T], default: T | None = None) -> T | None:
+        """A value of this type; a missing one without a default is counted."""
+        value = self._values.get(name, default)
+        if isinstance(value, kind):
+            return value
+        self._reject(name)
+        return None
 
-    def needed(self, name: str, least: float, most: float) -> float | None:
+    def number(self, name: str, least: float, most: float) -> float | None:
         """A number in these bounds; a missing one is counted."""
         value = self._values.get(name)
         if (
@@ -130,8 +137,8 @@ class _Report:
         return None
 
     def integer(self, name: str, least: int, most: int) -> int | None:
-        """As ``needed``, an integer."""
-        number = self.needed(name, least, most)
+        """As ``number``, an integer."""
+        number = self.number(name, least, most)
         if number is None or number == int(number):
             return None if number is None else int(number)
         self._reject(name)
@@ -143,32 +150,14 @@ class _Report:
         return default if number is None else number
 
     def text(self, name: str, factor: float = 1.0) -> str:
-        """A number as a field of a sentence."""
-        number = self.number(name)
+        """A number as a field of a sentence; a missing one is an empty field, and not counted."""
+        known = name in self._values
+        number = self.number(name, -_LARGEST, _LARGEST) if known else None
         return "" if number is None else f"{number * factor:.6f}"
-
-    def path(self) -> Iterator[str]:
-        """The path of a device, if it has one."""
-        path = self._values.get("path")
-        if isinstance(path, str):
-            yield path
-        else:
-            self._reject("path")
-
-    def used(self) -> bool:
-        """Whether this satellite is in use."""
-        used = self._values.get("used", False)
-        if not isinstance(used, bool):
-            self._reject("used")
-        return used is True
 
     def objects(self, name: str) -> Iterator["_Report"]:
         """The objects of a list."""
-        values = self._values.get(name, [])
-        if not isinstance(values, list):
-            self._reject(name)
-            return
-        for value in values:
+        for value in self.typed(name, list, []) or []:
             if isinstance(value, dict):
                 yield _Report(value, self._rejected)
             else:
@@ -178,16 +167,13 @@ class _Report:
         """hhmmss.sss and ddmmyy; empty without a time."""
         if "time" not in self._values:
             return "", ""
-        try:
+        with suppress(TypeError, ValueError, OverflowError):
             time = datetime.fromisoformat(self._values["time"])  # type: ignore[arg-type]
             time = time.astimezone(UTC) if time.tzinfo else time
-        except (TypeError, ValueError, OverflowError):
-            self._reject("time")
-            return "", ""
-        if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
-            self._reject("time")
-            return "", ""
-        return f"{time:%H%M%S}.{time.microsecond // 1000:03}", f"{time:%d%m%y}"
+            if _FIRST_YEAR <= time.year <= _LAST_YEAR:
+                return f"{time:%H%M%S}.{time.microsecond // 1000:03}", f"{time:%d%m%y}"
+        self._reject("time")
+        return "", ""
 
     def _reject(self, name: str) -> None:
         self._rejected[f"gpsd-{name}"] += 1
@@ -206,7 +192,7 @@ class GpsdSource(TcpSource):
         """The invalid values in gpsd's reports, by name."""
         self._reports = Reports(self.rejected)
         self._followed: str | None = None
-        self._mute = 0  # receivers that were followed and sent no data
+        self._skipped = 0  # receivers that were followed and sent no data
         self._has_sent = False
 
     def open(self) -> None:
@@ -214,7 +200,7 @@ class GpsdSource(TcpSource):
         super().open()
         self._reports = Reports(self.rejected)
         if self._followed and not self._has_sent:
-            self._mute += 1
+            self._skipped += 1
         self._followed, self._has_sent = None, False
         self.request(b"?DEVICES;\n")
 
@@ -230,7 +216,7 @@ class GpsdSource(TcpSource):
             )
         if devices and self._followed is None:
             # Sentences do not name their receiver, so gpsd is asked for those of one receiver.
-            self._followed = devices[self._mute % len(devices)]
+            self._followed = devices[self._skipped % len(devices)]
             watch = {"enable": True, "json": True, "raw": 1, "device": self._followed}
             self.request(f"?WATCH={json.dumps(watch)};\n".encode())
         self._has_sent = self._has_sent or bool(sentences)
@@ -246,10 +232,10 @@ class GpsdSource(TcpSource):
         return super().advice(state, heard)
 
 
-def devices(host: str = "localhost", port: int = PORT, *, clock: Clock | None = None) -> list[str]:
+def devices(host: str = "localhost", port: int = PORT) -> list[str]:
     """The receivers that gpsd has; empty without a gpsd, or if it does not answer."""
-    clock = clock or Clock()
-    source, reports = TcpSource(host, port, clock=clock), Reports()
+    clock = Clock()
+    source, reports = TcpSource(host, port), Reports()
     with closing(source):
         try:
             source.open()
@@ -270,7 +256,7 @@ def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
     if mode < 2:
         yield f"{talker}RMC,{time},V,,,,,,,{date},,,N"
         return
-    lat, lon = tpv.needed("lat", -90, 90), tpv.needed("lon", -180, 180)
+    lat, lon = tpv.number("lat", -90, 90), tpv.number("lon", -180, 180)
     if lat is None or lon is None:
         return  # gpsd does not have the whole epoch yet
     quality = _QUALITY.get(tpv.integer_or(1, "status", 9), 1)
@@ -287,7 +273,7 @@ def _sky(sky: _Report) -> Iterator[str]:
     dops = ",".join(map(sky.text, ("pdop", "hdop", "vdop")))
     used: dict[int, list[int]] = {}
     for satellite in sky.objects("satellites"):
-        if satellite.used():
+        if satellite.typed("used", bool, default=False):
             system, number = satellite.integer_or(0, "gnssid", 7), satellite.integer("PRN", 1, 999)
             if number is not None:
                 used.setdefault(system, []).append(number)
@@ -307,7 +293,3 @@ def _angle(degrees: float, width: int, signs: str) -> str:
     whole, rest_e9 = divmod(round(abs(degrees) * 1e9), 10**9)
     minutes, fraction = divmod(rest_e9 * 60, 10**9)
     return f"{whole:0{width}}{minutes:02}.{fraction:09},{signs[degrees < 0]}"
-
-
-def _sentence(body: str) -> bytes:
-    return f"${body}*{reduce(xor, body.encode()):02X}\r\n".encode()

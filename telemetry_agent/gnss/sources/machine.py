@@ -1,20 +1,25 @@
-"""Which serial ports of this machine belong to a GNSS receiver.
+"""The serial ports of this machine: which belong to a GNSS receiver, and which are in use.
 
 A port is judged only by what the kernel reports, never by opening it: opening raises DTR, which
 resets an Arduino and may start other machines. The module knows the USB ids of receivers, the one
 interface of an LTE modem that carries NMEA, and the header UART of a Raspberry Pi. Bridges that
 hide their device (FTDI, CH34x, CP210x, PL2303) are found too; the user has to choose them by name.
 
+Opening a port that another program reads would split the bytes between the two, and some programs
+do not lock their port, such as a login console. So /proc is searched first. Without root only the
+files of the same user are visible, and a sandboxed service sees no other process. Command lines,
+locks and systemd's units still show some users of a port.
+
 All files are read below ``root``, so that tests can provide a machine.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from telemetry_agent.gnss.sources import holders
-from telemetry_agent.gnss.sources.holders import text_of
+from telemetry_agent.errors import Advice
 
 Kind = Literal["receiver", "header", "modem", "unknown"]
 _PREFERENCE: tuple[Kind, ...] = ("receiver", "header", "modem", "unknown")
@@ -41,7 +46,7 @@ class Candidate:
         return self.kind != "unknown" and self.blocked is None
 
 
-RECEIVERS = {
+_RECEIVERS = {
     (0x1546, 0x01A4): "u-blox 4",
     (0x1546, 0x01A5): "u-blox 5",
     (0x1546, 0x01A6): "u-blox 6",
@@ -56,7 +61,7 @@ RECEIVERS = {
     (0x1D50, 0x60C7): "Zubax GNSS",
 }
 # Vendor and product -> what it is, and the interface that carries NMEA.
-MODEMS = {
+_MODEMS = {
     (0x05C6, 0x9215): ("Quectel EC20", 1),
     (0x2C7C, 0x0121): ("Quectel EC21", 1),
     (0x2C7C, 0x0125): ("Quectel EC25/EG25", 1),
@@ -82,6 +87,19 @@ MODEMS = {
     (0x1E2D, 0x0069): ("Cinterion", 4),
 }
 _MODEM_VENDORS = {0x05C6, 0x2C7C, 0x1E0E, 0x1BC7, 0x1199, 0x1E2D, 0x12D1, 0x19D2}
+_CONSOLES = {"agetty", "getty", "login"}
+_BLUETOOTH = {"hciattach", "btattach", "btuart"}
+_BLUETOOTH_REMEDY = (
+    'use the header\'s other port (gps.source = "/dev/serial0"), or add '
+    "dtoverlay=disable-bt to /boot/firmware/config.txt, "
+    "`sudo systemctl disable hciuart`, then reboot"
+)
+_REMEDIES = {
+    "gpsd": 'set gps.source = "gpsd://localhost:2947", '
+    "or `sudo systemctl disable --now gpsd.socket gpsd`",
+    "ModemManager": "`sudo systemctl disable --now ModemManager`, or where the modem needs it, "
+    "`sudo mmcli -m any --location-enable-gps-unmanaged`",
+}
 _BRIDGES = {0x0403: "FTDI", 0x1A86: "CH34x", 0x10C4: "CP210x", 0x067B: "PL2303", 0x0557: "PL2303"}
 
 
@@ -98,33 +116,30 @@ def candidate(path: Path, root: Path = Path("/")) -> Candidate | None:
 
 
 def _usb_ports(root: Path) -> Iterator[Candidate]:
-    names = _lasting_names(root)
+    names = _stable_names(root)
     for tty in sorted((root / "sys/class/tty").glob("tty*")):
         interface = _above(tty / "device", "bInterfaceNumber")
         usb = interface and _above(interface, "idVendor")
         if not interface or not usb:
             continue
         try:
-            number = int(text_of(interface / "bInterfaceNumber") or "0", 16)
-            ids = (
-                int(text_of(usb / "idVendor"), 16),
-                int(text_of(usb / "idProduct"), 16),
-            )
+            number = int(_text_of(interface / "bInterfaceNumber") or "0", 16)
+            ids = int(_text_of(usb / "idVendor"), 16), int(_text_of(usb / "idProduct"), 16)
         except ValueError:  # it is being unplugged
             continue
-        described = f"{text_of(usb / 'manufacturer')} {text_of(usb / 'product')}".strip()
-        judged = _judge(ids, number, described)
-        if judged:
+        described = f"{_text_of(usb / 'manufacturer')} {_text_of(usb / 'product')}".strip()
+        if judged := _judge(ids, number, described):
             device = Path("/dev") / tty.name
             yield Candidate(names.get(tty.name, device), device, *judged)
 
 
 def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, str] | None:
     """Kind and label of a USB port; ``None``: certainly not a receiver's."""
-    if ids in RECEIVERS:
-        return "receiver", RECEIVERS[ids]
-    if ids in MODEMS:
-        label, nmea = MODEMS[ids]
+    if ids in _RECEIVERS:
+        return "receiver", _RECEIVERS[ids]
+    if ids in _MODEMS:
+        label, nmea = _MODEMS[ids]
+        # A modem's other ports take AT commands or firmware: never open them.
         return ("modem", f"{label} modem") if interface == nmea else None
     if ids[0] in _MODEM_VENDORS:
         return None
@@ -132,9 +147,24 @@ def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, 
     return "unknown", described or f"{bridge} serial port"
 
 
+def _stable_names(root: Path) -> dict[str, Path]:
+    """Port, such as ttyUSB0 -> its name below /dev/serial/by-id."""
+    folder = Path("/dev/serial/by-id")
+    links = sorted((root / folder.relative_to("/")).glob("*"))
+    ports = {folder / link.name: _target(root, folder / link.name) for link in links}
+    return {port: name for name, port in ports.items() if port is not None}
+
+
+def _above(path: Path, attribute: str) -> Path | None:
+    """The nearest folder from ``path`` upwards that has this attribute."""
+    place = path.resolve()
+    folders = (place, *place.parents)
+    return next((folder for folder in folders if (folder / attribute).is_file()), None)
+
+
 def _header(root: Path) -> Iterator[Candidate]:
     """The UART on the header of a Raspberry Pi."""
-    model = holders.pi_model(root)
+    model = _pi_model(root)
     if "Raspberry Pi" not in model:
         return
     path = Path("/dev/serial0")
@@ -146,20 +176,11 @@ def _header(root: Path) -> Iterator[Candidate]:
         return
     device = Path("/dev") / tty
     blocked = None
-    by = holders.holder(device, root)
-    if by:
-        blocked = str(holders.explain(device, by, root))
-    elif holders.is_console(tty, root):
-        blocked = f"the system console is on {device}: {holders.getty_remedy(tty, root)}"
+    if by := holder(device, root):
+        blocked = str(explain(device, by, root))
+    elif _is_console(tty, root):
+        blocked = f"the system console is on {device}: {getty_remedy(tty, root)}"
     yield Candidate(path, device, "header", f"the header's serial port of this {model}", blocked)
-
-
-def _lasting_names(root: Path) -> dict[str, Path]:
-    """Port, such as ttyUSB0 -> its name below /dev/serial/by-id."""
-    folder = Path("/dev/serial/by-id")
-    links = sorted((root / folder.relative_to("/")).glob("*"))
-    ports = {folder / link.name: _target(root, folder / link.name) for link in links}
-    return {port: name for name, port in ports.items() if port is not None}
 
 
 def _target(root: Path, link: Path) -> str | None:
@@ -169,10 +190,112 @@ def _target(root: Path, link: Path) -> str | None:
         return None
 
 
-def _above(path: Path, attribute: str) -> Path | None:
-    """The nearest folder from ``path`` upwards that has this attribute."""
-    place = path.resolve()
-    for folder in (place, *place.parents):
-        if (folder / attribute).is_file():
-            return folder
+class Holder(NamedTuple):
+    """A process that uses a port."""
+
+    pid: int
+    program: str
+
+
+def holder(device: Path, root: Path = Path("/")) -> Holder | None:
+    """Another process that has ``device`` (a node such as /dev/ttyUSB0) open; ``None``: not seen.
+
+    ``root`` is where the machine's /proc and /dev are.
+    """
+    proc = root / "proc"
+    for pid in _processes(proc):
+        if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):
+            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
+    # Not seen: its process may belong to another user. The unit of a login shows its process, and
+    # the kernel's list of locks those that lock their port.
+    for pid in _login_unit(root, device.name):
+        return Holder(pid, "agetty")
+    for pid in _lockers(proc, root / device.relative_to("/")):
+        if pid != os.getpid():
+            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
     return None
+
+
+def _processes(proc: Path) -> Iterator[int]:
+    try:
+        yield from sorted(int(p.name) for p in proc.iterdir() if p.name.isdecimal())
+    except OSError:
+        return
+
+
+def _has_open(proc: Path, pid: int, device: Path) -> bool:
+    try:
+        return any(file.readlink() == device for file in (proc / str(pid) / "fd").iterdir())
+    except OSError:
+        return False  # it has ended, or it belongs to another user
+
+
+def _is_getty_on(proc: Path, pid: int, device: Path) -> bool:
+    if _text_of(proc / str(pid) / "comm") not in {"agetty", "getty"}:
+        return False
+    arguments = _text_of(proc / str(pid) / "cmdline").split("\0")
+    return device.name in arguments or str(device) in arguments
+
+
+def _login_unit(root: Path, tty: str) -> Iterator[int]:
+    """The processes of the unit that runs a login on this tty."""
+    units = root / "sys/fs/cgroup/system.slice"
+    for unit in units.glob(f"*getty.slice/serial-getty@{tty}.service/cgroup.procs"):
+        yield from map(int, _text_of(unit).split())
+
+
+def _lockers(proc: Path, node: Path) -> Iterator[int]:
+    try:
+        status = node.stat()
+    except OSError:
+        return
+    # /proc/locks names a file by major:minor:inode of its directory entry, the first two in hex.
+    major, minor = os.major(status.st_dev), os.minor(status.st_dev)
+    file = f"{major:02x}:{minor:02x}:{status.st_ino}"
+    for line in _text_of(proc / "locks").splitlines():
+        fields = line.split()
+        if len(fields) >= 6 and fields[5] == file and fields[4].isdecimal() and int(fields[4]):
+            yield int(fields[4])
+
+
+def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
+    """Which process uses the port, and the command that frees it."""
+    who = f"{by.program} (pid {by.pid})"
+    if by.program in _CONSOLES:
+        return Advice(f"a login console has {device} ({who})", getty_remedy(device.name, root))
+    if by.program in _BLUETOOTH:
+        return Advice(f"Bluetooth has {device} ({who})", _BLUETOOTH_REMEDY)
+    if by.program.startswith("telemetry-agent"):
+        return Advice(f"another telemetry-agent (pid {by.pid}) has {device}", "stop it")
+    remedy = _REMEDIES.get(by.program, f"stop that program (`sudo kill {by.pid}`)")
+    return Advice(f"{who} has {device}", remedy)
+
+
+def getty_remedy(tty: str, root: Path = Path("/")) -> str:
+    """How to remove the login from a port."""
+    if "Raspberry Pi" in _pi_model(root):
+        return "`sudo raspi-config nonint do_serial_cons 1`, then reboot"
+    also = (
+        f", remove console={tty} from the kernel's command line" if _is_console(tty, root) else ""
+    )
+    # The login has taken the port's group and mode: the next start gives them back.
+    return f"`sudo systemctl disable --now serial-getty@{tty}`{also}, then reboot"
+
+
+def _is_console(tty: str, root: Path = Path("/")) -> bool:
+    """Whether this tty is a console of the kernel; systemd then starts a login there."""
+    arguments = _text_of(root / "proc/cmdline").split()
+    return any(a.removeprefix("console=").split(",")[0] == tty for a in arguments if "=" in a)
+
+
+def _pi_model(root: Path) -> str:
+    """The model in the device tree; "" where there is none."""
+    return _text_of(root / "proc/device-tree/model")
+
+
+def _text_of(path: Path) -> str:
+    """The content of a small file, without zeros and white space at its ends; "" if unreadable."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace").strip("\0\n ")
+    except OSError:
+        return ""

@@ -7,11 +7,9 @@ their settings without power.
 import logging
 import re
 from collections.abc import Sequence
-from functools import reduce
-from operator import xor
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.gnss.sources.protocols import ubx_checksum
+from telemetry_agent.gnss.sources.protocols import nmea_sentence, ubx_checksum
 
 _SENTENCE = re.compile(r"\$([ -#%-)+-~]+)(?:\*([0-9A-Fa-f]{2}))?")
 # u-blox, MediaTek and SiRF receivers send this once, when they start.
@@ -38,10 +36,10 @@ def command_bytes(text: str) -> bytes:
     match = _SENTENCE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f'{text!r} must be like "$PMTK220,200" or "ubx:06 08 06 00 C8 00 …"')
-    checksum = f"{reduce(xor, match[1].encode()):02X}"
-    if match[2] and match[2].upper() != checksum:
+    sentence = nmea_sentence(match[1])
+    if match[2] and match[2].upper().encode() != sentence[-4:-2]:
         raise ValueError(f"{text!r} has a wrong checksum: leave it out, it is added")
-    return f"${match[1]}*{checksum}\r\n".encode()
+    return sentence
 
 
 def _ubx(digits: str) -> bytes:
@@ -51,11 +49,11 @@ def _ubx(digits: str) -> bytes:
         raise ValueError(f"ubx:{digits} must be bytes in hex, such as ubx:06 08 …") from None
     if body.startswith(b"\xb5\x62"):
         raise ValueError(f"ubx:{digits}: leave out the sync bytes B5 62 and the checksum")
-    says, has = int.from_bytes(body[2:4], "little"), len(body) - 4
-    if has < 0 or says != has:
+    declared, actual = int.from_bytes(body[2:4], "little"), len(body) - 4
+    if declared != actual:
         raise ValueError(
             f"ubx:{digits} must hold class, id, length (2 bytes) and payload: "
-            f"its length says {says} bytes of payload, {max(has, 0)} follow"
+            f"its length says {declared} bytes of payload, {max(actual, 0)} follow"
         )
     return b"\xb5\x62" + body + ubx_checksum(body)
 
@@ -86,9 +84,10 @@ class OnConnect:
         """Return what to send after these bytes: all commands if the receiver has just started."""
         if not self._commands:
             return ()
-        seen = self._tail + data
-        starts = list(_STARTED.finditer(seen))
-        self._tail = (seen[starts[-1].end() :] if starts else seen)[-_LONGEST_MARK:]
+        text = self._tail + data
+        starts = list(_STARTED.finditer(text))
+        # A mark that was seen must not be found again together with the next bytes.
+        self._tail = (text[starts[-1].end() :] if starts else text)[-_LONGEST_MARK:]
         if not starts or self._clock.monotonic_s() - self._sent_s < _EVERY_S:
             return ()
         self._sent_s = self._clock.monotonic_s()

@@ -1,6 +1,9 @@
-"""Recognizes a receiver's binary protocol by a whole frame with the right checksum.
+"""What a receiver's bytes show: its binary protocol, and whether the line has the right speed.
 
-The first bytes of a frame prove nothing: text that is read at a wrong speed contains them too.
+The first bytes of a frame prove nothing: text that is read at a wrong speed contains them too. So a
+protocol is recognized by a whole frame with the right checksum, and a speed is right when a whole
+sentence or frame arrives. It is wrong as soon as most bytes are not text. A pause shows nothing,
+because most receivers send once a second and are silent in between.
 """
 
 from collections.abc import Callable
@@ -8,7 +11,34 @@ from functools import reduce
 from operator import xor
 from typing import Literal
 
-from telemetry_agent.gnss.framing import has_unchecked
+from telemetry_agent.gnss.framing import Framer, has_unchecked
+
+BAUD_RATES = (9600, 38400, 115200, 4800, 57600, 19200, 230400, 460800, 921600)
+"""The most likely first."""
+
+_ENOUGH_BYTES = 64
+_TOO_MANY_BYTES = 2048
+_TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
+
+
+class Trial:
+    """The test of one speed."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self._framer = Framer()
+
+    def feed(self, data: bytes) -> bool | None:
+        """Whether the speed is right; ``None`` while that is not decided."""
+        self.received += data
+        if self._framer.feed(data) or self._framer.unchecked or protocol(self.received):
+            return True
+        if len(self.received) < _ENOUGH_BYTES:
+            return None
+        noise = len(self.received.translate(None, _TEXT))
+        if noise * 4 > len(self.received) and not may_be_binary(self.received):
+            return False
+        return False if len(self.received) > _TOO_MANY_BYTES else None
 
 
 def protocol(data: bytes) -> str | None:
@@ -32,6 +62,11 @@ def unreadable(data: bytes) -> Literal["binary", "no-checksum", "wrong-baud"]:
 def may_be_binary(data: bytes) -> bool:
     """Whether a frame may begin in ``data``."""
     return any(header in data for header, _ in _PROTOCOLS.values())
+
+
+def nmea_sentence(body: str) -> bytes:
+    """A sentence with its checksum and line end."""
+    return f"${body}*{reduce(xor, body.encode()):02X}\r\n".encode()
 
 
 def ubx_checksum(body: bytes) -> bytes:

@@ -8,6 +8,8 @@ import contextlib
 import errno
 import fcntl
 import grp
+import json
+import logging
 import os
 import pwd
 import stat
@@ -20,18 +22,61 @@ import serial
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError
-from telemetry_agent.gnss.sources import BusyError, holders
-from telemetry_agent.gnss.sources.baud import PATIENCE_S, BaudMemory, Trial, in_order
-from telemetry_agent.gnss.sources.machine import candidate
+from telemetry_agent.gnss.sources import BusyError
+from telemetry_agent.gnss.sources.machine import candidate, explain, holder
 from telemetry_agent.gnss.sources.on_connect import OnConnect
-from telemetry_agent.gnss.sources.protocols import protocol
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, protocol
 from telemetry_agent.model import ReceiverState
+
+_log = logging.getLogger(__name__)
 
 _ABSENT = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR, errno.EIO}
 _BUSY = {errno.EBUSY, errno.EWOULDBLOCK}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
 _WRITE_S = 2.0
+_TRIAL_S = 1.2  # longer than the second between two epochs of most receivers
 _SILENT_TRIALS = 2
+
+
+class BaudMemory:
+    """The speed that worked for each receiver, in a file that may disappear at any time.
+
+    Args:
+        path: the file, in a folder that survives a restart; ``None``: remember nothing.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known = self._load()
+
+    def rates(self, name: str) -> list[int]:
+        """All speeds; the one that worked before for this receiver comes first."""
+        known = self._known.get(name)
+        return sorted(BAUD_RATES, key=lambda baud: baud != known)
+
+    def remember(self, name: str, baud: int) -> None:
+        """Note the speed that works for a receiver."""
+        if self._known.get(name) == baud:
+            return
+        self._known[name] = baud
+        if self._path is None:
+            return
+        new = self._path.with_name(self._path.name + ".new")
+        try:
+            new.write_text(json.dumps(self._known))
+            new.replace(self._path)
+        except OSError as error:
+            # The next start detects the speed again, which takes seconds.
+            _log.debug("cannot remember the baud rate in %s: %s", self._path, error)
+
+    def _load(self) -> dict[str, int]:
+        try:
+            known = json.loads(self._path.read_text()) if self._path else {}
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(known, dict):
+            return {}
+        return {name: baud for name, baud in known.items() if baud in BAUD_RATES}
 
 
 class _Port(serial.Serial):
@@ -86,7 +131,7 @@ class SerialSource:
         self._open()
         try:
             if not self._fixed:
-                self.baud = self.find_baud()
+                self.baud = self._find_baud()
             if self.baud is not None:
                 self._send(self._commands.opened())
         except (OSError, termios.error) as error:
@@ -145,20 +190,38 @@ class SerialSource:
             )
         return Advice(f"no data from {self.name}", "check the receiver's wiring and power")
 
-    def find_baud(self) -> int | None:
+    def _open(self) -> None:
+        try:
+            if not stat.S_ISCHR(self._path.stat().st_mode):
+                raise self._no_port()
+            device = self._path.resolve()
+            # A pty's maker often has it open as well.
+            if device.name.startswith("tty") and (by := holder(device, self._root)):
+                raise BusyError(*explain(device, by, self._root))
+            speed = self.baud or self._memory.rates(self.name)[0]
+            port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
+            with self._guard:
+                self._port = port
+            # pyserial's "exclusive" is only an advisory lock: this keeps all other programs out.
+            fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
+        except (OSError, termios.error) as error:
+            self.close()
+            raise self._why(error) from error
+
+    def _find_baud(self) -> int | None:
         """Detect the speed of the open port; ``None``, with the most likely one set: not found.
 
         A cancel ends the search.
         """
         port = self._opened()
-        rates = list(in_order(self._memory[self.name]))
+        rates = self._memory.rates(self.name)
         silent = 0
         for baud in rates:
             port.baudrate = baud
             trial = Trial()
             if self._try(trial):
                 self._held = trial.received
-                self._memory[self.name] = baud
+                self._memory.remember(self.name, baud)
                 return baud
             silent += not trial.received
             # A line without data does not show its speed.
@@ -169,7 +232,7 @@ class SerialSource:
         return None
 
     def _try(self, trial: Trial) -> bool:
-        until_s = self._clock.monotonic_s() + PATIENCE_S
+        until_s = self._clock.monotonic_s() + _TRIAL_S
         verdict = None
         while verdict is None and not self._cancelled:
             left_s = until_s - self._clock.monotonic_s()
@@ -178,26 +241,9 @@ class SerialSource:
             verdict = trial.feed(self._take(left_s))
         return verdict is True
 
-    def _wrong_baud(self) -> Advice:
-        if not self._fixed:
-            return Advice(
-                f"the data from {self.name} is not NMEA at any speed",
-                "is it a receiver? Check the wiring (ground, and 3.3 V levels on a header)",
-            )
-        try:
-            found = detect_baud(self._path, root=self._root)
-        except SourceError:  # it went away, or another program has it meanwhile
-            found = None
-        likely = f"it sends at {found}: set gps.baud = {found}" if found else "try another"
-        return Advice(
-            f"the data from {self.name} at {self.baud} baud is not NMEA",
-            f'{likely}, or "auto" to detect it',
-        )
-
-    def _opened(self) -> _Port:
-        if self._port is None:
-            raise SourceError(f"{self.name} is not open")
-        return self._port
+    def _send(self, commands: Sequence[bytes]) -> None:
+        for command in commands:
+            self._opened().write(command)
 
     def _take(self, timeout_s: float) -> bytes:
         port = self._opened()
@@ -207,27 +253,26 @@ class SerialSource:
         data: bytes = port.read(max(1, waiting))
         return data
 
-    def _open(self) -> None:
-        try:
-            if not stat.S_ISCHR(self._path.stat().st_mode):
-                raise self._no_port()
-            device = self._path.resolve()
-            # A pty's maker often has it open as well.
-            if device.name.startswith("tty") and (by := holders.holder(device, self._root)):
-                raise BusyError(*holders.explain(device, by, self._root))
-            speed = self.baud or next(in_order(self._memory[self.name]))
-            port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
-            with self._guard:
-                self._port = port
-            # pyserial's "exclusive" is only an advisory lock: this keeps all other programs out.
-            fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
-        except (OSError, termios.error) as error:
-            self.close()
-            raise self._why(error) from error
+    def _opened(self) -> _Port:
+        if self._port is None:
+            raise SourceError(f"{self.name} is not open")
+        return self._port
 
-    def _send(self, commands: Sequence[bytes]) -> None:
-        for command in commands:
-            self._opened().write(command)
+    def _wrong_baud(self) -> Advice:
+        if not self._fixed:
+            return Advice(
+                f"the data from {self.name} is not NMEA at any speed",
+                "is it a receiver? Check the wiring (ground, and 3.3 V levels on a header)",
+            )
+        try:
+            found = detect_baud(self._path, self._root)
+        except SourceError:  # it went away, or another program has it now
+            found = None
+        likely = f"it sends at {found}: set gps.baud = {found}" if found else "try another"
+        return Advice(
+            f"the data from {self.name} at {self.baud} baud is not NMEA",
+            f'{likely}, or "auto" to detect it',
+        )
 
     def _gone(self) -> SourceError:
         return SourceError(f"{self.name} went away", "check the cable and the power")
@@ -268,7 +313,7 @@ class SerialSource:
             return "dialout"
 
 
-def detect_baud(path: Path, *, clock: Clock | None = None, root: Path = Path("/")) -> int | None:
+def detect_baud(path: Path, root: Path = Path("/")) -> int | None:
     """Detect the speed of a receiver (NMEA or binary) on this port; ``None``: not found.
 
     Takes 1 s for a likely speed, at most 10 s. Opens the port: ask the user first if it may not be
@@ -277,7 +322,7 @@ def detect_baud(path: Path, *, clock: Clock | None = None, root: Path = Path("/"
     Raises:
         SourceError: as ``Source.open``.
     """
-    source = SerialSource(path, clock=clock, root=root)
+    source = SerialSource(path, root=root)
     try:
         source.open()
         return source.baud

@@ -1,11 +1,29 @@
-"""A receiver's bytes from another program or machine, over TCP."""
+"""A receiver's bytes from another program or machine, over TCP or UDP.
 
+Everyone who reaches a UDP port can send to it, and on a boat several devices do. So each sender has
+its own buffer, in which its sentences become whole. One sender is followed: the first that has a
+position, until it has none for ``_SILENT_S``. The others are not used; the log reports each of them
+once.
+"""
+
+import ipaddress
+import logging
+import re
 import select
 import socket
+import struct
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, bracketed, resolve
+from telemetry_agent.addresses import (
+    Address,
+    Resolve,
+    Resolver,
+    UnreachableError,
+    bracketed,
+    resolve,
+)
 from telemetry_agent.clock import Clock
 from telemetry_agent.connecting import Connecting
 from telemetry_agent.errors import Advice, SourceError
@@ -13,7 +31,18 @@ from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.model import ReceiverState
 from telemetry_agent.tasks import Bell
 
+_log = logging.getLogger(__name__)
+
 _READ_BYTES = 65536
+_TAIL_BYTES = 4096
+_SENDERS = 16
+_SILENT_S = 5.0
+_UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}[ \0]*\Z")
+# A position that is valid: RMC and GLL by status, GGA by quality, GNS by mode.
+_POSITION = re.compile(
+    rb"\$..(?:RMC,[^,]*,[AD],|GLL,(?:[^,]*,){5}[AD]|GGA,(?:[^,]*,){5}[1-9]"
+    rb"|GNS,(?:[^,]*,){5}[^,]*[ADEFPRMS])"
+)
 
 
 class SocketSource:
@@ -47,7 +76,7 @@ class SocketSource:
         return Advice(f"the data from {self.name} is not NMEA", "check what its sender sends")
 
     def _receive(self, timeout_s: float) -> tuple[bytes, Any] | None:
-        """Bytes and their sender; None: nothing came in time, or the wait was cancelled."""
+        """Bytes and their sender; None: no bytes came in time, or the wait was cancelled."""
         if self._socket is None:
             raise SourceError(f"{self.name} is not open")
         ready = self._cancelled.wait(timeout_s, [(self._socket.fileno(), select.POLLIN)])
@@ -133,3 +162,151 @@ class TcpSource(SocketSource):
             self._socket.sendall(data)
         except OSError as error:
             raise SourceError(f"{self.name} failed: {error.strerror}") from error
+
+
+class UdpOptions(NamedTuple):
+    """The options after ``udp://HOST:PORT?`` in the config."""
+
+    sender: str = ""
+    """The only address that may send; "": any."""
+    interface: str = ""
+    """Where a group is joined; "": the interface that routes to it."""
+
+    @classmethod
+    def read(cls, query: str) -> Self:
+        """Read ``from=ADDRESS&interface=NAME``; both are optional.
+
+        Raises:
+            ValueError: an option is unknown or has no value, or ADDRESS is not an address.
+        """
+        found = dict(part.partition("=")[::2] for part in query.split("&") if part)
+        if not found.keys() <= {"from", "interface"} or "" in found.values():
+            raise ValueError("after udp://HOST:PORT only ?from=ADDRESS and &interface=NAME go")
+        sender = found.get("from", "")
+        if sender:
+            # In the kernel's spelling and without the interface, so that texts can be compared.
+            sender = str(ipaddress.ip_address(sender)).partition("%")[0]
+        return cls(sender, found.get("interface", ""))
+
+
+class UdpSource(SocketSource):
+    """Receives the datagrams that are sent to ``port``.
+
+    Args:
+        host: an address of this machine, or a multicast group to join; "": all addresses.
+        port: UDP port.
+        options: who may send, and where a group is joined.
+        clock: measures how long a sender is silent.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        options: UdpOptions = UdpOptions(),  # noqa: B008 - it is immutable
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(f"udp://{bracketed(host)}:{port}", clock)
+        self._host = host
+        self._port = port
+        self._sender, self._interface = options
+        self._resolver = Resolver(_own_addresses)
+        self._tails: OrderedDict[str, bytes] = OrderedDict()  # by sender, the newest last
+        self._followed: str | None = None
+        self._followed_s = 0.0
+        self._reported: set[str] = set()
+
+    def open(self) -> None:
+        """See ``Source.open``."""
+        self.close()
+        try:
+            address = self._resolver.wait(self._host, self._port, self._wait_or_stop)[0]
+            self._socket = socket.socket(address.family, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+            group = self._group()
+            if group is not None:  # other programs of this machine may listen to it too
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(address.sockaddr)
+            if group is not None:
+                _join(self._socket, group, self._interface)
+        except (OSError, UnreachableError) as error:
+            self.close()
+            raise SourceError(
+                f"cannot listen at {self.name} ({getattr(error, 'strerror', error)})",
+                f"`sudo ss -ulpn sport = :{self._port}` shows who does, `ip address` which "
+                "interfaces there are",
+            ) from error
+
+    def read(self, timeout_s: float) -> bytes:
+        """See ``Source.read``. Returns whole sentences of the followed sender."""
+        received = self._receive(timeout_s)
+        if received is None:
+            return b""
+        data, (sender, *_) = received
+        return self._take(sender.partition("%")[0].removeprefix("::ffff:"), data)
+
+    def _take(self, sender: str, data: bytes) -> bytes:
+        if self._sender and sender != self._sender:
+            self._report(sender, f"{sender} sends to {self.name}, and only {self._sender} may")
+            return b""
+        whole = self._framed(sender, data)
+        now_s = self._clock.monotonic_s()
+        if _POSITION.search(whole):
+            silent = now_s - self._followed_s > _SILENT_S
+            if self._followed is None or (sender != self._followed and silent):
+                self._followed = sender
+                _log.info("%s: positions come from %s", self.name, sender)
+            if sender == self._followed:
+                self._followed_s = now_s
+            else:
+                self._report(
+                    sender,
+                    f"{sender} sends positions to {self.name} too, and is not used: "
+                    f'"{self.name}?from={sender}" in gps.source chooses it',
+                )
+        # Until a sender has a position, all are read, so that the state shows what is wrong.
+        return whole if self._followed in {None, sender} else b""
+
+    def _framed(self, sender: str, data: bytes) -> bytes:
+        """The sentences of this sender that are whole now."""
+        if _UNENDED.search(data):
+            data += b"\n"  # some senders send no line end
+        text = self._tails.pop(sender, b"") + data
+        end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+        self._tails[sender] = text[end:][-_TAIL_BYTES:]
+        if len(self._tails) > _SENDERS:
+            self._tails.popitem(last=False)
+        return text[:end]
+
+    def _report(self, sender: str, text: str) -> None:
+        if sender not in self._reported and len(self._reported) < _SENDERS:
+            self._reported.add(sender)
+            _log.warning("%s", text)
+
+    def _group(self) -> str | None:
+        """``host`` if it is a multicast group."""
+        try:
+            return self._host if ipaddress.ip_address(self._host).is_multicast else None
+        except ValueError:
+            return None
+
+
+def _join(sock: socket.socket, group: str, interface: str) -> None:
+    """Join a group.
+
+    Raises:
+        OSError: the interface does not exist, or no interface routes to the group.
+    """
+    index = socket.if_nametoindex(interface) if interface else 0  # 0: by the routing table
+    if sock.family == socket.AF_INET6:
+        request = socket.inet_pton(socket.AF_INET6, group) + struct.pack("@I", index)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+    else:
+        request = struct.pack("@4s4si", socket.inet_aton(group), b"\0" * 4, index)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+
+
+def _own_addresses(host: str, port: int) -> list[Address]:
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]

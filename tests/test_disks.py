@@ -1,0 +1,57 @@
+"""Mounts as the kernel lists them."""
+
+from pathlib import Path
+
+import pytest
+
+from telemetry_agent.disks import Mount, free_bytes, mount_of, trouble
+from telemetry_agent.errors import StorageError
+
+MOUNTS = r"""21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 21 0:33 / /mnt/my\040disk rw,nosuid - tmpfs  rw,size=64k
+31 21 8:2 / /var rw shared:2 master:1 - ext4 /dev/sda2 rw
+32 21 8:3 / /var ro - ext4 /dev/sda3 ro
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text(MOUNTS)
+    return tmp_path
+
+
+def test_a_mount_with_a_space_in_its_name_and_without_a_source(root: Path) -> None:
+    mount = mount_of(Path("/mnt/my disk/queue"), root)
+    assert mount == Mount(
+        "0:33", Path("/mnt/my disk"), "tmpfs", frozenset({"rw", "nosuid", "size=64k"})
+    )
+    found = trouble(mount, root)
+    assert found is not None
+    assert found.message == "which is memory: a power cut loses everything"
+
+
+def test_the_mount_on_top_counts(root: Path) -> None:
+    mount = mount_of(Path("/var/lib"), root)
+    assert mount is not None
+    assert mount.device == "8:3"
+    found = trouble(mount, root)
+    assert found is not None
+    assert found.message == "read-only"
+
+
+def test_a_disk_that_keeps_what_is_written_to_it(root: Path) -> None:
+    mount = mount_of(Path("/home"), root)
+    assert mount is not None
+    assert mount.point == Path("/")
+    assert trouble(mount, root) is None
+
+
+def test_a_machine_that_does_not_list_its_mounts(tmp_path: Path) -> None:
+    assert mount_of(Path("/var"), tmp_path) is None
+
+
+def test_the_free_bytes_of_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path) > 0
+    with pytest.raises(StorageError, match="No such file"):
+        free_bytes(tmp_path / "none")
