@@ -195,8 +195,7 @@ class SerialSource:
             if not stat.S_ISCHR(self._path.stat().st_mode):
                 raise self._no_port()
             device = self._path.resolve()
-            # A pty's maker often has it open as well.
-            if device.name.startswith("tty") and (by := holder(device, self._root)):
+            if by := holder(device, self._root):
                 raise BusyError(*explain(device, by, self._root))
             speed = self.baud or self._memory.rates(self.name)[0]
             port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
