@@ -174,6 +174,7 @@ class TapSource:
     """
 
     name = "the agent's receiver"
+    rejected: Mapping[str, int] = {}
 
     def __init__(self, queue_path: Path, for_s: float, ask: Ask, gps: GpsSettings) -> None:
         a_line = gps.source.startswith(("/", "auto"))

@@ -111,8 +111,6 @@ class Reader:
         self._waiting: deque[Fix] = deque()
         self._fixes = 0
         self._counts: Counter[str] = Counter()  # of the decoders before this one
-        rejected: Counter[str] | None = getattr(source, "rejected", None)
-        self._rejected = Counter[str]() if rejected is None else rejected
         self._bytes_s = 0.0  # when the last ones came, or the source was opened
         self._unread = _Unread()
         self._patience = 1
@@ -297,7 +295,7 @@ class Reader:
     def _publish(self, state: ReceiverState, why: Diagnosis | None = None) -> None:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
-        counts = self._counts + self._rejected
+        counts = self._counts + Counter(self._source.rejected)
         if self._decoder:
             counts += self._decoder.counts
         antenna = (self._decoder and self._decoder.antenna) or before.antenna

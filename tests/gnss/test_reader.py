@@ -1,6 +1,6 @@
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -191,6 +191,7 @@ class Opened:
 
     baud = None
     live = True
+    rejected: Mapping[str, int] = {}
 
     def __init__(self, source: Source) -> None:
         self.failed = threading.Event()
@@ -251,6 +252,7 @@ class Script:
 
     baud = None
     live = True
+    rejected: Mapping[str, int] = {}
 
     def __init__(self, clock: FakeClock, *does: bytes | float | Exception) -> None:
         self._does = list(does)

@@ -15,7 +15,7 @@ import pwd
 import stat
 import termios
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import serial
@@ -97,6 +97,7 @@ class SerialSource:
     """
 
     live = True
+    rejected: Mapping[str, int] = {}
 
     def __init__(
         self,
