@@ -9,7 +9,7 @@ from telemetry_agent.config.last_good import StartConfig
 from telemetry_agent.daemon import service
 
 if TYPE_CHECKING:
-    from telemetry_agent.doctor.house_call import HouseCall
+    from telemetry_agent.doctor.running_agent import AgentDoctor
 
 
 def run(config_path: Path | None) -> int:
@@ -18,9 +18,9 @@ def run(config_path: Path | None) -> int:
     def load(*, fall_back: bool) -> StartConfig:
         return subprocess_loader.load(config_path, fall_back=fall_back)
 
-    def doctor() -> "HouseCall":
-        from telemetry_agent.doctor.house_call import HouseCall  # noqa: PLC0415 - for the page only
+    def doctor() -> "AgentDoctor":
+        from telemetry_agent.doctor.running_agent import AgentDoctor  # noqa: PLC0415 - for the page only
 
-        return HouseCall(config_path)
+        return AgentDoctor(config_path)
 
     return service.run(load, config_path, Clock(), doctor)

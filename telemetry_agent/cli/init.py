@@ -20,10 +20,9 @@ from telemetry_agent.config.settings import QueueSettings, Settings
 from telemetry_agent.config.values import SHARED_NAMES
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint import EndpointChecks
+from telemetry_agent.doctor.findings import run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
-from telemetry_agent.doctor.runner import findings
-from telemetry_agent.doctor.server_presets import SERVERS, completed
-from telemetry_agent.doctor.server_recognition import told_by_answer, told_by_url
+from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
 from telemetry_agent.errors import AgentError, ConfigError, UsageError
 from telemetry_agent.snapshot import Snapshot
 
@@ -219,8 +218,8 @@ def _kind_of(url: str, server: str | None, *, asks: bool) -> tuple[str, str]:
     """The kind of server, and the URL as it is known from then on."""
     if server is not None:
         return server, url
-    known, why = told_by_url(url), "its URL"
-    if known is None and (answer := told_by_answer(url)) is not None:
+    known, why = server_by_url(url), "its URL"
+    if known is None and (answer := server_by_answer(url)) is not None:
         (known, url), why = answer, "its answer"
     if known is not None:
         click.echo(f"kind of server by {why}: {known}")
@@ -305,7 +304,7 @@ def _try_endpoint(answers: _Answers) -> bool:
         settings = loader.load(draft).settings
     agent = AgentChecks(settings.queue.path)
     endpoint = EndpointChecks(settings.upload, settings.device, agent)
-    found = list(findings(endpoint.checks(), limit_s=_TRIAL_S))
+    found = list(run_checks(endpoint.checks(), limit_s=_TRIAL_S))
     for each in found:
         if each.verdict in {"warn", "fail"} or (each.name, each.verdict) == ("answer", "pass"):
             remedy = f"; {each.remedy}" if each.remedy else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.listening import Patience, hear
+from telemetry_agent.doctor.reception import Patience, hear
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources.machine import Candidate, find_receivers
