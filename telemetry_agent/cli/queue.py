@@ -35,12 +35,12 @@ def command() -> None:
 @config_option
 @json_option
 def stats(config_path: Path | None, *, as_json: bool) -> None:
-    """How many fixes are ready, unack, acked and ack_failed."""
+    """Count the fixes that are ready, unack, acked and ack_failed."""
     question = {"ask": "queue stats"}
     try:
         settings = loader.load(config_path).settings
     except AgentError as error:
-        try:  # the service may run all the same, by its last good config
+        try:  # the service may run with its last good config
             (counts,) = client.ask(None, question)
         except client.NoAgentError:
             raise error from None
@@ -61,16 +61,16 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 @command.command("list")
 @config_option
 @json_option
-@click.option("--state", type=click.Choice(_STATES), help="Only these; default: all.")
+@click.option("--state", type=click.Choice(_STATES), help="Only fixes in this state. Default: all.")
 @click.option(
     "--limit",
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="The most to show, from the oldest on; 0: all.",
+    help="How many to show, from the oldest on; 0: all.",
 )
 def fixes(config_path: Path | None, *, as_json: bool, state: str | None, limit: int) -> None:
-    """The fixes in the queue in the order of recording: name, time, state, reason."""
+    """List the fixes in the order of recording: name, time, state, reason."""
     question = {"ask": "queue list", "state": state, "limit": limit + 1 if limit else None}
     for shown, fix in enumerate(ask(_settings(config_path), question, note=say)):
         if shown and shown == limit:
@@ -94,13 +94,14 @@ def _named(function: F) -> F:
 def _read_names(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> list[tuple[str, int]]:
-    found = [_NAME.fullmatch(value) for value in values]
-    for value, match in zip(values, found, strict=True):
+    names = []
+    for value in values:
+        match = _NAME.fullmatch(value)
         if match is None:
-            raise click.BadParameter(
-                f"{value!r} is not a name: give STREAM:SEQ, as in `queue list`"
-            )
-    return [(match[1], int(match[2])) for match in found if match]
+            said = f"{value!r} is not a name: give STREAM:SEQ, as in `queue list`"
+            raise click.BadParameter(said)
+        names.append((match[1], int(match[2])))
+    return names
 
 
 @command.command()
@@ -211,9 +212,9 @@ def resend(
 @config_option
 @json_option
 def verify(config_path: Path | None, *, as_json: bool) -> None:
-    """Check that everything is as it was stored. Changes nothing.
+    """Check that all fixes are as they were stored. Changes nothing.
 
-    Exit status: 0 if it is; 74 if something is damaged, or is still to be carried over.
+    The exit status is 0 if they are, and 74 if something is damaged or is still to be carried over.
     """
     settings = _settings(config_path)
     *_, report = ask(settings, {"ask": "queue verify"}, note=say)
@@ -232,7 +233,7 @@ def verify(config_path: Path | None, *, as_json: bool) -> None:
 
 
 def _findings(report: dict[str, Any]) -> Iterator[str]:
-    """A report in plain words."""
+    """The lines of a report."""
     yield f"structure: {report['structure']}"
     if "rows" in report:
         yield (
