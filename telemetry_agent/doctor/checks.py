@@ -52,6 +52,7 @@ def examine(
         yield warned("config", said, "; ".join(loaded.notes))
     else:
         yield passed("config", said)
+    # systemd names this folder only to the service itself; root may read it too.
     if os.access(CREDENTIALS, os.X_OK):
         os.environ.setdefault("CREDENTIALS_DIRECTORY", CREDENTIALS)
     checks = _checks(loaded.settings, machine or Machine(), send=send)

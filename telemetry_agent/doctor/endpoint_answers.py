@@ -19,14 +19,14 @@ _CLICKHOUSE_CREDENTIALS = {192, 193, 194, 195, 497, 516}
 _CLICKHOUSE_UNKNOWN_SETTING = 115
 _WANTS_TLS = (b"HTTPS port", b"HTTP request to an HTTPS server")  # nginx, Go
 
-_WHO = {
+_CREDENTIALS_REMEDIES = {
     "overland": "put Dawarich's API key into upload.token_file",
     "influx": "InfluxDB 2 and 3 need upload.token_file, InfluxDB 1 needs upload.username and "
     "upload.password_file",
     "clickhouse": "correct upload.username and upload.password_file, and grant it INSERT",
     "owntracks": "correct upload.username and upload.password_file",
 }
-_WHERE = {
+_ADDRESS_REMEDIES = {
     "overland": "correct upload.url: it ends in /api/v1/overland/batches for Dawarich, in "
     "/apps/phonetrack/log/overland/TOKEN/NAME for PhoneTrack",
     "owntracks": "correct upload.url: it ends in /pub for the Recorder, in /api/webhook/ID for "
@@ -53,7 +53,7 @@ class TrialRequest:
     """Whether its page shows it."""
 
     @property
-    def otherwise(self) -> str | None:
+    def other_settings(self) -> str | None:
         """What to set instead if that server needs other settings; ``None``: nothing."""
         if self.server is None:
             return None
@@ -76,14 +76,16 @@ def authentication(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Fin
     name, status = "authentication", answer.status
     if asked.proxy and status == 407:
         return _proxy_refuses(asked, name, status)
-    if who := _rejected(asked, answer):
-        remedy = _WHO.get(asked.upload.format, "correct the credentials under [upload]")
+    if said := _rejected(asked, answer):
+        remedy = _CREDENTIALS_REMEDIES.get(
+            asked.upload.format, "correct the credentials under [upload]"
+        )
         if asked.proxy and status == 403 and asked.upload.url.startswith("http:"):
             # Without TLS the proxy reads the request, and its answer looks like the endpoint's.
-            who += f", or the proxy {asked.proxy} does not let this device through to it"
+            said += f", or the proxy {asked.proxy} does not let this device through to it"
         return failed(
             name,
-            f"{status}: {who}",
+            f"{status}: {said}",
             f"{remedy} (systemd's are seen only with sudo, while the service runs)",
         )
     if isinstance(outcome, Delivered):
@@ -97,7 +99,7 @@ def judged(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:
     if answer.headers.get("location", "").startswith("https://") or any(
         words in answer.body for words in _WANTS_TLS
     ):
-        return failed(name, f"{status}: the endpoint wants https", _USE_TLS)
+        return failed(name, f"{status}: the endpoint expects https", _USE_TLS)
     if isinstance(outcome, Delivered):
         return _accepted(asked, outcome, status)
     if _rejected(asked, answer):
@@ -123,9 +125,9 @@ def _wrong_address(asked: TrialRequest, answer: Answer, reason: str) -> Finding 
         what = "with one position" if asked.position else "without a position"
         limit = "raise the limit there (client_max_body_size in nginx)"
         return failed(name, f"413: a request {what} is too large", limit)
-    if otherwise := asked.otherwise:
+    if other_settings := asked.other_settings:
         looks = "the server there is" if asked.is_sure else "by its URL the server is"
-        return failed(name, f"{reason}; {looks} {asked.server}", f"for {otherwise}")
+        return failed(name, f"{reason}; {looks} {asked.server}", f"for {other_settings}")
     if web := _web_server(answer):
         return failed(
             name,
@@ -165,7 +167,7 @@ def _accepted(asked: TrialRequest, outcome: Delivered, status: int) -> Finding:
             name,
             f"{status}, but the server there is {asked.server}, which stores nothing in the format "
             "native",
-            f"for {asked.otherwise}",
+            f"for {asked.other_settings}",
         )
     if asked.is_sure and asked.server == "questdb" and upload.compression != "none":
         return warned(
@@ -207,9 +209,9 @@ def _rejected(asked: TrialRequest, answer: Answer) -> str | None:
     return _CREDENTIALS.get(answer.status)
 
 
-def _where(asked: TrialRequest) -> str:
+def _address_remedy(asked: TrialRequest) -> str:
     format_ = asked.upload.format
-    return _WHERE.get(
+    return _ADDRESS_REMEDIES.get(
         format_,
         f"correct upload.url: the server there is not an endpoint of the format {format_}",
     )
@@ -218,7 +220,7 @@ def _where(asked: TrialRequest) -> str:
 def _refused(asked: TrialRequest, answer: Answer, outcome: Refused | Held | Deferred) -> Finding:
     name, reason, format_ = "answer", outcome.reason, asked.upload.format
     if not isinstance(outcome, Refused):
-        remedy = _where(asked)
+        remedy = _address_remedy(asked)
         if exception_code(answer) == _CLICKHOUSE_UNKNOWN_SETTING:
             remedy = "the agent needs ClickHouse 22.2 or newer: upgrade it"
         if isinstance(outcome, Deferred) and outcome.state == "portal":
@@ -234,7 +236,7 @@ def _refused(asked: TrialRequest, answer: Answer, outcome: Refused | Held | Defe
         )
         return failed(name, reason, remedy)
     if asked.position:
-        return failed(name, f"a position is refused ({reason})", _where(asked))
+        return failed(name, f"a position is refused ({reason})", _address_remedy(asked))
     if format_ == "osmand":
         said = (
             "400 to a request without a device, as Traccar answers; this does not show whether it "

@@ -57,7 +57,10 @@ class Check(NamedTuple):
     names: tuple[str, ...]
     """What it reports, in this order."""
     run: Callable[[], Iterable[Finding]]
-    """Gives a finding for each of the names; the last ones may be missing."""
+    """Gives a finding for each of the names; the last ones may be missing.
+
+    A ``PermissionError`` is reported as a warning under the next name.
+    """
     needs: tuple[str, ...] = ()
     """Names of earlier checks, without which it makes no sense."""
     limit_s: float = 3.0
@@ -121,8 +124,16 @@ def _within(limit_s: float, check: Check) -> list[Finding]:
 
 
 def _answer(check: Check, answer: Future[list[Finding]]) -> None:
+    found: list[Finding] = []
     try:
-        answer.set_result(list(check.run()))
+        for finding in check.run():
+            found.append(finding)  # noqa: PERF402 - what was found before an error counts
     except Exception as error:  # noqa: BLE001 - one broken check must not silence the others
-        said = f"this check crashed: {error!r}"
-        answer.set_result([failed(check.names[0], said, "please report this line as a bug")])
+        name = check.names[min(len(found), len(check.names) - 1)]
+        if isinstance(error, PermissionError):
+            said = f"no permission to look at {error.filename or name}"
+            found.append(warned(name, said, "use sudo"))
+        else:
+            said = f"this check crashed: {error!r}"
+            found.append(failed(name, said, "please report this line as a bug"))
+    answer.set_result(found)

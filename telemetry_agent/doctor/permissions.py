@@ -63,6 +63,7 @@ class SystemUser:
         if self.uid == 0:
             return True
         status = path.stat()
+        # As in the kernel, the first match decides: an owner gets no right of the group or others.
         shift = 6 if self.uid == status.st_uid else 3 if status.st_gid in self.gids else 0
         return status.st_mode >> shift & wanted == wanted
 

@@ -120,7 +120,7 @@ class ReceiverChecks:
         try:
             mode = path.stat().st_mode
         except PermissionError:
-            return warned("device", f"no permission to look at {path}", "use sudo")
+            raise
         except OSError:
             remedy = "plug the receiver in; then `ls /dev/serial/by-id` shows it"
             for other in find_receivers(self._root)[:1]:
@@ -143,7 +143,7 @@ class ReceiverChecks:
                 return passed("permissions", f"{account.name} may read {path}")
             owner, group = owner_of(path), group_name(path.stat().st_gid)
         except PermissionError:
-            return warned("permissions", f"no permission to look at {path}", "use sudo")
+            raise
         except OSError as error:
             return failed("permissions", f"{path}: {error.strerror}", "plug the receiver in again")
         if (by := self._holder(path)) is not None:

@@ -48,8 +48,7 @@ class StorageChecks:
             else:
                 yield self._forbidden(folder) or self._write(folder)
         except PermissionError:
-            said = f"no permission to look into {folder} and to test a write"
-            yield warned(name, said, "use sudo")
+            raise  # reported for every check in the same way
         except OSError as error:
             yield _refused(folder, error)
 
@@ -58,9 +57,7 @@ class StorageChecks:
         try:
             place = _existing(self._path.parent).resolve()
         except PermissionError:
-            said = f"no permission to look at {self._path.parent}"
-            yield from (warned(name, said, "use sudo") for name in ("file system", "disk space"))
-            return
+            raise
         except OSError as error:
             yield skipped("file system", f"{self._path.parent}: {error.strerror}")
             return
@@ -71,18 +68,14 @@ class StorageChecks:
         """``queue``: are all positions as they were recorded."""
         if self._agent.status is not None:
             yield running_agent.queue(self._agent.status.queue)
-            return
-        try:
-            if not self._path.exists():
-                yield passed("queue", f"{self._path} does not exist yet: nothing was recorded")
-            elif not self._path.is_file():
-                yield failed("queue", f"{self._path} is not a regular file", _SEE_FOLDER)
-            elif not os.access(self._path, os.R_OK, effective_ids=True):
-                yield warned("queue", f"no permission to open {self._path}", "use sudo")
-            else:
-                yield self._verify()
-        except PermissionError:
-            yield warned("queue", f"no permission to look for {self._path}", "use sudo")
+        elif not self._path.exists():
+            yield passed("queue", f"{self._path} does not exist yet: nothing was recorded")
+        elif not self._path.is_file():
+            yield failed("queue", f"{self._path} is not a regular file", _SEE_FOLDER)
+        elif not os.access(self._path, os.R_OK, effective_ids=True):
+            yield warned("queue", f"no permission to open {self._path}", "use sudo")
+        else:
+            yield self._verify()
 
     def newest(self) -> list[Record]:
         """The newest recorded fixes, the newest first; none if they cannot be read."""
@@ -219,6 +212,4 @@ def _refused(folder: Path, error: OSError) -> Finding:
         return passed(name, f"{folder} is writable; this file system does not allow the test")
     if error.errno == errno.EROFS:
         return failed(name, said, "see the check of the file system")
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        return warned(name, f"{said} for the user who runs this command", "use sudo")
     return failed(name, said, "the disk may be broken: `sudo dmesg` shows errors")

@@ -79,7 +79,8 @@ class EndpointTrial(NamedTuple):
         wire_format = choose(upload.format, upload.url, upload.username)
         if wire_format.one_by_one:
             return skipped(name, f"a server of the format {upload.format} accepts anything")
-        record = Record(secrets.token_hex(8), 1, self.device, Fix(0, 0, 0))  # for its headers
+        # Never sent: only the headers of its request are.
+        record = Record(secrets.token_hex(8), 1, self.device, Fix(0, 0, 0))
         batch = Batch(0, record.stream, self.device, (record,), live=True)
         empty = wire_format.encode(batch, compression="none")
         nonsense = b"This is not a position, and must be refused. " * 4
@@ -142,10 +143,11 @@ class EndpointTrial(NamedTuple):
     def _recognised(self, asked: TrialRequest, outcome: Outcome) -> TrialRequest:
         """Add which server it is, if that can explain the answer."""
         upload = self.upload
-        if upload.proxy or (
-            isinstance(outcome, Delivered)
-            and (outcome.counted or upload.format not in {"native", "influx"})
-        ):
+        # Other servers answer 2xx to native and influx as well, so those are looked at even then.
+        is_proven = isinstance(outcome, Delivered) and (
+            outcome.counted or upload.format not in {"native", "influx"}
+        )
+        if is_proven or upload.proxy:
             return asked
         context = self.credentials.ssl_context() if upload.url.startswith("https:") else None
         if server := server_by_root(upload.url, context, self.resolve):

@@ -80,6 +80,18 @@ def test_a_check_that_hangs_is_left_behind() -> None:
     over.set()
 
 
+def test_what_may_not_be_looked_at_is_a_warning_and_what_was_found_before_counts() -> None:
+    def forbidden() -> Iterator[Finding]:
+        yield passed("a", "well")
+        raise PermissionError(13, "Permission denied", "/root/x")
+
+    assert told(Check(("a", "b", "c"), forbidden)) == [
+        ("a", "pass", "well"),
+        ("b", "warn", "no permission to look at /root/x"),
+        ("c", "skip", "needs b"),
+    ]
+
+
 def test_a_check_that_breaks_silences_no_other() -> None:
     def breaks() -> list[Finding]:
         raise ZeroDivisionError("oh")

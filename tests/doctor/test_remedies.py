@@ -286,12 +286,12 @@ def nginx_before_nothing(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("gone") + "/v1/fixes"
 
 
-@mistake("answer", "301: the endpoint wants https", "write https:// in upload.url")
+@mistake("answer", "301: the endpoint expects https", "write https:// in upload.url")
 def http_where_nginx_redirects_to_https(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("moved") + "/v1/fixes"
 
 
-@mistake("answer", "400: the endpoint wants https", "write https:// in upload.url")
+@mistake("answer", "400: the endpoint expects https", "write https:// in upload.url")
 def http_to_the_https_port_of_nginx(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("tls-own").replace("https", "http") + "/v1/fixes"
 
