@@ -99,7 +99,7 @@ class _Answers:
 @click.option(
     "--server",
     type=click.Choice(list(SERVERS)),
-    help="The kind of server (docs/servers.md). Default: recognized by its URL or answer.",
+    help="The kind of server (docs/servers.md). Default: recognised by its URL or answer.",
 )
 @click.option("--url", help="The endpoint. For a known kind of server its address is enough.")
 @click.option("--token-file", type=click.Path(path_type=Path), help="A file with the API key.")
@@ -274,7 +274,7 @@ def _ask_server(answers: _Answers, server: str | None, url: str | None, *, asks:
             url = None
             continue
         good = _try_endpoint(settings)
-        if good or not asks or click.confirm("Use this server all the same?", default=True):
+        if good or not asks or click.confirm("Use this server anyway?", default=True):
             return found
         url = None
 

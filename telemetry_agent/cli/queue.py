@@ -119,13 +119,12 @@ def retry(
 ) -> None:
     """Put dead letters back: they are sent again."""
     if reason is None:
-        _change(config_path, "retry", "retried", names, everything=everything, as_json=as_json)
-        return
-    if names or everything:
+        which = _which(names, everything=everything)
+    elif names or everything:
         raise click.UsageError("--reason excludes names and --all.")
-    asked = {"ask": "queue retry", "reason": reason}
-    (answer,) = ask(_settings(config_path), asked, note=say)
-    click.echo(json.dumps(answer) if as_json else f"{answer['retried']} fixes retried")
+    else:
+        which = {"reason": reason}
+    _change(config_path, "retry", "retried", which, as_json=as_json)
 
 
 @command.command()
@@ -142,34 +141,28 @@ def discard(
     yes: bool,
 ) -> None:
     """Delete dead letters. They count as lost from then on."""
-    _check(names, everything=everything)
+    which = _which(names, everything=everything)
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("Without a terminal, --yes is needed.")
         what = "all dead letters" if everything else f"{len(names)} dead letters"
         click.confirm(f"Delete {what} for good?", abort=True, err=True)
-    _change(config_path, "discard", "discarded", names, everything=everything, as_json=as_json)
+    _change(config_path, "discard", "discarded", which, as_json=as_json)
 
 
-def _check(names: list[tuple[str, int]], *, everything: bool) -> None:
+def _which(names: list[tuple[str, int]], *, everything: bool) -> dict[str, Any]:
+    """The part of a question that names dead letters."""
     if bool(names) == everything:
         raise click.UsageError("Name the dead letters (`queue list --state ack_failed`), or --all.")
+    return {"all": True} if everything else {"names": list(map(list, dict.fromkeys(names)))}
 
 
 def _change(
-    config_path: Path | None,
-    act: str,
-    done: str,
-    names: list[tuple[str, int]],
-    *,
-    everything: bool,
-    as_json: bool,
+    config_path: Path | None, act: str, done: str, which: dict[str, Any], *, as_json: bool
 ) -> None:
-    _check(names, everything=everything)
-    asked: dict[str, Any] = {"all": True} if everything else {"names": list(map(list, names))}
-    (answer,) = ask(_settings(config_path), {"ask": f"queue {act}", **asked}, note=say)
+    (answer,) = ask(_settings(config_path), {"ask": f"queue {act}", **which}, note=say)
     click.echo(json.dumps(answer) if as_json else f"{answer[done]} fixes {done}")
-    missing = len(set(names)) - answer[done]
+    missing = len(which.get("names", ())) - answer[done]
     if missing > 0:
         raise AgentError(f"dead letters not found: {missing} of these names")
 

@@ -210,7 +210,7 @@ def _write(path: Path, text: str) -> None:
 
 def _run(*argv: str, remedy: str = "") -> None:
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - words of ours
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     except OSError as error:
         raise AgentError(f"cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode:

@@ -14,7 +14,6 @@ from telemetry_agent import __version__, addresses
 from telemetry_agent.ackqueue.file.lock import check_at_rest
 from telemetry_agent.clock import Clock, span
 from telemetry_agent.daemon import client
-from telemetry_agent.doctor import running_agent
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import (
     HIDDEN,
@@ -25,13 +24,16 @@ from telemetry_agent.doctor.permissions import (
 )
 from telemetry_agent.doctor.reception import Patience
 from telemetry_agent.errors import Advice, AgentError, QueueLockedError
-from telemetry_agent.snapshot import Snapshot, read
+from telemetry_agent.snapshot import QueueView, Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
 
+RELOAD = "`sudo systemctl reload telemetry-agent`"
 RESTART = (
     "`sudo systemctl restart telemetry-agent`; `sudo journalctl -u telemetry-agent` shows its log"
 )
+_BY_THE_DISK = {"damaged", "memory"}
+"""The reasons for a loss by a fault of the disk, not by a setting or a command."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,6 @@ class AgentChecks:
         """Who runs it, or would."""
         return agents_account(self.pid, self.machine.user)
 
-    @property
-    def user(self) -> str:
-        """The name of that account."""
-        return self.machine.user if self._planned else self.account.name
-
     def hides(self, path: Path) -> Path | None:
         """The folder, hidden from the service, that this path is in; ``None``: none."""
         if self.account.name != self.machine.user and not self._planned:
@@ -91,7 +88,7 @@ class AgentChecks:
         resolved = path.resolve()
         return next((each for each in self.machine.hidden if resolved.is_relative_to(each)), None)
 
-    def cannot_judge(self) -> bool:
+    def is_other_user(self) -> bool:
         """Whether this user is neither root nor the one whose rights count."""
         return os.geteuid() not in {0, self.account.uid}
 
@@ -100,7 +97,7 @@ class AgentChecks:
 
         ``None`` also if that is not known, as for a missing file: reading it reports the error.
         """
-        name = self.user
+        name = self.machine.user if self._planned else self.account.name
         copy = (
             f"`sudo install -D -o {name} -m 600 {path} /etc/telemetry-agent/{path.name}`, and set "
             f'{key} = "/etc/telemetry-agent/{path.name}"'
@@ -143,7 +140,7 @@ class AgentChecks:
         config, storage = self.status.config, self.status.storage
         if config is not None:
             said += f", with the last good config: {config.last_error}"
-            yield failed("agent", said, f"correct the config, then {running_agent.RELOAD}")
+            yield failed("agent", said, f"correct the config, then {RELOAD}")
         elif storage is not None and storage.state == "runtime":
             remedy = "see the checks of the state directory and of the file system"
             yield warned("agent", f"{said}; {storage.last_error}", remedy)
@@ -158,7 +155,7 @@ class AgentChecks:
         if self.status is None:
             yield skipped("delivery", "no agent runs")
         else:
-            yield running_agent.delivery(self.status)
+            yield delivery(self.status)
 
     def _absent(self) -> Finding:
         try:
@@ -170,3 +167,50 @@ class AgentChecks:
             "`sudo journalctl -u telemetry-agent` shows why it stopped"
         )
         return warned("agent", "does not run: nothing is recorded now", remedy)
+
+
+def queue(queue: QueueView) -> Finding:
+    """``queue``, which the running agent checks itself: each position when it sends it."""
+    said = f"{_waiting(queue)}, {queue.delivered} delivered ones are kept"
+    lost = ", ".join(
+        f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
+    )
+    if lost:
+        remedy = "the disk loses or refuses data: replace it"
+        return warned("queue", f"{said}; lost: {lost}", remedy)
+    if queue.full:
+        said += "; it is full: queue.when_full decides what is discarded"
+        remedy = (
+            "restore the connection to the endpoint, set a larger queue.max_size, or free disk "
+            "space"
+        )
+        return warned("queue", said, remedy)
+    if dead := sum(queue.dead_letters.values()):
+        remedy = (
+            "`sudo telemetry-agent queue list --state ack_failed` shows the reasons; "
+            "`sudo telemetry-agent queue retry --all` sends them again"
+        )
+        return warned("queue", f"{said}; the endpoint refused {dead}", remedy)
+    return passed("queue", said)
+
+
+def _waiting(queue: QueueView) -> str:
+    return "1 position waits" if queue.pending == 1 else f"{queue.pending} positions wait"
+
+
+def delivery(state: Snapshot) -> Finding:
+    """``delivery``: the state of the running agent's uploads."""
+    upload, waiting = state.upload, _waiting(state.queue)
+    ago_s = upload.last_delivery_s
+    last = "nothing delivered yet" if ago_s is None else f"last delivery {span(ago_s)} ago"
+    said = f"{upload.state}: {last}, {waiting}"
+    if upload.complete_until is not None:
+        said += f", complete at the endpoint until {upload.complete_until}"
+    if upload.state == "ok":
+        return passed("delivery", said)
+    if upload.state == "held":
+        said = f"held: {upload.last_error or 'for an unknown reason'}; {waiting}"
+        return failed("delivery", said, f"correct the set-up, then {RELOAD}")
+    if upload.last_error:
+        said += f"; {upload.last_error}"
+    return warned("delivery", said, "nothing is lost; the agent tries again by itself")

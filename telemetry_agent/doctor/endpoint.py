@@ -103,7 +103,7 @@ class EndpointChecks:
         keys = (*_SECRET_KEYS, "ca_file", "client_cert")
         files = {f"upload.{key}": path for key in keys if (path := getattr(upload, key))}
         unseen = [key for key, path in files.items() if _is_forbidden(path)]
-        if self._agent.cannot_judge() and (unseen or _is_forbidden(Path(CREDENTIALS))):
+        if self._agent.is_other_user() and (unseen or _is_forbidden(Path(CREDENTIALS))):
             self._lacks_secrets = True
             what = unseen[0] if unseen else "the service's credentials"
             yield warned(name, f"no permission to see {what}", "use sudo")
@@ -117,13 +117,15 @@ class EndpointChecks:
             self._credentials.prepare()
         except ConfigError as error:
             remedy = "correct it, or use sudo" if os.geteuid() else "correct it"
-            yield failed(name, str(error).removeprefix("config: "), error.remedy or remedy)
+            yield failed(name, error.message, remedy)
             return
         for key in _SECRET_KEYS:
             if (path := getattr(upload, key)) and EVERYBODY.blocked_at(path) is None:
                 said = f"every user of this machine can read upload.{key}: {path}"
                 # chown first: the agent itself may read the file only as one of "every user".
-                remedy = f"`sudo chown {self._agent.user} {path} && sudo chmod o-rwx {path}`"
+                remedy = (
+                    f"`sudo chown {self._agent.account.name} {path} && sudo chmod o-rwx {path}`"
+                )
                 yield warned(name, f"{said} ({owner_of(path)})", remedy)
                 return
         shown = [key.removeprefix("upload.") for key in files]

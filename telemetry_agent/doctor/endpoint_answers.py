@@ -33,7 +33,7 @@ _ADDRESS_REMEDIES = {
     "Home Assistant",
     "gpslogger": "set upload.url to the address that Home Assistant's integration GPSLogger shows",
     "influx": "create the database or bucket that upload.url names, or correct it",
-    "clickhouse": "create the table as docs/servers.md has it, or correct upload.url",
+    "clickhouse": "create the table as in docs/servers.md, or correct upload.url",
 }
 _USE_TLS = "write https:// in upload.url, with the endpoint's port for https"
 _TRY_ONE = "`sudo telemetry-agent doctor --send` sends the newest recorded position"

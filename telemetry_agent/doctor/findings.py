@@ -106,7 +106,7 @@ class _Run:
         last = need or found[-1].name  # each finds something
         for name in check.names:
             finding = by_name.get(name) or skipped(name, f"needs {last}")
-            # Before the result is set: whoever waits for it looks at the set next.
+            # Before the result is set: a check that waits for it looks at the set next.
             if need or finding.verdict == "fail":
                 self._stopped.add(name)
             self.results[name].set_result(finding)

@@ -67,7 +67,7 @@ class ReceiverChecks:
 
     def _is_forbidden(self) -> bool:
         """Whether the port must be read by this command, and its user may not read it."""
-        if self._path is None or self._agent.status is not None or not self._agent.cannot_judge():
+        if self._path is None or self._agent.status is not None or not self._agent.is_other_user():
             return False
         return not os.access(self._path, os.R_OK | os.W_OK, effective_ids=True)
 

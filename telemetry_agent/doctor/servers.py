@@ -78,7 +78,7 @@ SERVERS = {
         "influx",
         "/write",
         9000,
-        hint="in QuestDB, create the table as docs/servers.md has it",
+        hint="in QuestDB, create the table as in docs/servers.md",
         unpacks=False,
     ),
     "clickhouse": ServerPreset(
@@ -86,7 +86,7 @@ SERVERS = {
         "/",
         8123,
         {"database": "gps"},
-        hint="in ClickHouse, create table and user as docs/servers.md has them",
+        hint="in ClickHouse, create table and user as in docs/servers.md",
     ),
 }
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
 from telemetry_agent.ackqueue.reading import QueueReader, readable
 from telemetry_agent.ackqueue.recovery.verify import verify
-from telemetry_agent.doctor import running_agent
+from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
+from telemetry_agent.doctor import agent_checks
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import STATE_DIRECTORY, owner_of
@@ -17,6 +18,10 @@ from telemetry_agent.errors import AgentError, QueueLockedError, StorageError
 from telemetry_agent.fields import fix_of
 from telemetry_agent.model import Record
 
+_FREE_SPACE = "free space: `sudo du -xh / | sort -h | tail` shows what takes it"
+
+_LITTLE_BYTES = 64 << 20
+_NOTHING_BYTES = 4 << 20
 _SLOW_WRITE_S = 0.5
 _VERIFY_S = 4.0
 _NEWEST = 100
@@ -61,13 +66,13 @@ class StorageChecks:
         except OSError as error:
             yield skipped("file system", f"{self._path.parent}: {error.strerror}")
             return
-        yield running_agent.file_system(place, self._agent.machine.root)
-        yield running_agent.disk_space(place)
+        yield file_system(place, self._agent.machine.root)
+        yield disk_space(place)
 
     def queue(self) -> Iterator[Finding]:
         """``queue``: are all positions as they were recorded."""
         if self._agent.status is not None:
-            yield running_agent.queue(self._agent.status.queue)
+            yield agent_checks.queue(self._agent.status.queue)
         elif not self._path.exists():
             yield passed("queue", f"{self._path} does not exist yet: nothing was recorded")
         elif not self._path.is_file():
@@ -128,8 +133,8 @@ class StorageChecks:
     def _sandboxed(self, folder: Path) -> Finding | None:
         """The fault if the rights are fine, but the unit does not let the agent write."""
         status = self._agent.status
-        is_away = status is not None and status.storage and status.storage.state == "runtime"
-        if not is_away or folder.is_relative_to(STATE_DIRECTORY):
+        is_in_runtime = status is not None and status.storage and status.storage.state == "runtime"
+        if not is_in_runtime or folder.is_relative_to(STATE_DIRECTORY):
             return None
         remedy = (
             f"set queue.path below {STATE_DIRECTORY}; or `sudo systemctl edit telemetry-agent`, "
@@ -189,6 +194,43 @@ class StorageChecks:
             said = "a file that was set aside is still to be carried over"
             return warned("queue", said, "the agent carries it over when it runs")
         return passed("queue", f"{found['rows']} positions, all intact")
+
+
+def file_system(place: Path, root: Path) -> Finding:
+    """``file system``: does what is written at ``place``, a path without links, survive.
+
+    Args:
+        place: a folder.
+        root: where the machine's /proc is.
+    """
+    name = "file system"
+    mount = mount_of(place, root)
+    if mount is None:
+        return skipped(name, "/proc does not show it")
+    said = f"{place} is on {mount.kind} ({mount.point})"
+    if (found := trouble(mount, root)) is not None:
+        return failed(name, f"{said}, {found.message}", found.remedy)
+    if mount.kind not in SURVIVES | {"overlay"}:
+        return warned(name, f"{said}, which may not survive power cuts", ELSEWHERE)
+    return passed(name, said)
+
+
+def disk_space(place: Path) -> Finding:
+    """``disk space``: is there room to record."""
+    name = "disk space"
+    try:
+        disk = os.statvfs(place)
+    except OSError as error:
+        return failed(name, f"{place}: {error.strerror}", "see the check of the state directory")
+    free = disk.f_bavail * disk.f_frsize
+    said = f"{size(free)} of {size(disk.f_blocks * disk.f_frsize)} free"
+    if free < _NOTHING_BYTES:
+        return failed(name, f"{said}: nothing more can be recorded", _FREE_SPACE)
+    if disk.f_files and not disk.f_favail:
+        return failed(name, f"{said}, but no file can be created (no free inodes)", _FREE_SPACE)
+    if free < _LITTLE_BYTES:
+        return warned(name, f"{said}: the disk is almost full", _FREE_SPACE)
+    return passed(name, said)
 
 
 def _existing(folder: Path) -> Path:

@@ -159,7 +159,7 @@ def clickhouse_without_the_deduplication_setting(bench: Bench, real: Real) -> No
     bench.url, bench.upload = f"{server.url}/?database=default", {"format": "clickhouse"}
 
 
-@mistake("answer", "Code: (60|81)", "create the table as docs/servers.md has it")
+@mistake("answer", "Code: (60|81)", "create the table as in docs/servers.md")
 def clickhouse_without_the_table(bench: Bench, real: Real) -> None:
     url = real(clickhouse)
 

@@ -146,7 +146,7 @@ _NO_DATABASE = b'{"error":"database not found: \\"none\\""}'
             Said(404, b"Code: 60, e.displayText() = DB::Exception: Table gps.fixes doesn't exist."),
             "answer",
             "Table gps.fixes doesn't exist",
-            "create the table as docs/servers.md has it",
+            "create the table as in docs/servers.md",
         ),
         (
             "clickhouse",

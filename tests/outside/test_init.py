@@ -138,7 +138,7 @@ def test_it_asks_for_name_and_server_and_again_after_a_bad_answer(tmp_path: Path
     assert "]: device = '  ': must not be empty\n" in done.stdout
     assert "{nonsense} is not one of" in done.stdout
     assert "upload.url = 'ftp://x': must be a URL" in done.stdout
-    assert "Use this server all the same?" in done.stdout
+    assert "Use this server anyway?" in done.stdout
     written = tomllib.loads(path.read_text())
     assert (written["device"], written["gps"]["source"]) == ("van-09", "auto")
     assert written["upload"] == {"url": endpoint.url}
