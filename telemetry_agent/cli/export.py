@@ -69,13 +69,13 @@ def command(
     if day is not None:
         since = {"since_ms": round(day.timestamp() * 1000)}
         until = {"until_ms": round((day + timedelta(days=1)).timestamp() * 1000)}
-    in_folder = output is not None and output.is_dir()
     if name is None:
         name = output.suffix[1:].lower() if output else ""
         if name not in FORMATS:
             raise click.UsageError(f"--format is needed: one of {', '.join(FORMATS)}.")
     settings = loader.load(config_path).settings
-    gaps = Gaps.of_sampling(settings.sampling.interval_s, settings.sampling.heartbeat_s)
+    sampling = settings.sampling
+    gaps = Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s)
     question = {
         "ask": "export",
         "format": name,
@@ -85,12 +85,10 @@ def command(
         **until,
     }
     if trip is not None:
-        sampling = settings.sampling
-        parking = ParkingRule(
-            sampling.parked_radius_m or ParkingRule().radius_m, sampling.parked_after_s
-        )
+        radius_m = sampling.parked_radius_m or ParkingRule().radius_m
+        parking = ParkingRule(radius_m, sampling.parked_after_s)
         question |= {"trip": trip, "parking": list(map(float, parking))}
-    if in_folder and output is not None:
+    if output is not None and output.is_dir():
         device = settings.device + (f"-trip-{trip}" if trip else "")
         output /= _name(device, name, since.get("since_ms"), until.get("until_ms"))
     fixes = 0

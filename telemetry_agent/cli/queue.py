@@ -191,12 +191,11 @@ def resend(
     a time before the newest fix: 2h. Or by name, --stream, --from and --to, as `receive --audit`
     names what an endpoint misses.
     """
-    named = stream is not None and first is not None and last is not None
-    is_named = [value is not None for value in (stream, first, last)]
-    if any(is_named) == bool(since) or any(is_named) != named or (named and until):
+    names = {"stream": stream, "from": first, "to": last}
+    given = [value for value in names.values() if value is not None]
+    if bool(given) == bool(since) or len(given) not in {0, len(names)} or (given and until):
         raise click.UsageError("Give --since, or --stream with --from and --to.")
-    names = {"stream": stream, "from": first, "to": last} if named else {}
-    question = {"ask": "queue resend", **since, **until, **names}
+    question = {"ask": "queue resend", **since, **until, **(names if given else {})}
     (answer,) = ask(_settings(config_path), question, note=say)
     click.echo(json.dumps(answer) if as_json else f"{answer['resent']} fixes are sent again")
 

@@ -37,9 +37,11 @@ class ReceiverChecks:
         else:
             found = self._without_port() if self._path is None else self._named(self._path)
         yield found
-        if self._path is None and found.verdict != "fail":
+        if found.verdict == "fail":
+            return
+        if self._path is None:
             yield skipped("permissions", "no port is needed")
-        elif self._path is not None and found.verdict != "fail":
+        else:
             yield self._permissions(self._path)
 
     def listen(self) -> Iterator[Finding]:

@@ -193,7 +193,7 @@ class StorageChecks:
         if not found.get("sound", True):
             said = "a file that was set aside is still to be carried over"
             return warned("queue", said, "the agent carries it over when it runs")
-        return passed("queue", f"{found['rows']} positions, all intact")
+        return passed("queue", f"{found['rows']} positions checked, all intact")
 
 
 def file_system(place: Path, root: Path) -> Finding:
