@@ -192,7 +192,6 @@ class _TapSource:
         self._answers: Iterator[dict[str, Any]] = iter(())
 
     def open(self) -> None:
-        """See ``Source.open``."""
         listen_s = self._agent.machine.patience.silent_s
         self._answers = self._agent.answers({"ask": "tap", "for_s": listen_s})
         try:
@@ -201,7 +200,6 @@ class _TapSource:
             raise SourceError(error.message, error.remedy) from error
 
     def read(self, timeout_s: float) -> bytes:  # noqa: ARG002 - the agent ends the wait
-        """See ``Source.read``."""
         try:
             answer = next(self._answers, None)
         except AgentError as error:
@@ -211,14 +209,12 @@ class _TapSource:
         return str(answer.get("raw", "")).encode("latin-1")
 
     def cancel(self) -> None:
-        """See ``Source.cancel``: not used."""
+        """Not used: the agent ends the wait."""
 
     def close(self) -> None:
-        """See ``Source.close``."""
         self._answers = iter(())
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:  # noqa: ARG002
-        """See ``Source.advice``."""
         return Advice(
             f"the agent reports {self.name} as {state}",
             "check the receiver's wiring, power and gps.baud; `sudo journalctl -u telemetry-agent` "
