@@ -19,9 +19,10 @@ from telemetry_agent import addresses
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon import client
-from telemetry_agent.doctor.checks import NAMES, Machine, examine
+from telemetry_agent.doctor.agent_checks import Machine
+from telemetry_agent.doctor.checks import NAMES, examine
 from telemetry_agent.doctor.findings import Finding
-from telemetry_agent.doctor.listening import Patience
+from telemetry_agent.doctor.reception import Patience
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.model import Fix
 
@@ -136,7 +137,7 @@ class Bench:
     def told(self, config: Path | None = None, *, send: bool = False) -> dict[str, Finding]:
         """What the doctor finds."""
         config = config or self.config
-        site = Machine(
+        machine = Machine(
             clock=self.clock,
             root=self.root,
             resolve=self.resolve,
@@ -145,7 +146,7 @@ class Bench:
             hidden=self.hidden,
             patience=Patience(silent_s=1.0, position_s=0.4, none_s=0.4),
         )
-        found = list(examine(config, site, send=send))
+        found = list(examine(config, machine, send=send))
         assert [finding.name for finding in found] == list(NAMES)
         return {finding.name: finding for finding in found}
 

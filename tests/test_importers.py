@@ -63,7 +63,7 @@ def test_the_agent_keeps_nothing_in_memory_that_it_seldom_needs() -> None:
     imported = set(done.stdout.split())
     assert "telemetry_agent.daemon.app" in imported
     unneeded = "click pydantic pydantic_core pydantic_settings asyncio difflib tomllib xml"
-    unneeded += " telemetry_agent.doctor.now telemetry_agent.page.events"
+    unneeded += " telemetry_agent.doctor.page_doctor telemetry_agent.page.events"
     assert not imported & set(unneeded.split())
 
 

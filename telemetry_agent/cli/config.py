@@ -9,6 +9,7 @@ from telemetry_agent.cli.options import config_option, json_option, say
 from telemetry_agent.config import last_good, loader
 from telemetry_agent.config.effective import shown
 from telemetry_agent.daemon.ownership import become_owner
+from telemetry_agent.doctor.permissions import STATE_DIRECTORY
 from telemetry_agent.errors import StorageError
 
 
@@ -60,10 +61,9 @@ def forget() -> None:
 
     The service uses the copy while the config is invalid. The next start or reload makes it again.
     """
-    state = Path("/var/lib/telemetry-agent")
     try:
-        if state.exists():
-            become_owner(state)
+        if STATE_DIRECTORY.exists():
+            become_owner(STATE_DIRECTORY)
         found = last_good.forget()
     except OSError as error:
         raise StorageError(

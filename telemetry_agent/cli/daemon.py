@@ -1,26 +1,24 @@
 """What ``run`` does, without click."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import subprocess_loader
-from telemetry_agent.config.last_good import StartConfig
 from telemetry_agent.daemon import service
 
 if TYPE_CHECKING:
-    from telemetry_agent.doctor.house_call import HouseCall
+    from telemetry_agent.doctor.page_doctor import PageDoctor
 
 
 def run(config_path: Path | None) -> int:
     """Run the daemon. Returns the exit status."""
 
-    def load(*, fall_back: bool) -> StartConfig:
-        return subprocess_loader.load(config_path, fall_back=fall_back)
+    def doctor() -> "PageDoctor":
+        from telemetry_agent.doctor.page_doctor import PageDoctor  # noqa: PLC0415 - for the page only
 
-    def doctor() -> "HouseCall":
-        from telemetry_agent.doctor.house_call import HouseCall  # noqa: PLC0415 - for the page only
+        return PageDoctor(config_path)
 
-        return HouseCall(config_path)
-
+    load = partial(subprocess_loader.load, config_path)
     return service.run(load, config_path, Clock(), doctor)

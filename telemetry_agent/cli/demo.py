@@ -17,7 +17,6 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.cli.options import duration_callback
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
@@ -30,6 +29,7 @@ from telemetry_agent.config.settings import (
     UploadSettings,
 )
 from telemetry_agent.daemon.app import Agent
+from telemetry_agent.daemon.status import pending
 from telemetry_agent.errors import AgentError
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
@@ -136,7 +136,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
             sent(),
             endpoint.received(),
             delivered=stats.acked,
-            waiting=_pending(stats),
+            waiting=pending(stats),
             times_are_names=recording is None,
         )
 
@@ -265,13 +265,13 @@ def _watch(
 def _line(agent: Agent, network: _Network) -> str:
     """At most 80 columns with the seconds before it."""
     stats = agent.queue.stats()
-    pending = _pending(stats)
-    recorded = pending + stats.acked + stats.ack_failed
-    amber = round(_BAR * pending / max(recorded, 1))
+    waiting = pending(stats)
+    recorded = waiting + stats.acked + stats.ack_failed
+    amber = round(_BAR * waiting / max(recorded, 1))
     green = _BAR - amber if recorded else 0
     full, light = _blocks()
     bar = click.style(full * green, fg="green") + click.style(light * amber, fg="yellow")
-    counts = f"recorded {recorded:4}  waiting {pending:4}  delivered {stats.acked:4}"
+    counts = f"recorded {recorded:4}  waiting {waiting:4}  delivered {stats.acked:4}"
     return f"{counts}  {_way(agent, network):<12}  {bar}"
 
 
@@ -290,10 +290,6 @@ def _blocks() -> tuple[str, str]:
     except UnicodeEncodeError:
         return "#", "."
     return "█", "░"
-
-
-def _pending(stats: QueueStats) -> int:
-    return stats.ready + stats.unack + stats.uncommitted
 
 
 def _summary(

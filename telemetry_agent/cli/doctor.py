@@ -65,7 +65,7 @@ def _write(finding: Finding) -> None:
 
 
 def _fitted(text: str, indent: str, more: str = "") -> str:
-    """Broken between words where it is wider than the terminal. A file gets one line."""
+    """The text, wrapped to the width of the terminal; in a file it is one line."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     return textwrap.fill(
         text,

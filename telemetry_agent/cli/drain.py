@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import config_option, json_option, say
+from telemetry_agent.cli.options import config_option, json_option, progress_bar, say
 from telemetry_agent.config import loader
 from telemetry_agent.daemon.ask import ask
 
@@ -42,20 +42,10 @@ def _show_lines(answers: Iterator[dict[str, Any]]) -> None:
 
 
 def _show_bar(answers: Iterator[dict[str, Any]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - slow to import, and not needed elsewhere
-    from rich.progress import Progress  # noqa: PLC0415 - the same
-
-    delivered = 0
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("sending", total=None)
+    delivered, total = 0, None
+    with progress_bar("sending", transient=True) as show:
         for answer in answers:
-            first = progress.tasks[0].total is None
-            total = answer["pending"] if first else progress.tasks[0].total or 0
+            total = answer["pending"] if total is None else total
             delivered = answer["delivered"]
-            progress.update(
-                bar,
-                total=total,
-                completed=total - answer["pending"],
-                description=answer["state"],
-            )
+            show(total=total, completed=total - answer["pending"], description=answer["state"])
     click.echo(f"nothing is left: {delivered:,} delivered")

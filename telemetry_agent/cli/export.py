@@ -4,7 +4,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import config_option, instant_callback, say
+from telemetry_agent.cli.options import config_option, instant_callback, progress_bar, say
 from telemetry_agent.config import loader
 from telemetry_agent.daemon.ask import ask
 from telemetry_agent.daemon.ownership import root_again
@@ -69,13 +69,13 @@ def command(
     if day is not None:
         since = {"since_ms": round(day.timestamp() * 1000)}
         until = {"until_ms": round((day + timedelta(days=1)).timestamp() * 1000)}
-    in_folder = output is not None and output.is_dir()
     if name is None:
         name = output.suffix[1:].lower() if output else ""
         if name not in FORMATS:
             raise click.UsageError(f"--format is needed: one of {', '.join(FORMATS)}.")
     settings = loader.load(config_path).settings
-    gaps = Gaps.of_sampling(settings.sampling.interval_s, settings.sampling.heartbeat_s)
+    sampling = settings.sampling
+    gaps = Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s)
     question = {
         "ask": "export",
         "format": name,
@@ -85,24 +85,22 @@ def command(
         **until,
     }
     if trip is not None:
-        sampling = settings.sampling
-        parking = ParkingRule(
-            sampling.parked_radius_m or ParkingRule().radius_m, sampling.parked_after_s
-        )
+        radius_m = sampling.parked_radius_m or ParkingRule().radius_m
+        parking = ParkingRule(radius_m, sampling.parked_after_s)
         question |= {"trip": trip, "parking": list(map(float, parking))}
-    if in_folder and output is not None:
+    if output is not None and output.is_dir():
         device = settings.device + (f"-trip-{trip}" if trip else "")
         output /= _name(device, name, since.get("since_ms"), until.get("until_ms"))
     fixes = 0
-    seen = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
+    shows_bar = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with (
         closing(ask(settings, question, note=say, come_back=output is not None)) as answers,
         _opened(output) as write,
-        _progress(seen=seen) as show,
+        progress_bar("exporting", shown=shows_bar) as show,
     ):
         for answer in answers:
             write(answer["text"].encode())
-            show(answer)
+            show(total=answer["stored"], completed=answer["read"])
             fixes = answer["fixes"]
     if output is not None:
         click.echo(f"{fixes:,} fixes are in {output}")
@@ -115,20 +113,6 @@ def _name(device: str, kind: str, since_ms: int | None, until_ms: int | None) ->
     if since_ms is None:
         since_ms = round(datetime.now(tz=UTC).timestamp() * 1000)
     return file_name(device, kind, since_ms, until_ms)
-
-
-@contextmanager
-def _progress(*, seen: bool) -> Iterator[Callable[[Mapping[str, Any]], object]]:
-    """A function that moves a progress bar by an answer; without a terminal it does nothing."""
-    if not seen:
-        yield lambda _answer: None
-        return
-    from rich.console import Console  # noqa: PLC0415 - slow to import
-    from rich.progress import Progress  # noqa: PLC0415 - the same
-
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("exporting", total=None)
-        yield lambda answer: progress.update(bar, total=answer["stored"], completed=answer["read"])
 
 
 @contextmanager

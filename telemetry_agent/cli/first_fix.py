@@ -1,48 +1,29 @@
 """The end of ``init``: the service runs, and its first position is recorded and delivered."""
 
 import contextlib
-import subprocess
 import threading
 from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.service import UNIT
+from telemetry_agent.cli.service import SERVICE_LOG
 from telemetry_agent.cli.status import lines, running
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import AgentError
 from telemetry_agent.snapshot import Snapshot
 
 _LOOK_EVERY_S = 0.5
-_LOG = f"`sudo journalctl -u {UNIT}`"
 
 
 def agent_status(queue_path: Path) -> Snapshot | None:
-    """What the running agent with this queue says, if there is one and it answers."""
+    """The status of the running agent with this queue; ``None`` if none answers."""
     with contextlib.suppress(AgentError):
         return running(queue_path)
     return None
 
 
-def has_unit() -> bool:
-    """Whether the service is installed and systemd runs."""
-    return Path("/run/systemd/system").is_dir() and _systemctl("cat", UNIT)[0]
-
-
-def start_service() -> None:
-    """Enable it, and start it with the config as it is now.
-
-    Raises:
-        AgentError: systemd refused.
-    """
-    for verb in ("enable", "restart"):
-        done, said = _systemctl(verb, UNIT)
-        if not done:
-            raise AgentError(f"systemctl {verb} {UNIT}: {said}", f"{_LOG} says why")
-
-
 def wait_for_delivery(queue_path: Path, limit_s: float) -> bool:
-    """Show how the first position comes and goes. Returns whether it was delivered."""
+    """Show how the first position is recorded and delivered. Returns whether it was delivered."""
     clock, tick = Clock(), threading.Event()
     until_s = clock.monotonic_s() + limit_s
     recorded, said = False, ""
@@ -70,7 +51,7 @@ def wait_for_delivery(queue_path: Path, limit_s: float) -> bool:
 def _say_what_is_missing(last: Snapshot | None, limit_s: float) -> None:
     click.echo(f"no position was delivered within {limit_s:.0f} s.", err=True)
     if last is None:
-        click.echo(f"The service is not running: {_LOG} says why.", err=True)
+        click.echo(f"The service is not running: {SERVICE_LOG} says why.", err=True)
         return
     for line in lines(last):
         click.echo(f"  {line}", err=True)
@@ -78,16 +59,3 @@ def _say_what_is_missing(last: Snapshot | None, limit_s: float) -> None:
         "The service keeps trying. `sudo telemetry-agent doctor` finds the cause and the remedy.",
         err=True,
     )
-
-
-def _systemctl(*arguments: str) -> tuple[bool, str]:
-    try:
-        done = subprocess.run(  # noqa: S603 - words of ours
-            ["systemctl", *arguments],  # noqa: S607 - where the system has it
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError as error:
-        return False, str(error.strerror)
-    return done.returncode == 0, done.stderr.strip()

@@ -13,23 +13,27 @@ import click
 
 from telemetry_agent.cli import first_fix, service
 from telemetry_agent.cli.options import duration_callback
-from telemetry_agent.cli.receiver_choice import choose_receiver, listen
+from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import QueueSettings, Settings
 from telemetry_agent.config.values import SHARED_NAMES
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint import EndpointChecks
+from telemetry_agent.doctor.findings import run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
-from telemetry_agent.doctor.runner import findings
-from telemetry_agent.doctor.server_presets import SERVERS, completed
-from telemetry_agent.doctor.server_recognition import told_by_answer, told_by_url
-from telemetry_agent.errors import AgentError, ConfigError, UsageError
+from telemetry_agent.doctor.reception import Patience, hear
+from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
+from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError
+from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.sources.machine import find_receivers
+from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.snapshot import Snapshot
 
+_PATIENCE = Patience(silent_s=5.0, position_s=1.5, none_s=5.0)
 _TRIAL_S = 12.0
-_MODE = 0o640  # it may come to hold secrets
-_WANT_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
+_MODE = 0o640  # users add secrets to it
+_NEEDS_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
 _SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
 
 
@@ -38,11 +42,11 @@ class _Answers:
     """What the config is made of."""
 
     device: str
-    source: str
-    baud: int | None
-    server: str
-    url: str
-    token_file: Path | None
+    source: str = "auto"
+    baud: int | None = None
+    server: str = "native"
+    url: str = "http://localhost/"
+    token_file: Path | None = None
 
     def text(self) -> str:
         """The config."""
@@ -64,6 +68,21 @@ class _Answers:
             lines.append(f"token_file = {json.dumps(str(self.token_file))}")
         return "\n".join([*lines, ""])
 
+    def settings(self) -> Settings:
+        """The settings of this config.
+
+        Raises:
+            UsageError: an answer is invalid.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder, "config.toml")
+            draft.write_text(self.text(), "utf-8")
+            try:
+                return loader.load(draft).settings
+            except ConfigError as error:
+                said = str(error).replace(f" [{draft}]", "").removeprefix("config: ")
+                raise UsageError(said) from None
+
 
 @click.command()
 @click.option(
@@ -80,7 +99,7 @@ class _Answers:
 @click.option(
     "--server",
     type=click.Choice(list(SERVERS)),
-    help="The kind of server (docs/servers.md). Default: recognized by its URL or answer.",
+    help="The kind of server (docs/servers.md). Default: recognised by its URL or answer.",
 )
 @click.option("--url", help="The endpoint. For a known kind of server its address is enough.")
 @click.option("--token-file", type=click.Path(path_type=Path), help="A file with the API key.")
@@ -120,9 +139,8 @@ def command(
     asks = sys.stdin.isatty()
     if url is None and not asks:
         raise UsageError("init needs --url, the endpoint that fixes go to")
-    options = _Answers(device or "x", source or "auto", baud, "native", url or "http://x/", None)
-    if fault := _fault(options):
-        raise UsageError(fault)
+    given = _Answers(device or "x", source or "auto", baud, url=url or _Answers.url)
+    given.settings()  # a wrong option is reported before anything is tried
     if start and not _may_start(path):
         raise UsageError(f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}")
     _may_write(path, asks=asks, force=force)
@@ -130,17 +148,18 @@ def command(
     if source is None and running is not None:
         source = running.receiver.source
         click.echo(f"the running agent reads {source}: {running.receiver.state}")
-    source = source or choose_receiver(asks=asks)
+    source = source or _choose_receiver(asks=asks)
     if source.startswith("/") and not (running and _same(source, running)):
-        baud = listen(Path(source), baud)
+        baud = _listen(Path(source), baud)
     device = device or _ask_device(asks=asks)
-    answers = _ask_server(_Answers(device, source, baud, "native", "", token_file), server, url)
+    answers = _Answers(device, source, baud, token_file=token_file)
+    answers = _ask_server(answers, server, url, asks=asks)
     settings = _write(path, answers.text())
     click.echo(f"wrote {path}")
     if hint := SERVERS[answers.server].hint.format(device=settings.device):
         click.echo(f"To do: {hint}")
     if _starts(start, path, asks=asks):
-        first_fix.start_service()
+        service.start_service()
         click.echo("the service runs; waiting for the first position …")
         return 0 if first_fix.wait_for_delivery(settings.queue.path, wait_s) else 1
     if running is not None:
@@ -165,7 +184,7 @@ def _may_write(path: Path, *, asks: bool, force: bool) -> None:
 
 
 def _queue_path(config: Path) -> Path:
-    """Where an agent with this config, or none, would be found."""
+    """The queue of this config, or the default one if there is none yet."""
     with contextlib.suppress(ConfigError):
         return loader.load(config).settings.queue.path
     return QueueSettings().path
@@ -173,6 +192,51 @@ def _queue_path(config: Path) -> Path:
 
 def _same(source: str, running: Snapshot) -> bool:
     return Path(source).resolve() == Path(running.receiver.source).resolve()
+
+
+def _choose_receiver(*, asks: bool) -> str:
+    """The value for ``gps.source``: the best receiver that the user agrees to."""
+    found = find_receivers()
+    for place, candidate in enumerate(found, 1):
+        note = "" if candidate.safe else f"  ({candidate.blocked or 'may be something else'})"
+        click.echo(f"{place}. {candidate.path}: {candidate.label}{note}")
+    # 0: none. A port that may be another device's is opened only if the user chooses it.
+    number = next((n for n, candidate in enumerate(found, 1) if candidate.safe), 0)
+    if found and asks:
+        number = click.prompt(
+            "Which one is the receiver? (0: none of these)",
+            type=click.IntRange(0, len(found)),
+            default=number,
+        )
+    if number:
+        return str(found[number - 1].path)
+    why = "no receiver was chosen" if found else "no receiver is plugged in"
+    click.echo(f"{why}: the agent looks for one when it runs")
+    return "auto"
+
+
+def _listen(path: Path, baud: int | None) -> int | None:
+    """Show what the receiver sends; return its baud rate, or None if it is unknown."""
+    click.echo(f"listening to {path} …")
+    source = SerialSource(path, baud)
+    try:
+        source.open()
+        decoder = Decoder(fix_rollover=True, baud=source.baud)
+        heard = hear(source, decoder, _PATIENCE, Clock())
+    except SourceError as error:
+        click.echo(f"  {error}")
+        return baud
+    finally:
+        source.close()
+    speed = f" at {source.baud} baud" if source.baud else ""
+    if (fix := heard.fix) is not None:
+        place = f"{fix.lat_e9 / 1e9:.5f}, {fix.lon_e9 / 1e9:.5f}"
+        click.echo(f"  {fix.mode}D fix{speed}: {place}, {fix.sats or 0} satellites")
+    elif heard.types:
+        click.echo(f"  it sends NMEA{speed} and has no fix yet; under open sky that takes a minute")
+    else:
+        click.echo("  nothing that can be read yet; telemetry-agent decode shows what comes")
+    return source.baud
 
 
 def _ask_device(*, asks: bool) -> str:
@@ -183,44 +247,44 @@ def _ask_device(*, asks: bool) -> str:
         click.echo(f"many devices are called {host!r}: a serial number makes the name unique")
     while asks:
         answer: str = click.prompt("This device's name", default=proposal)
-        if (fault := _fault(_Answers(answer, "auto", None, "native", "http://x/", None))) is None:
+        try:
+            _Answers(answer).settings()
+        except UsageError as error:
+            click.echo(str(error))
+        else:
             return answer
-        click.echo(fault)
     return proposal
 
 
-def _ask_server(answers: _Answers, server: str | None, url: str | None) -> _Answers:
+def _ask_server(answers: _Answers, server: str | None, url: str | None, *, asks: bool) -> _Answers:
     """Which server. On a terminal, ask until the URL is valid and the user accepts the result."""
-    asks = sys.stdin.isatty()
     while True:
         given = url or click.prompt("The server's URL")
         try:
-            if fault := _fault(replace(answers, url=given)):
-                raise UsageError(fault)
+            replace(answers, url=given).settings()
             kind, address = _kind_of(given, server, asks=asks)
             address = completed(kind, address)
             token = _ask_token(kind, answers.token_file, asks=asks)
             found = replace(answers, server=kind, url=address, token_file=token)
-            if fault := _fault(found):
-                raise UsageError(fault)
+            settings = found.settings()
         except AgentError as error:
             if not asks:
                 raise
             click.echo(str(error))
             url = None
             continue
-        good = _try_endpoint(found)
-        if good or not asks or click.confirm("Use this server all the same?", default=True):
+        good = _try_endpoint(settings)
+        if good or not asks or click.confirm("Use this server anyway?", default=True):
             return found
         url = None
 
 
 def _kind_of(url: str, server: str | None, *, asks: bool) -> tuple[str, str]:
-    """The kind of server, and the URL as it is known from then on."""
+    """The kind of server, and its URL for fixes."""
     if server is not None:
         return server, url
-    known, why = told_by_url(url), "its URL"
-    if known is None and (answer := told_by_answer(url)) is not None:
+    known, why = server_by_url(url), "its URL"
+    if known is None and (answer := server_by_answer(url)) is not None:
         (known, url), why = answer, "its answer"
     if known is not None:
         click.echo(f"kind of server by {why}: {known}")
@@ -239,8 +303,8 @@ def _kind_of(url: str, server: str | None, *, asks: bool) -> tuple[str, str]:
 def _ask_token(kind: str, given: Path | None, *, asks: bool) -> Path | None:
     while True:
         path = given
-        if path is None and asks and kind in _WANT_TOKEN:
-            said = click.prompt(f"A file with the {_WANT_TOKEN[kind]} (empty: later)", default="")
+        if path is None and asks and kind in _NEEDS_TOKEN:
+            said = click.prompt(f"A file with the {_NEEDS_TOKEN[kind]} (empty: later)", default="")
             path = Path(said) if said else None
         if path is None:
             return None
@@ -252,7 +316,7 @@ def _ask_token(kind: str, given: Path | None, *, asks: bool) -> Path | None:
 
 
 def _unreadable(path: Path) -> str | None:
-    """Why the service could not read a file, and the remedy; root's own eyes prove nothing."""
+    """Why the service could not read a file, and the remedy; that root can read it is no proof."""
     try:
         path.stat()
     except PermissionError:
@@ -262,18 +326,6 @@ def _unreadable(path: Path) -> str | None:
     service = AgentChecks(QueueSettings().path, planned=os.geteuid() == 0)
     found = service.unreadable("upload.token_file", path.absolute())
     return None if found is None else str(found)
-
-
-def _fault(answers: _Answers) -> str | None:
-    """The error of the config that these answers make."""
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder, "config.toml")
-        draft.write_text(answers.text(), "utf-8")
-        try:
-            loader.load(draft)
-        except ConfigError as error:
-            return str(error).replace(f" [{draft}]", "").removeprefix("config: ")
-    return None
 
 
 def _write(path: Path, text: str) -> Settings:
@@ -297,15 +349,10 @@ def _write(path: Path, text: str) -> Settings:
     return settings
 
 
-def _try_endpoint(answers: _Answers) -> bool:
-    """Check the endpoint without sending a position, and report it. Returns whether all is well."""
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder, "config.toml")
-        draft.write_text(answers.text(), "utf-8")
-        settings = loader.load(draft).settings
-    agent = AgentChecks(settings.queue.path)
-    endpoint = EndpointChecks(settings.upload, settings.device, agent)
-    found = list(findings(endpoint.checks(), limit_s=_TRIAL_S))
+def _try_endpoint(settings: Settings) -> bool:
+    """Check the endpoint without sending a position, and report it. Returns whether it passed."""
+    endpoint = EndpointChecks(settings.upload, settings.device, AgentChecks(settings.queue.path))
+    found = list(run_checks(endpoint.checks(), limit_s=_TRIAL_S))
     for each in found:
         if each.verdict in {"warn", "fail"} or (each.name, each.verdict) == ("answer", "pass"):
             remedy = f"; {each.remedy}" if each.remedy else ""
@@ -316,15 +363,14 @@ def _try_endpoint(answers: _Answers) -> bool:
 
 def _may_start(path: Path) -> bool:
     """Whether this command can start the service, and the service reads this config."""
-    has_systemd = Path("/run/systemd/system").is_dir()
-    return os.geteuid() == 0 and path == DEFAULT_PATHS[0] and has_systemd
+    return os.geteuid() == 0 and path == DEFAULT_PATHS[0] and service.has_systemd()
 
 
 def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
     """Whether to start the service; installs it if there is none."""
     if start is False or not (start or asks) or not _may_start(path):
         return False
-    if not first_fix.has_unit():
+    if not service.has_unit():
         if not (start or click.confirm("There is no service yet. Install it?", default=True)):
             return False
         service.install_service()
@@ -332,6 +378,6 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
 
 
 def _next_step(path: Path) -> str:
-    if path == DEFAULT_PATHS[0] and first_fix.has_unit():
+    if path == DEFAULT_PATHS[0] and service.has_unit():
         return f"sudo systemctl enable --now {service.UNIT}"
     return f"telemetry-agent run --config {path}"

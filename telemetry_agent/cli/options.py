@@ -1,6 +1,9 @@
-"""Options that several commands share."""
+"""Options and output that several commands share."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Report as JS
 def say(text: str) -> None:
     """Write a note to standard error."""
     click.echo(f"telemetry-agent: {text}", err=True)
+
+
+@contextmanager
+def progress_bar(
+    text: str, *, shown: bool = True, transient: bool = False
+) -> Iterator[Callable[..., None]]:
+    """A function that updates a bar on standard error; if it is not ``shown``, it does nothing."""
+    if not shown:
+        yield lambda **_fields: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import
+    from rich.progress import Progress  # noqa: PLC0415 - the same
+
+    with Progress(console=Console(stderr=True), transient=transient) as progress:
+        yield partial(progress.update, progress.add_task(text, total=None))
 
 
 def duration_callback(

@@ -35,12 +35,12 @@ def command() -> None:
 @config_option
 @json_option
 def stats(config_path: Path | None, *, as_json: bool) -> None:
-    """How many fixes are ready, unack, acked and ack_failed."""
+    """Count the fixes that are ready, unack, acked and ack_failed."""
     question = {"ask": "queue stats"}
     try:
         settings = loader.load(config_path).settings
     except AgentError as error:
-        try:  # the service may run all the same, by its last good config
+        try:  # the service may run with its last good config
             (counts,) = client.ask(None, question)
         except client.NoAgentError:
             raise error from None
@@ -61,16 +61,16 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 @command.command("list")
 @config_option
 @json_option
-@click.option("--state", type=click.Choice(_STATES), help="Only these; default: all.")
+@click.option("--state", type=click.Choice(_STATES), help="Only fixes in this state. Default: all.")
 @click.option(
     "--limit",
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="The most to show, from the oldest on; 0: all.",
+    help="How many to show, from the oldest on; 0: all.",
 )
 def fixes(config_path: Path | None, *, as_json: bool, state: str | None, limit: int) -> None:
-    """The fixes in the queue in the order of recording: name, time, state, reason."""
+    """List the fixes in the order of recording: name, time, state, reason."""
     question = {"ask": "queue list", "state": state, "limit": limit + 1 if limit else None}
     for shown, fix in enumerate(ask(_settings(config_path), question, note=say)):
         if shown and shown == limit:
@@ -94,13 +94,14 @@ def _named(function: F) -> F:
 def _read_names(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> list[tuple[str, int]]:
-    found = [_NAME.fullmatch(value) for value in values]
-    for value, match in zip(values, found, strict=True):
+    names = []
+    for value in values:
+        match = _NAME.fullmatch(value)
         if match is None:
-            raise click.BadParameter(
-                f"{value!r} is not a name: give STREAM:SEQ, as in `queue list`"
-            )
-    return [(match[1], int(match[2])) for match in found if match]
+            said = f"{value!r} is not a name: give STREAM:SEQ, as in `queue list`"
+            raise click.BadParameter(said)
+        names.append((match[1], int(match[2])))
+    return names
 
 
 @command.command()
@@ -118,13 +119,12 @@ def retry(
 ) -> None:
     """Put dead letters back: they are sent again."""
     if reason is None:
-        _change(config_path, "retry", "retried", names, everything=everything, as_json=as_json)
-        return
-    if names or everything:
+        which = _which(names, everything=everything)
+    elif names or everything:
         raise click.UsageError("--reason excludes names and --all.")
-    asked = {"ask": "queue retry", "reason": reason}
-    (answer,) = ask(_settings(config_path), asked, note=say)
-    click.echo(json.dumps(answer) if as_json else f"{answer['retried']} fixes retried")
+    else:
+        which = {"reason": reason}
+    _change(config_path, "retry", "retried", which, as_json=as_json)
 
 
 @command.command()
@@ -141,34 +141,28 @@ def discard(
     yes: bool,
 ) -> None:
     """Delete dead letters. They count as lost from then on."""
-    _check(names, everything=everything)
+    which = _which(names, everything=everything)
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("Without a terminal, --yes is needed.")
         what = "all dead letters" if everything else f"{len(names)} dead letters"
         click.confirm(f"Delete {what} for good?", abort=True, err=True)
-    _change(config_path, "discard", "discarded", names, everything=everything, as_json=as_json)
+    _change(config_path, "discard", "discarded", which, as_json=as_json)
 
 
-def _check(names: list[tuple[str, int]], *, everything: bool) -> None:
+def _which(names: list[tuple[str, int]], *, everything: bool) -> dict[str, Any]:
+    """The part of a question that names dead letters."""
     if bool(names) == everything:
         raise click.UsageError("Name the dead letters (`queue list --state ack_failed`), or --all.")
+    return {"all": True} if everything else {"names": list(map(list, dict.fromkeys(names)))}
 
 
 def _change(
-    config_path: Path | None,
-    act: str,
-    done: str,
-    names: list[tuple[str, int]],
-    *,
-    everything: bool,
-    as_json: bool,
+    config_path: Path | None, act: str, done: str, which: dict[str, Any], *, as_json: bool
 ) -> None:
-    _check(names, everything=everything)
-    asked: dict[str, Any] = {"all": True} if everything else {"names": list(map(list, names))}
-    (answer,) = ask(_settings(config_path), {"ask": f"queue {act}", **asked}, note=say)
+    (answer,) = ask(_settings(config_path), {"ask": f"queue {act}", **which}, note=say)
     click.echo(json.dumps(answer) if as_json else f"{answer[done]} fixes {done}")
-    missing = len(set(names)) - answer[done]
+    missing = len(which.get("names", ())) - answer[done]
     if missing > 0:
         raise AgentError(f"dead letters not found: {missing} of these names")
 
@@ -197,12 +191,11 @@ def resend(
     a time before the newest fix: 2h. Or by name, --stream, --from and --to, as `receive --audit`
     names what an endpoint misses.
     """
-    named = stream is not None and first is not None and last is not None
-    is_named = [value is not None for value in (stream, first, last)]
-    if any(is_named) == bool(since) or any(is_named) != named or (named and until):
+    names = {"stream": stream, "from": first, "to": last}
+    given = [value for value in names.values() if value is not None]
+    if bool(given) == bool(since) or len(given) not in {0, len(names)} or (given and until):
         raise click.UsageError("Give --since, or --stream with --from and --to.")
-    names = {"stream": stream, "from": first, "to": last} if named else {}
-    question = {"ask": "queue resend", **since, **until, **names}
+    question = {"ask": "queue resend", **since, **until, **(names if given else {})}
     (answer,) = ask(_settings(config_path), question, note=say)
     click.echo(json.dumps(answer) if as_json else f"{answer['resent']} fixes are sent again")
 
@@ -211,9 +204,9 @@ def resend(
 @config_option
 @json_option
 def verify(config_path: Path | None, *, as_json: bool) -> None:
-    """Check that everything is as it was stored. Changes nothing.
+    """Check that all fixes are as they were stored. Changes nothing.
 
-    Exit status: 0 if it is; 74 if something is damaged, or is still to be carried over.
+    The exit status is 0 if they are, and 74 if something is damaged or is still to be carried over.
     """
     settings = _settings(config_path)
     *_, report = ask(settings, {"ask": "queue verify"}, note=say)
@@ -232,7 +225,7 @@ def verify(config_path: Path | None, *, as_json: bool) -> None:
 
 
 def _findings(report: dict[str, Any]) -> Iterator[str]:
-    """A report in plain words."""
+    """The lines of a report."""
     yield f"structure: {report['structure']}"
     if "rows" in report:
         yield (

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -97,11 +98,8 @@ def _audit(db: Path) -> int:
         raise StorageError(
             f"the database {db} does not exist: name the database of `receive` with --db"
         )
-    store = FixDatabase(db)
-    try:
-        audits = store.audits()
-    finally:
-        store.close()
+    with closing(FixDatabase(db)) as database:
+        audits = database.audits()
     for each in audits:
         click.echo("\n".join(lines(each)))
     if not audits:

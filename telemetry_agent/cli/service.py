@@ -1,7 +1,7 @@
 """``service install | uninstall``: the systemd unit, for an installation by pip, pipx or uv.
 
-A Debian package brings all of it itself. What is written here says so in its first line, and only
-that is removed again.
+A Debian package provides all of it itself. Each file that is written here says so in its first
+line, and only such files are removed again.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.daemon.ownership import root_again
+from telemetry_agent.doctor.permissions import HIDDEN, STATE_DIRECTORY
 from telemetry_agent.errors import AgentError, UsageError
 
 UNIT = "telemetry-agent.service"
@@ -31,11 +31,9 @@ _FILES = {
     "tmpfiles.d/telemetry-agent.conf": _TMPFILES,
 }
 _LINK = Path("/usr/local/bin", _NAME)
-_STATE = Path("/var/lib", _NAME)
 _CONFIG = Path("/etc", _NAME)
 _CREDENTIALS = ("token", "password", "client_key", "page_token")
-HIDDEN = ("/home", "/root", "/run/user")
-"""What ProtectHome hides from the service."""
+SERVICE_LOG = f"`sudo journalctl -u {UNIT}`"
 
 
 @click.group()
@@ -70,11 +68,13 @@ def uninstall(*, purge: bool) -> None:
             path.unlink()
         _run("systemctl", "daemon-reload")
     elif not purge:
-        raise AgentError("the service is not installed: --purge deletes what an earlier one left")
+        raise AgentError("the service is not installed: --purge deletes what it left behind")
     if purge:
         _purge()
     else:
-        click.echo(f"{UNIT} was removed; {_STATE} and {_CONFIG} stay (--purge deletes them)")
+        click.echo(
+            f"{UNIT} was removed; {STATE_DIRECTORY} and {_CONFIG} stay (--purge deletes them)"
+        )
 
 
 def install_service() -> None:
@@ -103,6 +103,25 @@ def install_service() -> None:
     _run("systemctl", "enable", UNIT)
 
 
+def has_unit() -> bool:
+    """Whether the service is installed and systemd runs."""
+    if has_systemd():
+        with contextlib.suppress(AgentError):
+            _run("systemctl", "cat", UNIT)
+            return True
+    return False
+
+
+def start_service() -> None:
+    """Enable it, and start it with the config as it is now.
+
+    Raises:
+        AgentError: systemd refused.
+    """
+    for verb in ("enable", "restart"):
+        _run("systemctl", verb, UNIT, remedy=f"{SERVICE_LOG} says why")
+
+
 def program() -> Path:
     """The command of this installation."""
     return Path(sysconfig.get_path("scripts"), _NAME)
@@ -111,9 +130,9 @@ def program() -> Path:
 def unfit(paths: Sequence[Path]) -> str | None:
     """Why the service could not run what is at ``paths``, and the remedy."""
     for path in paths:
-        if any(path.is_relative_to(hidden) for hidden in HIDDEN):
+        if hidden := next((each for each in HIDDEN if path.is_relative_to(each)), None):
             return (
-                f"{path} is below a home folder, which the service cannot see (ProtectHome): "
+                f"{path} is below {hidden}, which the service cannot see: "
                 f"`sudo pipx install --global '{_NAME}[page]'`, then "
                 f"`sudo {_LINK} service install`"
             )
@@ -132,28 +151,32 @@ def _source() -> Path:
 def _need_root_and_systemd(what: str) -> None:
     if os.geteuid():
         raise UsageError(f"service {what} needs root: use sudo")
-    if not Path("/run/systemd/system").is_dir():
+    if not has_systemd():
         raise AgentError("systemd is not running: start `telemetry-agent run` in another way")
 
 
+def has_systemd() -> bool:
+    """Whether systemd runs this machine."""
+    return Path("/run/systemd/system").is_dir()
+
+
 def _purge() -> None:
-    click.echo(f"deleting {_STATE} with {_undelivered()} undelivered fixes, and {_CONFIG}")
-    with root_again():  # the queue was looked at as its owner
-        for folder in (_STATE, _CONFIG, Path(f"/etc/systemd/system/{UNIT}.d")):
-            if folder.is_symlink():
-                folder.unlink()
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
-        for name in _CREDENTIALS:
-            Path(f"/etc/credstore/{_NAME}.{name}").unlink(missing_ok=True)
-        with contextlib.suppress(KeyError):
-            pwd.getpwnam(_NAME)
-            _run("userdel", _NAME)
+    click.echo(f"deleting {STATE_DIRECTORY} with {_undelivered()} undelivered fixes, and {_CONFIG}")
+    for folder in (STATE_DIRECTORY, _CONFIG, Path(f"/etc/systemd/system/{UNIT}.d")):
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    for name in _CREDENTIALS:
+        Path(f"/etc/credstore/{_NAME}.{name}").unlink(missing_ok=True)
+    with contextlib.suppress(KeyError):
+        pwd.getpwnam(_NAME)
+        _run("userdel", _NAME)
 
 
 def _undelivered() -> str:
-    """Asked of a process of its own, which becomes the queue's owner for good."""
-    queue_path = _STATE / "queue.db"
+    """How many fixes wait; a process of its own looks, as it becomes the queue's owner for good."""
+    queue_path = STATE_DIRECTORY / "queue.db"
     if not queue_path.exists():
         return "0"
     argv = [sys.executable, "-P", "-m", "telemetry_agent", "queue", "stats", "--json"]
@@ -185,10 +208,11 @@ def _write(path: Path, text: str) -> None:
         raise AgentError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _run(*argv: str) -> None:
+def _run(*argv: str, remedy: str = "") -> None:
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - words of ours
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     except OSError as error:
         raise AgentError(f"cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode:
-        raise AgentError(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip()}")
+        said = f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip()}"
+        raise AgentError(said, remedy)

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import SourceError
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
 
@@ -57,9 +56,5 @@ def _epochs(recording: Path | None, rate: float) -> Iterator[Iterable[bytes]]:
     if recording is None:
         yield Drive(Clock().wall_ms(), interval_ms=round(1000 / rate) if rate else 1000)
         return
-    try:
-        file = recording.open("rb")
-    except OSError as error:
-        raise SourceError(f"cannot read {recording}: {error.strerror}") from error
-    with file:
+    with recording.open("rb") as file:
         yield replay(file)

@@ -1,20 +1,19 @@
-"""The running agent, if there is one: it has the receiver and the queue, so it is asked.
+"""The running agent, if there is one: it holds the receiver and the queue, so it is asked.
 
-Its answers come over the control socket. ``status`` is for everybody; listening to the receiver
-is for root and the agent's own user and group.
+Its answers come over the control socket. Every user may ask for ``status``; only root and the
+agent's own user and group may listen to the receiver.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent import __version__
+from telemetry_agent import __version__, addresses
 from telemetry_agent.ackqueue.file.lock import check_at_rest
-from telemetry_agent.clock import span
-from telemetry_agent.config.settings import GpsSettings
+from telemetry_agent.clock import Clock, span
 from telemetry_agent.daemon import client
-from telemetry_agent.doctor import now
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import (
     HIDDEN,
@@ -23,14 +22,35 @@ from telemetry_agent.doctor.permissions import (
     agents_account,
     owner_of,
 )
-from telemetry_agent.errors import Advice, AgentError, QueueLockedError, SourceError
-from telemetry_agent.gnss.sources import EndOfSourceError
-from telemetry_agent.model import ReceiverState
-from telemetry_agent.snapshot import Snapshot, read
+from telemetry_agent.doctor.reception import Patience
+from telemetry_agent.errors import Advice, AgentError, QueueLockedError
+from telemetry_agent.snapshot import QueueView, Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
 
-RESTART = "`sudo systemctl restart telemetry-agent`; `sudo journalctl -u telemetry-agent` says more"
+RELOAD = "`sudo systemctl reload telemetry-agent`"
+RESTART = (
+    "`sudo systemctl restart telemetry-agent`; `sudo journalctl -u telemetry-agent` shows its log"
+)
+_BY_THE_DISK = {"damaged", "memory"}
+"""The reasons for a loss by a fault of the disk, not by a setting or a command."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the checks look at that is not in the config."""
+
+    clock: Clock = field(default_factory=Clock)
+    root: Path = Path("/")
+    """Where /dev, /proc and /sys are."""
+    resolve: addresses.Resolve = addresses.resolve
+    ask: Ask = client.ask
+    """Asks the agent that has a queue."""
+    user: str = SERVICE_USER
+    """Who runs the service."""
+    hidden: tuple[Path, ...] = HIDDEN
+    """What the service does not see."""
+    patience: Patience = field(default_factory=Patience)
 
 
 class AgentChecks:
@@ -38,61 +58,46 @@ class AgentChecks:
 
     Args:
         queue_path: the queue.
-        ask: puts a question to the agent.
-        user: who runs it as a service.
-        hidden: what the service does not see.
-        planned: the service is yet to be set up.
+        machine: what the checks look at.
+        planned: the service is not set up yet.
     """
 
     def __init__(
-        self,
-        queue_path: Path,
-        ask: Ask = client.ask,
-        user: str = SERVICE_USER,
-        hidden: tuple[Path, ...] = HIDDEN,
-        *,
-        planned: bool = False,
+        self, queue_path: Path, machine: Machine | None = None, *, planned: bool = False
     ) -> None:
-        self._hidden = hidden
+        self.machine = machine or Machine()
         self.status: Snapshot | None = None
-        """What it reports of itself; ``None`` where none runs. Known once ``examine`` was."""
+        """What it reports; ``None`` if none runs. Known after ``examine``."""
         self._queue_path = queue_path
-        self._ask = ask
-        self._user = user
         self._planned = planned
 
     @property
     def pid(self) -> int | None:
-        """Of the agent that runs."""
+        """Its process, if it runs."""
         return None if self.status is None else self.status.pid
 
     @property
     def account(self) -> SystemUser:
         """Who runs it, or would."""
-        return agents_account(self.pid, self._user)
-
-    @property
-    def user(self) -> str:
-        """The name of who runs it, or will."""
-        return self._user if self._planned else self.account.name
+        return agents_account(self.pid, self.machine.user)
 
     def hides(self, path: Path) -> Path | None:
-        """The folder, hidden from the service, that this path is in; ``None``: it is seen."""
-        if self.account.name != self._user and not self._planned:
+        """The folder, hidden from the service, that this path is in; ``None``: none."""
+        if self.account.name != self.machine.user and not self._planned:
             return None
         resolved = path.resolve()
-        return next((each for each in self._hidden if resolved.is_relative_to(each)), None)
+        return next((each for each in self.machine.hidden if resolved.is_relative_to(each)), None)
 
-    def cannot_judge(self) -> bool:
-        """Whether the asker is another user than the one whose rights count."""
+    def is_other_user(self) -> bool:
+        """Whether this user is neither root nor the one whose rights count."""
         return os.geteuid() not in {0, self.account.uid}
 
     def unreadable(self, key: str, path: Path) -> Advice | None:
         """Why the agent cannot read the file that ``key`` names, and the remedy.
 
-        What nobody can tell, such as a file that is not there, is left to whoever reads it.
+        ``None`` also if that is not known, as for a missing file: reading it reports the error.
         """
-        name = self.user
+        name = self.machine.user if self._planned else self.account.name
         copy = (
             f"`sudo install -D -o {name} -m 600 {path} /etc/telemetry-agent/{path.name}`, and set "
             f'{key} = "/etc/telemetry-agent/{path.name}"'
@@ -115,10 +120,10 @@ class AgentChecks:
 
     def answers(self, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Ask it."""
-        return self._ask(self._queue_path, question)
+        return self.machine.ask(self._queue_path, question)
 
     def examine(self) -> Iterator[Finding]:
-        """Does it run, and does it answer: ``agent``."""
+        """``agent``: does it run, and does it answer."""
         try:
             self.status = read(Snapshot, next(self.answers({"ask": "status"})))
         except client.NoAgentError:
@@ -135,21 +140,22 @@ class AgentChecks:
         config, storage = self.status.config, self.status.storage
         if config is not None:
             said += f", with the last good config: {config.last_error}"
-            remedy = "correct the config, then `sudo systemctl reload telemetry-agent`"
-            yield failed("agent", said, remedy)
+            yield failed("agent", said, f"correct the config, then {RELOAD}")
         elif storage is not None and storage.state == "runtime":
             remedy = "see the checks of the state directory and of the file system"
             yield warned("agent", f"{said}; {storage.last_error}", remedy)
         elif version == __version__:
             yield passed("agent", said)
         else:
-            said += f", but installed is version {__version__}"
+            said += f", but version {__version__} is installed"
             yield warned("agent", said, "`sudo systemctl restart telemetry-agent`")
 
     def delivery(self) -> Iterator[Finding]:
-        """How its uploads do: ``delivery``."""
-        status = self.status
-        yield skipped("delivery", "no agent runs") if status is None else now.delivery(status)
+        """``delivery``: the state of its uploads."""
+        if self.status is None:
+            yield skipped("delivery", "no agent runs")
+        else:
+            yield delivery(self.status)
 
     def _absent(self) -> Finding:
         try:
@@ -158,62 +164,53 @@ class AgentChecks:
             return failed("agent", f"{error.message}, and does not answer", RESTART)
         remedy = (
             "`sudo systemctl enable --now telemetry-agent`; "
-            "`sudo journalctl -u telemetry-agent` says why it stopped"
+            "`sudo journalctl -u telemetry-agent` shows why it stopped"
         )
         return warned("agent", "does not run: nothing is recorded now", remedy)
 
 
-class TapSource:
-    """The receiver as the running agent hears it.
-
-    Args:
-        queue_path: the agent's queue.
-        for_s: how long to listen.
-        ask: puts the question to the agent.
-        gps: what the agent reads.
-    """
-
-    name = "the agent's receiver"
-    rejected: Mapping[str, int] = {}
-
-    def __init__(self, queue_path: Path, for_s: float, ask: Ask, gps: GpsSettings) -> None:
-        a_line = gps.source.startswith(("/", "auto"))
-        self.baud = gps.baud if a_line and gps.baud != "auto" else None
-        self.live = not gps.source.startswith("file:")
-        self._queue_path = queue_path
-        self._for_s = for_s
-        self._ask = ask
-        self._answers: Iterator[dict[str, Any]] = iter(())
-
-    def open(self) -> None:
-        """See ``Source.open``."""
-        self._answers = self._ask(self._queue_path, {"ask": "tap", "for_s": self._for_s})
-        try:
-            self.name = next(self._answers)["source"]
-        except AgentError as error:
-            raise SourceError(error.message, error.remedy) from error
-
-    def read(self, timeout_s: float) -> bytes:  # noqa: ARG002 - the agent ends the wait
-        """See ``Source.read``."""
-        try:
-            answer = next(self._answers, None)
-        except AgentError as error:
-            raise SourceError(error.message, error.remedy) from error
-        if answer is None:
-            raise EndOfSourceError
-        return str(answer.get("raw", "")).encode("latin-1")
-
-    def cancel(self) -> None:
-        """See ``Source.cancel``: nobody does."""
-
-    def close(self) -> None:
-        """See ``Source.close``."""
-        self._answers = iter(())
-
-    def advice(self, state: ReceiverState, heard: bytes) -> Advice:  # noqa: ARG002
-        """See ``Source.advice``."""
-        return Advice(
-            f"the agent finds {self.name} {state}",
-            "check the receiver's wiring, power and gps.baud; `sudo journalctl -u telemetry-agent` "
-            "says more",
+def queue(queue: QueueView) -> Finding:
+    """``queue``, which the running agent checks itself: each position when it sends it."""
+    said = f"{_waiting(queue)}, {queue.delivered} delivered ones are kept"
+    lost = ", ".join(
+        f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
+    )
+    if lost:
+        remedy = "the disk loses or refuses data: replace it"
+        return warned("queue", f"{said}; lost: {lost}", remedy)
+    if queue.full:
+        said += "; it is full: queue.when_full decides what is discarded"
+        remedy = (
+            "restore the connection to the endpoint, set a larger queue.max_size, or free disk "
+            "space"
         )
+        return warned("queue", said, remedy)
+    if dead := sum(queue.dead_letters.values()):
+        remedy = (
+            "`sudo telemetry-agent queue list --state ack_failed` shows the reasons; "
+            "`sudo telemetry-agent queue retry --all` sends them again"
+        )
+        return warned("queue", f"{said}; the endpoint refused {dead}", remedy)
+    return passed("queue", said)
+
+
+def _waiting(queue: QueueView) -> str:
+    return "1 position waits" if queue.pending == 1 else f"{queue.pending} positions wait"
+
+
+def delivery(state: Snapshot) -> Finding:
+    """``delivery``: the state of the running agent's uploads."""
+    upload, waiting = state.upload, _waiting(state.queue)
+    ago_s = upload.last_delivery_s
+    last = "nothing delivered yet" if ago_s is None else f"last delivery {span(ago_s)} ago"
+    said = f"{upload.state}: {last}, {waiting}"
+    if upload.complete_until is not None:
+        said += f", complete at the endpoint until {upload.complete_until}"
+    if upload.state == "ok":
+        return passed("delivery", said)
+    if upload.state == "held":
+        said = f"held: {upload.last_error or 'for an unknown reason'}; {waiting}"
+        return failed("delivery", said, f"correct the set-up, then {RELOAD}")
+    if upload.last_error:
+        said += f"; {upload.last_error}"
+    return warned("delivery", said, "nothing is lost; the agent tries again by itself")

@@ -1,4 +1,4 @@
-"""The endpoint: its name, a connection, its certificate, and what it answers to the agent."""
+"""The endpoint: credentials, its name, a connection, its certificate, and its answers."""
 
 import os
 import ssl
@@ -9,21 +9,17 @@ from urllib.parse import urlsplit
 
 from telemetry_agent.addresses import (
     Address,
-    Resolve,
     UnreachableError,
     is_literal,
     is_loopback,
     look_up_error,
-    resolve,
 )
-from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
-from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
+from telemetry_agent.doctor.findings import Check, Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
-from telemetry_agent.doctor.runner import Check
-from telemetry_agent.doctor.server_recognition import connected
+from telemetry_agent.doctor.servers import connected
 from telemetry_agent.doctor.trial import EndpointTrial
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.fields import rfc3339
@@ -34,7 +30,8 @@ from telemetry_agent.upload.http.dialer import Dialer
 _UNREACHED = {
     "refused": "start the server there, or correct the port in {key}",
     "no-route": "check the network: `ip route` shows routes, `mmcli -m any` the modem",
-    "silent": "a firewall may drop it, or the server is off: check the port, try from elsewhere",
+    "silent": "a firewall may drop it, or the server is off: check the port, try from another "
+    "network",
 }
 _TCP_S = 4.0
 _TLS_S = 4.0
@@ -47,7 +44,7 @@ _OTHER_NAME = {62, 64}
 _SECRET_KEYS = ("token_file", "password_file", "client_key", "proxy_password_file")
 
 CREDENTIALS = "/run/credentials/telemetry-agent.service"
-"""Where systemd keeps those of the service while that runs."""
+"""Where systemd puts the service's credentials while it runs."""
 
 
 class EndpointChecks:
@@ -57,10 +54,8 @@ class EndpointChecks:
         upload: the config.
         device: how the agent calls itself there.
         agent: must be able to read the secrets.
-        resolve: looks names up.
-        clock: the machine's clocks.
-        newest: the newest recorded fixes, to send one of them.
-        send: whether to, and what must be refused as well.
+        newest: the newest recorded fixes.
+        send: whether to send one of them, and requests that must be refused.
     """
 
     def __init__(
@@ -69,18 +64,16 @@ class EndpointChecks:
         device: str,
         agent: AgentChecks,
         *,
-        resolve: Resolve = resolve,
-        clock: Clock | None = None,
         newest: Callable[[], Sequence[Record]] = list,
         send: bool = False,
     ) -> None:
         self._upload = upload
         self._device = device
         self._agent = agent
-        self._is_blind = False  # the secrets cannot be seen, so no answer is judged by them
+        self._lacks_secrets = False  # without them, no refusal is the endpoint's fault
         self._credentials = Credentials()
-        self._resolve = resolve
-        self._clock = clock or Clock()
+        self._resolve = agent.machine.resolve
+        self._clock = agent.machine.clock
         self._newest = newest
         self._send = send
         self._host, self._port = upload.address
@@ -89,8 +82,8 @@ class EndpointChecks:
         self._socket: socket | None = None
 
     def checks(self, needs: tuple[str, ...] = ()) -> list[Check]:
-        """All of them; the first ``needs`` others."""
-        overdue = ("no name server answers", _SERVERS)
+        """All checks; ``needs``: what the first one needs."""
+        overdue = ("no name server answers", _NAME_SERVERS)
         return [
             Check(("credentials",), self.credentials, needs),
             Check(("name",), self.name, (), 4.0, overdue),
@@ -105,13 +98,13 @@ class EndpointChecks:
         ]
 
     def credentials(self) -> Iterator[Finding]:
-        """Can the agent read what it is to show there: ``credentials``."""
+        """``credentials``: can the agent read what it must send."""
         upload, name = self._upload, "credentials"
         keys = (*_SECRET_KEYS, "ca_file", "client_cert")
         files = {f"upload.{key}": path for key in keys if (path := getattr(upload, key))}
         unseen = [key for key, path in files.items() if _is_forbidden(path)]
-        if self._agent.cannot_judge() and (unseen or _is_forbidden(Path(CREDENTIALS))):
-            self._is_blind = True
+        if self._agent.is_other_user() and (unseen or _is_forbidden(Path(CREDENTIALS))):
+            self._lacks_secrets = True
             what = unseen[0] if unseen else "the service's credentials"
             yield warned(name, f"no permission to see {what}", "use sudo")
             return
@@ -124,13 +117,15 @@ class EndpointChecks:
             self._credentials.prepare()
         except ConfigError as error:
             remedy = "correct it, or use sudo" if os.geteuid() else "correct it"
-            yield failed(name, str(error).removeprefix("config: "), error.remedy or remedy)
+            yield failed(name, error.message, remedy)
             return
         for key in _SECRET_KEYS:
             if (path := getattr(upload, key)) and EVERYBODY.blocked_at(path) is None:
                 said = f"every user of this machine can read upload.{key}: {path}"
-                # Else the agent may be one of "every user", and locked out too.
-                remedy = f"`sudo chown {self._agent.user} {path} && sudo chmod o-rwx {path}`"
+                # chown first: the agent itself may read the file only as one of "every user".
+                remedy = (
+                    f"`sudo chown {self._agent.account.name} {path} && sudo chmod o-rwx {path}`"
+                )
                 yield warned(name, f"{said} ({owner_of(path)})", remedy)
                 return
         shown = [key.removeprefix("upload.") for key in files]
@@ -140,7 +135,7 @@ class EndpointChecks:
         yield passed(name, f"readable: {', '.join(shown)}" if shown else "none are set")
 
     def name(self) -> Iterator[Finding]:
-        """What address has it: ``name``."""
+        """``name``: does it have an address."""
         host = self._host
         try:
             self._addresses = self._resolve(host, self._port)
@@ -150,14 +145,14 @@ class EndpointChecks:
                 remedy = f"correct {self._key}, or the name server's entry"
                 yield failed("name", f"there is no host {host}", remedy)
             else:
-                yield failed("name", str(failure), _SERVERS)
+                yield failed("name", str(failure), _NAME_SERVERS)
             return
         found = dict.fromkeys(address.sockaddr[0] for address in self._addresses)
         numbers = f"{host} is an address: no name to look up"
         yield passed("name", numbers if is_literal(host) else f"{host} is {', '.join(found)}")
 
     def tcp(self) -> Iterator[Finding]:
-        """Does anybody take connections there: ``tcp``."""
+        """``tcp``: does it accept connections."""
         found = self._addresses
         try:
             self._socket = connected(lambda _host, _port: found, self._host, self._port, _TCP_S)
@@ -166,10 +161,10 @@ class EndpointChecks:
             yield failed("tcp", str(error), remedy.format(key=self._key))
         else:
             peer = Address(self._socket.family, self._socket.getpeername())
-            yield passed("tcp", f"{peer} takes connections")
+            yield passed("tcp", f"{peer} accepts connections")
 
     def tls(self) -> Iterator[Finding]:
-        """Does it prove who it is: ``tls``."""
+        """``tls``: does it prove its identity."""
         sock, self._socket = self._socket, None
         if not isinstance(sock, socket):
             raise TypeError("there is no connection")
@@ -178,7 +173,7 @@ class EndpointChecks:
                 yield self._plain()
                 return
             if self._upload.proxy:
-                yield skipped("tls", "behind the proxy: see answer")
+                yield skipped("tls", "checked through the proxy: see answer")
                 return
             try:
                 sock.settimeout(_TLS_S)
@@ -187,7 +182,7 @@ class EndpointChecks:
                 ) as tls:
                     yield self._certified(tls)
             except ssl.SSLCertVerificationError as error:
-                yield self._unjudged("tls") if self._is_blind else self._not_trusted(error)
+                yield self._unjudged("tls") if self._lacks_secrets else self._not_trusted(error)
             except TimeoutError:
                 remedy = "check that this port speaks TLS, and whether a firewall is on the way"
                 yield failed("tls", f"{self._host}:{self._port} does not answer", remedy)
@@ -197,13 +192,15 @@ class EndpointChecks:
                 yield failed("tls", f"no TLS there: {words.replace('_', ' ')}", remedy)
 
     def ask(self) -> Iterator[Finding]:
-        """Send what the agent would: ``authentication``, ``answer``, ``proof``."""
+        """``authentication``, ``answer``, ``proof``: what it answers to the agent's requests."""
         dialer = Dialer(self._clock, self._resolve)
         trial = EndpointTrial(self._upload, self._device, self._credentials, dialer, self._resolve)
         newest = self._newest() if self._send else ()
         for finding in trial.ask(newest):
-            blind = self._is_blind and finding.verdict == "fail"
-            yield self._unjudged(finding.name) if blind else finding
+            if self._lacks_secrets and finding.verdict == "fail":
+                yield self._unjudged(finding.name)
+            else:
+                yield finding
         if self._send:
             yield trial.proof(newest)
         else:
@@ -213,13 +210,13 @@ class EndpointChecks:
 
     def _unjudged(self, name: str) -> Finding:
         status = self._agent.status
-        said = "" if status is None else f"; the agent reports: uploads {status.upload.state}"
-        return skipped(name, f"not judged without the secrets, which sudo can see{said}")
+        said = "" if status is None else f"; the agent reports uploads as {status.upload.state}"
+        return skipped(name, f"not judged without the secrets, which sudo can read{said}")
 
     def _plain(self) -> Finding:
         if is_loopback(self._host):
             return skipped("tls", "plain http to this machine")
-        said = "plain http: everyone on the way can read the positions and take the server's place"
+        said = "plain http: others can read the positions on the way, or pose as the server"
         return warned("tls", said, "use https in upload.url")
 
     def _certified(self, tls: ssl.SSLSocket) -> Finding:
@@ -231,7 +228,8 @@ class EndpointChecks:
         said += f" until {_day(ssl.cert_time_to_seconds(ends))}"
         if left_s > _RENEW_DAYS * 86400:
             return passed("tls", said)
-        return warned("tls", f"{said}, {left_s / 86400:.0f} days", "renew the server's certificate")
+        said += f", {left_s / 86400:.0f} days left"
+        return warned("tls", said, "renew the server's certificate")
 
     def _not_trusted(self, error: ssl.SSLCertVerificationError) -> Finding:
         words, code = error.verify_message.rstrip("."), error.verify_code
@@ -246,7 +244,7 @@ class EndpointChecks:
             said = f"the certificate is for another name: {words}"
             remedy = "use the certificate's name in upload.url, or get one for this name"
         elif not self._credentials.ssl_context().cert_store_stats()["x509_ca"]:
-            said = "this machine trusts no certificate at all"
+            said = "this machine has no CA certificates"
             remedy = "`sudo apt install ca-certificates`"
         return failed("tls", said, remedy)
 
@@ -261,7 +259,7 @@ def _is_forbidden(path: Path) -> bool:
     return not os.access(path, os.R_OK, effective_ids=True)
 
 
-_SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"
+_NAME_SERVERS = "check the network (`ip route`) and the name servers in /etc/resolv.conf"
 _TRUST = "set upload.ca_file to the certificate of its CA, or of the server if that is self-signed"
 
 

@@ -1,11 +1,11 @@
-"""What the endpoint answered to the doctor, as findings: each server has its own way to say no."""
+"""Findings from the endpoint's answers: each kind of server refuses in its own way."""
 
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.doctor.server_presets import SERVERS, usual
+from telemetry_agent.doctor.servers import SERVERS, usual
 from telemetry_agent.model import Answer, Deferred, Delivered, Held, Outcome, Refused
 from telemetry_agent.upload.formats.clickhouse import exception_code
 from telemetry_agent.upload.interfaces import NoAnswer
@@ -19,43 +19,42 @@ _CLICKHOUSE_CREDENTIALS = {192, 193, 194, 195, 497, 516}
 _CLICKHOUSE_UNKNOWN_SETTING = 115
 _WANTS_TLS = (b"HTTPS port", b"HTTP request to an HTTPS server")  # nginx, Go
 
-_WHO = {
+_CREDENTIALS_REMEDIES = {
     "overland": "put Dawarich's API key into upload.token_file",
-    "influx": "InfluxDB 2 and 3 want upload.token_file, InfluxDB 1 upload.username and "
+    "influx": "InfluxDB 2 and 3 need upload.token_file, InfluxDB 1 needs upload.username and "
     "upload.password_file",
     "clickhouse": "correct upload.username and upload.password_file, and grant it INSERT",
     "owntracks": "correct upload.username and upload.password_file",
 }
-_WHERE = {
+_ADDRESS_REMEDIES = {
     "overland": "correct upload.url: it ends in /api/v1/overland/batches for Dawarich, in "
     "/apps/phonetrack/log/overland/TOKEN/NAME for PhoneTrack",
     "owntracks": "correct upload.url: it ends in /pub for the Recorder, in /api/webhook/ID for "
     "Home Assistant",
-    "gpslogger": "correct upload.url: it is the address that Home Assistant's integration "
-    "GPSLogger shows",
+    "gpslogger": "set upload.url to the address that Home Assistant's integration GPSLogger shows",
     "influx": "create the database or bucket that upload.url names, or correct it",
-    "clickhouse": "create the table as docs/servers.md has it, or correct upload.url",
+    "clickhouse": "create the table as in docs/servers.md, or correct upload.url",
 }
-_USE_TLS = "write https:// in upload.url, with the port that the endpoint has for it"
+_USE_TLS = "write https:// in upload.url, with the endpoint's port for https"
 _TRY_ONE = "`sudo telemetry-agent doctor --send` sends the newest recorded position"
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRequest:
-    """What the answer is to."""
+    """The request that was answered."""
 
     upload: UploadSettings
     device: str
     position: bool
-    """A position was sent; else a request without any."""
+    """Whether it had a position."""
     server: str | None = None
-    """What answers there, of ``SERVERS``: by its page, or else as the URL looks."""
+    """Which of ``SERVERS`` answers, by its page at the root, or else by the URL."""
     is_sure: bool = False
-    """By its page."""
+    """Whether its page shows it."""
 
     @property
-    def otherwise(self) -> str | None:
-        """What to write instead if the server that answers is used in another way."""
+    def other_settings(self) -> str | None:
+        """What to set instead if that server needs other settings; ``None``: nothing."""
         if self.server is None:
             return None
         upload, server, url = self.upload, SERVERS[self.server], usual(self.server, self.upload.url)
@@ -68,39 +67,42 @@ class TrialRequest:
 
     @property
     def proxy(self) -> str:
-        """Where the proxy is, if there is one."""
+        """Host and port of the proxy; "" without one."""
         return urlsplit(self.upload.proxy).netloc.rpartition("@")[2]
 
 
 def authentication(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:
-    """Whether the endpoint knows us: ``authentication``."""
+    """``authentication``: are the credentials accepted."""
     name, status = "authentication", answer.status
     if asked.proxy and status == 407:
         return _proxy_refuses(asked, name, status)
-    if who := _stranger(asked, answer):
-        remedy = _WHO.get(asked.upload.format, "correct the credentials under [upload]")
+    if said := _rejected(asked, answer):
+        remedy = _CREDENTIALS_REMEDIES.get(
+            asked.upload.format, "correct the credentials under [upload]"
+        )
         if asked.proxy and status == 403 and asked.upload.url.startswith("http:"):
-            who += f", or the proxy {asked.proxy} does not let us through to it"
+            # Without TLS the proxy reads the request, and its answer looks like the endpoint's.
+            said += f", or the proxy {asked.proxy} does not let this device through to it"
         return failed(
             name,
-            f"{status}: {who}",
-            f"{remedy} (those of systemd are seen while the service runs, and with sudo)",
+            f"{status}: {said}",
+            f"{remedy} (systemd's are seen only with sudo, while the service runs)",
         )
     if isinstance(outcome, Delivered):
         return passed(name, "accepted")
-    return skipped(name, f"the answer {status} does not tell")
+    return skipped(name, f"the answer {status} does not show it")
 
 
 def judged(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:
-    """What it does with positions: ``answer``."""
+    """``answer``: would it accept positions."""
     name, status = "answer", answer.status
     if answer.headers.get("location", "").startswith("https://") or any(
         words in answer.body for words in _WANTS_TLS
     ):
-        return failed(name, f"{status}: the endpoint wants https", _USE_TLS)
+        return failed(name, f"{status}: the endpoint expects https", _USE_TLS)
     if isinstance(outcome, Delivered):
-        return _taken(asked, outcome, status)
-    if _stranger(asked, answer):
+        return _accepted(asked, outcome, status)
+    if _rejected(asked, answer):
         return skipped(name, "needs authentication")
     if isinstance(outcome, Deferred) and status >= 400:
         return warned(name, outcome.reason, _look_there(answer))
@@ -111,25 +113,25 @@ def _look_there(answer: Answer) -> str:
     if answer.status not in {502, 504}:
         return "nothing is lost, the agent tries again; if it stays so, look at the endpoint's log"
     return (
-        f"what is behind {_web_server(answer) or 'the web server'} there does not run, or not "
-        "where the web server looks for it: start it, or correct proxy_pass"
+        f"the endpoint behind {_web_server(answer) or 'the web server'} does not run, or listens "
+        "elsewhere: start it, or correct proxy_pass"
     )
 
 
 def _wrong_address(asked: TrialRequest, answer: Answer, reason: str) -> Finding | None:
-    """Another server answers than the config is for, or at another path."""
+    """The fault if another server answers than the config is for, or at another path."""
     name, status = "answer", answer.status
     if status == 413:
-        what = "one position" if asked.position else "no position"
+        what = "with one position" if asked.position else "without a position"
         limit = "raise the limit there (client_max_body_size in nginx)"
-        return failed(name, f"413: a request of {what} is too large", limit)
-    if otherwise := asked.otherwise:
-        looks = "what answers there is" if asked.is_sure else "by the URL it is"
-        return failed(name, f"{reason}; {looks} {asked.server}", f"for {otherwise}")
+        return failed(name, f"413: a request {what} is too large", limit)
+    if other_settings := asked.other_settings:
+        looks = "the server there is" if asked.is_sure else "by its URL the server is"
+        return failed(name, f"{reason}; {looks} {asked.server}", f"for {other_settings}")
     if web := _web_server(answer):
         return failed(
             name,
-            f"{status}: {web} itself answers, and has nothing for requests at this path",
+            f"{status}: {web} itself answers, and nothing is configured for this path",
             f"correct the path of upload.url, or add a location with proxy_pass to {web}",
         )
     return None
@@ -138,7 +140,7 @@ def _wrong_address(asked: TrialRequest, answer: Answer, reason: str) -> Finding 
 def unanswered(
     asked: TrialRequest, answer: NoAnswer, *, speaks_tls: bool
 ) -> tuple[Finding, Finding]:
-    """No answer came: ``authentication``, ``answer``."""
+    """``authentication``, ``answer``, if no answer came."""
     if answer.proxy_status in {403, 407}:
         return (
             _proxy_refuses(asked, "authentication", answer.proxy_status),
@@ -147,33 +149,33 @@ def unanswered(
     if speaks_tls:
         found = failed("answer", f"this port speaks TLS ({answer.reason})", _USE_TLS)
     elif answer.proxy_status:
-        remedy = "check upload.proxy, and whether it lets this device through to the endpoint"
+        remedy = "check upload.proxy, and whether that proxy lets this device through"
         found = failed("answer", answer.reason, remedy)
     else:
-        remedy = "check that the endpoint works: its own log says more"
+        remedy = "check that the endpoint works: its own log shows more"
         found = failed("answer", answer.reason, remedy)
     return skipped("authentication", "no answer"), found
 
 
-def _taken(asked: TrialRequest, outcome: Delivered, status: int) -> Finding:
+def _accepted(asked: TrialRequest, outcome: Delivered, status: int) -> Finding:
     name, upload = "answer", asked.upload
     paths = {"", *(server.path.rstrip("/") for server in SERVERS.values())}
     at_its_path = urlsplit(upload.url).path.rstrip("/") in paths
-    # It says yes to what it does not understand, at its own address.
+    # At its own address that server accepts what it does not understand, and stores nothing.
     if asked.is_sure and upload.format == "native" and not outcome.counted and at_its_path:
         return failed(
             name,
-            f"{status}, but what answers there is {asked.server}, which stores nothing of the "
-            "format native",
-            f"for {asked.otherwise}",
+            f"{status}, but the server there is {asked.server}, which stores nothing in the format "
+            "native",
+            f"for {asked.other_settings}",
         )
     if asked.is_sure and asked.server == "questdb" and upload.compression != "none":
         return warned(
             name,
-            f"{status}: taken, but QuestDB may not unpack gzip",
+            f"{status}: accepted, but QuestDB may not unpack gzip",
             'set upload.compression = "none"',
         )
-    return passed(name, f"{status}: {'a position was ' if asked.position else ''}taken")
+    return passed(name, f"{status}: {'a position was ' if asked.position else ''}accepted")
 
 
 def _proxy_refuses(asked: TrialRequest, name: str, status: int) -> Finding:
@@ -181,7 +183,7 @@ def _proxy_refuses(asked: TrialRequest, name: str, status: int) -> Finding:
         return failed(
             name,
             f"403: the proxy {asked.proxy} does not let this device through to the endpoint",
-            f"have {urlsplit(asked.upload.url).netloc} allowed there, or correct upload.proxy",
+            f"allow {urlsplit(asked.upload.url).netloc} in the proxy, or correct upload.proxy",
         )
     if asked.upload.proxy_password_file:
         remedy = "correct the user in upload.proxy, and upload.proxy_password_file"
@@ -194,31 +196,31 @@ def _proxy_refuses(asked: TrialRequest, name: str, status: int) -> Finding:
 
 
 def _web_server(answer: Answer) -> str | None:
-    """The web server that answered with a page of its own, in place of what is behind it."""
+    """The web server that answered with its own page, instead of the endpoint behind it."""
     name = answer.headers.get("server", "").partition("/")[0].lower()
     own = answer.body.lstrip().startswith(b"<") or not answer.body
     return name if name in {"nginx", "openresty", "caddy", "apache"} and own else None
 
 
-def _stranger(asked: TrialRequest, answer: Answer) -> str | None:
-    """In words, that it does not know us or does not let us in."""
+def _rejected(asked: TrialRequest, answer: Answer) -> str | None:
+    """That the answer rejects the credentials or the device; ``None``: it does not."""
     if asked.upload.format == "clickhouse" and exception_code(answer) in _CLICKHOUSE_CREDENTIALS:
         return "ClickHouse does not accept the user"
     return _CREDENTIALS.get(answer.status)
 
 
-def _where(asked: TrialRequest) -> str:
+def _address_remedy(asked: TrialRequest) -> str:
     format_ = asked.upload.format
-    return _WHERE.get(
+    return _ADDRESS_REMEDIES.get(
         format_,
-        f"correct upload.url: what answers there is not an endpoint of the format {format_}",
+        f"correct upload.url: the server there is not an endpoint of the format {format_}",
     )
 
 
 def _refused(asked: TrialRequest, answer: Answer, outcome: Refused | Held | Deferred) -> Finding:
     name, reason, format_ = "answer", outcome.reason, asked.upload.format
     if not isinstance(outcome, Refused):
-        remedy = _where(asked)
+        remedy = _address_remedy(asked)
         if exception_code(answer) == _CLICKHOUSE_UNKNOWN_SETTING:
             remedy = "the agent needs ClickHouse 22.2 or newer: upgrade it"
         if isinstance(outcome, Deferred) and outcome.state == "portal":
@@ -229,17 +231,20 @@ def _refused(asked: TrialRequest, answer: Answer, outcome: Refused | Held | Defe
         return failed(name, reason, remedy)
     if asked.position and format_ == "osmand":
         remedy = (
-            f"add a device with the identifier {asked.device} in Traccar, or put that of yours "
-            "into upload.url (?id=…)"
+            f"add a device with the identifier {asked.device} in Traccar, or put another "
+            "device's identifier into upload.url (?id=…)"
         )
         return failed(name, reason, remedy)
     if asked.position:
-        return failed(name, f"a position is refused ({reason})", _where(asked))
+        return failed(name, f"a position is refused ({reason})", _address_remedy(asked))
     if format_ == "osmand":
-        said = "400 where no device is named, as Traccar does; whether it knows ours is not asked"
+        said = (
+            "400 to a request without a device, as Traccar answers; this does not show whether it "
+            f"knows the device {asked.device}"
+        )
         return warned(name, said, _TRY_ONE)
     return warned(
         name,
         f"a batch without positions is refused ({reason})",
-        f"only a position shows whether this endpoint takes them: {_TRY_ONE}",
+        f"only a position shows whether this endpoint accepts them: {_TRY_ONE}",
     )

@@ -1,4 +1,7 @@
-"""Who runs the agent, and what that user may do: root may do everything, which proves nothing."""
+"""Who runs the agent, and what that user may do.
+
+The checks run as root most of the time, and root may do everything: so they judge by this user.
+"""
 
 import grp
 import os
@@ -9,6 +12,8 @@ from pathlib import Path
 from typing import Self
 
 SERVICE_USER = "telemetry-agent"
+STATE_DIRECTORY = Path("/var/lib/telemetry-agent")
+"""Of the unit."""
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 """What the unit's sandbox hides from the service (ProtectHome, PrivateTmp)."""
 
@@ -35,15 +40,15 @@ class SystemUser:
         """Whether it may read and write ``path`` (in a folder: make files).
 
         Raises:
-            OSError: nobody can tell.
+            OSError: that cannot be found out.
         """
         return self.may(path, os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0))
 
     def blocked_at(self, path: Path) -> Path | None:
-        """What keeps it from reading ``path``: a folder on the way, or ``path``; ``None``: nothing.
+        """The folder above ``path``, or ``path``, that it may not read; ``None``: it may read all.
 
         Raises:
-            OSError: nobody can tell.
+            OSError: that cannot be found out.
         """
         real = path.resolve()
         for folder in reversed(real.parents):
@@ -52,12 +57,13 @@ class SystemUser:
         return None if self.may(real, os.R_OK) else path
 
     def may(self, path: Path, wanted: int) -> bool:
-        """The same for any of ``os.R_OK | os.W_OK | os.X_OK``."""
+        """Whether it has all of these rights: any of ``os.R_OK | os.W_OK | os.X_OK``."""
         if self.uid == os.geteuid():
             return os.access(path, wanted, effective_ids=True)
         if self.uid == 0:
             return True
         status = path.stat()
+        # As in the kernel, the first match decides: an owner gets no right of the group or others.
         shift = 6 if self.uid == status.st_uid else 3 if status.st_gid in self.gids else 0
         return status.st_mode >> shift & wanted == wanted
 
@@ -70,8 +76,8 @@ def agents_account(pid: int | None, user: str) -> SystemUser:
     """Who runs the agent.
 
     Args:
-        pid: of the agent that runs, if one does: its user it is.
-        user: who would run it as a service, where there is such a user. Else it is whoever asks.
+        pid: of the running agent; ``None``: none runs.
+        user: who would run it as a service. Without such a user it is the user of this process.
     """
     try:
         uid = pwd.getpwnam(user).pw_uid if pid is None else Path(f"/proc/{pid}").stat().st_uid
@@ -81,10 +87,10 @@ def agents_account(pid: int | None, user: str) -> SystemUser:
 
 
 def owner_of(path: Path) -> str:
-    """Owner, group and mode, as ``ls -l`` would say it.
+    """Owner, group and mode, as ``ls -l`` shows them.
 
     Raises:
-        OSError: it is gone.
+        OSError: it cannot be looked at.
     """
     status = path.stat()
     group = group_name(status.st_gid)
@@ -92,7 +98,7 @@ def owner_of(path: Path) -> str:
 
 
 def group_name(gid: int) -> str:
-    """What it is called, or its number."""
+    """Its name, or its number if it has none."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

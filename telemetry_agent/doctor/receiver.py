@@ -1,69 +1,51 @@
-"""The receiver: is it there, may it be read, what does it say, and does it know where it is."""
+"""The receiver: is it there, may it be read, what does it send, and does it have a position."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from stat import S_ISCHR
+from typing import Any
 
-from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import GpsSettings
+from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.doctor.listening import Heard, Patience, hear
 from telemetry_agent.doctor.permissions import group_name, owner_of
-from telemetry_agent.doctor.reception import listened, reported
-from telemetry_agent.errors import SourceError
+from telemetry_agent.doctor.reception import Heard, hear, line_baud, listened, reported
+from telemetry_agent.errors import Advice, AgentError, SourceError
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.sources import Source, gpsd
-from telemetry_agent.gnss.sources.machine import Holder, candidate, explain, find_receivers, holder
+from telemetry_agent.gnss.sources import EndOfSourceError, Source, gpsd
+from telemetry_agent.gnss.sources.machine import candidate, explain, find_receivers, holder
+from telemetry_agent.model import ReceiverState
 
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
 
 
 class ReceiverChecks:
-    """What ``gps.source`` names.
+    """What ``gps.source`` names; a running ``agent`` has it."""
 
-    Args:
-        gps: the config.
-        agent: has the receiver, where one runs.
-        source: makes what is listened to, with the speed of its line if it has one.
-        clock: the machine's clocks.
-        patience: how long to listen.
-        root: where the machine's /dev, /proc and /sys are.
-    """
-
-    def __init__(
-        self,
-        gps: GpsSettings,
-        agent: AgentChecks,
-        source: Callable[[], Source],
-        *,
-        clock: Clock,
-        patience: Patience,
-        root: Path,
-    ) -> None:
+    def __init__(self, gps: GpsSettings, agent: AgentChecks) -> None:
         self._gps = gps
         self._agent = agent
-        self._source = source
-        self._clock = clock
-        self._patience = patience
-        self._root = root
+        self._root = agent.machine.root
         self._path = Path(gps.source) if gps.source.startswith("/") else None
 
     def port(self) -> Iterator[Finding]:
-        """Is it plugged in, and may the agent read it: ``device``, ``permissions``."""
+        """``device``, ``permissions``: is it plugged in, and may the agent read it."""
         if self._gps.source == "auto":
             found = self._choose()
         else:
             found = self._without_port() if self._path is None else self._named(self._path)
         yield found
-        if self._path is None and found.verdict != "fail":
+        if found.verdict == "fail":
+            return
+        if self._path is None:
             yield skipped("permissions", "no port is needed")
-        elif self._path is not None and found.verdict != "fail":
+        else:
             yield self._permissions(self._path)
 
     def listen(self) -> Iterator[Finding]:
-        """What does it say: ``port in use`` and ``LISTENED``."""
+        """``port in use`` and ``LISTENED``: what does it send."""
         in_use = self._in_use()
         yield in_use
         if in_use.verdict == "fail":
@@ -72,7 +54,9 @@ class ReceiverChecks:
             said = f"not listened to: no permission to read {self._path}"
             yield warned("sentences", said, "use sudo")
             return
-        source = self._source()
+        source: Source = _TapSource(self._gps, self._agent)
+        if self._agent.status is None:
+            source = source_of(self._gps, baud_file=None)
         try:
             source.open()
             heard = self._hear(source)
@@ -81,23 +65,24 @@ class ReceiverChecks:
             return
         finally:
             source.close()
-        yield from listened(source, heard, _baud(source), self._clock, live=source.live)
+        yield from listened(source, heard, self._agent.machine.clock)
 
     def _is_forbidden(self) -> bool:
-        """Whether only the agent's user may read the port, and another asks."""
-        if self._path is None or self._agent.status is not None or not self._agent.cannot_judge():
+        """Whether the port must be read by this command, and its user may not read it."""
+        if self._path is None or self._agent.status is not None or not self._agent.is_other_user():
             return False
         return not os.access(self._path, os.R_OK | os.W_OK, effective_ids=True)
 
     def _hear(self, source: Source) -> Heard:
+        clock = self._agent.machine.clock
         decoder = Decoder(
-            wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
+            wall_clock=lambda: clock.wall_ms() if clock.synchronised() else None,
             fix_rollover=source.live,
-            baud=_baud(source),
+            baud=line_baud(source),
         )
-        heard = hear(source, decoder, self._patience, self._clock)
+        heard = hear(source, decoder, self._agent.machine.patience, clock)
         if decoder.antenna is None and self._agent.status is not None:
-            # Most tell it when they start, and only the agent was there to hear it.
+            # Most receivers report it at power-on only, when only the agent listened.
             decoder.antenna = self._agent.status.receiver.antenna
         return heard
 
@@ -106,14 +91,14 @@ class ReceiverChecks:
         if status is None:
             yield failed("sentences", error.message, error.remedy or "see the check of the device")
             return
-        # It runs, and does not let us listen; its status is for everybody.
+        # The agent runs, but this user may not listen; every user may read its status.
         yield warned("sentences", f"not listened to: {error.message}", error.remedy)
         yield reported(status.receiver)
 
     def _choose(self) -> Finding:
-        """What ``auto`` comes to."""
-        if served := gpsd.devices():
-            return passed("device", f"gpsd has {', '.join(served)}")
+        """The receiver that ``auto`` finds."""
+        if devices := gpsd.devices():
+            return passed("device", f"gpsd has {', '.join(devices)}")
         found = find_receivers(self._root)
         free = [port for port in found if port.safe]
         if free:
@@ -137,9 +122,9 @@ class ReceiverChecks:
         try:
             mode = path.stat().st_mode
         except PermissionError:
-            return warned("device", f"no permission to look at {path}", "use sudo")
+            raise
         except OSError:
-            remedy = "plug the receiver in; `ls /dev/serial/by-id` shows it then"
+            remedy = "plug the receiver in; then `ls /dev/serial/by-id` shows it"
             for other in find_receivers(self._root)[:1]:
                 remedy = f'plug it in, or set gps.source = "{other.path}" ({other.label} is there)'
             return failed("device", f"{path} is not there", remedy)
@@ -160,26 +145,22 @@ class ReceiverChecks:
                 return passed("permissions", f"{account.name} may read {path}")
             owner, group = owner_of(path), group_name(path.stat().st_gid)
         except PermissionError:
-            return warned("permissions", f"no permission to look at {path}", "use sudo")
+            raise
         except OSError as error:
             return failed("permissions", f"{path}: {error.strerror}", "plug the receiver in again")
-        if (by := self._holder(path)) is not None:
-            return failed("permissions", *explain(path.resolve(), by, self._root))
+        device = path.resolve()
+        if by := holder(device, self._root):
+            return failed("permissions", *explain(device, by, self._root))
         if group == "root":
             remedy = (
-                f'no group may: add a udev rule: SUBSYSTEM=="tty", KERNEL=="{path.resolve().name}",'
-                ' GROUP="dialout", MODE="0660"'
+                'no group may read it: add a udev rule: SUBSYSTEM=="tty", '
+                f'KERNEL=="{device.name}", GROUP="dialout", MODE="0660"'
             )
         else:
-            ourselves = account.uid == os.geteuid()
-            again = "log in again" if ourselves else "`sudo systemctl restart telemetry-agent`"
+            is_self = account.uid == os.geteuid()
+            again = "log in again" if is_self else "`sudo systemctl restart telemetry-agent`"
             remedy = f"`sudo usermod -aG {group} {account.name}`, then {again}"
         return failed("permissions", f"{account.name} may not read {path} ({owner})", remedy)
-
-    def _holder(self, path: Path) -> Holder | None:
-        device = path.resolve()
-        # A pty is held by whoever made it.
-        return holder(device, self._root) if device.name.startswith("tty") else None
 
     def _in_use(self) -> Finding:
         name = "port in use"
@@ -187,14 +168,53 @@ class ReceiverChecks:
             return passed(name, f"by the agent (pid {self._agent.pid}), which is asked")
         if self._path is None:
             return skipped(name, "no port is needed")
-        if (by := self._holder(self._path)) is not None:
-            return failed(name, *explain(self._path.resolve(), by, self._root))
+        device = self._path.resolve()
+        if by := holder(device, self._root):
+            return failed(name, *explain(device, by, self._root))
         if os.geteuid():
             return skipped(name, "only root sees the programs of other users")
         return passed(name, "not used by another program")
 
 
-def _baud(source: Source) -> int | None:
-    """The speed of the line, where that limits what can come."""
-    # USB all the way: the number means nothing.
-    return None if Path(source.name).resolve().name.startswith("ttyACM") else source.baud
+class _TapSource:
+    """The receiver, heard through the running agent."""
+
+    name = "the agent's receiver"
+    rejected: Mapping[str, int] = {}
+
+    def __init__(self, gps: GpsSettings, agent: AgentChecks) -> None:
+        has_line = gps.source.startswith(("/", "auto"))
+        self.baud = gps.baud if has_line and gps.baud != "auto" else None
+        self.live = not gps.source.startswith("file:")
+        self._agent = agent
+        self._answers: Iterator[dict[str, Any]] = iter(())
+
+    def open(self) -> None:
+        listen_s = self._agent.machine.patience.silent_s
+        self._answers = self._agent.answers({"ask": "tap", "for_s": listen_s})
+        try:
+            self.name = next(self._answers)["source"]
+        except AgentError as error:
+            raise SourceError(error.message, error.remedy) from error
+
+    def read(self, timeout_s: float) -> bytes:  # noqa: ARG002 - the agent ends the wait
+        try:
+            answer = next(self._answers, None)
+        except AgentError as error:
+            raise SourceError(error.message, error.remedy) from error
+        if answer is None:
+            raise EndOfSourceError
+        return str(answer.get("raw", "")).encode("latin-1")
+
+    def cancel(self) -> None:
+        """Not used: the agent ends the wait."""
+
+    def close(self) -> None:
+        self._answers = iter(())
+
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:  # noqa: ARG002
+        return Advice(
+            f"the agent reports {self.name} as {state}",
+            "check the receiver's wiring, power and gps.baud; `sudo journalctl -u telemetry-agent` "
+            "shows the agent's log",
+        )

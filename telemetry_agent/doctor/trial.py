@@ -1,4 +1,4 @@
-"""Tries the endpoint as the agent would: a request, and with ``--send`` what must be refused."""
+"""Sends the endpoint a request as the agent does; with ``--send``, what must be refused too."""
 
 import contextlib
 import gzip
@@ -14,7 +14,7 @@ from telemetry_agent.addresses import Resolve, UnreachableError
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.doctor.endpoint_answers import TrialRequest, authentication, judged, unanswered
 from telemetry_agent.doctor.findings import Finding, passed, skipped, warned
-from telemetry_agent.doctor.server_recognition import connected, told_by_root, told_by_url
+from telemetry_agent.doctor.servers import connected, server_by_root, server_by_url
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Record
 from telemetry_agent.upload.compression import CompressionChoice
 from telemetry_agent.upload.formats.answers import offers_gzip, with_words
@@ -68,16 +68,19 @@ class EndpointTrial(NamedTuple):
         yield found
 
     def proof(self, newest: Sequence[Record]) -> Finding:
-        """Send two bodies that must be refused: whether a yes of the endpoint proves anything.
+        """``proof``: send two bodies that must be refused.
+
+        An endpoint that accepts them may lose what it accepts.
 
         Args:
-            newest: recorded positions, to tell what compression would save.
+            newest: recorded positions, to compute what compression would save.
         """
         name, upload = "proof", self.upload
         wire_format = choose(upload.format, upload.url, upload.username)
         if wire_format.one_by_one:
-            return skipped(name, f"a server of the format {upload.format} says yes to anything")
-        record = Record(secrets.token_hex(8), 1, self.device, Fix(0, 0, 0))  # for its headers
+            return skipped(name, f"a server of the format {upload.format} accepts anything")
+        # Never sent: only the headers of its request are.
+        record = Record(secrets.token_hex(8), 1, self.device, Fix(0, 0, 0))
         batch = Batch(0, record.stream, self.device, (record,), live=True)
         empty = wire_format.encode(batch, compression="none")
         nonsense = b"This is not a position, and must be refused. " * 4
@@ -90,11 +93,11 @@ class EndpointTrial(NamedTuple):
             if isinstance(wire_format.read(answer, batch), Delivered):
                 return warned(
                     name,
-                    f"the endpoint answers {answer.status} to {what}: its yes proves nothing",
-                    "make it answer 400 to what it cannot read, or `received` with the number of "
-                    "fixes that it has; leave upload.compression alone",
+                    f"the endpoint accepts {what} ({answer.status}): its acceptance proves nothing",
+                    "make it answer 400 to what it cannot read, or report the number of fixes that "
+                    "it has as `received`; do not set upload.compression",
                 )
-        offers = any(  # beside a refusal too
+        offers = any(  # a refusal may offer it too
             isinstance(answer, Answer) and offers_gzip(replace(answer, status=200))
             for answer in answers
         )
@@ -104,25 +107,29 @@ class EndpointTrial(NamedTuple):
         return passed(
             name,
             f"{said}; requests stay plain: {self._saved(newest)}; `Accept-Encoding: gzip` in an "
-            "answer of the endpoint turns it on",
+            "answer of the endpoint turns gzip on",
         )
 
     def _saved(self, newest: Sequence[Record]) -> str:
-        """What gzip would save of a batch like those of this device."""
+        """What gzip would save for this device's batches."""
         records = [record for record in newest if record.stream == newest[0].stream]
         if len(records) < 2:
-            return "there are no recorded positions to tell what gzip would save"
+            return "without recorded positions, what gzip would save is unknown"
         wire_format = choose(self.upload.format, self.upload.url, self.upload.username)
         batch = Batch(0, records[0].stream, records[0].device, tuple(records[::-1]), live=True)
         plain, packed = (
             len(wire_format.encode(batch, compression=compression).body)
             for compression in ("none", "gzip")
         )
-        return f"gzip would make the newest {len(records)} positions {packed} bytes, not {plain}"
+        return f"with gzip, the newest {len(records)} positions take {packed} bytes, not {plain}"
 
     def _exchange(self, *payloads: Payload, url: str = "") -> list[Answer | NoAnswer]:
-        how = {"credentials": self.credentials, "dialer": self.dialer}
-        transport = Transport(url or self.upload.url, proxy=self.upload.proxy, **how)  # type: ignore[arg-type]
+        transport = Transport(
+            url or self.upload.url,
+            proxy=self.upload.proxy,
+            credentials=self.credentials,
+            dialer=self.dialer,
+        )
         with contextlib.closing(transport):
             limit_s = min(_ANSWER_S, self.upload.timeout_s)
             answers = [transport.exchange(payload, limit_s) for payload in payloads]
@@ -134,18 +141,19 @@ class EndpointTrial(NamedTuple):
         ]
 
     def _recognised(self, asked: TrialRequest, outcome: Outcome) -> TrialRequest:
-        """Which server it is, where that explains an answer."""
+        """Add which server it is, if that can explain the answer."""
         upload = self.upload
-        if upload.proxy or (
-            isinstance(outcome, Delivered)
-            and (outcome.counted or upload.format not in {"native", "influx"})
-        ):
+        # Other servers answer 2xx to native and influx as well, so those are looked at even then.
+        is_proven = isinstance(outcome, Delivered) and (
+            outcome.counted or upload.format not in {"native", "influx"}
+        )
+        if is_proven or upload.proxy:
             return asked
         context = self.credentials.ssl_context() if upload.url.startswith("https:") else None
-        if server := told_by_root(upload.url, context, self.resolve):
+        if server := server_by_root(upload.url, context, self.resolve):
             return replace(asked, server=server, is_sure=True)
         root = urlsplit(upload.url)._replace(path="/", query="").geturl()
-        return replace(asked, server=told_by_url(upload.url) or told_by_url(root))
+        return replace(asked, server=server_by_url(upload.url) or server_by_url(root))
 
     def _speaks_tls(self) -> bool:
         """Whether a server that does not answer plain http speaks TLS."""
@@ -161,7 +169,7 @@ class EndpointTrial(NamedTuple):
             return False
 
     def _deduplication(self) -> Finding | None:
-        """Whether ClickHouse's table stores a batch that comes again; ``None``: no, or not told."""
+        """The fault if ClickHouse's table stores a repeated batch twice; ``None``: none known."""
         parts = urlsplit(self.upload.url)
         query = dict(parse_qsl(parts.query))
         table = _TABLE.match(query.get("query", "INSERT INTO fixes").strip())
@@ -174,11 +182,11 @@ class EndpointTrial(NamedTuple):
         url = parts._replace(query=urlencode(kept)).geturl()
         answer, *_ = self._exchange(Payload(sql.encode(), {}), url=url)
         if isinstance(answer, NoAnswer) or answer.status != 200:
-            return None  # the user may not look, which is well
+            return None  # the user may not read system tables, which is fine
         if not _FORGETS.match(answer.body.decode("utf-8", "replace")):
             return None
         return warned(
             "answer",
-            f"taken, but the table {table[1]} stores a batch that comes again a second time",
+            f"accepted, but the table {table[1]} stores a repeated batch twice",
             f"`ALTER TABLE {table[1]} MODIFY SETTING non_replicated_deduplication_window = 10000`",
         )

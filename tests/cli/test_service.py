@@ -28,11 +28,13 @@ def test_it_needs_systemd(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     assert "systemd is not running: start `telemetry-agent run`" in str(done.exception)
 
 
-@pytest.mark.parametrize("folder", ["/home/pi/venv", "/root/.local", "/run/user/1000/x"])
+@pytest.mark.parametrize(
+    "folder", ["/home/pi/venv", "/root/.local", "/run/user/1000/x", "/tmp/venv"]
+)
 def test_what_the_service_cannot_see_is_refused_with_the_remedy(folder: str) -> None:
     fault = service.unfit([Path("/usr"), Path(folder, "bin/telemetry-agent")])
     assert fault is not None
-    assert "below a home folder, which the service cannot see" in fault
+    assert "which the service cannot see" in fault
     assert "`sudo pipx install --global 'telemetry-agent[page]'`" in fault
 
 

@@ -29,6 +29,7 @@ from standins import Asked, Dawarich, Recorder, Said, Server, Traccar
 
 from telemetry_agent.addresses import Address
 from telemetry_agent.cli import init
+from telemetry_agent.doctor.agent_checks import AgentChecks, Machine
 from telemetry_agent.doctor.endpoint import EndpointChecks
 
 _SERVER_OF = {"native": "native", "osmand": "traccar", "influx": "influxdb"} | {
@@ -142,9 +143,7 @@ def clickhouse_too_old_for_the_token(bench: Bench, real: Real) -> None:
     bench.url, bench.upload = f"{real(clickhouse)}/?database=default", {"format": "clickhouse"}
 
 
-@mistake(
-    "answer", "stores a batch that comes again a second time", "MODIFY SETTING non_rep", "warn"
-)
+@mistake("answer", "stores a repeated batch twice", "MODIFY SETTING non_rep", "warn")
 def clickhouse_without_the_deduplication_setting(bench: Bench, real: Real) -> None:
     url = real(clickhouse)
     ask(url, b"CREATE TABLE IF NOT EXISTS fixes (a UInt8) ENGINE = MergeTree ORDER BY a")
@@ -160,7 +159,7 @@ def clickhouse_without_the_deduplication_setting(bench: Bench, real: Real) -> No
     bench.url, bench.upload = f"{server.url}/?database=default", {"format": "clickhouse"}
 
 
-@mistake("answer", "Code: (60|81)", "create the table as docs/servers.md has it")
+@mistake("answer", "Code: (60|81)", "create the table as in docs/servers.md")
 def clickhouse_without_the_table(bench: Bench, real: Real) -> None:
     url = real(clickhouse)
 
@@ -176,12 +175,12 @@ def clickhouse_without_the_table(bench: Bench, real: Real) -> None:
     bench.url, bench.upload = f"{server.url}/?query={query}", {"format": "clickhouse"}
 
 
-@mistake("answer", "404: 404 page not found; what answers there is influxdb", r"/write\?db=gps")
+@mistake("answer", "404: 404 page not found; the server there is influxdb", r"/write\?db=gps")
 def influxdb_at_a_wrong_path(bench: Bench, real: Real) -> None:
     bench.url, bench.upload = f"{real(influxdb)}/fixes?db=gps", {"format": "influx"}
 
 
-@mistake("answer", "404: 404 page not found; what answers there is influxdb", r"/write\?db=gps")
+@mistake("answer", "404: 404 page not found; the server there is influxdb", r"/write\?db=gps")
 def influxdb_1_at_the_path_of_2(bench: Bench, real: Real) -> None:
     bench.url = f"{real(influxdb)}/api/v2/write?org=o&bucket=gps"
     bench.upload = {"format": "influx"}
@@ -198,14 +197,12 @@ def victoria_metrics_at_the_path_of_another_protocol(bench: Bench, real: Real) -
     bench.upload = {"format": "influx"}
 
 
-@mistake(
-    "answer", "204, but what answers there is victoria-metrics", 'set upload.format = "influx"'
-)
+@mistake("answer", "204, but the server there is victoria-metrics", 'set upload.format = "influx"')
 def native_at_victoria_metrics(bench: Bench, real: Real) -> None:
     bench.url = f"{real(victoria_metrics)}/write"
 
 
-@mistake("answer", "404: .*what answers there is influxdb", 'set upload.format = "influx"')
+@mistake("answer", "404: .*the server there is influxdb", 'set upload.format = "influx"')
 def native_at_influxdb(bench: Bench, real: Real) -> None:
     bench.url = f"{real(influxdb)}/write?db=gps"
 
@@ -213,14 +210,18 @@ def native_at_influxdb(bench: Bench, real: Real) -> None:
 # Other servers
 
 
-@mistake("answer", "400; by the URL it is traccar", '"osmand" and upload.url = "http://traccar.ex')
+@mistake(
+    "answer",
+    "400; by its URL the server is traccar",
+    '"osmand" and upload.url = "http://traccar.ex',
+)
 def native_at_traccar(bench: Bench, real: Real) -> None:
     port = bench.cleanup.enter_context(Server(Traccar("van-07"))).port
     bench.resolve = lambda _host, number: [Address(socket.AF_INET, ("127.0.0.1", number))]
     bench.url = f"http://traccar.example:{port}/"
 
 
-@mistake("answer", r"\[\] does not say.*by the URL it is owntracks", 'format = "owntracks"')
+@mistake("answer", r"\[\] does not say.*by its URL the server is owntracks", 'format = "owntracks"')
 def native_at_the_recorder(bench: Bench, real: Real) -> None:
     bench.url = bench.cleanup.enter_context(Server(Recorder())).url + "/pub"
 
@@ -229,7 +230,7 @@ def native_at_the_recorder(bench: Bench, real: Real) -> None:
     "answer",
     "does not know the device van-07",
     "add a device with the identifier van-07",
-    by_init="(?s)whether it knows ours is not asked.*To do: in Traccar, add a device with the id",
+    by_init="(?s)does not show whether it knows.*To do: in Traccar, add a device with the id",
 )
 def a_device_that_traccar_does_not_know(bench: Bench, real: Real) -> None:
     bench.recorded(1)
@@ -275,22 +276,22 @@ def nginx_has_nothing_there(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("missing") + "/v1/fixes"
 
 
-@mistake("answer", "413: a request of no position is too large", "client_max_body_size")
+@mistake("answer", "413: a request without a position is too large", "client_max_body_size")
 def nginx_with_a_small_limit(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("small") + "/v1/fixes"
 
 
-@mistake("answer", "502", "what is behind nginx there does not run.*proxy_pass", "warn")
+@mistake("answer", "502", "the endpoint behind nginx does not run.*proxy_pass", "warn")
 def nginx_before_nothing(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("gone") + "/v1/fixes"
 
 
-@mistake("answer", "301: the endpoint wants https", "write https:// in upload.url")
+@mistake("answer", "301: the endpoint expects https", "write https:// in upload.url")
 def http_where_nginx_redirects_to_https(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("moved") + "/v1/fixes"
 
 
-@mistake("answer", "400: the endpoint wants https", "write https:// in upload.url")
+@mistake("answer", "400: the endpoint expects https", "write https:// in upload.url")
 def http_to_the_https_port_of_nginx(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("tls-own").replace("https", "http") + "/v1/fixes"
 
@@ -340,13 +341,13 @@ def a_proxy_that_does_not_know_the_password(bench: Bench, real: Real) -> None:
     bench.url = "http://gps.example.com/v1/fixes"
 
 
-@mistake("authentication", r"403: the proxy \S+ does not let", "have gps.example.com allowed there")
+@mistake("authentication", r"403: the proxy \S+ does not let", "allow gps.example.com in the proxy")
 def a_proxy_that_refuses_the_endpoint(bench: Bench, real: Real) -> None:
     bench.upload = {"proxy": bench.serve(then=answer(403)).removesuffix("/v1/fixes")}
     bench.url = "https://gps.example.com/v1/fixes"
 
 
-@mistake("authentication", r"403: .*or the proxy 127\.0\.0\.1:\d+ does not let us", "credentials")
+@mistake("authentication", r"403: .*or the proxy 127\.0\.0\.1:\d+ does not let this", "credentials")
 def a_proxy_that_refuses_plain_http(bench: Bench, real: Real) -> None:
     bench.upload = {"proxy": bench.serve(then=answer(403)).removesuffix("/v1/fixes")}
     bench.url = "http://gps.example.com/v1/fixes"
@@ -380,7 +381,9 @@ def test_init_names_the_mistake(
     monkeypatch.setattr(
         init,
         "EndpointChecks",
-        lambda *parts: EndpointChecks(*parts, resolve=bench.resolve),
+        lambda upload, device, agent: EndpointChecks(
+            upload, device, AgentChecks(bench.queue, Machine(resolve=bench.resolve))
+        ),
     )
     upload = dict(bench.upload)
     flags = ["--server", _SERVER_OF[upload.pop("format", "native")], "--url", bench.url]

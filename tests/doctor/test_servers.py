@@ -37,7 +37,7 @@ def test_traccar_is_not_asked_for_a_device_unless_a_position_is_sent(bench: Benc
     traccar = Traccar("van-07")
     _, answer = asked(bench, traccar, "/", send=False, format="osmand")
     assert answer.verdict == "warn"
-    assert "400 where no device is named, as Traccar does" in answer.said
+    assert "400 to a request without a device, as Traccar answers" in answer.said
     assert (
         answer.remedy == "`sudo telemetry-agent doctor --send` sends the newest recorded position"
     )
@@ -49,7 +49,7 @@ def test_traccar_with_a_position(bench: Bench, known: bool) -> None:
     traccar = Traccar(*(["van-07"] if known else []))
     _, answer = asked(bench, traccar, "/", send=True, format="osmand")
     if known:
-        assert (answer.verdict, answer.said) == ("pass", "200: a position was taken")
+        assert (answer.verdict, answer.said) == ("pass", "200: a position was accepted")
         # It was recorded, and is not one of nowhere.
         assert [round(p["lat"], 1) for p in traccar.positions] == [48.1]
     else:
@@ -81,7 +81,7 @@ def test_the_newest_recorded_position_is_sent_under_its_own_name(
     endpoint = bench.cleanup.enter_context(Endpoint("127.0.0.1:0", tmp_path / "received.db"))
     bench.url = endpoint.url
     for _ in range(2):
-        assert bench.told(send=True)["answer"].said == "200: a position was taken"
+        assert bench.told(send=True)["answer"].said == "200: a position was accepted"
     with contextlib.closing(sqlite3.connect(tmp_path / "received.db")) as database:
         stored = database.execute("SELECT stream, seq, lat FROM fixes").fetchall()
     assert stored == [(newest.stream, newest.seq, newest.fix.lat_e9 / 1e9)]
@@ -140,13 +140,13 @@ _NO_DATABASE = b'{"error":"database not found: \\"none\\""}'
     ("format_", "said", "name", "words", "remedy"),
     [
         ("influx", Said(404, _NO_DATABASE), "answer", "database not found", "create the database"),
-        ("influx", Said(401), "authentication", "401", "InfluxDB 2 and 3 want upload.token_file"),
+        ("influx", Said(401), "authentication", "401", "InfluxDB 2 and 3 need upload.token_file"),
         (
             "clickhouse",
             Said(404, b"Code: 60, e.displayText() = DB::Exception: Table gps.fixes doesn't exist."),
             "answer",
             "Table gps.fixes doesn't exist",
-            "create the table as docs/servers.md has it",
+            "create the table as in docs/servers.md",
         ),
         (
             "clickhouse",
@@ -192,7 +192,7 @@ def test_a_yes_to_nonsense_proves_nothing(bench: Bench) -> None:
     bench.url = server.url + "/"
     found = bench.told(send=True)["proof"]
     assert found.verdict == "warn"
-    assert found.said == "the endpoint answers 200 to nonsense: its yes proves nothing"
+    assert found.said == "the endpoint accepts nonsense (200): its acceptance proves nothing"
 
 
 def test_an_endpoint_that_unpacks_and_refuses_proves_itself(bench: Bench, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_an_endpoint_that_unpacks_and_refuses_proves_itself(bench: Bench, tmp_pa
 
 @pytest.mark.parametrize(
     ("fixes", "saves"),
-    [(50, r"newest 50 positions \d{3,4} bytes, not \d{4}"), (0, "no recorded positions to tell")],
+    [(50, r"newest 50 positions take \d{3,4} bytes, not \d{4}"), (0, "without recorded positions")],
 )
 def test_it_tells_what_gzip_would_save_and_how_to_offer_it(
     bench: Bench, fixes: int, saves: str
@@ -223,7 +223,7 @@ def test_it_tells_what_gzip_would_save_and_how_to_offer_it(
     found = bench.told(send=True)["proof"]
     assert found.verdict == "pass"
     assert re.search(f"nonsense is refused; requests stay plain: .*{saves}", found.said), found
-    assert "`Accept-Encoding: gzip` in an answer of the endpoint turns it on" in found.said
+    assert "`Accept-Encoding: gzip` in an answer of the endpoint turns gzip on" in found.said
 
 
 @pytest.mark.parametrize(

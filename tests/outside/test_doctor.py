@@ -31,7 +31,7 @@ def test_beside_a_running_agent_it_asks_that(tmp_path: Path) -> None:
     assert found["delivery"]["said"].startswith("ok: last delivery")
     assert (result.returncode, report["verdict"]) in {(0, "warn"), (0, "pass")}
     by_name = {check["name"]: check for check in json.loads(sent.stdout)["checks"]}
-    assert by_name["answer"]["said"] == "200: a position was taken"
+    assert by_name["answer"]["said"] == "200: a position was accepted"
     assert set(server.ledger) <= set(committed(tmp_path / "queue.db"))  # a name that exists
     assert max(server.ledger.values()) == 2
     batches = [json.loads(request.body) for request in server.requests if request.body[:1] == b"{"]

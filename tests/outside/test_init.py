@@ -16,8 +16,7 @@ from processes import AGENT, environment, run_agent
 from rig import simulated, started, write_config
 from standins import Server, Traccar
 
-from telemetry_agent.doctor.server_presets import SERVERS, completed
-from telemetry_agent.doctor.server_recognition import told_by_answer, told_by_url
+from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.lab.endpoint import Endpoint
 
@@ -35,7 +34,7 @@ def test_it_shows_the_fix_tries_the_endpoint_and_writes_a_config_that_is_right(
     assert done.returncode == 0, done.stderr
     assert "3D fix at " in done.stdout
     assert "22 satellites" in done.stdout
-    assert "the endpoint: answer: 200: taken" in done.stdout
+    assert "the endpoint: answer: 200: accepted" in done.stdout
     assert f"Next: telemetry-agent run --config {path}" in done.stdout
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     written = tomllib.loads(path.read_text())
@@ -139,7 +138,7 @@ def test_it_asks_for_name_and_server_and_again_after_a_bad_answer(tmp_path: Path
     assert "]: device = '  ': must not be empty\n" in done.stdout
     assert "{nonsense} is not one of" in done.stdout
     assert "upload.url = 'ftp://x': must be a URL" in done.stdout
-    assert "Use this server all the same?" in done.stdout
+    assert "Use this server anyway?" in done.stdout
     written = tomllib.loads(path.read_text())
     assert (written["device"], written["gps"]["source"]) == ("van-09", "auto")
     assert written["upload"] == {"url": endpoint.url}
@@ -211,7 +210,7 @@ def test_a_server_is_known_by_its_answer(
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{httpd.server_port}"
-        told = told_by_answer(url)
+        told = server_by_answer(url)
         httpd.shutdown()
         thread.join()
     if server is None:
@@ -236,7 +235,7 @@ def test_a_server_is_known_by_its_answer(
     ],
 )
 def test_a_server_is_known_by_its_url(url: str, server: str | None) -> None:
-    assert told_by_url(url) == server
+    assert server_by_url(url) == server
 
 
 def test_a_file_is_judged_by_what_the_service_may_read(tmp_path: Path) -> None:
@@ -304,7 +303,7 @@ def test_a_known_kind_of_server_needs_its_address_only(
     [
         ("influxdb2", "https://i.lan", "--url needs ?org=…&bucket=… at its end for influxdb2"),
         ("influxdb2", "https://i.lan?org=o", "--url needs ?bucket=…"),
-        ("phonetrack", "https://n.lan", "it has /apps/phonetrack/log/overland/ in it"),
+        ("phonetrack", "https://n.lan", "shows for Overland, with /apps/phonetrack/log/overland/"),
         ("traccar", "http://[x", "upload.url = 'http://[x': must be a URL: "),
     ],
 )
@@ -336,7 +335,7 @@ def test_the_config_for_traccar_works(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert traccar.positions == []
-        assert "400 where no device is named, as Traccar does" in done.stdout
+        assert "400 to a request without a device, as Traccar answers" in done.stdout
         assert "To do: in Traccar, add a device with the identifier van-07" in done.stdout
         env = {
             "TELEMETRY_AGENT_QUEUE__PATH": str(tmp_path / "queue.db"),

@@ -295,9 +295,9 @@ def a_command_meets_a_queue_of_root(device: Device) -> None:
 @tries("sudo install -d -o {} {}", "sudo systemctl edit telemetry-agent")
 def the_state_directory_cannot_be_made(device: Device) -> None:
     device.configured(more="[queue]\npath = '/srv/gps/queue.db'")
-    device.remedied("state directory", "is not there", verdict="fail")
+    device.remedied("state directory", "does not exist", verdict="fail")
     found = device.found("state directory")
-    assert "the service's unit keeps it from /srv/gps" in found["said"], found
+    assert "the service's unit does not let it write to /srv/gps" in found["said"], found
     assert "`sudo systemctl edit telemetry-agent`" in found["remedy"]
     (line,) = re.findall("add (ReadWritePaths=/srv/gps) under", found["remedy"])
     editor = device.machine.root / "usr/local/bin/editor"
@@ -504,7 +504,7 @@ def there_are_no_certificates(device: Device) -> None:
     device.machine.start("tls", *server.split())
     device.configured(("http://127.0.0.1:8080", "https://127.0.0.1:8443"))
     found = device.found("tls")
-    assert "trusts no certificate at all" in found["said"], found
+    assert "has no CA certificates" in found["said"], found
     device.type_commands(found["remedy"])
     assert "not trusted: self-signed" in device.found("tls")["said"]
     run("systemctl", "stop", "tls")

@@ -53,7 +53,7 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         by_pip = blocks("install.md", "sh")[-1]
         in_home = by_pip.replace("/opt/telemetry-agent", "/root/venv")
         said = typed(machine, in_home, check=False)
-        assert "below a home folder, which the service cannot see" in said
+        assert "below /root, which the service cannot see" in said
         assert "sudo pipx install --global" in said
         assert left_behind(machine) == before
 

@@ -44,7 +44,7 @@ def assert_commands_work(machine: Container, runs: str, installed: str, protocol
     assert f"restart the service to run {installed}" in said
     assert protocols in said
     said = machine.run("telemetry-agent", "doctor", check=False).stdout
-    assert f"version {runs}), but installed is version {installed}" in said
+    assert f"version {runs}), but version {installed} is installed" in said
     for words in ("queue stats", "queue list", "export --format csv", "tap --for 1s"):
         said = machine.said("telemetry-agent", *words.split())
         assert said

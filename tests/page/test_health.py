@@ -12,7 +12,7 @@ from browsing import browsing, comes_true, free_port
 from rig import START_MS, simulated, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.doctor import disk
+from telemetry_agent.doctor.storage import file_system
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.lab.endpoint.tokens import Tokens
 from telemetry_agent.model import Fix
@@ -22,7 +22,8 @@ from telemetry_agent.model import Fix
 def lasting_folder() -> Iterator[Path]:
     """A folder on a disk that the doctor does not mind."""
     for parent in (tempfile.gettempdir(), "/var/tmp", "/work", str(Path.home())):
-        if Path(parent).is_dir() and disk.file_system(Path(parent), Path("/")).verdict == "pass":
+        folder = Path(parent)
+        if folder.is_dir() and file_system(folder, Path("/")).verdict == "pass":
             break
     else:
         pytest.skip("no disk here outlasts a power cut")

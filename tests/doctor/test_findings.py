@@ -4,8 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.findings import Finding, failed, passed, skipped
-from telemetry_agent.doctor.runner import Check, findings
+from telemetry_agent.doctor.findings import Check, Finding, failed, passed, run_checks, skipped
 
 HUNG = ("the bus does not answer", "restart it")
 
@@ -15,7 +14,7 @@ def well(*names: str) -> Callable[[], list[Finding]]:
 
 
 def told(*checks: Check, limit_s: float = 5) -> list[tuple[str, str, str]]:
-    return [(f.name, f.verdict, f.said) for f in findings(checks, limit_s=limit_s)]
+    return [(f.name, f.verdict, f.said) for f in run_checks(checks, limit_s=limit_s)]
 
 
 def test_findings_come_in_order_whichever_is_ready_first() -> None:
@@ -81,10 +80,26 @@ def test_a_check_that_hangs_is_left_behind() -> None:
     over.set()
 
 
+def test_what_may_not_be_looked_at_is_a_warning_and_what_was_found_before_counts() -> None:
+    def forbidden() -> Iterator[Finding]:
+        yield passed("a", "well")
+        raise PermissionError(13, "Permission denied", "/root/x")
+
+    assert told(Check(("a", "b", "c"), forbidden)) == [
+        ("a", "pass", "well"),
+        ("b", "warn", "no permission to look at /root/x"),
+        ("c", "skip", "needs b"),
+    ]
+
+
 def test_a_check_that_breaks_silences_no_other() -> None:
     def breaks() -> list[Finding]:
         raise ZeroDivisionError("oh")
 
     found = told(Check(("a", "b"), breaks), Check(("c",), well("c")))
-    assert found[0] == ("a", "fail", "this check itself broke: ZeroDivisionError('oh')")
+    assert found[0] == (
+        "a",
+        "fail",
+        "this check crashed: ZeroDivisionError('oh')",
+    )
     assert found[1:] == [("b", "skip", "needs a"), ("c", "pass", "well")]

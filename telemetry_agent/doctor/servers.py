@@ -1,0 +1,239 @@
+"""The servers that ``init`` knows: which URL each one needs, and how each one is recognised."""
+
+import contextlib
+import http.client
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from socket import socket
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, resolve
+from telemetry_agent.clock import Clock
+from telemetry_agent.connecting import Connecting
+from telemetry_agent.errors import UsageError
+from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.interfaces import FormatName
+
+
+@dataclass(frozen=True)
+class ServerPreset:
+    """What one kind of server needs.
+
+    A path, port or query is the default for a URL without it; the port only with plain http.
+    """
+
+    format: FormatName
+    path: str = ""
+    port: int | None = None
+    query: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    """Parameters that the URL must have, and that only the user knows."""
+    hint: str = ""
+    """What the user has to do next, with the name of the ``{device}``."""
+    unpacks: bool = True
+    """Whether it unpacks gzip, if ``compression = "auto"`` compresses for its format."""
+
+
+SERVERS = {
+    "native": ServerPreset("native"),
+    "traccar": ServerPreset(
+        "osmand", "/", 5055, hint="in Traccar, add a device with the identifier {device}"
+    ),
+    "dawarich": ServerPreset(
+        "overland",
+        "/api/v1/overland/batches",
+        hint="put your API key into a file and name it in upload.token_file",
+    ),
+    "phonetrack": ServerPreset("overland"),
+    "owntracks": ServerPreset(
+        "owntracks",
+        "/pub",
+        8083,
+        hint="check that ?u=… of upload.url names the user whose positions they are",
+    ),
+    "home-assistant": ServerPreset(
+        "gpslogger",
+        hint="check that upload.url is the address that the integration GPSLogger shows",
+    ),
+    "influxdb": ServerPreset(
+        "influx",
+        "/write",
+        8086,
+        {"db": "gps"},
+        hint="in InfluxDB, CREATE DATABASE gps, or name yours in upload.url",
+    ),
+    "influxdb2": ServerPreset(
+        "influx",
+        "/api/v2/write",
+        8086,
+        needs=("org", "bucket"),
+        hint="put a token that may write the bucket into a file and name it in upload.token_file",
+    ),
+    "victoria-metrics": ServerPreset(
+        "influx", "/write", 8428, hint="start it with -dedup.minScrapeInterval=1ms"
+    ),
+    "questdb": ServerPreset(
+        "influx",
+        "/write",
+        9000,
+        hint="in QuestDB, create the table as in docs/servers.md",
+        unpacks=False,
+    ),
+    "clickhouse": ServerPreset(
+        "clickhouse",
+        "/",
+        8123,
+        {"database": "gps"},
+        hint="in ClickHouse, create table and user as in docs/servers.md",
+    ),
+}
+
+_PHONETRACK_PATH = "/apps/phonetrack/log/overland/"
+_PATHS = {
+    "/api/v1/overland": "dawarich",
+    _PHONETRACK_PATH: "phonetrack",
+    "/api/v2/write": "influxdb2",
+    "/pub": "owntracks",
+}
+_PORTS = {
+    5055: "traccar",
+    8083: "owntracks",
+    8086: "influxdb",
+    8123: "clickhouse",
+    8428: "victoria-metrics",
+}
+_TITLES = {
+    "traccar": "traccar",
+    "dawarich": "dawarich",
+    "owntracks": "owntracks",
+    "victoriametrics": "victoria-metrics",
+}
+"""A word in the title of the page at its root -> the server."""
+
+_ANSWER_S = 4.0
+_READ_BYTES = 1 << 16
+
+
+def completed(name: str, url: str) -> str:
+    """The URL with what this kind of server needs besides the address.
+
+    Raises:
+        UsageError: something is missing that only the user knows.
+    """
+    server = SERVERS[name]
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme == "http" and parts.port is None
+    except ValueError as error:
+        raise UsageError(f"--url {url}: {error}") from None
+    if name == "phonetrack" and _PHONETRACK_PATH not in parts.path:
+        raise UsageError(
+            f"--url needs the address that PhoneTrack shows for Overland, with {_PHONETRACK_PATH}"
+        )
+    has = parse_qs(parts.query)
+    missing = [f"{key}=…" for key in server.needs if key not in has]
+    if missing:
+        raise UsageError(f"--url needs ?{'&'.join(missing)} at its end for {name}")
+    added = urlencode({key: value for key, value in server.query.items() if key not in has})
+    return parts._replace(
+        netloc=f"{parts.netloc}:{server.port}" if plain and server.port else parts.netloc,
+        path=parts.path if parts.path.strip("/") else server.path or parts.path,
+        query="&".join(filter(None, (parts.query, added))),
+    ).geturl()
+
+
+def usual(name: str, url: str) -> str:
+    """The URL that this kind of server usually has at the address of ``url``."""
+    server, parts = SERVERS[name], urlsplit(url)
+    if name == "traccar":  # it takes positions on another port than its page
+        host = parts.hostname or ""
+        return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/"
+    query = "&".join([f"{key}=…" for key in server.needs] + [*map("=".join, server.query.items())])
+    path = f"{_PHONETRACK_PATH}TOKEN/NAME" if name == "phonetrack" else server.path
+    return parts._replace(path=path, query=query).geturl()
+
+
+def server_by_url(url: str) -> str | None:
+    """The server that the path, the port or the host's name shows; ``None``: unknown."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    for path, server in _PATHS.items():
+        if path in f"{parts.path}/":
+            return server
+    if parts.path.strip("/"):
+        return None  # a path was typed for a server that is known already
+    named = {name for name in _TITLES.values() if name in re.split(r"[.-]", host)}
+    return _PORTS.get(port or 0) or next(iter(named), None)
+
+
+def server_by_answer(url: str) -> tuple[str, str] | None:
+    """Ask a server whose URL has no path: which server it is, and the URL for fixes."""
+    try:
+        parts = urlsplit(url)
+        if parts.path.strip("/") or (server := server_by_root(url)) is None:
+            return None
+    except ValueError:
+        return None
+    return server, usual(server, url) if server == "traccar" else url
+
+
+def server_by_root(
+    url: str, context: ssl.SSLContext | None = None, resolve: Resolve = resolve
+) -> str | None:
+    """Ask for the page at the root of the URL's server: which server that is.
+
+    ``None`` also after an error: other checks report that the server is unreachable.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            return None
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        sock = connected(resolve, parts.hostname, port, _ANSWER_S)
+        if parts.scheme == "https":
+            context = context or ssl.create_default_context()
+            sock = context.wrap_socket(sock, server_hostname=parts.hostname)
+        connection = http.client.HTTPConnection(parts.hostname, port, timeout=_ANSWER_S)
+        connection.sock = sock
+        with contextlib.closing(connection):
+            connection.request("GET", "/", headers={"Accept": "text/html, */*"})
+            answer = connection.getresponse()
+            headers = {name.lower(): value for name, value in answer.getheaders()}
+            body = answer.read(_READ_BYTES).decode("utf-8", "replace")
+    except (OSError, UnreachableError, ValueError, http.client.HTTPException):
+        return None
+    return _recognised(answer.status, headers, body)
+
+
+def connected(resolve: Resolve, host: str, port: int, limit_s: float) -> socket:
+    """A connection to any address of ``host``, as the agent makes it.
+
+    Raises:
+        UnreachableError: none could be made in time.
+    """
+    clock = Clock()
+    now_s = clock.monotonic_s()
+    connecting = Connecting(Resolver(resolve), host, port, now_s, connect_s=limit_s)
+    sock = connecting.run(clock, Bell().wait)
+    sock.settimeout(limit_s)
+    return sock
+
+
+def _recognised(status: int, headers: Mapping[str, str], body: str) -> str | None:
+    if version := headers.get("x-influxdb-version"):
+        return "influxdb" if version.lstrip("v").startswith("1") else "influxdb2"
+    server = headers.get("server", "").lower()
+    if server.startswith("telemetry-agent"):
+        return "native"
+    if server.startswith("questdb"):
+        return "questdb"
+    if status == http.HTTPStatus.OK and body.strip() == "Ok.":
+        return "clickhouse"
+    title = re.search(r"<(?:title|h2)>([^<]*)", body, re.IGNORECASE)
+    said = title[1].lower().replace("-", "") if title else ""
+    return next((name for word, name in _TITLES.items() if word in said), None)
