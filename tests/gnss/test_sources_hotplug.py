@@ -1,3 +1,4 @@
+import logging
 import os
 import socket
 
@@ -39,6 +40,26 @@ def test_everything_else_is_not() -> None:
     ports.says(*OTHERS)
     assert not ports.port_was_added()
     ports.close()
+
+
+def test_without_netlink_it_is_an_ordinary_bell(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(protocol: int, groups: int) -> socket.socket:
+        raise PermissionError(1, "Operation not permitted")
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("telemetry_agent.tasks._kernel_socket", refused)
+    bell = PortBell()
+    assert not bell.port_was_added()
+    bell.ring()
+    bell.wait(None)
+    bell.close()
+    (said,) = caplog.messages
+    assert said == (
+        "cannot receive the kernel's messages about devices (Operation not permitted): "
+        "a receiver that is plugged in is found within half a minute, not at once"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may speak as the kernel does")
