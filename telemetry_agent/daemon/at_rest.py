@@ -134,7 +134,7 @@ class RestingQueue:
         try:
             log = read_log(set_aside_files.log_of(file), PAGE_BYTES)
             # Of such a log SQLite drops the end, or all; the agent takes what is whole in it.
-            if log.frames and (log.taken < len(log.frames) or file.stat().st_size < PAGE_BYTES):
+            if log.frames and (log.taken < log.frames or file.stat().st_size < PAGE_BYTES):
                 raise StorageError(f"the log of the queue {path} is damaged")
         except OSError as error:
             raise StorageError(f"cannot read the queue {path}: {error.strerror}") from error

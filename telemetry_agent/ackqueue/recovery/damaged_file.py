@@ -62,16 +62,16 @@ class DamagedFile:
         self.path = path
         with ExitStack() as stack:
             self._file = stack.enter_context(path.open("rb"))
-            log = read_log(log_of(path), PAGE_BYTES)
-            self._frames, self._bytes = log.frames, log.page_bytes
-            self._is_headless = log.headless
-            self._log = stack.enter_context(log_of(path).open("rb")) if log.frames else None
+            self._log = read_log(log_of(path), PAGE_BYTES)
+            self._bytes = self._log.page_bytes
+            if self._log.frames:
+                self._log_file = stack.enter_context(log_of(path).open("rb"))
             self._close = stack.pop_all().close
         self._pages = -(-os.fstat(self._file.fileno()).st_size // self._bytes)
+        self.places = self._pages + self._log.frames
         # A log without its header can be older than the file: its pages overrule none of those.
-        newer = [] if log.headless else self._frames
-        self._newest = {frame.page: place for place, frame in enumerate(newer, self._pages)}
-        self.places = self._pages + len(self._frames)
+        newer = range(0) if self._log.headless else range(self._pages, self.places)
+        self._newest = {self._page(place): place for place in newer}
         self.is_newer = is_newer(self._content(0)) if self._pages else False
         """A version still to come has written it."""
         self.has_rows = False
@@ -121,12 +121,12 @@ class DamagedFile:
                         yield run
 
     def _is_newest(self, place: int) -> bool:
-        page = place + 1 if place < self._pages else self._frames[place - self._pages].page
-        return self._newest.get(page, page - 1 if self._is_headless else place) == place
+        page = self._page(place)
+        return self._newest.get(page, page - 1 if self._log.headless else place) == place
 
     def age(self, place: int) -> int:
         """The higher, the newer the version of a page is that this place holds."""
-        return -1 if self._is_headless and place >= self._pages else place
+        return -1 if self._log.headless and place >= self._pages else place
 
     def ends(self) -> Iterator[int]:
         """The places at the ends of the file, and of its log: a sample."""
@@ -135,21 +135,27 @@ class DamagedFile:
         yield from range(max(self._pages, self.places - _PROBE_FRAMES), self.places)
 
     def _records(self, place: int) -> Iterator[tuple[int, list[object]]]:
-        page = place + 1 if place < self._pages else self._frames[place - self._pages].page
-        return leaf_records(self._content(place), page, self._newest_version)
+        return leaf_records(self._content(place), self._page(place), self._newest_version)
 
     def _newest_version(self, page: int) -> bytes | None:
         place = self._newest.get(page, page - 1)
         return self._content(place) if 0 <= place < self.places else None
 
+    def _page(self, place: int) -> int:
+        if place < self._pages:
+            return place + 1
+        try:
+            return self._log.page(self._log_file, place - self._pages)
+        except OSError:
+            return 0  # a sector that cannot be read any more
+
     def _content(self, place: int) -> bytes:
         try:
-            if place < self._pages or self._log is None:
+            if place < self._pages:
                 return os.pread(self._file.fileno(), self._bytes, place * self._bytes)
-            offset = self._frames[place - self._pages].offset
-            return os.pread(self._log.fileno(), self._bytes, offset)
+            return self._log.content(self._log_file, place - self._pages)
         except OSError:
-            return b""  # a sector that cannot be read any more
+            return b""  # as above
 
 
 def sample(paths: Sequence[Path]) -> tuple[list[Row], int]:

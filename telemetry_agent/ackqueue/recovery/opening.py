@@ -114,7 +114,7 @@ def _read_log(path: Path, noted: Note | None) -> tuple[str | None, Tail, bool]:
         return None, none, noted is not None and not noted.clean
     if found.damaged:
         return f"the log of the queue {path} is damaged", none, found.end_is_lost
-    if found.taken == len(found.frames):
+    if found.taken == found.frames:
         return None, none, found.end_is_lost
     with closing(DamagedFile(path)) as damaged:
         return None, damaged.tail(found.taken), found.end_is_lost
