@@ -98,16 +98,16 @@ class QueueFile:
 
         What is at its place now is nobody's to delete: it gets another name.
         """
-        copy = self._path.with_name(self._path.name + ".new")
-        self.store.copy_to(copy)
         now = self._inodes_now
         others = [file for file, inode in now.items() if inode != self._inodes.get(file)]
+        # Before there is a copy: after a kill it is carried over into the file that is here then.
         if self._path in others:
             foreign = set_aside_files.put_by(self._path, others)
             log.error("what was in the place of %s is %s now", self._path, foreign)
+        self.store.copy_to(set_aside_files.copy_of(self._path))
         with suppress(StorageError):
             self.store.close()  # and with it goes its log, by name
-        set_aside_files.put_in_place(copy, self._path)
+        set_aside_files.put_in_place(self._path)
         self._open()
 
     def _open(self) -> None:

@@ -49,9 +49,12 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
     Raises:
         StorageError: The disk refuses; nothing was renamed for that.
     """
-    set_aside_files.finish(path)
+    copy = set_aside_files.finish(path)
+    if copy is not None:
+        log.error("the queue was being written again: the copy %s waits to be carried over", copy)
     try:
         reason, tail, end_is_lost = _read_log(path, noted)
+        end_is_lost = end_is_lost and not (copy is not None and _is_whole(copy))
     except OSError as error:
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
     if reason is None:
@@ -61,6 +64,13 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
             reason = str(error)
     say_set_aside(reason, set_aside_files.move_away(path))
     return _completed(path, connect, noted, Tail([], [], []), end_is_lost=end_is_lost)
+
+
+def _is_whole(copy: Path) -> bool:
+    """Whether it has as many pages as it says: the copying came to its end."""
+    with copy.open("rb") as file:
+        pages = int.from_bytes(file.read(32)[28:])
+    return pages * PAGE_BYTES == copy.stat().st_size
 
 
 def _completed(

@@ -5,6 +5,8 @@ When all of its rows are there it is deleted. If rows are missing it is renamed 
 for a person to look at; only the last of these is kept. A file in which no row of ours was found
 is renamed to ``PATH.foreign-N``, which only the user deletes.
 
+``PATH.new`` is the queue while it is written again; found at a start, it waits as well.
+
 A power cut can come after each step, so ``finish`` is called before a queue is opened.
 """
 
@@ -30,6 +32,11 @@ def index_of(path: Path) -> Path:
     return path.with_name(path.name + "-shm")
 
 
+def copy_of(path: Path) -> Path:
+    """Where the queue is written again that was deleted, moved or replaced while it was in use."""
+    return path.with_name(path.name + ".new")
+
+
 def waiting(path: Path) -> list[Path]:
     """The files to be carried over into the queue at ``path``, the oldest first."""
     return [file for _, file in _numbered(path, _WAITING)]
@@ -53,9 +60,7 @@ def move_away(path: Path) -> Path:
     Raises:
         StorageError: It cannot be renamed.
     """
-    kinds = (_WAITING, _KEPT, _FOREIGN)
-    taken = [number for kind in kinds for number, _ in _numbered(path, kind)]
-    aside = _named(path, _WAITING, max(taken, default=0) + 1)
+    aside = _next_waiting(path)
     _move(path, aside)
     return aside
 
@@ -65,7 +70,7 @@ def put_by(path: Path, files: Sequence[Path]) -> Path:
 
     Args:
         path: Of the queue.
-        files: What is theirs of it, its log and its index.
+        files: What is theirs of its log, its index, and the file itself, in this order.
 
     Raises:
         StorageError: It cannot be renamed.
@@ -76,13 +81,15 @@ def put_by(path: Path, files: Sequence[Path]) -> Path:
         for file in files:
             end = file.name.removeprefix(path.name)
             rename(file, foreign_path.with_name(foreign_path.name + end))
+            # Each by itself: their log without their file would be taken for that of the queue.
+            sync_directory(path.parent)
     except OSError as error:
         raise StorageError(f"cannot rename the file {path}: {error.strerror}") from error
     return foreign_path
 
 
-def put_in_place(copy: Path, path: Path) -> None:
-    """Rename a copy of the queue to the queue. Synced when it returns.
+def put_in_place(path: Path) -> None:
+    """Rename the copy of the queue to the queue. Synced when it returns.
 
     Raises:
         StorageError: It cannot be renamed.
@@ -90,26 +97,38 @@ def put_in_place(copy: Path, path: Path) -> None:
     try:
         for old in (log_of(path), index_of(path)):  # of the file that was here
             old.unlink(missing_ok=True)
-        rename(copy, path)
+        rename(copy_of(path), path)
         sync_directory(path.parent)
     except OSError as error:
-        raise StorageError(f"cannot rename the queue {copy}: {error.strerror}") from error
+        raise StorageError(f"cannot rename the copy of {path}: {error.strerror}") from error
 
 
-def finish(path: Path) -> None:
-    """Complete a ``move_away`` that a power cut or a kill interrupted.
+def finish(path: Path) -> Path | None:
+    """Complete what a power cut or a kill interrupted.
+
+    Returns:
+        What a copy of the queue is called now that did not get into its place, if there is one.
 
     Raises:
         StorageError: It cannot be renamed.
     """
-    files = waiting(path)
-    if not files:
-        return
-    here = path.exists(), log_of(path).exists()
-    there = files[-1].exists(), log_of(files[-1]).exists()
-    # The log was renamed and the file was not, or the other way round.
-    if there == (False, True) or (there == (True, False) and here == (False, True)):
-        _move(path, files[-1])
+    if files := waiting(path):
+        here = path.exists(), log_of(path).exists()
+        there = files[-1].exists(), log_of(files[-1]).exists()
+        # The log was renamed and the file was not, or the other way round.
+        if there == (False, True) or (there == (True, False) and here == (False, True)):
+            _move(path, files[-1])
+    copy = copy_of(path)
+    if not copy.exists():
+        return None
+    # It holds what the file in its place may lack: that was deleted or replaced, or lost its log.
+    aside = _next_waiting(path)
+    try:
+        rename(copy, aside)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot rename the queue {copy}: {error.strerror}") from error
+    return aside
 
 
 def retire(path: Path, file: Path, end: End) -> None:
@@ -153,6 +172,12 @@ def _move(path: Path, aside: Path) -> None:
         sync_directory(path.parent)
     except OSError as error:
         raise StorageError(f"cannot rename the queue {path}: {error.strerror}") from error
+
+
+def _next_waiting(path: Path) -> Path:
+    kinds = (_WAITING, _KEPT, _FOREIGN)
+    taken = [number for kind in kinds for number, _ in _numbered(path, kind)]
+    return _named(path, _WAITING, max(taken, default=0) + 1)
 
 
 def _named(path: Path, kind: str, number: int) -> Path:
