@@ -12,15 +12,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.file.marks import (
+from telemetry_agent.ackqueue.file.rows import (
+    COLUMNS,
     MARK_COLUMNS,
     STREAM_COLUMNS,
-    mark_row,
+    TIME_MS,
+    Row,
+    is_sound,
+    proves_its_number,
     read_mark,
     read_stream,
-    stream_row,
+    with_checksum,
 )
-from telemetry_agent.ackqueue.file.rows import COLUMNS, TIME_MS, Row, is_sound, proves_its_number
 from telemetry_agent.ackqueue.file.schema import (
     FAILURES,
     PAGE_BYTES,
@@ -329,7 +332,7 @@ class Store:
                 if run is None:
                     execute("DELETE FROM stream WHERE lo = ?", (lo,))
                 else:
-                    execute(_SET_STREAM, stream_row(run))
+                    execute(_SET_STREAM, with_checksum(*run))
             if changes.moved:
                 self._connection.executemany(_REPLACE, changes.moved)
             if changes.arrived:
@@ -354,7 +357,7 @@ class Store:
             if span is None:
                 execute("DELETE FROM mark WHERE lo = ?", (lo,))
                 continue
-            execute(_SET_MARK, mark_row(span))
+            execute(_SET_MARK, with_checksum(span.lo, span.hi, *span.value))
             if span.value.state in {State.GONE, State.UNUSED}:
                 execute("DELETE FROM fix WHERE id BETWEEN ? AND ?", (lo, span.hi))
 

@@ -11,13 +11,15 @@ earlier, the ballast makes room.
 """
 
 import logging
+import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
-from telemetry_agent.ackqueue.limits.ballast import Ballast
 from telemetry_agent.ackqueue.limits.thinner import Thinner
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.row_states import DROPPED, EXPIRED, PURGED, REFUSED, RowState, State
@@ -70,6 +72,47 @@ class Room(NamedTuple):
     def ample(self) -> bool:
         """Whether the queue counts as not full again: a quarter of its limit is free."""
         return self.used <= self.limit - self.limit // 4
+
+
+class Ballast:
+    """``PATH.ballast``: room that is kept for the day on which the disk is full.
+
+    To delete rows, or to note an acknowledgement, takes room too. So an empty file of some size is
+    kept beside the queue, and is deleted when there is no other way to write.
+    """
+
+    def __init__(self, queue_path: Path, size: int) -> None:
+        self._path = queue_path.with_name(queue_path.name + ".ballast")
+        self._size = size
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is such room."""
+        with suppress(OSError):
+            return self._path.stat().st_size == self._size
+        return False
+
+    def keep(self, spare_bytes: int) -> None:
+        """Make it if it is not there and the disk can spare it twice."""
+        if spare_bytes < 2 * self._size or self.is_there:
+            return
+        self.drop()  # of other limits, or a kill came before it had its size
+        with suppress(OSError):
+            fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
+            try:
+                os.posix_fallocate(fd, 0, self._size)
+            except OSError:
+                self._path.unlink()
+            finally:
+                os.close(fd)
+
+    def drop(self) -> bool:
+        """Give its room to the queue. Returns whether there was any."""
+        try:
+            self._path.unlink()
+        except OSError:
+            return False
+        return True
 
 
 class Bounds:
@@ -205,7 +248,7 @@ class Bounds:
         if waiting is not None:
             last_old, ends = self._old(waiting.lo, shared.last, oldest_ms)
             if last_old >= waiting.lo:
-                self._lose_waiting(last_old, EXPIRED)
+                self._lose_oldest(EXPIRED, last_old, last_old)
                 more |= not ends
         shared.write()
         return more
@@ -326,12 +369,8 @@ class Bounds:
 
     def _drop(self) -> bool:
         with self._shared.lock:
-            ledger = self._shared.ledger
-            before = ledger.ready_rows.free.total
-            left = min(ROWS_PER_READ, before // 16 + 1)
-            while left and (oldest := ledger.oldest_free(left)) is not None:
-                ledger.lose(oldest.lo, oldest.hi, DROPPED)
-                left -= oldest.size
+            before = self._shared.ledger.ready_rows.free.total
+        self._lose_oldest(DROPPED, min(ROWS_PER_READ, before // 16 + 1), self._shared.last)
         return before > 0
 
     def _lose(self, ranges: list[tuple[int, int]], mark: RowState) -> None:
@@ -339,12 +378,15 @@ class Bounds:
             for lo, hi in ranges:
                 self._shared.ledger.lose(lo, hi, mark)
 
-    def _lose_waiting(self, last: int, mark: RowState) -> None:
+    def _lose_oldest(self, mark: RowState, limit: int, upto: int) -> None:
+        """Give up the oldest that wait: at most so many, and none behind that row."""
         ledger = self._shared.ledger
         with self._shared.lock:
             while (
-                (first := next(iter(ledger.ready_rows.free), None))
-                and first.lo <= last
-                and (oldest := ledger.oldest_free(last - first.lo + 1))
+                limit > 0
+                and (first := next(iter(ledger.ready_rows.free), None))
+                and first.lo <= upto  # first: to ask for the oldest can break up its batch
+                and (oldest := ledger.oldest_free(min(limit, upto - first.lo + 1)))
             ):
                 ledger.lose(oldest.lo, oldest.hi, mark)
+                limit -= oldest.size

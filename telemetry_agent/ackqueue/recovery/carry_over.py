@@ -176,10 +176,12 @@ class Carrier:
                 uncounted = shared.ledger.lost()["uncounted"]
             # With losses it is kept for a person to examine, of a newer version for that version.
             for file in found.files:
-                end: set_aside_files.End = (
-                    "kept" if count or uncounted or file.is_newer else "delete"
+                is_kept = count or uncounted or file.is_newer
+                set_aside_files.retire(
+                    shared.path,
+                    file.path,
+                    "foreign" if not file.has_rows else "kept" if is_kept else None,
                 )
-                set_aside_files.retire(shared.path, file.path, end if file.has_rows else "foreign")
             set_aside_files.delete_kept(shared.path, but_for=1)
         self._report(count, lost)
         if uncounted:

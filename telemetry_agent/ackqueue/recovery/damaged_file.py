@@ -14,8 +14,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.file.marks import MARK_COLUMNS, STREAM_COLUMNS, read_mark, read_stream
-from telemetry_agent.ackqueue.file.rows import COLUMNS, Row, is_sound
+from telemetry_agent.ackqueue.file.rows import (
+    COLUMNS,
+    MARK_COLUMNS,
+    STREAM_COLUMNS,
+    Row,
+    is_sound,
+    read_mark,
+    read_stream,
+)
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, is_newer
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery.pages import leaf_records

@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from telemetry_agent.ackqueue.file.marks import read_mark
-from telemetry_agent.ackqueue.file.rows import decode, is_sound
+from telemetry_agent.ackqueue.file.rows import decode, is_sound, read_mark
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, NewerError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.reading import QueueReader, QueueSource
@@ -150,13 +149,13 @@ def _report(
     lost: list[Loss] | None = None,
 ) -> dict[str, Any]:
     set_aside = [
-        {"file": file.name, "bytes": size_on_disk(file), "state": state}
-        for state, files in (
-            ("waiting", set_aside_files.waiting(path)),
-            ("kept", set_aside_files.kept(path)),
-            ("foreign", set_aside_files.foreign(path)),
-        )
-        for file in files
+        {
+            "file": file.name,
+            "bytes": size_on_disk(file),
+            "state": "waiting" if kind == "damaged" else kind,
+        }
+        for kind in set_aside_files.KINDS
+        for file in set_aside_files.of_kind(path, kind)
     ]
     counts = counts or {}
     faults = [count for name, count in counts.items() if name != "rows"]
