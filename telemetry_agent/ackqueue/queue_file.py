@@ -65,7 +65,7 @@ class QueueFile:
 
         Raises:
             QueueLockedError: Another process uses the queue meanwhile.
-            StorageError: The disk refuses. What is open goes on.
+            StorageError: The disk refuses. The open files stay in use.
         """
         make_directories(self._path)
         if retaken := self.lock.retake():
@@ -96,7 +96,7 @@ class QueueFile:
     def _move_in(self) -> None:
         """Make the file again from what is still open.
 
-        What is at its place now is nobody's to delete: it gets another name.
+        What is at its place now is not ours: it is renamed, not deleted.
         """
         now = self._inodes_now
         others = [file for file, inode in now.items() if inode != self._inodes.get(file)]

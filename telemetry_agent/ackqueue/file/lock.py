@@ -19,16 +19,20 @@ from telemetry_agent.errors import QueueLockedError
 
 
 class Note(NamedTuple):
-    """What a holder wrote down about its queue, in case the queue file itself cannot tell."""
+    """What a holder wrote about its queue, in case the queue file itself cannot be read."""
 
-    clean: bool
-    """It was closed in an orderly way."""
-    oldest: int
+    clean: bool = True
+    """The queue was closed."""
+    oldest: int = 1
     """The oldest row that was to be delivered, or the one after the last."""
-    last: int
+    last: int = 0
     """The last row."""
     run: StreamRun | None = None
     """The newest run of rows of one stream."""
+
+
+UNKNOWN = Note()
+"""There is no note that can be read."""
 
 
 class QueueLock:
@@ -44,12 +48,19 @@ class QueueLock:
         self._queue_path = queue_path
         self._fd = _take(queue_path)
         self.noted = _read_note(_lines(self._fd))
-        """By the last holder, if it can be read."""
-        self._write(self.noted)
+        """By the last holder."""
+        self.note(self.noted)
 
     def note(self, note: Note) -> None:
-        """Write this down. It may be lost by a power cut."""
-        self._write(note)
+        """Write this into the file, not synced: a power cut may take it."""
+        text = f"{os.getpid()}\n"
+        if note is not UNKNOWN:
+            numbers = " ".join(map(str, (note.oldest, note.last, *(note.run or ()))))
+            line = f"{'closed' if note.clean else 'open'} {numbers}"
+            text += f"{line} {crc32(line.encode())}\n"
+        with suppress(OSError):  # the note only helps: a full disk does not keep the agent away
+            os.pwrite(self._fd, text.encode(), 0)
+            os.ftruncate(self._fd, len(text))
 
     def retake(self) -> bool:
         """Take it again if the file was deleted, moved or replaced. Returns whether it was.
@@ -67,22 +78,12 @@ class QueueLock:
         return True
 
     def release(self) -> None:
-        """Let the next one in."""
+        """Let the next process in."""
         os.close(self._fd)
-
-    def _write(self, note: Note | None) -> None:
-        text = f"{os.getpid()}\n"
-        if note is not None:
-            numbers = " ".join(map(str, (note.oldest, note.last, *(note.run or ()))))
-            line = f"{'closed' if note.clean else 'open'} {numbers}"
-            text += f"{line} {crc32(line.encode())}\n"
-        with suppress(OSError):  # it is a help, and a full disk is no reason not to start
-            os.pwrite(self._fd, text.encode(), 0)
-            os.ftruncate(self._fd, len(text))
 
 
 def check_at_rest(queue_path: Path) -> None:
-    """Whether nobody uses the queue. Takes no lock: it would keep an agent from starting.
+    """Check that no process uses the queue. Takes no lock: it would keep an agent from starting.
 
     Raises:
         QueueLockedError: A process holds it.
@@ -142,13 +143,13 @@ def _lines(fd: int) -> list[str]:
         return []
 
 
-def _read_note(lines: list[str]) -> Note | None:
+def _read_note(lines: list[str]) -> Note:
     try:
         _, line = lines
         noted, _, crc = line.rpartition(" ")
         state, oldest, last, *run = noted.split()
         begins = StreamRun(*map(int, run)) if run else None
         note = Note(state == "closed", int(oldest), int(last), begins)
-        return note if int(crc) == crc32(noted.encode()) else None
+        return note if int(crc) == crc32(noted.encode()) else UNKNOWN
     except (ValueError, TypeError):
-        return None
+        return UNKNOWN

@@ -52,11 +52,11 @@ def _outside(field: Field) -> str:
 
 
 class UnusableError(StorageError):
-    """The file is damaged, or no queue that this version can use: it is to be set aside."""
+    """The file is damaged, or is not a queue that this version can use: it is to be set aside."""
 
 
 class NewerError(UnusableError):
-    """A version still to come has written the file."""
+    """A newer version has written the file."""
 
 
 APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
@@ -129,7 +129,7 @@ _STAND_INS = (
 
 
 def is_newer(header: bytes) -> bool:
-    """Whether the first 100 bytes of a file are those of a queue of a version still to come."""
+    """Whether the first 100 bytes of a file are those of a queue of a newer version."""
     version, application_id = (int.from_bytes(header[at : at + 4]) for at in (60, 68))
     return application_id == APPLICATION_ID and version > len(_MIGRATIONS)
 
@@ -169,23 +169,23 @@ _text = partial(str, encoding="utf-8", errors="surrogateescape")
 def connect(path: Path) -> sqlite3.Connection:
     """Open an existing file, with transactions begun and ended by the caller alone."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.text_factory = _text  # a text that is damaged must not keep others from being read
+    connection.text_factory = _text  # a damaged text must not keep others from being read
     return connection
 
 
 def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
-    """Open the queue file at ``path``, made if it is not there.
+    """Open the queue file at ``path``. A missing one is made.
 
     Raises:
-        UnusableError: What is there is no queue of ours, or a damaged one.
+        UnusableError: The file is not a queue of ours, or is damaged.
         StorageError: It cannot be opened.
     """
     try:
         if not path.exists():
-            # Before SQLite holds it, so that it is never readable by all; SQLite gives its
-            # companion files the same mode.
+            # Before SQLite opens it, so that never every user can read it; SQLite gives its log
+            # and its index the same mode.
             create_file(path)
-            # A log on disk whose database is not would be taken for that of a lost one.
+            # A log whose database is not on disk would be taken for that of a lost one.
             sync_directory(path.parent)
         connection = connect(path)
         try:
@@ -203,14 +203,14 @@ def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """Open the queue file at ``path`` for looking at it. Nothing in it, or in its log, changes.
+    """Open the queue file at ``path`` to look at it. Neither it nor its log changes.
 
     Raises:
-        UnusableError: What is there is no queue of ours, or a damaged one.
+        UnusableError: The file is not a queue of ours, or is damaged.
         StorageError: It cannot be opened.
     """
-    # Without a log there is nothing to lock and no index to make. An index that is there is not
-    # written: what no process uses SQLite takes for unknown, and makes its own in memory.
+    # Without a log there is nothing to lock and no index to make. An existing index is not written:
+    # where no process uses it, SQLite does not trust it, and makes its own in memory.
     log, index = (path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
     mode = f"mode=ro&readonly_shm={index:d}" if log else "immutable=1"
     uri = f"{path.absolute().as_uri()}?{mode}"
@@ -231,7 +231,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def refusal(what: str, error: OSError) -> StorageError:
-    """What to raise when the system refuses the queue its place."""
+    """What to raise when the system refuses a file or a folder of the queue."""
     remedy = ""
     if isinstance(error, PermissionError):
         remedy = "; run it as the folder's user, or name another queue.path"
@@ -252,7 +252,7 @@ def primary_code(error: Exception) -> int:
 
 
 def is_of_the_disk(error: StorageError) -> bool:
-    """Whether SQLite heard of an I/O error: of the disk, or of what this file has become."""
+    """Whether SQLite got an I/O error: the disk fails, or this file is damaged."""
     cause = error.__cause__
     return isinstance(cause, sqlite3.Error) and primary_code(cause) == sqlite3.SQLITE_IOERR
 
@@ -309,7 +309,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 def create_file(path: Path) -> None:
-    """Make an empty file that is not for all to read."""
+    """Make an empty file that not every user can read."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
 
 

@@ -1,10 +1,10 @@
-"""Writes to disk what memory is ahead of it by.
+"""Writes to disk what only memory knows so far.
 
 The disk refuses at times: it is full, or it fails. Then everything waits here, in order and under
-the same row numbers, and the next write tries all of it again. That is safe even when the refusal
-was false and the transaction is on disk: to repeat a write changes nothing.
+the same row numbers, and the next write tries all of it again. That is safe even if the transaction
+is on disk in spite of the refusal: to repeat a write changes nothing.
 
-Rows that get a place of their own (thinned, carried over) go the same way. Nobody can have them
+Rows that get a place of their own (thinned, carried over) go the same way. They are not handed out
 before they are on disk.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _ROWS_PER_WRITE = 1000
-"""A transaction that a full file cannot take is tried again when there is room for so many."""
+"""A transaction that a full file cannot take is tried again when this many rows have room."""
 _SHARE_FOR_PATIENT = 20
 """A source that can wait fills this part of memory; the rest is for those that cannot."""
 
@@ -106,7 +106,7 @@ class Writer:
         return self.uncommitted * _SHARE_FOR_PATIENT < self._max_uncommitted
 
     def pending(self, last_row: int) -> int:
-        """How many of those up to this row are to be delivered, and not known to be on disk."""
+        """How many rows up to this one are to be delivered and not known to be on disk."""
         waiting = sum(bool(row[0] <= last_row) for _, row in self._pending)
         return waiting + len(self._writing) + self.placed
 
@@ -161,9 +161,9 @@ class Writer:
         return None
 
     def report(self, refusal: StorageError | None) -> None:
-        """Log and ring for the first refusal, and for the end of them.
+        """Log and ring for the first refusal, and when the disk writes again.
 
-        It rings for no other: whoever is rung for one may cause the next at once.
+        It does not ring for the others: who hears it may try at once, and cause the next.
         """
         with self._lock:
             changes = self.refused is not (refusal is not None)
@@ -213,7 +213,7 @@ class Writer:
             return Changes([row for _, row in pending], marks, moved, arrived, streams)
 
     def _give_back(self, changes: Changes) -> None:
-        """Put it back where it was, in front of what came meanwhile."""
+        """Put it back where it was, before what came meanwhile."""
         self._pending[:0] = self._writing
         self._moved[:0] = changes.moved
         self._arrived[:0] = changes.arrived

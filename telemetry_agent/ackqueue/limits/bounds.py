@@ -36,11 +36,11 @@ _LEAST_BYTES = 4 * _MIB
 """The queue may use this much even of a disk with less free space than ``min_free``."""
 _LOG_BYTES = _MIB
 _DOUBTFUL_ROWS = 50_000
-"""To find the age of a fix whose time is in doubt, look at so many of those that follow."""
+"""To find the age of a fix whose time is in doubt, look at this many of those that follow."""
 _PACK_FROM_BYTES = 4 * _MIB
 _PACK_UPTO_BYTES = 16 * _MIB
-"""To pack is to write again all that is kept, and nothing else meanwhile: some seconds on a slow
-card."""
+"""To pack writes again all that is kept, and nothing else is written meanwhile: some seconds on a
+slow card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Bounds:
         self._thinner = Thinner(shared)
         if self._bounded:
             shared.relieve_by(self._relieve)
-            with shared.disk:  # a limit holds from the start, whoever calls or does not
+            with shared.disk:  # a limit holds from the start, before the first call
                 self._look()
 
     @property
@@ -342,7 +342,7 @@ class Bounds:
             return self._shared.ledger.lost()
 
     def _give_up(self, *, disk_is_short: bool) -> bool:
-        """Delete some of what is missed least. False: there is nothing to delete."""
+        """Delete some of what is missed least. False: nothing is left to delete."""
         shared = self._shared
         if disk_is_short and set_aside_files.delete_kept(shared.path):
             return True
@@ -379,7 +379,7 @@ class Bounds:
                 self._shared.ledger.lose(lo, hi, mark)
 
     def _lose_oldest(self, mark: RowState, limit: int, upto: int) -> None:
-        """Give up the oldest that wait: at most so many, and none behind that row."""
+        """Give up the oldest that wait: at most this many, and none after that row."""
         ledger = self._shared.ledger
         with self._shared.lock:
             while (

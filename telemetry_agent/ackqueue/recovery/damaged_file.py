@@ -2,8 +2,8 @@
 
 Every page is looked at: those of a file and those of its log, which holds newer versions of some.
 First all of them are gone through to learn which row each begins with; then the rows come in the
-order of their numbers. Both go in portions, so whoever reads can stop, and go on at any row. A row
-that the newest version of its page has lost is taken from an older one.
+order of their numbers. Both are done in portions, so a reader can stop, and continue at any row. A
+row that the newest version of its page has lost is taken from an older one.
 """
 
 import os
@@ -46,11 +46,11 @@ _BY_FINALITY = (
 class Tail(NamedTuple):
     """What SQLite does not see at the end of a log: an interrupted commit."""
 
-    rows: list[Row]
+    rows: Sequence[Row] = ()
     """Ascending, each once."""
-    unused: list[Span[RowState]]
+    unused: Sequence[Span[RowState]] = ()
     """Numbers whose rows have others now."""
-    streams: list[StreamRun]
+    streams: Sequence[StreamRun] = ()
     """Which rows are whose."""
 
 
@@ -80,7 +80,7 @@ class DamagedFile:
         newer = range(0) if self._log.headless else range(self._pages, self.places)
         self._newest = {self._page(place): place for place in newer}
         self.is_newer = is_newer(self._content(0)) if self._pages else False
-        """A version still to come has written it."""
+        """A newer version has written it."""
         self.has_rows = False
         """Whether a row or a mark of ours was found so far."""
 
@@ -294,7 +294,7 @@ class FoundRows:
 
 
 def _learn(known: RangeMap[RowState], span: Span[RowState]) -> None:
-    """Believe a mark where no other is more final; of equals the newer. No reasons in memory."""
+    """Take a mark unless another is more final; of equals the newer. No reasons in memory."""
     lo, hi, mark = span
     if mark.state is State.ACK_FAILED:
         mark = unnamed(known.value_at(lo - 1), known.value_at(hi + 1))

@@ -1,7 +1,7 @@
 """Check a queue against its checksums. Nothing is changed, not even what is damaged.
 
-Each row and each mark is checked, at most 1,000 in a transaction, so that a running agent goes on
-recording. At rest SQLite checks the structure of the file as well.
+Each row and each mark is checked, at most 1,000 in a transaction, so that a running agent continues
+to record. At rest SQLite checks the structure of the file as well.
 """
 
 from collections.abc import Generator, Iterator
@@ -22,7 +22,7 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 
-_LOSSES_TOLD = 20
+_LOSSES_MAX = 20
 
 Report = Generator[dict[str, Any], None, None]
 
@@ -35,7 +35,7 @@ class Loss(NamedTuple):
     before: Record | None
 
     def __str__(self) -> str:
-        after, before = _told(self.after, "the beginning"), _told(self.before, "the end")
+        after, before = _described(self.after, "the beginning"), _described(self.before, "the end")
         return f"{self.rows} between {after} and {before}"
 
 
@@ -105,7 +105,7 @@ def verify(source: QueueSource, structure: str = "ok") -> Report:
             yield dict(counts)
         with source.disk:
             source.check_open()
-            lost = losses(source, _LOSSES_TOLD)
+            lost = losses(source, _LOSSES_MAX)
     except StorageError as error:
         structure = str(error)
     yield _report(source.path, counts, structure, lost)
@@ -178,7 +178,7 @@ def _named(record: Record | None) -> dict[str, Any] | None:
     return {"stream": record.stream, "seq": record.seq, "time": rfc3339(record.fix.time_ms)}
 
 
-def _told(record: Record | None, otherwise: str) -> str:
+def _described(record: Record | None, otherwise: str) -> str:
     if record is None:
         return otherwise
     return f"{rfc3339(record.fix.time_ms)} ({record.stream}:{record.seq})"
