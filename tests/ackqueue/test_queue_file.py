@@ -167,6 +167,17 @@ def test_a_kill_while_it_is_written_again_costs_nothing(
     assert left <= {"", "-wal", "-shm", ".lock", ".foreign-1", ".foreign-2", "elsewhere.db"}
 
 
+@pytest.mark.parametrize("size", [0, 100, 512, 5120, 20_000])
+def test_a_part_of_a_copy_takes_nothing_from_the_queue(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path, commit_every_s=3600) as queue:
+        records = damage.record(queue, 300)
+        queue.ack(lease(queue, 100, live_first=False))
+    assert path.stat().st_size > 20_000
+    set_aside_files.copy_of(path).write_bytes(path.read_bytes()[:size])
+    assert damage.recover(path) == damage.Outcome(records[100:], lost=0)
+
+
 def test_a_copy_that_finds_no_room_leaves_nothing_behind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

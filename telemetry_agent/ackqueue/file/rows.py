@@ -30,6 +30,8 @@ FIRST = ("stream", "seq", *_STORED[: _STORED.index("extra")])
 LATER = _STORED[_STORED.index("extra") :]
 """The columns that came later. Absent, they leave the checksum as it was without them."""
 COLUMNS = ("id", "device", *FIRST, "crc", *LATER)
+ALWAYS = {field.stored for field in FIELDS if field.always} | {"stream", "seq", "flags"}
+"""The columns that every fix fills."""
 MARK_COLUMNS = ("lo", "hi", "state", "reason", "batch", "crc")
 STREAM_COLUMNS = ("lo", "stream", "first_seq", "reported", "crc")
 
@@ -107,9 +109,8 @@ def _as_bytes(name: str) -> str:
 
 def _decode_source() -> str:
     """``decode`` with every column written out: a batch of a thousand spends its time here."""
-    always = {field.stored for field in FIELDS if field.always} | {"stream", "seq", "flags"}
     numbers = [
-        name if name in always else f"absent if {name} is None else {name}" for name in FIRST
+        name if name in ALWAYS else f"absent if {name} is None else {name}" for name in FIRST
     ]
     values = {"quality": "qualities[quality]", "flags": "flag_sets[flags]"}
     later = "".join(

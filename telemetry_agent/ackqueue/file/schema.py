@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from telemetry_agent.ackqueue.file.rows import FIRST, FLAGS, QUALITIES
+from telemetry_agent.ackqueue.file.rows import ALWAYS, FIRST, FLAGS, QUALITIES
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import FIELDS, Field, outside
@@ -28,7 +28,6 @@ Connect = Callable[[Path], sqlite3.Connection]
 FAILURES = (sqlite3.Error, UnicodeError)
 """What SQLite raises: its messages quote the file, and what is damaged need not be UTF-8."""
 
-_ALWAYS = {field.stored for field in FIELDS if field.always} | {"stream", "seq", "flags"}
 _QUALITY_WORDS = " ".join(f"WHEN {code} THEN '{word}'" for code, word in enumerate(QUALITIES))
 _FLAG_WORDS = " || ".join(
     f"iif(fix.flags & {1 << place}, '{word},', '')" for place, word in enumerate(FLAGS)
@@ -68,7 +67,7 @@ _CREATE = (
     CREATE TABLE fix (
         id INTEGER PRIMARY KEY,
         device TEXT NOT NULL,
-        {", ".join(f"{name} INTEGER{' NOT NULL' if name in _ALWAYS else ''}" for name in FIRST)},
+        {", ".join(f"{name} INTEGER{' NOT NULL' if name in ALWAYS else ''}" for name in FIRST)},
         crc INTEGER NOT NULL
     )
     """,
@@ -277,9 +276,14 @@ def make_directories(path: Path) -> None:
 
 def _check_kind(connection: sqlite3.Connection, path: Path) -> int:
     """Returns the version of its schema, 0 for a new file."""
-    application_id = _pragma(connection, "application_id")
-    version = _pragma(connection, "user_version")
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application_id, version, tables = (
+        int(connection.execute(question).fetchone()[0])
+        for question in (
+            "PRAGMA application_id",
+            "PRAGMA user_version",
+            "SELECT count(*) FROM sqlite_master",
+        )
+    )
     if application_id != APPLICATION_ID and (application_id or version or tables):
         raise UnusableError(f"{path} is a database of another program, not a queue")
     if version > len(_MIGRATIONS):
@@ -302,10 +306,6 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
         connection.execute("COMMIT")
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
 def create_file(path: Path) -> None:

@@ -34,21 +34,16 @@ _SECTOR_BYTES = 512
 _ENDLESS = 1 << 32
 _HEADER_BYTES = 32
 _FRAME = struct.Struct(">6I")  # page, pages after a commit, salt, salt, checksum, checksum
-_BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS = 0x377F0683, 0x377F0682
+_ORDERS = {0x377F0682: "<", 0x377F0683: ">"}
+"""In which byte order the checksums take the words, by the first four bytes of the log."""
 _PAGE_SIZES = {1 << power for power in range(9, 17)}
 
 
 class _Header(NamedTuple):
-    magic: int
-    version: int
+    order: str
     page_bytes: int
-    round: int
     salt: Pair
     checksum: Pair
-
-    @property
-    def order(self) -> str:
-        return ">" if self.magic == _BIG_ENDIAN_SUMS else "<"
 
 
 class _Frame(NamedTuple):
@@ -119,12 +114,12 @@ def read_log(path: Path, page_bytes: int) -> Log:
         sound = _header(start[:_HEADER_BYTES])
         header = sound or _mended(start[:_HEADER_BYTES], start[40:48])
         if header is None and salt != (0, 0):  # the index knows the round
-            header = _Header(_LITTLE_ENDIAN_SUMS, 0, page_bytes, 0, salt, (0, 0))
+            header = _Header("<", page_bytes, salt, (0, 0))
         if header is not None:
             log = _judge(file, header, safe if salt in {header.salt, (0, 0)} else 0)
             if sound is not None:
                 return log
-            if log.frames:  # SQLite takes none of them, and nothing tears a header: it is damaged
+            if log.frames:  # a header lies in one sector: it was not torn, so it is damaged
                 return replace(log, taken=0, damaged=True)
         frames = (os.fstat(file.fileno()).st_size - _HEADER_BYTES) // (_FRAME.size + page_bytes)
     return Log(page_bytes, max(0, frames), end_is_lost=safe > 0, headless=True)
@@ -213,10 +208,10 @@ def _header(data: bytes) -> _Header | None:
     """``None``: it is not as it was written."""
     if len(data) < _HEADER_BYTES:
         return None
-    magic, version, page_bytes, number, salt, salt_2, first, second = struct.unpack(">8I", data)
-    if magic not in {_BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS} or page_bytes not in _PAGE_SIZES:
+    magic, _, page_bytes, _, salt, salt_2, first, second = struct.unpack(">8I", data)
+    if magic not in _ORDERS or page_bytes not in _PAGE_SIZES:
         return None
-    header = _Header(magic, version, page_bytes, number, (salt, salt_2), (first, second))
+    header = _Header(_ORDERS[magic], page_bytes, (salt, salt_2), (first, second))
     return header if _sum(data[:24], (0, 0), header.order) == header.checksum else None
 
 
