@@ -177,9 +177,11 @@ class Bounds:
 
     def tidy(self) -> bool:
         """Delete what is too old, give back free pages. As ``purge``."""
+        if self.purge():
+            return True
         with self._shared.disk:
             self._shared.check_open()
-            if self._purge() or self._expire():
+            if self._expire():
                 return True
             self._pack()
             self._shared.note()
@@ -199,31 +201,28 @@ class Bounds:
         Raises:
             StorageError: The file cannot be read.
         """
-        with self._shared.disk:
-            self._shared.check_open()
-            return self._purge()
+        shared = self._shared
+        with shared.disk:
+            shared.check_open()
+            with shared.lock:
+                delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
+            if shared.latest_ms is None or not delivered or shared.writer.refused:
+                return False
+            old = []
+            for lo, hi in delivered:
+                kept = next(filter(self._is_kept, shared.read(lo, hi)), None)
+                end = min(hi, shared.last - 1) if kept is None else kept[0] - 1
+                if lo <= end:
+                    old.append((lo, end))
+                if end < hi:
+                    break
+            if not old:
+                return False
+            self._lose(old, PURGED)
+            shared.write()
+            return old[-1][1] == delivered[-1][1]
 
     # For the holder of the disk lock
-
-    def _purge(self) -> bool:
-        shared = self._shared
-        with shared.lock:
-            delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
-        if shared.latest_ms is None or not delivered or shared.writer.refused:
-            return False
-        old = []
-        for lo, hi in delivered:
-            kept = next(filter(self._is_kept, shared.read(lo, hi)), None)
-            end = min(hi, shared.last - 1) if kept is None else kept[0] - 1
-            if lo <= end:
-                old.append((lo, end))
-            if end < hi:
-                break
-        if not old:
-            return False
-        self._lose(old, PURGED)
-        shared.write()
-        return old[-1][1] == delivered[-1][1]
 
     def _is_kept(self, row: Row) -> bool:
         latest_ms = self._shared.latest_ms or 0
