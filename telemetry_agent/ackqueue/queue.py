@@ -12,13 +12,13 @@ the parts share, and the order of the two locks, is described in ``shared_state`
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
+from typing import Self, TypeVar
 
-from telemetry_agent.ackqueue.accounts import Accounts
 from telemetry_agent.ackqueue.contents import Contents
 from telemetry_agent.ackqueue.file.rows import Row, decode
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect
+from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
 from telemetry_agent.ackqueue.ready_rows import Plan
 from telemetry_agent.ackqueue.row_states import NOT_RECORDED
@@ -30,6 +30,8 @@ from telemetry_agent.model import Batch, Fix, Record
 
 _FRESH_S = 1.0
 """A fix that is younger than this waits for the next commit, if there are others to hand out."""
+
+V = TypeVar("V")
 
 
 class AckQueue:
@@ -48,8 +50,8 @@ class AckQueue:
     when the process ends is handed out again by the next.
 
     When the disk refuses a write, what was to be written stays in memory and is tried again once a
-    second, by a ``Committer`` or with the next call; the log tells the first failure and the
-    recovery. Only ``commit`` and ``close`` raise for it, and they always try.
+    second, by a ``Committer`` or with the next call; the first failure and the recovery are logged.
+    Only ``commit`` and ``close`` raise for it, and they always try.
 
     A file that is damaged is set aside, when the queue is opened or when it is noticed, and the
     queue goes on with a new one and a new stream. A ``Carrier`` then brings over what can be read.
@@ -66,9 +68,9 @@ class AckQueue:
         clock: Clock | None = None,
         connect: Connect = connect,
     ) -> None:
-        """Open the queue, made if it is not there. What got no answer is ready again.
+        """Open the queue; create the file if it does not exist. What got no answer is ready again.
 
-        To open and close it without using it writes nothing but a new file.
+        To open and close it without using it writes nothing except a new file.
 
         Args:
             path: The database file. ``PATH.lock`` beside it is held until ``close``.
@@ -85,23 +87,28 @@ class AckQueue:
             QueueLockedError: Another process holds the queue.
             StorageError: The disk refuses.
         """
-        self.shared = SharedState(path, clock or Clock(), connect, max_uncommitted=max_uncommitted)
+        self.shared = SharedState(
+            path,
+            clock or Clock(),
+            connect,
+            commit_every_s=commit_every_s,
+            max_uncommitted=max_uncommitted,
+        )
         self._bounds = Bounds(self.shared, limits, keep_delivered_s)
         contents = Contents(self.shared, self._bounds)
-        # What only looks, what people do by hand, and the upkeep: the same public face.
+        # These are methods of the queue too: what only looks, what people do by hand, the upkeep.
         self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
         self.newest, self.newest_ms = contents.newest, contents.newest_ms
         self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
         self.takes_more, self.moves = contents.takes_more, contents.moves
         self.retry, self.discard, self.resend = contents.retry, contents.discard, contents.resend
         self.resend_names = contents.resend_names
-        accounts = Accounts(self.shared)
-        self.accounts, self.settle = accounts.read, accounts.settle
-        bounds = self._bounds
+        self.accounts, self.settle = contents.accounts, contents.settle
+        bounds, shared = self._bounds, self.shared
         self.purge_delivered, self.tidy = bounds.purge, bounds.tidy
         self.make_room, self.has_room = bounds.make_room, bounds.has_room
-        self.stay_in_place = self.shared.stay_in_place
-        self._commit_every_s = commit_every_s
+        self.watch, self.commit_due_s = shared.watch, shared.commit_due_s
+        self.stay_in_place = shared.stay_in_place
         self._live_since_s: float | None = None
 
     @property
@@ -113,15 +120,6 @@ class AckQueue:
     def stream(self) -> str:
         """The stream of the fixes that are put now, 16 hex digits."""
         return self.shared.stream_hex
-
-    def watch(self, ring: Callable[[], None]) -> None:
-        """Have ``ring`` called, from any thread, when there is something new to do.
-
-        That is the first fix since a commit, fixes that are ready again by ``retry`` or
-        ``resend``, a disk that refuses to write or writes again, and a file that was set aside.
-        ``ring`` must return at once and not call the queue.
-        """
-        self.shared.watch(ring)
 
     def put(self, fix: Fix, device: str) -> Record:
         """Name a fix and take it over. Waits for the disk only if ``commit_every_s`` is 0.
@@ -143,7 +141,7 @@ class AckQueue:
             if self._live_since_s is None:
                 self._live_since_s = now_s
             shared.wake_waiters()
-        if self._commit_every_s == 0:
+        if shared.commit_every_s == 0:
             with shared.disk:
                 shared.write()
         if first:
@@ -175,12 +173,6 @@ class AckQueue:
             refusal = self.shared.write(at_once=True)
         if refusal is not None:
             raise refusal
-
-    def commit_due_s(self) -> float | None:
-        """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
-        shared = self.shared
-        with shared.lock:
-            return shared.due_s(self._commit_every_s)
 
     def lease(
         self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
@@ -224,11 +216,7 @@ class AckQueue:
         """Make one batch two: its first ``at`` fixes, and the rest."""
         if not 0 < at < len(batch.records):
             raise ValueError(f"a batch of {len(batch.records)} fixes cannot be split at {at}")
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                first, second = shared.ledger.split(batch, at)
+        first, second = self._change(lambda ledger: ledger.split(batch, at), written=False)
         return (
             replace(batch, lease=first, records=batch.records[:at]),
             replace(batch, lease=second, records=batch.records[at:]),
@@ -249,21 +237,11 @@ class AckQueue:
             retry: The seqs of those it wants again later: they are ready. A seq in both is
                 rejected, one that the batch does not hold is ignored.
         """
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                shared.ledger.ack(batch, rejected, retry)
-            shared.write()
+        self._change(lambda ledger: ledger.ack(batch, rejected, retry))
 
     def fail(self, batch: Batch, reason: str) -> None:
         """The endpoint refuses the batch for good: its fixes become dead letters."""
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                shared.ledger.fail(batch, reason)
-            shared.write()
+        self._change(lambda ledger: ledger.fail(batch, reason))
 
     def release(self, batch: Batch, *, answered: bool = True) -> None:
         """Give the batch back undelivered.
@@ -273,27 +251,14 @@ class AckQueue:
             answered: The endpoint said "later": the fixes are ready, as they were. False: nobody
                 knows whether it has them; they are ``unack``, on disk, until ``resume_unack``.
         """
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                if answered:
-                    shared.ledger.give_back(batch)
-                else:
-                    shared.ledger.suspend(batch)
-                shared.wake_waiters()
-            if not answered:
-                shared.write()
+        if answered:  # nothing to write: on disk the fixes are ready anyway
+            self._change(lambda ledger: ledger.give_back(batch), written=False)
+        else:
+            self._change(lambda ledger: ledger.suspend(batch))
 
     def resume_unack(self) -> int:
         """Make ready what got no answer; each batch keeps together. Returns how many fixes."""
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                count = shared.ledger.resume()
-            shared.write()
-        return count
+        return self._change(Ledger.resume)
 
     def backlog(self) -> Backlog:
         """What waits. Cheap, and never waits for the disk."""
@@ -328,13 +293,19 @@ class AckQueue:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _change(self, change: Callable[[Ledger], V], *, written: bool = True) -> V:
+        shared = self.shared
+        with shared.disk:
+            shared.use()
+            with shared.lock:
+                result = change(shared.ledger)
+                shared.wake_waiters()
+            if written:
+                shared.write()
+        return result
 
     # For the holder of the disk lock
 
@@ -369,17 +340,14 @@ class AckQueue:
         rows = [row for lo, hi in plan.ranges for row in shared.read(lo, hi)]
         if len(rows) < plan.size:
             shared.miss(plan.size - len(rows))
-        damaged: list[int] = []
         step = -1 if plan.newest_first else 1
         taken = _first_run(rows[::step])[::step]
         found = [decode(row) for row in taken]
         records = tuple([record for record in found if record is not None])
         if len(records) < len(found):
-            damaged += [row[0] for row, record in zip(taken, found, strict=True) if not record]
-            taken = [row for row, record in zip(taken, found, strict=True) if record]
-        if damaged:
-            shared.damage(sorted(damaged))
+            shared.damage([row[0] for row, record in zip(taken, found, strict=True) if not record])
             shared.write()
+            taken = [row for row, record in zip(taken, found, strict=True) if record]
         if not records:
             return None
         with shared.lock:

@@ -7,7 +7,7 @@ and where it is damaged, it is read as a private copy.
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import islice
@@ -95,7 +95,7 @@ class QueueReader:
     def newest(self, limit: int) -> list[Record]:
         """The newest sound fixes, the newest first; see ``AckQueue.newest``."""
         rows = self.store.read_back(self.committed, limit)
-        return [record for row in rows if (record := decode(row)) is not None]
+        return decoded(rows)
 
     def newest_ms(self) -> int | None:
         """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
@@ -103,7 +103,7 @@ class QueueReader:
         Raises:
             StorageError: the file cannot be read.
         """
-        return next((r.fix.time_ms for r in self.newest(ROWS_PER_READ) if r.fix.time_is_sure), None)
+        return newest_sure_ms(self.newest(ROWS_PER_READ))
 
     def close(self) -> None:
         """Close the file."""
@@ -131,6 +131,16 @@ def stored(source: QueueSource, state: State | None) -> Iterator[Stored]:
                 marks = [source.ledger.state_of(found[0]) for found in rows]
             found = source.ask(partial(_with_reasons, rows, marks, state))
         yield from found
+
+
+def decoded(rows: Iterable[Row]) -> list[Record]:
+    """The sound ones of these rows."""
+    return [record for row in rows if (record := decode(row)) is not None]
+
+
+def newest_sure_ms(newest_first: Iterable[Record]) -> int | None:
+    """The time of the first fix whose time is not in doubt."""
+    return next((r.fix.time_ms for r in newest_first if r.fix.time_is_sure), None)
 
 
 def rows_of(store: Store, ranges: list[tuple[int, int]]) -> list[Row]:

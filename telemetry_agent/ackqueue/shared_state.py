@@ -49,10 +49,19 @@ _RELIEFS = 32  # each makes room for some rows, and a transaction holds at most 
 class SharedState:
     """Everything that the parts of a queue share."""
 
-    def __init__(self, path: Path, clock: Clock, connect: Connect, *, max_uncommitted: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        connect: Connect,
+        *,
+        commit_every_s: float,
+        max_uncommitted: int,
+    ) -> None:
         """See ``AckQueue``."""
         self.path = path
         self.clock = clock
+        self.commit_every_s = commit_every_s
         self.closed = False
         self.used = False
         """Whether a close has something to write."""
@@ -86,7 +95,12 @@ class SharedState:
         self.note()
 
     def watch(self, ring: Callable[[], None]) -> None:
-        """See ``AckQueue.watch``."""
+        """Have ``ring`` called, from any thread, when there is something new to do.
+
+        That is the first fix since a commit, fixes that are ready again by ``retry`` or
+        ``resend``, a disk that refuses to write or writes again, and a file that was set aside.
+        ``ring`` must return at once and not call the queue.
+        """
         self._watchers.append(ring)
 
     def relieve_by(self, relieve: Callable[[], bool]) -> None:
@@ -97,7 +111,7 @@ class SharedState:
         self._relieve = relieve
 
     def ring(self) -> None:
-        """Tell the watchers that there is something new to do."""
+        """Ring for the watchers: there is something new to do."""
         for ring in self._watchers:
             ring()
 
@@ -107,7 +121,7 @@ class SharedState:
         self._waiting_for_room.add(ring)
 
     def ring_for_room(self) -> None:
-        """Tell those who wait for room to look again."""
+        """Ring, once, for those who wait for room."""
         with self.lock:
             rings, self._waiting_for_room = self._waiting_for_room, set()
         for ring in rings:
@@ -118,12 +132,17 @@ class SharedState:
         if self.closed:
             raise ValueError(f"the queue {self.path} is closed")
 
+    def commit_due_s(self) -> float | None:
+        """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
+        with self.lock:
+            return self.writer.due_s(0 if self._waiting_for_room else self.commit_every_s)
+
     def stay_in_place(self) -> None:
-        """Make the files again if somebody deleted, moved or replaced them.
+        """Write the files again if somebody deleted, moved or replaced them.
 
         Raises:
             QueueLockedError: Another process uses the queue meanwhile.
-            StorageError: The disk refuses. What is open goes on.
+            StorageError: The disk refuses. The open file stays in use.
         """
         with self.disk:
             self.check_open()
@@ -164,11 +183,6 @@ class SharedState:
         was_open, self.closed = not self.closed, True
         self.wake_waiters()
         return was_open
-
-    def due_s(self, commit_every_s: float) -> float | None:
-        """When to write next, by the monotonic clock; ``None``: nothing waits."""
-        assert self.lock.locked()
-        return self.writer.due_s(0 if self._waiting_for_room else commit_every_s)
 
     def wait_until_ready(self, until_s: float | None) -> bool:
         """Wait for what a lease may get. False: it is ``until_s``. The lock is free meanwhile."""
