@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from telemetry_agent.ackqueue.away_rows import generation_after
-from telemetry_agent.ackqueue.file.lock import Note
+from telemetry_agent.ackqueue.file.lock import QueueSummary
 from telemetry_agent.ackqueue.file.rows import (
     SEQ,
     STREAM,
@@ -92,7 +92,7 @@ class SharedState:
         """Of the last fix that was put and whose time is not in doubt."""
         self._oldest: tuple[int, int | None] | None = None  # the oldest pending row, its time
         self._find_oldest()
-        self.note()
+        self.write_summary()
 
     def watch(self, ring: Callable[[], None]) -> None:
         """Have ``ring`` called, from any thread, when there is something new to do.
@@ -147,7 +147,7 @@ class SharedState:
         with self.disk:
             self.check_open()
             if self.file.stay_in_place():
-                self.note()
+                self.write_summary()
 
     # For the holder of the memory lock
 
@@ -240,7 +240,7 @@ class SharedState:
         return self.file.store
 
     def use(self) -> None:
-        """Note that something is about to be done that a close must bring to disk."""
+        """QueueSummary that something is about to be done that a close must bring to disk."""
         assert self.disk.locked()
         self.check_open()
         self.used = True
@@ -335,24 +335,24 @@ class SharedState:
             for row in self.writer.rows:
                 self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])
             self._draw_stream()
-        self.note()
+        self.write_summary()
         self.ring()
         return self.writer.write(self.store)
 
-    def note(self, *, clean: bool = False) -> None:
-        """Write down beside the file what is in it, in case it is found empty."""
+    def write_summary(self, *, clean: bool = False) -> None:
+        """Write beside the file what is in it, for the case that it is found empty."""
         with self.lock:
             oldest = 1 if self.ledger.away.any else self.ledger.oldest_pending()
             last = self.committed  # what is not on disk yet is not lost when the disk forgets
             run = self.ledger.streams.last
-            self.file.lock.note(Note(clean, oldest or last + 1, last, run))
+            self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, run))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""
         try:
             self.store.close()
         finally:
-            self.note(clean=True)
+            self.write_summary(clean=True)
             self.file.lock.release()
 
     def _draw_stream(self) -> None:

@@ -139,7 +139,7 @@ class Bounds:
             if self._purge() or self._expire():
                 return True
             self._pack()
-            self._shared.note()
+            self._shared.write_summary()
         return False
 
     def purge(self) -> bool:

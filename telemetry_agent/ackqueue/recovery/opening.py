@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from telemetry_agent.ackqueue.away_rows import generation_after, generation_before
-from telemetry_agent.ackqueue.file.lock import Note
+from telemetry_agent.ackqueue.file.lock import QueueSummary
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
@@ -38,7 +38,7 @@ from telemetry_agent.fields import rfc3339
 log = logging.getLogger(__name__)
 
 
-def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store, Loaded]:
+def open_queue(path: Path, connect: Connect, noted: QueueSummary | None) -> tuple[Store, Loaded]:
     """Open the queue file, made if it is not there.
 
     Args:
@@ -64,7 +64,7 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
 
 
 def _completed(
-    path: Path, connect: Connect, noted: Note | None, tail: Tail, *, end_is_lost: bool
+    path: Path, connect: Connect, noted: QueueSummary | None, tail: Tail, *, end_is_lost: bool
 ) -> tuple[Store, Loaded]:
     """Open the file and enter what it does not know: the tail of its log, and what is lost."""
     store, loaded = _open(path, connect)
@@ -90,7 +90,7 @@ def say_set_aside(reason: str, name: Path) -> None:
     )
 
 
-def _read_log(path: Path, noted: Note | None) -> tuple[str | None, Tail, bool]:
+def _read_log(path: Path, noted: QueueSummary | None) -> tuple[str | None, Tail, bool]:
     """Look at the log before SQLite does, which drops what it does not believe.
 
     Returns:
@@ -164,7 +164,7 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _complete(store: Store, loaded: Loaded, noted: Note | None, tail: Tail) -> Loaded:
+def _complete(store: Store, loaded: Loaded, noted: QueueSummary | None, tail: Tail) -> Loaded:
     """Add to a file what is not in it."""
     waiting = set_aside_files.waiting(store.path)
     if waiting and not _is_carrying(loaded):
@@ -184,7 +184,7 @@ def _is_carrying(loaded: Loaded) -> bool:
     return any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
 
 
-def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]) -> None:
+def _begin(store: Store, loaded: Loaded, noted: QueueSummary | None, waiting: list[Path]) -> None:
     """Have the rows of the files that wait come below those of this one.
 
     This one is new. Or the end of carrying over was cut off, or it began in another version: then
@@ -209,7 +209,7 @@ def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]
     _write(store, loaded, [Span(*gap, away) for gap in gaps], streams=_noted(loaded, noted))
 
 
-def _enter_loss(store: Store, loaded: Loaded, noted: Note) -> None:
+def _enter_loss(store: Store, loaded: Loaded, noted: QueueSummary) -> None:
     """The file was emptied or deleted, and fixes were in it."""
     lost = noted.last - noted.oldest + 1
     log.error(
@@ -223,7 +223,7 @@ def _enter_loss(store: Store, loaded: Loaded, noted: Note) -> None:
     _write(store, loaded, [*before, damaged], streams=_noted(loaded, noted))
 
 
-def _enter_lost_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
+def _enter_lost_end(store: Store, loaded: Loaded, noted: QueueSummary | None) -> Loaded:
     """The end of the log is gone: so many fixes are missing as were noted, or one at least."""
     carrying = _is_carrying(loaded)
     first = loaded.last + 1
@@ -274,8 +274,8 @@ def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[Row
     _write(store, loaded, [*unused, *between], rows, streams.take_changes())
 
 
-def _noted(loaded: Loaded, noted: Note | None) -> dict[int, StreamRun | None]:
-    """The stream that the note names, where the file does not know of it."""
+def _noted(loaded: Loaded, noted: QueueSummary | None) -> dict[int, StreamRun | None]:
+    """The stream that the summary names, where the file does not know of it."""
     run = None if noted is None else noted.run
     known = run is None or any(known.lo >= run.lo for known in loaded.streams)
     return {} if run is None or known else {run.lo: run}
