@@ -193,12 +193,7 @@ class Contents:
         Raises:
             StorageError: The file cannot be read.
         """
-
-        def give_up(ranges: list[tuple[int, int]]) -> None:
-            for lo, hi in ranges:
-                self.shared.ledger.lose(lo, hi, DISCARDED)
-
-        return self._end_dead_letters(names, give_up)
+        return self._end_dead_letters(names, partial(self.shared.ledger.lose, mark=DISCARDED))
 
     def resend(self, since_ms: int, until_ms: int) -> int:
         """Make delivered fixes ready again, under their own names.

@@ -134,7 +134,7 @@ class AckQueue:
         with shared.lock:
             row, record = shared.name(fix, device)
             if self._bounds.stopped:
-                shared.ledger.lose(row[0], row[0], NOT_RECORDED)
+                shared.ledger.lose([(row[0], row[0])], NOT_RECORDED)
                 return record
             first = shared.writer.oldest is None
             shared.writer.add(now_s, row)

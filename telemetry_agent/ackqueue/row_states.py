@@ -1,6 +1,5 @@
-"""What can become of a row. Pure: neither the disk nor SQL is known here."""
+"""The states of a row, and what memory needs of the queue file. Pure: no disk, no SQL."""
 
-from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ class StreamRun(NamedTuple):
     first_seq: int
     """Of the row ``lo``."""
     reported: int = 0
-    """1: the endpoint has taken an account of it, in which it was finished."""
+    """1: the endpoint has accepted an account of it, in which it was finished."""
 
     def seq(self, row: int) -> int:
         """The seq of a row that thinning did not move."""
@@ -47,7 +46,7 @@ class RowState(NamedTuple):
 
     state: State
     reason: str | None = None
-    """``None`` for a dead letter: it is in the file only; see ``unnamed``."""
+    """``None`` for a dead letter: it is in the file only; see ``without_reason``."""
     batch: int | None = None
     """For UNACK and READY: the rows of one batch share this number (its first row). For AWAY, see
     there."""
@@ -67,10 +66,10 @@ REFUSED = RowState(State.GONE, "refused")
 THINNED = RowState(State.GONE, "thinned")
 
 REASONS_IN_MEMORY = 10
-"""An endpoint can have a reason of its own for each fix that it refuses. So memory knows the first
-ones by their text, and of all others no more than the number of rows."""
+"""An endpoint can give a different reason for each fix that it refuses. So memory has the text of
+the first ones, and only the number of rows of all others."""
 _REASON_LENGTH = 500  # the text of an endpoint is not stored without a limit
-_UNNAMED = tuple(RowState(State.ACK_FAILED, batch=number) for number in range(3))
+_WITHOUT_REASON = tuple(RowState(State.ACK_FAILED, batch=number) for number in range(3))
 
 
 def dead_letter(reason: str) -> RowState:
@@ -78,21 +77,13 @@ def dead_letter(reason: str) -> RowState:
     return RowState(State.ACK_FAILED, reason[:_REASON_LENGTH].encode(errors="replace").decode())
 
 
-def unnamed(*neighbours: RowState | None) -> RowState:
+def without_reason(*neighbours: RowState | None) -> RowState:
     """Make the state of dead letters whose reason memory does not know.
 
-    It differs from that of the rows next to them: those can have another reason, and are a mark of
+    It differs from that of the two neighbours: those can have another reason, and have a mark of
     their own in the file.
     """
-    first, second, third = _UNNAMED
-    if first not in neighbours:
-        return first
-    return second if second not in neighbours else third
-
-
-def named(marks: Iterable[RowState]) -> list[RowState]:
-    """Those of dead letters whose reason memory knows."""
-    return [mark for mark in marks if mark.state is State.ACK_FAILED and mark.reason is not None]
+    return next(state for state in _WITHOUT_REASON if state not in neighbours)
 
 
 class Loaded(NamedTuple):

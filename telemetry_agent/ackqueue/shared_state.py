@@ -34,6 +34,8 @@ from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.queue_file import QueueFile
+from telemetry_agent.ackqueue.ranges import runs
+from telemetry_agent.ackqueue.row_states import DAMAGED
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix, Record
@@ -305,7 +307,7 @@ class SharedState:
         """Give up these rows: they are not as they were stored. The next write deletes them."""
         assert self.disk.locked()
         with self.lock:
-            self.ledger.damage(rows)
+            self.ledger.lose(runs(rows), DAMAGED)
         log.error(
             "the queue %s: %d fixes are damaged and cannot be sent (rows %d to %d)",
             self.path,

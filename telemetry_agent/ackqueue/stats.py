@@ -1,4 +1,4 @@
-"""What a queue tells about itself."""
+"""What a queue reports about itself."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -73,7 +73,6 @@ def count(
     """Sum up a ledger; the cost follows the number of different marks."""
     unack = acked = 0
     dead_letters: dict[str, int] = {}
-    lost: dict[str, int] = {}
     for (state, reason, _), rows in ledger.marks.totals():
         if state is State.ACKED:
             acked += rows
@@ -82,8 +81,6 @@ def count(
         elif state is State.ACK_FAILED:
             reason = reason or "other reasons"  # noqa: PLW2901
             dead_letters[reason] = dead_letters.get(reason, 0) + rows
-        elif state is State.GONE and reason is not None:
-            lost[reason] = lost.get(reason, 0) + rows
     in_flight = ledger.in_flight()
     return QueueStats(
         ready=ledger.ready_rows.free.total + in_flight + placed,
@@ -93,7 +90,7 @@ def count(
         in_flight=in_flight,
         uncommitted=uncommitted,
         dead_letters=dead_letters,
-        lost=lost,
+        lost=dict(ledger.lost()),
         oldest_pending_ms=oldest_pending_ms,
         file_bytes=file_bytes,
         full=full,

@@ -225,8 +225,7 @@ class Writer:
         # The oldest go: while the disk refuses, the newest positions are worth more.
         excess = len(self._pending) - self._max_uncommitted
         if excess > 0:
-            for lo, hi in runs(row[0] for _, row in self._pending[:excess]):
-                self._ledger.lose(lo, hi, LOST_IN_MEMORY)
+            self._ledger.lose(runs(row[0] for _, row in self._pending[:excess]), LOST_IN_MEMORY)
             del self._pending[:excess]
             if not self._lost_in_memory:
                 log.error(

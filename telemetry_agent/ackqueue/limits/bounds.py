@@ -330,14 +330,13 @@ class Bounds:
             before = ledger.ready_rows.free.total
             left = min(ROWS_PER_READ, before // 16 + 1)
             while left and (oldest := ledger.oldest_free(left)) is not None:
-                ledger.lose(oldest.lo, oldest.hi, DROPPED)
+                ledger.lose([oldest[:2]], DROPPED)
                 left -= oldest.size
         return before > 0
 
     def _lose(self, ranges: list[tuple[int, int]], mark: RowState) -> None:
         with self._shared.lock:
-            for lo, hi in ranges:
-                self._shared.ledger.lose(lo, hi, mark)
+            self._shared.ledger.lose(ranges, mark)
 
     def _lose_waiting(self, last: int, mark: RowState) -> None:
         ledger = self._shared.ledger
@@ -347,4 +346,4 @@ class Bounds:
                 and first.lo <= last
                 and (oldest := ledger.oldest_free(last - first.lo + 1))
             ):
-                ledger.lose(oldest.lo, oldest.hi, mark)
+                ledger.lose([oldest[:2]], mark)
