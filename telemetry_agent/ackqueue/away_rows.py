@@ -41,7 +41,7 @@ class Arrival(NamedTuple):
     """The sound ones, ascending."""
     marks: Iterable[Span[RowState]]
     first: int
-    """The first row of all if no mark was found: nobody knows what was before it. Otherwise 0."""
+    """The first row of all if no mark was found: what was before it is unknown. Otherwise 0."""
 
 
 class AwayRows:
@@ -130,7 +130,7 @@ class AwayRows:
     def end(self) -> None:
         """Take note that no more can arrive: the numbers that were not found are unused."""
         self._end_marks()
-        if self._uncounted:  # no file holds so many rows that this number was used
+        if self._uncounted:  # this number is free: no file holds that many rows
             self._mark(self.last - 1, self.last - 1, UNCOUNTED)
         self._find()
 
@@ -196,7 +196,7 @@ class AwayRows:
             # Three parts. Below ``oldest`` all were delivered. From there up to ``before``, the
             # last border that is known, a number may never have been used. Above it, in a closed
             # generation, each was used, so a missing one is damage. A generation ends with a mark
-            # where the next begins (no file holds so many rows): without it, its end is unknown.
+            # where the next begins (no file holds that many rows): without it, its end is unknown.
             is_open = generation_before(last + 2) > last
             before = last if is_open else generation_before(last + 1)
             self._uncounted |= max(first, oldest) <= before

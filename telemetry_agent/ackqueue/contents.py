@@ -1,7 +1,7 @@
 """The contents of the queue: counts, places, accounts, and what people do by hand.
 
-Where the rows are is reported in runs of row numbers, which is what a picture of a track needs: a
-run costs the same whether it is of one fix or of a million.
+Where the rows are is reported in runs of row numbers, for the picture of a track: a run costs the
+same whether it has one fix or a million.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -31,11 +31,11 @@ from telemetry_agent.ackqueue.recovery.damaged_file import sample
 from telemetry_agent.ackqueue.row_states import DISCARDED, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
-from telemetry_agent.ackqueue.streams import NO_END, STREAMS_MAX, KnownSeqs
+from telemetry_agent.ackqueue.streams import NO_END, STREAMS_MAX
 from telemetry_agent.model import Record, StreamAccount
 
 Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
-"""``stored``: only on this disk, as far as is known. ``gone``: no longer there either."""
+"""``stored``: only on this disk, as far as is known. ``gone``: not even there."""
 
 _PLACES: dict[State, Place] = {
     State.AWAY: "gone",
@@ -91,7 +91,7 @@ class Contents:
     def moves(self) -> int:
         """How often rows that others may have seen got other numbers. Never waits for the disk.
 
-        What is known of rows by their numbers is to be read again when this has changed.
+        Who keeps something by row number must read it again when this has changed.
         """
         with self.shared.lock:
             return self.shared.ledger.moves
@@ -119,13 +119,14 @@ class Contents:
             except UnusableError:
                 if shared.broken:
                     raise
-            if not rows and shared.ledger.away.any:  # a new file: the damaged one knows
+            # A file that has just taken the place of a damaged one is empty.
+            if not rows and shared.ledger.away.any:
                 with suppress(OSError):
                     rows = sample(set_aside_files.waiting(shared.path))[0][: -limit - 1 : -1]
         return decoded(rows)
 
     def newest_ms(self) -> int | None:
-        """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
+        """GNSS time of the newest fix whose time is not in doubt; ``None`` if none is known.
 
         Raises:
             StorageError: The file cannot be read.
@@ -144,7 +145,7 @@ class Contents:
         """The next fixes on disk after that row, at most 1,000, with their rows.
 
         Returns:
-            How far it looked, and what it found; that is the same row again at the end.
+            The last row that it looked at (the given one if there are no more), and what it found.
 
         Raises:
             StorageError: The file cannot be read.
@@ -163,8 +164,8 @@ class Contents:
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.
 
-        The queue may be used meanwhile; each fix comes as it is when it is read. While the queue is
-        thinned, one may come twice.
+        The queue may be used meanwhile; each fix has the state that it had when it was read. If the
+        queue is thinned meanwhile, a fix may come twice.
 
         Raises:
             StorageError: The file cannot be read.
@@ -185,28 +186,15 @@ class Contents:
         return count
 
     def discard(self, names: Collection[tuple[str, int]] | None = None) -> int:
-        """Delete dead letters, all or those named; they count as lost, ``discarded``.
-
-        Returns:
-            How many fixes.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
+        """Delete dead letters; they count as lost, ``discarded``. As ``retry``."""
         return self._end_dead_letters(names, partial(self.shared.ledger.lose, mark=DISCARDED))
 
     def resend(self, since_ms: int, until_ms: int) -> int:
-        """Make delivered fixes ready again, under their own names.
+        """Make delivered fixes ready again, under their own names. Returns and raises as ``retry``.
 
         Args:
             since_ms: Their GNSS time is this or later.
             until_ms: And before this.
-
-        Returns:
-            How many fixes.
-
-        Raises:
-            StorageError: The file cannot be read.
         """
         return self._resend(
             [(1, NO_END)], lambda row: is_sound(row) and since_ms <= row[TIME_MS] < until_ms
@@ -218,7 +206,7 @@ class Contents:
         with self.shared.lock:
             ranges = self.shared.ledger.streams.rows_of(number, first, last)
 
-        def is_meant(row: Row) -> bool:  # a checksum takes its time, so it comes late
+        def is_meant(row: Row) -> bool:  # the checksum is slow, so it comes late
             return row[STREAM] == number and is_sound(row) and first <= row[SEQ] <= last
 
         return self._resend(ranges, is_meant)
@@ -254,7 +242,7 @@ class Contents:
 
     def _resend(self, ranges: list[tuple[int, int]], is_meant: Callable[[Row], bool]) -> int:
         ready = self.shared.ledger.make_ready
-        count = sum(self._change(State.ACKED, is_meant, ready, *rows) for rows in ranges)
+        count = sum(self._end_state(State.ACKED, is_meant, ready, *rows) for rows in ranges)
         self.shared.ring()
         return count
 
@@ -266,9 +254,9 @@ class Contents:
         def is_meant(row: Row) -> bool:
             return is_sound(row) and (stream_from_int(row[STREAM]), row[SEQ]) in (names or ())
 
-        return self._change(State.ACK_FAILED, None if names is None else is_meant, end)
+        return self._end_state(State.ACK_FAILED, None if names is None else is_meant, end)
 
-    def _change(
+    def _end_state(
         self,
         state: State,
         is_meant: Callable[[Row], bool] | None,
@@ -276,7 +264,7 @@ class Contents:
         row: int = 1,
         last: int = NO_END,
     ) -> int:
-        """End a state of those that are meant, some in a transaction. Returns how many."""
+        """End the state of all rows that are meant, 1,000 in a transaction. Returns how many."""
         shared = self.shared
         count = 0
         more = True
@@ -304,15 +292,15 @@ class Contents:
             shared.write()
             if shared.writer.placed:  # refused: on disk these rows are in other places
                 return [], None
-        seqs = KnownSeqs()
-        accounts = None
-        while accounts is None or seqs.wanted:
-            while seqs.wanted:
-                row = seqs.wanted.pop()
-                seqs[row] = next((found[SEQ] for found in shared.read(row, row)), None)
+        seqs: dict[int, int | None] = {}
+        accounts: list[StreamAccount] | int | None = None
+        while not isinstance(accounts, list):
+            if accounts is not None:
+                rows = shared.read(accounts, accounts)
+                seqs[accounts] = rows[0][SEQ] if rows else None
             with shared.lock:
                 oldest = ledger.oldest_pending() or shared.committed + 1
-                # What is older is not in any account, and not delivered.
+                # An account would say that older fixes are complete too.
                 if ledger.away.any or oldest < ledger.streams.first_row:
                     return [], None
                 accounts = ledger.streams.accounts(shared.last, shared.stream, seqs)
@@ -345,6 +333,7 @@ def in_order(seen: list[Span[Place]], first: int) -> list[Span[Place]]:
     """Sort what ``_look`` found: each row from ``first`` on once, in runs as long as possible."""
     spans = [Span(max(first, span.lo), span.hi, span.value) for span in seen if span.hi >= first]
     ordered = sorted(spans)
+    # Painting in the order of finding lets the later place win; it is slower, and rarely needed.
     if any(one.hi >= other.lo for one, other in pairwise(ordered)):
         places: RangeMap[Place] = RangeMap()
         for span in spans:

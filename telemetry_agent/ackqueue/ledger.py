@@ -7,7 +7,7 @@ Each committed row is in exactly one of four places:
 - ``ready_rows.free``: it may be handed out.
 - ``leases``: it is in a batch that is out, and in no other batch until that one comes back. A
   lease is in memory only: after a crash its rows are sent again.
-- on its way to the disk: ``settle`` frees it when it is there.
+- on its way to the disk: ``admit`` frees it when it is there.
 
 Two exceptions. The rows of a batch that got no answer, once they are ready again, are free or
 leased and keep a READY mark that holds them together, so that even after a crash they travel as
@@ -78,7 +78,7 @@ class Ledger:
         self._leased = 0
         self.moves = 0
         """How often thinning gave rows other numbers."""
-        self._settle_run(1, loaded.last)
+        self._admit_run(1, loaded.last)
 
     # The disk
 
@@ -108,17 +108,12 @@ class Ledger:
                 neighbours = map(self.marks.value_at, (span.lo - 1, span.hi + 1))
                 self.marks.paint(span.lo, span.hi, without_reason(*neighbours))
 
-    @property
-    def has_changes(self) -> bool:
-        """Whether any wait for the disk."""
-        return bool(self._changed) or self.streams.has_changes
-
     # Rows that are in no batch
 
-    def settle(self, rows: Iterable[int]) -> None:
+    def admit(self, rows: Iterable[int]) -> None:
         """These are on disk now. Those that are ready may be handed out."""
         for lo, hi in runs(rows):
-            self._settle_run(lo, hi)
+            self._admit_run(lo, hi)
 
     def lose(self, ranges: Iterable[tuple[int, int]], mark: RowState) -> None:
         """These are gone; the mark has the reason."""
@@ -171,7 +166,7 @@ class Ledger:
         return None
 
     def thin(self, window: Window, kept: int) -> range:
-        """Keep this many of the rows. Returns their new numbers, to ``settle`` when on disk."""
+        """Keep this many of the rows. Returns their new numbers, to ``admit`` when on disk."""
         self.ready_rows.free.paint(window.lo, window.hi, None)
         # First remove all marks, also that of the hole behind the window. Then one mark covers the
         # numbers that come free. The rows that stay have none: they are free once they are written.
@@ -196,15 +191,15 @@ class Ledger:
         self.away.begin(last, hi)
         # The leases stay: the answers to them count, although the rows are in the old file.
         self.ready_rows = ReadyRows(newest=hi)
-        # The new file knows nothing yet: it gets every mark.
+        # The new file is empty: it gets every mark.
         self._changed = {span.lo for span in self.marks}
         self.streams.all_changed()
 
     def arrive(self, found: Arrival, there: Sequence[int]) -> set[int]:
-        """Take over rows that were away, to store and then ``settle``; see ``AwayRows.take``."""
+        """Take over rows that were away, to store and then ``admit``; see ``AwayRows.take``."""
         leased = chain.from_iterable(lease.ranges for lease in self.leases.values())
         wanted = self.away.take(found, there, leased)
-        self.settle(there)
+        self.admit(there)
         return wanted
 
     # Batches
@@ -219,8 +214,8 @@ class Ledger:
             plan = self.ready_rows.choose(limit, live_first=live_first)
         return plan
 
-    def begin(self, rows: Iterable[int], batch: int) -> int:
-        """Rows leave in a batch. Returns the lease's number."""
+    def lease(self, rows: Iterable[int], batch: int) -> int:
+        """Rows leave in a batch. Returns the number of the lease."""
         lease = Lease(runs(rows), batch)
         self.ready_rows.hand_out(lease.ranges)
         self._leased += 1
@@ -229,15 +224,15 @@ class Ledger:
 
     def split(self, batch: Batch, at: int) -> tuple[int, int]:
         """Make one lease two. Returns their numbers."""
-        lease = self._end(batch)
+        lease = self._end_lease(batch)
         rows = list(lease.rows())
         if lease.batch != NO_BATCH:  # it is never sent again as it was
             self.make_ready(lease.ranges)
-        return self.begin(rows[:at], NO_BATCH), self.begin(rows[at:], NO_BATCH)
+        return self.lease(rows[:at], NO_BATCH), self.lease(rows[at:], NO_BATCH)
 
     def ack(self, batch: Batch, rejected: Mapping[int, str], retry: Collection[int]) -> None:
         """Delivered, except for the seqs given."""
-        lease = self._end(batch)
+        lease = self._end_lease(batch)
         for lo, hi in lease.ranges:
             self._mark(lo, hi, ACKED)
         if not rejected and not retry:
@@ -250,18 +245,18 @@ class Ledger:
 
     def fail(self, batch: Batch, reason: str) -> None:
         """Refused as a whole."""
-        for lo, hi in self._end(batch).ranges:
+        for lo, hi in self._end_lease(batch).ranges:
             self._mark(lo, hi, dead_letter(reason))
 
     def give_back(self, batch: Batch) -> None:
         """Ready, as before."""
-        lease = self._end(batch)
+        lease = self._end_lease(batch)
         for lo, hi in lease.ranges:
             self._free(lo, hi, lease.batch)
 
     def suspend(self, batch: Batch) -> None:
         """No answer came."""
-        lease = self._end(batch)
+        lease = self._end_lease(batch)
         # Its name is the first row that it has now: the rows before it may have been found damaged
         # since the batch was last sent.
         mark = RowState(State.UNACK, batch=lease.ranges[0][0])
@@ -326,7 +321,7 @@ class Ledger:
     def _in_state(self, state: State, row: int = 1) -> Iterator[Span[RowState]]:
         return self.marks.where(lambda mark: mark.state is state, row)
 
-    def _settle_run(self, lo: int, hi: int) -> None:
+    def _admit_run(self, lo: int, hi: int) -> None:
         # A row without a mark is ready. Other marks than READY say that it is not to be sent.
         for first, last in self.marks.gaps(lo, hi):
             self._free(first, last)
@@ -334,8 +329,8 @@ class Ledger:
             if span.lo > hi:
                 break
             self._free(span.lo, min(span.hi, hi), span.value.batch or NO_BATCH)
-        # A row of a batch that is out can be settled again: it was away and arrived now, or a write
-        # was repeated. It stays in its batch.
+        # A row of a batch that is out can be admitted again: it was away and arrived now, or its
+        # write was repeated. It stays in its batch.
         for first, last in chain.from_iterable(lease.ranges for lease in self.leases.values()):
             if max(lo, first) <= min(hi, last):
                 self.ready_rows.free.paint(max(lo, first), min(hi, last), None)
@@ -351,7 +346,7 @@ class Ledger:
             if mark != PURGED:  # a delivered row counts as delivered also when it is deleted
                 self.streams.reopen(lo, hi)
 
-    def _end(self, batch: Batch) -> Lease:
+    def _end_lease(self, batch: Batch) -> Lease:
         lease = self.leases.pop(batch.lease, None)
         if lease is None:
             raise ValueError(

@@ -2,11 +2,11 @@
 
 Theory of operation. Each fix gets a row number when it is put, one higher than the last. Rows are
 written in that order and never change. What becomes of them is kept as ranges of row numbers, all
-in memory (``ledger``), and the disk follows (``writer``, ``store``). So a disk that refuses to
-write costs time only, and after a crash a row is ready again unless its end was written.
+in memory (``ledger``), and is written to disk afterwards (``writer``, ``store``). So a disk that
+refuses to write costs time only, and after a crash a row is ready again unless its end was written.
 
-``put``, ``backlog`` and ``stats`` never wait for the disk, so a slow one delays no recording. What
-the parts share, and the order of the two locks, is described in ``shared_state``.
+``put``, ``backlog`` and ``stats`` never wait for the disk, so a slow disk does not delay recording.
+What the parts share, and the order of the two locks, is described in ``shared_state``.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -29,7 +29,7 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Fix, Record
 
 _FRESH_S = 1.0
-"""A fix that is younger than this waits for the next commit, if there are others to hand out."""
+"""If there are others to hand out, a fix that is younger than this waits for the next commit."""
 
 V = TypeVar("V")
 
@@ -47,14 +47,14 @@ class AckQueue:
 
     A batch is out until one of ``ack``, ``fail``, ``release`` and ``split`` ends it; to use it
     after that is a ValueError, and so is to use a closed queue. A fix that was not acknowledged
-    when the process ends is handed out again by the next.
+    when the process ends is handed out again by the next process.
 
-    When the disk refuses a write, what was to be written stays in memory and is tried again once a
-    second, by a ``Committer`` or with the next call; the first failure and the recovery are logged.
-    Only ``commit`` and ``close`` raise for it, and they always try.
+    If the disk refuses a write, everything stays in memory and is tried again once a second, by a
+    ``Committer`` or with the next call; the first failure and the recovery are logged. Only
+    ``commit`` and ``close`` raise for it, and they always try.
 
-    A file that is damaged is set aside, when the queue is opened or when it is noticed, and the
-    queue goes on with a new one and a new stream. A ``Carrier`` then brings over what can be read.
+    A damaged file is set aside, when the queue is opened or when the damage is noticed, and the
+    queue continues with a new file and a new stream. A ``Carrier`` carries over what can be read.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class AckQueue:
 
         Args:
             path: The database file. ``PATH.lock`` beside it is held until ``close``.
-            commit_every_s: How long a fix may wait in memory: what a power cut may cost. 0: ``put``
-                commits before it returns. Above 0 a ``Committer`` or the caller must commit.
+            commit_every_s: How long a fix may wait in memory, where a power cut would lose it.
+                0: ``put`` commits before it returns. Otherwise a ``Committer`` or the caller does.
             keep_delivered_s: How long a delivered fix is kept; see ``Bounds.purge``.
-            limits: What it may take of the disk; none by default.
-            max_uncommitted: How many fixes memory holds while the disk refuses to write. Past it
+            limits: How much of the disk it may use; no limit by default.
+            max_uncommitted: How many fixes memory holds while the disk refuses to write. Beyond it
                 the oldest are lost, and counted.
             clock: The machine's clocks.
             connect: Opens the database file.
@@ -87,6 +87,7 @@ class AckQueue:
             QueueLockedError: Another process holds the queue.
             StorageError: The disk refuses.
         """
+        self.path = path
         self.shared = SharedState(
             path,
             clock or Clock(),
@@ -112,11 +113,6 @@ class AckQueue:
         self._live_since_s: float | None = None
 
     @property
-    def path(self) -> Path:
-        """Of the database file."""
-        return self.shared.path
-
-    @property
     def stream(self) -> str:
         """The stream of the fixes that are put now, 16 hex digits."""
         return self.shared.stream_hex
@@ -124,10 +120,10 @@ class AckQueue:
     def put(self, fix: Fix, device: str) -> Record:
         """Name a fix and take it over. Waits for the disk only if ``commit_every_s`` is 0.
 
-        Where the queue is full and its limits say ``stop``, the fix is lost, and counted.
+        If the queue is full and its limits say ``stop``, the fix is lost, and counted.
 
         Raises:
-            ValueError: The fix holds what cannot be stored.
+            ValueError: A value of the fix cannot be stored.
         """
         shared = self.shared
         now_s = shared.clock.monotonic_s()
@@ -140,7 +136,7 @@ class AckQueue:
             shared.writer.add(now_s, row)
             if self._live_since_s is None:
                 self._live_since_s = now_s
-            shared.wake_waiters()
+            shared.ready.notify_all()
         if shared.commit_every_s == 0:
             with shared.disk:
                 shared.write()
@@ -149,12 +145,12 @@ class AckQueue:
         return record
 
     def uncommitted_rows(self) -> list[Row]:
-        """What is not known to be on disk, for ``adopt`` of another queue."""
+        """The rows that are not known to be on disk, for ``adopt`` of another queue."""
         with self.shared.lock:
             return self.shared.writer.rows
 
     def adopt(self, rows: Collection[Row]) -> None:
-        """Take over, under their names, what another queue could not write. Before any ``put``."""
+        """Take over the rows that another queue could not write. Call it before any ``put``."""
         shared = self.shared
         with shared.lock:
             for row in rows:
@@ -166,7 +162,7 @@ class AckQueue:
         """Bring everything to disk.
 
         Raises:
-            StorageError: The disk refused. Nothing is lost by that; it is tried again.
+            StorageError: The disk refused. Nothing is lost; it is tried again.
         """
         with self.shared.disk:
             self.shared.check_open()
@@ -179,16 +175,16 @@ class AckQueue:
     ) -> Batch | None:
         """Hand out fixes of one stream and one device, in the order of recording.
 
-        Either live fixes or the oldest run of the backlog, never both. What was a batch that got
-        no answer is the same batch again, unless ``limit`` is smaller. Only what is on disk is
-        handed out. What waits for a commit is committed first, unless it is less than a second old
-        and there is something else: a commit for it alone would cost as much as the whole batch.
+        Either live fixes or the oldest run of the backlog, never both. A batch that got no answer
+        is the same batch again, unless ``limit`` is smaller. Only fixes on disk are handed out.
+        Those that wait for a commit are committed first, unless they are less than a second old and
+        there are others: a commit for them alone would cost as much as the whole batch.
 
         Args:
             limit: The most fixes that the batch may hold.
             live_first: If there are live fixes, the newest of them; else strictly the oldest.
-            timeout_s: How long to wait for something that is ready; ``None``: until there is.
-                To close the queue ends the wait, with the ValueError of a closed queue.
+            timeout_s: How long to wait for a ready fix; ``None``: without limit. ``close`` ends the
+                wait with the ValueError of a closed queue.
 
         Returns:
             ``None`` if nothing is ready.
@@ -229,13 +225,13 @@ class AckQueue:
         rejected: Mapping[int, str] = MappingProxyType({}),
         retry: Collection[int] = (),
     ) -> None:
-        """The endpoint took the batch. On disk in one transaction.
+        """The endpoint accepted the batch. On disk in one transaction.
 
         Args:
             batch: As it was handed out.
-            rejected: seq -> reason of those it refused: they become dead letters.
-            retry: The seqs of those it wants again later: they are ready. A seq in both is
-                rejected, one that the batch does not hold is ignored.
+            rejected: seq -> reason of those that it refused: they become dead letters.
+            retry: The seqs of those that it wants again later: they are ready. A seq in both is
+                rejected; one that is not in the batch is ignored.
         """
         self._change(lambda ledger: ledger.ack(batch, rejected, retry))
 
@@ -248,8 +244,8 @@ class AckQueue:
 
         Args:
             batch: As it was handed out.
-            answered: The endpoint said "later": the fixes are ready, as they were. False: nobody
-                knows whether it has them; they are ``unack``, on disk, until ``resume_unack``.
+            answered: The endpoint said "later": the fixes are ready, as they were. False: it is
+                unknown whether it has them; they are ``unack``, on disk, until ``resume_unack``.
         """
         if answered:  # nothing to write: on disk the fixes are ready anyway
             self._change(lambda ledger: ledger.give_back(batch), written=False)
@@ -257,11 +253,11 @@ class AckQueue:
             self._change(lambda ledger: ledger.suspend(batch))
 
     def resume_unack(self) -> int:
-        """Make ready what got no answer; each batch keeps together. Returns how many fixes."""
+        """Make batches that got no answer ready again, each as it was. Returns how many fixes."""
         return self._change(Ledger.resume)
 
     def backlog(self) -> Backlog:
-        """What waits. Cheap, and never waits for the disk."""
+        """How many fixes are to be sent. Cheap, and never waits for the disk."""
         shared = self.shared
         with shared.lock:
             uncommitted = shared.writer.uncommitted
@@ -273,11 +269,11 @@ class AckQueue:
             )
 
     def close(self) -> None:
-        """Commit, and let the next process in. Batches that are out are ready for it. Idempotent.
+        """Commit and release the lock. For the next process all batches are ready. Idempotent.
 
         Raises:
-            StorageError: The disk refused; the fixes that waited in memory are lost. The queue
-                is closed all the same.
+            StorageError: The disk refused; the fixes that waited in memory are lost. The queue is
+                closed nevertheless.
         """
         shared = self.shared
         with shared.disk:
@@ -302,7 +298,7 @@ class AckQueue:
             shared.use()
             with shared.lock:
                 result = change(shared.ledger)
-                shared.wake_waiters()
+                shared.ready.notify_all()
             if written:
                 shared.write()
         return result
@@ -330,12 +326,12 @@ class AckQueue:
             except UnusableError:  # damaged, or rows are missing
                 if shared.broken:
                     raise
-                continue  # the file was set aside: what is ready now is another question
+                continue  # the file was set aside: other rows are ready now
             if batch is not None:
                 return batch
 
     def _hand_out(self, plan: Plan) -> Batch | None:
-        """Make a batch of planned rows. ``None`` if none was sound: plan again."""
+        """Make a batch of the planned rows. ``None``: none was sound, so plan again."""
         shared = self.shared
         rows = [row for lo, hi in plan.ranges for row in shared.read(lo, hi)]
         if len(rows) < plan.size:
@@ -351,7 +347,7 @@ class AckQueue:
         if not records:
             return None
         with shared.lock:
-            lease = shared.ledger.begin([row[0] for row in taken], plan.batch)
+            lease = shared.ledger.lease([row[0] for row in taken], plan.batch)
             if shared.ledger.ready_rows.live() == 0:
                 waiting = shared.writer.oldest
                 self._live_since_s = waiting[0] if waiting is not None else None

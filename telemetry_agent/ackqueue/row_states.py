@@ -26,15 +26,15 @@ class State(IntEnum):
 
     AWAY = -2
     """Numbers that no row had when the file began; rows with lower ones can still be in files that
-    were set aside. ``batch``: what is missing and older than that was delivered."""
+    were set aside. ``batch``: a missing row below this number was delivered."""
     UNUSED = -3
-    """A number that no fix has: none ever had it, or the one that had it has another now."""
+    """A number without a fix: it was never used, or its fix has another number now."""
     GONE = 0
-    """There is no row: it was kept long enough after delivery, or was lost (with a reason)."""
+    """The row was deleted: long enough after its delivery, or it is lost (with a reason)."""
     READY = 1
     """To be sent, together with the others of its batch. (Ready rows of no batch need no mark.)"""
     UNACK = 2
-    """Sent, and no answer came."""
+    """Sent, but no answer came."""
     ACKED = 5
     """Delivered."""
     ACK_FAILED = 9
@@ -48,8 +48,7 @@ class RowState(NamedTuple):
     reason: str | None = None
     """``None`` for a dead letter: it is in the file only; see ``without_reason``."""
     batch: int | None = None
-    """For UNACK and READY: the rows of one batch share this number (its first row). For AWAY, see
-    there."""
+    """UNACK and READY: the rows of one batch share this number (its first row). AWAY: see there."""
 
 
 ACKED = RowState(State.ACKED)
@@ -95,4 +94,4 @@ class Loaded(NamedTuple):
     streams: list[StreamRun]
     """Ascending."""
     damage: str | None
-    """Why the file is to be set aside: some of this is not as it was stored, and left out."""
+    """Why the file is to be set aside: something was not as it was stored, and is left out here."""

@@ -1,13 +1,13 @@
 """The state that the parts of a queue share: its file, what memory knows of it, and two locks.
 
 ``lock`` guards memory and is held for microseconds. ``disk`` guards the connection and is held
-across an fsync; whoever needs both takes ``disk`` first. Whatever takes free rows holds ``disk``,
-so its holder knows that none of them moves between planning under ``lock`` and reading from the
-file. A function that needs a lock asserts it.
+across an fsync; who needs both takes ``disk`` first. Free rows are only taken under ``disk``, so
+its holder can plan under ``lock`` and then read the file: no row moves between. A function that
+needs a lock asserts it.
 
-Memory is ahead of the disk, and the disk follows: each transaction writes the new rows and every
-mark that differs. So a disk that refuses to write costs time only. And a file that turns out to be
-damaged can be set aside at any moment: all that memory knows goes into a new one.
+Memory is ahead of the disk: each transaction writes the new rows and every mark that differs. So a
+disk that refuses to write costs time only. And a file that is found damaged can be set aside at any
+moment: a new file gets everything that is in memory.
 """
 
 import logging
@@ -72,7 +72,6 @@ class SharedState:
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
         """Something may have become ready to be handed out, or the queue was closed."""
-        self._waiters = 0
         self._waiting_for_room: set[Callable[[], None]] = set()
         self._watchers: list[Callable[[], None]] = []
         self.file = QueueFile(path, connect)
@@ -106,9 +105,9 @@ class SharedState:
         self._watchers.append(ring)
 
     def relieve_by(self, relieve: Callable[[], bool]) -> None:
-        """Have ``relieve`` make room in memory's picture of the file when the disk has none.
+        """Have ``relieve`` give up some rows in memory when the disk has no room for a write.
 
-        It returns False when there is nothing to give up. The disk lock is held then.
+        It returns False if there is nothing to give up. It is called under the disk lock.
         """
         self._relieve = relieve
 
@@ -180,28 +179,24 @@ class SharedState:
         return at_place(row, self._base)
 
     def end_use(self) -> bool:
-        """Close it for all calls but ``write`` and ``close``. False: it was closed already."""
+        """Close it for all calls except ``write`` and ``close``. False: it was closed already."""
         assert self.lock.locked()
         was_open, self.closed = not self.closed, True
-        self.wake_waiters()
+        self.ready.notify_all()
         return was_open
 
     def wait_until_ready(self, until_s: float | None) -> bool:
-        """Wait for what a lease may get. False: it is ``until_s``. The lock is free meanwhile."""
+        """Wait until a lease may find rows, without the lock. False: it is ``until_s``."""
         assert self.lock.locked()
-        self._waiters += 1
-        try:
-            while not (self.closed or self.ledger.ready_rows.free.total):
-                now_s = self.clock.monotonic_s()
-                write_s = self.writer.due_s(0)  # the lease commits what waits, or tries again
-                if write_s is not None and write_s <= now_s:
-                    break
-                if until_s is not None and until_s <= now_s:
-                    return False
-                ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
-                self.ready.wait(min(ends_s) - now_s if ends_s else None)
-        finally:
-            self._waiters -= 1
+        while not (self.closed or self.ledger.ready_rows.free.total):
+            now_s = self.clock.monotonic_s()
+            write_s = self.writer.due_s(0)  # the lease commits what waits, or tries again
+            if write_s is not None and write_s <= now_s:
+                break
+            if until_s is not None and until_s <= now_s:
+                return False
+            ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
+            self.ready.wait(min(ends_s) - now_s if ends_s else None)
         return True
 
     @property
@@ -222,12 +217,6 @@ class SharedState:
             return self._oldest[1]
         waiting = self.writer.oldest
         return waiting[1][TIME_MS] if waiting is not None else None
-
-    def wake_waiters(self) -> None:
-        """Wake whoever waits in ``wait_until_ready``: each looks for itself."""
-        assert self.lock.locked()
-        if self._waiters:
-            self.ready.notify_all()
 
     # For the holder of the disk lock
 
@@ -250,7 +239,7 @@ class SharedState:
     def write(self, *, at_once: bool = False) -> StorageError | None:
         """Bring everything to disk. Returns why it refused, which was logged.
 
-        While it refuses, it is asked once a second, whoever writes, unless it must be ``at_once``.
+        While it refuses, one write a second is tried in all, except those that must be ``at_once``.
         """
         assert self.disk.locked()
         if not at_once and (refused := self.writer.refusal_now()) is not None:
@@ -266,7 +255,7 @@ class SharedState:
         self.writer.report(refusal)
         self._find_oldest()
         with self.lock:
-            self.wake_waiters()
+            self.ready.notify_all()
         if refusal is None:
             self.ring_for_room()
         return refusal
@@ -292,7 +281,7 @@ class SharedState:
             raise
 
     def miss(self, count: int) -> NoReturn:
-        """Set the file aside: so many rows that were stored are not found.
+        """Set the file aside: this many rows that were stored are not found.
 
         A damaged inner page hides the rows behind it from SQLite, and a page scan finds them.
 
@@ -317,10 +306,10 @@ class SharedState:
         )
 
     def replace(self, why: UnusableError) -> StorageError | None:
-        """Set the file aside, and go on with a new one.
+        """Set the file aside, and continue with a new one.
 
         Returns:
-            Why the disk refuses that, or to write to the new one.
+            Why the disk refuses this, or a write to the new file.
         """
         assert self.disk.locked()
         try:
@@ -330,7 +319,9 @@ class SharedState:
         with self.lock:
             hi = generation_after(self.last)
             if not isinstance(why, TakenError):
-                # A write of them that was refused may be in that file all the same.
+                # The old file may hold these rows although the disk reported a refusal. Here they
+                # get new numbers; the old ones are marked as unused, so that none arrives twice.
+                # After a TakenError those numbers have other rows there, which are to arrive.
                 self.ledger.renumber(self.committed + 1, self.last)
             self.ledger.send_away(self.committed, hi)
             self._base, self._seq = self.writer.renumber(hi), 0
@@ -345,7 +336,7 @@ class SharedState:
         """Write beside the file what is in it, for the case that it is found empty."""
         with self.lock:
             oldest = 1 if self.ledger.away.any else self.ledger.oldest_pending()
-            last = self.committed  # what is not on disk yet is not lost when the disk forgets
+            last = self.committed  # only these are missing if the file is found empty
             run = self.ledger.streams.last
             self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, run))
 
