@@ -30,7 +30,7 @@ class QueueFile:
         make_directories(path)
         self.lock = QueueLock(path)
         try:
-            self.store, self.loaded = open_queue(path, connect, self.lock.noted)
+            self.store, self.loaded = open_queue(path, connect, self.lock.last_summary)
         except BaseException:
             self.lock.release()
             raise

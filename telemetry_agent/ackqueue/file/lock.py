@@ -18,8 +18,8 @@ from telemetry_agent.disks import mount_of
 from telemetry_agent.errors import QueueLockedError
 
 
-class Note(NamedTuple):
-    """What a holder wrote about its queue, in case the queue file itself cannot be read."""
+class QueueSummary(NamedTuple):
+    """What is in a queue file, kept beside it for the case that the file is found empty."""
 
     clean: bool = True
     """The queue was closed."""
@@ -31,8 +31,8 @@ class Note(NamedTuple):
     """The newest run of rows of one stream."""
 
 
-UNKNOWN = Note()
-"""There is no note that can be read."""
+UNKNOWN = QueueSummary()
+"""There is no summary that can be read."""
 
 
 class QueueLock:
@@ -47,18 +47,18 @@ class QueueLock:
         """
         self._queue_path = queue_path
         self._fd = _take(queue_path)
-        self.noted = _read_note(_lines(self._fd))
-        """By the last holder."""
-        self.note(self.noted)
+        self.last_summary = _read_summary(_lines(self._fd))
+        """Of the last holder."""
+        self.write_summary(self.last_summary)
 
-    def note(self, note: Note) -> None:
-        """Write this into the file, not synced: a power cut may take it."""
+    def write_summary(self, summary: QueueSummary) -> None:
+        """Write it below the pid. A power cut may undo that."""
         text = f"{os.getpid()}\n"
-        if note is not UNKNOWN:
-            numbers = " ".join(map(str, (note.oldest, note.last, *(note.run or ()))))
-            line = f"{'closed' if note.clean else 'open'} {numbers}"
+        if summary is not UNKNOWN:
+            numbers = " ".join(map(str, (summary.oldest, summary.last, *(summary.run or ()))))
+            line = f"{'closed' if summary.clean else 'open'} {numbers}"
             text += f"{line} {crc32(line.encode())}\n"
-        with suppress(OSError):  # the note only helps: a full disk does not keep the agent away
+        with suppress(OSError):  # it only helps: a full disk does not keep the agent from starting
             os.pwrite(self._fd, text.encode(), 0)
             os.ftruncate(self._fd, len(text))
 
@@ -143,13 +143,13 @@ def _lines(fd: int) -> list[str]:
         return []
 
 
-def _read_note(lines: list[str]) -> Note:
+def _read_summary(lines: list[str]) -> QueueSummary:
     try:
         _, line = lines
-        noted, _, crc = line.rpartition(" ")
-        state, oldest, last, *run = noted.split()
+        text, _, crc = line.rpartition(" ")
+        state, oldest, last, *run = text.split()
         begins = StreamRun(*map(int, run)) if run else None
-        note = Note(state == "closed", int(oldest), int(last), begins)
-        return note if int(crc) == crc32(noted.encode()) else UNKNOWN
+        summary = QueueSummary(state == "closed", int(oldest), int(last), begins)
+        return summary if int(crc) == crc32(text.encode()) else UNKNOWN
     except (ValueError, TypeError):
         return UNKNOWN

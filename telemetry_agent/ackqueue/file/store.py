@@ -44,7 +44,7 @@ from telemetry_agent.ackqueue.row_states import (
     RowState,
     State,
     StreamRun,
-    unnamed,
+    without_reason,
 )
 from telemetry_agent.errors import StorageError
 
@@ -151,7 +151,7 @@ class Store:
                     if mark.reason is not None and len(known) < REASONS_IN_MEMORY:
                         known.add(mark)
                     else:
-                        mark = unnamed(value)
+                        mark = without_reason(value)
                 value = mark
                 marks.paint(lo, last, value)
             streams = [read_stream(run) for run in self._connection.execute(_SELECT_STREAMS)]

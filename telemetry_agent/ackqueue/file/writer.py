@@ -152,7 +152,7 @@ class Writer:
                 with self._lock:
                     if written:
                         placed = (*changes.moved, *changes.arrived, *changes.rows)
-                        self._ledger.settle(row[0] for row in placed)
+                        self._ledger.admit(row[0] for row in placed)
                         self._ledger.forget_reasons(changes.marks.values())
                     else:
                         self._give_back(changes)
@@ -198,8 +198,6 @@ class Writer:
         """
         with self._lock:
             pending = self._pending[: min(limit, _ROWS_PER_WRITE)]
-            if not (pending or self._moved or self._arrived or self._ledger.has_changes):
-                return None
             if pending and _kind(pending[0]) != _kind(pending[-1]):
                 kind = _kind(pending[0])
                 pending = list(takewhile(lambda waiting: _kind(waiting) == kind, pending))
@@ -210,7 +208,8 @@ class Writer:
             arrived, self._arrived = self._arrived, []
             marks = self._ledger.take_changes()
             streams = self._ledger.streams.take_changes()
-            return Changes([row for _, row in pending], marks, moved, arrived, streams)
+        changes = Changes([row for _, row in pending], marks, moved, arrived, streams)
+        return changes if any(changes) else None
 
     def _give_back(self, changes: Changes) -> None:
         """Put it back where it was, before what came meanwhile."""
@@ -225,8 +224,7 @@ class Writer:
         # The oldest go: while the disk refuses, the newest positions are worth more.
         excess = len(self._pending) - self._max_uncommitted
         if excess > 0:
-            for lo, hi in runs(row[0] for _, row in self._pending[:excess]):
-                self._ledger.lose(lo, hi, LOST_IN_MEMORY)
+            self._ledger.lose(runs(row[0] for _, row in self._pending[:excess]), LOST_IN_MEMORY)
             del self._pending[:excess]
             if not self._lost_in_memory:
                 log.error(

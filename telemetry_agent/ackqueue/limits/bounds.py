@@ -184,7 +184,7 @@ class Bounds:
             if self._expire():
                 return True
             self._pack()
-            self._shared.note()
+            self._shared.write_summary()
         return False
 
     def purge(self) -> bool:
@@ -374,8 +374,7 @@ class Bounds:
 
     def _lose(self, ranges: list[tuple[int, int]], mark: RowState) -> None:
         with self._shared.lock:
-            for lo, hi in ranges:
-                self._shared.ledger.lose(lo, hi, mark)
+            self._shared.ledger.lose(ranges, mark)
 
     def _lose_oldest(self, mark: RowState, limit: int, upto: int) -> None:
         """Give up the oldest that wait: at most this many, and none after that row."""
@@ -387,5 +386,5 @@ class Bounds:
                 and first.lo <= upto  # first: to ask for the oldest can break up its batch
                 and (oldest := ledger.oldest_free(min(limit, upto - first.lo + 1)))
             ):
-                ledger.lose(oldest.lo, oldest.hi, mark)
+                ledger.lose([oldest[:2]], mark)
                 limit -= oldest.size

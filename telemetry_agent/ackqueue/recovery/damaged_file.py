@@ -28,7 +28,7 @@ from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun, unnamed
+from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun, without_reason
 
 _PAGES_PER_LOOK = 500
 _ROWS_PER_PORTION = 500
@@ -297,7 +297,7 @@ def _learn(known: RangeMap[RowState], span: Span[RowState]) -> None:
     """Take a mark unless another is more final; of equals the newer. No reasons in memory."""
     lo, hi, mark = span
     if mark.state is State.ACK_FAILED:
-        mark = unnamed(known.value_at(lo - 1), known.value_at(hi + 1))
+        mark = without_reason(known.value_at(lo - 1), known.value_at(hi + 1))
     less = _BY_FINALITY[: _BY_FINALITY.index(mark.state) + 1]
     overruled = [part[:2] for part in known.within(lo, hi) if part.value.state in less]
     for part in [*known.gaps(lo, hi), *overruled]:

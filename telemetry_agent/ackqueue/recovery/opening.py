@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from telemetry_agent.ackqueue.away_rows import generation_after, generation_before
-from telemetry_agent.ackqueue.file.lock import UNKNOWN, Note
+from telemetry_agent.ackqueue.file.lock import UNKNOWN, QueueSummary
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
@@ -38,13 +38,13 @@ from telemetry_agent.fields import rfc3339
 log = logging.getLogger(__name__)
 
 
-def open_queue(path: Path, connect: Connect, noted: Note) -> tuple[Store, Loaded]:
+def open_queue(path: Path, connect: Connect, noted: QueueSummary) -> tuple[Store, Loaded]:
     """Open the queue file, made if it is not there.
 
     Args:
         path: Of the file. The caller holds its lock.
         connect: Opens the database.
-        noted: What the last holder of the lock wrote.
+        noted: The summary of the last holder of the lock.
 
     Raises:
         StorageError: The disk refuses. For that no file is set aside.
@@ -66,7 +66,7 @@ def open_queue(path: Path, connect: Connect, noted: Note) -> tuple[Store, Loaded
     return _completed(path, connect, noted, Tail(), end_is_lost=end_is_lost)
 
 
-def _read_log(path: Path, noted: Note) -> tuple[str | None, Tail, bool]:
+def _read_log(path: Path, noted: QueueSummary) -> tuple[str | None, Tail, bool]:
     """Look at the log before SQLite does, which drops its end from the first wrong frame.
 
     Returns:
@@ -81,7 +81,7 @@ def _read_log(path: Path, noted: Note) -> tuple[str | None, Tail, bool]:
         if found.frames:
             return f"the queue {path} is empty, but its log is not", none, found.end_is_lost
         # A queue that was opened once is not empty, unless the last one was just set aside: its
-        # note is there then, with rows of its own.
+        # summary is there then, with rows of its own.
         was_set_aside = set_aside_files.waiting(path) and noted.last != generation_before(
             noted.last + 1
         )
@@ -115,7 +115,7 @@ def say_set_aside(reason: str, name: Path) -> None:
 
 
 def _completed(
-    path: Path, connect: Connect, noted: Note, tail: Tail, *, end_is_lost: bool
+    path: Path, connect: Connect, noted: QueueSummary, tail: Tail, *, end_is_lost: bool
 ) -> tuple[Store, Loaded]:
     """Open the file and enter what is not in it: the tail of its log, and what is lost."""
     store, loaded = _open(path, connect)
@@ -184,7 +184,7 @@ def _is_carrying(loaded: Loaded) -> bool:
     return any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
 
 
-def _begin(store: Store, loaded: Loaded, noted: Note, waiting: list[Path]) -> Loaded:
+def _begin(store: Store, loaded: Loaded, noted: QueueSummary, waiting: list[Path]) -> Loaded:
     """Have the rows of the files that wait come below those of this one.
 
     This one is new. Or the end of carrying over was cut off, or it began in another version: then
@@ -209,7 +209,7 @@ def _begin(store: Store, loaded: Loaded, noted: Note, waiting: list[Path]) -> Lo
     return _write(store, loaded, [Span(*gap, away) for gap in gaps], streams=_noted(loaded, noted))
 
 
-def _enter_loss(store: Store, loaded: Loaded, noted: Note) -> Loaded:
+def _enter_loss(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded:
     """The file was emptied or deleted, and fixes were in it."""
     lost = noted.last - noted.oldest + 1
     log.error(
@@ -223,7 +223,7 @@ def _enter_loss(store: Store, loaded: Loaded, noted: Note) -> Loaded:
     return _write(store, loaded, [*before, damaged], streams=_noted(loaded, noted))
 
 
-def _enter_lost_end(store: Store, loaded: Loaded, noted: Note) -> Loaded:
+def _enter_lost_end(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded:
     """The end of the log is gone: so many fixes are missing as were noted, or one at least."""
     carrying = _is_carrying(loaded)
     first = loaded.last + 1
@@ -273,8 +273,8 @@ def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[Row
     return _write(store, loaded, [*unused, *between], rows, streams.take_changes())
 
 
-def _noted(loaded: Loaded, noted: Note) -> dict[int, StreamRun | None]:
-    """The stream that the note names, where the file does not know of it."""
+def _noted(loaded: Loaded, noted: QueueSummary) -> dict[int, StreamRun | None]:
+    """The stream that the summary names, where the file does not know of it."""
     run = noted.run
     if run is None or any(known.lo >= run.lo for known in loaded.streams):
         return {}
