@@ -42,6 +42,11 @@ def waiting(path: Path) -> list[Path]:
     return of_kind(path, "damaged")
 
 
+def waiting_at_rest(path: Path) -> list[Path]:
+    """Those that ``waiting`` will have once an agent has called ``finish``."""
+    return waiting(path) + [file for file in [copy_of(path)] if file.exists()]
+
+
 def of_kind(path: Path, kind: Kind) -> list[Path]:
     """The files of one kind beside the queue at ``path``, the oldest first."""
     return [_named(path, kind, number) for number in _numbers(path, kind)]
