@@ -39,8 +39,8 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.history import COLUMNS, SHORT_S, History, SampleMaker
+from telemetry_agent.page.points import NEWEST, Point, Trail
 from telemetry_agent.page.track_index import TrackIndex, Wanted
-from telemetry_agent.page.trail import LIMIT, Point, Trail
 from telemetry_agent.snapshot import as_json
 
 _FRESH_S = 10.0
@@ -227,7 +227,7 @@ class EventSource:
                 self._stream, self._moves = queue.stream, moves
                 self._trail = Trail(self._agent.gaps.between)
                 self._index = self._new_index()
-                self._trail.extend(max(0, newest - LIMIT), [])
+                self._trail.extend(max(0, newest - NEWEST), [])
         after, points = self._trail.last, []
         with suppress(StorageError):
             while (read := queue.after(self._trail.last))[0] != self._trail.last:

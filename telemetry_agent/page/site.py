@@ -31,6 +31,7 @@ from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
 from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.points import POINT
 from telemetry_agent.page.query import (
     BadRequestError,
     body_of,
@@ -40,7 +41,6 @@ from telemetry_agent.page.query import (
 )
 from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
 from telemetry_agent.page.threads import each_in_thread, in_thread
-from telemetry_agent.page.trail import POINT
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)

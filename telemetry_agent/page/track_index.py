@@ -16,8 +16,19 @@ from typing import NamedTuple
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.trips import ParkingRule, Trip, Trips
 from telemetry_agent.model import Record
-from telemetry_agent.page.overview import Box, Overview, fitting, thinned
-from telemetry_agent.page.trail import GLITCH, POINT, Point, place_of, point_of
+from telemetry_agent.page.points import (
+    BEGINS,
+    GLITCH,
+    POINT,
+    Box,
+    Overview,
+    Point,
+    fitting,
+    pack,
+    place_of,
+    points_of,
+    thinned,
+)
 
 _ROWS_FROM_DISK = 10_000
 _COARSER_OUTSIDE = 8
@@ -70,12 +81,12 @@ class TrackIndex:
             StorageError: the disk does not give it.
         """
         last, found = self._queue.after(self.last)
+        points = list(points_of(found, self._breaks, self._newest))
         with self._lock:
-            for row, record in found:
-                begins = self._newest is not None and self._breaks(self._newest, record)
+            self._overview.extend(points)
+            for (row, record), (*_, flags) in zip(found, points, strict=True):
+                self.trips.feed(row, record.fix, breaks=bool(flags & BEGINS))
                 self._newest = record
-                self._overview.add(point_of(row, record.fix, begins=begins))
-                self.trips.feed(row, record.fix, breaks=begins)
             more = last != self.last
             self.last = last
             self.is_complete |= not more
@@ -131,7 +142,7 @@ class TrackIndex:
         shown, exact = fitting(points, tolerance_e7)
         if exact == 0 and old and between is None and coarse_e7 > tolerance_e7:
             exact = coarse_e7
-        return b"".join([POINT.pack(*point) for point in shown]), exact
+        return bytes(pack(shown)), exact
 
     def _between(
         self, points: Iterable[Point], last_old: int, wanted: Wanted
@@ -158,21 +169,19 @@ class TrackIndex:
         if sum(hi - lo for lo, hi in ranges) > _ROWS_FROM_DISK:
             return None
         return [
-            point for lo, hi in ranges for point in self._from_disk(lo, hi) if wanted.in_time(point)
+            point
+            for lo, hi in ranges
+            for point in points_of(self._stored(lo, hi), self._breaks)
+            if wanted.in_time(point)
         ]
 
-    def _from_disk(self, lo: int, hi: int) -> Iterator[Point]:
-        row, before = lo - 1, None
+    def _stored(self, lo: int, hi: int) -> Iterator[tuple[int, Record]]:
+        row = lo - 1
         while row < hi:
-            last, records = self._queue.after(row)
+            last, found = self._queue.after(row)
             if last == row:
                 return
-            for at, record in records:
-                if at > hi:
-                    return
-                begins = before is not None and self._breaks(before, record)
-                before = record
-                yield point_of(at, record.fix, begins=begins)
+            yield from (one for one in found if one[0] <= hi)
             row = last
 
 
