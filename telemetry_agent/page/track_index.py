@@ -9,29 +9,38 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
-from itertools import groupby
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.trips import ParkingRule, Trip, Trips
 from telemetry_agent.model import Record
-from telemetry_agent.page.points import (
-    BEGINS,
-    GLITCH,
-    POINT,
-    Box,
-    Overview,
-    Point,
-    fitting,
-    pack,
-    place_of,
-    points_of,
-    thinned,
-)
+from telemetry_agent.page.points import BEGINS, GLITCH, POINT, Point, pack, place_of, points_of
 
+SHOWN = 6_000
+"""A browser gets at most this many points of the whole track."""
+_OVERVIEW = 20_000
+_FINEST_E7 = 50  # about half a metre
+_TURN_E7 = 3_600_000_000
 _ROWS_FROM_DISK = 10_000
 _COARSER_OUTSIDE = 8
+
+
+class Box(NamedTuple):
+    """A part of the world in 1e-7 degrees; the west may be beyond -180 degrees."""
+
+    south: int
+    west: int
+    north: int
+    east: int
+
+    def holds(self, point: Point) -> bool:
+        """Whether it is inside, whichever turn round the world the box is on."""
+        if not self.south <= point[1] <= self.north:
+            return False
+        turns = (point[2] - self.west) // _TURN_E7
+        return point[2] - turns * _TURN_E7 <= self.east
 
 
 class Wanted(NamedTuple):
@@ -49,6 +58,43 @@ class Wanted(NamedTuple):
     def in_time(self, point: Point) -> bool:
         """Whether it is of the time that is wanted."""
         return self.since_s <= point[3] <= self.until_s
+
+
+class Overview:
+    """The whole track, thinned evenly when the points become too many."""
+
+    def __init__(self, limit: int = _OVERVIEW) -> None:
+        self.tolerance_e7 = _FINEST_E7
+        self._limit = limit
+        self.packed = bytearray()  # points, by ascending row
+
+    def __len__(self) -> int:
+        return len(self.packed) // POINT.size
+
+    @property
+    def first(self) -> int | None:
+        """The row of the oldest point."""
+        return int(POINT.unpack_from(self.packed)[0]) if self.packed else None
+
+    def extend(self, points: Iterable[Point]) -> None:
+        """Add the next points."""
+        # Thinning continues at the last point that was kept. The one behind it may be there only
+        # because the track ended with it, so it is judged again.
+        end = max(0, len(self) - 2) * POINT.size
+        again = POINT.iter_unpack(bytes(self.packed[end:]))
+        del self.packed[end:]
+        self.packed += pack(thinned(chain(again, points), self.tolerance_e7))
+        while len(self) > self._limit:
+            self.tolerance_e7 *= 2
+            every = POINT.iter_unpack(bytes(self.packed))
+            if self.tolerance_e7 < _TURN_E7:
+                self.packed = pack(thinned(every, self.tolerance_e7))
+            else:  # it is all glitches and segments of a point each, which are never dropped
+                self.packed = pack(islice(every, 0, None, 2))
+
+    def forget_before(self, row: int) -> None:
+        """Drop the points of the rows before this one."""
+        del self.packed[: place_of(self.packed, row)]
 
 
 class TrackIndex:
@@ -114,7 +160,7 @@ class TrackIndex:
             StorageError: the disk does not give them.
         """
         with self._lock:
-            coarse_e7, overview = self._overview.tolerance_e7, self._overview.packed()
+            coarse_e7, overview = self._overview.tolerance_e7, bytes(self._overview.packed)
         # Packed, and one at a time: as objects they would take megabytes for each viewer.
         first_recent = POINT.unpack_from(recent)[0] if recent else math.inf
         old = overview[: place_of(overview, first_recent)]
@@ -183,6 +229,42 @@ class TrackIndex:
                 return
             yield from (one for one in found if one[0] <= hi)
             row = last
+
+
+def thinned(points: Iterable[Point], tolerance_e7: float) -> Iterator[Point]:
+    """The points that can be seen apart, with both ends of each segment and every glitch."""
+    kept: Point | None = None
+    last: Point | None = None
+    for point in points:
+        if kept is None or point[4] or not _near(kept, point, tolerance_e7):
+            if point[4] & BEGINS and last is not None:
+                yield last
+            yield point
+            kept, last = point, None
+        else:
+            last = point
+    if last is not None:
+        yield last
+
+
+def _near(one: Point, other: Point, tolerance_e7: float) -> bool:
+    """Whether they look like one at this scale; on the safe side, away from the equator."""
+    return abs(one[1] - other[1]) < tolerance_e7 and abs(one[2] - other[2]) < tolerance_e7
+
+
+def fitting(
+    points: Callable[[], Iterator[Point]], tolerance_e7: float, most: int = SHOWN
+) -> tuple[list[Point], int]:
+    """At most ``most`` of the points, and the tolerance that this needed; 0: all of them."""
+    total = sum(1 for _ in points())
+    if total <= most // 8:
+        return list(points()), 0
+    tolerance = max(1, round(tolerance_e7))
+    while len(shown := list(islice(thinned(points(), tolerance), most + 1))) > most:
+        tolerance *= 2
+        if tolerance > _TURN_E7:  # it is all segments of a point each
+            return list(islice(points(), 0, None, total // most + 1)), tolerance
+    return shown, tolerance if len(shown) < total else 0
 
 
 def _merged(between: Iterable[Point], points: Iterable[Point]) -> Iterator[Point]:

@@ -11,20 +11,17 @@ import pytest
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule, Trips
-from telemetry_agent.model import Fix
-from telemetry_agent.page.points import (
-    BEGINS,
-    GLITCH,
-    POINT,
+from telemetry_agent.model import Fix, Record
+from telemetry_agent.page.points import BEGINS, GLITCH, POINT, Point, pack, points_of
+from telemetry_agent.page.track_index import (
     SHOWN,
     Box,
     Overview,
-    Point,
+    TrackIndex,
+    Wanted,
     fitting,
-    point_of,
     thinned,
 )
-from telemetry_agent.page.track_index import TrackIndex, Wanted
 
 START_MS = 1_795_435_200_000
 FLAGS = (0,) * 60 + (BEGINS, GLITCH)
@@ -126,7 +123,7 @@ def test_the_overview_is_bounded_and_keeps_ends_and_glitches() -> None:
     for point in line(20_000):
         flags = GLITCH if point[0] == 777 else BEGINS if point[0] == 5000 else point[4]
         overview.extend([(*point[:4], flags)])
-    points = list(POINT.iter_unpack(overview.packed()))
+    points = list(POINT.iter_unpack(overview.packed))
     assert len(points) <= 1000
     rows = [point[0] for point in points]
     assert rows == sorted(rows)
@@ -146,16 +143,14 @@ def test_the_overview_is_what_thinning_leaves_whatever_comes_at_once(at_once: in
     overview = Overview()
     for i in range(0, len(points), at_once):
         overview.extend(points[i : i + at_once])
-    assert list(POINT.iter_unpack(overview.packed())) == list(
-        thinned(points, overview.tolerance_e7)
-    )
+    assert list(POINT.iter_unpack(overview.packed)) == list(thinned(points, overview.tolerance_e7))
 
 
 def test_an_overview_of_segments_of_a_point_each_is_bounded_too() -> None:
     overview = Overview(limit=1000)
     for row in range(1, 5001):
         overview.extend([(row, row, 0, row, BEGINS)])
-    points = list(POINT.iter_unpack(overview.packed()))
+    points = list(POINT.iter_unpack(overview.packed))
     assert len(points) <= 1000
     assert points[-1][0] >= 4990
 
@@ -203,10 +198,8 @@ def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
         index._overview = Overview(limit=500)
         while index.scan():
             pass
-        recent = b"".join(
-            POINT.pack(*point_of(row, fix, begins=False))
-            for row, fix in enumerate(fixes[-1000:], 19_001)
-        )
+        found = [(row, Record("", row, "van-07", fix)) for row, fix in enumerate(fixes, 1)]
+        recent = bytes(pack(points_of(found[-1000:], lambda *_: False)))
         packed, exact = index.shown(Wanted(across_px=500), recent)
         whole = list(POINT.iter_unpack(packed))
         assert (whole[0][0], whole[-1][0]) == (1, 20_000)
