@@ -278,6 +278,7 @@ class Agent:
             network=self.delivery.network,
             gaps=Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s),
             ask=lambda command, asked: self._commands[command].run(asked, Bell()),
+            gnss_ms=self.status.gnss_ms,
             clock=self._clock,
             switch=self._switch,
             doctor=self._doctor() if self._doctor and page.listen else None,

@@ -11,6 +11,8 @@ from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.snapshot import Snapshot
 
+_FRESH_S = 10.0
+
 
 class Switch(Protocol):
     """Cuts the network of a demo. Any thread may use it."""
@@ -44,6 +46,8 @@ class AgentView:
     """Where a segment of the track ends."""
     ask: Callable[[str, Mapping[str, Any]], Generator[dict[str, Any], None, None]]
     """Asks one of the daemon's commands."""
+    gnss_ms: Callable[[], int | None] = lambda: None
+    """UTC by the last fix whose time is sure, in milliseconds since 1970; ``None``: not known."""
     clock: Clock = field(default_factory=Clock)
     switch: Switch | None = None
     doctor: Doctor | None = None
@@ -53,3 +57,15 @@ class AgentView:
     """Key -> value in effect, secrets masked."""
     parking: ParkingRule = field(default_factory=ParkingRule)
     """What ends a trip."""
+
+    def utc_ms(self) -> int:
+        """UTC by GNSS, else by the system clock, which may be years off."""
+        gnss_ms = self.gnss_ms()
+        return self.clock.wall_ms() if gnss_ms is None else gnss_ms
+
+    def clock_offset_s(self) -> float | None:
+        """By how much the system clock is ahead of GNSS time; ``None``: that is not known."""
+        position, gnss_ms = self.position(), self.gnss_ms()
+        if gnss_ms is None or position is None or position["age_s"] >= _FRESH_S:
+            return None
+        return round((self.clock.wall_ms() - gnss_ms) / 1000, 1)

@@ -28,9 +28,6 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime
-from math import isnan
-from pathlib import Path
 from typing import Any
 
 from telemetry_agent.ackqueue.contents import Place
@@ -38,80 +35,23 @@ from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.history import COLUMNS, SHORT_S, History, SampleMaker
 from telemetry_agent.page.points import NEWEST, Point, Trail
 from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.snapshot import as_json
-
-_FRESH_S = 10.0
 
 
 class EventSource:
     """Makes the events. One thread at a time may call each method; ``packed`` any."""
 
-    def __init__(self, agent: AgentView, history_file: Path | None = None) -> None:
+    def __init__(self, agent: AgentView) -> None:
         self._agent = agent
-        self._sample_due_s = agent.clock.monotonic_s()
-        self._meter = SampleMaker()
-        self._gnss_ahead_s: float | None = None  # of the monotonic clock
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
         self._moves = self._moves_before = 0
         self._trail = Trail(agent.gaps.between)
         self._index = self._new_index()
-        self._history = History(history_file)
-        self._history_lock = threading.Lock()
         self._latest: dict[str, Any] = {}
         self._gone: set[tuple[int, int]] = set()
-
-    def sample(self) -> float:
-        """Take down how the agent does, if that is due. Returns in how many seconds it is again."""
-        now_s = self._agent.clock.monotonic_s()
-        if self._sample_due_s <= now_s:
-            self._sample_due_s = now_s + SHORT_S
-            position = self._agent.position()
-            values = self._meter.values(self._agent.snapshot(), position, now_s)
-            with self._history_lock:
-                self._history.add(self._utc_s(position), values)
-        return self._sample_due_s - now_s
-
-    @property
-    def history_is_due(self) -> bool:
-        """Whether the history is to be saved."""
-        return self._history.is_due
-
-    def save_history(self) -> None:
-        """Write down what is new of it. A disk that does not take it is no trouble of the page."""
-        with self._history_lock, suppress(OSError):
-            self._history.save()
-
-    def history(self, hours: float) -> str:
-        """The samples of the last hours: ``time`` in seconds since 1970, and a list per column."""
-        with self._history_lock:
-            samples = self._history.last(hours * 3600, self._utc_s(self._agent.position()))
-        columns: dict[str, list[float | None]] = {"time": [sample.time_s for sample in samples]}
-        for i, name in enumerate(COLUMNS):
-            values = [sample.values[i] for sample in samples]
-            columns[name] = [None if isnan(value) else float(f"{value:.6g}") for value in values]
-        steps = [sample.step_s for sample in samples]
-        return json.dumps({"step_s": steps, **columns}, separators=(",", ":"))
-
-    def clock_offset_s(self) -> float | None:
-        """By how much the system clock is ahead of GNSS time; ``None``: that is not known."""
-        position = self._agent.position()
-        if position is None or position["age_s"] >= _FRESH_S or "flags" in position:
-            return None
-        return round(self._agent.clock.wall_ms() / 1000 - self._utc_s(position), 1)
-
-    def _utc_s(self, position: Mapping[str, Any] | None) -> int:
-        """By GNSS, from the last fix on by the monotonic clock: the system's may be years off."""
-        now_s = self._agent.clock.monotonic_s()
-        if position is not None and position["age_s"] < _FRESH_S and "flags" not in position:
-            time = datetime.fromisoformat(position["time"])
-            self._gnss_ahead_s = time.timestamp() + position["age_s"] - now_s
-        if self._gnss_ahead_s is None:
-            return self._agent.clock.wall_ms() // 1000
-        return int(now_s + self._gnss_ahead_s)
 
     def news(self) -> str:
         """The next event for those who have all before it. Reads what is new from the disk."""
@@ -165,7 +105,7 @@ class EventSource:
         trips = [asdict(trip) for trip in done]
         if current is not None:
             trips.append(asdict(current))
-            silent_s = self._utc_s(self._agent.position()) - current.end_ms / 1000
+            silent_s = (self._agent.utc_ms() - current.end_ms) / 1000
             if index.is_complete and silent_s < self._agent.parking.after_s:
                 trips[-1]["open"] = True  # it goes on now
         for trip in trips:

@@ -13,15 +13,20 @@ Time is UTC: GNSS time where there is one, else the system's. A clock that goes 
 "later" with it.
 """
 
+import asyncio
 import contextlib
+import json
 import math
 import struct
+import threading
 import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from telemetry_agent.page.agent_view import AgentView
+from telemetry_agent.page.threads import in_thread
 from telemetry_agent.snapshot import Snapshot
 
 COLUMNS = (
@@ -73,6 +78,7 @@ class History:
         self._folded: list[Sample] = []  # of these ten minutes
         self._unsaved: list[Sample] = []
         self._sound_bytes = 0  # of the file
+        self._saving = threading.Lock()
         if file is not None:
             found = read(file)
             for sample in found:
@@ -114,23 +120,38 @@ class History:
                 found = [sample for sample in found if sample.time_s < chosen[0].time_s] + chosen
         return found
 
+    def as_json(self, hours: float, now_s: int) -> str:
+        """The last hours as ``time`` in seconds since 1970, ``step_s``, and a list per column."""
+        samples = self.last(hours * 3600, now_s)
+        columns: dict[str, list[float | None]] = {
+            "step_s": [sample.step_s for sample in samples],
+            "time": [sample.time_s for sample in samples],
+        }
+        for i, name in enumerate(COLUMNS):
+            values = [sample.values[i] for sample in samples]
+            columns[name] = [
+                None if math.isnan(value) else float(f"{value:.6g}") for value in values
+            ]
+        return json.dumps(columns, separators=(",", ":"))
+
     def save(self) -> None:
         """Append what is new; replace the file when it has grown large.
 
-        Raises:
-            OSError: the disk does not take it. It is tried again with what comes.
+        What the disk refuses is tried again with what comes. While a thread saves, others may
+        read; if it hangs on the disk while the page ends, another one waits for it here.
         """
-        if self._file is None or not self._unsaved:
-            return
-        data = b"".join(map(_packed, self._unsaved))
-        size = self._file.stat().st_size if self._file.exists() else 0
-        if size != self._sound_bytes or size + len(data) > _LARGEST_BYTES:
-            self._replace(self._file)
-        else:
-            with self._file.open("ab") as file:
-                file.write(data)
-            self._sound_bytes += len(data)
-        self._unsaved.clear()
+        with self._saving, contextlib.suppress(OSError):
+            if self._file is None or not self._unsaved:
+                return
+            data = b"".join(map(_packed, self._unsaved))
+            size = self._file.stat().st_size if self._file.exists() else 0
+            if size != self._sound_bytes or size + len(data) > _LARGEST_BYTES:
+                self._replace(self._file)
+            else:
+                with self._file.open("ab") as file:
+                    file.write(data)
+                self._sound_bytes += len(data)
+            self._unsaved.clear()
 
     def _replace(self, target: Path) -> None:
         beside = target.with_name(target.name + ".new")
@@ -164,6 +185,18 @@ class History:
         for series in (self.short, self.minutes, self.long, self._gathered, self._folded):
             while series and series[-1].time_s > time_s:
                 series.pop()
+
+
+async def take_samples(agent: AgentView, history: History) -> None:
+    """Add a sample each 5 s, and save them, until the page ends."""
+    maker = SampleMaker()
+    while True:
+        now_s = agent.clock.monotonic_s()
+        values = maker.values(agent.snapshot(), agent.position(), now_s)
+        history.add(agent.utc_ms() // 1000, values)
+        if history.is_due:
+            await in_thread(history.save)
+        await asyncio.sleep(SHORT_S)
 
 
 def read(file: Path) -> list[Sample]:

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.events import EventSource
+from telemetry_agent.page.history import History, take_samples
 from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.site import Site
 from telemetry_agent.page.streams import EventStreams
@@ -49,9 +50,10 @@ class PageServer:
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
-        self._event_source = event_source = EventSource(agent, options.history_file)
+        event_source = EventSource(agent)
+        self._history = History(options.history_file)
         self._streams = EventStreams(event_source)
-        self._site = Site(agent, access, event_source, self._streams, options)
+        self._site = Site(agent, access, event_source, self._streams, self._history, options)
         config = uvicorn_config(self._site.app)
         self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()
@@ -59,7 +61,12 @@ class PageServer:
         listener.setblocking(False)
         loop.add_reader(listener, self._accept)
         self._background = [
-            loop.create_task(work) for work in (self._streams.run(), self._streams.scan())
+            loop.create_task(work)
+            for work in (
+                self._streams.run(),
+                self._streams.scan(),
+                take_samples(agent, self._history),
+            )
         ]
         for task in self._background:
             task.add_done_callback(self._halt)
@@ -98,7 +105,7 @@ class PageServer:
         self._loop.close()
         self._site.close()
         # A card that hangs does not hold up the end.
-        saving = threading.Thread(target=self._event_source.save_history, daemon=True)
+        saving = threading.Thread(target=self._history.save, daemon=True)
         saving.start()
         saving.join(_END_S)
 

@@ -27,6 +27,7 @@ from telemetry_agent.page.agent_view import AgentView, Doctor
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import Files, compressed
 from telemetry_agent.page.guard import Guard, content_policy, login_page, peer_of, too_many_tokens
+from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
@@ -60,6 +61,7 @@ class Site:
         access: who is admitted.
         event_source: makes the events.
         streams: gives them to the viewers.
+        history: how the agent did.
         options: what the user has set.
     """
 
@@ -69,12 +71,14 @@ class Site:
         access: AccessPolicy,
         event_source: EventSource,
         streams: EventStreams,
+        history: History,
         options: PageOptions,
     ) -> None:
         self._agent = agent
         self._access = access
         self._event_source = event_source
         self._streams = streams
+        self._kept = history
         self._options = options
         self._files = Files()
         self._broken_off = Trouble(log, agent.clock)
@@ -223,7 +227,7 @@ class Site:
             hours = -1.0
         if not 0 < hours <= _MONTH_H:
             return PlainTextResponse("hours is a number up to 720.", 400)
-        return _json(self._event_source.history(hours), request)
+        return _json(self._kept.as_json(hours, self._agent.utc_ms() // 1000), request)
 
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
@@ -277,7 +281,7 @@ class Site:
                 yield answer["text"]
 
     async def _metrics(self, request: Request) -> Response:
-        data = metrics(self._agent.snapshot(), self._event_source.clock_offset_s())
+        data = metrics(self._agent.snapshot(), self._agent.clock_offset_s())
         return compressed(data, MEDIA_TYPE, request.headers)
 
     async def _log(self, request: Request) -> Response:

@@ -116,13 +116,10 @@ class EventStreams:
     async def run(self) -> None:
         """Make events until the page ends."""
         while True:
-            sample_in_s = self._event_source.sample()
-            if self._event_source.history_is_due:
-                await in_thread(self._event_source.save_history)
             if self._viewers:
                 await self.refresh(_SOONEST_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY_S if self._viewers else sample_in_s):
+                async with asyncio.timeout(_EVERY_S if self._viewers else None):
                     await self._nudge.wait()
             if self._viewers:
                 await asyncio.sleep(_SOONEST_S)  # more may change at the same time
@@ -158,7 +155,7 @@ class StreamedAnswer(StreamingResponse):
 
     async def _stream(self, receive: Receive, send: Send) -> None:
         speaking = asyncio.ensure_future(self.stream_response(send))
-        leaving = asyncio.ensure_future(_until_gone(receive))
+        leaving = asyncio.ensure_future(self.listen_for_disconnect(receive))
         await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
         for task in (speaking, leaving):
             task.cancel()
@@ -174,8 +171,3 @@ class StreamedAnswer(StreamingResponse):
 
 def _event(name: str, data: str) -> str:
     return f"event: {name}\ndata: {data}\n\n"
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
