@@ -25,9 +25,7 @@ from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
-from telemetry_agent.page.agent_view import AgentView, Doctor, Switch
-from telemetry_agent.page.log_tail import LogTail
-from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, PageOptions, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.snapshot import ConfigView, as_json
 from telemetry_agent.tasks import Bell

@@ -12,19 +12,24 @@ import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from telemetry_agent.page.access_policy import AccessPolicy
-from telemetry_agent.page.agent_view import AgentView
+from telemetry_agent.page.agent_view import AgentView, PageOptions
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.history import History, take_samples
-from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.site import Site
 from telemetry_agent.page.streams import EventStreams
-from telemetry_agent.page.viewer_connection import CONNECTIONS, ViewerConnection, uvicorn_config
 
+CONNECTIONS = 128
 _BACKLOG = 32
+_REQUEST_S = 10.0  # from the connection, or the last answer, to the end of the next request's head
+_UNREAD_S = 20.0
+_LARGEST_HEAD_BYTES = 16 * 1024
 _UNANSWERED_MS = 30_000  # a viewer whose machine is gone
 _END_S = 0.2
 _ACCEPT_AGAIN_S = 1.0
@@ -54,7 +59,7 @@ class PageServer:
         self._history = History(options.history_file)
         self._streams = EventStreams(event_source)
         self._site = Site(agent, access, event_source, self._streams, self._history, options)
-        config = uvicorn_config(self._site.app)
+        config = _uvicorn_config(self._site.app)
         self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()
         self._listener = listener
@@ -140,8 +145,65 @@ class PageServer:
         # Each request sees that its viewer has gone.
         await asyncio.wait({*self._background, *self._state.tasks}, timeout=_END_S)
 
-    def _connections(self) -> list[ViewerConnection]:
+    def _connections(self) -> "list[ViewerConnection]":
         return [one for one in self._state.connections if isinstance(one, ViewerConnection)]
+
+
+class ViewerConnection(H11Protocol):
+    """One viewer's connection: uvicorn's, with limits on what it may cost.
+
+    A connection without a request, or whose viewer does not read the answer, is ended.
+    """
+
+    def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(config, state, {}, loop)
+        self._since_s = loop.time()
+        self._unread_since_s: float | None = None
+
+    def pause_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        self._unread_since_s = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        self._unread_since_s = None
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """See ``H11Protocol``."""
+        self._since_s = self.loop.time()
+        super().on_response_complete()
+
+    def sweep(self, now_s: float) -> None:
+        """End it if it has cost enough, at the loop's time ``now_s``."""
+        if self._unread_since_s is not None:
+            useless = now_s - self._unread_since_s > _UNREAD_S
+        else:
+            asks_nothing = self.cycle is None or self.cycle.response_complete
+            useless = asks_nothing and now_s - self._since_s > _REQUEST_S
+        if useless:
+            self.transport.abort()
+
+
+def _uvicorn_config(app: Any) -> Config:
+    """The settings of uvicorn: it logs nothing, and sends no header about itself."""
+    config = Config(
+        app,
+        loop="none",
+        http=ViewerConnection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",  # a client that does not speak HTTP must not fill the log
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,  # the clock of a device may be wrong by years
+        h11_max_incomplete_event_size=_LARGEST_HEAD_BYTES,
+    )
+    config.load()
+    return config
 
 
 def _connections_max() -> int:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
-from telemetry_agent.page.agent_view import AgentView, Doctor
+from telemetry_agent.page.agent_view import AgentView, Doctor, PageOptions
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import Files, compressed
 from telemetry_agent.page.guard import Guard, content_policy, login_page, peer_of, too_many_tokens
@@ -31,7 +31,6 @@ from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
-from telemetry_agent.page.options import PageOptions
 from telemetry_agent.page.points import POINT
 from telemetry_agent.page.query import (
     BadRequestError,

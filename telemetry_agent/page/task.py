@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.access_policy import AccessPolicy
-from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.agent_view import AgentView, PageOptions
 from telemetry_agent.snapshot import PageView
 from telemetry_agent.tasks import Bell
 from telemetry_agent.trouble import Trouble
 
 if TYPE_CHECKING:
-    from telemetry_agent.page.agent_view import AgentView
     from telemetry_agent.page.server import PageServer
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Page:
     def __init__(
         self,
         address: tuple[str, int] | None,
-        agent: "AgentView",
+        agent: AgentView,
         token: Callable[[], str | None],
         options: PageOptions,
     ) -> None:
