@@ -1,7 +1,6 @@
 """Admits whom the access policy admits, and puts the page's rules on every answer."""
 
 import asyncio
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -9,6 +8,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
+from telemetry_agent.page.files import static_text
 
 
 class Guard:
@@ -19,7 +19,6 @@ class Guard:
         access: who is admitted.
         policy: the ``Content-Security-Policy``.
         wrong_tokens: counts them, also for the login form.
-        login_text: the login page.
     """
 
     def __init__(
@@ -28,10 +27,8 @@ class Guard:
         access: AccessPolicy,
         policy: str,
         wrong_tokens: WrongTokens,
-        login_text: Callable[[], str],
     ) -> None:
         self._app = app
-        self._login_text = login_text
         self._access = access
         self._wrong_tokens = wrong_tokens
         self._rules = {
@@ -70,7 +67,7 @@ class Guard:
         if refusal is None:
             await self._app(scope, receive, ruled)
         elif refusal.status == 401 and path == "/":
-            await login_page(self._login_text())(scope, receive, ruled)
+            await login_page()(scope, receive, ruled)
         else:
             answer = PlainTextResponse(refusal.text, refusal.status)
             await answer(scope, receive, ruled)
@@ -89,8 +86,9 @@ def too_many_tokens(wait_s: float) -> Response:
     )
 
 
-def login_page(text: str, *, wrong: bool = False) -> Response:
+def login_page(*, wrong: bool = False) -> Response:
     """The login, after a wrong token with a note about that."""
+    text = static_text("login.html")
     return HTMLResponse(text.replace(" hidden", "", 1) if wrong else text, 401)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any, get_args
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -82,24 +82,37 @@ def metrics(snapshot: Snapshot, clock_offset_s: float | None = None) -> bytes:
         snapshot: of the agent. What it does not know is absent here, too.
         clock_offset_s: by how much the system clock is ahead of GNSS time; ``None``: not known.
     """
-    registry = CollectorRegistry()
-    registry.register(_Snapshot(snapshot, clock_offset_s))
-    return generate_latest(registry)
+    return generate_latest(_Families(snapshot, clock_offset_s))
 
 
-class _Snapshot(Collector):
+class _Families(Collector):
     def __init__(self, snapshot: Snapshot, clock_offset_s: float | None) -> None:
         self._snapshot = snapshot
         self._clock_offset_s = clock_offset_s
 
     def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily(
-            _PREFIX.rstrip("_"),
-            "The agent.",
-            {"version": self._snapshot.version, "device": self._snapshot.device},
-        )
-        for path, name, help_ in _GAUGES:
-            if (value := self._value(path)) is not None:
+        snapshot = self._snapshot
+        about = {"version": snapshot.version, "device": snapshot.device}
+        yield InfoMetricFamily(_PREFIX.rstrip("_"), "The agent.", about)
+        for name, help_, value in (
+            *((name, help_, self._value(path)) for path, name, help_ in _GAUGES),
+            (
+                "receiver_antenna_fault",
+                "Whether the receiver calls its antenna open or short.",
+                snapshot.receiver.antenna in {"OPEN", "SHORT"},
+            ),
+            (
+                "clock_offset_seconds",
+                "By how much the system clock is ahead of GNSS time.",
+                self._clock_offset_s,
+            ),
+            (
+                "queue_dead_letter_fixes",
+                "Positions that the endpoint refused.",
+                sum(snapshot.queue.dead_letters.values()),
+            ),
+        ):
+            if value is not None:
                 yield GaugeMetricFamily(_PREFIX + name, help_, value)
         for path, name, help_ in _COUNTERS:
             yield CounterMetricFamily(_PREFIX + name, help_, self._value(path))
@@ -114,22 +127,6 @@ class _Snapshot(Collector):
                 for word in words:
                     state.add_metric([word], word == now)
                 yield state
-        yield GaugeMetricFamily(
-            f"{_PREFIX}receiver_antenna_fault",
-            "Whether the receiver calls its antenna open or short.",
-            self._snapshot.receiver.antenna in {"OPEN", "SHORT"},
-        )
-        if self._clock_offset_s is not None:
-            yield GaugeMetricFamily(
-                f"{_PREFIX}clock_offset_seconds",
-                "By how much the system clock is ahead of GNSS time.",
-                self._clock_offset_s,
-            )
-        yield GaugeMetricFamily(
-            f"{_PREFIX}queue_dead_letter_fixes",
-            "Positions that the endpoint refused.",
-            sum(self._value("queue.dead_letters").values()),
-        )
         yield self._satellites()
 
     def _value(self, path: str) -> Any:

@@ -25,7 +25,7 @@ from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
 from telemetry_agent.page.agent_view import AgentView, Doctor, PageOptions
 from telemetry_agent.page.events import EventSource
-from telemetry_agent.page.files import Files, compressed
+from telemetry_agent.page.files import compressed, static_file
 from telemetry_agent.page.guard import Guard, content_policy, login_page, peer_of, too_many_tokens
 from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
@@ -79,13 +79,12 @@ class Site:
         self._streams = streams
         self._kept = history
         self._options = options
-        self._files = Files()
         self._broken_off = Trouble(log, agent.clock)
         self._map = _opened(options.map_file)
         self._disk = asyncio.Semaphore(_AT_ONCE)
         self._exports = asyncio.Semaphore(_EXPORTS)
         routes = [
-            Route("/", self._index),
+            Route("/", self._static),
             Route("/static/{path:path}", self._static),
             Route("/setup", self._setup),
             Route("/map.pmtiles", self._map_part),
@@ -115,9 +114,7 @@ class Site:
             routes=routes, exception_handlers={BadRequestError: _told, AgentError: _told}
         )
         self._wrong_tokens = WrongTokens()
-        login = partial(self._files.text, "login.html")
-        policy = content_policy(options.tiles)
-        self.app = Guard(app, access, policy, self._wrong_tokens, login)
+        self.app = Guard(app, access, content_policy(options.tiles), self._wrong_tokens)
 
     def close(self) -> None:
         """Let go of the map."""
@@ -125,15 +122,8 @@ class Site:
             self._map.close()
             self._map = None
 
-    async def _index(self, request: Request) -> Response:
-        return self._file("index.html", request)
-
     async def _static(self, request: Request) -> Response:
-        return self._file(request.path_params["path"], request)
-
-    def _file(self, name: str, request: Request) -> Response:
-        answer = self._files.answer(name, request.headers)
-        return answer or PlainTextResponse("There is no such file.", 404)
+        return static_file(request.path_params.get("path", "index.html"), request.headers)
 
     async def _setup(self, _request: Request) -> Response:
         options = self._options
@@ -314,7 +304,7 @@ class Site:
         cookie = self._access.cookie(form.get("token", [""])[0].strip(), request.headers)
         if cookie is None:
             self._wrong_tokens.count(peer, now_s)
-            return login_page(self._files.text("login.html"), wrong=True)
+            return login_page(wrong=True)
         # Relative: behind a proxy only the browser knows what this folder is called.
         return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
 
