@@ -7,15 +7,12 @@ the time of each position, in the shape of the coordinates.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from telemetry_agent.export.track import HALF_TURN_E9, Gaps, by_pieces
+from telemetry_agent.export.track import HALF_TURN_E9, Chunks, Gaps, by_pieces
 from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Fix, Record
-
-if TYPE_CHECKING:
-    from telemetry_agent.ackqueue.stats import Stored
 
 _HEAD = '{"type":"FeatureCollection","features":[\n'
 _END = "\n]}\n"
@@ -32,7 +29,7 @@ class _Position(NamedTuple):
         return f"[{degrees(self.lon_e9)},{degrees(self.lat_e9)}{height}]"
 
 
-def geojson(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
+def geojson(chunks: Chunks, gaps: Gaps) -> Iterator[str]:
     """See ``Format.pieces``."""
     yield _HEAD
     features = by_pieces(chunks, gaps, lambda piece: f",\n{_Line(piece).feature()}")
