@@ -27,20 +27,20 @@ class Switch(Protocol):
     """Cuts the network of a demo. Any thread may use it."""
 
     def is_away(self) -> bool:
-        """Whether it is cut."""
+        """Whether the network is cut."""
 
     def set_away(self, away: bool) -> None:
-        """Cut it, or mend it."""
+        """Cut it, or restore it."""
 
 
 class Doctor(Protocol):
-    """What is wrong, and the remedy. Any thread may ask."""
+    """Finds what is wrong, and the remedy. Any thread may ask."""
 
     def findings(self, state: Snapshot, queue_path: Path) -> list[dict[str, Any]]:
-        """By the snapshot alone: ``name``, ``verdict`` (warn, fail), ``said`` and ``remedy``."""
+        """From the snapshot alone: ``name``, ``verdict`` (warn, fail), ``said`` and ``remedy``."""
 
     def check(self) -> dict[str, Any]:
-        """By looking at everything: ``verdict`` and ``checks``. Raises ``AgentError``."""
+        """Run every check: ``verdict`` and ``checks``. Raises ``AgentError``."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class AgentView:
     position: Callable[[], dict[str, Any] | None]
     network: Callable[[], dict[str, Any]]
     gaps: Gaps
-    """Where a segment of the track ends."""
+    """Where the track breaks into segments."""
     ask: Callable[[str, Mapping[str, Any]], Generator[dict[str, Any], None, None]]
-    """Asks one of the daemon's commands."""
+    """Runs one of the daemon's commands."""
     gnss_ms: Callable[[], int | None] = lambda: None
     """UTC by the last fix whose time is sure, in milliseconds since 1970; ``None``: not known."""
     clock: Clock = field(default_factory=Clock)
@@ -63,7 +63,7 @@ class AgentView:
     log_lines: Callable[[], list[str]] = list
     """The newest lines of the log, secrets masked."""
     config: Callable[[], dict[str, Any]] = dict
-    """Key -> value in effect, secrets masked."""
+    """Each key with its effective value, secrets masked."""
     parking: ParkingRule = field(default_factory=ParkingRule)
     """What ends a trip."""
 

@@ -1,4 +1,4 @@
-"""The page's own files, as the browser gets them: compressed once, and kept while unchanged."""
+"""The page's own files: compressed once, and kept in memory until they change."""
 
 import gzip
 import hashlib
@@ -68,7 +68,7 @@ def _read(name: str, _modified_ns: int) -> _File:
 
 
 def takes_gzip(headers: Mapping[str, str]) -> bool:
-    """Whether the viewer unpacks gzip."""
+    """Whether the client unpacks gzip."""
     for part in headers.get("accept-encoding", "").split(","):
         name, _, rest = part.strip().partition(";")
         if name.strip().lower() == "gzip":
@@ -77,7 +77,7 @@ def takes_gzip(headers: Mapping[str, str]) -> bool:
 
 
 def compressed(data: bytes, kind: str, headers: Mapping[str, str], **more: str) -> Response:
-    """An answer, compressed where that pays. It takes milliseconds: large ones in a thread."""
+    """An answer, compressed if that pays. It takes milliseconds: large ones need a thread."""
     if len(data) < _SMALL_BYTES or not takes_gzip(headers):
         return Response(data, 200, more, kind)
     more |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}

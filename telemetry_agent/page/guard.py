@@ -1,4 +1,4 @@
-"""Admits whom the access policy admits, and puts the page's rules on every answer."""
+"""Checks each request by the access policy, and adds the page's headers to every answer."""
 
 import asyncio
 from urllib.parse import urlsplit
@@ -15,8 +15,8 @@ class Guard:
     """The application behind the access policy.
 
     Args:
-        app: what is behind it.
-        access: who is admitted.
+        app: the application.
+        access: decides who is admitted.
         policy: the ``Content-Security-Policy``.
         wrong_tokens: counts them, also for the login form.
     """
@@ -34,7 +34,7 @@ class Guard:
         self._rules = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
-            # Not no-referrer: with that a browser does not tell the origin of a form.
+            # Not no-referrer: then a browser does not send the origin of a form.
             "Referrer-Policy": "same-origin",
             "Cross-Origin-Opener-Policy": "same-origin",
             "Cross-Origin-Resource-Policy": "same-origin",
@@ -52,7 +52,7 @@ class Guard:
 
         path, headers = scope["path"], dict(Headers(scope=scope))
         if {"content-length", "transfer-encoding"} <= headers.keys():
-            # RFC 9112, 6.3: what a proxy took for the body may be read as a request here.
+            # RFC 9112, 6.3: a part of what a proxy takes for the body may be a request here.
             answer = PlainTextResponse("One length is enough.", 400, {"Connection": "close"})
             await answer(scope, receive, ruled)
             return
@@ -74,27 +74,27 @@ class Guard:
 
 
 def peer_of(scope: Scope) -> str:
-    """The address of whoever asks."""
+    """The address of the client."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
 def too_many_tokens(wait_s: float) -> Response:
-    """The answer to the next token."""
+    """The answer to a further token of a peer that sent too many wrong ones."""
     return PlainTextResponse(
         f"Too many wrong tokens: wait {wait_s:.0f} s.", 429, {"Retry-After": f"{wait_s + 1:.0f}"}
     )
 
 
 def login_page(*, wrong: bool = False) -> Response:
-    """The login, after a wrong token with a note about that."""
+    """The login form; after a wrong token it says so."""
     text = static_text("login.html")
     return HTMLResponse(text.replace(" hidden", "", 1) if wrong else text, 401)
 
 
 def content_policy(tiles: str) -> str:
-    """What the browser may load: ours alone, and tiles where the user named a server."""
-    # A tile that is no longer needed is replaced by an empty picture of Leaflet's own.
+    """What the browser may load: the page's own files, and tiles of the user's tile server."""
+    # Leaflet replaces a tile that is no longer needed by an empty picture, which is a data: URL.
     servers = ""
     if tiles:
         parts = urlsplit(tiles)

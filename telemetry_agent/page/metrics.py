@@ -1,8 +1,8 @@
 """The status snapshot as Prometheus metrics.
 
-Names follow Prometheus' conventions: base units, ``_total`` for what only grows. A state is one
-series for each of its words, 1 for the one that is so. Every label has a small, fixed set of
-values: the reasons of dead letters are an endpoint's own words, so there is only their number.
+Names follow Prometheus' conventions: base units, ``_total`` for what only grows. A state has one
+series for each of its words, 1 for the current one. Every label has a small, fixed set of values.
+The reasons of dead letters are an endpoint's own words, so only their number is given.
 """
 
 from collections import Counter
@@ -51,8 +51,8 @@ _COUNTERS = (
     ("upload.delivered", "upload_delivered_fixes", "Positions that the endpoint took."),
     ("upload.sent_bytes", "upload_sent_bytes", "Bytes sent to the endpoint."),
 )
-# Every reason begins at 0: an increase from nothing is none to Prometheus, so the first loss would
-# raise no alarm.
+# Every reason begins at 0: Prometheus sees no increase in a series that is new, so the first loss
+# would not raise an alarm.
 REJECTED = (
     *("aborted", "bad-checksum", "bad-date", "bad-position", "bad-status", "bad-tag", "bad-time"),
     *("future-date", "garbage-bytes", "late", "late-date", "no-checksum", "no-date", "no-fix"),
@@ -79,7 +79,7 @@ def metrics(snapshot: Snapshot, clock_offset_s: float | None = None) -> bytes:
     """Prometheus' text format; its type is ``MEDIA_TYPE``.
 
     Args:
-        snapshot: of the agent. What it does not know is absent here, too.
+        snapshot: of the agent. What is unknown there is absent here, too.
         clock_offset_s: by how much the system clock is ahead of GNSS time; ``None``: not known.
     """
     return generate_latest(_Families(snapshot, clock_offset_s))

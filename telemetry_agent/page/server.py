@@ -1,8 +1,8 @@
 """The event loop of the page, with the web server in it. One thread runs it, a turn at a time.
 
 Viewers must not use up the file descriptors of the agent: the receiver needs one each time it is
-plugged in. So connections are accepted here, one by one, and at most so many at once; asyncio would
-accept dozens before it looks, and log a traceback for each that the system refuses.
+plugged in. So connections are accepted here, one by one, up to a limit. asyncio would accept many
+at a time, and log a traceback for each that the system refuses.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class PageServer:
-    """Serves whoever connects to ``listener``.
+    """Answers the viewers that connect to ``listener``.
 
     Args:
-        listener: a bound socket; it is the server's from here on.
+        listener: a bound socket, which the server closes.
         agent: what the page sees of it.
-        access: who is admitted.
-        options: what the user has set.
+        access: decides who is admitted.
+        options: the user's settings.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class PageServer:
         self._ending = False
 
     def turn(self, seconds: float) -> None:
-        """Serve for so long, or until interrupted. What fails beside a request is raised."""
+        """Run for so long, or until interrupted. Raises what failed outside a request."""
         end = self._loop.call_later(seconds, self._halt)
         self._loop.run_forever()
         end.cancel()
@@ -89,27 +89,27 @@ class PageServer:
             connection.sweep(self._loop.time())
 
     def nudge(self) -> None:
-        """Something has changed. Any thread may say so."""
+        """Make the next event soon. Any thread may call this."""
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._streams.nudge)
 
     @property
     def viewers(self) -> int:
-        """How many follow now. Any thread may ask."""
+        """How many viewers follow the events now. Any thread may ask."""
         return self._streams.count
 
     def interrupt(self) -> None:
-        """End the turn. Any thread may say so."""
+        """End the turn. Any thread may call this."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._halt)
 
     def close(self) -> None:
-        """End every connection. Between turns, and once."""
+        """End every connection. Called between turns, and once."""
         self._ending = True
         self._loop.run_until_complete(self._end())
         self._loop.close()
         self._site.close()
-        # A card that hangs does not hold up the end.
+        # A card that hangs must not delay the end.
         saving = threading.Thread(target=self._history.save, daemon=True)
         saving.start()
         saving.join(_END_S)
@@ -122,7 +122,8 @@ class PageServer:
         try:
             accepted, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in _NO_DESCRIPTOR:  # it is tried again when some may be free
+            # The listener stays readable: without a pause the loop would spin.
+            if error.errno in _NO_DESCRIPTOR:
                 self._loop.remove_reader(self._listener)
                 self._loop.call_later(_ACCEPT_AGAIN_S, self._accept_again)
             return
@@ -142,7 +143,7 @@ class PageServer:
             task.cancel()
         for connection in self._connections():
             connection.transport.abort()
-        # Each request sees that its viewer has gone.
+        # Each request learns that its viewer has gone.
         await asyncio.wait({*self._background, *self._state.tasks}, timeout=_END_S)
 
     def _connections(self) -> "list[ViewerConnection]":
@@ -176,7 +177,7 @@ class ViewerConnection(H11Protocol):
         super().on_response_complete()
 
     def sweep(self, now_s: float) -> None:
-        """End it if it has cost enough, at the loop's time ``now_s``."""
+        """End it if it is useless at ``now_s``, in the loop's time."""
         if self._unread_since_s is not None:
             useless = now_s - self._unread_since_s > _UNREAD_S
         else:
@@ -207,16 +208,16 @@ def _uvicorn_config(app: Any) -> Config:
 
 
 def _connections_max() -> int:
-    """Half of the descriptors that are left, so that the agent always has some."""
+    """Half of the descriptors that are free, so that the agent always has some."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(CONNECTIONS, (limit - len(list(Path("/proc/self/fd").iterdir()))) // 2)
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket for ``PageServer``.
+    """A listening socket for ``PageServer``.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -57,11 +57,11 @@ class Site:
 
     Args:
         agent: what the page sees of it.
-        access: who is admitted.
+        access: decides who is admitted.
         event_source: makes the events.
-        streams: gives them to the viewers.
-        history: how the agent did.
-        options: what the user has set.
+        streams: sends them to the viewers.
+        history: the charts.
+        options: the user's settings.
     """
 
     def __init__(
@@ -111,13 +111,13 @@ class Site:
         if agent.switch is not None:
             routes.append(Route("/network", self._network, methods=["POST"]))
         app = Starlette(
-            routes=routes, exception_handlers={BadRequestError: _told, AgentError: _told}
+            routes=routes, exception_handlers={BadRequestError: _refused, AgentError: _refused}
         )
         self._wrong_tokens = WrongTokens()
         self.app = Guard(app, access, content_policy(options.tiles), self._wrong_tokens)
 
     def close(self) -> None:
-        """Let go of the map."""
+        """Close the map."""
         if self._map is not None:
             self._map.close()
             self._map = None
@@ -163,7 +163,7 @@ class Site:
             return PlainTextResponse(
                 f"Too many viewers (limit {VIEWERS}): close another window.", 503
             )
-        # A proxy that collects an answer before it passes it on would hold events back.
+        # Else nginx would collect events before it passes them on.
         return StreamedAnswer(
             self._streams.follow(request.query_params.get("browser", "")),
             self._broken_off,
@@ -195,7 +195,7 @@ class Site:
         return await self._points(made)
 
     async def _points(self, made: Callable[[], Response]) -> Response:
-        await self._streams.refresh()  # nobody may have looked before
+        await self._streams.refresh()  # before the first viewer nothing was read yet
         async with self._disk:
             return await in_thread(made)
 
@@ -250,7 +250,7 @@ class Site:
         until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
         since_ms = asked.get("since_ms", until_ms and until_ms - 1)
         file = file_name(device, name, since_ms, until_ms)
-        # A third one waits: a browser shows nobody why a download was refused.
+        # A third one waits: a browser does not show why a download was refused.
         try:
             async with asyncio.timeout(_EXPORT_WAIT_S):
                 await self._exports.acquire()
@@ -281,7 +281,7 @@ class Site:
         return _json(json.dumps(values, default=str), request)
 
     async def _check(self, doctor: Doctor, _request: Request) -> Response:
-        """One check at a time: who asks meanwhile gets the result of the one that runs."""
+        """Run one check at a time: a request meanwhile gets the result of the one that runs."""
         if self._check_running is None or self._check_running.done():
             self._check_running = asyncio.ensure_future(in_thread(doctor.check))
         return JSONResponse(await asyncio.shield(self._check_running))
@@ -314,7 +314,7 @@ def _json(text: str, request: Request) -> Response:
 
 
 def _packed(points: bytes, request: Request, last: int, **headers: str) -> Response:
-    """Points; with ``planes`` their first bytes, their second ones …, which gzip halves."""
+    """Points; with ``planes`` all first bytes, all second ones …: gzip packs them twice as well."""
     if "planes" in request.query_params:
         points = b"".join(points[i :: POINT.size] for i in range(POINT.size))
     headers["X-Last-Row"] = str(last)
@@ -322,7 +322,7 @@ def _packed(points: bytes, request: Request, last: int, **headers: str) -> Respo
 
 
 def _opened(file: Path | None) -> MapFile | None:
-    """A map that cannot be used costs the map alone."""
+    """Open the map. If it cannot be used, the page works without it."""
     if file is None:
         return None
     try:
@@ -332,5 +332,5 @@ def _opened(file: Path | None) -> MapFile | None:
         return None
 
 
-async def _told(_request: Request, error: Exception) -> Response:
+async def _refused(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400 if isinstance(error, BadRequestError) else 409)

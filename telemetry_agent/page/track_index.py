@@ -1,8 +1,8 @@
-"""What the page knows of the whole track: an overview, and the trips.
+"""The whole track: an overview, and the trips.
 
-It reads the queue once, a thousand rows at a time, while somebody looks, and goes on with what is
-new. What it keeps is bounded. Where a viewer looks closer than the overview is, the rows of that
-part are read from the disk again, if they are not too many.
+The queue is read once, a thousand rows at a time, while there is a viewer, and then its new rows.
+What is kept is limited: the overview is thinned to fit into memory. If a viewer zooms in further,
+the rows of that part are read from the disk again, unless they are too many.
 """
 
 import math
@@ -44,19 +44,19 @@ class Box(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a viewer wants to see of the track."""
+    """The part of the track that a viewer wants to see."""
 
     since_s: float = float("-inf")
     until_s: float = float("inf")
     across_px: float = 1000.0
-    """So many pixels show the whole of it; without ``tolerance_e7``."""
+    """The pixels that the whole of it fills. It counts if there is no ``tolerance_e7``."""
     tolerance_e7: float | None = None
-    """What is nearer than this cannot be seen apart."""
+    """Points nearer than this look like one."""
     box: Box | None = None
-    """Where it is to be that exact."""
+    """The part that must be that exact."""
 
     def in_time(self, point: Point) -> bool:
-        """Whether it is of the time that is wanted."""
+        """Whether the point is within the wanted time."""
         return self.since_s <= point[3] <= self.until_s
 
 
@@ -98,13 +98,13 @@ class Overview:
 
 
 class TrackIndex:
-    """Of one queue. One thread at a time scans; any may look."""
+    """Reads one queue. One thread at a time scans; any may look."""
 
     def __init__(
         self, queue: AckQueue, breaks: Callable[[Record, Record], bool], park: ParkingRule
     ) -> None:
         self.last = 0
-        """How far the rows were read."""
+        """The row up to which all were read."""
         self.is_complete = False
         """Whether all rows were read once; new ones come all the time."""
         self.trips = Trips(park)
@@ -121,10 +121,10 @@ class TrackIndex:
             return self._overview.first
 
     def scan(self) -> bool:
-        """Read on, a little. Returns whether there is more.
+        """Read a little more. Returns whether there may be more.
 
         Raises:
-            StorageError: the disk does not give it.
+            StorageError: the disk cannot be read.
         """
         last, found = self._queue.after(self.last)
         points = list(points_of(found, self._breaks, self._newest))
@@ -139,7 +139,7 @@ class TrackIndex:
         return more
 
     def forget_before(self, row: int) -> None:
-        """The rows before this one are gone."""
+        """Drop what is known of the rows before this one: they are gone."""
         with self._lock:
             self._overview.forget_before(row)
             self.trips.forget_before(row)
@@ -154,10 +154,10 @@ class TrackIndex:
 
         Args:
             wanted: by the viewer.
-            recent: the newest points, all of them; they take the place of the overview's.
+            recent: the newest points, not thinned; they replace those of the overview.
 
         Raises:
-            StorageError: the disk does not give them.
+            StorageError: the disk cannot be read.
         """
         with self._lock:
             coarse_e7, overview = self._overview.tolerance_e7, bytes(self._overview.packed)
@@ -193,14 +193,11 @@ class TrackIndex:
     def _between(
         self, points: Iterable[Point], last_old: int, wanted: Wanted
     ) -> list[Point] | None:
-        """What the disk has of those parts that the viewer looks at closely.
-
-        ``None``: that would be too much.
-        """
+        """The rows on the disk of those parts that the viewer sees closely; ``None``: too many."""
         box = wanted.box
         ranges: list[tuple[int, int]] = []
         before, begin = 0, None
-        # From the point before such a part to the one behind it, for the edge lies between.
+        # From the point before such a part to the one behind it: the edge is between two points.
         for point in points:
             row = point[0]
             here = wanted.in_time(point) and (box is None or box.holds(point))
@@ -248,7 +245,7 @@ def thinned(points: Iterable[Point], tolerance_e7: float) -> Iterator[Point]:
 
 
 def _near(one: Point, other: Point, tolerance_e7: float) -> bool:
-    """Whether they look like one at this scale; on the safe side, away from the equator."""
+    """Whether they look like one at this scale; away from the equator it keeps more than needed."""
     return abs(one[1] - other[1]) < tolerance_e7 and abs(one[2] - other[2]) < tolerance_e7
 
 
@@ -268,7 +265,7 @@ def fitting(
 
 
 def _merged(between: Iterable[Point], points: Iterable[Point]) -> Iterator[Point]:
-    """By row. Of two with the same row it is the second, which knows where segments begin."""
+    """Both by row. Of two points with one row the second counts: its segment flag is right."""
     row = itemgetter(0)
     for _, same in groupby(merge(between, points, key=row), row):
         *_, point = same
@@ -276,7 +273,7 @@ def _merged(between: Iterable[Point], points: Iterable[Point]) -> Iterator[Point
 
 
 def _extent_e7(points: Iterable[Point]) -> float:
-    """How far the track goes; glitches count only where there is nothing else."""
+    """The extent of the track; glitches count only if there is nothing else."""
     boxes: dict[int, tuple[int, int, int, int]] = {}
     for _, lat, lon, _, flags in points:
         south, north, west, east = boxes.get(flags & GLITCH, (lat, lat, lon, lon))
