@@ -77,7 +77,7 @@ class Site:
         self._access = access
         self._event_source = event_source
         self._streams = streams
-        self._kept = history
+        self._samples = history
         self._options = options
         self._broken_off = Trouble(log, agent.clock)
         self._map = _opened(options.map_file)
@@ -216,7 +216,7 @@ class Site:
             hours = -1.0
         if not 0 < hours <= _MONTH_H:
             return PlainTextResponse("hours is a number up to 720.", 400)
-        return _json(self._kept.as_json(hours, self._agent.utc_ms() // 1000), request)
+        return _json(self._samples.as_json(hours, self._agent.utc_ms() // 1000), request)
 
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from telemetry_agent.addresses import bracketed
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.agent_view import AgentView, PageOptions
@@ -107,7 +108,7 @@ class Page:
                 self._in_step.release()
 
     def _listen(self, host: str, port: int) -> "PageServer | None":
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        url = f"http://{bracketed(host)}:{port}/"
         try:
             token = self._token()
             from telemetry_agent.page.server import PageServer, bound  # noqa: PLC0415 - may be missing
