@@ -1,4 +1,4 @@
-"""Trips: where the device went between two times of parking. Pure: fixes in, trips out.
+"""Trips: the drives between two times of parking. Pure: fixes in, trips out.
 
 Theory of operation. The *anchor* is the first fix of a place where the device stays; a fix farther
 than the radius from it is a departure, and becomes the next anchor. While the device drives, the
@@ -23,7 +23,7 @@ _FASTEST_M_S = 340.0  # a higher speed between two fixes is an error
 
 
 class ParkingRule(NamedTuple):
-    """What ends a trip: staying within the radius for so long."""
+    """A trip ends when the device stays within the radius for so long."""
 
     radius_m: float = 25.0
     after_s: float = 180.0

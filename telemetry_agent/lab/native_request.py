@@ -1,4 +1,4 @@
-"""The native format as an endpoint reads it: bytes of a request -> NativeRequest. Pure, strict."""
+"""The native format for an endpoint: the bytes of a request -> NativeRequest. Pure, strict."""
 
 import json
 import re

@@ -24,8 +24,8 @@ _ACCOUNTS = """CREATE TABLE IF NOT EXISTS stream_accounts (
     age INTEGER PRIMARY KEY, device TEXT NOT NULL, stream TEXT NOT NULL, through INTEGER NOT NULL,
     expected INTEGER NOT NULL, finished INTEGER NOT NULL, account TEXT NOT NULL,
     UNIQUE (device, stream))"""
-# An account never becomes untrue, and reports can arrive late: the one that says most stays. An
-# agent names its oldest streams first.
+# An account stays true, and reports can arrive late: the one that covers most is kept. An agent
+# names its oldest streams first.
 _PUT_ACCOUNT = """INSERT INTO stream_accounts
     (device, stream, through, expected, finished, account) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (device, stream) DO UPDATE SET through = excluded.through,
@@ -52,7 +52,7 @@ class FixDatabase:
             self._db = sqlite3.connect(path, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("BEGIN IMMEDIATE")  # finds out now that the file cannot be written
+            self._db.execute("BEGIN IMMEDIATE")  # fails now if the file cannot be written
             self._db.execute(_FIXES)
             self._db.execute(_REPORTS)
             self._db.execute(_ACCOUNTS)
@@ -77,7 +77,7 @@ class FixDatabase:
         return max(0, stored)
 
     def audits(self, device: str = "") -> list[dict[str, Any]]:
-        """For each device, or for one: are all fixes of its agent's account stored?"""
+        """For each device, or for one: ``audit.as_json``."""
         verdicts = self.verdicts(device)
         unaccounted = {name: tuple(found) for name, *found in self.read(_UNACCOUNTED, device)}
         return [

@@ -27,7 +27,7 @@ from telemetry_agent.lab.native_request import NativeRequest, RefusedError
 _log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 10  # a full disk lasts at least that long
-_ASKS_MAX, _SEQS_MAX = 20, 10_000  # what an agent honours of one answer
+_ASKS_MAX, _SEQS_MAX = 20, 10_000  # an agent ignores more than this in one answer
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Endpoint:
         faults: faults to inject; the first that applies is used.
         draw: random numbers, 0 <= x < 1.
         tokens: who may send; ``None``: everyone.
-        asks_again: ask an agent that reports for what the audit misses.
+        asks_again: ask a reporting agent again for the fixes that the audit misses.
 
     Raises:
         UsageError: ``listen`` is not an address.
@@ -229,7 +229,7 @@ class Endpoint:
         return answer | asks
 
     def _missing(self, device: str) -> Iterator[dict[str, Any]]:
-        """What to ask for: others each time, for most gaps can be legal."""
+        """What to ask for: other gaps each time, because most of them can be legal."""
         gaps = [
             (verdict.account.stream, *gap)
             for verdicts in self._store.verdicts(device).values()
