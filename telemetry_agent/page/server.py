@@ -20,10 +20,8 @@ from uvicorn.server import ServerState
 
 from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.agent_view import AgentView, PageOptions
-from telemetry_agent.page.events import EventSource
-from telemetry_agent.page.history import History, take_samples
+from telemetry_agent.page.history import take_samples
 from telemetry_agent.page.site import Site
-from telemetry_agent.page.streams import EventStreams
 
 CONNECTIONS = 128
 _BACKLOG = 32
@@ -42,23 +40,24 @@ class PageServer:
     Args:
         listener: a bound socket, which the server closes.
         agent: what the page sees of it.
-        access: decides who is admitted.
-        options: the user's settings.
+        host: the name or address in the page's own setting.
+        token: what admits a viewer; ``None``: none is needed.
+        options: the user's other settings.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         agent: AgentView,
-        access: AccessPolicy,
+        host: str,
+        token: str | None,
         options: PageOptions,
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
-        event_source = EventSource(agent)
-        self._history = History(options.history_file)
-        self._streams = EventStreams(event_source)
-        self._site = Site(agent, access, event_source, self._streams, self._history, options)
+        name = socket.gethostname()
+        access = AccessPolicy({host, name, f"{name}.local"}, token, options.names)
+        self._site = Site(agent, access, options)
         config = _uvicorn_config(self._site.app)
         self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()
@@ -68,9 +67,9 @@ class PageServer:
         self._background = [
             loop.create_task(work)
             for work in (
-                self._streams.run(),
-                self._streams.scan(),
-                take_samples(agent, self._history),
+                self._site.streams.run(),
+                self._site.streams.scan(),
+                take_samples(agent, self._site.history),
             )
         ]
         for task in self._background:
@@ -91,12 +90,12 @@ class PageServer:
     def nudge(self) -> None:
         """Make the next event soon. Any thread may call this."""
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._streams.nudge)
+            self._loop.call_soon_threadsafe(self._site.streams.nudge)
 
     @property
     def viewers(self) -> int:
         """How many viewers follow the events now. Any thread may ask."""
-        return self._streams.count
+        return self._site.streams.count
 
     def interrupt(self) -> None:
         """End the turn. Any thread may call this."""
@@ -110,7 +109,7 @@ class PageServer:
         self._loop.close()
         self._site.close()
         # A card that hangs must not delay the end.
-        saving = threading.Thread(target=self._history.save, daemon=True)
+        saving = threading.Thread(target=self._site.history.save, daemon=True)
         saving.start()
         saving.join(_END_S)
 

@@ -22,11 +22,18 @@ from starlette.routing import Route
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
-from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
+from telemetry_agent.page.access_policy import (
+    AccessPolicy,
+    Guard,
+    WrongTokens,
+    content_policy,
+    login_page,
+    peer_of,
+    too_many_tokens,
+)
 from telemetry_agent.page.agent_view import AgentView, Doctor, PageOptions
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import compressed, static_file
-from telemetry_agent.page.guard import Guard, content_policy, login_page, peer_of, too_many_tokens
 from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
@@ -58,26 +65,15 @@ class Site:
     Args:
         agent: what the page sees of it.
         access: decides who is admitted.
-        event_source: makes the events.
-        streams: sends them to the viewers.
-        history: the charts.
         options: the user's settings.
     """
 
-    def __init__(
-        self,
-        agent: AgentView,
-        access: AccessPolicy,
-        event_source: EventSource,
-        streams: EventStreams,
-        history: History,
-        options: PageOptions,
-    ) -> None:
+    def __init__(self, agent: AgentView, access: AccessPolicy, options: PageOptions) -> None:
         self._agent = agent
         self._access = access
-        self._event_source = event_source
-        self._streams = streams
-        self._samples = history
+        self._event_source = EventSource(agent)
+        self.streams = EventStreams(self._event_source)
+        self.history = History(options.history_file)
         self._options = options
         self._broken_off = Trouble(log, agent.clock)
         self._map = _opened(options.map_file)
@@ -159,20 +155,20 @@ class Site:
         return Response(data, 206, rules, "application/octet-stream")
 
     async def _events(self, request: Request) -> Response:
-        if self._streams.full:
+        if self.streams.full:
             return PlainTextResponse(
                 f"Too many viewers (limit {VIEWERS}): close another window.", 503
             )
         # Else nginx would collect events before it passes them on.
         return StreamedAnswer(
-            self._streams.follow(request.query_params.get("browser", "")),
+            self.streams.follow(request.query_params.get("browser", "")),
             self._broken_off,
             headers={"X-Accel-Buffering": "no"},
             media_type="text/event-stream",
         )
 
     async def _state(self, request: Request) -> Response:
-        await self._streams.refresh()
+        await self.streams.refresh()
         return _json(self._event_source.hello(), request)
 
     async def _trail(self, request: Request) -> Response:
@@ -186,7 +182,7 @@ class Site:
 
     async def _track(self, request: Request) -> Response:
         wanted = wanted_part(request.query_params)
-        self._streams.look_back()
+        self.streams.look_back()
 
         def made() -> Response:
             last, packed, exact = self._event_source.shown(wanted)
@@ -195,12 +191,12 @@ class Site:
         return await self._points(made)
 
     async def _points(self, made: Callable[[], Response]) -> Response:
-        await self._streams.refresh()  # before the first viewer nothing was read yet
+        await self.streams.refresh()  # before the first viewer nothing was read yet
         async with self._disk:
             return await in_thread(made)
 
     async def _trips(self, request: Request) -> Response:
-        self._streams.look_back()
+        self.streams.look_back()
         return _json(self._event_source.trips(), request)
 
     async def _fix(self, request: Request) -> Response:
@@ -216,7 +212,7 @@ class Site:
             hours = -1.0
         if not 0 < hours <= _MONTH_H:
             return PlainTextResponse("hours is a number up to 720.", 400)
-        return _json(self._samples.as_json(hours, self._agent.utc_ms() // 1000), request)
+        return _json(self.history.as_json(hours, self._agent.utc_ms() // 1000), request)
 
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
@@ -224,7 +220,7 @@ class Site:
 
     async def _act(self, command: str, request: Request) -> Response:
         answers = await self._ask(command, await json_object(request))
-        self._streams.nudge()
+        self.streams.nudge()
         return JSONResponse(answers[0])
 
     async def _ask(self, command: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -293,7 +289,7 @@ class Site:
             return PlainTextResponse("away is true or false.", 400)
         async with self._disk:
             await in_thread(switch.set_away, away)
-        self._streams.nudge()
+        self.streams.nudge()
         return JSONResponse({"away": away})
 
     async def _login(self, request: Request) -> Response:

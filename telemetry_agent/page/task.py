@@ -6,14 +6,12 @@ web server is imported only when the page is on.
 """
 
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from telemetry_agent.addresses import bracketed
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.agent_view import AgentView, PageOptions
 from telemetry_agent.snapshot import PageView
 from telemetry_agent.tasks import Bell
@@ -119,9 +117,7 @@ class Page:
             self._fault = fault
             self._trouble.failed(f"no page at {url}: {fault}; trying again")
             return None
-        name = socket.gethostname()
-        access = AccessPolicy({host, name, f"{name}.local"}, token, self._options.names)
-        server = PageServer(listener, self._agent, access, self._options)
+        server = PageServer(listener, self._agent, host, token, self._options)
         self._fault = None
         log.info("the page is at %s", url)
         self._trouble.over("the page is there")

@@ -71,10 +71,32 @@ class FixDatabase:
             (*name, f["seq"], f["time"], f["lat"], f["lon"], json.dumps(f)) for f in request.fixes
         ]
         try:
-            stored = self._write(rows, name, request.agent)
+            with self._lock, self._db:
+                stored: int = self._db.executemany(
+                    "INSERT INTO fixes (stream, device, seq, time, lat, lon, fix)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    rows,
+                ).rowcount
+                if request.agent is not None:
+                    self._put_report(name, request.agent)
         except sqlite3.Error as error:
             raise StorageError(f"cannot store: {error}") from error
         return max(0, stored)
+
+    def _put_report(self, name: tuple[str, str], agent: dict[str, Any]) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO reports (stream, device, heard, agent) VALUES (?, ?, ?, ?)",
+            (*name, rfc3339(Clock().wall_ms()), json.dumps(agent)),
+        )
+        streams = agent.get("streams")
+        self._db.executemany(
+            _PUT_ACCOUNT,
+            [
+                (name[1], a.stream, a.through, a.expected, a.finished, json.dumps(entry))
+                for entry in (streams if isinstance(streams, list) else ())
+                if (a := account_of(entry)) is not None
+            ],
+        )
 
     def audits(self, device: str = "") -> list[dict[str, Any]]:
         """For each device, or for one: ``audit.as_json``."""
@@ -115,30 +137,3 @@ class FixDatabase:
         """Idempotent."""
         with self._lock:
             self._db.close()
-
-    def _write(
-        self, rows: list[tuple[Any, ...]], name: tuple[str, str], agent: dict[str, Any] | None
-    ) -> int:
-        with self._lock, self._db:
-            stored: int = self._db.executemany(
-                "INSERT INTO fixes (stream, device, seq, time, lat, lon, fix)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                rows,
-            ).rowcount
-            if agent is not None:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO reports (stream, device, heard, agent)"
-                    " VALUES (?, ?, ?, ?)",
-                    (*name, rfc3339(Clock().wall_ms()), json.dumps(agent)),
-                )
-                streams = agent.get("streams")
-                said = streams if isinstance(streams, list) else ()
-                self._db.executemany(
-                    _PUT_ACCOUNT,
-                    [
-                        (name[1], a.stream, a.through, a.expected, a.finished, json.dumps(entry))
-                        for entry in said
-                        if (a := account_of(entry)) is not None
-                    ],
-                )
-        return stored
