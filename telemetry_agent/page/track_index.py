@@ -86,7 +86,7 @@ class Overview:
         self.packed += pack(thinned(chain(again, points), self.tolerance_e7))
         while len(self) > self._limit:
             self.tolerance_e7 *= 2
-            every = POINT.iter_unpack(bytes(self.packed))
+            every = POINT.iter_unpack(self.packed)
             if self.tolerance_e7 < _TURN_E7:
                 self.packed = pack(thinned(every, self.tolerance_e7))
             else:  # it is all glitches and segments of a point each, which are never dropped
