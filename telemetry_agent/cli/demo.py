@@ -32,8 +32,7 @@ from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.status import pending
 from telemetry_agent.errors import AgentError
 from telemetry_agent.lab.drive import Drive
-from telemetry_agent.lab.endpoint import Endpoint
-from telemetry_agent.lab.endpoint.faults import Fault
+from telemetry_agent.lab.endpoint import Endpoint, Fault
 from telemetry_agent.lab.simulator import Simulator, replay
 from telemetry_agent.page.libraries import browser_missing, server_missing
 
