@@ -68,7 +68,7 @@ _WIDTH = 80
     "recording",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Replay this recording instead of the made-up drive.",
+    help="Replay this recording instead of the simulated drive.",
 )
 @click.option("--no-page", is_flag=True, help="Print lines only.")
 def command(length_s: float | None, speed: int, recording: Path | None, *, no_page: bool) -> int:

@@ -57,7 +57,7 @@ class Drive:
         self._interval_ms = interval_ms
         self._tunnel = tunnel
         self._places, self._times_s = _round()
-        draw = random.Random(seed)  # noqa: S311 - a made-up sky, no secret
+        draw = random.Random(seed)  # noqa: S311 - a simulated sky, no secret
         spread = list(range(_IN_VIEW))
         draw.shuffle(spread)
         self._sky = {
