@@ -46,7 +46,7 @@ from telemetry_agent.connectivity.probe import ProbeResult
 from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.interfaces import Heard, NoAnswer, UploadPolicy, WireFormat
+from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer, UploadPolicy, WireFormat
 from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.retry import Backoff
 from telemetry_agent.upload.uploader import Uploader
@@ -144,7 +144,7 @@ class Wire:
         return Answer(status, headers, b"", verified_tls=True)
 
     def series(
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
+        self, payloads: Sequence[Payload], timeout_s: float, on_answer: OnAnswer, *, pipelined: bool
     ) -> tuple[NoAnswer | None, int]:
         """The native format has none."""
         raise NotImplementedError

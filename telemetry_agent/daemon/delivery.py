@@ -25,8 +25,8 @@ from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.formats.choice import choose
+from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import AgentReports
@@ -148,9 +148,12 @@ class Delivery:
             upload.url,
             credentials=credentials,
             proxy=upload.proxy,
-            # Longer than a batch gathers, so that the next one finds the connection open.
-            keepalive_expiry_s=3 * upload.flush_every_s,
-            dialer=Dialer(self._clock, gnss_ms=self._gnss_ms),
+            dialer=Dialer(
+                self._clock,
+                gnss_ms=self._gnss_ms,
+                # Longer than a batch gathers, so that the next one finds the connection open.
+                keepalive_s=3 * upload.flush_every_s,
+            ),
         )
         return credentials, transport
 

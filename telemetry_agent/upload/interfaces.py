@@ -19,7 +19,7 @@ class NoAnswer:
 
     reason: str
     state: UploadState = "unreachable"
-    taints: bool = False
+    voids_earlier: bool = False
     """The answers that came before it in its series do not count either."""
     proxy_status: int = 0
     """What a proxy answered that does not connect to the endpoint."""
@@ -114,8 +114,8 @@ class UploadPolicy:
     backoff_max_s: float = 120.0
 
 
-Heard = Callable[[Answer], bool]
-"""Told each answer of a series in order; whether more requests should be sent."""
+OnAnswer = Callable[[Answer], bool]
+"""Gets each answer of a series in order; returns whether to send more requests."""
 
 
 class Exchange(Protocol):
@@ -128,7 +128,7 @@ class Exchange(Protocol):
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer: ...  # noqa: D102
     def series(  # noqa: D102
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
+        self, payloads: Sequence[Payload], timeout_s: float, on_answer: OnAnswer, *, pipelined: bool
     ) -> tuple[NoAnswer | None, int]: ...
     def masked(self, text: str) -> str: ...  # noqa: D102
     def abort(self) -> None: ...  # noqa: D102

@@ -122,7 +122,7 @@ class Sender:
         self._exchanged(len(outcomes) + unanswered, sent_before, answered=failure is None)
         elapsed_s = self._clock.monotonic_s() - began_s
         if failure is not None:
-            if failure.taints:
+            if failure.voids_earlier:
                 unanswered += len(outcomes)
                 outcomes.clear()
             lost = Deferred(failure.reason, state=failure.state, answered=False)

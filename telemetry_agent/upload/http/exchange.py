@@ -41,46 +41,42 @@ class CurrentExchange:
         """Whether this exchange opened a connection (or tried)."""
         self.answering = False
         """Whether a byte of the answer of this exchange has come."""
+        self.aborted = False
+        """Whether ``abort`` was called, and no ``rearm`` since."""
+        self.timeout_s = 0.0
+        """Of the whole exchange."""
         self._clock = clock
         self._bell = Bell()
-        self._aborted = False
         self._until_s = 0.0
-        self._timeout_s = 0.0
 
     @property
     def now_s(self) -> float:
         """Monotonic."""
         return self._clock.monotonic_s()
 
-    @property
-    def timeout_s(self) -> float:
-        """Of the whole exchange."""
-        return self._timeout_s
-
     def begin(self, timeout_s: float) -> None:
         """Start an exchange that must be over in ``timeout_s`` seconds."""
-        self._timeout_s = timeout_s
-        self._until_s = self._clock.monotonic_s() + timeout_s
+        self.timeout_s = timeout_s
+        self._until_s = self.now_s + timeout_s
         self.connected = self.answering = False
 
     def abort(self) -> None:
         """End what is under way, and all that is begun before ``rearm``. Any thread may call."""
-        self._aborted = True
+        self.aborted = True
         self._bell.ring()
 
     def rearm(self) -> None:
         """Allow exchanges again after an abort."""
-        self._aborted = False
+        self.aborted = False
 
     @property
-    def aborted(self) -> bool:
-        """Whether ``abort`` was called, and no ``rearm`` since."""
-        return self._aborted
+    def may_repeat(self) -> bool:
+        """Whether the server had closed the kept connection before it saw the request.
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing more can be done in this exchange: aborted, or its time has passed."""
-        return self._aborted or self._clock.monotonic_s() >= self._until_s
+        So it is if the connection broke before any byte of an answer had come.
+        """
+        over = self.aborted or self.now_s >= self._until_s
+        return not (self.connected or self.answering or over)
 
     def check(self, doing: str) -> float:
         """Seconds that are left for what has not happened yet.
@@ -88,11 +84,11 @@ class CurrentExchange:
         Raises:
             NetworkError: aborted, or the deadline has passed: "``doing`` within 30 s".
         """
-        if self._aborted:
+        if self.aborted:
             raise NetworkError("stopped")
-        left_s = self._until_s - self._clock.monotonic_s()
+        left_s = self._until_s - self.now_s
         if left_s <= 0:
-            raise NetworkError(f"{doing} within {self._timeout_s:g} s")
+            raise NetworkError(f"{doing} within {self.timeout_s:g} s")
         return left_s
 
     def wait(
