@@ -47,8 +47,7 @@ from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer, UploadPolicy, WireFormat
-from telemetry_agent.upload.pace import Pace
-from telemetry_agent.upload.retry import Backoff
+from telemetry_agent.upload.retry import Backoff, Pace
 from telemetry_agent.upload.uploader import Uploader
 
 ROUND_TRIP_S = 0.1
@@ -296,7 +295,7 @@ class Agent:
             SIZED,
             Wire(region),
             policy.upload,
-            way=self.monitor,
+            reachability=self.monitor,
             clock=clock,
             rng=rng,
         )

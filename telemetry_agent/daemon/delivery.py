@@ -167,11 +167,11 @@ class Delivery:
             self._transport,
             policy_of(upload, wire_format),
             keeper=self._keeper,
-            way=_Way(self._monitor),
+            reachability=_Way(self._monitor),
             missing=self._missing,
             reports=None if encode is None or self._reports is None else self._reports(encode),
             resend=self._queue.resend_names if upload.allow_resend else None,
-            in_haste=lambda: bool(self._draining),
+            urgent=lambda: bool(self._draining),
             on_step=self._stepped,
             clock=self._clock,
         )

@@ -16,13 +16,13 @@ from telemetry_agent.doctor.endpoint_answers import TrialRequest, authentication
 from telemetry_agent.doctor.findings import Finding, passed, skipped, warned
 from telemetry_agent.doctor.server_recognition import connected, told_by_root, told_by_url
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Record
-from telemetry_agent.upload.compression import CompressionChoice
-from telemetry_agent.upload.formats.answers import offers_gzip, with_words
+from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
+from telemetry_agent.upload.sending import CompressionChoice
 
 _ANSWER_S = 5.0
 _HANDSHAKE_S = 2.0
@@ -59,7 +59,7 @@ class EndpointTrial(NamedTuple):
         if isinstance(answer, NoAnswer):
             yield from unanswered(asked, answer, speaks_tls=self._speaks_tls())
             return
-        outcome = with_words(wire_format.read(answer, batch), self.credentials.masked)
+        outcome = masked_outcome(wire_format.read(answer, batch), self.credentials.masked)
         asked = self._recognised(asked, outcome)
         yield authentication(asked, answer, outcome)
         found = judged(asked, answer, outcome)

@@ -220,7 +220,7 @@ class Refusals:
             needed = _REFUSALS_IF_INCONSISTENT if self._keeper.status.inconsistent else _REFUSALS
             if suspect.refusals >= needed:
                 del self._suspects[batch.lease]
-                self._make_dead_letter(batch, reason)
+                self._leases.make_dead_letter(batch, reason)
             return None
         if self._run is not None and self._run.is_trying(batch):
             if self._run.refused(batch, reason, acceptances):
@@ -333,11 +333,7 @@ class Refusals:
         self._run = None
         suspects, others = run.dissolve()
         for batch in (*(suspect.batch for suspect in suspects), *others):
-            self._make_dead_letter(batch, f"refused as part of a run: {run.reason}")
-
-    def _make_dead_letter(self, batch: Batch, reason: str) -> None:
-        self._leases.make_dead_letter(batch, reason)
-        self._keeper.dead_lettered(len(batch.records), reason)
+            self._leases.make_dead_letter(batch, f"refused as part of a run: {run.reason}")
 
     def _note_inconsistent(self) -> None:
         if not self._keeper.status.inconsistent:

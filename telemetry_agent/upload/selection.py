@@ -12,8 +12,8 @@ from collections.abc import Callable
 from telemetry_agent.model import Batch
 from telemetry_agent.upload.interfaces import BatchQueue, Pending, UploadPolicy
 from telemetry_agent.upload.leases import Leases
-from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.refusals import AllRefused, Refusals
+from telemetry_agent.upload.retry import Pace
 from telemetry_agent.upload.sizing import Sizing
 from telemetry_agent.upload.upload_status import StatusKeeper
 
@@ -31,13 +31,11 @@ class Selection:
         pace: Pace,
         keeper: StatusKeeper,
         policy: UploadPolicy,
-        in_haste: Callable[[], bool],
+        urgent: Callable[[], bool],
         rng: random.Random,
     ) -> None:
         """See ``Uploader``."""
         self.refusals = Refusals(leases, keeper, self._more_backlog, rng)
-        self.attempted_s = float("-inf")
-        """When the last attempt was made."""
         self.probing = False
         """Whether everything is held."""
         self._queue = queue
@@ -48,9 +46,13 @@ class Selection:
         self._max_batch = policy.max_batch
         self._flush_every_s = policy.flush_every_s
         self._live_first = policy.live_first
-        self._in_haste = in_haste
+        self._urgent = urgent
         self._backlog_from_s = 0.0
         self._probes = 0
+
+    def hold(self) -> None:
+        """Everything is refused: one fix at a time from here on."""
+        self.probing = True
 
     def delivered(self) -> None:
         """Something was accepted: nothing is held."""
@@ -61,14 +63,17 @@ class Selection:
         """Send live fixes only, until then or until an acceptance."""
         self._backlog_from_s = until_s
 
-    def next(self, now_s: float) -> Batch | AllRefused | float | None:
-        """A batch to send now, or how long to wait for one; ``None``: nothing waits."""
+    def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
+        """A batch to send now, or how long to wait for one; ``None``: nothing waits.
+
+        The last attempt was made at ``attempted_s``.
+        """
         refusals = self.refusals
         if self.probing or refusals.wants_another:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
-        limit = self._sizing.limit(small=self._pace.knocks)
+        limit = self._sizing.limit(small=self._pace.probably_later)
         if self._live_first and live_in_s == 0:
             # Before anything that was refused: live fixes must not wait for it, and an acceptance
             # is what refused fixes wait for.
@@ -86,9 +91,11 @@ class Selection:
                 # In doubt one fix is enough to ask with.
                 one = refusals.in_doubt
                 return self._single() if one else self._leases.take(limit, live_first=False)
-        return self._suspect(waits_s, now_s)
+        return self._suspect(waits_s, now_s, attempted_s)
 
-    def _suspect(self, waits_s: list[float], now_s: float) -> Batch | AllRefused | float | None:
+    def _suspect(
+        self, waits_s: list[float], now_s: float, attempted_s: float
+    ) -> Batch | AllRefused | float | None:
         """A fix that was refused before, if nothing else is to be sent for now."""
         refusals = self.refusals
         suspect = refusals.next_suspect()
@@ -98,10 +105,10 @@ class Selection:
         all_refused = refusals.up_to_the_newest and not self._live_first
         if all_refused or not refusals.ever_accepted:
             return refusals.all_refused()
-        witness_in_s = self.attempted_s + _NO_WITNESS_S - now_s
+        witness_in_s = attempted_s + _NO_WITNESS_S - now_s
         if witness_in_s <= 0:
             return self._single()
-        if self._in_haste():  # a user waits for the backlog: say why it does not end
+        if self._urgent():  # a user waits for the backlog: say why it does not end
             again_s = now_s + witness_in_s
             self._keeper.trouble("waiting", refusals.reason, now_s, again_s, attempted=False)
         return min([*waits_s, witness_in_s])
@@ -123,6 +130,6 @@ class Selection:
         """When live fixes have had their time to gather company; ``None``: there are none."""
         if not backlog.live or backlog.live_since_s is None:
             return None
-        if backlog.live >= self._max_batch or self._in_haste():
+        if backlog.live >= self._max_batch or self._urgent():
             return 0
         return max(0.0, backlog.live_since_s + self._flush_every_s - now_s)

@@ -87,7 +87,7 @@ class Bench:
             wire_format,
             self.transport,
             UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
-            way=way or AlwaysReachable(),
+            reachability=way or AlwaysReachable(),
             missing=lambda: self.missing,
             clock=self.clock,
             rng=Longest(),
@@ -871,7 +871,7 @@ def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:
             native.FORMAT,
             b.transport,
             UploadPolicy(),
-            way=AlwaysReachable(),
+            reachability=AlwaysReachable(),
             clock=b.clock,
         )
         b.put_backlog(2)
@@ -995,7 +995,11 @@ def test_as_a_task_it_delivers_what_rings_and_ends_when_asked(tmp_path: Path) ->
     with Server(then=Act(run)) as server, AckQueue(tmp_path / "queue.db") as queue:
         transport = Transport(server.url)
         uploader = Uploader(
-            queue, native.FORMAT, transport, UploadPolicy(flush_every_s=0.05), way=AlwaysReachable()
+            queue,
+            native.FORMAT,
+            transport,
+            UploadPolicy(flush_every_s=0.05),
+            reachability=AlwaysReachable(),
         )
         queue.watch(uploader.bell.ring)
         stop, beat, clock = Stop(), Beat(), Clock()

@@ -74,8 +74,8 @@ def reason_of(answer: Answer) -> str:
     return str(answer.status) if not body or body.startswith("<") else f"{answer.status}: {body}"
 
 
-def with_words(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
-    """The outcome with its words ``masked``: they are logged, shown and stored."""
+def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
+    """The outcome with its texts ``masked``: they are logged, shown and stored."""
     if isinstance(outcome, Delivered):
         rejected = {seq: masked(reason) for seq, reason in outcome.rejected.items()}
         return replace(outcome, rejected=rejected)
