@@ -164,7 +164,7 @@ def _sized(count: int) -> Payload:
     return Payload(body, {}, compressed=True)
 
 
-def _encode(batch: Batch, *, compression: str) -> Payload:  # noqa: ARG001 - the seam's
+def _encode(batch: Batch, compression: str) -> Payload:  # noqa: ARG001 - the seam's
     return _sized(len(batch.records))
 
 

@@ -55,7 +55,7 @@ class EndpointTrial(NamedTuple):
         batch = Batch(0, stream, device, tuple(sent), live=True)
         compression = CompressionChoice(upload.compression, wire_format).choice(0)
         asked = TrialRequest(upload, device, bool(sent))
-        answer, *_ = self._exchange(wire_format.encode(batch, compression=compression))
+        answer, *_ = self._exchange(wire_format.encode(batch, compression))
         if isinstance(answer, NoAnswer):
             yield from unanswered(asked, answer, speaks_tls=self._speaks_tls())
             return
@@ -79,7 +79,7 @@ class EndpointTrial(NamedTuple):
             return skipped(name, f"a server of the format {upload.format} says yes to anything")
         record = Record(secrets.token_hex(8), 1, self.device, Fix(0, 0, 0))  # for its headers
         batch = Batch(0, record.stream, self.device, (record,), live=True)
-        empty = wire_format.encode(batch, compression="none")
+        empty = wire_format.encode(batch, "none")
         nonsense = b"This is not a position, and must be refused. " * 4
         packed = {**empty.headers, "Content-Encoding": "gzip"}
         broken = Payload(gzip.compress(nonsense)[:-9], packed, True, empty.query)
@@ -115,8 +115,7 @@ class EndpointTrial(NamedTuple):
         wire_format = choose(self.upload.format, self.upload.url, self.upload.username)
         batch = Batch(0, records[0].stream, records[0].device, tuple(records[::-1]), live=True)
         plain, packed = (
-            len(wire_format.encode(batch, compression=compression).body)
-            for compression in ("none", "gzip")
+            len(wire_format.encode(batch, compression).body) for compression in ("none", "gzip")
         )
         return f"gzip would make the newest {len(records)} positions {packed} bytes, not {plain}"
 

@@ -63,20 +63,11 @@ class BatchQueue(Protocol):
         """What is pending."""
 
 
-class Encode(Protocol):
-    """Makes the request for a batch."""
+Encode = Callable[[Batch, Compression], Payload]
+"""Makes the request for a batch. The compression is allowed, not required."""
 
-    def __call__(self, batch: Batch, *, compression: Compression) -> Payload:
-        """``compression`` is allowed, not asked for."""
-
-
-class EncodeReport(Protocol):
-    """Makes a request that carries a report of the agent about itself."""
-
-    def __call__(
-        self, batch: Batch, *, compression: Compression, agent: Mapping[str, object]
-    ) -> Payload:
-        """The request for a batch, which may hold no fixes, and a report."""
+EncodeReport = Callable[[Batch, Compression, Mapping[str, object]], Payload]
+"""The same with a report of the agent about itself; the batch may hold no fixes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from telemetry_agent.model import Batch, Deferred
+from telemetry_agent.model import Batch, Deferred, Record
 from telemetry_agent.upload.bisection import Bisection, CrashCount
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.suspects import Run, Suspect
@@ -26,10 +26,8 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 
 _log = logging.getLogger(__name__)
 
-_REFUSALS = 5
-_REFUSALS_IF_INCONSISTENT = 10
-_SAMPLE_REFUSALS = 2
-_SAMPLE_REFUSALS_IF_INCONSISTENT = 4
+_REFUSALS = 5  # twice as many if the endpoint accepts what it refused
+_SAMPLE_REFUSALS = 2  # the same
 _SUSPECTS_MAX = 256
 _RUN_MIN = 20  # of fewer fixes each is tried alone
 _RUN_MAX = 5000
@@ -43,36 +41,6 @@ class AllRefused:
     reason: str
     only_backlog: bool
     """No live fix is among them."""
-
-
-class _Stretch:
-    """Fixes that may be one run: there is none between them that was accepted.
-
-    A few may lie between: thinning makes gaps.
-    """
-
-    def __init__(self, first: Batch) -> None:
-        self.batches: list[Batch] = []
-        self.size = 0
-        self.ended = False
-        self._last = first.records[-1]
-
-    def length_of(self, batch: Batch) -> int:
-        """How many fixes of ``batch`` belong to it, if it comes next."""
-        last, length = self._last, 0
-        for record in () if self.ended else batch.records:
-            gap = record.seq - last.seq if record.stream == last.stream else 0
-            if record.device != last.device or not 0 <= gap <= _GAP_MAX:
-                break
-            last, length = record, length + 1
-        self.ended = length < len(batch.records)
-        return length
-
-    def add(self, batch: Batch) -> None:
-        """This comes next."""
-        self.batches.append(batch)
-        self.size += len(batch.records)
-        self._last = batch.records[-1]
 
 
 class Refusals:
@@ -217,8 +185,7 @@ class Refusals:
         if batch.lease in self._suspects:
             suspect = self._suspects[batch.lease]
             suspect.refused_again(reason, acceptances)
-            needed = _REFUSALS_IF_INCONSISTENT if self._keeper.status.inconsistent else _REFUSALS
-            if suspect.refusals >= needed:
+            if suspect.refusals >= self._needed(_REFUSALS):
                 del self._suspects[batch.lease]
                 self._leases.make_dead_letter(batch, reason)
             return None
@@ -289,36 +256,40 @@ class Refusals:
             self._tried_farthest = False
         return self._search
 
+    def _needed(self, refusals: int) -> int:
+        return 2 * refusals if self._keeper.status.inconsistent else refusals
+
     def _begin_run(self, search: Bisection, first: Suspect) -> None:
         if first.batch.lease not in self._suspects or self._run is not None:
             return  # it was accepted meanwhile, or another run is looked at
         self._looks_like_run = False
-        stretch = _Stretch(first.batch)
-        for batch in search.take_all():
-            self._add_to(stretch, batch)
-        while not stretch.ended and stretch.size < _RUN_MAX and (more := self._more()):
-            self._add_to(stretch, more)
-        if stretch.size < _RUN_MIN:
-            for batch in stretch.batches:
+        rest = self._run_behind(first.batch, search.take_all())
+        if sum(len(batch.records) for batch in rest) < _RUN_MIN:
+            for batch in rest:
                 search.add(batch)
         else:
             del self._suspects[first.batch.lease]
-            refusals = (
-                _SAMPLE_REFUSALS_IF_INCONSISTENT
-                if self._keeper.status.inconsistent
-                else _SAMPLE_REFUSALS
-            )
-            self._run = Run(self._leases, first, stretch.batches, refusals, self._rng)
+            self._run = Run(self._leases, first, rest, self._needed(_SAMPLE_REFUSALS), self._rng)
 
-    def _add_to(self, stretch: "_Stretch", batch: Batch) -> None:
-        length = stretch.length_of(batch)
-        if 0 < length < len(batch.records):
-            batch, rest = self._leases.split(batch, length)
-            self._leases.give_back(rest)
-        if length:
-            stretch.add(batch)
-        else:
-            self._leases.give_back(batch)
+    def _run_behind(self, first: Batch, waiting: list[Batch]) -> list[Batch]:
+        """What may be one run with ``first``: of ``waiting``, and then of the backlog.
+
+        No fix between two of a run was accepted. The others are given back.
+        """
+        run: list[Batch] = []
+        last, count, ended = first.records[-1], 0, False
+        while waiting or (not ended and count < _RUN_MAX):
+            batch = waiting.pop(0) if waiting else self._more()
+            if batch is None:
+                break
+            length = 0 if ended else _length_behind(last, batch)
+            ended = length < len(batch.records)
+            if not length:
+                self._leases.give_back(batch)
+                continue
+            run.append(self._leases.first(batch, length))
+            last, count = run[-1].records[-1], count + length
+        return run
 
     def _dissolve(self, run: Run) -> None:
         """Something in it was accepted: try its parts one by one."""
@@ -342,5 +313,17 @@ class Refusals:
                 "the endpoint accepts a fix that it refused before (%s): "
                 "a fix becomes a dead letter after %d refusals from here on",
                 self.reason,
-                _REFUSALS_IF_INCONSISTENT,
+                self._needed(_REFUSALS),
             )
+
+
+def _length_behind(last: Record, batch: Batch) -> int:
+    """How many fixes of ``batch`` continue a run that ends with ``last``."""
+    length = 0
+    for record in batch.records:
+        gap = record.seq - last.seq if record.stream == last.stream else 0
+        # Thinning makes gaps in a run; a longer one may have held fixes that were accepted.
+        if record.device != last.device or not 0 <= gap <= _GAP_MAX:
+            break
+        last, length = record, length + 1
+    return length

@@ -81,7 +81,7 @@ class AgentReports:
     def encode(self, batch: Batch, compression: Compression) -> Payload:
         """The request for ``batch`` with a report as of now."""
         self._sending = self._words()
-        return self._encode(batch, compression=compression, agent=self._fields())
+        return self._encode(batch, compression, self._fields())
 
     def ended(self, now_s: float, outcome: Outcome) -> float:
         """What became of the report that was encoded last; when the next may be sent."""

@@ -102,7 +102,7 @@ class Sender:
             outcome = self._send_with(reports, batch, compression, timeout_s)
             if outcome is not None:
                 return outcome, False
-        payload = self._format.encode(batch, compression=compression)
+        payload = self._format.encode(batch, compression)
         outcome = self._exchange_one(batch, payload, timeout_s)
         if not payload.compressed or self._compression.proven:
             return outcome, False
@@ -110,7 +110,7 @@ class Sender:
             self._compression.accepted()
         if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
             return outcome, False
-        plain = self._format.encode(batch, compression="none")
+        plain = self._format.encode(batch, "none")
         again = self._exchange_one(batch, plain, timeout_s)
         if isinstance(again, Delivered):
             self._compression.refused(outcome.status, now_s)
@@ -127,7 +127,7 @@ class Sender:
             Batch(batch.lease, batch.stream, batch.device, (record,), batch.live)
             for record in batch.records
         ]
-        payloads = [self._format.encode(one, compression="none") for one in ones]
+        payloads = [self._format.encode(one, "none") for one in ones]
         outcomes: list[Outcome] = []
 
         def on_answer(answer: Answer) -> bool:

@@ -37,6 +37,7 @@ from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
+    Compression,
     CompressionSetting,
     FormatName,
     UploadPolicy,
@@ -938,10 +939,10 @@ def test_the_last_upload_ends_by_its_deadline(tmp_path: Path) -> None:
 def test_whatever_raises_leaves_nothing_leased(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def encode(batch: Batch, **how: Any) -> Payload:
+    def encode(batch: Batch, compression: Compression) -> Payload:
         if where == "encode":
             raise RuntimeError("a bug")
-        return native.encode(batch, **how)
+        return native.encode(batch, compression)
 
     def read(*_: object) -> Any:
         raise RuntimeError("a bug")

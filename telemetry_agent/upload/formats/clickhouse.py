@@ -64,7 +64,7 @@ def format_for(url: str) -> WireFormat:
         f"{name}={quote(value)}" for name, value in parameters.items() if name not in named
     )
 
-    def encode(batch: Batch, *, compression: Compression) -> Payload:
+    def encode(batch: Batch, compression: Compression) -> Payload:
         device = json.dumps(batch.device)
         names = f'"device":{device},"stream":"{batch.stream}"'
         rows = [f'{{{names},"seq":{seq},{_fields(fix)}}}\n' for _, seq, _, fix in batch.records]

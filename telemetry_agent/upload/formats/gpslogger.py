@@ -13,7 +13,7 @@ from telemetry_agent.upload.formats.packing import (
     accuracy_mm,
     attributes,
     thousandths,
-    without_doubt,
+    unsure_time,
 )
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
@@ -21,7 +21,7 @@ _OWN = {"activity", "battery", "provider"}
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
-def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG001 - never
+def encode(batch: Batch, compression: Compression) -> Payload:  # noqa: ARG001 - never
     """The request for ``batch``."""
     return Payload("".join([_form(r.fix, batch.device) for r in batch.records]).encode(), _HEADERS)
 
@@ -35,4 +35,4 @@ def _form(fix: Fix, device: str) -> str:
     return urlencode({**form, "accuracy": accuracy_mm(fix) / 1e3, **known, **own})
 
 
-FORMAT = WireFormat(encode, judge, without_doubt, one_by_one=True, oldest_first=True)
+FORMAT = WireFormat(encode, judge, unsure_time, one_by_one=True, oldest_first=True)

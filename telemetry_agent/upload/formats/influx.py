@@ -23,7 +23,7 @@ from telemetry_agent.model import (
     Refused,
 )
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.formats.packing import attributes, packed, without_doubt
+from telemetry_agent.upload.formats.packing import attributes, packed, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 PRECISION = "ms"
@@ -31,7 +31,7 @@ PRECISION = "ms"
 _OTHER_TYPES = ("field type conflict", "cast error")
 
 
-def encode(batch: Batch, *, compression: Compression) -> Payload:
+def encode(batch: Batch, compression: Compression) -> Payload:
     """The request for ``batch``."""
     key = f"gps,device={_escaped(batch.device)}"
     body = "".join(
@@ -53,7 +53,7 @@ def unfit(record: Record) -> str | None:
     """Why a fix cannot be sent."""
     if record.device.endswith("\\"):
         return "a device's name that ends in a backslash cannot be written in line protocol"
-    return without_doubt(record)
+    return unsure_time(record)
 
 
 def _escaped(tag: str) -> str:

@@ -8,18 +8,16 @@ takes all that it has read from the connection as the body of one request, and a
 Its last position is the one that came last, so it gets them in their order.
 """
 
-import json
 import math
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear
-from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
+from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, to_json, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _BATTERY_STATES = {"discharging": 1, "charging": 2, "full": 3}
-_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def format_for(url: str, username: str) -> WireFormat:
@@ -31,10 +29,10 @@ def format_for(url: str, username: str) -> WireFormat:
     user = (*named.get("u", ()), username, "owntracks")
     owner = next(filter(None, user))
 
-    def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG001 - never
+    def encode(batch: Batch, compression: Compression) -> Payload:  # noqa: ARG001 - never
         device = next(iter(named.get("d", ())), batch.device)
         topic = f"owntracks/{_level(owner)}/{_level(device)}"
-        bodies = [_to_json(_location(record.fix, topic)) for record in batch.records]
+        bodies = [to_json(_location(record.fix, topic)) for record in batch.records]
         headers = {
             "Content-Type": "application/json",
             "X-Limit-U": _level(owner),
@@ -42,7 +40,7 @@ def format_for(url: str, username: str) -> WireFormat:
         }
         return Payload("".join(bodies).encode(), headers)
 
-    return WireFormat(encode, read, without_doubt, one_by_one=True, oldest_first=True)
+    return WireFormat(encode, read, unsure_time, one_by_one=True, oldest_first=True)
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:
