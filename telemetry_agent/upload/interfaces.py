@@ -1,4 +1,4 @@
-"""What the uploader needs of others: the queue, a wire format, the connection to the endpoint."""
+"""What the uploader needs: the queue, a wire format, exchanges with the endpoint."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ class Pending(Protocol):
 
 
 class BatchQueue(Protocol):
-    """As much of the queue as the uploader knows. A batch is a lease."""
+    """The part of the queue that the uploader uses. A batch is a lease."""
 
     def lease(self, limit: int, *, live_first: bool) -> Batch | None:
-        """Live fixes if asked for and there; else the oldest that are ready."""
+        """The newest live fixes if ``live_first`` and there are any; else the oldest fixes."""
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """The lease as two: the first ``at`` fixes, and the rest."""
@@ -72,7 +72,7 @@ EncodeReport = Callable[[Batch, Compression, Mapping[str, object]], Payload]
 
 @dataclass(frozen=True, slots=True)
 class WireFormat:
-    """One wire format: pure functions, and the habits of the servers that take it."""
+    """One wire format: pure functions, and what the servers that take it need."""
 
     encode: Encode
     read: Callable[[Answer, Batch], Outcome]

@@ -114,7 +114,7 @@ class OutcomeHandler:
             self._refusals.lost(batch)
         if not taken and not outcome.rejected:
             self._keeper.count(failed_requests=1)
-            return Deferred("the endpoint took nothing of the batch")
+            return Deferred("the endpoint accepted no fix of the batch")
         self.deliveries += 1
         self._keeper.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
         if taken:

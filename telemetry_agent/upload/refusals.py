@@ -2,8 +2,8 @@
 
 Theory of operation. A refused batch is halved (``bisection``) until single fixes are refused. These
 are *suspects*; how one becomes a dead letter is described in ``suspects``. If a batch is refused
-down to its first fix, and so is its farthest half, it may be the begin of a *run*: the backlog
-behind it joins, and single fixes of the whole are tried.
+down to its first fix, and so is its farthest half, it may be the beginning of a *run*: the backlog
+behind it joins, and single fixes of the whole run are tried.
 
 *Cost when everything is refused.* The way down to a single fix takes 1 + ceil(log2 n) requests.
 After two more without an acceptance the search gives up: it may be the set-up that is wrong.
@@ -84,7 +84,7 @@ class Refusals:
 
     @property
     def searching(self) -> bool:
-        """Whether a search goes on."""
+        """Whether a search is under way."""
         return self._search is not None
 
     @property
@@ -115,7 +115,8 @@ class Refusals:
     # What to try
 
     def next(self, limit: int) -> Batch | None:
-        """What to try before the backlog goes on; ``None``: nothing now."""
+        """What to try before the backlog continues; ``None``: nothing now."""
+        # One suspect for each acceptance, so that many suspects cannot hold up the search.
         if self._suspects_turn:
             self._suspects_turn = False
             suspect = self.next_suspect()
@@ -123,7 +124,7 @@ class Refusals:
                 return suspect
         if self._search is not None and self._looks_like_run and self._first is not None:
             if not self._tried_farthest:
-                # One more large piece shows whether it is a bad fix in front or a run of them.
+                # If the farthest half is accepted, it was one bad fix; if not, perhaps a run.
                 self._tried_farthest = True
                 farthest = self._search.farthest(limit)
                 if farthest is not None:
@@ -148,7 +149,7 @@ class Refusals:
                 return suspect.batch
         return None
 
-    # What came of it
+    # What the endpoint answered
 
     def accepted(self, batch: Batch) -> None:
         """The endpoint accepted ``batch``, or some of it."""
@@ -178,7 +179,7 @@ class Refusals:
     def refused(
         self, batch: Batch, reason: str, *, too_large: bool = False
     ) -> AllRefused | Deferred | None:
-        """The endpoint refused ``batch``; returns why to stop, ``None`` to go on."""
+        """The endpoint refused ``batch``; returns why to stop, ``None`` to continue."""
         self.reason = reason
         self.live_refused = self.live_refused or batch.live
         acceptances = self._acceptances[batch.device]
@@ -192,7 +193,7 @@ class Refusals:
         if self._run is not None and self._run.is_trying(batch):
             if self._run.refused(batch, reason, acceptances):
                 self._end_run(self._run)
-            # A run needs few requests: they count only while nothing was ever accepted.
+            # A run has a limit of its own: its refusals count only if nothing was ever accepted.
             self._in_a_row += not self.ever_accepted
         else:
             self._in_a_row += 1
@@ -203,13 +204,15 @@ class Refusals:
                 self._first = self._first or suspect
             else:
                 search.refused(batch, too_large=too_large)
+        # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. After two
+        # more without an acceptance it may be the set-up.
         size = 1 if self._root is None else len(self._root.records)
         if self._in_a_row < (size - 1).bit_length() + 3:
             return None
         return Deferred(reason) if self._crash_search else self.all_refused()
 
     def all_refused(self) -> AllRefused:
-        """Conclude that from here on one fix is enough to ask with."""
+        """Conclude that one fix at a time is enough from now on."""
         self.in_doubt = True
         return AllRefused(self.reason, only_backlog=not self.live_refused)
 
@@ -219,7 +222,7 @@ class Refusals:
         self._in_a_row += not self.ever_accepted
 
     def crashed(self, batch: Batch) -> bool:
-        """Whether an answer that blames nothing is a refusal of this batch.
+        """Whether an answer that names no cause, such as a 500, is a refusal of this batch.
 
         It is if it is the fifth to the same batch while others are accepted.
         """
@@ -236,12 +239,12 @@ class Refusals:
         return True
 
     def end_search(self) -> None:
-        """Forget the search. Its leases stay with whoever gives them back."""
+        """Forget the search. The caller gives its leases back."""
         self._search = self._root = None
         self._crash_search = self._looks_like_run = False
 
     def give_up(self) -> None:
-        """Forget everything that is refused. Its leases stay with whoever gives them back."""
+        """Forget everything that is refused. The caller gives its leases back."""
         self.in_doubt = True
         self.end_search()
         self._suspects.clear()
@@ -261,7 +264,7 @@ class Refusals:
 
     def _begin_run(self, search: Bisection, first: Suspect) -> None:
         if first.batch.lease not in self._suspects or self._run is not None:
-            return  # it was accepted meanwhile, or another run is looked at
+            return  # it was accepted meanwhile, or there is another run
         self._looks_like_run = False
         rest = self._run_behind(first.batch, search.take_all())
         if sum(len(batch.records) for batch in rest) < _RUN_MIN:
@@ -292,7 +295,7 @@ class Refusals:
         return run
 
     def _dissolve(self, run: Run) -> None:
-        """Something in it was accepted: try its parts one by one."""
+        """A fix in it was accepted: try its parts one by one."""
         self._run = None
         suspects, others = run.dissolve()
         self._suspects.update((suspect.batch.lease, suspect) for suspect in suspects)
@@ -311,7 +314,7 @@ class Refusals:
             self._keeper.found_inconsistent()
             _log.warning(
                 "the endpoint accepts a fix that it refused before (%s): "
-                "a fix becomes a dead letter after %d refusals from here on",
+                "a fix becomes a dead letter after %d refusals from now on",
                 self.reason,
                 self._needed(_REFUSALS),
             )

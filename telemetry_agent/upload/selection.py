@@ -1,9 +1,9 @@
 """What the next request carries: live fixes, the backlog, or one fix that was refused before.
 
-Theory of operation. Live fixes go first when they have had their time to gather company. A refused
-backlog pauses the backlog (``pause_backlog``), and live fixes are sent when they are due. While
-everything is held (``probing``), one fix is sent each time, each time another one, so that a single
-bad fix cannot keep the hold up. Fixes that were refused come last.
+Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If the
+backlog is refused, it pauses (``pause_backlog``), and live fixes are sent when they are due. While
+everything is held (``probing``), each attempt sends one fix, and each time another one, so that a
+single bad fix cannot keep everything held. Fixes that were refused come last.
 """
 
 import random
@@ -51,7 +51,7 @@ class Selection:
         self._probes = 0
 
     def hold(self) -> None:
-        """Everything is refused: one fix at a time from here on."""
+        """Everything is refused: send one fix at a time."""
         self.probing = True
 
     def delivered(self) -> None:
@@ -88,7 +88,7 @@ class Selection:
             if backlog.ready > backlog.live:
                 waits_s.append(self._pace.backlog_in_s(now_s))
             if 0 in waits_s:
-                # In doubt one fix is enough to ask with.
+                # While in doubt, one fix shows as much as a whole batch.
                 one = refusals.in_doubt
                 return self._single() if one else self._leases.take(limit, live_first=False)
         return self._suspect(waits_s, now_s, attempted_s)
@@ -96,7 +96,7 @@ class Selection:
     def _suspect(
         self, waits_s: list[float], now_s: float, attempted_s: float
     ) -> Batch | AllRefused | float | None:
-        """A fix that was refused before, if nothing else is to be sent for now."""
+        """A fix that was refused before, if there is nothing else to send now."""
         refusals = self.refusals
         suspect = refusals.next_suspect()
         if suspect is not None or not refusals.waiting:
@@ -114,7 +114,7 @@ class Selection:
         return min([*waits_s, witness_in_s])
 
     def _single(self) -> Batch | None:
-        """One fix, each time another one: of those that wait, else a suspect."""
+        """One fix, each time another one: of the pending ones, else a suspect."""
         self._probes += 1
         one = self._leases.take_one(self._max_batch, live_first=self._live_first, turn=self._probes)
         return one or self.refusals.next_suspect(in_any_case=True)
@@ -127,7 +127,7 @@ class Selection:
         return self._leases.take(self._max_batch, live_first=False)
 
     def _live_in_s(self, backlog: Pending, now_s: float) -> float | None:
-        """When live fixes have had their time to gather company; ``None``: there are none."""
+        """How long live fixes still wait for others; ``None``: there are none."""
         if not backlog.live or backlog.live_since_s is None:
             return None
         if backlog.live >= self._max_batch or self._urgent():

@@ -41,13 +41,13 @@ _log = logging.getLogger(__name__)
 _NO_GZIP_THERE = {400, 415, 422, 500}
 _GZIP_AGAIN_AFTER_S = 3600.0
 
-# A proxy's answer where the server behind it is down, or the batch takes it too long; and Caddy's
-# where the body is larger than its ``max_size``.
+# A proxy answers so if the server behind it is down or takes too long for the batch; Caddy also if
+# the body is larger than its ``max_size``.
 _NOT_PASSED_ON = {502, 504}
 
 
 class Sender:
-    """Encodes, exchanges and reads, and learns what the endpoint takes."""
+    """Encodes, exchanges, reads the answers, and learns what the endpoint takes."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class Sender:
         """``route_changed``: whether the network has changed since the exchange began."""
         self.answered = True
         """Whether the last exchange got an answer: what got none before may get one now."""
-        self.silences = 0
-        """How often in a row something was sent and got no answer."""
+        self.unanswered_in_a_row = 0
+        """How many requests that were sent got no answer since the last one that did."""
         self._in_flight: Batch | None = None
         self._only_plain = False  # until ``reset``
         self._compression = CompressionChoice(compression, wire_format)
@@ -121,7 +121,7 @@ class Sender:
     def send_each(self, batch: Batch, timeout_s: float) -> list[Outcome]:
         """Send each fix in a request of its own; the outcomes of the first ones.
 
-        The others were not sent: the time was over, or an answer made them pointless.
+        The others were not sent: the time was over, or an answer stopped the series.
         """
         ones = [
             Batch(batch.lease, batch.stream, batch.device, (record,), batch.live)
@@ -166,13 +166,13 @@ class Sender:
     def _send_with(
         self, reports: AgentReports, batch: Batch, compression: Compression, timeout_s: float
     ) -> Outcome | None:
-        """Send the batch with a report, if one is due. ``None``: it is to be sent without."""
+        """Send the batch with a report, if one is due. ``None``: send it without one."""
         now_s = self._clock.monotonic_s()
         if not reports.due(now_s):
             return None
         outcome = self._exchange_one(batch, reports.encode(batch, compression), timeout_s)
         reports.ended(now_s, outcome)
-        # What it chokes on may be the report: the fixes are judged without it.
+        # It may have refused the report: the fixes are judged without it.
         refused = isinstance(outcome, Refused | Held) or outcome.status == 500
         return None if refused else outcome
 
@@ -213,7 +213,9 @@ class Sender:
         )
         self._counted = sent, received
         self.answered = answered
-        self.silences = 0 if answered else self.silences + (sent > sent_before)
+        self.unanswered_in_a_row = (
+            0 if answered else self.unanswered_in_a_row + (sent > sent_before)
+        )
         if answered:
             self._reachability.answered()
         elif not self._route_changed():
@@ -253,7 +255,7 @@ class CompressionChoice:
             counted = isinstance(outcome, Delivered) and outcome.counted
             if counted or offers_gzip(answer):
                 self._wanted = "gzip"
-                _log.info("the endpoint unpacks gzip: uploads are compressed from here on")
+                _log.info("the endpoint unpacks gzip: uploads are compressed from now on")
 
     def accepted(self) -> None:
         """A compressed request was delivered."""

@@ -57,10 +57,8 @@ _STEP_SLACK_S = 90.0
 _MISSING_AGAIN_S = 10.0
 _STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
-_SILENCES_MAX = 5  # then it may be the fixes on which the server breaks off
-_SERIES_MAX = (
-    200  # fixes that would arrive twice if the agent is killed before it notes the answers
-)
+_UNANSWERED_MAX = 5  # in a row; then it may be the fixes that the server cannot take
+_SERIES_MAX = 200  # that many arrive twice if the agent is killed before it notes the answers
 
 
 class Uploader:
@@ -104,7 +102,7 @@ class Uploader:
             rng: Draws the waits.
         """
         self.bell = Bell()
-        # A step may send a batch with a report, without it, and plain.
+        # A step may send a batch three times: with a report, without it, and uncompressed.
         self.max_step_s = 3 * policy.timeout_s + _STEP_SLACK_S
         self._queue = queue
         self._transport = transport
@@ -234,6 +232,8 @@ class Uploader:
             self._sizing.path_changed()
         spread_s, self._returned_within_s = self._returned_within_s, None
         hurried, self._hurried = self._hurried, False
+        if spread_s is None and not hurried:
+            return
         if spread_s is not None:
             self._pace.network_returned(spread_s)
             self._sizing.path_changed()
@@ -241,20 +241,18 @@ class Uploader:
                 self._reports.network_returned(now_s)
         if hurried:
             self._pace.hurry()
-        if spread_s is not None or hurried:
-            self._sender.network_returned()
-            self._attempted_s = float("-inf")
-            # A ``Retry-After`` is obeyed whatever the network does.
-            if not self._endpoint_named_the_time:
-                self._not_before_s = now_s
-                self._keeper.wait_cut_short(now_s)
-        if hurried:
-            self._keeper.count(hurries=1)
+        self._sender.network_returned()
+        self._attempted_s = float("-inf")
+        # A ``Retry-After`` is obeyed whatever the network does.
+        if not self._endpoint_named_the_time:
+            self._not_before_s = now_s
+            self._keeper.wait_cut_short(now_s)
+        self._keeper.count(hurries=hurried)  # last: ``drain`` reads the wait once it sees this
 
     def _send_next(self, now_s: float) -> float | None:
         pending = self._queue.backlog().ready > 0
-        # Without a route an attempt would only cost power. One each backoff_max is made all the
-        # same, because the monitor can be wrong.
+        # Without a route an attempt would only cost power. But the monitor can be wrong, so one is
+        # made each backoff_max.
         closed = self._reachability.closed()
         retry_s = self._attempted_s + self._policy.backoff_max_s
         if closed is not None and now_s < retry_s:
@@ -264,7 +262,9 @@ class Uploader:
         # The endpoint may choke on the fixes that got no answer, so other fixes are tried before
         # them, unless the last exchange was answered. If the order counts, no fix may overtake
         # them, until they got no answer so often that they may never get one.
-        in_order = not self._policy.live_first and self._sender.silences < _SILENCES_MAX
+        in_order = (
+            not self._policy.live_first and self._sender.unanswered_in_a_row < _UNANSWERED_MAX
+        )
         if self._sender.answered or in_order or not pending:
             self._leases.resume_unanswered()
         chosen = self._selection.next(now_s, self._attempted_s)
@@ -291,7 +291,7 @@ class Uploader:
             outcomes = self._sender.send_each(batch, timeout_s)
             stop = self._outcomes.apply_each(batch, outcomes, probing=probing)
         else:
-            # While something is wrong, a report would hide what an answer refers to.
+            # While something is wrong, an answer must not be about a report.
             well = self._outcomes.went_well and not (self._refusals.searching or self._closed)
             reports = self._reports if well else None
             outcome, twice = self._sender.send(batch, timeout_s, reports)

@@ -1,7 +1,8 @@
 """GPSLogger's form, which Home Assistant's integration of that name takes: one fix per request.
 
-It refuses a field that it does not know, so most of the user's own attributes are left out. It
-knows no times: a position is where the device is when it comes, so it gets them in their order.
+It refuses a field that it does not know, so most of the user's own attributes are left out. It has
+no field for the time: a position is where the device is when it arrives, so it gets them in their
+order.
 """
 
 from urllib.parse import urlencode

@@ -27,7 +27,7 @@ def encode(batch: Batch, compression: Compression) -> Payload:
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:
-    """What ``answer`` means: only ``{"result":"ok"}`` is a yes, or a right ``received``."""
+    """What ``answer`` means: only ``{"result":"ok"}`` or a right ``received`` accepts the batch."""
     outcome = judge(answer, batch)
     if not isinstance(outcome, Delivered) or outcome.counted:
         return outcome
@@ -38,7 +38,7 @@ def read(answer: Answer, batch: Batch) -> Outcome:
     if isinstance(value, dict) and value.get("result") == "ok":
         return outcome
     return unclear(
-        answer, f'{answer.status}, but {quoted(answer.body)} where {{"result":"ok"}} is the yes'
+        answer, f'{answer.status}, but it says {quoted(answer.body)}, not {{"result":"ok"}}'
     )
 
 

@@ -1,11 +1,12 @@
 """OwnTracks over HTTP: one location per request, which the Recorder and Traccar take.
 
 The Recorder answers ``[]`` with status 200 to everything, also to what it does not store: an array,
-a compressed body, a location without a time. So only what it surely stores is sent: one
-object, integers as its description of the format has them, seconds. And one request at a time: it
-takes all that it has read from the connection as the body of one request, and answers once.
+a compressed body, a location without a time. So only what it surely stores is sent: one object,
+with integers where its description of the format has them, and times in seconds. And one request at
+a time: it takes all that it has read from the connection as the body of one request, and answers
+once.
 
-Its last position is the one that came last, so it gets them in their order.
+Its last position is the one that arrived last, so it gets them in their order.
 """
 
 import math
@@ -49,12 +50,14 @@ def read(answer: Answer, batch: Batch) -> Outcome:
     text = answer.body.strip()
     # The Recorder answers in JSON, Traccar with an empty body.
     if isinstance(outcome, Delivered) and text and not text.startswith((b"[", b"{")):
-        return unclear(answer, f"{answer.status} without JSON, which no OwnTracks server answers")
+        return unclear(
+            answer, f"{answer.status} without JSON: it is not the answer of an OwnTracks server"
+        )
     return outcome
 
 
 def _level(name: str) -> str:
-    """A name as one level of a topic, and as a header: ASCII, without what parts topics."""
+    """A name as one level of a topic, and as a header: ASCII, no separators of topics."""
     plain = "".join(c if c.isascii() and c.isprintable() else "_" for c in name)
     return plain.translate(str.maketrans("/+# ", "____"))
 

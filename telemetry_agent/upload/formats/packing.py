@@ -81,5 +81,5 @@ def unsure_time(record: Record) -> str | None:
     A server would take it for sure: one fix from the future stays its latest position for years.
     """
     if "time" in record.fix.flags:
-        return "its time is in doubt, and upload.format cannot say so"
+        return "its time is in doubt, and this upload.format cannot carry that"
     return None

@@ -187,7 +187,7 @@ class Connection:
             raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
 
     def start_tls(self, context: ssl.SSLContext, hostname: str) -> None:
-        """Do the TLS handshake that ``context`` demands; if it fails, the connection is closed.
+        """Do the TLS handshake that ``context`` requires; if it fails, the connection is closed.
 
         Raises:
             NetworkError: the certificate is not trusted, the handshake failed or took too long.
@@ -266,7 +266,7 @@ class Connection:
                 else:
                     self._incoming.write_eof()
             except ssl.SSLError:
-                # The alert says why; the peer may be gone.
+                # The peer learns why from the alert, if it is still there.
                 with contextlib.suppress(NetworkError):
                     self._send(self._outgoing.read())
                 raise

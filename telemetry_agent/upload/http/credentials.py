@@ -204,7 +204,7 @@ class Credentials:
 
 def _no_passphrase() -> str:
     # Without this callback OpenSSL asks at the terminal.
-    raise PermissionError(0, "the key has a passphrase: remove it, nobody can type it here")
+    raise PermissionError(0, "the key has a passphrase, which the agent cannot ask for: remove it")
 
 
 def _words(error: OSError) -> str:

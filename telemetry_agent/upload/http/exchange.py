@@ -99,7 +99,7 @@ class CurrentExchange:
         Raises:
             NetworkError: as ``check``.
         """
-        self._bell.clear()  # before the check: an abort from here on ends the wait
+        self._bell.clear()  # before the check: an abort after this line ends the wait
         self._bell.wait(min(self.check(doing), wait_s), watched)
 
     def note_connecting(self) -> None:

@@ -244,8 +244,8 @@ class _PipelinedConnection:
 
     def send(self, data: bytes) -> None:
         """Send it all, or as much as is read there."""
-        # A server that has closed may have said so in an answer that is still to be read. Where
-        # it has not, reading fails too.
+        # A server that has closed may have answered before that, and reading shows it. If it has
+        # not, reading fails too.
         with contextlib.suppress(BrokenError):
             self.connection.send(data)
 

@@ -8,10 +8,10 @@ taken for the answer to the next batch, which the server never saw. So the strea
 only up to the next ``H``, with which every answer begins. Bytes that are left when an answer is
 complete do not belong to it, and the connection is closed.
 
-*Nothing of an answer is kept.* A client of httpx would collect cookies and prepare the next request
-of a redirect, and a captive portal sends both; so there is none.
+*Nothing of an answer is kept.* An ``httpx.Client`` would keep cookies and build the next request of
+a redirect, and a captive portal sends both; so none is used.
 
-Every failure gets its words here, once.
+Every failure gets its text here.
 """
 
 import logging
@@ -207,8 +207,8 @@ class Transport:
         if response.status_code < 300 and stream.broke:
             raise NetworkError(f"{response.status_code} before the request was sent")
         headers = dict(response.headers)
-        if stream.goes_on(response.status_code, headers):
-            self._drop()  # what comes on it may not be the answer to the next request
+        if stream.is_spent(response.status_code, headers):
+            self._drop()
         length = headers.get("content-length", "")
         size = max(len(body), int(length) if length.isdecimal() else 0)
         return Answer(
@@ -306,8 +306,8 @@ class _HttpcoreStream(httpcore.NetworkStream):
         """Whether bytes have come that no answer asked for."""
         return self._at < len(self._data)
 
-    def goes_on(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Whether more has come than the answer with this head, or more may come."""
+    def is_spent(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether the next bytes may not be the answer to the next request."""
         without_body = self._data.endswith(b"\r\n\r\n") and not announces_body(headers)
         return self.has_rest() or (status == 204 and not without_body)
 
@@ -354,6 +354,6 @@ class _HttpcoreStream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
             return self.connection.tls
-        if info == "is_readable":  # asked of an idle connection: is it of no use any more?
+        if info == "is_readable":  # httpcore closes an idle connection that is
             return self.connection.stale()
         return None
