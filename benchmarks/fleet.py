@@ -125,7 +125,7 @@ class Endpoint:
 
 
 class Wire:
-    """The uploader's ``Exchange``: a link, and the endpoint behind it."""
+    """As much of a ``Transport`` as the uploader uses: a link, and the endpoint behind it."""
 
     sent_bytes = received_bytes = 0
 
@@ -293,7 +293,7 @@ class Agent:
         self.uploader = Uploader(
             self.queue,
             SIZED,
-            Wire(region),
+            Wire(region),  # type: ignore[arg-type] # as much of a Transport as it uses
             policy.upload,
             reachability=self.monitor,
             clock=clock,

@@ -1,6 +1,6 @@
-"""What the uploader needs: the queue, a wire format, exchanges with the endpoint."""
+"""What the uploader needs: the queue, a wire format, the policy of the config."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -23,6 +23,10 @@ class NoAnswer:
     """The answers that came before it in its series do not count either."""
     proxy_status: int = 0
     """What a proxy answered that does not connect to the endpoint."""
+
+
+OnAnswer = Callable[[Answer], bool]
+"""Gets each answer of a series in order; returns whether to send more requests."""
 
 
 class Pending(Protocol):
@@ -103,28 +107,6 @@ class UploadPolicy:
     compression: CompressionSetting = "auto"
     backoff_initial_s: float = 1.0
     backoff_max_s: float = 120.0
-
-
-OnAnswer = Callable[[Answer], bool]
-"""Gets each answer of a series in order; returns whether to send more requests."""
-
-
-class Exchange(Protocol):
-    """Exchanges with the endpoint; see ``transport.Transport``."""
-
-    @property
-    def sent_bytes(self) -> int: ...  # noqa: D102 - at the socket, since the start
-    @property
-    def received_bytes(self) -> int: ...  # noqa: D102 - the same
-
-    def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer: ...  # noqa: D102
-    def series(  # noqa: D102
-        self, payloads: Sequence[Payload], timeout_s: float, on_answer: OnAnswer, *, pipelined: bool
-    ) -> tuple[NoAnswer | None, int]: ...
-    def masked(self, text: str) -> str: ...  # noqa: D102
-    def abort(self) -> None: ...  # noqa: D102
-    def rearm(self) -> None: ...  # noqa: D102
-    def drop_idle(self) -> None: ...  # noqa: D102
 
 
 class Reachability(Protocol):

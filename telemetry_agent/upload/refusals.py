@@ -204,8 +204,8 @@ class Refusals:
                 self._first = self._first or suspect
             else:
                 search.refused(batch, too_large=too_large)
-        # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. After two
-        # more without an acceptance it may be the set-up.
+        # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
+        # more follow without an acceptance, it may be the set-up.
         size = 1 if self._root is None else len(self._root.records)
         if self._in_a_row < (size - 1).bit_length() + 3:
             return None

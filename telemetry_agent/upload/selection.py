@@ -43,9 +43,7 @@ class Selection:
         self._sizing = sizing
         self._pace = pace
         self._keeper = keeper
-        self._max_batch = policy.max_batch
-        self._flush_every_s = policy.flush_every_s
-        self._live_first = policy.live_first
+        self._policy = policy
         self._urgent = urgent
         self._backlog_from_s = 0.0
         self._probes = 0
@@ -74,7 +72,7 @@ class Selection:
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
         limit = self._sizing.limit(small=self._pace.probably_later)
-        if self._live_first and live_in_s == 0:
+        if self._policy.live_first and live_in_s == 0:
             # Before anything that was refused: live fixes must not wait for it, and an acceptance
             # is what refused fixes wait for.
             return self._leases.take(limit, live_first=True)
@@ -102,7 +100,7 @@ class Selection:
         if suspect is not None or not refusals.waiting:
             return suspect or min(waits_s, default=None)
         # Nothing else was accepted since the last refusal: the set-up may be wrong instead.
-        all_refused = refusals.up_to_the_newest and not self._live_first
+        all_refused = refusals.up_to_the_newest and not self._policy.live_first
         if all_refused or not refusals.ever_accepted:
             return refusals.all_refused()
         witness_in_s = attempted_s + _NO_WITNESS_S - now_s
@@ -116,20 +114,22 @@ class Selection:
     def _single(self) -> Batch | None:
         """One fix, each time another one: of the pending ones, else a suspect."""
         self._probes += 1
-        one = self._leases.take_one(self._max_batch, live_first=self._live_first, turn=self._probes)
+        one = self._leases.take_one(
+            self._policy.max_batch, live_first=self._policy.live_first, turn=self._probes
+        )
         return one or self.refusals.next_suspect(in_any_case=True)
 
     def _more_backlog(self) -> Batch | None:
         """The next of the backlog, for a run of refused fixes. Live fixes are not part of it."""
         backlog = self._queue.backlog()
-        if self._live_first and backlog.ready <= backlog.live:
+        if self._policy.live_first and backlog.ready <= backlog.live:
             return None
-        return self._leases.take(self._max_batch, live_first=False)
+        return self._leases.take(self._policy.max_batch, live_first=False)
 
     def _live_in_s(self, backlog: Pending, now_s: float) -> float | None:
         """How long live fixes still wait for others; ``None``: there are none."""
         if not backlog.live or backlog.live_since_s is None:
             return None
-        if backlog.live >= self._max_batch or self._urgent():
+        if backlog.live >= self._policy.max_batch or self._urgent():
             return 0
-        return max(0.0, backlog.live_since_s + self._flush_every_s - now_s)
+        return max(0.0, backlog.live_since_s + self._policy.flush_every_s - now_s)

@@ -24,10 +24,10 @@ from telemetry_agent.model import (
     Refused,
 )
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
+from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
     Compression,
     CompressionSetting,
-    Exchange,
     NoAnswer,
     Reachability,
     WireFormat,
@@ -52,7 +52,7 @@ class Sender:
     def __init__(
         self,
         wire_format: WireFormat,
-        transport: Exchange,
+        transport: Transport,
         keeper: StatusKeeper,
         *,
         reachability: Reachability,
@@ -103,7 +103,7 @@ class Sender:
             if outcome is not None:
                 return outcome, False
         payload = self._format.encode(batch, compression)
-        outcome = self._exchange_one(batch, payload, timeout_s)
+        outcome = self._send_fixes(batch, payload, timeout_s)
         if not payload.compressed or self._compression.proven:
             return outcome, False
         if isinstance(outcome, Delivered):
@@ -111,7 +111,7 @@ class Sender:
         if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
             return outcome, False
         plain = self._format.encode(batch, "none")
-        again = self._exchange_one(batch, plain, timeout_s)
+        again = self._send_fixes(batch, plain, timeout_s)
         if isinstance(again, Delivered):
             self._compression.refused(outcome.status, now_s)
         elif isinstance(again, Refused):
@@ -134,34 +134,30 @@ class Sender:
             outcomes.append(self._read(answer, ones[len(outcomes)]))
             return isinstance(outcomes[-1], Delivered | Refused)
 
-        began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
+        began_s = self._clock.monotonic_s()
         self._in_flight = batch
         failure, unanswered = self._transport.series(
             payloads, timeout_s, on_answer, pipelined=self._format.pipelined
         )
         self._in_flight = None
-        self._exchanged(len(outcomes) + unanswered, sent_before, answered=failure is None)
-        elapsed_s = self._clock.monotonic_s() - began_s
+        self._exchanged(len(outcomes) + unanswered, answered=failure is None)
+        now_s = self._clock.monotonic_s()
         if failure is not None:
             if failure.voids_earlier:
                 unanswered += len(outcomes)
                 outcomes.clear()
-            lost = Deferred(failure.reason, state=failure.state, answered=False)
-            outcomes += [lost] * unanswered
-            if elapsed_s >= timeout_s:
-                self._sizing.timed_out(len(outcomes), began_s + elapsed_s)
+            outcomes += [_lost(failure)] * unanswered
+            if now_s - began_s >= timeout_s:
+                self._sizing.timed_out(len(outcomes), now_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
             sent_bytes = sum(len(p.body) + len(p.query) for p in payloads[: len(outcomes)])
-            self._sizing.took(len(outcomes), sent_bytes, elapsed_s, began_s + elapsed_s)
+            self._sizing.took(len(outcomes), sent_bytes, now_s - began_s, now_s)
         return outcomes
 
     def send_report(self, reports: AgentReports, timeout_s: float) -> Outcome:
         """Send a report in a batch without fixes."""
         batch = reports.without_fixes()
-        answer = self._exchange(reports.encode(batch, self._compression.safe), timeout_s)
-        if isinstance(answer, NoAnswer):
-            return Deferred(answer.reason, state=answer.state, answered=False)
-        return self._read(answer, batch)
+        return self._exchange(batch, reports.encode(batch, self._compression.safe), timeout_s)
 
     def _send_with(
         self, reports: AgentReports, batch: Batch, compression: Compression, timeout_s: float
@@ -170,61 +166,62 @@ class Sender:
         now_s = self._clock.monotonic_s()
         if not reports.due(now_s):
             return None
-        outcome = self._exchange_one(batch, reports.encode(batch, compression), timeout_s)
+        outcome = self._send_fixes(batch, reports.encode(batch, compression), timeout_s)
         reports.ended(now_s, outcome)
         # It may have refused the report: the fixes are judged without it.
         refused = isinstance(outcome, Refused | Held) or outcome.status == 500
         return None if refused else outcome
 
-    def _exchange_one(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
+    def _send_fixes(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
+        """Exchange, and learn how large the next batch may be."""
         began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
         self._in_flight = batch
-        answer = self._exchange(payload, timeout_s)
-        self._in_flight = None
-        elapsed_s = self._clock.monotonic_s() - began_s
-        count, size = len(batch.records), len(payload.body)
-        if isinstance(answer, NoAnswer):
-            if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
-                self._sizing.timed_out(count, began_s + elapsed_s)
-            return Deferred(answer.reason, state=answer.state, answered=False)
-        outcome = self._read(answer, batch)
-        if isinstance(outcome, Delivered):
-            self._sizing.took(count, size, elapsed_s, began_s + elapsed_s)
-        elif isinstance(outcome, Refused) and outcome.fitting is not None:
-            self._sizing.answered_at_length(outcome.fitting, began_s + elapsed_s)
-        elif isinstance(outcome, Refused) and outcome.too_large:
-            self._sizing.too_large(count, size, began_s + elapsed_s)
-        elif outcome.status in _NOT_PASSED_ON:
-            self._sizing.timed_out(count, began_s + elapsed_s)
+        outcome = self._exchange(batch, payload, timeout_s)
+        now_s = self._clock.monotonic_s()
+        count, size, elapsed_s = len(batch.records), len(payload.body), now_s - began_s
+        match outcome:
+            case Delivered():
+                self._sizing.took(count, size, elapsed_s, now_s)
+            case Refused(fitting=int() as fitting):
+                self._sizing.answered_at_length(fitting, now_s)
+            case Refused(too_large=True):
+                self._sizing.too_large(count, size, now_s)
+            case Deferred(answered=False):
+                # A deadline that passed before anything was sent shows nothing about the size.
+                if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
+                    self._sizing.timed_out(count, now_s)
+            case _ if outcome.status in _NOT_PASSED_ON:
+                self._sizing.timed_out(count, now_s)
         return outcome
 
-    def _exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
-        sent_before = self._transport.sent_bytes
+    def _exchange(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
         answer = self._transport.exchange(payload, timeout_s)
-        self._exchanged(1, sent_before, answered=isinstance(answer, Answer))
-        return answer
+        self._in_flight = None
+        self._exchanged(1, answered=isinstance(answer, Answer))
+        return _lost(answer) if isinstance(answer, NoAnswer) else self._read(answer, batch)
 
-    def _exchanged(self, requests: int, sent_before: int, *, answered: bool) -> None:
-        sent, received = self._transport.sent_bytes, self._transport.received_bytes
-        self._keeper.count(
-            requests=requests,
-            sent_bytes=sent - self._counted[0],
-            received_bytes=received - self._counted[1],
-        )
-        self._counted = sent, received
+    def _exchanged(self, requests: int, *, answered: bool) -> None:
+        before = self._counted
+        self._counted = self._transport.sent_bytes, self._transport.received_bytes
+        sent_bytes, received_bytes = self._counted[0] - before[0], self._counted[1] - before[1]
+        self._keeper.count(requests=requests, sent_bytes=sent_bytes, received_bytes=received_bytes)
         self.answered = answered
-        self.unanswered_in_a_row = (
-            0 if answered else self.unanswered_in_a_row + (sent > sent_before)
-        )
         if answered:
+            self.unanswered_in_a_row = 0
             self._reachability.answered()
-        elif not self._route_changed():
+            return
+        self.unanswered_in_a_row += sent_bytes > 0
+        if not self._route_changed():
             self._reachability.doubt()
 
     def _read(self, answer: Answer, batch: Batch) -> Outcome:
         outcome = self._format.read(answer, batch)
         self._compression.learn(answer, outcome)
         return masked_outcome(outcome, self._transport.masked)
+
+
+def _lost(failure: NoAnswer) -> Deferred:
+    return Deferred(failure.reason, state=failure.state, answered=False)
 
 
 class CompressionChoice:

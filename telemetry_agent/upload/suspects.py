@@ -87,8 +87,9 @@ class Run:
         if not self._samples:
             unknown = self._first_accepted - self._last_refused - 1
             if unknown:
-                at = -1 if self.up_to_the_newest else self._middle()
-                return self._single(self._by_time[at])
+                # The newest first: if it is accepted, by halves between the two ends.
+                middle = (self._last_refused + self._first_accepted) // 2
+                return self._single(self._by_time[-1 if self.up_to_the_newest else middle])
             self._choose_samples()
         for record in self._samples:
             tried = self._tried.get(name_of(record))
@@ -135,9 +136,6 @@ class Run:
         others = [batch for batch in self._batches if batch.lease not in tried]
         self._batches = []
         return suspects, others
-
-    def _middle(self) -> int:
-        return (self._last_refused + self._first_accepted) // 2
 
     def _place(self, name: Name) -> int:
         return next(i for i, record in enumerate(self._by_time) if name_of(record) == name)

@@ -32,9 +32,9 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Deferred, Held, UploadState
 from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
     BatchQueue,
-    Exchange,
     Reachability,
     UploadPolicy,
     WireFormat,
@@ -70,7 +70,7 @@ class Uploader:
         self,
         queue: BatchQueue,
         wire_format: WireFormat,
-        transport: Exchange,
+        transport: Transport,
         policy: UploadPolicy,
         *,
         reachability: Reachability,
