@@ -45,6 +45,7 @@ class Leases:
         while batch := self._queue.lease(limit, live_first=live_first):
             self._out[batch.lease] = batch
             reasons = [self._unfit(record) for record in batch.records]
+            # The fixes before the first that cannot be sent; that one alone, if it is the first.
             good = next((at for at, reason in enumerate(reasons) if reason), len(reasons))
             if good:
                 return self.first(batch, good)

@@ -50,6 +50,7 @@ class OutcomeHandler:
 
         The one place where an outcome is matched.
         """
+        # A 500 may be the endpoint's fault or that of a fix: the count of them decides.
         if (
             isinstance(outcome, Deferred)
             and outcome.answered
@@ -69,7 +70,7 @@ class OutcomeHandler:
                 self._refusals.lost(batch)
                 return None
             case Refused(reason, too_large):
-                if probing:
+                if probing:  # everything is refused, so this shows nothing about this fix
                     return Held(reason)
                 return self._refusals.refused(batch, reason, too_large=too_large)
             case Deferred():
@@ -98,8 +99,10 @@ class OutcomeHandler:
             if isinstance(outcome, Delivered):
                 self.apply(part, outcome, probing=probing)
             elif isinstance(outcome, Refused) and at < last:
+                # Another fix was taken after it, so it is not the set-up.
                 self.apply(part, outcome, probing=False)
             elif undecided is None:
+                # One fix is enough to judge an answer by; without an answer, all may have arrived.
                 undecided = (part if lost else self._leases.first(part)), outcome
             else:
                 self._leases.give_back(part, answered=not lost)
@@ -112,7 +115,7 @@ class OutcomeHandler:
         self._leases.acknowledge(batch, outcome)
         if not taken:
             self._refusals.lost(batch)
-        if not taken and not outcome.rejected:
+        if not taken and not outcome.rejected:  # it said yes, and kept back every fix
             self._keeper.count(failed_requests=1)
             return Deferred("the endpoint accepted no fix of the batch")
         self.deliveries += 1

@@ -67,6 +67,7 @@ class Selection:
         The last attempt was made at ``attempted_s``.
         """
         refusals = self.refusals
+        # One fix: the set-up may be wrong, or a witness is needed before the batch that gets 500.
         if self.probing or refusals.wants_another:
             return self._single()
         backlog = self._queue.backlog()
@@ -77,6 +78,7 @@ class Selection:
             # is what refused fixes wait for.
             return self._leases.take(limit, live_first=True)
         waits_s = [] if live_in_s is None else [live_in_s]
+        # Refused fixes wait too: only an acceptance ends the pause early.
         if now_s < self._backlog_from_s:
             return min([*waits_s, self._backlog_from_s - now_s])
         batch = refusals.next(limit)
@@ -99,7 +101,8 @@ class Selection:
         suspect = refusals.next_suspect()
         if suspect is not None or not refusals.waiting:
             return suspect or min(waits_s, default=None)
-        # Nothing else was accepted since the last refusal: the set-up may be wrong instead.
+        # No other fix was accepted since the last refusal: the set-up may be wrong instead. If the
+        # order counts, a run up to the newest fix can have no witness.
         all_refused = refusals.up_to_the_newest and not self._policy.live_first
         if all_refused or not refusals.ever_accepted:
             return refusals.all_refused()

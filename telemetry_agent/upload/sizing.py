@@ -55,7 +55,7 @@ class Sizing:
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
         """A batch of ``count`` fixes was answered after ``elapsed_s``."""
         self._bytes_per_fix = body_bytes / count
-        full = count >= self.limit()
+        full = count >= self.limit()  # a smaller one does not show that a larger one would fit
         if self._timed_out is not None:
             self._smaller_answered = self._smaller_answered or count < self._timed_out
             if count >= self._timed_out:

@@ -90,10 +90,10 @@ class Pipeline:
         self._exchange.begin(timeout_s)
         if self._line is not None and self._line.connection.stale():
             self.drop()
-        whole = False
+        complete = False
         try:
             self._send_rounds(run, on_answer)
-            whole = True
+            complete = True
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
         except (h11.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
@@ -101,9 +101,9 @@ class Pipeline:
         except _SurplusError:
             failure = NoAnswer("the server answers more often than it is asked", voids_earlier=True)
         finally:
-            if not whole:
+            if not complete:
                 self.drop()  # the answers that it still owes belong to this series
-        if whole:
+        if complete:
             if run.largest >= self._broken_size:
                 self._faults = 0
             return None, 0
@@ -139,6 +139,7 @@ class Pipeline:
             if surplus and run.largest > 1:
                 raise _SurplusError
             if line.closes:
+                # A proxy closes each connection after the same number: end the last round there.
                 self._requests_max = line.answered
             elif line.answered >= self._requests_max:
                 self._requests_max = math.inf
