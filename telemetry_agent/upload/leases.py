@@ -13,7 +13,7 @@ _LOOK_AMONG = 4  # batches, when a single fix is chosen
 
 
 def name_of(record: Record) -> Name:
-    """What names a fix for ever: its stream and its seq."""
+    """The permanent name of a fix: its stream and its seq."""
     return record.stream, record.seq
 
 

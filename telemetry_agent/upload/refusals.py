@@ -94,7 +94,7 @@ class Refusals:
 
     @property
     def full(self) -> bool:
-        """Whether so much is refused that no more of the backlog should be tried."""
+        """Whether too many fixes are refused to try more of the backlog."""
         return len(self._suspects) >= _SUSPECTS_MAX
 
     @property

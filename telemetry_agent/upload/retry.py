@@ -7,9 +7,9 @@ again at once with a whole backlog, and keep out the others, which wait longer a
 
 So an agent remembers how crowded the endpoint is, as a *level*: each "later" raises it by one, each
 delivery lowers it by a quarter, which settles where one request in five is refused. While it is
-above 0, the batches of the backlog are as far apart as after so many failures in a row. The return
-of the network raises it, too, because all agents that lost it return together. Fresh fixes are sent
-when they are due.
+above 0, the batches of the backlog are as far apart as after that many failures in a row. The
+return of the network raises it, too, because all agents that lost it return together. Fresh fixes
+are sent when they are due.
 
 What this gains, and the quarter, was measured with ``benchmarks/fleet.py``.
 """

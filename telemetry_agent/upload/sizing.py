@@ -18,7 +18,7 @@ between, is a limit. It belongs to the path: a change or the return of the netwo
 dead radio sets none, because nothing is answered between.
 
 Endpoints are reconfigured. So once an hour twice of what was too large is tried again, which costs
-one refused request where nothing has changed.
+one refused request if the limit is still there.
 """
 
 _FIRST = 64
@@ -94,7 +94,7 @@ class Sizing:
         self._count = max(self._count, self._first)
 
     def answered_at_length(self, fitting: int, now_s: float) -> None:
-        """The answer was too large to be read; ``fitting``: that to so many fixes would not be."""
+        """The answer was too large to be read; the answer to ``fitting`` fixes would not be."""
         self._max_count = fitting
         self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 

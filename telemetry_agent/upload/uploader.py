@@ -3,7 +3,7 @@
 Theory of operation. A step makes one attempt. Every lease is kept in one table (``leases``). Every
 outcome that waits (``Deferred``, ``Held``) gives the leases back first, except those of refused
 fixes that are tried again later (``refusals``). ``close`` and every exception give back all of
-them. So no fix stays leased for ever, and only what an answer acknowledges is acknowledged.
+them. So no fix stays leased forever, and only what an answer acknowledges is acknowledged.
 
 The next attempt is made at one instant, ``_not_before_s``. A ring of the bell carries no meaning
 and cannot move it. The return of the network can, unless the endpoint itself named the time. While
@@ -315,7 +315,7 @@ class Uploader:
         outcome = self._sender.send_report(reports, timeout_s)
         lost = isinstance(outcome, Deferred) and not outcome.answered
         if self._closed or (self._network_changed and lost):
-            return 0  # we ended it ourselves, which shows nothing about the endpoint
+            return 0  # the agent ended it, which shows nothing about the endpoint
         now_s = self._clock.monotonic_s()
         next_s = reports.ended(now_s, outcome)
         self._keeper.reported(outcome, now_s, next_s, held=self._selection.probing)

@@ -96,7 +96,7 @@ class Dialer:
         return Connection(self, sock)
 
     def note_died_idle(self, idle_s: float) -> None:
-        """A connection that was idle for ``idle_s`` carried nothing any more.
+        """A connection that was idle for ``idle_s`` no longer carried anything.
 
         A NAT forgets an idle connection and notifies neither end: what is sent on it later is
         lost, and only silence shows it. After the first time, a connection that was idle for half

@@ -1,7 +1,7 @@
 """The exchange under way: every wait of it ends, by a deadline or by an abort.
 
 Theory of operation. A time limit on each socket call bounds nothing: a peer that drips one byte a
-second passes all of them, for ever. So the limit belongs to the exchange. ``begin`` sets one
+second passes all of them. So the limit belongs to the exchange. ``begin`` sets one
 instant, and every wait (for a look-up, a connection, bytes, room for bytes) ends by then. The one
 place to wait is a bell, which ``abort`` rings. An abort lasts until ``rearm``, because one that
 comes between two waits must end the next one too.

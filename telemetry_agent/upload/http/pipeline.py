@@ -69,7 +69,7 @@ class Pipeline:
         self._broken_size = 0  # requests in the last round that broke
         self._one_by_one_until_s = 0.0
         self._first_round = 1  # of the next connection
-        self._requests_max = math.inf  # after so many a connection was closed, as announced
+        self._requests_max = math.inf  # of a connection, as an announced close has shown
 
     def series(
         self,
@@ -215,7 +215,7 @@ class _Series:
         return left and not self._stopped and now_s < self._until_s
 
     def take(self, count: int) -> bytes:
-        """The next round, of at most so many requests."""
+        """The next round, of at most ``count`` requests."""
         taken = self._requests[self._answered : self._answered + count]
         self.round = self.under_way = len(taken)
         self.largest = max(self.largest, self.round)
