@@ -64,7 +64,7 @@ class StatusKeeper:
         # Log the first, the tenth, the hundredth: one bad day must not flood the log.
         if not before or len(str(before + count)) > len(str(before)):
             _log.warning(
-                "the endpoint refused a fix (%s): %d dead letters",
+                "a fix became a dead letter (%s); dead letters: %d",
                 reason,
                 before + count,
                 extra={"fields": {"COUNT": before + count}},

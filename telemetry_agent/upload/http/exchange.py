@@ -71,9 +71,9 @@ class CurrentExchange:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether the server had closed the kept connection before it saw the request.
+        """Whether to send a request that failed once more, on a new connection.
 
-        So it is if the connection broke before any byte of an answer had come.
+        It failed on a kept connection before any byte of an answer: the server had closed that.
         """
         over = self.aborted or self.now_s >= self._until_s
         return not (self.connected or self.answering or over)
@@ -111,9 +111,9 @@ class CurrentExchange:
         self.answering = True
 
     def note_sent(self, count: int) -> None:
-        """So many bytes have left."""
+        """Count bytes that have left."""
         self.sent_bytes += count
 
     def note_received(self, count: int) -> None:
-        """So many bytes have come."""
+        """Count bytes that have come."""
         self.received_bytes += count
