@@ -1,11 +1,11 @@
 """The rows that are still in files that were set aside. Pure, a part of the ledger.
 
 A file that takes the place of another begins with a mark: the numbers up to the end of a generation
-are AWAY. While it is there, the files that were set aside are the only record of the rows below.
-They are gone through from the first row on, in portions; what this file holds already, as a row or
-in a mark, stays as it is. So nothing else has to be remembered, and whoever is killed begins again.
-Marks and leases mean what they always do meanwhile, also for a row that is still to come: its lease
-can end, and it can be a dead letter that is given up.
+are AWAY. While that mark is there, the files that were set aside are the only record of the rows
+below it. They are read from the first row on, in portions; what this file holds already, as a row
+or in a mark, stays as it is. So no progress is stored, and after a kill everything is read again.
+Meanwhile marks and leases mean what they always do, also for a row that has not arrived: its lease
+can end, and it can be a dead letter that is discarded.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -41,7 +41,7 @@ class Arrival(NamedTuple):
     """The sound ones, ascending."""
     marks: Iterable[Span[RowState]]
     first: int
-    """The first row of all if no mark was found: nobody knows what was before it. Otherwise 0."""
+    """The first row of all if no mark was found: what was before it is unknown. Otherwise 0."""
 
 
 class AwayRows:
@@ -54,13 +54,13 @@ class AwayRows:
 
         Args:
             marks: Of the ledger.
-            mark: Changes one, and has it written.
+            mark: Changes the mark of some rows, and has it written.
         """
         self._marks = marks
         self._mark = mark
         self.first, self.last = 1, 0
-        self._known_mark = RowState(State.AWAY)
-        self._uncounted = False  # rows may be missing that nobody can count
+        self._oldest: int | None = None  # with an AWAY mark: below it all was delivered
+        self._uncounted = False  # rows may be missing, and their number is not known
         self._find()
 
     @property
@@ -70,15 +70,16 @@ class AwayRows:
 
     def begin(self, last: int, hi: int) -> None:
         """All rows up to ``last`` are in a file that was set aside; new ones come after ``hi``."""
-        # Before the marks end, for they define what is away. Rows that are still away from an
-        # earlier file get no READY mark, since nobody knows their state.
+        # Before the old marks end, because they define what is away. Rows that are still away from
+        # an earlier file get no READY mark, since their state is not known.
         known = self.other_parts(1, last)
         self._end_marks()
-        # That file may not know yet what memory knows: which rows are ready, and in no batch.
+        # That file may still have an old mark for a row that memory knows to be ready, and in no
+        # batch. To have no mark would not overrule it.
         for gap in [gap for part in known for gap in self._marks.gaps(*part)]:
             self._mark(*gap, _READY)
-        # A new generation can end where that of a file without rows of its own ended: ``hi`` is
-        # marked already then.
+        # If that file had no rows of its own, this generation ends where that one did: then ``hi``
+        # has a mark already.
         for gap in [*self._marks.gaps(last + 1, hi - 1), (hi, hi)]:
             self._mark(*gap, RowState(State.AWAY, batch=1))
         self._find()
@@ -107,45 +108,45 @@ class AwayRows:
         wanted = [
             row
             for row in found.rows
-            if lo <= row <= upto and row not in known and self._is_to_come(row)
+            if lo <= row <= upto and row not in known and self._may_arrive(row)
         ]
         for first, last in runs(wanted):
             present.paint(first, last, value=True)
             for span in list(self._marks.within(first, last)):
-                # A row that is here needs no mark to be ready. AWAY: more numbers were in use than
-                # was known.
+                # A row that is here needs no mark to be ready. One with the mark AWAY was recorded
+                # after the last number that was known when this file began.
                 if span.value == _READY or span.value.state is State.AWAY:
                     self._mark(span.lo, span.hi, None)
         # 0: the files have marks, so each number speaks for itself. Otherwise what is below the
-        # oldest pending row of the lock file's note was delivered; without a note nobody knows what
-        # was before the first row that was found.
-        oldest = found.first and (self._known_mark.batch or found.first)
-        self._uncounted |= found.first > 1 and self._known_mark.batch is None
+        # oldest pending row, by the summary beside the lock, was delivered. Without a summary it is
+        # not known what was before the first row that was found.
+        oldest = found.first and (self._oldest or found.first)
+        self._uncounted |= found.first > 1 and self._oldest is None
         for gap in present.gaps(lo, upto):
             self._miss(*gap, oldest)
         self.first = upto + 1
         return set(wanted)
 
     def end(self) -> None:
-        """Take note that no more can come: the numbers that nothing was found of are unused."""
+        """Take note that no more can arrive: the numbers that were not found are unused."""
         self._end_marks()
-        if self._uncounted:  # no file holds so many rows that this number was used
+        if self._uncounted:  # this number is free: no file holds that many rows
             self._mark(self.last - 1, self.last - 1, UNCOUNTED)
         self._find()
 
     def parts(self, lo: int, hi: int) -> list[tuple[int, int]]:
-        """What of these rows is away."""
+        """The part of these rows that is away."""
         part = max(lo, self.first), min(hi, self.last)
         return [part] if part[0] <= part[1] else []
 
     def other_parts(self, lo: int, hi: int) -> list[tuple[int, int]]:
-        """What of these rows is not."""
+        """The parts that are not."""
         if not self.any:
             return [(lo, hi)]
         parts = [(lo, min(hi, self.first - 1)), (max(lo, self.last + 1), hi)]
         return [part for part in parts if part[0] <= part[1]]
 
-    def _is_to_come(self, row: int) -> bool:
+    def _may_arrive(self, row: int) -> bool:
         mark = self._marks.value_at(row)
         return mark is None or mark.state not in {State.GONE, State.UNUSED}
 
@@ -154,16 +155,16 @@ class AwayRows:
             self._mark(span.lo, span.hi, UNUSED)
 
     def _find(self) -> None:
-        """Every start goes through all that is away, from the first row on."""
+        """Begin with the first row: every start reads again all that is away."""
         spans = list(self._marks.where(_is_away))
         self.first, self.last = 1, spans[-1].hi if spans else 0
-        self._known_mark = spans[-1].value if spans else RowState(State.AWAY)
+        self._oldest = spans[-1].value.batch if spans else None
         self._uncounted = False
 
     def _adopt(
         self, marks: Iterable[Span[RowState]], lo: int, hi: int, present: RangeMap[bool]
     ) -> None:
-        """Believe a damaged file where neither a mark nor a row says otherwise.
+        """Take over the marks of a damaged file, except where this one has a mark or the row.
 
         A row that is here, without a mark, was carried over before: it is ready, whatever it was.
         """
@@ -175,7 +176,7 @@ class AwayRows:
                 undecided += [
                     span[:2]
                     for span in self._marks.within(*absent)
-                    # A mark of a dead letter that took no reason along has one there.
+                    # The mark of a dead letter can be here without its reason, which is there.
                     if span.value.state is State.AWAY
                     or (
                         span.value.state is mark.state is State.ACK_FAILED and not span.value.reason
@@ -185,17 +186,17 @@ class AwayRows:
                     self._mark(*gap, mark)
 
     def _miss(self, lo: int, hi: int, oldest: int) -> None:
-        """Note that these rows were not found. Those that should have been there are lost."""
+        """Mark rows that were not found: those that should have been there are lost."""
         for span in list(self._marks.within(lo, hi)):
             if span.value.state in {State.ACKED, State.AWAY}:
                 self._mark(*span[:2], PURGED if span.value.state is State.ACKED else UNUSED)
             elif span.value.state not in {State.GONE, State.UNUSED}:
                 self._mark(span.lo, span.hi, DAMAGED)
         for first, last in list(self._marks.gaps(lo, hi)):
-            # Below ``oldest`` all were delivered. From there up to ``before``, the last border that
-            # is known, a number may never have been used. Above it, in a closed generation, each
-            # was used: a missing one is damage. A generation ends with a mark, where the next
-            # begins (no file holds so many rows): without it, its end is unknown.
+            # Three parts. Below ``oldest`` all were delivered. From there up to ``before``, the
+            # last border that is known, a number may never have been used. Above it, in a closed
+            # generation, each was used, so a missing one is damage. A generation ends with a mark
+            # where the next begins (no file holds that many rows): without it, its end is unknown.
             is_open = generation_before(last + 2) > last
             before = last if is_open else generation_before(last + 1)
             self._uncounted |= max(first, oldest) <= before

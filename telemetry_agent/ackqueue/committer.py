@@ -15,28 +15,27 @@ _TIDY_EVERY_S = 300.0
 """Deleting costs a transaction: at one fix a second this makes it 300 fixes each."""
 
 _LOOK_EVERY_S = 8.0
-"""Whether the file is still in its place: what is open is lost with the process."""
+"""How often to check that the files are in their place: a deleted file ends with the process."""
 
 
 class Committer:
     """Commits what is due, tries again what the disk refused, and keeps the queue in its bounds."""
 
     name = "committer"
-    # A commit, a look, room and tidiness: each waits for the disk and then syncs it up to twice,
-    # and a worn card takes 10 s for a sync.
+    # A commit, a check of the files, room, tidiness: each waits for the disk lock and then syncs up
+    # to twice, and a worn card takes 10 s for a sync.
     max_step_s = 150.0
 
     def __init__(self, queue: AckQueue) -> None:
         self.bell = Bell()
         self._queue = queue
         self._tidy_at_s = self._look_at_s = 0.0
-        self._place, self._room, self._tidiness = (
-            Trouble(log, queue.shared.clock) for _ in range(3)
-        )
+        clock = queue.shared.clock
+        self._place, self._room, self._tidiness = (Trouble(log, clock) for _ in range(3))
         queue.watch(self.bell.ring)
 
     def step(self, now_s: float) -> float | None:
-        """Commit if it is due, make room if there is little, tidy up now and then."""
+        """Commit if it is due, make room if it is short, tidy up every 5 minutes."""
         due_s = self._queue.commit_due_s()
         if due_s is not None and due_s <= now_s:
             with suppress(StorageError):  # the queue logs it, and says when to try again
@@ -59,7 +58,7 @@ class Committer:
         self.bell.ring()
 
     def close(self) -> None:
-        """Leave the queue open: it is not the committer's."""
+        """Do nothing: whoever made the queue closes it."""
 
     def _look(self) -> None:
         try:

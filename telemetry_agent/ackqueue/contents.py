@@ -1,7 +1,7 @@
-"""The contents of the queue: counting them, looking at them, and what people do by hand.
+"""The contents of the queue: counts, places, accounts, and what people do by hand.
 
-Where the rows are is reported in runs of row numbers, which is what a picture of a track needs: a
-run costs the same whether it is of one fix or of a million.
+Where the rows are is reported in runs of row numbers, for the picture of a track: a run costs the
+same whether it has one fix or a million.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -25,17 +25,17 @@ from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
-from telemetry_agent.ackqueue.reading import rows_of, stored
+from telemetry_agent.ackqueue.reading import decoded, newest_sure_ms, rows_of, stored
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
 from telemetry_agent.ackqueue.row_states import DISCARDED, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
-from telemetry_agent.ackqueue.streams import NO_END
-from telemetry_agent.model import Record
+from telemetry_agent.ackqueue.streams import NO_END, STREAMS_MAX
+from telemetry_agent.model import Record, StreamAccount
 
 Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
-"""``stored``: only on this disk, as far as is known. ``gone``: no longer there either."""
+"""``stored``: only on this disk, as far as is known. ``gone``: not even there."""
 
 _PLACES: dict[State, Place] = {
     State.AWAY: "gone",
@@ -49,7 +49,7 @@ _PLACES: dict[State, Place] = {
 
 
 class Contents:
-    """What ``AckQueue`` offers besides putting and handing out."""
+    """The methods of ``AckQueue`` that neither put a fix nor hand one out."""
 
     def __init__(self, shared: SharedState, bounds: Bounds) -> None:
         self.shared = shared
@@ -91,7 +91,7 @@ class Contents:
     def moves(self) -> int:
         """How often rows that others may have seen got other numbers. Never waits for the disk.
 
-        What is known of rows by their numbers is to be read again when this has changed.
+        Who keeps something by row number must read it again when this has changed.
         """
         with self.shared.lock:
             return self.shared.ledger.moves
@@ -119,32 +119,33 @@ class Contents:
             except UnusableError:
                 if shared.broken:
                     raise
-            if not rows and shared.ledger.away.any:  # a new file: the damaged one knows
+            # A file that has just taken the place of a damaged one is empty.
+            if not rows and shared.ledger.away.any:
                 with suppress(OSError):
                     rows = sample(set_aside_files.waiting(shared.path))[0][: -limit - 1 : -1]
-        return [record for row in rows if (record := decode(row)) is not None]
+        return decoded(rows)
 
     def newest_ms(self) -> int | None:
-        """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
+        """GNSS time of the newest fix whose time is not in doubt; ``None`` if none is known.
 
         Raises:
             StorageError: The file cannot be read.
         """
         if self.shared.latest_ms is not None:
             return self.shared.latest_ms
-        return next((r.fix.time_ms for r in self.newest(ROWS_PER_READ) if r.fix.time_is_sure), None)
+        return newest_sure_ms(self.newest(ROWS_PER_READ))
 
     def places(self, first: int) -> list[Span[Place]]:
         """Where the fixes from that row on are. Cheap, and never waits for the disk."""
         with self.shared.lock:
-            seen = look(self.shared.ledger, first)
+            seen = list(_look(self.shared.ledger, first))
         return in_order(seen, first)
 
     def after(self, row: int) -> tuple[int, list[tuple[int, Record]]]:
         """The next fixes on disk after that row, at most 1,000, with their rows.
 
         Returns:
-            How far it looked, and what it found; that is the same row again at the end.
+            The last row that it looked at (the given one if there are no more), and what it found.
 
         Raises:
             StorageError: The file cannot be read.
@@ -163,8 +164,8 @@ class Contents:
     def stored(self, state: State | None = None) -> Iterator[Stored]:
         """The sound fixes on disk in the order of recording: all, or those in one state.
 
-        The queue may be used meanwhile; each fix comes as it is when it is read. While the queue is
-        thinned, one may come twice.
+        The queue may be used meanwhile; each fix has the state that it had when it was read. If the
+        queue is thinned meanwhile, a fix may come twice.
 
         Raises:
             StorageError: The file cannot be read.
@@ -185,33 +186,15 @@ class Contents:
         return count
 
     def discard(self, names: Collection[tuple[str, int]] | None = None) -> int:
-        """Delete dead letters, all or those named; they count as lost, ``discarded``.
-
-        Returns:
-            How many fixes.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-
-        def give_up(ranges: list[tuple[int, int]]) -> None:
-            for lo, hi in ranges:
-                self.shared.ledger.lose(lo, hi, DISCARDED)
-
-        return self._end_dead_letters(names, give_up)
+        """Delete dead letters; they count as lost, ``discarded``. As ``retry``."""
+        return self._end_dead_letters(names, partial(self.shared.ledger.lose, mark=DISCARDED))
 
     def resend(self, since_ms: int, until_ms: int) -> int:
-        """Make delivered fixes ready again, under their own names.
+        """Make delivered fixes ready again, under their own names. Returns and raises as ``retry``.
 
         Args:
             since_ms: Their GNSS time is this or later.
             until_ms: And before this.
-
-        Returns:
-            How many fixes.
-
-        Raises:
-            StorageError: The file cannot be read.
         """
         return self._resend(
             [(1, NO_END)], lambda row: is_sound(row) and since_ms <= row[TIME_MS] < until_ms
@@ -223,14 +206,43 @@ class Contents:
         with self.shared.lock:
             ranges = self.shared.ledger.streams.rows_of(number, first, last)
 
-        def is_meant(row: Row) -> bool:  # a checksum takes its time, so it comes late
+        def is_meant(row: Row) -> bool:  # the checksum is slow, so it comes late
             return row[STREAM] == number and is_sound(row) and first <= row[SEQ] <= last
 
         return self._resend(ranges, is_meant)
 
+    def accounts(self) -> tuple[list[StreamAccount], int | None]:
+        """What became of the fixes of each stream, and until when that is everything.
+
+        Of each stream that is not finished, or is since ``settle``; the oldest first, at most 20.
+        See ``streams``.
+
+        Returns:
+            The accounts, and the GNSS time of the newest fix before all that is to be delivered;
+            ``None``: that is not known.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        with self.shared.disk:
+            return self._accounts()
+
+    def settle(self, accounts: Collection[StreamAccount]) -> None:
+        """The endpoint has these accounts: what is finished in them, and still so, is settled.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        shared = self.shared
+        with shared.disk:
+            shared.use()
+            now, _ = self._accounts()
+            with shared.lock:
+                shared.ledger.streams.settle([account for account in accounts if account in now])
+
     def _resend(self, ranges: list[tuple[int, int]], is_meant: Callable[[Row], bool]) -> int:
         ready = self.shared.ledger.make_ready
-        count = sum(self._change(State.ACKED, is_meant, ready, *rows) for rows in ranges)
+        count = sum(self._end_state(State.ACKED, is_meant, ready, *rows) for rows in ranges)
         self.shared.ring()
         return count
 
@@ -240,11 +252,11 @@ class Contents:
         end: Callable[[list[tuple[int, int]]], None],
     ) -> int:
         def is_meant(row: Row) -> bool:
-            return is_sound(row) and (stream_from_int(row[2]), row[3]) in (names or ())
+            return is_sound(row) and (stream_from_int(row[STREAM]), row[SEQ]) in (names or ())
 
-        return self._change(State.ACK_FAILED, None if names is None else is_meant, end)
+        return self._end_state(State.ACK_FAILED, None if names is None else is_meant, end)
 
-    def _change(
+    def _end_state(
         self,
         state: State,
         is_meant: Callable[[Row], bool] | None,
@@ -252,7 +264,7 @@ class Contents:
         row: int = 1,
         last: int = NO_END,
     ) -> int:
-        """End a state of those that are meant, some in a transaction. Returns how many."""
+        """End the state of all rows that are meant, 1,000 in a transaction. Returns how many."""
         shared = self.shared
         count = 0
         more = True
@@ -273,16 +285,37 @@ class Contents:
             row = ranges[-1][1] + 1 if more else row
         return count
 
-
-def look(ledger: Ledger, first: int) -> list[Span[Place]]:
-    """The rows from ``first`` on, as they are now, in no order, some of them twice.
-
-    For a row that is there twice the later one holds.
-    """
-    return list(_look(ledger, first))
+    def _accounts(self) -> tuple[list[StreamAccount], int | None]:
+        shared, ledger = self.shared, self.shared.ledger
+        shared.check_open()
+        if shared.writer.placed:
+            shared.write()
+            if shared.writer.placed:  # refused: on disk these rows are in other places
+                return [], None
+        seqs: dict[int, int | None] = {}
+        accounts: list[StreamAccount] | int | None = None
+        while not isinstance(accounts, list):
+            if accounts is not None:
+                rows = shared.read(accounts, accounts)
+                seqs[accounts] = rows[0][SEQ] if rows else None
+            with shared.lock:
+                oldest = ledger.oldest_pending() or shared.committed + 1
+                # An account would say that older fixes are complete too.
+                if ledger.away.any or oldest < ledger.streams.first_row:
+                    return [], None
+                accounts = ledger.streams.accounts(shared.last, shared.stream, seqs)
+        if len(accounts) == STREAMS_MAX:  # the next report has others
+            return accounts, None
+        newest = shared.ask(lambda store: store.read_back(oldest - 1, ROWS_PER_READ))
+        return accounts, newest_sure_ms(decoded(newest))
 
 
 def _look(ledger: Ledger, first: int) -> Iterator[Span[Place]]:
+    """The rows from ``first`` on, in no order.
+
+    Some come twice, since the rows of a batch that got no answer keep their mark when they are
+    ready or leased again. The later place is the true one.
+    """
     for span in reversed(ledger.marks):
         if span.hi < first:
             break
@@ -297,9 +330,10 @@ def _look(ledger: Ledger, first: int) -> Iterator[Span[Place]]:
 
 
 def in_order(seen: list[Span[Place]], first: int) -> list[Span[Place]]:
-    """What ``look`` saw, by row: each from ``first`` on once, in runs as long as possible."""
+    """Sort what ``_look`` found: each row from ``first`` on once, in runs as long as possible."""
     spans = [Span(max(first, span.lo), span.hi, span.value) for span in seen if span.hi >= first]
     ordered = sorted(spans)
+    # Painting in the order of finding lets the later place win; it is slower, and rarely needed.
     if any(one.hi >= other.lo for one, other in pairwise(ordered)):
         places: RangeMap[Place] = RangeMap()
         for span in spans:

@@ -5,16 +5,16 @@ Each committed row is in exactly one of four places:
 - ``marks``: what became of it (delivered, refused, no answer, gone). The disk follows: what
   differs from it is in ``take_changes`` and goes with the next transaction.
 - ``ready_rows.free``: it may be handed out.
-- ``leases``: it is in a batch that is out, and in nobody else's reach until the batch comes back.
-  Nothing of a lease is on disk: to lose it is to send again.
-- on its way to the disk: ``settle`` frees it when it is there.
+- ``leases``: it is in a batch that is out, and in no other batch until that one comes back. A
+  lease is in memory only: after a crash its rows are sent again.
+- on its way to the disk: ``admit`` frees it when it is there.
 
 Two exceptions. The rows of a batch that got no answer, once they are ready again, are free or
 leased and keep a READY mark that holds them together, so that even after a crash they travel as
 the batch that they were. And the rows that are ``away``, in a file that was set aside, are never
 free.
 
-Memory follows the number of ranges. So thinning leaves no holes among the rows that it keeps: it
+Memory grows with the number of ranges. So thinning leaves no holes among the rows that it keeps: it
 gives them new numbers next to each other.
 """
 
@@ -29,7 +29,6 @@ from telemetry_agent.ackqueue.ranges import Span, first_rows, runs
 from telemetry_agent.ackqueue.ready_rows import NO_BATCH, Plan, ReadyRows
 from telemetry_agent.ackqueue.row_states import (
     ACKED,
-    DAMAGED,
     PURGED,
     REASONS_IN_MEMORY,
     THINNED,
@@ -38,8 +37,7 @@ from telemetry_agent.ackqueue.row_states import (
     RowState,
     State,
     dead_letter,
-    named,
-    unnamed,
+    without_reason,
 )
 from telemetry_agent.ackqueue.streams import Streams
 from telemetry_agent.model import Batch
@@ -80,7 +78,7 @@ class Ledger:
         self._leased = 0
         self.moves = 0
         """How often thinning gave rows other numbers."""
-        self._settle_all(1, loaded.last)
+        self._admit_run(1, loaded.last)
 
     # The disk
 
@@ -95,7 +93,12 @@ class Ledger:
 
     def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
         """These marks are in the file now: memory keeps few of their reasons."""
-        excess = set(named(mark for mark, _ in self.marks.totals())[REASONS_IN_MEMORY:])
+        known = [
+            mark
+            for mark, _ in self.marks.totals()
+            if mark.state is State.ACK_FAILED and mark.reason is not None
+        ]
+        excess = set(known[REASONS_IN_MEMORY:])
         for span in marks:
             if (
                 span is not None
@@ -103,34 +106,25 @@ class Ledger:
                 and self.marks.starting_at(span.lo) == span
             ):
                 neighbours = map(self.marks.value_at, (span.lo - 1, span.hi + 1))
-                self.marks.paint(span.lo, span.hi, unnamed(*neighbours))
-
-    @property
-    def has_changes(self) -> bool:
-        """Whether any wait for the disk."""
-        return bool(self._changed) or self.streams.has_changes
+                self.marks.paint(span.lo, span.hi, without_reason(*neighbours))
 
     # Rows that are in no batch
 
-    def settle(self, rows: Iterable[int]) -> None:
+    def admit(self, rows: Iterable[int]) -> None:
         """These are on disk now. Those that are ready may be handed out."""
         for lo, hi in runs(rows):
-            self._settle_all(lo, hi)
+            self._admit_run(lo, hi)
 
-    def lose(self, lo: int, hi: int, mark: RowState) -> None:
-        """These are gone, for the reason that the mark tells."""
-        self.ready_rows.free.paint(lo, hi, None)
-        self._mark(lo, hi, mark)
+    def lose(self, ranges: Iterable[tuple[int, int]], mark: RowState) -> None:
+        """These are gone; the mark has the reason."""
+        for lo, hi in ranges:
+            self.ready_rows.free.paint(lo, hi, None)
+            self._mark(lo, hi, mark)
 
     def renumber(self, lo: int, hi: int) -> None:
-        """These wait in memory, and get other numbers. None of them counts, gone ones still do."""
+        """These wait in memory, and get other numbers. Those that are lost stay counted."""
         for gap in list(self.marks.gaps(lo, hi)):
             self._mark(*gap, UNUSED)
-
-    def damage(self, rows: Iterable[int]) -> None:
-        """These are not as they were stored."""
-        for lo, hi in runs(rows):
-            self.lose(lo, hi, DAMAGED)
 
     def resume(self) -> int:
         """Make ready what got no answer. Returns how many rows."""
@@ -141,9 +135,9 @@ class Ledger:
         return sum(span.size for span in spans)
 
     def make_ready(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Make these ready, and loose: dead letters, delivered ones, a batch that fell apart."""
+        """Make these ready, in no batch: dead letters, delivered ones, a batch to be dissolved."""
         for lo, hi in ranges:
-            # A row that is still to come has its state in a damaged file: this mark overrules it.
+            # A row that has not arrived has its state in a damaged file: this mark overrules it.
             for first, last in self.away.parts(lo, hi):
                 self._mark(first, last, RowState(State.READY))
             for first, last in self.away.other_parts(lo, hi):
@@ -159,10 +153,11 @@ class Ledger:
             if span.value != NO_BATCH:
                 continue
             hi = min(span.hi, below - 1)
-            first, end = self.streams.bounds(hi)  # a fix keeps to the run of its stream
+            # Rows stay within the run of their stream, which derives their seq from their number.
+            first, end = self.streams.bounds(hi)
             lo = max(span.lo, hi - limit + 1, first)
-            # The window before left a hole behind it: what stays of this one moves to its upper
-            # end, so that the numbers that come free remain one range.
+            # The last window left unused numbers below its rows. The rows that stay of this one
+            # move to the upper end of that hole, so that all unused numbers remain one range.
             hole = self.marks.span_at(hi + 1)
             top = min(hole.hi, end - 1) if hole is not None and hole.value == THINNED else hi
             if hi <= newest:  # none may cross the line between backlog and live
@@ -171,10 +166,10 @@ class Ledger:
         return None
 
     def thin(self, window: Window, kept: int) -> range:
-        """Of these rows so many stay. Returns their new numbers, to ``settle`` when on disk."""
+        """Keep this many of the rows. Returns their new numbers, to ``admit`` when on disk."""
         self.ready_rows.free.paint(window.lo, window.hi, None)
-        # No mark on the window, nor on the hole behind it. Then what goes is one THINNED range, and
-        # what stays has none: it is free once it is written.
+        # First remove all marks, also that of the hole behind the window. Then one mark covers the
+        # numbers that come free. The rows that stay have none: they are free once they are written.
         self._mark(window.lo, window.top, None)
         first = window.top - kept + 1
         self._mark(window.lo, first - 1, THINNED)
@@ -182,7 +177,7 @@ class Ledger:
         return range(first, window.top + 1)
 
     def oldest_free(self, limit: int) -> Span[int] | None:
-        """The first free rows, at most ``limit``. A batch that got no answer falls apart for it."""
+        """The first free rows, at most ``limit``. Dissolves a batch that got no answer for it."""
         oldest = next(iter(self.ready_rows.free), None)
         if oldest is not None and oldest.value != NO_BATCH:
             self.make_ready(self.ready_rows.batch(oldest.value))
@@ -194,17 +189,17 @@ class Ledger:
     def send_away(self, last: int, hi: int) -> None:
         """All rows up to ``last`` are in a file that was set aside; new ones come after ``hi``."""
         self.away.begin(last, hi)
-        # The leases stay: their answers count, though the rows are in the old file.
+        # The leases stay: the answers to them count, although the rows are in the old file.
         self.ready_rows = ReadyRows(newest=hi)
-        # The new file knows nothing yet: it gets every mark.
+        # The new file is empty: it gets every mark.
         self._changed = {span.lo for span in self.marks}
         self.streams.all_changed()
 
     def arrive(self, found: Arrival, there: Sequence[int]) -> set[int]:
-        """Take over rows that were away, to store and then ``settle``; see ``AwayRows.take``."""
+        """Take over rows that were away, to store and then ``admit``; see ``AwayRows.take``."""
         leased = chain.from_iterable(lease.ranges for lease in self.leases.values())
         wanted = self.away.take(found, there, leased)
-        self.settle(there)
+        self.admit(there)
         return wanted
 
     # Batches
@@ -212,15 +207,15 @@ class Ledger:
     def choose(self, limit: int, *, live_first: bool) -> Plan | None:
         """The rows for the next batch; see ``ReadyRows.choose``. They are still free."""
         plan = self.ready_rows.choose(limit, live_first=live_first)
-        # A batch without an answer comes whole, so that the endpoint recognises it. If that is more
-        # than the endpoint takes now, its rows travel alone from then on.
+        # A batch without an answer comes whole, so that the endpoint recognises the repeat. If that
+        # is more than fits now, the batch is dissolved.
         if plan is not None and plan.size > limit:
             self.make_ready(plan.ranges)
             plan = self.ready_rows.choose(limit, live_first=live_first)
         return plan
 
-    def begin(self, rows: Iterable[int], batch: int) -> int:
-        """Rows leave in a batch. Returns the lease's number."""
+    def lease(self, rows: Iterable[int], batch: int) -> int:
+        """Rows leave in a batch. Returns the number of the lease."""
         lease = Lease(runs(rows), batch)
         self.ready_rows.hand_out(lease.ranges)
         self._leased += 1
@@ -228,16 +223,16 @@ class Ledger:
         return self._leased
 
     def split(self, batch: Batch, at: int) -> tuple[int, int]:
-        """One lease becomes two. Returns their numbers."""
-        lease = self._end(batch)
+        """Make one lease two. Returns their numbers."""
+        lease = self._end_lease(batch)
         rows = list(lease.rows())
-        if lease.batch != NO_BATCH:  # it is not sent as it was any more
+        if lease.batch != NO_BATCH:  # it is never sent again as it was
             self.make_ready(lease.ranges)
-        return self.begin(rows[:at], NO_BATCH), self.begin(rows[at:], NO_BATCH)
+        return self.lease(rows[:at], NO_BATCH), self.lease(rows[at:], NO_BATCH)
 
     def ack(self, batch: Batch, rejected: Mapping[int, str], retry: Collection[int]) -> None:
-        """Delivered, but for the seqs given."""
-        lease = self._end(batch)
+        """Delivered, except for the seqs given."""
+        lease = self._end_lease(batch)
         for lo, hi in lease.ranges:
             self._mark(lo, hi, ACKED)
         if not rejected and not retry:
@@ -250,20 +245,20 @@ class Ledger:
 
     def fail(self, batch: Batch, reason: str) -> None:
         """Refused as a whole."""
-        for lo, hi in self._end(batch).ranges:
+        for lo, hi in self._end_lease(batch).ranges:
             self._mark(lo, hi, dead_letter(reason))
 
     def give_back(self, batch: Batch) -> None:
         """Ready, as before."""
-        lease = self._end(batch)
+        lease = self._end_lease(batch)
         for lo, hi in lease.ranges:
             self._free(lo, hi, lease.batch)
 
     def suspend(self, batch: Batch) -> None:
         """No answer came."""
-        lease = self._end(batch)
-        # Named by its first row of now: those before it may have been found damaged since the batch
-        # was last sent.
+        lease = self._end_lease(batch)
+        # Its name is the first row that it has now: the rows before it may have been found damaged
+        # since the batch was last sent.
         mark = RowState(State.UNACK, batch=lease.ranges[0][0])
         for lo, hi in lease.ranges:
             self._mark(lo, hi, mark)
@@ -282,14 +277,13 @@ class Ledger:
 
     def on_disk(self, lo: int, hi: int) -> int:
         """How many of these rows should be there."""
-        # Up to GONE are the states without a row: AWAY, UNUSED, GONE.
-        return sum(
-            last
-            - first
-            + 1
-            - sum(s.size for s in self.marks.within(first, last) if s.value.state <= State.GONE)
-            for first, last in self.away.other_parts(lo, hi)
-        )
+        count = 0
+        for first, last in self.away.other_parts(lo, hi):
+            spans = self.marks.within(first, last)
+            # Up to GONE are the states without a row: AWAY, UNUSED, GONE.
+            gone = sum(span.size for span in spans if span.value.state <= State.GONE)
+            count += last - first + 1 - gone
+        return count
 
     def lost(self) -> Counter[str]:
         """How many rows were lost, by reason."""
@@ -327,33 +321,32 @@ class Ledger:
     def _in_state(self, state: State, row: int = 1) -> Iterator[Span[RowState]]:
         return self.marks.where(lambda mark: mark.state is state, row)
 
-    def _settle_all(self, lo: int, hi: int) -> None:
-        # A row without a mark is ready. Nothing is to be done for other marks, which say what
-        # became of their rows.
+    def _admit_run(self, lo: int, hi: int) -> None:
+        # A row without a mark is ready. Other marks than READY say that it is not to be sent.
         for first, last in self.marks.gaps(lo, hi):
             self._free(first, last)
         for span in self._in_state(State.READY, lo):
             if span.lo > hi:
                 break
             self._free(span.lo, min(span.hi, hi), span.value.batch or NO_BATCH)
-        # A row of a batch that is out can be settled again: one that was away, and arrived, or that
-        # a repeated write stored. It stays in its batch.
+        # A row of a batch that is out can be admitted again: it was away and arrived now, or its
+        # write was repeated. It stays in its batch.
         for first, last in chain.from_iterable(lease.ranges for lease in self.leases.values()):
             if max(lo, first) <= min(hi, last):
                 self.ready_rows.free.paint(max(lo, first), min(hi, last), None)
 
     def _free(self, lo: int, hi: int, batch: int = NO_BATCH) -> None:
-        """Have these handed out, but for those that are away."""
+        """Let these be handed out, except those that are away: they cannot be read yet."""
         for first, last in self.away.other_parts(lo, hi):
             self.ready_rows.free.paint(first, last, batch)
 
     def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:
         if lo <= hi:
             self._changed |= self.marks.paint(lo, hi, mark)
-            if mark != PURGED:  # to forget a delivered row changes no account
+            if mark != PURGED:  # a delivered row counts as delivered also when it is deleted
                 self.streams.reopen(lo, hi)
 
-    def _end(self, batch: Batch) -> Lease:
+    def _end_lease(self, batch: Batch) -> Lease:
         lease = self.leases.pop(batch.lease, None)
         if lease is None:
             raise ValueError(

@@ -2,23 +2,23 @@
 
 Theory of operation. Each fix gets a row number when it is put, one higher than the last. Rows are
 written in that order and never change. What becomes of them is kept as ranges of row numbers, all
-in memory (``ledger``), and the disk follows (``writer``, ``store``). So a disk that refuses to
-write costs time only, and after a crash a row is ready again unless its end was written.
+in memory (``ledger``), and is written to disk afterwards (``writer``, ``store``). So a disk that
+refuses to write costs time only, and after a crash a row is ready again unless its end was written.
 
-``put``, ``backlog`` and ``stats`` never wait for the disk, so a slow one delays no recording. What
-the parts share, and the order of the two locks, is described in ``shared_state``.
+``put``, ``backlog`` and ``stats`` never wait for the disk, so a slow disk does not delay recording.
+What the parts share, and the order of the two locks, is described in ``shared_state``.
 """
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
+from typing import Self, TypeVar
 
-from telemetry_agent.ackqueue.accounts import Accounts
 from telemetry_agent.ackqueue.contents import Contents
 from telemetry_agent.ackqueue.file.rows import Row, decode
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect
+from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
 from telemetry_agent.ackqueue.ready_rows import Plan
 from telemetry_agent.ackqueue.row_states import NOT_RECORDED
@@ -29,7 +29,9 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Fix, Record
 
 _FRESH_S = 1.0
-"""A fix that is younger than this waits for the next commit, if there are others to hand out."""
+"""If there are others to hand out, a fix that is younger than this waits for the next commit."""
+
+V = TypeVar("V")
 
 
 class AckQueue:
@@ -45,14 +47,14 @@ class AckQueue:
 
     A batch is out until one of ``ack``, ``fail``, ``release`` and ``split`` ends it; to use it
     after that is a ValueError, and so is to use a closed queue. A fix that was not acknowledged
-    when the process ends is handed out again by the next.
+    when the process ends is handed out again by the next process.
 
-    When the disk refuses a write, what was to be written stays in memory and is tried again once a
-    second, by a ``Committer`` or with the next call; the log tells the first failure and the
-    recovery. Only ``commit`` and ``close`` raise for it, and they always try.
+    If the disk refuses a write, everything stays in memory and is tried again once a second, by a
+    ``Committer`` or with the next call; the first failure and the recovery are logged. Only
+    ``commit`` and ``close`` raise for it, and they always try.
 
-    A file that is damaged is set aside, when the queue is opened or when it is noticed, and the
-    queue goes on with a new one and a new stream. A ``Carrier`` then brings over what can be read.
+    A damaged file is set aside, when the queue is opened or when the damage is noticed, and the
+    queue continues with a new file and a new stream. A ``Carrier`` carries over what can be read.
     """
 
     def __init__(
@@ -66,17 +68,17 @@ class AckQueue:
         clock: Clock | None = None,
         connect: Connect = connect,
     ) -> None:
-        """Open the queue, made if it is not there. What got no answer is ready again.
+        """Open the queue; create the file if it does not exist. What got no answer is ready again.
 
-        To open and close it without using it writes nothing but a new file.
+        To open and close it without using it writes nothing except a new file.
 
         Args:
             path: The database file. ``PATH.lock`` beside it is held until ``close``.
-            commit_every_s: How long a fix may wait in memory: what a power cut may cost. 0: ``put``
-                commits before it returns. Above 0 a ``Committer`` or the caller must commit.
+            commit_every_s: How long a fix may wait in memory, where a power cut would lose it.
+                0: ``put`` commits before it returns. Otherwise a ``Committer`` or the caller does.
             keep_delivered_s: How long a delivered fix is kept; see ``Bounds.purge``.
-            limits: What it may take of the disk; none by default.
-            max_uncommitted: How many fixes memory holds while the disk refuses to write. Past it
+            limits: How much of the disk it may use; no limit by default.
+            max_uncommitted: How many fixes memory holds while the disk refuses to write. Beyond it
                 the oldest are lost, and counted.
             clock: The machine's clocks.
             connect: Opens the database file.
@@ -85,65 +87,57 @@ class AckQueue:
             QueueLockedError: Another process holds the queue.
             StorageError: The disk refuses.
         """
-        self.shared = SharedState(path, clock or Clock(), connect, max_uncommitted=max_uncommitted)
+        self.path = path
+        self.shared = SharedState(
+            path,
+            clock or Clock(),
+            connect,
+            commit_every_s=commit_every_s,
+            max_uncommitted=max_uncommitted,
+        )
         self._bounds = Bounds(self.shared, limits, keep_delivered_s)
         contents = Contents(self.shared, self._bounds)
-        # What only looks, what people do by hand, and the upkeep: the same public face.
+        # These are methods of the queue too: what only looks, what people do by hand, the upkeep.
         self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
         self.newest, self.newest_ms = contents.newest, contents.newest_ms
         self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
         self.takes_more, self.moves = contents.takes_more, contents.moves
         self.retry, self.discard, self.resend = contents.retry, contents.discard, contents.resend
         self.resend_names = contents.resend_names
-        accounts = Accounts(self.shared)
-        self.accounts, self.settle = accounts.read, accounts.settle
-        bounds = self._bounds
+        self.accounts, self.settle = contents.accounts, contents.settle
+        bounds, shared = self._bounds, self.shared
         self.purge_delivered, self.tidy = bounds.purge, bounds.tidy
         self.make_room, self.has_room = bounds.make_room, bounds.has_room
-        self.stay_in_place = self.shared.stay_in_place
-        self._commit_every_s = commit_every_s
+        self.watch, self.commit_due_s = shared.watch, shared.commit_due_s
+        self.stay_in_place = shared.stay_in_place
         self._live_since_s: float | None = None
-
-    @property
-    def path(self) -> Path:
-        """Of the database file."""
-        return self.shared.path
 
     @property
     def stream(self) -> str:
         """The stream of the fixes that are put now, 16 hex digits."""
         return self.shared.stream_hex
 
-    def watch(self, ring: Callable[[], None]) -> None:
-        """Have ``ring`` called, from any thread, when there is something new to do.
-
-        That is the first fix since a commit, fixes that are ready again by ``retry`` or
-        ``resend``, a disk that refuses to write or writes again, and a file that was set aside.
-        ``ring`` must return at once and not call the queue.
-        """
-        self.shared.watch(ring)
-
     def put(self, fix: Fix, device: str) -> Record:
         """Name a fix and take it over. Waits for the disk only if ``commit_every_s`` is 0.
 
-        Where the queue is full and its limits say ``stop``, the fix is lost, and counted.
+        If the queue is full and its limits say ``stop``, the fix is lost, and counted.
 
         Raises:
-            ValueError: The fix holds what cannot be stored.
+            ValueError: A value of the fix cannot be stored.
         """
         shared = self.shared
         now_s = shared.clock.monotonic_s()
         with shared.lock:
             row, record = shared.name(fix, device)
             if self._bounds.stopped:
-                shared.ledger.lose(row[0], row[0], NOT_RECORDED)
+                shared.ledger.lose([(row[0], row[0])], NOT_RECORDED)
                 return record
             first = shared.writer.oldest is None
             shared.writer.add(now_s, row)
             if self._live_since_s is None:
                 self._live_since_s = now_s
-            shared.wake_waiters()
-        if self._commit_every_s == 0:
+            shared.ready.notify_all()
+        if shared.commit_every_s == 0:
             with shared.disk:
                 shared.write()
         if first:
@@ -151,12 +145,12 @@ class AckQueue:
         return record
 
     def uncommitted_rows(self) -> list[Row]:
-        """What is not known to be on disk, for ``adopt`` of another queue."""
+        """The rows that are not known to be on disk, for ``adopt`` of another queue."""
         with self.shared.lock:
             return self.shared.writer.rows
 
     def adopt(self, rows: Collection[Row]) -> None:
-        """Take over, under their names, what another queue could not write. Before any ``put``."""
+        """Take over the rows that another queue could not write. Call it before any ``put``."""
         shared = self.shared
         with shared.lock:
             for row in rows:
@@ -168,7 +162,7 @@ class AckQueue:
         """Bring everything to disk.
 
         Raises:
-            StorageError: The disk refused. Nothing is lost by that; it is tried again.
+            StorageError: The disk refused. Nothing is lost; it is tried again.
         """
         with self.shared.disk:
             self.shared.check_open()
@@ -176,27 +170,21 @@ class AckQueue:
         if refusal is not None:
             raise refusal
 
-    def commit_due_s(self) -> float | None:
-        """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
-        shared = self.shared
-        with shared.lock:
-            return shared.due_s(self._commit_every_s)
-
     def lease(
         self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
     ) -> Batch | None:
         """Hand out fixes of one stream and one device, in the order of recording.
 
-        Either live fixes or the oldest run of the backlog, never both. What was a batch that got
-        no answer is the same batch again, unless ``limit`` is smaller. Only what is on disk is
-        handed out. What waits for a commit is committed first, unless it is less than a second old
-        and there is something else: a commit for it alone would cost as much as the whole batch.
+        Either live fixes or the oldest run of the backlog, never both. A batch that got no answer
+        is the same batch again, unless ``limit`` is smaller. Only fixes on disk are handed out.
+        Those that wait for a commit are committed first, unless they are less than a second old and
+        there are others: a commit for them alone would cost as much as the whole batch.
 
         Args:
             limit: The most fixes that the batch may hold.
             live_first: If there are live fixes, the newest of them; else strictly the oldest.
-            timeout_s: How long to wait for something that is ready; ``None``: until there is.
-                To close the queue ends the wait, with the ValueError of a closed queue.
+            timeout_s: How long to wait for a ready fix; ``None``: without limit. ``close`` ends the
+                wait with the ValueError of a closed queue.
 
         Returns:
             ``None`` if nothing is ready.
@@ -224,11 +212,7 @@ class AckQueue:
         """Make one batch two: its first ``at`` fixes, and the rest."""
         if not 0 < at < len(batch.records):
             raise ValueError(f"a batch of {len(batch.records)} fixes cannot be split at {at}")
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                first, second = shared.ledger.split(batch, at)
+        first, second = self._change(lambda ledger: ledger.split(batch, at), written=False)
         return (
             replace(batch, lease=first, records=batch.records[:at]),
             replace(batch, lease=second, records=batch.records[at:]),
@@ -241,62 +225,39 @@ class AckQueue:
         rejected: Mapping[int, str] = MappingProxyType({}),
         retry: Collection[int] = (),
     ) -> None:
-        """The endpoint took the batch. On disk in one transaction.
+        """The endpoint accepted the batch. On disk in one transaction.
 
         Args:
             batch: As it was handed out.
-            rejected: seq -> reason of those it refused: they become dead letters.
-            retry: The seqs of those it wants again later: they are ready. A seq in both is
-                rejected, one that the batch does not hold is ignored.
+            rejected: seq -> reason of those that it refused: they become dead letters.
+            retry: The seqs of those that it wants again later: they are ready. A seq in both is
+                rejected; one that is not in the batch is ignored.
         """
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                shared.ledger.ack(batch, rejected, retry)
-            shared.write()
+        self._change(lambda ledger: ledger.ack(batch, rejected, retry))
 
     def fail(self, batch: Batch, reason: str) -> None:
         """The endpoint refuses the batch for good: its fixes become dead letters."""
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                shared.ledger.fail(batch, reason)
-            shared.write()
+        self._change(lambda ledger: ledger.fail(batch, reason))
 
     def release(self, batch: Batch, *, answered: bool = True) -> None:
         """Give the batch back undelivered.
 
         Args:
             batch: As it was handed out.
-            answered: The endpoint said "later": the fixes are ready, as they were. False: nobody
-                knows whether it has them; they are ``unack``, on disk, until ``resume_unack``.
+            answered: The endpoint said "later": the fixes are ready, as they were. False: it is
+                unknown whether it has them; they are ``unack``, on disk, until ``resume_unack``.
         """
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                if answered:
-                    shared.ledger.give_back(batch)
-                else:
-                    shared.ledger.suspend(batch)
-                shared.wake_waiters()
-            if not answered:
-                shared.write()
+        if answered:  # nothing to write: on disk the fixes are ready anyway
+            self._change(lambda ledger: ledger.give_back(batch), written=False)
+        else:
+            self._change(lambda ledger: ledger.suspend(batch))
 
     def resume_unack(self) -> int:
-        """Make ready what got no answer; each batch keeps together. Returns how many fixes."""
-        shared = self.shared
-        with shared.disk:
-            shared.use()
-            with shared.lock:
-                count = shared.ledger.resume()
-            shared.write()
-        return count
+        """Make batches that got no answer ready again, each as it was. Returns how many fixes."""
+        return self._change(Ledger.resume)
 
     def backlog(self) -> Backlog:
-        """What waits. Cheap, and never waits for the disk."""
+        """How many fixes are to be sent. Cheap, and never waits for the disk."""
         shared = self.shared
         with shared.lock:
             uncommitted = shared.writer.uncommitted
@@ -308,11 +269,11 @@ class AckQueue:
             )
 
     def close(self) -> None:
-        """Commit, and let the next process in. Batches that are out are ready for it. Idempotent.
+        """Commit and release the lock. For the next process all batches are ready. Idempotent.
 
         Raises:
-            StorageError: The disk refused; the fixes that waited in memory are lost. The queue
-                is closed all the same.
+            StorageError: The disk refused; the fixes that waited in memory are lost. The queue is
+                closed nevertheless.
         """
         shared = self.shared
         with shared.disk:
@@ -328,13 +289,19 @@ class AckQueue:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _change(self, change: Callable[[Ledger], V], *, written: bool = True) -> V:
+        shared = self.shared
+        with shared.disk:
+            shared.use()
+            with shared.lock:
+                result = change(shared.ledger)
+                shared.ready.notify_all()
+            if written:
+                shared.write()
+        return result
 
     # For the holder of the disk lock
 
@@ -359,31 +326,28 @@ class AckQueue:
             except UnusableError:  # damaged, or rows are missing
                 if shared.broken:
                     raise
-                continue  # the file was set aside: what is ready now is another question
+                continue  # the file was set aside: other rows are ready now
             if batch is not None:
                 return batch
 
     def _hand_out(self, plan: Plan) -> Batch | None:
-        """Make a batch of planned rows. ``None`` if none was sound: plan again."""
+        """Make a batch of the planned rows. ``None``: none was sound, so plan again."""
         shared = self.shared
         rows = [row for lo, hi in plan.ranges for row in shared.read(lo, hi)]
         if len(rows) < plan.size:
             shared.miss(plan.size - len(rows))
-        damaged: list[int] = []
         step = -1 if plan.newest_first else 1
         taken = _first_run(rows[::step])[::step]
         found = [decode(row) for row in taken]
         records = tuple([record for record in found if record is not None])
         if len(records) < len(found):
-            damaged += [row[0] for row, record in zip(taken, found, strict=True) if not record]
-            taken = [row for row, record in zip(taken, found, strict=True) if record]
-        if damaged:
-            shared.damage(sorted(damaged))
+            shared.damage([row[0] for row, record in zip(taken, found, strict=True) if not record])
             shared.write()
+            taken = [row for row, record in zip(taken, found, strict=True) if record]
         if not records:
             return None
         with shared.lock:
-            lease = shared.ledger.begin([row[0] for row in taken], plan.batch)
+            lease = shared.ledger.lease([row[0] for row in taken], plan.batch)
             if shared.ledger.ready_rows.live() == 0:
                 waiting = shared.writer.oldest
                 self._live_since_s = waiting[0] if waiting is not None else None

@@ -30,7 +30,7 @@ class QueueFile:
         make_directories(path)
         self.lock = QueueLock(path)
         try:
-            self.store, self.loaded = open_queue(path, connect, self.lock.noted)
+            self.store, self.loaded = open_queue(path, connect, self.lock.last_summary)
         except BaseException:
             self.lock.release()
             raise
@@ -65,7 +65,7 @@ class QueueFile:
 
         Raises:
             QueueLockedError: Another process uses the queue meanwhile.
-            StorageError: The disk refuses. What is open goes on.
+            StorageError: The disk refuses. The open files stay in use.
         """
         make_directories(self._path)
         if retaken := self.lock.retake():
@@ -96,18 +96,18 @@ class QueueFile:
     def _move_in(self) -> None:
         """Make the file again from what is still open.
 
-        What is at its place now is nobody's to delete: it gets another name.
+        What is at its place now is not ours: it is renamed, not deleted.
         """
-        copy = self._path.with_name(self._path.name + ".new")
-        self.store.copy_to(copy)
         now = self._inodes_now
         others = [file for file, inode in now.items() if inode != self._inodes.get(file)]
+        # Before there is a copy: after a kill it is carried over into the file that is here then.
         if self._path in others:
             foreign = set_aside_files.put_by(self._path, others)
             log.error("what was in the place of %s is %s now", self._path, foreign)
+        self.store.copy_to(set_aside_files.copy_of(self._path))
         with suppress(StorageError):
             self.store.close()  # and with it goes its log, by name
-        set_aside_files.put_in_place(copy, self._path)
+        set_aside_files.put_in_place(self._path)
         self._open()
 
     def _open(self) -> None:

@@ -1,12 +1,12 @@
 """Which value each row number holds, kept as ranges.
 
-A queue of ten million rows has few stories to tell: these were acknowledged, those wait, one in
-between was refused. So memory and time follow the number of ranges, not the number of rows. And a
-range is small, because an endpoint can refuse every other row: it takes 8 to 16 bytes.
+Most of ten million rows have the value of their neighbours: these were acknowledged, those wait.
+So memory and time grow with the number of ranges, not with the number of rows. A range takes only 8
+to 16 bytes, because an endpoint can refuse every other row.
 
-Stored are the boundaries: the rows from which on another value holds, or none. Row numbers are
-divided into pages. Each page that has boundaries has them in an ascending array, as the place in
-the page and the code of the value. So a change in the middle moves one page and not all of it.
+The boundaries are stored: the rows at which another value begins, or none. Row numbers are divided
+into pages. Each page that has boundaries has them in an ascending array, as the place in the page
+and the code of the value. So a change in the middle moves one page and not all of them.
 
 Invariant: two boundaries next to each other differ in their code, the first begins a value, the
 last ends one. Every change goes through ``paint``, which restores it.
@@ -54,7 +54,7 @@ class RangeMap(Generic[V]):
         self._spare_codes: list[int] = []
 
     def paint(self, lo: int, hi: int, value: V | None) -> set[int]:
-        """Give the rows ``lo`` to ``hi`` this value; ``None`` takes theirs away.
+        """Give the rows ``lo`` to ``hi`` this value; ``None`` removes theirs.
 
         Returns:
             The first row of each span that came, went or changed.
@@ -194,7 +194,7 @@ class RangeMap(Generic[V]):
         return at, place
 
     def _append(self, lo: int, hi: int, code: int) -> bool:
-        """Add a span behind all others. False: it is not, or it would join the last one."""
+        """Add a span behind all others. False: it is not behind them, or joins the last one."""
         if not self._pages:
             self._insert(lo, code)
         else:
@@ -227,7 +227,7 @@ class RangeMap(Generic[V]):
             insort(keys, key)
 
     def _erase(self, lo: int, hi: int) -> None:
-        """Take out those from row ``lo`` to ``hi``."""
+        """Remove those from row ``lo`` to ``hi``."""
         at = bisect_left(self._numbers, lo >> _PAGE_BITS)
         while at < len(self._numbers) and self._numbers[at] <= hi >> _PAGE_BITS:
             keys, page = self._pages[at], self._numbers[at]

@@ -1,13 +1,13 @@
-"""The fixes of a queue in use; and a queue that nobody uses, read without a change to any file.
+"""Reads the fixes of a queue in use, and a queue at rest without a change to any file.
 
-SQLite makes an index beside a log even where it only reads, and chowns what root opens. So a file
-with a log is read in place if it has an index, and is not another's whom root looks at. Otherwise,
-and where it is damaged, it is read as a private copy.
+SQLite makes an index beside a log even if it only reads, and changes the owner of what root opens.
+So a file with a log is read in place only if it has an index already, and if root does not read a
+file of another user. Otherwise, and if it is damaged, a private copy is read.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import islice
@@ -51,7 +51,7 @@ class QueueSource(Protocol):
 
 
 class QueueReader:
-    """Answers what ``AckQueue`` answers, as far as that changes nothing.
+    """A queue at rest: the methods of ``AckQueue`` that change nothing.
 
     Args:
         path: of the queue, as ``readable`` names it.
@@ -78,32 +78,24 @@ class QueueReader:
         return read(self.store)
 
     def stats(self) -> QueueStats:
-        """Count everything."""
+        """See ``AckQueue.stats``."""
         oldest, size = self.ledger.oldest_pending(), size_on_disk(self.path)
         rows = self.store.read(oldest, self.committed) if oldest is not None else iter(())
         oldest_ms = next((row[TIME_MS] for row in rows), None)
         return count(self.ledger, 0, 0, oldest_ms, size, full=False)
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
-        """The sound fixes in the order of recording: all, or those in one state.
-
-        Raises:
-            StorageError: the file cannot be read.
-        """
+        """See ``AckQueue.stored``."""
         return stored(self, state)
 
     def newest(self, limit: int) -> list[Record]:
-        """The newest sound fixes, the newest first; see ``AckQueue.newest``."""
+        """See ``AckQueue.newest``."""
         rows = self.store.read_back(self.committed, limit)
-        return [record for row in rows if (record := decode(row)) is not None]
+        return decoded(rows)
 
     def newest_ms(self) -> int | None:
-        """GNSS time of the newest fix whose time is not in doubt; ``None`` where none is known.
-
-        Raises:
-            StorageError: the file cannot be read.
-        """
-        return next((r.fix.time_ms for r in self.newest(ROWS_PER_READ) if r.fix.time_is_sure), None)
+        """See ``AckQueue.newest_ms``."""
+        return newest_sure_ms(self.newest(ROWS_PER_READ))
 
     def close(self) -> None:
         """Close the file."""
@@ -114,7 +106,7 @@ def stored(source: QueueSource, state: State | None) -> Iterator[Stored]:
     """See ``AckQueue.stored``; also of a queue at rest."""
     with source.lock:
         row, last = 1, source.committed
-        if state is State.READY:
+        if state is State.READY:  # most have no mark: look at each row from the oldest pending on
             row = source.ledger.oldest_pending() or last + 1
     while row <= last:
         with source.disk:
@@ -125,12 +117,22 @@ def stored(source: QueueSource, state: State | None) -> Iterator[Stored]:
                     ranges = source.ledger.in_state(state, ROWS_PER_READ, row)
             rows = source.ask(partial(rows_of, ranges=ranges))
             row = ranges[-1][1] + 1 if ranges else last + 1
-            if len(rows) == ROWS_PER_READ:
+            if len(rows) == ROWS_PER_READ:  # these ranges have more
                 row = rows[-1][0] + 1
             with source.lock:
                 marks = [source.ledger.state_of(found[0]) for found in rows]
             found = source.ask(partial(_with_reasons, rows, marks, state))
         yield from found
+
+
+def decoded(rows: Iterable[Row]) -> list[Record]:
+    """The sound ones of these rows."""
+    return [record for row in rows if (record := decode(row)) is not None]
+
+
+def newest_sure_ms(newest_first: Iterable[Record]) -> int | None:
+    """The time of the first fix whose time is not in doubt."""
+    return next((r.fix.time_ms for r in newest_first if r.fix.time_is_sure), None)
 
 
 def rows_of(store: Store, ranges: list[tuple[int, int]]) -> list[Row]:
@@ -154,10 +156,10 @@ def _with_reasons(
 
 @contextmanager
 def readable(path: Path) -> Iterator[Path]:
-    """The queue, or a private copy while the block runs; raises as ``copied``."""
+    """The queue, or a private copy of it during the block; raises as ``copied``."""
     log, index = set_aside_files.log_of(path), set_aside_files.index_of(path)
     for file in (path, log, index):
-        # Whoever owns the folder chose what is there: a pipe would be waited for.
+        # The owner of the folder can put a pipe there, which would block this process.
         if file.exists() and not file.is_file():
             raise StorageError(f"{file} is not a regular file")
     is_others = os.geteuid() == 0 and path.stat().st_uid != 0
@@ -170,12 +172,12 @@ def readable(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def copied(path: Path) -> Iterator[Path]:
-    """A private copy of the queue, and of what an agent would find beside it, for this block.
+    """A private copy of the queue, and of what an agent would find beside it, during the block.
 
     Raises:
-        StorageError: it cannot be read, or there is no room for it.
+        StorageError: it cannot be read, or there is no room for the copy.
     """
-    databases = [path, *set_aside_files.waiting(path)]
+    databases = [path, *set_aside_files.waiting_at_rest(path)]
     files = [*databases, *map(set_aside_files.log_of, databases), lock_path(path)]
     with TemporaryDirectory(prefix="telemetry-agent-") as folder:
         for file in files:
@@ -185,8 +187,12 @@ def copied(path: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    # Whoever owns the folder chose what is there: a pipe would be waited for.
-    original = _opened(source)
+    try:  # without O_NONBLOCK, to open a pipe would wait for its other end
+        original = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot read {source}: {error.strerror}") from error
     try:
         status = os.fstat(original)
         if not stat.S_ISREG(status.st_mode):
@@ -206,17 +212,8 @@ def _copy(source: Path, target: Path) -> None:
 def _block(file: int, offset: int, size: int) -> bytes:
     try:
         return os.pread(file, size, offset)
-    except OSError:  # a sector that cannot be read any more
+    except OSError:  # only the sectors that cannot be read any more become zeros
         if size <= _SECTORS_BYTES:
             return bytes(size)
         starts = range(offset, offset + size, _SECTORS_BYTES)
         return b"".join(_block(file, o, min(_SECTORS_BYTES, offset + size - o)) for o in starts)
-
-
-def _opened(source: Path) -> int:
-    try:
-        return os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StorageError(f"cannot read {source}: {error.strerror}") from error

@@ -1,8 +1,8 @@
-"""Chooses the rows of the next batch. Pure: it knows row numbers, and nothing of fixes.
+"""Chooses the rows of the next batch. Pure: it knows row numbers only, not fixes.
 
-Rows above ``newest``, the newest that was ever handed out in this run, are live: nobody has heard
-of them yet. All others are backlog. A batch is taken from one side of that line only. Handing
-out moves the line, so what a batch of the newest live rows leaves behind is backlog from then on.
+Rows above ``newest``, the newest that was ever handed out in this run, are live. All others are
+backlog. A batch is taken from one side of that line only. Handing out moves the line, so what a
+batch of the newest live rows leaves behind is backlog from then on.
 """
 
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from typing import NamedTuple
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
 
 NO_BATCH = 0
-"""The value of a row that may travel with any other. Other values are the number of a batch that
-got no answer: its rows travel as they did, so that the endpoint can tell the repeat."""
+"""The value of a row that any batch may hold. Other values are the number of a batch that got no
+answer: its rows are sent together again, so that the endpoint recognises the repeat."""
 
 
 class Plan(NamedTuple):
@@ -38,7 +38,7 @@ class ReadyRows:
         self.newest = newest
 
     def hand_out(self, ranges: list[tuple[int, int]]) -> None:
-        """Take these out: they leave in a batch."""
+        """Remove these: they leave in a batch."""
         for lo, hi in ranges:
             self.free.paint(lo, hi, None)
         self.newest = max(self.newest, ranges[-1][1])
@@ -57,7 +57,7 @@ class ReadyRows:
         return [span[:2] for span in self.free.where(lambda value: value == number)]
 
     def middle(self) -> int:
-        """So many of them are before this row as behind it."""
+        """The row that has as many of them before it as behind it."""
         left = self.free.total // 2
         for span in self.free:
             if left < span.size:

@@ -1,6 +1,5 @@
-"""What can become of a row. Pure: neither the disk nor SQL is known here."""
+"""The states of a row, and what memory needs of the queue file. Pure: no disk, no SQL."""
 
-from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ class StreamRun(NamedTuple):
     first_seq: int
     """Of the row ``lo``."""
     reported: int = 0
-    """1: the endpoint has taken an account of it, in which it was finished."""
+    """1: the endpoint has accepted an account of it, in which it was finished."""
 
     def seq(self, row: int) -> int:
         """The seq of a row that thinning did not move."""
@@ -27,15 +26,15 @@ class State(IntEnum):
 
     AWAY = -2
     """Numbers that no row had when the file began; rows with lower ones can still be in files that
-    were set aside. ``batch``: what is missing and older than that was delivered."""
+    were set aside. ``batch``: a missing row below this number was delivered."""
     UNUSED = -3
-    """A number that no fix has: none ever had it, or the one that had it has another now."""
+    """A number without a fix: it was never used, or its fix has another number now."""
     GONE = 0
-    """There is no row: it was kept long enough after delivery, or was lost (with a reason)."""
+    """The row was deleted: long enough after its delivery, or it is lost (with a reason)."""
     READY = 1
     """To be sent, together with the others of its batch. (Ready rows of no batch need no mark.)"""
     UNACK = 2
-    """Sent, and no answer came."""
+    """Sent, but no answer came."""
     ACKED = 5
     """Delivered."""
     ACK_FAILED = 9
@@ -47,10 +46,9 @@ class RowState(NamedTuple):
 
     state: State
     reason: str | None = None
-    """``None`` for a dead letter: it is in the file only; see ``unnamed``."""
+    """``None`` for a dead letter: it is in the file only; see ``without_reason``."""
     batch: int | None = None
-    """For UNACK and READY: the rows of one batch share this number (its first row). For AWAY, see
-    there."""
+    """UNACK and READY: the rows of one batch share this number (its first row). AWAY: see there."""
 
 
 ACKED = RowState(State.ACKED)
@@ -67,10 +65,10 @@ REFUSED = RowState(State.GONE, "refused")
 THINNED = RowState(State.GONE, "thinned")
 
 REASONS_IN_MEMORY = 10
-"""An endpoint can have a reason of its own for each fix that it refuses. So memory knows the first
-ones by their text, and of all others no more than the number of rows."""
+"""An endpoint can give a different reason for each fix that it refuses. So memory has the text of
+the first ones, and only the number of rows of all others."""
 _REASON_LENGTH = 500  # the text of an endpoint is not stored without a limit
-_UNNAMED = tuple(RowState(State.ACK_FAILED, batch=number) for number in range(3))
+_WITHOUT_REASON = tuple(RowState(State.ACK_FAILED, batch=number) for number in range(3))
 
 
 def dead_letter(reason: str) -> RowState:
@@ -78,21 +76,13 @@ def dead_letter(reason: str) -> RowState:
     return RowState(State.ACK_FAILED, reason[:_REASON_LENGTH].encode(errors="replace").decode())
 
 
-def unnamed(*neighbours: RowState | None) -> RowState:
+def without_reason(*neighbours: RowState | None) -> RowState:
     """Make the state of dead letters whose reason memory does not know.
 
-    It differs from that of the rows next to them: those can have another reason, and are a mark of
+    It differs from that of the two neighbours: those can have another reason, and have a mark of
     their own in the file.
     """
-    first, second, third = _UNNAMED
-    if first not in neighbours:
-        return first
-    return second if second not in neighbours else third
-
-
-def named(marks: Iterable[RowState]) -> list[RowState]:
-    """Those of dead letters whose reason memory knows."""
-    return [mark for mark in marks if mark.state is State.ACK_FAILED and mark.reason is not None]
+    return next(state for state in _WITHOUT_REASON if state not in neighbours)
 
 
 class Loaded(NamedTuple):
@@ -104,4 +94,4 @@ class Loaded(NamedTuple):
     streams: list[StreamRun]
     """Ascending."""
     damage: str | None
-    """Why the file is to be set aside: some of this is not as it was stored, and left out."""
+    """Why the file is to be set aside: something was not as it was stored, and is left out here."""

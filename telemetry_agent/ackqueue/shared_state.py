@@ -1,13 +1,13 @@
 """The state that the parts of a queue share: its file, what memory knows of it, and two locks.
 
 ``lock`` guards memory and is held for microseconds. ``disk`` guards the connection and is held
-across an fsync; whoever needs both takes ``disk`` first. Whatever takes free rows holds ``disk``,
-so its holder knows that none of them moves between planning under ``lock`` and reading from the
-file. A function that needs a lock asserts it.
+across an fsync; who needs both takes ``disk`` first. Free rows are only taken under ``disk``, so
+its holder can plan under ``lock`` and then read the file: no row moves between. A function that
+needs a lock asserts it.
 
-Memory is ahead of the disk, and the disk follows: each transaction writes the new rows and every
-mark that differs. So a disk that refuses to write costs time only. And a file that turns out to be
-damaged can be set aside at any moment: all that memory knows goes into a new one.
+Memory is ahead of the disk: each transaction writes the new rows and every mark that differs. So a
+disk that refuses to write costs time only. And a file that is found damaged can be set aside at any
+moment: a new file gets everything that is in memory.
 """
 
 import logging
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from telemetry_agent.ackqueue.away_rows import generation_after
-from telemetry_agent.ackqueue.file.lock import Note
+from telemetry_agent.ackqueue.file.lock import QueueSummary
 from telemetry_agent.ackqueue.file.rows import (
     SEQ,
     STREAM,
@@ -34,6 +34,8 @@ from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.queue_file import QueueFile
+from telemetry_agent.ackqueue.ranges import runs
+from telemetry_agent.ackqueue.row_states import DAMAGED
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix, Record
@@ -49,10 +51,19 @@ _RELIEFS = 32  # each makes room for some rows, and a transaction holds at most 
 class SharedState:
     """Everything that the parts of a queue share."""
 
-    def __init__(self, path: Path, clock: Clock, connect: Connect, *, max_uncommitted: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        connect: Connect,
+        *,
+        commit_every_s: float,
+        max_uncommitted: int,
+    ) -> None:
         """See ``AckQueue``."""
         self.path = path
         self.clock = clock
+        self.commit_every_s = commit_every_s
         self.closed = False
         self.used = False
         """Whether a close has something to write."""
@@ -61,7 +72,6 @@ class SharedState:
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
         """Something may have become ready to be handed out, or the queue was closed."""
-        self._waiters = 0
         self._waiting_for_room: set[Callable[[], None]] = set()
         self._watchers: list[Callable[[], None]] = []
         self.file = QueueFile(path, connect)
@@ -83,21 +93,26 @@ class SharedState:
         """Of the last fix that was put and whose time is not in doubt."""
         self._oldest: tuple[int, int | None] | None = None  # the oldest pending row, its time
         self._find_oldest()
-        self.note()
+        self.write_summary()
 
     def watch(self, ring: Callable[[], None]) -> None:
-        """See ``AckQueue.watch``."""
+        """Have ``ring`` called, from any thread, when there is something new to do.
+
+        That is the first fix since a commit, fixes that are ready again by ``retry`` or
+        ``resend``, a disk that refuses to write or writes again, and a file that was set aside.
+        ``ring`` must return at once and not call the queue.
+        """
         self._watchers.append(ring)
 
     def relieve_by(self, relieve: Callable[[], bool]) -> None:
-        """Have ``relieve`` make room in memory's picture of the file when the disk has none.
+        """Have ``relieve`` give up some rows in memory when the disk has no room for a write.
 
-        It returns False when there is nothing to give up. The disk lock is held then.
+        It returns False if there is nothing to give up. It is called under the disk lock.
         """
         self._relieve = relieve
 
     def ring(self) -> None:
-        """Tell the watchers that there is something new to do."""
+        """Ring for the watchers: there is something new to do."""
         for ring in self._watchers:
             ring()
 
@@ -107,7 +122,7 @@ class SharedState:
         self._waiting_for_room.add(ring)
 
     def ring_for_room(self) -> None:
-        """Tell those who wait for room to look again."""
+        """Ring, once, for those who wait for room."""
         with self.lock:
             rings, self._waiting_for_room = self._waiting_for_room, set()
         for ring in rings:
@@ -118,17 +133,22 @@ class SharedState:
         if self.closed:
             raise ValueError(f"the queue {self.path} is closed")
 
+    def commit_due_s(self) -> float | None:
+        """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
+        with self.lock:
+            return self.writer.due_s(0 if self._waiting_for_room else self.commit_every_s)
+
     def stay_in_place(self) -> None:
-        """Make the files again if somebody deleted, moved or replaced them.
+        """Write the files again if somebody deleted, moved or replaced them.
 
         Raises:
             QueueLockedError: Another process uses the queue meanwhile.
-            StorageError: The disk refuses. What is open goes on.
+            StorageError: The disk refuses. The open file stays in use.
         """
         with self.disk:
             self.check_open()
             if self.file.stay_in_place():
-                self.note()
+                self.write_summary()
 
     # For the holder of the memory lock
 
@@ -159,33 +179,24 @@ class SharedState:
         return at_place(row, self._base)
 
     def end_use(self) -> bool:
-        """Close it for all calls but ``write`` and ``close``. False: it was closed already."""
+        """Close it for all calls except ``write`` and ``close``. False: it was closed already."""
         assert self.lock.locked()
         was_open, self.closed = not self.closed, True
-        self.wake_waiters()
+        self.ready.notify_all()
         return was_open
 
-    def due_s(self, commit_every_s: float) -> float | None:
-        """When to write next, by the monotonic clock; ``None``: nothing waits."""
-        assert self.lock.locked()
-        return self.writer.due_s(0 if self._waiting_for_room else commit_every_s)
-
     def wait_until_ready(self, until_s: float | None) -> bool:
-        """Wait for what a lease may get. False: it is ``until_s``. The lock is free meanwhile."""
+        """Wait until a lease may find rows, without the lock. False: it is ``until_s``."""
         assert self.lock.locked()
-        self._waiters += 1
-        try:
-            while not (self.closed or self.ledger.ready_rows.free.total):
-                now_s = self.clock.monotonic_s()
-                write_s = self.writer.due_s(0)  # the lease commits what waits, or tries again
-                if write_s is not None and write_s <= now_s:
-                    break
-                if until_s is not None and until_s <= now_s:
-                    return False
-                ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
-                self.ready.wait(min(ends_s) - now_s if ends_s else None)
-        finally:
-            self._waiters -= 1
+        while not (self.closed or self.ledger.ready_rows.free.total):
+            now_s = self.clock.monotonic_s()
+            write_s = self.writer.due_s(0)  # the lease commits what waits, or tries again
+            if write_s is not None and write_s <= now_s:
+                break
+            if until_s is not None and until_s <= now_s:
+                return False
+            ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
+            self.ready.wait(min(ends_s) - now_s if ends_s else None)
         return True
 
     @property
@@ -207,12 +218,6 @@ class SharedState:
         waiting = self.writer.oldest
         return waiting[1][TIME_MS] if waiting is not None else None
 
-    def wake_waiters(self) -> None:
-        """Wake whoever waits in ``wait_until_ready``: each looks for itself."""
-        assert self.lock.locked()
-        if self._waiters:
-            self.ready.notify_all()
-
     # For the holder of the disk lock
 
     @property
@@ -226,7 +231,7 @@ class SharedState:
         return self.file.store
 
     def use(self) -> None:
-        """Note that something is about to be done that a close must bring to disk."""
+        """QueueSummary that something is about to be done that a close must bring to disk."""
         assert self.disk.locked()
         self.check_open()
         self.used = True
@@ -234,7 +239,7 @@ class SharedState:
     def write(self, *, at_once: bool = False) -> StorageError | None:
         """Bring everything to disk. Returns why it refused, which was logged.
 
-        While it refuses, it is asked once a second, whoever writes, unless it must be ``at_once``.
+        While it refuses, one write a second is tried in all, except those that must be ``at_once``.
         """
         assert self.disk.locked()
         if not at_once and (refused := self.writer.refusal_now()) is not None:
@@ -250,7 +255,7 @@ class SharedState:
         self.writer.report(refusal)
         self._find_oldest()
         with self.lock:
-            self.wake_waiters()
+            self.ready.notify_all()
         if refusal is None:
             self.ring_for_room()
         return refusal
@@ -276,7 +281,7 @@ class SharedState:
             raise
 
     def miss(self, count: int) -> NoReturn:
-        """Set the file aside: so many rows that were stored are not found.
+        """Set the file aside: this many rows that were stored are not found.
 
         A damaged inner page hides the rows behind it from SQLite, and a page scan finds them.
 
@@ -291,7 +296,7 @@ class SharedState:
         """Give up these rows: they are not as they were stored. The next write deletes them."""
         assert self.disk.locked()
         with self.lock:
-            self.ledger.damage(rows)
+            self.ledger.lose(runs(rows), DAMAGED)
         log.error(
             "the queue %s: %d fixes are damaged and cannot be sent (rows %d to %d)",
             self.path,
@@ -301,10 +306,10 @@ class SharedState:
         )
 
     def replace(self, why: UnusableError) -> StorageError | None:
-        """Set the file aside, and go on with a new one.
+        """Set the file aside, and continue with a new one.
 
         Returns:
-            Why the disk refuses that, or to write to the new one.
+            Why the disk refuses this, or a write to the new file.
         """
         assert self.disk.locked()
         try:
@@ -314,31 +319,33 @@ class SharedState:
         with self.lock:
             hi = generation_after(self.last)
             if not isinstance(why, TakenError):
-                # A write of them that was refused may be in that file all the same.
+                # The old file may hold these rows although the disk reported a refusal. Here they
+                # get new numbers; the old ones are marked as unused, so that none arrives twice.
+                # After a TakenError those numbers have other rows there, which are to arrive.
                 self.ledger.renumber(self.committed + 1, self.last)
             self.ledger.send_away(self.committed, hi)
             self._base, self._seq = self.writer.renumber(hi), 0
             for row in self.writer.rows:
                 self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])
             self._draw_stream()
-        self.note()
+        self.write_summary()
         self.ring()
         return self.writer.write(self.store)
 
-    def note(self, *, clean: bool = False) -> None:
-        """Write down beside the file what is in it, in case it is found empty."""
+    def write_summary(self, *, clean: bool = False) -> None:
+        """Write beside the file what is in it, for the case that it is found empty."""
         with self.lock:
             oldest = 1 if self.ledger.away.any else self.ledger.oldest_pending()
-            last = self.committed  # what is not on disk yet is not lost when the disk forgets
+            last = self.committed  # only these are missing if the file is found empty
             run = self.ledger.streams.last
-            self.file.lock.note(Note(clean, oldest or last + 1, last, run))
+            self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, run))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""
         try:
             self.store.close()
         finally:
-            self.note(clean=True)
+            self.write_summary(clean=True)
             self.file.lock.release()
 
     def _draw_stream(self) -> None:

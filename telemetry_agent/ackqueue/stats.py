@@ -1,4 +1,4 @@
-"""What a queue tells about itself."""
+"""What a queue reports about itself."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +12,7 @@ from telemetry_agent.model import Record
 
 
 class Backlog(NamedTuple):
-    """What waits, as the uploader needs it to decide."""
+    """What is to be sent, as the uploader needs it to decide."""
 
     ready: int
     """Fixes that a lease could hand out now, the uncommitted ones included."""
@@ -35,30 +35,30 @@ class QueueStats:
     """Counts of fixes, by what became of them. The first four are the public states."""
 
     ready: int
-    """Committed and to be sent; a batch that is out counts here."""
+    """Committed and to be sent; includes batches that are out."""
     unack: int
     acked: int
     ack_failed: int
     in_flight: int
     """Of the ready ones, those in a batch that is out."""
     uncommitted: int
-    """Named, and not yet on disk."""
+    """Named, but not on disk yet."""
     dead_letters: Mapping[str, int]
-    """Reason -> count, of the first reasons; the rest has ``other reasons``. Sums up to
+    """Reason -> count, of the first reasons; all others count under ``other reasons``. The sum is
     ``ack_failed``."""
     lost: Mapping[str, int]
-    """Reason -> count, for ever: ``damaged`` (not as it was stored), ``uncounted`` (at least so
-    many: the end of the log, or all of a file, is gone), ``memory`` (the disk refused for too
-    long), ``discarded`` (a dead letter that the user gave up), ``expired`` (beyond ``max_age``);
-    and where there was no room ``thinned``, ``dropped`` (the oldest), ``full`` (not recorded),
-    ``refused`` (a dead letter)."""
+    """Reason -> count, never reset: ``damaged`` (not as it was stored), ``uncounted`` (at least
+    this many: the end of the log, or a whole file, is gone), ``memory`` (the disk refused for too
+    long), ``discarded`` (a dead letter that the user deleted), ``expired`` (older than
+    ``max_age``); and if there was no room ``thinned``, ``dropped`` (the oldest), ``full`` (not
+    recorded), ``refused`` (a dead letter)."""
     oldest_pending_ms: int | None
     """GNSS time of the oldest recorded fix that is neither delivered nor a dead letter."""
     file_bytes: int
     full: bool
-    """There is no room: what is there is thinned or given up, or nothing more is recorded."""
+    """There is no room: stored fixes are thinned or deleted, or no more are recorded."""
     carrying_over: bool
-    """A file that was set aside holds more, which is on its way into this one."""
+    """A file that was set aside holds more fixes, which are being carried over."""
 
 
 def count(
@@ -70,10 +70,9 @@ def count(
     *,
     full: bool,
 ) -> QueueStats:
-    """Sum up a ledger; the cost follows the number of different marks."""
+    """Sum up a ledger; the cost grows with the number of different marks only."""
     unack = acked = 0
     dead_letters: dict[str, int] = {}
-    lost: dict[str, int] = {}
     for (state, reason, _), rows in ledger.marks.totals():
         if state is State.ACKED:
             acked += rows
@@ -82,8 +81,6 @@ def count(
         elif state is State.ACK_FAILED:
             reason = reason or "other reasons"  # noqa: PLW2901
             dead_letters[reason] = dead_letters.get(reason, 0) + rows
-        elif state is State.GONE and reason is not None:
-            lost[reason] = lost.get(reason, 0) + rows
     in_flight = ledger.in_flight()
     return QueueStats(
         ready=ledger.ready_rows.free.total + in_flight + placed,
@@ -93,7 +90,7 @@ def count(
         in_flight=in_flight,
         uncommitted=uncommitted,
         dead_letters=dead_letters,
-        lost=lost,
+        lost=dict(ledger.lost()),
         oldest_pending_ms=oldest_pending_ms,
         file_bytes=file_bytes,
         full=full,

@@ -1,29 +1,29 @@
 """What became of each stream's fixes, so that an endpoint can check it. Pure.
 
-The account of a stream is derived, not kept. Its fixes have row numbers next to each other, in the
-order of seq, and the marks hold for ever what became of every row number, also where the row itself
-is gone. So all that is stored beside the marks is where a run of one stream's rows begins
-(``StreamRun``, in the transaction that writes its first row), and whether the endpoint has taken
-the account of it. A name that was never committed has no row number that lasts, and is not counted.
+The account of a stream is derived, not stored. Its fixes have row numbers next to each other, in
+the order of seq, and the marks keep for ever what became of every row number, also where the row
+itself is deleted. So only two things are stored beside the marks: where a run of one stream's rows
+begins (``StreamRun``, in the transaction that writes its first row), and whether the endpoint has
+accepted the account of it. A name that was never committed has no row number, and is not counted.
 
 ``through`` ends before the first row that is neither delivered nor counted as not coming. Only
 thinning gives a row another number: the rows that stay move up, past those that go, within their
 run and in their order. So the row with the number n was the one with seq ``first_seq + n - lo``, or
 was that many names earlier as rows were thinned out above it: then the seq is read from the row.
 
-A stream has a second run where a file was set aside while fixes of it waited in memory. A run whose
-record was lost with a damaged file is found again by the rows that arrive.
+A stream has a second run if a file was set aside while fixes of it waited in memory. A run whose
+record was lost with a damaged file is derived from the rows that arrive.
 
-The endpoint takes what is newer than its account for complete. So nothing is accounted for while
-older fixes that no account has are still to be delivered: what is in a file that is carried over,
-and what a file held before there were accounts (schema version 5).
+For the endpoint, an account says that everything older is complete. So there is none while older
+fixes are to be delivered that no account has: those in a file that is carried over, and those that
+a file held before there were accounts (schema version 5).
 
-To retry, resend or discard fixes opens a stream whose account was taken: it is reported again.
+To retry, resend or discard fixes opens a stream whose account was accepted: it is reported again.
 """
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from telemetry_agent.ackqueue.file.rows import stream_from_int
@@ -40,11 +40,11 @@ from telemetry_agent.ackqueue.row_states import (
 from telemetry_agent.model import StreamAccount
 
 STREAMS_MAX = 20
-"""In one report."""
+"""Streams in one report."""
 _SPANS_MAX = 500
-"""Are counted at once, which takes a millisecond or two."""
+"""Spans that are counted under one hold of the lock, which takes a millisecond or two."""
 _RUNS_MAX = 1000
-"""A limit for the file, in case the server never accepts a report."""
+"""Runs in the file, for an endpoint that never accepts a report."""
 
 _LO = attrgetter("lo")
 NO_END = 1 << 62
@@ -54,21 +54,10 @@ _UNCOUNTED = str(UNCOUNTED.reason)
 _DONE = {*_NO_ROW, State.ACKED, State.ACK_FAILED}
 
 
-class KnownSeqs(dict[int, int | None]):
-    """The seqs of rows as they were read; ``None``: it cannot be."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wanted: list[int] = []
-
-    def __missing__(self, row: int) -> None:
-        self.wanted.append(row)
-
-
 class _Prefix:
     """The rows of a run before the first that is to be delivered, counted span by span.
 
-    It is kept: to count them again at each report would take as long as there are marks.
+    It is kept between reports: a report that counted from the start would visit every mark.
     """
 
     def __init__(self, run: StreamRun) -> None:
@@ -80,11 +69,11 @@ class _Prefix:
         self.not_coming: Counter[str] = Counter()
         self.damaged_in: list[int] = []
         self.uncertain = 0
-        """Rows that are counted where a name follows them."""
+        """UNCOUNTED numbers that count only if a later fix of the run follows."""
 
     @property
     def thinned(self) -> int:
-        """The number of names by which thinning moved a row, at most."""
+        """The most names by which thinning can have moved a row."""
         return self.not_coming["thinned"]
 
     def count(self, span: Span[RowState]) -> None:
@@ -92,6 +81,8 @@ class _Prefix:
         self.next_row = span.hi + 1
         if span.value.state is State.UNUSED:
             return
+        # Not behind a used number, UNCOUNTED is a place-holder that no fix had (``AwayRows.end``).
+        # The lost rows are of this run only if a later fix of it follows.
         if span.value == UNCOUNTED and self.last_used != span.lo - 1:
             self.uncertain += span.size
             return
@@ -102,12 +93,13 @@ class _Prefix:
         if (reason := _reason(span.value)) is not None:
             self.not_coming[reason] += span.size
         if span.value == DAMAGED:
+            # If thinning moved these rows up, their seqs are lower than their numbers say.
             seqs = self.run.seq(span.lo) - self.thinned, self.run.seq(span.hi), *self.damaged_in
             self.damaged_in = [min(seqs), max(seqs)]
 
 
 class Streams:
-    """The runs of a queue, ascending; whoever changes one has it written with the marks."""
+    """The runs of a queue, ascending. Changed runs are written with the marks."""
 
     def __init__(self, runs: Sequence[StreamRun], marks: RangeMap[RowState]) -> None:
         self._runs = list(runs)
@@ -120,7 +112,7 @@ class Streams:
     # The disk
 
     def take_changes(self) -> dict[int, StreamRun | None]:
-        """Take the runs that the disk does not know, by first row. ``None``: there is none."""
+        """Take the runs that are not on disk yet, by first row. ``None``: there is none."""
         changed, self._changed = self._changed, set()
         runs = {run.lo: run for run in self._runs} if changed else {}
         return {lo: runs.get(lo) for lo in changed}
@@ -129,13 +121,8 @@ class Streams:
         """Take note that these did not reach the disk."""
         self._changed.update(runs)
 
-    @property
-    def has_changes(self) -> bool:
-        """Whether any wait for the disk."""
-        return bool(self._changed)
-
     def all_changed(self) -> None:
-        """A new file knows none of them, and what is in the old one is not known."""
+        """The queue has a new file, which has none of them yet."""
         self._prefixes.clear()
         self._changed.update(run.lo for run in self._runs)
 
@@ -147,8 +134,8 @@ class Streams:
         return self._runs[-1] if self._runs else None
 
     def begin(self, row: int, stream: int, seq: int) -> None:
-        """From this row, the highest so far, on: a stream, or what goes on with one."""
-        while self._runs and self._runs[-1].lo >= row:  # nothing of it was committed
+        """From this row on, the highest so far, rows are of this stream and begin with this seq."""
+        while self._runs and self._runs[-1].lo >= row:  # none of its rows was committed
             self._drop(-1)
         last = self.last
         if last is None or (last.stream, last.seq(row)) != (stream, seq):
@@ -158,7 +145,7 @@ class Streams:
 
     @property
     def first_row(self) -> int:
-        """Of the rows before it nothing is accounted for."""
+        """The rows before it are in no account."""
         return self._runs[0].lo if self._runs else NO_END
 
     def bounds(self, row: int) -> tuple[int, int]:
@@ -167,40 +154,42 @@ class Streams:
         return self._runs[at].lo if at >= 0 else 1, self._end(at)
 
     def rows_of(self, stream: int, first: int, last: int) -> list[tuple[int, int]]:
-        """Between which rows its fixes with these seqs are; if unknown, those of no known run."""
+        """Where its fixes with these seqs can be; if it is unknown, the rows of no known run."""
         ranges = []
         any_moved = THINNED in dict(self._marks.totals())
         for at, run in enumerate(self._runs):
             if run.stream == stream:
                 hi = self._end(at) - 1
                 spans = self._marks.within(run.lo, hi) if any_moved else ()
+                # A row that thinning moved is at most as far up as numbers came free.
                 moved = sum(span.size for span in spans if span.value == THINNED)
                 offset = run.lo - run.first_seq
                 ranges.append((max(run.lo, first + offset), min(hi, last + offset + moved)))
         return ranges or [(1, self.first_row - 1)]
 
     def adopt(self, runs: Iterable[StreamRun]) -> None:
-        """Take over those of a file that was set aside, as far as none is known there."""
+        """Take over those of a file that was set aside, except where a known one begins."""
         known = {run.lo for run in self._runs}
         for run in runs:
             if run.lo not in known:
                 self._insert(run)
 
     def learn_from_row(self, row: int, stream: int, seq: int) -> None:
-        """A row arrived from a file that was set aside; they come in their order."""
+        """Find the run of a row that arrived from a file that was set aside; they come in order."""
         before, its_stream = self._seen
-        if row < before:  # they come once more
+        if row < before:  # they are read again from the first
             self._border = 0
         elif its_stream != stream:
             self._border = before
         self._seen = row, stream
         at = self._at(row)
         if at < 0 or self._runs[at].stream != stream:
+            # The run begins behind the last row of another stream, or with seq 1.
             lo = max(self._border, row - seq) + 1
             self._insert(StreamRun(lo, stream, seq - (row - lo)))
 
     def reopen(self, lo: int, hi: int) -> None:
-        """Something else became of these rows: the account that was taken holds no more."""
+        """What became of these rows changed: an account that was accepted is out of date."""
         for at in range(max(0, self._at(lo)), len(self._runs)):
             run = self._runs[at]
             if run.lo > hi:
@@ -213,17 +202,21 @@ class Streams:
 
     # The accounts
 
-    def accounts(self, last: int, current: int, seqs: KnownSeqs) -> list[StreamAccount] | None:
+    def accounts(
+        self, last: int, current: int, seqs: Mapping[int, int | None]
+    ) -> list[StreamAccount] | int | None:
         """Of each stream whose account is not settled, the oldest first, at most ``STREAMS_MAX``.
+
+        This runs under the memory lock, which no read of the file may hold up.
 
         Args:
             last: the last row number in use.
-            current: the stream that goes on.
-            seqs: of rows that thinning may have moved; what is ``wanted`` afterwards is to be read
-                first.
+            current: the stream that is recorded now.
+            seqs: by row, as they were read from the file; ``None``: the row is not there.
 
         Returns:
-            ``None``: ask again, there is more to count than may be done at once.
+            A number: ask again with the seq of this row, which thinning may have moved. ``None``:
+            ask again, there is more to count than one hold of the lock allows.
         """
         found: list[StreamAccount] = []
         budget = _SPANS_MAX
@@ -237,18 +230,21 @@ class Streams:
                     return None
                 if prefix.next_row <= hi:
                     pending = prefix.next_row
+                    if prefix.thinned and pending not in seqs:
+                        return pending
                 if prefix.last_used or pending is not None:
                     prefixes.append(prefix)
                 if pending is not None:
                     break
             if prefixes:
-                found.append(_account(prefixes, pending, seqs, is_current=stream == current))
+                seq = None if pending is None else seqs.get(pending)
+                found.append(_account(prefixes, pending, seq, is_current=stream == current))
             if len(found) == STREAMS_MAX:
                 break
         return found
 
     def settle(self, accounts: Iterable[StreamAccount]) -> None:
-        """The endpoint has these accounts, which still hold: what is finished needs no other."""
+        """The endpoint has these accounts, which still hold: a finished stream needs no other."""
         finished = {account.stream for account in accounts if account.finished}
         for at, run in enumerate(self._runs):
             if stream_from_int(run.stream) in finished and not run.reported:
@@ -280,12 +276,13 @@ class Streams:
         return prefix, budget
 
     def _forget(self) -> None:
-        """The oldest runs, of which no row is left that could be sent once more."""
+        """Drop the oldest runs while none of their rows is left that could be sent again."""
         while len(self._runs) > 1:
             run = self._runs[0]
             if not run.reported and len(self._runs) <= _RUNS_MAX:
                 return
-            newest = self._marks.value_at(self._end(0) - 1)  # rows go in their order
+            # A quick look first: the newest row of a run is usually deleted last.
+            newest = self._marks.value_at(self._end(0) - 1)
             if newest is None or newest.state not in _NO_ROW:
                 return
             spans = self._marks.within(run.lo, self._end(0) - 1)
@@ -316,17 +313,19 @@ class Streams:
 
 
 def _account(
-    prefixes: Sequence[_Prefix], pending: int | None, seqs: KnownSeqs, *, is_current: bool
+    prefixes: Sequence[_Prefix], pending: int | None, seq: int | None, *, is_current: bool
 ) -> StreamAccount:
-    """Of one stream, by its runs up to the first row that is ``pending``."""
+    """Of one stream, by its runs up to the first row that is ``pending``, and its seq if read."""
     last = prefixes[-1]
     not_coming = sum((prefix.not_coming for prefix in prefixes), Counter())
     recorded = sum(prefix.recorded for prefix in prefixes)
     if pending is None:
         through = max(prefix.run.seq(prefix.last_used) for prefix in prefixes)
     else:
-        through = ((seqs[pending] if last.thinned else None) or last.run.seq(pending)) - 1
-        beyond = last.run.seq(pending) - 1 - through  # which thinning took, and come after that
+        through = (seq or last.run.seq(pending)) - 1
+        # If thinning moved the pending row up, some numbers below it belong to thinned fixes with a
+        # later seq. Those are not in this account.
+        beyond = last.run.seq(pending) - 1 - through
         not_coming += Counter({"thinned": -beyond, _UNCOUNTED: last.uncertain})
         recorded += last.uncertain - beyond
     damaged = [seq for prefix in prefixes for seq in prefix.damaged_in]

@@ -25,9 +25,7 @@ from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
-from telemetry_agent.page.agent_view import AgentView, Doctor, Switch
-from telemetry_agent.page.log_tail import LogTail
-from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, PageOptions, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.snapshot import ConfigView, as_json
 from telemetry_agent.tasks import Bell
@@ -278,6 +276,7 @@ class Agent:
             network=self.delivery.network,
             gaps=Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s),
             ask=lambda command, asked: self._commands[command].run(asked, Bell()),
+            gnss_ms=self.status.gnss_ms,
             clock=self._clock,
             switch=self._switch,
             doctor=self._doctor() if self._doctor and page.listen else None,

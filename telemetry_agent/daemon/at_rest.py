@@ -128,13 +128,13 @@ class RestingQueue:
 
     def _read(self) -> QueueReader:
         path = self._path
-        if waiting := set_aside_files.waiting(path):
+        if waiting := set_aside_files.waiting_at_rest(path):
             raise StorageError(f"{waiting[0]} is still to be carried over")
         file = self._opened.enter_context(readable(path))
         try:
             log = read_log(set_aside_files.log_of(file), PAGE_BYTES)
             # Of such a log SQLite drops the end, or all; the agent takes what is whole in it.
-            if log.frames and (log.taken < len(log.frames) or file.stat().st_size < PAGE_BYTES):
+            if log.frames and (log.taken < log.frames or file.stat().st_size < PAGE_BYTES):
                 raise StorageError(f"the log of the queue {path} is damaged")
         except OSError as error:
             raise StorageError(f"cannot read the queue {path}: {error.strerror}") from error
@@ -202,5 +202,5 @@ def check(path: Path, wanted: int, *, come_back: bool = False) -> None:
 def _was_set_aside(path: Path) -> bool:
     """Whether the agent ended before there was a new file in the place of a damaged one."""
     with suppress(OSError, StorageError):
-        return not path.exists() and bool(set_aside_files.waiting(path))
+        return not path.exists() and bool(set_aside_files.waiting_at_rest(path))
     return False

@@ -4,19 +4,22 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from ackqueue import damage
-from ackqueue.queue_parts import put
+from ackqueue.queue_parts import lease, put
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.file.lock import QueueLock, lock_path
 from telemetry_agent.ackqueue.file.schema import connect
+from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
-from telemetry_agent.errors import QueueLockedError
+from telemetry_agent.errors import QueueLockedError, StorageError
 
 
 def deleted(path: Path) -> None:
@@ -118,6 +121,61 @@ def test_a_queue_that_is_put_in_the_place_keeps_its_log(tmp_path: Path) -> None:
         replaced.stay_in_place()
         assert replaced.stats().ready == 2
     assert damage.recover(tmp_path / "queue.db.foreign-1").delivered == records
+
+
+@pytest.mark.parametrize("moment", ["copied", "renamed", "closed"])
+@pytest.mark.parametrize(
+    "how", [deleted, log_deleted, index_deleted, all_deleted, moved, replaced, copied_back]
+)
+def test_a_kill_while_it_is_written_again_costs_nothing(
+    tmp_path: Path,
+    how: Callable[[Path], None],
+    moment: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, path, killed = FakeClock(), tmp_path / "queue" / "queue.db", tmp_path / "killed"
+    steps = {
+        "copied": (Store, "copy_to", True),
+        "renamed": (Store, "close", False),
+        "closed": (set_aside_files, "put_in_place", False),
+    }
+    owner, name, is_after = steps[moment]
+    step = getattr(owner, name)
+
+    def killed_here(*arguments: object) -> None:
+        if is_after:
+            step(*arguments)
+        shutil.copytree(path.parent, killed)
+        raise StorageError("killed")
+
+    with AckQueue(path, commit_every_s=3600, clock=clock) as queue:
+        records = damage.record(queue, 300)
+        queue.ack(lease(queue, 100, live_first=False))
+        queue.commit()
+        Committer(queue).step(clock.monotonic_s())
+        how(path)
+        with monkeypatch.context() as patch, suppress(StorageError):
+            patch.setattr(owner, name, killed_here)
+            queue.stay_in_place()
+        caplog.clear()
+        outcome = damage.recover(killed / path.name)
+    assert outcome.delivered == records[100:]
+    assert outcome.lost == 0
+    assert "waits to be carried over" in caplog.text
+    left = {file.name.removeprefix("queue.db") for file in killed.iterdir()}
+    assert left <= {"", "-wal", "-shm", ".lock", ".foreign-1", ".foreign-2", "elsewhere.db"}
+
+
+@pytest.mark.parametrize("size", [0, 100, 512, 5120, 20_000])
+def test_a_part_of_a_copy_takes_nothing_from_the_queue(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path, commit_every_s=3600) as queue:
+        records = damage.record(queue, 300)
+        queue.ack(lease(queue, 100, live_first=False))
+    assert path.stat().st_size > 20_000
+    set_aside_files.copy_of(path).write_bytes(path.read_bytes()[:size])
+    assert damage.recover(path) == damage.Outcome(records[100:], lost=0)
 
 
 def test_a_copy_that_finds_no_room_leaves_nothing_behind(

@@ -18,17 +18,21 @@ from telemetry_agent.disks import mount_of
 from telemetry_agent.errors import QueueLockedError
 
 
-class Note(NamedTuple):
-    """What a holder wrote down about its queue, in case the queue file itself cannot tell."""
+class QueueSummary(NamedTuple):
+    """What is in a queue file, kept beside it for the case that the file is found empty."""
 
-    clean: bool
-    """It was closed in an orderly way."""
-    oldest: int
+    clean: bool = True
+    """The queue was closed."""
+    oldest: int = 1
     """The oldest row that was to be delivered, or the one after the last."""
-    last: int
+    last: int = 0
     """The last row."""
     run: StreamRun | None = None
     """The newest run of rows of one stream."""
+
+
+UNKNOWN = QueueSummary()
+"""There is no summary that can be read."""
 
 
 class QueueLock:
@@ -43,13 +47,20 @@ class QueueLock:
         """
         self._queue_path = queue_path
         self._fd = _take(queue_path)
-        self.noted = _read_note(_lines(self._fd))
-        """By the last holder, if it can be read."""
-        self._write(self.noted)
+        self.last_summary = _read_summary(_lines(self._fd))
+        """Of the last holder."""
+        self.write_summary(self.last_summary)
 
-    def note(self, note: Note) -> None:
-        """Write this down. It may be lost by a power cut."""
-        self._write(note)
+    def write_summary(self, summary: QueueSummary) -> None:
+        """Write it below the pid. A power cut may undo that."""
+        text = f"{os.getpid()}\n"
+        if summary is not UNKNOWN:
+            numbers = " ".join(map(str, (summary.oldest, summary.last, *(summary.run or ()))))
+            line = f"{'closed' if summary.clean else 'open'} {numbers}"
+            text += f"{line} {crc32(line.encode())}\n"
+        with suppress(OSError):  # it only helps: a full disk does not keep the agent from starting
+            os.pwrite(self._fd, text.encode(), 0)
+            os.ftruncate(self._fd, len(text))
 
     def retake(self) -> bool:
         """Take it again if the file was deleted, moved or replaced. Returns whether it was.
@@ -67,22 +78,12 @@ class QueueLock:
         return True
 
     def release(self) -> None:
-        """Let the next one in."""
+        """Let the next process in."""
         os.close(self._fd)
-
-    def _write(self, note: Note | None) -> None:
-        text = f"{os.getpid()}\n"
-        if note is not None:
-            numbers = " ".join(map(str, (note.oldest, note.last, *(note.run or ()))))
-            line = f"{'closed' if note.clean else 'open'} {numbers}"
-            text += f"{line} {crc32(line.encode())}\n"
-        with suppress(OSError):  # it is a help, and a full disk is no reason not to start
-            os.pwrite(self._fd, text.encode(), 0)
-            os.ftruncate(self._fd, len(text))
 
 
 def check_at_rest(queue_path: Path) -> None:
-    """Whether nobody uses the queue. Takes no lock: it would keep an agent from starting.
+    """Check that no process uses the queue. Takes no lock: it would keep an agent from starting.
 
     Raises:
         QueueLockedError: A process holds it.
@@ -142,13 +143,13 @@ def _lines(fd: int) -> list[str]:
         return []
 
 
-def _read_note(lines: list[str]) -> Note | None:
+def _read_summary(lines: list[str]) -> QueueSummary:
     try:
         _, line = lines
-        noted, _, crc = line.rpartition(" ")
-        state, oldest, last, *run = noted.split()
+        text, _, crc = line.rpartition(" ")
+        state, oldest, last, *run = text.split()
         begins = StreamRun(*map(int, run)) if run else None
-        note = Note(state == "closed", int(oldest), int(last), begins)
-        return note if int(crc) == crc32(noted.encode()) else None
+        summary = QueueSummary(state == "closed", int(oldest), int(last), begins)
+        return summary if int(crc) == crc32(text.encode()) else UNKNOWN
     except (ValueError, TypeError):
-        return None
+        return UNKNOWN

@@ -1,7 +1,9 @@
-"""A fix as a row of the database: typed integers, and a checksum over all of them.
+"""A fix, a mark and a run of a stream as rows of the database, each with a checksum.
 
 SQLite notices damage to the structure of its pages, not to the values in them, so each row
-carries its own proof. The checksum is the CRC-32 of the numbers of ``FIRST`` as little-endian
+carries its own proof. That of a mark or of a run is the CRC-32 of its values as text.
+
+A fix is typed integers. Its checksum is the CRC-32 of the numbers of ``FIRST`` as little-endian
 64-bit integers (an absent one as -2**63, which no quantity reaches), followed by the device and by
 each value of ``LATER`` that is there, as text in UTF-8. It is exclusive-ored with the row's local
 number, folded to 32 bits. So a row proves its content and its place. (Rows of files that began
@@ -14,6 +16,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast, get_args
 
+from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.row_states import DAMAGED, RowState, State, StreamRun
 from telemetry_agent.fields import FIELDS, written_out
 from telemetry_agent.model import Fix, Flag, Quality, Record
 
@@ -26,6 +30,10 @@ FIRST = ("stream", "seq", *_STORED[: _STORED.index("extra")])
 LATER = _STORED[_STORED.index("extra") :]
 """The columns that came later. Absent, they leave the checksum as it was without them."""
 COLUMNS = ("id", "device", *FIRST, "crc", *LATER)
+ALWAYS = {field.stored for field in FIELDS if field.always} | {"stream", "seq", "flags"}
+"""The columns that every fix fills."""
+MARK_COLUMNS = ("lo", "hi", "state", "reason", "batch", "crc")
+STREAM_COLUMNS = ("lo", "stream", "first_seq", "reported", "crc")
 
 QUALITIES = cast("tuple[Quality, ...]", get_args(Quality))
 """A quality is stored as its place in this tuple: it only ever grows at its end."""
@@ -37,6 +45,9 @@ _FLAG_BITS = {flag: 1 << place for place, flag in enumerate(FLAGS)}
 _FLAG_SETS = tuple(
     tuple(flag for flag in FLAGS if mask & _FLAG_BITS[flag]) for mask in range(1 << len(FLAGS))
 )
+_STATES = {int(state): state for state in State}
+_DAMAGED_BEFORE_3 = -1
+"""A state that files had up to schema version 2, where a damaged row stayed in its place."""
 _ABSENT = -(2**63)
 _32_BITS = 0xFFFF_FFFF
 _CRC = COLUMNS.index("crc")
@@ -98,9 +109,8 @@ def _as_bytes(name: str) -> str:
 
 def _decode_source() -> str:
     """``decode`` with every column written out: a batch of a thousand spends its time here."""
-    always = {field.stored for field in FIELDS if field.always} | {"stream", "seq", "flags"}
     numbers = [
-        name if name in always else f"absent if {name} is None else {name}" for name in FIRST
+        name if name in ALWAYS else f"absent if {name} is None else {name}" for name in FIRST
     ]
     values = {"quality": "qualities[quality]", "flags": "flag_sets[flags]"}
     later = "".join(
@@ -161,3 +171,31 @@ def _checksum(device: str, numbers: Sequence[int | None], later: Sequence[object
         if value is not None:
             proof = _crc32(str(value).encode(), proof)
     return proof
+
+
+def with_checksum(*values: object) -> Row:
+    """Make the row of a mark, or of a run, of its values."""
+    return (*values, _crc32(" ".join(map(str, values)).encode()))
+
+
+def read_mark(row: Row) -> Span[RowState] | None:
+    """A row of the table ``mark``; ``None``: it is damaged."""
+    lo, hi, state, reason, batch, _ = row
+    try:
+        if row != with_checksum(*row[:-1]) or not 0 < lo <= hi:
+            return None
+        if not isinstance(hi, int) or not isinstance(batch, int | None):
+            return None
+        if state == _DAMAGED_BEFORE_3:
+            return Span(lo, hi, DAMAGED)
+        return Span(lo, hi, RowState(_STATES[state], reason, batch))
+    except (KeyError, TypeError, ValueError):  # no state, no number, or a text that is not UTF-8
+        return None
+
+
+def read_stream(row: Row) -> StreamRun | None:
+    """A row of the table ``stream``; ``None``: it is damaged."""
+    values = row[:-1]
+    if any(type(value) is not int for value in values):
+        return None
+    return StreamRun(*values) if row == with_checksum(*values) else None

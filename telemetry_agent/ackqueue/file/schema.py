@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from telemetry_agent.ackqueue.file.rows import FIRST, FLAGS, QUALITIES
+from telemetry_agent.ackqueue.file.rows import ALWAYS, FIRST, FLAGS, QUALITIES
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import FIELDS, Field, outside
@@ -28,7 +28,6 @@ Connect = Callable[[Path], sqlite3.Connection]
 FAILURES = (sqlite3.Error, UnicodeError)
 """What SQLite raises: its messages quote the file, and what is damaged need not be UTF-8."""
 
-_ALWAYS = {field.stored for field in FIELDS if field.always} | {"stream", "seq", "flags"}
 _QUALITY_WORDS = " ".join(f"WHEN {code} THEN '{word}'" for code, word in enumerate(QUALITIES))
 _FLAG_WORDS = " || ".join(
     f"iif(fix.flags & {1 << place}, '{word},', '')" for place, word in enumerate(FLAGS)
@@ -52,11 +51,11 @@ def _outside(field: Field) -> str:
 
 
 class UnusableError(StorageError):
-    """The file is damaged, or no queue that this version can use: it is to be set aside."""
+    """The file is damaged, or is not a queue that this version can use: it is to be set aside."""
 
 
 class NewerError(UnusableError):
-    """A version still to come has written the file."""
+    """A newer version has written the file."""
 
 
 APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
@@ -68,7 +67,7 @@ _CREATE = (
     CREATE TABLE fix (
         id INTEGER PRIMARY KEY,
         device TEXT NOT NULL,
-        {", ".join(f"{name} INTEGER{' NOT NULL' if name in _ALWAYS else ''}" for name in FIRST)},
+        {", ".join(f"{name} INTEGER{' NOT NULL' if name in ALWAYS else ''}" for name in FIRST)},
         crc INTEGER NOT NULL
     )
     """,
@@ -129,7 +128,7 @@ _STAND_INS = (
 
 
 def is_newer(header: bytes) -> bool:
-    """Whether the first 100 bytes of a file are those of a queue of a version still to come."""
+    """Whether the first 100 bytes of a file are those of a queue of a newer version."""
     version, application_id = (int.from_bytes(header[at : at + 4]) for at in (60, 68))
     return application_id == APPLICATION_ID and version > len(_MIGRATIONS)
 
@@ -169,23 +168,23 @@ _text = partial(str, encoding="utf-8", errors="surrogateescape")
 def connect(path: Path) -> sqlite3.Connection:
     """Open an existing file, with transactions begun and ended by the caller alone."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.text_factory = _text  # a text that is damaged must not keep others from being read
+    connection.text_factory = _text  # a damaged text must not keep others from being read
     return connection
 
 
 def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
-    """Open the queue file at ``path``, made if it is not there.
+    """Open the queue file at ``path``. A missing one is made.
 
     Raises:
-        UnusableError: What is there is no queue of ours, or a damaged one.
+        UnusableError: The file is not a queue of ours, or is damaged.
         StorageError: It cannot be opened.
     """
     try:
         if not path.exists():
-            # Before SQLite holds it, so that it is never readable by all; SQLite gives its
-            # companion files the same mode.
+            # Before SQLite opens it, so that never every user can read it; SQLite gives its log
+            # and its index the same mode.
             create_file(path)
-            # A log on disk whose database is not would be taken for that of a lost one.
+            # A log whose database is not on disk would be taken for that of a lost one.
             sync_directory(path.parent)
         connection = connect(path)
         try:
@@ -203,14 +202,14 @@ def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """Open the queue file at ``path`` for looking at it. Nothing in it, or in its log, changes.
+    """Open the queue file at ``path`` to look at it. Neither it nor its log changes.
 
     Raises:
-        UnusableError: What is there is no queue of ours, or a damaged one.
+        UnusableError: The file is not a queue of ours, or is damaged.
         StorageError: It cannot be opened.
     """
-    # Without a log there is nothing to lock and no index to make. An index that is there is not
-    # written: what no process uses SQLite takes for unknown, and makes its own in memory.
+    # Without a log there is nothing to lock and no index to make. An existing index is not written:
+    # where no process uses it, SQLite does not trust it, and makes its own in memory.
     log, index = (path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
     mode = f"mode=ro&readonly_shm={index:d}" if log else "immutable=1"
     uri = f"{path.absolute().as_uri()}?{mode}"
@@ -231,7 +230,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def refusal(what: str, error: OSError) -> StorageError:
-    """What to raise when the system refuses the queue its place."""
+    """What to raise when the system refuses a file or a folder of the queue."""
     remedy = ""
     if isinstance(error, PermissionError):
         remedy = "; run it as the folder's user, or name another queue.path"
@@ -252,7 +251,7 @@ def primary_code(error: Exception) -> int:
 
 
 def is_of_the_disk(error: StorageError) -> bool:
-    """Whether SQLite heard of an I/O error: of the disk, or of what this file has become."""
+    """Whether SQLite got an I/O error: the disk fails, or this file is damaged."""
     cause = error.__cause__
     return isinstance(cause, sqlite3.Error) and primary_code(cause) == sqlite3.SQLITE_IOERR
 
@@ -277,9 +276,14 @@ def make_directories(path: Path) -> None:
 
 def _check_kind(connection: sqlite3.Connection, path: Path) -> int:
     """Returns the version of its schema, 0 for a new file."""
-    application_id = _pragma(connection, "application_id")
-    version = _pragma(connection, "user_version")
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application_id, version, tables = (
+        int(connection.execute(question).fetchone()[0])
+        for question in (
+            "PRAGMA application_id",
+            "PRAGMA user_version",
+            "SELECT count(*) FROM sqlite_master",
+        )
+    )
     if application_id != APPLICATION_ID and (application_id or version or tables):
         raise UnusableError(f"{path} is a database of another program, not a queue")
     if version > len(_MIGRATIONS):
@@ -304,12 +308,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("COMMIT")
 
 
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
 def create_file(path: Path) -> None:
-    """Make an empty file that is not for all to read."""
+    """Make an empty file that not every user can read."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
 
 

@@ -12,15 +12,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.file.marks import (
+from telemetry_agent.ackqueue.file.rows import (
+    COLUMNS,
     MARK_COLUMNS,
     STREAM_COLUMNS,
-    mark_row,
+    TIME_MS,
+    Row,
+    is_sound,
+    proves_its_number,
     read_mark,
     read_stream,
-    stream_row,
+    with_checksum,
 )
-from telemetry_agent.ackqueue.file.rows import COLUMNS, TIME_MS, Row, is_sound, proves_its_number
 from telemetry_agent.ackqueue.file.schema import (
     FAILURES,
     PAGE_BYTES,
@@ -41,7 +44,7 @@ from telemetry_agent.ackqueue.row_states import (
     RowState,
     State,
     StreamRun,
-    unnamed,
+    without_reason,
 )
 from telemetry_agent.errors import StorageError
 
@@ -115,10 +118,10 @@ class Store:
     """The queue file."""
 
     def __init__(self, path: Path, connect: Connect | None) -> None:
-        """Open or make the file. Without ``connect`` it is only looked at, and nothing changes.
+        """Open or make the file. Without ``connect`` it is only read, and nothing changes.
 
         Raises:
-            UnusableError: What is there is no queue of ours, or a damaged one.
+            UnusableError: The file is not a queue of ours, or is damaged.
             StorageError: It cannot be opened.
         """
         self.path = path
@@ -148,7 +151,7 @@ class Store:
                     if mark.reason is not None and len(known) < REASONS_IN_MEMORY:
                         known.add(mark)
                     else:
-                        mark = unnamed(value)
+                        mark = without_reason(value)
                 value = mark
                 marks.paint(lo, last, value)
             streams = [read_stream(run) for run in self._connection.execute(_SELECT_STREAMS)]
@@ -170,8 +173,7 @@ class Store:
         Raises:
             UnusableError: The file is damaged. Nothing is stored.
             FullError: There is no room. Nothing is stored.
-            StorageError: The disk refused. Nothing is stored, or, when it failed at the very end,
-                all of it.
+            StorageError: The disk refused. Nothing is stored, or all of it if it failed at the end.
         """
         try:
             self._write(changes)
@@ -213,7 +215,7 @@ class Store:
         return marks
 
     def reason(self, row: int) -> str | None:
-        """Why this dead letter was refused, where the file tells; as ``read``."""
+        """Why this dead letter was refused, if the file says so; as ``read``."""
         marks = map(read_mark, self._select(_SELECT_MARK_OF, (row,)))
         return next((mark.value.reason for mark in marks if mark and row <= mark.hi), None)
 
@@ -245,7 +247,7 @@ class Store:
         return Size(pages * PAGE_BYTES, free * PAGE_BYTES)
 
     def limit(self, size: int, log_size: int) -> None:
-        """Refuse to grow beyond so many bytes. What is larger already stays.
+        """Refuse to grow beyond this size in bytes. A larger file stays as it is.
 
         Raises:
             StorageError: The file cannot be read.
@@ -278,7 +280,9 @@ class Store:
             create_file(path)
             with closing(connect(path)) as copy:
                 copy.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-                copy.execute("PRAGMA journal_mode = OFF")  # nothing was there that could come back
+                copy.execute(
+                    "PRAGMA journal_mode = OFF"
+                )  # it is a new file: there is nothing to roll back to
                 self._connection.backup(copy)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -306,21 +310,21 @@ class Store:
         except FAILURES as error:
             text = f"cannot read the queue {self.path}: {error}"
             code = primary_code(error)
-            # A sector that cannot be read any more must not keep all others from being sent. That
-            # others can be read between two attempts says nothing.
+            # A sector that cannot be read any more must not keep all others from being sent. So
+            # a read that succeeds in between does not reset the count.
             self._failed_reads += code == sqlite3.SQLITE_IOERR
             if self._failed_reads >= _READS_THAT_MAY_FAIL:
                 raise UnusableError(text) from error
             raise _FAILURES.get(code, StorageError)(text) from error
 
     def _check_order(self, numbers: list[int]) -> None:
-        """SQLite believes a page that is in the place of another."""
+        """SQLite does not notice a page that is in the place of another."""
         if any(map(ge, numbers, numbers[1:])):
             raise UnusableError(f"the queue {self.path} is damaged: its rows are in disorder")
 
     def _write(self, changes: Changes) -> None:
         execute = self._connection.execute
-        # Before it changes: it can be the file alone that knows the reasons.
+        # Before the file changes: some reasons are in the file only.
         marks = {lo: span and self._with_reason(span) for lo, span in changes.marks.items()}
         execute("BEGIN IMMEDIATE")
         try:
@@ -329,7 +333,7 @@ class Store:
                 if run is None:
                     execute("DELETE FROM stream WHERE lo = ?", (lo,))
                 else:
-                    execute(_SET_STREAM, stream_row(run))
+                    execute(_SET_STREAM, with_checksum(*run))
             if changes.moved:
                 self._connection.executemany(_REPLACE, changes.moved)
             if changes.arrived:
@@ -354,12 +358,12 @@ class Store:
             if span is None:
                 execute("DELETE FROM mark WHERE lo = ?", (lo,))
                 continue
-            execute(_SET_MARK, mark_row(span))
+            execute(_SET_MARK, with_checksum(span.lo, span.hi, *span.value))
             if span.value.state in {State.GONE, State.UNUSED}:
                 execute("DELETE FROM fix WHERE id BETWEEN ? AND ?", (lo, span.hi))
 
     def _check_stored(self, rows: Sequence[Row]) -> None:
-        """A row of another name under one of these numbers would swallow a fix in silence."""
+        """Without this, a row of another name under one of these numbers would replace a fix."""
         row_id, _, stream, seq = rows[0][:4]
         (stored,) = self._connection.execute(
             "SELECT count(*) FROM fix WHERE id BETWEEN ? AND ? AND stream = ? AND seq - id = ?",

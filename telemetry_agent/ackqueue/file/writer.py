@@ -1,10 +1,10 @@
-"""Writes to disk what memory is ahead of it by.
+"""Writes to disk what only memory knows so far.
 
 The disk refuses at times: it is full, or it fails. Then everything waits here, in order and under
-the same row numbers, and the next write tries all of it again. That is safe even when the refusal
-was false and the transaction is on disk: to repeat a write changes nothing.
+the same row numbers, and the next write tries all of it again. That is safe even if the transaction
+is on disk in spite of the refusal: to repeat a write changes nothing.
 
-Rows that get a place of their own (thinned, carried over) go the same way. Nobody can have them
+Rows that get a place of their own (thinned, carried over) go the same way. They are not handed out
 before they are on disk.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _ROWS_PER_WRITE = 1000
-"""A transaction that a full file cannot take is tried again when there is room for so many."""
+"""A transaction that a full file cannot take is tried again when this many rows have room."""
 _SHARE_FOR_PATIENT = 20
 """A source that can wait fills this part of memory; the rest is for those that cannot."""
 
@@ -106,7 +106,7 @@ class Writer:
         return self.uncommitted * _SHARE_FOR_PATIENT < self._max_uncommitted
 
     def pending(self, last_row: int) -> int:
-        """How many of those up to this row are to be delivered, and not known to be on disk."""
+        """How many rows up to this one are to be delivered and not known to be on disk."""
         waiting = sum(bool(row[0] <= last_row) for _, row in self._pending)
         return waiting + len(self._writing) + self.placed
 
@@ -152,7 +152,7 @@ class Writer:
                 with self._lock:
                     if written:
                         placed = (*changes.moved, *changes.arrived, *changes.rows)
-                        self._ledger.settle(row[0] for row in placed)
+                        self._ledger.admit(row[0] for row in placed)
                         self._ledger.forget_reasons(changes.marks.values())
                     else:
                         self._give_back(changes)
@@ -161,9 +161,9 @@ class Writer:
         return None
 
     def report(self, refusal: StorageError | None) -> None:
-        """Log and ring for the first refusal, and for the end of them.
+        """Log and ring for the first refusal, and when the disk writes again.
 
-        It rings for no other: whoever is rung for one may cause the next at once.
+        It does not ring for the others: who hears it may try at once, and cause the next.
         """
         with self._lock:
             changes = self.refused is not (refusal is not None)
@@ -198,8 +198,6 @@ class Writer:
         """
         with self._lock:
             pending = self._pending[: min(limit, _ROWS_PER_WRITE)]
-            if not (pending or self._moved or self._arrived or self._ledger.has_changes):
-                return None
             if pending and _kind(pending[0]) != _kind(pending[-1]):
                 kind = _kind(pending[0])
                 pending = list(takewhile(lambda waiting: _kind(waiting) == kind, pending))
@@ -210,10 +208,11 @@ class Writer:
             arrived, self._arrived = self._arrived, []
             marks = self._ledger.take_changes()
             streams = self._ledger.streams.take_changes()
-            return Changes([row for _, row in pending], marks, moved, arrived, streams)
+        changes = Changes([row for _, row in pending], marks, moved, arrived, streams)
+        return changes if any(changes) else None
 
     def _give_back(self, changes: Changes) -> None:
-        """Put it back where it was, in front of what came meanwhile."""
+        """Put it back where it was, before what came meanwhile."""
         self._pending[:0] = self._writing
         self._moved[:0] = changes.moved
         self._arrived[:0] = changes.arrived
@@ -225,8 +224,7 @@ class Writer:
         # The oldest go: while the disk refuses, the newest positions are worth more.
         excess = len(self._pending) - self._max_uncommitted
         if excess > 0:
-            for lo, hi in runs(row[0] for _, row in self._pending[:excess]):
-                self._ledger.lose(lo, hi, LOST_IN_MEMORY)
+            self._ledger.lose(runs(row[0] for _, row in self._pending[:excess]), LOST_IN_MEMORY)
             del self._pending[:excess]
             if not self._lost_in_memory:
                 log.error(

@@ -11,13 +11,15 @@ earlier, the ballast makes room.
 """
 
 import logging
+import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
-from telemetry_agent.ackqueue.limits.ballast import Ballast
 from telemetry_agent.ackqueue.limits.thinner import Thinner
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.row_states import DROPPED, EXPIRED, PURGED, REFUSED, RowState, State
@@ -34,11 +36,11 @@ _LEAST_BYTES = 4 * _MIB
 """The queue may use this much even of a disk with less free space than ``min_free``."""
 _LOG_BYTES = _MIB
 _DOUBTFUL_ROWS = 50_000
-"""To find the age of a fix whose time is in doubt, look at so many of those that follow."""
+"""To find the age of a fix whose time is in doubt, look at this many of those that follow."""
 _PACK_FROM_BYTES = 4 * _MIB
 _PACK_UPTO_BYTES = 16 * _MIB
-"""To pack is to write again all that is kept, and nothing else meanwhile: some seconds on a slow
-card."""
+"""To pack writes again all that is kept, and nothing else is written meanwhile: some seconds on a
+slow card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,47 @@ class Room(NamedTuple):
         return self.used <= self.limit - self.limit // 4
 
 
+class Ballast:
+    """``PATH.ballast``: room that is kept for the day on which the disk is full.
+
+    To delete rows, or to note an acknowledgement, takes room too. So an empty file of some size is
+    kept beside the queue, and is deleted when there is no other way to write.
+    """
+
+    def __init__(self, queue_path: Path, size: int) -> None:
+        self._path = queue_path.with_name(queue_path.name + ".ballast")
+        self._size = size
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is such room."""
+        with suppress(OSError):
+            return self._path.stat().st_size == self._size
+        return False
+
+    def keep(self, spare_bytes: int) -> None:
+        """Make it if it is not there and the disk can spare it twice."""
+        if spare_bytes < 2 * self._size or self.is_there:
+            return
+        self.drop()  # of other limits, or a kill came before it had its size
+        with suppress(OSError):
+            fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
+            try:
+                os.posix_fallocate(fd, 0, self._size)
+            except OSError:
+                self._path.unlink()
+            finally:
+                os.close(fd)
+
+    def drop(self) -> bool:
+        """Give its room to the queue. Returns whether there was any."""
+        try:
+            self._path.unlink()
+        except OSError:
+            return False
+        return True
+
+
 class Bounds:
     """Keeps a queue within its limits. Each call does a limited amount of work."""
 
@@ -91,7 +134,7 @@ class Bounds:
         self._thinner = Thinner(shared)
         if self._bounded:
             shared.relieve_by(self._relieve)
-            with shared.disk:  # a limit holds from the start, whoever calls or does not
+            with shared.disk:  # a limit holds from the start, before the first call
                 self._look()
 
     @property
@@ -134,12 +177,14 @@ class Bounds:
 
     def tidy(self) -> bool:
         """Delete what is too old, give back free pages. As ``purge``."""
+        if self.purge():
+            return True
         with self._shared.disk:
             self._shared.check_open()
-            if self._purge() or self._expire():
+            if self._expire():
                 return True
             self._pack()
-            self._shared.note()
+            self._shared.write_summary()
         return False
 
     def purge(self) -> bool:
@@ -156,31 +201,28 @@ class Bounds:
         Raises:
             StorageError: The file cannot be read.
         """
-        with self._shared.disk:
-            self._shared.check_open()
-            return self._purge()
+        shared = self._shared
+        with shared.disk:
+            shared.check_open()
+            with shared.lock:
+                delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
+            if shared.latest_ms is None or not delivered or shared.writer.refused:
+                return False
+            old = []
+            for lo, hi in delivered:
+                kept = next(filter(self._is_kept, shared.read(lo, hi)), None)
+                end = min(hi, shared.last - 1) if kept is None else kept[0] - 1
+                if lo <= end:
+                    old.append((lo, end))
+                if end < hi:
+                    break
+            if not old:
+                return False
+            self._lose(old, PURGED)
+            shared.write()
+            return old[-1][1] == delivered[-1][1]
 
     # For the holder of the disk lock
-
-    def _purge(self) -> bool:
-        shared = self._shared
-        with shared.lock:
-            delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
-        if shared.latest_ms is None or not delivered or shared.writer.refused:
-            return False
-        old = []
-        for lo, hi in delivered:
-            kept = next(filter(self._is_kept, shared.read(lo, hi)), None)
-            end = min(hi, shared.last - 1) if kept is None else kept[0] - 1
-            if lo <= end:
-                old.append((lo, end))
-            if end < hi:
-                break
-        if not old:
-            return False
-        self._lose(old, PURGED)
-        shared.write()
-        return old[-1][1] == delivered[-1][1]
 
     def _is_kept(self, row: Row) -> bool:
         latest_ms = self._shared.latest_ms or 0
@@ -205,7 +247,7 @@ class Bounds:
         if waiting is not None:
             last_old, ends = self._old(waiting.lo, shared.last, oldest_ms)
             if last_old >= waiting.lo:
-                self._lose_waiting(last_old, EXPIRED)
+                self._lose_oldest(EXPIRED, last_old, last_old)
                 more |= not ends
         shared.write()
         return more
@@ -299,7 +341,7 @@ class Bounds:
             return self._shared.ledger.lost()
 
     def _give_up(self, *, disk_is_short: bool) -> bool:
-        """Delete some of what is missed least. False: there is nothing to delete."""
+        """Delete some of what is missed least. False: nothing is left to delete."""
         shared = self._shared
         if disk_is_short and set_aside_files.delete_kept(shared.path):
             return True
@@ -326,25 +368,23 @@ class Bounds:
 
     def _drop(self) -> bool:
         with self._shared.lock:
-            ledger = self._shared.ledger
-            before = ledger.ready_rows.free.total
-            left = min(ROWS_PER_READ, before // 16 + 1)
-            while left and (oldest := ledger.oldest_free(left)) is not None:
-                ledger.lose(oldest.lo, oldest.hi, DROPPED)
-                left -= oldest.size
+            before = self._shared.ledger.ready_rows.free.total
+        self._lose_oldest(DROPPED, min(ROWS_PER_READ, before // 16 + 1), self._shared.last)
         return before > 0
 
     def _lose(self, ranges: list[tuple[int, int]], mark: RowState) -> None:
         with self._shared.lock:
-            for lo, hi in ranges:
-                self._shared.ledger.lose(lo, hi, mark)
+            self._shared.ledger.lose(ranges, mark)
 
-    def _lose_waiting(self, last: int, mark: RowState) -> None:
+    def _lose_oldest(self, mark: RowState, limit: int, upto: int) -> None:
+        """Give up the oldest that wait: at most this many, and none after that row."""
         ledger = self._shared.ledger
         with self._shared.lock:
             while (
-                (first := next(iter(ledger.ready_rows.free), None))
-                and first.lo <= last
-                and (oldest := ledger.oldest_free(last - first.lo + 1))
+                limit > 0
+                and (first := next(iter(ledger.ready_rows.free), None))
+                and first.lo <= upto  # first: to ask for the oldest can break up its batch
+                and (oldest := ledger.oldest_free(min(limit, upto - first.lo + 1)))
             ):
-                ledger.lose(oldest.lo, oldest.hi, mark)
+                ledger.lose([oldest[:2]], mark)
+                limit -= oldest.size

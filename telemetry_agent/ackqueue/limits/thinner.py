@@ -23,7 +23,7 @@ class Thinner:
         self.begin()
 
     def begin(self) -> None:
-        """Begin anew, with the finest level."""
+        """Begin again, with the finest level."""
         self._level = 0
         self._begin_pass()
 
@@ -62,7 +62,7 @@ class Thinner:
         return window
 
     def _end_pass(self) -> bool:
-        """Returns whether another one is to be made."""
+        """Returns whether another pass is to be made."""
         if self._gone * 8 <= self._seen:
             self._level += 1
         self._begin_pass()

@@ -9,8 +9,8 @@ for a while.
 Both limits double with each level, so that any track becomes as short as need be, evenly: what is
 left of a month is a month, seen from further away.
 
-The method is Douglas and Peucker's, with the distance of Meratnia and de By (2004), which heeds
-time.
+The method is Douglas and Peucker's, with the distance of Meratnia and de By (2004), which takes
+time into account.
 """
 
 import math

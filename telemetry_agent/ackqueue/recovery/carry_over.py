@@ -3,7 +3,7 @@
 A step is short: some pages are looked at, or some hundred rows go into the queue in a transaction
 of their own, under the numbers and names that they had, and with what became of them.
 
-Nothing but the mark AWAY remembers that this goes on (``ledger``): the files are the record of what
+Only the mark AWAY remembers that this is under way (``ledger``): the files are the record of what
 is to come, and to insert a row a second time changes nothing. So after a kill it begins again.
 
 What is missing between the rows that were found is lost: it is counted, and reported once.
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 _REFUSED_WAIT_S = 1.0
 _WAIT_S = 60.0
-_LOSSES_TOLD = 3
+_LOSSES_MAX = 3
 
 
 def carry_over(queue: AckQueue) -> None:
-    """Carry over all that can be now, where no thread does."""
+    """Carry over all that can be now. For programs without that thread."""
     carrier = Carrier(queue)
     try:
         while carrier.step(0) == 0:
@@ -170,21 +170,23 @@ class Carrier:
         with shared.disk:
             if not self._is_current(found):
                 return
-            lost = losses(shared, _LOSSES_TOLD)
+            lost = losses(shared, _LOSSES_MAX)
             with shared.lock:
                 count = shared.ledger.lost()["damaged"]
                 uncounted = shared.ledger.lost()["uncounted"]
             # With losses it is kept for a person to examine, of a newer version for that version.
             for file in found.files:
-                end: set_aside_files.End = (
-                    "kept" if count or uncounted or file.is_newer else "delete"
+                is_kept = count or uncounted or file.is_newer
+                set_aside_files.retire(
+                    shared.path,
+                    file.path,
+                    "foreign" if not file.has_rows else "kept" if is_kept else None,
                 )
-                set_aside_files.retire(shared.path, file.path, end if file.has_rows else "foreign")
             set_aside_files.delete_kept(shared.path, but_for=1)
         self._report(count, lost)
         if uncounted:
             log.error(
-                "an unknown number of fixes is missing besides: nothing is left that counts them"
+                "an unknown number of other fixes is missing: no file is left that counts them"
             )
 
     def _report(self, count: int, lost: list[Loss]) -> None:

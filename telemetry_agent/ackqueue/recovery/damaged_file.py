@@ -2,8 +2,8 @@
 
 Every page is looked at: those of a file and those of its log, which holds newer versions of some.
 First all of them are gone through to learn which row each begins with; then the rows come in the
-order of their numbers. Both go in portions, so whoever reads can stop, and go on at any row. A row
-that the newest version of its page has lost is taken from an older one.
+order of their numbers. Both are done in portions, so a reader can stop, and continue at any row. A
+row that the newest version of its page has lost is taken from an older one.
 """
 
 import os
@@ -14,14 +14,21 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.file.marks import MARK_COLUMNS, STREAM_COLUMNS, read_mark, read_stream
-from telemetry_agent.ackqueue.file.rows import COLUMNS, Row, is_sound
+from telemetry_agent.ackqueue.file.rows import (
+    COLUMNS,
+    MARK_COLUMNS,
+    STREAM_COLUMNS,
+    Row,
+    is_sound,
+    read_mark,
+    read_stream,
+)
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, is_newer
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun, unnamed
+from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun, without_reason
 
 _PAGES_PER_LOOK = 500
 _ROWS_PER_PORTION = 500
@@ -39,11 +46,11 @@ _BY_FINALITY = (
 class Tail(NamedTuple):
     """What SQLite does not see at the end of a log: an interrupted commit."""
 
-    rows: list[Row]
+    rows: Sequence[Row] = ()
     """Ascending, each once."""
-    unused: list[Span[RowState]]
+    unused: Sequence[Span[RowState]] = ()
     """Numbers whose rows have others now."""
-    streams: list[StreamRun]
+    streams: Sequence[StreamRun] = ()
     """Which rows are whose."""
 
 
@@ -62,18 +69,18 @@ class DamagedFile:
         self.path = path
         with ExitStack() as stack:
             self._file = stack.enter_context(path.open("rb"))
-            log = read_log(log_of(path), PAGE_BYTES)
-            self._frames, self._bytes = log.frames, log.page_bytes
-            self._is_headless = log.headless
-            self._log = stack.enter_context(log_of(path).open("rb")) if log.frames else None
+            self._log = read_log(log_of(path), PAGE_BYTES)
+            self._bytes = self._log.page_bytes
+            if self._log.frames:
+                self._log_file = stack.enter_context(log_of(path).open("rb"))
             self._close = stack.pop_all().close
         self._pages = -(-os.fstat(self._file.fileno()).st_size // self._bytes)
+        self.places = self._pages + self._log.frames
         # A log without its header can be older than the file: its pages overrule none of those.
-        newer = [] if log.headless else self._frames
-        self._newest = {frame.page: place for place, frame in enumerate(newer, self._pages)}
-        self.places = self._pages + len(self._frames)
+        newer = range(0) if self._log.headless else range(self._pages, self.places)
+        self._newest = {self._page(place): place for place in newer}
         self.is_newer = is_newer(self._content(0)) if self._pages else False
-        """A version still to come has written it."""
+        """A newer version has written it."""
         self.has_rows = False
         """Whether a row or a mark of ours was found so far."""
 
@@ -121,12 +128,12 @@ class DamagedFile:
                         yield run
 
     def _is_newest(self, place: int) -> bool:
-        page = place + 1 if place < self._pages else self._frames[place - self._pages].page
-        return self._newest.get(page, page - 1 if self._is_headless else place) == place
+        page = self._page(place)
+        return self._newest.get(page, page - 1 if self._log.headless else place) == place
 
     def age(self, place: int) -> int:
         """The higher, the newer the version of a page is that this place holds."""
-        return -1 if self._is_headless and place >= self._pages else place
+        return -1 if self._log.headless and place >= self._pages else place
 
     def ends(self) -> Iterator[int]:
         """The places at the ends of the file, and of its log: a sample."""
@@ -135,21 +142,27 @@ class DamagedFile:
         yield from range(max(self._pages, self.places - _PROBE_FRAMES), self.places)
 
     def _records(self, place: int) -> Iterator[tuple[int, list[object]]]:
-        page = place + 1 if place < self._pages else self._frames[place - self._pages].page
-        return leaf_records(self._content(place), page, self._newest_version)
+        return leaf_records(self._content(place), self._page(place), self._newest_version)
 
     def _newest_version(self, page: int) -> bytes | None:
         place = self._newest.get(page, page - 1)
         return self._content(place) if 0 <= place < self.places else None
 
+    def _page(self, place: int) -> int:
+        if place < self._pages:
+            return place + 1
+        try:
+            return self._log.page(self._log_file, place - self._pages)
+        except OSError:
+            return 0  # a sector that cannot be read any more
+
     def _content(self, place: int) -> bytes:
         try:
-            if place < self._pages or self._log is None:
+            if place < self._pages:
                 return os.pread(self._file.fileno(), self._bytes, place * self._bytes)
-            offset = self._frames[place - self._pages].offset
-            return os.pread(self._log.fileno(), self._bytes, offset)
+            return self._log.content(self._log_file, place - self._pages)
         except OSError:
-            return b""  # a sector that cannot be read any more
+            return b""  # as above
 
 
 def sample(paths: Sequence[Path]) -> tuple[list[Row], int]:
@@ -281,10 +294,10 @@ class FoundRows:
 
 
 def _learn(known: RangeMap[RowState], span: Span[RowState]) -> None:
-    """Believe a mark where no other is more final; of equals the newer. No reasons in memory."""
+    """Take a mark unless another is more final; of equals the newer. No reasons in memory."""
     lo, hi, mark = span
     if mark.state is State.ACK_FAILED:
-        mark = unnamed(known.value_at(lo - 1), known.value_at(hi + 1))
+        mark = without_reason(known.value_at(lo - 1), known.value_at(hi + 1))
     less = _BY_FINALITY[: _BY_FINALITY.index(mark.state) + 1]
     overruled = [part[:2] for part in known.within(lo, hi) if part.value.state in less]
     for part in [*known.gaps(lo, hi), *overruled]:

@@ -1,4 +1,4 @@
-"""How a queue file is opened, whatever state it is in: within a second, and nothing is deleted.
+"""How a queue file is opened in any state: within a second, and without deleting anything.
 
 A file that cannot be used is set aside under another name, and a new one takes its place. The rows
 of what was set aside are away from then on; ``carry_over`` carries them over.
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from telemetry_agent.ackqueue.away_rows import generation_after, generation_before
-from telemetry_agent.ackqueue.file.lock import Note
+from telemetry_agent.ackqueue.file.lock import UNKNOWN, QueueSummary
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
@@ -38,20 +38,23 @@ from telemetry_agent.fields import rfc3339
 log = logging.getLogger(__name__)
 
 
-def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store, Loaded]:
+def open_queue(path: Path, connect: Connect, noted: QueueSummary) -> tuple[Store, Loaded]:
     """Open the queue file, made if it is not there.
 
     Args:
         path: Of the file. The caller holds its lock.
         connect: Opens the database.
-        noted: What the last holder of the lock wrote down.
+        noted: The summary of the last holder of the lock.
 
     Raises:
-        StorageError: The disk refuses; nothing was renamed for that.
+        StorageError: The disk refuses. For that no file is set aside.
     """
-    set_aside_files.finish(path)
+    copy = set_aside_files.finish(path)
+    if copy is not None:
+        log.error("the queue was being written again: the copy %s waits to be carried over", copy)
     try:
         reason, tail, end_is_lost = _read_log(path, noted)
+        end_is_lost = end_is_lost and not (copy is not None and _is_whole(copy))
     except OSError as error:
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
     if reason is None:
@@ -60,44 +63,17 @@ def open_queue(path: Path, connect: Connect, noted: Note | None) -> tuple[Store,
         except UnusableError as error:  # also where only a write finds the damaged page
             reason = str(error)
     say_set_aside(reason, set_aside_files.move_away(path))
-    return _completed(path, connect, noted, Tail([], [], []), end_is_lost=end_is_lost)
+    return _completed(path, connect, noted, Tail(), end_is_lost=end_is_lost)
 
 
-def _completed(
-    path: Path, connect: Connect, noted: Note | None, tail: Tail, *, end_is_lost: bool
-) -> tuple[Store, Loaded]:
-    """Open the file and enter what it does not know: the tail of its log, and what is lost."""
-    store, loaded = _open(path, connect)
-    try:
-        loaded = _complete(store, loaded, noted, tail)
-        if end_is_lost or (noted is not None and 0 < loaded.last < noted.last):
-            loaded = _enter_lost_end(store, loaded, noted)
-    except BaseException:
-        with suppress(StorageError):
-            store.close()
-        raise
-    return store, loaded
-
-
-def say_set_aside(reason: str, name: Path) -> None:
-    """Log what happened to the file."""
-    log.error(
-        "%s. It is set aside as %s. Recording goes on in a new queue, and what can be read is "
-        "carried over",
-        reason,
-        name,
-        extra={"fields": {"STATE": "set aside"}},
-    )
-
-
-def _read_log(path: Path, noted: Note | None) -> tuple[str | None, Tail, bool]:
-    """Look at the log before SQLite does, which drops what it does not believe.
+def _read_log(path: Path, noted: QueueSummary) -> tuple[str | None, Tail, bool]:
+    """Look at the log before SQLite does, which drops its end from the first wrong frame.
 
     Returns:
         Why the queue cannot be used as it is; what SQLite does not see; and whether the end of what
         was recorded is lost.
     """
-    none = Tail([], [], [])
+    none = Tail()
     log_path = set_aside_files.log_of(path)
     found = read_log(log_path, PAGE_BYTES)
     if not path.exists() or path.stat().st_size < PAGE_BYTES:
@@ -105,19 +81,59 @@ def _read_log(path: Path, noted: Note | None) -> tuple[str | None, Tail, bool]:
         if found.frames:
             return f"the queue {path} is empty, but its log is not", none, found.end_is_lost
         # A queue that was opened once is not empty, unless the last one was just set aside: its
-        # note is there then, with rows of its own.
-        was_used = noted is not None and not noted.clean
-        if was_used and noted is not None and set_aside_files.waiting(path):
-            was_used = noted.last == generation_before(noted.last + 1)
-        return None, none, was_used
+        # summary is there then, with rows of its own.
+        was_set_aside = set_aside_files.waiting(path) and noted.last != generation_before(
+            noted.last + 1
+        )
+        return None, none, not (noted.clean or was_set_aside)
     if not log_path.exists():
-        return None, none, noted is not None and not noted.clean
+        return None, none, not noted.clean
     if found.damaged:
         return f"the log of the queue {path} is damaged", none, found.end_is_lost
-    if found.taken == len(found.frames):
+    if found.taken == found.frames:
         return None, none, found.end_is_lost
     with closing(DamagedFile(path)) as damaged:
         return None, damaged.tail(found.taken), found.end_is_lost
+
+
+def _is_whole(copy: Path) -> bool:
+    """Whether it has as many pages as it says: the copying came to its end."""
+    with copy.open("rb") as file:
+        pages = int.from_bytes(file.read(32)[28:])
+    return pages * PAGE_BYTES == copy.stat().st_size
+
+
+def say_set_aside(reason: str, name: Path) -> None:
+    """Log what happened to the file."""
+    log.error(
+        "%s. It is set aside as %s. Recording continues in a new queue, and what can be read is "
+        "carried over",
+        reason,
+        name,
+        extra={"fields": {"STATE": "set aside"}},
+    )
+
+
+def _completed(
+    path: Path, connect: Connect, noted: QueueSummary, tail: Tail, *, end_is_lost: bool
+) -> tuple[Store, Loaded]:
+    """Open the file and enter what is not in it: the tail of its log, and what is lost."""
+    store, loaded = _open(path, connect)
+    try:
+        waiting = set_aside_files.waiting(path)
+        if waiting and not _is_carrying(loaded):
+            loaded = _begin(store, loaded, noted, waiting)
+        elif loaded.last == 0 and noted.oldest <= noted.last:
+            loaded = _enter_loss(store, loaded, noted)
+        if rows := [row for row in tail.rows if row[0] > loaded.last]:
+            loaded = _append(store, loaded, rows, _left_behind(tail))
+        if end_is_lost or 0 < loaded.last < noted.last:
+            loaded = _enter_lost_end(store, loaded, noted)
+    except BaseException:
+        with suppress(StorageError):
+            store.close()
+        raise
+    return store, loaded
 
 
 def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loaded]:
@@ -131,7 +147,7 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
         if attempts > 1:
             return _open(path, connect, attempts - 1)
         # A disk that is full, read-only, or fails as a whole may be right again at the next start.
-        # Sectors that nobody can read will not.
+        # Sectors that cannot be read will not.
         if not _is_readable(path):
             raise UnusableError(str(error)) from error
         raise
@@ -145,7 +161,7 @@ def _load(path: Path, connect: Connect) -> tuple[Store, Loaded]:
             loaded = store.load()
         except StorageError:
             raise
-        except Exception as error:  # SQLite hands on what a damaged file holds, whatever it is
+        except Exception as error:  # SQLite returns what a damaged file holds, of any type
             raise UnusableError(f"the queue {path} is damaged: {error}") from error
         if loaded.damage is not None:
             raise UnusableError(loaded.damage)
@@ -164,27 +180,11 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _complete(store: Store, loaded: Loaded, noted: Note | None, tail: Tail) -> Loaded:
-    """Add to a file what is not in it."""
-    waiting = set_aside_files.waiting(store.path)
-    if waiting and not _is_carrying(loaded):
-        _begin(store, loaded, noted, waiting)
-        loaded = store.load()
-    elif loaded.last == 0 and noted is not None and noted.oldest <= noted.last:
-        _enter_loss(store, loaded, noted)
-        loaded = store.load()
-    rows = [row for row in tail.rows if row[0] > loaded.last]
-    if rows:
-        _append(store, loaded, rows, _left_behind(tail))
-        loaded = store.load()
-    return loaded
-
-
 def _is_carrying(loaded: Loaded) -> bool:
     return any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
 
 
-def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]) -> None:
+def _begin(store: Store, loaded: Loaded, noted: QueueSummary, waiting: list[Path]) -> Loaded:
     """Have the rows of the files that wait come below those of this one.
 
     This one is new. Or the end of carrying over was cut off, or it began in another version: then
@@ -196,7 +196,7 @@ def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]
         log.warning("cannot read %s: %s", error.filename, error.strerror)
         last = 0
     oldest = None
-    if loaded.last == 0 and noted is not None:
+    if loaded.last == 0 and noted is not UNKNOWN:
         oldest = noted.oldest
         if noted.last != generation_before(noted.last + 1):  # that file had rows of its own
             last = max(last, noted.last)
@@ -206,10 +206,10 @@ def _begin(store: Store, loaded: Loaded, noted: Note | None, waiting: list[Path]
         hi = generation_after(last)
     away = RowState(State.AWAY, batch=oldest)
     gaps = [*loaded.marks.gaps(last + 1, hi - 1), (hi, hi)]
-    _write(store, loaded, [Span(*gap, away) for gap in gaps], streams=_noted(loaded, noted))
+    return _write(store, loaded, [Span(*gap, away) for gap in gaps], streams=_noted(loaded, noted))
 
 
-def _enter_loss(store: Store, loaded: Loaded, noted: Note) -> None:
+def _enter_loss(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded:
     """The file was emptied or deleted, and fixes were in it."""
     lost = noted.last - noted.oldest + 1
     log.error(
@@ -220,17 +220,17 @@ def _enter_loss(store: Store, loaded: Loaded, noted: Note) -> None:
     )
     before = [Span(1, noted.oldest - 1, PURGED)] if noted.oldest > 1 else []
     damaged = Span(noted.oldest, noted.last, DAMAGED)
-    _write(store, loaded, [*before, damaged], streams=_noted(loaded, noted))
+    return _write(store, loaded, [*before, damaged], streams=_noted(loaded, noted))
 
 
-def _enter_lost_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
+def _enter_lost_end(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded:
     """The end of the log is gone: so many fixes are missing as were noted, or one at least."""
     carrying = _is_carrying(loaded)
     first = loaded.last + 1
-    last = max(first, noted.last if noted is not None else 0)
-    if carrying:  # behind its last row may be some that were not found yet
+    last = max(first, noted.last)
+    if carrying:  # after its last row there may be others that were not found yet
         first = last = generation_before(first) - 1
-    elif noted is not None:
+    else:
         first = min(last, max(first, noted.oldest))
     newest = store.read_back(loaded.last, 1)
     known = [record for row in newest if (record := decode(row)) is not None]
@@ -245,8 +245,7 @@ def _enter_lost_end(store: Store, loaded: Loaded, noted: Note | None) -> Loaded:
     lost = [Span(first, last, UNCOUNTED)]
     if first > loaded.last + 1 and not carrying:
         lost.append(Span(loaded.last + 1, first - 1, PURGED))
-    _write(store, loaded, lost, streams=_noted(loaded, noted))
-    return store.load()
+    return _write(store, loaded, lost, streams=_noted(loaded, noted))
 
 
 def _left_behind(tail: Tail) -> list[Span[RowState]]:
@@ -261,7 +260,7 @@ def _left_behind(tail: Tail) -> list[Span[RowState]]:
     return [Span(lo, hi, UNUSED) for lo, hi in runs(known)]
 
 
-def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[RowState]]) -> None:
+def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[RowState]]) -> Loaded:
     """Fixes of a commit that the power cut, or of which a bit was flipped since."""
     log.warning(
         "the queue %s: recovered %d fixes from an interrupted commit", store.path, len(rows)
@@ -271,14 +270,15 @@ def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[Row
     streams = Streams(loaded.streams, loaded.marks)
     for row in rows:
         streams.begin(row[0], row[STREAM], row[SEQ])
-    _write(store, loaded, [*unused, *between], rows, streams.take_changes())
+    return _write(store, loaded, [*unused, *between], rows, streams.take_changes())
 
 
-def _noted(loaded: Loaded, noted: Note | None) -> dict[int, StreamRun | None]:
-    """The stream that the note names, where the file does not know of it."""
-    run = None if noted is None else noted.run
-    known = run is None or any(known.lo >= run.lo for known in loaded.streams)
-    return {} if run is None or known else {run.lo: run}
+def _noted(loaded: Loaded, noted: QueueSummary) -> dict[int, StreamRun | None]:
+    """The stream that the summary names, where the file does not know of it."""
+    run = noted.run
+    if run is None or any(known.lo >= run.lo for known in loaded.streams):
+        return {}
+    return {run.lo: run}
 
 
 def _write(
@@ -287,9 +287,10 @@ def _write(
     spans: list[Span[RowState]],
     rows: Sequence[Row] = (),
     streams: Mapping[int, StreamRun | None] = MappingProxyType({}),
-) -> None:
+) -> Loaded:
     changed: set[int] = set()
     for span in spans:
         changed |= loaded.marks.paint(*span)
     marks = {lo: loaded.marks.starting_at(lo) for lo in changed}
     store.write(Changes(marks=marks, arrived=rows, streams=streams))
+    return store.load()

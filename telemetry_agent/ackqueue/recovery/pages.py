@@ -1,12 +1,12 @@
 """Rows out of the raw bytes of a database, whatever SQLite thinks of the file.
 
-SQLite finds a row by way of the header, the schema, the root and the inner pages, and gives up
-where one of them is damaged. But each leaf page of a table holds its rows whole, and says so in
-its first byte. So every page is looked at by itself, and what cannot be read is left out; that a
-row is what was stored, its own checksum proves.
+SQLite finds a row through the header, the schema, the root and the inner pages, and gives up where
+one of them is damaged. But each leaf page of a table holds its rows whole, and says so in its first
+byte. So every page is read by itself, and what cannot be read is left out. Its own checksum proves
+that a row is what was stored.
 
 The format is that of https://www.sqlite.org/fileformat.html. Only leaf pages of tables, and the
-overflow pages that one of their rows goes on in, are of interest.
+overflow pages in which one of their rows continues, are of interest.
 """
 
 import struct
@@ -29,7 +29,8 @@ def leaf_records(
     Args:
         page: its content.
         number: its place in the file, from 1.
-        read_page: another page of the same file, where a long record goes on; ``None``: it is gone.
+        read_page: another page of the same file, where a long record continues; ``None``: it
+            is missing.
     """
     start = 100 if number == 1 else 0  # the header of the file
     if len(page) < start + 8 or page[start] != _TABLE_LEAF:
@@ -46,7 +47,7 @@ def _record(page: bytes, at: int, read_page: Callable[[int], bytes | None]) -> R
     size, at = _varint(page, at)
     row, at = _varint(page, at)
     if size > _LONGEST_BYTES:
-        raise ValueError("no row of ours is so long")
+        raise ValueError("longer than any row of ours")
     local = _local_bytes(size, len(page))
     payload = page[at : at + local]
     if local < size:
@@ -86,7 +87,7 @@ def _values(payload: bytes) -> list[object]:
         if kind >= 12:
             size = (kind - 12) // 2
             content = payload[body : body + size]
-            # What is no UTF-8 is kept as it is: the checksum finds it.
+            # What is not UTF-8 is kept as it is: the checksum finds it.
             values.append(content.decode(errors="surrogateescape") if kind % 2 else content)
         elif kind in {8, 9}:
             values.append(kind - 8)

@@ -5,19 +5,21 @@ When all of its rows are there it is deleted. If rows are missing it is renamed 
 for a person to look at; only the last of these is kept. A file in which no row of ours was found
 is renamed to ``PATH.foreign-N``, which only the user deletes.
 
+``PATH.new`` is the queue while it is written again; found at a start, it waits as well.
+
 A power cut can come after each step, so ``finish`` is called before a queue is opened.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from telemetry_agent.ackqueue.file.schema import create_file, sync_directory
 from telemetry_agent.errors import StorageError
 
-_WAITING, _KEPT, _FOREIGN = "damaged", "kept", "foreign"
-End = Literal["delete", "kept", "foreign"]
+Kind = Literal["damaged", "kept", "foreign"]
+KINDS: tuple[Kind, ...] = ("damaged", "kept", "foreign")
 
 
 def log_of(path: Path) -> Path:
@@ -30,19 +32,24 @@ def index_of(path: Path) -> Path:
     return path.with_name(path.name + "-shm")
 
 
+def copy_of(path: Path) -> Path:
+    """Where the queue is written again that was deleted, moved or replaced while it was in use."""
+    return path.with_name(path.name + ".new")
+
+
 def waiting(path: Path) -> list[Path]:
     """The files to be carried over into the queue at ``path``, the oldest first."""
-    return [file for _, file in _numbered(path, _WAITING)]
+    return of_kind(path, "damaged")
 
 
-def kept(path: Path) -> list[Path]:
-    """The files that were carried over with rows missing, the oldest first."""
-    return [file for _, file in _numbered(path, _KEPT)]
+def waiting_at_rest(path: Path) -> list[Path]:
+    """Those that ``waiting`` will have once an agent has called ``finish``."""
+    return waiting(path) + [file for file in [copy_of(path)] if file.exists()]
 
 
-def foreign(path: Path) -> list[Path]:
-    """The files that are not queues."""
-    return [file for _, file in _numbered(path, _FOREIGN)]
+def of_kind(path: Path, kind: Kind) -> list[Path]:
+    """The files of one kind beside the queue at ``path``, the oldest first."""
+    return [_named(path, kind, number) for number in _numbers(path, kind)]
 
 
 def move_away(path: Path) -> Path:
@@ -53,9 +60,7 @@ def move_away(path: Path) -> Path:
     Raises:
         StorageError: It cannot be renamed.
     """
-    kinds = (_WAITING, _KEPT, _FOREIGN)
-    taken = [number for kind in kinds for number, _ in _numbered(path, kind)]
-    aside = _named(path, _WAITING, max(taken, default=0) + 1)
+    aside = _next(path, "damaged")
     _move(path, aside)
     return aside
 
@@ -65,73 +70,74 @@ def put_by(path: Path, files: Sequence[Path]) -> Path:
 
     Args:
         path: Of the queue.
-        files: What is theirs of it, its log and its index.
+        files: What is theirs of its log, its index, and the file itself, in this order.
 
     Raises:
         StorageError: It cannot be renamed.
     """
-    taken = [number for number, _ in _numbered(path, _FOREIGN)]
-    foreign_path = _named(path, _FOREIGN, max(taken, default=0) + 1)
-    try:
-        for file in files:
-            end = file.name.removeprefix(path.name)
-            rename(file, foreign_path.with_name(foreign_path.name + end))
-    except OSError as error:
-        raise StorageError(f"cannot rename the file {path}: {error.strerror}") from error
-    return foreign_path
+    foreign = _next(path, "foreign")
+    for file in files:
+        # Each by itself: their log without their file would be taken for that of the queue.
+        with _renaming(path):
+            rename(file, foreign.with_name(foreign.name + file.name.removeprefix(path.name)))
+    return foreign
 
 
-def put_in_place(copy: Path, path: Path) -> None:
-    """Rename a copy of the queue to the queue. Synced when it returns.
+def put_in_place(path: Path) -> None:
+    """Rename the copy of the queue to the queue. Synced when it returns.
 
     Raises:
         StorageError: It cannot be renamed.
     """
-    try:
+    with _renaming(path):
         for old in (log_of(path), index_of(path)):  # of the file that was here
             old.unlink(missing_ok=True)
-        rename(copy, path)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise StorageError(f"cannot rename the queue {copy}: {error.strerror}") from error
+        rename(copy_of(path), path)
 
 
-def finish(path: Path) -> None:
-    """Complete a ``move_away`` that a power cut or a kill interrupted.
+def finish(path: Path) -> Path | None:
+    """Complete what a power cut or a kill interrupted.
+
+    Returns:
+        What a copy of the queue is called now that did not get into its place, if there is one.
 
     Raises:
         StorageError: It cannot be renamed.
     """
-    files = waiting(path)
-    if not files:
-        return
-    here = path.exists(), log_of(path).exists()
-    there = files[-1].exists(), log_of(files[-1]).exists()
-    # The log was renamed and the file was not, or the other way round.
-    if there == (False, True) or (there == (True, False) and here == (False, True)):
-        _move(path, files[-1])
+    if files := waiting(path):
+        here = path.exists(), log_of(path).exists()
+        there = files[-1].exists(), log_of(files[-1]).exists()
+        # The log was renamed and the file was not, or the other way round.
+        if there == (False, True) or (there == (True, False) and here == (False, True)):
+            _move(path, files[-1])
+    if not copy_of(path).exists():
+        return None
+    # It holds what the file in its place may lack: that was deleted or replaced, or lost its log.
+    aside = _next(path, "damaged")
+    with _renaming(path):
+        rename(copy_of(path), aside)
+    return aside
 
 
-def retire(path: Path, file: Path, end: End) -> None:
-    """Delete or rename a file that was carried over as far as it can be read."""
+def retire(path: Path, file: Path, kind: Kind | None) -> None:
+    """Rename a file that was carried over as far as it can be read; ``None``: delete it."""
     number = file.name.rpartition("-")[2]
     index_of(file).unlink(missing_ok=True)
     for suffix in ("-wal", ""):
         old = file.with_name(file.name + suffix)
         with suppress(FileNotFoundError):
-            if end == "delete":
+            if kind is None:
                 unlink(old)
             else:
-                rename(old, path.with_name(f"{path.name}.{end}-{number}{suffix}"))
+                rename(old, path.with_name(f"{path.name}.{kind}-{number}{suffix}"))
     sync_directory(path.parent)
 
 
 def delete_kept(path: Path, *, but_for: int = 0) -> bool:
-    """Delete the kept files, but for the last ``but_for``. Returns whether it did any."""
-    files = kept(path)
-    files = files[: len(files) - but_for]
+    """Delete the kept files, except the last ``but_for``. Returns whether it did any."""
+    files = of_kind(path, "kept")
     deleted = False
-    for file in files:
+    for file in files[: len(files) - but_for]:
         for name in (log_of(file), file):
             with suppress(OSError):
                 unlink(name)
@@ -140,7 +146,7 @@ def delete_kept(path: Path, *, but_for: int = 0) -> bool:
 
 
 def _move(path: Path, aside: Path) -> None:
-    try:
+    with _renaming(path):
         with suppress(FileNotFoundError):
             rename(log_of(path), log_of(aside))
         try:
@@ -150,16 +156,29 @@ def _move(path: Path, aside: Path) -> None:
             create_file(aside)
         with suppress(FileNotFoundError):  # it shows which frames of the log are valid
             index_of(path).rename(index_of(aside))
+
+
+@contextmanager
+def _renaming(path: Path) -> Iterator[None]:
+    """Sync what was renamed."""
+    try:
+        yield
         sync_directory(path.parent)
     except OSError as error:
         raise StorageError(f"cannot rename the queue {path}: {error.strerror}") from error
 
 
-def _named(path: Path, kind: str, number: int) -> Path:
+def _next(path: Path, kind: Kind) -> Path:
+    """A name that is free; the numbers of all kinds ascend with time."""
+    taken = [number for any_kind in KINDS for number in _numbers(path, any_kind)]
+    return _named(path, kind, max(taken, default=0) + 1)
+
+
+def _named(path: Path, kind: Kind, number: int) -> Path:
     return path.with_name(f"{path.name}.{kind}-{number}")
 
 
-def _numbered(path: Path, kind: str) -> list[tuple[int, Path]]:
+def _numbers(path: Path, kind: Kind) -> list[int]:
     prefix = f"{path.name}.{kind}-"
     try:
         entries = [entry.name for entry in path.parent.iterdir()]
@@ -170,8 +189,7 @@ def _numbered(path: Path, kind: str) -> list[tuple[int, Path]]:
         for entry in entries
         if entry.startswith(prefix)
     }
-    numbers = sorted(int(name) for name in names if name.isdecimal())
-    return [(number, _named(path, kind, number)) for number in numbers]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def rename(old: Path, new: Path) -> None:

@@ -1,7 +1,7 @@
 """Check a queue against its checksums. Nothing is changed, not even what is damaged.
 
-Each row and each mark is checked, at most 1,000 in a transaction, so that a running agent goes on
-recording. At rest SQLite checks the structure of the file as well.
+Each row and each mark is checked, at most 1,000 in a transaction, so that a running agent continues
+to record. At rest SQLite checks the structure of the file as well.
 """
 
 from collections.abc import Generator, Iterator
@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from telemetry_agent.ackqueue.file.marks import read_mark
-from telemetry_agent.ackqueue.file.rows import decode, is_sound
+from telemetry_agent.ackqueue.file.rows import decode, is_sound, read_mark
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, NewerError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.reading import QueueReader, QueueSource
@@ -23,7 +22,7 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 
-_LOSSES_TOLD = 20
+_LOSSES_MAX = 20
 
 Report = Generator[dict[str, Any], None, None]
 
@@ -36,7 +35,7 @@ class Loss(NamedTuple):
     before: Record | None
 
     def __str__(self) -> str:
-        after, before = _told(self.after, "the beginning"), _told(self.before, "the end")
+        after, before = _described(self.after, "the beginning"), _described(self.before, "the end")
         return f"{self.rows} between {after} and {before}"
 
 
@@ -106,7 +105,7 @@ def verify(source: QueueSource, structure: str = "ok") -> Report:
             yield dict(counts)
         with source.disk:
             source.check_open()
-            lost = losses(source, _LOSSES_TOLD)
+            lost = losses(source, _LOSSES_MAX)
     except StorageError as error:
         structure = str(error)
     yield _report(source.path, counts, structure, lost)
@@ -150,13 +149,13 @@ def _report(
     lost: list[Loss] | None = None,
 ) -> dict[str, Any]:
     set_aside = [
-        {"file": file.name, "bytes": size_on_disk(file), "state": state}
-        for state, files in (
-            ("waiting", set_aside_files.waiting(path)),
-            ("kept", set_aside_files.kept(path)),
-            ("foreign", set_aside_files.foreign(path)),
-        )
-        for file in files
+        {
+            "file": file.name,
+            "bytes": size_on_disk(file),
+            "state": "waiting" if kind == "damaged" else kind,
+        }
+        for kind in set_aside_files.KINDS
+        for file in set_aside_files.of_kind(path, kind)
     ]
     counts = counts or {}
     faults = [count for name, count in counts.items() if name != "rows"]
@@ -179,7 +178,7 @@ def _named(record: Record | None) -> dict[str, Any] | None:
     return {"stream": record.stream, "seq": record.seq, "time": rfc3339(record.fix.time_ms)}
 
 
-def _told(record: Record | None, otherwise: str) -> str:
+def _described(record: Record | None, otherwise: str) -> str:
     if record is None:
         return otherwise
     return f"{rfc3339(record.fix.time_ms)} ({record.stream}:{record.seq})"

@@ -1,4 +1,4 @@
-"""What stands in the log of a database (``PATH-wal``), and whether it is still what was written.
+"""The log of a database (``PATH-wal``): what it holds, and whether that is what was written.
 
 SQLite appends each commit to the log as frames, one page each, and chains their checksums. When it
 opens the file it takes the frames up to the first whose checksum is wrong: what follows it takes
@@ -19,153 +19,170 @@ shows, which SQLite keeps beside it (``PATH-shm``): it counts the frames that ar
 ahead of the disk, because a commit is synced first.
 """
 
+import os
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 Pair = tuple[int, int]
 
 _SECTOR_BYTES = 512
 _ENDLESS = 1 << 32
+_HEADER_BYTES = 32
 _FRAME = struct.Struct(">6I")  # page, pages after a commit, salt, salt, checksum, checksum
-_BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS = 0x377F0683, 0x377F0682
+_ORDERS = {0x377F0682: "<", 0x377F0683: ">"}
+"""In which byte order the checksums take the words, by the first four bytes of the log."""
 _PAGE_SIZES = {1 << power for power in range(9, 17)}
 
 
 class _Header(NamedTuple):
-    magic: int
-    version: int
+    order: str
     page_bytes: int
-    round: int
     salt: Pair
     checksum: Pair
 
-    @property
-    def order(self) -> str:
-        return ">" if self.magic == _BIG_ENDIAN_SUMS else "<"
 
-
-class Frame(NamedTuple):
+class _Frame(NamedTuple):
     """One page as a commit left it."""
 
-    page: int
-    commit: bool
-    """The last one of its commit."""
-    salt: Pair
-    chained: bool
-    """It is of this round, and its checksum goes on from that of the frame before."""
     offset: int
-    """Where its content begins in the log."""
-    in_place: bool
-    """No bytes came or went before it."""
+    of_round: bool
+    """It has the salt of the round."""
+    chained: bool
+    """It is of this round, and its checksum continues that of the frame before."""
+    ends_commit: bool
 
     @property
     def head_is_untorn(self) -> bool:
         """It lies in one sector."""
-        return (self.offset - _FRAME.size) // _SECTOR_BYTES == (self.offset - 1) // _SECTOR_BYTES
+        last = self.offset + _FRAME.size - 1
+        return self.offset // _SECTOR_BYTES == last // _SECTOR_BYTES
 
 
 @dataclass(frozen=True)
 class Log:
-    """The frames of the round that the log is in."""
+    """The frames of the round that the log is in. Its size does not follow theirs."""
 
     page_bytes: int
-    frames: list[Frame]
-    taken: int
-    """SQLite takes so many of them."""
-    damaged: bool
+    frames: int
+    """How many there are."""
+    taken: int = 0
+    """How many of them SQLite takes."""
+    damaged: bool = False
     """Some that it does not take were safe on the disk once, and others follow."""
     end_is_lost: bool = False
-    """The last ones that were safe on the disk are not there any more."""
+    """The last ones that were safe on the disk are missing."""
     headless: bool = False
     """The header is missing, so the age of these frames is unknown. Their rows are still valid."""
+    stretches: tuple[Pair, ...] = ((0, _HEADER_BYTES),)
+    """Frames follow each other from this place, at this offset, until bytes came or went."""
+
+    def page(self, log: BinaryIO, place: int) -> int:
+        """The number of the page that the frame at this place holds."""
+        return int.from_bytes(os.pread(log.fileno(), 4, self._offset(place)))
+
+    def content(self, log: BinaryIO, place: int) -> bytes:
+        """The page that the frame at this place holds."""
+        return os.pread(log.fileno(), self.page_bytes, self._offset(place) + _FRAME.size)
+
+    def _offset(self, place: int) -> int:
+        first, offset = self.stretches[bisect_right(self.stretches, (place, _ENDLESS)) - 1]
+        return offset + (place - first) * (_FRAME.size + self.page_bytes)
 
 
 def read_log(path: Path, page_bytes: int) -> Log:
-    """Read the log at ``path``; one that is not there is empty.
+    """Read the log at ``path``; a missing one is empty.
 
     Args:
         path: No open database's: to close a file drops the locks that SQLite has on it.
-        page_bytes: The size of a page, where the log cannot tell it.
+        page_bytes: The size of a page, where the log does not say it.
 
     Raises:
         OSError: It cannot be read.
     """
+    safe, salt = _index(path)
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        return Log(page_bytes, [], 0, damaged=False, end_is_lost=_index(path)[0] > 0)
+        return Log(page_bytes, 0, end_is_lost=safe > 0)
     with file:
-        data = file.read()
-    safe, salt = _index(path)
-    sound = _header(data[:32])
-    header = sound or _mended(data[:32], data[40:48])
-    if header is None and salt != (0, 0) and struct.pack(">2I", *salt) in data:
-        header = _Header(_LITTLE_ENDIAN_SUMS, 0, page_bytes, 0, salt, (0, 0))  # the index knows it
-        damaged = True
-    elif header is None:
-        frames = list(_frames(data, None, page_bytes))
-        return Log(page_bytes, frames, 0, damaged=False, end_is_lost=safe > 0, headless=True)
-    else:
-        damaged = False
-        page_bytes = header.page_bytes
-    frames = list(_frames(data, header, page_bytes))
-    of_round = [place for place, frame in enumerate(frames) if frame.salt == header.salt]
-    frames = frames[: max(of_round, default=-1) + 1]
-    whole = [frame.chained for frame in frames]
-    as_written = [frame.chained and frame.in_place for frame in frames]
-    wrong = as_written.index(False) if False in as_written else len(frames)
-    safe = safe if salt in {header.salt, (0, 0)} else 0
-    end_is_lost = safe > len(frames) or (safe > 0 and not whole[safe - 1])
-    if sound is None:
-        damaged |= any(
-            frame.commit and is_whole for frame, is_whole in zip(frames, whole, strict=True)
+        start = file.read(48)
+        sound = _header(start[:_HEADER_BYTES])
+        header = sound or _mended(start[:_HEADER_BYTES], start[40:48])
+        if header is None and salt != (0, 0):  # the index knows the round
+            header = _Header("<", page_bytes, salt, (0, 0))
+        if header is not None:
+            log = _judge(file, header, safe if salt in {header.salt, (0, 0)} else 0)
+            if sound is not None:
+                return log
+            if log.frames:  # a header lies in one sector: it was not torn, so it is damaged
+                return replace(log, taken=0, damaged=True)
+        frames = (os.fstat(file.fileno()).st_size - _HEADER_BYTES) // (_FRAME.size + page_bytes)
+    return Log(page_bytes, max(0, frames), end_is_lost=safe > 0, headless=True)
+
+
+def _judge(file: BinaryIO, header: _Header, safe: int) -> Log:
+    """What SQLite takes of the log, and whether the rest was torn or damaged.
+
+    Args:
+        file: The log.
+        header: Its header.
+        safe: How many frames were safe on the disk; 0: unknown.
+    """
+    frames = taken = 0
+    as_written = True  # all up to here: nothing is wrong, and no bytes came or went
+    damaged = safe_one_is_wrong = end_is_there = False
+    stretches = [(0, _HEADER_BYTES)]
+    size = _FRAME.size + header.page_bytes
+    for place, frame in enumerate(_frames(file, header)):
+        first, offset = stretches[-1]
+        if frame.offset != offset + (place - first) * size:
+            stretches.append((place, frame.offset))
+        as_written = as_written and frame.chained and len(stretches) == 1
+        if as_written and frame.ends_commit:
+            taken = place + 1
+        damaged |= safe_one_is_wrong and frame.chained
+        safe_one_is_wrong = (
+            not as_written
+            and frame.of_round
+            and frame.ends_commit
+            and (frame.chained or frame.head_is_untorn)
         )
-        return Log(page_bytes, frames, 0, damaged, end_is_lost)
-    taken = max((place + 1 for place in range(wrong) if frames[place].commit), default=0)
-    damaged = any(
-        frame.commit
-        and frame.salt == header.salt
-        and (whole[place] or frame.head_is_untorn)
-        and follows
-        for place, (frame, follows) in enumerate(zip(frames, whole[1:], strict=False))
-        if place >= wrong
-    )
-    return Log(page_bytes, frames, taken, damaged, end_is_lost)
+        if frame.of_round:
+            frames = place + 1
+        if place == safe - 1:
+            end_is_there = frame.chained
+    end_is_lost = safe > 0 and not end_is_there
+    return Log(header.page_bytes, frames, taken, damaged, end_is_lost, stretches=tuple(stretches))
 
 
-def _frames(data: bytes, header: _Header | None, page_bytes: int) -> Iterator[Frame]:
+def _frames(file: BinaryIO, header: _Header) -> Iterator[_Frame]:
     """Each frame where it should be; where bytes came or went, the salt shows the next one."""
-    seed = header.checksum if header is not None else (0, 0)
-    size = _FRAME.size + page_bytes
-    mark = struct.pack(">2I", *header.salt) if header is not None else b""
-    at, last = 32, data.rfind(mark)  # behind it, all are of earlier rounds
-    place = 0
-    while at + size <= len(data):
-        page, pages, *salt, first, second = _FRAME.unpack_from(data, at)
-        is_of_round = header is not None and header.salt == (salt[0], salt[1])
-        if header is not None and not is_of_round and at < last:
-            following = data.find(mark, at) - 8
-            if at < following < at + size:
-                at = following
-                continue
-        chained = (  # the checksum takes its time, so last
-            header is not None
-            and is_of_round
+    end = os.fstat(file.fileno()).st_size
+    size = _FRAME.size + header.page_bytes
+    mark = struct.pack(">2I", *header.salt)
+    at, seed = _HEADER_BYTES, header.checksum
+    while at + size <= end:
+        # With as much of the next one as a salt that begins in this one can reach into.
+        data = os.pread(file.fileno(), size + 2 * len(mark) - 1, at)
+        _, pages, *salt, first, second = _FRAME.unpack_from(data)
+        of_round = header.salt == (salt[0], salt[1])
+        if not of_round and (ahead := data.find(mark) - 8) > 0:
+            at += ahead
+            continue
+        chained = (
+            of_round
             and (first, second)
-            == _sum(
-                data[at + _FRAME.size : at + size],
-                _sum(data[at : at + 8], seed, header.order),
-                header.order,
+            == _sum(  # the checksum takes its time, so last
+                data[_FRAME.size : size], _sum(data[:8], seed, header.order), header.order
             )
         )
         seed = first, second
-        in_place = at == 32 + place * size
-        yield Frame(page, pages > 0, (salt[0], salt[1]), chained, at + _FRAME.size, in_place)
-        place += 1
+        yield _Frame(at, of_round, chained, pages > 0)
         at += size
 
 
@@ -189,12 +206,12 @@ def _index(path: Path) -> tuple[int, Pair]:
 
 def _header(data: bytes) -> _Header | None:
     """``None``: it is not as it was written."""
-    if len(data) < 32:
+    if len(data) < _HEADER_BYTES:
         return None
-    magic, version, page_bytes, number, salt, salt_2, first, second = struct.unpack(">8I", data)
-    if magic not in {_BIG_ENDIAN_SUMS, _LITTLE_ENDIAN_SUMS} or page_bytes not in _PAGE_SIZES:
+    magic, _, page_bytes, _, salt, salt_2, first, second = struct.unpack(">8I", data)
+    if magic not in _ORDERS or page_bytes not in _PAGE_SIZES:
         return None
-    header = _Header(magic, version, page_bytes, number, (salt, salt_2), (first, second))
+    header = _Header(_ORDERS[magic], page_bytes, (salt, salt_2), (first, second))
     return header if _sum(data[:24], (0, 0), header.order) == header.checksum else None
 
 
