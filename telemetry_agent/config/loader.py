@@ -31,7 +31,7 @@ from telemetry_agent.config.files import (
     read,
 )
 from telemetry_agent.config.settings import ExtraSettings, Settings
-from telemetry_agent.config.values import SHARED_NAMES, Reads
+from telemetry_agent.config.values import SHARED_NAMES, Checks
 from telemetry_agent.errors import ConfigError, UnreadableConfigError
 from telemetry_agent.secrecy import masked_url
 
@@ -70,7 +70,7 @@ def _model(name: str, *sources: str) -> type[BaseSettings]:
             return tuple(known[source] for source in sources)
 
     hints = get_type_hints(Settings, include_extras=True)
-    hints["extra"] = Annotated[ExtraSettings, Reads(_attributes_below)]
+    hints["extra"] = Annotated[ExtraSettings, Checks(_attributes_below, reads=True)]
     sections: dict[str, Any] = {key: (hint, ...) for key, hint in hints.items()}
     sections["device"] = (hints["device"], "{hostname}")
     return create_model(name, __base__=Model, __doc__=Settings.__doc__, **sections)

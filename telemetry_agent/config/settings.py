@@ -28,7 +28,6 @@ from telemetry_agent.config.values import (
     ProxyUrl,
     Qualities,
     QueueSize,
-    Reads,
     ReceiverCommands,
     Size,
     SourceName,
@@ -67,7 +66,11 @@ def key_of(field_name: str) -> str:
 class _Section:
     """The pydantic config of each section."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "alias_generator": key_of}
+    __pydantic_config__: ClassVar[Any] = {
+        "extra": "forbid",
+        "alias_generator": key_of,
+        "allow_inf_nan": False,
+    }
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,9 @@ class ExtraSettings(_Section):
     """The user's own attributes, read at each recorded fix: a file for each name."""
 
     power: bool = False
-    attributes: Mapping[str, Annotated[ExtraFile, Reads(_attribute)]] = field(default_factory=dict)
+    attributes: Mapping[str, Annotated[ExtraFile, Checks(_attribute, reads=True)]] = field(
+        default_factory=dict
+    )
 
     @property
     def files(self) -> dict[str, ExtraFile]:
