@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import subprocess_loader
-from telemetry_agent.config.last_good import StartConfig
 from telemetry_agent.daemon import service
 
 if TYPE_CHECKING:
@@ -15,12 +13,9 @@ if TYPE_CHECKING:
 def run(config_path: Path | None) -> int:
     """Run the daemon. Returns the exit status."""
 
-    def load(*, fall_back: bool) -> StartConfig:
-        return subprocess_loader.load(config_path, fall_back=fall_back)
-
     def doctor() -> "HouseCall":
         from telemetry_agent.doctor.house_call import HouseCall  # noqa: PLC0415 - for the page only
 
         return HouseCall(config_path)
 
-    return service.run(load, config_path, Clock(), doctor)
+    return service.run(config_path, Clock(), doctor)

@@ -11,29 +11,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-
-from telemetry_agent.config.settings import Settings
-from telemetry_agent.errors import Advice
 
 _OF_THE_SERVICE = "/var/lib/telemetry-agent"
 _GENERATIONS = ("config", "config.before")
-
-
-@dataclass(frozen=True)
-class StartConfig:
-    """The config that the daemon starts with."""
-
-    settings: Settings
-    texts: Mapping[str, str]
-    """The text of its files, by their names; empty for the last good config."""
-    fault: Advice | None = None
-    """Why the last good config is in effect."""
-    notes: tuple[str, ...] = ()
-    """Harmless settings that are probably mistakes."""
-    held: bool = False
-    """The config is readable and wrong, so uploads are held: it may name another endpoint."""
 
 
 def folder() -> Path | None:

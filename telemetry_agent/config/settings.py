@@ -5,8 +5,9 @@ Keys in the file have no units (``timeout = "30s"``); the settings have them in 
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -34,9 +35,18 @@ from telemetry_agent.config.values import (
     TilesUrl,
     Turn,
     Url,
+    duration_text,
+    size_text,
 )
+from telemetry_agent.errors import Advice
 from telemetry_agent.fields import FIELDS
-from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
+from telemetry_agent.secrecy import (
+    in_the_clear,
+    masked_headers,
+    masked_url,
+    secret_values,
+    secrets_in_url,
+)
 from telemetry_agent.upload.interfaces import CompressionSetting, FormatName
 
 if TYPE_CHECKING:
@@ -290,3 +300,64 @@ class Settings:
     page: PageSettings = PageSettings()
     extra: ExtraSettings = ExtraSettings()
     log: LogSettings = LogSettings()
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """The settings, and where they come from."""
+
+    settings: Settings
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """File -> its text, in the order of reading; empty for the last good config."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
+    notes: tuple[str, ...] = ()
+    """Harmless settings that are probably mistakes."""
+    fault: Advice | None = None
+    """Why these are the settings of the last good config."""
+    is_held: bool = False
+    """The config is readable and wrong, so uploads are held: it may name another endpoint."""
+
+
+def known_keys() -> list[str]:
+    """Every key path, in the order of the settings."""
+    return [".".join(map(key_of, path)) for path in _paths()]
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """Key path -> value as in effect (durations in seconds)."""
+    values = {
+        ".".join(map(key_of, path)): attrgetter(".".join(path))(settings) for path in _paths()
+    }
+    for name, one in settings.extra.attributes.items():
+        parts = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
+        values[f"extra.{name}"] = {key: value for key, value in parts.items() if value is not None}
+    return values
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """``effective`` as written in a config file, with secrets masked."""
+    upload = settings.upload
+    values = effective(settings)
+    for path in _paths():
+        key = ".".join(map(key_of, path))
+        if path[-1].endswith("_s"):
+            values[key] = duration_text(values[key])
+        elif path[-1].endswith("_bytes"):
+            values[key] = size_text(values[key])
+    return values | {
+        "upload.url": masked_url(upload.url),
+        "upload.headers": masked_headers(upload.headers),
+        "page.tiles": masked_url(settings.page.tiles),
+    }
+
+
+def _paths() -> Iterator[tuple[str, ...]]:
+    """The attribute path of each setting, without the user's own attributes."""
+    for section in fields(Settings):
+        if not (isinstance(section.type, type) and is_dataclass(section.type)):
+            yield (section.name,)
+            continue
+        for setting in fields(section.type):
+            if setting.name != "attributes":
+                yield section.name, setting.name

@@ -10,8 +10,7 @@ from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.effective import shown
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.settings import Settings, shown
 from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers

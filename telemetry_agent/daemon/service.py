@@ -14,14 +14,12 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import last_good
+from telemetry_agent.config import last_good, subprocess_loader
 from telemetry_agent.config.files import files_of
-from telemetry_agent.config.last_good import StartConfig
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
@@ -43,19 +41,11 @@ _STOP_S = 9.0
 MakeDoctor = Callable[[], Doctor]
 
 
-class Load(Protocol):
-    """Reads the config."""
-
-    def __call__(self, *, fall_back: bool) -> StartConfig:
-        """Where it does not work and ``fall_back``, the last good one serves."""
-
-
-def run(load: Load, path: Path | None, clock: Clock, doctor: MakeDoctor | None = None) -> int:
+def run(path: Path | None, clock: Clock, doctor: MakeDoctor | None = None) -> int:
     """Run until a signal says stop; SIGHUP reads the config again. Returns the exit status.
 
     Args:
-        load: reads the config.
-        path: of its file, ``None``: one of the usual places.
+        path: the config file; ``None``: one of the usual places.
         clock: the machine's clocks.
         doctor: makes what says what is wrong; the page shows it.
 
@@ -67,14 +57,11 @@ def run(load: Load, path: Path | None, clock: Clock, doctor: MakeDoctor | None =
     """
     # Before any thread starts, so that all inherit it and only main hears of them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    return _Service(load, path, clock, doctor).run()
+    return _Service(path, clock, doctor).run()
 
 
 class _Service:
-    def __init__(
-        self, load: Load, path: Path | None, clock: Clock, doctor: MakeDoctor | None
-    ) -> None:
-        self._load = load
+    def __init__(self, path: Path | None, clock: Clock, doctor: MakeDoctor | None) -> None:
         self._doctor = doctor
         self._path = path
         self._clock = clock
@@ -107,7 +94,7 @@ class _Service:
         return self._end(started=started)
 
     def _start(self) -> None:
-        config = self._load(fall_back=True)
+        config = subprocess_loader.load(self._path, fall_back=True)
         if self._ending is not None:
             return
         self._configure_logs(config.settings)
@@ -115,11 +102,11 @@ class _Service:
             log.warning("%s", note)
         view = None
         if config.fault is not None:
-            view = ConfigView("wrong" if config.held else "unreadable", str(config.fault))
+            view = ConfigView("wrong" if config.is_held else "unreadable", str(config.fault))
             log.error(
                 "%s; recording goes on with the last good config%s",
                 config.fault,
-                ", uploads are held" if config.held else "",
+                ", uploads are held" if config.is_held else "",
             )
             self._seen = self._files()
         agent = Agent(
@@ -139,7 +126,7 @@ class _Service:
         if self._seen is not None:  # a config that is still wrong is read again at the next change
             self._seen = self._files()
         try:
-            config = self._load(fall_back=False)
+            config = subprocess_loader.load(self._path, fall_back=False)
         except AgentError as error:
             log.error("the previous config stays in effect: %s", error)  # noqa: TRY400 - no fault of ours
             return
@@ -269,7 +256,7 @@ class _Service:
         logs.configure(log_settings.level, log_settings.format, settings.device, self._secrets)
 
 
-def _keep(config: StartConfig) -> None:
+def _keep(config: LoadedConfig) -> None:
     try:
         last_good.keep(config.texts)
     except OSError as error:

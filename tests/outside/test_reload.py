@@ -59,7 +59,7 @@ def test_a_config_process_that_is_killed_keeps_the_old_config_and_at_the_start_i
     kill = tmp_path / "kill"
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        f"if 'telemetry_agent.config' in sys.orig_argv and os.path.exists('{kill}'):\n"
+        f"if 'telemetry_agent.config.subprocess_loader' in sys.orig_argv and os.path.exists('{kill}'):\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     env = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
