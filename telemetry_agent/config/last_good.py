@@ -1,7 +1,7 @@
 """The last config that worked, for a start at which the config does not.
 
-A device must record after a typo, after a power cut that left zeros in the config, and before a
-late mount. So the service keeps the text of its config files in its state directory, in two
+A device must record after a typo, after a power cut that left zeros in the config, and if a mount
+comes late. So the service keeps the text of its config files in its state directory, in two
 generations: after a downgrade the newest may have keys that this version does not know. Environment
 variables and the contents of secret files are not kept.
 """
@@ -18,7 +18,7 @@ _GENERATIONS = ("config", "config.before")
 
 
 def folder() -> Path | None:
-    """The folder of the copies; ``None`` without a service manager."""
+    """The folder of the copies, or ``None`` without a service manager."""
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Path(state, "last-good") if state else None
 
@@ -57,15 +57,15 @@ def keep(texts: Mapping[str, str]) -> None:
 
 def kept() -> Iterator[Mapping[str, str]]:
     """The undamaged generations, the newest first."""
-    where = folder()
-    for name in _GENERATIONS if where is not None else ():
-        texts = _read((where or Path()) / name)
-        if texts is not None:
+    if (where := folder()) is None:
+        return
+    for name in _GENERATIONS:
+        if (texts := _read(where / name)) is not None:
             yield texts
 
 
 def forget() -> bool:
-    """Remove every copy. Returns whether there was one.
+    """Remove every copy. Return whether there was one.
 
     Raises:
         OSError: one cannot be removed.

@@ -170,7 +170,9 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     """
     faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
     first = faults[0]
-    key = ".".join(part for part in first["loc"] if part and isinstance(part, str))  # no places
+    key = ".".join(
+        part for part in first["loc"] if part and isinstance(part, str)
+    )  # without list positions
     unknown = f" is not a key of the config{_suggestion(key)}"
     said = {
         "missing": " is missing",

@@ -155,7 +155,7 @@ class UploadSettings(_Section):
     allow_resend: bool = True
 
     def __post_init__(self) -> None:
-        """Check that there is one identity, that no secret leaks, and the precision."""
+        """Check for one way to log in, for secrets without encryption, and for the precision."""
         ways = [key for key in ("token_file", "username") if getattr(self, key)]
         ways += [f"headers.{name}" for name in self.headers if name.lower() == "authorization"]
         if len(ways) > 1:
@@ -182,7 +182,7 @@ class UploadSettings(_Section):
                 )
 
     def secret_in_the_clear(self) -> str | None:
-        """Why a secret may not be sent; ``None``: it may."""
+        """Why a secret may not be sent; ``None`` if it may."""
         host = in_the_clear(self.url, self.proxy if self.url.startswith("http:") else "")
         if host is None or self.allow_insecure:
             return None
@@ -218,7 +218,7 @@ class PageSettings(_Section):
     map: OptionalPath = None
 
 
-def _from_anywhere(file: Path) -> Path:
+def _absolute_path(file: Path) -> Path:
     if not file.is_absolute():
         raise ValueError("must be the full path of a file, such as /sys/…")
     return file
@@ -228,7 +228,7 @@ def _from_anywhere(file: Path) -> Path:
 class ExtraFile(_Section):
     """One attribute of the user: the content of a file."""
 
-    file: Annotated[Path, Checks(_from_anywhere)]
+    file: Annotated[Path, Checks(_absolute_path)]
     scale: Number | None = None
     unit: str = ""
 

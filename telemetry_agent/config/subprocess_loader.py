@@ -43,7 +43,12 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            argv, env=environment, capture_output=True, process_group=0, check=False
+            argv,
+            env=environment,
+            capture_output=True,
+            process_group=0,
+            close_fds=False,  # the config may be a pipe of the shell
+            check=False,
         )
     except OSError as error:
         raise ResourceError(

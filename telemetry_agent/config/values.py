@@ -310,7 +310,7 @@ def _tiles(value: str) -> str:
         parts = urlsplit(_url(value))
         others = set(re.findall(r"\{(.*?)\}", value)) - {"s", "x", "y", "z", "r"}
         if others:
-            raise ValueError(f"{{{min(others)}}} is not known: {{s}} {{z}} {{x}} {{y}} {{r}} are")
+            raise ValueError(f"{{{min(others)}}} is unknown: use {{s}} {{z}} {{x}} {{y}} {{r}}")
         if not all(f"{{{name}}}" in parts.path for name in "xyz"):
             raise ValueError("must be like https://tiles.example.com/{z}/{x}/{y}.png")
     return value

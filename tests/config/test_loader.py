@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -527,6 +528,16 @@ def test_another_process_reads_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     path.rename("config.toml")
     assert subprocess_loader.load(None).settings.extra.files["door"].file == Path("/run/door")
+
+
+@pytest.mark.parametrize("load", [loader.load, subprocess_loader.load])
+def test_a_config_may_come_from_process_substitution(load: Any) -> None:
+    reads, writes = os.pipe()
+    os.set_inheritable(reads, True)
+    os.write(writes, MINIMAL.encode())
+    os.close(writes)
+    assert load(Path(f"/dev/fd/{reads}")).settings.device == "van-07"
+    os.close(reads)
 
 
 def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> None:
