@@ -12,7 +12,6 @@ def ask(
     question: Mapping[str, Any],
     *,
     note: Callable[[str], object],
-    come_back: bool = False,
 ) -> client.Answers:
     """Ask the running agent; where none runs, ask the queue at rest.
 
@@ -20,7 +19,6 @@ def ask(
         settings: the config.
         question: as the control socket takes it; ``ask`` names the command.
         note: takes a sentence about a damaged queue, for the user.
-        come_back: root, who becomes the owner of the queue's folder, needs to be root again.
 
     Raises:
         NoAgentError: none runs, and only a running agent can answer.
@@ -32,4 +30,4 @@ def ask(
         # SQLite and all that is not needed where an agent answers.
         from telemetry_agent.daemon import at_rest  # noqa: PLC0415
 
-        yield from at_rest.answers(settings, question, note, come_back=come_back)
+        yield from at_rest.answers(settings, question, note)
