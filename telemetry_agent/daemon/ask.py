@@ -1,4 +1,4 @@
-"""How a command gets its answers: from the running agent, or from the queue where none runs."""
+"""How a command gets its answers: from the running agent, or else from the queue."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ def ask(
     *,
     note: Callable[[str], object],
 ) -> client.Answers:
-    """Ask the running agent; where none runs, ask the queue at rest.
+    """Ask the running agent; if none runs, read the queue at rest.
 
     Args:
         settings: the config.
@@ -27,7 +27,7 @@ def ask(
     try:
         yield from client.ask(settings.queue.path, question)
     except client.NoAgentError:
-        # SQLite and all that is not needed where an agent answers.
+        # It imports SQLite, which is not needed if an agent answers.
         from telemetry_agent.daemon import at_rest  # noqa: PLC0415
 
         yield from at_rest.answers(settings, question, note)

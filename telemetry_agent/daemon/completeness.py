@@ -1,4 +1,4 @@
-"""The accounts in the reports, and until when the endpoint has taken them."""
+"""The accounts of streams in the reports, and until when the endpoint is complete."""
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.errors import StorageError
@@ -6,25 +6,25 @@ from telemetry_agent.model import StreamAccount
 
 
 class Completeness:
-    """Remembers what was reported, until the endpoint took it. For the uploader's thread."""
+    """Keeps the accounts of a report until the endpoint accepts it. For the uploader's thread."""
 
     def __init__(self, queue: AckQueue) -> None:
         self.until_ms: int | None = None
-        """GNSS time up to which everything is at the endpoint, by its own word; for any thread."""
+        """GNSS time until which the endpoint has confirmed everything; for any thread."""
         self._queue = queue
         self.sent: list[StreamAccount] = []
         self._sent_until_ms: int | None = None
 
     def report(self) -> dict[str, object]:
-        """``streams`` of a report; empty where there is nothing to tell."""
+        """``streams`` of a report; empty without an account."""
         try:
             self.sent, self._sent_until_ms = self._queue.accounts()
-        except StorageError:  # which is logged where fixes are read and written
+        except StorageError:  # reading and writing fixes logs it
             self.sent = []
         return {"streams": [as_json(account) for account in self.sent]} if self.sent else {}
 
     def taken(self) -> None:
-        """The endpoint has taken the last report."""
+        """The endpoint has accepted the last report."""
         if self.sent:
             self.until_ms = self._sent_until_ms or self.until_ms
             if any(account.finished for account in self.sent):

@@ -123,7 +123,7 @@ def test_the_page_is_turned_on_moved_and_refused_to_strangers(tmp_path: Path) ->
             urlopen(f"http://127.0.0.1:{first}/history", timeout=5)
         config.write_text(f'{without}\n[page]\nlisten = "0.0.0.0:{first}"\n')
         agent.send(signal.SIGHUP)
-        agent.wait_for_line("no page at http://0.0.0.0:.*: page.listen: whoever reaches 0.0.0.0")
+        agent.wait_for_line("no page at http://0.0.0.0:.*: page.listen: everyone who reaches 0.0.0.0")
         with pytest.raises(URLError):
             urlopen(f"http://127.0.0.1:{first}/history", timeout=5)
         assert agent.end() == 0
