@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon import service
+from telemetry_agent.daemon.service import Service
 
 if TYPE_CHECKING:
     from telemetry_agent.doctor.house_call import HouseCall
@@ -18,4 +18,4 @@ def run(config_path: Path | None) -> int:
 
         return HouseCall(config_path)
 
-    return service.run(config_path, Clock(), doctor)
+    return Service(config_path, Clock(), doctor).run()

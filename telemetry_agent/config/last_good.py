@@ -29,26 +29,26 @@ def keep(texts: Mapping[str, str]) -> None:
     Raises:
         OSError: the state directory cannot be written.
     """
-    where = folder()
-    if where is None or not texts:
+    copies = folder()
+    if copies is None or not texts:
         return
     content = json.dumps(texts).encode()
     sealed = hashlib.sha256(content).hexdigest().encode() + b"\n" + content
-    newest, before = (where / name for name in _GENERATIONS)
+    newest, before = (copies / name for name in _GENERATIONS)
     with suppress(FileNotFoundError):
         if newest.read_bytes() == sealed:
             return
-    where.mkdir(mode=0o700, exist_ok=True)
-    beside = where / "config.new"
-    beside.unlink(missing_ok=True)
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
+    copies.mkdir(mode=0o700, exist_ok=True)
+    new = copies / "config.new"
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(sealed)
         file.flush()
         os.fsync(file.fileno())
     if _read(newest) is not None:
         newest.replace(before)
-    beside.replace(newest)
-    directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
+    new.replace(newest)
+    directory = os.open(copies, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
@@ -57,10 +57,10 @@ def keep(texts: Mapping[str, str]) -> None:
 
 def kept() -> Iterator[Mapping[str, str]]:
     """The undamaged generations, the newest first."""
-    if (where := folder()) is None:
+    if (copies := folder()) is None:
         return
     for name in _GENERATIONS:
-        if (texts := _read(where / name)) is not None:
+        if (texts := _read(copies / name)) is not None:
             yield texts
 
 
@@ -70,11 +70,11 @@ def forget() -> bool:
     Raises:
         OSError: one cannot be removed.
     """
-    where = folder() or Path(_OF_THE_SERVICE, "last-good")
+    copies = folder() or Path(_OF_THE_SERVICE, "last-good")
     found = False
     for name in (*_GENERATIONS, "config.new"):
         with suppress(FileNotFoundError):
-            (where / name).unlink()
+            (copies / name).unlink()
             found = True
     return found
 

@@ -174,7 +174,7 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
         part for part in first["loc"] if part and isinstance(part, str)
     )  # without list positions
     unknown = f" is not a key of the config{_suggestion(key)}"
-    said = {
+    text = {
         "missing": " is missing",
         "extra_forbidden": unknown,
         "unexpected_keyword_argument": unknown,
@@ -182,17 +182,17 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if first["type"] == "dataclass_type":
         reason = f"must be a table, [{key}]"
-    if said is None and first["loc"][:2] == ("upload", "headers"):
-        said = f": {reason}"  # the value may be a secret
-    elif said is None and isinstance(first["input"], dict):
+    if text is None and first["loc"][:2] == ("upload", "headers"):
+        text = f": {reason}"  # the value may be a secret
+    elif text is None and isinstance(first["input"], dict):
         key = reason.partition(" ")[0].rstrip(":")  # the reason begins with one of several keys
-        said = reason.removeprefix(key)
-    elif said is None:
+        text = reason.removeprefix(key)
+    elif text is None:
         value = first["input"]
-        said = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
+        text = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
     place = f" [{origins[key]}]" if key in origins else ""
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return ConfigError(f"config: {key}{said}{place}{more}")
+    return ConfigError(f"config: {key}{text}{place}{more}")
 
 
 def _suggestion(key: str) -> str:

@@ -74,7 +74,8 @@ class Agent:
         doctor: Callable[[], Doctor] | None = None,
     ) -> None:
         self.settings = settings
-        self._config = config
+        self.config = config
+        """Why the last good config is in effect; ``None`` if it is not."""
         self.secrets = secrets if secrets is not None else set()
         self._switch = switch
         self._doctor = doctor
@@ -105,7 +106,7 @@ class Agent:
             not_recorded=lambda: self.recording.not_recorded(),  # noqa: PLW0108 - as above
             sky=lambda: self.recording.sky(),  # noqa: PLW0108 - as above
             page=lambda: self.page.task.status(),  # noqa: PLW0108 - the page that runs now
-            config=lambda: self._config,
+            config=lambda: self.config,
             storage=self.storage,
             complete_until_ms=lambda: self._completeness.until_ms,
         )
@@ -165,11 +166,6 @@ class Agent:
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
 
-    @property
-    def config(self) -> ConfigView | None:
-        """Why the last good config is in effect; ``None`` if it is not."""
-        return self._config
-
     def must_move(self) -> bool:
         """Whether the queue must change places: its disk refuses files, or accepts them again."""
         if self._stays_away or storage.runtime_queue() is None:
@@ -186,7 +182,7 @@ class Agent:
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
             settings = replace(settings, queue=before.queue)
-        self.settings, self._config = settings, None
+        self.settings, self.config = settings, None
         self.recording.apply(settings)
         self.delivery.apply(settings)
         if self._left is not None:
@@ -199,7 +195,7 @@ class Agent:
         untried = status.state == "ok" and not status.requests
         upload = "not tried yet" if untried else status.state
         recording = "no receiver" if receiver == "absent" else f"receiver {receiver}"
-        notes = "" if self._config is None else "; the last good config is in effect"
+        notes = "" if self.config is None else "; the last good config is in effect"
         if self.storage is not None:
             notes += "; a power cut loses everything"
         source = self.settings.gps.source
@@ -238,8 +234,8 @@ class Agent:
         )
 
     def _held(self) -> str | None:
-        if self._config is not None and self._config.state == "wrong":
-            return f"the config is wrong: {self._config.last_error}"
+        if self.config is not None and self.config.state == "wrong":
+            return f"the config is wrong: {self.config.last_error}"
         return None
 
     def _uploader_stepped(self) -> None:

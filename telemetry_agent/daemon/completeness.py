@@ -33,15 +33,15 @@ class Completeness:
 
 def as_json(account: StreamAccount) -> dict[str, object]:
     """An entry of ``streams``."""
-    said: dict[str, object] = {
+    entry: dict[str, object] = {
         "stream": account.stream,
         "through": account.through,
         "recorded": account.recorded,
     }
     if account.not_coming:
-        said["not_coming"] = dict(account.not_coming)
+        entry["not_coming"] = dict(account.not_coming)
     if account.damaged_in is not None:
-        said["damaged_in"] = list(account.damaged_in)
+        entry["damaged_in"] = list(account.damaged_in)
     if account.finished:
-        said["finished"] = True
-    return said
+        entry["finished"] = True
+    return entry

@@ -104,7 +104,7 @@ class Delivery:
 
     def wake(self) -> None:
         """Make the uploader check the queue."""
-        self._uploader.wake()
+        self._uploader.task.wake()
 
     def apply(self, settings: Settings) -> None:
         """Continue with these settings, which may be the same: held uploads are tried at once."""

@@ -117,7 +117,7 @@ class Recording:
         )
 
     def _wake_reader(self) -> None:
-        self._reader.wake()
+        self._reader.task.wake()
 
     def _record(self, fix: Fix) -> None:
         self._on_fix(fix)

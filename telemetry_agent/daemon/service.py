@@ -40,27 +40,16 @@ _STOP_S = 9.0
 MakeDoctor = Callable[[], Doctor]
 
 
-def run(path: Path | None, clock: Clock, doctor: MakeDoctor | None = None) -> int:
-    """Run until SIGTERM or SIGINT; SIGHUP reads the config again. Returns the exit status.
+class Service:
+    """Runs the agent until a signal ends it; SIGHUP reads the config again.
 
     Args:
         path: the config file; ``None``: one of the usual places.
         clock: the machine's clocks.
         doctor: makes the checks that the page shows.
-
-    Raises:
-        ConfigError: the config is wrong, and there is no last good one.
-        ResourceError: the system refuses to read it, or refuses a thread.
-        QueueLockedError: another process holds the queue.
-        StorageError: the queue cannot be opened.
     """
-    # Before any thread starts: all of them inherit the mask, so only this one receives signals.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    return _Service(path, clock, doctor).run()
 
-
-class _Service:
-    def __init__(self, path: Path | None, clock: Clock, doctor: MakeDoctor | None) -> None:
+    def __init__(self, path: Path | None, clock: Clock, doctor: MakeDoctor | None = None) -> None:
         self._doctor = doctor
         self._path = path
         self._clock = clock
@@ -77,6 +66,16 @@ class _Service:
         """The files of a config that does not work, while the last good one is in effect."""
 
     def run(self) -> int:
+        """Run until SIGTERM or SIGINT. Returns the exit status.
+
+        Raises:
+            ConfigError: the config is wrong, and there is no last good one.
+            ResourceError: the system refuses to read it, or refuses a thread.
+            QueueLockedError: another process holds the queue.
+            StorageError: the queue cannot be opened.
+        """
+        # Before any thread starts: all of them inherit the mask, so only this one receives signals.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
         started = self._run_beside(self._start)
         while started and self._end_signal is None:

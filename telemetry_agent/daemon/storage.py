@@ -70,8 +70,8 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
     found = None if mount is None else trouble(mount)
     if mount is None or found is None:
         return queue, None
-    said = f"{folder} is on {mount.kind} ({mount.point}), {found.message}"
-    return queue, StorageView("forgets", said, found.remedy)
+    message = f"{folder} is on {mount.kind} ({mount.point}), {found.message}"
+    return queue, StorageView("forgets", message, found.remedy)
 
 
 def away(queue: QueueSettings, refused: str) -> tuple[QueueSettings, StorageView]:
@@ -84,10 +84,10 @@ def away(queue: QueueSettings, refused: str) -> tuple[QueueSettings, StorageView
     if elsewhere is None:
         remedy = "run it as the folder's user, or name another queue.path"
         raise StorageError(f"cannot use the queue: {refused}", remedy)
-    said = (
+    message = (
         f"{refused}; recording into {elsewhere.parent}, at most 16 MiB, and a power cut loses "
         "everything"
     )
     remedy = "`sudo telemetry-agent doctor` shows what to do"
     moved = replace(queue, path=elsewhere, max_size_bytes=_RUNTIME_BYTES, min_free_bytes=0)
-    return moved, StorageView("runtime", said, remedy)
+    return moved, StorageView("runtime", message, remedy)

@@ -100,10 +100,6 @@ class Supervised(Generic[T]):
             target=self._run, args=(self._stop, self.beat), name=self.name, daemon=True
         )
 
-    def wake(self) -> None:
-        """Ring the task that runs now."""
-        self.task.wake()
-
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs; after ``end`` this means that it hangs."""
