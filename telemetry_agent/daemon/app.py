@@ -19,7 +19,7 @@ from telemetry_agent.daemon.completeness import Completeness
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.delivery import Delivery, host_of, within
 from telemetry_agent.daemon.recording import Recording
-from telemetry_agent.daemon.status import Status
+from telemetry_agent.daemon.status import Status, pending
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
@@ -138,7 +138,7 @@ class Agent:
             "control", lambda: Control(settings.queue.path, self._commands, self._clock)
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
-        self._left = self._build_left()
+        self._leftover = self._build_leftover()
         self.queue.watch(self.delivery.wake)
 
     def start(self) -> None:
@@ -154,8 +154,8 @@ class Agent:
         """
         self.recording.end()
         within(_COMMIT_S, lambda: _or_log(self.queue.commit))
-        if self._left is not None:
-            self._left.end(last=False)
+        if self._leftover is not None:
+            self._leftover.end(last=False)
         self.delivery.end()
         self._committer.end(_COMMITTER_S)
         self._carrier.end(_CARRIER_S)
@@ -173,6 +173,7 @@ class Agent:
         is_away = self.storage is not None and self.storage.state == "runtime"
         if not is_away and not self.queue.shared.writer.refused:
             return False
+        # In the state directory, which refuses: away. Away, and it refuses no longer: back.
         refused = storage.refusal(self.settings.queue.path) is not None
         return refused != is_away
 
@@ -185,8 +186,8 @@ class Agent:
         self.settings, self.config = settings, None
         self.recording.apply(settings)
         self.delivery.apply(settings)
-        if self._left is not None:
-            self._left.apply(settings)
+        if self._leftover is not None:
+            self._leftover.apply(settings)
         self.page.restart(_PAGE_S)
 
     def now(self) -> str:
@@ -201,25 +202,25 @@ class Agent:
         source = self.settings.gps.source
         return f"{self.settings.device} from {source}: {recording}; uploads {upload}{notes}"
 
-    def _build_left(self) -> Delivery | None:
+    def _build_leftover(self) -> Delivery | None:
         """Delivers the fixes that were recorded into the runtime directory, if there are any."""
         path = storage.runtime_queue()
         if path is None or path == self.queue.path or not path.exists():
             return None
         try:
-            left = AckQueue(path)
+            queue = AckQueue(path)
         except AgentError as error:
             log.warning("%s", error)
             return None
-        count = left.stats()
-        if not count.ready + count.unack:
-            left.close()
+        count = pending(queue.stats())
+        if not count:
+            queue.close()
             for file in path.parent.glob(f"{path.name}*"):
                 file.unlink(missing_ok=True)
             return None
-        log.info("%d fixes in %s are delivered as well", count.ready, path)
+        log.info("%d fixes in %s are delivered as well", count, path)
         return Delivery(
-            self.settings, left, self.supervisor, self._clock, self.secrets, held=self._held
+            self.settings, queue, self.supervisor, self._clock, self.secrets, held=self._held
         )
 
     def _build_reports(self, encode: EncodeReport) -> AgentReports:

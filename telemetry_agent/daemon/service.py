@@ -12,10 +12,11 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from telemetry_agent import __version__
+from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import last_good, subprocess_loader
 from telemetry_agent.config.files import files_of
@@ -107,11 +108,7 @@ class Service:
                 ", uploads are held" if config.is_held else "",
             )
             self._files_seen = self._files()
-        agent = Agent(
-            config.settings, self._clock, secrets=self._secrets, config=view, doctor=self._doctor
-        )
-        agent.start()
-        self._agent = agent
+        agent = self._start_agent(config.settings, view)
         log.info("telemetry-agent %s %s", __version__, agent)
         self._status_line = agent.now()
         notify(READY=1, STATUS=self._status_line)
@@ -121,9 +118,8 @@ class Service:
         agent = self._agent
         if agent is None:
             return
-        if (
-            self._files_seen is not None
-        ):  # a config that is still wrong is read again at the next change
+        if self._files_seen is not None:
+            # A config that is still wrong is read again at its next change, not each second.
             self._files_seen = self._files()
         try:
             config = subprocess_loader.load(self._path, fall_back=False)
@@ -143,17 +139,23 @@ class Service:
             return
         self._agent = None
         waiting = before.stop()
+        agent = self._start_agent(before.settings, before.config, waiting)
+        log.warning("%s; %d fixes that were not on disk were taken along", agent, len(waiting))
+
+    def _start_agent(
+        self, settings: Settings, config: ConfigView | None, waiting: Collection[Row] = ()
+    ) -> Agent:
         agent = Agent(
-            before.settings,
+            settings,
             self._clock,
             secrets=self._secrets,
-            config=before.config,
+            config=config,
             waiting=waiting,
             doctor=self._doctor,
         )
         agent.start()
         self._agent = agent
-        log.warning("%s; %d fixes that were not on disk were taken along", agent, len(waiting))
+        return agent
 
     def _end(self, *, started: bool) -> int:
         agent = self._agent
