@@ -243,7 +243,9 @@ class Control:
             ).start()
         else:
             with contextlib.suppress(GoneError):
-                client.send({"error": "too many ask at once: try again later", "exit_status": 1})
+                client.send(
+                    {"error": "too many clients at once: try again later", "exit_status": 1}
+                )
             client.close()
 
     def _serve(self, client: Client) -> None:

@@ -27,7 +27,6 @@ _REBUILD_INITIAL_S = 0.5
 _REBUILD_MAX_S = 30.0
 _ABORT_S = 0.5
 
-
 T = TypeVar("T", bound=Task)
 
 
@@ -77,7 +76,7 @@ class Supervised(Generic[T]):
         try:
             self._thread.start()
         except RuntimeError as error:
-            self._prepare()
+            self._prepare()  # a thread that was refused cannot be started again
             refusal = f"the system refuses a thread for the {self.name}"
             if self._records:
                 raise ResourceError(refusal) from error

@@ -211,7 +211,7 @@ def test_the_seventeenth_is_sent_away_and_has_room_later(queue: Path, commands: 
                 sock = stack.enter_context(connected(queue))
                 sock.sendall(b'{"ask": "wait"}\n')
                 assert commands.waiting.acquire(timeout=LIMIT_S)
-            with pytest.raises(AgentError, match="too many ask at once"):
+            with pytest.raises(AgentError, match="too many clients at once"):
                 list(ask(queue, {"ask": "echo"}))
         for _ in range(16):
             assert commands.ended.acquire(timeout=LIMIT_S)
