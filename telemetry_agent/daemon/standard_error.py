@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.tasks import Bell
 
 _BUFFER_BYTES = 256 * 1024
 _LAST_LINE_S = 0.2
@@ -45,7 +46,7 @@ class StandardError(io.RawIOBase):
         self._waiting_bytes = 0
         self._dropped = 0
         self._end_s = float("inf")
-        self._end_bell = os.eventfd(0)
+        self._end_bell = Bell()
         self._thread: threading.Thread | None = None
 
     def writable(self) -> bool:
@@ -81,7 +82,7 @@ class StandardError(io.RawIOBase):
             self._changed.notify()
             thread = self._thread
         if thread is not None:
-            os.eventfd_write(self._end_bell, 1)
+            self._end_bell.ring()
             thread.join(timeout_s + _LAST_LINE_S)
 
     def _has_thread(self) -> bool:
@@ -132,14 +133,10 @@ class StandardError(io.RawIOBase):
 
     def _has_room(self) -> bool:
         """Wait for room. Returns whether there is some before the end."""
+        if self._end_s == float("inf") and self._end_bell.wait(None, [(self._fd, select.POLLOUT)]):
+            return True
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        if self._end_s == float("inf"):
-            poll.register(self._end_bell, select.POLLIN)
-            ready = [fd for fd, _ in poll.poll()]
-            if self._fd in ready:
-                return True
-            poll.unregister(self._end_bell)
         return bool(poll.poll(max(0.0, self._end_s - self._clock.monotonic_s()) * 1000))
 
     def _put(self, data: bytes | memoryview) -> int:
