@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, Generic, ParamSpec, Protocol
+from typing import Any, Generic, ParamSpec
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.reading import QueueReader
 from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.ackqueue.row_states import State
-from telemetry_agent.ackqueue.stats import QueueStats, Stored
+from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.control import Command
@@ -38,6 +39,9 @@ _ATTEMPTS = 3
 _LONGEST_WAIT_S = 60.0
 _ALWAYS_MS = 2**62
 _RETRIED_AT_ONCE = 1000
+
+Readable = AckQueue | QueueReader
+"""A queue in use, or at rest."""
 
 P = ParamSpec("P")
 
@@ -68,14 +72,6 @@ class Listeners(Generic[P]):
 
     def __bool__(self) -> bool:
         return bool(self._listeners)
-
-
-class Readable(Protocol):
-    """A queue in use or at rest, as commands read it."""
-
-    def stats(self) -> QueueStats: ...  # noqa: D102
-    def stored(self, state: State | None = None) -> Iterator[Stored]: ...  # noqa: D102
-    def newest_ms(self) -> int | None: ...  # noqa: D102
 
 
 def looking_commands(queue: Readable) -> dict[str, Command]:
