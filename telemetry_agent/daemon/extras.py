@@ -41,27 +41,20 @@ class Attribute:
 
 
 class Extras:
-    """Reads the attributes on request; the caller never waits for a file.
+    """Reads the attributes on request; the caller waits for at most 0.1 s.
 
     Args:
         attributes: the files to read.
         power: also ``battery`` (percent), ``battery_state`` and ``mains`` (0 or 1).
         root: the folder of the machine's /sys.
-        clock: for the log.
     """
 
     def __init__(
-        self,
-        attributes: Iterable[Attribute],
-        *,
-        power: bool = False,
-        root: Path = Path("/"),
-        clock: Clock | None = None,
+        self, attributes: Iterable[Attribute], *, power: bool = False, root: Path = Path("/")
     ) -> None:
         self._attributes = tuple(attributes)
         self._supplies = root / "sys/class/power_supply" if power else None
-        clock = clock or Clock()
-        self._troubles = {one.name: Trouble(_log, clock) for one in self._attributes}
+        self._troubles = {one.name: Trouble(_log, Clock()) for one in self._attributes}
         self._asked = threading.Event()
         self._answered = threading.Event()
         self._answered.set()
@@ -85,8 +78,12 @@ class Extras:
         if not self._answered.is_set():
             return None  # the thread still reads for the fix before
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="extras", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="extras", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # refused by the system: recording must not depend on it
+                return None
+            self._thread = thread
         self._answered.clear()
         self._asked.set()
         if not self._answered.wait(_PATIENCE_S) or not self._values:

@@ -76,6 +76,21 @@ def test_nothing_asked_for_is_nothing_and_no_thread() -> None:
     assert threading.active_count() == before
 
 
+def test_a_thread_that_the_system_refuses_leaves_the_fix_alone_and_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    door = tmp_path / "door"
+    door.write_text("open\n")
+    extras = Extras([Attribute("door", door)])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert extras.json() is None
+    assert extras.json() == '{"door":"open"}'
+
+
 def test_a_pipe_that_nobody_writes_to_holds_nothing_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert Extras([Attribute("door", tmp_path / "pipe")]).json() is None
