@@ -85,7 +85,7 @@ class AwayRows:
         # If that file had no rows of its own, this generation ends where that one did: then ``hi``
         # has a mark already.
         for gap in [*self._marks.gaps(last + 1, hi - 1), (hi, hi)]:
-            self._mark(*gap, RowState(State.AWAY, batch=1))
+            self._mark(*gap, RowState(State.AWAY, oldest_pending=1))
         self._find()
 
     def take(
@@ -162,7 +162,7 @@ class AwayRows:
         """Begin with the first row: every start reads again all that is away."""
         spans = list(self._marks.where(_is_away))
         self.first, self.last = 1, spans[-1].hi if spans else 0
-        self._oldest = spans[-1].value.batch if spans else None
+        self._oldest = spans[-1].value.oldest_pending if spans else None
         self._uncounted = False
 
     def _adopt(

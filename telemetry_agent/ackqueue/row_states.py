@@ -26,7 +26,7 @@ class State(IntEnum):
 
     AWAY = -2
     """Numbers that no row had when the file began; rows with lower ones can still be in files that
-    were set aside. ``batch``: a missing row below this number was delivered."""
+    were set aside."""
     UNUSED = -3
     """A number without a fix: it was never used, or its fix has another number now."""
     GONE = 0
@@ -48,7 +48,11 @@ class RowState(NamedTuple):
     reason: str | None = None
     """``None`` for a dead letter: it is in the file only; see ``without_reason``."""
     batch: int | None = None
-    """UNACK and READY: the rows of one batch share this number (its first row). AWAY: see there."""
+    """UNACK and READY: the rows of one batch share this number (its first row)."""
+    oldest_pending: int | None = None
+    """AWAY: the oldest row of those files that was to be delivered; ``None``: unknown."""
+    variant: int = 0
+    """ACK_FAILED: see ``without_reason``. In memory only."""
 
 
 ACKED = RowState(State.ACKED)
@@ -68,7 +72,7 @@ REASONS_IN_MEMORY = 10
 """An endpoint can give a different reason for each fix that it refuses. So memory has the text of
 the first ones, and only the number of rows of all others."""
 _REASON_LENGTH = 500  # the text of an endpoint is not stored without a limit
-_WITHOUT_REASON = tuple(RowState(State.ACK_FAILED, batch=number) for number in range(3))
+_WITHOUT_REASON = tuple(RowState(State.ACK_FAILED, variant=number) for number in (1, 2, 3))
 
 
 def dead_letter(reason: str) -> RowState:

@@ -73,13 +73,13 @@ def count(
     """Sum up a ledger; the cost grows with the number of different marks only."""
     unack = acked = 0
     dead_letters: dict[str, int] = {}
-    for (state, reason, _), rows in ledger.marks.totals():
-        if state is State.ACKED:
+    for mark, rows in ledger.marks.totals():
+        if mark.state is State.ACKED:
             acked += rows
-        elif state is State.UNACK:
+        elif mark.state is State.UNACK:
             unack += rows
-        elif state is State.ACK_FAILED:
-            reason = reason or "other reasons"  # noqa: PLW2901
+        elif mark.state is State.ACK_FAILED:
+            reason = mark.reason or "other reasons"
             dead_letters[reason] = dead_letters.get(reason, 0) + rows
     in_flight = ledger.in_flight()
     return QueueStats(

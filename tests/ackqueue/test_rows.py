@@ -12,8 +12,12 @@ from telemetry_agent.ackqueue.file.rows import (
     decode,
     encode,
     is_sound,
+    mark_row,
+    read_mark,
     stream_from_int,
 )
+from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.row_states import UNUSED, RowState, State, dead_letter
 from telemetry_agent.model import Fix, Record
 
 NUMBER = st.integers(-(2**53), 2**53)
@@ -88,3 +92,21 @@ def test_a_row_at_another_place_is_noticed_unless_it_was_given_it(place: int, ot
 def test_what_cannot_be_stored_is_refused_at_once(values: dict[str, Any], device: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be stored|surrogates"):
         encode(7, 5, 1, device, fix_at()._replace(**values))
+
+
+@pytest.mark.parametrize(
+    ("mark", "state", "reason", "number"),
+    [
+        (UNUSED, -3, None, None),
+        (dead_letter("too old"), 9, "too old", None),
+        (RowState(State.UNACK, batch=5), 2, None, 5),
+        (RowState(State.READY, batch=5), 1, None, 5),
+        (RowState(State.AWAY, oldest_pending=5), -2, None, 5),
+    ],
+)
+def test_the_column_batch_holds_the_row_number_that_the_state_needs(
+    mark: RowState, state: int, reason: str | None, number: int | None
+) -> None:
+    row = mark_row(Span(8, 9, mark))
+    assert row[:-1] == (8, 9, state, reason, number)
+    assert read_mark(row) == Span(8, 9, mark)

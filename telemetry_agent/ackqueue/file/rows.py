@@ -178,17 +178,27 @@ def with_checksum(*values: object) -> Row:
     return (*values, _crc32(" ".join(map(str, values)).encode()))
 
 
+def mark_row(mark: Span[RowState]) -> Row:
+    """A row of the table ``mark``."""
+    lo, hi, value = mark
+    # The column ``batch`` holds a row number, which means something else in an AWAY mark.
+    row_id = value.oldest_pending if value.state is State.AWAY else value.batch
+    return with_checksum(lo, hi, value.state, value.reason, row_id)
+
+
 def read_mark(row: Row) -> Span[RowState] | None:
-    """A row of the table ``mark``; ``None``: it is damaged."""
-    lo, hi, state, reason, batch, _ = row
+    """The opposite of ``mark_row``; ``None``: the row is damaged."""
+    lo, hi, state, reason, row_id, _ = row
     try:
         if row != with_checksum(*row[:-1]) or not 0 < lo <= hi:
             return None
-        if not isinstance(hi, int) or not isinstance(batch, int | None):
+        if not isinstance(hi, int) or not isinstance(row_id, int | None):
             return None
         if state == _DAMAGED_BEFORE_3:
             return Span(lo, hi, DAMAGED)
-        return Span(lo, hi, RowState(_STATES[state], reason, batch))
+        if state == State.AWAY:
+            return Span(lo, hi, RowState(State.AWAY, reason, oldest_pending=row_id))
+        return Span(lo, hi, RowState(_STATES[state], reason, batch=row_id))
     except (KeyError, TypeError, ValueError):  # no state, no number, or a text that is not UTF-8
         return None
 

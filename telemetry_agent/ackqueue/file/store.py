@@ -19,6 +19,7 @@ from telemetry_agent.ackqueue.file.rows import (
     TIME_MS,
     Row,
     is_sound,
+    mark_row,
     proves_its_number,
     read_mark,
     read_stream,
@@ -358,7 +359,7 @@ class Store:
             if span is None:
                 execute("DELETE FROM mark WHERE lo = ?", (lo,))
                 continue
-            execute(_SET_MARK, with_checksum(span.lo, span.hi, *span.value))
+            execute(_SET_MARK, mark_row(span))
             if span.value.state in {State.GONE, State.UNUSED}:
                 execute("DELETE FROM fix WHERE id BETWEEN ? AND ?", (lo, span.hi))
 

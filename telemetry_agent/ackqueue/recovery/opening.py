@@ -204,7 +204,7 @@ def _begin(store: Store, loaded: Loaded, noted: QueueSummary, waiting: list[Path
     if hi < max(last, 1):  # a generation ends with a mark
         last = max(last, loaded.last)
         hi = generation_after(last)
-    away = RowState(State.AWAY, batch=oldest)
+    away = RowState(State.AWAY, oldest_pending=oldest)
     gaps = [*loaded.marks.gaps(last + 1, hi - 1), (hi, hi)]
     return _write(store, loaded, [Span(*gap, away) for gap in gaps], streams=_noted(loaded, noted))
 
