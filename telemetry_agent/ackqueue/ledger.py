@@ -138,9 +138,9 @@ class Ledger:
         """Make these ready, in no batch: dead letters, delivered ones, a batch to be dissolved."""
         for lo, hi in ranges:
             # A row that has not arrived has its state in a damaged file: this mark overrules it.
-            for first, last in self.away.parts(lo, hi):
+            for first, last in self.away.parts_away(lo, hi):
                 self._mark(first, last, RowState(State.READY))
-            for first, last in self.away.other_parts(lo, hi):
+            for first, last in self.away.parts_here(lo, hi):
                 self._mark(first, last, None)
                 self._free(first, last)
 
@@ -186,11 +186,11 @@ class Ledger:
 
     # Rows that are away
 
-    def send_away(self, last: int, hi: int) -> None:
-        """All rows up to ``last`` are in a file that was set aside; new ones come after ``hi``."""
-        self.away.begin(last, hi)
+    def send_away(self, last: int, border: int) -> None:
+        """All rows up to ``last`` are in a file that was set aside; new ones follow the border."""
+        self.away.begin(last, border)
         # The leases stay: the answers to them count, although the rows are in the old file.
-        self.ready_rows = ReadyRows(newest=hi)
+        self.ready_rows = ReadyRows(newest=border)
         # The new file is empty: it gets every mark.
         self._changed = {span.lo for span in self.marks}
         self.streams.all_changed()
@@ -272,13 +272,13 @@ class Ledger:
     def first_here(self, state: State, limit: int) -> list[tuple[int, int]]:
         """The first rows in one state that are not away, at most ``limit``."""
         spans = self._in_state(state)
-        here = chain.from_iterable(self.away.other_parts(span.lo, span.hi) for span in spans)
+        here = chain.from_iterable(self.away.parts_here(span.lo, span.hi) for span in spans)
         return first_rows(here, limit)
 
     def on_disk(self, lo: int, hi: int) -> int:
         """How many of these rows should be there."""
         count = 0
-        for first, last in self.away.other_parts(lo, hi):
+        for first, last in self.away.parts_here(lo, hi):
             spans = self.marks.within(first, last)
             # Up to GONE are the states without a row: AWAY, UNUSED, GONE.
             gone = sum(span.size for span in spans if span.value.state <= State.GONE)
@@ -337,7 +337,7 @@ class Ledger:
 
     def _free(self, lo: int, hi: int, batch: int = NO_BATCH) -> None:
         """Let these be handed out, except those that are away: they cannot be read yet."""
-        for first, last in self.away.other_parts(lo, hi):
+        for first, last in self.away.parts_here(lo, hi):
             self.ready_rows.free.paint(first, last, batch)
 
     def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:

@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from telemetry_agent.ackqueue.away_rows import generation_after
 from telemetry_agent.ackqueue.file.lock import QueueSummary
 from telemetry_agent.ackqueue.file.rows import (
     SEQ,
@@ -32,6 +31,7 @@ from telemetry_agent.ackqueue.file.rows import (
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
+from telemetry_agent.ackqueue.generations import next_border
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.queue_file import QueueFile
 from telemetry_agent.ackqueue.ranges import runs
@@ -317,14 +317,14 @@ class SharedState:
         except StorageError as error:
             return error
         with self.lock:
-            hi = generation_after(self.last)
+            border = next_border(self.last)
             if not isinstance(why, TakenError):
                 # The old file may hold these rows although the disk reported a refusal. Here they
                 # get new numbers; the old ones are marked as unused, so that none arrives twice.
                 # After a TakenError those numbers have other rows there, which are to arrive.
                 self.ledger.renumber(self.committed + 1, self.last)
-            self.ledger.send_away(self.committed, hi)
-            self._base, self._seq = self.writer.renumber(hi), 0
+            self.ledger.send_away(self.committed, border)
+            self._base, self._seq = self.writer.renumber(border), 0
             for row in self.writer.rows:
                 self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])
             self._draw_stream()

@@ -122,8 +122,7 @@ class Carrier:
         with shared.disk:
             if not self._is_current(found):
                 return
-            # The last number is the border of the generation: no row has it.
-            lo, last = shared.ledger.away.first, shared.ledger.away.last - 1
+            lo, last = shared.ledger.away.first, shared.ledger.away.last
             # Without another portion, whatever is missing up to the border was not found.
             upto, rows = self._portion or (last, [])
             # The files were opened again, and are read from their first row on; what is before
@@ -139,7 +138,7 @@ class Carrier:
             else:
                 self._portion = None
             arrival = Arrival(
-                upto, [row[0] for row in rows], found.marks(lo, upto), found.first_row()
+                upto, [row[0] for row in rows], found.marks(lo, upto), found.first_without_marks()
             )
             with shared.lock:
                 self._find_streams(found, rows)

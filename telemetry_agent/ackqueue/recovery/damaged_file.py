@@ -268,10 +268,10 @@ class FoundRows:
         )
         return next((m for m in marks if m.state is State.ACK_FAILED), RowState(State.ACK_FAILED))
 
-    def first_row(self) -> int:
-        """Once all was seen: the number of the first row, 1 without any; 0 if a mark was found."""
+    def first_without_marks(self) -> int | None:
+        """Once all was seen, and if no mark was found: the first row, 1 without any row."""
         if any(known.total for known in self._known):
-            return 0
+            return None
         return self._row_of(self._pages[0]) if self._pages else 1
 
     def _read(self, page: int) -> None:

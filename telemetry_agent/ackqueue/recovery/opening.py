@@ -12,11 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
-from telemetry_agent.ackqueue.away_rows import generation_after, generation_before
 from telemetry_agent.ackqueue.file.lock import UNKNOWN, QueueSummary
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
+from telemetry_agent.ackqueue.generations import border_up_to, is_border, next_border, spare_below
 from telemetry_agent.ackqueue.ranges import Span, runs
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, Tail, sample
@@ -82,9 +82,7 @@ def _read_log(path: Path, noted: QueueSummary) -> tuple[str | None, Tail, bool]:
             return f"the queue {path} is empty, but its log is not", none, found.end_is_lost
         # A queue that was opened once is not empty, unless the last one was just set aside: its
         # summary is there then, with rows of its own.
-        was_set_aside = set_aside_files.waiting(path) and noted.last != generation_before(
-            noted.last + 1
-        )
+        was_set_aside = set_aside_files.waiting(path) and not is_border(noted.last)
         return None, none, not (noted.clean or was_set_aside)
     if not log_path.exists():
         return None, none, not noted.clean
@@ -198,14 +196,14 @@ def _begin(store: Store, loaded: Loaded, noted: QueueSummary, waiting: list[Path
     oldest = None
     if loaded.last == 0 and noted is not UNKNOWN:
         oldest = noted.oldest
-        if noted.last != generation_before(noted.last + 1):  # that file had rows of its own
+        if not is_border(noted.last):  # that file had rows of its own
             last = max(last, noted.last)
-    hi = generation_before(loaded.last + 1)
-    if hi < max(last, 1):  # a generation ends with a mark
+    border = border_up_to(loaded.last)
+    if border < max(last, 1):  # it began no generation above the rows of those files
         last = max(last, loaded.last)
-        hi = generation_after(last)
+        border = next_border(last)
     away = RowState(State.AWAY, oldest_pending=oldest)
-    gaps = [*loaded.marks.gaps(last + 1, hi - 1), (hi, hi)]
+    gaps = [*loaded.marks.gaps(last + 1, border - 1), (border, border)]
     return _write(store, loaded, [Span(*gap, away) for gap in gaps], streams=_noted(loaded, noted))
 
 
@@ -229,7 +227,7 @@ def _enter_lost_end(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded
     first = loaded.last + 1
     last = max(first, noted.last)
     if carrying:  # after its last row there may be others that were not found yet
-        first = last = generation_before(first) - 1
+        first = last = spare_below(border_up_to(loaded.last))
     else:
         first = min(last, max(first, noted.oldest))
     newest = store.read_back(loaded.last, 1)
@@ -254,7 +252,7 @@ def _left_behind(tail: Tail) -> list[Span[RowState]]:
         run.lo + row[SEQ] - run.first_seq
         for row in tail.rows
         for run in tail.streams
-        if run.stream == row[STREAM] and run.lo <= generation_before(row[0])
+        if run.stream == row[STREAM] and run.lo <= border_up_to(row[0])
     }
     known = (n for n in sorted(numbers) if any(span.lo <= n <= span.hi for span in tail.unused))
     return [Span(lo, hi, UNUSED) for lo, hi in runs(known)]

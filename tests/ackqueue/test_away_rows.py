@@ -1,0 +1,192 @@
+"""What becomes of the numbers that are in no file."""
+
+import pytest
+
+from telemetry_agent.ackqueue.away_rows import Arrival, AwayRows
+from telemetry_agent.ackqueue.ranges import RangeMap, Span
+from telemetry_agent.ackqueue.row_states import (
+    ACKED,
+    DAMAGED,
+    PURGED,
+    UNCOUNTED,
+    UNUSED,
+    RowState,
+    State,
+    dead_letter,
+)
+
+BORDER = 1 << 32
+SPARE = BORDER - 1
+LAST = 1500
+"""The last row that is known to be in the file that was set aside."""
+
+
+def away(last: int, border: int = BORDER, oldest_pending: int | None = None) -> AwayRows:
+    """The rows up to ``last`` are away, and this file follows that border."""
+    marks: RangeMap[RowState] = RangeMap()
+    marks.paint(last + 1, border, RowState(State.AWAY, oldest_pending=oldest_pending))
+
+    def mark(lo: int, hi: int, value: RowState | None) -> None:
+        if lo <= hi:
+            marks.paint(lo, hi, value)
+
+    return AwayRows(marks, mark)
+
+
+def arrive(
+    rows: AwayRows,
+    found: list[int],
+    marks: list[Span[RowState]] | None = None,
+    *,
+    leased: list[tuple[int, int]] | None = None,
+) -> list[Span[RowState]]:
+    """All that is found, in one portion. Returns all marks."""
+    first = None if marks else min(found, default=1)
+    rows.take(Arrival(rows.last, found, marks or [], first), [], leased or [])
+    assert rows.any  # until the last portion is on its way to the disk
+    rows.end()
+    assert not rows.any
+    return list(rows._marks)
+
+
+# The border below which all was delivered
+
+
+def test_below_the_oldest_pending_row_all_was_delivered() -> None:
+    marks = arrive(away(LAST, oldest_pending=100), list(range(103, LAST)))
+    assert marks == [
+        Span(1, 99, PURGED),
+        Span(100, 102, DAMAGED),
+        Span(LAST, LAST, DAMAGED),
+        Span(LAST + 1, BORDER, UNUSED),
+    ]
+
+
+@pytest.mark.parametrize("first", [2, 103])
+def test_what_was_before_the_first_row_is_uncounted_if_nothing_shows_it(first: int) -> None:
+    marks = arrive(away(LAST), list(range(first, LAST + 1)))
+    assert marks == [
+        Span(1, first - 1, PURGED),
+        Span(LAST + 1, SPARE - 1, UNUSED),
+        Span(SPARE, SPARE, UNCOUNTED),
+        Span(BORDER, BORDER, UNUSED),
+    ]
+
+
+def test_from_row_1_on_nothing_is_uncounted() -> None:
+    marks = arrive(away(LAST), [1, *range(3, LAST + 1)])
+    assert marks == [Span(2, 2, DAMAGED), Span(LAST + 1, BORDER, UNUSED)]
+
+
+def test_in_a_file_with_marks_a_row_without_one_was_not_delivered() -> None:
+    delivered = Span(3, 90, ACKED)
+    marks = arrive(away(LAST, oldest_pending=100), list(range(103, LAST + 1)), [delivered])
+    assert marks == [
+        Span(1, 2, DAMAGED),
+        Span(3, 90, PURGED),
+        Span(91, 102, DAMAGED),
+        Span(LAST + 1, BORDER, UNUSED),
+    ]
+
+
+def test_of_a_file_that_was_set_aside_in_use_no_row_counts_as_delivered_without_a_mark() -> None:
+    """What memory knows is in marks. It knows nothing of rows that were away before."""
+    rows = away(LAST)
+    rows.begin(BORDER + 20, 2 * BORDER)
+    marks = arrive(rows, [*range(103, LAST + 1), *range(BORDER + 1, BORDER + 20)])
+    assert marks == [
+        Span(1, 102, DAMAGED),
+        Span(LAST + 1, BORDER, UNUSED),
+        Span(BORDER + 20, BORDER + 20, DAMAGED),
+        Span(BORDER + 21, 2 * BORDER, UNUSED),
+    ]
+
+
+# The border up to which numbers were perhaps never used
+
+
+@pytest.mark.parametrize(
+    ("oldest_pending", "end"), [(1, SPARE), (1, BORDER), (SPARE, SPARE), (BORDER, BORDER)]
+)
+def test_numbers_up_to_the_spare_one_are_perhaps_unused(oldest_pending: int, end: int) -> None:
+    """Two files are away. The mark that ends the generation of the first one is lost."""
+    rows = away(BORDER + 20, 2 * BORDER, oldest_pending=oldest_pending)
+    found = [*range(1, 11), *range(end + 3, BORDER + 21)]
+    rows._marks.paint(end + 1, end + 2, ACKED)
+    marks = arrive(rows, found)
+    assert marks == [
+        *([Span(11, oldest_pending - 1, PURGED)] if oldest_pending > 1 else []),
+        Span(max(11, oldest_pending), end, UNUSED),
+        Span(end + 1, end + 2, PURGED),
+        Span(BORDER + 21, 2 * BORDER - 2, UNUSED),
+        Span(2 * BORDER - 1, 2 * BORDER - 1, UNCOUNTED),
+        Span(2 * BORDER, 2 * BORDER, UNUSED),
+    ]
+
+
+def test_above_a_border_a_missing_number_was_used() -> None:
+    rows = away(BORDER + 20, 2 * BORDER, oldest_pending=1)
+    marks = arrive(rows, [*range(1, 11), *range(BORDER + 6, BORDER + 21)])
+    assert marks == [
+        Span(11, BORDER, UNUSED),
+        Span(BORDER + 1, BORDER + 5, DAMAGED),
+        Span(BORDER + 21, 2 * BORDER - 2, UNUSED),
+        Span(2 * BORDER - 1, 2 * BORDER - 1, UNCOUNTED),
+        Span(2 * BORDER, 2 * BORDER, UNUSED),
+    ]
+
+
+# The border above which each number was used
+
+
+@pytest.mark.parametrize("end", [15, SPARE - 1])
+def test_below_the_mark_that_ends_a_generation_each_number_was_used(end: int) -> None:
+    rows = away(BORDER + 20, 2 * BORDER, oldest_pending=1)
+    ended = [Span(end + 1, BORDER, UNUSED)]
+    marks = arrive(rows, [*range(1, 11), *range(BORDER + 6, BORDER + 21)], ended)
+    assert marks == [
+        Span(11, end, DAMAGED),
+        Span(end + 1, BORDER, UNUSED),
+        Span(BORDER + 1, BORDER + 5, DAMAGED),
+        Span(BORDER + 21, 2 * BORDER, UNUSED),
+    ]
+
+
+def test_delivered_unused_and_lost_numbers_can_follow_each_other() -> None:
+    rows = away(BORDER + 20, 2 * BORDER, oldest_pending=5)
+    marks = arrive(rows, list(range(BORDER + 6, BORDER + 21)))
+    assert marks[:3] == [
+        Span(1, 4, PURGED),
+        Span(5, BORDER, UNUSED),
+        Span(BORDER + 1, BORDER + 5, DAMAGED),
+    ]
+
+
+# Numbers that have a mark
+
+
+@pytest.mark.parametrize("place", ["this file", "the file that was set aside"])
+@pytest.mark.parametrize(
+    ("mark", "becomes"),
+    [
+        (ACKED, PURGED),
+        (RowState(State.READY), DAMAGED),
+        (RowState(State.UNACK, batch=7), DAMAGED),
+        (dead_letter("too old"), DAMAGED),
+        (PURGED, PURGED),
+        (UNUSED, UNUSED),
+        (RowState(State.AWAY, oldest_pending=1), UNUSED),
+    ],
+)
+def test_a_missing_row_becomes_what_its_mark_implies(
+    place: str, mark: RowState, becomes: RowState
+) -> None:
+    rows, found, marks = away(8), [*range(1, 7), 8], [Span(7, 7, mark)]
+    if place == "this file":
+        rows._marks.paint(*marks.pop())
+    assert arrive(rows, found, marks)[0] == Span(7, 7, becomes)
+
+
+def test_a_row_in_a_batch_that_is_out_is_not_missed() -> None:
+    marks = arrive(away(8, oldest_pending=1), [1, 2, 6, 7, 8], leased=[(4, 5)])
+    assert marks == [Span(3, 3, DAMAGED), Span(9, BORDER, UNUSED)]
