@@ -100,7 +100,7 @@ def _is_whole(copy: Path) -> bool:
     """Whether it has as many pages as it says: the copying came to its end."""
     with copy.open("rb") as file:
         pages = int.from_bytes(file.read(32)[28:])
-    return pages * PAGE_BYTES == copy.stat().st_size
+    return 0 < pages * PAGE_BYTES == copy.stat().st_size
 
 
 def say_set_aside(reason: str, name: Path) -> None:
