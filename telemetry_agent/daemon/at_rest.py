@@ -105,7 +105,7 @@ class RestingQueue:
         return self._asked(lambda reader: reader.newest_ms())
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:
-        """See ``AckQueue.stored``. Where a page turns out to be damaged, the copy goes on."""
+        """See ``AckQueue.stored``. If a page is found damaged, the rest comes from a copy."""
         shown = 0
         try:
             for stored in self._reader.stored(state):
