@@ -225,7 +225,7 @@ def _enter_loss(store: Store, loaded: Loaded, summary: QueueSummary) -> Loaded:
 
 
 def _enter_lost_end(store: Store, loaded: Loaded, summary: QueueSummary) -> Loaded:
-    """The end of the log is gone: the fixes that the summary counts are missing, at least one."""
+    """The end of the log is gone: up to the last row of the summary, or one fix at least."""
     carrying = _is_carrying(loaded)
     first = loaded.last + 1
     last = max(first, summary.last)
