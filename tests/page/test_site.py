@@ -591,7 +591,7 @@ def test_without_the_browsers_libraries_the_page_says_how_to_get_them(
     monkeypatch.setattr(libraries, "_BROWSER", (tmp_path / "leaflet.js",))
     with served(tmp_path) as site:
         answer, body = site.ask("/")
-        assert (answer.status, b"What needs a look" in body) == (200, True)
+        assert (answer.status, b"What needs attention" in body) == (200, True)
         assert "Install Node 20 with npm" in json.loads(site.ask("/setup")[1])["missing"]
 
 
