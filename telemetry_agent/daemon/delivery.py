@@ -25,8 +25,8 @@ from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.formats.choice import choose
+from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import AgentReports
@@ -148,9 +148,12 @@ class Delivery:
             upload.url,
             credentials=credentials,
             proxy=upload.proxy,
-            # Longer than a batch gathers, so that the next one finds the connection open.
-            keepalive_expiry_s=3 * upload.flush_every_s,
-            dialer=Dialer(self._clock, gnss_ms=self._gnss_ms),
+            dialer=Dialer(
+                self._clock,
+                gnss_ms=self._gnss_ms,
+                # Longer than a batch gathers, so that the next one finds the connection open.
+                keepalive_s=3 * upload.flush_every_s,
+            ),
         )
         return credentials, transport
 
@@ -164,11 +167,11 @@ class Delivery:
             self._transport,
             policy_of(upload, wire_format),
             keeper=self._keeper,
-            way=_Way(self._monitor),
+            reachability=_Way(self._monitor),
             missing=self._missing,
             reports=None if encode is None or self._reports is None else self._reports(encode),
             resend=self._queue.resend_names if upload.allow_resend else None,
-            in_haste=lambda: bool(self._draining),
+            urgent=lambda: bool(self._draining),
             on_step=self._stepped,
             clock=self._clock,
         )

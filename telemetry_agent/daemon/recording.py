@@ -19,14 +19,12 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader, ReceiverStatus
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
-from telemetry_agent.gnss.sources.hotplug import Hotplug
 from telemetry_agent.model import Fix, Sky
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
 
 _READER_S = 1.0
-_HOTPLUG_S = 0.5
 _ROWS_TO_RESUME = 1000  # at 1 Hz more than parking takes
 
 
@@ -60,7 +58,6 @@ class Recording:
         self._sampler = Sampler(SamplingPolicy(**asdict(settings.sampling)), self._recent())
         self._extras = extras_of(settings.extra)
         self._hearing: Listeners[[bytes]] = Listeners()
-        self._hotplug = supervisor.add("hotplug", lambda: Hotplug(self._wake_reader))
         self._reader = supervisor.add("reader", self._build_reader, records=True)
 
     def receiver(self) -> ReceiverStatus:
@@ -91,7 +88,6 @@ class Recording:
     def end(self) -> None:
         """Stop reading. The last bytes that were read are in the queue then."""
         self._reader.end(_READER_S)
-        self._hotplug.end(_HOTPLUG_S)
 
     def _build_reader(self) -> Reader:
         source = source_of(self._settings.gps, self._queue.path.with_suffix(".baud"))
@@ -111,7 +107,6 @@ class Recording:
             clock=self._clock,
             heard=self._hearing,
             changed=self._on_change,
-            arrivals=lambda: self._hotplug.task.arrivals,
             room=lambda: source.live or self._queue.takes_more(self._wake_reader),
         )
 

@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import pairwise
 
+from telemetry_agent.gnss.sources.protocols import nmea_sentence
+
 _EPOCH_1970 = datetime(1970, 1, 1, tzinfo=UTC)
 _START_LAT, _START_LON, _ALT_M, _GEOID_SEP_M = 48.1173, 11.516667, 519.4, 47.1
 _M_PER_DEGREE = 111_195.0
@@ -91,7 +93,7 @@ class Drive:
                 f"GNGST,{time},,,,,,,",
                 *self._in_view(index, covered=True),
             ]
-            return b"".join(map(_sentence, bodies))
+            return b"".join(map(nmea_sentence, bodies))
         position, course, knots, alt_m = self._motion(index)
         used = {system: self._used(sky) for (_, system), sky in self._sky.items()}
         count = sum(map(len, used.values()))
@@ -108,7 +110,7 @@ class Drive:
             f"GNGST,{time},2.1,,,,{error_m:.1f},{error_m:.1f},2.8",
             *self._in_view(index),
         ]
-        return b"".join(map(_sentence, bodies))
+        return b"".join(map(nmea_sentence, bodies))
 
     def _along(self, index: int) -> tuple[float, float]:
         """How many steps along the round at that epoch, and how fast, in m/s."""
@@ -210,11 +212,3 @@ def _angle(degrees: float, width: int) -> str:
     """``ddmm.mmmmm``; every position of the drive is north and east."""
     whole, minutes_e5 = divmod(round(degrees * 60e5), 60 * 100_000)
     return f"{whole:0{width}}{minutes_e5 // 100_000:02}.{minutes_e5 % 100_000:05}"
-
-
-def _sentence(body: str) -> bytes:
-    """With its checksum."""
-    checksum = 0
-    for byte in body.encode():
-        checksum ^= byte
-    return f"${body}*{checksum:02X}\r\n".encode()

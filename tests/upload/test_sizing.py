@@ -158,7 +158,7 @@ def test_a_dead_radio_teaches_nothing_that_outlasts_it() -> None:
     sizing = Sizing(1000, 10, 30)
     for now_s in (30, 60):
         sizing.timed_out(sizing.limit(), now_s)
-    sizing.new_way()
+    sizing.path_changed()
     assert sizing.limit() == 64
     sizing.took(64, 6400, 0.1, 100)
     sizing.took(128, 12_800, 0.1, 101)
