@@ -84,8 +84,8 @@ class OutcomeHandler:
     def apply_each(self, batch: Batch, outcomes: list[Outcome], *, probing: bool) -> StopReason:
         """One outcome for each fix, in their order; those without one were not sent.
 
-        First the outcomes that need no decision, then the first of those that do. A refused fix
-        has its witness if one behind it was taken.
+        First the outcomes that need no decision, then the first of those that do. A fix that was
+        accepted behind a refused one is its witness: it shows that the set-up is right.
         """
         taken = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Delivered)]
         last = taken[-1] if taken else -1
@@ -156,7 +156,7 @@ def _runs(outcomes: list[Outcome], last_taken: int) -> Iterator[tuple[Outcome, i
     def kind(at: int) -> object:
         outcome = outcomes[at]
         if isinstance(outcome, Refused) and at < last_taken:
-            return at  # each becomes a dead letter with a reason of its own
+            return at  # each is judged alone, with a reason of its own
         return type(outcome), isinstance(outcome, Deferred) and outcome.answered
 
     for _, run in groupby(range(len(outcomes)), kind):

@@ -42,19 +42,20 @@ class Sizing:
         self._smaller_answered = False  # since then
         self._path_max: int | None = None
         self._try_larger_path_s = 0.0
-        self._bytes_per_fix = 0.0
+        self._measured = 0, 0  # the fixes and the bytes of the last body
 
     def limit(self, *, small: bool = False) -> int:
         """The most fixes that the next batch should hold, 1 or more; ``small``: as at first."""
         count = min(self._count, self._first) if small else self._count
         count = min(count, self._max_count or count, self._path_max or count)
-        if self._max_bytes is None or not self._bytes_per_fix:
+        fixes, body_bytes = self._measured
+        if self._max_bytes is None or not body_bytes:
             return count
-        return min(count, max(1, int(self._max_bytes / self._bytes_per_fix)))
+        return min(count, max(1, self._max_bytes * fixes // body_bytes))
 
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
         """A batch of ``count`` fixes was answered after ``elapsed_s``."""
-        self._bytes_per_fix = body_bytes / count
+        self._measured = count, body_bytes
         full = count >= self.limit()  # a smaller one does not show that a larger one would fit
         if self._timed_out is not None:
             self._smaller_answered = self._smaller_answered or count < self._timed_out
@@ -100,7 +101,7 @@ class Sizing:
 
     def too_large(self, count: int, body_bytes: int, now_s: float) -> None:
         """The endpoint called this batch too large."""
-        self._bytes_per_fix = body_bytes / count
-        half = body_bytes // 2
+        self._measured = count, body_bytes
+        half = (body_bytes + 1) // 2  # rounded up: half of the fixes must fit
         self._max_bytes = half if self._max_bytes is None else min(self._max_bytes, half)
         self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S

@@ -16,7 +16,8 @@ Live fixes and the backlog are judged apart: ``selection`` decides what is sent 
 held only if live fixes are refused, or if the order counts, so that there is no such difference.
 Then one fix is sent each ``backoff_max``.
 
-If a token or a certificate is missing, uploads are held, and the file is read again each 10 s.
+If a token or a certificate could not be read since the start or the reload, uploads are held, and
+the file is read again each 10 s. Later its previous contents stay in use (``http/credentials``).
 
 Reports of the agent about itself never delay or judge a fix. A batch carries one only while the
 last exchange went well. If it is refused, the batch is sent again without the report before

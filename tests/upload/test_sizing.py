@@ -72,6 +72,15 @@ def test_what_was_too_large_bounds_the_bytes() -> None:
     assert sizing.limit() == 250
 
 
+@given(st.integers(1, 1000), st.integers(1, 2_000_000))
+def test_half_of_what_was_too_large_fits(half: int, body_bytes: int) -> None:
+    sizing = Sizing(2000, 10, 30)
+    for now_s in range(10):
+        sizing.took(sizing.limit(), body_bytes, 0.1, now_s)
+    sizing.too_large(2 * half, body_bytes, 10)
+    assert sizing.limit() >= min(half, 2000)
+
+
 def test_once_an_hour_twice_of_what_was_too_large_is_tried() -> None:
     sizing = grown()
     sizing.too_large(800, 80_000, 0)
