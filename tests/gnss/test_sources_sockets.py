@@ -317,16 +317,6 @@ def test_an_ipv4_address_in_the_spelling_of_ipv6_may_send() -> None:
         assert sent_from(source, "127.0.0.3", rmc("120000")) == rmc("120000")
 
 
-def test_an_ipv4_sender_to_a_socket_of_ipv6_may_send() -> None:
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as free:
-        free.bind(("::", 0))
-        port = free.getsockname()[1]
-    source = UdpSource("::", port, UdpOptions.read("from=127.0.0.3"))
-    with closing(source):
-        source.open()
-        assert sent_from(source, "127.0.0.3", rmc("120000")) == rmc("120000")
-
-
 @pytest.mark.parametrize(
     "query", ["form=192.0.2.7", "from=", "from=boat", "from=%eth0", "interface", "a=1&b=2"]
 )
