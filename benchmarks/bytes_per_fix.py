@@ -45,8 +45,8 @@ from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import CompressionSetting, UploadPolicy
 from telemetry_agent.upload.reports import AgentReports
@@ -224,8 +224,7 @@ class Bench:
             transport = Transport(
                 server.url,
                 credentials=Credentials(ca_file=self._authority.pair.cert),
-                keepalive_expiry_s=3 * flush_every_s,
-                dialer=Dialer(clock),
+                dialer=Dialer(clock, keepalive_s=3 * flush_every_s),
             )
             stack.callback(transport.close)
             policy = UploadPolicy(flush_every_s=flush_every_s, compression=how)
@@ -240,7 +239,7 @@ class Bench:
                     native.FORMAT,
                     transport,
                     policy,
-                    way=AlwaysReachable(),
+                    reachability=AlwaysReachable(),
                     reports=reports,
                     clock=clock,
                 ),

@@ -46,9 +46,8 @@ from telemetry_agent.connectivity.probe import Word
 from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.interfaces import Heard, NoAnswer, UploadPolicy, WireFormat
-from telemetry_agent.upload.pace import Pace
-from telemetry_agent.upload.retry import Backoff
+from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer, UploadPolicy, WireFormat
+from telemetry_agent.upload.retry import Backoff, Pace
 from telemetry_agent.upload.uploader import Uploader
 
 ROUND_TRIP_S = 0.1
@@ -126,7 +125,7 @@ class Endpoint:
 
 
 class Wire:
-    """The uploader's ``Exchange``: a link, and the endpoint behind it."""
+    """As much of a ``Transport`` as the uploader uses: a link, and the endpoint behind it."""
 
     sent_bytes = received_bytes = 0
 
@@ -144,7 +143,7 @@ class Wire:
         return Answer(status, headers, b"", verified_tls=True)
 
     def series(
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
+        self, payloads: Sequence[Payload], timeout_s: float, on_answer: OnAnswer, *, pipelined: bool
     ) -> tuple[NoAnswer | None, int]:
         """The native format has none."""
         raise NotImplementedError
@@ -165,7 +164,7 @@ def _sized(count: int) -> Payload:
     return Payload(body, {}, compressed=True)
 
 
-def _encode(batch: Batch, *, compression: str) -> Payload:  # noqa: ARG001 - the seam's
+def _encode(batch: Batch, compression: str) -> Payload:  # noqa: ARG001 - the seam's
     return _sized(len(batch.records))
 
 
@@ -294,9 +293,9 @@ class Agent:
         self.uploader = Uploader(
             self.queue,
             SIZED,
-            Wire(region),
+            Wire(region),  # type: ignore[arg-type] # as much of a Transport as it uses
             policy.upload,
-            way=self.monitor,
+            reachability=self.monitor,
             clock=clock,
             rng=rng,
         )

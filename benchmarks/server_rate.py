@@ -74,7 +74,7 @@ def batches(name: FormatName, devices: int, size: int) -> Iterator[tuple[Payload
                 for n, fix in enumerate(itertools.islice(fixes, size), 1)
             )
             batch = Batch(1, stream, device, records, live=True)
-            yield wire_format.encode(batch, compression="gzip"), size
+            yield wire_format.encode(batch, "gzip"), size
 
 
 class Load(NamedTuple):

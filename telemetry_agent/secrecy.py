@@ -63,7 +63,8 @@ def secrets_in_url(url: str) -> set[str]:
 
 def masked(text: str, secrets: Collection[str]) -> str:
     """``text`` without the secrets of 4 or more characters, however they are quoted."""
-    forms = {form for secret in secrets for form in _forms(secret)}
+    # A copy, made in one step: another thread may add the secrets that it has read.
+    forms = {form for secret in tuple(secrets) for form in _forms(secret)}
     # The longest first: one secret may contain another.
     for form in sorted(forms, key=len, reverse=True):
         if len(form) >= _SHORTEST_SECRET:

@@ -1,8 +1,10 @@
 """Fakes for the seams, shared by the tests of every room."""
 
 import random
+import socket
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.gnss.sources.hotplug import PortBell
 
 
 class FakeClock(Clock):
@@ -25,6 +27,25 @@ class FakeClock(Clock):
 
     def synchronised(self) -> bool:
         return self._synchronised
+
+
+class FakePorts(PortBell):
+    """A bell that hears of devices from the test, and not from the kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.close()
+        self._kernel, self._test = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._kernel.setblocking(False)
+
+    def says(self, *messages: bytes) -> None:
+        """What the kernel would say."""
+        for message in messages:
+            self._test.send(message)
+
+    def add_port(self) -> None:
+        """What the kernel would say of a new port."""
+        self.says(b"add@/devices/usb1\0ACTION=add\0SUBSYSTEM=tty\0DEVNAME=ttyUSB0\0")
 
 
 class AlwaysReachable:

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.daemon.completeness import as_json
+from telemetry_agent.daemon.status import account_json
 from telemetry_agent.lab.endpoint.database import FixDatabase
 from telemetry_agent.lab.native_request import NativeRequest
 from telemetry_agent.model import StreamAccount
@@ -25,7 +25,7 @@ def store(database: FixDatabase, received: Iterable[Name]) -> None:
 
 def audit(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, Any]:
     """Of a device that had these fixes accepted, and reports these accounts."""
-    report = {"streams": [as_json(account) for account in accounts]}
+    report = {"streams": [account_json(account) for account in accounts]}
     with closing(FixDatabase(Path(":memory:"))) as database:
         store(database, received)
         database.put(NativeRequest("van-07", "0" * 16, [], [], report))

@@ -28,7 +28,7 @@ from misbehaving import Act, Line, Request, Server, answer, reset, says, twice
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon.completeness import Completeness
+from telemetry_agent.daemon.status import Completeness
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.lab.endpoint.audit import lines
 from telemetry_agent.lab.endpoint.database import FixDatabase
@@ -83,7 +83,7 @@ def live(path: Path, url: str, records: int) -> None:
             native.FORMAT,
             transport,
             POLICY,
-            way=AlwaysReachable(),
+            reachability=AlwaysReachable(),
             reports=reports,
             clock=clock,
         )

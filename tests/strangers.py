@@ -24,8 +24,7 @@ from telemetry_agent.daemon import ask
 from telemetry_agent.daemon import at_rest
 from telemetry_agent.daemon import delivery
 from telemetry_agent.daemon import service
-from telemetry_agent.config.last_good import StartConfig
-subprocess_loader.load = lambda path, fall_back: StartConfig(loader.load(path).settings, {})
+subprocess_loader.load = lambda path, fall_back: loader.load(path)
 user, group, *groups = map(int, sys.argv[1].split())
 if user:
     os.setgroups(groups)

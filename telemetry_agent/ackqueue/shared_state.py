@@ -231,7 +231,7 @@ class SharedState:
         return self.file.store
 
     def use(self) -> None:
-        """QueueSummary that something is about to be done that a close must bring to disk."""
+        """Note that something is about to be done that a close must bring to disk."""
         assert self.disk.locked()
         self.check_open()
         self.used = True

@@ -7,7 +7,7 @@ import click
 
 from telemetry_agent.cli.options import config_option, json_option, say
 from telemetry_agent.config import last_good, loader
-from telemetry_agent.config.effective import shown
+from telemetry_agent.config.settings import shown
 from telemetry_agent.daemon.ownership import become_owner
 from telemetry_agent.doctor.permissions import STATE_DIRECTORY
 from telemetry_agent.errors import StorageError
@@ -48,7 +48,7 @@ def check(config_path: Path | None, as_json: bool) -> None:
     loaded = loader.load(config_path)
     for note in loaded.notes:
         say(note)
-    files = [str(file) for file in loaded.files]
+    files = [*loaded.texts]
     if as_json:
         click.echo(json.dumps({"ok": True, "files": files}))
     else:

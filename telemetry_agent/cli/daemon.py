@@ -1,12 +1,10 @@
 """What ``run`` does, without click."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import subprocess_loader
-from telemetry_agent.daemon import service
+from telemetry_agent.daemon.service import Service
 
 if TYPE_CHECKING:
     from telemetry_agent.doctor.page_doctor import PageDoctor
@@ -20,5 +18,4 @@ def run(config_path: Path | None) -> int:
 
         return PageDoctor(config_path)
 
-    load = partial(subprocess_loader.load, config_path)
-    return service.run(load, config_path, Clock(), doctor)
+    return Service(config_path, Clock(), doctor).run()

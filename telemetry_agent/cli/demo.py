@@ -32,8 +32,7 @@ from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.status import pending
 from telemetry_agent.errors import AgentError
 from telemetry_agent.lab.drive import Drive
-from telemetry_agent.lab.endpoint import Endpoint
-from telemetry_agent.lab.endpoint.faults import Fault
+from telemetry_agent.lab.endpoint import Endpoint, Fault
 from telemetry_agent.lab.simulator import Simulator, replay
 from telemetry_agent.page.libraries import browser_missing, server_missing
 
@@ -69,7 +68,7 @@ _WIDTH = 80
     "recording",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Replay this recording instead of the made-up drive.",
+    help="Replay this recording instead of the simulated drive.",
 )
 @click.option("--no-page", is_flag=True, help="Print lines only.")
 def command(length_s: float | None, speed: int, recording: Path | None, *, no_page: bool) -> int:

@@ -94,7 +94,7 @@ def command(
     fixes = 0
     shows_bar = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with (
-        closing(ask(settings, question, note=say, come_back=output is not None)) as answers,
+        closing(ask(settings, question, note=say)) as answers,
         _opened(output) as write,
         progress_bar("exporting", shown=shows_bar) as show,
     ):

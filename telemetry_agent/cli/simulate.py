@@ -25,7 +25,7 @@ from telemetry_agent.lab.simulator import Simulator, replay
     "recording",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Send this recording as it is, instead of a made-up drive.",
+    help="Send this recording as it is, instead of a simulated drive.",
 )
 @click.option(
     "--rate",

@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import click
@@ -77,8 +76,8 @@ def _at_rest(path: Path | None) -> AtRest:
     notes: list[str] = []
     try:
         at_rest.check(path, os.R_OK)
-        with closing(at_rest.RestingQueue(path, notes.append)) as queue:
-            view = queue_view(queue.stats(), path.parent)
+        (stats,) = at_rest.look(path, notes.append, lambda queue: iter([queue.stats()]))
+        view = queue_view(stats, path.parent)
     except AgentError as error:
         return AtRest(note=str(error))
     return AtRest(queue=view, note=notes[0] if notes else None)

@@ -15,6 +15,7 @@ from telemetry_agent.small_files import read_small_file
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 QUEUE_PATH = Path("/var/lib/telemetry-agent/queue.db")
+_DESCRIPTORS = {Path("/dev/fd"), Path("/proc/self/fd")}
 
 
 def no_config() -> UnreadableConfigError:
@@ -80,8 +81,11 @@ def read(path: Path) -> str:
         ResourceError: it cannot be read.
     """
     try:
+        # `--config <(…)` is a pipe of the shell. Other pipes are refused: a service must not wait.
+        is_pipe = path.parent in _DESCRIPTORS
+        content = path.read_bytes() if is_pipe else read_small_file(path)
         # Windows editors begin a file with a byte order mark.
-        return read_small_file(path).decode("utf-8").removeprefix("\ufeff")
+        return content.decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise UnreadableConfigError(
             f"the config {path} does not exist", f"`telemetry-agent init --config {path}` writes it"

@@ -1,7 +1,7 @@
 """The last config that worked, for a start at which the config does not.
 
-A device must record after a typo, after a power cut that left zeros in the config, and before a
-late mount. So the service keeps the text of its config files in its state directory, in two
+A device must record after a typo, after a power cut that left zeros in the config, and if a mount
+comes late. So the service keeps the text of its config files in its state directory, in two
 generations: after a downgrade the newest may have keys that this version does not know. Environment
 variables and the contents of secret files are not kept.
 """
@@ -11,33 +11,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-
-from telemetry_agent.config.settings import Settings
-from telemetry_agent.errors import Advice
 
 _OF_THE_SERVICE = "/var/lib/telemetry-agent"
 _GENERATIONS = ("config", "config.before")
 
 
-@dataclass(frozen=True)
-class StartConfig:
-    """The config that the daemon starts with."""
-
-    settings: Settings
-    texts: Mapping[str, str]
-    """The text of its files, by their names; empty for the last good config."""
-    fault: Advice | None = None
-    """Why the last good config is in effect."""
-    notes: tuple[str, ...] = ()
-    """Harmless settings that are probably mistakes."""
-    held: bool = False
-    """The config is readable and wrong, so uploads are held: it may name another endpoint."""
-
-
 def folder() -> Path | None:
-    """The folder of the copies; ``None`` without a service manager."""
+    """The folder of the copies, or ``None`` without a service manager."""
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Path(state, "last-good") if state else None
 
@@ -48,26 +29,26 @@ def keep(texts: Mapping[str, str]) -> None:
     Raises:
         OSError: the state directory cannot be written.
     """
-    where = folder()
-    if where is None or not texts:
+    copies = folder()
+    if copies is None or not texts:
         return
     content = json.dumps(texts).encode()
     sealed = hashlib.sha256(content).hexdigest().encode() + b"\n" + content
-    newest, before = (where / name for name in _GENERATIONS)
+    newest, before = (copies / name for name in _GENERATIONS)
     with suppress(FileNotFoundError):
         if newest.read_bytes() == sealed:
             return
-    where.mkdir(mode=0o700, exist_ok=True)
-    beside = where / "config.new"
-    beside.unlink(missing_ok=True)
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
+    copies.mkdir(mode=0o700, exist_ok=True)
+    new = copies / "config.new"
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(sealed)
         file.flush()
         os.fsync(file.fileno())
     if _read(newest) is not None:
         newest.replace(before)
-    beside.replace(newest)
-    directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
+    new.replace(newest)
+    directory = os.open(copies, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
@@ -76,24 +57,24 @@ def keep(texts: Mapping[str, str]) -> None:
 
 def kept() -> Iterator[Mapping[str, str]]:
     """The undamaged generations, the newest first."""
-    where = folder()
-    for name in _GENERATIONS if where is not None else ():
-        texts = _read((where or Path()) / name)
-        if texts is not None:
+    if (copies := folder()) is None:
+        return
+    for name in _GENERATIONS:
+        if (texts := _read(copies / name)) is not None:
             yield texts
 
 
 def forget() -> bool:
-    """Remove every copy. Returns whether there was one.
+    """Remove every copy. Return whether there was one.
 
     Raises:
         OSError: one cannot be removed.
     """
-    where = folder() or Path(_OF_THE_SERVICE, "last-good")
+    copies = folder() or Path(_OF_THE_SERVICE, "last-good")
     found = False
     for name in (*_GENERATIONS, "config.new"):
         with suppress(FileNotFoundError):
-            (where / name).unlink()
+            (copies / name).unlink()
             found = True
     return found
 

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -21,7 +21,6 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from telemetry_agent.config.effective import known_keys
 from telemetry_agent.config.files import (
     ENVIRONMENT_PREFIX,
     files_of,
@@ -30,8 +29,8 @@ from telemetry_agent.config.files import (
     parsed,
     read,
 )
-from telemetry_agent.config.settings import ExtraSettings, Settings
-from telemetry_agent.config.values import SHARED_NAMES, Reads
+from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
+from telemetry_agent.config.values import SHARED_NAMES, Checks
 from telemetry_agent.errors import ConfigError, UnreadableConfigError
 from telemetry_agent.secrecy import masked_url
 
@@ -44,7 +43,7 @@ def _attributes_below(section: object) -> object:
     return power | {"": {key: value for key, value in section.items() if key != "power"}}
 
 
-class _Base(BaseSettings):
+class _Layers(BaseSettings):
     model_config = SettingsConfigDict(
         title="Settings",
         extra="forbid",
@@ -53,50 +52,29 @@ class _Base(BaseSettings):
         env_nested_delimiter="__",
     )
 
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # by their names
+        cls, settings_cls: type[BaseSettings], **known: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls
+        # The environment wins over the files.
+        return known["env_settings"], known["init_settings"]
 
-def _model(name: str, *sources: str) -> type[BaseSettings]:
-    """A model of all that the config can say, with these sources of pydantic-settings.
 
-    A section has no default there: it is always given, if empty, so that a missing value is
-    reported with its key, not with its section.
+def _model() -> type[BaseSettings]:
+    """A model of the whole config.
+
+    A section has no default there: the loader always gives it, at least empty, so that a missing
+    value is reported with its key and not with its section.
     """
-
-    class Model(_Base):
-        @classmethod
-        def settings_customise_sources(  # type: ignore[override]  # by their names
-            cls, settings_cls: type[BaseSettings], **known: PydanticBaseSettingsSource
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            del settings_cls
-            return tuple(known[source] for source in sources)
-
     hints = get_type_hints(Settings, include_extras=True)
-    hints["extra"] = Annotated[ExtraSettings, Reads(_attributes_below)]
+    hints["extra"] = Annotated[ExtraSettings, Checks(_attributes_below, reads=True)]
     sections: dict[str, Any] = {key: (hint, ...) for key, hint in hints.items()}
     sections["device"] = (hints["device"], "{hostname}")
-    return create_model(name, __base__=Model, __doc__=Settings.__doc__, **sections)
+    return create_model("Settings", __base__=_Layers, __doc__=Settings.__doc__, **sections)
 
 
-# The environment wins over the files, which come as ``init_settings``.
-_LAYERS = _model("Settings", "env_settings", "init_settings")
-_FILES = _model("Settings", "init_settings")
-
-
-@dataclass(frozen=True)
-class LoadedConfig:
-    """The settings, and where each came from."""
-
-    settings: Settings
-    texts: Mapping[str, str]
-    """File -> its text."""
-    origins: Mapping[str, str]
-    """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
-    notes: tuple[str, ...] = ()
-    """Harmless settings that are probably mistakes."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files, in the order of reading."""
-        return tuple(map(Path, self.texts))
+_MODEL = _model()
 
 
 def load(path: Path | None = None) -> LoadedConfig:
@@ -114,7 +92,7 @@ def load(path: Path | None = None) -> LoadedConfig:
     return load_texts({str(file): read(file) for file in files_of(path)})
 
 
-def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedConfig:
+def load_texts(texts: Mapping[str, str]) -> LoadedConfig:
     """The settings of these files, by their names, and of the environment.
 
     Raises:
@@ -129,8 +107,7 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
         layer = parsed(file, text)
         origins |= dict.fromkeys(_leaves(layer), file)
         merge(layer, into=values)
-    if environment:
-        origins |= _environment_origins()
+    origins |= _environment_origins()
     if not origins and texts:
         raise UnreadableConfigError(
             f"the config {' and '.join(texts)} is empty", "`sudo telemetry-agent init` writes one"
@@ -138,7 +115,7 @@ def load_texts(texts: Mapping[str, str], *, environment: bool = True) -> LoadedC
     if not origins:
         raise no_config()
     try:
-        settings = Settings(**dict((_LAYERS if environment else _FILES)(**values)))
+        settings = Settings(**dict(_MODEL(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
     except SettingsError as error:
@@ -168,7 +145,7 @@ def _environment_origins() -> dict[str, str]:
         section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
             continue  # harmless, and reported: see _unknown_variables
-        if section not in _LAYERS.model_fields:
+        if section not in _MODEL.model_fields:
             raise ConfigError(f"the environment variable {name} is not a key of the config")
         origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
     return origins
@@ -193,9 +170,11 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     """
     faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
     first = faults[0]
-    key = ".".join(part for part in first["loc"] if part and isinstance(part, str))  # no places
+    key = ".".join(
+        part for part in first["loc"] if part and isinstance(part, str)
+    )  # without list positions
     unknown = f" is not a key of the config{_suggestion(key)}"
-    said = {
+    text = {
         "missing": " is missing",
         "extra_forbidden": unknown,
         "unexpected_keyword_argument": unknown,
@@ -203,17 +182,17 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if first["type"] == "dataclass_type":
         reason = f"must be a table, [{key}]"
-    if said is None and first["loc"][:2] == ("upload", "headers"):
-        said = f": {reason}"  # the value may be a secret
-    elif said is None and isinstance(first["input"], dict):
+    if text is None and first["loc"][:2] == ("upload", "headers"):
+        text = f": {reason}"  # the value may be a secret
+    elif text is None and isinstance(first["input"], dict):
         key = reason.partition(" ")[0].rstrip(":")  # the reason begins with one of several keys
-        said = reason.removeprefix(key)
-    elif said is None:
+        text = reason.removeprefix(key)
+    elif text is None:
         value = first["input"]
-        said = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
+        text = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
     place = f" [{origins[key]}]" if key in origins else ""
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return ConfigError(f"config: {key}{said}{place}{more}")
+    return ConfigError(f"config: {key}{text}{place}{more}")
 
 
 def _suggestion(key: str) -> str:
@@ -223,4 +202,4 @@ def _suggestion(key: str) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the config."""
-    return _LAYERS.model_json_schema()
+    return _MODEL.model_json_schema()

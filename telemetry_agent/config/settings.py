@@ -5,8 +5,9 @@ Keys in the file have no units (``timeout = "30s"``); the settings have them in 
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -28,16 +29,24 @@ from telemetry_agent.config.values import (
     ProxyUrl,
     Qualities,
     QueueSize,
-    Reads,
     ReceiverCommands,
     Size,
     SourceName,
     TilesUrl,
     Turn,
     Url,
+    duration_text,
+    size_text,
 )
+from telemetry_agent.errors import Advice
 from telemetry_agent.fields import FIELDS
-from telemetry_agent.secrecy import in_the_clear, secret_values, secrets_in_url
+from telemetry_agent.secrecy import (
+    in_the_clear,
+    masked_headers,
+    masked_url,
+    secret_values,
+    secrets_in_url,
+)
 from telemetry_agent.upload.interfaces import CompressionSetting, FormatName
 
 if TYPE_CHECKING:
@@ -67,7 +76,11 @@ def key_of(field_name: str) -> str:
 class _Section:
     """The pydantic config of each section."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "alias_generator": key_of}
+    __pydantic_config__: ClassVar[Any] = {
+        "extra": "forbid",
+        "alias_generator": key_of,
+        "allow_inf_nan": False,
+    }
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ class UploadSettings(_Section):
     allow_resend: bool = True
 
     def __post_init__(self) -> None:
-        """Check that there is one identity, that no secret leaks, and the precision."""
+        """Check for one way to log in, for secrets without encryption, and for the precision."""
         ways = [key for key in ("token_file", "username") if getattr(self, key)]
         ways += [f"headers.{name}" for name in self.headers if name.lower() == "authorization"]
         if len(ways) > 1:
@@ -169,7 +182,7 @@ class UploadSettings(_Section):
                 )
 
     def secret_in_the_clear(self) -> str | None:
-        """Why a secret may not be sent; ``None``: it may."""
+        """Why a secret may not be sent; ``None`` if it may."""
         host = in_the_clear(self.url, self.proxy if self.url.startswith("http:") else "")
         if host is None or self.allow_insecure:
             return None
@@ -205,7 +218,7 @@ class PageSettings(_Section):
     map: OptionalPath = None
 
 
-def _from_anywhere(file: Path) -> Path:
+def _absolute_path(file: Path) -> Path:
     if not file.is_absolute():
         raise ValueError("must be the full path of a file, such as /sys/…")
     return file
@@ -215,7 +228,7 @@ def _from_anywhere(file: Path) -> Path:
 class ExtraFile(_Section):
     """One attribute of the user: the content of a file."""
 
-    file: Annotated[Path, Checks(_from_anywhere)]
+    file: Annotated[Path, Checks(_absolute_path)]
     scale: Number | None = None
     unit: str = ""
 
@@ -233,7 +246,9 @@ class ExtraSettings(_Section):
     """The user's own attributes, read at each recorded fix: a file for each name."""
 
     power: bool = False
-    attributes: Mapping[str, Annotated[ExtraFile, Reads(_attribute)]] = field(default_factory=dict)
+    attributes: Mapping[str, Annotated[ExtraFile, Checks(_attribute, reads=True)]] = field(
+        default_factory=dict
+    )
 
     @property
     def files(self) -> dict[str, ExtraFile]:
@@ -285,3 +300,64 @@ class Settings:
     page: PageSettings = PageSettings()
     extra: ExtraSettings = ExtraSettings()
     log: LogSettings = LogSettings()
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """The settings, and where they come from."""
+
+    settings: Settings
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """File -> its text, in the order of reading; empty for the last good config."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Key path such as ``upload.timeout`` -> file or environment variable; absent: default."""
+    notes: tuple[str, ...] = ()
+    """Harmless settings that are probably mistakes."""
+    fault: Advice | None = None
+    """Why these are the settings of the last good config."""
+    is_held: bool = False
+    """The config is readable and wrong, so uploads are held: it may name another endpoint."""
+
+
+def known_keys() -> list[str]:
+    """Every key path, in the order of the settings."""
+    return [".".join(map(key_of, path)) for path in _paths()]
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """Key path -> value as in effect (durations in seconds)."""
+    values = {
+        ".".join(map(key_of, path)): attrgetter(".".join(path))(settings) for path in _paths()
+    }
+    for name, one in settings.extra.attributes.items():
+        parts = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
+        values[f"extra.{name}"] = {key: value for key, value in parts.items() if value is not None}
+    return values
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """``effective`` as written in a config file, with secrets masked."""
+    upload = settings.upload
+    values = effective(settings)
+    for path in _paths():
+        key = ".".join(map(key_of, path))
+        if path[-1].endswith("_s"):
+            values[key] = duration_text(values[key])
+        elif path[-1].endswith("_bytes"):
+            values[key] = size_text(values[key])
+    return values | {
+        "upload.url": masked_url(upload.url),
+        "upload.headers": masked_headers(upload.headers),
+        "page.tiles": masked_url(settings.page.tiles),
+    }
+
+
+def _paths() -> Iterator[tuple[str, ...]]:
+    """The attribute path of each setting, without the user's own attributes."""
+    for section in fields(Settings):
+        if not (isinstance(section.type, type) and is_dataclass(section.type)):
+            yield (section.name,)
+            continue
+        for setting in fields(section.type):
+            if setting.name != "attributes":
+                yield section.name, setting.name

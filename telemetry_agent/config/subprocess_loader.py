@@ -1,9 +1,10 @@
-"""The config, read in a process of its own.
+"""The config, read by a process of its own.
 
 Importing pydantic costs 13 MB that are never freed, a quarter of the daemon's memory, and the
 daemon needs it only at its start and at a reload.
 """
 
+import contextlib
 import os
 import pickle
 import signal
@@ -12,11 +13,19 @@ import sys
 from pathlib import Path
 
 from telemetry_agent import __version__
-from telemetry_agent.config.last_good import StartConfig
-from telemetry_agent.errors import AgentError, ResourceError
+from telemetry_agent.config import last_good
+from telemetry_agent.config.files import ENVIRONMENT_PREFIX
+from telemetry_agent.config.settings import LoadedConfig, Settings
+from telemetry_agent.errors import (
+    Advice,
+    AgentError,
+    ConfigError,
+    ResourceError,
+    UnreadableConfigError,
+)
 
 
-def load(path: Path | None, *, fall_back: bool = False) -> StartConfig:
+def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
     """``loader.load`` in another process.
 
     Args:
@@ -28,13 +37,18 @@ def load(path: Path | None, *, fall_back: bool = False) -> StartConfig:
         ResourceError: as ``loader.load``; or the other process could not be started, was killed, or
             is of another version, installed since this one started.
     """
-    argv = [sys.executable, "-P", "-m", __package__, "last-good" if fall_back else "-"]
+    argv = [sys.executable, "-P", "-m", __name__, "last-good" if fall_back else "-"]
     argv += [] if path is None else [str(path)]
     # It must find the same modules. Ctrl-C ends this process, which ends the other.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            argv, env=environment, capture_output=True, process_group=0, check=False
+            argv,
+            env=environment,
+            capture_output=True,
+            process_group=0,
+            close_fds=False,  # the config may be a pipe of the shell
+            check=False,
         )
     except OSError as error:
         raise ResourceError(
@@ -48,7 +62,7 @@ def load(path: Path | None, *, fall_back: bool = False) -> StartConfig:
             f"telemetry-agent {version.decode()} is installed, but {__version__} is running",
             "restart it",
         )
-    result: StartConfig | AgentError = pickle.loads(pickled)  # noqa: S301 - our own process wrote it
+    result: LoadedConfig | AgentError = pickle.loads(pickled)  # noqa: S301 - our own process wrote it
     if isinstance(result, AgentError):
         raise result
     return result
@@ -60,3 +74,46 @@ def _end(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = done.stderr.decode("utf-8", "replace").splitlines()
     last = f": {lines[-1]}" if lines else ""  # the end of a traceback
     return f"ended with {done.returncode}{last}"
+
+
+def main(fall_back: str, *paths: str) -> None:
+    """The other process: write the version and the pickled result to standard output."""
+    result: LoadedConfig | AgentError
+    try:
+        result = _load(Path(paths[0]) if paths else None, fall_back=fall_back == "last-good")
+    except AgentError as error:
+        result = error
+    # Ctrl-C ends the process that reads the answer.
+    with contextlib.suppress(BrokenPipeError), open(sys.stdout.fileno(), "wb") as answer:  # noqa: PTH123 - no path
+        answer.write(__version__.encode() + b"\n" + pickle.dumps(result))
+
+
+def _load(path: Path | None, *, fall_back: bool) -> LoadedConfig:
+    from telemetry_agent.config import loader  # noqa: PLC0415 - pydantic, in this process only
+
+    try:
+        return loader.load(path)
+    except (ConfigError, ResourceError) as error:
+        found = _last_good(path) if fall_back else None
+        if found is None:
+            raise
+        is_wrong = isinstance(error, ConfigError) and not isinstance(error, UnreadableConfigError)
+        return LoadedConfig(found, fault=Advice(error.message, error.remedy), is_held=is_wrong)
+
+
+def _last_good(path: Path | None) -> Settings | None:
+    from telemetry_agent.config import loader  # noqa: PLC0415 - as above
+
+    kept = [texts for texts in last_good.kept() if path is None or str(path) in texts]
+    for is_environment_cleared in (False, True):
+        if is_environment_cleared:  # it may be wrong, too
+            for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
+                del os.environ[name]
+        for texts in kept:
+            with contextlib.suppress(AgentError):
+                return loader.load_texts(texts).settings
+    return None
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,8 +1,8 @@
 """The types of config values: each checks a text or number as the user wrote it.
 
 A ValueError says what is allowed; the loader adds the key and the value. Types have their rules as
-``Reads`` and ``Checks``, which pydantic calls but which do not import it: the daemon uses the types
-without pydantic.
+``Checks``, which pydantic calls but which does not import it: the daemon uses the types without
+pydantic.
 """
 
 import json
@@ -27,52 +27,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reads:
-    """How a value is read from the file; a ValueError says what is allowed.
-
-    Args:
-        read: from the value in the file to the value that the type then checks.
-        schema: JSON Schema of the value in the file; ``None``: that of the type.
-    """
-
-    read: Callable[[Any], object]
-    schema: Mapping[str, Any] | None = None
-
-    def __get_pydantic_core_schema__(
-        self, source: object, handler: "GetCoreSchemaHandler"
-    ) -> "CoreSchema":
-        from pydantic_core import core_schema  # noqa: PLC0415
-
-        return core_schema.no_info_before_validator_function(self.read, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, core: "CoreSchema", handler: "GetJsonSchemaHandler"
-    ) -> dict[str, Any]:
-        return dict(self.schema) if self.schema is not None else handler(core)
-
-
-@dataclass(frozen=True)
 class Checks:
-    """What a value must be beyond its type; a ValueError says what is allowed.
+    """What a value must be; a ValueError says what is allowed.
 
     Args:
         check: returns the value to use.
         schema: what it adds to the type's JSON Schema.
+        reads: whether it gets the value as it is in the file, and the type checks the result. Then
+            ``schema`` replaces that of the type.
     """
 
     check: Callable[[Any], object]
     schema: Mapping[str, Any] | None = None
+    reads: bool = False
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: "GetCoreSchemaHandler"
     ) -> "CoreSchema":
         from pydantic_core import core_schema  # noqa: PLC0415
 
+        if self.reads:
+            return core_schema.no_info_before_validator_function(self.check, handler(source))
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(
         self, core: "CoreSchema", handler: "GetJsonSchemaHandler"
     ) -> dict[str, Any]:
+        if self.reads and self.schema is not None:
+            return dict(self.schema)
         return {**handler(core), **(self.schema or {})}
 
 
@@ -113,7 +95,7 @@ _DURATION_SCHEMA = {
         {"type": "string", "pattern": rf"^{_DURATION.pattern}$"},
     ]
 }
-Duration = Annotated[float, Reads(duration_s, _DURATION_SCHEMA)]
+Duration = Annotated[float, Checks(duration_s, _DURATION_SCHEMA, reads=True)]
 PositiveDuration = Annotated[Duration, Checks(_positive_s)]
 
 
@@ -148,7 +130,7 @@ _SIZE_SCHEMA = {
         {"type": "string", "pattern": rf"^{_SIZE.pattern}$"},
     ]
 }
-Size = Annotated[int, Reads(_size_bytes, _SIZE_SCHEMA)]
+Size = Annotated[int, Checks(_size_bytes, _SIZE_SCHEMA, reads=True)]
 QueueSize = Annotated[Size, Checks(_queue_size_bytes)]
 
 
@@ -158,28 +140,23 @@ def _no_bool(value: object) -> object:
     return value
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    return value
-
-
 def _between(least: float, most: float = math.inf) -> Checks:
     def check(value: float) -> float:
-        if not least <= value <= most:
-            raise ValueError(
-                f"must be at least {least}" if value < least else f"must be at most {most}"
-            )
+        if value < least:
+            raise ValueError(f"must be at least {least}")
+        if value > most:
+            raise ValueError(f"must be at most {most}")
         return value
 
     schema = {"minimum": least} | ({"maximum": most} if most < math.inf else {})
     return Checks(check, schema)
 
 
-Number = Annotated[float, Reads(_no_bool), Checks(_finite)]
+_NOT_BOOL = Checks(_no_bool, reads=True)
+Number = Annotated[float, _NOT_BOOL]
 Amount = Annotated[Number, _between(0)]
 Turn = Annotated[Number, _between(0, 180)]
-BatchSize = Annotated[int, Reads(_no_bool), _between(1, 10_000)]
+BatchSize = Annotated[int, _NOT_BOOL, _between(1, 10_000)]
 
 
 def _structure(value: object) -> object:
@@ -192,6 +169,9 @@ def _structure(value: object) -> object:
         raise ValueError(
             "must be a list or a table (in an environment variable: as JSON)"
         ) from None
+
+
+_STRUCTURE = Checks(_structure, reads=True)
 
 
 def _machine_fact(name: str) -> str:
@@ -273,7 +253,7 @@ def _baud(value: object) -> object:
     return value
 
 
-Baud = Annotated[int | Literal["auto"], Reads(_baud)]
+Baud = Annotated[int | Literal["auto"], Checks(_baud, reads=True)]
 
 
 def _command(value: str) -> str:
@@ -281,8 +261,8 @@ def _command(value: str) -> str:
     return value
 
 
-ReceiverCommands = Annotated[tuple[Annotated[str, Checks(_command)], ...], Reads(_structure)]
-Qualities = Annotated[tuple[Quality, ...], Reads(_structure)]
+ReceiverCommands = Annotated[tuple[Annotated[str, Checks(_command)], ...], _STRUCTURE]
+Qualities = Annotated[tuple[Quality, ...], _STRUCTURE]
 
 
 _URL_MAX = 8192
@@ -330,7 +310,7 @@ def _tiles(value: str) -> str:
         parts = urlsplit(_url(value))
         others = set(re.findall(r"\{(.*?)\}", value)) - {"s", "x", "y", "z", "r"}
         if others:
-            raise ValueError(f"{{{min(others)}}} is not known: {{s}} {{z}} {{x}} {{y}} {{r}} are")
+            raise ValueError(f"{{{min(others)}}} is unknown: use {{s}} {{z}} {{x}} {{y}} {{r}}")
         if not all(f"{{{name}}}" in parts.path for name in "xyz"):
             raise ValueError("must be like https://tiles.example.com/{z}/{x}/{y}.png")
     return value
@@ -348,7 +328,7 @@ def _page_name(value: str) -> str:
     return value.lower()
 
 
-PageNames = Annotated[tuple[Annotated[str, Checks(_page_name)], ...], Reads(_structure)]
+PageNames = Annotated[tuple[Annotated[str, Checks(_page_name)], ...], _STRUCTURE]
 
 
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -371,7 +351,7 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-Headers = Annotated[dict[str, str], Reads(_structure), Checks(_headers)]
+Headers = Annotated[dict[str, str], _STRUCTURE, Checks(_headers)]
 
 
 def _host_and_port(value: object) -> tuple[str, int] | None:
@@ -385,5 +365,5 @@ def _host_and_port(value: object) -> tuple[str, int] | None:
 
 
 _TEXT_SCHEMA = {"type": "string"}
-HostAndPort = Annotated[tuple[str, int] | None, Reads(_host_and_port, _TEXT_SCHEMA)]
-OptionalPath = Annotated[Path | None, Reads(lambda value: value or None, _TEXT_SCHEMA)]
+HostAndPort = Annotated[tuple[str, int] | None, Checks(_host_and_port, _TEXT_SCHEMA, reads=True)]
+OptionalPath = Annotated[Path | None, Checks(lambda value: value or None, _TEXT_SCHEMA, reads=True)]

@@ -1,4 +1,4 @@
-"""The agent: a part that records, a part that delivers, and those who look at both."""
+"""The agent: a part that records, a part that delivers, and the status, page and socket of both."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -10,24 +10,20 @@ from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.effective import shown
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.settings import Settings, shown
 from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import queue_commands, status_for_strangers
-from telemetry_agent.daemon.completeness import Completeness
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.delivery import Delivery, host_of, within
 from telemetry_agent.daemon.recording import Recording
-from telemetry_agent.daemon.status import Status
+from telemetry_agent.daemon.status import Completeness, Status, pending
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
-from telemetry_agent.page.agent_view import AgentView, Doctor, Switch
-from telemetry_agent.page.log_tail import LogTail
-from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, PageOptions, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.snapshot import ConfigView, as_json
 from telemetry_agent.tasks import Bell
@@ -36,8 +32,8 @@ from telemetry_agent.upload.reports import AgentReports
 
 log = logging.getLogger(__name__)
 
-# What each part may take when the agent stops, beside those of recording (1.5 s) and delivery
-# (6.5 s): together under the 10 s that are promised.
+# The limits of each part at a stop. With those of recording (1.5 s) and delivery (6.5 s) they are
+# less than the 10 s that are promised.
 _COMMIT_S = 1.0
 _COMMITTER_S = 0.5
 _CARRIER_S = 0.5
@@ -54,9 +50,9 @@ class Agent:
         clock: the machine's clocks.
         secrets: every secret that is read is added to it.
         switch: cuts the network of a demo; the page shows it.
-        config: why these settings are not those of the config.
-        waiting: what the queue of another agent could not write.
-        doctor: makes what says what is wrong; the page shows it.
+        config: why the last good config is in effect.
+        waiting: rows that the queue of the agent before could not write.
+        doctor: makes the checks that the page shows.
 
     Raises:
         QueueLockedError: another process holds the queue.
@@ -75,13 +71,14 @@ class Agent:
         doctor: Callable[[], Doctor] | None = None,
     ) -> None:
         self.settings = settings
-        self._config = config
+        self.config = config
+        """Why the last good config is in effect; ``None`` if it is not."""
         self.secrets = secrets if secrets is not None else set()
         self._switch = switch
         self._doctor = doctor
         self._log_tail = LogTail(self.secrets)
         self._clock = clock
-        self._stays_away = False  # only trying would show that it can go back
+        self._stays_away = False  # only opening the queue would show that it can be used again
         placed, self.storage = storage.place(settings.queue)
         try:
             self.queue = open_queue(placed, clock)
@@ -106,7 +103,7 @@ class Agent:
             not_recorded=lambda: self.recording.not_recorded(),  # noqa: PLW0108 - as above
             sky=lambda: self.recording.sky(),  # noqa: PLW0108 - as above
             page=lambda: self.page.task.status(),  # noqa: PLW0108 - the page that runs now
-            config=lambda: self._config,
+            config=lambda: self.config,
             storage=self.storage,
             complete_until_ms=lambda: self._completeness.until_ms,
         )
@@ -138,105 +135,89 @@ class Agent:
             "control", lambda: Control(settings.queue.path, self._commands, self._clock)
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
-        self._left = self._left_behind()
+        self._leftover = self._build_leftover()
         self.queue.watch(self.delivery.wake)
 
     def start(self) -> None:
         """Start every thread."""
         logging.getLogger("telemetry_agent").addHandler(self._log_tail)
-        self._control.task.listen()  # whoever knows that the agent runs can ask it
+        self._control.task.listen()  # before READY=1, so that commands can ask a started agent
         self.supervisor.start()
 
     def stop(self) -> list[Row]:
-        """End. The last bytes read are recorded, and one last upload is tried.
+        """Stop. The last bytes read are recorded, and one last upload is tried.
 
-        It takes less than 10 s, unless the disk hangs. Returns what the disk did not take.
+        It takes less than 10 s, unless the disk hangs. Returns the rows that could not be written.
         """
         self.recording.end()
-        within(_COMMIT_S, self._commit)
-        if self._left is not None:
-            self._left.end(last=False)
+        within(_COMMIT_S, lambda: _or_log(self.queue.commit))
+        if self._leftover is not None:
+            self._leftover.end(last=False)
         self.delivery.end()
         self._committer.end(_COMMITTER_S)
         self._carrier.end(_CARRIER_S)
         self._control.end(_CONTROL_S)
         self.page.end(_PAGE_S)
         waiting = self.queue.uncommitted_rows()
-        within(_QUEUE_S, self._close)
+        within(_QUEUE_S, lambda: _or_log(self.queue.close))
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
 
-    @property
-    def config(self) -> ConfigView | None:
-        """Why the settings are not those of the config."""
-        return self._config
-
     def must_move(self) -> bool:
-        """Whether its disk takes no file any more, or the state directory takes files again."""
+        """Whether the queue must change places: its disk refuses files, or accepts them again."""
         if self._stays_away or storage.runtime_queue() is None:
             return False
         is_away = self.storage is not None and self.storage.state == "runtime"
         if not is_away and not self.queue.shared.writer.refused:
             return False
+        # In the state directory, which refuses: away. Away, and it refuses no longer: back.
         refused = storage.refusal(self.settings.queue.path) is not None
         return refused != is_away
 
     def apply(self, settings: Settings) -> None:
-        """Go on with other settings; no fix is lost."""
+        """Continue with other settings; no fix is lost."""
         before = self.settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
             settings = replace(settings, queue=before.queue)
-        self.settings, self._config = settings, None
+        self.settings, self.config = settings, None
         self.recording.apply(settings)
         self.delivery.apply(settings)
-        if self._left is not None:
-            self._left.apply(settings)
+        if self._leftover is not None:
+            self._leftover.apply(settings)
         self.page.restart(_PAGE_S)
 
     def now(self) -> str:
-        """What is so now, in one line for the service manager."""
+        """The state in one line for the service manager."""
         receiver, status = self.recording.receiver().state, self.delivery.status()
         untried = status.state == "ok" and not status.requests
         upload = "not tried yet" if untried else status.state
-        heard = "no receiver" if receiver == "absent" else f"receiver {receiver}"
-        served = "" if self._config is None else "; the last good config serves"
+        recording = "no receiver" if receiver == "absent" else f"receiver {receiver}"
+        notes = "" if self.config is None else "; the last good config is in effect"
         if self.storage is not None:
-            served += "; a power cut loses everything"
+            notes += "; a power cut loses everything"
         source = self.settings.gps.source
-        return f"{self.settings.device} from {source}: {heard}; uploads {upload}{served}"
+        return f"{self.settings.device} from {source}: {recording}; uploads {upload}{notes}"
 
-    def _commit(self) -> None:
-        try:
-            self.queue.commit()
-        except StorageError as error:
-            log.error("%s", error)  # noqa: TRY400 - the user's disk, no fault of the code
-
-    def _close(self) -> None:
-        try:
-            self.queue.close()
-        except StorageError as error:
-            log.error("%s", error)  # noqa: TRY400 - as above
-
-    def _left_behind(self) -> Delivery | None:
-        """Delivers what was recorded into the runtime directory."""
+    def _build_leftover(self) -> Delivery | None:
+        """Delivers the fixes that were recorded into the runtime directory, if there are any."""
         path = storage.runtime_queue()
         if path is None or path == self.queue.path or not path.exists():
             return None
         try:
-            left = AckQueue(path)
+            queue = AckQueue(path)
         except AgentError as error:
             log.warning("%s", error)
             return None
-        count = left.stats()
-        if not count.ready + count.unack:
-            left.close()
+        count = pending(queue.stats())
+        if not count:
+            queue.close()
             for file in path.parent.glob(f"{path.name}*"):
                 file.unlink(missing_ok=True)
             return None
-        log.info("%d fixes in %s are delivered beside the queue", count.ready, path)
+        log.info("%d fixes in %s are delivered as well", count, path)
         return Delivery(
-            self.settings, left, self.supervisor, self._clock, self.secrets, held=self._held
+            self.settings, queue, self.supervisor, self._clock, self.secrets, held=self._held
         )
 
     def _build_reports(self, encode: EncodeReport) -> AgentReports:
@@ -251,8 +232,8 @@ class Agent:
         )
 
     def _held(self) -> str | None:
-        if self._config is not None and self._config.state == "wrong":
-            return f"the config is wrong: {self._config.last_error}"
+        if self.config is not None and self.config.state == "wrong":
+            return f"the config is wrong: {self.config.last_error}"
         return None
 
     def _uploader_stepped(self) -> None:
@@ -278,6 +259,7 @@ class Agent:
             network=self.delivery.network,
             gaps=Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s),
             ask=lambda command, asked: self._commands[command].run(asked, Bell()),
+            gnss_ms=self.status.gnss_ms,
             clock=self._clock,
             switch=self._switch,
             doctor=self._doctor() if self._doctor and page.listen else None,
@@ -295,9 +277,16 @@ class Agent:
         return Page(page.listen, view, lambda: build_page_token(page, self.secrets), options)
 
     def __str__(self) -> str:
-        """What it does, in one line; no secret."""
+        """The source, the queue and the endpoint in one line, without secrets."""
         settings = self.settings
         return (
             f"records {settings.device} from {settings.gps.source} into {self.queue.path}, "
             f"for {host_of(settings)}"
         )
+
+
+def _or_log(write: Callable[[], object]) -> None:
+    try:
+        write()
+    except StorageError as error:
+        log.error("%s", error)  # noqa: TRY400 - the user's disk

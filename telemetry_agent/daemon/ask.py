@@ -1,4 +1,4 @@
-"""How a command gets its answers: from the running agent, or from the queue where none runs."""
+"""How a command gets its answers: from the running agent, or else from the queue."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,15 +12,13 @@ def ask(
     question: Mapping[str, Any],
     *,
     note: Callable[[str], object],
-    come_back: bool = False,
 ) -> client.Answers:
-    """Ask the running agent; where none runs, ask the queue at rest.
+    """Ask the running agent; if none runs, read the queue at rest.
 
     Args:
         settings: the config.
         question: as the control socket takes it; ``ask`` names the command.
         note: takes a sentence about a damaged queue, for the user.
-        come_back: root, who becomes the owner of the queue's folder, needs to be root again.
 
     Raises:
         NoAgentError: none runs, and only a running agent can answer.
@@ -29,7 +27,7 @@ def ask(
     try:
         yield from client.ask(settings.queue.path, question)
     except client.NoAgentError:
-        # SQLite and all that is not needed where an agent answers.
+        # It imports SQLite, which is not needed if an agent answers.
         from telemetry_agent.daemon import at_rest  # noqa: PLC0415
 
-        yield from at_rest.answers(settings, question, note, come_back=come_back)
+        yield from at_rest.answers(settings, question, note)

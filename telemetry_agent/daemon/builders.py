@@ -1,4 +1,4 @@
-"""From a section of the config, and systemd's credentials, to the part that it describes."""
+"""Builds parts from the sections of the config and from systemd's credentials."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,11 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.addresses import is_loopback
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
-    ExtraSettings,
     GpsSettings,
     PageSettings,
     QueueSettings,
     UploadSettings,
 )
-from telemetry_agent.daemon.extras import Attribute, Extras
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.gnss.sources import Source, gpsd
 from telemetry_agent.gnss.sources.auto import AutoSource
@@ -29,12 +27,12 @@ from telemetry_agent.secrecy import read_secret, secrets_in_url
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.interfaces import UploadPolicy, WireFormat
 
-_SHORTEST_TOKEN = 16  # nothing slows down who guesses
-_AT_ONCE_S = 0.05  # longer than it takes to record what one read brought
+_SHORTEST_TOKEN = 16  # the page does not limit the rate of guesses
+_AT_ONCE_S = 0.05  # longer than it takes to record the fixes of one read
 
 
 def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
-    """The queue, for this process alone.
+    """Open the queue for this process.
 
     Raises:
         QueueLockedError: another process holds it.
@@ -42,8 +40,8 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
     """
     return AckQueue(
         queue.path,
-        # Never by the thread that reads: "0s" is as soon as the committer is awake, so that what
-        # one read brought is one commit, and reading goes on while the disk takes it.
+        # The thread that reads never commits. With "0s" the committer does so at once: the fixes of
+        # one read are one commit, and reading continues while the disk writes them.
         commit_every_s=queue.commit_every_s or _AT_ONCE_S,
         keep_delivered_s=queue.keep_delivered_s,
         limits=Limits(
@@ -57,10 +55,7 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
 
 
 def source_of(gps: GpsSettings, baud_file: Path | None) -> Source:
-    """Where bytes come from. ``baud_file`` keeps what speed a serial line was found to have.
-
-    Without it nothing is remembered.
-    """
+    """The source of bytes. ``baud_file`` keeps the speed that a serial line was found to have."""
     commands = [command_bytes(text) for text in gps.on_connect]
     memory = BaudMemory(baud_file)
     baud = None if gps.baud == "auto" else gps.baud
@@ -83,16 +78,8 @@ def source_of(gps: GpsSettings, baud_file: Path | None) -> Source:
     return ReplaySource(Path(gps.source.removeprefix("file://")))
 
 
-def extras_of(extra: ExtraSettings) -> Extras:
-    """What is added to each fix."""
-    return Extras(
-        [Attribute(name, one.file, one.scale) for name, one in extra.files.items()],
-        power=extra.power,
-    )
-
-
 def policy_of(upload: UploadSettings, wire_format: WireFormat) -> UploadPolicy:
-    """How uploads are made; in which order they are by default, the format knows."""
+    """The policy of uploads; with ``order = "auto"`` the format chooses the order."""
     return UploadPolicy(
         max_batch=upload.max_batch,
         flush_every_s=upload.flush_every_s,
@@ -106,10 +93,10 @@ def policy_of(upload: UploadSettings, wire_format: WireFormat) -> UploadPolicy:
 
 
 def build_credentials(upload: UploadSettings, secrets: set[str]) -> Credentials:
-    """The secrets that the config names; where it names none, the credential of that name.
+    """The secrets that the config names, or else systemd's credentials of the same names.
 
-    ``Credentials.prepare`` reads them. It also raises where the settings and the credentials
-    contradict each other, or a secret would be sent in the clear.
+    ``Credentials.prepare`` reads them. It also raises if the settings and the credentials
+    contradict each other, or if a secret would be sent without encryption.
 
     Args:
         upload: the settings.
@@ -144,10 +131,10 @@ def build_credentials(upload: UploadSettings, secrets: set[str]) -> Credentials:
 
 
 def build_page_token(page: PageSettings, secrets: set[str]) -> str | None:
-    """Read what lets a viewer of the page in; ``None``: everybody on this machine may look.
+    """Read the token of the page; ``None`` if it needs none, because only this machine reaches it.
 
     Raises:
-        ConfigError: there is a page that cannot be, or that others could open without a token.
+        ConfigError: the page cannot be served, or others could open it without a token.
     """
     if page.listen is None:
         return None
@@ -159,41 +146,41 @@ def build_page_token(page: PageSettings, secrets: set[str]) -> str | None:
         if len(token) < _SHORTEST_TOKEN:
             raise ConfigError(
                 f"page.token_file: {path} must hold at least {_SHORTEST_TOKEN} characters",
-                "`openssl rand -hex 16` makes some",
+                "`openssl rand -hex 16` makes one",
             )
         secrets.add(token)
         return token
     if page.names:
         raise ConfigError(
-            "page.names: whoever reaches the proxy could see where this device is",
+            "page.names: everyone who reaches the proxy could see where this device is",
             "set page.token_file",
         )
     if not is_loopback(page.listen[0]):
         raise ConfigError(
-            f"page.listen: whoever reaches {page.listen[0]} could see where this device is",
+            f"page.listen: everyone who reaches {page.listen[0]} could see where this device is",
             f"set page.token_file, or listen on 127.0.0.1{_by_credential('page_token')}",
         )
     return None
 
 
 def _scheme(upload: UploadSettings) -> str:
-    """InfluxDB 2 has a word of its own for what others call a bearer token."""
+    """The authentication scheme: InfluxDB 2 calls a bearer token ``Token``."""
     path = urlsplit(upload.url).path
     return "Token" if upload.format == "influx" and path.endswith("/api/v2/write") else "Bearer"
 
 
 def _by_credential(name: str) -> str:
-    """How the service gets a credential: systemd hands them over at the start alone."""
+    """The remedy for a missing credential; systemd passes credentials only at a start."""
     if "CREDENTIALS_DIRECTORY" not in os.environ and "INVOCATION_ID" not in os.environ:
         return ""
     return (
         f"; or put it into /etc/credstore/telemetry-agent.{name} and "
-        "`sudo systemctl restart telemetry-agent`: a reload does not bring it"
+        "`sudo systemctl restart telemetry-agent`: a reload does not read it"
     )
 
 
 def _credential(name: str) -> Path | None:
-    """The file of one of the service's credentials, if it has that."""
+    """The file of one of the service's credentials, if there is one."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
     path = Path(folder, name)
     return path if folder and path.exists() else None

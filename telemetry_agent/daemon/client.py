@@ -1,7 +1,4 @@
-"""Asking the running agent: the side of the control socket that the commands are on.
-
-What goes over it is told in ``control``.
-"""
+"""The commands' side of the control socket; ``control`` describes its protocol."""
 
 import contextlib
 import json
@@ -17,27 +14,27 @@ _ANSWER_S = 60.0
 _SUN_PATH_BYTES = 107
 
 Answers = Generator[dict[str, Any], None, None]
-"""What a command says, ready for JSON."""
+"""The answers of a command, ready for JSON."""
 
 
 class NoAgentError(AgentError):
-    """Nobody listens on the control socket."""
+    """No agent listens on the control socket."""
 
 
 def socket_path(queue_path: Path) -> Path:
-    """Where an agent without a runtime directory listens."""
+    """The socket of an agent without a runtime directory."""
     return queue_path.with_name(queue_path.name + ".sock")
 
 
 def service_socket() -> Path:
-    """Where the service listens; everybody can reach it."""
+    """The socket of the service; every user can reach it."""
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return Path(runtime or "/run/telemetry-agent", "control.sock")
 
 
 @contextlib.contextmanager
 def address(path: Path) -> Iterator[str]:
-    """What ``bind`` and ``connect`` take for ``path``, which may be too long for them."""
+    """A name for ``bind`` and ``connect``; ``path`` may be too long for them."""
     if len(os.fsencode(path)) <= _SUN_PATH_BYTES:
         yield str(path)
         return
@@ -57,12 +54,12 @@ def ask(queue_path: Path | None, question: Mapping[str, Any]) -> Answers:
     """Ask the running agent.
 
     Args:
-        queue_path: the queue that the config names; ``None``: ask the service whatever it has.
+        queue_path: the queue that the config names; ``None``: ask the service, whatever its queue.
         question: as the control socket takes it.
 
     Raises:
         NoAgentError: none runs; nothing was asked.
-        AgentError: what the agent says is wrong, with its exit status.
+        AgentError: the agent's error, with its exit status.
     """
     if queue_path is None:
         yield from _ask(service_socket(), question)
@@ -85,7 +82,7 @@ def _ask(path: Path, question: Mapping[str, Any]) -> Answers:
             remedy = JOIN if isinstance(error, PermissionError) else ""
             raise AgentError(f"cannot ask the agent at {path}: {error.strerror}", remedy) from error
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has spoken already: read what
+            with contextlib.suppress(BrokenPipeError):  # it refused already: read its answer
                 sock.sendall(json.dumps(question).encode() + b"\n")
             with sock.makefile("rb") as lines:
                 for line in lines:
@@ -102,5 +99,5 @@ def _ask(path: Path, question: Mapping[str, Any]) -> Answers:
         except TimeoutError as error:
             raise AgentError(f"the agent at {path} does not answer") from error
         except (OSError, ValueError) as error:
-            raise AgentError(f"the agent at {path} broke off: {error}") from error
-    raise AgentError(f"the agent at {path} went away before it had answered")
+            raise AgentError(f"the agent at {path} broke the connection: {error}") from error
+    raise AgentError(f"the agent at {path} ended before it had answered")

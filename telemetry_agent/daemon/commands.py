@@ -1,7 +1,7 @@
-"""What can be asked of an agent: each command is a generator of answers, ready for JSON.
+"""The commands of the control socket: each is a generator of answers, ready for JSON.
 
-The same functions serve the control socket of a running daemon and, where none runs, the command
-line that has opened the queue itself. So both give the same answers.
+The control socket of a running daemon and the command line that reads a queue at rest call the same
+functions, so both give the same answers.
 """
 
 import re
@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, Generic, ParamSpec, Protocol
+from typing import Any, Generic, ParamSpec
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.reading import QueueReader
 from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.ackqueue.row_states import State
-from telemetry_agent.ackqueue.stats import QueueStats, Stored
+from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.control import Command
@@ -35,15 +36,18 @@ STATES = {state.name.lower(): state for state in State if state > 0}
 _FIXES_PER_ANSWER = 1000
 _TAP_BUFFER_BYTES = 256 * 1024
 _ATTEMPTS = 3
-_PATIENCE_S = 60.0
-_EVER_MS = 2**62
+_LONGEST_WAIT_S = 60.0
+_ALWAYS_MS = 2**62
 _RETRIED_AT_ONCE = 1000
+
+Readable = AckQueue | QueueReader
+"""A queue in use, or at rest."""
 
 P = ParamSpec("P")
 
 
 class Listeners(Generic[P]):
-    """Calls whoever has joined. Any thread may call, join and leave."""
+    """Calls all listeners that have joined. Any thread may call, join and leave."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,7 +55,7 @@ class Listeners(Generic[P]):
 
     @contextmanager
     def joined(self, listener: Callable[P, object]) -> Iterator[None]:
-        """While the block runs ``listener`` is called; it must not wait."""
+        """Call ``listener`` while the block runs; it must not wait."""
         with self._lock:
             self._listeners.append(listener)
         try:
@@ -61,7 +65,7 @@ class Listeners(Generic[P]):
                 self._listeners.remove(listener)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         with self._lock:
             for listener in self._listeners:
                 listener(*args, **kwargs)
@@ -70,16 +74,8 @@ class Listeners(Generic[P]):
         return bool(self._listeners)
 
 
-class Readable(Protocol):
-    """What is asked of a queue that is only looked at."""
-
-    def stats(self) -> QueueStats: ...  # noqa: D102
-    def stored(self, state: State | None = None) -> Iterator[Stored]: ...  # noqa: D102
-    def newest_ms(self) -> int | None: ...  # noqa: D102
-
-
 def looking_commands(queue: Readable) -> dict[str, Command]:
-    """``queue stats | list`` and ``export``: they change nothing."""
+    """``queue stats | list`` and ``export``, which change nothing."""
 
     def stats(_asked: Mapping[str, Any], _bell: Bell) -> Answers:
         yield asdict(queue.stats())
@@ -89,7 +85,7 @@ def looking_commands(queue: Readable) -> dict[str, Command]:
         if word is not None and (not isinstance(word, str) or word not in STATES):
             raise UsageError(f"state {word!r}: one of {', '.join(STATES)}")
         if limit is not None and (type(limit) is not int or limit < 0):
-            raise UsageError(f"limit {limit!r}: a count")
+            raise UsageError(f"limit {limit!r}: a number from 0 on")
         for stored in islice(queue.stored(STATES[word] if word else None), limit):
             answer = {
                 "stream": stored.record.stream,
@@ -100,24 +96,21 @@ def looking_commands(queue: Readable) -> dict[str, Command]:
             }
             yield answer if stored.reason is None else answer | {"reason": stored.reason}
 
-    def exported(asked: Mapping[str, Any], _bell: Bell) -> Answers:
-        yield from export(asked, queue, *_time_ms(queue, asked))
-
     return {
         "queue stats": Command(stats, public=lambda counts: counts | _reasonless(counts)),
         "queue list": Command(fixes),
-        "export": Command(exported),
+        "export": Command(lambda asked, _bell: export(asked, queue)),
     }
 
 
 def _reasonless(counts: Mapping[str, Any]) -> dict[str, Any]:
-    """Dead letters without the endpoint's words, which are not for strangers."""
+    """The dead letters without their reasons, which may quote the endpoint."""
     total = sum(counts["dead_letters"].values())
     return {"dead_letters": {"refused": total} if total else {}}
 
 
 def status_for_strangers(answer: dict[str, Any]) -> dict[str, Any]:
-    """A snapshot without texts: they may quote the endpoint, a path or the config."""
+    """A snapshot without errors and reasons: they may quote the endpoint, a path or the config."""
     without = {
         section: {name: value for name, value in part.items() if name != "last_error"}
         for section, part in answer.items()
@@ -128,7 +121,7 @@ def status_for_strangers(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def queue_commands(queue: AckQueue) -> dict[str, Command]:
-    """The same, and ``queue retry | discard | resend | verify``."""
+    """All of these, and ``queue newest | retry | discard | resend | verify``."""
 
     def retry(asked: Mapping[str, Any], _bell: Bell) -> Answers:
         reason = asked.get("reason")
@@ -152,14 +145,14 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
         if "stream" in asked:
             yield {"resent": queue.resend_names(*_run(asked))}
             return
-        since_ms = _instant_ms(queue, asked, "since", -_EVER_MS)
-        until_ms = _instant_ms(queue, asked, "until", _EVER_MS)
+        since_ms = _instant_ms(queue, asked, "since", -_ALWAYS_MS)
+        until_ms = _instant_ms(queue, asked, "until", _ALWAYS_MS)
         yield {"resent": queue.resend(since_ms, until_ms)}
 
     def newest(asked: Mapping[str, Any], _bell: Bell) -> Answers:
         limit = asked.get("limit")
         if type(limit) is not int or not 0 <= limit <= _FIXES_PER_ANSWER:
-            raise UsageError(f"limit {limit!r}: a count up to {_FIXES_PER_ANSWER}")
+            raise UsageError(f"limit {limit!r}: a number from 0 to {_FIXES_PER_ANSWER}")
         for stream, seq, device, fix in queue.newest(limit):
             yield {"stream": stream, "seq": seq, "device": device, **fix_fields(fix)}
 
@@ -172,12 +165,13 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
     }
 
 
-def export(asked: Mapping[str, Any], queue: Readable, since_ms: int, until_ms: int) -> Answers:
-    """The fixes of a time as a file, piece by piece: ``{"text": …}``.
+def export(asked: Mapping[str, Any], queue: Readable) -> Answers:
+    """The fixes of a period or a trip as the pieces of a file: ``{"text": …}``.
 
-    Each answer also tells the count of ``fixes`` so far, and how many were ``read`` of those that
-    are ``stored``.
+    Each answer also has the number of ``fixes`` so far, and how many of those that are ``stored``
+    were ``read``.
     """
+    since_ms, until_ms = _period_ms(queue, asked)
     name, counts = asked.get("format"), queue.stats()
     if not isinstance(name, str) or name not in FORMATS:
         raise UsageError(f"format {name!r}: one of {', '.join(FORMATS)}")
@@ -200,7 +194,7 @@ def export(asked: Mapping[str, Any], queue: Readable, since_ms: int, until_ms: i
 
 
 def _gaps(asked: Mapping[str, Any]) -> Gaps:
-    """``"gap_s"`` and ``"standing_gap_s"``."""
+    """From ``"gap_s"`` and ``"standing_gap_s"``."""
     default = Gaps()
     gaps = Gaps(
         asked.get("gap_s", default.moving_s), asked.get("standing_gap_s", default.standing_s)
@@ -210,17 +204,17 @@ def _gaps(asked: Mapping[str, Any]) -> Gaps:
     return gaps
 
 
-def _time_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
-    """From when until when: by ``"since_…"`` and ``"until_…"``, or of a ``"trip"``.
+def _period_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
+    """The period of ``"since_…"`` and ``"until_…"``, or of a ``"trip"``.
 
-    1 is the newest trip. ``"parking"``: what ends one, radius in m and time in s.
+    1 is the newest trip. ``"parking"``, a radius in m and a time in s, ends a trip.
     """
     number = asked.get("trip")
     if number is None:
-        since_ms = _instant_ms(queue, asked, "since", -_EVER_MS)
-        return since_ms, _instant_ms(queue, asked, "until", _EVER_MS)
+        since_ms = _instant_ms(queue, asked, "since", -_ALWAYS_MS)
+        return since_ms, _instant_ms(queue, asked, "until", _ALWAYS_MS)
     if type(number) is not int or number < 1:
-        raise UsageError(f"trip {number!r}: 1 is the newest")
+        raise UsageError(f"trip {number!r}: a number from 1 on; 1 is the newest")
     parking = asked.get("parking", [*ParkingRule()])
     if not (isinstance(parking, list) and list(map(type, parking)) == [float, float]):
         raise UsageError("parking is two numbers: metres and seconds")
@@ -240,7 +234,7 @@ def _time_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _run(asked: Mapping[str, Any]) -> tuple[str, int, int]:
-    """``"stream"``, ``"from"`` and ``"to"``: seqs, the first and the last one."""
+    """From ``"stream"``, ``"from"`` and ``"to"``, the first and the last seq."""
     stream, first, last = asked["stream"], asked.get("from"), asked.get("to")
     if not isinstance(stream, str) or not re.fullmatch("[0-9a-f]{16}", stream):
         raise UsageError(f"stream {stream!r}: 16 hex digits, as in `queue list`")
@@ -250,7 +244,7 @@ def _run(asked: Mapping[str, Any]) -> tuple[str, int, int]:
 
 
 def _names(asked: Mapping[str, Any]) -> set[tuple[str, int]] | None:
-    """``"all": true``, or ``"names": [["9f0c2d…", 17], …]``."""
+    """From ``"names": [["9f0c2d…", 17], …]``; ``None`` for ``"all": true``."""
     if asked.get("all") is True:
         return None
     names = asked.get("names")
@@ -262,14 +256,14 @@ def _names(asked: Mapping[str, Any]) -> set[tuple[str, int]] | None:
 
 
 def _instant_ms(queue: Readable, asked: Mapping[str, Any], edge: str, default: int) -> int:
-    """``"since_ms"``: GNSS time; ``"since_age_s"``: so long before the newest fix."""
+    """From ``"since_ms"``, GNSS time, or ``"since_age_s"``, the time before the newest fix."""
     instant, age_s = asked.get(f"{edge}_ms"), asked.get(f"{edge}_age_s")
     if isinstance(instant, int):
         return instant
     if isinstance(age_s, int | float):
         newest_ms = queue.newest_ms()
         if newest_ms is None:
-            raise AgentError("no fix with a sure time was recorded yet", "name a time, not an age")
+            raise AgentError("no fix with a known time was recorded yet", "give a time, not an age")
         return newest_ms - round(age_s * 1000)
     if instant is not None or age_s is not None:
         raise UsageError(f"{edge}_ms is a whole number, {edge}_age_s a number of seconds")
@@ -283,31 +277,37 @@ def drain(
     clock: Clock,
     bell: Bell,
 ) -> Answers:
-    """Have everything sent that is recorded by now. Each answer tells how far that is.
+    """Send everything that is recorded by now. Each answer reports the progress.
 
-    ``hurry`` cuts a wait of the uploader short, and ``bell`` must ring after each of its steps.
-    It ends when nothing is left, and gives up when three attempts in a row delivered nothing, or
-    when the next is more than a minute away.
+    It ends when nothing is left. It gives up if three attempts in a row delivered nothing, or if
+    the next attempt is more than a minute away.
+
+    Args:
+        queue: has the fixes.
+        upload: the state of uploads.
+        hurry: ends a wait of the uploader.
+        clock: measures the wait until the next attempt.
+        bell: must ring after each step of the uploader.
 
     Raises:
-        UnavailableError: the endpoint cannot be reached, or takes nothing now.
+        UnavailableError: the endpoint cannot be reached, or accepts nothing now.
         AgentError: uploads are held: the set-up is wrong.
     """
     last_row = queue.last_row()
-    begun = before = upload()
+    start = before = upload()
     bell.clear()
     hurry()
     while True:
         now, pending = upload(), queue.pending(last_row)
         yield {
             "pending": pending,
-            "delivered": now.delivered - begun.delivered,
+            "delivered": now.delivered - start.delivered,
             "state": now.state,
         }
         if not pending and queue.stats().carrying_over:
             raise AgentError(
-                "all that is here is sent, but more is still carried over from a damaged file",
-                "drain again",
+                "the queue is sent, but fixes are still being carried over from a damaged file",
+                "drain again later",
             )
         if not pending:
             return
@@ -317,9 +317,9 @@ def drain(
         if attempts and now.state == "held":
             raise AgentError(f"uploads are held, {pending} fixes wait: {now.last_error}")
         wait_s = (now.next_attempt_s or 0.0) - clock.monotonic_s()
-        # Before it has heeded the hurry, the wait is the one that is cut short.
-        heeded = now.hurries != begun.hurries
-        if attempts >= _ATTEMPTS or (heeded and wait_s > _PATIENCE_S):
+        # Until the uploader has noticed the hurry, this is still the wait that the hurry ends.
+        is_noticed = now.hurries != start.hurries
+        if attempts >= _ATTEMPTS or (is_noticed and wait_s > _LONGEST_WAIT_S):
             raise UnavailableError(f"{pending} fixes wait: {now.last_error}")
         bell.wait(None)
         bell.clear()
@@ -327,22 +327,22 @@ def drain(
 
 def tap(
     asked: Mapping[str, Any],
-    heard: Listeners[[bytes]],
+    listeners: Listeners[[bytes]],
     receiver: ReceiverStatus,
     clock: Clock,
     bell: Bell,
 ) -> Answers:
-    """What the receiver says: ``{"raw": …}``, one character for each byte.
+    """The bytes of the receiver: ``{"raw": …}``, one character for each byte.
 
-    The first answer tells the ``source`` and its ``state``. What an asker that reads too slowly
-    did not get is told as ``{"dropped_bytes": …}``, where it is missing.
+    The first answer has the ``source`` and its ``state``. If the client reads too slowly, bytes are
+    dropped, and ``{"dropped_bytes": …}`` is sent in their place.
     """
     for_s = asked.get("for_s")
     if for_s is not None and not isinstance(for_s, int | float):
         raise UsageError(f"for_s {for_s!r}: a number of seconds")
     end_s = None if for_s is None else clock.monotonic_s() + for_s
     buffer = _TapBuffer(bell)
-    with heard.joined(buffer.add):
+    with listeners.joined(buffer.add):
         yield {"source": receiver.source, "state": receiver.state}
         while True:
             bell.clear()
@@ -358,7 +358,7 @@ def tap(
 
 
 class _TapBuffer:
-    """Between the reader, which must never wait, and an asker that may."""
+    """Passes bytes from the reader, which must never wait, to a client that may be slow."""
 
     def __init__(self, bell: Bell) -> None:
         self._bell = bell
@@ -368,7 +368,7 @@ class _TapBuffer:
 
     def add(self, data: bytes) -> None:
         with self._lock:
-            # Once something is missing, nothing may follow before that was told.
+            # After a gap, nothing may follow until the gap is reported.
             if self._dropped or len(self._data) + len(data) > _TAP_BUFFER_BYTES:
                 self._dropped += len(data)
             else:

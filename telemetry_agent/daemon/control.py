@@ -1,15 +1,15 @@
 """The control socket: how the commands talk to the running daemon.
 
-``control.sock`` in the service's runtime directory, or ``QUEUE_PATH.sock`` where there is none, is
-a Unix socket that everybody may connect to. The asker sends one line, a
-JSON object such as ``{"ask": "queue list", "limit": 10}``, and gets JSON lines: the answers, then
-``{"end": true}``, or ``{"error": TEXT, "remedy": TEXT, "exit_status": N}`` in place of what is
-missing. The kernel says who asks. All but the public commands are for root and the service's user
-and group.
+``control.sock`` in the service's runtime directory, or ``QUEUE_PATH.sock`` without one, is a Unix
+socket that every user may connect to. The client sends one line, a JSON object such as ``{"ask":
+"queue list", "limit": 10}``, and gets JSON lines: the answers, then ``{"end": true}``, or
+``{"error": TEXT, "remedy": TEXT, "exit_status": N}`` in place of the missing answers. The kernel
+reports the user of the client. Only root and the service's user and group may ask commands that are
+not public.
 
-Nothing that an asker does may disturb recording. So each has a thread of its own, there are at
-most 16 of them (8 for strangers), a question must be there within 10 s and is at most 64 KiB, and
-an answer that is not read for a minute ends the conversation. The task itself only accepts.
+A client must not disturb recording. So each has a thread of its own, there are at most 16 of them
+(8 of other users), a question must arrive within 10 s and is at most 64 KiB, and the connection
+ends if an answer is not read for a minute. The task itself only accepts.
 """
 
 import contextlib
@@ -33,22 +33,22 @@ from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
 
-_ASKERS = 16
-_STRANGERS = 8  # leaves room for the others
+_CLIENTS = 16
+_STRANGERS = 8  # the others are for root and the service's user and group
 _LISTEN_AGAIN_S = 60.0
 _ACCEPT_AGAIN_S = 1.0
-_STEP_S = 60.0  # a sign of life for the watchdog
+_STEP_S = 60.0  # the watchdog needs a sign of life
 _QUESTION_S = 10.0
 _QUESTION_BYTES = 64 * 1024
 _SEND_S = 60.0
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
 _PEER_GROUPS_BYTES = 1024  # the most that Python asks for: 256 groups
-_NOBODY = 65534  # in a user namespace, everybody whom it does not know
+_NOBODY = 65534  # in a user namespace: every user whom it does not know
 
 
 def _finite(text: str) -> float:
-    """A number of JSON: ``NaN``, ``Infinity`` and 1e999 are none."""
+    """A number of JSON, without ``NaN``, ``Infinity`` and 1e999."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a number")
@@ -56,24 +56,25 @@ def _finite(text: str) -> float:
 
 
 class GoneError(Exception):
-    """The asker has left, or the daemon stops."""
+    """The client has left, or the daemon stops."""
 
 
-class Asker:
-    """One conversation, for the thread that leads it; any thread may dismiss the asker."""
+class Client:
+    """One connection, used by the thread of this client; any thread may call ``abort``."""
 
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
         self.trusted = _is_trusted(sock)
-        self.bell = _AskersBell(sock)
+        self.bell = _ClientBell(sock)
         self._sock = sock
         self._clock = clock
         self._sock.settimeout(_SEND_S)
 
-    def listen(self) -> dict[str, Any]:
-        """The question.
+    def question(self) -> dict[str, Any]:
+        """Wait for the question.
 
         Raises:
-            UsageError: it is none.
+            UsageError: it is not a JSON object with ``ask``.
+            GoneError: it does not come.
         """
         deadline_s = self._clock.monotonic_s() + _QUESTION_S
         line = b""
@@ -98,61 +99,61 @@ class Asker:
             raise UsageError('a JSON object with "ask" is needed')
         return question
 
-    def say(self, answer: Mapping[str, Any]) -> None:
-        """Send a line.
+    def send(self, answer: Mapping[str, Any]) -> None:
+        """Send one answer.
 
         Raises:
-            GoneError: the asker does not read it.
+            GoneError: the client does not read it.
         """
         try:
             self._sock.sendall(json.dumps(answer).encode() + b"\n")
         except OSError as error:
             raise GoneError from error
 
-    def dismiss(self) -> None:
-        """End the conversation: whatever it waits for ends now."""
+    def abort(self) -> None:
+        """End the connection, and every wait for it."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self.bell.ring()
 
     def close(self) -> None:
-        """End of the conversation, by the thread that led it."""
+        """Close the socket, in the thread of this client."""
         self._sock.close()
 
 
-class _AskersBell(Bell):
-    """A bell whose wait ends, by GoneError, when the asker leaves."""
+class _ClientBell(Bell):
+    """A bell whose wait raises GoneError when the client leaves."""
 
-    def __init__(self, asker: socket.socket) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         super().__init__()
-        self._asker = asker
+        self._sock = sock
 
     def wait(
         self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
     ) -> dict[int, int]:
-        ready = super().wait(timeout_s, [*watched, (self._asker.fileno(), select.POLLRDHUP)])
-        if self._asker.fileno() in ready:
+        ready = super().wait(timeout_s, [*watched, (self._sock.fileno(), select.POLLRDHUP)])
+        if self._sock.fileno() in ready:
             raise GoneError
         return ready
 
 
 class Command(NamedTuple):
-    """One thing that can be asked."""
+    """A command that the socket accepts."""
 
     run: Callable[[Mapping[str, Any], Bell], Answers]
-    """Takes what was asked, and a bell whose wait also ends (by raising) when the asker leaves."""
+    """Takes the question, and a bell whose wait raises when the client leaves."""
     public: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    """Everybody on the machine may ask it, and gets what this makes of each answer."""
+    """If given, every user of the machine may ask; others than the service's own get its result."""
 
 
 class Control:
     """The task that listens.
 
     Args:
-        queue_path: the queue, whose lock this process holds: so a socket that is there already
-            is the rest of a daemon that was killed.
-        commands: what can be asked.
-        clock: tells how long a question took.
+        queue_path: the queue. This process holds its lock, so a socket that exists already was left
+            by a daemon that was killed.
+        commands: the commands by their names.
+        clock: limits the wait for a question.
     """
 
     name = "control"
@@ -161,31 +162,30 @@ class Control:
     def __init__(self, queue_path: Path, commands: Mapping[str, Command], clock: Clock) -> None:
         self.bell = Bell()
         self._queue_path = queue_path
-        # As the service: where everybody can reach it, also on a read-only disk.
+        # The service's socket is where every user can reach it, and not on a read-only disk.
         is_service = "RUNTIME_DIRECTORY" in os.environ
         self._path = service_socket() if is_service else socket_path(queue_path)
         self._commands = commands
         self._clock = clock
         self._lock = threading.Lock()
         self._closed = False
-        self._woken = Bell()
         self._listener: socket.socket | None = None
-        self._askers: set[Asker] = set()
+        self._clients: set[Client] = set()
         self._failed = False
 
     def listen(self) -> bool:
-        """Be there to be asked; ``step`` does it too, if need be. Returns whether that worked."""
+        """Listen. Returns whether that worked; if not, ``step`` tries again."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with contextlib.suppress(FileNotFoundError):
                 if not stat.S_ISSOCK(self._path.lstat().st_mode):
-                    raise FileExistsError(0, "something else is there")
+                    raise FileExistsError(0, "another file has this name")
                 self._path.unlink()
             with address(self._path) as name:
                 listener.bind(name)
-            self._path.chmod(0o666)  # who may ask what is decided by who asks
+            self._path.chmod(0o666)  # each command decides by the user of the client
             listener.setblocking(False)
-            listener.listen(_ASKERS)
+            listener.listen(_CLIENTS)
         except OSError as error:
             listener.close()
             if not self._failed:
@@ -200,83 +200,82 @@ class Control:
         return True
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
-        """Accept one asker, or listen if it does not yet."""
+        """Accept one client, or listen if it does not yet."""
         if self._closed:
             return None
         if self._listener is None:
             return 0 if self.listen() else _LISTEN_AGAIN_S
-        ready = self._woken.wait(_STEP_S, [(self._listener.fileno(), select.POLLIN)])
-        self._woken.clear()
-        if ready:
+        if self.bell.wait(_STEP_S, [(self._listener.fileno(), select.POLLIN)]):
             try:
-                self._welcome(self._listener.accept()[0])
-            except OSError:  # it left again; or there are no descriptors, then there may be soon
+                self._accept(self._listener.accept()[0])
+            except OSError:  # the client has left, or the process has no descriptor left for it
                 return _ACCEPT_AGAIN_S
         return 0
 
     def wake(self) -> None:
         """See ``Task.wake``."""
         self.bell.ring()
-        self._woken.ring()
 
     def close(self) -> None:
-        """Stop listening, and end every conversation."""
+        """Stop listening, and end every connection."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            askers = list(self._askers)
-        for asker in askers:
-            asker.dismiss()
+            clients = list(self._clients)
+        for client in clients:
+            client.abort()
         if self._listener is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
             self._listener.close()
 
-    def _welcome(self, sock: socket.socket) -> None:
-        asker = Asker(sock, self._clock)
+    def _accept(self, sock: socket.socket) -> None:
+        client = Client(sock, self._clock)
         with self._lock:
-            room = _ASKERS if asker.trusted else _STRANGERS
-            welcome = not self._closed and len(self._askers) < room
-            if welcome:
-                self._askers.add(asker)
-        if welcome:
+            room = _CLIENTS if client.trusted else _STRANGERS
+            is_accepted = not self._closed and len(self._clients) < room
+            if is_accepted:
+                self._clients.add(client)
+        if is_accepted:
             threading.Thread(
-                target=self._converse, args=(asker,), name="control asker", daemon=True
+                target=self._serve, args=(client,), name="control client", daemon=True
             ).start()
         else:
             with contextlib.suppress(GoneError):
-                asker.say({"error": "too many ask at once: try again later", "exit_status": 1})
-            asker.close()
+                client.send(
+                    {"error": "too many clients at once: try again later", "exit_status": 1}
+                )
+            client.close()
 
-    def _converse(self, asker: Asker) -> None:
+    def _serve(self, client: Client) -> None:
         try:
-            asker.say(self._answer(asker))
+            client.send(self._answer(client))
         except GoneError:
             pass
         finally:
             with self._lock:
-                self._askers.discard(asker)
-            asker.close()
+                self._clients.discard(client)
+            client.close()
 
-    def _answer(self, asker: Asker) -> dict[str, Any]:
-        """Say all answers; returns the last."""
+    def _answer(self, client: Client) -> dict[str, Any]:
+        """Send all answers but the last, and return that."""
         try:
-            question = asker.listen()
-            command = self._commands.get(question.get("ask", ""))
+            question = client.question()
+            command = self._commands.get(question["ask"])
             if command is None:
-                raise UsageError(f"{question.get('ask')!r} cannot be asked here")  # noqa: TRY301
+                raise UsageError(f"{question['ask']!r} cannot be asked here")  # noqa: TRY301
             if question.pop("queue", str(self._queue_path)) != str(self._queue_path):
                 return {"error": "the service has another queue", "other_queue": True}
-            if not asker.trusted and command.public is None:
-                raise AgentError(  # noqa: TRY301 - told to the asker as any other
+            if not client.trusted and command.public is None:
+                raise AgentError(  # noqa: TRY301 - sent to the client as any other
                     f"only root and the agent's user and group may ask for {question['ask']!r}",
                     JOIN,
                 )
-            with contextlib.closing(command.run(question, asker.bell)) as answers:
+            with contextlib.closing(command.run(question, client.bell)) as answers:
                 for answer in answers:
-                    hide = None if asker.trusted else command.public
-                    asker.say(hide(answer) if hide else answer)
+                    hide = None if client.trusted else command.public
+                    client.send(hide(answer) if hide else answer)
         except AgentError as error:
             return {
                 "error": error.message,
@@ -286,20 +285,20 @@ class Control:
         except GoneError:
             raise
         except Exception:
-            if self._closed:  # the queue was closed under the command
+            if self._closed:  # the queue was closed while the command ran
                 raise GoneError from None
             log.exception("a command of the control socket failed")
-            return {"error": "a fault of the agent: its log says more", "exit_status": 1}
+            return {"error": "a fault of the agent: see its log", "exit_status": 1}
         return {"end": True}
 
 
 def _is_trusted(sock: socket.socket) -> bool:
-    """Whether root, or the user or the group of this process, is at the other end."""
+    """Whether the client belongs to root, or to the user or the group of this process."""
     _, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if uid in {0, os.geteuid()} - {_NOBODY}:
         return True
     try:
-        # Not from /proc: a service is often kept from seeing the processes of others there.
+        # Not from /proc: a service often cannot see the processes of other users there.
         listed = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _PEER_GROUPS_BYTES)
     except OSError:
         listed = b""

@@ -1,7 +1,7 @@
 """The part of the agent that delivers: the transport, the uploader, the connectivity monitor.
 
-It needs a queue and nothing else, so ``drain`` builds it alone where no agent runs. A secret or a
-certificate that cannot be used holds the uploads, and nothing else.
+It needs only a queue, so ``drain`` builds it alone if no agent runs. A secret or a certificate that
+cannot be used holds the uploads, and no other part.
 """
 
 import threading
@@ -21,12 +21,12 @@ from telemetry_agent.daemon.builders import build_credentials, open_queue, polic
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import ConfigError, ResourceError
 from telemetry_agent.model import UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.formats.choice import choose
+from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import AgentReports
@@ -42,12 +42,12 @@ BuildReports = Callable[[EncodeReport], AgentReports]
 
 
 def host_of(settings: Settings) -> str:
-    """Where fixes go; the rest of a URL may hold a key."""
+    """The host of the endpoint; the rest of its URL may contain a key."""
     return urlsplit(settings.upload.url).netloc
 
 
 class Delivery:
-    """Sends what the queue holds.
+    """Sends the fixes of the queue.
 
     Args:
         settings: the config.
@@ -55,10 +55,10 @@ class Delivery:
         supervisor: runs the tasks.
         clock: the machine's clocks.
         secrets: every secret that is read is added to it.
-        reports: makes the reports of the agent about itself; ``None``: there are none.
-        gnss_ms: UTC as the receiver has it: it tells an expired certificate from a wrong clock.
+        reports: makes the agent's reports about itself; ``None`` sends no reports.
+        gnss_ms: UTC of the receiver: it distinguishes an expired certificate from a wrong clock.
         on_step: called after each step of the uploader; must not raise.
-        held: why nothing may be sent, beside secrets; ``None``: it may.
+        held: why nothing may be sent, besides secrets; ``None`` if it may.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Delivery:
         self._uploader = supervisor.add("uploader", self._build_uploader)
 
     def status(self) -> UploadStatus:
-        """How uploads do. The next attempt is the earlier of backoff and probe."""
+        """The state of uploads. The next attempt is the earlier of backoff and probe."""
         status = self._keeper.status
         probe_s = self._monitor.task.next_due_s() if status.state in _AWAY else None
         if probe_s is None or status.next_attempt_s is None or probe_s > status.next_attempt_s:
@@ -97,17 +97,17 @@ class Delivery:
         return replace(status, next_attempt_s=probe_s)
 
     def network(self) -> dict[str, Any]:
-        """What the monitor knows of the way to the endpoint, ready for JSON."""
+        """The monitor's state of the path to the endpoint, ready for JSON."""
         state = self._monitor.task.state
         since_s = round(self._clock.monotonic_s() - state.since_s, 1)
         return {"word": state.word, "since_s": since_s, "error": state.error}
 
     def wake(self) -> None:
-        """There may be something new to send."""
-        self._uploader.wake()
+        """Make the uploader check the queue."""
+        self._uploader.task.wake()
 
     def apply(self, settings: Settings) -> None:
-        """Go on with other settings. Also with the same: what was held is tried at once."""
+        """Continue with these settings, which may be the same: held uploads are tried at once."""
         before, self._settings = self._settings, settings
         self._monitor.restart(_MONITOR_S)
         self._uploader.end(_REQUEST_S)
@@ -117,14 +117,20 @@ class Delivery:
         self._uploader.restart(0)
 
     def drain(self, bell: Bell) -> Answers:
-        """Have everything sent that is recorded by now; see ``commands.drain``."""
+        """Send everything that is recorded by now; see ``commands.drain``."""
         with self._draining.joined(bell.ring):
             hurry = self._uploader.task.hurry
             yield from drain(self._queue, lambda: self._keeper.status, hurry, self._clock, bell)
 
     def drain_alone(self) -> Answers:
-        """The same where nobody has started the tasks."""
+        """The same without the other tasks.
+
+        Raises:
+            ResourceError: the system refuses a thread for the uploader.
+        """
         self._uploader.start()
+        if self._uploader.is_refused:
+            raise ResourceError("the system refuses a thread for the uploader")
         try:
             yield from self.drain(Bell())
         finally:
@@ -132,7 +138,7 @@ class Delivery:
             self._monitor.task.close()
 
     def end(self, *, last: bool = True) -> None:
-        """Stop; if ``last``, after one last upload where the one before it went well."""
+        """Stop; if ``last``, after one last upload if the one before succeeded."""
         self._monitor.end(_MONITOR_S)
         self._uploader.end(_REQUEST_S if last else 0)
         if not last:
@@ -148,9 +154,12 @@ class Delivery:
             upload.url,
             credentials=credentials,
             proxy=upload.proxy,
-            # Longer than a batch gathers, so that the next one finds the connection open.
-            keepalive_expiry_s=3 * upload.flush_every_s,
-            dialer=Dialer(self._clock, gnss_ms=self._gnss_ms),
+            dialer=Dialer(
+                self._clock,
+                gnss_ms=self._gnss_ms,
+                # Longer than a batch waits to be sent, so that it finds the connection open.
+                keepalive_s=3 * upload.flush_every_s,
+            ),
         )
         return credentials, transport
 
@@ -164,17 +173,17 @@ class Delivery:
             self._transport,
             policy_of(upload, wire_format),
             keeper=self._keeper,
-            way=_Way(self._monitor),
+            reachability=_Way(self._monitor),
             missing=self._missing,
             reports=None if encode is None or self._reports is None else self._reports(encode),
             resend=self._queue.resend_names if upload.allow_resend else None,
-            in_haste=lambda: bool(self._draining),
+            urgent=lambda: bool(self._draining),
             on_step=self._stepped,
             clock=self._clock,
         )
 
     def _missing(self) -> str | None:
-        """Why nothing can be sent: a secret or a certificate that cannot be used."""
+        """Why nothing can be sent, such as a secret or a certificate that cannot be used."""
         if (held := self._held()) is not None:
             return held
         try:
@@ -191,7 +200,7 @@ class Delivery:
             route_bell(),
             probe_every_s=settings.connectivity.probe_every_s,
             resume_spread_s=settings.upload.resume_spread_s,
-            # The uploader of then, not of now: it may have been built again.
+            # Not a bound method: the uploader may be built again.
             on_return=lambda spread_s: self._uploader.task.network_returned(spread_s),  # noqa: PLW0108
             on_change=lambda: self._uploader.task.network_changed(),  # noqa: PLW0108 - as above
             clock=self._clock,
@@ -203,7 +212,7 @@ class Delivery:
 
 
 class _Way:
-    """The way to the endpoint as the monitor that runs now sees it."""
+    """The path to the endpoint as the current monitor sees it."""
 
     def __init__(self, monitor: Supervised[Monitor]) -> None:
         self._monitor = monitor
@@ -219,7 +228,7 @@ class _Way:
 
 
 def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
-    """Send everything that is recorded, where no agent runs; see ``commands.drain``.
+    """Send everything that is recorded, if no agent runs; see ``commands.drain``.
 
     Raises:
         QueueLockedError: another process holds the queue.
@@ -231,7 +240,7 @@ def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
 
 
 def within(timeout_s: float, act: Callable[[], object]) -> None:
-    """Do it in a thread that is left behind where it takes too long."""
+    """Call ``act`` in a thread; return when it has ended, or after ``timeout_s``."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     thread.join(timeout_s)

@@ -1,10 +1,9 @@
-"""The user's own attributes: what some files say when a fix is recorded.
+"""The user's own attributes: the contents of some files at the time of a fix.
 
-Theory of operation. A file of the kernel answers at once, as a rule; a sensor on a slow bus, a pipe
-or a dead network file system may not, and no read can be interrupted. So a thread of its own reads.
-The reader of positions asks it and waits ``_PATIENCE_S`` at most; what is not there by then is left
-out, and while the thread hangs nobody waits for it again. What cannot be read is absent, which is
-said once, and once more when it is back.
+Reading a file of the kernel usually takes no time. A sensor on a slow bus, a pipe or a dead network
+file system may block, and a read cannot be interrupted. So a thread of its own reads. The reader of
+positions waits for it for at most ``_PATIENCE_S``, and not at all while it still reads for the fix
+before. Values that are late or cannot be read are left out.
 """
 
 import json
@@ -17,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from telemetry_agent.clock import Clock
 from telemetry_agent.fields import LATER_FIELDS
 from telemetry_agent.model import Fix
+from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
 
@@ -31,30 +32,29 @@ Value = float | int | str
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One file, and what its value is called."""
+    """One file, and the name of its value."""
 
     name: str
     file: Path
     scale: float | None = None
-    """Multiplies the value, which then must be a number; ``None``: a number or a word, as it is."""
+    """Multiplies the value, which must be a number; if ``None``, a word is accepted as well."""
 
 
 class Extras:
-    """Reads the attributes when it is asked, without ever holding up who asks."""
+    """Reads the attributes on request; the caller waits for at most 0.1 s.
+
+    Args:
+        attributes: the files to read.
+        power: also ``battery`` (percent), ``battery_state`` and ``mains`` (0 or 1).
+        root: the folder of the machine's /sys.
+    """
 
     def __init__(
         self, attributes: Iterable[Attribute], *, power: bool = False, root: Path = Path("/")
     ) -> None:
-        """Nothing is read yet.
-
-        Args:
-            attributes: what to read.
-            power: also ``battery`` (percent), ``battery_state`` and ``mains`` (0 or 1).
-            root: where the machine's /sys is.
-        """
         self._attributes = tuple(attributes)
         self._supplies = root / "sys/class/power_supply" if power else None
-        self._missing: set[str] = set()
+        self._troubles = {one.name: Trouble(_log, Clock()) for one in self._attributes}
         self._asked = threading.Event()
         self._answered = threading.Event()
         self._answered.set()
@@ -64,29 +64,33 @@ class Extras:
         self._thread: threading.Thread | None = None
 
     def added_to(self, fix: Fix) -> Fix:
-        """The fix with the values of now.
+        """The fix with the current values.
 
-        A field that was added after the config was written gives way to an attribute of its name:
-        a server keeps the type that the attribute has there.
+        If an attribute has the name of a field that was added to fixes later, the attribute is sent
+        and not the field: the server has already stored it with the attribute's type.
         """
         return fix._replace(extra=self.json(), **self._own)
 
     def json(self) -> str | None:
-        """The values of now as a JSON object; ``None``: there are none."""
+        """The current values as a JSON object; ``None`` without any."""
         if not self._attributes and self._supplies is None:
             return None
         if not self._answered.is_set():
-            return None  # it still reads, for the fix before this one
+            return None  # the thread still reads for the fix before
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="extras", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="extras", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # refused by the system: recording must not depend on it
+                return None
+            self._thread = thread
         self._answered.clear()
         self._asked.set()
         if not self._answered.wait(_PATIENCE_S) or not self._values:
             return None
         return json.dumps(self._values, separators=(",", ":"))
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while True:
             self._asked.wait()
             self._asked.clear()
@@ -101,44 +105,39 @@ class Extras:
             self._answered.set()
 
     def _read(self, attribute: Attribute) -> Value | None:
+        trouble = self._troubles[attribute.name]
         try:
             value = parsed(_text(attribute.file), attribute.scale)
         except OSError as error:
-            self._note(attribute, f"cannot read {attribute.file}: {error.strerror}")
+            why = f"cannot read {attribute.file}: {error.strerror}"
         except ValueError as error:
-            self._note(attribute, f"{attribute.file}: {error}")
+            why = f"{attribute.file}: {error}"
         else:
-            if attribute.name in self._missing:
-                self._missing.discard(attribute.name)
-                _log.info("extra.%s is there again", attribute.name)
+            trouble.over(f"extra.{attribute.name} can be read again")
             return value
+        trouble.failed(f"extra.{attribute.name} is left out: {why}")
         return None
-
-    def _note(self, attribute: Attribute, why: str) -> None:
-        if attribute.name not in self._missing:
-            self._missing.add(attribute.name)
-            _log.warning("extra.%s is left out: %s", attribute.name, why)
 
 
 def parsed(text: str, scale: float | None) -> Value:
-    """The value that a file holds.
+    """The value in a file.
 
     Raises:
-        ValueError: It is no number where one is needed, or no word.
+        ValueError: it is not a number although ``scale`` needs one, or neither number nor word.
     """
     try:
         number = float(text)
     except ValueError:
         if scale is not None:
-            raise ValueError(f"{text[:20]!r} is no number") from None
+            raise ValueError(f"{text[:20]!r} is not a number") from None
         if not text or len(text) > _WORD_MAX or not text.isprintable():
-            raise ValueError("it holds neither a number nor a word") from None
+            raise ValueError("it contains neither a number nor a word") from None
         return text
     if not math.isfinite(number):
-        raise ValueError(f"{text[:20]!r} is no number")
+        raise ValueError(f"{text[:20]!r} is not a number")
     if scale is None and text.lstrip("+-").isdecimal():
         return int(text)
-    # As many digits as were meant: 48312 * 0.001 is 48.312, not 48.312000000000005.
+    # Without the noise of floating point: 48312 * 0.001 is 48.312, not 48.312000000000005.
     scaled = float(f"{number * (1 if scale is None else scale):.12g}")
     if not math.isfinite(scaled):
         raise ValueError(f"{text[:20]!r} is too large for its scale")
@@ -146,28 +145,33 @@ def parsed(text: str, scale: float | None) -> Value:
 
 
 def power_values(supplies: Path) -> Mapping[str, Value]:
-    """``battery``, ``battery_state`` and ``mains`` as the kernel tells them.
+    """``battery``, ``battery_state`` and ``mains`` as the kernel reports them.
 
-    Of several batteries the first counts; those of a mouse or a headset do not.
+    Only the first battery counts, and not that of a mouse or a headset.
     """
     values: dict[str, Value] = {}
     mains: set[bool] = set()
     for supply in sorted(supplies.glob("*")):
-        kind = _fact(supply / "type")
-        if kind == "Battery" and _fact(supply / "scope") != "Device" and "battery" not in values:
-            capacity, state = _fact(supply / "capacity"), _fact(supply / "status")
+        kind = _read_line(supply / "type")
+        if (
+            kind == "Battery"
+            and _read_line(supply / "scope") != "Device"
+            and "battery" not in values
+        ):
+            capacity, state = _read_line(supply / "capacity"), _read_line(supply / "status")
             if capacity.isdecimal():
                 values["battery"] = int(capacity)
             if state:
                 values["battery_state"] = state.lower()
-        elif kind in {"Mains", "USB", "Wireless"} and (online := _fact(supply / "online")):
+        elif kind in {"Mains", "USB", "Wireless"} and (online := _read_line(supply / "online")):
             mains.add(online != "0")
     if mains:
         values["mains"] = int(True in mains)
     return values
 
 
-def _fact(file: Path) -> str:
+def _read_line(file: Path) -> str:
+    """The text of a file, or an empty text."""
     try:
         return _text(file)
     except OSError:
@@ -175,7 +179,7 @@ def _fact(file: Path) -> str:
 
 
 def _text(file: Path) -> str:
-    # A pipe that nobody writes to would wait for ever.
+    # Without O_NONBLOCK the open of a pipe waits for its writer.
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.read(descriptor, _READ_BYTES).decode("utf-8", "replace").strip("\0 \r\n\t")

@@ -1,4 +1,4 @@
-"""Where the daemon's log goes, and in which form.
+"""The destination and the form of the daemon's log.
 
 ::
 
@@ -7,17 +7,16 @@
     auto     anything else            one readable line
     json     whatever it is           one JSON object on one line
 
-A message says everything that a person needs. What a program wants to search for comes beside it,
-as ``extra={"fields": {"STATE": "no-fix", "COUNT": 3}}``, in the names of journald (capitals,
-digits and underscores): journald and JSON carry it, readable lines leave it out.
+A message has everything that a person needs. Values that a program may search for are passed as
+``extra={"fields": {"STATE": "no-fix", "COUNT": 3}}``, with names that journald accepts (capitals,
+digits and underscores). They are part of entries in journald and JSON, not of readable lines.
 
-A traceback is told of a crash only, that is where ``log.exception`` is used. Secrets that the
-caller names are masked in everything, because the text of a foreign exception may quote any. Other
-people's loggers are heard from warnings up, whatever the level: httpx tells each request, and
-httpcore's debugging prints the headers.
+Only a crash is logged with a traceback, by ``log.exception``. The given secrets are masked in
+everything, because the text of a foreign exception may quote them. Of the loggers of libraries only
+warnings and errors are logged, at every level: httpx logs each request, and httpcore the headers.
 
-Logging never blocks: what nobody reads is dropped and counted, and the number is logged once there
-is room.
+Logging never blocks: lines that are not read are dropped and counted, and their number is logged
+when there is room.
 """
 
 import atexit
@@ -41,7 +40,7 @@ from telemetry_agent.secrecy import masked
 PROGRAM = "telemetry-agent"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
-_END_S = 1.0  # for what waits in a standard error that is not read as fast
+_END_S = 1.0  # to write the lines that still wait for a slow reader of standard error
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = logging.getLogger(__name__)
@@ -56,11 +55,11 @@ def configure(
     """Set up the log of this process; call it again to change it.
 
     Args:
-        level: the least that the agent's own loggers say: debug, info, warning, error.
+        level: the lowest level of the agent's own loggers: debug, info, warning, error.
         format: as above.
         device: the device's name, in each entry of journald and each JSON object.
-        secrets: texts that no record may show, also those that are added to it later; those of
-            fewer than 4 characters are not masked.
+        secrets: texts to mask in every record; more may be added later. Texts of fewer than 4
+            characters are not masked.
     """
     standard_error = _standard_error()
     handler: logging.Handler
@@ -70,22 +69,22 @@ def configure(
         handler = logging.StreamHandler()
         handler.setFormatter(_Json(device, secrets) if format == "json" else _Readable(secrets))
     standard_error.dropped_line = lambda count: (
-        handler.format(_dropped(count, "nobody read standard error")) + "\n"
+        handler.format(_dropped(count, "standard error was not read")) + "\n"
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("telemetry_agent").setLevel(level.upper())
     sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash
-    # The watchdog ends a stuck agent by SIGABRT: this prints where each thread stood.
+    # The watchdog ends a stuck agent by SIGABRT: this prints the stack of each thread.
     faulthandler.enable(2)
 
 
 def _standard_error() -> StandardError:
-    """What ``sys.stderr`` writes into; from now on it never blocks."""
+    """Make ``sys.stderr`` never block, and return what it writes into."""
     buffer = getattr(sys.stderr, "buffer", None)
     if isinstance(buffer, StandardError):
         return buffer
-    # Where the agent was started without one, 2 is any other file by now.
+    # If the agent was started without one, descriptor 2 may be another file by now.
     standard_error = StandardError(2 if sys.stderr else os.open(os.devnull, os.O_WRONLY))
     sys.stderr = io.TextIOWrapper(
         standard_error, encoding="utf-8", errors="backslashreplace", write_through=True
@@ -95,7 +94,7 @@ def _standard_error() -> StandardError:
 
 
 def end() -> None:
-    """Have what waits in standard error written, as far as somebody reads it: for ``os._exit``."""
+    """Write the waiting lines to standard error if it is read; before ``os._exit``."""
     _standard_error().end(_END_S)
 
 
@@ -138,7 +137,7 @@ class _Json(_Text):
         self._device = device
 
     def format(self, record: logging.LogRecord) -> str:
-        said: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
             "message": self.message(record),
@@ -147,23 +146,23 @@ class _Json(_Text):
             "fields": self.fields(record),
         }
         if traceback := self.traceback(record):
-            said["traceback"] = traceback
-        return json.dumps(said, ensure_ascii=False, default=str)
+            entry["traceback"] = traceback
+        return json.dumps(entry, ensure_ascii=False, default=str)
 
 
 def _time(record: logging.LogRecord) -> str:
-    # Not fromtimestamp: where time_t has 32 bits it ends in 2038.
+    # Not fromtimestamp: with a time_t of 32 bits it ends in 2038.
     moment = _EPOCH + timedelta(milliseconds=int(record.created * 1000))
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class JournalHandler(logging.Handler):
-    """Speaks to journald: a datagram for each record, never waiting.
+    """Sends each record to journald as a datagram, without waiting.
 
-    A thread that records positions must not hang because journald does: a record that finds the
-    socket full is dropped, and the next one that passes is preceded by the count. Where the socket
-    fails otherwise (journald is gone, the record is too large for a datagram) the record goes to
-    standard error, each line with its priority in front, as systemd reads it there.
+    A thread that records positions must not hang because journald does: if the socket is full, the
+    record is dropped, and the number of dropped records is sent before the next one. After another
+    error (journald has ended, the record is too large for a datagram) the record is written to
+    standard error, each line after its priority, as systemd reads it there.
     """
 
     def __init__(
@@ -228,10 +227,10 @@ def _dropped(count: int, why: str) -> logging.LogRecord:
 
 
 def journal_datagram(fields: dict[str, Any]) -> bytes:
-    """``fields`` as journald's native protocol frames them.
+    """``fields`` in journald's native protocol.
 
-    ``NAME=value`` and a line feed; a value that holds a line feed itself comes as the name, a line
-    feed, its length in 64 bits little-endian, the value and a line feed.
+    ``NAME=value`` and a line feed. If the value contains a line feed: the name, a line feed, the
+    length in 64 bits little-endian, the value and a line feed.
     """
     datagram = bytearray()
     for name, value in fields.items():
@@ -244,15 +243,12 @@ def journal_datagram(fields: dict[str, Any]) -> bytes:
 
 
 def _priority(record: logging.LogRecord) -> int:
-    """The syslog priority."""
-    for level, priority in ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4)):
-        if record.levelno >= level:
-            return priority
-    return 6 if record.levelno >= logging.INFO else 7
+    """The priority of syslog."""
+    return {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "INFO": 6}.get(record.levelname, 7)
 
 
 def _stderr_is_journal() -> bool:
-    """Whether standard error is the stream that JOURNAL_STREAM, which is inherited, names."""
+    """Whether standard error goes to journald: JOURNAL_STREAM alone may be inherited."""
     try:
         status = os.fstat(2)
     except OSError:

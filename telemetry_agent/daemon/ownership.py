@@ -1,7 +1,7 @@
-"""The queue's folder belongs to the service's user, and so does everything in it.
+"""The service's user owns the queue's folder and all files in it.
 
-A file that root left there would keep the agent out of its own queue. So a command that root calls
-becomes the owner of the folder before it opens a queue at rest.
+The agent could not open a file that root had created there. So a command that root runs becomes the
+owner of the folder before it opens a queue at rest.
 """
 
 import os
@@ -14,14 +14,14 @@ _LINKS_MAX = 40  # as the kernel
 
 
 def become_owner(folder: Path, *, for_good: bool = True) -> None:
-    """Where root calls: take the user and the group of the folder's owner.
+    """If root runs the command, become the user and the group of the folder's owner.
 
     Args:
         folder: the queue's.
-        for_good: there is no way back; else ``root_again`` is one.
+        for_good: False if ``root_again`` must be possible.
 
     Raises:
-        OSError: the folder cannot be looked at.
+        OSError: the owner cannot be found.
     """
     if os.geteuid() != 0:
         return
@@ -36,7 +36,7 @@ def become_owner(folder: Path, *, for_good: bool = True) -> None:
 
 @contextmanager
 def root_again() -> Iterator[None]:
-    """In the block, and after ``become_owner(for_good=False)``: root, as before."""
+    """Become root for this block, after ``become_owner(for_good=False)``."""
     uid, gid = os.geteuid(), os.getegid()
     is_back = uid != 0 and os.getresuid()[2] == 0
     if is_back:
@@ -51,7 +51,7 @@ def root_again() -> Iterator[None]:
 
 
 def _owner(folder: Path) -> os.stat_result:
-    """The folder's owner. Whoever made a symlink chose where it leads: only root's is followed."""
+    """The owner of the folder. Only a symlink of root is followed: others could point anywhere."""
     for _ in range(_LINKS_MAX):
         status = folder.lstat()
         if not stat.S_ISLNK(status.st_mode) or status.st_uid != 0:

@@ -1,6 +1,6 @@
-"""The part of the agent that records: reader, sampler, and what is added to each fix.
+"""The part of the agent that records: reader, sampler, and the user's attributes.
 
-It needs the queue and nothing else: no network, no secret and no page can keep it from recording.
+It needs only the queue: a fault of the network, a secret or the page cannot keep it from recording.
 """
 
 import logging
@@ -10,24 +10,23 @@ from typing import Any
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Settings
-from telemetry_agent.daemon.builders import extras_of, source_of
+from telemetry_agent.config.settings import ExtraSettings, Settings
+from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, tap
+from telemetry_agent.daemon.extras import Attribute, Extras
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import StorageError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader, ReceiverStatus
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
-from telemetry_agent.gnss.sources.hotplug import Hotplug
 from telemetry_agent.model import Fix, Sky
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
 
 _READER_S = 1.0
-_HOTPLUG_S = 0.5
-_ROWS_TO_RESUME = 1000  # at 1 Hz more than parking takes
+_ROWS_TO_RESUME = 1000  # at 1 Hz this is longer than parking takes to be recognised
 
 
 class Recording:
@@ -58,17 +57,16 @@ class Recording:
         self._on_fix = on_fix
         self._on_change = on_change
         self._sampler = Sampler(SamplingPolicy(**asdict(settings.sampling)), self._recent())
-        self._extras = extras_of(settings.extra)
-        self._hearing: Listeners[[bytes]] = Listeners()
-        self._hotplug = supervisor.add("hotplug", lambda: Hotplug(self._wake_reader))
+        self._extras = _build_extras(settings.extra)
+        self._listeners: Listeners[[bytes]] = Listeners()
         self._reader = supervisor.add("reader", self._build_reader, records=True)
 
     def receiver(self) -> ReceiverStatus:
-        """How the receiver does."""
+        """The state of the receiver."""
         return self._reader.task.status
 
     def sky(self) -> Sky:
-        """What the receiver last said of its sky."""
+        """The satellites in view, as the receiver last reported them."""
         return self._reader.task.sky()
 
     def not_recorded(self) -> Mapping[str, int]:
@@ -76,22 +74,21 @@ class Recording:
         return self._sampler.dropped
 
     def tap(self, asked: Mapping[str, Any], bell: Bell) -> Answers:
-        """What the receiver says; see ``commands.tap``."""
-        return tap(asked, self._hearing, self.receiver(), self._clock, bell)
+        """The receiver's bytes; see ``commands.tap``."""
+        return tap(asked, self._listeners, self.receiver(), self._clock, bell)
 
     def apply(self, settings: Settings) -> None:
-        """Go on with other settings; no fix is lost."""
+        """Continue with other settings; no fix is lost."""
         before, self._settings = self._settings, settings
         self._sampler.follow(SamplingPolicy(**asdict(settings.sampling)))
         if settings.extra != before.extra:
-            self._extras = extras_of(settings.extra)
+            self._extras = _build_extras(settings.extra)
         if settings.gps != before.gps:
             self._reader.restart(_READER_S)
 
     def end(self) -> None:
-        """Stop reading. The last bytes that were read are in the queue then."""
+        """Stop reading. The queue then has the last bytes that were read."""
         self._reader.end(_READER_S)
-        self._hotplug.end(_HOTPLUG_S)
 
     def _build_reader(self) -> Reader:
         source = source_of(self._settings.gps, self._queue.path.with_suffix(".baud"))
@@ -99,7 +96,7 @@ class Recording:
         def decoder() -> Decoder:
             return Decoder(
                 wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
-                # The dates of a recording are what they are; a receiver's may have rolled over.
+                # The week number of a live receiver may have rolled over; a recording is as it was.
                 fix_rollover=source.live,
                 baud=source.baud,
             )
@@ -109,14 +106,13 @@ class Recording:
             decoder,
             record=self._record,
             clock=self._clock,
-            heard=self._hearing,
+            heard=self._listeners,
             changed=self._on_change,
-            arrivals=lambda: self._hotplug.task.arrivals,
             room=lambda: source.live or self._queue.takes_more(self._wake_reader),
         )
 
     def _wake_reader(self) -> None:
-        self._reader.wake()
+        self._reader.task.wake()
 
     def _record(self, fix: Fix) -> None:
         self._on_fix(fix)
@@ -129,3 +125,8 @@ class Recording:
         except StorageError as error:
             log.error("%s; the odometer starts at 0", error)  # noqa: TRY400 - the user's disk
             return []
+
+
+def _build_extras(extra: ExtraSettings) -> Extras:
+    attributes = [Attribute(name, one.file, one.scale) for name, one in extra.files.items()]
+    return Extras(attributes, power=extra.power)

@@ -1,10 +1,10 @@
-"""The process round the agent: signals, readiness, watchdog, reload.
+"""The process around the agent: signals, readiness, watchdog, reload.
 
-Main only listens: it sits in ``sigwait`` with all signals blocked, so there are no signal handlers.
-Whatever may wait for a disk or a process (reading the config, opening the queue, a reload, the
-stop) is done by a worker thread, so that main hears a signal meanwhile, and feeds the service
-manager's watchdog while every thread is in time. A timer's signal, which the worker raises too when
-it is done, tells main when to look.
+The main thread only waits for signals: it blocks all of them and calls ``sigwait``, so there are no
+signal handlers. Work that may wait for a disk or a process (reading the config, opening the queue,
+a reload, the stop) is done by a worker thread. Meanwhile the main thread receives signals, and
+feeds systemd's watchdog while every task except the page is in time. SIGALRM, from a timer and from
+a worker that has ended, makes it check.
 """
 
 import contextlib
@@ -12,16 +12,15 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Protocol
 
 from telemetry_agent import __version__
+from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.clock import Clock
-from telemetry_agent.config import last_good
+from telemetry_agent.config import last_good, subprocess_loader
 from telemetry_agent.config.files import files_of
-from telemetry_agent.config.last_good import StartConfig
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
@@ -31,153 +30,143 @@ from telemetry_agent.snapshot import ConfigView
 
 log = logging.getLogger(__name__)
 
-_EX_SOFTWARE = 70  # sysexits.h: a fault of ours; the service manager starts the agent again
-# Not sigtimedwait: stopped (SIGSTOP, a frozen cgroup) and continued past its deadline it returns
-# whatever number is in memory there, which may be that of a signal.
+_EX_SOFTWARE = 70  # sysexits.h: an internal error; systemd starts the agent again
+# Not sigtimedwait: if the process is stopped (SIGSTOP, a frozen cgroup) and continued after the
+# deadline, it returns an arbitrary number, which may be that of a signal.
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
 _LOOK_EVERY_S = 5.0
 _STOP_S = 9.0
-"""For everything from the signal on; 10 s are promised."""
-
+"""From the signal to the end of the process; 10 s are promised."""
 
 MakeDoctor = Callable[[], Doctor]
 
 
-class Load(Protocol):
-    """Reads the config."""
-
-    def __call__(self, *, fall_back: bool) -> StartConfig:
-        """Where it does not work and ``fall_back``, the last good one serves."""
-
-
-def run(load: Load, path: Path | None, clock: Clock, doctor: MakeDoctor | None = None) -> int:
-    """Run until a signal says stop; SIGHUP reads the config again. Returns the exit status.
+class Service:
+    """Runs the agent until a signal ends it; SIGHUP reads the config again.
 
     Args:
-        load: reads the config.
-        path: of its file, ``None``: one of the usual places.
+        path: the config file; ``None``: one of the usual places.
         clock: the machine's clocks.
-        doctor: makes what says what is wrong; the page shows it.
-
-    Raises:
-        ConfigError: the config is wrong, and there is no last good one.
-        ResourceError: the system refuses to read it, or a thread.
-        QueueLockedError: another process holds the queue.
-        StorageError: the queue cannot be opened.
+        doctor: makes the checks that the page shows.
     """
-    # Before any thread starts, so that all inherit it and only main hears of them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    return _Service(load, path, clock, doctor).run()
 
-
-class _Service:
-    def __init__(
-        self, load: Load, path: Path | None, clock: Clock, doctor: MakeDoctor | None
-    ) -> None:
-        self._load = load
+    def __init__(self, path: Path | None, clock: Clock, doctor: MakeDoctor | None = None) -> None:
         self._doctor = doctor
         self._path = path
         self._clock = clock
         self._secrets: set[str] = set()
         self._agent: Agent | None = None
         self._every_s = min(watchdog_interval_s() or _LOOK_EVERY_S, _LOOK_EVERY_S)
-        self._looked_s = clock.monotonic_s()
-        self._told: list[str] = []
-        self._line = ""
-        self._ending: signal.Signals | None = None
-        self._until_s = float("inf")
+        self._checked_s = clock.monotonic_s()
+        self._reported_late: list[str] = []
+        self._status_line = ""
+        self._end_signal: signal.Signals | None = None
+        self._deadline_s = float("inf")
         self._reload = False
-        self._seen: list[tuple[str, int, int]] | None = None
-        """The config's files as they were when the last good config had to serve."""
+        self._files_seen: list[tuple[str, int, int]] | None = None
+        """The files of a config that does not work, while the last good one is in effect."""
 
     def run(self) -> int:
+        """Run until SIGTERM or SIGINT. Returns the exit status.
+
+        Raises:
+            ConfigError: the config is wrong, and there is no last good one.
+            ResourceError: the system refuses to read it, or refuses a thread.
+            QueueLockedError: another process holds the queue.
+            StorageError: the queue cannot be opened.
+        """
+        # Before any thread starts: all of them inherit the mask, so only this one receives signals.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
-        started = self._perform(self._start)
-        while started and self._ending is None:
-            if self._reload or self._is_mended():
+        started = self._run_beside(self._start)
+        while started and self._end_signal is None:
+            if self._reload or self._has_changed():
                 self._reload = False
                 notify(RELOADING=1)
-                self._perform(self._apply)
-                self._line = self._agent.now() if self._agent else ""
-                notify(READY=1, STATUS=self._line)
+                self._run_beside(self._apply)
+                self._status_line = self._agent.now() if self._agent else ""
+                notify(READY=1, STATUS=self._status_line)
             elif self._agent is not None and self._agent.must_move():
-                self._perform(self._move)
+                self._run_beside(self._move)
             else:
-                self._listen()
+                self._receive()
         return self._end(started=started)
 
     def _start(self) -> None:
-        config = self._load(fall_back=True)
-        if self._ending is not None:
+        config = subprocess_loader.load(self._path, fall_back=True)
+        if self._end_signal is not None:
             return
         self._configure_logs(config.settings)
         for note in config.notes:
             log.warning("%s", note)
         view = None
         if config.fault is not None:
-            view = ConfigView("wrong" if config.held else "unreadable", str(config.fault))
+            view = ConfigView("wrong" if config.is_held else "unreadable", str(config.fault))
             log.error(
-                "%s; recording goes on with the last good config%s",
+                "%s; recording continues with the last good config%s",
                 config.fault,
-                ", uploads are held" if config.held else "",
+                ", uploads are held" if config.is_held else "",
             )
-            self._seen = self._files()
-        agent = Agent(
-            config.settings, self._clock, secrets=self._secrets, config=view, doctor=self._doctor
-        )
-        agent.start()
-        self._agent = agent
+            self._files_seen = self._files()
+        agent = self._start_agent(config.settings, view)
         log.info("telemetry-agent %s %s", __version__, agent)
-        self._line = agent.now()
-        notify(READY=1, STATUS=self._line)
+        self._status_line = agent.now()
+        notify(READY=1, STATUS=self._status_line)
         _keep(config)
 
     def _apply(self) -> None:
         agent = self._agent
         if agent is None:
             return
-        if self._seen is not None:  # a config that is still wrong is read again at the next change
-            self._seen = self._files()
+        if self._files_seen is not None:
+            # A config that is still wrong is read again at its next change, not each second.
+            self._files_seen = self._files()
         try:
-            config = self._load(fall_back=False)
+            config = subprocess_loader.load(self._path, fall_back=False)
         except AgentError as error:
-            log.error("the previous config stays in effect: %s", error)  # noqa: TRY400 - no fault of ours
+            log.error("the previous config stays in effect: %s", error)  # noqa: TRY400 - the user's config
             return
         agent.apply(config.settings)
         self._configure_logs(config.settings)
         log.info("reloaded: %s", agent)
-        self._seen = None
+        self._files_seen = None
         _keep(config)
 
     def _move(self) -> None:
-        """Go on in the other directory, with what the disk did not take."""
+        """Continue in the other directory, with the fixes that could not be written."""
         before = self._agent
         if before is None:
             return
         self._agent = None
         waiting = before.stop()
+        agent = self._start_agent(before.settings, before.config, waiting)
+        log.warning("%s; %d fixes that were not on disk were taken along", agent, len(waiting))
+
+    def _start_agent(
+        self, settings: Settings, config: ConfigView | None, waiting: Collection[Row] = ()
+    ) -> Agent:
         agent = Agent(
-            before.settings,
+            settings,
             self._clock,
             secrets=self._secrets,
-            config=before.config,
+            config=config,
             waiting=waiting,
             doctor=self._doctor,
         )
         agent.start()
         self._agent = agent
-        log.warning("%s; %d fixes that were not on disk came along", agent, len(waiting))
+        return agent
 
     def _end(self, *, started: bool) -> int:
         agent = self._agent
         gave_up = agent is not None and agent.supervisor.gave_up
         notify(STOPPING=1, STATUS="stopping")
         if gave_up:
-            log.critical("stopping, to be started afresh")
-        elif self._ending is not None:
-            log.info("stopping on %s", self._ending.name)
+            log.critical("stopping: the service manager starts the agent again")
+        elif self._end_signal is not None:
+            log.info("stopping on %s", self._end_signal.name)
         if agent is not None and started:
-            started = self._perform(agent.stop)
+            started = self._run_beside(agent.stop)
         if agent is not None:
             stats = agent.queue.stats()
             log.info("stopped: %d fixes wait for the next start", stats.ready + stats.unack)
@@ -188,8 +177,11 @@ class _Service:
             os._exit(status)  # the interpreter would wait for the thread that hangs
         return status
 
-    def _perform(self, act: Callable[[], object]) -> bool:
-        """Have it done by another thread while main listens. Returns whether it has ended.
+    def _run_beside(self, act: Callable[[], object]) -> bool:
+        """Run ``act`` in another thread while this one receives signals.
+
+        Returns:
+            Whether it has ended before the deadline of a stop.
 
         Raises:
             AgentError: what ``act`` raises.
@@ -207,36 +199,37 @@ class _Service:
         done = threading.Event()
         threading.Thread(target=perform, name="service", daemon=True).start()
         while not done.is_set():
-            if self._clock.monotonic_s() >= self._until_s:
+            if self._clock.monotonic_s() >= self._deadline_s:
                 return False
-            self._listen()
+            self._receive()
         if failed:
             error = failed[0]
             if isinstance(error, OSError):
-                said = f"the system refuses what the agent needs: {error.strerror}"
-                raise ResourceError(said) from error
+                raise ResourceError(
+                    f"the system refuses what the agent needs: {error.strerror}"
+                ) from error
             raise error
         return True
 
-    def _listen(self) -> None:
-        """Wait for one signal."""
+    def _receive(self) -> None:
+        """Wait for one signal, and note or handle it."""
         number = signal.sigwait(_SIGNALS)
         if number == signal.SIGHUP:
             self._reload = True  # also during the start, and during another reload
         elif number == signal.SIGALRM:
-            self._look()
-        elif self._ending is None:
-            self._ending = signal.Signals(number)
-            self._until_s = self._clock.monotonic_s() + _STOP_S
+            self._check()
+        elif self._end_signal is None:
+            self._end_signal = signal.Signals(number)
+            self._deadline_s = self._clock.monotonic_s() + _STOP_S
             signal.setitimer(signal.ITIMER_REAL, 0.25, 0.25)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         agent, now_s = self._agent, self._clock.monotonic_s()
-        if agent is None or self._ending is not None:
+        if agent is None or self._end_signal is not None:
             return
-        # Nobody is asked for the time in which main did not run either.
-        agent.supervisor.excuse(max(0.0, now_s - self._looked_s - self._every_s), now_s)
-        self._looked_s = now_s
+        # If this thread did not run for a time, the process was stopped: no task is late by that.
+        agent.supervisor.excuse(max(0.0, now_s - self._checked_s - self._every_s), now_s)
+        self._checked_s = now_s
         agent.supervisor.start_refused()
         late = agent.supervisor.late(now_s)
         names = [task.name for task in late]
@@ -244,16 +237,16 @@ class _Service:
             notify(WATCHDOG=1)
         if not late:
             log.debug("every thread is in time")
-        elif names != self._told:
+        elif names != self._reported_late:
             log.error("stuck: %s", ", ".join(names))
-        self._told = names
-        if (line := agent.now()) != self._line:
-            self._line = line
+        self._reported_late = names
+        if (line := agent.now()) != self._status_line:
+            self._status_line = line
             notify(STATUS=line)
 
-    def _is_mended(self) -> bool:
-        """Whether somebody has changed the config since it was found not to work."""
-        return self._seen is not None and self._seen != self._files()
+    def _has_changed(self) -> bool:
+        """Whether a config that did not work has changed since it was read."""
+        return self._files_seen is not None and self._files_seen != self._files()
 
     def _files(self) -> list[tuple[str, int, int]]:
         found = []
@@ -269,7 +262,7 @@ class _Service:
         logs.configure(log_settings.level, log_settings.format, settings.device, self._secrets)
 
 
-def _keep(config: StartConfig) -> None:
+def _keep(config: LoadedConfig) -> None:
     try:
         last_good.keep(config.texts)
     except OSError as error:

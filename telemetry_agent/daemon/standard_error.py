@@ -1,14 +1,15 @@
-"""Standard error that never blocks whoever writes to it.
+"""A standard error whose writers never block.
 
-A write blocks if nobody reads the pipe (Docker, runit), if the terminal is stopped, or if the
-journal hangs. So writes go into a bounded buffer, which a thread of its own empties. What does not
-fit into the buffer is dropped, and the number of lines is written in their place.
+A write blocks if the pipe is not read (Docker, runit), if the terminal is stopped, or if the
+journal hangs. So writes go into a bounded buffer, which a thread of its own empties. Lines that do
+not fit into the buffer are dropped, and their number is written in their place.
 
-O_NONBLOCK is not the way: it would belong to everybody who shares the terminal or the pipe.
+O_NONBLOCK is not a solution: it would apply to all processes that share the terminal or the pipe.
 
 The thread writes only when there is room (``poll``), and at most PIPE_BUF bytes at a time, which a
-pipe with room takes at once. So the thread rarely blocks, and a pipe that ``poll`` calls full
-mostly has room for one more line at the end. If the thread does block, it is left behind at exit.
+pipe with room accepts at once. So the thread rarely blocks, and a pipe that ``poll`` reports as
+full usually has room for one more line at the end. A thread that does block does not delay the
+exit.
 """
 
 import io
@@ -19,36 +20,37 @@ from collections import deque
 from collections.abc import Callable
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.tasks import Bell
 
 _BUFFER_BYTES = 256 * 1024
 _LAST_LINE_S = 0.2
 
 
 class StandardError(io.RawIOBase):
-    """What ``sys.stderr`` writes into; starts its thread with the first line.
+    """The raw stream below ``sys.stderr``; starts its thread with the first line.
 
     Args:
         fd: the descriptor.
     """
 
     dropped_line: Callable[[int], str]
-    """Makes the line that is written in place of so many."""
+    """Makes the line that is written in place of this number of lines."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
         self.dropped_line = "{} lines were dropped\n".format
         self._fd = fd
         self._clock = Clock()
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._dropped = 0
         self._end_s = float("inf")
-        self._end_bell = os.eventfd(0)
+        self._end_bell = Bell()
         self._thread: threading.Thread | None = None
 
     def writable(self) -> bool:
-        """It is."""
+        """Always."""
         return True
 
     def fileno(self) -> int:
@@ -56,35 +58,35 @@ class StandardError(io.RawIOBase):
         return self._fd
 
     def isatty(self) -> bool:
-        """Whether a person reads it."""
+        """Whether it is a terminal."""
         return os.isatty(self._fd)
 
     def write(self, data: bytes) -> int:  # type: ignore[override]  # of a text stream's encoder
-        """Take it, or count it as dropped. Never blocks."""
+        """Put ``data`` into the buffer, or count it as dropped. Never blocks."""
         data = bytes(data)
-        with self._news:
-            # Once a line is missing, nothing may follow before that was written.
+        with self._changed:
+            # After a gap, nothing may follow until the gap is reported.
             full = self._waiting_bytes + len(data) > _BUFFER_BYTES
-            if not self._runs() or self._dropped or full:
+            if not self._has_thread() or self._dropped or full:
                 self._dropped += data.count(b"\n")
             else:
                 self._waiting.append(data)
                 self._waiting_bytes += len(data)
-            self._news.notify()
+            self._changed.notify()
         return len(data)
 
     def end(self, timeout_s: float) -> None:
-        """Write what waits, as far as that is possible in this time."""
-        with self._news:
+        """Write the buffer, as far as that is possible in this time."""
+        with self._changed:
             self._end_s = self._clock.monotonic_s() + timeout_s
-            self._news.notify()
+            self._changed.notify()
             thread = self._thread
         if thread is not None:
-            os.eventfd_write(self._end_bell, 1)
+            self._end_bell.ring()
             thread.join(timeout_s + _LAST_LINE_S)
 
-    def _runs(self) -> bool:
-        """Start the thread, where that was not done; whether the system allows it."""
+    def _has_thread(self) -> bool:
+        """Start the thread if necessary. Returns whether the system allows it."""
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="standard error", daemon=True)
             try:
@@ -100,17 +102,17 @@ class StandardError(io.RawIOBase):
                 break
         else:
             return
-        # Nobody has read in time. There may be room for one more line.
-        with self._news:
+        # The reader was too slow. There may be room for one more line.
+        with self._changed:
             self._dropped += sum(line.count(b"\n") for line in (data, *self._waiting))
             self._waiting.clear()
         if (last := self._next()) is not None:
             self._put(last)
 
     def _next(self) -> bytes | None:
-        """What to write; ``None``: it is the end."""
-        with self._news:
-            self._news.wait_for(
+        """Wait for the next data to write; ``None`` at the end."""
+        with self._changed:
+            self._changed.wait_for(
                 lambda: self._waiting or self._dropped or self._end_s < float("inf")
             )
             if self._waiting:
@@ -121,7 +123,7 @@ class StandardError(io.RawIOBase):
         return self.dropped_line(count).encode("utf-8", "replace") if count else None
 
     def _write(self, data: bytes) -> bool:
-        """Whether there was room for all of it before the end."""
+        """Write all of it. Returns whether there was room before the end."""
         rest = memoryview(data)
         while rest:
             if not self._has_room():
@@ -130,21 +132,17 @@ class StandardError(io.RawIOBase):
         return True
 
     def _has_room(self) -> bool:
-        """Wait for it; False: it is the end."""
+        """Wait for room. Returns whether there is some before the end."""
+        if self._end_s == float("inf") and self._end_bell.wait(None, [(self._fd, select.POLLOUT)]):
+            return True
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        if self._end_s == float("inf"):
-            poll.register(self._end_bell, select.POLLIN)
-            ready = [fd for fd, _ in poll.poll()]
-            if self._fd in ready:
-                return True
-            poll.unregister(self._end_bell)
         return bool(poll.poll(max(0.0, self._end_s - self._clock.monotonic_s()) * 1000))
 
     def _put(self, data: bytes | memoryview) -> int:
         try:
             return os.write(self._fd, data)
-        except BlockingIOError:  # somebody who shares it has set O_NONBLOCK
+        except BlockingIOError:  # another process that shares it has set O_NONBLOCK
             return 0
-        except OSError:  # its reader is gone
+        except OSError:  # its reader has ended
             return len(data)

@@ -1,8 +1,8 @@
-"""What the agent knows about itself: counters, and the one snapshot that everything shows.
+"""What the agent knows about itself: counters, the snapshot, and the reports to the endpoint.
 
-The system clock of a device may be wrong by years, so there is no date of it in here. Since when
-something is so is told in seconds until now, and "in the last 24 h" means of the machine's
-uptime, as the agent was there to count.
+The system clock of a device may be wrong by years, so nothing here is dated by it. The beginning of
+a state is given in seconds before now, and "the last 24 h" are those in which the agent was
+running.
 """
 
 import os
@@ -10,18 +10,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from telemetry_agent import __version__
+from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.stats import QueueStats
 from telemetry_agent.clock import Clock
 from telemetry_agent.disks import free_bytes
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.reader import ReceiverStatus
-from telemetry_agent.model import Fix, Sky
+from telemetry_agent.model import Fix, Sky, StreamAccount
 from telemetry_agent.snapshot import (
     ConfigView,
     PageView,
@@ -40,7 +41,7 @@ _WITH_POSITION = {"2d", "3d"}
 
 
 class SlidingSum:
-    """How much was counted in the last ``window_s`` seconds, to a twelfth or so of them."""
+    """The sum of what was counted in the last ``window_s`` seconds, to about a twelfth of them."""
 
     def __init__(self, window_s: float, now_s: float, buckets: int = 12) -> None:
         self._bucket_s = window_s / buckets
@@ -48,7 +49,7 @@ class SlidingSum:
         self._buckets: deque[list[float]] = deque(maxlen=buckets)  # [number of the bucket, sum]
 
     def add(self, now_s: float, amount: float) -> None:
-        """Count."""
+        """Count ``amount``."""
         number = now_s // self._bucket_s
         if not self._buckets or self._buckets[-1][0] != number:
             self._buckets.append([number, 0.0])
@@ -59,7 +60,7 @@ class SlidingSum:
         return sum(amount for number, amount in self._buckets if number > self._oldest(now_s))
 
     def rate(self, now_s: float) -> float:
-        """The sum per second, over as much of the window as there was."""
+        """The sum per second, over the part of the window since the start."""
         covered_s = now_s - max(self._began_s, (self._oldest(now_s) + 1) * self._bucket_s)
         return self.total(now_s) / max(covered_s, 1.0)
 
@@ -67,53 +68,36 @@ class SlidingSum:
         return now_s // self._bucket_s - (self._buckets.maxlen or 0)
 
 
+@dataclass(eq=False)
 class Status:
-    """Collects, and tells. Any thread may call any method; none waits for a commit or the network.
+    """Collects counters, and makes the snapshot and the agent's reports of them.
 
-    Args:
-        identity: the name of the device, and the host that fixes go to.
-        queue: counts the queue.
-        receiver: how the receiver does.
-        upload: how uploads do.
-        path: of the queue; the disk that it lies on is the one whose space is told.
-        clock: the machine's clocks.
-        not_recorded: fixes that sampling dropped, by reason.
-        sky: the satellites in view.
-        page: how the device page does; ``None``: it is off.
-        config: why the last good config serves; ``None``: it does not.
-        storage: what is wrong with where fixes are kept.
-        complete_until_ms: up to when the endpoint has everything; ``None``: nobody knows.
+    Any thread may call any method; none waits for a commit or the network.
     """
 
-    def __init__(
-        self,
-        identity: Callable[[], tuple[str, str]],
-        queue: Callable[[], QueueStats],
-        receiver: Callable[[], ReceiverStatus],
-        upload: Callable[[], UploadStatus],
-        path: Path,
-        clock: Clock,
-        *,
-        not_recorded: Callable[[], Mapping[str, int]] = dict,
-        sky: Callable[[], Sky] = Sky,
-        page: Callable[[], PageView | None] = lambda: None,
-        config: Callable[[], ConfigView | None] = lambda: None,
-        storage: StorageView | None = None,
-        complete_until_ms: Callable[[], int | None] = lambda: None,
-    ) -> None:
-        self._complete_until_ms = complete_until_ms
-        self._storage = storage
-        self._config = config
-        self._page = page
-        self._not_recorded = not_recorded
-        self._sky = sky
-        self._identity = identity
-        self._queue = queue
-        self._receiver = receiver
-        self._upload = upload
-        self._folder = path.parent
-        self._clock = clock
-        now_s = clock.monotonic_s()
+    identity: Callable[[], tuple[str, str]]
+    """The name of the device, and the host that fixes are sent to."""
+    queue: Callable[[], QueueStats]
+    receiver: Callable[[], ReceiverStatus]
+    upload: Callable[[], UploadStatus]
+    path: Path
+    """The queue file; the free space of its disk is reported."""
+    clock: Clock
+    not_recorded: Callable[[], Mapping[str, int]] = dict
+    """Fixes that sampling left out, by reason."""
+    sky: Callable[[], Sky] = Sky
+    page: Callable[[], PageView | None] = lambda: None
+    """The state of the device page; ``None`` if it is off."""
+    config: Callable[[], ConfigView | None] = lambda: None
+    """Why the last good config is in effect; ``None`` if it is not."""
+    storage: StorageView | None = None
+    """What is wrong with the place where fixes are stored."""
+    complete_until_ms: Callable[[], int | None] = lambda: None
+    """GNSS time until which the endpoint has everything; ``None`` if unknown."""
+
+    def __post_init__(self) -> None:
+        """Begin to count."""
+        now_s = self.clock.monotonic_s()
         self._began_s = now_s
         self._lock = threading.Lock()
         self._last_fix: tuple[float, Fix] | None = None
@@ -125,8 +109,8 @@ class Status:
         self._metered = UploadStatus()
 
     def fix_came(self, fix: Fix) -> None:
-        """The receiver gave a fix, recorded or not."""
-        now_s = self._clock.monotonic_s()
+        """Count a fix of the receiver, recorded or not."""
+        now_s = self.clock.monotonic_s()
         with self._lock:
             self._last_fix = now_s, fix
             if fix.time_is_sure:
@@ -134,25 +118,25 @@ class Status:
             self._fixes.add(now_s, 1)
 
     def gnss_ms(self) -> int | None:
-        """UTC now, told by the last fix whose time is not in doubt; ``None`` before the first."""
+        """UTC now, by the last fix whose time is not in doubt; ``None`` before the first."""
         with self._lock:
             if self._newest_ms is None:
                 return None
-            return self._newest_ms + round((self._clock.monotonic_s() - self._newest_s) * 1000)
+            return self._newest_ms + round((self.clock.monotonic_s() - self._newest_s) * 1000)
 
     def step_ended(self) -> None:
-        """The uploader made a step."""
-        now_s = self._clock.monotonic_s()
+        """Count what a step of the uploader delivered and sent."""
+        now_s = self.clock.monotonic_s()
         with self._lock:
-            before, upload = self._metered, self._upload()
+            before, upload = self._metered, self.upload()
             self._delivered_lately.add(now_s, upload.delivered - before.delivered)
             self._sent_lately.add(now_s, upload.sent_bytes - before.sent_bytes)
             self._metered = upload
 
     def snapshot(self) -> Snapshot:
-        """Everything."""
-        now_s = self._clock.monotonic_s()
-        device, host = self._identity()
+        """The state of every part now."""
+        now_s = self.clock.monotonic_s()
+        device, host = self.identity()
         return Snapshot(
             version=__version__,
             device=device,
@@ -161,38 +145,38 @@ class Status:
             receiver=self._receiver_view(now_s),
             upload=self._upload_view(now_s, host),
             queue=self._queue_view(),
-            page=self._page(),
-            config=self._config(),
-            storage=self._storage,
+            page=self.page(),
+            config=self.config(),
+            storage=self.storage,
         )
 
     def position(self) -> dict[str, Any] | None:
         """The last fix, ready for JSON, and its ``age_s``; ``None`` before the first.
 
-        Apart from the snapshot, which everybody on the machine may see.
+        It is not part of the snapshot, which every user of the machine may see.
         """
         with self._lock:
             if self._last_fix is None:
                 return None
             came_s, fix = self._last_fix
-        return fix_fields(fix) | {"age_s": _tenths(self._clock.monotonic_s() - came_s)}
+        return fix_fields(fix) | {"age_s": _tenths(self.clock.monotonic_s() - came_s)}
 
     def words(self) -> tuple[str, ...]:
-        """The words that make a report worth sending when one of them changes."""
-        receiver = self._receiver()
-        return receiver.state, self._upload().state, receiver.antenna or ""
+        """The states whose change is reported at once."""
+        receiver = self.receiver()
+        return receiver.state, self.upload().state, receiver.antenna or ""
 
     def report(self) -> dict[str, object]:
-        """What the agent tells its endpoint about itself: ``agent`` of the native format.
+        """The agent's report about itself to the endpoint: ``agent`` of the native format.
 
         ``version``; ``uptime`` in seconds; ``receiver`` and ``upload``, the state words;
         ``antenna``; ``sats``, while there is a position; ``pending`` fixes and the time of the
         ``oldest_pending``; ``dead_letters``; ``lost`` by reason; ``disk_free`` in bytes;
-        ``config``: "last-good" where that serves because the config cannot be read; ``storage``:
-        "forgets" or "runtime" where a power cut loses everything.
+        ``config``: "last-good" if the config does not work; ``storage``: "forgets" or "runtime" if
+        a power cut loses everything.
         """
-        now_s = self._clock.monotonic_s()
-        receiver, upload, queue = self._receiver(), self._upload(), self._queue()
+        now_s = self.clock.monotonic_s()
+        receiver, upload, queue = self.receiver(), self.upload(), self.queue()
         last_fix = self._last_fix
         fields: dict[str, object] = {
             "version": __version__,
@@ -212,15 +196,15 @@ class Status:
         fields["dead_letters"] = queue.ack_failed
         fields["lost"] = dict(queue.lost)
         with suppress(StorageError):
-            fields["disk_free"] = free_bytes(self._folder)
-        if self._config() is not None:
+            fields["disk_free"] = free_bytes(self.path.parent)
+        if self.config() is not None:
             fields["config"] = "last-good"
-        if self._storage is not None:
-            fields["storage"] = self._storage.state
+        if self.storage is not None:
+            fields["storage"] = self.storage.state
         return fields
 
     def _receiver_view(self, now_s: float) -> ReceiverView:
-        receiver = self._receiver()
+        receiver = self.receiver()
         with self._lock:
             last_fix, rate_hz = self._last_fix, self._fixes.rate(now_s)
         diagnosis = receiver.diagnosis
@@ -232,8 +216,8 @@ class Status:
             fixes=receiver.fixes,
             rate_hz=round(rate_hz, 2),
             rejected=dict(receiver.counts),
-            not_recorded=dict(self._not_recorded()),
-            satellites=self._sky().satellites,
+            not_recorded=dict(self.not_recorded()),
+            satellites=self.sky().satellites,
             reason=diagnosis and diagnosis.reason,
             message=why and why.message,
             remedy=why and why.remedy,
@@ -255,7 +239,7 @@ class Status:
 
     def _upload_view(self, now_s: float, host: str) -> UploadView:
         self.step_ended()
-        upload, until_ms = self._upload(), self._complete_until_ms()
+        upload, until_ms = self.upload(), self.complete_until_ms()
         with self._lock:
             rate_hz = self._delivered_lately.rate(now_s)
             sent_24h = self._sent_lately.total(now_s)
@@ -279,18 +263,60 @@ class Status:
         )
 
     def _queue_view(self) -> QueueView:
-        stats = self._queue()
-        view = queue_view(stats, self._folder)
+        stats = self.queue()
+        view = queue_view(stats, self.path.parent)
         oldest_ms, newest_ms = stats.oldest_pending_ms, self._newest_ms
         if view.oldest_pending is None or oldest_ms is None or newest_ms is None:
             return view
         return replace(view, oldest_pending_s=(newest_ms - oldest_ms) / 1000)
 
 
+class Completeness:
+    """Keeps the accounts of a report until the endpoint accepts it. For the uploader's thread."""
+
+    def __init__(self, queue: AckQueue) -> None:
+        self.until_ms: int | None = None
+        """GNSS time until which the endpoint has confirmed everything; for any thread."""
+        self._queue = queue
+        self.sent: list[StreamAccount] = []
+        self._sent_until_ms: int | None = None
+
+    def report(self) -> dict[str, object]:
+        """``streams`` of a report; empty without an account."""
+        try:
+            self.sent, self._sent_until_ms = self._queue.accounts()
+        except StorageError:  # reading and writing fixes logs it
+            self.sent = []
+        return {"streams": [account_json(account) for account in self.sent]} if self.sent else {}
+
+    def taken(self) -> None:
+        """The endpoint has accepted the last report."""
+        if self.sent:
+            self.until_ms = self._sent_until_ms or self.until_ms
+            if any(account.finished for account in self.sent):
+                self._queue.settle(self.sent)
+
+
+def account_json(account: StreamAccount) -> dict[str, object]:
+    """An entry of ``streams``."""
+    entry: dict[str, object] = {
+        "stream": account.stream,
+        "through": account.through,
+        "recorded": account.recorded,
+    }
+    if account.not_coming:
+        entry["not_coming"] = dict(account.not_coming)
+    if account.damaged_in is not None:
+        entry["damaged_in"] = list(account.damaged_in)
+    if account.finished:
+        entry["finished"] = True
+    return entry
+
+
 def queue_view(stats: QueueStats, folder: Path) -> QueueView:
-    """What is told of a queue, with an agent or without."""
+    """The queue in a snapshot, with or without an agent."""
     count = pending(stats)
-    free = 0  # the folder is gone: nothing can be written there
+    free = 0  # if the folder is gone: nothing can be written there
     with suppress(StorageError):
         free = free_bytes(folder)
     return QueueView(
@@ -311,7 +337,7 @@ def queue_view(stats: QueueStats, folder: Path) -> QueueView:
 
 
 def pending(stats: QueueStats) -> int:
-    """Fixes that are recorded, and neither delivered nor refused nor lost."""
+    """The number of recorded fixes that are not delivered, refused or lost."""
     return stats.ready + stats.unack + stats.uncommitted
 
 

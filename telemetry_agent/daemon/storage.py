@@ -1,8 +1,8 @@
-"""Where the queue is: in the state directory, or in the runtime directory while that refuses.
+"""The place of the queue: the state directory, or the runtime directory while that cannot be used.
 
-A worn card turns read-only, and a state directory on a mount may come late. The service records
-into its runtime directory then, which is memory, and goes back as soon as the state directory takes
-files again. What was left in the runtime directory is delivered beside the queue.
+A worn card turns read-only, and a state directory on a mount may come late. The service then
+records into its runtime directory, which is memory, and returns as soon as the state directory
+accepts files again. The fixes that are left in the runtime directory are delivered as well.
 """
 
 import errno
@@ -28,12 +28,12 @@ _REFUSALS = {
 def refusal(queue_path: Path) -> str | None:
     """Why the queue cannot be used; ``None``: it can, or its disk is only full."""
     try:
-        # A file without a name: the flags of the mount do not show every read-only file system.
+        # It creates a file without a name: a file system may be read-only without the mount's flag.
         os.close(os.open(queue_path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
         if error.errno in _REFUSALS:
             return f"{queue_path.parent}: {(error.strerror or 'it cannot be used').lower()}"
-    # Not opened: that would drop the locks that SQLite has on them.
+    # The files are not opened: closing one would drop the locks that SQLite has on it.
     for file in (queue_path.with_name(queue_path.name + end) for end in ("", "-wal", ".lock")):
         if file.exists() and not file.is_file():
             return f"{file}: not a regular file"
@@ -51,7 +51,7 @@ def runtime_queue() -> Path | None:
 
 
 def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
-    """The settings of the queue to be opened, and what is wrong with where it is.
+    """The settings of the queue to be opened, and what is wrong with its place.
 
     Raises:
         StorageError: it cannot be used, and there is no runtime directory.
@@ -70,12 +70,12 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
     found = None if mount is None else trouble(mount)
     if mount is None or found is None:
         return queue, None
-    said = f"{folder} is on {mount.kind} ({mount.point}), {found.message}"
-    return queue, StorageView("forgets", said, found.remedy)
+    message = f"{folder} is on {mount.kind} ({mount.point}), {found.message}"
+    return queue, StorageView("forgets", message, found.remedy)
 
 
 def away(queue: QueueSettings, refused: str) -> tuple[QueueSettings, StorageView]:
-    """The same for the runtime directory, because the queue itself cannot be used.
+    """The same for the runtime directory; ``refused`` is why the queue cannot be used.
 
     Raises:
         StorageError: there is no runtime directory.
@@ -84,10 +84,10 @@ def away(queue: QueueSettings, refused: str) -> tuple[QueueSettings, StorageView
     if elsewhere is None:
         remedy = "run it as the folder's user, or name another queue.path"
         raise StorageError(f"cannot use the queue: {refused}", remedy)
-    said = (
+    message = (
         f"{refused}; recording into {elsewhere.parent}, at most 16 MiB, and a power cut loses "
         "everything"
     )
     remedy = "`sudo telemetry-agent doctor` shows what to do"
     moved = replace(queue, path=elsewhere, max_size_bytes=_RUNTIME_BYTES, min_free_bytes=0)
-    return moved, StorageView("runtime", said, remedy)
+    return moved, StorageView("runtime", message, remedy)

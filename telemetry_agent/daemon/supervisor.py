@@ -1,10 +1,10 @@
 """Keeps the tasks alive: starts them, rebuilds one that crashed, ends them within a deadline.
 
 A crash of one task never stops another: a dead network must not stop recording, a dead receiver
-must not stop uploading. A task that crashes is logged, counted and built anew after a backoff;
-one that crashes too often within a while ends the process, because then only a fresh start (which
-the service manager gives) can help. Not so a task that the agent can do without: it is built anew
-for ever, and one that hangs is told but is no reason for the service manager to step in.
+must not stop uploading. A task that crashes is logged, counted and built again after a backoff. If
+a task that records crashes too often, the process ends, because only a restart by the service
+manager can help then. Every other task is built again without a limit. A task that hangs is logged,
+and keeps the watchdog from being fed only if it is vital.
 """
 
 import logging
@@ -27,12 +27,11 @@ _REBUILD_INITIAL_S = 0.5
 _REBUILD_MAX_S = 30.0
 _ABORT_S = 0.5
 
-
 T = TypeVar("T", bound=Task)
 
 
 class Supervised(Generic[T]):
-    """One task and its thread. ``build`` makes the task, and makes it anew after a crash.
+    """One task and its thread. ``build`` makes the task, and makes it again after a crash.
 
     Args:
         name: of the thread.
@@ -40,8 +39,8 @@ class Supervised(Generic[T]):
         clock: the machine's clocks.
         give_up: ends the process.
         vital: whether the watchdog ends the process if the task is stuck.
-        records: whether the process ends if the task crashes again and again. Recording depends on
-            no other task.
+        records: whether recording needs the task: the process ends if it cannot be started, or
+            crashes again and again.
     """
 
     def __init__(
@@ -70,36 +69,27 @@ class Supervised(Generic[T]):
         """Start the thread.
 
         Raises:
-            ResourceError: the system refuses one.
-        """
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            self._prepare()
-            raise ResourceError(f"the system refuses a thread for the {self.name}") from error
-
-    def begin(self) -> None:
-        """Start the thread; recording does not wait for that of another task.
-
-        Raises:
-            ResourceError: the system refuses one to a task that records.
+            ResourceError: the system refuses it, and the task records. Recording does not wait for
+                the thread of another task, which is refused then.
         """
         before, self.is_refused = self.is_refused, False
         try:
-            self.start()
-        except ResourceError as error:
+            self._thread.start()
+        except RuntimeError as error:
+            self._prepare()  # a thread that was refused cannot be started again
+            refusal = f"the system refuses a thread for the {self.name}"
             if self._records:
-                raise
+                raise ResourceError(refusal) from error
             self.is_refused = True
             if not before:
-                log.error("%s; it is tried again", error)  # noqa: TRY400 - no fault of the code
+                log.error("%s; it is tried again", refusal)  # noqa: TRY400 - a limit of the system
 
     def restart(self, timeout_s: float) -> None:
-        """End the task as ``end`` does, and run one that is built anew."""
+        """End the task as ``end`` does, and run a new one."""
         self.end(timeout_s)
         self.task = self._build()
         self._prepare()
-        self.begin()
+        self.start()
 
     def _prepare(self) -> None:
         self.beat = Beat()
@@ -109,17 +99,13 @@ class Supervised(Generic[T]):
             target=self._run, args=(self._stop, self.beat), name=self.name, daemon=True
         )
 
-    def wake(self) -> None:
-        """Ring the task that runs now."""
-        self.task.wake()
-
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs: after ``end`` that means it was left behind."""
+        """Whether the thread runs; after ``end`` this means that it hangs."""
         return self._thread.is_alive()
 
     def end(self, timeout_s: float) -> None:
-        """Ask the loop to end after its step; past ``timeout_s`` abort the step. Close the task."""
+        """End the loop after its step; after ``timeout_s`` abort the step. Close the task."""
         self._stop.set()
         self.task.wake()
         self._join(timeout_s)
@@ -142,7 +128,7 @@ class Supervised(Generic[T]):
                     crashed = False
                 run_loop(self.task, stop, beat, self._clock)
             except Exception as error:
-                if stop.is_set():  # what the step needs was closed under it
+                if stop.is_set():  # the task was closed while the step ran
                     log.debug("%s failed at its end", self.name, exc_info=True)
                     return
                 crashed = True
@@ -151,7 +137,7 @@ class Supervised(Generic[T]):
                 now_s = self._clock.monotonic_s()
                 often = len(recent) == recent.maxlen and now_s - recent[0] < _CRASH_WINDOW_S
                 text = "%s crashed (%d since the start): %r"
-                log.error(text, self.name, self.crashes, error, exc_info=not often)  # noqa: TRY400 - one traceback is enough
+                log.error(text, self.name, self.crashes, error, exc_info=not often)  # noqa: TRY400 - with one traceback
                 if often and self._records:
                     log.critical("%s crashes again and again: giving up", self.name)
                     self._give_up()
@@ -171,7 +157,7 @@ class Supervisor:
     def add(
         self, name: str, build: Callable[[], T], *, vital: bool = True, records: bool = False
     ) -> Supervised[T]:
-        """Add a task; it runs once ``start`` is called. See ``Supervised``."""
+        """Add a task; it runs when ``start`` is called. See ``Supervised``."""
         supervised = Supervised(
             name, build, self._clock, self._give_up, vital=vital, records=records
         )
@@ -181,24 +167,24 @@ class Supervisor:
     def start(self) -> None:
         """Start every task, in the order they were added."""
         for task in self._tasks:
-            task.begin()
+            task.start()
 
     def start_refused(self) -> None:
         """Try again to start those to which the system refused a thread."""
         for task in self._tasks:
             if task.is_refused:
-                task.begin()
+                task.start()
 
     def late(self, now_s: float) -> list[Supervised[Any]]:
         """The tasks whose beat is overdue."""
         return [task for task in self._tasks if task.beat.is_late(now_s)]
 
     def excuse(self, frozen_s: float, now_s: float) -> None:
-        """The whole process stood still for so long: no task is to blame for that time."""
+        """The whole process was stopped for ``frozen_s``: that time does not count as late."""
         for task in self._tasks:
             task.beat.excuse(frozen_s, now_s)
 
     def _give_up(self) -> None:
-        # Main sits in sigwait: a signal is what it hears.
+        # The main thread waits in sigwait.
         self.gave_up = True
         os.kill(os.getpid(), signal.SIGTERM)

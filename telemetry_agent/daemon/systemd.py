@@ -1,7 +1,7 @@
-"""What the service manager hears of the agent: readiness, status, signs of life.
+"""Messages to the service manager: readiness, status, signs of life.
 
-One datagram for each message, to the socket that NOTIFY_SOCKET names. Where nobody manages the
-agent (a terminal, a container) there is no such socket, and every call is silent.
+Each message is one datagram to the socket that NOTIFY_SOCKET names. Without a service manager (on a
+terminal, in a container) there is no such socket, and no message is sent.
 """
 
 import logging
@@ -10,21 +10,20 @@ import socket
 
 log = logging.getLogger(__name__)
 
-_SEND_LIMIT_S = 1.0  # the main thread has signals to hear
+_SEND_LIMIT_S = 1.0  # the main thread must receive signals
 _failing: set[str] = set()
-"""Addresses that could not be told, and were logged."""
+"""Addresses that could not be reached, and were logged."""
 
 
 def notify(**assignments: str | int) -> bool:
-    """Tell the service manager, as in ``notify(READY=1, STATUS="recording")``.
+    """Notify the service manager, as in ``notify(READY=1, STATUS="recording")``.
 
     The names are those of sd_notify(3): READY, STATUS, WATCHDOG, STOPPING, and RELOADING before
-    the READY that ends a reload. A line break in a value would begin another assignment: it is
+    the READY that ends a reload. A line break in a value would begin another assignment, so it is
     sent as a space.
 
     Returns:
-        Whether it was sent: not where nobody listens, nor where the socket fails, which is
-        logged once. The agent goes on either way.
+        Whether it was sent. A failure is logged once, and the agent continues.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -41,7 +40,7 @@ def notify(**assignments: str | int) -> bool:
     except OSError as error:
         if address not in _failing:  # the watchdog's sign of life is due every few seconds
             _failing.add(address)
-            log.warning("the service manager cannot be told at %s: %s", address, error)
+            log.warning("cannot notify the service manager at %s: %s", address, error)
         return False
     _failing.discard(address)
     return True
@@ -51,7 +50,7 @@ def watchdog_interval_s() -> float | None:
     """How often ``notify(WATCHDOG=1)`` is due: twice within the unit's WatchdogSec.
 
     Returns:
-        ``None`` without a watchdog, or where it watches another process than this one.
+        ``None`` without a watchdog, or if it watches another process.
     """
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None

@@ -46,7 +46,7 @@ def examine(
             yield failed("config", said, error.remedy or check)
         yield from (skipped(name, "needs config") for name in NAMES[1:])
         return
-    files = ", ".join(map(str, loaded.files)) or "the environment"
+    files = ", ".join(loaded.texts) or "the environment"
     said = f"{files}, for the device {loaded.settings.device}"
     if loaded.notes:
         yield warned("config", said, "; ".join(loaded.notes))

@@ -1,7 +1,7 @@
 """The receiver: is it there, may it be read, what does it send, and does it have a position."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from stat import S_ISCHR
 from typing import Any
@@ -15,7 +15,7 @@ from telemetry_agent.doctor.reception import Heard, hear, line_baud, listened, r
 from telemetry_agent.errors import Advice, AgentError, SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import EndOfSourceError, Source, gpsd
-from telemetry_agent.gnss.sources.machine import Holder, candidate, explain, find_receivers, holder
+from telemetry_agent.gnss.sources.machine import candidate, explain, find_receivers, holder
 from telemetry_agent.model import ReceiverState
 
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
@@ -148,12 +148,13 @@ class ReceiverChecks:
             raise
         except OSError as error:
             return failed("permissions", f"{path}: {error.strerror}", "plug the receiver in again")
-        if (by := self._holder(path)) is not None:
-            return failed("permissions", *explain(path.resolve(), by, self._root))
+        device = path.resolve()
+        if by := holder(device, self._root):
+            return failed("permissions", *explain(device, by, self._root))
         if group == "root":
             remedy = (
                 'no group may read it: add a udev rule: SUBSYSTEM=="tty", '
-                f'KERNEL=="{path.resolve().name}", GROUP="dialout", MODE="0660"'
+                f'KERNEL=="{device.name}", GROUP="dialout", MODE="0660"'
             )
         else:
             is_self = account.uid == os.geteuid()
@@ -161,19 +162,15 @@ class ReceiverChecks:
             remedy = f"`sudo usermod -aG {group} {account.name}`, then {again}"
         return failed("permissions", f"{account.name} may not read {path} ({owner})", remedy)
 
-    def _holder(self, path: Path) -> Holder | None:
-        device = path.resolve()
-        # A pty is always held by the program that made it.
-        return holder(device, self._root) if device.name.startswith("tty") else None
-
     def _in_use(self) -> Finding:
         name = "port in use"
         if self._agent.pid is not None:
             return passed(name, f"by the agent (pid {self._agent.pid}), which is asked")
         if self._path is None:
             return skipped(name, "no port is needed")
-        if (by := self._holder(self._path)) is not None:
-            return failed(name, *explain(self._path.resolve(), by, self._root))
+        device = self._path.resolve()
+        if by := holder(device, self._root):
+            return failed(name, *explain(device, by, self._root))
         if os.geteuid():
             return skipped(name, "only root sees the programs of other users")
         return passed(name, "not used by another program")
@@ -183,6 +180,7 @@ class _TapSource:
     """The receiver, heard through the running agent."""
 
     name = "the agent's receiver"
+    rejected: Mapping[str, int] = {}
 
     def __init__(self, gps: GpsSettings, agent: AgentChecks) -> None:
         has_line = gps.source.startswith(("/", "auto"))

@@ -16,13 +16,13 @@ from telemetry_agent.doctor.endpoint_answers import TrialRequest, authentication
 from telemetry_agent.doctor.findings import Finding, passed, skipped, warned
 from telemetry_agent.doctor.servers import connected, server_by_root, server_by_url
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Record
-from telemetry_agent.upload.compression import CompressionChoice
-from telemetry_agent.upload.formats.answers import offers_gzip, with_words
+from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
 from telemetry_agent.upload.formats.choice import choose
+from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
+from telemetry_agent.upload.sending import CompressionChoice
 
 _ANSWER_S = 5.0
 _HANDSHAKE_S = 2.0
@@ -55,11 +55,11 @@ class EndpointTrial(NamedTuple):
         batch = Batch(0, stream, device, tuple(sent), live=True)
         compression = CompressionChoice(upload.compression, wire_format).choice(0)
         asked = TrialRequest(upload, device, bool(sent))
-        answer, *_ = self._exchange(wire_format.encode(batch, compression=compression))
+        answer, *_ = self._exchange(wire_format.encode(batch, compression))
         if isinstance(answer, NoAnswer):
             yield from unanswered(asked, answer, speaks_tls=self._speaks_tls())
             return
-        outcome = with_words(wire_format.read(answer, batch), self.credentials.masked)
+        outcome = masked_outcome(wire_format.read(answer, batch), self.credentials.masked)
         asked = self._recognised(asked, outcome)
         yield authentication(asked, answer, outcome)
         found = judged(asked, answer, outcome)
@@ -82,7 +82,7 @@ class EndpointTrial(NamedTuple):
         # Never sent: only the headers of its request are.
         record = Record(secrets.token_hex(8), 1, self.device, Fix(0, 0, 0))
         batch = Batch(0, record.stream, self.device, (record,), live=True)
-        empty = wire_format.encode(batch, compression="none")
+        empty = wire_format.encode(batch, "none")
         nonsense = b"This is not a position, and must be refused. " * 4
         packed = {**empty.headers, "Content-Encoding": "gzip"}
         broken = Payload(gzip.compress(nonsense)[:-9], packed, True, empty.query)
@@ -118,8 +118,7 @@ class EndpointTrial(NamedTuple):
         wire_format = choose(self.upload.format, self.upload.url, self.upload.username)
         batch = Batch(0, records[0].stream, records[0].device, tuple(records[::-1]), live=True)
         plain, packed = (
-            len(wire_format.encode(batch, compression=compression).body)
-            for compression in ("none", "gzip")
+            len(wire_format.encode(batch, compression).body) for compression in ("none", "gzip")
         )
         return f"with gzip, the newest {len(records)} positions take {packed} bytes, not {plain}"
 

@@ -1,29 +1,22 @@
 """Stored fixes -> files: one pure generator for each format."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from telemetry_agent.export.geojson import geojson
 from telemetry_agent.export.gpx import gpx
 from telemetry_agent.export.kml import kml
 from telemetry_agent.export.tables import csv, ndjson
+from telemetry_agent.export.track import Chunks, Gaps
 from telemetry_agent.fields import rfc3339
-
-if TYPE_CHECKING:
-    from telemetry_agent.ackqueue.stats import Stored
-    from telemetry_agent.export.track import Gaps
 
 
 class Format(NamedTuple):
     """One kind of file, in UTF-8."""
 
-    pieces: "Callable[[Iterable[Sequence[Stored]], Gaps], Iterator[str]]"
-    """Takes fixes in the order of recording, some at a time, and where the track breaks.
-
-    Yields the text of the file in pieces: one for each sequence, empty or not, so that a caller can
-    count its progress.
-    """
+    pieces: Callable[[Chunks, Gaps], Iterator[str]]
+    """Yields the text of the file: one piece for each chunk, empty or not, to count progress by."""
     media_type: str
 
 

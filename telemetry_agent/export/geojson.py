@@ -7,15 +7,12 @@ the time of each position, in the shape of the coordinates.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from telemetry_agent.export.track import HALF_TURN_E9, Gaps, by_pieces
+from telemetry_agent.export.track import HALF_TURN_E9, Chunks, Gaps, by_pieces
 from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Fix, Record
-
-if TYPE_CHECKING:
-    from telemetry_agent.ackqueue.stats import Stored
 
 _HEAD = '{"type":"FeatureCollection","features":[\n'
 _END = "\n]}\n"
@@ -32,67 +29,53 @@ class _Position(NamedTuple):
         return f"[{degrees(self.lon_e9)},{degrees(self.lat_e9)}{height}]"
 
 
-def geojson(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
+def geojson(chunks: Chunks, gaps: Gaps) -> Iterator[str]:
     """See ``Format.pieces``."""
     yield _HEAD
-    features = by_pieces(chunks, gaps, lambda piece: f",\n{_Line(piece).feature()}")
     first = True
-    for text in features:
+    for text in by_pieces(chunks, gaps, lambda piece: f",\n{_feature(piece)}"):
         yield text[2:] if first else text  # the first feature has no comma before it
         first = first and not text
     yield _END
 
 
-class _Line:
+def _feature(piece: list[Record]) -> str:
+    first, last = piece[0], piece[-1]
+    parts = _parts([_position(record.fix) for record in piece])
+    lines = [_list(position.text() for position in part) for part in parts]
+    times = [_list(f'"{rfc3339(position.time_ms)}"' for position in part) for part in parts]
+    if len(parts) > 1:
+        kind, coordinates, coord_times = "MultiLineString", _list(lines), _list(times)
+    elif len(piece) > 1:
+        kind, coordinates, coord_times = "LineString", lines[0], times[0]
+    else:
+        kind, coordinates, coord_times = "Point", lines[0][1:-1], times[0][1:-1]
+    return (
+        f'{{"type":"Feature","geometry":{{"type":"{kind}","coordinates":{coordinates}}},'
+        f'"properties":{{"device":{json.dumps(last.device)},"stream":"{last.stream}",'
+        f'"start":"{rfc3339(first.fix.time_ms)}","end":"{rfc3339(last.fix.time_ms)}",'
+        f'"coordTimes":{coord_times}}}}}'
+    )
+
+
+def _parts(positions: list[_Position]) -> list[list[_Position]]:
     """A piece of track, cut into parts at the antimeridian."""
-
-    def __init__(self, piece: list[Record]) -> None:
-        self._piece = piece
-        self._parts: list[tuple[list[str], list[str]]] = [([], [])]  # positions, times
-        last: _Position | None = None
-        for record in piece:
-            position = _position(record.fix)
-            if last is not None and abs(position.lon_e9 - last.lon_e9) > HALF_TURN_E9:
-                if abs(position.lon_e9) == HALF_TURN_E9:  # it lies on both sides
-                    position = position._replace(lon_e9=-position.lon_e9)
-                else:
-                    self._cross(last, position)
-            self._append(position)
-            last = position
-
-    def feature(self) -> str:
-        first, last = self._piece[0], self._piece[-1]
-        # A line that begins on the antimeridian and crosses it has one position on that side.
-        parts = [part for part in self._parts if len(part[0]) > 1] or self._parts
-        lines = [f"[{','.join(positions)}]" for positions, _ in parts]
-        times = [f"[{','.join(times)}]" for _, times in parts]
-        if len(parts) > 1:
-            kind, coordinates, coord_times = "MultiLineString", _list(lines), _list(times)
+    parts: list[list[_Position]] = [[]]
+    for position in positions:
+        start = parts[-1][-1] if parts[-1] else position
+        if abs(position.lon_e9 - start.lon_e9) <= HALF_TURN_E9:
+            parts[-1].append(position)
+        elif abs(position.lon_e9) == HALF_TURN_E9:  # it lies on both sides
+            parts[-1].append(position._replace(lon_e9=-position.lon_e9))
         else:
-            kind, coordinates, coord_times = "LineString", lines[0], times[0]
-        if len(self._piece) == 1:
-            kind, coordinates, coord_times = "Point", parts[0][0][0], parts[0][1][0]
-        return (
-            f'{{"type":"Feature","geometry":{{"type":"{kind}","coordinates":{coordinates}}},'
-            f'"properties":{{"device":{json.dumps(last.device)},"stream":"{last.stream}",'
-            f'"start":"{rfc3339(first.fix.time_ms)}","end":"{rfc3339(last.fix.time_ms)}",'
-            f'"coordTimes":{coord_times}}}}}'
-        )
-
-    def _append(self, position: _Position) -> None:
-        positions, times = self._parts[-1]
-        positions.append(position.text())
-        times.append(f'"{rfc3339(position.time_ms)}"')
-
-    def _cross(self, start: _Position, end: _Position) -> None:
-        """End this part on the antimeridian, and begin the next on its other side."""
-        side_e9 = HALF_TURN_E9 if start.lon_e9 > 0 else -HALF_TURN_E9
-        there = start
-        if start.lon_e9 != side_e9:
-            there = _on_the_way(start, end, side_e9)
-            self._append(there)
-        self._parts.append(([], []))
-        self._append(there._replace(lon_e9=-side_e9))
+            side_e9 = HALF_TURN_E9 if start.lon_e9 > 0 else -HALF_TURN_E9
+            edge = start
+            if start.lon_e9 != side_e9:
+                edge = _on_the_way(start, position, side_e9)
+                parts[-1].append(edge)
+            parts.append([edge._replace(lon_e9=-side_e9), position])
+    # A line that begins on the antimeridian and crosses it has one position on that side.
+    return [part for part in parts if len(part) > 1] or parts
 
 
 def _on_the_way(start: _Position, end: _Position, side_e9: int) -> _Position:
@@ -116,5 +99,5 @@ def _position(fix: Fix) -> _Position:
     return _Position(fix.time_ms, fix.lat_e9, fix.lon_e9, height_mm)
 
 
-def _list(items: list[str]) -> str:
+def _list(items: Iterable[str]) -> str:
     return f"[{','.join(items)}]"

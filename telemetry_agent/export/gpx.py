@@ -4,16 +4,12 @@ GPX 1.1 itself has no speed and course; they are written as Garmin's TrackPointE
 programs read. The name, state, errors and odometer of a fix are in the other formats only.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from telemetry_agent import __version__
-from telemetry_agent.export.track import HALF_TURN_E9, Gaps, escape
+from telemetry_agent.export.track import HALF_TURN_E9, Chunks, Gaps, escape
 from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Fix, Record
-
-if TYPE_CHECKING:
-    from telemetry_agent.ackqueue.stats import Stored
 
 _HEAD = f"""<?xml version="1.0" encoding="UTF-8"?>
 <gpx version="1.1" creator="telemetry-agent {__version__}" \
@@ -25,7 +21,7 @@ _END_OF_TRACK = "</trk>\n"
 _DIFFERENTIAL = {"dgps", "rtk", "float-rtk"}
 
 
-def gpx(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
+def gpx(chunks: Chunks, gaps: Gaps) -> Iterator[str]:
     """See ``Format.pieces``."""
     yield _HEAD
     before: Record | None = None

@@ -3,15 +3,11 @@
 Its schema wants all times of a track before all places, so a piece is held in memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from telemetry_agent.export.track import Gaps, by_pieces, escape
+from telemetry_agent.export.track import Chunks, Gaps, by_pieces, escape
 from telemetry_agent.fields import degrees, rfc3339
 from telemetry_agent.model import Record
-
-if TYPE_CHECKING:
-    from telemetry_agent.ackqueue.stats import Stored
 
 _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 <kml xmlns="http://www.opengis.net/kml/2.2" xmlns:gx="http://www.google.com/kml/ext/2.2">
@@ -20,7 +16,7 @@ _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 _END = "</Document>\n</kml>\n"
 
 
-def kml(chunks: Iterable[Sequence["Stored"]], gaps: Gaps) -> Iterator[str]:
+def kml(chunks: Chunks, gaps: Gaps) -> Iterator[str]:
     """See ``Format.pieces``."""
     yield _HEAD
     yield from by_pieces(chunks, gaps, _track)

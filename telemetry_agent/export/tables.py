@@ -3,19 +3,17 @@
 import csv as csv_writer
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
-from telemetry_agent.export.track import Gaps
+from telemetry_agent.ackqueue.stats import Stored
+from telemetry_agent.export.track import Chunks, Gaps
 from telemetry_agent.fields import FIELDS, Field, degrees, fix_json, rfc3339
-
-if TYPE_CHECKING:
-    from telemetry_agent.ackqueue.stats import Stored
 
 _COLUMNS = ("stream", "seq", "device", "state", *(field.name for field in FIELDS))
 
 
-def csv(chunks: Iterable[Sequence["Stored"]], _gaps: Gaps) -> Iterator[str]:
+def csv(chunks: Chunks, _gaps: Gaps) -> Iterator[str]:
     """See ``Format.pieces``. An unknown value is an empty field; ``extra`` is JSON."""
     text = io.StringIO()
     rows = csv_writer.writer(text)  # its default is RFC 4180
@@ -28,7 +26,7 @@ def csv(chunks: Iterable[Sequence["Stored"]], _gaps: Gaps) -> Iterator[str]:
         yield text.getvalue()
 
 
-def _row(stored: "Stored") -> tuple[object, ...]:
+def _row(stored: Stored) -> tuple[object, ...]:
     record = stored.record
     state = stored.state.name.lower()
     cells = [_cell(field, value) for field, value in zip(FIELDS, record.fix, strict=True)]
@@ -47,7 +45,7 @@ def _cell(field: Field, value: Any) -> object:
     return value if field.per_unit == 1 else value / field.per_unit
 
 
-def ndjson(chunks: Iterable[Sequence["Stored"]], _gaps: Gaps) -> Iterator[str]:
+def ndjson(chunks: Chunks, _gaps: Gaps) -> Iterator[str]:
     """See ``Format.pieces``."""
     for chunk in chunks:
         yield "".join(

@@ -1,13 +1,11 @@
 """Where a track breaks into segments, each of which is drawn as one unbroken line."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
+from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.gnss.geodesy import distance_m, place_of
 from telemetry_agent.model import Fix, Record
-
-if TYPE_CHECKING:
-    from telemetry_agent.ackqueue.stats import Stored
 
 HALF_TURN_E9 = 180_000_000_000
 _POSITIONS_PER_PIECE = 10_000
@@ -15,6 +13,10 @@ _SHORTEST_GAP_S = 60.0
 _INTERVALS = 3
 _WALKING_MM_S = 1000
 _SAME_PLACE_M = 100.0
+
+
+Chunks = Iterable[Sequence[Stored]]
+"""Fixes in the order of recording, some at a time."""
 
 
 class Gaps(NamedTuple):
@@ -46,9 +48,7 @@ class Gaps(NamedTuple):
         return False
 
 
-def by_pieces(
-    chunks: Iterable[Sequence["Stored"]], gaps: Gaps, text_of: Callable[[list[Record]], str]
-) -> Iterator[str]:
+def by_pieces(chunks: Chunks, gaps: Gaps, text_of: Callable[[list[Record]], str]) -> Iterator[str]:
     """The text of each unbroken piece of track, in one string for each chunk and one at the end.
 
     A piece is held in memory, so one of more than 10,000 positions is continued in the next, from

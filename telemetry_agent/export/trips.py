@@ -1,4 +1,4 @@
-"""Trips: where the device went between two times of parking. Pure: fixes in, trips out.
+"""Trips: the drives between two times of parking. Pure: fixes in, trips out.
 
 Theory of operation. The *anchor* is the first fix of a place where the device stays; a fix farther
 than the radius from it is a departure, and becomes the next anchor. While the device drives, the
@@ -23,7 +23,7 @@ _FASTEST_M_S = 340.0  # a higher speed between two fixes is an error
 
 
 class ParkingRule(NamedTuple):
-    """What ends a trip: staying within the radius for so long."""
+    """A trip ends when the device stays within the radius for so long."""
 
     radius_m: float = 25.0
     after_s: float = 180.0
@@ -58,17 +58,13 @@ class Trips:
 
     def __init__(self, parking: ParkingRule) -> None:
         self.done: list[Trip] = []
+        self.current: Trip | None = None
+        """The trip that has not ended yet."""
         self._parking = parking
         self._shortest_m = 2 * parking.radius_m  # less is drift
-        self._open: Trip | None = None
         self._at_anchor: Trip | None = None
         self._anchor: Fix | None = None
         self._before: tuple[int, Fix] | None = None
-
-    @property
-    def current(self) -> Trip | None:
-        """The trip that has not ended yet."""
-        return self._open
 
     def feed(self, row: int, fix: Fix, *, breaks: bool) -> None:
         """Add a fix; ``breaks``: a segment of the track begins with it."""
@@ -81,26 +77,26 @@ class Trips:
         last_row, last = before
         elapsed_s = (fix.time_ms - last.time_ms) / 1000
         if breaks and not 0 <= elapsed_s < self._parking.after_s:
-            self._end_at_anchor_or(self._open)
+            self._end_at_anchor_or(self.current)
             self._anchor = fix
             return
-        if self._open is not None:
-            self._open = _longer(self._open, last, row, fix, elapsed_s)
+        if self.current is not None:
+            self.current = _longer(self.current, last, row, fix, elapsed_s)
         stayed_s = (fix.time_ms - self._anchor.time_ms) / 1000
         if distance_m(place_of(self._anchor), place_of(fix)) <= self._parking.radius_m:
             if stayed_s >= self._parking.after_s:
                 self._end_at_anchor_or(None)
             return
-        if self._open is None:
+        if self.current is None:
             began = Trip(last_row, last_row, last.time_ms, last.time_ms)
-            self._open = _longer(began, last, row, fix, elapsed_s)
+            self.current = _longer(began, last, row, fix, elapsed_s)
         elif (stood_s := (last.time_ms - self._anchor.time_ms) / 1000) >= _STOP_S:
             place = self._anchor.lat_e9 / 1e9, self._anchor.lon_e9 / 1e9
             stop = TripStop(
                 self._anchor.time_ms, round(self._anchor.time_ms + stood_s * 1000), *place
             )
-            self._open = replace(self._open, stops=(*self._open.stops, stop)[-_STOPS:])
-        self._anchor, self._at_anchor = fix, self._open
+            self.current = replace(self.current, stops=(*self.current.stops, stop)[-_STOPS:])
+        self._anchor, self._at_anchor = fix, self.current
 
     def forget_before(self, row: int) -> None:
         """Drop the trips that ended before this row."""
@@ -108,9 +104,9 @@ class Trips:
 
     def _end_at_anchor_or(self, otherwise: Trip | None) -> None:
         ended = otherwise or self._at_anchor
-        if self._open is not None and ended is not None and ended.distance_m > self._shortest_m:
+        if self.current is not None and ended is not None and ended.distance_m > self._shortest_m:
             self.done.append(ended)
-        self._open = self._at_anchor = None
+        self.current = self._at_anchor = None
 
 
 def find(chunks: Iterable[tuple[int, Fix, bool]], parking: ParkingRule, number: int) -> Trip | None:

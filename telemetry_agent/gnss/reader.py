@@ -24,9 +24,9 @@ from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
 from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
+from telemetry_agent.gnss.sources.hotplug import PortBell
 from telemetry_agent.gnss.sources.protocols import unreadable
 from telemetry_agent.model import Fix, ReceiverState, Sky
-from telemetry_agent.tasks import Bell
 from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Reader:
         heard: takes all bytes as they came. It is called in the reader's thread, as ``changed``
             is; neither may wait or raise.
         changed: called when ``status`` has another state or antenna.
-        arrivals: counts the ports that were plugged in; a change ends the wait for a reopening.
+        bell: what the loop waits on. A port that is plugged in ends the wait for a reopening.
         room: whether fixes can be recorded now; if not, the reader waits for ``wake``. Only for a
             source that can wait, not for a receiver.
     """
@@ -94,27 +94,23 @@ class Reader:
         clock: Clock | None = None,
         heard: Callable[[bytes], object] = lambda _data: None,
         changed: Callable[[], object] = lambda: None,
-        arrivals: Callable[[], int] = lambda: 0,
+        bell: PortBell | None = None,
         room: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.bell = Bell()
+        self.bell = bell or PortBell()
         self._heard = heard
         self._changed = changed
         self._source = source
         self._new_decoder = decoder
         self._record = record
         self._clock = clock or Clock()
-        self._arrivals = arrivals
         self._room = room
-        self._arrived = arrivals()
         self._in_step = threading.Lock()
         self._over = False
         self._decoder: Decoder | None = None  # there is one exactly while the source is open
         self._waiting: deque[Fix] = deque()
         self._fixes = 0
         self._counts: Counter[str] = Counter()  # of the decoders before this one
-        rejected: Counter[str] | None = getattr(source, "rejected", None)
-        self._rejected = Counter[str]() if rejected is None else rejected
         self._bytes_s = 0.0  # when the last ones came, or the source was opened
         self._unread = _Unread()
         self._patience = 1
@@ -132,11 +128,15 @@ class Reader:
             if self._over:
                 return None
             wait_s = self._step(now_s)
-            if self._over:
-                self._close_source()  # ``close`` was called meanwhile, and may have returned
+            if self._over:  # ``close`` was called meanwhile, and may have returned
+                self._end()
             return wait_s
 
     def _step(self, now_s: float) -> float | None:
+        # In each step: a message that is not taken would end every wait at once.
+        if self.bell.port_was_added():
+            self._retry_s = float("-inf")
+            self._backoff_s = _BACKOFF_S  # udev may need a moment for its name and permissions
         if self._decoder is None:
             return self._open(now_s)
         if not self._room():
@@ -163,16 +163,17 @@ class Reader:
         # A step that is blocked in ``record`` still uses the source, and closes it when it ends.
         if self._in_step.acquire(timeout=_CLOSE_S):
             try:
-                self._close_source()
+                self._end()
                 self._publish(self.status.state)
             finally:
                 self._in_step.release()
 
+    def _end(self) -> None:
+        self.bell.close()
+        self._close_source()
+
     def _open(self, now_s: float) -> float:
-        if self._arrived != (arrived := self._arrivals()):
-            self._arrived = arrived
-            self._backoff_s = _BACKOFF_S  # udev may need a moment for its name and permissions
-        elif now_s < self._retry_s:
+        if now_s < self._retry_s:
             return self._retry_s - now_s
         try:
             self._source.open()
@@ -294,7 +295,7 @@ class Reader:
     def _publish(self, state: ReceiverState, why: Diagnosis | None = None) -> None:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
-        counts = self._counts + self._rejected
+        counts = self._counts + Counter(self._source.rejected)
         if self._decoder:
             counts += self._decoder.counts
         antenna = (self._decoder and self._decoder.antenna) or before.antenna

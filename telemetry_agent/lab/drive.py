@@ -1,7 +1,7 @@
-"""What a receiver sends on a made-up drive round a town: bends, one stop, perhaps a tunnel.
+"""The output of a receiver on a simulated drive round a town: bends, one stop, perhaps a tunnel.
 
 Each epoch is the bytes of one instant. In the tunnel there is no position, as with a real receiver.
-Four systems of satellites are in view, and the receiver reports its accuracy (GST).
+Satellites of four systems are in view, and the receiver reports its accuracy (GST).
 """
 
 import itertools
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import pairwise
+
+from telemetry_agent.gnss.sources.protocols import nmea_sentence
 
 _EPOCH_1970 = datetime(1970, 1, 1, tzinfo=UTC)
 _START_LAT, _START_LON, _ALT_M, _GEOID_SEP_M = 48.1173, 11.516667, 519.4, 47.1
@@ -41,13 +43,13 @@ Place = tuple[float, float]
 
 
 class Drive:
-    """Round after round. ``epoch(i)`` is what a receiver sends at ``start_ms + i * interval_ms``.
+    """Endless rounds. ``epoch(i)`` is what a receiver sends at ``start_ms + i * interval_ms``.
 
     Args:
         start_ms: UTC of the first epoch, milliseconds since 1970.
         interval_ms: between two epochs.
         seed: of the sky; the same seed gives the same bytes.
-        tunnel: whether a part of the round is without positions.
+        tunnel: whether a part of the round has no positions.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Drive:
         self._interval_ms = interval_ms
         self._tunnel = tunnel
         self._places, self._times_s = _round()
-        draw = random.Random(seed)  # noqa: S311 - a made-up sky, no secret
+        draw = random.Random(seed)  # noqa: S311 - a simulated sky, no secret
         spread = list(range(_IN_VIEW))
         draw.shuffle(spread)
         self._sky = {
@@ -91,7 +93,7 @@ class Drive:
                 f"GNGST,{time},,,,,,,",
                 *self._in_view(index, covered=True),
             ]
-            return b"".join(map(_sentence, bodies))
+            return b"".join(map(nmea_sentence, bodies))
         position, course, knots, alt_m = self._motion(index)
         used = {system: self._used(sky) for (_, system), sky in self._sky.items()}
         count = sum(map(len, used.values()))
@@ -108,7 +110,7 @@ class Drive:
             f"GNGST,{time},2.1,,,,{error_m:.1f},{error_m:.1f},2.8",
             *self._in_view(index),
         ]
-        return b"".join(map(_sentence, bodies))
+        return b"".join(map(nmea_sentence, bodies))
 
     def _along(self, index: int) -> tuple[float, float]:
         """How many steps along the round at that epoch, and how fast, in m/s."""
@@ -149,19 +151,19 @@ class Drive:
 
 
 def _spiral(index: int) -> tuple[int, int]:
-    """Elevation and azimuth of so many-eth satellite, such that they are all over the sky."""
+    """Elevation and azimuth of the satellite with that index; together they fill the sky."""
     return round(88 - 85 * math.sqrt((index + 0.5) / _IN_VIEW)), round(index * 137.5) % 360
 
 
 def _snr(best_db: int, elevation_deg: int, number: int, index: int) -> int:
-    """Lower near the horizon, and never quite the same."""
+    """Lower near the horizon, and with a slow change."""
     return round(best_db - 12 * (1 - elevation_deg / 90) + 1.5 * math.sin(index / 5 + number))
 
 
 @cache
 def _round() -> tuple[list[Place], list[float]]:
-    """The round as places, one each few metres, and when each is reached, in seconds."""
-    corners: list[Place] = list(_CORNERS)
+    """The round as places 4 m apart, and when each is reached, in seconds."""
+    corners: list[Place] = list(_CORNERS)  # each pass cuts the corners (Chaikin's algorithm)
     for _ in range(_ROUNDED_TIMES):
         corners = [
             (x1 + (x2 - x1) * share, y1 + (y2 - y1) * share)
@@ -181,7 +183,7 @@ def _round() -> tuple[list[Place], list[float]]:
 
 
 def _times_s(places: list[Place]) -> list[float]:
-    """When each place is reached: slower in bends, braking before them, standing at the stop."""
+    """When each place is reached: slow in bends, braking before them, standing at the stop."""
     size = len(places)
     stop = int(_STOP * size)
     limits = []
@@ -192,7 +194,9 @@ def _times_s(places: list[Place]) -> list[float]:
         limits.append(min(_FASTEST_M_S, math.sqrt(_ACROSS_M_S2 / max(bend, 1e-6))))
     limits[stop] = 0.5
     gain = 2 * _ACCELERATION_M_S2 * _STEP_M
-    for way in (range(2 * size), range(2 * size, 0, -1)):  # twice round: the end is the start
+    # First the acceleration out of each bend, then, backwards, the braking before it. Twice round,
+    # because the round ends where it begins.
+    for way in (range(2 * size), range(2 * size, 0, -1)):
         for i, after in pairwise(way):
             limits[after % size] = min(
                 limits[after % size], math.sqrt(limits[i % size] ** 2 + gain)
@@ -208,11 +212,3 @@ def _angle(degrees: float, width: int) -> str:
     """``ddmm.mmmmm``; every position of the drive is north and east."""
     whole, minutes_e5 = divmod(round(degrees * 60e5), 60 * 100_000)
     return f"{whole:0{width}}{minutes_e5 // 100_000:02}.{minutes_e5 % 100_000:05}"
-
-
-def _sentence(body: str) -> bytes:
-    """With its checksum."""
-    checksum = 0
-    for byte in body.encode():
-        checksum ^= byte
-    return f"${body}*{checksum:02X}\r\n".encode()

@@ -1,4 +1,4 @@
-"""The native format as an endpoint reads it: bytes of a request -> NativeRequest. Pure, strict."""
+"""The native format for an endpoint: the bytes of a request -> NativeRequest. Pure, strict."""
 
 import json
 import re
@@ -25,7 +25,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class NativeRequest:
-    """The content of one request, with the names of the format."""
+    """The content of one request, under the names of the format."""
 
     device: str
     stream: str
@@ -36,8 +36,11 @@ class NativeRequest:
     agent: dict[str, Any] | None
 
 
-def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: type(value) in {int, float} and low <= value <= high
+def _number(low: float, high: float, *, whole: bool = False) -> Callable[[Any], bool]:
+    """JSON has one kind of number: 17.0 is 17."""
+    return lambda value: (
+        type(value) in {int, float} and low <= value <= high and not (whole and value % 1)
+    )
 
 
 def _is_time(value: object) -> bool:
@@ -50,11 +53,6 @@ def _is_time(value: object) -> bool:
     return True
 
 
-def _count(low: int, high: int) -> Callable[[Any], bool]:
-    """JSON knows one kind of number: 17.0 is 17."""
-    return lambda value: type(value) in {int, float} and low <= value <= high and value % 1 == 0
-
-
 def _check(field: Field) -> Callable[[Any], bool]:
     """A function that checks a value of this field."""
     match field.kind:
@@ -63,7 +61,7 @@ def _check(field: Field) -> Callable[[Any], bool]:
         case "number":
             return _number(field.lowest, field.highest)
         case "count":
-            return _count(int(field.lowest), int(field.highest))
+            return _number(field.lowest, field.highest, whole=True)
         case "quality":
             return lambda value: value in get_args(Quality)
         case "flags":
@@ -110,7 +108,7 @@ _ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _is_seq(fix: Mapping[str, Any]) -> bool:
-    return _count(1, 2**63 - 1)(fix.get("seq"))
+    return _number(1, 2**63 - 1, whole=True)(fix.get("seq"))
 
 
 def parse(body: bytes, encoding: str) -> NativeRequest:

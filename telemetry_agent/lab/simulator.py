@@ -1,7 +1,7 @@
-"""A GNSS receiver on a pty, which sends epochs at their pace to whoever opens the device.
+"""A GNSS receiver on a pty, which sends epochs at their pace to the program that opens it.
 
-An epoch is the bytes of one instant. They come from a made-up drive (``drive``) or
-from a recording (``replay``), and know nothing of clocks and ptys.
+An epoch is the bytes of one instant. Epochs come from a simulated drive (``drive``) or from a
+recording (``replay``).
 """
 
 import contextlib
@@ -53,9 +53,8 @@ _SETTLE_S = 0.1
 class _Pty:
     """One pty. Its far end stays open here too, so that unread bytes stay readable.
 
-    Because of that the master never shows whether another program has the device open (POLLHUP
-    would mean that no program has, this one included). inotify shows it: it reports each open,
-    close and read of the device's node.
+    So the master never shows whether another program has the device open (POLLHUP comes only when
+    no program has, this one included). inotify reports each open, close and read of the node.
     """
 
     def __init__(self) -> None:
@@ -77,13 +76,13 @@ class _Pty:
                 if mask & _IN_OPEN and self.opened_s is None:
                     self.opened_s = now_s
                 if mask & _IN_CLOSE:
-                    # A serial port is no longer exclusive then; this pty would stay so, being open.
+                    # A serial port is not exclusive any more then; this pty, still open, would be.
                     fcntl.ioctl(self._far, termios.TIOCNXCL)
         with contextlib.suppress(BlockingIOError):
             os.read(self.master, 4096)  # commands to the receiver are ignored
 
     def is_taken(self) -> bool:
-        """Whether all bytes that reached the device were read."""
+        """Whether all bytes that have reached the device were read."""
         return fcntl.ioctl(self._far, termios.FIONREAD, b"\0" * 4) == b"\0" * 4
 
     def unplug(self) -> None:

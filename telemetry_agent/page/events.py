@@ -1,25 +1,25 @@
 """What the page shows, as the events that browsers get.
 
-All viewers get the same text, made once: twenty of them cost little more than one. An event holds
-the state of everything, and of the track only what is new: the positions behind those of the last
-event, and where the rows are, if that is not as it was. Who has just come, or missed an event,
-gets the positions packed (``Trail``) and goes on from there.
+All viewers get the same text, which is made once: twenty of them cost little more than one. An
+event holds the whole state, and of the track only what is new: the positions behind those of the
+last event, and the places of the rows if they have changed. A viewer that is new or missed an
+event gets the packed positions (``Trail``) and continues from there.
 
-``hello`` begins a stream of events, ``news`` goes on. Both are JSON objects:
+``hello`` begins a stream of events, each ``news`` continues it. Both are JSON objects:
 
 - the fields of ``Status.snapshot``, without ``pid``;
-- ``stream``: of the row numbers: with another one all positions are to be read again, for the
-  agent was restarted, or thinning has moved the rows;
+- ``stream``: names the row numbers. If it changes, all positions must be read again: the agent was
+  restarted, or thinning has moved the rows;
 - ``position``: the last fix as in an export, with ``age_s``; absent: there was none;
 - ``findings``: what is wrong, in the doctor's words: ``name``, ``verdict``, ``said``, ``remedy``;
 - ``network``: ``word``, since ``since_s``, ``error``;
-- ``first`` and ``last``: the oldest position kept, and how far the rows were looked through;
+- ``first`` and ``last``: the row of the oldest position, and the row up to which all were read;
 - ``whole``: whether the earlier track was read, too;
-- ``after``: ``points`` are those behind this row; each is row, latitude and longitude in 1e-7
+- ``after``: ``points`` are those behind this row. Each is row, latitude and longitude in 1e-7
   degrees, seconds since 1970, and the sum of 1 where a segment of the track begins and 2 where the
   device cannot have been;
 - ``places``: where the rows are, as first row, last row, place; absent: as before;
-- ``gone``: rows, as first and last, that are there no more since the last event;
+- ``gone``: rows, as first and last, that were removed since the last event;
 - ``away``: whether the demo's network is cut; absent: this is not a demo.
 """
 
@@ -28,9 +28,6 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime
-from math import isnan
-from pathlib import Path
 from typing import Any
 
 from telemetry_agent.ackqueue.contents import Place
@@ -38,83 +35,26 @@ from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.history import COLUMNS, SHORT_S, History, SampleMaker
+from telemetry_agent.page.points import NEWEST, Point, Trail
 from telemetry_agent.page.track_index import TrackIndex, Wanted
-from telemetry_agent.page.trail import LIMIT, Point, Trail
 from telemetry_agent.snapshot import as_json
-
-_FRESH_S = 10.0
 
 
 class EventSource:
     """Makes the events. One thread at a time may call each method; ``packed`` any."""
 
-    def __init__(self, agent: AgentView, history_file: Path | None = None) -> None:
+    def __init__(self, agent: AgentView) -> None:
         self._agent = agent
-        self._sample_due_s = agent.clock.monotonic_s()
-        self._meter = SampleMaker()
-        self._gnss_ahead_s: float | None = None  # of the monotonic clock
         self._lock = threading.Lock()  # of the trail
         self._stream = ""
         self._moves = self._moves_before = 0
         self._trail = Trail(agent.gaps.between)
         self._index = self._new_index()
-        self._history = History(history_file)
-        self._history_lock = threading.Lock()
         self._latest: dict[str, Any] = {}
         self._gone: set[tuple[int, int]] = set()
 
-    def sample(self) -> float:
-        """Take down how the agent does, if that is due. Returns in how many seconds it is again."""
-        now_s = self._agent.clock.monotonic_s()
-        if self._sample_due_s <= now_s:
-            self._sample_due_s = now_s + SHORT_S
-            position = self._agent.position()
-            values = self._meter.values(self._agent.snapshot(), position, now_s)
-            with self._history_lock:
-                self._history.add(self._utc_s(position), values)
-        return self._sample_due_s - now_s
-
-    @property
-    def history_is_due(self) -> bool:
-        """Whether the history is to be saved."""
-        return self._history.is_due
-
-    def save_history(self) -> None:
-        """Write down what is new of it. A disk that does not take it is no trouble of the page."""
-        with self._history_lock, suppress(OSError):
-            self._history.save()
-
-    def history(self, hours: float) -> str:
-        """The samples of the last hours: ``time`` in seconds since 1970, and a list per column."""
-        with self._history_lock:
-            samples = self._history.last(hours * 3600, self._utc_s(self._agent.position()))
-        columns: dict[str, list[float | None]] = {"time": [sample.time_s for sample in samples]}
-        for i, name in enumerate(COLUMNS):
-            values = [sample.values[i] for sample in samples]
-            columns[name] = [None if isnan(value) else float(f"{value:.6g}") for value in values]
-        steps = [sample.step_s for sample in samples]
-        return json.dumps({"step_s": steps, **columns}, separators=(",", ":"))
-
-    def clock_offset_s(self) -> float | None:
-        """By how much the system clock is ahead of GNSS time; ``None``: that is not known."""
-        position = self._agent.position()
-        if position is None or position["age_s"] >= _FRESH_S or "flags" in position:
-            return None
-        return round(self._agent.clock.wall_ms() / 1000 - self._utc_s(position), 1)
-
-    def _utc_s(self, position: Mapping[str, Any] | None) -> int:
-        """By GNSS, from the last fix on by the monotonic clock: the system's may be years off."""
-        now_s = self._agent.clock.monotonic_s()
-        if position is not None and position["age_s"] < _FRESH_S and "flags" not in position:
-            time = datetime.fromisoformat(position["time"])
-            self._gnss_ahead_s = time.timestamp() + position["age_s"] - now_s
-        if self._gnss_ahead_s is None:
-            return self._agent.clock.wall_ms() // 1000
-        return int(now_s + self._gnss_ahead_s)
-
     def news(self) -> str:
-        """The next event for those who have all before it. Reads what is new from the disk."""
+        """The next event, for viewers that have all before it. Reads what is new from the disk."""
         after, points = self._read()
         first = self._index.first
         spans = self._agent.queue.places(min(first or self._trail.first, self._trail.first))
@@ -131,43 +71,43 @@ class EventSource:
         return _text(event | {"gone": gone} if gone else event)
 
     def hello(self) -> str:
-        """The first event for one who has nothing; ``news`` was called before."""
+        """The first event for a new viewer. ``news`` must have been called before."""
         latest = self._latest
         return _text(latest | {"after": latest["last"], "points": []})
 
     def packed(self, row: int) -> tuple[int, bytes]:
-        """How far the rows were looked through, and the positions behind that row."""
+        """The row up to which all were read, and the positions behind ``row``, packed."""
         with self._lock:
             return self._trail.last, self._trail.after(row)
 
     def scan(self) -> bool:
-        """Read a little more of the track that nobody has seen yet. Returns whether there is more.
+        """Read a little more of the earlier track. Returns whether there is more.
 
         Raises:
-            StorageError: the disk does not give it now.
+            StorageError: the disk cannot be read now.
         """
         return self._index.scan()
 
     def shown(self, wanted: Wanted) -> tuple[int, bytes, int]:
-        """How far the rows were looked through, the points to draw, and how exact they are.
+        """The row up to which all were read, the points to draw, and how exact they are.
 
         Raises:
-            StorageError: the disk does not give them.
+            StorageError: the disk cannot be read.
         """
         with self._lock:
             last, recent, index = self._trail.last, self._trail.after(0), self._index
         return last, *index.shown(wanted, recent)
 
     def trips(self) -> str:
-        """The trips, whether all rows were read for them, how far they were, and the last row."""
+        """The trips, whether all rows were read for them, up to which row, and the last row."""
         index = self._index
         done, current = index.known_trips()
         trips = [asdict(trip) for trip in done]
         if current is not None:
             trips.append(asdict(current))
-            silent_s = self._utc_s(self._agent.position()) - current.end_ms / 1000
+            silent_s = (self._agent.utc_ms() - current.end_ms) / 1000
             if index.is_complete and silent_s < self._agent.parking.after_s:
-                trips[-1]["open"] = True  # it goes on now
+                trips[-1]["open"] = True
         for trip in trips:
             trip["stops"] = [stop._asdict() for stop in trip["stops"]]
         last = self._agent.queue.last_row()
@@ -176,10 +116,10 @@ class EventSource:
         )
 
     def fix(self, row: int) -> dict[str, Any] | None:
-        """The stored fix of that row, as in an export; ``None``: it is not there.
+        """The stored fix of that row, as in an export; ``None``: there is none.
 
         Raises:
-            StorageError: the disk does not give it.
+            StorageError: the disk cannot be read.
         """
         _, found = self._agent.queue.after(row - 1)
         if not found or found[0][0] != row:
@@ -212,22 +152,24 @@ class EventSource:
         return state
 
     def _read(self) -> tuple[int, list[Point]]:
-        """Go on with the trail. Returns the points behind a row, up to now.
+        """Extend the trail. Returns a row, and the new points behind it.
 
-        There are none where many came at once: they are cheaper packed. What the disk does not
-        give now it may give later.
+        Of many new points these are only the last ones: a viewer gets the others packed, which is
+        cheaper. If the disk cannot be read now, a later call reads the same rows.
         """
         queue = self._agent.queue
         newest = queue.last_row()
         with self._lock:
             moves = queue.moves()
-            moved = moves == self._moves_before != self._moves  # and it is at rest again
+            # While the queue thins a backlog, rows move each second. The trail is read again once
+            # that has come to rest.
+            moved = moves == self._moves_before != self._moves
             self._moves_before = moves
             if queue.stream != self._stream or newest < self._trail.last or moved:
                 self._stream, self._moves = queue.stream, moves
                 self._trail = Trail(self._agent.gaps.between)
                 self._index = self._new_index()
-                self._trail.extend(max(0, newest - LIMIT), [])
+                self._trail.extend(max(0, newest - NEWEST), [])
         after, points = self._trail.last, []
         with suppress(StorageError):
             while (read := queue.after(self._trail.last))[0] != self._trail.last:
@@ -236,7 +178,7 @@ class EventSource:
         return after, points
 
     def _forget(self, spans: Iterable[Span[Place]]) -> list[tuple[int, int]]:
-        """Drop the positions of rows that are gone. Returns which of them are so just now."""
+        """Drop the positions of rows that are gone. Returns those that are newly gone."""
         gone = {(lo, hi) for lo, hi, place in spans if place == "gone"}
         new = sorted(gone - self._gone)
         self._gone = gone
@@ -247,7 +189,7 @@ class EventSource:
 
 
 def _runs(spans: Iterable[Span[Place]]) -> list[list[Any]]:
-    """The spans without what is gone, and as long as can be: a thinned backlog is one run."""
+    """The spans without rows that are gone, joined where possible: a thinned backlog is one run."""
     runs: list[list[Any]] = []
     end = 0
     for lo, hi, place in spans:

@@ -1,12 +1,13 @@
-"""The page's own files, as the browser gets them: compressed once, and kept while unchanged."""
+"""The page's own files: compressed once, and kept in memory until they change."""
 
 import gzip
 import hashlib
 from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from telemetry_agent.page.libraries import STATIC
 
@@ -22,54 +23,52 @@ _SMALL_BYTES = 600  # one packet either way
 _LEVEL = 6
 
 
-class _Kept(NamedTuple):
-    modified_ns: int
+class _File(NamedTuple):
     tag: str
-    data: bytes
-    """Compressed."""
+    packed: bytes
+    kind: str
 
 
-class Files:
-    """Serves the files below ``static`` by name, so that no path leads out of the folder."""
+def static_file(name: str, headers: Mapping[str, str]) -> Response:
+    """The file, or that the browser has it already, or that there is none."""
+    if name not in _names():
+        return PlainTextResponse("There is no such file.", 404)
+    file = _current(name)
+    rules = {"ETag": file.tag, "Cache-Control": "no-cache"}
+    if file.tag in headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=rules)
+    if not takes_gzip(headers):
+        return Response(gzip.decompress(file.packed), 200, rules, file.kind)
+    rules |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Response(file.packed, 200, rules, file.kind)
 
-    def __init__(self) -> None:
-        self._names = {
-            str(file.relative_to(STATIC)) for file in STATIC.rglob("*") if file.suffix in _TYPES
-        }
-        self._kept: dict[str, _Kept] = {}
 
-    def answer(self, name: str, headers: Mapping[str, str]) -> Response | None:
-        """The file, or that the browser has it already; ``None``: there is no such file."""
-        if name not in self._names:
-            return None
-        kept = self._read(name)
-        rules = {"ETag": kept.tag, "Cache-Control": "no-cache"}
-        if kept.tag in headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=rules)
-        kind = _TYPES[Path(name).suffix]
-        if takes_gzip(headers):
-            rules |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-            return Response(kept.data, 200, rules, kind)
-        return Response(gzip.decompress(kept.data), 200, rules, kind)
+def static_text(name: str) -> str:
+    """The text of a file."""
+    return gzip.decompress(_current(name).packed).decode()
 
-    def text(self, name: str) -> str:
-        """A file's text."""
-        return gzip.decompress(self._read(name).data).decode()
 
-    def _read(self, name: str) -> _Kept:
-        file = STATIC / name
-        modified_ns = file.stat().st_mtime_ns
-        kept = self._kept.get(name)
-        if kept is None or kept.modified_ns != modified_ns:
-            data = file.read_bytes()
-            tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-            kept = _Kept(modified_ns, tag, gzip.compress(data, _LEVEL, mtime=0))
-            self._kept[name] = kept
-        return kept
+@cache
+def _names() -> frozenset[str]:
+    """Only these are served, so no path leads out of the folder."""
+    return frozenset(
+        str(file.relative_to(STATIC)) for file in STATIC.rglob("*") if file.suffix in _TYPES
+    )
+
+
+def _current(name: str) -> _File:
+    return _read(name, (STATIC / name).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read(name: str, _modified_ns: int) -> _File:
+    data = (STATIC / name).read_bytes()
+    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    return _File(tag, gzip.compress(data, _LEVEL, mtime=0), _TYPES[Path(name).suffix])
 
 
 def takes_gzip(headers: Mapping[str, str]) -> bool:
-    """Whether the viewer unpacks gzip."""
+    """Whether the client unpacks gzip."""
     for part in headers.get("accept-encoding", "").split(","):
         name, _, rest = part.strip().partition(";")
         if name.strip().lower() == "gzip":
@@ -78,7 +77,7 @@ def takes_gzip(headers: Mapping[str, str]) -> bool:
 
 
 def compressed(data: bytes, kind: str, headers: Mapping[str, str], **more: str) -> Response:
-    """An answer, compressed where that pays. It takes milliseconds: large ones in a thread."""
+    """An answer, compressed if that pays. It takes milliseconds: large ones need a thread."""
     if len(data) < _SMALL_BYTES or not takes_gzip(headers):
         return Response(data, 200, more, kind)
     more |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}

@@ -1,27 +1,32 @@
-"""How the agent did over the last month: one sample each 5 s, each minute and each 10 minutes.
+"""The state of the agent over the last month: a sample each 5 s, each minute and each 10 minutes.
 
-Theory of operation. A sample is taken each 5 s; those of a minute are means of them, and those of
-ten minutes are means of minutes. Each series is bounded: an hour, a day, 30 days. Minutes are kept
+Theory of operation. A sample is taken each 5 s. Those of a minute are means of them, and those of
+ten minutes are means of minutes. Each series is limited: an hour, a day, 30 days. Minutes are kept
 in a file, so that they survive a restart. They are appended once in a quarter of an hour, because
 each write costs a card about 8 kB whatever it holds: 0.8 MB a day. When the file has grown to half
 a megabyte it is replaced, and what is older than a day is kept as means of ten minutes.
 
-The file begins with a line that names its form. Each record has a checksum; from the first that is
-wrong on, nothing is used. Only a picture is lost with it, so nothing more is done about it.
+The file begins with a line that names its format. Each record has a checksum; after the first wrong
+one, nothing is used. That loses only a part of a chart, so no more is done about it.
 
-Time is UTC: GNSS time where there is one, else the system's. A clock that goes back takes what was
-"later" with it.
+Time is UTC: GNSS time if it is known, else the system's. If the clock goes back, the samples that
+are "later" are dropped.
 """
 
+import asyncio
 import contextlib
+import json
 import math
 import struct
+import threading
 import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from telemetry_agent.page.agent_view import AgentView
+from telemetry_agent.page.threads import in_thread
 from telemetry_agent.snapshot import Snapshot
 
 COLUMNS = (
@@ -50,7 +55,7 @@ _WARM = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
 class Sample(NamedTuple):
-    """One moment, or the mean of a while; NaN is what was not known."""
+    """One moment, or the mean of a time; an unknown value is NaN."""
 
     time_s: int
     step_s: int
@@ -61,7 +66,7 @@ class History:
     """The three series. One thread at a time.
 
     Args:
-        file: where minutes are kept; ``None``: nowhere.
+        file: where minutes are kept; ``None``: only in memory.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -73,6 +78,7 @@ class History:
         self._folded: list[Sample] = []  # of these ten minutes
         self._unsaved: list[Sample] = []
         self._sound_bytes = 0  # of the file
+        self._saving = threading.Lock()
         if file is not None:
             found = read(file)
             for sample in found:
@@ -82,11 +88,11 @@ class History:
 
     @property
     def is_due(self) -> bool:
-        """Whether there is enough to be saved."""
+        """Whether there are enough new minutes to save."""
         return len(self._unsaved) >= _APPEND_AT
 
     def add(self, time_s: int, values: Mapping[str, float | None]) -> None:
-        """One moment."""
+        """Add one moment."""
         row = tuple(
             math.nan if (value := values.get(name)) is None else float(value) for name in COLUMNS
         )
@@ -99,7 +105,7 @@ class History:
         self._gathered.append(sample)
 
     def last(self, seconds: float, now_s: int) -> list[Sample]:
-        """The samples of so long: the finest series that reaches so far, and coarser before it."""
+        """The samples of that time: of the finest series that covers it, and coarser before."""
         begin_s = now_s - seconds
         if seconds <= _HOUR * SHORT_S:
             series: tuple[Iterable[Sample], ...] = (self.minutes, self.short)
@@ -114,23 +120,38 @@ class History:
                 found = [sample for sample in found if sample.time_s < chosen[0].time_s] + chosen
         return found
 
+    def as_json(self, hours: float, now_s: int) -> str:
+        """The last hours as ``time`` in seconds since 1970, ``step_s``, and a list per column."""
+        samples = self.last(hours * 3600, now_s)
+        columns: dict[str, list[float | None]] = {
+            "step_s": [sample.step_s for sample in samples],
+            "time": [sample.time_s for sample in samples],
+        }
+        for i, name in enumerate(COLUMNS):
+            values = [sample.values[i] for sample in samples]
+            columns[name] = [
+                None if math.isnan(value) else float(f"{value:.6g}") for value in values
+            ]
+        return json.dumps(columns, separators=(",", ":"))
+
     def save(self) -> None:
         """Append what is new; replace the file when it has grown large.
 
-        Raises:
-            OSError: the disk does not take it. It is tried again with what comes.
+        If the disk refuses, the next call tries again. Other threads may read meanwhile. The lock
+        is for the page's end: its save waits for one that is still under way.
         """
-        if self._file is None or not self._unsaved:
-            return
-        data = b"".join(map(_packed, self._unsaved))
-        size = self._file.stat().st_size if self._file.exists() else 0
-        if size != self._sound_bytes or size + len(data) > _LARGEST_BYTES:
-            self._replace(self._file)
-        else:
-            with self._file.open("ab") as file:
-                file.write(data)
-            self._sound_bytes += len(data)
-        self._unsaved.clear()
+        with self._saving, contextlib.suppress(OSError):
+            if self._file is None or not self._unsaved:
+                return
+            data = b"".join(map(_packed, self._unsaved))
+            size = self._file.stat().st_size if self._file.exists() else 0
+            if size != self._sound_bytes or size + len(data) > _LARGEST_BYTES:
+                self._replace(self._file)
+            else:
+                with self._file.open("ab") as file:
+                    file.write(data)
+                self._sound_bytes += len(data)
+            self._unsaved.clear()
 
     def _replace(self, target: Path) -> None:
         beside = target.with_name(target.name + ".new")
@@ -160,14 +181,26 @@ class History:
         self._folded.append(sample)
 
     def _forget_after(self, time_s: int) -> None:
-        """The clock went back: what it had said was wrong."""
+        """Drop the samples after this time: the clock went back, so they had a wrong time."""
         for series in (self.short, self.minutes, self.long, self._gathered, self._folded):
             while series and series[-1].time_s > time_s:
                 series.pop()
 
 
+async def take_samples(agent: AgentView, history: History) -> None:
+    """Add a sample each 5 s, and save them, until the page ends."""
+    maker = SampleMaker()
+    while True:
+        now_s = agent.clock.monotonic_s()
+        values = maker.values(agent.snapshot(), agent.position(), now_s)
+        history.add(agent.utc_ms() // 1000, values)
+        if history.is_due:
+            await in_thread(history.save)
+        await asyncio.sleep(SHORT_S)
+
+
 def read(file: Path) -> list[Sample]:
-    """What the file holds, up to the first damage; a file of another form holds nothing."""
+    """The samples in the file, up to the first damage; none if it has another format."""
     try:
         data = file.read_bytes()[: 2 * _LARGEST_BYTES]
     except OSError:
@@ -189,7 +222,7 @@ def read(file: Path) -> list[Sample]:
 
 
 class SampleMaker:
-    """From the agent's snapshots to samples."""
+    """Makes samples of the agent's snapshots."""
 
     def __init__(self) -> None:
         self._counters: deque[tuple[float, int, int]] = deque()  # when, delivered, bytes
@@ -197,10 +230,10 @@ class SampleMaker:
     def values(
         self, state: Snapshot, position: Mapping[str, Any] | None, now_s: float
     ) -> dict[str, float | None]:
-        """What a sample holds, at the monotonic ``now_s``.
+        """The values of a sample at the monotonic ``now_s``.
 
         Rates are over the last minute: deliveries come in batches, and over a shorter time a
-        steady stream of them would look like a square wave.
+        steady rate would look like a square wave.
         """
         receiver, upload, queue = state.receiver, state.upload, state.queue
         self._counters.append((now_s, upload.delivered, upload.sent_bytes))
@@ -225,7 +258,7 @@ class SampleMaker:
 
 
 def temperature() -> float | None:
-    """Of the processor in °C; ``None``: the kernel does not tell."""
+    """Of the processor in °C; ``None``: the kernel does not report it."""
     with contextlib.suppress(OSError, ValueError):
         return int(_WARM.read_text()) / 1000
     return None

@@ -1,4 +1,4 @@
-"""Whether this installation has what the page is made of. Imports none of it."""
+"""Whether this installation has the libraries of the page. Imports none of them."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ _BROWSER = tuple(
 
 
 def server_missing() -> str | None:
-    """Why there can be no page at all, and the remedy."""
+    """Why the page cannot run at all, and the remedy; ``None``: it can."""
     missing = [name for name in _PYTHON if find_spec(name) is None]
     if not missing:
         return None
@@ -20,7 +20,7 @@ def server_missing() -> str | None:
 
 
 def browser_missing() -> str | None:
-    """Why the page can show no map and no chart, and the remedy."""
+    """Why the page cannot show a map and a chart, and the remedy; ``None``: it can."""
     if all(file.exists() for file in _BROWSER):
         return None
     return (

@@ -1,7 +1,7 @@
 """An offline map on the device: a PMTiles file of vector tiles, read in ranges.
 
-It is opened once, checked, and read through that one descriptor: another file under the same name
-is seen at the next start or reload, and a swap between check and read is not possible.
+It is opened once, checked, and read through that one descriptor, so it cannot be replaced between
+check and use. Another file under the same name is used after the next start or reload.
 
 Source: PMTiles specification, version 3.
 """
@@ -27,24 +27,24 @@ _HOW = "cut one with `pmtiles extract`: docs/page.md"
 
 
 class MapFile(NamedTuple):
-    """A file that was checked."""
+    """A checked file."""
 
     descriptor: int
     size: int
     tag: str
     credit: str
-    """The attribution in the file, as text."""
+    """The attribution that the file holds, as text."""
     deepest: int
-    """The closest zoom that it has tiles for."""
+    """The highest zoom level of its tiles."""
     box: tuple[float, float, float, float]
     """South, west, north, east, in degrees."""
 
     def read(self, begin: int, end: int) -> bytes:
-        """The bytes from ``begin`` up to ``end``. Any thread may read."""
+        """The bytes from ``begin`` to before ``end``. Any thread may read."""
         return os.pread(self.descriptor, min(end, self.size) - begin, begin)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self.descriptor)
 
 
@@ -52,7 +52,7 @@ def open_map(path: Path) -> MapFile:
     """Open and check it.
 
     Raises:
-        ConfigError: it cannot be read, or is not what the page can show.
+        ConfigError: it cannot be read, or the page cannot show it.
     """
     descriptor = None
     try:
@@ -101,7 +101,7 @@ def _checked(path: Path, descriptor: int) -> MapFile:
 
 
 def _credit(descriptor: int, offset: int, length: int, *, packed: bool) -> str:
-    """The attribution as text: a file is no author of HTML here."""
+    """The attribution without its HTML: a file must not write into the page."""
     data = os.pread(descriptor, min(length, _LARGEST_METADATA_BYTES), offset)
     try:
         if packed:
@@ -117,7 +117,7 @@ def _credit(descriptor: int, offset: int, length: int, *, packed: bool) -> str:
 
 
 def asked_range(header: str, size: int) -> tuple[int, int] | None:
-    """Begin and end of a ``Range`` of one part; ``None``: it is not one that is served."""
+    """Begin and end of a ``Range`` of one part; ``None``: it is another kind, or too large."""
     found = re.fullmatch(r"bytes=(\d{1,18})-(\d{1,18})", header.strip())
     if found is None:
         return None

@@ -1,8 +1,8 @@
 """The status snapshot as Prometheus metrics.
 
-Names follow Prometheus' conventions: base units, ``_total`` for what only grows. A state is one
-series for each of its words, 1 for the one that is so. Every label has a small, fixed set of
-values: the reasons of dead letters are an endpoint's own words, so there is only their number.
+Names follow Prometheus' conventions: base units, ``_total`` for what only grows. A state has one
+series for each of its words, 1 for the current one. Every label has a small, fixed set of values.
+The reasons of dead letters are an endpoint's own words, so only their number is given.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any, get_args
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -51,8 +51,8 @@ _COUNTERS = (
     ("upload.delivered", "upload_delivered_fixes", "Positions that the endpoint took."),
     ("upload.sent_bytes", "upload_sent_bytes", "Bytes sent to the endpoint."),
 )
-# Every reason begins at 0: an increase from nothing is none to Prometheus, so the first loss would
-# raise no alarm.
+# Every reason begins at 0: Prometheus sees no increase in a series that is new, so the first loss
+# would not raise an alarm.
 REJECTED = (
     *("aborted", "bad-checksum", "bad-date", "bad-position", "bad-status", "bad-tag", "bad-time"),
     *("future-date", "garbage-bytes", "late", "late-date", "no-checksum", "no-date", "no-fix"),
@@ -79,27 +79,40 @@ def metrics(snapshot: Snapshot, clock_offset_s: float | None = None) -> bytes:
     """Prometheus' text format; its type is ``MEDIA_TYPE``.
 
     Args:
-        snapshot: of the agent. What it does not know is absent here, too.
+        snapshot: of the agent. What is unknown there is absent here, too.
         clock_offset_s: by how much the system clock is ahead of GNSS time; ``None``: not known.
     """
-    registry = CollectorRegistry()
-    registry.register(_Snapshot(snapshot, clock_offset_s))
-    return generate_latest(registry)
+    return generate_latest(_Families(snapshot, clock_offset_s))
 
 
-class _Snapshot(Collector):
+class _Families(Collector):
     def __init__(self, snapshot: Snapshot, clock_offset_s: float | None) -> None:
         self._snapshot = snapshot
         self._clock_offset_s = clock_offset_s
 
     def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily(
-            _PREFIX.rstrip("_"),
-            "The agent.",
-            {"version": self._snapshot.version, "device": self._snapshot.device},
-        )
-        for path, name, help_ in _GAUGES:
-            if (value := self._value(path)) is not None:
+        snapshot = self._snapshot
+        about = {"version": snapshot.version, "device": snapshot.device}
+        yield InfoMetricFamily(_PREFIX.rstrip("_"), "The agent.", about)
+        for name, help_, value in (
+            *((name, help_, self._value(path)) for path, name, help_ in _GAUGES),
+            (
+                "receiver_antenna_fault",
+                "Whether the receiver calls its antenna open or short.",
+                snapshot.receiver.antenna in {"OPEN", "SHORT"},
+            ),
+            (
+                "clock_offset_seconds",
+                "By how much the system clock is ahead of GNSS time.",
+                self._clock_offset_s,
+            ),
+            (
+                "queue_dead_letter_fixes",
+                "Positions that the endpoint refused.",
+                sum(snapshot.queue.dead_letters.values()),
+            ),
+        ):
+            if value is not None:
                 yield GaugeMetricFamily(_PREFIX + name, help_, value)
         for path, name, help_ in _COUNTERS:
             yield CounterMetricFamily(_PREFIX + name, help_, self._value(path))
@@ -114,22 +127,6 @@ class _Snapshot(Collector):
                 for word in words:
                     state.add_metric([word], word == now)
                 yield state
-        yield GaugeMetricFamily(
-            f"{_PREFIX}receiver_antenna_fault",
-            "Whether the receiver calls its antenna open or short.",
-            self._snapshot.receiver.antenna in {"OPEN", "SHORT"},
-        )
-        if self._clock_offset_s is not None:
-            yield GaugeMetricFamily(
-                f"{_PREFIX}clock_offset_seconds",
-                "By how much the system clock is ahead of GNSS time.",
-                self._clock_offset_s,
-            )
-        yield GaugeMetricFamily(
-            f"{_PREFIX}queue_dead_letter_fixes",
-            "Positions that the endpoint refused.",
-            sum(self._value("queue.dead_letters").values()),
-        )
         yield self._satellites()
 
     def _value(self, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a viewer's request asks for, checked before it is used."""
+"""The parameters and bodies of requests, checked before they are used."""
 
 import asyncio
 import json
@@ -8,8 +8,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from telemetry_agent.page.overview import Box
-from telemetry_agent.page.track_index import Wanted
+from telemetry_agent.page.track_index import Box, Wanted
 
 _LONGEST_BODY_BYTES = 64 * 1024
 _BODY_S = 10.0
@@ -18,7 +17,7 @@ _LARGEST = 253_402_300_799  # the end of the year 9999, seconds since 1970
 
 
 class BadRequestError(Exception):
-    """The text says what is wrong, for the viewer."""
+    """The text says what is wrong with the request."""
 
 
 def wanted_part(query: Mapping[str, str]) -> Wanted:
@@ -62,16 +61,16 @@ async def json_object(request: Request) -> dict[str, Any]:
 
 
 async def body_of(request: Request) -> bytes:
-    """The body, which must be short and come soon."""
+    """The body; it is limited in size and time."""
     body = b""
     try:
         async with asyncio.timeout(_BODY_S):
             async for part in request.stream():
                 body += part
                 if len(body) > _LONGEST_BODY_BYTES:
-                    raise BadRequestError("That is too long.")
+                    raise BadRequestError("The body is too long.")
     except (TimeoutError, ClientDisconnect):
-        raise BadRequestError("It came too slowly, or not whole.") from None
+        raise BadRequestError("The body came too slowly, or not whole.") from None
     return body
 
 

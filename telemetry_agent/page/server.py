@@ -1,8 +1,8 @@
 """The event loop of the page, with the web server in it. One thread runs it, a turn at a time.
 
 Viewers must not use up the file descriptors of the agent: the receiver needs one each time it is
-plugged in. So connections are accepted here, one by one, and at most so many at once; asyncio would
-accept dozens before it looks, and log a traceback for each that the system refuses.
+plugged in. So connections are accepted here, one by one, up to a limit. asyncio would accept many
+at a time, and log a traceback for each that the system refuses.
 """
 
 import asyncio
@@ -12,18 +12,22 @@ import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from telemetry_agent.page.access_policy import AccessPolicy
-from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.events import EventSource
-from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.agent_view import AgentView, PageOptions
+from telemetry_agent.page.history import take_samples
 from telemetry_agent.page.site import Site
-from telemetry_agent.page.streams import EventStreams
-from telemetry_agent.page.viewer_connection import CONNECTIONS, ViewerConnection, uvicorn_config
 
+CONNECTIONS = 128
 _BACKLOG = 32
+_REQUEST_S = 10.0  # from the connection, or the last answer, to the end of the next request's head
+_UNREAD_S = 20.0
+_LARGEST_HEAD_BYTES = 16 * 1024
 _UNANSWERED_MS = 30_000  # a viewer whose machine is gone
 _END_S = 0.2
 _ACCEPT_AGAIN_S = 1.0
@@ -31,42 +35,49 @@ _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class PageServer:
-    """Serves whoever connects to ``listener``.
+    """Answers the viewers that connect to ``listener``.
 
     Args:
-        listener: a bound socket; it is the server's from here on.
+        listener: a bound socket, which the server closes.
         agent: what the page sees of it.
-        access: who is admitted.
-        options: what the user has set.
+        host: the name or address in the page's own setting.
+        token: what admits a viewer; ``None``: none is needed.
+        options: the user's other settings.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         agent: AgentView,
-        access: AccessPolicy,
+        host: str,
+        token: str | None,
         options: PageOptions,
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
-        self._event_source = event_source = EventSource(agent, options.history_file)
-        self._streams = EventStreams(event_source)
-        self._site = Site(agent, access, event_source, self._streams, options)
-        config = uvicorn_config(self._site.app)
+        name = socket.gethostname()
+        access = AccessPolicy({host, name, f"{name}.local"}, token, options.names)
+        self._site = Site(agent, access, options)
+        config = _uvicorn_config(self._site.app)
         self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()
         self._listener = listener
         listener.setblocking(False)
         loop.add_reader(listener, self._accept)
         self._background = [
-            loop.create_task(work) for work in (self._streams.run(), self._streams.scan())
+            loop.create_task(work)
+            for work in (
+                self._site.streams.run(),
+                self._site.streams.scan(),
+                take_samples(agent, self._site.history),
+            )
         ]
         for task in self._background:
             task.add_done_callback(self._halt)
         self._ending = False
 
     def turn(self, seconds: float) -> None:
-        """Serve for so long, or until interrupted. What fails beside a request is raised."""
+        """Run for so long, or until interrupted. Raises what failed outside a request."""
         end = self._loop.call_later(seconds, self._halt)
         self._loop.run_forever()
         end.cancel()
@@ -77,28 +88,28 @@ class PageServer:
             connection.sweep(self._loop.time())
 
     def nudge(self) -> None:
-        """Something has changed. Any thread may say so."""
+        """Make the next event soon. Any thread may call this."""
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._streams.nudge)
+            self._loop.call_soon_threadsafe(self._site.streams.nudge)
 
     @property
     def viewers(self) -> int:
-        """How many follow now. Any thread may ask."""
-        return self._streams.count
+        """How many viewers follow the events now. Any thread may ask."""
+        return self._site.streams.count
 
     def interrupt(self) -> None:
-        """End the turn. Any thread may say so."""
+        """End the turn. Any thread may call this."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._halt)
 
     def close(self) -> None:
-        """End every connection. Between turns, and once."""
+        """End every connection. Called between turns, and once."""
         self._ending = True
         self._loop.run_until_complete(self._end())
         self._loop.close()
         self._site.close()
-        # A card that hangs does not hold up the end.
-        saving = threading.Thread(target=self._event_source.save_history, daemon=True)
+        # A card that hangs must not delay the end.
+        saving = threading.Thread(target=self._site.history.save, daemon=True)
         saving.start()
         saving.join(_END_S)
 
@@ -110,7 +121,8 @@ class PageServer:
         try:
             accepted, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in _NO_DESCRIPTOR:  # it is tried again when some may be free
+            # The listener stays readable: without a pause the loop would spin.
+            if error.errno in _NO_DESCRIPTOR:
                 self._loop.remove_reader(self._listener)
                 self._loop.call_later(_ACCEPT_AGAIN_S, self._accept_again)
             return
@@ -130,24 +142,81 @@ class PageServer:
             task.cancel()
         for connection in self._connections():
             connection.transport.abort()
-        # Each request sees that its viewer has gone.
+        # Each request learns that its viewer has gone.
         await asyncio.wait({*self._background, *self._state.tasks}, timeout=_END_S)
 
-    def _connections(self) -> list[ViewerConnection]:
+    def _connections(self) -> "list[ViewerConnection]":
         return [one for one in self._state.connections if isinstance(one, ViewerConnection)]
 
 
+class ViewerConnection(H11Protocol):
+    """One viewer's connection: uvicorn's, with limits on what it may cost.
+
+    A connection without a request, or whose viewer does not read the answer, is ended.
+    """
+
+    def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(config, state, {}, loop)
+        self._since_s = loop.time()
+        self._unread_since_s: float | None = None
+
+    def pause_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        self._unread_since_s = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        self._unread_since_s = None
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """See ``H11Protocol``."""
+        self._since_s = self.loop.time()
+        super().on_response_complete()
+
+    def sweep(self, now_s: float) -> None:
+        """End it if it is useless at ``now_s``, in the loop's time."""
+        if self._unread_since_s is not None:
+            useless = now_s - self._unread_since_s > _UNREAD_S
+        else:
+            asks_nothing = self.cycle is None or self.cycle.response_complete
+            useless = asks_nothing and now_s - self._since_s > _REQUEST_S
+        if useless:
+            self.transport.abort()
+
+
+def _uvicorn_config(app: Any) -> Config:
+    """The settings of uvicorn: it logs nothing, and sends no header about itself."""
+    config = Config(
+        app,
+        loop="none",
+        http=ViewerConnection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",  # a client that does not speak HTTP must not fill the log
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,  # the clock of a device may be wrong by years
+        h11_max_incomplete_event_size=_LARGEST_HEAD_BYTES,
+    )
+    config.load()
+    return config
+
+
 def _connections_max() -> int:
-    """Half of the descriptors that are left, so that the agent always has some."""
+    """Half of the descriptors that are free, so that the agent always has some."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(CONNECTIONS, (limit - len(list(Path("/proc/self/fd").iterdir()))) // 2)
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket for ``PageServer``.
+    """A listening socket for ``PageServer``.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -22,15 +22,23 @@ from starlette.routing import Route
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
-from telemetry_agent.page.access_policy import AccessPolicy, WrongTokens
-from telemetry_agent.page.agent_view import AgentView, Doctor
+from telemetry_agent.page.access_policy import (
+    AccessPolicy,
+    Guard,
+    WrongTokens,
+    content_policy,
+    login_page,
+    peer_of,
+    too_many_tokens,
+)
+from telemetry_agent.page.agent_view import AgentView, Doctor, PageOptions
 from telemetry_agent.page.events import EventSource
-from telemetry_agent.page.files import Files, compressed
-from telemetry_agent.page.guard import Guard, content_policy, login_page, peer_of, too_many_tokens
+from telemetry_agent.page.files import compressed, static_file
+from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
-from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.points import POINT
 from telemetry_agent.page.query import (
     BadRequestError,
     body_of,
@@ -40,7 +48,6 @@ from telemetry_agent.page.query import (
 )
 from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
 from telemetry_agent.page.threads import each_in_thread, in_thread
-from telemetry_agent.page.trail import POINT
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -57,32 +64,23 @@ class Site:
 
     Args:
         agent: what the page sees of it.
-        access: who is admitted.
-        event_source: makes the events.
-        streams: gives them to the viewers.
-        options: what the user has set.
+        access: decides who is admitted.
+        options: the user's settings.
     """
 
-    def __init__(
-        self,
-        agent: AgentView,
-        access: AccessPolicy,
-        event_source: EventSource,
-        streams: EventStreams,
-        options: PageOptions,
-    ) -> None:
+    def __init__(self, agent: AgentView, access: AccessPolicy, options: PageOptions) -> None:
         self._agent = agent
         self._access = access
-        self._event_source = event_source
-        self._streams = streams
+        self._event_source = EventSource(agent)
+        self.streams = EventStreams(self._event_source)
+        self.history = History(options.history_file)
         self._options = options
-        self._files = Files()
         self._broken_off = Trouble(log, agent.clock)
         self._map = _opened(options.map_file)
         self._disk = asyncio.Semaphore(_AT_ONCE)
         self._exports = asyncio.Semaphore(_EXPORTS)
         routes = [
-            Route("/", self._index),
+            Route("/", self._static),
             Route("/static/{path:path}", self._static),
             Route("/setup", self._setup),
             Route("/map.pmtiles", self._map_part),
@@ -109,28 +107,19 @@ class Site:
         if agent.switch is not None:
             routes.append(Route("/network", self._network, methods=["POST"]))
         app = Starlette(
-            routes=routes, exception_handlers={BadRequestError: _told, AgentError: _told}
+            routes=routes, exception_handlers={BadRequestError: _refused, AgentError: _refused}
         )
         self._wrong_tokens = WrongTokens()
-        login = partial(self._files.text, "login.html")
-        policy = content_policy(options.tiles)
-        self.app = Guard(app, access, policy, self._wrong_tokens, login)
+        self.app = Guard(app, access, content_policy(options.tiles), self._wrong_tokens)
 
     def close(self) -> None:
-        """Let go of the map."""
+        """Close the map."""
         if self._map is not None:
             self._map.close()
             self._map = None
 
-    async def _index(self, request: Request) -> Response:
-        return self._file("index.html", request)
-
     async def _static(self, request: Request) -> Response:
-        return self._file(request.path_params["path"], request)
-
-    def _file(self, name: str, request: Request) -> Response:
-        answer = self._files.answer(name, request.headers)
-        return answer or PlainTextResponse("There is no such file.", 404)
+        return static_file(request.path_params.get("path", "index.html"), request.headers)
 
     async def _setup(self, _request: Request) -> Response:
         options = self._options
@@ -166,20 +155,20 @@ class Site:
         return Response(data, 206, rules, "application/octet-stream")
 
     async def _events(self, request: Request) -> Response:
-        if self._streams.full:
+        if self.streams.full:
             return PlainTextResponse(
                 f"Too many viewers (limit {VIEWERS}): close another window.", 503
             )
-        # A proxy that collects an answer before it passes it on would hold events back.
+        # Else nginx would collect events before it passes them on.
         return StreamedAnswer(
-            self._streams.follow(request.query_params.get("browser", "")),
+            self.streams.follow(request.query_params.get("browser", "")),
             self._broken_off,
             headers={"X-Accel-Buffering": "no"},
             media_type="text/event-stream",
         )
 
     async def _state(self, request: Request) -> Response:
-        await self._streams.refresh()
+        await self.streams.refresh()
         return _json(self._event_source.hello(), request)
 
     async def _trail(self, request: Request) -> Response:
@@ -193,7 +182,7 @@ class Site:
 
     async def _track(self, request: Request) -> Response:
         wanted = wanted_part(request.query_params)
-        self._streams.look_back()
+        self.streams.look_back()
 
         def made() -> Response:
             last, packed, exact = self._event_source.shown(wanted)
@@ -202,12 +191,12 @@ class Site:
         return await self._points(made)
 
     async def _points(self, made: Callable[[], Response]) -> Response:
-        await self._streams.refresh()  # nobody may have looked before
+        await self.streams.refresh()  # before the first viewer nothing was read yet
         async with self._disk:
             return await in_thread(made)
 
     async def _trips(self, request: Request) -> Response:
-        self._streams.look_back()
+        self.streams.look_back()
         return _json(self._event_source.trips(), request)
 
     async def _fix(self, request: Request) -> Response:
@@ -223,7 +212,7 @@ class Site:
             hours = -1.0
         if not 0 < hours <= _MONTH_H:
             return PlainTextResponse("hours is a number up to 720.", 400)
-        return _json(self._event_source.history(hours), request)
+        return _json(self.history.as_json(hours, self._agent.utc_ms() // 1000), request)
 
     async def _dead_letters(self, _request: Request) -> Response:
         asked = {"state": "ack_failed", "limit": _DEAD_LETTERS}
@@ -231,7 +220,7 @@ class Site:
 
     async def _act(self, command: str, request: Request) -> Response:
         answers = await self._ask(command, await json_object(request))
-        self._streams.nudge()
+        self.streams.nudge()
         return JSONResponse(answers[0])
 
     async def _ask(self, command: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -257,7 +246,7 @@ class Site:
         until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
         since_ms = asked.get("since_ms", until_ms and until_ms - 1)
         file = file_name(device, name, since_ms, until_ms)
-        # A third one waits: a browser shows nobody why a download was refused.
+        # A third one waits: a browser does not show why a download was refused.
         try:
             async with asyncio.timeout(_EXPORT_WAIT_S):
                 await self._exports.acquire()
@@ -277,7 +266,7 @@ class Site:
                 yield answer["text"]
 
     async def _metrics(self, request: Request) -> Response:
-        data = metrics(self._agent.snapshot(), self._event_source.clock_offset_s())
+        data = metrics(self._agent.snapshot(), self._agent.clock_offset_s())
         return compressed(data, MEDIA_TYPE, request.headers)
 
     async def _log(self, request: Request) -> Response:
@@ -288,7 +277,7 @@ class Site:
         return _json(json.dumps(values, default=str), request)
 
     async def _check(self, doctor: Doctor, _request: Request) -> Response:
-        """One check at a time: who asks meanwhile gets the result of the one that runs."""
+        """Run one check at a time: a request meanwhile gets the result of the one that runs."""
         if self._check_running is None or self._check_running.done():
             self._check_running = asyncio.ensure_future(in_thread(doctor.check))
         return JSONResponse(await asyncio.shield(self._check_running))
@@ -300,7 +289,7 @@ class Site:
             return PlainTextResponse("away is true or false.", 400)
         async with self._disk:
             await in_thread(switch.set_away, away)
-        self._streams.nudge()
+        self.streams.nudge()
         return JSONResponse({"away": away})
 
     async def _login(self, request: Request) -> Response:
@@ -311,7 +300,7 @@ class Site:
         cookie = self._access.cookie(form.get("token", [""])[0].strip(), request.headers)
         if cookie is None:
             self._wrong_tokens.count(peer, now_s)
-            return login_page(self._files.text("login.html"), wrong=True)
+            return login_page(wrong=True)
         # Relative: behind a proxy only the browser knows what this folder is called.
         return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
 
@@ -321,7 +310,7 @@ def _json(text: str, request: Request) -> Response:
 
 
 def _packed(points: bytes, request: Request, last: int, **headers: str) -> Response:
-    """Points; with ``planes`` their first bytes, their second ones …, which gzip halves."""
+    """Points; with ``planes`` all first bytes, all second ones …: gzip packs them twice as well."""
     if "planes" in request.query_params:
         points = b"".join(points[i :: POINT.size] for i in range(POINT.size))
     headers["X-Last-Row"] = str(last)
@@ -329,7 +318,7 @@ def _packed(points: bytes, request: Request, last: int, **headers: str) -> Respo
 
 
 def _opened(file: Path | None) -> MapFile | None:
-    """A map that cannot be used costs the map alone."""
+    """Open the map. If it cannot be used, the page works without it."""
     if file is None:
         return None
     try:
@@ -339,5 +328,5 @@ def _opened(file: Path | None) -> MapFile | None:
         return None
 
 
-async def _told(_request: Request, error: Exception) -> Response:
+async def _refused(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400 if isinstance(error, BadRequestError) else 409)

@@ -1,7 +1,7 @@
 """The event streams of all viewers (server-sent events), and when the next event is made.
 
-An event is made each second while somebody looks, and soon after the uploader did something. A
-viewer for whom eight events wait is too slow and is disconnected: the browser comes back by itself
+While there is a viewer, an event is made each second, and soon after each step of the uploader. A
+viewer for whom eight events wait is too slow and is disconnected: the browser reconnects by itself
 and gets everything again.
 """
 
@@ -28,7 +28,7 @@ _OF_ONE_BROWSER = 4  # it opens six connections to a host, and needs some for th
 
 
 class EventStreams:
-    """For the event loop alone."""
+    """Only the event loop may use it, except ``count``."""
 
     def __init__(self, event_source: EventSource) -> None:
         self._event_source = event_source
@@ -40,7 +40,7 @@ class EventStreams:
         self._asked = False
 
     def nudge(self) -> None:
-        """Something has changed: make the next event soon."""
+        """Make the next event soon: something has changed."""
         self._nudge.set()
 
     @property
@@ -50,11 +50,11 @@ class EventStreams:
 
     @property
     def full(self) -> bool:
-        """Whether no more viewers are taken."""
+        """Whether no further viewer is admitted."""
         return len(self._viewers) >= VIEWERS
 
     async def follow(self, browser: str = "") -> AsyncIterator[str]:
-        """What one viewer gets, until it is disconnected.
+        """The events for one viewer, until it is disconnected.
 
         Args:
             browser: the same in all tabs of one browser. From the fifth tab on they must poll: a
@@ -69,15 +69,15 @@ class EventStreams:
                 yield text
         finally:
             self._of_browser[browser] -= 1
-            self._of_browser += Counter()  # without those that are gone
+            self._of_browser += Counter()  # drops the browsers with no stream left
 
     async def _follow(self) -> AsyncIterator[str]:
         await self.refresh()
         waiting: asyncio.Queue[str | None] = asyncio.Queue(_WAITING_EVENTS)
         self._viewers.add(waiting)
-        self.nudge()  # from now on somebody looks
+        self.nudge()  # ``run`` may be waiting for the first viewer
         try:
-            yield "retry: 1000\n\n"  # the browser comes back so soon
+            yield "retry: 1000\n\n"  # milliseconds until the browser reconnects
             yield _event("hello", self._event_source.hello())
             while (text := await waiting.get()) is not None:
                 yield _event("news", text)
@@ -85,7 +85,7 @@ class EventStreams:
             self._viewers.discard(waiting)
 
     async def refresh(self, older_than_s: float = _EVERY_S) -> None:
-        """Make an event and give it to everybody, if the last is older."""
+        """Make an event and send it to every viewer, if the last one is older."""
         async with self._making:
             if asyncio.get_running_loop().time() - self._made_s < older_than_s:
                 return
@@ -100,7 +100,7 @@ class EventStreams:
                     waiting.put_nowait(text)
 
     async def scan(self) -> None:
-        """While somebody looks, read the earlier track, with pauses for what matters more."""
+        """While there is a viewer, read the earlier track, with pauses for more important work."""
         while True:
             more = False
             if self._viewers or self._asked:
@@ -110,19 +110,16 @@ class EventStreams:
             await asyncio.sleep(_SCAN_PAUSE_S if more else _EVERY_S)
 
     def look_back(self) -> None:
-        """Read the earlier track although nobody follows: somebody asked for it."""
+        """Read the earlier track once, although no viewer follows: it was asked for."""
         self._asked = True
 
     async def run(self) -> None:
         """Make events until the page ends."""
         while True:
-            sample_in_s = self._event_source.sample()
-            if self._event_source.history_is_due:
-                await in_thread(self._event_source.save_history)
             if self._viewers:
                 await self.refresh(_SOONEST_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY_S if self._viewers else sample_in_s):
+                async with asyncio.timeout(_EVERY_S if self._viewers else None):
                     await self._nudge.wait()
             if self._viewers:
                 await asyncio.sleep(_SOONEST_S)  # more may change at the same time
@@ -134,8 +131,8 @@ class StreamedAnswer(StreamingResponse):
 
     Args:
         content: its parts.
-        broken_off: reports that it could not be sent whole.
-        ended: is called at the end, also if nothing could be sent.
+        broken_off: reports an answer that was not sent whole.
+        ended: is called at the end, also if nothing was sent.
     """
 
     def __init__(
@@ -157,25 +154,24 @@ class StreamedAnswer(StreamingResponse):
             self._ended()
 
     async def _stream(self, receive: Receive, send: Send) -> None:
-        speaking = asyncio.ensure_future(self.stream_response(send))
-        leaving = asyncio.ensure_future(_until_gone(receive))
-        await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (speaking, leaving):
+        # Not starlette's own way: with some versions of uvicorn it does not notice that a viewer
+        # leaves, and with others it imports a part of anyio that costs 1.3 MB.
+        sending = asyncio.ensure_future(self.stream_response(send))
+        leaving = asyncio.ensure_future(self.listen_for_disconnect(receive))
+        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (sending, leaving):
             task.cancel()
-        await asyncio.wait({speaking, leaving})
-        if not speaking.cancelled() and (error := speaking.exception()):
+        await asyncio.wait({sending, leaving})
+        if sending.cancelled():
+            return
+        if error := sending.exception():
             if not isinstance(error, AgentError):
                 raise error
             # An answer without an end is how the viewer learns that it is not whole.
             self._broken_off.failed(f"the page broke off an answer: {error}", kind="broken off")
-        elif not speaking.cancelled():
+        else:
             self._broken_off.over("the page sends whole answers again")
 
 
 def _event(name: str, data: str) -> str:
     return f"event: {name}\ndata: {data}\n\n"
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue

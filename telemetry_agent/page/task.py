@@ -1,25 +1,23 @@
-"""The page's task: it listens, and serves a few seconds each step.
+"""The page's task: it listens, and runs the web server for a few seconds in each step.
 
-So it has a beat like every other task, ends like every other, and a crash of it stops nothing else.
-What keeps it from listening (a port in use, a token that cannot be read) is logged once, and tried
-again later. The web server is imported only when the page is on.
+So it has a beat and an end like every other task, and a crash of it stops nothing else. If it
+cannot listen (a port in use, a token that cannot be read), it logs that once and tries again. The
+web server is imported only when the page is on.
 """
 
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from telemetry_agent.addresses import bracketed
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.page.access_policy import AccessPolicy
-from telemetry_agent.page.options import PageOptions
+from telemetry_agent.page.agent_view import AgentView, PageOptions
 from telemetry_agent.snapshot import PageView
 from telemetry_agent.tasks import Bell
 from telemetry_agent.trouble import Trouble
 
 if TYPE_CHECKING:
-    from telemetry_agent.page.agent_view import AgentView
     from telemetry_agent.page.server import PageServer
 
 log = logging.getLogger(__name__)
@@ -35,8 +33,8 @@ class Page:
     Args:
         address: host and port to listen on; ``None``: the page is off.
         agent: what the page sees of it.
-        token: reads what lets a viewer in; ``None``: nothing is needed. Raises ConfigError.
-        options: what else the user has set.
+        token: reads the token that admits viewers; ``None``: none is needed. Raises ConfigError.
+        options: the user's other settings.
     """
 
     name = "page"
@@ -45,7 +43,7 @@ class Page:
     def __init__(
         self,
         address: tuple[str, int] | None,
-        agent: "AgentView",
+        agent: AgentView,
         token: Callable[[], str | None],
         options: PageOptions,
     ) -> None:
@@ -61,7 +59,7 @@ class Page:
         self._trouble = Trouble(log, agent.clock)
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
-        """Serve for a while, or listen if it does not yet."""
+        """Run the server for a while; if there is none yet, listen."""
         with self._in_step:
             if self._closed or self._address is None:
                 return None
@@ -72,7 +70,7 @@ class Page:
             return 0
 
     def status(self) -> PageView | None:
-        """Whether it is there; ``None``: it is off. Any thread may look."""
+        """Whether the page can be opened; ``None``: it is off. Any thread may look."""
         if self._address is None:
             return None
         fault = self._fault
@@ -80,12 +78,12 @@ class Page:
 
     @property
     def viewers(self) -> int:
-        """How many look now. Any thread may ask."""
+        """How many viewers there are now. Any thread may ask."""
         server = self._server
         return 0 if server is None else server.viewers
 
     def nudge(self) -> None:
-        """Something has changed that viewers want to see. Any thread may say so."""
+        """Make the next event soon: something has changed. Any thread may call this."""
         if (server := self._server) is not None:
             server.nudge()
 
@@ -99,7 +97,7 @@ class Page:
         """See ``Task.close``: end every connection."""
         self._closed = True
         self.wake()
-        if self._in_step.acquire(timeout=_CLOSE_S):  # else it hangs, and is left behind
+        if self._in_step.acquire(timeout=_CLOSE_S):  # else the step hangs: leave it
             try:
                 server, self._server = self._server, None
                 if server is not None:
@@ -108,7 +106,7 @@ class Page:
                 self._in_step.release()
 
     def _listen(self, host: str, port: int) -> "PageServer | None":
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        url = f"http://{bracketed(host)}:{port}/"
         try:
             token = self._token()
             from telemetry_agent.page.server import PageServer, bound  # noqa: PLC0415 - may be missing
@@ -119,9 +117,7 @@ class Page:
             self._fault = fault
             self._trouble.failed(f"no page at {url}: {fault}; trying again")
             return None
-        name = socket.gethostname()
-        access = AccessPolicy({host, name, f"{name}.local"}, token, self._options.names)
-        server = PageServer(listener, self._agent, access, self._options)
+        server = PageServer(listener, self._agent, host, token, self._options)
         self._fault = None
         log.info("the page is at %s", url)
         self._trouble.over("the page is there")

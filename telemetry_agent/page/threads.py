@@ -1,7 +1,7 @@
 """Work that waits for the disk, beside the event loop.
 
-In daemon threads of its own: those of an executor are waited for when the process ends, and a dying
-card must not hold that up.
+It runs in daemon threads: at its end, a process waits for the threads of an executor, and a dying
+card must not delay the end.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _END = object()
 
 
 async def in_thread(work: Callable[..., T], *args: Any) -> T:
-    """Do it in a thread of its own; what it raises is raised here."""
+    """Do the work in a thread of its own; its exceptions are raised here."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -25,7 +25,7 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
             end = partial(done.set_result, work(*args))
         except BaseException as error:  # noqa: BLE001 - raised in the event loop
             end = partial(done.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
             loop.call_soon_threadsafe(lambda: done.cancelled() or end())
 
     threading.Thread(target=run, name="page work", daemon=True).start()
@@ -34,7 +34,9 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
 
 async def each_in_thread(answers: Generator[T, None, None]) -> AsyncGenerator[T, None]:
     """The values of a generator, each made in a thread; it is closed in one at the end."""
-    at_work = threading.Lock()  # who leaves does not wait for the value that is being made
+    # When a viewer leaves, a value may still be in the making: it is not waited for, and the
+    # generator is closed after it.
+    at_work = threading.Lock()
 
     def step() -> T | object:
         with at_work:

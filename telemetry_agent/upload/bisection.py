@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from telemetry_agent.model import Batch
+from telemetry_agent.upload.leases import Name, name_of
 
 
 @dataclass(eq=False, slots=True)
@@ -80,7 +81,7 @@ class Bisection:
 
 
 class CrashCount:
-    """Tells a batch that the endpoint cannot take from an endpoint that is down.
+    """Distinguishes a batch that the endpoint cannot take from an endpoint that is down.
 
     Both can show as status 500, or as an answer that says no without saying to what. A batch is
     known by its first fix, because what follows it changes while it waits.
@@ -89,7 +90,7 @@ class CrashCount:
     _ENOUGH = 5
 
     def __init__(self) -> None:
-        self._first: tuple[str, int] | None = None
+        self._first: Name | None = None
         self._count = 0
         self._others_accepted = False
 
@@ -100,7 +101,7 @@ class CrashCount:
 
     def crashed(self, batch: Batch) -> bool:
         """Count such an answer to ``batch``; true once it is the batch and not the endpoint."""
-        first = _first_name(batch)
+        first = name_of(batch.records[0])
         if first == self._first:
             self._count += 1
         elif not self.wants_another:
@@ -109,11 +110,7 @@ class CrashCount:
 
     def accepted(self, batch: Batch) -> None:
         """The endpoint took ``batch``."""
-        if _first_name(batch) == self._first:
+        if name_of(batch.records[0]) == self._first:
             self._first, self._count = None, 0
         else:
             self._others_accepted = True
-
-
-def _first_name(batch: Batch) -> tuple[str, int]:
-    return batch.stream, batch.records[0].seq

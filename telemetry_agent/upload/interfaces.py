@@ -1,6 +1,6 @@
-"""What the uploader needs of others: the queue, a wire format, the connection to the endpoint."""
+"""What the uploader needs: the queue, a wire format, the policy of the config."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,10 +19,14 @@ class NoAnswer:
 
     reason: str
     state: UploadState = "unreachable"
-    taints: bool = False
+    voids_earlier: bool = False
     """The answers that came before it in its series do not count either."""
     proxy_status: int = 0
     """What a proxy answered that does not connect to the endpoint."""
+
+
+OnAnswer = Callable[[Answer], bool]
+"""Gets each answer of a series in order; returns whether to send more requests."""
 
 
 class Pending(Protocol):
@@ -37,10 +41,10 @@ class Pending(Protocol):
 
 
 class BatchQueue(Protocol):
-    """As much of the queue as the uploader knows. A batch is a lease."""
+    """The part of the queue that the uploader uses. A batch is a lease."""
 
     def lease(self, limit: int, *, live_first: bool) -> Batch | None:
-        """Live fixes if asked for and there; else the oldest that are ready."""
+        """The newest live fixes if ``live_first`` and there are any; else the oldest fixes."""
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """The lease as two: the first ``at`` fixes, and the rest."""
@@ -63,25 +67,16 @@ class BatchQueue(Protocol):
         """What is pending."""
 
 
-class Encode(Protocol):
-    """Makes the request for a batch."""
+Encode = Callable[[Batch, Compression], Payload]
+"""Makes the request for a batch. The compression is allowed, not required."""
 
-    def __call__(self, batch: Batch, *, compression: Compression) -> Payload:
-        """``compression`` is allowed, not asked for."""
-
-
-class EncodeReport(Protocol):
-    """Makes a request that carries a report of the agent about itself."""
-
-    def __call__(
-        self, batch: Batch, *, compression: Compression, agent: Mapping[str, object]
-    ) -> Payload:
-        """The request for a batch, which may hold no fixes, and a report."""
+EncodeReport = Callable[[Batch, Compression, Mapping[str, object]], Payload]
+"""The same with a report of the agent about itself; the batch may hold no fixes."""
 
 
 @dataclass(frozen=True, slots=True)
 class WireFormat:
-    """One wire format: pure functions, and the habits of the servers that take it."""
+    """One wire format: pure functions, and what the servers that take it need."""
 
     encode: Encode
     read: Callable[[Answer, Batch], Outcome]
@@ -112,28 +107,6 @@ class UploadPolicy:
     compression: CompressionSetting = "auto"
     backoff_initial_s: float = 1.0
     backoff_max_s: float = 120.0
-
-
-Heard = Callable[[Answer], bool]
-"""Told each answer of a series in order; whether more requests should be sent."""
-
-
-class Exchange(Protocol):
-    """Exchanges with the endpoint; see ``transport.Transport``."""
-
-    @property
-    def sent_bytes(self) -> int: ...  # noqa: D102 - at the socket, since the start
-    @property
-    def received_bytes(self) -> int: ...  # noqa: D102 - the same
-
-    def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer: ...  # noqa: D102
-    def series(  # noqa: D102
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
-    ) -> tuple[NoAnswer | None, int]: ...
-    def masked(self, text: str) -> str: ...  # noqa: D102
-    def abort(self) -> None: ...  # noqa: D102
-    def rearm(self) -> None: ...  # noqa: D102
-    def drop_idle(self) -> None: ...  # noqa: D102
 
 
 class Reachability(Protocol):

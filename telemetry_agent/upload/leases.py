@@ -1,18 +1,19 @@
-"""The batches that are out: one table, so that whatever happens none is forgotten."""
+"""The batches that are leased: one table, so that each is ended or given back."""
 
 from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 
 from telemetry_agent.model import Batch, Delivered, Record
 from telemetry_agent.upload.interfaces import BatchQueue
+from telemetry_agent.upload.upload_status import StatusKeeper
 
 Name = tuple[str, int]
 
-_LOOK_AMONG = 4  # batches, for a single fix to try
+_LOOK_AMONG = 4  # batches, when a single fix is chosen
 
 
 def name_of(record: Record) -> Name:
-    """What names a fix for ever: its stream and its seq."""
+    """The permanent name of a fix: its stream and its seq."""
     return record.stream, record.seq
 
 
@@ -22,36 +23,33 @@ class Leases:
     def __init__(
         self,
         queue: BatchQueue,
-        unfit: Callable[[Record], str | None] = lambda _: None,
-        dead_lettered: Callable[[int, str], None] = lambda *_: None,
+        unfit: Callable[[Record], str | None],
+        keeper: StatusKeeper,
     ) -> None:
         """Take from ``queue`` what can be sent.
 
         Args:
             queue: Where fixes wait.
-            unfit: Why a fix cannot be sent. Such a one becomes a dead letter.
-            dead_lettered: Called with how many became dead letters, and why.
+            unfit: Why a fix cannot be sent. Such a fix becomes a dead letter.
+            keeper: Counts dead letters.
         """
         self._queue = queue
         self._unfit = unfit
-        self._buried = dead_lettered
+        self._keeper = keeper
         self._out: dict[int, Batch] = {}
+        self.unanswered = False
+        """Whether fixes got no answer and were not made ready again since."""
 
     def take(self, limit: int, *, live_first: bool) -> Batch | None:
         """A batch of at most ``limit`` fixes."""
         while batch := self._queue.lease(limit, live_first=live_first):
             self._out[batch.lease] = batch
-            reasons = (self._unfit(record) for record in batch.records)
-            at, reason = next(((at, why) for at, why in enumerate(reasons) if why), (None, ""))
-            if at is None:
-                return batch
-            if at > 0:
-                batch, rest = self.split(batch, at)
-                self.give_back(rest)
-                return batch
-            batch = self.first(batch)
-            self.make_dead_letter(batch, reason)
-            self._buried(1, reason)
+            reasons = [self._unfit(record) for record in batch.records]
+            # The fixes before the first that cannot be sent; that one alone, if it is the first.
+            good = next((at for at, reason in enumerate(reasons) if reason), len(reasons))
+            if good:
+                return self.first(batch, good)
+            self.make_dead_letter(self.first(batch), reasons[0] or "")
         return None
 
     def take_one(self, limit: int, *, live_first: bool, turn: int) -> Batch | None:
@@ -96,16 +94,27 @@ class Leases:
         """Delivered, except the names that the answer gave back."""
         self._queue.ack(batch, rejected=answer.rejected, retry=answer.retry)
         del self._out[batch.lease]
+        if answer.rejected:
+            reason = next(iter(answer.rejected.values()))
+            self._keeper.dead_lettered(len(answer.rejected), reason)
 
     def make_dead_letter(self, batch: Batch, reason: str) -> None:
         """To the dead letters."""
         self._queue.fail(batch, reason)
         del self._out[batch.lease]
+        self._keeper.dead_lettered(len(batch.records), reason)
 
     def give_back(self, batch: Batch, *, answered: bool = True) -> None:
         """Back to the queue, to be sent again."""
         del self._out[batch.lease]
+        self.unanswered = self.unanswered or not answered
         self._queue.release(batch, answered=answered)
+
+    def resume_unanswered(self) -> None:
+        """Make fixes ready again that got no answer."""
+        if self.unanswered:
+            self._queue.resume_unack()
+            self.unanswered = False
 
     def give_all_back(self, keep: Collection[int] = ()) -> None:
         """Give back every batch that is out, except these leases."""
@@ -113,10 +122,9 @@ class Leases:
             if batch.lease not in keep:
                 self.give_back(batch)
 
-    def first(self, batch: Batch) -> Batch:
-        """The first fix of a batch alone; the others go back."""
-        if len(batch.records) == 1:
-            return batch
-        one, others = self.split(batch, 1)
-        self.give_back(others)
-        return one
+    def first(self, batch: Batch, count: int = 1) -> Batch:
+        """The first ``count`` fixes of a batch; the others go back."""
+        part, others = self.cut(batch, count)
+        if others is not None:
+            self.give_back(others)
+        return part

@@ -1,6 +1,13 @@
-"""Does with the fixes of an attempt what its outcomes ask for."""
+"""What an outcome does to its fixes, and the delivered fixes that an endpoint asks for again.
 
-from collections.abc import Iterator
+``"resend": [{"stream": "9f0c…", "from": 17, "to": 40}]`` in an answer names fixes that the endpoint
+misses by its own audit. Delivered fixes that are kept become ready again, under their own names.
+They join the backlog, so live fixes go first. A request within a minute of the last one is ignored:
+the endpoint repeats what it still misses.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
 from itertools import groupby
 
 from telemetry_agent.clock import Clock
@@ -9,12 +16,22 @@ from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.refusals import AllRefused, Refusals
 from telemetry_agent.upload.upload_status import StatusKeeper
 
-Stop = Held | Deferred | AllRefused | None
+_log = logging.getLogger(__name__)
+
+_RESEND_EVERY_S = 60.0
+_RESEND_RANGES_MAX = 20
+_RESEND_SEQS_MAX = 10_000
+"""Of a range; a live fix waits while they are looked for."""
+
+StopReason = Held | Deferred | AllRefused | None
 """Why no attempt should follow at once; ``None``: one may."""
+
+Resend = Callable[[str, int, int], int]
+"""Makes a stream's delivered fixes ready again, from one seq to another; returns how many."""
 
 
 class OutcomeHandler:
-    """Acknowledges, buries, gives back. What waits after that is the uploader's to decide."""
+    """Acknowledges, makes dead letters, gives back. The uploader decides how long to wait."""
 
     def __init__(
         self, leases: Leases, refusals: Refusals, keeper: StatusKeeper, clock: Clock
@@ -23,18 +40,17 @@ class OutcomeHandler:
         """Whether the last exchange delivered."""
         self.deliveries = 0
         """How often a batch was delivered, or some of it."""
-        self.unanswered = False
-        """Whether fixes got no answer; reset when they are made ready again."""
         self._leases = leases
         self._refusals = refusals
         self._keeper = keeper
         self._clock = clock
 
-    def apply(self, batch: Batch, outcome: Outcome, *, probing: bool) -> Stop:
+    def apply(self, batch: Batch, outcome: Outcome, *, probing: bool) -> StopReason:
         """One outcome for a whole batch. ``probing``: nothing is concluded from a refusal.
 
         The one place where an outcome is matched.
         """
+        # A 500 may be the endpoint's fault or that of a fix: the count of them decides.
         if (
             isinstance(outcome, Deferred)
             and outcome.answered
@@ -43,42 +59,37 @@ class OutcomeHandler:
         ):
             outcome = Refused(outcome.reason, status=outcome.status)
         self.went_well = isinstance(outcome, Delivered)
+        if not self.went_well:
+            self._keeper.count(failed_requests=1)
         match outcome:
             case Delivered():
                 return self._delivered(batch, outcome)
             case Refused(fitting=int()):
                 # Only the answer was too large: smaller batches have smaller answers.
-                self._keeper.failed()
                 self._leases.give_back(batch)
                 self._refusals.lost(batch)
                 return None
             case Refused(reason, too_large):
-                self._keeper.failed()
-                return (
-                    Held(reason)
-                    if probing
-                    else self._refusals.refused(batch, reason, too_large=too_large)
-                )
+                if probing:  # everything is refused, so this shows nothing about this fix
+                    return Held(reason)
+                return self._refusals.refused(batch, reason, too_large=too_large)
             case Deferred():
-                self._keeper.failed()
                 if not outcome.answered:
-                    self.unanswered = True
                     self._leases.give_back(batch, answered=False)
                     self._refusals.lost(batch)
                 return outcome
             case Held():
-                self._keeper.failed()
                 return outcome
 
-    def apply_each(self, batch: Batch, outcomes: list[Outcome], *, probing: bool) -> Stop:
+    def apply_each(self, batch: Batch, outcomes: list[Outcome], *, probing: bool) -> StopReason:
         """One outcome for each fix, in their order; those without one were not sent.
 
-        What decides itself comes first, then the first that asks for more. A refused fix has its
-        witness where one behind it was taken.
+        First the outcomes that need no decision, then the first of those that do. A fix that was
+        accepted behind a refused one is its witness: it shows that the set-up is right.
         """
         taken = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Delivered)]
         last = taken[-1] if taken else -1
-        asks: tuple[Batch, Outcome] | None = None
+        undecided: tuple[Batch, Outcome] | None = None
         rest: Batch | None = batch
         for outcome, at, length in _runs(outcomes, last):
             if rest is None:
@@ -88,26 +99,25 @@ class OutcomeHandler:
             if isinstance(outcome, Delivered):
                 self.apply(part, outcome, probing=probing)
             elif isinstance(outcome, Refused) and at < last:
+                # Another fix was taken after it, so it is not the set-up.
                 self.apply(part, outcome, probing=False)
-            elif asks is None:
-                asks = (part if lost else self._leases.first(part)), outcome
+            elif undecided is None:
+                # One fix is enough to judge an answer by; without an answer, all may have arrived.
+                undecided = (part if lost else self._leases.first(part)), outcome
             else:
-                self.unanswered = self.unanswered or lost
                 self._leases.give_back(part, answered=not lost)
         if rest is not None:
             self._leases.give_back(rest)
-        return self.apply(*asks, probing=probing) if asks else None
+        return self.apply(*undecided, probing=probing) if undecided else None
 
-    def _delivered(self, batch: Batch, outcome: Delivered) -> Stop:
+    def _delivered(self, batch: Batch, outcome: Delivered) -> StopReason:
         taken = len(batch.records) - len(outcome.rejected) - len(outcome.retry)
         self._leases.acknowledge(batch, outcome)
         if not taken:
             self._refusals.lost(batch)
-        if outcome.rejected:
-            self._keeper.dead_lettered(len(outcome.rejected), next(iter(outcome.rejected.values())))
-        if not taken and not outcome.rejected:
-            self._keeper.failed()
-            return Deferred("the endpoint took nothing of the batch")
+        if not taken and not outcome.rejected:  # it said yes, and kept back every fix
+            self._keeper.count(failed_requests=1)
+            return Deferred("the endpoint accepted no fix of the batch")
         self.deliveries += 1
         self._keeper.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
         if taken:
@@ -115,13 +125,38 @@ class OutcomeHandler:
         return None
 
 
+class Resending:
+    """Does what the endpoint asks for. ``resend``: ``None`` ignores it all."""
+
+    def __init__(self, resend: Resend | None) -> None:
+        self._resend = resend
+        self._not_before_s = float("-inf")
+
+    def asked(self, outcome: Outcome, now_s: float) -> None:
+        """Do what the answer asks for. May raise what ``resend`` raises."""
+        ranges = outcome.resend if isinstance(outcome, Delivered) else ()
+        if self._resend is None or not ranges or now_s < self._not_before_s:
+            return
+        self._not_before_s = now_s + _RESEND_EVERY_S
+        count = sum(
+            self._resend(stream, first, min(last, first + _RESEND_SEQS_MAX - 1))
+            for stream, first, last in ranges[:_RESEND_RANGES_MAX]
+        )
+        if count:
+            _log.info(
+                "the endpoint asked for fixes again: %d are sent once more",
+                count,
+                extra={"fields": {"COUNT": count}},
+            )
+
+
 def _runs(outcomes: list[Outcome], last_taken: int) -> Iterator[tuple[Outcome, int, int]]:
-    """Runs of neighbours that are settled alike: the outcome, where it begins, how many."""
+    """Runs of neighbours with the same kind of outcome: the outcome, where it begins, how many."""
 
     def kind(at: int) -> object:
         outcome = outcomes[at]
         if isinstance(outcome, Refused) and at < last_taken:
-            return at  # each becomes a dead letter with a reason of its own
+            return at  # each is judged alone, with a reason of its own
         return type(outcome), isinstance(outcome, Deferred) and outcome.answered
 
     for _, run in groupby(range(len(outcomes)), kind):

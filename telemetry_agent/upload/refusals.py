@@ -2,8 +2,8 @@
 
 Theory of operation. A refused batch is halved (``bisection``) until single fixes are refused. These
 are *suspects*; how one becomes a dead letter is described in ``suspects``. If a batch is refused
-down to its first fix, and so is its farthest half, it may be the begin of a *run*: the backlog
-behind it joins, and single fixes of the whole are tried.
+down to its first fix, and so is its farthest half, it may be the beginning of a *run*: the backlog
+behind it joins, and single fixes of the whole run are tried.
 
 *Cost when everything is refused.* The way down to a single fix takes 1 + ceil(log2 n) requests.
 After two more without an acceptance the search gives up: it may be the set-up that is wrong.
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from telemetry_agent.model import Batch, Deferred
+from telemetry_agent.model import Batch, Deferred, Record
 from telemetry_agent.upload.bisection import Bisection, CrashCount
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.suspects import Run, Suspect
@@ -26,10 +26,8 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 
 _log = logging.getLogger(__name__)
 
-_REFUSALS = 5
-_REFUSALS_IF_INCONSISTENT = 10
-_SAMPLE_REFUSALS = 2
-_SAMPLE_REFUSALS_IF_INCONSISTENT = 4
+_REFUSALS = 5  # twice as many if the endpoint accepts what it refused
+_SAMPLE_REFUSALS = 2  # the same
 _SUSPECTS_MAX = 256
 _RUN_MIN = 20  # of fewer fixes each is tried alone
 _RUN_MAX = 5000
@@ -43,36 +41,6 @@ class AllRefused:
     reason: str
     only_backlog: bool
     """No live fix is among them."""
-
-
-class _Stretch:
-    """Fixes that may be one run: there is none between them that was accepted.
-
-    A few may lie between: thinning makes gaps.
-    """
-
-    def __init__(self, first: Batch) -> None:
-        self.batches: list[Batch] = []
-        self.size = 0
-        self.ended = False
-        self._last = first.records[-1]
-
-    def length_of(self, batch: Batch) -> int:
-        """How many fixes of ``batch`` belong to it, if it comes next."""
-        last, length = self._last, 0
-        for record in () if self.ended else batch.records:
-            gap = record.seq - last.seq if record.stream == last.stream else 0
-            if record.device != last.device or not 0 <= gap <= _GAP_MAX:
-                break
-            last, length = record, length + 1
-        self.ended = length < len(batch.records)
-        return length
-
-    def add(self, batch: Batch) -> None:
-        """This comes next."""
-        self.batches.append(batch)
-        self.size += len(batch.records)
-        self._last = batch.records[-1]
 
 
 class Refusals:
@@ -116,7 +84,7 @@ class Refusals:
 
     @property
     def searching(self) -> bool:
-        """Whether a search goes on."""
+        """Whether a search is under way."""
         return self._search is not None
 
     @property
@@ -126,7 +94,7 @@ class Refusals:
 
     @property
     def full(self) -> bool:
-        """Whether so much is refused that no more of the backlog should be tried."""
+        """Whether too many fixes are refused to try more of the backlog."""
         return len(self._suspects) >= _SUSPECTS_MAX
 
     @property
@@ -147,7 +115,8 @@ class Refusals:
     # What to try
 
     def next(self, limit: int) -> Batch | None:
-        """What to try before the backlog goes on; ``None``: nothing now."""
+        """What to try before the backlog continues; ``None``: nothing now."""
+        # One suspect for each acceptance, so that many suspects cannot hold up the search.
         if self._suspects_turn:
             self._suspects_turn = False
             suspect = self.next_suspect()
@@ -155,7 +124,7 @@ class Refusals:
                 return suspect
         if self._search is not None and self._looks_like_run and self._first is not None:
             if not self._tried_farthest:
-                # One more large piece shows whether it is a bad fix in front or a run of them.
+                # If the farthest half is accepted, it was one bad fix; if not, perhaps a run.
                 self._tried_farthest = True
                 farthest = self._search.farthest(limit)
                 if farthest is not None:
@@ -180,7 +149,7 @@ class Refusals:
                 return suspect.batch
         return None
 
-    # What came of it
+    # What the endpoint answered
 
     def accepted(self, batch: Batch) -> None:
         """The endpoint accepted ``batch``, or some of it."""
@@ -210,22 +179,21 @@ class Refusals:
     def refused(
         self, batch: Batch, reason: str, *, too_large: bool = False
     ) -> AllRefused | Deferred | None:
-        """The endpoint refused ``batch``; returns why to stop, ``None`` to go on."""
+        """The endpoint refused ``batch``; returns why to stop, ``None`` to continue."""
         self.reason = reason
         self.live_refused = self.live_refused or batch.live
         acceptances = self._acceptances[batch.device]
         if batch.lease in self._suspects:
             suspect = self._suspects[batch.lease]
             suspect.refused_again(reason, acceptances)
-            needed = _REFUSALS_IF_INCONSISTENT if self._keeper.status.inconsistent else _REFUSALS
-            if suspect.refusals >= needed:
+            if suspect.refusals >= self._needed(_REFUSALS):
                 del self._suspects[batch.lease]
-                self._make_dead_letter(batch, reason)
+                self._leases.make_dead_letter(batch, reason)
             return None
         if self._run is not None and self._run.is_trying(batch):
             if self._run.refused(batch, reason, acceptances):
                 self._end_run(self._run)
-            # A run needs few requests: they count only while nothing was ever accepted.
+            # A run has a limit of its own: its refusals count only if nothing was ever accepted.
             self._in_a_row += not self.ever_accepted
         else:
             self._in_a_row += 1
@@ -236,13 +204,15 @@ class Refusals:
                 self._first = self._first or suspect
             else:
                 search.refused(batch, too_large=too_large)
+        # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
+        # more follow without an acceptance, it may be the set-up.
         size = 1 if self._root is None else len(self._root.records)
         if self._in_a_row < (size - 1).bit_length() + 3:
             return None
         return Deferred(reason) if self._crash_search else self.all_refused()
 
     def all_refused(self) -> AllRefused:
-        """Conclude that from here on one fix is enough to ask with."""
+        """Conclude that one fix at a time is enough from now on."""
         self.in_doubt = True
         return AllRefused(self.reason, only_backlog=not self.live_refused)
 
@@ -252,7 +222,7 @@ class Refusals:
         self._in_a_row += not self.ever_accepted
 
     def crashed(self, batch: Batch) -> bool:
-        """Whether an answer that blames nothing is a refusal of this batch.
+        """Whether an answer that names no cause, such as a 500, is a refusal of this batch.
 
         It is if it is the fifth to the same batch while others are accepted.
         """
@@ -269,12 +239,12 @@ class Refusals:
         return True
 
     def end_search(self) -> None:
-        """Forget the search. Its leases stay with whoever gives them back."""
+        """Forget the search. The caller gives its leases back."""
         self._search = self._root = None
         self._crash_search = self._looks_like_run = False
 
     def give_up(self) -> None:
-        """Forget everything that is refused. Its leases stay with whoever gives them back."""
+        """Forget everything that is refused. The caller gives its leases back."""
         self.in_doubt = True
         self.end_search()
         self._suspects.clear()
@@ -289,39 +259,43 @@ class Refusals:
             self._tried_farthest = False
         return self._search
 
+    def _needed(self, refusals: int) -> int:
+        return 2 * refusals if self._keeper.status.inconsistent else refusals
+
     def _begin_run(self, search: Bisection, first: Suspect) -> None:
         if first.batch.lease not in self._suspects or self._run is not None:
-            return  # it was accepted meanwhile, or another run is looked at
+            return  # it was accepted meanwhile, or there is another run
         self._looks_like_run = False
-        stretch = _Stretch(first.batch)
-        for batch in search.take_all():
-            self._add_to(stretch, batch)
-        while not stretch.ended and stretch.size < _RUN_MAX and (more := self._more()):
-            self._add_to(stretch, more)
-        if stretch.size < _RUN_MIN:
-            for batch in stretch.batches:
+        rest = self._run_behind(first.batch, search.take_all())
+        if sum(len(batch.records) for batch in rest) < _RUN_MIN:
+            for batch in rest:
                 search.add(batch)
         else:
             del self._suspects[first.batch.lease]
-            refusals = (
-                _SAMPLE_REFUSALS_IF_INCONSISTENT
-                if self._keeper.status.inconsistent
-                else _SAMPLE_REFUSALS
-            )
-            self._run = Run(self._leases, first, stretch.batches, refusals, self._rng)
+            self._run = Run(self._leases, first, rest, self._needed(_SAMPLE_REFUSALS), self._rng)
 
-    def _add_to(self, stretch: "_Stretch", batch: Batch) -> None:
-        length = stretch.length_of(batch)
-        if 0 < length < len(batch.records):
-            batch, rest = self._leases.split(batch, length)
-            self._leases.give_back(rest)
-        if length:
-            stretch.add(batch)
-        else:
-            self._leases.give_back(batch)
+    def _run_behind(self, first: Batch, waiting: list[Batch]) -> list[Batch]:
+        """What may be one run with ``first``: of ``waiting``, and then of the backlog.
+
+        No fix between two of a run was accepted. The others are given back.
+        """
+        run: list[Batch] = []
+        last, count, ended = first.records[-1], 0, False
+        while waiting or (not ended and count < _RUN_MAX):
+            batch = waiting.pop(0) if waiting else self._more()
+            if batch is None:
+                break
+            length = 0 if ended else _length_behind(last, batch)
+            ended = length < len(batch.records)
+            if not length:
+                self._leases.give_back(batch)
+                continue
+            run.append(self._leases.first(batch, length))
+            last, count = run[-1].records[-1], count + length
+        return run
 
     def _dissolve(self, run: Run) -> None:
-        """Something in it was accepted: try its parts one by one."""
+        """A fix in it was accepted: try its parts one by one."""
         self._run = None
         suspects, others = run.dissolve()
         self._suspects.update((suspect.batch.lease, suspect) for suspect in suspects)
@@ -333,18 +307,26 @@ class Refusals:
         self._run = None
         suspects, others = run.dissolve()
         for batch in (*(suspect.batch for suspect in suspects), *others):
-            self._make_dead_letter(batch, f"refused as part of a run: {run.reason}")
-
-    def _make_dead_letter(self, batch: Batch, reason: str) -> None:
-        self._leases.make_dead_letter(batch, reason)
-        self._keeper.dead_lettered(len(batch.records), reason)
+            self._leases.make_dead_letter(batch, f"refused as part of a run: {run.reason}")
 
     def _note_inconsistent(self) -> None:
         if not self._keeper.status.inconsistent:
             self._keeper.found_inconsistent()
             _log.warning(
                 "the endpoint accepts a fix that it refused before (%s): "
-                "a fix becomes a dead letter after %d refusals from here on",
+                "a fix becomes a dead letter after %d refusals from now on",
                 self.reason,
-                _REFUSALS_IF_INCONSISTENT,
+                self._needed(_REFUSALS),
             )
+
+
+def _length_behind(last: Record, batch: Batch) -> int:
+    """How many fixes of ``batch`` continue a run that ends with ``last``."""
+    length = 0
+    for record in batch.records:
+        gap = record.seq - last.seq if record.stream == last.stream else 0
+        # Thinning makes gaps in a run; a longer one may have held fixes that were accepted.
+        if record.device != last.device or not 0 <= gap <= _GAP_MAX:
+            break
+        last, length = record, length + 1
+    return length

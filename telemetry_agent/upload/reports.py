@@ -1,15 +1,14 @@
 """When the agent reports about itself: at the start, on a change, and each heartbeat.
 
-A report rides with fixes where it can, and is a request of its own only when no fixes wait. So it
+A report is sent with fixes if possible, and is a request of its own only when no fixes wait. So it
 costs next to nothing on the road, and from afar a garage (reports, no fixes), a cut antenna (the
 report says so) and a dead device (silence) look different.
 
 A *change* is another word: the receiver's state, the upload's, the antenna's. Numbers change all
-the time and wait for the next report. A receiver that wavers between two words must not cost a
-request each second, so a change that finds no fixes to ride with waits until ``_ALONE_EVERY_S``
-after the last report. The same wait, growing up to the heartbeat, follows a report that was not
-taken, whatever the reason. And the first one waits a little for the receiver to be heard, and for
-fixes to ride with.
+the time and wait for the next report. A receiver that alternates between two states must not cost a
+request each second, so a change without fixes to send waits until ``_ALONE_EVERY_S`` after the last
+report. The same wait, growing up to the heartbeat, follows a report that was not accepted. The
+first report waits a little until the receiver has been heard, and for fixes.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +30,7 @@ class AgentReports:
         encode: makes the request.
         now_s: when the agent starts, monotonic.
         heartbeat_s: the longest time between two reports.
-        on_taken: called when the endpoint has taken the last that was made.
+        on_taken: called when the endpoint has accepted the last one.
     """
 
     def __init__(
@@ -50,10 +49,10 @@ class AgentReports:
         self._encode = encode
         self._heartbeat_s = heartbeat_s
         self._on_taken = on_taken
-        self._told: tuple[str, ...] | None = None
-        self._told_s = self._began_s = now_s
+        self._reported: tuple[str, ...] | None = None
+        self._reported_s = now_s  # the start, at first
         self._not_before_s = 0.0
-        self._asked_until_s = 0.0
+        self._retry_after_until_s = 0.0
         self._failures = 0  # in a row
         self._sending: tuple[str, ...] = ()
 
@@ -61,16 +60,17 @@ class AgentReports:
         """Whether a batch of fixes that leaves now should take a report along."""
         if now_s < self._not_before_s:
             return False
-        return self._words() != self._told or now_s >= self._told_s + self._heartbeat_s
+        return self._words() != self._reported or now_s >= self._reported_s + self._heartbeat_s
 
     def alone_in_s(self, now_s: float) -> float:
         """How long until a report is worth a request of its own, if nothing changes."""
-        if self._told is None:
-            due_s = self._began_s + min(_FIRST_AFTER_S, self._heartbeat_s)
-        elif self._words() != self._told:
-            due_s = self._told_s + min(_ALONE_EVERY_S, self._heartbeat_s)
+        if self._reported is None:
+            longest_s = _FIRST_AFTER_S
+        elif self._words() != self._reported:
+            longest_s = _ALONE_EVERY_S
         else:
-            due_s = self._told_s + self._heartbeat_s
+            longest_s = self._heartbeat_s
+        due_s = self._reported_s + min(longest_s, self._heartbeat_s)
         return max(due_s, self._not_before_s, now_s) - now_s
 
     def without_fixes(self) -> Batch:
@@ -81,22 +81,22 @@ class AgentReports:
     def encode(self, batch: Batch, compression: Compression) -> Payload:
         """The request for ``batch`` with a report as of now."""
         self._sending = self._words()
-        return self._encode(batch, compression=compression, agent=self._fields())
+        return self._encode(batch, compression, self._fields())
 
     def ended(self, now_s: float, outcome: Outcome) -> float:
-        """What became of the report that was encoded last; when the next may be sent."""
+        """The report that was encoded last has this outcome; returns when to send the next."""
         if isinstance(outcome, Delivered):
-            self._told, self._told_s = self._sending, now_s
+            self._reported, self._reported_s = self._sending, now_s
             self._failures = 0
             self._on_taken()
         else:
             wait_s = min(_ALONE_EVERY_S * 2**self._failures, self._heartbeat_s)
             self._failures += 1
-            asked_s = outcome.retry_after_s if isinstance(outcome, Deferred) else None
-            self._asked_until_s = now_s + (asked_s or 0.0)
-            self._not_before_s = max(now_s + wait_s, self._asked_until_s)
+            retry_after_s = outcome.retry_after_s if isinstance(outcome, Deferred) else None
+            self._retry_after_until_s = now_s + (retry_after_s or 0.0)
+            self._not_before_s = max(now_s + wait_s, self._retry_after_until_s)
         return self._not_before_s
 
     def network_returned(self, now_s: float) -> None:
-        """Wait until ``now_s`` at most, or as long as the endpoint asked to wait."""
-        self._not_before_s = max(self._asked_until_s, min(self._not_before_s, now_s))
+        """Send what is due at once, unless the endpoint asked to wait longer."""
+        self._not_before_s = max(self._retry_after_until_s, min(self._not_before_s, now_s))

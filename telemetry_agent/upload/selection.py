@@ -1,9 +1,9 @@
 """What the next request carries: live fixes, the backlog, or one fix that was refused before.
 
-Theory of operation. Live fixes go first when they have had their time to gather company. A refused
-backlog pauses the backlog (``pause_backlog``), and live fixes are sent when they are due. While
-everything is held (``probing``), one fix is sent each time, each time another one, so that a single
-bad fix cannot keep the hold up. Fixes that were refused come last.
+Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If the
+backlog is refused, it pauses (``pause_backlog``), and live fixes are sent when they are due. While
+everything is held (``probing``), each attempt sends one fix, and each time another one, so that a
+single bad fix cannot keep everything held. Fixes that were refused come last.
 """
 
 import random
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from telemetry_agent.model import Batch
 from telemetry_agent.upload.interfaces import BatchQueue, Pending, UploadPolicy
 from telemetry_agent.upload.leases import Leases
-from telemetry_agent.upload.pace import Pace
 from telemetry_agent.upload.refusals import AllRefused, Refusals
+from telemetry_agent.upload.retry import Pace
 from telemetry_agent.upload.sizing import Sizing
 from telemetry_agent.upload.upload_status import StatusKeeper
 
@@ -31,13 +31,11 @@ class Selection:
         pace: Pace,
         keeper: StatusKeeper,
         policy: UploadPolicy,
-        in_haste: Callable[[], bool],
+        urgent: Callable[[], bool],
         rng: random.Random,
     ) -> None:
         """See ``Uploader``."""
         self.refusals = Refusals(leases, keeper, self._more_backlog, rng)
-        self.attempted_s = float("-inf")
-        """When the last attempt was made."""
         self.probing = False
         """Whether everything is held."""
         self._queue = queue
@@ -45,12 +43,14 @@ class Selection:
         self._sizing = sizing
         self._pace = pace
         self._keeper = keeper
-        self._max_batch = policy.max_batch
-        self._flush_every_s = policy.flush_every_s
-        self._live_first = policy.live_first
-        self._in_haste = in_haste
+        self._policy = policy
+        self._urgent = urgent
         self._backlog_from_s = 0.0
         self._probes = 0
+
+    def hold(self) -> None:
+        """Everything is refused: send one fix at a time."""
+        self.probing = True
 
     def delivered(self) -> None:
         """Something was accepted: nothing is held."""
@@ -61,19 +61,24 @@ class Selection:
         """Send live fixes only, until then or until an acceptance."""
         self._backlog_from_s = until_s
 
-    def next(self, now_s: float) -> Batch | AllRefused | float | None:
-        """A batch to send now, or how long to wait for one; ``None``: nothing waits."""
+    def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
+        """A batch to send now, or how long to wait for one; ``None``: nothing waits.
+
+        The last attempt was made at ``attempted_s``.
+        """
         refusals = self.refusals
+        # One fix: the set-up may be wrong, or a witness is needed before the batch that gets 500.
         if self.probing or refusals.wants_another:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
-        limit = self._sizing.limit(small=self._pace.knocks)
-        if self._live_first and live_in_s == 0:
+        limit = self._sizing.limit(small=self._pace.probably_later)
+        if self._policy.live_first and live_in_s == 0:
             # Before anything that was refused: live fixes must not wait for it, and an acceptance
             # is what refused fixes wait for.
             return self._leases.take(limit, live_first=True)
         waits_s = [] if live_in_s is None else [live_in_s]
+        # Refused fixes wait too: only an acceptance ends the pause early.
         if now_s < self._backlog_from_s:
             return min([*waits_s, self._backlog_from_s - now_s])
         batch = refusals.next(limit)
@@ -83,46 +88,51 @@ class Selection:
             if backlog.ready > backlog.live:
                 waits_s.append(self._pace.backlog_in_s(now_s))
             if 0 in waits_s:
-                # In doubt one fix is enough to ask with.
+                # While in doubt, one fix shows as much as a whole batch.
                 one = refusals.in_doubt
                 return self._single() if one else self._leases.take(limit, live_first=False)
-        return self._suspect(waits_s, now_s)
+        return self._suspect(waits_s, now_s, attempted_s)
 
-    def _suspect(self, waits_s: list[float], now_s: float) -> Batch | AllRefused | float | None:
-        """A fix that was refused before, if nothing else is to be sent for now."""
+    def _suspect(
+        self, waits_s: list[float], now_s: float, attempted_s: float
+    ) -> Batch | AllRefused | float | None:
+        """A fix that was refused before, if there is nothing else to send now."""
         refusals = self.refusals
         suspect = refusals.next_suspect()
         if suspect is not None or not refusals.waiting:
             return suspect or min(waits_s, default=None)
-        # Nothing else was accepted since the last refusal: the set-up may be wrong instead.
-        all_refused = refusals.up_to_the_newest and not self._live_first
+        # No other fix was accepted since the last refusal: the set-up may be wrong instead. If the
+        # order counts, a run up to the newest fix can have no witness.
+        all_refused = refusals.up_to_the_newest and not self._policy.live_first
         if all_refused or not refusals.ever_accepted:
             return refusals.all_refused()
-        witness_in_s = self.attempted_s + _NO_WITNESS_S - now_s
+        witness_in_s = attempted_s + _NO_WITNESS_S - now_s
         if witness_in_s <= 0:
             return self._single()
-        if self._in_haste():  # a user waits for the backlog: say why it does not end
+        if self._urgent():  # a user waits for the backlog: say why it does not end
             again_s = now_s + witness_in_s
             self._keeper.trouble("waiting", refusals.reason, now_s, again_s, attempted=False)
         return min([*waits_s, witness_in_s])
 
     def _single(self) -> Batch | None:
-        """One fix, each time another one: of those that wait, else a suspect."""
+        """One fix, each time another one: of the pending ones, else a suspect."""
         self._probes += 1
-        one = self._leases.take_one(self._max_batch, live_first=self._live_first, turn=self._probes)
+        one = self._leases.take_one(
+            self._policy.max_batch, live_first=self._policy.live_first, turn=self._probes
+        )
         return one or self.refusals.next_suspect(in_any_case=True)
 
     def _more_backlog(self) -> Batch | None:
         """The next of the backlog, for a run of refused fixes. Live fixes are not part of it."""
         backlog = self._queue.backlog()
-        if self._live_first and backlog.ready <= backlog.live:
+        if self._policy.live_first and backlog.ready <= backlog.live:
             return None
-        return self._leases.take(self._max_batch, live_first=False)
+        return self._leases.take(self._policy.max_batch, live_first=False)
 
     def _live_in_s(self, backlog: Pending, now_s: float) -> float | None:
-        """When live fixes have had their time to gather company; ``None``: there are none."""
+        """How long live fixes still wait for others; ``None``: there are none."""
         if not backlog.live or backlog.live_since_s is None:
             return None
-        if backlog.live >= self._max_batch or self._in_haste():
+        if backlog.live >= self._policy.max_batch or self._urgent():
             return 0
-        return max(0.0, backlog.live_since_s + self._flush_every_s - now_s)
+        return max(0.0, backlog.live_since_s + self._policy.flush_every_s - now_s)

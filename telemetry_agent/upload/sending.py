@@ -1,5 +1,15 @@
-"""One attempt: from a batch to what the endpoint's answers mean for it."""
+"""One attempt: from a batch to what the endpoint's answers mean for it.
 
+*Whether requests are compressed.* An endpoint that does not look at ``Content-Encoding`` finds no
+fixes in a compressed body, may answer 200 all the same, and the fixes are lost. So with ``auto``
+gzip is earned: by a format whose servers are known to unpack it, by an answer that names gzip in
+``Accept-Encoding``, or by one that counts what it received, because that would show the loss.
+
+A compressed request that is refused before any was accepted is worth repeating plain. If that is
+accepted, requests stay plain for an hour: an endpoint may learn gzip, and bytes cost money.
+"""
+
+import logging
 from collections.abc import Callable
 
 from telemetry_agent.clock import Clock
@@ -13,12 +23,11 @@ from telemetry_agent.model import (
     Payload,
     Refused,
 )
-from telemetry_agent.upload.compression import CompressionChoice
-from telemetry_agent.upload.formats.answers import with_words
+from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
+from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
     Compression,
     CompressionSetting,
-    Exchange,
     NoAnswer,
     Reachability,
     WireFormat,
@@ -27,174 +36,233 @@ from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.sizing import Sizing
 from telemetry_agent.upload.upload_status import StatusKeeper
 
-_NO_GZIP_THERE = {400, 415, 422, 500}
+_log = logging.getLogger(__name__)
 
-# A proxy's answer where the server behind it is down, or the batch takes it too long; and Caddy's
-# where the body is larger than its ``max_size``.
+_NO_GZIP_THERE = {400, 415, 422, 500}
+_GZIP_AGAIN_AFTER_S = 3600.0
+
+# A proxy answers so if the server behind it is down or takes too long for the batch; Caddy also if
+# the body is larger than its ``max_size``.
 _NOT_PASSED_ON = {502, 504}
 
 
 class Sender:
-    """Encodes, exchanges and reads, and learns what the endpoint takes."""
+    """Encodes, exchanges, reads the answers, and learns what the endpoint takes."""
 
     def __init__(
         self,
         wire_format: WireFormat,
-        transport: Exchange,
+        transport: Transport,
         keeper: StatusKeeper,
         *,
-        way: Reachability,
+        reachability: Reachability,
         compression: CompressionSetting,
         sizing: Sizing,
-        old_way: Callable[[], bool],
+        route_changed: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        """``old_way``: whether the network has changed since the exchange began."""
-        self.in_flight: Batch | None = None
-        """May have arrived, whatever ended the attempt."""
-        self.hope = True
-        """Whether what got no answer may get one now: the last exchange did."""
-        self.silences = 0
-        """How often in a row something was sent and got no answer."""
-        self.plain_for_now = False
-        """Nothing is compressed, until this is taken back."""
-        self.compression = CompressionChoice(compression, wire_format)
+        """``route_changed``: whether the network has changed since the exchange began."""
+        self.answered = True
+        """Whether the last exchange got an answer: what got none before may get one now."""
+        self.unanswered_in_a_row = 0
+        """How many requests that were sent got no answer since the last one that did."""
+        self._in_flight: Batch | None = None
+        self._only_plain = False  # until ``reset``
+        self._compression = CompressionChoice(compression, wire_format)
         self._format = wire_format
         self._transport = transport
         self._keeper = keeper
-        self._way = way
+        self._reachability = reachability
         self._sizing = sizing
-        self._old_way = old_way
+        self._route_changed = route_changed
         self._clock = clock
         self._counted = transport.sent_bytes, transport.received_bytes
+
+    def network_returned(self) -> None:
+        """An answer is likely again."""
+        self.answered = True
+
+    def reset(self) -> Batch | None:
+        """Forget the attempt. Returns the batch of a request that was cut short."""
+        self._only_plain = False
+        in_flight, self._in_flight = self._in_flight, None
+        return in_flight
 
     def send(
         self, batch: Batch, timeout_s: float, reports: AgentReports | None
     ) -> tuple[Outcome, bool]:
-        """Send a batch in one request, with a report where one is due; its outcome.
+        """Send a batch in one request, with a report if one is due.
 
-        Besides, whether it was refused twice: compressed, and then plain.
+        Returns:
+            Its outcome, and whether it was refused twice: compressed, and then plain.
         """
         now_s = self._clock.monotonic_s()
-        compression: Compression = "none" if self.plain_for_now else self.compression.choice(now_s)
+        compression: Compression = "none" if self._only_plain else self._compression.choice(now_s)
         if reports is not None:
             outcome = self._send_with(reports, batch, compression, timeout_s)
             if outcome is not None:
                 return outcome, False
-        payload = self._format.encode(batch, compression=compression)
-        outcome = self._exchange_one(batch, payload, timeout_s)
-        if not payload.compressed or self.compression.proven:
+        payload = self._format.encode(batch, compression)
+        outcome = self._send_fixes(batch, payload, timeout_s)
+        if not payload.compressed or self._compression.proven:
             return outcome, False
         if isinstance(outcome, Delivered):
-            self.compression.accepted()
+            self._compression.accepted()
         if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
             return outcome, False
-        plain = self._format.encode(batch, compression="none")
-        again = self._exchange_one(batch, plain, timeout_s)
+        plain = self._format.encode(batch, "none")
+        again = self._send_fixes(batch, plain, timeout_s)
         if isinstance(again, Delivered):
-            self.compression.only_plain(outcome.status, now_s)
+            self._compression.refused(outcome.status, now_s)
         elif isinstance(again, Refused):
-            self.plain_for_now = True
+            self._only_plain = True
         return again, isinstance(again, Refused)
 
     def send_each(self, batch: Batch, timeout_s: float) -> list[Outcome]:
         """Send each fix in a request of its own; the outcomes of the first ones.
 
-        The others were not sent: the time was over, or an answer made them pointless.
+        The others were not sent: the time was over, or an answer stopped the series.
         """
         ones = [
             Batch(batch.lease, batch.stream, batch.device, (record,), batch.live)
             for record in batch.records
         ]
-        payloads = [self._format.encode(one, compression="none") for one in ones]
+        payloads = [self._format.encode(one, "none") for one in ones]
         outcomes: list[Outcome] = []
 
         def on_answer(answer: Answer) -> bool:
             outcomes.append(self._read(answer, ones[len(outcomes)]))
             return isinstance(outcomes[-1], Delivered | Refused)
 
-        began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
-        self.in_flight = batch
+        began_s = self._clock.monotonic_s()
+        self._in_flight = batch
         failure, unanswered = self._transport.series(
             payloads, timeout_s, on_answer, pipelined=self._format.pipelined
         )
-        self.in_flight = None
-        self._exchanged(len(outcomes) + unanswered, sent_before, answered=failure is None)
-        elapsed_s = self._clock.monotonic_s() - began_s
+        self._in_flight = None
+        self._exchanged(len(outcomes) + unanswered, answered=failure is None)
+        now_s = self._clock.monotonic_s()
         if failure is not None:
-            if failure.taints:
+            if failure.voids_earlier:
                 unanswered += len(outcomes)
                 outcomes.clear()
-            lost = Deferred(failure.reason, state=failure.state, answered=False)
-            outcomes += [lost] * unanswered
-            if elapsed_s >= timeout_s:
-                self._sizing.timed_out(len(outcomes), began_s + elapsed_s)
+            outcomes += [_lost(failure)] * unanswered
+            if now_s - began_s >= timeout_s:
+                self._sizing.timed_out(len(outcomes), now_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
             sent_bytes = sum(len(p.body) + len(p.query) for p in payloads[: len(outcomes)])
-            self._sizing.took(len(outcomes), sent_bytes, elapsed_s, began_s + elapsed_s)
+            self._sizing.took(len(outcomes), sent_bytes, now_s - began_s, now_s)
         return outcomes
 
     def send_report(self, reports: AgentReports, timeout_s: float) -> Outcome:
         """Send a report in a batch without fixes."""
         batch = reports.without_fixes()
-        answer = self._exchange(reports.encode(batch, self.compression.safe), timeout_s)
-        if isinstance(answer, NoAnswer):
-            return Deferred(answer.reason, state=answer.state, answered=False)
-        return self._read(answer, batch)
+        return self._exchange(batch, reports.encode(batch, self._compression.safe), timeout_s)
 
     def _send_with(
         self, reports: AgentReports, batch: Batch, compression: Compression, timeout_s: float
     ) -> Outcome | None:
-        """Send the batch with a report, if one is due. ``None``: it is to be sent without."""
+        """Send the batch with a report, if one is due. ``None``: send it without one."""
         now_s = self._clock.monotonic_s()
         if not reports.due(now_s):
             return None
-        outcome = self._exchange_one(batch, reports.encode(batch, compression), timeout_s)
+        outcome = self._send_fixes(batch, reports.encode(batch, compression), timeout_s)
         reports.ended(now_s, outcome)
-        # What it chokes on may be the report: the fixes are judged without it.
+        # It may have refused the report: the fixes are judged without it.
         refused = isinstance(outcome, Refused | Held) or outcome.status == 500
         return None if refused else outcome
 
-    def _exchange_one(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
+    def _send_fixes(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
+        """Exchange, and learn how large the next batch may be."""
         began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
-        self.in_flight = batch
-        answer = self._exchange(payload, timeout_s)
-        self.in_flight = None
-        elapsed_s = self._clock.monotonic_s() - began_s
-        count, size = len(batch.records), len(payload.body)
-        if isinstance(answer, NoAnswer):
-            if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
-                self._sizing.timed_out(count, began_s + elapsed_s)
-            return Deferred(answer.reason, state=answer.state, answered=False)
-        outcome = self._read(answer, batch)
-        if isinstance(outcome, Delivered):
-            self._sizing.took(count, size, elapsed_s, began_s + elapsed_s)
-        elif isinstance(outcome, Refused) and outcome.fitting is not None:
-            self._sizing.answered_at_length(outcome.fitting, began_s + elapsed_s)
-        elif isinstance(outcome, Refused) and outcome.too_large:
-            self._sizing.too_large(count, size, began_s + elapsed_s)
-        elif outcome.status in _NOT_PASSED_ON:
-            self._sizing.timed_out(count, began_s + elapsed_s)
+        self._in_flight = batch
+        outcome = self._exchange(batch, payload, timeout_s)
+        now_s = self._clock.monotonic_s()
+        count, size, elapsed_s = len(batch.records), len(payload.body), now_s - began_s
+        match outcome:
+            case Delivered():
+                self._sizing.took(count, size, elapsed_s, now_s)
+            case Refused(fitting=int() as fitting):
+                self._sizing.answered_at_length(fitting, now_s)
+            case Refused(too_large=True):
+                self._sizing.too_large(count, size, now_s)
+            case Deferred(answered=False):
+                # A deadline that passed before anything was sent shows nothing about the size.
+                if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
+                    self._sizing.timed_out(count, now_s)
+            case _ if outcome.status in _NOT_PASSED_ON:
+                self._sizing.timed_out(count, now_s)
         return outcome
 
-    def _exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
-        sent_before = self._transport.sent_bytes
+    def _exchange(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
         answer = self._transport.exchange(payload, timeout_s)
-        self._exchanged(1, sent_before, answered=isinstance(answer, Answer))
-        return answer
+        self._in_flight = None
+        self._exchanged(1, answered=isinstance(answer, Answer))
+        return _lost(answer) if isinstance(answer, NoAnswer) else self._read(answer, batch)
 
-    def _exchanged(self, requests: int, sent_before: int, *, answered: bool) -> None:
-        sent, received = self._transport.sent_bytes, self._transport.received_bytes
-        self._keeper.exchanged(sent - self._counted[0], received - self._counted[1], requests)
-        self._counted = sent, received
-        self.hope = answered
-        self.silences = 0 if answered else self.silences + (sent > sent_before)
+    def _exchanged(self, requests: int, *, answered: bool) -> None:
+        before = self._counted
+        self._counted = self._transport.sent_bytes, self._transport.received_bytes
+        sent_bytes, received_bytes = self._counted[0] - before[0], self._counted[1] - before[1]
+        self._keeper.count(requests=requests, sent_bytes=sent_bytes, received_bytes=received_bytes)
+        self.answered = answered
         if answered:
-            self._way.answered()
-        elif not self._old_way():
-            self._way.doubt()
+            self.unanswered_in_a_row = 0
+            self._reachability.answered()
+            return
+        self.unanswered_in_a_row += sent_bytes > 0
+        if not self._route_changed():
+            self._reachability.doubt()
 
     def _read(self, answer: Answer, batch: Batch) -> Outcome:
         outcome = self._format.read(answer, batch)
-        self.compression.learn(answer, outcome)
-        return with_words(outcome, self._transport.masked)
+        self._compression.learn(answer, outcome)
+        return masked_outcome(outcome, self._transport.masked)
+
+
+def _lost(failure: NoAnswer) -> Deferred:
+    return Deferred(failure.reason, state=failure.state, answered=False)
+
+
+class CompressionChoice:
+    """How to encode the next request."""
+
+    def __init__(self, setting: CompressionSetting, wire_format: WireFormat) -> None:
+        self.proven = False
+        """Whether a compressed request was accepted."""
+        self._may_earn = setting == "auto" and wire_format.may_be_packed
+        self._wanted: Compression = "none"
+        if setting == "gzip" or (setting == "auto" and wire_format.unpacks):
+            self._wanted = "gzip"
+        self._plain_until_s: float | None = None
+
+    def choice(self, now_s: float) -> Compression:
+        """What to try."""
+        plain = self._plain_until_s is not None and now_s < self._plain_until_s
+        return "none" if plain else self._wanted
+
+    @property
+    def safe(self) -> Compression:
+        """What is known to be accepted."""
+        return self._wanted if self.proven else "none"
+
+    def learn(self, answer: Answer, outcome: Outcome) -> None:
+        """Note what an answer says about gzip."""
+        if self._may_earn and self._wanted == "none":
+            counted = isinstance(outcome, Delivered) and outcome.counted
+            if counted or offers_gzip(answer):
+                self._wanted = "gzip"
+                _log.info("the endpoint unpacks gzip: uploads are compressed from now on")
+
+    def accepted(self) -> None:
+        """A compressed request was delivered."""
+        if self._plain_until_s is not None:
+            _log.info("the endpoint accepts gzip now")
+        self.proven = True
+        self._plain_until_s = None
+
+    def refused(self, status: int, now_s: float) -> None:
+        """A compressed request was refused with ``status``, and the same one accepted plain."""
+        if self._plain_until_s is None:
+            _log.info("the endpoint does not accept gzip (%s): uploads stay plain", status)
+        self._plain_until_s = now_s + _GZIP_AGAIN_AFTER_S

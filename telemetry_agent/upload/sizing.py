@@ -1,24 +1,24 @@
 """How many fixes go into the next batch.
 
-Three things bound it. *The config*: never more than ``max_batch``. *Time*: while one exchange
+Three things limit it. *The config*: never more than ``max_batch``. *Time*: while one exchange
 runs, a fresh fix waits, so an exchange should not take longer than a fresh fix may wait
 (``flush_every``); and a batch that is too long for the deadline would never arrive. *The
-endpoint*: what it called too large, in bytes, because one giant must not shrink the batches of all
-others to its count.
+endpoint*: what it called too large, in bytes, because one giant fix must not shrink the batches of
+all others to its count.
 
 Nothing is known of the link at first, so the first batch is small and each quick answer doubles
-it. One that took too long shrinks the next in proportion. A slow answer may be a slow server,
-though, which smaller batches only make worse: slowness alone never shrinks a batch below the size
-of the first. Time-outs do, down to one fix; from there it grows while twice as long an exchange
-would still end in time.
+it. An answer that took too long shrinks the next batch in proportion. But a slow answer may be a
+slow server, which smaller batches only make worse: slowness alone never shrinks a batch below the
+size of the first. Time-outs do, down to one fix; from there it grows while an exchange of twice the
+time would still end within the deadline.
 
 A path that loses large packets, or a server or proxy that times out on large batches, would do so
 again and again as the batch grows. So a size that timed out twice, while a smaller one was answered
-between, is a limit. It belongs to the way: a change or the return of the network forgets it. A dead
-radio sets none, because nothing is answered between.
+between, is a limit. It belongs to the path: a change or the return of the network removes it. A
+dead radio sets none, because nothing is answered between.
 
 Endpoints are reconfigured. So once an hour twice of what was too large is tried again, which costs
-one refused request where nothing has changed.
+one refused request if the limit is still there.
 """
 
 _FIRST = 64
@@ -40,26 +40,27 @@ class Sizing:
         self._try_larger_s = 0.0
         self._timed_out: int | None = None  # the smallest count that did
         self._smaller_answered = False  # since then
-        self._way_max: int | None = None
-        self._try_larger_way_s = 0.0
-        self._bytes_per_fix = 0.0
+        self._path_max: int | None = None
+        self._try_larger_path_s = 0.0
+        self._measured = 0, 0  # the fixes and the bytes of the last body
 
     def limit(self, *, small: bool = False) -> int:
         """The most fixes that the next batch should hold, 1 or more; ``small``: as at first."""
         count = min(self._count, self._first) if small else self._count
-        count = min(count, self._max_count or count, self._way_max or count)
-        if self._max_bytes is None or not self._bytes_per_fix:
+        count = min(count, self._max_count or count, self._path_max or count)
+        fixes, body_bytes = self._measured
+        if self._max_bytes is None or not body_bytes:
             return count
-        return min(count, max(1, int(self._max_bytes / self._bytes_per_fix)))
+        return min(count, max(1, self._max_bytes * fixes // body_bytes))
 
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
         """A batch of ``count`` fixes was answered after ``elapsed_s``."""
-        self._bytes_per_fix = body_bytes / count
-        full = count >= self.limit()
+        self._measured = count, body_bytes
+        full = count >= self.limit()  # a smaller one does not show that a larger one would fit
         if self._timed_out is not None:
             self._smaller_answered = self._smaller_answered or count < self._timed_out
             if count >= self._timed_out:
-                self._timed_out = self._way_max = None
+                self._timed_out = self._path_max = None
         if self._count < self._first:
             grows = full and elapsed_s < self._timeout_s / 2
         elif elapsed_s > self._hold_up_s:
@@ -70,9 +71,9 @@ class Sizing:
             grows = full and elapsed_s < self._hold_up_s / 2
         if grows:
             self._count = min(self._max_batch, 2 * self._count)
-        if self._way_max is not None and now_s >= self._try_larger_way_s:
-            self._way_max *= 2
-            self._try_larger_way_s = now_s + _TRY_AGAIN_AFTER_S
+        if self._path_max is not None and now_s >= self._try_larger_path_s:
+            self._path_max *= 2
+            self._try_larger_path_s = now_s + _TRY_AGAIN_AFTER_S
         if now_s >= self._try_larger_s and (self._max_bytes or self._max_count):
             self._max_bytes = self._max_bytes and 2 * self._max_bytes
             self._max_count = self._max_count and 2 * self._max_count
@@ -83,24 +84,24 @@ class Sizing:
         smaller = max(1, count // 2)
         self._count = min(self._count, smaller)
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
-            self._way_max = smaller
-            self._try_larger_way_s = now_s + _TRY_AGAIN_AFTER_S
+            self._path_max = smaller
+            self._try_larger_path_s = now_s + _TRY_AGAIN_AFTER_S
         self._timed_out = min(count, self._timed_out or count)
         self._smaller_answered = False
 
-    def new_way(self) -> None:
+    def path_changed(self) -> None:
         """The network changed or is back: what timed out before may not now."""
-        self._timed_out = self._way_max = None
+        self._timed_out = self._path_max = None
         self._count = max(self._count, self._first)
 
     def answered_at_length(self, fitting: int, now_s: float) -> None:
-        """The answer was too large to be read; ``fitting``: that to so many fixes would not be."""
+        """The answer was too large to be read; the answer to ``fitting`` fixes would not be."""
         self._max_count = fitting
         self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
     def too_large(self, count: int, body_bytes: int, now_s: float) -> None:
         """The endpoint called this batch too large."""
-        self._bytes_per_fix = body_bytes / count
-        half = body_bytes // 2
+        self._measured = count, body_bytes
+        half = (body_bytes + 1) // 2  # rounded up: half of the fixes must fit
         self._max_bytes = half if self._max_bytes is None else min(self._max_bytes, half)
         self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S

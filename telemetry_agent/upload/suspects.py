@@ -3,15 +3,17 @@
 Theory of operation. A refusal proves nothing by itself. The set-up may be wrong, and then every fix
 is refused. The endpoint may refuse at random, and then the next try succeeds. So a fix that was
 refused alone is a *suspect*: it stays leased, blocks nothing, and is tried again. A refusal counts
-only if another fix of the same device was accepted since the one before. The fifth that counts
-makes the suspect a dead letter (the tenth if the endpoint accepted what it had refused).
+only if another fix of the same device was accepted since the one before: that fix is its *witness*.
+The fifth that counts makes the suspect a dead letter (the tenth if the endpoint accepted what it
+had refused). A fix becomes a dead letter at once if the answer names it in ``rejected``, or if the
+format cannot carry it (``Leases.take``).
 
-A *run* is a stretch of refused fixes that is too long to try each one, such as a backlog that is
-older than the endpoint keeps data. Its first fix, its last and one at random of each tenth must be
-refused alone, twice (four times if the endpoint is inconsistent), with an acceptance of another fix
-between. One acceptance inside dissolves the run. First and last are meant in the order of time,
-because servers refuse by age: where the newest is accepted, a search by halves finds the age that
-is accepted, and newer fixes leave the run.
+A *run* is a stretch of refused fixes, too long to try each of them, such as a backlog that is older
+than the endpoint keeps data. Its first fix, its last and a random one of each tenth must be refused
+alone, twice (four times if the endpoint is inconsistent), with an acceptance of another fix between
+the two. One acceptance inside dissolves the run. First and last are in the order of time, because
+servers refuse by age: if the newest is accepted, a binary search finds the age that is accepted,
+and newer fixes leave the run.
 """
 
 import random
@@ -34,7 +36,7 @@ class Suspect:
     acceptances: int
     """Of other fixes of its device, when it was last refused."""
     crash: bool = False
-    """It was refused by answers that blame nothing, such as 500."""
+    """It was refused by answers that name no cause, such as 500."""
     refusals: int = 1
     """Those that count."""
 
@@ -87,8 +89,9 @@ class Run:
         if not self._samples:
             unknown = self._first_accepted - self._last_refused - 1
             if unknown:
-                at = -1 if self.up_to_the_newest else self._middle()
-                return self._single(self._by_time[at])
+                # The newest first: if it is accepted, by halves between the two ends.
+                middle = (self._last_refused + self._first_accepted) // 2
+                return self._single(self._by_time[-1 if self.up_to_the_newest else middle])
             self._choose_samples()
         for record in self._samples:
             tried = self._tried.get(name_of(record))
@@ -136,9 +139,6 @@ class Run:
         self._batches = []
         return suspects, others
 
-    def _middle(self) -> int:
-        return (self._last_refused + self._first_accepted) // 2
-
     def _place(self, name: Name) -> int:
         return next(i for i, record in enumerate(self._by_time) if name_of(record) == name)
 
@@ -154,7 +154,7 @@ class Run:
                 else:
                     self._leases.give_back(part)
         self._batches = kept
-        # One of each part of the run: any stretch of accepted fixes as long as a part is found.
+        # One of each part, so that no stretch of acceptable fixes longer than two parts is missed.
         count = len(inside) - 2
         edges = [1 + count * part // _SAMPLES for part in range(_SAMPLES + 1)]
         parts = [inside[start:end] for start, end in pairwise(edges) if end > start]

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from typing import Any
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Deferred, Delivered, Outcome, UploadState
@@ -51,27 +52,19 @@ class StatusKeeper:
         self._trouble = Trouble(_log, clock)
         self._report_refused = False
 
-    def exchanged(self, sent_bytes: int, received_bytes: int, requests: int) -> None:
-        """Count requests and their bytes."""
-        self.status = replace(
-            self.status,
-            requests=self.status.requests + requests,
-            sent_bytes=self.status.sent_bytes + sent_bytes,
-            received_bytes=self.status.received_bytes + received_bytes,
-        )
-
-    def failed(self) -> None:
-        """The last request delivered nothing."""
-        self.status = replace(self.status, failed_requests=self.status.failed_requests + 1)
+    def count(self, **more: int) -> None:
+        """Add to the counters of these names."""
+        sums = {name: getattr(self.status, name) + count for name, count in more.items()}
+        self.status = replace(self.status, **sums)
 
     def dead_lettered(self, count: int, reason: str) -> None:
         """Count fixes that became dead letters."""
         before = self.status.dead_letters
-        self.status = replace(self.status, dead_letters=before + count)
+        self.count(dead_letters=count)
         # Log the first, the tenth, the hundredth: one bad day must not flood the log.
         if not before or len(str(before + count)) > len(str(before)):
             _log.warning(
-                "the endpoint refused a fix (%s): %d dead letters",
+                "a fix became a dead letter (%s); dead letters: %d",
                 reason,
                 before + count,
                 extra={"fields": {"COUNT": before + count}},
@@ -93,17 +86,13 @@ class StatusKeeper:
         if self.status.next_attempt_s is not None:
             self.status = replace(self.status, next_attempt_s=next_s)
 
-    def heeded(self) -> None:
-        """A ``hurry`` took effect; the status shows it from now on."""
-        self.status = replace(self.status, hurries=self.status.hurries + 1)
-
     def reported(self, outcome: Outcome, now_s: float, next_s: float, *, held: bool) -> None:
-        """A report without fixes ended so: one that is refused has no consequence."""
+        """Note the outcome of a report without fixes: a refused one has no consequence."""
         if isinstance(outcome, Delivered):
             if not held:
                 self.delivered(0, 0, now_s)
             return
-        self.failed()
+        self.count(failed_requests=1)
         if isinstance(outcome, Deferred):
             self.trouble(outcome.state, outcome.reason, now_s, next_s)
         elif not self._report_refused:
@@ -112,14 +101,8 @@ class StatusKeeper:
 
     def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
         """The endpoint took ``count`` fixes, so any trouble is over."""
-        self.status = replace(
-            self.status,
-            delivered=self.status.delivered + count,
-            unknown_names=self.status.unknown_names + unknown_names,
-            last_delivery_s=now_s,
-            next_attempt_s=None,
-        )
-        self._enter("ok", now_s)
+        self.count(delivered=count, unknown_names=unknown_names)
+        self._enter("ok", now_s, last_delivery_s=now_s, next_attempt_s=None)
         self._trouble.over("delivering again", fields={"STATE": "ok"})
 
     def trouble(
@@ -132,25 +115,26 @@ class StatusKeeper:
         attempted: bool = True,
     ) -> None:
         """Nothing can be delivered before ``next_s``: an attempt or the network has shown it."""
-        self.status = replace(
-            self.status,
+        self._enter(
+            state,
+            now_s,
             waits=self.status.waits + attempted,
             last_error=reason,
             last_error_s=now_s,
             next_attempt_s=next_s,
         )
-        self._enter(state, now_s)
-        # The cause of one outage changes between no-route, unreachable and waiting: one line.
         if state == "held":
             text, level = "uploads are held, nothing is lost: %s. Fix the setup", logging.ERROR
         else:
             text = f"cannot deliver ({state}): %s; trying again"
             level = logging.WARNING
+        # The cause of one outage changes between no-route, unreachable and waiting: one line.
         kind = state if state in {"held", "portal"} else "outage"
         self._trouble.failed(
             text % reason, kind=kind, level=level, counts=attempted, fields={"STATE": state}
         )
 
-    def _enter(self, state: UploadState, now_s: float) -> None:
-        if state != self.status.state:
-            self.status = replace(self.status, state=state, since_s=now_s)
+    def _enter(self, state: UploadState, now_s: float, **changes: Any) -> None:
+        # In one assignment: ``drain`` reads the state and the counters from another thread.
+        since_s = self.status.since_s if state == self.status.state else now_s
+        self.status = replace(self.status, state=state, since_s=since_s, **changes)

@@ -1,27 +1,27 @@
 """The uploader: takes a batch from the queue, sends it, and does what the answer asks for.
 
-Theory of operation. A step makes one attempt. Every lease is kept in one table. Every outcome that
-waits (``Deferred``, ``Held``) gives the leases back first, except those of refused fixes that are
-tried again later (``refusals``). ``close`` and whatever raises give back all of them. So nothing
-stays leased for ever, and only what an answer acknowledges is acknowledged.
+Theory of operation. A step makes one attempt. Every lease is kept in one table (``leases``). Every
+outcome that waits (``Deferred``, ``Held``) gives the leases back first, except those of refused
+fixes that are tried again later (``refusals``). ``close`` and every exception give back all of
+them. So no fix stays leased forever, and only what an answer acknowledges is acknowledged.
 
-When the next attempt may be made is one instant, ``_not_before_s``. A ring of the bell carries no
-meaning and cannot move it. The return of the network can, unless the endpoint itself named the
-time. While the endpoint is known to be out of reach, an attempt is made each ``backoff_max``.
+The next attempt is made at one instant, ``_not_before_s``. A ring of the bell carries no meaning
+and cannot move it. The return of the network can, unless the endpoint itself named the time. While
+the endpoint cannot be reached, one attempt is made each ``backoff_max``.
 
-What got no answer stays ``unack`` until there is reason to hope: the network returned, some
-exchange was answered, or there is nothing else to try. Where the order counts, it is tried first.
+Fixes that got no answer stay ``unack`` until an answer is likely: the network returned, some
+exchange was answered, or there is nothing else to try. If the order counts, they are tried first.
 
-Live fixes and the backlog are judged apart: ``selection`` has what is sent next. Only if live fixes
-are refused, or there is no such difference because the order counts, everything is held. Then one
-fix is sent each ``backoff_max``.
+Live fixes and the backlog are judged apart: ``selection`` decides what is sent next. Everything is
+held only if live fixes are refused, or if the order counts, so that there is no such difference.
+Then one fix is sent each ``backoff_max``.
 
-Where something is missing without which nothing may be sent (a token, a certificate), uploads are
-held, and it is looked for again each 10 s.
+If a token or a certificate could not be read since the start or the reload, uploads are held, and
+the file is read again each 10 s. Later its previous contents stay in use (``http/credentials``).
 
-Reports of the agent about itself never delay or judge a fix. A batch takes one along only while
-all goes well. If it is refused, the batch is sent again without the report before anything is
-concluded. A report without fixes is sent when there is nothing else to do.
+Reports of the agent about itself never delay or judge a fix. A batch carries one only while the
+last exchange went well. If it is refused, the batch is sent again without the report before
+anything is concluded. A report without fixes is sent when there is nothing else to do.
 """
 
 import logging
@@ -33,20 +33,18 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Deferred, Held, UploadState
 from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
     BatchQueue,
-    Exchange,
     Reachability,
     UploadPolicy,
     WireFormat,
 )
 from telemetry_agent.upload.leases import Leases
-from telemetry_agent.upload.outcomes import OutcomeHandler, Stop
-from telemetry_agent.upload.pace import Pace
+from telemetry_agent.upload.outcomes import OutcomeHandler, Resend, Resending, StopReason
 from telemetry_agent.upload.refusals import AllRefused
 from telemetry_agent.upload.reports import AgentReports
-from telemetry_agent.upload.resending import Resend, Resending
-from telemetry_agent.upload.retry import Backoff
+from telemetry_agent.upload.retry import Backoff, Pace
 from telemetry_agent.upload.selection import Selection
 from telemetry_agent.upload.sending import Sender
 from telemetry_agent.upload.sizing import Sizing
@@ -54,14 +52,14 @@ from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 
 _log = logging.getLogger(__name__)
 
-# Beside the exchanges. A batch is leased and ended: both wait for a commit of others and make one
-# of their own, which syncs up to twice, and a worn card takes 10 s for a sync.
+# Beside the exchanges: to lease a batch and to end it. Both wait for a commit of another thread and
+# make one of their own, which syncs up to twice, and a worn card takes 10 s for a sync.
 _STEP_SLACK_S = 90.0
 _MISSING_AGAIN_S = 10.0
 _STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
-_SILENCES_MAX = 5  # then it may be the fixes on which the server breaks off
-_SERIES_MAX = 200  # fixes that would come twice, were the agent killed before it noted the answers
+_UNANSWERED_MAX = 5  # in a row; then it may be the fixes that the server cannot take
+_SERIES_MAX = 200  # that many arrive twice if the agent is killed before it notes the answers
 
 
 class Uploader:
@@ -73,15 +71,15 @@ class Uploader:
         self,
         queue: BatchQueue,
         wire_format: WireFormat,
-        transport: Exchange,
+        transport: Transport,
         policy: UploadPolicy,
         *,
-        way: Reachability,
+        reachability: Reachability,
         keeper: StatusKeeper | None = None,
         missing: Callable[[], str | None] = lambda: None,
         reports: AgentReports | None = None,
         resend: Resend | None = None,
-        in_haste: Callable[[], bool] = lambda: False,
+        urgent: Callable[[], bool] = lambda: False,
         on_step: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -93,25 +91,25 @@ class Uploader:
             wire_format: How a request looks.
             transport: Belongs to the caller, who closes it after ``last_upload``.
             policy: What the config says.
-            way: What is known of the way to the endpoint.
+            reachability: What is known of the path to the endpoint.
             keeper: The status of the previous uploader, to be continued.
             missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
             resend: Makes delivered fixes ready again that the endpoint asks for; ``None``: it may
-                not ask. Where the order counts, it is not asked either.
-            in_haste: Whether fresh fixes are sent without waiting for company.
+                not ask. If the order counts, it may not either.
+            urgent: Whether fresh fixes are sent without waiting for others.
             on_step: Called in the uploader's thread after each step; must not raise.
             clock: The machine's clocks.
             rng: Draws the waits.
         """
         self.bell = Bell()
-        # A step may send a batch with a report, without it, and plain.
+        # A step may send a batch three times: with a report, without it, and uncompressed.
         self.max_step_s = 3 * policy.timeout_s + _STEP_SLACK_S
         self._queue = queue
         self._transport = transport
         self._transport.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
-        self._way = way
+        self._reachability = reachability
         self._missing = missing
         self._reports = reports
         self._on_step = on_step
@@ -125,27 +123,28 @@ class Uploader:
         self._network_changed = False
         self._hurried = False
 
-        self._leases = Leases(queue, wire_format.unfit, self._keeper.dead_lettered)
+        self._leases = Leases(queue, wire_format.unfit, self._keeper)
         self._one_by_one = wire_format.one_by_one
         at_most = min(policy.max_batch, _SERIES_MAX) if self._one_by_one else policy.max_batch
         self._sizing = Sizing(at_most, policy.flush_every_s, policy.timeout_s)
         self._resending = Resending(resend if policy.live_first else None)
         self._selection = Selection(
-            queue, self._leases, self._sizing, self._pace, self._keeper, policy, in_haste, rng
+            queue, self._leases, self._sizing, self._pace, self._keeper, policy, urgent, rng
         )
         self._refusals = self._selection.refusals
         self._sender = Sender(
             wire_format,
             transport,
             self._keeper,
-            way=self._way,
+            reachability=self._reachability,
             compression=policy.compression,
             sizing=self._sizing,
-            old_way=lambda: self._network_changed,
+            route_changed=lambda: self._network_changed,
             clock=self._clock,
         )
         self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
+        self._attempted_s = float("-inf")
         self._not_before_s = 0.0
         self._endpoint_named_the_time = False
 
@@ -155,34 +154,35 @@ class Uploader:
             try:
                 wait_s = self._step(now_s)
             except BaseException:
-                self._abandon(everything=True)
+                self._release(everything=True)
                 raise
         if self._closed:
-            self._hand_back()  # ``close`` could not: this step was still running
+            self._release_at_close()  # ``close`` could not: this step was still running
         self._on_step()
         return wait_s
 
     def wake(self) -> None:
-        """Ring. A request in flight is let go on: ``close`` ends it."""
+        """Ring. A request in flight continues: ``close`` ends it."""
         self.bell.ring()
 
     def close(self) -> None:
-        """Abort a request in flight, and hand back every lease: now, or when the step ends."""
+        """Abort a request in flight, and give back every lease: now, or when the step ends."""
         self._closed = True
         self._transport.abort()
         self.bell.ring()
-        self._hand_back()
+        self._release_at_close()
 
     def network_returned(self, spread_s: float) -> None:
         """The network is back: do not wait out the backoff. Any thread may call.
 
-        Whoever lost it together with us has it again within ``spread_s``.
+        All agents that lost it together try again within ``spread_s``. It cuts a backoff and a hold
+        short, never a ``Retry-After``.
         """
         self._returned_within_s = spread_s
         self.bell.ring()
 
     def network_changed(self) -> None:
-        """The route is another one, or none: a connection on the old one would hang. Any thread."""
+        """There is another route, or none: a connection on the old one would hang. Any thread."""
         self._network_changed = True
         self._transport.abort()
 
@@ -200,7 +200,7 @@ class Uploader:
         if not self._stepping.acquire(timeout=timeout_s):
             return
         try:
-            self._abandon(everything=True)
+            self._release(everything=True)
             if self._outcomes.went_well:
                 self._transport.rearm()
                 limit, live_first = self._sizing.limit(), self._policy.live_first
@@ -208,46 +208,74 @@ class Uploader:
                 if batch is not None:
                     self._attempt(batch, timeout_s)
         finally:
-            self._abandon(everything=True)
+            self._release(everything=True)
             self._stepping.release()
 
     def _step(self, now_s: float) -> float | None:
-        self._take_news(now_s)
+        self._follow_events(now_s)
         if self._closed:
             return None
-        # A ring alone changes nothing: only ``_take_news`` may have moved this instant.
+        # A ring alone changes nothing: only ``_follow_events`` may have moved this instant.
         if now_s < self._not_before_s:
             return self._not_before_s - now_s
         if (missing := self._missing()) is not None:
             return self._pause("held", missing, _MISSING_AGAIN_S)
         try:
             return self._send_next(now_s)
-        except StorageError as error:  # recording goes on in memory meanwhile
+        except StorageError as error:  # recording continues in memory meanwhile
             return self._pause("held", str(error), _STORAGE_AGAIN_S)
 
+    def _follow_events(self, now_s: float) -> None:
+        """Take over what other threads have noted since the last step."""
+        if self._network_changed:
+            self._network_changed = False
+            self._transport.drop_idle()
+            self._transport.rearm()
+            self._sizing.path_changed()
+        spread_s, self._returned_within_s = self._returned_within_s, None
+        hurried, self._hurried = self._hurried, False
+        if spread_s is None and not hurried:
+            return
+        if spread_s is not None:
+            self._pace.network_returned(spread_s)
+            self._sizing.path_changed()
+            if self._reports is not None:
+                self._reports.network_returned(now_s)
+        if hurried:
+            self._pace.hurry()
+        self._sender.network_returned()
+        self._attempted_s = float("-inf")
+        # A ``Retry-After`` is obeyed whatever the network does.
+        if not self._endpoint_named_the_time:
+            self._not_before_s = now_s
+            self._keeper.wait_cut_short(now_s)
+        self._keeper.count(hurries=hurried)  # last: ``drain`` reads the wait once it sees this
+
     def _send_next(self, now_s: float) -> float | None:
-        # Without a route an attempt would only cost power. One each backoff_max is made all the
-        # same, because the monitor can be wrong.
         pending = self._queue.backlog().ready > 0
-        closed = self._way.closed()
-        retry_s = self._selection.attempted_s + self._policy.backoff_max_s
+        # Without a route an attempt would only cost power. But the monitor can be wrong, so one is
+        # made each backoff_max.
+        closed = self._reachability.closed()
+        retry_s = self._attempted_s + self._policy.backoff_max_s
         if closed is not None and now_s < retry_s:
-            if pending or self._outcomes.unanswered or self._refusals.waiting:
+            if pending or self._leases.unanswered or self._refusals.waiting:
                 self._keeper.trouble(*closed, now_s, retry_s, attempted=False)
             return retry_s - now_s
-        # What got no answer may be what the endpoint chokes on, so other fixes are tried first,
-        # unless the last exchange was answered. Where the order counts nothing may overtake it,
-        # until it got no answer so often that it may never get one.
-        # If nothing else is due, it does not wait for the next fix to be.
-        in_order = not self._policy.live_first and self._sender.silences < _SILENCES_MAX
-        if self._outcomes.unanswered and (self._sender.hope or in_order or not pending):
-            self._resume_unanswered()
-        chosen = self._selection.next(now_s)
-        if self._outcomes.unanswered and not isinstance(chosen, Batch):
-            self._resume_unanswered()
-            chosen = self._selection.next(now_s)
+        # The endpoint may choke on the fixes that got no answer, so other fixes are tried before
+        # them, unless the last exchange was answered. If the order counts, no fix may overtake
+        # them, until they got no answer so often that they may never get one.
+        in_order = (
+            not self._policy.live_first and self._sender.unanswered_in_a_row < _UNANSWERED_MAX
+        )
+        if self._sender.answered or in_order or not pending:
+            self._leases.resume_unanswered()
+        chosen = self._selection.next(now_s, self._attempted_s)
+        if self._leases.unanswered and not isinstance(chosen, Batch):
+            # Nothing else is due, and they need not wait until it is.
+            self._leases.resume_unanswered()
+            chosen = self._selection.next(now_s, self._attempted_s)
         if isinstance(chosen, Batch):
-            self._selection.attempted_s = now_s
+            self._attempted_s = now_s
             return self._attempt(chosen, self._policy.timeout_s)
         if isinstance(chosen, AllRefused):
             return self._stop_for(chosen)
@@ -256,45 +284,18 @@ class Uploader:
             return self._report(self._reports, now_s)
         return chosen
 
-    def _take_news(self, now_s: float) -> None:
-        if self._network_changed:
-            self._network_changed = False
-            self._transport.drop_idle()
-            self._transport.rearm()
-            self._sizing.new_way()
-        spread_s, self._returned_within_s = self._returned_within_s, None
-        hurried, self._hurried = self._hurried, False
-        if spread_s is not None:
-            self._pace.network_returned(spread_s)
-            self._sizing.new_way()
-            if self._reports is not None:
-                self._reports.network_returned(now_s)
-        if hurried:
-            self._pace.hurry()
-        if spread_s is not None or hurried:
-            self._sender.hope = True
-            self._selection.attempted_s = float("-inf")
-            if not self._endpoint_named_the_time:
-                self._not_before_s = now_s
-                self._keeper.wait_cut_short(now_s)
-        if hurried:
-            self._keeper.heeded()
-
-    def _resume_unanswered(self) -> None:
-        self._queue.resume_unack()
-        self._outcomes.unanswered = False
-
     # How to send it
 
     def _attempt(self, batch: Batch, timeout_s: float) -> float | None:
-        """Send it, and do what the answers ask for; returns how long to wait."""
+        """Send a batch, and do what the answers ask for; returns how long to wait."""
         deliveries, probing = self._outcomes.deliveries, self._selection.probing
         if self._one_by_one:
             outcomes = self._sender.send_each(batch, timeout_s)
             stop = self._outcomes.apply_each(batch, outcomes, probing=probing)
         else:
-            rides = self._outcomes.went_well and not (self._refusals.searching or self._closed)
-            reports = self._reports if rides else None
+            # While something is wrong, an answer must not be about a report.
+            well = self._outcomes.went_well and not (self._refusals.searching or self._closed)
+            reports = self._reports if well else None
             outcome, twice = self._sender.send(batch, timeout_s, reports)
             if twice:
                 self._refusals.refused_twice(batch)
@@ -311,12 +312,12 @@ class Uploader:
         wait_s = reports.alone_in_s(now_s)
         if wait_s > 0:
             return wait_s
-        self._selection.attempted_s = now_s
+        self._attempted_s = now_s
         timeout_s = min(self._policy.timeout_s, _REPORT_TIMEOUT_S)
         outcome = self._sender.send_report(reports, timeout_s)
         lost = isinstance(outcome, Deferred) and not outcome.answered
         if self._closed or (self._network_changed and lost):
-            return 0
+            return 0  # the agent ended it, which shows nothing about the endpoint
         now_s = self._clock.monotonic_s()
         next_s = reports.ended(now_s, outcome)
         self._keeper.reported(outcome, now_s, next_s, held=self._selection.probing)
@@ -325,9 +326,10 @@ class Uploader:
 
     # How long to wait
 
-    def _stop_for(self, stop: Stop) -> float | None:
+    def _stop_for(self, stop: StopReason) -> float | None:
         match stop:
             case AllRefused(reason, only_backlog):
+                # Live fixes may be accepted where the backlog is not: it may be too old.
                 if only_backlog and self._policy.live_first:
                     return self._pause_backlog(reason)
                 self._refusals.give_up()
@@ -336,8 +338,8 @@ class Uploader:
                 return self._hold(reason)
             case Deferred(reason, state, retry_after_s, answered):
                 if not answered and self._network_changed:
-                    # It ended with the old route, and shows nothing about the new one.
-                    self._abandon()
+                    # The old route ended it, which shows nothing about the new one.
+                    self._release()
                     return 0
                 self._endpoint_named_the_time = retry_after_s is not None
                 crowded = answered and state == "waiting"
@@ -354,16 +356,16 @@ class Uploader:
             # It may be the set-up: nothing can be concluded from these refusals later on.
             self._refusals.give_up()
             self._keeper.trouble("held", reason, now_s, again_s)
-        self._abandon()
+        self._release()
         return 0
 
     def _hold(self, reason: str) -> float | None:
-        self._selection.probing = True
+        self._selection.hold()
         self._endpoint_named_the_time = False
         return self._pause("held", reason, self._policy.backoff_max_s)
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:
-        self._abandon()
+        self._release()
         if self._closed:
             return None
         now_s = self._clock.monotonic_s()
@@ -371,27 +373,23 @@ class Uploader:
         self._keeper.trouble(state, reason, now_s, self._not_before_s)
         return wait_s
 
-    def _abandon(self, *, everything: bool = False) -> None:
-        """Give back what is leased. What was being sent may have arrived.
-
-        Fixes that were refused alone stay leased, unless ``everything`` goes.
-        """
+    def _release(self, *, everything: bool = False) -> None:
+        """Give back what is leased, except fixes that were refused alone, or ``everything``."""
         if everything:
             self._refusals.give_up()
-        self._sender.plain_for_now = False
-        in_flight, self._sender.in_flight = self._sender.in_flight, None
+        in_flight = self._sender.reset()
         if in_flight is not None:
-            self._outcomes.unanswered = True
+            # It may have arrived, whatever ended the attempt.
             self._leases.give_back(in_flight, answered=False)
             self._refusals.lost(in_flight)
         self._refusals.end_search()
         self._leases.give_all_back(keep=self._refusals.kept)
 
-    def _hand_back(self) -> None:
-        """Leave nothing to the uploader that comes next, which may be at work already."""
+    def _release_at_close(self) -> None:
+        """Leave no lease behind: the next uploader may run already."""
         if self._stepping.acquire(blocking=False):
             try:
-                self._abandon(everything=True)
+                self._release(everything=True)
                 self._queue.resume_unack()
             finally:
                 self._stepping.release()

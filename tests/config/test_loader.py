@@ -5,11 +5,13 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from telemetry_agent import __version__
-from telemetry_agent.config import effective, loader, subprocess_loader
+from telemetry_agent.config import loader, subprocess_loader
+from telemetry_agent.config.settings import LoadedConfig, effective, known_keys, shown
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.errors import ConfigError, ResourceError
 
@@ -38,12 +40,12 @@ def write(path: Path, text: str) -> Path:
 
 def test_the_example_file_loads_and_names_every_key() -> None:
     loaded = loader.load(ROOT / "config.example.toml")
-    assert sorted(loaded.origins) == sorted(effective.known_keys())
+    assert sorted(loaded.origins) == sorted(known_keys())
 
 
 def test_the_example_file_shows_the_defaults(tmp_path: Path) -> None:
-    minimal = effective.effective(loader.load(write(tmp_path / "c.toml", MINIMAL)).settings)
-    example = effective.effective(loader.load(ROOT / "config.example.toml").settings)
+    minimal = effective(loader.load(write(tmp_path / "c.toml", MINIMAL)).settings)
+    example = effective(loader.load(ROOT / "config.example.toml").settings)
     differing = {key for key in minimal if minimal[key] != example[key]}
     assert differing == {"gps.source", "upload.url"}
 
@@ -242,7 +244,7 @@ def test_the_first_default_path_that_exists_is_taken(
 ) -> None:
     second = write(tmp_path / "b.toml", MINIMAL)
     monkeypatch.setattr("telemetry_agent.config.files.DEFAULT_PATHS", (tmp_path / "a.toml", second))
-    assert loader.load().files == (second,)
+    assert [*loader.load().texts] == [str(second)]
 
 
 def test_layers_and_where_each_value_came_from(
@@ -307,7 +309,7 @@ def test_the_schema_holds_every_key() -> None:
     for name, part in schema["properties"].items():
         section = schema["$defs"].get(part.get("$ref", "").rpartition("/")[2])
         keys += [f"{name}.{key}" for key in section["properties"]] if section else [name]
-    assert sorted(keys) == sorted(effective.known_keys())
+    assert sorted(keys) == sorted(known_keys())
     assert json.dumps(schema)
     sampling = schema["$defs"]["SamplingSettings"]["properties"]
     assert (sampling["turn_deg"]["minimum"], sampling["turn_deg"]["maximum"]) == (0, 180)
@@ -319,7 +321,7 @@ def test_the_schema_holds_every_key() -> None:
 # Secrets
 
 
-def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> loader.LoadedConfig:
+def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> LoadedConfig:
     text = MINIMAL.replace("http://127.0.0.1:8080/v1/fixes", url)
     return loader.load(write(tmp_path / "c.toml", text + lines))
 
@@ -397,14 +399,14 @@ def test_what_is_shown_holds_no_secret(tmp_path: Path) -> None:
         'headers = {Authorization = "Bearer geheim", X-Api-Key = "geheim", X-Fleet = "north"}',
         "https://example.com/v1?api_key=geheim&db=gps",
     )
-    shown = effective.shown(loaded.settings)
-    assert shown["upload.headers"] == {
+    values = shown(loaded.settings)
+    assert values["upload.headers"] == {
         "Authorization": "***",
         "X-Api-Key": "***",
         "X-Fleet": "north",
     }
-    assert shown["upload.url"] == "https://example.com/v1?api_key=***&db=gps"
-    assert "geheim" in repr(effective.effective(loaded.settings))
+    assert values["upload.url"] == "https://example.com/v1?api_key=***&db=gps"
+    assert "geheim" in repr(effective(loaded.settings))
 
 
 def test_a_password_in_a_url_is_not_quoted(tmp_path: Path) -> None:
@@ -437,10 +439,10 @@ def test_a_secret_in_the_url_is_masked_and_not_sent_in_the_clear(
     with pytest.raises(ConfigError, match=r"a secret would be sent to far\.example unencrypted"):
         upload(tmp_path, "", f"http://far.example{secret}")
     settings = upload(tmp_path, "", f"https://far.example{secret}").settings
-    shown = effective.shown(settings)["upload.url"]
-    assert "***" in shown
-    assert "geheim" not in shown
-    assert "0123456789abcdef" not in shown
+    url = shown(settings)["upload.url"]
+    assert "***" in url
+    assert "geheim" not in url
+    assert "0123456789abcdef" not in url
     secrets: set[str] = set()
     access = build_credentials(settings.upload, secrets)
     assert access.masked(f"no such thing: {secret}") != f"no such thing: {secret}"
@@ -487,9 +489,9 @@ def test_attributes_of_the_users_own(tmp_path: Path) -> None:
         "door": "/run/door",
         "cpu_temp_C": "/sys/class/thermal/thermal_zone0/temp",
     }
-    shown = effective.shown(loaded.settings)
-    assert shown["extra.door"] == {"file": "/run/door"}
-    assert shown["extra.cpu_temp"]["unit"] == "C"
+    values = shown(loaded.settings)
+    assert values["extra.door"] == {"file": "/run/door"}
+    assert values["extra.cpu_temp"]["unit"] == "C"
 
 
 @pytest.mark.parametrize(
@@ -526,6 +528,16 @@ def test_another_process_reads_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     path.rename("config.toml")
     assert subprocess_loader.load(None).settings.extra.files["door"].file == Path("/run/door")
+
+
+@pytest.mark.parametrize("load", [loader.load, subprocess_loader.load])
+def test_a_config_may_come_from_process_substitution(load: Any) -> None:
+    reads, writes = os.pipe()
+    os.set_inheritable(reads, True)
+    os.write(writes, MINIMAL.encode())
+    os.close(writes)
+    assert load(Path(f"/dev/fd/{reads}")).settings.device == "van-07"
+    os.close(reads)
 
 
 def test_what_another_process_finds_wrong_is_said_as_here(tmp_path: Path) -> None:
@@ -571,7 +583,13 @@ def test_a_config_that_the_system_does_not_let_us_read_is_not_called_wrong(tmp_p
 
 
 def test_the_other_process_says_nothing_where_nobody_waits_for_it_any_more() -> None:
-    argv = [sys.executable, "-m", "telemetry_agent.config", str(ROOT / "config.example.toml")]
+    argv = [
+        sys.executable,
+        "-m",
+        subprocess_loader.__name__,
+        "-",
+        str(ROOT / "config.example.toml"),
+    ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr

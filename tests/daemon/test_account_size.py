@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from telemetry_agent.daemon.completeness import as_json
+from telemetry_agent.daemon.status import account_json
 from telemetry_agent.model import Batch, StreamAccount
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.interfaces import Compression
@@ -27,7 +27,9 @@ REPORT = {
 def size(accounts: list[StreamAccount], compression: Compression) -> int:
     """Of a request without fixes."""
     batch = Batch(0, "9f0c2d6e11a7b354", "van-07", (), live=True)
-    agent = REPORT | ({"streams": [as_json(account) for account in accounts]} if accounts else {})
+    agent = REPORT | (
+        {"streams": [account_json(account) for account in accounts]} if accounts else {}
+    )
     return len(native.encode(batch, compression=compression, agent=agent).body)
 
 

@@ -211,7 +211,7 @@ def test_the_seventeenth_is_sent_away_and_has_room_later(queue: Path, commands: 
                 sock = stack.enter_context(connected(queue))
                 sock.sendall(b'{"ask": "wait"}\n')
                 assert commands.waiting.acquire(timeout=LIMIT_S)
-            with pytest.raises(AgentError, match="too many ask at once"):
+            with pytest.raises(AgentError, match="too many clients at once"):
                 list(ask(queue, {"ask": "echo"}))
         for _ in range(16):
             assert commands.ended.acquire(timeout=LIMIT_S)
@@ -240,7 +240,7 @@ def test_the_end_of_the_daemon_ends_every_conversation(queue: Path, commands: Co
         waiting = ask(queue, {"ask": "wait"})
         next(waiting)
         assert commands.waiting.acquire(timeout=LIMIT_S)
-    with pytest.raises(AgentError, match="went away before it had answered"):
+    with pytest.raises(AgentError, match="ended before it had answered"):
         next(waiting)
     assert not socket_path(queue).exists()
     with pytest.raises(NoAgentError):

@@ -63,7 +63,7 @@ class Day:
         stack.callback(os.close, self._receiver)
         stack.callback(os.close, line)
         stack.callback(self.agent.queue.close)
-        for task in (self._reader, *self._tasks(), self.agent.recording._hotplug.task):
+        for task in (self._reader, *self._tasks()):
             stack.callback(task.close)
         self._reader.step(self.clock.now_s)  # opens it
 

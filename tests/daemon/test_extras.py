@@ -48,7 +48,7 @@ def test_a_value_is_a_number_or_a_word(text: str, scale: float | None, value: ob
     ],
 )
 def test_what_is_neither_is_absent(text: str, scale: float | None) -> None:
-    with pytest.raises(ValueError, match=r"no number|neither|too large"):
+    with pytest.raises(ValueError, match=r"not a number|neither|too large"):
         parsed(text, scale)
 
 
@@ -64,17 +64,31 @@ def test_a_file_that_is_missing_is_said_once_and_when_it_is_back(
     door.write_text("open\n")
     temperature.write_text("broken\n")
     assert read.json() == '{"door":"open"}'
-    assert caplog.messages == [
-        f"extra.door is left out: cannot read {door}: No such file or directory",
-        "extra.door is there again",
-        f"extra.temp_C is left out: {temperature}: 'broken' is no number",
-    ]
+    missing, back, broken = caplog.messages
+    assert missing == f"extra.door is left out: cannot read {door}: No such file or directory"
+    assert back.startswith("extra.door can be read again after 0 s (failures: 3")
+    assert broken == f"extra.temp_C is left out: {temperature}: 'broken' is not a number"
 
 
 def test_nothing_asked_for_is_nothing_and_no_thread() -> None:
     before = threading.active_count()
     assert Extras([]).json() is None
     assert threading.active_count() == before
+
+
+def test_a_thread_that_the_system_refuses_leaves_the_fix_alone_and_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    door = tmp_path / "door"
+    door.write_text("open\n")
+    extras = Extras([Attribute("door", door)])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert extras.json() is None
+    assert extras.json() == '{"door":"open"}'
 
 
 def test_a_pipe_that_nobody_writes_to_holds_nothing_up(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_resend_takes_names(queue: AckQueue) -> None:
 
 
 def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
-    with AckQueue(tmp_path / "other.db") as empty, pytest.raises(AgentError, match="name a time"):
+    with AckQueue(tmp_path / "other.db") as empty, pytest.raises(AgentError, match="give a time"):
         told(empty, "queue resend", since_age_s=5)
 
 

@@ -397,7 +397,7 @@ def test_the_last_good_config_serves_and_the_status_line_says_so(machine: Machin
     machine.systemctl("stop", UNIT)
     machine.path("/etc/telemetry-agent/config.toml").write_bytes(bytes(400))
     machine.systemctl("start", UNIT)
-    assert machine.show(UNIT, "StatusText").count("; the last good config serves")
+    assert machine.show(UNIT, "StatusText").count("; the last good config is in effect")
     assert machine.show(UNIT, "NRestarts") == "0"
 
 
@@ -419,4 +419,4 @@ def test_a_missing_credential_says_that_it_takes_a_restart() -> None:
         told = machine.run("/usr/bin/telemetry-agent", "status").stdout
     assert "uploading: held" in told
     assert "/etc/credstore/telemetry-agent.password" in told
-    assert "systemctl restart telemetry-agent`: a reload does not bring it" in told
+    assert "systemctl restart telemetry-agent`: a reload does not read it" in told

@@ -1,6 +1,6 @@
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nmea
 import pytest
-from fakes import FakeClock
+from fakes import FakeClock, FakePorts
 from scripted import ScriptedReceiver
 
 from telemetry_agent.clock import Clock
@@ -191,6 +191,7 @@ class Opened:
 
     baud = None
     live = True
+    rejected: Mapping[str, int] = {}
 
     def __init__(self, source: Source) -> None:
         self.failed = threading.Event()
@@ -251,6 +252,7 @@ class Script:
 
     baud = None
     live = True
+    rejected: Mapping[str, int] = {}
 
     def __init__(self, clock: FakeClock, *does: bytes | float | Exception) -> None:
         self._does = list(does)
@@ -293,7 +295,7 @@ NOISE = b"\x80\xf3\x0f" * 9
 def script(*does: bytes | float | Exception) -> tuple[Reader, Script, Callable[[], float | None]]:
     clock = FakeClock()
     source = Script(clock, *does)
-    reader = Reader(source, live, Recorded(), clock)
+    reader = Reader(source, live, Recorded(), clock, bell=FakePorts())
 
     def step() -> float | None:
         wait_s = reader.step(clock.now_s)
@@ -495,18 +497,50 @@ def test_two_receivers_on_one_line_are_logged_once(caplog: pytest.LogCaptureFixt
 
 
 def test_a_receiver_that_is_plugged_in_is_opened_at_once() -> None:
-    clock, arrivals = FakeClock(), [7]
+    clock, ports = FakeClock(), FakePorts()
     absent = SourceError("absent")
     source = Script(clock, *[absent] * 6, OK)
-    reader = Reader(source, live, Recorded(), clock, arrivals=lambda: arrivals[0])
+    reader = Reader(source, live, Recorded(), clock, bell=ports)
     for _ in range(4):
         clock.advance(reader.step(clock.now_s) or 0)
     assert reader.step(clock.now_s) == 16
     assert reader.step(clock.advance(3)) == 13
-    arrivals[0] += 1
+    ports.add_port()
+    reader.bell.wait(None)
     assert reader.step(clock.now_s) == 1  # its name is not there yet
     assert reader.step(clock.advance(1)) == 0
     assert not source.more()
+
+
+def test_the_baud_rate_of_a_receiver_that_is_plugged_in_is_detected_at_once(
+    tmp_path: Path,
+) -> None:
+    ports = FakePorts()
+    source = SerialSource(tmp_path / "gps")
+    reader = Reader(source, live, Recorded(), bell=ports)
+    assert reader.step(0) == 1
+    with Simulator(Drive(DAY_MS), rate_hz=10, link=tmp_path / "gps"):
+        for _ in range(2):  # the kernel's message, and udev's
+            ports.add_port()
+        assert reader.step(0) == 0
+        assert source.baud is not None
+        reader.close()
+
+
+def test_messages_about_devices_do_not_keep_an_idle_reader_busy(tmp_path: Path) -> None:
+    path = tmp_path / "drive.nmea"
+    path.write_bytes(line(0) + line(1))
+    ports, room = FakePorts(), False
+    reader = Reader(ReplaySource(path), live, Recorded(), bell=ports, room=lambda: room)
+    assert reader.step(0) == 0
+    ports.add_port()
+    assert reader.step(0) is None
+    assert ports.messages() == []  # one that was left would end each wait
+    room = True
+    while reader.step(0) == 0:
+        pass
+    with pytest.raises(ConnectionRefusedError):  # after the end no message is received
+        ports.add_port()
 
 
 def test_the_sky_is_that_of_the_open_device() -> None:

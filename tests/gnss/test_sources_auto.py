@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ class Port:
 
     baud = None
     live = True
+    rejected: Mapping[str, int] = {}
 
     def __init__(self, name: str, says: bytes = b"", error: SourceError | None = None) -> None:
         self.name = name

@@ -1,12 +1,11 @@
+import logging
 import os
 import socket
-import threading
 
 import pytest
+from fakes import FakePorts
 
-from telemetry_agent.clock import Clock
-from telemetry_agent.gnss.sources.hotplug import Hotplug
-from telemetry_agent.tasks import Beat, KernelBell, run_loop
+from telemetry_agent.gnss.sources.hotplug import PortBell
 
 LIMIT_S = 5.0
 
@@ -26,60 +25,51 @@ OTHERS = [
 ]
 
 
-class Kernel(KernelBell):
-    """Sends what the test says."""
-
-    def __init__(self, *said: bytes) -> None:
-        super().__init__(socket.NETLINK_ROUTE, 0, "nothing", "nothing")
-        self.said = list(said)
-
-    def messages(self) -> list[bytes]:
-        said, self.said = self.said, []
-        return said
-
-
 @pytest.mark.parametrize("said", [KERNEL, UDEV, LOST])
-def test_a_port_that_comes_is_counted_and_rings(said: bytes) -> None:
-    rung: list[int] = []
-    hotplug = Hotplug(lambda: rung.append(1), Kernel(*OTHERS, said))
-    assert hotplug.step(0) is None
-    assert hotplug.step(0) is None
-    assert (hotplug.arrivals, rung) == (1, [1])
-    hotplug.close()
+def test_a_port_that_comes_rings_and_is_noticed_once(said: bytes) -> None:
+    ports = FakePorts()
+    ports.says(*OTHERS, said, *OTHERS)
+    ports.wait(None)
+    assert ports.port_was_added()
+    assert not ports.port_was_added()
+    ports.close()
 
 
 def test_everything_else_is_not() -> None:
-    rung: list[int] = []
-    hotplug = Hotplug(lambda: rung.append(1), Kernel(*OTHERS))
-    assert hotplug.step(0) is None
-    assert (hotplug.arrivals, rung) == (0, [])
-    hotplug.close()
+    ports = FakePorts()
+    ports.says(*OTHERS)
+    assert not ports.port_was_added()
+    ports.close()
 
 
-def test_a_wake_ends_the_wait() -> None:
-    rung: list[int] = []
-    hotplug = Hotplug(lambda: rung.append(1), Kernel())
-    stop = threading.Event()
-    thread = threading.Thread(target=run_loop, args=(hotplug, stop, Beat(), Clock()))
-    thread.start()
-    stop.set()
-    hotplug.wake()
-    thread.join(LIMIT_S)
-    assert not thread.is_alive()
-    assert rung == []
-    hotplug.close()
+def test_without_netlink_it_is_an_ordinary_bell(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(protocol: int, groups: int) -> socket.socket:
+        raise PermissionError(1, "Operation not permitted")
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("telemetry_agent.tasks._kernel_socket", refused)
+    bell = PortBell()
+    assert not bell.port_was_added()
+    bell.ring()
+    bell.wait(None)
+    bell.close()
+    (said,) = caplog.messages
+    assert said == (
+        "cannot receive the kernel's messages about devices (Operation not permitted): "
+        "a receiver that is plugged in is found within half a minute, not at once"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may speak as the kernel does")
 @pytest.mark.parametrize("group", [1, 2])
 def test_over_a_real_netlink(group: int) -> None:
-    rung: list[int] = []
-    hotplug = Hotplug(lambda: rung.append(1))
+    bell = PortBell()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 15) as speaks:
         speaks.bind((0, 0))
         speaks.sendto(KERNEL, (0, group))
-        while not rung:
-            hotplug.bell.wait(LIMIT_S)
-            hotplug.step(0)
-    assert hotplug.arrivals >= 1
-    hotplug.close()
+        while not bell.port_was_added():
+            bell.clear()
+            bell.wait(LIMIT_S)
+    bell.close()

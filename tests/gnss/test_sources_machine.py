@@ -207,6 +207,11 @@ def test_we_ourselves_do_not_count(busy: Machine) -> None:
     assert holder(PORT, busy.root) is None
 
 
+def test_the_program_that_made_a_pty_does_not_count(busy: Machine) -> None:
+    busy.process(77, "socat", has="/dev/pts/3")
+    assert holder(Path("/dev/pts/3"), busy.root) is None
+
+
 def test_a_login_of_another_user_is_seen_by_its_command_line(busy: Machine) -> None:
     busy.process(612, "agetty", "-o", "-p -- \\u", "9600", "ttyUSB0", "vt220")
     busy.process(613, "agetty", "tty1", "linux")

@@ -37,8 +37,8 @@ ROWS: dict[str, tuple[list[Act], str | None]] = {
     "200 broken JSON": ([answer(200, "{", JSON, store=False)], "cannot deliver"),
     "206": ([answer(206, store=False)], "cannot deliver"),
     "302": ([answer(302, headers={"Location": "http://portal/"})], "http://portal/"),
-    "400 for one": ([refusing({5})] * 30, "refused a fix"),
-    "422 for one": ([refusing({5}, 422)] * 30, "refused a fix"),
+    "400 for one": ([refusing({5})] * 30, "a fix became a dead letter"),
+    "422 for one": ([refusing({5}, 422)] * 30, "a fix became a dead letter"),
     **{
         str(status): ([answer(status)], "uploads are held")
         for status in (401, 402, 403, 404, 405, 406, 407, 410, 411, 421, 426, 428, 431, 451, 418)

@@ -82,7 +82,7 @@ def test_it_records_and_delivers_by_the_last_good_config_and_goes_on_when_mended
         same.write_text(text)
         breaks(config)
         with agent("run", "--config", str(config), env=state) as daemon:
-            daemon.wait_for_line("recording goes on with the last good config$")
+            daemon.wait_for_line("recording continues with the last good config$")
             seen = len(server.ledger)
             server.wait_for(lambda *_: len(server.ledger) > seen, 20)
             assert "config:    the last good config is in effect: " in status(same)

@@ -153,7 +153,7 @@ def test_one_bad_fix_becomes_a_dead_letter_and_the_rest_arrives(tmp_path: Path) 
         config = write_config(tmp_path, "/dev/none", server.url)
         with started(config) as daemon:
             server.wait_for(lambda s: len(s.ledger) == 99)
-            daemon.wait_for_line("refused a fix")
+            daemon.wait_for_line("a fix became a dead letter")
             assert daemon.end() == 0
     assert set(server.ledger.values()) == {1}
     # The search, and five refusals of the one fix alone, which an acceptance each may part.

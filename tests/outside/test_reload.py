@@ -59,7 +59,8 @@ def test_a_config_process_that_is_killed_keeps_the_old_config_and_at_the_start_i
     kill = tmp_path / "kill"
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        f"if 'telemetry_agent.config' in sys.orig_argv and os.path.exists('{kill}'):\n"
+        "reads_config = 'telemetry_agent.config.subprocess_loader' in sys.orig_argv\n"
+        f"if reads_config and os.path.exists('{kill}'):\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     env = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
@@ -123,7 +124,7 @@ def test_the_page_is_turned_on_moved_and_refused_to_strangers(tmp_path: Path) ->
             urlopen(f"http://127.0.0.1:{first}/history", timeout=5)
         config.write_text(f'{without}\n[page]\nlisten = "0.0.0.0:{first}"\n')
         agent.send(signal.SIGHUP)
-        agent.wait_for_line("no page at http://0.0.0.0:.*: page.listen: whoever reaches 0.0.0.0")
+        agent.wait_for_line("no page at http://0.0.0.0:.*: page.listen: everyone who reaches 0.0")
         with pytest.raises(URLError):
             urlopen(f"http://127.0.0.1:{first}/history", timeout=5)
         assert agent.end() == 0

@@ -110,7 +110,7 @@ def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, d
             wait(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
         with Server() as server, agent("run", "--config", str(config), env=env) as daemon:
-            daemon.wait_for_line("fixes in .*/run/queue.db are delivered beside the queue")
+            daemon.wait_for_line("fixes in .*/run/queue.db are delivered as well")
             text = config.read_text().replace("http://127.0.0.1:9/", server.url)
             config.write_text(text)
             daemon.send(signal.SIGHUP)  # a reload is for these too
@@ -158,7 +158,7 @@ def test_a_state_directory_that_leads_nowhere_is_left_once(tmp_path: Path) -> No
             daemon.wait_for_line("recording into .*/run, at most")
             wait(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
-    assert "came along" not in "\n".join(daemon.err)  # from one directory to the other
+    assert "were taken along" not in "\n".join(daemon.err)  # from one directory to the other
 
 
 def test_a_full_disk_stops_nothing_whether_the_queue_is_there_or_not(

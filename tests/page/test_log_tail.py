@@ -2,7 +2,7 @@
 
 import logging
 
-from telemetry_agent.page.log_tail import LogTail
+from telemetry_agent.page.agent_view import LogTail
 
 
 def test_it_keeps_the_newest_lines_without_secrets() -> None:

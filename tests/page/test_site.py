@@ -25,7 +25,7 @@ from telemetry_agent.config.settings import (
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
-from telemetry_agent.page import libraries, streams, task, viewer_connection
+from telemetry_agent.page import libraries, server, streams, task
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.page.libraries import STATIC
 from telemetry_agent.snapshot import Snapshot
@@ -325,9 +325,9 @@ def test_whoever_asks_for_a_check_meanwhile_gets_the_result_of_the_one_that_runs
         answers = [askers.submit(site.ask, "/check", {}) for _ in range(3)]
         assert doctor.began.wait(20)
         assert site.ask("/history")[0].status == 200  # nobody waits for it
-        server = site.agent.page.task._server
-        assert server
-        while len(server._state.tasks) < 3:
+        running = site.agent.page.task._server
+        assert running
+        while len(running._state.tasks) < 3:
             assert not any(answer.done() for answer in answers)
         doctor.may_end.set()
         for answer in answers:
@@ -551,12 +551,12 @@ def test_too_many_viewers_are_told_so(site: Site, monkeypatch: pytest.MonkeyPatc
 def test_connections_are_bounded_and_idle_ones_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer_connection, "_REQUEST_S", 0.2)
+    monkeypatch.setattr(server, "_REQUEST_S", 0.2)
     monkeypatch.setattr(task, "_TURN_S", 0.1)
     with served(tmp_path) as site, contextlib.ExitStack() as stack:
         lines = [
             stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=8))
-            for _ in range(viewer_connection.CONNECTIONS + 20)
+            for _ in range(server.CONNECTIONS + 20)
         ]
         lines[0].sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow:")  # and never more
         for line in lines:  # those too many at once, the others soon
@@ -566,7 +566,7 @@ def test_connections_are_bounded_and_idle_ones_end(
 
 
 def test_who_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewer_connection, "_UNREAD_S", 0.3)
+    monkeypatch.setattr(server, "_UNREAD_S", 0.3)
     monkeypatch.setattr(task, "_TURN_S", 0.1)
     with served(tmp_path) as site:
         site.put(30_000)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry_agent.model import Fix, Record
-from telemetry_agent.page.trail import Trail
+from telemetry_agent.page.points import Trail
 
 START_MS = 1_795_435_200_000
 

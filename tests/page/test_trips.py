@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 import tracemalloc
 from pathlib import Path
 
@@ -10,12 +11,20 @@ import pytest
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule, Trips
-from telemetry_agent.model import Fix
-from telemetry_agent.page.overview import SHOWN, Box, Overview, fitting, thinned
-from telemetry_agent.page.track_index import TrackIndex, Wanted
-from telemetry_agent.page.trail import BEGINS, GLITCH, POINT, Point, point_of
+from telemetry_agent.model import Fix, Record
+from telemetry_agent.page.points import BEGINS, GLITCH, POINT, Point, pack, points_of
+from telemetry_agent.page.track_index import (
+    SHOWN,
+    Box,
+    Overview,
+    TrackIndex,
+    Wanted,
+    fitting,
+    thinned,
+)
 
 START_MS = 1_795_435_200_000
+FLAGS = (0,) * 60 + (BEGINS, GLITCH)
 M_E9 = 8_993  # a metre of latitude at 48 degrees north, in 1e-9 degrees
 
 
@@ -113,9 +122,9 @@ def test_the_overview_is_bounded_and_keeps_ends_and_glitches() -> None:
     overview = Overview(limit=1000)
     for point in line(20_000):
         flags = GLITCH if point[0] == 777 else BEGINS if point[0] == 5000 else point[4]
-        overview.add((*point[:4], flags))
-    points = list(POINT.iter_unpack(overview.packed()))
-    assert len(points) <= 1001
+        overview.extend([(*point[:4], flags)])
+    points = list(POINT.iter_unpack(overview.packed))
+    assert len(points) <= 1000
     rows = [point[0] for point in points]
     assert rows == sorted(rows)
     assert {1, 777, 4999, 5000, 20_000} <= set(rows)
@@ -123,6 +132,27 @@ def test_the_overview_is_bounded_and_keeps_ends_and_glitches() -> None:
     overview.forget_before(10_000)
     assert overview.first is not None
     assert overview.first >= 10_000
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 7, 1000, 20_000])
+def test_the_overview_is_what_thinning_leaves_whatever_comes_at_once(at_once: int) -> None:
+    points = [
+        (row, round(4000 * math.sin(row / 50)), row // 700, row, random.Random(row).choice(FLAGS))
+        for row in range(1, 20_001)
+    ]
+    overview = Overview()
+    for i in range(0, len(points), at_once):
+        overview.extend(points[i : i + at_once])
+    assert list(POINT.iter_unpack(overview.packed)) == list(thinned(points, overview.tolerance_e7))
+
+
+def test_an_overview_of_segments_of_a_point_each_is_bounded_too() -> None:
+    overview = Overview(limit=1000)
+    for row in range(1, 5001):
+        overview.extend([(row, row, 0, row, BEGINS)])
+    points = list(POINT.iter_unpack(overview.packed))
+    assert len(points) <= 1000
+    assert points[-1][0] >= 4990
 
 
 def test_thinning_is_by_what_can_be_seen() -> None:
@@ -168,10 +198,8 @@ def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
         index._overview = Overview(limit=500)
         while index.scan():
             pass
-        recent = b"".join(
-            POINT.pack(*point_of(row, fix, begins=False))
-            for row, fix in enumerate(fixes[-1000:], 19_001)
-        )
+        found = [(row, Record("", row, "van-07", fix)) for row, fix in enumerate(fixes, 1)]
+        recent = bytes(pack(points_of(found[-1000:], lambda *_: False)))
         packed, exact = index.shown(Wanted(across_px=500), recent)
         whole = list(POINT.iter_unpack(packed))
         assert (whole[0][0], whole[-1][0]) == (1, 20_000)
@@ -195,8 +223,7 @@ def test_a_viewer_of_a_long_track_costs_little_memory(tmp_path: Path) -> None:
     """Twenty may ask at the same moment. With each point as an object it was 14 MB for each."""
     with AckQueue(tmp_path / "queue.db") as queue:
         index = TrackIndex(queue, Gaps().between, ParkingRule())
-        for point in line(20_000):
-            index._overview.add(point)
+        index._overview.extend(line(20_000))
         recent = b"".join(POINT.pack(*point) for point in line(40_000)[20_000:])
         tracemalloc.start()
         packed, _ = index.shown(Wanted(across_px=1400), recent)

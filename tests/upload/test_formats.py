@@ -58,7 +58,7 @@ def encoded(
     compression: Compression = "none",
 ) -> Payload:
     batch = batch_of(*fixes, device=device)
-    return choose(name, url, username).encode(batch, compression=compression)
+    return choose(name, url, username).encode(batch, compression)
 
 
 def outcome(

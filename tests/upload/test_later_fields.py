@@ -19,7 +19,7 @@ FIX = Fix(1764426119000, 48_117300000, 11_516667000, odo_m=1234)
 
 def query_at(url: str) -> dict[str, list[str]]:
     batch = Batch(0, "ab" * 8, "van-07", (Record("ab" * 8, 1, "van-07", FIX),), live=True)
-    return parse_qs(clickhouse.format_for(url).encode(batch, compression="none").query)
+    return parse_qs(clickhouse.format_for(url).encode(batch, "none").query)
 
 
 def test_the_fields_of_the_first_release_are_pinned() -> None:

@@ -163,7 +163,7 @@ def test_a_fix_whose_time_is_in_doubt_is_not_sent(tmp_path: Path, name: FormatNa
         b.put(20, flagged={0, 5, 6, 19})
         assert b.work() is None
         assert b.counts == (0, 0, 16, 4)
-        assert b.reasons == {"its time is in doubt, and upload.format cannot say so"}
+        assert b.reasons == {"its time is in doubt, and this upload.format cannot carry that"}
 
 
 def test_the_recorder_gets_one_location_after_the_other(tmp_path: Path) -> None:

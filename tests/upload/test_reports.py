@@ -280,7 +280,7 @@ def test_haste_sends_fresh_fixes_without_company(tmp_path: Path) -> None:
     with Server() as server:
         made = Bench(server, tmp_path)
         haste = False
-        made.uploader._selection._in_haste = lambda: haste
+        made.uploader._selection._urgent = lambda: haste
         made.put(1)
         assert made.work() == 10.0
         haste = True

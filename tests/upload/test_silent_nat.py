@@ -9,7 +9,7 @@ from netns import Namespace, network
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.dialer import Dialer
+from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.transport import Transport
 
 
@@ -92,7 +92,7 @@ def test_a_connection_is_used_for_ten_minutes_at_most() -> None:
         clock = LaterClock()
         url = f"http://127.0.0.1:{server.server_port}/"
         with contextlib.closing(
-            Transport(url, dialer=Dialer(clock), keepalive_expiry_s=3600)
+            Transport(url, dialer=Dialer(clock, keepalive_s=3600))
         ) as transport:
             for _ in range(25):
                 transport.exchange(Payload(b"fix", {}), 10)

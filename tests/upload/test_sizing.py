@@ -72,6 +72,15 @@ def test_what_was_too_large_bounds_the_bytes() -> None:
     assert sizing.limit() == 250
 
 
+@given(st.integers(1, 1000), st.integers(1, 2_000_000))
+def test_half_of_what_was_too_large_fits(half: int, body_bytes: int) -> None:
+    sizing = Sizing(2000, 10, 30)
+    for now_s in range(10):
+        sizing.took(sizing.limit(), body_bytes, 0.1, now_s)
+    sizing.too_large(2 * half, body_bytes, 10)
+    assert sizing.limit() >= min(half, 2000)
+
+
 def test_once_an_hour_twice_of_what_was_too_large_is_tried() -> None:
     sizing = grown()
     sizing.too_large(800, 80_000, 0)
@@ -158,7 +167,7 @@ def test_a_dead_radio_teaches_nothing_that_outlasts_it() -> None:
     sizing = Sizing(1000, 10, 30)
     for now_s in (30, 60):
         sizing.timed_out(sizing.limit(), now_s)
-    sizing.new_way()
+    sizing.path_changed()
     assert sizing.limit() == 64
     sizing.took(64, 6400, 0.1, 100)
     sizing.took(128, 12_800, 0.1, 101)

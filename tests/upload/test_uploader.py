@@ -37,6 +37,7 @@ from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
+    Compression,
     CompressionSetting,
     FormatName,
     UploadPolicy,
@@ -87,7 +88,7 @@ class Bench:
             wire_format,
             self.transport,
             UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
-            way=way or AlwaysReachable(),
+            reachability=way or AlwaysReachable(),
             missing=lambda: self.missing,
             clock=self.clock,
             rng=Longest(),
@@ -871,7 +872,7 @@ def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:
             native.FORMAT,
             b.transport,
             UploadPolicy(),
-            way=AlwaysReachable(),
+            reachability=AlwaysReachable(),
             clock=b.clock,
         )
         b.put_backlog(2)
@@ -938,10 +939,10 @@ def test_the_last_upload_ends_by_its_deadline(tmp_path: Path) -> None:
 def test_whatever_raises_leaves_nothing_leased(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def encode(batch: Batch, **how: Any) -> Payload:
+    def encode(batch: Batch, compression: Compression) -> Payload:
         if where == "encode":
             raise RuntimeError("a bug")
-        return native.encode(batch, **how)
+        return native.encode(batch, compression)
 
     def read(*_: object) -> Any:
         raise RuntimeError("a bug")
@@ -995,7 +996,11 @@ def test_as_a_task_it_delivers_what_rings_and_ends_when_asked(tmp_path: Path) ->
     with Server(then=Act(run)) as server, AckQueue(tmp_path / "queue.db") as queue:
         transport = Transport(server.url)
         uploader = Uploader(
-            queue, native.FORMAT, transport, UploadPolicy(flush_every_s=0.05), way=AlwaysReachable()
+            queue,
+            native.FORMAT,
+            transport,
+            UploadPolicy(flush_every_s=0.05),
+            reachability=AlwaysReachable(),
         )
         queue.watch(uploader.bell.ring)
         stop, beat, clock = threading.Event(), Beat(), Clock()

@@ -5,6 +5,7 @@ A source belongs to one thread, which opens, reads and closes it. Other threads 
 which finds the receiver by its name even if its device node has changed.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from telemetry_agent.errors import Advice, SourceError
@@ -33,6 +34,10 @@ class Source(Protocol):
     @property
     def live(self) -> bool:
         """Whether its positions are current, unlike those of a recording."""
+
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """How often it dropped input that the decoder never saw, by reason."""
 
     def open(self) -> None:
         """Open the device or connection.

@@ -7,7 +7,6 @@ receiver is better than a gpsd that only has an AIS receiver.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -48,9 +47,6 @@ class AutoSource:
         self._gpsd_devices = gpsd_devices
         self._gpsd = gpsd_source or gpsd.GpsdSource("localhost")
         self._source: Source | None = None
-        rejected: Counter[str] | None = getattr(self._gpsd, "rejected", None)
-        self.rejected = Counter[str]() if rejected is None else rejected
-        """The invalid values in gpsd's reports, by name."""
         self._open_path: Path | None = None  # until data comes from it
         self._without_data: dict[Path, None] = {}  # a set in order: the last opened comes last
         self._logged: set[str] = set()
@@ -64,6 +60,11 @@ class AutoSource:
     def baud(self) -> int | None:
         """See ``Source.baud``: of the open source."""
         return self._source.baud if self._source else None
+
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """See ``Source.rejected``: only gpsd's reports are checked before the decoder."""
+        return self._gpsd.rejected
 
     def open(self) -> None:
         """See ``Source.open``."""

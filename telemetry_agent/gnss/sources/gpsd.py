@@ -189,7 +189,6 @@ class GpsdSource(TcpSource):
     def __init__(self, host: str, port: int = PORT, *, clock: Clock | None = None) -> None:
         super().__init__(host, port, clock=clock, name=f"gpsd://{host}:{port}")
         self.rejected: Counter[str] = Counter()
-        """The invalid values in gpsd's reports, by name."""
         self._reports = Reports(self.rejected)
         self._followed: str | None = None
         self._skipped = 0  # receivers that were followed and sent no data

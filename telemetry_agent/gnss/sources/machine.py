@@ -202,6 +202,8 @@ def holder(device: Path, root: Path = Path("/")) -> Holder | None:
 
     ``root`` is where the machine's /proc and /dev are.
     """
+    if not device.name.startswith("tty"):
+        return None  # a pty: the program that made it often has it open as well
     proc = root / "proc"
     for pid in _processes(proc):
         if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):

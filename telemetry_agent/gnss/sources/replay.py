@@ -1,6 +1,7 @@
 """A recorded file in place of a receiver."""
 
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ class ReplaySource:
 
     baud = None
     live = False
+    rejected: Mapping[str, int] = {}
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)

@@ -15,7 +15,7 @@ import pwd
 import stat
 import termios
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import serial
@@ -97,6 +97,7 @@ class SerialSource:
     """
 
     live = True
+    rejected: Mapping[str, int] = {}
 
     def __init__(
         self,
@@ -195,8 +196,7 @@ class SerialSource:
             if not stat.S_ISCHR(self._path.stat().st_mode):
                 raise self._no_port()
             device = self._path.resolve()
-            # A pty's maker often has it open as well.
-            if device.name.startswith("tty") and (by := holder(device, self._root)):
+            if by := holder(device, self._root):
                 raise BusyError(*explain(device, by, self._root))
             speed = self.baud or self._memory.rates(self.name)[0]
             port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)

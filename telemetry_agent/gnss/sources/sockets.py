@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from telemetry_agent.addresses import (
@@ -50,6 +50,7 @@ class SocketSource:
 
     baud: int | None = None
     live = True
+    rejected: Mapping[str, int] = {}
 
     def __init__(self, name: str, clock: Clock | None = None) -> None:
         self.name = name

@@ -1,12 +1,12 @@
-"""Is everything here? What an endpoint can say from its rows and the agents' own accounts.
+"""Is everything here? An endpoint compares its rows with the agents' own accounts.
 
 An agent accounts for each of its streams: every fix with a seq up to ``through`` was acknowledged,
-or is counted in ``not_coming`` by its reason. So the rows of the stream up to ``through`` must be
-``recorded`` less the sum of ``not_coming``. Gaps in seq are legal, so a gap alone says nothing; but
-where rows are missing, they are in the gaps, and those are named.
+or is counted in ``not_coming`` by its reason. So the stream must have ``recorded`` less the sum of
+``not_coming`` rows up to ``through``. Gaps in seq are legal, so a gap alone proves nothing. But if
+rows are missing, they are in the gaps, and those are named.
 
-A stream that is not finished can have more to come, so a device is complete until the first of its
-streams that is in doubt, and what came after that proves nothing.
+A stream that is not finished may get more rows. So a device is complete until the first of its
+streams that is in doubt; later rows prove nothing.
 """
 
 import re
@@ -29,11 +29,11 @@ class StreamVerdict:
     complete_until: str | None
     """The time of the last fix before the first gap in which a fix may be missing."""
     gaps: tuple[tuple[int, int], ...]
-    """Where missing rows can be, as first and last seq; empty where none is missing."""
+    """Where missing rows can be, as first and last seq; empty if none is missing."""
 
     @property
     def missing(self) -> int:
-        """How many acknowledged rows are not stored; below 0: too many are stored."""
+        """How many acknowledged rows are not stored; below 0: more are stored than expected."""
         return self.account.expected - self.stored
 
 
@@ -112,7 +112,7 @@ def as_json(
 
 
 def lines(audit: Mapping[str, Any]) -> list[str]:
-    """The same in plain words."""
+    """The same as text."""
     said = []
     if audit["streams"] and not audit["complete"]:
         said.append("not complete")
@@ -139,7 +139,7 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
 
 def _complete_until(verdicts: Iterable[StreamVerdict]) -> str | None:
     """The time up to which nothing is missing or still to come."""
-    before: str | None = None  # the newest time of the streams before
+    before: str | None = None  # the newest time of the earlier streams
     doubts: list[str | None] = []
     for verdict in verdicts:
         until = verdict.complete_until
@@ -150,7 +150,7 @@ def _complete_until(verdicts: Iterable[StreamVerdict]) -> str | None:
 
 
 def _named(gaps: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Not too many: the last one can stand for several."""
+    """At most 20 gaps; the last one then covers the rest."""
     named = [list(gap) for gap in gaps[:_GAPS_NAMED]]
     if named:
         named[-1][1] = gaps[-1][1]

@@ -24,8 +24,8 @@ _ACCOUNTS = """CREATE TABLE IF NOT EXISTS stream_accounts (
     age INTEGER PRIMARY KEY, device TEXT NOT NULL, stream TEXT NOT NULL, through INTEGER NOT NULL,
     expected INTEGER NOT NULL, finished INTEGER NOT NULL, account TEXT NOT NULL,
     UNIQUE (device, stream))"""
-# An account never becomes untrue, and reports can arrive late: the one that says most stays. An
-# agent names its oldest streams first.
+# An account stays true, and reports can arrive late: the one that covers most is kept. An agent
+# names its oldest streams first.
 _PUT_ACCOUNT = """INSERT INTO stream_accounts
     (device, stream, through, expected, finished, account) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (device, stream) DO UPDATE SET through = excluded.through,
@@ -52,7 +52,7 @@ class FixDatabase:
             self._db = sqlite3.connect(path, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("BEGIN IMMEDIATE")  # finds out now that the file cannot be written
+            self._db.execute("BEGIN IMMEDIATE")  # fails now if the file cannot be written
             self._db.execute(_FIXES)
             self._db.execute(_REPORTS)
             self._db.execute(_ACCOUNTS)
@@ -71,13 +71,35 @@ class FixDatabase:
             (*name, f["seq"], f["time"], f["lat"], f["lon"], json.dumps(f)) for f in request.fixes
         ]
         try:
-            stored = self._write(rows, name, request.agent)
+            with self._lock, self._db:
+                stored: int = self._db.executemany(
+                    "INSERT INTO fixes (stream, device, seq, time, lat, lon, fix)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    rows,
+                ).rowcount
+                if request.agent is not None:
+                    self._put_report(name, request.agent)
         except sqlite3.Error as error:
             raise StorageError(f"cannot store: {error}") from error
         return max(0, stored)
 
+    def _put_report(self, name: tuple[str, str], agent: dict[str, Any]) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO reports (stream, device, heard, agent) VALUES (?, ?, ?, ?)",
+            (*name, rfc3339(Clock().wall_ms()), json.dumps(agent)),
+        )
+        streams = agent.get("streams")
+        self._db.executemany(
+            _PUT_ACCOUNT,
+            [
+                (name[1], a.stream, a.through, a.expected, a.finished, json.dumps(entry))
+                for entry in (streams if isinstance(streams, list) else ())
+                if (a := account_of(entry)) is not None
+            ],
+        )
+
     def audits(self, device: str = "") -> list[dict[str, Any]]:
-        """For each device, or for one: are all fixes of its agent's account stored?"""
+        """For each device, or for one: ``audit.as_json``."""
         verdicts = self.verdicts(device)
         unaccounted = {name: tuple(found) for name, *found in self.read(_UNACCOUNTED, device)}
         return [
@@ -115,30 +137,3 @@ class FixDatabase:
         """Idempotent."""
         with self._lock:
             self._db.close()
-
-    def _write(
-        self, rows: list[tuple[Any, ...]], name: tuple[str, str], agent: dict[str, Any] | None
-    ) -> int:
-        with self._lock, self._db:
-            stored: int = self._db.executemany(
-                "INSERT INTO fixes (stream, device, seq, time, lat, lon, fix)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                rows,
-            ).rowcount
-            if agent is not None:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO reports (stream, device, heard, agent)"
-                    " VALUES (?, ?, ?, ?)",
-                    (*name, rfc3339(Clock().wall_ms()), json.dumps(agent)),
-                )
-                streams = agent.get("streams")
-                said = streams if isinstance(streams, list) else ()
-                self._db.executemany(
-                    _PUT_ACCOUNT,
-                    [
-                        (name[1], a.stream, a.through, a.expected, a.finished, json.dumps(entry))
-                        for entry in said
-                        if (a := account_of(entry)) is not None
-                    ],
-                )
-        return stored

@@ -13,13 +13,13 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from telemetry_agent.addresses import bracketed
 from telemetry_agent.errors import AgentError, StorageError, UsageError
 from telemetry_agent.lab.endpoint.database import FixDatabase
-from telemetry_agent.lab.endpoint.faults import Fault
 from telemetry_agent.lab.endpoint.http_server import PATH, HttpServer
 from telemetry_agent.lab.endpoint.tokens import Tokens
 from telemetry_agent.lab.native_request import NativeRequest, RefusedError
@@ -27,7 +27,32 @@ from telemetry_agent.lab.native_request import NativeRequest, RefusedError
 _log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 10  # a full disk lasts at least that long
-_ASKS_MAX, _SEQS_MAX = 20, 10_000  # what an agent honours of one answer
+_ASKS_MAX, _SEQS_MAX = 20, 10_000  # an agent ignores more than this in one answer
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that is injected at random, or into the first requests."""
+
+    kind: str
+    """A status; ``drop``: store, then close without an answer; ``hang``: never answer."""
+    chance: float = 1.0
+    first: int | None = None
+
+    @classmethod
+    def parse(cls, pattern: str) -> Self:
+        """``KIND``, ``KIND:CHANCE`` or ``KINDxCOUNT``, such as ``503:0.3`` or ``dropx2``.
+
+        Raises:
+            UsageError: it is none of these.
+        """
+        found = re.fullmatch(r"([345]\d\d|drop|hang)(?::(0|1|0?\.\d+)|x(\d+))?", pattern)
+        if not found:
+            raise UsageError(
+                f"--fail {pattern}: must be like 503, 503:0.3, 503x5, drop:0.1, hangx1"
+            )
+        kind, chance, first = found.groups()
+        return cls(kind, float(chance or 1), int(first) if first else None)
 
 
 class Endpoint:
@@ -39,7 +64,7 @@ class Endpoint:
         faults: faults to inject; the first that applies is used.
         draw: random numbers, 0 <= x < 1.
         tokens: who may send; ``None``: everyone.
-        asks_again: ask an agent that reports for what the audit misses.
+        asks_again: ask a reporting agent again for the fixes that the audit misses.
 
     Raises:
         UsageError: ``listen`` is not an address.
@@ -126,8 +151,7 @@ class Endpoint:
 
     def received(self) -> list[tuple[str, int, str]]:
         """(stream, seq, time) of each stored fix, sorted by name."""
-        rows = self._store.read("SELECT stream, seq, time FROM fixes ORDER BY stream, seq")
-        return [tuple(row) for row in rows]
+        return self._store.read("SELECT stream, seq, time FROM fixes ORDER BY stream, seq")
 
     def wait_for(self, count: int, timeout_s: float) -> bool:
         """Wait until ``count`` fixes are stored; returns whether they are."""
@@ -144,11 +168,11 @@ class Endpoint:
 
         Each with ``device``, ``stream``, ``heard`` (when, by the clock of this machine), ``agent``.
         """
-        columns = "SELECT device, stream, heard, agent FROM reports"
-        if device is None:
-            rows = self._store.read(f"{columns} ORDER BY device")
-        else:
-            rows = self._store.read(f"{columns} WHERE device = ?", device)
+        rows = self._store.read(
+            "SELECT device, stream, heard, agent FROM reports"
+            " WHERE ?1 = '' OR device = ?1 ORDER BY device",
+            device or "",
+        )
         names = ("device", "stream", "heard", "agent")
         return [dict(zip(names, (*row[:3], json.loads(row[3])), strict=True)) for row in rows]
 
@@ -205,7 +229,7 @@ class Endpoint:
         return answer | asks
 
     def _missing(self, device: str) -> Iterator[dict[str, Any]]:
-        """What to ask for: others each time, for most gaps can be legal."""
+        """What to ask for: other gaps each time, because most of them can be legal."""
         gaps = [
             (verdict.account.stream, *gap)
             for verdicts in self._store.verdicts(device).values()

@@ -13,14 +13,16 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from telemetry_agent import __version__
 from telemetry_agent.errors import StorageError
-from telemetry_agent.lab.native_request import BODY_MAX_BYTES, RefusedError, parse
-
-if TYPE_CHECKING:
-    from telemetry_agent.lab.endpoint.endpoint import Endpoint
+from telemetry_agent.lab.native_request import (
+    BODY_MAX_BYTES,
+    NativeRequest,
+    RefusedError,
+    parse,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,25 @@ _DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
 _IDLE_S = 75.0
 
 
+class RequestService(Protocol):
+    """What the server asks of the endpoint; each method may raise ``RefusedError``."""
+
+    def admit(self, authorization: str) -> str | None:
+        """The device that may be asked about; ``None``: all."""
+
+    def next_fault(self) -> str | None:
+        """The fault to inject into this request."""
+
+    def take(self, request: NativeRequest) -> dict[str, Any]:
+        """Store the fixes of a request; the answer."""
+
+    def agents(self, device: str | None) -> list[dict[str, Any]]:
+        """The newest report of each device."""
+
+    def audits(self, device: str | None) -> list[dict[str, Any]]:
+        """Until when each device is complete."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = f"telemetry-agent/{__version__}"
@@ -40,8 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # else head and body of an answer are 44 ms apart
     timeout = _IDLE_S
 
-    def __init__(self, endpoint: "Endpoint", *args: Any) -> None:
-        self._endpoint = endpoint
+    def __init__(self, service: RequestService, *args: Any) -> None:
+        self._service = service
         super().__init__(*args)
 
     def do_POST(self) -> None:
@@ -61,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path in {AGENTS_PATH, AUDIT_PATH}:
-            look = self._endpoint.agents if path == AGENTS_PATH else self._endpoint.audits
+            look = self._service.agents if path == AGENTS_PATH else self._service.audits
             try:
                 self._answer(200, look(self._admitted()))
             except RefusedError as refused:
@@ -75,11 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_IMPLEMENTED)
 
     def _admitted(self) -> str | None:
-        return self._endpoint.admit(self.headers.get("Authorization", ""))
+        return self._service.admit(self.headers.get("Authorization", ""))
 
     def _deliver(self, body: bytes) -> dict[str, Any] | None:
         """Store the fixes; return the answer, or ``None`` to send none."""
-        fault = self._endpoint.next_fault()
+        fault = self._service.next_fault()
         if fault == "hang":
             self.connection.settimeout(None)
             self.rfile.read(1)  # until the agent or the endpoint ends the connection
@@ -90,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = parse(body, self.headers.get("Content-Encoding", "identity"))
         if device is not None and request.device != device:
             raise RefusedError(403, f"this is the token of another device, not of {request.device}")
-        answer = self._endpoint.take(request)
+        answer = self._service.take(request)
         return None if fault == "drop" else answer
 
     def _refuse(self, refused: RefusedError) -> None:
@@ -146,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(code, {"error": message or explain})
 
     def _not_allowed(self, allowed: str) -> None:
-        self.close_connection = True  # it may have sent a body that nobody reads
+        self.close_connection = True  # it may have sent a body, which is not read
         self._answer(405, {"error": f"only {allowed} is allowed here"}, {"Allow": allowed})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
@@ -159,11 +180,11 @@ class HttpServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, endpoint: "Endpoint") -> None:
+    def __init__(self, host: str, port: int, service: RequestService) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
-        super().__init__((host, port), partial(_Handler, endpoint), bind_and_activate=False)
+        super().__init__((host, port), partial(_Handler, service), bind_and_activate=False)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """See ``ThreadingTCPServer``."""

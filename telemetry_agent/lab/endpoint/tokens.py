@@ -22,7 +22,7 @@ class Tokens:
         except OSError as error:
             raise ConfigError(f"--tokens: cannot read {path}: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-            # Not what the parser says: it may quote a token.
+            # Without the parser's message: it may quote a token.
             raise ConfigError(f'--tokens: {path} must hold lines like van-07 = "token"') from None
         wrong = next((name for name, token in tokens.items() if not _is_token(token)), None)
         if wrong is not None:

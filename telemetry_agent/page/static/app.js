@@ -1,4 +1,4 @@
-/** Puts the parts together: each event of the agent is shown by all of them. */
+/** Joins the parts: each of them shows every event of the agent. */
 
 import { DeadLetters } from "./dead-letters.js";
 import { $, make, put } from "./dom.js";
@@ -18,7 +18,7 @@ const THEMES = { "": "System", light: "Light", dark: "Dark" };
 async function start() {
   const { check, missing, ...ground } = await setup();
   const track = new Track();
-  // For the tests: what is there to draw, and how long that takes.
+  // For the tests: the number of positions, and how long it takes to draw them.
   window.page = { track };
   document.body.classList.toggle("bare", Boolean(missing));
   const drawn = missing ? (element) => instead(element, missing) : whenSeen;
@@ -90,7 +90,7 @@ async function start() {
   feed.start();
 }
 
-/** What the agent was set up with, however long it takes to come. */
+/** The settings of the page; asked for until they come. */
 async function setup() {
   for (;;) {
     try {
@@ -101,7 +101,7 @@ async function setup() {
   }
 }
 
-/** The one sentence; read out when it says something else, not each time a number grows. */
+/** The headline; a screen reader reads it when its meaning changes, not when a number grows. */
 class Story {
   tell({ kind, tone, leadTone, lead, rest, more }) {
     $("story").dataset.tone = tone;
@@ -113,7 +113,7 @@ class Story {
     $("more").hidden = !more;
     if (kind !== this.kind) put($("announce"), `${lead} ${rest}`);
     this.kind = kind;
-    // The icon of the tab has the colour of the worst.
+    // The icon of the tab has the colour of the worst state.
     const icon = ICONS[tone] ?? "icon.svg";
     if (icon !== this.icon) document.querySelector("link[rel=icon]").href = `static/${icon}`;
     this.icon = icon;
@@ -167,7 +167,7 @@ function themeSwitch(changed) {
     try {
       localStorage.setItem("theme", next);
     } catch {
-      // It holds for this visit.
+      // No storage: the choice lasts for this visit.
     }
     show();
   });
@@ -177,7 +177,7 @@ function themeSwitch(changed) {
 
 const EVERYTHING = $("export-what").textContent;
 
-/** What is chosen is what is taken along. */
+/** An export covers the chosen time. */
 function exportsOf(range) {
   put($("export-what"), range ? `${range.label}.` : EVERYTHING);
   const asked = new URLSearchParams();
@@ -188,7 +188,7 @@ function exportsOf(range) {
   }
 }
 
-/** Texts that are fetched when somebody opens them. */
+/** Texts that are fetched when the viewer opens them. */
 function onOpen(id, words) {
   $(id).addEventListener("toggle", async () => {
     if (!$(id).open) return;

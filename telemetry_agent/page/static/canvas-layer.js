@@ -1,14 +1,14 @@
 /**
- * A canvas on the map that is drawn anew, as a whole, when there is a reason. It reaches beyond the
- * edges by a margin, and moves with the map until that is used up: to drag the map costs nothing.
+ * A canvas on the map that is drawn again, as a whole, when something has changed. It extends beyond
+ * the edges by a margin, and moves with the map within it: dragging the map costs nothing.
  */
 
 const STEP_MS = 350;
 
 /**
  * @param {(context: CanvasRenderingContext2D, view: View, colours: Record<string, string>) =>
- *   boolean | void} paint returns whether something moves, and it is to be called again
- * @param {{name: string, margin: number}} options the margin as a share of what is seen
+ *   boolean | void} paint returns whether something moves, so that it must be called again
+ * @param {{name: string, margin: number}} options the margin as a share of the visible part
  *
  * @typedef {{map: object, width: number, height: number, worldPx: number, left: number, top: number,
  *   ratio: number}} View how large the canvas and the world are, in pixels, and where the canvas is
@@ -42,7 +42,7 @@ export function canvasLayer(paint, { name, margin }) {
       if (Math.abs(at.x) >= this.marginPx.x || Math.abs(at.y) >= this.marginPx.y) this.refresh();
     },
 
-    /** While the map zooms, the picture is stretched; it is drawn anew at the end. */
+    /** While the map zooms, the picture is stretched; at the end it is drawn again. */
     _follow(event) {
       const scale = this._map.getZoomScale(event.zoom, this._map.getZoom());
       const at = this._map._latLngToNewLayerPoint(this.corner, event.zoom, event.center);
@@ -59,7 +59,7 @@ export function canvasLayer(paint, { name, margin }) {
       const moves = paint(context, view, this.colours);
       this.frameMs.push(performance.now() - began);
       if (this.frameMs.length > 120) this.frameMs.shift();
-      // What fades does so in a few steps: a picture each frame would keep a processor busy.
+      // Fading takes a few steps: drawing each frame would keep a processor busy.
       if (moves) setTimeout(() => this.refresh(), STEP_MS);
     },
 
@@ -92,7 +92,7 @@ export function canvasLayer(paint, { name, margin }) {
   return new CanvasLayer();
 }
 
-/** The colours of the page as a canvas can use them, in the light or the dark. */
+/** The colours of the page for a canvas, light or dark. */
 function colours(container) {
   const probe = document.createElement("i");
   container.append(probe);

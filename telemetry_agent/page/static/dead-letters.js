@@ -1,4 +1,4 @@
-/** What the endpoint refused, and why; to be sent again, or given up. */
+/** The positions that the endpoint refused, and why; the viewer can retry or discard them. */
 
 import { $, make } from "./dom.js";
 import { post } from "./feed.js";

@@ -1,4 +1,4 @@
-/** Elements of the page: found, made, and filled. */
+/** Find, make and fill elements of the page. */
 
 /** @returns {HTMLElement} */
 export const $ = (id) => document.getElementById(id);
@@ -10,7 +10,7 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** To set a text to what it is already would make work for the browser. */
+/** Setting a text costs the browser work, even if it is the same text. */
 export function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -1,7 +1,7 @@
 /**
- * The agent's events, whatever happens to the connection: it comes back by itself, tells when
- * contact is lost, and fetches what an event did not hold. A tab that nobody sees has no connection.
- * Where other tabs of this browser have the connections that it may open, this one polls.
+ * The agent's events. The feed reconnects by itself, reports when contact is lost, and fetches what
+ * an event did not hold. A hidden tab has no connection. If other tabs of this browser use up the
+ * connections that it may open, this tab polls.
  */
 
 import { POINT_BYTES } from "./track.js";
@@ -27,18 +27,18 @@ export class Feed {
     this.lost = false;
     this.fetching = false;
     this.opened = 0;
-    /** @type {{since: number, until?: number} | null} what is to be seen of the track */
+    /** @type {{since: number, until?: number} | null} the time of the track to show */
     this.range = null;
-    /** How exact it is where: in 1e-7 degrees, 0: all of it; the box in degrees, or everywhere. */
+    /** How exact the track is, in 1e-7 degrees (0: all points are here), and in which box, in degrees. */
     this.detail = { exact: 0, box: null };
     this.grown = 0;
-    /** Whether the track is to be fetched as a whole. */
+    /** Whether the whole track must be fetched again. */
     this.stale = true;
     /** Whether the agent had read all of it. */
     this.whole = false;
   }
 
-  /** See this time of the track; null: all of it. */
+  /** Show this time of the track; null: all of it. */
   choose(range) {
     this.range = range;
     this.detail = { exact: 0, box: null };
@@ -46,7 +46,7 @@ export class Feed {
     return this.#fetchAll();
   }
 
-  /** See this part of the world more closely. */
+  /** Fetch this part of the world with this precision. */
   refine(tolerance, box) {
     return this.#fetchAll({ tolerance, box });
   }
@@ -58,7 +58,7 @@ export class Feed {
   }
 
   #seen() {
-    this.heard = performance.now(); // it was silent because nobody listened
+    this.heard = performance.now(); // while the tab was hidden it could not hear anything
     this.#open();
   }
 
@@ -96,7 +96,7 @@ export class Feed {
     ask();
   }
 
-  /** A stream that hangs looks like one with nothing to say, so silence is judged by the clock. */
+  /** A stream that hangs looks like a quiet one, so silence is judged by the clock. */
   async #watch() {
     if (document.hidden) return;
     const now = performance.now();
@@ -144,13 +144,13 @@ export class Feed {
     this.fetching = null; // it was asked for before
   }
 
-  /** The points that were missed. */
+  /** Fetch the points that were missed. */
   async #fetch() {
     const after = this.track.last;
     await this.#load(`trail?planes&after=${after}`, (packed) => this.track.addPacked(packed));
   }
 
-  /** The track, thinned to what can be seen. */
+  /** Fetch the track, thinned to what can be seen. */
   async #fetchAll(view = {}) {
     const range = this.range;
     const asked = new URLSearchParams({ planes: "", across: "1400" });
@@ -190,7 +190,7 @@ export class Feed {
   }
 }
 
-/** The points, of which all first bytes came first, then all second ones: so they pack better. */
+/** Points that came with all first bytes first, then all second ones: gzip packs that better. */
 function interleaved(planes) {
   const from = new Uint8Array(planes);
   const to = new Uint8Array(from.length);
@@ -201,7 +201,7 @@ function interleaved(planes) {
   return to.buffer;
 }
 
-/** The same in all tabs of this browser. */
+/** An id that is the same in all tabs of this browser. */
 function browserId() {
   const made = Math.random().toString(36).slice(2);
   try {
@@ -209,7 +209,7 @@ function browserId() {
     if (known) return known;
     localStorage.setItem("browser", made);
   } catch {
-    // No storage: each tab counts for itself.
+    // No storage: each tab has its own id.
   }
   return made;
 }
@@ -225,7 +225,7 @@ async function needsLogin() {
 /**
  * Ask the agent to do something.
  * @returns {Promise<object>} its answer
- * @throws {Error} with what it says is wrong
+ * @throws {Error} with its message
  */
 export async function post(path, asked) {
   const answer = await fetch(path, { method: "POST", body: JSON.stringify(asked) }).catch(() => {

@@ -1,4 +1,4 @@
-/** The lines of latitude and longitude, for a map that has no other ground. */
+/** The lines of latitude and longitude, for a map without tiles. */
 
 const STEPS = [
   [180, 0], [90, 0], [45, 0], [30, 0], [15, 0], [10, 0], [5, 0], [2, 0], [1, 0], [1 / 2, 1], [1 / 4, 1], [1 / 6, 1],
@@ -38,10 +38,10 @@ function line(context, x1, y1, x2, y2) {
   context.stroke();
 }
 
-/** Longitudes begin anew at 180. */
+/** Longitudes wrap at 180. */
 const within = (degrees) => degrees - 360 * Math.round(degrees / 360);
 
-/** 48°07′02″N, without what is finer than the step. */
+/** 48°07′02″N, without digits that are finer than the step. */
 export function angle(degrees, unit, positive, negative) {
   const seconds = Math.round(Math.abs(degrees) * 3600);
   const side = seconds % (180 * 3600) ? (degrees < 0 ? negative : positive) : "";

@@ -1,4 +1,4 @@
-/** What is wrong, with the remedy; and all checks of the doctor, when somebody asks for them. */
+/** What is wrong, with the remedy; and all checks of the doctor, when the viewer asks for them. */
 
 import { $, make } from "./dom.js";
 import { post } from "./feed.js";
@@ -24,7 +24,7 @@ export class Health {
 
   async #check() {
     const button = $("check");
-    if (button.getAttribute("aria-disabled") === "true") return; // it keeps the focus, so no disabled
+    if (button.getAttribute("aria-disabled") === "true") return; // "disabled" would take the focus away
     button.setAttribute("aria-disabled", "true");
     $("check-note").textContent = "Checking everything: up to 15 s.";
     try {
@@ -64,5 +64,5 @@ function paragraph(said, remedy) {
 
 const sign = (verdict) => make("span", { className: "sign", ariaHidden: "true" }, SIGNS[verdict]);
 
-/** A text in which commands stand between backquotes. */
+/** A text whose commands are between backquotes. */
 export const marked = (text) => text.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));

@@ -1,4 +1,4 @@
-/** How the agent did: one of several charts, over an hour to 30 days. */
+/** The history of the agent: one of several charts, over an hour to 30 days. */
 
 import { $ } from "./dom.js";
 import { day, minute, moment } from "./times.js";
@@ -47,7 +47,7 @@ export class History {
       this.data = gaps(await answer.json());
       this.#draw();
     } catch {
-      // Contact is lost; it is asked again when that is back.
+      // Contact is lost; the chart is fetched when it is back.
     }
   }
 
@@ -72,7 +72,7 @@ export class History {
     this.#words(lines, data);
   }
 
-  /** The same for who does not see the picture. */
+  /** The same for screen readers. */
   #words(lines, data) {
     const told = lines.map(([, name], i) => {
       const known = data[i + 1].filter((value) => value !== null);
@@ -128,10 +128,10 @@ export class History {
   }
 }
 
-/** A time on the axis: with its day where another begins. */
+/** A time on the axis; at the beginning of a day with its date. */
 const clock = (ms, before) => (before && day(before) === day(ms) ? minute(ms) : `${minute(ms)}\n${day(ms)}`);
 
-/** A line is not drawn over a time of which nothing is known. */
+/** A line has a gap where nothing is known. */
 function gaps(known) {
   const found = Object.fromEntries(Object.keys(known).map((name) => [name, []]));
   const { time, step_s: steps } = known;

@@ -3,7 +3,7 @@
 import { make } from "./dom.js";
 
 /**
- * @param {Element} element what has to come into sight
+ * @param {Element} element loads the part when it becomes visible
  * @param {() => Promise<{show: (state: object) => void, recolour?: () => void}>} load makes the part
  * @returns a part that remembers the last state until then
  */
@@ -37,13 +37,13 @@ export function whenSeen(element, load) {
   };
 }
 
-/** What stands in the place of a part whose library this installation does not have. */
+/** Replaces a part whose library is not in this installation. */
 export function instead(element, missing) {
   element.replaceChildren(make("p", { className: "empty missing" }, missing));
   return { show() {} };
 }
 
-/** Load a library that is no module, with its styles before ours. */
+/** Load a library that is not a module, with its styles before ours. */
 export async function library(name, { styled = true } = {}) {
   const style = make("link", { rel: "stylesheet", href: `static/vendor/${name}.css` });
   const script = make("script", { src: `static/vendor/${name}.js` });

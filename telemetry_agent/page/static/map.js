@@ -1,4 +1,4 @@
-/** The map: the trail, where the device is now, and how much of it one sees. */
+/** The map: the trail, the device, and the visible part of the track. */
 
 import { canvasLayer } from "./canvas-layer.js";
 import { paintGraticule } from "./graticule.js";
@@ -24,8 +24,8 @@ export class TrackMap {
   /**
    * @param {import("./track.js").Track} track
    * @param {{tiles?: string, credit?: string, map?: {credit: string, deepest: number}}} ground
-   *   the template of a tile server's URLs, and the map on the device, where there are such
-   * @param {import("./feed.js").Feed} feed fetches what is to be seen more closely
+   *   the template of a tile server's URLs, and the map on the device, if they are set
+   * @param {import("./feed.js").Feed} feed fetches a part of the track with more points
    */
   constructor(track, ground, feed) {
     const { tiles, map: offline } = ground;
@@ -79,7 +79,7 @@ export class TrackMap {
     this.drawn = this.track.version;
   }
 
-  /** Another time was chosen: see all of it. */
+  /** Another time was chosen: show all of it. */
   chosen() {
     this.#look("whole");
     this.fitted = false;
@@ -87,7 +87,7 @@ export class TrackMap {
     this.layer.refresh();
   }
 
-  /** Show the position with that index, as it is played; null: no longer. */
+  /** Mark the position with that index during playback; null: no position. */
   play(index) {
     if (index === null) {
       this.ghost?.remove();
@@ -100,7 +100,7 @@ export class TrackMap {
     if (!this.map.getBounds().contains(at)) this.map.panTo(at, { animate: false });
   }
 
-  /** Fetch the points between, where one looks closer than the track is exact. */
+  /** Fetch more points if the viewer zooms in further than the track is exact. */
   #refine() {
     const tolerance = (1.5 * 3.6e9) / (256 * 2 ** this.map.getZoom());
     const bounds = this.map.getBounds();
@@ -177,7 +177,7 @@ export class TrackMap {
     this.follow.setAttribute("aria-pressed", String(view === "follow"));
   }
 
-  /** See the whole track, beside what lies on the map; again when it has grown out of that. */
+  /** Fit the whole track beside the panels on the map; again when it has grown out of the view. */
   #fit(anyway = false) {
     const bounds = this.#bounds();
     if (!bounds) return;
@@ -238,7 +238,7 @@ export class TrackMap {
     this.chip.title = near && fresh ? `${near.text}: ${near.how}` : "";
   }
 
-  /** What is there: all that is known of that position. */
+  /** A popup with all fields of that position. */
   async #tell(point) {
     const near = this.#nearest(point);
     if (near === null) return;
@@ -272,7 +272,7 @@ export class TrackMap {
       ]);
       popup.update();
     } catch {
-      // Contact is lost: it stays with what is known here.
+      // Contact is lost: the popup keeps what is known here.
     }
   }
 
@@ -296,7 +296,7 @@ const isDark = () => {
   return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 };
 
-/** Who made the map. As text, whatever it is that a config or a file says. */
+/** The attribution of the map. Always as text, also if a config or a file holds HTML. */
 function credits(text) {
   const Credits = L.Control.extend({
     options: { position: "bottomright" },

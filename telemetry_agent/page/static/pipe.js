@@ -1,4 +1,4 @@
-/** The way of a position: receiver, disk, network, endpoint, and what moves between them. */
+/** The way of a position: receiver, disk, network, endpoint, and the drops between them. */
 
 import { $, put } from "./dom.js";
 import { disk, endpoint, network, receiver } from "./words.js";
@@ -49,7 +49,7 @@ export class Pipe {
     this.#move();
   }
 
-  /** Let the drops fall while something flows and somebody looks. */
+  /** Move the drops while positions flow and the page is visible. */
   #move() {
     const flows = $("inflow").dataset.flow === "on" || $("outflow").dataset.flow === "on";
     const moving = flows && this.inSight && !this.calm.matches && !document.hidden;

@@ -1,4 +1,4 @@
-/** The strip on the map: what is chosen, and a slider along its time. */
+/** The strip on the map: the chosen time, and a slider along it. */
 
 import { $ } from "./dom.js";
 import { local, utc } from "./times.js";

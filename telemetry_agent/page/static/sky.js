@@ -1,4 +1,4 @@
-/** The sky from above: who is where, who is used, and how loud each is. Also as a table. */
+/** The sky from above: where each satellite is, whether it is used, and its signal. Also as a table. */
 
 import { $, make } from "./dom.js";
 import { many } from "./words.js";
@@ -24,7 +24,7 @@ export class SkyView {
     });
   }
 
-  /** Signals change each second: what nobody sees is not drawn. */
+  /** Signals change each second, so the sky is drawn only while it is visible. */
   show(state) {
     this.state = state;
     if (!this.inSight) return;
@@ -60,7 +60,7 @@ function svg(tag, attributes, text) {
   return element;
 }
 
-/** Rings each 30 degrees of elevation, and the four winds. */
+/** A ring at each 30 degrees of elevation, and the four directions. */
 function ground(polar) {
   for (const share of [1, 2 / 3, 1 / 3]) {
     polar.append(svg("circle", { class: "ring", cx: CENTRE, cy: CENTRE, r: RADIUS * share }));

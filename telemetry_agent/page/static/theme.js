@@ -1,4 +1,4 @@
-// Before the first paint: the colours that the viewer chose here, else those of the system.
+// Before the first paint: the viewer's choice of colours, else the system's.
 try {
   const chosen = localStorage.getItem("theme");
   if (chosen) document.documentElement.dataset.theme = chosen;

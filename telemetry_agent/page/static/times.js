@@ -1,4 +1,4 @@
-/** Times as the viewer reads them: local, by the browser's time zone, and UTC. */
+/** Times as text: local, in the browser's time zone, and UTC. */
 
 const format = (options) => new Intl.DateTimeFormat("en-GB", options);
 const DAY = format({ weekday: "short", day: "numeric", month: "short", year: "numeric" });

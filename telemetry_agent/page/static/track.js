@@ -1,6 +1,6 @@
 /**
- * The positions and where each is. The same idea as in the agent's queue: positions by row, and
- * what became of them as runs of rows, so that fifty thousand of them change by a few numbers.
+ * The positions, and the place of each. As in the agent's queue: positions by row, and their places
+ * as runs of rows, so that a few numbers change fifty thousand of them.
  */
 
 /** @typedef {"stored" | "in-flight" | "delivered" | "dead-letter"} Place */
@@ -20,15 +20,15 @@ export class Track {
 
   clear() {
     this.size = 0;
-    /** How far the rows are known. */
+    /** The row up to which all are known. */
     this.last = 0;
     this.rows = new Float64Array(1024);
     this.lat = new Int32Array(1024);
-    /** Beyond 180 degrees where the track has gone over the antimeridian. */
+    /** Beyond 180 degrees after the track has crossed the antimeridian. */
     this.lon = new Float64Array(1024);
     this.time = new Uint32Array(1024);
     this.begins = new Uint8Array(1024);
-    /** Where the device cannot have been: it is drawn, and does not decide what is seen. */
+    /** Where the device cannot have been: it is drawn, but the view does not follow it. */
     this.glitch = new Uint8Array(1024);
     /** Web Mercator, the world is 1 x 1, north and west are 0. */
     this.x = new Float64Array(1024);
@@ -41,7 +41,7 @@ export class Track {
     this.version = (this.version ?? 0) + 1;
   }
 
-  /** Forget the positions; where the rows are stays as it is. */
+  /** Drop the positions; the places of the rows stay. */
   restart() {
     const { runs } = this;
     this.clear();
@@ -81,12 +81,12 @@ export class Track {
     this.version++;
   }
 
-  /** That longitude, so many turns round the world on that it is beside the end of the track. */
+  /** That longitude, turned round the world until it is next to the end of the track. */
   unbroken(lon) {
     return this.size ? lon + TURN * Math.round((this.lon[this.size - 1] - lon) / TURN) : lon;
   }
 
-  /** Drop what is older than the agent's oldest row. */
+  /** Drop the positions that are older than the agent's oldest row. */
   forgetBefore(row) {
     const gone = this.place(row);
     if (gone < 1000 && !(gone && gone === this.size)) return; // moving everything has its price
@@ -123,7 +123,7 @@ export class Track {
       const before = this.runs.filter((run) => run[2] === "delivered");
       const after = runs.filter((run) => run[2] === "delivered");
       for (const [lo, hi] of without(after, before)) {
-        // A light for each single position would keep a browser drawing for ever.
+        // A flash for each single position would keep the browser drawing all the time.
         if (hi - lo >= LIT_FROM) this.arrivals.push({ lo, hi, since: now });
       }
     }
@@ -137,7 +137,7 @@ export class Track {
     return this.arrivals;
   }
 
-  /** How far an arrival is from being old news: 1 to 0. */
+  /** How new an arrival is: from 1 to 0. */
   static freshness(arrival, now) {
     return Math.max(0, 1 - (now - arrival.since) / ARRIVAL_MS);
   }

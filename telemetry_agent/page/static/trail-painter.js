@@ -1,7 +1,7 @@
 /**
- * The trail on a canvas. What is delivered is a solid line; what is only on the disk is beads, one
- * for each position, as far as there is room; what is in flight are larger beads; what was refused
- * is crossed out. One pass over the positions, of which those on the same pixels are skipped.
+ * The trail on a canvas. Delivered positions are a solid line; those that are only on the disk are
+ * beads, one for each as far as there is room; those in flight are larger beads; refused ones are
+ * crosses. One pass over the positions, without those on the same pixels.
  */
 
 import { Track } from "./track.js";
@@ -12,8 +12,8 @@ const MARGIN_PX = 20;
 
 /**
  * @param {Track} track
- * @param {{onTiles: boolean, calm: () => boolean}} how whether it lies on a map of many colours,
- *   and whether nothing may move
+ * @param {{onTiles: boolean, calm: () => boolean}} how whether it is drawn on tiles,
+ *   and whether animation is off
  * @returns what paints a canvas layer
  */
 export function trailPainter(track, { onTiles, calm }) {
@@ -26,7 +26,7 @@ export function trailPainter(track, { onTiles, calm }) {
   };
 }
 
-/** The runs as indices of positions, with what belongs to none: just written, so on the disk. */
+/** The runs as indices. Positions in no run were just written, so they are on the disk. */
 function stretches(track) {
   const found = [];
   const add = (from, end, place) => {
@@ -47,7 +47,7 @@ function stretches(track) {
   return found;
 }
 
-/** One stroke for all that is alike: a thousand would cost a frame. */
+/** One stroke for all parts of a kind: a thousand strokes would cost a frame. */
 function drawTrail(view, colour, onTiles) {
   const { context } = view;
   const found = stretches(view.track);
@@ -69,7 +69,7 @@ function drawTrail(view, colour, onTiles) {
   crosses(view, of("dead-letter"), colour.dead, colour.ground);
 }
 
-/** What has just arrived: a blue light that goes out. @returns whether it is still there */
+/** New arrivals: a blue flash that fades. @returns whether one is still visible */
 function drawArrivals(view, colour, now, calm) {
   const arrivals = view.track.justArrived(now);
   if (!arrivals.length || calm) return false;
@@ -123,7 +123,7 @@ function apart(x1, y1, x2, y2, width, height) {
   );
 }
 
-/** The positions of some stretches that can be seen, with some room between two. */
+/** The visible positions of some parts, with some room between two. */
 function* seen({ track, width, height, worldPx, left, top }, found) {
   let last = -1e9;
   let lastY = -1e9;

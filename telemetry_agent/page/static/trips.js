@@ -26,7 +26,7 @@ export class TripList {
     $("all-of-it").addEventListener("click", () => this.#select(null, null));
   }
 
-  /** The range was given up elsewhere. */
+  /** The range was cleared elsewhere. */
   cleared() {
     this.#mark(null);
   }
@@ -106,7 +106,7 @@ export class TripList {
   }
 }
 
-/** What a trip was, in a line. */
+/** The facts of a trip, in a line. */
 export function facts({ distance_m, moving_s, standing_s, highest_m_s, stops }) {
   const parts = [distance(distance_m), `${span(moving_s)} moving`];
   if (standing_s >= 60) parts.push(`${span(standing_s)} standing`);

@@ -22,7 +22,7 @@ export function unitsSelect(element, changed) {
     try {
       localStorage.setItem("units", element.value);
     } catch {
-      // It holds for this visit.
+      // No storage: the choice lasts for this visit.
     }
     changed();
   });
@@ -31,7 +31,7 @@ export function unitsSelect(element, changed) {
 /** @param {number} m_s */
 export const speed = (m_s) => `${Math.round(m_s * chosen.per_m_s)}\u00a0${chosen.speed}`;
 
-/** The number alone, and the unit alone, for an axis. */
+/** Only the number, and only the unit, for an axis. */
 export const speedValue = (m_s) => m_s * chosen.per_m_s;
 export const speedUnit = () => chosen.speed;
 

@@ -15,7 +15,7 @@ export const count = (value) => NUMBER.format(value);
 /** @param {number} number @param {string} noun */
 export const many = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
-/** A length of time as one says it: 12 s, 3 min, 2 h 5 min, 4 days. */
+/** A length of time as text: 12 s, 3 min, 2 h 5 min, 4 days. */
 export function span(seconds) {
   const s = Math.max(0, Math.floor(seconds));
   if (s < 100) return `${s}\u00a0s`;
@@ -28,10 +28,10 @@ export function span(seconds) {
   return `${Math.floor(s / 86400)} days`;
 }
 
-/** For how long it has been so. */
+/** For how long a state has lasted. */
 const lasts = (seconds) => (seconds < 1 ? "just now" : `for ${span(seconds)}`);
 
-/** How long ago it was. */
+/** How long ago something was. */
 export const ago = (seconds) => (seconds < 2 ? "just now" : `${span(seconds)} ago`);
 
 /** @param {number} bytes */
@@ -42,7 +42,7 @@ export function size(bytes) {
   return `${bytes} bytes`;
 }
 
-/** What a state word of the receiver means. The words themselves are those of `status` and the log. */
+/** What a state word of the receiver means. `status` and the log use the same words. */
 const RECEIVER = {
   absent: "not plugged in",
   busy: "used by another program",
@@ -78,7 +78,7 @@ function pace(hz) {
   return "standing still";
 }
 
-/** Not where a power cut loses what is recorded. */
+/** The word "safely", unless a power cut loses what is recorded. */
 function safely({ findings = [] }) {
   return findings.some(({ name }) => name === "state directory" || name === "file system") ? "" : " safely";
 }
@@ -123,17 +123,17 @@ export function endpoint(state) {
 
 /** @typedef {{name: string, verdict: "fail" | "warn", said: string, remedy: string}} Finding */
 
-/** @param {Finding[]} findings @returns {Finding | undefined} the worst; of equals the first */
+/** @param {Finding[]} findings @returns {Finding | undefined} the worst; the first of several */
 export const worst = (findings = []) =>
   findings.find(({ verdict }) => verdict === "fail") ?? findings[0];
 
 const TONES = { fail: "bad", warn: "stored" };
 
 /**
- * The one sentence, and what follows from it.
+ * The headline and what goes with it.
  * @returns {{kind: string, tone: string, leadTone: string, lead: string, rest: string,
- *   more: string, title: string}} the tone is of the worst; ``kind`` changes when the sentence says
- *   something else, not when a number in it grows
+ *   more: string, title: string}} the tone is that of the worst state; ``kind`` changes when the
+ *   meaning of the sentence changes, not when a number in it grows
  */
 export function headline(state) {
   const { upload } = state;
@@ -175,7 +175,7 @@ export function headline(state) {
   if (bad) more.push(sentence(bad));
   const { carrying_over: carrying } = state.queue;
   if (carrying) more.push("More is being carried over from a damaged file.");
-  const { discarded, ...lost } = state.queue.lost; // whoever discards knows it
+  const { discarded, ...lost } = state.queue.lost; // the user discarded them
   if (total(lost)) more.push(`${many(total(lost), "position")} ${total(lost) === 1 ? "was" : "were"} lost: ${reasons(lost)}.`);
   if (held && upload.next_attempt_s > 1) more.push(`Next attempt in ${span(upload.next_attempt_s)}.`);
   const found = (state.findings ?? []).map(({ name, verdict }) => name + verdict);
@@ -183,7 +183,7 @@ export function headline(state) {
   return { kind: kind.join(), tone, leadTone, lead, rest, more: more.join(" "), title };
 }
 
-/** What is wrong, in two or three words; empty where the rest of the sentence says it. */
+/** What is wrong, in two or three words; empty if the rest of the sentence says it. */
 function subject({ name }, { receiver, queue }) {
   switch (name) {
     case "antenna":
@@ -211,7 +211,7 @@ function subject({ name }, { receiver, queue }) {
 const sentence = ({ said, remedy }) =>
   ended(said[0].toUpperCase() + said.slice(1)) + (remedy ? ended(` To do: ${remedy}`) : "");
 
-/** A sentence with its point; a question keeps its mark. */
+/** A sentence with its full stop; a question keeps its mark. */
 const ended = (text) => (/[.?!]$/.test(text) ? text : `${text}.`);
 
 const LOST = {
@@ -220,7 +220,7 @@ const LOST = {
   discarded: "discarded",
   thinned: "thinned out",
   dropped: "dropped as the oldest",
-  full: "for want of room",
+  full: "because the queue was full",
   refused: "of those refused",
   expired: "too old",
   uncounted: "at least, uncounted",
@@ -232,12 +232,12 @@ export const reasons = (counts) =>
 
 const waits = (pending) => `${many(pending, "position")} ${pending === 1 ? "waits" : "wait"}`;
 
-/** More waits than what the next batch takes anyway. */
+/** Whether more waits than the next batch takes. */
 function late(state) {
   return (state.queue.oldest_pending_s ?? 0) > NEXT_BATCH_S || state.queue.pending > 200;
 }
 
-/** The state word of why nothing can be delivered; empty: it can. */
+/** The state word for why nothing can be delivered; empty: deliveries work. */
 function away({ upload, network }) {
   if (network.word !== "up") return network.word;
   return upload.state === "ok" ? "" : upload.state;
@@ -250,7 +250,7 @@ function awayWords(state) {
   return word && `Uploads ${word} for ${span(since)}`;
 }
 
-/** @param {number} lostMs @param {boolean} seen whether there is anything to be seen */
+/** @param {number} lostMs @param {boolean} seen whether a state is shown */
 export function lostContact(lostMs, seen = true) {
   return {
     kind: "lost",
@@ -288,7 +288,7 @@ export function coordinates({ lat, lon }) {
 
 const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
 
-/** How it moves: 43 km/h north-east; empty where nobody knows. */
+/** The motion, such as "43 km/h NE 045°"; empty if it is unknown. */
 export function motion(position) {
   if (position.speed === undefined) return "";
   const fast = speed(position.speed);

@@ -68,14 +68,19 @@ def words(text: str) -> str:
     return said if len(said) <= _WORDS_MAX else said[: _WORDS_MAX - 1] + CUT
 
 
+def quoted(text: bytes) -> str:
+    """What a body says, fit for a log line."""
+    return words(text[:1000].decode("utf-8", "replace")) or "nothing"
+
+
 def reason_of(answer: Answer) -> str:
     """The status, and what the server wrote beside it."""
     body = words(answer.body[:1000].decode("utf-8", "replace"))
     return str(answer.status) if not body or body.startswith("<") else f"{answer.status}: {body}"
 
 
-def with_words(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
-    """The outcome with its words ``masked``: they are logged, shown and stored."""
+def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
+    """The outcome with its texts ``masked``: they are logged, shown and stored."""
     if isinstance(outcome, Delivered):
         rejected = {seq: masked(reason) for seq, reason in outcome.rejected.items()}
         return replace(outcome, rejected=rejected)
@@ -112,7 +117,7 @@ def _judge_too_long(answer: Answer, size_bytes: int, count: int) -> Outcome:
 def _judge_body(answer: Answer, text: bytes, batch: Batch, *, array_is_yes: bool) -> Outcome:
     status = answer.status
     if text.lower().startswith(b"error"):
-        return unclear(answer, f"{status}, but it says: {_quoted(text)}")
+        return unclear(answer, f"{status}, but it says: {quoted(text)}")
     declared = "json" in answer.headers.get("content-type", "").lower()
     if not text or not (declared or text.startswith((b"{", b"["))):
         return Delivered(status=status)
@@ -133,7 +138,7 @@ def _judge_json(
         return _judge_object(answer, value, text, batch)
     if isinstance(value, list) and array_is_yes:
         return Delivered(status=status)
-    return unclear(answer, f"{status}, but {_quoted(text)} does not say that the fixes were taken")
+    return unclear(answer, f"{status}, but {quoted(text)} does not say that the fixes were taken")
 
 
 def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Batch) -> Outcome:
@@ -141,9 +146,9 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
     if not isinstance(rejected_items, list) or not isinstance(retry_items, list):
         return unclear(answer, f"{answer.status} rejects fixes without naming them")
     names = {record.seq for record in batch.records}
-    retry = [_name(seq) for seq in retry_items]
+    retry = [_seq(seq) for seq in retry_items]
     rejected = [
-        (_name(item.get("seq")), item.get("reason")) if isinstance(item, dict) else (0, None)
+        (_seq(item.get("seq")), item.get("reason")) if isinstance(item, dict) else (0, None)
         for item in rejected_items
     ]
     stay = frozenset(seq for seq in retry if seq in names)
@@ -166,7 +171,7 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
         return replace(delivered, counted=True)
     no = value.get("error") or value.get("errors") or str(value.get("status")).lower() == "error"
     if no or value.get("success") is False or value.get("ok") is False:
-        return unclear(answer, f"{answer.status}, but it says: {_quoted(text)}")
+        return unclear(answer, f"{answer.status}, but it says: {quoted(text)}")
     return delivered
 
 
@@ -175,7 +180,7 @@ def _asked(items: object) -> tuple[ResendRange, ...]:
     found = []
     for item in items if isinstance(items, list) else ():
         asked = item if isinstance(item, dict) else {}
-        stream, first, last = asked.get("stream"), _name(asked.get("from")), _name(asked.get("to"))
+        stream, first, last = asked.get("stream"), _seq(asked.get("from")), _seq(asked.get("to"))
         if isinstance(stream, str) and _STREAM.fullmatch(stream) and 0 < first <= last < 1 << 62:
             found.append(ResendRange(stream, first, last))
     return tuple(found)
@@ -187,13 +192,9 @@ def _number(text: str) -> float:
     return int(value) if value.is_integer() else value
 
 
-def _name(value: object) -> int:
+def _seq(value: object) -> int:
     """A seq; 0, which names no fix, for anything else."""
     return value if type(value) is int else 0
-
-
-def _quoted(text: bytes) -> str:
-    return words(text[:1000].decode("utf-8", "replace")) or "nothing"
 
 
 def _judge_redirect(answer: Answer) -> Outcome:
@@ -203,6 +204,7 @@ def _judge_redirect(answer: Answer) -> Outcome:
 
 
 def _judge_error(answer: Answer) -> Outcome:
+    """What a 4xx or 5xx means; ``Sizing`` makes the batches after a 413 smaller."""
     status, reason = answer.status, reason_of(answer)
     if status in _REFUSED:
         return Refused(reason, status=status)

@@ -23,7 +23,7 @@ _ANYWHERE = {
     "influx": influx.FORMAT,
 }
 
-# Of Home Assistant's webhooks, at its own address and by its cloud.
+# Of Home Assistant's webhooks: at its own address, and through its cloud.
 _PATH = "/api/webhook/"
 _HOST = "hooks.nabu.casa"
 
@@ -45,8 +45,8 @@ def choose(name: FormatName, url: str, username: str = "") -> WireFormat:
 def _at(url: str, wire_format: WireFormat) -> WireFormat:
     """The format as Home Assistant's webhooks answer, if ``url`` is one of them.
 
-    Its integrations for trackers say something. An empty 200 is what it answers to a webhook that
-    it does not know, to one that it allows only in its own network, and where its code has failed.
+    Its integrations for trackers answer with a body. It answers an empty 200 to a webhook that it
+    does not know or allows only in its own network, and if its code has failed.
     """
     parts = urlsplit(url)
     if _PATH not in parts.path and parts.hostname != _HOST:

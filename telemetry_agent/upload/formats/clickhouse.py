@@ -3,7 +3,7 @@
 The URL may carry ClickHouse's own parameters, including the query. By default fixes go into the
 table ``fixes``. If the table lacks a column, uploads are held: newer versions would drop its values
 silently. But a table may be older than a field that a later release added: then the columns of the
-first release are named in the query, and what else there is is skipped. The token is made of the
+first release are named in the query, and other fields are skipped. The token is made of the
 names in the batch, so a repeat of the same batch is one insert where the table keeps tokens. What
 comes again in another batch is one row in a ReplacingMergeTree.
 
@@ -46,7 +46,7 @@ _VALUE = {
 }
 _SET_UP = {
     *(16, 47, 60, 81),  # no such column, identifier, table, database
-    *(36, 62, 73, 115, 117),  # query, format, setting, a field that the table has not
+    *(36, 62, 73, 115, 117),  # query, format, setting, a field that the table does not have
     *(43, 44, 50, 53),  # types of the table
     *(164, 192, 193, 194, 195, 291, 497, 516),  # user, password, address, rights
 }
@@ -58,13 +58,13 @@ def format_for(url: str) -> WireFormat:
     parameters = dict(_PARAMETERS)
     if LATER_FIELDS:
         parameters[_SKIP] = "1"
-        if _SKIP not in named:  # else the user answers for the columns
+        if _SKIP not in named:  # else the columns are the user's choice
             parameters["query"] = f"INSERT INTO fixes ({','.join(_COLUMNS)}) FORMAT JSONEachRow"
     ours = "&".join(
         f"{name}={quote(value)}" for name, value in parameters.items() if name not in named
     )
 
-    def encode(batch: Batch, *, compression: Compression) -> Payload:
+    def encode(batch: Batch, compression: Compression) -> Payload:
         device = json.dumps(batch.device)
         names = f'"device":{device},"stream":"{batch.stream}"'
         rows = [f'{{{names},"seq":{seq},{_fields(fix)}}}\n' for _, seq, _, fix in batch.records]
@@ -90,7 +90,7 @@ def read(answer: Answer, batch: Batch) -> Outcome:
 def _fields(fix: Fix) -> str:
     if fix.extra is None:
         return fix_json(fix)
-    # As a text: old versions read no object into a String.
+    # As a text: old versions cannot read an object into a String.
     return f'{fix_json(fix._replace(extra=None))},"extra":{json.dumps(fix.extra)}'
 
 

@@ -1,7 +1,8 @@
 """GPSLogger's form, which Home Assistant's integration of that name takes: one fix per request.
 
-It refuses a field that it does not know, so most of the user's own attributes are left out. It
-knows no times: a position is where the device is when it comes, so it gets them in their order.
+It refuses a field that it does not know, so most of the user's own attributes are left out. It has
+no field for the time: a position is where the device is when it arrives, so it gets them in their
+order.
 """
 
 from urllib.parse import urlencode
@@ -13,7 +14,7 @@ from telemetry_agent.upload.formats.packing import (
     accuracy_mm,
     attributes,
     thousandths,
-    without_doubt,
+    unsure_time,
 )
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
@@ -21,7 +22,7 @@ _OWN = {"activity", "battery", "provider"}
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
-def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG001 - never
+def encode(batch: Batch, compression: Compression) -> Payload:  # noqa: ARG001 - never
     """The request for ``batch``."""
     return Payload("".join([_form(r.fix, batch.device) for r in batch.records]).encode(), _HEADERS)
 
@@ -35,4 +36,4 @@ def _form(fix: Fix, device: str) -> str:
     return urlencode({**form, "accuracy": accuracy_mm(fix) / 1e3, **known, **own})
 
 
-FORMAT = WireFormat(encode, judge, without_doubt, one_by_one=True, oldest_first=True)
+FORMAT = WireFormat(encode, judge, unsure_time, one_by_one=True, oldest_first=True)

@@ -5,7 +5,7 @@
     gps,device=van-07 lat=48.1173,lon=11.516667,speed=11.524,mode=3i,sats=8i,seq=17i 1764426119000
 
 Always with the precision, since without it milliseconds land in 1970. A number is always written
-in one type, because the first one that a server sees of a field is the type for ever.
+in one type, because the first one that a server sees of a field is its type from then on.
 
 InfluxDB stores the good lines of a write that it refuses in part. To send them again changes
 nothing there, so such a write is halved like any other that is refused.
@@ -23,7 +23,7 @@ from telemetry_agent.model import (
     Refused,
 )
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.formats.packing import attributes, packed, without_doubt
+from telemetry_agent.upload.formats.packing import attributes, packed, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 PRECISION = "ms"
@@ -31,7 +31,7 @@ PRECISION = "ms"
 _OTHER_TYPES = ("field type conflict", "cast error")
 
 
-def encode(batch: Batch, *, compression: Compression) -> Payload:
+def encode(batch: Batch, compression: Compression) -> Payload:
     """The request for ``batch``."""
     key = f"gps,device={_escaped(batch.device)}"
     body = "".join(
@@ -53,11 +53,11 @@ def unfit(record: Record) -> str | None:
     """Why a fix cannot be sent."""
     if record.device.endswith("\\"):
         return "a device's name that ends in a backslash cannot be written in line protocol"
-    return without_doubt(record)
+    return unsure_time(record)
 
 
 def _escaped(tag: str) -> str:
-    # A backslash is one where it escapes nothing, so it is not escaped itself.
+    # A backslash that escapes no other character is literal, so it is not escaped itself.
     return tag.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
 
 

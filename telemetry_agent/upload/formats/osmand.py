@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from telemetry_agent.fields import degrees
 from telemetry_agent.model import Answer, Batch, Fix, Outcome, Payload, Refused
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
+from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _NAMES = {"battery": "batt", "battery_state": "batteryState"}  # as Traccar names them
@@ -23,14 +23,12 @@ def format_for(url: str) -> WireFormat:
     """The format for a server at ``url``."""
     named = {"id", "deviceid"} & {name for name, _ in parse_qsl(urlsplit(url).query)}
 
-    def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG001 - no body
+    def encode(batch: Batch, compression: Compression) -> Payload:  # noqa: ARG001 - no body
         device = "" if named else f"id={quote(batch.device, safe='')}&"
         query = [device + _query(record.fix) for record in batch.records]
         return Payload(b"", {}, query="".join(query))
 
-    return WireFormat(
-        encode, read, without_doubt, one_by_one=True, pipelined=True, oldest_first=True
-    )
+    return WireFormat(encode, read, unsure_time, one_by_one=True, pipelined=True, oldest_first=True)
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:

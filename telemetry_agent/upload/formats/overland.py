@@ -5,29 +5,29 @@ from typing import Any
 
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
-from telemetry_agent.upload.formats.answers import judge, unclear, words
+from telemetry_agent.upload.formats.answers import judge, quoted, unclear
 from telemetry_agent.upload.formats.packing import (
     accuracy_mm,
     attributes,
     packed,
     thousandths,
-    without_doubt,
+    to_json,
+    unsure_time,
 )
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
-_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def encode(batch: Batch, *, compression: Compression) -> Payload:
+def encode(batch: Batch, compression: Compression) -> Payload:
     """The request for ``batch``."""
     features = [_feature(record.fix, batch.device) for record in batch.records]
-    body = _to_json({"locations": features}).encode()
+    body = to_json({"locations": features}).encode()
     return packed(body, {"Content-Type": "application/json"}, compression, len(features))
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:
-    """What ``answer`` means: only ``{"result":"ok"}`` is a yes, or a right ``received``."""
+    """What ``answer`` means: only ``{"result":"ok"}`` or a right ``received`` accepts the batch."""
     outcome = judge(answer, batch)
     if not isinstance(outcome, Delivered) or outcome.counted:
         return outcome
@@ -37,8 +37,9 @@ def read(answer: Answer, batch: Batch) -> Outcome:
         value = None
     if isinstance(value, dict) and value.get("result") == "ok":
         return outcome
-    text = words(answer.body[:1000].decode("utf-8", "replace")) or "nothing"
-    return unclear(answer, f'{answer.status}, but {text} where {{"result":"ok"}} is the yes')
+    return unclear(
+        answer, f'{answer.status}, but it says {quoted(answer.body)}, not {{"result":"ok"}}'
+    )
 
 
 def _feature(fix: Fix, device: str) -> dict[str, Any]:
@@ -66,4 +67,4 @@ def _feature(fix: Fix, device: str) -> dict[str, Any]:
     }
 
 
-FORMAT = WireFormat(encode, read, without_doubt, may_be_packed=True)
+FORMAT = WireFormat(encode, read, unsure_time, may_be_packed=True)

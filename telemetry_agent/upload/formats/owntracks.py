@@ -1,25 +1,24 @@
 """OwnTracks over HTTP: one location per request, which the Recorder and Traccar take.
 
 The Recorder answers ``[]`` with status 200 to everything, also to what it does not store: an array,
-a compressed body, a location without a time. So only what it surely stores is sent: one
-object, integers as its description of the format has them, seconds. And one request at a time: it
-takes all that it has read from the connection as the body of one request, and answers once.
+a compressed body, a location without a time. So only what it surely stores is sent: one object,
+with integers where its description of the format has them, and times in seconds. And one request at
+a time: it takes all that it has read from the connection as the body of one request, and answers
+once.
 
-Its last position is the one that came last, so it gets them in their order.
+Its last position is the one that arrived last, so it gets them in their order.
 """
 
-import json
 import math
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear
-from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, without_doubt
+from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, to_json, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _BATTERY_STATES = {"discharging": 1, "charging": 2, "full": 3}
-_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def format_for(url: str, username: str) -> WireFormat:
@@ -31,10 +30,10 @@ def format_for(url: str, username: str) -> WireFormat:
     user = (*named.get("u", ()), username, "owntracks")
     owner = next(filter(None, user))
 
-    def encode(batch: Batch, *, compression: Compression) -> Payload:  # noqa: ARG001 - never
+    def encode(batch: Batch, compression: Compression) -> Payload:  # noqa: ARG001 - never
         device = next(iter(named.get("d", ())), batch.device)
         topic = f"owntracks/{_level(owner)}/{_level(device)}"
-        bodies = [_to_json(_location(record.fix, topic)) for record in batch.records]
+        bodies = [to_json(_location(record.fix, topic)) for record in batch.records]
         headers = {
             "Content-Type": "application/json",
             "X-Limit-U": _level(owner),
@@ -42,7 +41,7 @@ def format_for(url: str, username: str) -> WireFormat:
         }
         return Payload("".join(bodies).encode(), headers)
 
-    return WireFormat(encode, read, without_doubt, one_by_one=True, oldest_first=True)
+    return WireFormat(encode, read, unsure_time, one_by_one=True, oldest_first=True)
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:
@@ -51,12 +50,14 @@ def read(answer: Answer, batch: Batch) -> Outcome:
     text = answer.body.strip()
     # The Recorder answers in JSON, Traccar with an empty body.
     if isinstance(outcome, Delivered) and text and not text.startswith((b"[", b"{")):
-        return unclear(answer, f"{answer.status} without JSON, which no OwnTracks server answers")
+        return unclear(
+            answer, f"{answer.status} without JSON: it is not the answer of an OwnTracks server"
+        )
     return outcome
 
 
 def _level(name: str) -> str:
-    """A name as one level of a topic, and as a header: ASCII, without what parts topics."""
+    """A name as one level of a topic, and as a header: ASCII, no separators of topics."""
     plain = "".join(c if c.isascii() and c.isprintable() else "_" for c in name)
     return plain.translate(str.maketrans("/+# ", "____"))
 

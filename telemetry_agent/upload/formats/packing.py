@@ -18,6 +18,9 @@ _ACCURACY_MM_PER_HDOP = 5_000
 _ACCURACY_UNKNOWN_MM = 50_000
 _ACCURACY_MIN_MM = 1_000
 
+to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+"""The shortest JSON of a value."""
+
 
 def packed(
     body: bytes,
@@ -72,11 +75,11 @@ def accuracy_mm(fix: Fix) -> int:
     return max(accuracy_mm, _ACCURACY_MIN_MM)
 
 
-def without_doubt(record: Record) -> str | None:
-    """Why a format that cannot carry flags does not send a fix: a wrong time would pass as right.
+def unsure_time(record: Record) -> str | None:
+    """Why a format that cannot carry flags does not send a fix whose time is in doubt.
 
-    One fix from the future is what the server calls the latest position for years.
+    A server would take it for sure: one fix from the future stays its latest position for years.
     """
     if "time" in record.fix.flags:
-        return "its time is in doubt, and upload.format cannot say so"
+        return "its time is in doubt, and this upload.format cannot carry that"
     return None

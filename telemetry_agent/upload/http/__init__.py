@@ -1,14 +1,17 @@
 """HTTP requests over the network; the only importer of httpx.
 
-What is written by hand round it, and why:
+What is written by hand around it, and why:
 
 - the deadline of a whole exchange (``exchange``): a timeout of httpx bounds one socket call, so a
   peer that drips one byte a second passes all of them
 - the abort (``exchange``): closing an httpx client does not end a request that another thread
   waits for
-- look-up and connecting (``dialer``, and ``addresses`` for the whole agent): httpx has no limit for
-  a look-up, and tries the addresses of a name one after another
-- TLS over memory buffers (``connection``): a handshake must end by the same deadline and abort
+- look-up and connecting (``connecting`` and ``addresses``, for the whole agent): httpx has no limit
+  for a look-up, and tries the addresses of a name one after another
+- sockets and TLS (``connection``): a TLS handshake must end by the same deadline and abort, and the
+  bytes on the wire are counted
+- no ``httpx.Client`` (``transport``): it keeps cookies and builds the next request of a redirect,
+  and a captive portal sends both
 - renewed secrets and certificates (``credentials``): httpx keeps those of the start
 - pipelining (``pipeline``): httpx waits for each answer before it sends the next request
 """

@@ -1,7 +1,7 @@
-"""One connection, with or without TLS. Sockets never block, and TLS runs over memory buffers.
+"""Connections to the endpoint, with or without TLS.
 
-TLS keeps two things from one connection to the next: the session, and what the clocks say of a
-certificate whose time is not now (``Handshakes``).
+Sockets never block, so that each wait ends with the exchange (``exchange``). TLS runs over memory
+buffers: the socket is read and written in one place, which waits and counts the bytes on the wire.
 """
 
 import contextlib
@@ -14,8 +14,16 @@ import struct
 from collections.abc import Callable
 from typing import TypeVar
 
-from telemetry_agent.addresses import Address
+from telemetry_agent.addresses import (
+    LOOK_UP_S,
+    Address,
+    Resolve,
+    Resolver,
+    UnreachableError,
+    resolve,
+)
 from telemetry_agent.clock import Clock
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.upload.http.exchange import BrokenError, CurrentExchange, NetworkError
 
@@ -31,52 +39,78 @@ _AGE_MAX_S = 600.0
 T = TypeVar("T")
 
 
-class IdleLife:
-    """For how long a connection may be idle and is still worth using.
+class Dialer:
+    """Opens connections to one endpoint, and remembers what the earlier ones showed.
 
-    A NAT forgets an idle connection without telling either end: what is sent on it later is lost,
-    and only silence shows it. The first time is a lesson: from then on a connection that was idle
-    for half as long is not used again. Another route to the endpoint has other NATs.
+    Args:
+        clock: the machine's clocks.
+        resolve: finds the addresses of a name.
+        look_up_timeout_s: how long to wait for a name server if older addresses are known.
+        gnss_ms: UTC now according to the receiver, in milliseconds since 1970; ``None``: unknown.
+            It distinguishes an expired certificate from a wrong clock.
+        keepalive_s: how long an idle connection is kept.
     """
 
-    def __init__(self) -> None:
-        self.longest_s = math.inf
-
-    def died(self, idle_s: float) -> None:
-        """A connection that was idle for so long carried nothing any more."""
-        self.longest_s = min(self.longest_s, idle_s / 2)
-
-    def forget(self) -> None:
-        """The route is another one."""
-        self.longest_s = math.inf
-
-
-class Handshakes:
-    """How TLS starts on each connection to one endpoint."""
-
-    def __init__(self, clock: Clock, gnss_ms: Callable[[], int | None]) -> None:
-        """``gnss_ms`` distinguishes an expired certificate from a wrong clock; see ``Dialer``."""
+    def __init__(
+        self,
+        clock: Clock,
+        resolve: Resolve = resolve,
+        look_up_timeout_s: float = LOOK_UP_S,
+        gnss_ms: Callable[[], int | None] = lambda: None,
+        keepalive_s: float = 30.0,
+    ) -> None:
+        self.exchange = CurrentExchange(clock)
+        """Its deadline holds for each connection that is opened here."""
+        self.idle_max_s = keepalive_s
+        """A connection that was idle for longer is not used again."""
+        self.tls_session: ssl.SSLSession | None = None
+        """Of the last connection."""
         self._clock = clock
+        self._resolver = Resolver(resolve)
+        self._look_up_timeout_s = look_up_timeout_s
         self._gnss_ms = gnss_ms
-        self._session: ssl.SSLSession | None = None
+        self._keepalive_s = keepalive_s
 
-    def start(
-        self, context: ssl.SSLContext, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, host: str
-    ) -> ssl.SSLObject:
-        """Return TLS that resumes the last session if that was made with the same ``context``.
+    def connect(self, host: str, port: int) -> "Connection":
+        """Connect to any address of ``host``.
 
-        A resumed handshake carries no certificates, and needs a quarter of the bytes.
+        Raises:
+            NetworkError: none could be reached, the exchange was aborted, or its time has passed.
         """
-        tls = context.wrap_bio(incoming, outgoing, server_hostname=host)
-        if self._session is not None:
-            # A session of another context, perhaps with other certificates: full handshake.
-            with contextlib.suppress(ValueError):
-                tls.session = self._session
-        return tls
+        self.exchange.note_connecting()
+        connecting = Connecting(
+            self._resolver,
+            host,
+            port,
+            self._clock.monotonic_s(),
+            known_after_s=self._look_up_timeout_s,
+            look_up_s=math.inf,  # the deadline of the exchange
+        )
+        try:
+            sock = connecting.run(
+                self._clock,
+                lambda wait_s, watched: self.exchange.wait(connecting.doing, watched, wait_s),
+            )
+        except UnreachableError as error:
+            raise NetworkError(str(error), error.state) from error
+        return Connection(self, sock)
 
-    def remember(self, tls: ssl.SSLObject) -> None:
-        """Keep the session of a connection that ends."""
-        self._session = tls.session
+    def note_died_idle(self, idle_s: float) -> None:
+        """A connection that was idle for ``idle_s`` no longer carried anything.
+
+        A NAT forgets an idle connection and notifies neither end: what is sent on it later is
+        lost, and only silence shows it. After the first time, a connection that was idle for half
+        as long is not used again.
+        """
+        self.idle_max_s = min(self.idle_max_s, idle_s / 2)
+
+    def route_changed(self) -> None:
+        """Another route to the endpoint has other NATs."""
+        self.idle_max_s = self._keepalive_s
+
+    def note_tls_session(self, session: ssl.SSLSession | None) -> None:
+        """A connection with this session ends."""
+        self.tls_session = session
 
     def doubt_of_the_clock(self) -> str:
         """What to add to the report of a certificate that is expired or not yet valid."""
@@ -91,33 +125,22 @@ class Handshakes:
         )
 
 
-def _words(error: ssl.SSLError) -> str:
-    return (error.reason or "the connection was closed").lower().replace("_", " ")
-
-
 class Connection:
     """One TCP connection, with TLS on it after ``start_tls``."""
 
-    def __init__(
-        self,
-        exchange: CurrentExchange,
-        sock: socket.socket,
-        handshakes: Handshakes,
-        idle_life: IdleLife,
-    ) -> None:
+    def __init__(self, dialer: Dialer, sock: socket.socket) -> None:
         """``sock`` is connected, and does not block."""
         self.tls: ssl.SSLObject | None = None
         self.verified = False
         """Whether a certificate proved who the peer is."""
-        self._exchange = exchange
+        self._dialer = dialer
+        self._exchange = dialer.exchange
         self._sock = sock
         self._peer = _name_of_peer(sock)
-        self._handshakes = handshakes
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._closed = False
-        self._idle_life = idle_life
-        self._opened_s = self._used_s = exchange.now_s
+        self._opened_s = self._used_s = self._exchange.now_s
         self._idle_s = 0.0  # before the request under way, until a byte of its answer has come
 
     def recv(self, max_bytes: int) -> bytes:
@@ -164,17 +187,22 @@ class Connection:
             raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
 
     def start_tls(self, context: ssl.SSLContext, hostname: str) -> None:
-        """Do the TLS handshake that ``context`` demands; if it fails, the connection is closed.
+        """Do the TLS handshake that ``context`` requires; if it fails, the connection is closed.
 
         Raises:
             NetworkError: the certificate is not trusted, the handshake failed or took too long.
         """
-        tls = self._handshakes.start(context, self._incoming, self._outgoing, hostname)
+        tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
+        if self._dialer.tls_session is not None:
+            # A resumed handshake carries no certificates, and needs a quarter of the bytes. A
+            # session of another context, perhaps with other certificates, is refused here.
+            with contextlib.suppress(ValueError):
+                tls.session = self._dialer.tls_session
         try:
             self._through_tls(tls.do_handshake, f"no TLS handshake with {self._peer}")
         except ssl.SSLCertVerificationError as error:
             wrong_time = error.verify_code in _WRONG_TIME
-            doubt = self._handshakes.doubt_of_the_clock() if wrong_time else ""
+            doubt = self._dialer.doubt_of_the_clock() if wrong_time else ""
             raise NetworkError(
                 f"certificate not trusted: {error.verify_message.rstrip('.')}{doubt}"
             ) from error
@@ -193,39 +221,38 @@ class Connection:
         # How long the kernel waits for its bytes to be acknowledged before it gives up. A server
         # that takes its time to answer has acknowledged them at once.
         timeout_ms = math.ceil(seconds * 1000)
-        with contextlib.suppress(OSError):  # it is broken already, as the next call will say
+        with contextlib.suppress(OSError):  # it is broken already, which the next call reports
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
 
     def stale(self) -> bool:
         """Whether an idle connection is not to be used any more."""
         now_s = self._exchange.now_s
         return (
-            self.readable()
-            or now_s - self._used_s > self._idle_life.longest_s
+            self._closed
+            or now_s - self._used_s > self._dialer.idle_max_s
             # The name may lead elsewhere by now, while the old address still answers.
             or now_s - self._opened_s > _AGE_MAX_S
+            or self._readable()
         )
-
-    def readable(self) -> bool:
-        """Whether there is something to read; an idle connection is then unusable."""
-        if self._closed or (
-            self.tls is not None and (self.tls.pending() or self._incoming.pending)
-        ):
-            return True
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close without notice to the peer. Idempotent."""
         if self.tls is not None and not self._closed:
-            self._handshakes.remember(self.tls)
+            self._dialer.note_tls_session(self.tls.session)
         if self._exchange.aborted and not self._closed:
             # With RST: else the kernel repeats its FIN into a dead network for minutes, and
             # traffic on that network is delayed when it is back.
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_AT_CLOSE)
         self._closed = True
         self._sock.close()
+
+    def _readable(self) -> bool:
+        """Whether the peer has sent something unasked, or has closed."""
+        if self.tls is not None and (self.tls.pending() or self._incoming.pending):
+            return True
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _through_tls(self, operation: Callable[[], T], what: str) -> T:
         while True:
@@ -239,7 +266,7 @@ class Connection:
                 else:
                     self._incoming.write_eof()
             except ssl.SSLError:
-                # The alert says why; the peer may be gone.
+                # The peer learns why from the alert, if it is still there.
                 with contextlib.suppress(NetworkError):
                     self._send(self._outgoing.read())
                 raise
@@ -277,7 +304,7 @@ class Connection:
 
     def _broken(self, error: OSError) -> BrokenError:
         if error.errno == errno.ETIMEDOUT and self._idle_s:
-            self._idle_life.died(self._idle_s)
+            self._dialer.note_died_idle(self._idle_s)
         why = error.strerror or str(error)
         return BrokenError(f"connection to {self._peer} broke: {why.lower()}")
 
@@ -287,3 +314,7 @@ def _name_of_peer(sock: socket.socket) -> str:
         return str(Address(sock.family, sock.getpeername()))
     except OSError:  # it is gone already
         return "the server"
+
+
+def _words(error: ssl.SSLError) -> str:
+    return (error.reason or "the connection was closed").lower().replace("_", " ")

@@ -33,30 +33,34 @@ class Renewed(Generic[T]):
     """A value that is made from files, and made again when one of them has changed."""
 
     def __init__(self, paths: Sequence[Path], make: Callable[[], T]) -> None:
-        """Make it.
-
-        Raises:
-            ConfigError: ``make`` raised it.
-        """
+        """Nothing is made before the first ``get``."""
         self._paths = paths
         self._make = make
         self._trouble = Trouble(_log, Clock())
-        self._stamp = self._look()  # before reading: a change meanwhile is read next time
-        self._value = make()
+        self._stamp: list[tuple[int, ...] | None] = []
+        self._value: T | None = None
 
     def get(self) -> T:
-        """The newest value that could be made."""
-        stamp = self._look()
-        if stamp == self._stamp and not self._trouble.lasts:
-            return self._value
+        """The newest value that could be made.
+
+        Raises:
+            ConfigError: ``make`` raised it, and has never returned a value.
+        """
+        stamp = self._look()  # before reading: a change meanwhile is read next time
+        value = self._value
+        if value is not None and stamp == self._stamp and not self._trouble.lasts:
+            return value
         try:
-            self._value = self._make()
+            made = self._make()
         except ConfigError as error:
+            if value is None:
+                raise
+            # A renewal may be in progress.
             self._trouble.failed(f"{error}; still using the previous contents", kind="read")
-            return self._value
+            return value
         self._trouble.over(f"read {', '.join(map(str, self._paths))} again")
-        self._stamp = stamp
-        return self._value
+        self._value, self._stamp = made, stamp
+        return made
 
     def _look(self) -> list[tuple[int, ...] | None]:
         stamps: list[tuple[int, ...] | None] = []
@@ -112,60 +116,45 @@ class Credentials:
         self._client_cert = client_cert
         self._client_key = client_key
         self._fault = fault
-        self._proxy: Renewed[str] | None = None
-        self._proxy_username, self._proxy_password = proxy_username, proxy_password
-        self._is_prepared = False
-        self._secret: tuple[Path, Callable[[], str]] | None = None
-        if token is not None:
-            self._secret = token, lambda: self._with_token(scheme, token)
-        elif password is not None:
-            self._secret = (
-                password,
-                lambda: self._basic("upload.password_file", username, password),
-            )
         self._authorization: Renewed[str] | None = None
-        self._tls: Renewed[ssl.SSLContext] | None = None
+        if token is not None:
+            self._authorization = Renewed([token], lambda: self._with_token(scheme, token))
+        elif password is not None:
+            self._authorization = self._basic("upload.password_file", username, password)
+        self._proxy_authorization: Renewed[str] | None = None
+        if proxy_password is not None:
+            key = "upload.proxy_password_file"
+            self._proxy_authorization = self._basic(key, proxy_username, proxy_password)
+        tls_files = [file for file in (ca_file, client_cert, client_key) if file is not None]
+        self._tls = Renewed(tls_files, self._make_context)
 
     def prepare(self) -> None:
-        """Read every file that is named. Once that has worked, this does nothing.
+        """Read every file that is named.
 
         Raises:
             ConfigError: A file cannot be read, or has the wrong contents.
         """
-        if self._is_prepared:
-            return
         if self._fault is not None:
             raise ConfigError(self._fault)
         self.headers()
         self.proxy_headers()
         if self._ca_file or self._client_cert:
             self.ssl_context()
-        self._is_prepared = True
 
     def headers(self) -> dict[str, str]:
         """For the next request."""
-        if self._secret is None:
-            return dict(self._headers)
         if self._authorization is None:
-            path, make = self._secret
-            self._authorization = Renewed([path], make)
+            return dict(self._headers)
         return {**self._headers, "Authorization": self._authorization.get()}
 
     def proxy_headers(self) -> dict[str, str]:
         """For the proxy, on the next connection."""
-        username, path = self._proxy_username, self._proxy_password
-        if path is None:
+        if self._proxy_authorization is None:
             return {}
-        if self._proxy is None:
-            key = "upload.proxy_password_file"
-            self._proxy = Renewed([path], lambda: self._basic(key, username, path))
-        return {"Proxy-Authorization": self._proxy.get()}
+        return {"Proxy-Authorization": self._proxy_authorization.get()}
 
     def ssl_context(self) -> ssl.SSLContext:
         """For the next connection: TLS 1.2 or newer, with the server's certificate verified."""
-        if self._tls is None:
-            files = (self._ca_file, self._client_cert, self._client_key)
-            self._tls = Renewed([file for file in files if file is not None], self._make_context)
         return self._tls.get()
 
     def masked(self, text: str) -> str:
@@ -179,11 +168,14 @@ class Credentials:
         self.secrets.add(token)
         return f"{scheme} {token}"
 
-    def _basic(self, key: str, username: str, path: Path) -> str:
-        password = read_secret(key, path)
-        packed = base64.b64encode(f"{username}:{password}".encode()).decode()
-        self.secrets |= {password, packed}
-        return f"Basic {packed}"
+    def _basic(self, key: str, username: str, path: Path) -> Renewed[str]:
+        def make() -> str:
+            password = read_secret(key, path)
+            packed = base64.b64encode(f"{username}:{password}".encode()).decode()
+            self.secrets.update((password, packed))
+            return f"Basic {packed}"
+
+        return Renewed([path], make)
 
     def _make_context(self) -> ssl.SSLContext:
         try:
@@ -212,7 +204,7 @@ class Credentials:
 
 def _no_passphrase() -> str:
     # Without this callback OpenSSL asks at the terminal.
-    raise PermissionError(0, "the key has a passphrase: remove it, nobody can type it here")
+    raise PermissionError(0, "the key has a passphrase, which the agent cannot ask for: remove it")
 
 
 def _words(error: OSError) -> str:

@@ -1,7 +1,7 @@
 """The exchange under way: every wait of it ends, by a deadline or by an abort.
 
 Theory of operation. A time limit on each socket call bounds nothing: a peer that drips one byte a
-second passes all of them, for ever. So the limit belongs to the exchange. ``begin`` sets one
+second passes all of them. So the limit belongs to the exchange. ``begin`` sets one
 instant, and every wait (for a look-up, a connection, bytes, room for bytes) ends by then. The one
 place to wait is a bell, which ``abort`` rings. An abort lasts until ``rearm``, because one that
 comes between two waits must end the next one too.
@@ -41,46 +41,42 @@ class CurrentExchange:
         """Whether this exchange opened a connection (or tried)."""
         self.answering = False
         """Whether a byte of the answer of this exchange has come."""
+        self.aborted = False
+        """Whether ``abort`` was called, and no ``rearm`` since."""
+        self.timeout_s = 0.0
+        """Of the whole exchange."""
         self._clock = clock
         self._bell = Bell()
-        self._aborted = False
         self._until_s = 0.0
-        self._timeout_s = 0.0
 
     @property
     def now_s(self) -> float:
         """Monotonic."""
         return self._clock.monotonic_s()
 
-    @property
-    def timeout_s(self) -> float:
-        """Of the whole exchange."""
-        return self._timeout_s
-
     def begin(self, timeout_s: float) -> None:
         """Start an exchange that must be over in ``timeout_s`` seconds."""
-        self._timeout_s = timeout_s
-        self._until_s = self._clock.monotonic_s() + timeout_s
+        self.timeout_s = timeout_s
+        self._until_s = self.now_s + timeout_s
         self.connected = self.answering = False
 
     def abort(self) -> None:
         """End what is under way, and all that is begun before ``rearm``. Any thread may call."""
-        self._aborted = True
+        self.aborted = True
         self._bell.ring()
 
     def rearm(self) -> None:
         """Allow exchanges again after an abort."""
-        self._aborted = False
+        self.aborted = False
 
     @property
-    def aborted(self) -> bool:
-        """Whether ``abort`` was called, and no ``rearm`` since."""
-        return self._aborted
+    def may_repeat(self) -> bool:
+        """Whether to send a request that failed once more, on a new connection.
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing more can be done in this exchange: aborted, or its time has passed."""
-        return self._aborted or self._clock.monotonic_s() >= self._until_s
+        It failed on a kept connection before any byte of an answer: the server had closed that.
+        """
+        over = self.aborted or self.now_s >= self._until_s
+        return not (self.connected or self.answering or over)
 
     def check(self, doing: str) -> float:
         """Seconds that are left for what has not happened yet.
@@ -88,11 +84,11 @@ class CurrentExchange:
         Raises:
             NetworkError: aborted, or the deadline has passed: "``doing`` within 30 s".
         """
-        if self._aborted:
+        if self.aborted:
             raise NetworkError("stopped")
-        left_s = self._until_s - self._clock.monotonic_s()
+        left_s = self._until_s - self.now_s
         if left_s <= 0:
-            raise NetworkError(f"{doing} within {self._timeout_s:g} s")
+            raise NetworkError(f"{doing} within {self.timeout_s:g} s")
         return left_s
 
     def wait(
@@ -103,7 +99,7 @@ class CurrentExchange:
         Raises:
             NetworkError: as ``check``.
         """
-        self._bell.clear()  # before the check: an abort from here on ends the wait
+        self._bell.clear()  # before the check: an abort after this line ends the wait
         self._bell.wait(min(self.check(doing), wait_s), watched)
 
     def note_connecting(self) -> None:
@@ -115,9 +111,9 @@ class CurrentExchange:
         self.answering = True
 
     def note_sent(self, count: int) -> None:
-        """So many bytes have left."""
+        """Count bytes that have left."""
         self.sent_bytes += count
 
     def note_received(self, count: int) -> None:
-        """So many bytes have come."""
+        """Count bytes that have come."""
         self.received_bytes += count

@@ -34,13 +34,11 @@ from urllib.parse import urlsplit
 
 import h11
 
-from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.connection import Connection
+from telemetry_agent.upload.http.connection import Connection, Dialer
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.exchange import BrokenError, NetworkError
-from telemetry_agent.upload.interfaces import Heard, NoAnswer
+from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
 
 _log = logging.getLogger(__name__)
 
@@ -54,14 +52,7 @@ _REQUEST = h11.Request(method="POST", target="/", headers=[("Host", "any")])
 class Pipeline:
     """One connection to one server. For one thread."""
 
-    def __init__(
-        self,
-        url: str,
-        dialer: Dialer,
-        credentials: Credentials,
-        keepalive_expiry_s: float,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, url: str, dialer: Dialer, credentials: Credentials) -> None:
         """Nothing is opened yet."""
         parts = urlsplit(url)
         self._tls = parts.scheme == "https"
@@ -73,56 +64,55 @@ class Pipeline:
         self._dialer = dialer
         self._exchange = dialer.exchange
         self._credentials = credentials
-        self._expiry_s = keepalive_expiry_s
-        self._clock = clock
         self._line: _PipelinedConnection | None = None
         self._faults = 0  # in a row
         self._broken_size = 0  # requests in the last round that broke
         self._one_by_one_until_s = 0.0
         self._first_round = 1  # of the next connection
-        self._requests_max = math.inf  # after so many a connection was closed, as announced
+        self._requests_max = math.inf  # of a connection, as an announced close has shown
 
     def series(
         self,
         payloads: Sequence[Payload],
-        headers: Sequence[Mapping[str, str]],
+        headers: Mapping[str, str],
         timeout_s: float,
-        heard: Heard,
+        on_answer: OnAnswer,
     ) -> tuple[NoAnswer | None, int]:
-        """Send the payloads in their order, each with its headers.
+        """Send the payloads in their order, each with ``headers`` and its own.
 
         No more is sent once half of ``timeout_s`` has passed, so that the rest is for answers.
 
         Returns:
             What ended it before each that was sent had an answer, and how many have none.
         """
-        requests = [self._bytes(*pair) for pair in zip(payloads, headers, strict=True)]
-        run = _Series(requests, self._clock.monotonic_s() + timeout_s / 2)
+        requests = [self._bytes(payload, headers) for payload in payloads]
+        run = _Series(requests, self._exchange.now_s + timeout_s / 2)
         self._exchange.begin(timeout_s)
-        self._drop_what_is_stale()
-        whole = False
+        if self._line is not None and self._line.connection.stale():
+            self.drop()
+        complete = False
         try:
-            self._go(run, heard)
-            whole = True
+            self._send_rounds(run, on_answer)
+            complete = True
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
         except (h11.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
             failure = NoAnswer(f"what came back is not HTTP: {error}")
         except _SurplusError:
-            failure = NoAnswer("the server answers more often than it is asked", taints=True)
+            failure = NoAnswer("the server answers more often than it is asked", voids_earlier=True)
         finally:
-            if not whole:
+            if not complete:
                 self.drop()  # the answers that it still owes belong to this series
-        if whole:
+        if complete:
             if run.largest >= self._broken_size:
                 self._faults = 0
             return None, 0
         broken = run.under_way > 0 and run.round > 1
-        if (broken or failure.taints) and not self._exchange.aborted:
+        if (broken or failure.voids_earlier) and not self._exchange.aborted:
             self._note_fault(max(run.round, 2))
         if self._exchange.aborted:
             failure = NoAnswer("stopped")
-        return failure, 0 if failure.taints else max(1, run.under_way)
+        return failure, 0 if failure.voids_earlier else max(1, run.under_way)
 
     def drop(self) -> None:
         """Close the connection."""
@@ -131,25 +121,25 @@ class Pipeline:
             self._line.connection.close()
             self._line = None
 
-    def _go(self, run: "_Series", heard: Heard) -> None:
-        while run.wants_more(now_s := self._clock.monotonic_s()):
+    def _send_rounds(self, run: "_Series", on_answer: OnAnswer) -> None:
+        while run.wants_more(now_s := self._exchange.now_s):
             line = self._line or self._open()
             line.send(run.take(self._round(line, now_s)))
             try:
                 while run.under_way and not line.closes:
-                    run.note(heard(line.answer()))
+                    run.note(on_answer(line.answer()))
             except BrokenError:
-                if self._exchange.connected or self._exchange.answering or self._exchange.over:
+                if not self._exchange.may_repeat:
                     raise
                 # The server closed the kept connection while the requests were on their way.
                 self.drop()
                 run.end_round()
                 continue
-            line.used_s = self._clock.monotonic_s()
             surplus = not run.under_way and line.has_rest()
             if surplus and run.largest > 1:
                 raise _SurplusError
             if line.closes:
+                # A proxy closes each connection after the same number: end the last round there.
                 self._requests_max = line.answered
             elif line.answered >= self._requests_max:
                 self._requests_max = math.inf
@@ -173,18 +163,11 @@ class Pipeline:
         self._line = _PipelinedConnection(connection, self._first_round)
         return self._line
 
-    def _drop_what_is_stale(self) -> None:
-        line = self._line
-        if line is not None and (
-            self._clock.monotonic_s() - line.used_s > self._expiry_s or line.connection.stale()
-        ):
-            self.drop()
-
     def _note_fault(self, size: int) -> None:
         self._faults += 1
         self._broken_size = size
         if self._faults >= 2:
-            self._one_by_one_until_s = self._clock.monotonic_s() + _ONE_BY_ONE_S
+            self._one_by_one_until_s = self._exchange.now_s + _ONE_BY_ONE_S
             _log.info(
                 "the server does not answer each of several requests that are sent together: "
                 "sending one request at a time for 10 min"
@@ -193,7 +176,9 @@ class Pipeline:
     def _bytes(self, payload: Payload, headers: Mapping[str, str]) -> bytes:
         query = "&".join(filter(None, (self._query, payload.query)))
         target = f"{self._path}?{query}" if query else self._path
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        lines = "".join(
+            [f"{name}: {value}\r\n" for name, value in {**headers, **payload.headers}.items()]
+        )
         head = (
             f"POST {target} HTTP/1.1\r\nHost: {self._netloc}\r\n{lines}"
             f"Content-Length: {len(payload.body)}\r\n\r\n"
@@ -230,7 +215,7 @@ class _Series:
         return left and not self._stopped and now_s < self._until_s
 
     def take(self, count: int) -> bytes:
-        """The next round, of at most so many requests."""
+        """The next round, of at most ``count`` requests."""
         taken = self._requests[self._answered : self._answered + count]
         self.round = self.under_way = len(taken)
         self.largest = max(self.largest, self.round)
@@ -254,15 +239,14 @@ class _PipelinedConnection:
         self.connection = connection
         self.round_max = round_max
         self.answered = 0
-        self.used_s = 0.0
         self.closes = False
         self._http = h11.Connection(h11.CLIENT)
         self._read_bytes = 0
 
     def send(self, data: bytes) -> None:
         """Send it all, or as much as is read there."""
-        # A server that has closed may have said so in an answer that is still to be read. Where
-        # it has not, reading fails too.
+        # A server that has closed may have answered before that, and reading shows it. If it has
+        # not, reading fails too.
         with contextlib.suppress(BrokenError):
             self.connection.send(data)
 

@@ -8,10 +8,10 @@ taken for the answer to the next batch, which the server never saw. So the strea
 only up to the next ``H``, with which every answer begins. Bytes that are left when an answer is
 complete do not belong to it, and the connection is closed.
 
-*Nothing of an answer is kept.* A client of httpx would collect cookies and prepare the next request
-of a redirect, and a captive portal sends both; so there is none.
+*Nothing of an answer is kept.* An ``httpx.Client`` would keep cookies and build the next request of
+a redirect, and a captive portal sends both; so none is used.
 
-Every failure gets its words here, once.
+Every failure gets its text here.
 """
 
 import logging
@@ -26,14 +26,13 @@ from telemetry_agent.addresses import bracketed
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.formats.answers import words
-from telemetry_agent.upload.http.connection import Connection
+from telemetry_agent.upload.http.connection import Connection, Dialer
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.exchange import BrokenError, NetworkError
 from telemetry_agent.upload.http.pipeline import Pipeline, announces_body
-from telemetry_agent.upload.interfaces import Heard, NoAnswer
+from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
 
-# If click and rich are installed, httpx imports its command line: 40 ms and 6 MB for nothing.
+# If click and rich are installed, httpx imports its command line, which costs 40 ms and 6 MB.
 # If trio is installed, httpcore imports it: 3 MB.
 for unneeded in ("httpx._main", "trio"):
     sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
@@ -58,7 +57,6 @@ class Transport:
         *,
         credentials: Credentials | None = None,
         proxy: str = "",
-        keepalive_expiry_s: float = 30.0,
         dialer: Dialer | None = None,
     ) -> None:
         """Nothing is opened yet.
@@ -67,18 +65,16 @@ class Transport:
             url: http or https, checked by config.
             credentials: Headers and certificates; by default no header, and the system's trust.
             proxy: ``http://HOST:PORT``; empty: none. The environment's proxies are ignored.
-            keepalive_expiry_s: How long an idle connection is kept.
             dialer: Opens the connections.
         """
         self._url = httpx.URL(url)
         self._credentials = credentials or Credentials()
-        dialer = dialer or Dialer(Clock())
-        self._exchange = dialer.exchange
-        self._idle_life = dialer.idle_life
-        self._wire = _Wire(dialer, self._credentials, proxy, keepalive_expiry_s)
-        self._proxied = bool(proxy)
-        self._clock = Clock()
-        self._pipeline = Pipeline(url, dialer, self._credentials, keepalive_expiry_s, self._clock)
+        self._proxy = proxy
+        self._dialer = dialer or Dialer(Clock())
+        self._exchange = self._dialer.exchange
+        self._backend = _NetworkBackend(self._dialer, self._credentials)
+        self._pool: httpcore.ConnectionPool | None = None
+        self._pipeline = Pipeline(url, self._dialer, self._credentials)
 
     @property
     def sent_bytes(self) -> int:
@@ -105,37 +101,29 @@ class Transport:
         )
         self._exchange.begin(timeout_s)
         outcome = self._try(request)
-        if (
-            isinstance(outcome, NoAnswer)
-            and not self._exchange.connected
-            and not self._exchange.answering
-            and not self._exchange.over
-        ):
-            # The server closed the kept connection while the request was on its way.
+        if isinstance(outcome, NoAnswer) and self._exchange.may_repeat:
             outcome = self._try(request)
         return outcome
 
     def series(
-        self, payloads: Sequence[Payload], timeout_s: float, heard: Heard, *, pipelined: bool
+        self, payloads: Sequence[Payload], timeout_s: float, on_answer: OnAnswer, *, pipelined: bool
     ) -> tuple[NoAnswer | None, int]:
         """Send several payloads, each an exchange of its own; see ``pipeline.Pipeline.series``.
 
         One at a time, each after the answer to the one before, unless ``pipelined``; always so
         through a proxy.
         """
-        if pipelined and not self._proxied:
-            own = self._headers()
-            headers = [{**own, **payload.headers} for payload in payloads]
-            return self._pipeline.series(payloads, headers, timeout_s, heard)
-        until_s = self._clock.monotonic_s() + timeout_s
+        if pipelined and not self._proxy:
+            return self._pipeline.series(payloads, self._headers(), timeout_s, on_answer)
+        until_s = self._exchange.now_s + timeout_s
         for payload in payloads:
-            left_s = until_s - self._clock.monotonic_s()
+            left_s = until_s - self._exchange.now_s
             if left_s < timeout_s / 2:
                 break
             answer = self.exchange(payload, left_s)
             if isinstance(answer, NoAnswer):
                 return answer, 1
-            if not heard(answer):
+            if not on_answer(answer):
                 break
         return None, 0
 
@@ -156,13 +144,12 @@ class Transport:
 
         Only for the thread that exchanges.
         """
-        self._wire.drop()
-        self._pipeline.drop()
-        self._idle_life.forget()
+        self.close()
+        self._dialer.route_changed()
 
     def close(self) -> None:
-        """Free the connection. Only for the thread that exchanges."""
-        self._wire.drop()
+        """Close the connections. Only for the thread that exchanges."""
+        self._drop()
         self._pipeline.drop()
 
     def _headers(self) -> dict[str, str]:
@@ -191,7 +178,7 @@ class Transport:
             failure = NoAnswer(self.masked(f"the request cannot be sent: {error}"))
         except httpcore.ProxyError as error:
             # A new password may be in its file: the next connection reads it.
-            self._wire.drop()
+            self._drop()
             said = words(str(error))
             status = int(said[:3]) if said[:3].isdecimal() else 0
             remedy = ": check upload.proxy and upload.proxy_password_file" * (status == 407)
@@ -201,7 +188,7 @@ class Transport:
         return NoAnswer("stopped") if self._exchange.aborted else failure
 
     def _once(self, request: httpx.Request) -> Answer:
-        response = self._wire.send(request)
+        response = self._send(request)
         body = bytearray()
         try:
             for part in response.iter_raw():
@@ -209,61 +196,33 @@ class Transport:
                 if len(body) > _ANSWER_CAP_BYTES:
                     break
         except (NetworkError, httpcore.RemoteProtocolError) as error:
-            # A status that takes nothing is clear without its body.
+            # A status that accepts nothing is clear without its body.
             if response.status_code < 300 or self._exchange.aborted:
                 why = str(error) if isinstance(error, NetworkError) else "the connection closed"
                 state = error.state if isinstance(error, NetworkError) else "unreachable"
                 raise NetworkError(f"the answer broke off: {why}", state) from error
         finally:
             response.close()
-        if response.status_code < 300 and response.extensions["broke"]:
+        stream = self._backend.stream
+        if response.status_code < 300 and stream.broke:
             raise NetworkError(f"{response.status_code} before the request was sent")
         headers = dict(response.headers)
-        self._wire.drop_if_unusable(response.status_code, headers)
+        if stream.is_spent(response.status_code, headers):
+            self._drop()
         length = headers.get("content-length", "")
         size = max(len(body), int(length) if length.isdecimal() else 0)
         return Answer(
             status=response.status_code,
             headers=headers,
             body=bytes(body[:_ANSWER_CAP_BYTES]),
-            verified_tls=response.extensions["verified"],
+            verified_tls=stream.connection.verified,
             too_long_bytes=size if size > _ANSWER_CAP_BYTES else None,
         )
 
-
-class _Wire:
-    """httpcore's connection pool with our sockets, of one connection."""
-
-    def __init__(
-        self, dialer: Dialer, credentials: Credentials, proxy: str, keepalive_expiry_s: float
-    ) -> None:
-        self._backend = _NetworkBackend(dialer, credentials)
-        self._credentials = credentials
-        parts = urlsplit(proxy)
-        host = bracketed(parts.hostname or "")
-        self._proxy = proxy and f"http://{host}:{parts.port or 80}"
-        self._expiry_s = keepalive_expiry_s
-        self._made: httpcore.ConnectionPool | None = None
-
-    @property
-    def _pool(self) -> httpcore.ConnectionPool:
-        if self._made is not None:
-            return self._made
-        how: dict[str, Any] = {
-            "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # unused: see start_tls
-            "max_connections": 1,
-            "keepalive_expiry": self._expiry_s,
-            "network_backend": self._backend,
-        }
-        if self._proxy:
-            headers = [*self._credentials.proxy_headers().items()]
-            self._made = httpcore.HTTPProxy(self._proxy, proxy_headers=headers, **how)
-        else:
-            self._made = httpcore.ConnectionPool(**how)
-        return self._made
-
-    def send(self, request: httpx.Request) -> httpx.Response:
+    def _send(self, request: httpx.Request) -> httpx.Response:
         """Send it, and read the head of the answer."""
+        if self._pool is None:
+            self._pool = self._new_pool()
         url = request.url
         answer = self._pool.handle_request(
             httpcore.Request(
@@ -275,28 +234,27 @@ class _Wire:
                 content=request.stream,
             )
         )
-        stream = self._backend.stream
-        return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=_Body(answer),
-            extensions={
-                "broke": stream is not None and stream.broke,
-                "verified": stream is not None and stream.connection.verified,
-            },
-        )
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer))
 
-    def drop_if_unusable(self, status: int, headers: Mapping[str, str]) -> None:
-        """Close the connection if what comes on it may be no answer to the next request."""
-        stream = self._backend.stream
-        if stream is None or stream.goes_on(status, headers):
-            self.drop()
+    def _new_pool(self) -> httpcore.ConnectionPool:
+        """A pool of one connection, with our sockets."""
+        how: dict[str, Any] = {
+            "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # unused: see start_tls
+            "max_connections": 1,
+            "network_backend": self._backend,
+        }
+        if not self._proxy:
+            return httpcore.ConnectionPool(**how)
+        parts = urlsplit(self._proxy)
+        url = f"http://{bracketed(parts.hostname or '')}:{parts.port or 80}"
+        headers = [*self._credentials.proxy_headers().items()]
+        return httpcore.HTTPProxy(url, proxy_headers=headers, **how)
 
-    def drop(self) -> None:
+    def _drop(self) -> None:
         """Close the kept connection."""
-        if self._made is not None:
-            self._made.close()
-            self._made = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
 
 class _Body(httpx.SyncByteStream):
@@ -314,7 +272,8 @@ class _NetworkBackend(httpcore.NetworkBackend):
     """Gives httpcore its connections."""
 
     def __init__(self, dialer: Dialer, credentials: Credentials) -> None:
-        self.stream: _HttpcoreStream | None = None
+        self.stream: _HttpcoreStream
+        """Of the last connection."""
         self._dialer = dialer
         self._credentials = credentials
 
@@ -347,8 +306,8 @@ class _HttpcoreStream(httpcore.NetworkStream):
         """Whether bytes have come that no answer asked for."""
         return self._at < len(self._data)
 
-    def goes_on(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Whether more has come than the answer with this head, or more may come."""
+    def is_spent(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether the next bytes may not be the answer to the next request."""
         without_body = self._data.endswith(b"\r\n\r\n") and not announces_body(headers)
         return self.has_rest() or (status == 204 and not without_body)
 
@@ -395,6 +354,6 @@ class _HttpcoreStream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
             return self.connection.tls
-        if info == "is_readable":  # asked of an idle connection: is it of no use any more?
+        if info == "is_readable":  # httpcore closes an idle connection that is
             return self.connection.stale()
         return None

@@ -6,7 +6,7 @@ import pytest
 
 from telemetry_agent.model import Answer, Batch, Delivered, ResendRange
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.resending import Resending
+from telemetry_agent.upload.outcomes import Resending
 
 STREAM = "9f0c2d6e11a7b354"
 NOTHING = Batch(0, STREAM, "van-07", (), live=True)
