@@ -8,6 +8,7 @@ import pytest
 from standins import Asked, Recorder, Said, Server, Traccar
 from uploading import DEVICE, FIX, Uploading
 
+from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.interfaces import FormatName
 
 
@@ -155,6 +156,23 @@ def test_later_is_heeded_and_what_was_taken_stays_taken(tmp_path: Path) -> None:
         assert b.work() is None
         assert b.counts == (0, 0, 60, 0)
     assert len(traccar.positions) == 60
+
+
+@pytest.mark.parametrize("name", ["osmand", "native"])
+def test_a_peer_that_says_the_request_back_shows_no_secret(
+    tmp_path: Path, name: FormatName
+) -> None:
+    token = "the-token-of-van-07"
+    line = f"POST /?token={token} HTTP/1.1 {'x' * 10_000}\r\n\r\n".encode()
+    with Server(lambda _: line) as server:
+        made = Uploading(tmp_path, server.url, name, Credentials({"X-Api-Key": token}))
+        made.put(1)
+        made.work()
+        said = made.uploader.status().last_error or ""
+        made.close()
+    assert said.startswith("what came back is not HTTP")
+    assert "?token=***" in said
+    assert len(said) < 500
 
 
 @pytest.mark.parametrize("name", ["osmand", "overland", "owntracks", "influx"])
