@@ -175,6 +175,27 @@ def test_a_peer_that_says_the_request_back_shows_no_secret(
     assert len(said) < 500
 
 
+def test_a_refused_fix_that_could_not_be_sent_again_is_tried_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = str(FIX.time_ms + 3000)
+
+    def answer(asked: Asked) -> Said:
+        return Said(400 if dict(asked.query)["timestamp"] == refused else 200)
+
+    with bench(tmp_path, answer) as b:
+        b.put(10)
+        b.uploader.step(b.clock.now_s)
+        assert b.counts == (1, 0, 9, 0)
+        with monkeypatch.context() as stalled:  # half of the time passed before the first request
+            stalled.setattr(b.transport, "series", lambda *_, **__: (None, 0))
+            b.uploader.step(b.clock.now_s)
+        for day in range(1, 7):
+            b.put(2, fix=FIX._replace(time_ms=FIX.time_ms + day * 86_400_000))
+            b.work()
+        assert b.counts == (0, 0, 21, 1)
+
+
 @pytest.mark.parametrize("name", ["osmand", "overland", "owntracks", "influx"])
 def test_a_fix_whose_time_is_in_doubt_is_not_sent(tmp_path: Path, name: FormatName) -> None:
     with bench(tmp_path, lambda _: Said(200, b'{"result":"ok"}'), name) as b:
