@@ -6,6 +6,10 @@ below it. They are read from the first row on, in portions; what this file holds
 or in a mark, stays as it is. So no progress is stored, and after a kill everything is read again.
 Meanwhile marks and leases mean what they always do, also for a row that has not arrived: its lease
 can end, and it can be a dead letter that is discarded.
+
+No fix is sent twice by this: an away row cannot be leased before it arrives, and what the new file
+says of it counts more than what the old one says. Only if the old file has lost the mark of a
+delivered fix is that fix sent again, under its own name.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence

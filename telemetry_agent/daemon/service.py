@@ -3,8 +3,8 @@
 The main thread only waits for signals: it blocks all of them and calls ``sigwait``, so there are no
 signal handlers. Work that may wait for a disk or a process (reading the config, opening the queue,
 a reload, the stop) is done by a worker thread. Meanwhile the main thread receives signals, and
-feeds systemd's watchdog while every thread is in time. SIGALRM, from a timer and from a worker that
-has ended, makes it check.
+feeds systemd's watchdog while every task except the page is in time. SIGALRM, from a timer and from
+a worker that has ended, makes it check.
 """
 
 import contextlib

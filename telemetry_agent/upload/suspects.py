@@ -3,8 +3,10 @@
 Theory of operation. A refusal proves nothing by itself. The set-up may be wrong, and then every fix
 is refused. The endpoint may refuse at random, and then the next try succeeds. So a fix that was
 refused alone is a *suspect*: it stays leased, blocks nothing, and is tried again. A refusal counts
-only if another fix of the same device was accepted since the one before. The fifth that counts
-makes the suspect a dead letter (the tenth if the endpoint accepted what it had refused).
+only if another fix of the same device was accepted since the one before: that fix is its *witness*.
+The fifth that counts makes the suspect a dead letter (the tenth if the endpoint accepted what it
+had refused). A fix becomes a dead letter at once if the answer names it in ``rejected``, or if the
+format cannot carry it (``Leases.take``).
 
 A *run* is a stretch of refused fixes, too long to try each of them, such as a backlog that is older
 than the endpoint keeps data. Its first fix, its last and a random one of each tenth must be refused

@@ -175,7 +175,8 @@ class Uploader:
     def network_returned(self, spread_s: float) -> None:
         """The network is back: do not wait out the backoff. Any thread may call.
 
-        All agents that lost it together try again within ``spread_s``.
+        All agents that lost it together try again within ``spread_s``. It cuts a backoff and a hold
+        short, never a ``Retry-After``.
         """
         self._returned_within_s = spread_s
         self.bell.ring()

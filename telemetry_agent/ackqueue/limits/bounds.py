@@ -1,9 +1,10 @@
 """How much of the disk the queue may use, how long it keeps fixes, and what it deletes first.
 
-Delivered fixes are deleted first, then dead letters, then ``when_full`` decides: ``thin`` deletes
-fixes that the shape of the track does not need, from the older half of what waits, coarser with
-each pass; ``drop-oldest`` deletes the oldest; ``stop`` records no new ones. Batches that are out,
-or that got no answer, stay whole. Each fix that is deleted undelivered is counted.
+Without a limit nothing is deleted. If the disk is short of space, damaged files that were kept go
+first. Then delivered fixes are deleted, then dead letters, then ``when_full`` decides: ``thin``
+deletes fixes that the shape of the track does not need, from the older half of what waits, coarser
+with each pass; ``drop-oldest`` deletes the oldest; ``stop`` records no new ones. Batches that are
+leased, or that got no answer, stay whole. Each fix that is deleted undelivered is counted.
 
 There are two limits. Above the lower one each step deletes some rows. The upper one is SQLite's
 ``max_page_count``: at it the file does not grow, but rows can still be deleted. If the disk is full

@@ -224,7 +224,7 @@ def _enter_loss(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded:
 
 
 def _enter_lost_end(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded:
-    """The end of the log is gone: so many fixes are missing as were noted, or one at least."""
+    """The end of the log is gone: up to the last row of the summary, or one fix at least."""
     carrying = _is_carrying(loaded)
     first = loaded.last + 1
     last = max(first, noted.last)
