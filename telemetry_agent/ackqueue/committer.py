@@ -58,7 +58,7 @@ class Committer:
         self.bell.ring()
 
     def close(self) -> None:
-        """Do nothing: whoever made the queue closes it."""
+        """Do nothing: the queue is closed by its owner."""
 
     def _look(self) -> None:
         try:
