@@ -41,7 +41,7 @@ from telemetry_agent.export.trips import ParkingRule
 @click.option(
     "--trip",
     type=click.IntRange(1),
-    help="One trip: 1 is the newest. A trip ends by parking.",
+    help="One trip: 1 is the newest. A trip ends when the device parks.",
 )
 @click.option(
     "--output",

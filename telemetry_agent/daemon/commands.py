@@ -229,7 +229,7 @@ def _period_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
 
     found = trips.find(fixes(), ParkingRule(*parking), number)
     if found is None:
-        raise AgentError(f"there is no trip {number}: a trip ends by parking")
+        raise AgentError(f"there is no trip {number}: a trip ends when the device parks")
     return found.start_ms, found.end_ms + 1
 
 

@@ -85,12 +85,12 @@ class Overview:
         del self.packed[end:]
         self.packed += pack(thinned(chain(again, points), self.tolerance_e7))
         while len(self) > self._limit:
-            self.tolerance_e7 *= 2
             every = POINT.iter_unpack(self.packed)
             if self.tolerance_e7 < _TURN_E7:
+                self.tolerance_e7 *= 2
                 self.packed = pack(thinned(every, self.tolerance_e7))
-            else:  # it is all glitches and segments of a point each, which are never dropped
-                self.packed = pack(islice(every, 0, None, 2))
+            else:  # all are glitches and ends of segments, which thinning keeps
+                self.packed = pack(_each(2, every))
 
     def forget_before(self, row: int) -> None:
         """Drop the points of the rows before this one."""
@@ -259,9 +259,19 @@ def fitting(
     tolerance = max(1, round(tolerance_e7))
     while len(shown := list(islice(thinned(points(), tolerance), most + 1))) > most:
         tolerance *= 2
-        if tolerance > _TURN_E7:  # it is all segments of a point each
-            return list(islice(points(), 0, None, total // most + 1)), tolerance
+        if tolerance > _TURN_E7:  # all are glitches and ends of segments
+            return list(_each(total // most + 1, points())), tolerance
     return shown, tolerance if len(shown) < total else 0
+
+
+def _each(step: int, points: Iterable[Point]) -> Iterator[Point]:
+    """Each ``step``-th point; a segment that began with a dropped one begins with the next."""
+    begins = 0
+    for i, (row, lat, lon, time_s, flags) in enumerate(points):
+        begins |= flags & BEGINS
+        if i % step == 0:
+            yield row, lat, lon, time_s, flags | begins
+            begins = 0
 
 
 def _merged(between: Iterable[Point], points: Iterable[Point]) -> Iterator[Point]:

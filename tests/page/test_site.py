@@ -25,7 +25,7 @@ from telemetry_agent.config.settings import (
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
-from telemetry_agent.page import libraries, server, streams, task
+from telemetry_agent.page import history, libraries, server, streams, task
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.page.libraries import STATIC
 from telemetry_agent.snapshot import Snapshot
@@ -591,7 +591,7 @@ def test_without_the_browsers_libraries_the_page_says_how_to_get_them(
     monkeypatch.setattr(libraries, "_BROWSER", (tmp_path / "leaflet.js",))
     with served(tmp_path) as site:
         answer, body = site.ask("/")
-        assert (answer.status, b"What needs a look" in body) == (200, True)
+        assert (answer.status, b"What needs attention" in body) == (200, True)
         assert "Install Node 20 with npm" in json.loads(site.ask("/setup")[1])["missing"]
 
 
@@ -603,3 +603,45 @@ def test_without_the_extra_the_page_is_held(
     assert site.agent.page.task.step(0) == 10
     assert "telemetry-agent[page]" in str(site.agent.page.task.status())
     site.queue.close()
+
+
+@pytest.fixture
+def minutes_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "SHORT_S", 0.05)
+    monkeypatch.setattr(history, "MINUTE_S", 1)
+
+
+@pytest.mark.usefixtures("minutes_of_a_second")
+def test_minutes_that_were_not_saved_yet_are_saved_when_the_page_ends(tmp_path: Path) -> None:
+    with served(tmp_path) as site:
+        samples: dict[str, list[float]] = {"step_s": []}
+        while 1 not in samples["step_s"]:
+            samples = json.loads(site.ask("/history?hours=24")[1])
+        assert not (tmp_path / "queue.history").exists()
+    saved = history.read(tmp_path / "queue.history")
+    assert {sample.time_s for sample in saved} >= set(samples["time"][: samples["step_s"].count(1)])
+
+
+@pytest.mark.usefixtures("minutes_of_a_second")
+def test_a_card_that_hangs_while_the_history_is_saved_stops_only_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, may_go_on = threading.Event(), threading.Event()
+
+    def packed(_sample: history.Sample) -> bytes:
+        hangs.set()
+        may_go_on.wait(30)
+        return b""
+
+    monkeypatch.setattr(history, "_APPEND_AT", 1)
+    monkeypatch.setattr(history, "_packed", packed)
+    try:
+        with served(tmp_path) as site:
+            assert hangs.wait(10)
+            with site.events() as events:
+                assert [next(events)[0] for _ in range(3)] == ["hello", "news", "news"]
+            answer, body = site.ask("/history?hours=1")
+            assert answer.status == 200
+            assert json.loads(body)["time"]
+    finally:  # the page has ended although the card still hangs
+        may_go_on.set()

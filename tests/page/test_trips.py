@@ -155,6 +155,30 @@ def test_an_overview_of_segments_of_a_point_each_is_bounded_too() -> None:
     assert points[-1][0] >= 4990
 
 
+def ends_of_segments(count: int) -> list[Point]:
+    """A point, and behind it segments of two points each."""
+    return [(row, row, row % 7, row, BEGINS * (row % 2 == 0)) for row in range(1, count + 1)]
+
+
+def test_what_drops_ends_of_segments_joins_no_segments() -> None:
+    points = ends_of_segments(50_000)
+    overview = Overview(limit=1000)
+    for i in range(0, len(points), 100):
+        overview.extend(points[i : i + 100])
+    kept = list(POINT.iter_unpack(overview.packed))
+    assert 300 < len(kept) <= 1000
+    assert overview.tolerance_e7 < 10_000_000_000  # more than the earth has
+    shown, _ = fitting(lambda: iter(points), 1)
+    for some in (kept, shown):
+        joined = [
+            (before, after)
+            for before, after in itertools.pairwise(some)
+            if not after[4] & BEGINS and before[0] // 2 != after[0] // 2
+        ]
+        assert joined == []
+        assert some[-1][0] > 49_000
+
+
 def test_thinning_is_by_what_can_be_seen() -> None:
     assert [point[0] for point in thinned(line(10), 250)] == [1, 4, 7, 10]
     shown, exact = fitting(lambda: iter(line(100_000)), 1)

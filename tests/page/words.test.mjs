@@ -29,11 +29,11 @@ test("one sentence tells how it is", () => {
   assert.equal(says({ upload: { delivered: 0 } }), "Recording. Nothing is delivered yet.");
   assert.equal(
     says({ queue: { pending: 4, oldest_pending_s: 3 } }),
-    "Recording. Everything is delivered but the newest 4.",
+    "Recording. Everything is delivered except the newest 4.",
   );
   assert.equal(
     says({ queue: { pending: 1 } }),
-    "Recording. Everything is delivered but the newest position.",
+    "Recording. Everything is delivered except the newest position.",
   );
   assert.equal(
     says({ queue: { pending: 12_345 } }),
@@ -59,7 +59,7 @@ test("one sentence tells how it is", () => {
   assert.equal(says({ queue: { dead_letters: { "400": 2 } } }), "Recording. Everything else is delivered.");
   assert.equal(
     says({ queue: { dead_letters: { "400": 2 }, pending: 3 } }),
-    "Recording. Everything else is delivered but the newest 3.",
+    "Recording. Everything else is delivered except the newest 3.",
   );
   assert.match(lostContact(9000).rest, /9/);
   assert.match(lostContact(9000).more, /last known state/);
@@ -102,11 +102,11 @@ test("what is refused or lost is confessed", () => {
   const more = (queue) => headline(state({ queue })).more;
   assert.equal(
     more({ dead_letters: { "400": 2 }, lost: { memory: 1, damaged: 3, discarded: 5 } }),
-    "4 positions were lost: 1 while the disk refused them, 3 to damage.",
+    "4 positions were lost: 1 while the disk refused them, 3 damaged on the disk.",
   );
   assert.equal(more({ lost: { discarded: 5 } }), "");
   assert.match(more({ full: true, lost: { thinned: 1 } }), /^1 position was lost: 1 thinned out\.$/);
-  assert.equal(more({ carrying_over: true }), "More is being carried over from a damaged file.");
+  assert.equal(more({ carrying_over: true }), "More positions are being carried over from a damaged file.");
 });
 
 test("each station has its words and its tone", () => {

@@ -2,7 +2,7 @@
 
 A fix goes if the straight way between its neighbours that stay, driven at constant speed, passes
 its place at its time within a tolerance. So a turn stays, and so do a stop and every change of
-speed: the position at any time can still be computed within the tolerance. The ends of a stretch stay
+speed: the position at any time can be computed within the tolerance. The ends of a stretch stay
 too: where the stream, the device or the direction of time changes, and where nothing was recorded
 for a while.
 

@@ -24,6 +24,8 @@ class Tokens:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError):
             # Without the parser's message: it may quote a token.
             raise ConfigError(f'--tokens: {path} must hold lines like van-07 = "token"') from None
+        if "" in tokens:  # its token would show the reports of all devices
+            raise ConfigError(f"--tokens: {path}: a device needs a name")
         wrong = next((name for name, token in tokens.items() if not _is_token(token)), None)
         if wrong is not None:
             raise ConfigError(f"--tokens: {path}: {wrong} needs a token: ASCII without spaces")

@@ -129,7 +129,7 @@ function labels(state, title) {
   document.title = `${title} · ${state.device}`;
   $("switch").hidden = state.away === undefined;
   $("switch").setAttribute("aria-pressed", String(Boolean(state.away)));
-  put($("switch"), state.away ? "Mend the network" : "Cut the network");
+  put($("switch"), state.away ? "Restore the network" : "Cut the network");
   const facts = [
     ["Receiver", receiver.source],
     ["Running for", span(state.uptime_s)],

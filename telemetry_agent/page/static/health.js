@@ -32,7 +32,7 @@ export class Health {
       $("checks").replaceChildren(...checks.map(row));
       $("checks-table").hidden = false;
       const bad = checks.filter(({ verdict }) => verdict === "fail" || verdict === "warn").length;
-      $("check-note").textContent = bad ? `${bad} of ${checks.length} need a look.` : "All is well.";
+      $("check-note").textContent = bad ? `${bad} of ${checks.length} need${bad === 1 ? "s" : ""} attention.` : "All is well.";
     } catch (error) {
       $("check-note").textContent = `That did not work: ${error.message}`;
     } finally {

@@ -49,7 +49,7 @@ export class TripList {
   #list({ trips, complete, read, last }) {
     this.complete = complete;
     const note = complete ? "" : `Reading the track: ${Math.floor((100 * read) / Math.max(1, last))} %.`;
-    $("trips-note").textContent = note || (trips.length ? "" : "No trip yet. A trip ends by parking.");
+    $("trips-note").textContent = note || (trips.length ? "" : "No trip yet. A trip ends when the device parks.");
     const key = JSON.stringify(trips);
     if (key === this.shown) return;
     this.shown = key;

@@ -156,7 +156,7 @@ export function headline(state) {
     tone = "flight";
     rest = `${many(pending, "position")} ${pending === 1 ? "is" : "are"} on the way from the disk to the endpoint.`;
   } else {
-    rest = `${everything} is delivered but the newest ${pending === 1 ? "position" : count(pending)}.`;
+    rest = `${everything} is delivered except the newest ${pending === 1 ? "position" : count(pending)}.`;
   }
   let lead = "Recording.";
   let leadTone = "good";
@@ -174,7 +174,7 @@ export function headline(state) {
   const more = [];
   if (bad) more.push(sentence(bad));
   const { carrying_over: carrying } = state.queue;
-  if (carrying) more.push("More is being carried over from a damaged file.");
+  if (carrying) more.push("More positions are being carried over from a damaged file.");
   const { discarded, ...lost } = state.queue.lost; // the user discarded them
   if (total(lost)) more.push(`${many(total(lost), "position")} ${total(lost) === 1 ? "was" : "were"} lost: ${reasons(lost)}.`);
   if (held && upload.next_attempt_s > 1) more.push(`Next attempt in ${span(upload.next_attempt_s)}.`);
@@ -216,14 +216,14 @@ const ended = (text) => (/[.?!]$/.test(text) ? text : `${text}.`);
 
 const LOST = {
   memory: "while the disk refused them",
-  damaged: "to damage",
+  damaged: "damaged on the disk",
   discarded: "discarded",
   thinned: "thinned out",
   dropped: "dropped as the oldest",
   full: "because the queue was full",
-  refused: "of those refused",
+  refused: "refused by the endpoint",
   expired: "too old",
-  uncounted: "at least, uncounted",
+  uncounted: "or more, exact number unknown",
 };
 
 /** @param {Record<string, number>} counts */
