@@ -287,7 +287,14 @@ class Accounts(RuleBasedStateMachine):
     def the_accounts_are_exact(self) -> None:
         if not self.refuses:
             waiting = self.uncommitted()
-            self.on_disk = {n: state for n, state in self.names.items() if n not in waiting}
+            # While others wait, what was lost in memory since the last write has no mark there yet.
+            unmarked = {
+                name
+                for name, state in self.names.items()
+                if waiting and state == "memory" and name not in self.on_disk
+            }
+            gone = waiting | unmarked
+            self.on_disk = {n: state for n, state in self.names.items() if n not in gone}
         self.fresh = self.uncommitted()
         if self.queue.shared.writer.placed:
             return
