@@ -16,7 +16,7 @@ from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import queue_commands, status_for_strangers
 from telemetry_agent.daemon.control import Command, Control
-from telemetry_agent.daemon.delivery import Delivery, host_of, within
+from telemetry_agent.daemon.delivery import Delivery, host_of
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, Status, pending
 from telemetry_agent.daemon.supervisor import Supervisor
@@ -26,7 +26,7 @@ from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, PageOptions, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.snapshot import ConfigView, as_json
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import AgentReports
 
@@ -150,7 +150,7 @@ class Agent:
         It takes less than 10 s, unless the disk hangs. Returns the rows that could not be written.
         """
         self.recording.end()
-        within(_COMMIT_S, lambda: _or_log(self.queue.commit))
+        within(_COMMIT_S, self.queue.commit)
         if self._leftover is not None:
             self._leftover.end(last=False)
         self.delivery.end()
@@ -159,7 +159,7 @@ class Agent:
         self._control.end(_CONTROL_S)
         self.page.end(_PAGE_S)
         waiting = self.queue.uncommitted_rows()
-        within(_QUEUE_S, lambda: _or_log(self.queue.close))
+        within(_QUEUE_S, self.queue.close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
 
@@ -283,10 +283,3 @@ class Agent:
             f"records {settings.device} from {settings.gps.source} into {self.queue.path}, "
             f"for {host_of(settings)}"
         )
-
-
-def _or_log(write: Callable[[], object]) -> None:
-    try:
-        write()
-    except StorageError as error:
-        log.error("%s", error)  # noqa: TRY400 - the user's disk

@@ -4,7 +4,6 @@ It needs only a queue, so ``drain`` builds it alone if no agent runs. A secret o
 cannot be used holds the uploads, and no other part.
 """
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,7 +22,7 @@ from telemetry_agent.daemon.commands import Listeners, drain
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import ConfigError, ResourceError
 from telemetry_agent.model import UploadState
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
@@ -212,7 +211,7 @@ class Delivery:
 
 
 class _Way:
-    """The path to the endpoint as the current monitor sees it."""
+    """The path to the endpoint as the current monitor sees it; after a crash it is another one."""
 
     def __init__(self, monitor: Supervised[Monitor]) -> None:
         self._monitor = monitor
@@ -237,10 +236,3 @@ def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
     with open_queue(settings.queue, clock) as queue:
         carry_over(queue)
         yield from Delivery(settings, queue, Supervisor(clock), clock, set()).drain_alone()
-
-
-def within(timeout_s: float, act: Callable[[], object]) -> None:
-    """Call ``act`` in a thread; return when it has ended, or after ``timeout_s``."""
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
