@@ -129,7 +129,7 @@ class Timed:
 
 
 def drain(path: Path, url: str, policy: UploadPolicy, timed: Timed) -> None:
-    """Everything by the agent's own parts, from a queue that is opened anew."""
+    """The agent's own parts send everything, from a queue that was just opened."""
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
         uploader = Uploader(queue, native.FORMAT, transport, policy, reachability=AlwaysReachable())
         with timed:

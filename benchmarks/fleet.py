@@ -8,7 +8,7 @@
 The network of a region returns, and the kernels of all agents notice in the same instant. Each
 agent is the real ``Monitor`` and the real ``Uploader`` with its ``Pace``, ``Backoff`` and
 ``Sizing``, and answers are judged by the real format; queue, wire and clock are made up, so that
-hours of a fleet take minutes. Each agent goes on recording a fix a second, and has 1 Mbit/s.
+hours of a fleet take minutes. Each agent still records a fix a second, and has 1 Mbit/s.
 
 The endpoint serves 500 batches a second, holds up to a second's worth in its queue, and answers 429
 or 503 at once to what comes beyond that: without a word of when to come again, or all of them with

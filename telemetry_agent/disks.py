@@ -35,11 +35,12 @@ class Mount(NamedTuple):
 def mount_of(place: Path, root: Path = Path("/")) -> Mount | None:
     """The mount that ``place`` is on."""
     try:
-        lines = (root / "proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+        text = (root / "proc/self/mountinfo").read_bytes().decode("utf-8", "replace")
     except OSError:
         return None
     best: Mount | None = None
-    for mount in map(_mount, lines):
+    # A folder's name may contain any white space: only "\n" ends a line, and only " " a field.
+    for mount in filter(None, map(_mount, text.split("\n"))):
         # Of two on the same point the later one lies on top.
         higher = best is None or len(mount.point.parts) >= len(best.point.parts)
         if higher and place.is_relative_to(mount.point):
@@ -77,10 +78,12 @@ def _lasts(overlay: Mount, root: Path) -> bool:
     return under is not None and under.kind in SURVIVES
 
 
-def _mount(line: str) -> Mount:
+def _mount(line: str) -> Mount | None:
     before, _, after = line.partition(" - ")
-    # The source, between kind and options, may be empty.
-    fields, (kind, *_, options) = before.split(), after.split()
+    fields, rest = before.split(" "), after.split(" ", 2)
+    if len(fields) < 6 or len(rest) < 3:
+        return None  # the end of the list
+    kind, _, options = rest  # the source, between them, may be empty
     point = fields[4].replace(r"\040", " ")
     return Mount(
         fields[2], Path(point), kind, frozenset([*fields[5].split(","), *options.split(",")])

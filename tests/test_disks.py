@@ -40,6 +40,18 @@ def test_the_mount_on_top_counts(root: Path) -> None:
     assert found.message == "read-only"
 
 
+@pytest.mark.parametrize(
+    "name", ["a\fb", "a\rb", "a\x1cb", "a\x85b", "a\u2028b", "a\u3000b", "a\xa0b"]
+)
+def test_a_folder_whose_name_has_other_white_space(root: Path, name: str) -> None:
+    line = f"33 21 0:40 / /media/{name} rw,nosuid - tmpfs none rw\n"
+    (root / "proc/self/mountinfo").write_bytes((line + MOUNTS).encode())
+    assert mount_of(Path("/home"), root) == mount_of(Path("/"), root)
+    mount = mount_of(Path(f"/media/{name}/queue"), root)
+    options = frozenset({"rw", "nosuid"})
+    assert mount == Mount("0:40", Path(f"/media/{name}"), "tmpfs", options)
+
+
 def test_a_disk_that_keeps_what_is_written_to_it(root: Path) -> None:
     mount = mount_of(Path("/home"), root)
     assert mount is not None
@@ -49,6 +61,10 @@ def test_a_disk_that_keeps_what_is_written_to_it(root: Path) -> None:
 
 def test_a_machine_that_does_not_list_its_mounts(tmp_path: Path) -> None:
     assert mount_of(Path("/var"), tmp_path) is None
+    (tmp_path / "proc/self").mkdir(parents=True)
+    for unusual in ("", "\n", "21 1 8:1\n", "21 1 8:1 / / rw - ext4\n"):
+        (tmp_path / "proc/self/mountinfo").write_text(unusual)
+        assert mount_of(Path("/var"), tmp_path) is None
 
 
 def test_the_free_bytes_of_a_folder_that_does_not_exist(tmp_path: Path) -> None:

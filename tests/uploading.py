@@ -33,7 +33,7 @@ class Uploading:
         self.aim_at(url)
 
     def aim_at(self, url: str) -> None:
-        """Go on with another endpoint."""
+        """Send to another endpoint from now on."""
         self.transport = Transport(url, credentials=self._credentials)
         wire_format = choose(self._name, url)
         self.uploader = Uploader(

@@ -91,7 +91,7 @@ class Contents:
     def moves(self) -> int:
         """How often rows that others may have seen got other numbers. Never waits for the disk.
 
-        Who keeps something by row number must read it again when this has changed.
+        When this has changed, what a caller keeps by row number must be read again.
         """
         with self.shared.lock:
             return self.shared.ledger.moves

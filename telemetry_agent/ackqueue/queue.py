@@ -136,7 +136,8 @@ class AckQueue:
             shared.writer.add(now_s, row)
             if self._live_since_s is None:
                 self._live_since_s = now_s
-            shared.ready.notify_all()
+            if first:  # one that was there already has ended every wait
+                shared.ready.notify_all()
         if shared.commit_every_s == 0:
             with shared.disk:
                 shared.write()

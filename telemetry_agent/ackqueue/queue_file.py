@@ -24,7 +24,7 @@ class QueueFile:
         """Take the lock, and open the file; see ``AckQueue``."""
         self._path = path
         self._connect = connect
-        self._is_aside = False
+        self._is_aside = self._is_written_again = False
         self._limits: tuple[int, int] | None = None
         self._inodes: dict[Path, int] = {}
         make_directories(path)
@@ -98,17 +98,22 @@ class QueueFile:
 
         What is at its place now is not ours: it is renamed, not deleted.
         """
-        now = self._inodes_now
-        others = [file for file, inode in now.items() if inode != self._inodes.get(file)]
-        # Before there is a copy: after a kill it is carried over into the file that is here then.
-        if self._path in others:
-            foreign = set_aside_files.put_by(self._path, others)
-            log.error("what was in the place of %s is %s now", self._path, foreign)
-        self.store.copy_to(set_aside_files.copy_of(self._path))
+        if not self._is_written_again:
+            now = self._inodes_now
+            others = [file for file, inode in now.items() if inode != self._inodes.get(file)]
+            # Before there is a copy: after a kill it is carried over into the file that is here.
+            if self._path in others:
+                foreign = set_aside_files.put_by(self._path, others)
+                log.error("what was in the place of %s is %s now", self._path, foreign)
+            self.store.copy_to(set_aside_files.copy_of(self._path))
+            set_aside_files.put_in_place(self._path)
+            self._is_written_again = True
+        # What is closed cannot be copied again. So it stays open until the copy is in its place,
+        # and if that cannot be opened, only this is tried again.
         with suppress(StorageError):
-            self.store.close()  # and with it goes its log, by name
-        set_aside_files.put_in_place(self._path)
+            self.store.close()
         self._open()
+        self._is_written_again = False
 
     def _open(self) -> None:
         self.store = Store(self._path, self._connect)

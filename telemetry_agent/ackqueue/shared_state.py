@@ -1,9 +1,9 @@
 """The state that the parts of a queue share: its file, what memory knows of it, and two locks.
 
 ``lock`` guards memory and is held for microseconds. ``disk`` guards the connection and is held
-across an fsync; who needs both takes ``disk`` first. Free rows are only taken under ``disk``, so
-its holder can plan under ``lock`` and then read the file: no row moves between. A function that
-needs a lock asserts it.
+across an fsync; a thread that needs both takes ``disk`` first. Free rows are only taken under
+``disk``, so its holder can plan under ``lock`` and then read the file: no row moves between. A
+function that needs a lock asserts it.
 
 Memory is ahead of the disk: each transaction writes the new rows and every mark that differs. So a
 disk that refuses to write costs time only. And a file that is found damaged can be set aside at any

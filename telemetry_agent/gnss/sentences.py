@@ -158,7 +158,7 @@ SYSTEM_IDS = {
 }
 """Talker -> the id of its system in GSA.
 
-GN and an old GP stand for all systems: the number of a satellite shows its own.
+GN and an old GP stand for all systems: there the number of a satellite shows its system.
 """
 
 
@@ -210,7 +210,8 @@ class FieldReader:
         }
         """Letters -> the least number of fields, the number that is read, and the reader.
 
-        The tag is one of them. A sentence with fewer is damaged: an XOR of 8 bits misses some.
+        The tag counts as a field. A sentence with too few is damaged, although its checksum is
+        right: 8 bits miss some damage.
         """
 
     def _rmc(self, fields: list[str]) -> Report:

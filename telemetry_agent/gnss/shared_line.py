@@ -78,7 +78,7 @@ class SharedLine:
         """Append the fixes that this sentence completes."""
         assembler = self.assemblers.get(owner)
         if assembler is None:
-            assembler = self._assembler_of(owner)
+            assembler = self._add_owner(owner)
         elif len(self.assemblers) == 1:  # the usual line: one device
             assembler.add(message, now_s, fixes)
             return
@@ -98,7 +98,7 @@ class SharedLine:
         for assembler in self.assemblers.values():
             assembler.close("end", now_s, fixes)
 
-    def _assembler_of(self, owner: str) -> Assembler:
+    def _add_owner(self, owner: str) -> Assembler:
         if len(self.assemblers) >= _OWNERS_AT_MOST:
             needed = {GNSS, self.followed}  # damaged tags never push out the receiver
             self._forget(next(name for name in self.assemblers if name not in needed))

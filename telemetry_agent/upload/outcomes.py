@@ -108,6 +108,7 @@ class OutcomeHandler:
                 self._leases.give_back(part, answered=not lost)
         if rest is not None:
             self._leases.give_back(rest)
+            self._refusals.lost(rest)  # it may be one refused fix, tried again
         return self.apply(*undecided, probing=probing) if undecided else None
 
     def _delivered(self, batch: Batch, outcome: Delivered) -> StopReason:

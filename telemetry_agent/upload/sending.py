@@ -146,7 +146,7 @@ class Sender:
             if failure.voids_earlier:
                 unanswered += len(outcomes)
                 outcomes.clear()
-            outcomes += [_lost(failure)] * unanswered
+            outcomes += [self._lost(failure)] * unanswered
             if now_s - began_s >= timeout_s:
                 self._sizing.timed_out(len(outcomes), now_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
@@ -198,7 +198,7 @@ class Sender:
         answer = self._transport.exchange(payload, timeout_s)
         self._in_flight = None
         self._exchanged(1, answered=isinstance(answer, Answer))
-        return _lost(answer) if isinstance(answer, NoAnswer) else self._read(answer, batch)
+        return self._lost(answer) if isinstance(answer, NoAnswer) else self._read(answer, batch)
 
     def _exchanged(self, requests: int, *, answered: bool) -> None:
         before = self._counted
@@ -219,9 +219,9 @@ class Sender:
         self._compression.learn(answer, outcome)
         return masked_outcome(outcome, self._transport.masked)
 
-
-def _lost(failure: NoAnswer) -> Deferred:
-    return Deferred(failure.reason, state=failure.state, answered=False)
+    def _lost(self, failure: NoAnswer) -> Outcome:
+        outcome = Deferred(failure.reason, state=failure.state, answered=False)
+        return masked_outcome(outcome, self._transport.masked)
 
 
 class CompressionChoice:

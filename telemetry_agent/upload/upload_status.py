@@ -101,8 +101,14 @@ class StatusKeeper:
 
     def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
         """The endpoint took ``count`` fixes, so any trouble is over."""
-        self.count(delivered=count, unknown_names=unknown_names)
-        self._enter("ok", now_s, last_delivery_s=now_s, next_attempt_s=None)
+        self._enter(
+            "ok",
+            now_s,
+            delivered=self.status.delivered + count,
+            unknown_names=self.status.unknown_names + unknown_names,
+            last_delivery_s=now_s,
+            next_attempt_s=None,
+        )
         self._trouble.over("delivering again", fields={"STATE": "ok"})
 
     def trouble(

@@ -1,5 +1,6 @@
 """The file while the queue is used: deleted, moved or replaced, it is written again."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ackqueue import damage
-from ackqueue.queue_parts import lease, put
+from ackqueue.queue_parts import fix_at, lease, put
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
@@ -18,6 +19,7 @@ from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.errors import QueueLockedError, StorageError
 
@@ -123,7 +125,7 @@ def test_a_queue_that_is_put_in_the_place_keeps_its_log(tmp_path: Path) -> None:
     assert damage.recover(tmp_path / "queue.db.foreign-1").delivered == records
 
 
-@pytest.mark.parametrize("moment", ["copied", "renamed", "closed"])
+@pytest.mark.parametrize("moment", ["copied", "unlinked", "placed"])
 @pytest.mark.parametrize(
     "how", [deleted, log_deleted, index_deleted, all_deleted, moved, replaced, copied_back]
 )
@@ -137,15 +139,18 @@ def test_a_kill_while_it_is_written_again_costs_nothing(
     clock, path, killed = FakeClock(), tmp_path / "queue" / "queue.db", tmp_path / "killed"
     steps = {
         "copied": (Store, "copy_to", True),
-        "renamed": (Store, "close", False),
-        "closed": (set_aside_files, "put_in_place", False),
+        "unlinked": (set_aside_files, "rename", False),
+        "placed": (set_aside_files, "put_in_place", True),
     }
     owner, name, is_after = steps[moment]
     step = getattr(owner, name)
 
     def killed_here(*arguments: object) -> None:
-        if is_after:
+        is_meant = moment != "unlinked" or set_aside_files.copy_of(path) in arguments
+        if is_after or not is_meant:
             step(*arguments)
+        if not is_meant:
+            return
         shutil.copytree(path.parent, killed)
         raise StorageError("killed")
 
@@ -162,7 +167,7 @@ def test_a_kill_while_it_is_written_again_costs_nothing(
         outcome = damage.recover(killed / path.name)
     assert outcome.delivered == records[100:]
     assert outcome.lost == 0
-    assert "waits to be carried over" in caplog.text
+    assert ("waits to be carried over" in caplog.text) == (moment != "placed")
     left = {file.name.removeprefix("queue.db") for file in killed.iterdir()}
     assert left <= {"", "-wal", "-shm", ".lock", ".foreign-1", ".foreign-2", "elsewhere.db"}
 
@@ -176,6 +181,49 @@ def test_a_part_of_a_copy_takes_nothing_from_the_queue(tmp_path: Path, size: int
     assert path.stat().st_size > 20_000
     set_aside_files.copy_of(path).write_bytes(path.read_bytes()[:size])
     assert damage.recover(path) == damage.Outcome(records[100:], lost=0)
+
+
+def test_a_copy_that_was_only_begun_does_not_hide_what_is_lost(tmp_path: Path) -> None:
+    path, killed = tmp_path / "queue.db", tmp_path / "killed.db"
+    with AckQueue(path, commit_every_s=0) as queue:
+        put(queue, 3)
+        shutil.copy(lock_path(path), lock_path(killed))
+        set_aside_files.copy_of(killed).touch()
+    with AckQueue(killed) as queue:
+        carry_over(queue)
+        assert queue.stats().lost == {"uncounted": 1}
+
+
+@pytest.mark.parametrize("how", [deleted, log_deleted, all_deleted, moved, copied_back])
+@pytest.mark.parametrize("step", ["rename", "open"])
+def test_a_disk_that_refuses_a_step_of_it_costs_nothing(
+    tmp_path: Path, how: Callable[[Path], None], step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, path, refused = FakeClock(), tmp_path / "queue.db", {""}
+
+    def open_file(file: Path) -> sqlite3.Connection:
+        if "open" in refused:
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(file)
+
+    def rename(old: Path, new: Path) -> None:
+        if "rename" in refused:
+            raise OSError(errno.EROFS, "Read-only file system")
+        old.rename(new)
+
+    monkeypatch.setattr(set_aside_files, "rename", rename)
+    with AckQueue(path, commit_every_s=0, clock=clock, connect=open_file) as queue:
+        committer = Committer(queue)
+        records = damage.record(queue, 300)
+        committer.step(clock.monotonic_s())
+        how(path)
+        refused.add(step)
+        for _ in range(3):
+            committer.step(clock.advance(8))
+        refused.clear()
+        committer.step(clock.advance(8))
+        records.append(queue.put(fix_at(2000), "van-07"))
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
 
 
 def test_a_copy_that_finds_no_room_leaves_nothing_behind(

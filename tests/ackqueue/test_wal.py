@@ -1,5 +1,6 @@
 """The log: what SQLite takes of it, and whether a wrong frame was torn or damaged."""
 
+import itertools
 import random
 import shutil
 import sqlite3
@@ -11,6 +12,7 @@ import pytest
 from ackqueue.queue_parts import put
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery import wal
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.wal import Log, read_log
 
@@ -126,6 +128,23 @@ def test_a_log_that_begins_again_says_nothing_of_the_round_before(
     torn = bytearray(data)
     torn[:32] = random.Random(4).randbytes(32)  # the head of the new round did not arrive whole
     assert not read(log_path, torn).damaged
+
+
+@pytest.mark.parametrize("left", [0, 10, 100, FRAME + 10])
+def test_a_log_that_is_cut_while_it_is_read_ends_there(
+    log_path: Path, written: bytearray, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = 32 + 9 * FRAME
+    checksum, calls = wal._sum, itertools.count()
+
+    def cut(data: bytes, seed: wal.Pair, order: str) -> wal.Pair:
+        if next(calls) == 18:
+            with log_path.open("r+b") as file:
+                file.truncate(at + left)
+        return checksum(data, seed, order)
+
+    monkeypatch.setattr(wal, "_sum", cut)
+    assert read(log_path, written).frames == 9 + left // FRAME
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ def _alternating(n: int) -> bytes:
     return _at(7, f"1200{n:02}") + _at(7, f"1200{n + 20:02}")
 
 
+def _of_distant_times(n: int) -> bytes:
+    return _at(7, f"0100{n:02}") + _at(7, f"1500{n:02}")
+
+
 def _one_without_a_fix(n: int) -> bytes:
     return _at(7, f"1200{n:02}") + line("GPRMC,,V,,,,,,,,,,N")
 
@@ -38,6 +42,7 @@ def _of_two_systems(n: int) -> bytes:
     [
         _of_two_systems,
         _alternating,
+        _of_distant_times,
         _one_without_a_fix,
         _one_without_a_fix_at_the_same_time,
         _far_apart,
@@ -73,8 +78,26 @@ def _over_midnight(n: int) -> bytes:
     return _at(7, f"{(23 * 60 + 55 + n) // 60 % 24:02}{(55 + n) % 60:02}00")
 
 
+def _clock_that_is_set(n: int) -> bytes:
+    # Its clock was wrong until it received satellites, and once more after a tunnel.
+    hour = 1 if n < 50 or n == 100 else 15
+    return _at(7, f"{hour:02}{n // 60:02}{n % 60:02}")
+
+
+def _repeated(n: int) -> bytes:
+    return _at(7 + n / 50, f"12{n // 60:02}{n % 60:02}") * 2
+
+
 @pytest.mark.parametrize(
-    "second_of", [_of_two_systems_at_once, _steps_of_10_s, _flickering, _over_midnight]
+    "second_of",
+    [
+        _of_two_systems_at_once,
+        _steps_of_10_s,
+        _flickering,
+        _over_midnight,
+        _clock_that_is_set,
+        _repeated,
+    ],
 )
 def test_one_receiver_is_not_taken_for_two(second_of: Callable[[int], bytes]) -> None:
     decoder = Decoder(fix_rollover=False, eager=False)

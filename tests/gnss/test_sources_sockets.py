@@ -312,6 +312,11 @@ def test_an_address_with_an_interface_is_compared_without_it() -> None:
     assert UdpOptions.read("from=FE80::0001%eth0&interface=eth0") == ("fe80::1", "eth0")
 
 
+def test_an_ipv4_address_in_the_spelling_of_ipv6_may_send() -> None:
+    with listening(UdpOptions.read("from=::ffff:127.0.0.3")) as source:
+        assert sent_from(source, "127.0.0.3", rmc("120000")) == rmc("120000")
+
+
 @pytest.mark.parametrize(
     "query", ["form=192.0.2.7", "from=", "from=boat", "from=%eth0", "interface", "a=1&b=2"]
 )

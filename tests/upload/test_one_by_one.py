@@ -8,6 +8,7 @@ import pytest
 from standins import Asked, Recorder, Said, Server, Traccar
 from uploading import DEVICE, FIX, Uploading
 
+from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.interfaces import FormatName
 
 
@@ -155,6 +156,44 @@ def test_later_is_heeded_and_what_was_taken_stays_taken(tmp_path: Path) -> None:
         assert b.work() is None
         assert b.counts == (0, 0, 60, 0)
     assert len(traccar.positions) == 60
+
+
+@pytest.mark.parametrize("name", ["osmand", "native"])
+def test_a_peer_that_says_the_request_back_shows_no_secret(
+    tmp_path: Path, name: FormatName
+) -> None:
+    token = "the-token-of-van-07"
+    line = f"POST /?token={token} HTTP/1.1 {'x' * 10_000}\r\n\r\n".encode()
+    with Server(lambda _: line) as server:
+        made = Uploading(tmp_path, server.url, name, Credentials({"X-Api-Key": token}))
+        made.put(1)
+        made.work()
+        said = made.uploader.status().last_error or ""
+        made.close()
+    assert said.startswith("what came back is not HTTP")
+    assert "?token=***" in said
+    assert len(said) < 500
+
+
+def test_a_refused_fix_that_could_not_be_sent_again_is_tried_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = str(FIX.time_ms + 3000)
+
+    def answer(asked: Asked) -> Said:
+        return Said(400 if dict(asked.query)["timestamp"] == refused else 200)
+
+    with bench(tmp_path, answer) as b:
+        b.put(10)
+        b.uploader.step(b.clock.now_s)
+        assert b.counts == (1, 0, 9, 0)
+        with monkeypatch.context() as stalled:  # half of the time passed before the first request
+            stalled.setattr(b.transport, "series", lambda *_, **__: (None, 0))
+            b.uploader.step(b.clock.now_s)
+        for day in range(1, 7):
+            b.put(2, fix=FIX._replace(time_ms=FIX.time_ms + day * 86_400_000))
+            b.work()
+        assert b.counts == (0, 0, 21, 1)
 
 
 @pytest.mark.parametrize("name", ["osmand", "overland", "owntracks", "influx"])

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
 from netns import Namespace, network
 
 from telemetry_agent.clock import Clock
@@ -84,7 +85,9 @@ def test_after_one_lesson_no_request_waits_for_a_connection_that_a_nat_forgot() 
         transport.close()
 
 
-def test_a_connection_is_used_for_ten_minutes_at_most() -> None:
+@contextlib.contextmanager
+def near(keepalive_s: float) -> Iterator[tuple[Transport, LaterClock, list[int]]]:
+    """A server on this machine, and the ports that its clients came from."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.ports = []  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
@@ -92,11 +95,28 @@ def test_a_connection_is_used_for_ten_minutes_at_most() -> None:
         clock = LaterClock()
         url = f"http://127.0.0.1:{server.server_port}/"
         with contextlib.closing(
-            Transport(url, dialer=Dialer(clock, keepalive_s=3600))
+            Transport(url, dialer=Dialer(clock, keepalive_s=keepalive_s))
         ) as transport:
-            for _ in range(25):
-                transport.exchange(Payload(b"fix", {}), 10)
-                clock.passed_s += 60
+            yield transport, clock, server.ports  # type: ignore[attr-defined]
         server.shutdown()
         thread.join(5)
-    assert len(set(server.ports)) == 3  # type: ignore[attr-defined]
+
+
+def test_a_connection_is_used_for_ten_minutes_at_most() -> None:
+    with near(keepalive_s=3600) as (transport, clock, ports):
+        for _ in range(25):
+            transport.exchange(Payload(b"fix", {}), 10)
+            clock.passed_s += 60
+    assert len(set(ports)) == 3
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_an_idle_connection_is_used_as_long_as_it_is_kept(pipelined: bool) -> None:
+    with near(keepalive_s=30) as (transport, clock, ports):
+        for idle_s in (0, 29, 31, 29):
+            clock.passed_s += idle_s
+            failure, _ = transport.series(
+                [Payload(b"fix", {})], 10, lambda _: True, pipelined=pipelined
+            )
+            assert failure is None
+    assert ports[0] == ports[1] != ports[2] == ports[3]

@@ -145,6 +145,14 @@ def test_a_reused_connection_that_fails_twice_is_repeated_once() -> None:
         assert len(server.requests) == 3
 
 
+def test_a_reused_connection_that_is_silent_is_not_repeated_after_the_deadline() -> None:
+    with Server(answer(), hang()) as server, transport_to(server.url) as transport:
+        answered(transport.exchange(PAYLOAD, 5))
+        reason = unanswered(transport.exchange(PAYLOAD, DEADLINE_S))
+        assert reason == f"no answer within {DEADLINE_S:g} s"
+        assert server.connections == 1
+
+
 def test_nothing_is_repeated_once_an_answer_has_begun() -> None:
     broken = says(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
     with Server(answer(), broken, answer()) as server, transport_to(server.url) as transport:

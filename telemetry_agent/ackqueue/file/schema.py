@@ -181,8 +181,8 @@ def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
     """
     try:
         if not path.exists():
-            # Before SQLite opens it, so that never every user can read it; SQLite gives its log
-            # and its index the same mode.
+            # Before SQLite opens it, so that at no moment every user can read it; SQLite gives its
+            # log and its index the same mode.
             create_file(path)
             # A log whose database is not on disk would be taken for that of a lost one.
             sync_directory(path.parent)

@@ -280,9 +280,7 @@ class Store:
             create_file(path)
             with closing(connect(path)) as copy:
                 copy.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-                copy.execute(
-                    "PRAGMA journal_mode = OFF"
-                )  # it is a new file: there is nothing to roll back to
+                copy.execute("PRAGMA journal_mode = OFF")  # a new file has nothing to restore
                 self._connection.backup(copy)
             with path.open("rb") as file:
                 os.fsync(file.fileno())

@@ -163,7 +163,7 @@ class Writer:
     def report(self, refusal: StorageError | None) -> None:
         """Log and ring for the first refusal, and when the disk writes again.
 
-        It does not ring for the others: who hears it may try at once, and cause the next.
+        It does not ring for the others: a watcher may try at once, and cause the next.
         """
         with self._lock:
             changes = self.refused is not (refusal is not None)

@@ -78,8 +78,8 @@ class Room(NamedTuple):
 class Ballast:
     """``PATH.ballast``: room that is kept for the day on which the disk is full.
 
-    To delete rows, or to note an acknowledgement, takes room too. So an empty file of some size is
-    kept beside the queue, and is deleted when there is no other way to write.
+    To delete rows, or to note an acknowledgement, takes room too. So a file of zeros is kept beside
+    the queue, and is deleted when there is no other way to write.
     """
 
     def __init__(self, queue_path: Path, size: int) -> None:

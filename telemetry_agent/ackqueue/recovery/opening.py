@@ -38,13 +38,13 @@ from telemetry_agent.fields import rfc3339
 log = logging.getLogger(__name__)
 
 
-def open_queue(path: Path, connect: Connect, noted: QueueSummary) -> tuple[Store, Loaded]:
+def open_queue(path: Path, connect: Connect, summary: QueueSummary) -> tuple[Store, Loaded]:
     """Open the queue file, made if it is not there.
 
     Args:
         path: Of the file. The caller holds its lock.
         connect: Opens the database.
-        noted: The summary of the last holder of the lock.
+        summary: Of the last holder of the lock.
 
     Raises:
         StorageError: The disk refuses. For that no file is set aside.
@@ -53,20 +53,20 @@ def open_queue(path: Path, connect: Connect, noted: QueueSummary) -> tuple[Store
     if copy is not None:
         log.error("the queue was being written again: the copy %s waits to be carried over", copy)
     try:
-        reason, tail, end_is_lost = _read_log(path, noted)
+        reason, tail, end_is_lost = _read_log(path, summary)
         end_is_lost = end_is_lost and not (copy is not None and _is_whole(copy))
     except OSError as error:
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
     if reason is None:
         try:
-            return _completed(path, connect, noted, tail, end_is_lost=end_is_lost)
+            return _completed(path, connect, summary, tail, end_is_lost=end_is_lost)
         except UnusableError as error:  # also where only a write finds the damaged page
             reason = str(error)
     say_set_aside(reason, set_aside_files.move_away(path))
-    return _completed(path, connect, noted, Tail(), end_is_lost=end_is_lost)
+    return _completed(path, connect, summary, Tail(), end_is_lost=end_is_lost)
 
 
-def _read_log(path: Path, noted: QueueSummary) -> tuple[str | None, Tail, bool]:
+def _read_log(path: Path, summary: QueueSummary) -> tuple[str | None, Tail, bool]:
     """Look at the log before SQLite does, which drops its end from the first wrong frame.
 
     Returns:
@@ -82,12 +82,12 @@ def _read_log(path: Path, noted: QueueSummary) -> tuple[str | None, Tail, bool]:
             return f"the queue {path} is empty, but its log is not", none, found.end_is_lost
         # A queue that was opened once is not empty, unless the last one was just set aside: its
         # summary is there then, with rows of its own.
-        was_set_aside = set_aside_files.waiting(path) and noted.last != generation_before(
-            noted.last + 1
+        was_set_aside = set_aside_files.waiting(path) and summary.last != generation_before(
+            summary.last + 1
         )
-        return None, none, not (noted.clean or was_set_aside)
+        return None, none, not (summary.clean or was_set_aside)
     if not log_path.exists():
-        return None, none, not noted.clean
+        return None, none, not summary.clean
     if found.damaged:
         return f"the log of the queue {path} is damaged", none, found.end_is_lost
     if found.taken == found.frames:
@@ -100,7 +100,7 @@ def _is_whole(copy: Path) -> bool:
     """Whether it has as many pages as it says: the copying came to its end."""
     with copy.open("rb") as file:
         pages = int.from_bytes(file.read(32)[28:])
-    return pages * PAGE_BYTES == copy.stat().st_size
+    return 0 < pages * PAGE_BYTES == copy.stat().st_size
 
 
 def say_set_aside(reason: str, name: Path) -> None:
@@ -115,20 +115,20 @@ def say_set_aside(reason: str, name: Path) -> None:
 
 
 def _completed(
-    path: Path, connect: Connect, noted: QueueSummary, tail: Tail, *, end_is_lost: bool
+    path: Path, connect: Connect, summary: QueueSummary, tail: Tail, *, end_is_lost: bool
 ) -> tuple[Store, Loaded]:
     """Open the file and enter what is not in it: the tail of its log, and what is lost."""
     store, loaded = _open(path, connect)
     try:
         waiting = set_aside_files.waiting(path)
         if waiting and not _is_carrying(loaded):
-            loaded = _begin(store, loaded, noted, waiting)
-        elif loaded.last == 0 and noted.oldest <= noted.last:
-            loaded = _enter_loss(store, loaded, noted)
+            loaded = _begin(store, loaded, summary, waiting)
+        elif loaded.last == 0 and summary.oldest <= summary.last:
+            loaded = _enter_loss(store, loaded, summary)
         if rows := [row for row in tail.rows if row[0] > loaded.last]:
             loaded = _append(store, loaded, rows, _left_behind(tail))
-        if end_is_lost or 0 < loaded.last < noted.last:
-            loaded = _enter_lost_end(store, loaded, noted)
+        if end_is_lost or 0 < loaded.last < summary.last:
+            loaded = _enter_lost_end(store, loaded, summary)
     except BaseException:
         with suppress(StorageError):
             store.close()
@@ -184,7 +184,7 @@ def _is_carrying(loaded: Loaded) -> bool:
     return any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
 
 
-def _begin(store: Store, loaded: Loaded, noted: QueueSummary, waiting: list[Path]) -> Loaded:
+def _begin(store: Store, loaded: Loaded, summary: QueueSummary, waiting: list[Path]) -> Loaded:
     """Have the rows of the files that wait come below those of this one.
 
     This one is new. Or the end of carrying over was cut off, or it began in another version: then
@@ -196,42 +196,43 @@ def _begin(store: Store, loaded: Loaded, noted: QueueSummary, waiting: list[Path
         log.warning("cannot read %s: %s", error.filename, error.strerror)
         last = 0
     oldest = None
-    if loaded.last == 0 and noted is not UNKNOWN:
-        oldest = noted.oldest
-        if noted.last != generation_before(noted.last + 1):  # that file had rows of its own
-            last = max(last, noted.last)
+    if loaded.last == 0 and summary is not UNKNOWN:
+        oldest = summary.oldest
+        if summary.last != generation_before(summary.last + 1):  # that file had rows of its own
+            last = max(last, summary.last)
     hi = generation_before(loaded.last + 1)
     if hi < max(last, 1):  # a generation ends with a mark
         last = max(last, loaded.last)
         hi = generation_after(last)
     away = RowState(State.AWAY, batch=oldest)
     gaps = [*loaded.marks.gaps(last + 1, hi - 1), (hi, hi)]
-    return _write(store, loaded, [Span(*gap, away) for gap in gaps], streams=_noted(loaded, noted))
+    spans = [Span(*gap, away) for gap in gaps]
+    return _write(store, loaded, spans, streams=_missing_run(loaded, summary))
 
 
-def _enter_loss(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded:
+def _enter_loss(store: Store, loaded: Loaded, summary: QueueSummary) -> Loaded:
     """The file was emptied or deleted, and fixes were in it."""
-    lost = noted.last - noted.oldest + 1
+    lost = summary.last - summary.oldest + 1
     log.error(
         "the queue %s is empty: some %d fixes that waited in it are lost",
         store.path,
         lost,
         extra={"fields": {"COUNT": lost}},
     )
-    before = [Span(1, noted.oldest - 1, PURGED)] if noted.oldest > 1 else []
-    damaged = Span(noted.oldest, noted.last, DAMAGED)
-    return _write(store, loaded, [*before, damaged], streams=_noted(loaded, noted))
+    before = [Span(1, summary.oldest - 1, PURGED)] if summary.oldest > 1 else []
+    damaged = Span(summary.oldest, summary.last, DAMAGED)
+    return _write(store, loaded, [*before, damaged], streams=_missing_run(loaded, summary))
 
 
-def _enter_lost_end(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded:
+def _enter_lost_end(store: Store, loaded: Loaded, summary: QueueSummary) -> Loaded:
     """The end of the log is gone: up to the last row of the summary, or one fix at least."""
     carrying = _is_carrying(loaded)
     first = loaded.last + 1
-    last = max(first, noted.last)
+    last = max(first, summary.last)
     if carrying:  # after its last row there may be others that were not found yet
         first = last = generation_before(first) - 1
     else:
-        first = min(last, max(first, noted.oldest))
+        first = min(last, max(first, summary.oldest))
     newest = store.read_back(loaded.last, 1)
     known = [record for row in newest if (record := decode(row)) is not None]
     log.error(
@@ -245,7 +246,7 @@ def _enter_lost_end(store: Store, loaded: Loaded, noted: QueueSummary) -> Loaded
     lost = [Span(first, last, UNCOUNTED)]
     if first > loaded.last + 1 and not carrying:
         lost.append(Span(loaded.last + 1, first - 1, PURGED))
-    return _write(store, loaded, lost, streams=_noted(loaded, noted))
+    return _write(store, loaded, lost, streams=_missing_run(loaded, summary))
 
 
 def _left_behind(tail: Tail) -> list[Span[RowState]]:
@@ -273,9 +274,9 @@ def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[Row
     return _write(store, loaded, [*unused, *between], rows, streams.take_changes())
 
 
-def _noted(loaded: Loaded, noted: QueueSummary) -> dict[int, StreamRun | None]:
+def _missing_run(loaded: Loaded, summary: QueueSummary) -> dict[int, StreamRun | None]:
     """The stream that the summary names, where the file does not know of it."""
-    run = noted.run
+    run = summary.run
     if run is None or any(known.lo >= run.lo for known in loaded.streams):
         return {}
     return {run.lo: run}

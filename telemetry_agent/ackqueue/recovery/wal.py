@@ -65,7 +65,7 @@ class _Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class Log:
-    """The frames of the round that the log is in. Its size does not follow theirs."""
+    """The frames of the round that the log is in. Its own size does not grow with their number."""
 
     page_bytes: int
     frames: int
@@ -169,6 +169,8 @@ def _frames(file: BinaryIO, header: _Header) -> Iterator[_Frame]:
     while at + size <= end:
         # With as much of the next one as a salt that begins in this one can reach into.
         data = os.pread(file.fileno(), size + 2 * len(mark) - 1, at)
+        if len(data) < size:  # an agent began to use the log, and cut it
+            return
         _, pages, *salt, first, second = _FRAME.unpack_from(data)
         of_round = header.salt == (salt[0], salt[1])
         if not of_round and (ahead := data.find(mark) - 8) > 0:

@@ -123,6 +123,7 @@ class AutoSource:
         )
 
     def _turn(self, path: Path) -> int:
+        """The key of the order: those that sent no data come last, the last opened at the end."""
         return [*self._without_data].index(path) + 1 if path in self._without_data else 0
 
     def _log_once(self, text: str) -> None:

@@ -185,8 +185,11 @@ class UdpOptions(NamedTuple):
             raise ValueError("after udp://HOST:PORT only ?from=ADDRESS and &interface=NAME go")
         sender = found.get("from", "")
         if sender:
-            # In the kernel's spelling and without the interface, so that texts can be compared.
-            sender = str(ipaddress.ip_address(sender)).partition("%")[0]
+            # As ``read`` spells a sender, so that texts can be compared: in the kernel's spelling,
+            # without the interface, and IPv4 also where the socket is of IPv6.
+            address = ipaddress.ip_address(sender)
+            ipv4 = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+            sender = str(ipv4 or address).partition("%")[0]
         return cls(sender, found.get("interface", ""))
 
 

@@ -78,7 +78,7 @@ def accuracy_mm(fix: Fix) -> int:
 def unsure_time(record: Record) -> str | None:
     """Why a format that cannot carry flags does not send a fix whose time is in doubt.
 
-    A server would take it for sure: one fix from the future stays its latest position for years.
+    A server would believe it: one fix from the future stays its latest position for years.
     """
     if "time" in record.fix.flags:
         return "its time is in doubt, and this upload.format cannot carry that"

@@ -71,9 +71,10 @@ class CurrentExchange:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether to send a request that failed once more, on a new connection.
+        """Whether a failed request may be sent once more, on a new connection.
 
-        It failed on a kept connection before any byte of an answer: the server had closed that.
+        Only if it failed on a kept connection, before any byte of an answer: the server may have
+        closed that one while the request was on its way.
         """
         over = self.aborted or self.now_s >= self._until_s
         return not (self.connected or self.answering or over)

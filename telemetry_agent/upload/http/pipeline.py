@@ -35,6 +35,7 @@ from urllib.parse import urlsplit
 import h11
 
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.http.connection import Connection, Dialer
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.exchange import BrokenError, NetworkError
@@ -97,7 +98,7 @@ class Pipeline:
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
         except (h11.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
-            failure = NoAnswer(f"what came back is not HTTP: {error}")
+            failure = NoAnswer(f"what came back is not HTTP: {words(str(error))}")
         except _SurplusError:
             failure = NoAnswer("the server answers more often than it is asked", voids_earlier=True)
         finally:

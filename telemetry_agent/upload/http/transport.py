@@ -171,7 +171,7 @@ class Transport:
             failure = NoAnswer(str(error), error.state)
         except (httpcore.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
             if self._exchange.answering:
-                failure = NoAnswer(f"what came back is not HTTP: {error}")
+                failure = NoAnswer(f"what came back is not HTTP: {words(str(error))}")
             else:
                 failure = NoAnswer("the server closed the connection without an answer")
         except httpcore.LocalProtocolError as error:
