@@ -19,9 +19,8 @@ from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.daemon.builders import build_credentials, open_queue, policy_of
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain
-from telemetry_agent.daemon.supervisor import Supervised, Supervisor
+from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import ConfigError, ResourceError
-from telemetry_agent.model import UploadState
 from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.connection import Dialer
@@ -172,7 +171,7 @@ class Delivery:
             self._transport,
             policy_of(upload, wire_format),
             keeper=self._keeper,
-            reachability=_Way(self._monitor),
+            reachability=lambda: self._monitor.task,
             missing=self._missing,
             reports=None if encode is None or self._reports is None else self._reports(encode),
             resend=self._queue.resend_names if upload.allow_resend else None,
@@ -208,22 +207,6 @@ class Delivery:
     def _stepped(self) -> None:
         self._on_step()
         self._draining()
-
-
-class _Way:
-    """The path to the endpoint as the current monitor sees it; after a crash it is another one."""
-
-    def __init__(self, monitor: Supervised[Monitor]) -> None:
-        self._monitor = monitor
-
-    def closed(self) -> tuple[UploadState, str] | None:
-        return self._monitor.task.closed()
-
-    def doubt(self) -> None:
-        self._monitor.task.doubt()
-
-    def answered(self) -> None:
-        self._monitor.task.answered()
 
 
 def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
