@@ -163,16 +163,17 @@ class Agent:
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
 
-    def must_move(self) -> bool:
-        """Whether the queue must change places: its disk refuses files, or accepts them again."""
+    def may_move(self) -> bool:
+        """Whether ``must_move`` must look at the disk."""
         if self._stays_away or storage.runtime_queue() is None:
             return False
-        is_away = self.storage is not None and self.storage.state == "runtime"
-        if not is_away and not self.queue.shared.writer.refused:
-            return False
+        return self._is_away() or self.queue.shared.writer.refused
+
+    def must_move(self) -> bool:
+        """Whether the queue must change places: its disk refuses files, or accepts them again."""
         # In the state directory, which refuses: away. Away, and it refuses no longer: back.
         refused = storage.refusal(self.settings.queue.path) is not None
-        return refused != is_away
+        return refused != self._is_away()
 
     def apply(self, settings: Settings) -> None:
         """Continue with other settings; no fix is lost."""
@@ -198,6 +199,9 @@ class Agent:
             notes += "; a power cut loses everything"
         source = self.settings.gps.source
         return f"{self.settings.device} from {source}: {recording}; uploads {upload}{notes}"
+
+    def _is_away(self) -> bool:
+        return self.storage is not None and self.storage.state == "runtime"
 
     def _build_leftover(self) -> Delivery | None:
         """Delivers the fixes that were recorded into the runtime directory, if there are any."""

@@ -2,9 +2,9 @@
 
 The main thread only waits for signals: it blocks all of them and calls ``sigwait``, so there are no
 signal handlers. Work that may wait for a disk or a process (reading the config, opening the queue,
-a reload, the stop) is done by a worker thread. Meanwhile the main thread receives signals, and
-feeds systemd's watchdog while every task except the page is in time. SIGALRM, from a timer and from
-the worker when it has finished, makes it check.
+a reload, moving the queue, the stop) is done by a worker thread. Meanwhile the main thread receives
+signals, and feeds systemd's watchdog while every task except the page is in time. SIGALRM, from a
+timer and from the worker when it has finished, makes it check.
 """
 
 import contextlib
@@ -90,10 +90,10 @@ class Service:
                 self._run_beside(self._apply)
                 self._status_line = self._agent.now() if self._agent else ""
                 notify(READY=1, STATUS=self._status_line)
-            elif self._agent is not None and self._agent.must_move():
-                self._run_beside(self._move)
             else:
                 self._receive()
+                if self._end_signal is None and self._agent is not None and self._agent.may_move():
+                    self._run_beside(self._move)
         return self._end(started=started)
 
     def _start_worker(self) -> None:
@@ -150,9 +150,9 @@ class Service:
         _keep(config)
 
     def _move(self) -> None:
-        """Continue in the other directory, with the fixes that could not be written."""
+        """If need be, continue in the other directory, with the fixes that could not be written."""
         before = self._agent
-        if before is None:
+        if before is None or not before.must_move():
             return
         self._agent = None
         waiting = before.stop()

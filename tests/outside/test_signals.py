@@ -13,6 +13,7 @@ from rig import simulated, started, write_config
 from telemetry_agent.ackqueue.queue import AckQueue
 
 HANGING = Path(__file__).parent.parent / "daemon/hanging_disk.py"
+HANGING_STATE = Path(__file__).parent.parent / "daemon/hanging_state.py"
 NO_THREAD_LEFT = Path(__file__).parent.parent / "daemon/no_thread_left.py"
 
 
@@ -36,6 +37,29 @@ def test_a_disk_that_hangs_holds_up_neither_a_stop_nor_a_reload(tmp_path: Path) 
             daemon.send(signal.SIGTERM)
             ends_in_time(daemon, began_s)
             assert any("the process ends without it" in line for line in daemon.err)
+
+
+def test_a_state_directory_that_hangs_holds_up_neither_a_stop_nor_recording(tmp_path: Path) -> None:
+    hangs, runtime = tmp_path / "hangs", tmp_path / "run"
+    runtime.mkdir()
+    environment = {"STATE_HANGS": str(hangs), "RUNTIME_DIRECTORY": str(runtime)}
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config = write_config(tmp_path, str(simulator.device), "http://127.0.0.1:9/")
+        command = (sys.executable, str(HANGING_STATE), "run", "--config", str(config))
+        with running(*command, env=environment) as daemon:
+            daemon.wait_for_line("read-only file system; recording into .*/run")
+            hangs.touch()
+            daemon.wait_for_line("^hangs$")
+            before = len(daemon.err)
+            until_s = time.monotonic() + 30
+            while not any("every thread is in time" in line for line in daemon.err[before:]):
+                assert time.monotonic() < until_s
+                time.sleep(0.1)
+            began_s = time.monotonic()
+            daemon.send(signal.SIGTERM)
+            ends_in_time(daemon, began_s)
+    with AckQueue(runtime / "queue.db") as opened:
+        assert opened.stats().ready > 0
 
 
 def test_a_stop_and_a_reload_need_no_thread_of_the_system(tmp_path: Path) -> None:
