@@ -72,7 +72,7 @@ class Line:
                 return None
         body, self._buffer = self._buffer[:length], self._buffer[length:]
         request = Request(method, target, headers, body, self.number)
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, EOFError):
             said = request.json
             request.names = [(said["stream"], fix["seq"]) for fix in said["fixes"]]
         return request

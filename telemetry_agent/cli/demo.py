@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import duration_callback
+from telemetry_agent.cli.options import duration_callback, open_recording
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
     ConnectivitySettings,
@@ -193,7 +193,7 @@ def _drive(recording: Path | None) -> Iterator[tuple[Iterable[bytes], Callable[[
         drive = Drive(_START_MS, tunnel=True)
         yield drive, lambda epochs: sum(map(drive.has_fix, range(epochs)))
         return
-    with recording.open("rb") as file:
+    with open_recording(recording) as file:
         yield replay(file), int
 
 

@@ -267,7 +267,7 @@ def _ask_server(answers: _Answers, server: str | None, url: str | None, *, asks:
             token = _ask_token(kind, answers.token_file, asks=asks)
             found = replace(answers, server=kind, url=address, token_file=token)
             settings = found.settings()
-        except AgentError as error:
+        except UsageError as error:
             if not asks:
                 raise
             click.echo(str(error))

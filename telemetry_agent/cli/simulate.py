@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from telemetry_agent.cli.options import open_recording
 from telemetry_agent.clock import Clock
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
@@ -56,5 +57,5 @@ def _epochs(recording: Path | None, rate: float) -> Iterator[Iterable[bytes]]:
     if recording is None:
         yield Drive(Clock().wall_ms(), interval_ms=round(1000 / rate) if rate else 1000)
         return
-    with recording.open("rb") as file:
+    with open_recording(recording) as file:
         yield replay(file)

@@ -40,7 +40,7 @@ def examine(
     except AgentError as error:
         said = f"{error.message}{_meanwhile()}"
         if isinstance(error.__context__, PermissionError):
-            yield warned("config", said, error.remedy)
+            yield warned("config", said, error.remedy or "use sudo")
         else:
             check = "correct it; `sudo telemetry-agent config check` reports when it is valid"
             yield failed("config", said, error.remedy or check)

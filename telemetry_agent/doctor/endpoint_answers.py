@@ -86,11 +86,11 @@ def authentication(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Fin
         return failed(
             name,
             f"{status}: {said}",
-            f"{remedy} (systemd's are seen only with sudo, while the service runs)",
+            f"{remedy} (doctor sees those of systemd only with sudo, while the service runs)",
         )
     if isinstance(outcome, Delivered):
         return passed(name, "accepted")
-    return skipped(name, f"the answer {status} does not show it")
+    return skipped(name, f"the answer {status} does not show whether they are accepted")
 
 
 def judged(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:

@@ -145,7 +145,7 @@ def _answer(check: Check, answer: Future[list[Finding]]) -> None:
     except Exception as error:  # noqa: BLE001 - one broken check must not silence the others
         name = check.names[min(len(found), len(check.names) - 1)]
         if isinstance(error, PermissionError):
-            said = f"no permission to look at {error.filename or name}"
+            said = f"no permission to access {error.filename or name}"
             found.append(warned(name, said, "use sudo"))
         else:
             said = f"this check crashed: {error!r}"

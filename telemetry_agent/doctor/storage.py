@@ -140,7 +140,7 @@ class StorageChecks:
             f"set queue.path below {STATE_DIRECTORY}; or `sudo systemctl edit telemetry-agent`, "
             f"add ReadWritePaths={folder} under [Service], then restart it"
         )
-        said = f"the service's unit does not let it write to {folder}"
+        said = f"the service's unit does not let the service write to {folder}"
         return failed("state directory", said, remedy)
 
     def _write(self, folder: Path) -> Finding:
@@ -206,7 +206,7 @@ def file_system(place: Path, root: Path) -> Finding:
     name = "file system"
     mount = mount_of(place, root)
     if mount is None:
-        return skipped(name, "/proc does not show it")
+        return skipped(name, "/proc does not show which one it is")
     said = f"{place} is on {mount.kind} ({mount.point})"
     if (found := trouble(mount, root)) is not None:
         return failed(name, f"{said}, {found.message}", found.remedy)

@@ -355,7 +355,11 @@ def a_lock_that_is_no_file(bench: Bench) -> None:
 
 
 @fault(
-    "state directory", "fail", "does not let it write to", "ReadWritePaths=.*state under", ROOT_ONLY
+    "state directory",
+    "fail",
+    "does not let the service write to",
+    "ReadWritePaths=.*state under",
+    ROOT_ONLY,
 )
 def a_folder_that_only_the_unit_forbids(bench: Bench) -> None:
     runs(bench, storage={"state": "runtime", "last_error": "read-only file system"})
@@ -854,12 +858,17 @@ def test_without_the_rights_to_judge_nothing_fails(bench: Bench) -> None:
         told = found[name]
         assert (told.verdict, told.remedy) == ("warn", "use sudo"), told
         assert "no permission to" in told.said
+    assert found["state directory"].said == f"no permission to access {bench.state}"
     assert found["permissions"].verdict == "pass"
     assert found["authentication"].said.startswith("not judged without the secrets")
     config.chmod(0o600)
     hidden = as_nobody(bench, config)
     assert (hidden["config"].verdict, hidden["agent"].verdict) == ("warn", "skip")
     assert "use sudo" in hidden["config"].remedy
+    config.chmod(0o644)
+    overrides = config.with_name("config.d")
+    overrides.mkdir(0o700)
+    assert as_nobody(bench, config)["config"].remedy == "use sudo"
 
 
 def as_nobody(bench: Bench, config: Path) -> dict[str, Finding]:

@@ -89,7 +89,7 @@ def test_what_may_not_be_looked_at_is_a_warning_and_what_was_found_before_counts
 
     assert told(Check(("a", "b", "c"), forbidden)) == [
         ("a", "pass", "well"),
-        ("b", "warn", "no permission to look at /root/x"),
+        ("b", "warn", "no permission to access /root/x"),
         ("c", "skip", "needs b"),
     ]
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_faults_are_one_line(args: list[str], status: int, says: str, tmp_path: 
     assert result.returncode == status
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["simulate", "demo"])
+def test_a_recording_that_cannot_be_opened_is_named(command: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        result = run_agent(command, "--replay", "s", cwd=tmp_path)
+    assert result.returncode == 74
+    assert result.stderr == "telemetry-agent: cannot read s: No such device or address\n"
 
 
 def test_a_wrong_config_starts_nothing(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import stat
 import subprocess
 import threading
 import tomllib
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import ClassVar
 
 import pytest
@@ -107,13 +109,13 @@ def test_a_wrong_option_is_reported_before_anything_is_tried(
     assert not list(tmp_path.iterdir())
 
 
-def answering(path: Path, *answers: str) -> subprocess.CompletedProcess[str]:
+def answering(path: Path, *answers: str, flags: Sequence[str] = ()) -> CompletedProcess[str]:
     """``init`` on a terminal, where these lines are typed."""
     master, terminal = pty.openpty()
     which = ["0"] if _ports() else []  # none of this machine's ports is a receiver's
     os.write(master, "".join(f"{answer}\n" for answer in [*which, *answers]).encode())
     done = subprocess.run(
-        [*AGENT, "init", "--config", str(path), "--force"],
+        [*AGENT, "init", "--config", str(path), "--force", *flags],
         stdin=terminal,
         capture_output=True,
         text=True,
@@ -253,6 +255,13 @@ def test_a_file_is_judged_by_what_the_service_may_read(tmp_path: Path) -> None:
             key.unlink()
         assert "(/root is hidden from it): `sudo install -D -o telemetry-agent" in done.stderr
     assert not path.exists()
+
+
+def test_a_file_that_an_option_names_is_not_asked_for_on_a_terminal(tmp_path: Path) -> None:
+    flags = ["--device", "x", "--server", "dawarich", "--token-file", "/nonexistent/key"]
+    done = answering(tmp_path / "config.toml", "https://d.lan", flags=flags)
+    assert done.returncode == 78
+    assert "cannot read /nonexistent/key: No such file or directory" in done.stderr
 
 
 def test_a_running_agent_keeps_its_receiver(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def the_state_directory_cannot_be_made(device: Device) -> None:
     device.configured(more="[queue]\npath = '/srv/gps/queue.db'")
     device.remedied("state directory", "does not exist", verdict="fail")
     found = device.found("state directory")
-    assert "the service's unit does not let it write to /srv/gps" in found["said"], found
+    assert "the service's unit does not let the service write to /srv/gps" in found["said"], found
     assert "`sudo systemctl edit telemetry-agent`" in found["remedy"]
     (line,) = re.findall("add (ReadWritePaths=/srv/gps) under", found["remedy"])
     editor = device.machine.root / "usr/local/bin/editor"
