@@ -239,7 +239,7 @@ class Bench:
                     native.FORMAT,
                     transport,
                     policy,
-                    reachability=AlwaysReachable(),
+                    reachability=AlwaysReachable,
                     reports=reports,
                     clock=clock,
                 ),

@@ -131,7 +131,7 @@ class Timed:
 def drain(path: Path, url: str, policy: UploadPolicy, timed: Timed) -> None:
     """The agent's own parts send everything, from a queue that was just opened."""
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
-        uploader = Uploader(queue, native.FORMAT, transport, policy, reachability=AlwaysReachable())
+        uploader = Uploader(queue, native.FORMAT, transport, policy, reachability=AlwaysReachable)
         with timed:
             while uploader.step(time.monotonic()) == 0:
                 pass
@@ -237,7 +237,7 @@ def print_freshness(fixes: int, kbit_s: float, for_s: float, flush_every_s: floa
                 native.FORMAT,
                 transport,
                 UploadPolicy(flush_every_s=flush_every_s, compression="gzip"),
-                reachability=AlwaysReachable(),
+                reachability=AlwaysReachable,
             )
             queue.watch(uploader.wake)
             stop = threading.Event()

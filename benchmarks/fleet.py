@@ -295,7 +295,7 @@ class Agent:
             SIZED,
             Wire(region),  # type: ignore[arg-type] # as much of a Transport as it uses
             policy.upload,
-            reachability=self.monitor,
+            reachability=lambda: self.monitor,
             clock=clock,
             rng=rng,
         )

@@ -44,7 +44,7 @@ def drained_s(
         wire_format = choose(name, url)
         transport = Transport(url, credentials=Credentials(token=token))
         policy = UploadPolicy(live_first=not wire_format.oldest_first, compression=compression)
-        uploader = Uploader(queue, wire_format, transport, policy, reachability=AlwaysReachable())
+        uploader = Uploader(queue, wire_format, transport, policy, reachability=AlwaysReachable)
         began_s = time.monotonic()
         while (wait_s := uploader.step(time.monotonic())) == 0:
             pass

@@ -20,12 +20,13 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -257,3 +258,25 @@ def run_loop(task: Task, stop: threading.Event, beat: Beat, clock: Clock) -> Non
                 float("inf") if wait_s is None else clock.monotonic_s() + wait_s + _WAKE_UP_SLACK_S
             )
             task.bell.wait(wait_s)
+
+
+def within(timeout_s: float, act: Callable[[], object]) -> None:
+    """Call ``act`` in a thread; return when it has ended, or after ``timeout_s``.
+
+    A StorageError is logged. If the system refuses the thread, ``act`` is called in this one: at a
+    stop, late is better than never.
+    """
+    thread = threading.Thread(target=_or_log, args=(act,), daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        _or_log(act)
+    else:
+        thread.join(timeout_s)
+
+
+def _or_log(act: Callable[[], object]) -> None:
+    try:
+        act()
+    except StorageError as error:
+        _log.error("%s", error)

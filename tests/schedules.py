@@ -83,7 +83,7 @@ def live(path: Path, url: str, records: int) -> None:
             native.FORMAT,
             transport,
             POLICY,
-            reachability=AlwaysReachable(),
+            reachability=AlwaysReachable,
             reports=reports,
             clock=clock,
         )

@@ -7,7 +7,8 @@ import threading
 import pytest
 from fakes import FakeClock
 
-from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, run_loop
+from telemetry_agent.errors import StorageError
+from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, run_loop, within
 
 
 class Steps:
@@ -213,3 +214,35 @@ def test_rings_after_the_end_are_ignored(bell: KernelBell) -> None:
     bell.close()
     bell.close()
     bell.ring()
+
+
+def test_what_hangs_is_left_behind_after_its_time() -> None:
+    hangs = threading.Event()
+    within(0.01, hangs.wait)
+    hangs.set()
+
+
+def test_what_the_system_has_no_thread_for_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done_by: list[threading.Thread] = []
+    within(0, lambda: done_by.append(threading.current_thread()))
+    assert done_by == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_disk_that_refuses_is_one_line(
+    is_refused: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def fail() -> None:
+        raise StorageError("the disk is read-only")
+
+    if is_refused:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    within(5, fail)
+    assert caplog.messages == ["the disk is read-only"]

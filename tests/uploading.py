@@ -41,7 +41,7 @@ class Uploading:
             wire_format,
             self.transport,
             UploadPolicy(timeout_s=2.0, live_first=not wire_format.oldest_first),
-            reachability=AlwaysReachable(),
+            reachability=AlwaysReachable,
             clock=self.clock,
             rng=Longest(),
         )

@@ -1,6 +1,5 @@
 """The command line: one module for each command; ``group`` finds them."""
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -54,8 +53,6 @@ def _complain(text: str) -> None:
 
 def _priority() -> str:
     """The prefix that marks the line as an error for journald, if standard error goes there."""
-    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
-    with contextlib.suppress(OSError):
-        status = os.fstat(2)
-        return "<3>" if (device, inode) == (str(status.st_dev), str(status.st_ino)) else ""
-    return ""
+    from telemetry_agent.daemon.standard_error import is_read_by_journald  # noqa: PLC0415
+
+    return "<3>" if is_read_by_journald() else ""

@@ -104,12 +104,19 @@ def _load(path: Path | None, *, fall_back: bool) -> LoadedConfig:
 def _last_good(path: Path | None) -> Settings | None:
     from telemetry_agent.config import loader  # noqa: PLC0415 - as above
 
-    kept = [texts for texts in last_good.kept() if path is None or str(path) in texts]
-    for is_environment_cleared in (False, True):
-        if is_environment_cleared:  # it may be wrong, too
-            for name in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
-                del os.environ[name]
-        for texts in kept:
+    # Lower case, too, as pydantic-settings reads it.
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper().startswith(ENVIRONMENT_PREFIX)
+    }
+    for texts in last_good.kept():
+        if path is not None and str(path) not in texts:
+            continue  # of another config
+        for environment in (own, {}):  # the environment may be wrong, too
+            for name in own:
+                os.environ.pop(name, None)
+            os.environ.update(environment)
             with contextlib.suppress(AgentError):
                 return loader.load_texts(texts).settings
     return None

@@ -16,7 +16,7 @@ from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import queue_commands, status_for_strangers
 from telemetry_agent.daemon.control import Command, Control
-from telemetry_agent.daemon.delivery import Delivery, host_of, within
+from telemetry_agent.daemon.delivery import Delivery, host_of
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, Status, pending
 from telemetry_agent.daemon.supervisor import Supervisor
@@ -26,7 +26,7 @@ from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, PageOptions, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.snapshot import ConfigView, as_json
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import AgentReports
 
@@ -150,7 +150,7 @@ class Agent:
         It takes less than 10 s, unless the disk hangs. Returns the rows that could not be written.
         """
         self.recording.end()
-        within(_COMMIT_S, lambda: _or_log(self.queue.commit))
+        within(_COMMIT_S, self.queue.commit)
         if self._leftover is not None:
             self._leftover.end(last=False)
         self.delivery.end()
@@ -159,20 +159,21 @@ class Agent:
         self._control.end(_CONTROL_S)
         self.page.end(_PAGE_S)
         waiting = self.queue.uncommitted_rows()
-        within(_QUEUE_S, lambda: _or_log(self.queue.close))
+        within(_QUEUE_S, self.queue.close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
 
-    def must_move(self) -> bool:
-        """Whether the queue must change places: its disk refuses files, or accepts them again."""
+    def may_move(self) -> bool:
+        """Whether ``must_move`` must look at the disk."""
         if self._stays_away or storage.runtime_queue() is None:
             return False
-        is_away = self.storage is not None and self.storage.state == "runtime"
-        if not is_away and not self.queue.shared.writer.refused:
-            return False
+        return self._is_away() or self.queue.shared.writer.refused
+
+    def must_move(self) -> bool:
+        """Whether the queue must change places: its disk refuses files, or accepts them again."""
         # In the state directory, which refuses: away. Away, and it refuses no longer: back.
         refused = storage.refusal(self.settings.queue.path) is not None
-        return refused != is_away
+        return refused != self._is_away()
 
     def apply(self, settings: Settings) -> None:
         """Continue with other settings; no fix is lost."""
@@ -198,6 +199,9 @@ class Agent:
             notes += "; a power cut loses everything"
         source = self.settings.gps.source
         return f"{self.settings.device} from {source}: {recording}; uploads {upload}{notes}"
+
+    def _is_away(self) -> bool:
+        return self.storage is not None and self.storage.state == "runtime"
 
     def _build_leftover(self) -> Delivery | None:
         """Delivers the fixes that were recorded into the runtime directory, if there are any."""
@@ -283,10 +287,3 @@ class Agent:
             f"records {settings.device} from {settings.gps.source} into {self.queue.path}, "
             f"for {host_of(settings)}"
         )
-
-
-def _or_log(write: Callable[[], object]) -> None:
-    try:
-        write()
-    except StorageError as error:
-        log.error("%s", error)  # noqa: TRY400 - the user's disk

@@ -237,16 +237,16 @@ class Control:
             is_accepted = not self._closed and len(self._clients) < room
             if is_accepted:
                 self._clients.add(client)
-        if is_accepted:
-            threading.Thread(
-                target=self._serve, args=(client,), name="control client", daemon=True
-            ).start()
-        else:
-            with contextlib.suppress(GoneError):
-                client.send(
-                    {"error": "too many clients at once: try again later", "exit_status": 1}
-                )
-            client.close()
+        if not is_accepted:
+            self._send_away(client, "too many clients at once: try again later")
+            return
+        thread = threading.Thread(
+            target=self._serve, args=(client,), name="control client", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            self._send_away(client, "the system refuses the agent a thread: try again later")
 
     def _serve(self, client: Client) -> None:
         try:
@@ -254,9 +254,17 @@ class Control:
         except GoneError:
             pass
         finally:
-            with self._lock:
-                self._clients.discard(client)
-            client.close()
+            self._forget(client)
+
+    def _send_away(self, client: Client, why: str) -> None:
+        with contextlib.suppress(GoneError):
+            client.send({"error": why, "exit_status": 1})
+        self._forget(client)
+
+    def _forget(self, client: Client) -> None:
+        with self._lock:
+            self._clients.discard(client)
+        client.close()
 
     def _answer(self, client: Client) -> dict[str, Any]:
         """Send all answers but the last, and return that."""

@@ -4,7 +4,6 @@ It needs only a queue, so ``drain`` builds it alone if no agent runs. A secret o
 cannot be used holds the uploads, and no other part.
 """
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,10 +19,9 @@ from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.daemon.builders import build_credentials, open_queue, policy_of
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain
-from telemetry_agent.daemon.supervisor import Supervised, Supervisor
+from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import ConfigError, ResourceError
-from telemetry_agent.model import UploadState
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
@@ -173,7 +171,7 @@ class Delivery:
             self._transport,
             policy_of(upload, wire_format),
             keeper=self._keeper,
-            reachability=_Way(self._monitor),
+            reachability=lambda: self._monitor.task,
             missing=self._missing,
             reports=None if encode is None or self._reports is None else self._reports(encode),
             resend=self._queue.resend_names if upload.allow_resend else None,
@@ -211,22 +209,6 @@ class Delivery:
         self._draining()
 
 
-class _Way:
-    """The path to the endpoint as the current monitor sees it."""
-
-    def __init__(self, monitor: Supervised[Monitor]) -> None:
-        self._monitor = monitor
-
-    def closed(self) -> tuple[UploadState, str] | None:
-        return self._monitor.task.closed()
-
-    def doubt(self) -> None:
-        self._monitor.task.doubt()
-
-    def answered(self) -> None:
-        self._monitor.task.answered()
-
-
 def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
     """Send everything that is recorded, if no agent runs; see ``commands.drain``.
 
@@ -237,10 +219,3 @@ def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
     with open_queue(settings.queue, clock) as queue:
         carry_over(queue)
         yield from Delivery(settings, queue, Supervisor(clock), clock, set()).drain_alone()
-
-
-def within(timeout_s: float, act: Callable[[], object]) -> None:
-    """Call ``act`` in a thread; return when it has ended, or after ``timeout_s``."""
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    thread.join(timeout_s)

@@ -34,7 +34,7 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal
 
-from telemetry_agent.daemon.standard_error import StandardError
+from telemetry_agent.daemon.standard_error import StandardError, is_read_by_journald
 from telemetry_agent.secrecy import masked
 
 PROGRAM = "telemetry-agent"
@@ -63,7 +63,7 @@ def configure(
     """
     standard_error = _standard_error()
     handler: logging.Handler
-    if format == "auto" and _stderr_is_journal():
+    if format == "auto" and is_read_by_journald():
         handler = JournalHandler(device, secrets)
     else:
         handler = logging.StreamHandler()
@@ -245,15 +245,6 @@ def journal_datagram(fields: dict[str, Any]) -> bytes:
 def _priority(record: logging.LogRecord) -> int:
     """The priority of syslog."""
     return {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "INFO": 6}.get(record.levelname, 7)
-
-
-def _stderr_is_journal() -> bool:
-    """Whether standard error goes to journald: JOURNAL_STREAM alone may be inherited."""
-    try:
-        status = os.fstat(2)
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _log_crash(

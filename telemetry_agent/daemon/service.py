@@ -2,9 +2,9 @@
 
 The main thread only waits for signals: it blocks all of them and calls ``sigwait``, so there are no
 signal handlers. Work that may wait for a disk or a process (reading the config, opening the queue,
-a reload, the stop) is done by a worker thread. Meanwhile the main thread receives signals, and
-feeds systemd's watchdog while every task except the page is in time. SIGALRM, from a timer and from
-a worker that has ended, makes it check.
+a reload, moving the queue, the stop) is done by a worker thread. Meanwhile the main thread receives
+signals, and feeds systemd's watchdog while every task except the page is in time. SIGALRM, from a
+timer and from the worker when it has finished, makes it check.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
+from queue import SimpleQueue
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.rows import Row
@@ -55,6 +56,8 @@ class Service:
         self._path = path
         self._clock = clock
         self._secrets: set[str] = set()
+        self._acts: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        """For the worker."""
         self._agent: Agent | None = None
         self._every_s = min(watchdog_interval_s() or _LOOK_EVERY_S, _LOOK_EVERY_S)
         self._checked_s = clock.monotonic_s()
@@ -78,6 +81,7 @@ class Service:
         # Before any thread starts: all of them inherit the mask, so only this one receives signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
+        self._start_worker()
         started = self._run_beside(self._start)
         while started and self._end_signal is None:
             if self._reload or self._has_changed():
@@ -86,13 +90,26 @@ class Service:
                 self._run_beside(self._apply)
                 self._status_line = self._agent.now() if self._agent else ""
                 notify(READY=1, STATUS=self._status_line)
-            elif self._agent is not None and self._agent.must_move():
-                self._run_beside(self._move)
             else:
                 self._receive()
+                if self._end_signal is None and self._agent is not None and self._agent.may_move():
+                    self._run_beside(self._move)
         return self._end(started=started)
 
+    def _start_worker(self) -> None:
+        # One for the whole life: at the stop the system may refuse a thread.
+        worker = threading.Thread(target=self._work, name="service", daemon=True)
+        try:
+            worker.start()
+        except RuntimeError as error:
+            raise ResourceError("the system refuses a thread for the start") from error
+
+    def _work(self) -> None:
+        while True:
+            self._acts.get()()
+
     def _start(self) -> None:
+        files = self._files()  # before they are read: a change since then is noticed
         config = subprocess_loader.load(self._path, fall_back=True)
         if self._end_signal is not None:
             return
@@ -107,7 +124,7 @@ class Service:
                 config.fault,
                 ", uploads are held" if config.is_held else "",
             )
-            self._files_seen = self._files()
+            self._files_seen = files
         agent = self._start_agent(config.settings, view)
         log.info("telemetry-agent %s %s", __version__, agent)
         self._status_line = agent.now()
@@ -133,9 +150,9 @@ class Service:
         _keep(config)
 
     def _move(self) -> None:
-        """Continue in the other directory, with the fixes that could not be written."""
+        """If need be, continue in the other directory, with the fixes that could not be written."""
         before = self._agent
-        if before is None:
+        if before is None or not before.must_move():
             return
         self._agent = None
         waiting = before.stop()
@@ -178,7 +195,7 @@ class Service:
         return status
 
     def _run_beside(self, act: Callable[[], object]) -> bool:
-        """Run ``act`` in another thread while this one receives signals.
+        """Let the worker run ``act`` while this thread receives signals.
 
         Returns:
             Whether it has ended before the deadline of a stop.
@@ -197,7 +214,7 @@ class Service:
             os.kill(os.getpid(), signal.SIGALRM)
 
         done = threading.Event()
-        threading.Thread(target=perform, name="service", daemon=True).start()
+        self._acts.put(perform)
         while not done.is_set():
             if self._clock.monotonic_s() >= self._deadline_s:
                 return False

@@ -26,6 +26,15 @@ _BUFFER_BYTES = 256 * 1024
 _LAST_LINE_S = 0.2
 
 
+def is_read_by_journald() -> bool:
+    """Whether standard error goes to journald: JOURNAL_STREAM alone may be inherited."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 class StandardError(io.RawIOBase):
     """The raw stream below ``sys.stderr``; starts its thread with the first line.
 

@@ -39,8 +39,8 @@ class Supervised(Generic[T]):
         clock: the machine's clocks.
         give_up: ends the process.
         vital: whether the watchdog ends the process if the task is stuck.
-        records: whether recording needs the task: the process ends if it cannot be started, or
-            crashes again and again.
+        records: whether recording needs the task: the process ends if its first start is refused,
+            or if it crashes again and again.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Supervised(Generic[T]):
         self.name = name
         self.vital = vital
         self._records = records
+        self._has_run = False
         self.is_refused = False
         """Whether the system refused the thread."""
         self.crashes = 0
@@ -68,9 +69,11 @@ class Supervised(Generic[T]):
     def start(self) -> None:
         """Start the thread.
 
+        If the system refuses it, ``Supervisor.start_refused`` tries again: recording does not wait
+        for another task, and an agent that runs keeps what it has recorded.
+
         Raises:
-            ResourceError: the system refuses it, and the task records. Recording does not wait for
-                the thread of another task, which is refused then.
+            ResourceError: the system refuses the first one of a task that records.
         """
         before, self.is_refused = self.is_refused, False
         try:
@@ -78,11 +81,13 @@ class Supervised(Generic[T]):
         except RuntimeError as error:
             self._prepare()  # a thread that was refused cannot be started again
             refusal = f"the system refuses a thread for the {self.name}"
-            if self._records:
+            if self._records and not self._has_run:
                 raise ResourceError(refusal) from error
             self.is_refused = True
             if not before:
                 log.error("%s; it is tried again", refusal)  # noqa: TRY400 - a limit of the system
+        else:
+            self._has_run = True
 
     def restart(self, timeout_s: float) -> None:
         """End the task as ``end`` does, and run a new one."""

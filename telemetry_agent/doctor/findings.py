@@ -90,7 +90,10 @@ class _Run:
         self._clock = Clock()
         self._end_s = self._clock.monotonic_s() + limit_s
         for check in checks:
-            threading.Thread(target=self._perform, args=(check,), daemon=True).start()
+            try:
+                threading.Thread(target=self._perform, args=(check,), daemon=True).start()
+            except RuntimeError:
+                self._report(check, [_no_thread(check)])
 
     def _perform(self, check: Check) -> None:
         for need in check.needs:
@@ -112,10 +115,21 @@ class _Run:
             self.results[name].set_result(finding)
 
 
+def _no_thread(check: Check) -> Finding:
+    return failed(
+        check.names[0],
+        "the system refuses a thread for this check",
+        "end other programs of this user, or raise the limit (`ulimit -u`, TasksMax=)",
+    )
+
+
 def _within(limit_s: float, check: Check) -> list[Finding]:
     """The findings of a check, or that it was not done in time."""
     answer: Future[list[Finding]] = Future()
-    threading.Thread(target=_answer, args=(check, answer), daemon=True).start()
+    try:
+        threading.Thread(target=_answer, args=(check, answer), daemon=True).start()
+    except RuntimeError:
+        return [_no_thread(check)]
     concurrent.futures.wait([answer], limit_s)
     if answer.done():
         return answer.result()

@@ -9,7 +9,6 @@ import asyncio
 import errno
 import resource
 import socket
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.agent_view import AgentView, PageOptions
 from telemetry_agent.page.history import take_samples
 from telemetry_agent.page.site import Site
+from telemetry_agent.tasks import within
 
 CONNECTIONS = 128
 _BACKLOG = 32
@@ -109,9 +109,7 @@ class PageServer:
         self._loop.close()
         self._site.close()
         # A card that hangs must not delay the end.
-        saving = threading.Thread(target=self._site.history.save, daemon=True)
-        saving.start()
-        saving.join(_END_S)
+        within(_END_S, self._site.history.save)
 
     def _halt(self, _task: asyncio.Task[None] | None = None) -> None:
         if not self._ending:

@@ -11,12 +11,17 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
 from typing import Any, TypeVar, cast
 
+_THREAD_AGAIN_S = 1.0
+
 T = TypeVar("T")
 _END = object()
 
 
 async def in_thread(work: Callable[..., T], *args: Any) -> T:
-    """Do the work in a thread of its own; its exceptions are raised here."""
+    """Do the work in a thread of its own; its exceptions are raised here.
+
+    While the system refuses a thread, this waits for one.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -28,8 +33,13 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
             loop.call_soon_threadsafe(lambda: done.cancelled() or end())
 
-    threading.Thread(target=run, name="page work", daemon=True).start()
-    return await done
+    while True:
+        try:
+            threading.Thread(target=run, name="page work", daemon=True).start()
+        except RuntimeError:
+            await asyncio.sleep(_THREAD_AGAIN_S)
+        else:
+            return await done
 
 
 async def each_in_thread(answers: Generator[T, None, None]) -> AsyncGenerator[T, None]:

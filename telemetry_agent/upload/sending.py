@@ -55,7 +55,7 @@ class Sender:
         transport: Transport,
         keeper: StatusKeeper,
         *,
-        reachability: Reachability,
+        reachability: Callable[[], Reachability],
         compression: CompressionSetting,
         sizing: Sizing,
         route_changed: Callable[[], bool],
@@ -208,11 +208,11 @@ class Sender:
         self.answered = answered
         if answered:
             self.unanswered_in_a_row = 0
-            self._reachability.answered()
+            self._reachability().answered()
             return
         self.unanswered_in_a_row += sent_bytes > 0
         if not self._route_changed():
-            self._reachability.doubt()
+            self._reachability().doubt()
 
     def _read(self, answer: Answer, batch: Batch) -> Outcome:
         outcome = self._format.read(answer, batch)

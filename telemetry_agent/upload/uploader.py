@@ -74,7 +74,7 @@ class Uploader:
         transport: Transport,
         policy: UploadPolicy,
         *,
-        reachability: Reachability,
+        reachability: Callable[[], Reachability],
         keeper: StatusKeeper | None = None,
         missing: Callable[[], str | None] = lambda: None,
         reports: AgentReports | None = None,
@@ -91,7 +91,7 @@ class Uploader:
             wire_format: How a request looks.
             transport: Belongs to the caller, who closes it after ``last_upload``.
             policy: What the config says.
-            reachability: What is known of the path to the endpoint.
+            reachability: The monitor of the path to the endpoint; after a crash it is another one.
             keeper: The status of the previous uploader, to be continued.
             missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
             reports: When and how the agent reports about itself; ``None``: never.
@@ -255,7 +255,7 @@ class Uploader:
         pending = self._queue.backlog().ready > 0
         # Without a route an attempt would only cost power. But the monitor can be wrong, so one is
         # made each backoff_max.
-        closed = self._reachability.closed()
+        closed = self._reachability().closed()
         retry_s = self._attempted_s + self._policy.backoff_max_s
         if closed is not None and now_s < retry_s:
             if pending or self._leases.unanswered or self._refusals.waiting:

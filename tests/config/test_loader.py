@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from telemetry_agent import __version__
-from telemetry_agent.config import loader, subprocess_loader
+from telemetry_agent.config import last_good, loader, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, effective, known_keys, shown
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.errors import ConfigError, ResourceError
@@ -596,3 +596,26 @@ def test_the_other_process_says_nothing_where_nobody_waits_for_it_any_more() -> 
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_the_newest_copy_wins_over_an_older_one_that_the_environment_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    path = write(tmp_path / "c.toml", MINIMAL)
+    last_good.keep({str(path): MINIMAL})
+    last_good.keep({str(path): MINIMAL.replace("van-07", "van-08") + 'username = "van"\n'})
+    # Beside a username it is a second way to log in.
+    monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__TOKEN_FILE", "/run/token")
+    path.unlink()
+    found = subprocess_loader.load(path, fall_back=True)
+    assert found.settings.device == "van-08"
+    assert found.settings.upload.token_file is None
+    # A key of another version: the older copy, and with it the environment.
+    last_good.keep({str(path): MINIMAL})
+    last_good.keep({str(path): MINIMAL + "[later]\n"})
+    found = subprocess_loader.load(path, fall_back=True)
+    assert (found.settings.device, found.settings.upload.token_file) == (
+        "van-07",
+        Path("/run/token"),
+    )

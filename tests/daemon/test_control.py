@@ -218,6 +218,22 @@ def test_the_seventeenth_is_sent_away_and_has_room_later(queue: Path, commands: 
         wait_until(lambda: has_room(queue))
 
 
+def test_a_client_for_whom_the_system_has_no_thread_is_told(
+    queue: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with listening(queue, commands) as task:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(20):  # more than there is room for: each is forgotten
+                with pytest.raises(AgentError, match="the system refuses the agent a thread"):
+                    list(ask(queue, {"ask": "echo"}))
+        assert not task._clients
+        assert list(ask(queue, {"ask": "echo"}))
+
+
 def has_room(queue: Path) -> bool:
     try:
         return bool(list(ask(queue, {"ask": "echo"})))

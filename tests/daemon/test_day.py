@@ -5,10 +5,14 @@ reference endpoint. Only their clock is the test's, and so they are stepped here
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import pty
 import re
+import select
+import sys
+import termios
 import tty
 from pathlib import Path
 
@@ -43,11 +47,11 @@ class Day:
         self.endpoint.next_fault = lambda: self._fault  # type: ignore[method-assign]
         self._interval_s = interval_s
         self._drive = Drive(START_MS, interval_ms=1000 * interval_s)
-        self._receiver, line = pty.openpty()
-        tty.setraw(line)
+        self._receiver, self._line = pty.openpty()
+        tty.setraw(self._line)
         path = write_config(
             folder,
-            os.ttyname(line),
+            os.ttyname(self._line),
             self.endpoint.url,
             upload={
                 "flush_every": "1min",
@@ -61,7 +65,7 @@ class Day:
         )
         self.agent = Agent(loader.load(path).settings, self.clock)
         stack.callback(os.close, self._receiver)
-        stack.callback(os.close, line)
+        stack.callback(os.close, self._line)
         stack.callback(self.agent.queue.close)
         for task in (self._reader, *self._tasks()):
             stack.callback(task.close)
@@ -71,11 +75,25 @@ class Day:
         """Record and deliver for so long."""
         for _ in range(seconds // self._interval_s):
             said = self._drive.epoch(self.recorded)
-            os.write(self._receiver, b"".join(re.findall(rb"\$GN(?:RMC|GGA).*\r\n", said)))
+            self._send(b"".join(re.findall(rb"\$GN(?:RMC|GGA).*\r\n", said)))
             self.recorded += 1
             self._reader.step(self.clock.advance(self._interval_s))
             for task in self._tasks():
                 self._step(task)
+
+    def _send(self, data: bytes) -> None:
+        """Return when all of it can be read, so that the reader gets it in one piece.
+
+        The kernel passes it on in a thread of its own. If the rest came with the next step, it
+        would be the first position of a receiver that has sent for 10 s.
+        """
+        os.write(self._receiver, data)
+        while self._readable() < len(data):
+            assert select.select([self._line], [], [], LIMIT_S)[0]
+
+    def _readable(self) -> int:
+        count = fcntl.ioctl(self._line, termios.FIONREAD, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
 
     def suffer(self, fault: str, seconds: int) -> None:
         """An outage: the endpoint is ``gone``, or does as it is told."""

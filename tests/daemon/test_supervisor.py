@@ -198,6 +198,29 @@ def test_recording_does_not_wait_for_a_thread_that_the_system_refuses_to_another
         assert not task.is_alive
 
 
+def test_a_task_that_records_is_not_given_up_if_its_restart_finds_no_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    supervisor = Supervisor(Clock())
+    idle = [threading.Event(), threading.Event()]
+    built = [Work([], each) for each in idle]
+    work = supervisor.add("work", lambda: built.pop(0), records=True)
+    supervisor.start()
+    assert idle[0].wait(20)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        work.restart(20)
+        supervisor.start_refused()
+    assert caplog.messages == ["the system refuses a thread for the work; it is tried again"]
+    supervisor.start_refused()
+    assert idle[1].wait(20)
+    work.end(20)
+    assert not work.is_alive
+
+
 def test_who_is_late_is_named() -> None:
     clock = FakeClock()
     supervisor = Supervisor(clock)

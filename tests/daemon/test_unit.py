@@ -205,7 +205,8 @@ def test_an_endpoint_that_hangs_is_no_fault_and_does_not_hold_up_a_stop(
 ) -> None:
     with Server(then=hang()) as server:
         files = config(str(simulator.device.resolve()), server.url)
-        with boot(drop_in("WatchdogSec=1s"), files) as machine:
+        # A sign of life each 1.5 s: a loaded machine may wake the main thread as much too late.
+        with boot(drop_in("WatchdogSec=3s"), files) as machine:
             machine.systemctl("start", UNIT)
             server.wait_for(lambda s: bool(s.requests))
             # Without an answer for longer than the watchdog is patient.

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable, Iterator
 
+import pytest
+
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor.findings import Check, Finding, failed, passed, run_checks, skipped
 
@@ -103,3 +105,25 @@ def test_a_check_that_breaks_silences_no_other() -> None:
         "this check crashed: ZeroDivisionError('oh')",
     )
     assert found[1:] == [("b", "skip", "needs a"), ("c", "pass", "well")]
+
+
+def test_a_check_for_which_the_system_has_no_thread_has_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+    refused: list[threading.Thread] = []
+
+    def refuse(self: threading.Thread) -> None:
+        refused.append(self)
+        if len(refused) % 2:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    no_thread = "the system refuses a thread for this check"
+    # The first has none; the second has one, and none for what may hang.
+    first, second = Check(("a",), well("a")), Check(("b",), well("b"))
+    assert told(first, second) == [("a", "fail", no_thread), ("b", "fail", no_thread)]
+    needing = Check(("c",), well("c"), needs=("a",))
+    refused.clear()
+    assert told(first, needing) == [("a", "fail", no_thread), ("c", "skip", "needs a")]

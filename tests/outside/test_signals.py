@@ -1,15 +1,20 @@
 """Signals are heard whatever the agent waits for."""
 
+import json
 import signal
 import sys
 import time
 from pathlib import Path
 
 from ackqueue import damage
-from processes import Running, agent, running
+from processes import Running, agent, run_agent, running
 from rig import simulated, started, write_config
 
+from telemetry_agent.ackqueue.queue import AckQueue
+
 HANGING = Path(__file__).parent.parent / "daemon/hanging_disk.py"
+HANGING_STATE = Path(__file__).parent.parent / "daemon/hanging_state.py"
+NO_THREAD_LEFT = Path(__file__).parent.parent / "daemon/no_thread_left.py"
 
 
 def ends_in_time(daemon: Running, began_s: float) -> None:
@@ -32,6 +37,63 @@ def test_a_disk_that_hangs_holds_up_neither_a_stop_nor_a_reload(tmp_path: Path) 
             daemon.send(signal.SIGTERM)
             ends_in_time(daemon, began_s)
             assert any("the process ends without it" in line for line in daemon.err)
+
+
+def test_a_state_directory_that_hangs_holds_up_neither_a_stop_nor_recording(tmp_path: Path) -> None:
+    hangs, runtime = tmp_path / "hangs", tmp_path / "run"
+    runtime.mkdir()
+    environment = {"STATE_HANGS": str(hangs), "RUNTIME_DIRECTORY": str(runtime)}
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config = write_config(tmp_path, str(simulator.device), "http://127.0.0.1:9/")
+        command = (sys.executable, str(HANGING_STATE), "run", "--config", str(config))
+        with running(*command, env=environment) as daemon:
+            daemon.wait_for_line("read-only file system; recording into .*/run")
+            hangs.touch()
+            daemon.wait_for_line("^hangs$")
+            before = len(daemon.err)
+            until_s = time.monotonic() + 30
+            while not any("every thread is in time" in line for line in daemon.err[before:]):
+                assert time.monotonic() < until_s
+                time.sleep(0.1)
+            began_s = time.monotonic()
+            daemon.send(signal.SIGTERM)
+            ends_in_time(daemon, began_s)
+    with AckQueue(runtime / "queue.db") as opened:
+        assert opened.stats().ready > 0
+
+
+def test_a_stop_and_a_reload_need_no_thread_of_the_system(tmp_path: Path) -> None:
+    none_left = tmp_path / "none-left"
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config = write_config(
+            tmp_path,
+            str(simulator.device),
+            "http://127.0.0.1:9/",
+            queue={"commit_every": "1h"},
+            upload={"token_file": str(tmp_path / "none")},  # a lease would commit
+        )
+        command = (sys.executable, str(NO_THREAD_LEFT), "run", "--config", str(config))
+        with running(*command, env={"NO_THREAD_LEFT": str(none_left)}) as daemon:
+            daemon.wait_for_line("telemetry-agent .* records ")
+            while (recorded := uncommitted(config)) < 10:
+                time.sleep(0.1)
+            none_left.touch()
+            assert (
+                "the system refuses the agent a thread"
+                in run_agent("queue", "stats", "--config", str(config)).stderr
+            )
+            daemon.send(signal.SIGHUP)
+            daemon.wait_for_line("refuses a thread for the uploader; it is tried again")
+            began_s = time.monotonic()
+            daemon.send(signal.SIGTERM)
+            ends_in_time(daemon, began_s)
+    with AckQueue(tmp_path / "queue.db") as opened:
+        assert opened.stats().ready >= recorded
+
+
+def uncommitted(config: Path) -> int:
+    answer = run_agent("queue", "stats", "--config", str(config), "--json")
+    return int(json.loads(answer.stdout)["uncommitted"])
 
 
 def test_a_reload_that_comes_during_the_start_is_kept(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Journey:
             native.FORMAT,
             self.transport,
             self.policy,
-            reachability=AlwaysReachable(),
+            reachability=AlwaysReachable,
             keeper=self.keeper,
             clock=self.clock,
             rng=rng,

@@ -88,7 +88,7 @@ class Bench:
             wire_format,
             self.transport,
             UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
-            reachability=way or AlwaysReachable(),
+            reachability=lambda: way or AlwaysReachable(),
             missing=lambda: self.missing,
             clock=self.clock,
             rng=Longest(),
@@ -872,7 +872,7 @@ def test_an_uploader_works_after_another_one_was_closed(tmp_path: Path) -> None:
             native.FORMAT,
             b.transport,
             UploadPolicy(),
-            reachability=AlwaysReachable(),
+            reachability=AlwaysReachable,
             clock=b.clock,
         )
         b.put_backlog(2)
@@ -1000,7 +1000,7 @@ def test_as_a_task_it_delivers_what_rings_and_ends_when_asked(tmp_path: Path) ->
             native.FORMAT,
             transport,
             UploadPolicy(flush_every_s=0.05),
-            reachability=AlwaysReachable(),
+            reachability=AlwaysReachable,
         )
         queue.watch(uploader.bell.ring)
         stop, beat, clock = threading.Event(), Beat(), Clock()

@@ -118,7 +118,7 @@ class World:
             native.FORMAT,
             self.transport,
             policy,
-            reachability=AlwaysReachable(),
+            reachability=AlwaysReachable,
             clock=self.clock,
         )
 

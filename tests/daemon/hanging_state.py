@@ -1,0 +1,21 @@
+"""The agent with a state directory that refuses files, and hangs once STATE_HANGS is there."""
+
+import os
+import threading
+from pathlib import Path
+
+from telemetry_agent.cli import main
+from telemetry_agent.daemon import storage
+
+HANGS = Path(os.environ["STATE_HANGS"])
+
+
+def refuse_or_hang(queue_path: Path) -> str:
+    if HANGS.exists():
+        os.write(1, b"hangs\n")
+        threading.Event().wait()
+    return f"{queue_path.parent}: read-only file system"
+
+
+storage.refusal = refuse_or_hang
+main()
