@@ -119,7 +119,7 @@ def _no_thread(check: Check) -> Finding:
     return failed(
         check.names[0],
         "the system refuses a thread for this check",
-        "end other programs of this user, or raise the limit (`ulimit -u`, TasksMax=)",
+        "end other programs of this user, or raise the limit (TasksMax= of the unit, or ulimit -u)",
     )
 
 
