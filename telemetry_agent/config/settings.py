@@ -315,8 +315,9 @@ class LoadedConfig:
     """Harmless settings that are probably mistakes."""
     fault: Advice | None = None
     """Why these are the settings of the last good config."""
-    is_held: bool = False
-    """The config is readable and wrong, so uploads are held: it may name another endpoint."""
+    holds_uploads: bool = False
+    """The config is readable and wrong. The last good one is in effect, but uploads are held,
+    because the new one may name another endpoint."""
 
 
 def known_keys() -> list[str]:

@@ -30,7 +30,7 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
 
     Args:
         path: the config file, or ``None`` for the usual places.
-        fall_back: whether to return the last good config if the config does not work.
+        fall_back: whether to return the last good config if the config does not work (at a start).
 
     Raises:
         ConfigError: as ``loader.load``.
@@ -98,7 +98,9 @@ def _load(path: Path | None, *, fall_back: bool) -> LoadedConfig:
         if found is None:
             raise
         is_wrong = isinstance(error, ConfigError) and not isinstance(error, UnreadableConfigError)
-        return LoadedConfig(found, fault=Advice(error.message, error.remedy), is_held=is_wrong)
+        return LoadedConfig(
+            found, fault=Advice(error.message, error.remedy), holds_uploads=is_wrong
+        )
 
 
 def _last_good(path: Path | None) -> Settings | None:

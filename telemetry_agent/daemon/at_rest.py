@@ -1,8 +1,8 @@
 """The queue of an agent that does not run: the one place where commands open it.
 
-Commands that only look create, rename and write no file, and take no lock that would keep an agent
-from starting. If the queue is damaged, they read a private copy, which is recovered in the same way
-as the agent will recover the original when it starts.
+A command that only looks does not create, rename or write a file, and takes no lock that would
+keep an agent from starting. If the queue is damaged, the command reads a private copy, which is
+recovered in the same way as the agent will recover the original when it starts.
 """
 
 import logging

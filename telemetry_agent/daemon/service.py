@@ -118,11 +118,11 @@ class Service:
             log.warning("%s", note)
         view = None
         if config.fault is not None:
-            view = ConfigView("wrong" if config.is_held else "unreadable", str(config.fault))
+            view = ConfigView("wrong" if config.holds_uploads else "unreadable", str(config.fault))
             log.error(
                 "%s; recording continues with the last good config%s",
                 config.fault,
-                ", uploads are held" if config.is_held else "",
+                ", uploads are held" if config.holds_uploads else "",
             )
             self._files_seen = files
         agent = self._start_agent(config.settings, view)

@@ -65,7 +65,7 @@ class Pace:
         self._failures = 0  # in a row
         self._deferrals = 0  # "later" in a row
         self._level = 0.0
-        self._backlog_from_s = 0.0
+        self._spaced_until_s = 0.0
 
     def failed(self, *, crowded: bool, retry_after_s: float | None) -> float:
         """An attempt delivered nothing. Returns how long to wait.
@@ -88,7 +88,7 @@ class Pace:
         self._level = max(0.0, self._level - _DOWN_PER_DELIVERY)
         if not live:
             spacing_s = self._backoff.wait_s(math.ceil(self._level)) if self._level else 0.0
-            self._backlog_from_s = now_s + spacing_s
+            self._spaced_until_s = now_s + spacing_s
 
     def network_returned(self, spread_s: float) -> None:
         """It is there again, for us within ``spread_s`` of all others."""
@@ -97,7 +97,7 @@ class Pace:
     def hurry(self) -> None:
         """A user waits for the backlog: forget everything."""
         self._failures = self._deferrals = 0
-        self._level = self._backlog_from_s = 0.0
+        self._level = self._spaced_until_s = 0.0
 
     @property
     def probably_later(self) -> bool:
@@ -106,7 +106,7 @@ class Pace:
 
     def backlog_in_s(self, now_s: float) -> float:
         """How long the backlog has to wait for its turn."""
-        return max(0.0, self._backlog_from_s - now_s)
+        return max(0.0, self._spaced_until_s - now_s)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -45,7 +45,7 @@ class Selection:
         self._keeper = keeper
         self._policy = policy
         self._urgent = urgent
-        self._backlog_from_s = 0.0
+        self._paused_until_s = 0.0
         self._probes = 0
 
     def hold(self) -> None:
@@ -55,11 +55,11 @@ class Selection:
     def delivered(self) -> None:
         """Something was accepted: nothing is held."""
         self.probing = False
-        self._backlog_from_s = 0.0
+        self._paused_until_s = 0.0
 
     def pause_backlog(self, until_s: float) -> None:
         """Send live fixes only, until then or until an acceptance."""
-        self._backlog_from_s = until_s
+        self._paused_until_s = until_s
 
     def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
         """A batch to send now, or how long to wait for one; ``None``: nothing waits.
@@ -79,8 +79,8 @@ class Selection:
             return self._leases.take(limit, live_first=True)
         waits_s = [] if live_in_s is None else [live_in_s]
         # Refused fixes wait too: only an acceptance ends the pause early.
-        if now_s < self._backlog_from_s:
-            return min([*waits_s, self._backlog_from_s - now_s])
+        if now_s < self._paused_until_s:
+            return min([*waits_s, self._paused_until_s - now_s])
         batch = refusals.next(limit)
         if batch is not None:
             return batch

@@ -175,8 +175,9 @@ class Uploader:
     def network_returned(self, spread_s: float) -> None:
         """The network is back: do not wait out the backoff. Any thread may call.
 
-        All agents that lost it together try again within ``spread_s``. It cuts a backoff and a hold
-        short, never a ``Retry-After``.
+        The monitor has waited already for a random part of ``spread_s``, so that a fleet does not
+        come back at once. A backoff and a hold of everything are cut short. A ``Retry-After``, the
+        pause of a refused backlog and the spacing at a crowded endpoint are not.
         """
         self._returned_within_s = spread_s
         self.bell.ring()
@@ -374,7 +375,7 @@ class Uploader:
         return wait_s
 
     def _release(self, *, everything: bool = False) -> None:
-        """Give back what is leased, except fixes that were refused alone, or ``everything``."""
+        """Give back what is leased; fixes that were refused alone too, if ``everything``."""
         if everything:
             self._refusals.give_up()
         in_flight = self._sender.reset()

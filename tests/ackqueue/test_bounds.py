@@ -328,6 +328,17 @@ def test_a_ballast_of_another_size_is_made_again(path: Path, size: int) -> None:
         assert ballast.stat().st_size == MIB // 8
 
 
+def test_a_file_that_was_kept_stays_when_only_the_queue_has_reached_its_limit(path: Path) -> None:
+    kept = path.with_name("queue.db.kept-1")
+    kept.write_bytes(bytes(1000))
+    with AckQueue(path, limits=ONE_MIB) as queue:
+        for second in range(3 * CAPACITY):
+            queue.put(fix_at(second), "van-07")
+        queue.commit()
+        assert queue.stats().lost
+    assert kept.exists()
+
+
 def test_a_file_that_was_kept_goes_when_the_disk_is_short(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

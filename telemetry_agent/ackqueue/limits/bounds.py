@@ -288,7 +288,9 @@ class Bounds:
             room = self._look()
             dropped = room.disk_free < self._reserve and self._ballast.drop()
             self._begin_full()
-            return self._give_up(disk_is_short=True) or dropped
+            # A file at its own limit gains nothing from the room that other files give up.
+            needed = max(self._limits.min_free_bytes, self._reserve)
+            return self._give_up(disk_is_short=room.disk_free < needed) or dropped
         except StorageError:
             return False
 

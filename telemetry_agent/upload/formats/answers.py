@@ -204,7 +204,7 @@ def _judge_redirect(answer: Answer) -> Outcome:
 
 
 def _judge_error(answer: Answer) -> Outcome:
-    """What a 4xx or 5xx means; ``Sizing`` makes the batches after a 413 smaller."""
+    """What a 4xx or 5xx means. ``Bisection`` halves after a 413; ``Sizing`` limits what follows."""
     status, reason = answer.status, reason_of(answer)
     if status in _REFUSED:
         return Refused(reason, status=status)
