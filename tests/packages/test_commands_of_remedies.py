@@ -25,6 +25,28 @@ pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems 
 CONFIG = "/etc/telemetry-agent/config.toml"
 STATE = "/var/lib/telemetry-agent"
 
+REFUSER = """
+import gzip, json
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Refuser(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
+        first = json.loads(body)["fixes"][:1]
+        refused = [{"seq": fix["seq"], "reason": "not on a road"} for fix in first]
+        answer = json.dumps({"rejected": refused}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+print("http://127.0.0.1:8080", flush=True)
+HTTPServer(("127.0.0.1", 8080), Refuser).serve_forever()
+"""
+"""An endpoint that refuses the first fix of each batch."""
+
 TRIED: dict[str, Callable[["Device"], object]] = {}
 """A command, with {} for what is filled in -> what tries it."""
 SCENARIOS: list[Callable[["Device"], object]] = []
@@ -564,10 +586,8 @@ def the_receiver_speaks_ubx(device: Device) -> None:
 def the_endpoint_refused_positions(device: Device) -> None:
     machine = device.machine
     machine.run("systemctl", "stop", "endpoint")
-    machine.start(
-        *("refuser", "telemetry-agent", "receive", "--listen=127.0.0.1:8080"),
-        *("--db=/root/other.db", "--fail=400:0.6"),
-    )
+    (machine.root / "root/refuser.py").write_text(REFUSER)
+    machine.start("refuser", "python3", "/root/refuser.py")
     machine.wait_for_line("refuser", "http://")
     device.wait_for(lambda status: bool(status["queue"].get("dead_letters")))
     found = device.found("queue")
