@@ -60,8 +60,8 @@ class RangeMap(Generic[V]):
             The first row of each span that came, went or changed.
         """
         code = self._code(value)
-        if code and self._append(lo, hi, code):
-            return {lo}
+        if code and (first := self._append(lo, hi, code)) is not None:
+            return {first}
         old = list(self._touching(lo - 1, hi + 1))
         before, after = (
             next((span.value for span in old if span.lo <= row <= span.hi), _NO_VALUE)
@@ -193,24 +193,35 @@ class RangeMap(Generic[V]):
                 place = len(self._pages[at]) - 1 if at >= 0 else 0
         return at, place
 
-    def _append(self, lo: int, hi: int, code: int) -> bool:
-        """Add a span behind all others. False: it is not behind them, or joins the last one."""
+    def _append(self, lo: int, hi: int, code: int) -> int | None:
+        """Add rows behind all others, as each commit does. Without a search, so that it is cheap.
+
+        Returns:
+            The first row of the span that they are in; ``None``: they are not behind all others.
+        """
+        first = lo
         if not self._pages:
             self._insert(lo, code)
         else:
             keys = self._pages[-1]
             end = (self._numbers[-1] << _PAGE_BITS) + (keys[-1] >> _CODE_BITS)
             if lo < end:
-                return False
+                return None
             if lo > end:
                 self._insert(lo, code)
-            elif (keys[-2] if len(keys) > 1 else self._pages[-2][-1]) & _CODES == code:
-                return False
             else:
-                keys[-1] |= code
+                at = -1 if len(keys) > 1 else -2
+                last = self._pages[at][-2 if at == -1 else -1]
+                if last & _CODES == code:  # it joins the last span
+                    first = (self._numbers[at] << _PAGE_BITS) + (last >> _CODE_BITS)
+                    keys.pop()
+                    if not keys:
+                        del self._pages[-1], self._numbers[-1]
+                else:
+                    keys[-1] |= code
         self._insert(hi + 1, _NO_VALUE)
         self._totals[code] += hi - lo + 1
-        return True
+        return first
 
     def _insert(self, row: int, code: int) -> None:
         page, key = row >> _PAGE_BITS, (row & _PLACES) << _CODE_BITS | code
