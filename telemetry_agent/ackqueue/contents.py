@@ -145,7 +145,7 @@ class Contents:
         """The next fixes on disk after that row, at most 1,000, with their rows.
 
         Returns:
-            The last row that it looked at (the given one if there are no more), and what it found.
+            The last row that it read (``row`` if no more follow), and the fixes that it found.
 
         Raises:
             StorageError: The file cannot be read.

@@ -175,7 +175,7 @@ def copied(path: Path) -> Iterator[Path]:
     """A private copy of the queue, and of what an agent would find beside it, during the block.
 
     Raises:
-        StorageError: it cannot be read, or there is no room for the copy.
+        StorageError: it cannot be read, or the disk has too little room for the copy.
     """
     databases = [path, *set_aside_files.waiting_at_rest(path)]
     files = [*databases, *map(set_aside_files.log_of, databases), lock_path(path)]

@@ -56,7 +56,7 @@ class QueueStats:
     """GNSS time of the oldest recorded fix that is neither delivered nor a dead letter."""
     file_bytes: int
     full: bool
-    """There is no room: stored fixes are thinned or deleted, or no more are recorded."""
+    """The queue is full: stored fixes are thinned or deleted, or no more are recorded."""
     carrying_over: bool
     """A file that was set aside holds more fixes, which are being carried over."""
 

@@ -1,8 +1,8 @@
 """What became of each stream's fixes, so that an endpoint can check it. Pure.
 
 The account of a stream is derived, not stored. Its fixes have row numbers next to each other, in
-the order of seq, and the marks keep for ever what became of every row number, also where the row
-itself is deleted. So only two things are stored beside the marks: where a run of one stream's rows
+the order of seq, and the marks say what became of every row number, even after the row itself was
+deleted. So only two things are stored beside the marks: where a run of one stream's rows
 begins (``StreamRun``, in the transaction that writes its first row), and whether the endpoint has
 accepted the account of it. A name that was never committed has no row number, and is not counted.
 

@@ -32,7 +32,7 @@ class QueueSummary(NamedTuple):
 
 
 UNKNOWN = QueueSummary()
-"""There is no summary that can be read."""
+"""The summary is missing or damaged."""
 
 
 class QueueLock:

@@ -79,7 +79,7 @@ class Ballast:
     """``PATH.ballast``: room that is kept for the day on which the disk is full.
 
     To delete rows, or to note an acknowledgement, takes room too. So a file of zeros is kept beside
-    the queue, and is deleted when there is no other way to write.
+    the queue. It is deleted if a write is not possible otherwise.
     """
 
     def __init__(self, queue_path: Path, size: int) -> None:
