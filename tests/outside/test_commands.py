@@ -244,3 +244,52 @@ def test_an_output_that_cannot_be_written_is_told(args: list[str]) -> None:
         74,
         "telemetry-agent: cannot write the output: No space left on device\n",
     )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["tap", "--config", "config.toml"],
+        ["doctor", "--config", "config.toml"],
+        ["drain", "--config", "config.toml"],
+        ["export", "--format", "gpx", "--config", "config.toml"],
+        ["init", "--url", "http://127.0.0.1:9/", "--source", "file:///dev/null"],
+        ["queue", "discard", "--all", "--config", "config.toml"],
+        ["decode", "--stats", "drive.nmea"],
+    ],
+)
+def test_a_closed_stream_changes_neither_the_status_nor_the_words(
+    args: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "drive.nmea").write_bytes(gga("123519") + rmc("123519"))
+    write_config(tmp_path, "file:///dev/null", "http://127.0.0.1:9/")
+    if args[0] == "init":
+        args = [*args, "--config", "new.toml", "--force"]
+
+    def ends(how: str) -> tuple[int, str]:
+        shell = ["sh", "-c", f'"$@" {how}', "sh", *AGENT, *args]
+        done = subprocess.run(
+            shell, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False
+        )
+        return done.returncode, done.stderr
+
+    opened = ends("> out <&-")
+    assert "Traceback" not in opened[1]
+    assert ends(">&- <&-") == opened
+    assert ends("> out <&- 2>&-") == (opened[0], "")
+
+
+def test_a_file_name_that_is_not_text_or_not_of_the_locale_is_one_line(tmp_path: Path) -> None:
+    out = os.fsencode(tmp_path) + b"/\xff.gpx"
+    record_backlog(tmp_path, 1)
+    config = write_config(tmp_path, "file:///dev/null", "http://127.0.0.1:9/")
+    argv = [*AGENT, "export", "--config", str(config), "--output"]
+    done = subprocess.run([*argv, out], env=environment(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    config.write_text(config.read_text().replace("queue.db", "Fahrt für morgen.db"))
+    for args in (["status"], ["export", "--format", "csv"], ["queue", "verify"], ["run"]):
+        result = run_agent(*args, "--config", str(config), env=plain)
+        assert result.returncode == 1
+        assert "set LC_ALL=C.UTF-8" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
