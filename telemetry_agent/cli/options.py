@@ -14,6 +14,7 @@ from telemetry_agent.errors import SourceError
 config_option = click.option(
     "--config",
     "config_path",
+    metavar="FILE",
     type=click.Path(path_type=Path, readable=False),  # reading it reports missing permission
     help="The config file. Default: /etc/telemetry-agent/config.toml, then ./config.toml.",
 )

@@ -19,9 +19,15 @@ _LINE_MAX = 4096  # a binary protocol has no lines
 @click.command()
 @config_option
 @json_option
-@click.option("--for", "for_s", metavar="DURATION", callback=duration_callback, help="E.g. 60s.")
+@click.option(
+    "--for",
+    "for_s",
+    metavar="DURATION",
+    callback=duration_callback,
+    help="How long, such as 60s. Default: until Ctrl-C.",
+)
 def command(config_path: Path | None, *, as_json: bool, for_s: float | None) -> None:
-    """Show what the receiver sends, line by line, until Ctrl-C.
+    """Show what the receiver sends, line by line.
 
     The agent continues to record. If you read too slowly, lines are left out, with a note.
     """

@@ -7,14 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from nmea import gga, rmc
 from processes import AGENT, agent, environment, run_agent, running
 from rig import record_backlog, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.cli.group import cli
 
 COMMANDS = [
     "run",
@@ -44,6 +48,25 @@ def test_each_command_has_help(command: str) -> None:
     result = run_agent(command, "--help")
     assert result.returncode == 0
     assert result.stdout.startswith(f"Usage: telemetry-agent {command}")
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("path", commands(cli), ids=" ".join)
+def test_help_cuts_no_sentence_and_names_what_a_value_is(path: tuple[str, ...]) -> None:
+    said = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80).output
+    assert "..." not in said.replace("[ARGS]...", "")
+    for python in ("INTEGER", "FLOAT", "TEXT ", "%Y"):
+        assert python not in said.replace("--reason TEXT ", "")
 
 
 def test_the_version() -> None:
