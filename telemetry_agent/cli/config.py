@@ -59,7 +59,8 @@ def check(config_path: Path | None, as_json: bool) -> None:
 def forget() -> None:
     """Remove the copy of the last good config.
 
-    Do this before an image of this machine is cloned. The service uses the copy while the config is invalid. The next start or reload makes it again.
+    Do this before an image of this machine is cloned. The service uses the copy while the config is
+    invalid. The next start or reload makes it again.
     """
     try:
         if STATE_DIRECTORY.exists():
