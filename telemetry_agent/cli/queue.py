@@ -41,7 +41,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
         settings = loader.load(config_path).settings
     except AgentError as error:
         try:  # the service may run with its last good config
-            (counts,) = client.ask(None, question)
+            (counts,) = client.ask(None, question, say)
         except client.NoAgentError:
             raise error from None
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import config_option, duration_callback, json_option
+from telemetry_agent.cli.options import config_option, duration_callback, json_option, say
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
@@ -33,7 +33,7 @@ def command(config_path: Path | None, *, as_json: bool, for_s: float | None) -> 
     """
     path = loader.load(config_path).settings.queue.path
     try:
-        for line in _lines(client.ask(path, {"ask": "tap", "for_s": for_s})):
+        for line in _lines(client.ask(path, {"ask": "tap", "for_s": for_s}, say)):
             if as_json:
                 click.echo(json.dumps({"line": line.rstrip("\r\n")}))
             else:
