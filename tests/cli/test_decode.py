@@ -1,6 +1,5 @@
 """The command ``decode``, from outside."""
 
-import gzip
 import json
 import os
 import resource
@@ -160,14 +159,10 @@ def test_stats_name_who_is_followed_where_several_have_positions() -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (
-            gzip.compress(rmc("123519")),
-            ", the input is compressed: zcat FILE | telemetry-agent decode",
-        ),
         (UBX, ", the receiver sent UBX: switch its NMEA output on (docs/receivers.md)"),
         (b"hello\n" * 1000, ""),
     ],
-    ids=["gzip", "UBX", "text"],
+    ids=["UBX", "text"],
 )
 def test_what_is_no_nmea_is_told(data: bytes, why: str) -> None:
     assert decode(data=data) == (0, [], f"no NMEA sentence found{why}\n")
