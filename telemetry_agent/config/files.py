@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.errors import JOIN, ResourceError, UnreadableConfigError
+from telemetry_agent.errors import JOIN, ResourceError, UnreadableConfigError, words
 from telemetry_agent.small_files import read_small_file
 
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
@@ -88,7 +88,8 @@ def read(path: Path) -> str:
         return content.decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise UnreadableConfigError(
-            f"the config {path} does not exist", f"`telemetry-agent init --config {path}` writes it"
+            f"the config {path} does not exist",
+            f"`telemetry-agent init --config {words(path)}` writes it",
         ) from None
     except OSError as error:
         remedy = JOIN if isinstance(error, PermissionError) else ""
