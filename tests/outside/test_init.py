@@ -52,7 +52,16 @@ def test_any_character_may_be_in_a_name(tmp_path: Path) -> None:
     assert run_agent("init", "--config", str(path), *flags).returncode == 0
     assert tomllib.loads(path.read_text())["device"] == "Wägen 🚐"
     assert 'device = "Wägen 🚐"' in run_agent("config", "show", "--config", str(path)).stdout
-    argv = [*AGENT, "init", "--config", path, *flags[:3], b"/dev/\xff", *flags[4:], "--force"]
+    argv: list[str | bytes] = [
+        *AGENT,
+        "init",
+        "--config",
+        str(path),
+        *flags[:3],
+        b"/dev/\xff",
+        *flags[4:],
+        "--force",
+    ]
     done = subprocess.run(argv, env=environment(), capture_output=True, check=False)
     assert done.returncode == 2
     assert done.stderr == b"telemetry-agent: an answer is not text: a config is text in UTF-8\n"
