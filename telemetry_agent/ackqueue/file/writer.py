@@ -183,7 +183,7 @@ class Writer:
                 lost, self._lost_in_memory = self._lost_in_memory, 0
             if lost:
                 log.warning(
-                    "memory has room again: %d fixes were lost while the disk refused",
+                    "memory has room again: %d fixes were lost",
                     lost,
                     extra={"fields": {"STATE": "ok", "COUNT": lost}},
                 )
@@ -221,15 +221,21 @@ class Writer:
         self._bound_memory()
 
     def _bound_memory(self) -> None:
-        # The oldest go: while the disk refuses, the newest positions are worth more.
+        # The oldest go: the newest positions are worth more.
         excess = len(self._pending) - self._max_uncommitted
         if excess > 0:
             self._ledger.lose(runs(row[0] for _, row in self._pending[:excess]), LOST_IN_MEMORY)
             del self._pending[:excess]
             if not self._lost_in_memory:
+                why = "because nothing was committed: call commit(), or run a Committer"
+                if self.refused:
+                    why = "while the disk refuses"
+                elif self._writing:
+                    why = "during one write to the disk"
                 log.error(
-                    "memory is full (%d fixes) while the disk refuses: the oldest are lost",
+                    "the oldest fixes are lost: memory is full (%d fixes) %s",
                     self._max_uncommitted,
+                    why,
                     extra={"fields": {"STATE": "memory"}},
                 )
             self._lost_in_memory += excess
