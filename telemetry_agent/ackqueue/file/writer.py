@@ -15,11 +15,12 @@ from itertools import takewhile
 
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, at_place
 from telemetry_agent.ackqueue.file.store import Changes, Store
-from telemetry_agent.ackqueue.ledger import Ledger
-from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.row_states import LOST_IN_MEMORY
+from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD, Ledger
+from telemetry_agent.ackqueue.ranges import Span, runs
+from telemetry_agent.ackqueue.row_states import LOST_IN_MEMORY, RowState
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
+from telemetry_agent.tasks import give_way
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -196,7 +197,12 @@ class Writer:
         The rows of a transaction are of one stream, as far apart by number as by name: so one
         query afterwards shows that none of their numbers was taken by another row.
         """
+        taken: list[dict[int, Span[RowState] | None]] = []
         with self._lock:
+            while some := self._ledger.take_changes():
+                taken.append(some)
+                if len(some) == SPANS_PER_HOLD:
+                    give_way(self._lock)
             pending = self._pending[: min(limit, _ROWS_PER_WRITE)]
             if pending and _kind(pending[0]) != _kind(pending[-1]):
                 kind = _kind(pending[0])
@@ -206,8 +212,8 @@ class Writer:
             moved, self._moved = self._moved, []
             self._moving = len(moved)
             arrived, self._arrived = self._arrived, []
-            marks = self._ledger.take_changes()
             streams = self._ledger.streams.take_changes()
+        marks = {lo: mark for some in taken for lo, mark in some.items()}
         changes = Changes([row for _, row in pending], marks, moved, arrived, streams)
         return changes if any(changes) else None
 
