@@ -78,8 +78,8 @@ class AckQueue:
                 0: ``put`` commits before it returns. Otherwise a ``Committer`` or the caller does.
             keep_delivered_s: How long a delivered fix is kept; see ``Bounds.purge``.
             limits: How much of the disk it may use; no limit by default.
-            max_uncommitted: How many fixes memory holds while the disk refuses to write. Beyond it
-                the oldest are lost, and counted.
+            max_uncommitted: How many fixes memory holds while none is committed. Beyond it the
+                oldest are lost, and counted.
             clock: The machine's clocks.
             connect: Opens the database file.
 
