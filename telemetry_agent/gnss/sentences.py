@@ -154,6 +154,7 @@ SYSTEM_IDS = {
     "BD": "4",
     "GQ": "5",
     "QZ": "5",
+    "QQ": "5",
     "GI": "6",
 }
 """Talker -> the id of its system in GSA.
