@@ -144,6 +144,7 @@ _MODE_QUALITY: dict[str, Quality] = {
     "M": "manual",
     "S": "simulated",
 }
+_METRES = frozenset({"M", "m", ""})  # some programs send feet
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
 SYSTEM_IDS = {
     "GN": "1",
@@ -176,7 +177,8 @@ _RMC = _columns(
 )
 _GGA = _columns(
     pynmea2.GGA,
-    f"timestamp {_PLACE} gps_qual num_sats horizontal_dil altitude geo_sep",
+    f"timestamp {_PLACE} gps_qual num_sats horizontal_dil altitude altitude_units geo_sep "
+    "geo_sep_units",
 )
 _GLL = _columns(pynmea2.GLL, f"timestamp {_PLACE} status faa_mode")
 _GNS = _columns(pynmea2.GNS, f"timestamp {_PLACE} mode_indicator num_sats hdop altitude geo_sep")
@@ -192,7 +194,8 @@ class FieldReader:
 
     Args:
         rejected: counts what is wrong with a field, which then is unknown: ``bad-status`` (RMC or
-            GLL has an unknown one), ``bad-time``, ``bad-date``, ``bad-position``.
+            GLL has an unknown one), ``bad-quality`` (so has GGA), ``bad-unit`` (a height that is
+            not in metres), ``bad-time``, ``bad-date``, ``bad-position``.
     """
 
     def __init__(self, rejected: Counter[str]) -> None:
@@ -241,8 +244,12 @@ class FieldReader:
         )
 
     def _gga(self, fields: list[str]) -> Report:
-        time, lat, north, lon, east, indicator, sats, hdop, alt, geoid_sep = _GGA(fields)
+        time, lat, north, lon, east, indicator, sats, hdop, alt, unit, geoid_sep, sep_unit = _GGA(
+            fields
+        )
         quality = _GGA_QUALITY.get(indicator)
+        if quality is None and indicator not in {"", "0"}:
+            self.rejected["bad-quality"] += 1
         position = self._position_e9(lat, north, lon, east) if quality else None
         return Report(
             fields[0],
@@ -252,8 +259,8 @@ class FieldReader:
             quality,
             count(sats),
             dop_e2(hdop),
-            mm(alt),
-            mm(geoid_sep),
+            self._height_mm(alt, unit),
+            self._height_mm(geoid_sep, sep_unit),
         )
 
     def _gll(self, fields: list[str]) -> Report:
@@ -307,6 +314,13 @@ class FieldReader:
         if status not in {"", "D"}:
             self.rejected["bad-status"] += 1
         return status == "D"
+
+    def _height_mm(self, text: str, unit: str) -> int | None:
+        if unit in _METRES:
+            return mm(text)
+        if text:
+            self.rejected["bad-unit"] += 1
+        return None
 
     def _instant(self, text: str) -> Instant | None:
         moment = instant(text)
