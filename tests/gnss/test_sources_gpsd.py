@@ -11,6 +11,7 @@ from typing import Any
 import corpus
 import peers
 import pytest
+from fakes import FakeClock
 from nmea import line
 
 from telemetry_agent.clock import Clock
@@ -435,6 +436,44 @@ def test_a_receiver_that_says_nothing_gives_way_to_the_next(server: Server, foun
     assert followed == ["/dev/ais", "/dev/gps", "/dev/gps", "/dev/ais"]
 
 
+@pytest.mark.parametrize("answer", [b"", wire({"class": "ERROR", "message": "unknown request"})])
+def test_a_program_that_knows_no_request_but_watch_gets_that(server: Server, answer: bytes) -> None:
+    """As simulators and bridges of other protocols do; the first request decides."""
+    clock = FakeClock()
+    source = GpsdSource("127.0.0.1", server.port, clock=clock)
+    source.open()
+    with server.accept() as first:
+        assert first.recv(1000) == b"?DEVICES;\n"
+        first.sendall(wire(VERSION) + answer)
+        assert source.read(LIMIT_S) == b""
+        if not answer:
+            clock.advance(2)
+            assert source.read(0.0) == b""
+        with server.accept() as second:
+            assert first.recv(1000) == b""
+            assert second.recv(1000) == b'?WATCH={"enable":true,"json":true};\n'
+            second.sendall(wire(VERSION))
+            assert source.read(LIMIT_S) == b""
+            clock.advance(100)
+            second.sendall(wire({"class": "DEVICES", "devices": [{"path": "/dev/sim"}]}, TPV))
+            assert len(decoded(source.read(LIMIT_S))) == 1
+            assert json.loads(second.recv(1000)[7:].rstrip(b"\n;"))["device"] == "/dev/sim"
+    source.close()
+
+
+def test_a_program_that_sends_without_a_request_keeps_its_connection(server: Server) -> None:
+    clock = FakeClock()
+    source = GpsdSource("127.0.0.1", server.port, clock=clock)
+    source.open()
+    with server.accept() as gpsd_side:
+        gpsd_side.sendall(wire(VERSION, TPV))
+        assert len(decoded(source.read(LIMIT_S))) == 1
+        clock.advance(3)
+        gpsd_side.sendall(wire(TPV | {"time": "2026-11-23T12:35:20.250Z"}))
+        assert len(decoded(source.read(LIMIT_S))) == 1
+    source.close()
+
+
 def test_a_gpsd_without_a_receiver_says_how_to_give_it_one(server: Server) -> None:
     source = GpsdSource("127.0.0.1", server.port)
     source.open()
@@ -489,4 +528,7 @@ def test_what_is_wrong_with_a_gpsd_that_sends_no_data() -> None:
     assert str(source.advice("silent", b"")).startswith(
         "gpsd has a receiver but receives no data from it: check the receiver's wiring and power"
     )
+    source._reports.feed(wire({"class": "ERROR", "message": "no such device\n" + "x" * 90}))
+    assert "data from it, and answers 'no such device\\nxxx" in str(source.advice("silent", b""))
+    assert len(str(source.advice("silent", b""))) < 250
     assert "is not NMEA: check what its sender sends" in str(source.advice("wrong-baud", b""))

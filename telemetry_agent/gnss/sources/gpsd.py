@@ -13,7 +13,8 @@ learns more about it; each report gets another talker of satellite systems, beca
 would look like a receiver that repeats its cycle.
 
 Other programs use gpsd's protocol too, and send null, NaN or texts in place of numbers. An invalid
-value is unknown, and counted under its name.
+value is unknown, and counted under its name. Many of them know no other request than the WATCH that
+clients usually begin with, so one that does not answer ``?DEVICES`` gets that, on a new connection.
 """
 
 import itertools
@@ -35,6 +36,8 @@ PORT = 2947
 _POSITION = (b"GGA,", b"RMC,", b"GLL,", b"GNS,")
 _LONGEST_LINE = 1 << 16
 _REPLY_S = 2.0
+_DEVICES = b"?DEVICES;\n"
+_WATCH = b'?WATCH={"enable":true,"json":true};\n'
 _M_S_PER_KNOT = 0.514444
 _SATELLITES = 12  # places in a GSA
 # gpsd's "status" -> the quality indicator of GGA.
@@ -57,6 +60,8 @@ class Reports:
         self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.devices: list[str] | None = None
         """The receivers that gpsd has; None before it has answered."""
+        self.error: str | None = None
+        """The message of its last ERROR."""
         self._tail = b""
         self._epochs = 1  # of reports since the last position sentence, as if one had been missed
         self._time: object = None
@@ -88,6 +93,8 @@ class Reports:
         if kind == "DEVICES":
             paths = (device.typed("path", str) for device in report.objects("devices"))
             self.devices = [path for path in paths if path is not None]
+        elif kind == "ERROR":
+            self.error = report.typed("message", str, "")
         elif kind == "TPV":
             if values.get("time") != self._time:
                 self._time = values.get("time")
@@ -193,21 +200,32 @@ class GpsdSource(TcpSource):
         self._followed: str | None = None
         self._skipped = 0  # receivers that were followed and sent no data
         self._has_sent = False
+        self._ask_again_s: float | None = None  # monotonic; None: that was done
 
     def open(self) -> None:
         """See ``Source.open``."""
+        self._connect(_DEVICES)
+        self._ask_again_s = self._clock.monotonic_s() + _REPLY_S
+
+    def _connect(self, request: bytes) -> None:
         super().open()
         self._reports = Reports(self.rejected)
         if self._followed and not self._has_sent:
             self._skipped += 1
         self._followed, self._has_sent = None, False
-        self.request(b"?DEVICES;\n")
+        self.request(request)
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
         data = super().read(timeout_s)
         sentences = self._reports.feed(data)
-        devices = self._reports.devices
+        self._has_sent = self._has_sent or bool(sentences)
+        devices, again_s = self._reports.devices, self._ask_again_s
+        if devices is None and again_s is not None and not self._has_sent:
+            if self._reports.error is not None or self._clock.monotonic_s() >= again_s:
+                self._ask_again_s = None
+                self._connect(_WATCH)
+            return b""
         if devices == []:
             raise SourceError(
                 f"{self.name} has no receiver",
@@ -218,14 +236,15 @@ class GpsdSource(TcpSource):
             self._followed = devices[self._skipped % len(devices)]
             watch = {"enable": True, "json": True, "raw": 1, "device": self._followed}
             self.request(f"?WATCH={json.dumps(watch)};\n".encode())
-        self._has_sent = self._has_sent or bool(sentences)
         return sentences
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """See ``Source.advice``."""
         if state == "silent":
+            error = self._reports.error
+            answer = "" if error is None else f", and answers {error[:80]!r}"
             return Advice(
-                f"gpsd has {self._followed or 'a receiver'} but receives no data from it",
+                f"gpsd has {self._followed or 'a receiver'} but receives no data from it{answer}",
                 "check the receiver's wiring and power (`gpsmon` shows what gpsd gets)",
             )
         return super().advice(state, heard)
@@ -238,7 +257,7 @@ def devices(host: str = "localhost", port: int = PORT) -> list[str]:
     with closing(source):
         try:
             source.open()
-            source.request(b"?DEVICES;\n")
+            source.request(_DEVICES)
             until_s = clock.monotonic_s() + _REPLY_S
             while reports.devices is None and (left_s := until_s - clock.monotonic_s()) > 0:
                 reports.feed(source.read(left_s))
