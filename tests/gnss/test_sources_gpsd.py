@@ -206,6 +206,25 @@ def test_what_a_report_leaves_out_is_unknown() -> None:
     assert fix == Fix(1_795_437_319_250, -48_117_300_123, 11_516_667_001)
 
 
+@pytest.mark.parametrize(
+    ("heights", "alt_mm"),
+    [
+        ({"alt": 545.4}, 545_400),  # gpsd before 3.20
+        ({"altHAE": 592.3, "altMSL": 545.4, "alt": 545.4}, 545_400),
+        ({"altHAE": 592.3, "alt": 592.3}, None),
+        ({"altHAE": 592.3, "alt": 592.3, "geoidSep": 46.9}, 545_400),
+        ({"altHAE": None, "alt": 592.3, "geoidSep": 46.9}, None),
+        ({"altHAE": 10.5, "geoidSep": -30.25}, 40_750),
+    ],
+)
+def test_a_height_above_the_ellipsoid_is_not_one_above_the_sea(
+    heights: dict[str, object], alt_mm: int | None
+) -> None:
+    known = {key: TPV[key] for key in ("class", "time", "lat", "lon", "mode")}
+    (fix,) = fixes_of(known | heights)
+    assert fix.alt_mm == alt_mm
+
+
 @pytest.mark.parametrize("mode", [0, 1])
 def test_a_report_without_a_fix_gives_none(mode: int) -> None:
     assert fixes_of(TPV | {"mode": mode}) == []
@@ -314,6 +333,15 @@ def test_a_sky_that_is_none_is_counted_by_name(sky: dict[str, object], rejected:
     (fix,) = decoded(reports.feed(wire(VERSION, TPV, {"class": "SKY"} | sky)))
     assert fix.lat_e9 == -48_117_300_123
     assert reports.rejected == {f"gpsd-{rejected}": 1}
+
+
+def test_a_pulse_is_no_receiver() -> None:
+    reports = Reports()
+    pulse = {"class": "DEVICE", "path": "/dev/pps0", "driver": "PPS"}
+    reports.feed(wire({"class": "DEVICES", "devices": [pulse, {"path": "/dev/ttyAMA0"}]}))
+    assert reports.devices == ["/dev/ttyAMA0"]
+    reports.feed(wire({"class": "DEVICES", "devices": [pulse]}))
+    assert reports.devices == []
 
 
 @pytest.mark.parametrize("devices", [None, "x", [None], [{}], [{"path": None}], [{"path": 3}]])

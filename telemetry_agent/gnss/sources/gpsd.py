@@ -35,6 +35,7 @@ PORT = 2947
 
 _POSITION = (b"GGA,", b"RMC,", b"GLL,", b"GNS,")
 _LONGEST_LINE = 1 << 16
+_PULSE = "/dev/pps"
 _REPLY_S = 2.0
 _DEVICES = b"?DEVICES;\n"
 _WATCH = b'?WATCH={"enable":true,"json":true};\n'
@@ -92,7 +93,8 @@ class Reports:
         kind = values.get("class")
         if kind == "DEVICES":
             paths = (device.typed("path", str) for device in report.objects("devices"))
-            self.devices = [path for path in paths if path is not None]
+            # gpsd lists the pulse of a receiver as a device too; it never has a position.
+            self.devices = [path for path in paths if path and not path.startswith(_PULSE)]
         elif kind == "ERROR":
             self.error = report.typed("message", str, "")
         elif kind == "TPV":
@@ -122,6 +124,10 @@ class _Report:
     def __init__(self, values: Mapping[str, object], rejected: Counter[str]) -> None:
         self._values = values
         self._rejected = rejected
+
+    def has(self, name: str) -> bool:
+        """Whether there is a value, valid or not."""
+        return name in self._values
 
     def typed(self, name: str, kind: type[T], default: T | None = None) -> T | None:
         """A value of this type; a missing one without a default is counted."""
@@ -153,13 +159,12 @@ class _Report:
 
     def integer_or(self, default: int, name: str, most: int) -> int:
         """As ``integer``, with a default if it is missing."""
-        number = self.integer(name, 0, most) if name in self._values else None
+        number = self.integer(name, 0, most) if self.has(name) else None
         return default if number is None else number
 
     def text(self, name: str, factor: float = 1.0) -> str:
         """A number as a field of a sentence; a missing one is an empty field, and not counted."""
-        known = name in self._values
-        number = self.number(name, -_LARGEST, _LARGEST) if known else None
+        number = self.number(name, -_LARGEST, _LARGEST) if self.has(name) else None
         return "" if number is None else f"{number * factor:.6f}"
 
     def objects(self, name: str) -> Iterator["_Report"]:
@@ -172,7 +177,7 @@ class _Report:
 
     def time(self) -> tuple[str, str]:
         """hhmmss.sss and ddmmyy; empty without a time."""
-        if "time" not in self._values:
+        if not self.has("time"):
             return "", ""
         with suppress(TypeError, ValueError, OverflowError):
             time = datetime.fromisoformat(self._values["time"])  # type: ignore[arg-type]
@@ -278,13 +283,25 @@ def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
     if lat is None or lon is None:
         return  # gpsd does not have the whole epoch yet
     quality = _QUALITY.get(tpv.integer_or(1, "status", 9), 1)
-    # gpsd before 3.20 called it "alt".
-    alt = tpv.text("altMSL") or tpv.text("alt")
+    geoid_sep = tpv.text("geoidSep")
+    alt = _altitude(tpv, geoid_sep)
     knots = tpv.text("speed", 1 / _M_S_PER_KNOT)
     place = f"{_angle(lat, 2, 'NS')},{_angle(lon, 3, 'EW')}"
     yield f"{talker}RMC,{time},A,{place},{knots},{tpv.text('track')},{date},,,"
-    yield f"{talker}GGA,{time},{place},{quality},,,{alt},M,{tpv.text('geoidSep')},M,,"
+    yield f"{talker}GGA,{time},{place},{quality},,,{alt},M,{geoid_sep},M,,"
     yield f"{talker}GSA,A,{mode},,,,,,,,,,,,,,,"
+
+
+def _altitude(tpv: _Report, geoid_sep: str) -> str:
+    """Metres above mean sea level."""
+    # gpsd before 3.20 calls it "alt". Later that is the height above the ellipsoid if the one above
+    # the sea is not known.
+    if tpv.has("altMSL") or not tpv.has("altHAE"):
+        return tpv.text("altMSL") or tpv.text("alt")
+    above_ellipsoid = tpv.text("altHAE")
+    if not above_ellipsoid or not geoid_sep:
+        return ""
+    return f"{float(above_ellipsoid) - float(geoid_sep):.6f}"
 
 
 def _sky(sky: _Report) -> Iterator[str]:
