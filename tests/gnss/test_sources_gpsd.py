@@ -234,6 +234,27 @@ def test_a_report_without_a_fix_gives_none(mode: int) -> None:
     assert decoder.state == "no-fix"
 
 
+@pytest.mark.parametrize(
+    ("report", "state", "count"),
+    [
+        ({"class": "TPV", "device": "/dev/ttyACM0", "mode": 1}, "no-fix", "no-fix"),
+        ({key: TPV[key] for key in TPV if key != "time"}, "no-date", "no-time"),
+    ],
+)
+def test_a_receiver_without_a_time_is_not_silent(
+    report: dict[str, object], state: str, count: str
+) -> None:
+    reports, decoder = Reports(), Decoder(fix_rollover=False)
+    for second in range(20):
+        assert decoder.feed(reports.feed(wire(report)), second) == []
+        assert decoder.tick(second + 0.9) == []
+    assert decoder.state == state
+    assert decoder.counts == {count: 17}  # the first might have been sentences
+    # The sentences of a receiver still come first.
+    said = reports.feed(line("GPRMC,,V,,,,,,,,,,N") + wire(report) * 3)
+    assert said == line("GPRMC,,V,,,,,,,,,,N")
+
+
 @pytest.mark.parametrize("missing", ["time", "lat", "lon"])
 def test_half_a_report_is_passed_over(missing: str) -> None:
     assert fixes_of({key: value for key, value in TPV.items() if key != missing}) == []

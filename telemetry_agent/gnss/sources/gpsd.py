@@ -34,6 +34,7 @@ from telemetry_agent.model import ReceiverState
 PORT = 2947
 
 _POSITION = (b"GGA,", b"RMC,", b"GLL,", b"GNS,")
+_PART_OF_EPOCH = 0.25
 _LONGEST_LINE = 1 << 16
 _PULSE = "/dev/pps"
 _REPLY_S = 2.0
@@ -64,7 +65,9 @@ class Reports:
         self.error: str | None = None
         """The message of its last ERROR."""
         self._tail = b""
-        self._epochs = 1  # of reports since the last position sentence, as if one had been missed
+        # Epochs of reports since the last position sentence, as if one had been missed. There are
+        # several reports in an epoch, so one without a time is a part of one.
+        self._epochs = 1.0
         self._time: object = None
         self._talkers = itertools.cycle(_TALKERS)
         self._talker = ""
@@ -78,7 +81,7 @@ class Reports:
             if line.startswith(b"$"):
                 sentences += line + b"\n"
                 if line[3:7] in _POSITION:
-                    self._epochs = 0
+                    self._epochs = 0.0
             elif line.startswith(b"{"):
                 sentences += self._report(line)
         return sentences
@@ -98,11 +101,7 @@ class Reports:
         elif kind == "ERROR":
             self.error = report.typed("message", str, "")
         elif kind == "TPV":
-            if values.get("time") != self._time:
-                self._time = values.get("time")
-                self._epochs += 1
-                self._talkers = itertools.cycle(_TALKERS)
-            self._talker = next(self._talkers)
+            self._begin_report(values.get("time"))
         # The receiver's own sentences come first; a report of the same epoch would repeat them.
         if self._epochs < 2:
             return b""
@@ -116,6 +115,16 @@ class Reports:
             case _:
                 return b""
         return b"".join(map(nmea_sentence, bodies))
+
+    def _begin_report(self, time: object) -> None:
+        """Note the time of a TPV, and choose its talker."""
+        if time != self._time:
+            self._time = time
+            self._epochs += 1
+            self._talkers = itertools.cycle(_TALKERS)
+        elif time is None:
+            self._epochs += _PART_OF_EPOCH
+        self._talker = next(self._talkers)
 
 
 class _Report:
@@ -274,7 +283,7 @@ def devices(host: str = "localhost", port: int = PORT) -> list[str]:
 def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
     time, date = tpv.time()
     mode = tpv.integer("mode", 0, 3)
-    if not time or mode is None:
+    if mode is None:
         return
     if mode < 2:
         yield f"{talker}RMC,{time},V,,,,,,,{date},,,N"
