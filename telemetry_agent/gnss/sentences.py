@@ -195,7 +195,8 @@ class FieldReader:
     Args:
         rejected: counts what is wrong with a field, which then is unknown: ``bad-status`` (RMC or
             GLL has an unknown one), ``bad-quality`` (so has GGA), ``bad-unit`` (a height that is
-            not in metres), ``bad-time``, ``bad-date``, ``bad-position``.
+            not in metres, a letter in VTG that is not the one of its field), ``bad-time``,
+            ``bad-date``, ``bad-position``.
     """
 
     def __init__(self, rejected: Counter[str]) -> None:
@@ -205,7 +206,7 @@ class FieldReader:
             "GGA": (13, 13, self._gga),
             "GLL": (7, 8, self._gll),
             "GNS": (13, 13, self._gns),
-            "VTG": (5, 5, _vtg),
+            "VTG": (5, 5, self._vtg),
             "GST": (8, 9, self._gst),
             "ZDA": (4, 5, self._zda),
             "GBS": (2, 2, self._gbs),
@@ -291,6 +292,22 @@ class FieldReader:
             mm(geoid_sep),
         )
 
+    def _vtg(self, fields: list[str]) -> Vtg:
+        if len(fields) < 9 and fields[2] != "T":
+            course, _, knots, kmh = fields[1:5]  # the old layout, without letters for the units
+        else:
+            fields += MISSING
+            course, knots, kmh, mode = _VTG(fields)
+            if any(map(_is_other_unit, fields[2:9:2], "TMNK")):
+                self.rejected["bad-unit"] += 1
+                return Vtg(fields[0], None, None)
+            if mode in {"E", "N"}:
+                return Vtg(fields[0], None, None)
+        speed_mm_s = knots_mm_s(knots)
+        if speed_mm_s is None:
+            speed_mm_s = kmh_mm_s(kmh)
+        return Vtg(fields[0], speed_mm_s, course_mdeg(course))
+
     def _gst(self, fields: list[str]) -> Gst:
         time, lat, lon, alt = _GST(fields)
         lat_mm, lon_mm = error_mm(lat), error_mm(lon)
@@ -335,19 +352,6 @@ class FieldReader:
         return position
 
 
-def _vtg(fields: list[str]) -> Vtg:
-    if len(fields) < 9 and fields[2] != "T":
-        course, _, knots, kmh = fields[1:5]  # the old layout, without letters for the units
-    else:
-        course, knots, kmh, mode = _VTG(fields + MISSING)
-        if mode in {"E", "N"}:
-            return Vtg(fields[0], None, None)
-    speed_mm_s = knots_mm_s(knots)
-    if speed_mm_s is None:
-        speed_mm_s = kmh_mm_s(kmh)
-    return Vtg(fields[0], speed_mm_s, course_mdeg(course))
-
-
 @lru_cache(maxsize=32)  # at 10 Hz it is the same for many epochs
 def gsa(sentence: Sentence) -> Gsa | None:
     """The fields of a whole GSA; None if it is too short."""
@@ -375,6 +379,10 @@ def gsa(sentence: Sentence) -> Gsa | None:
 def _useful_dop_e2(text: str) -> int | None:
     dop = dop_e2(text)
     return None if dop == NO_GEOMETRY else dop
+
+
+def _is_other_unit(letter: str, unit: str) -> bool:
+    return letter not in {unit, ""}
 
 
 def _dtm(fields: list[str]) -> Dtm:
