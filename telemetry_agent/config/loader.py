@@ -189,13 +189,15 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     elif text is None:
         value = first["input"]
         text = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
-    place = f" [{origins[key]}]" if key in origins else ""
+    files = (origins[each] for each in origins if f"{each}.".startswith(f"{key}."))
+    place = f" [{file}]" if (file := next(files, None)) is not None else ""
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return ConfigError(f"config: {key}{text}{place}{more}")
 
 
 def _suggestion(key: str) -> str:
-    close = difflib.get_close_matches(key, known_keys(), n=1)
+    known = known_keys() if "." in key else _MODEL.model_fields
+    close = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
