@@ -663,7 +663,7 @@ def a_token_without_rights(bench: Bench) -> None:
     bench.serve(then=answer(403))
 
 
-@fault("answer", "fail", "404", "correct upload.url")
+@fault("answer", "fail", "404 Not Found", "correct upload.url")
 def a_wrong_path(bench: Bench) -> None:
     bench.serve(then=answer(404, "<h1>Not Found</h1>"))
 
