@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from http.client import responses
 from typing import Any
 
 from telemetry_agent.model import (
@@ -76,7 +77,9 @@ def quoted(text: bytes) -> str:
 def reason_of(answer: Answer) -> str:
     """The status, and what the server wrote beside it."""
     body = words(answer.body[:1000].decode("utf-8", "replace"))
-    return str(answer.status) if not body or body.startswith("<") else f"{answer.status}: {body}"
+    if not body or body.startswith("<"):
+        return f"{answer.status} {responses.get(answer.status, '')}".rstrip()
+    return f"{answer.status}: {body}"
 
 
 def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
