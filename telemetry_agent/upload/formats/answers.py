@@ -145,12 +145,15 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
     rejected_items, retry_items = value.get("rejected") or [], value.get("retry") or []
     if not isinstance(rejected_items, list) or not isinstance(retry_items, list):
         return unclear(answer, f"{answer.status} rejects fixes without naming them")
-    names = {record.seq for record in batch.records}
-    retry = [_seq(seq) for seq in retry_items]
+    retry = [_seq(item) for item in retry_items]
     rejected = [
-        (_seq(item.get("seq")), item.get("reason")) if isinstance(item, dict) else (0, None)
+        (_seq(item), item.get("reason") if isinstance(item, dict) else None)
         for item in rejected_items
     ]
+    named = [*retry, *(seq for seq, _ in rejected)]
+    if None in named:
+        return unclear(answer, f"{answer.status} names fixes, but not by their numbers")
+    names = {record.seq for record in batch.records}
     stay = frozenset(seq for seq in retry if seq in names)
     delivered = Delivered(
         rejected={
@@ -159,12 +162,12 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
             if seq in names and seq not in stay  # named twice: keeping it loses nothing
         },
         retry=stay,
-        unknown_names=sum(seq not in names for seq in (*retry, *(s for s, _ in rejected))),
+        unknown_names=sum(seq not in names for seq in named),
         status=answer.status,
         resend=_asked(value.get("resend")),
     )
-    received, count = value.get("received"), len(names)
-    if type(received) is int and 0 <= received <= count:
+    received, count = _whole(value.get("received")), len(names)
+    if received is not None and 0 <= received <= count:
         taken = count - len(delivered.rejected) - len(stay)
         if received < taken:
             return unclear(answer, f"{answer.status}, but only {received} of {count} were received")
@@ -180,7 +183,8 @@ def _asked(items: object) -> tuple[ResendRange, ...]:
     found = []
     for item in items if isinstance(items, list) else ():
         asked = item if isinstance(item, dict) else {}
-        stream, first, last = asked.get("stream"), _seq(asked.get("from")), _seq(asked.get("to"))
+        stream, first, last = asked.get("stream"), asked.get("from"), asked.get("to")
+        first, last = _whole(first) or 0, _whole(last) or 0
         if isinstance(stream, str) and _STREAM.fullmatch(stream) and 0 < first <= last < 1 << 62:
             found.append(ResendRange(stream, first, last))
     return tuple(found)
@@ -192,9 +196,16 @@ def _number(text: str) -> float:
     return int(value) if value.is_integer() else value
 
 
-def _seq(value: object) -> int:
-    """A seq; 0, which names no fix, for anything else."""
-    return value if type(value) is int else 0
+def _seq(item: object) -> int | None:
+    """The seq that an item of ``rejected`` or ``retry`` names, alone or in an object."""
+    return _whole(item.get("seq") if isinstance(item, dict) else item)
+
+
+def _whole(value: object) -> int | None:
+    """A whole number; also as text, which is what many drivers of databases give."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _judge_redirect(answer: Answer) -> Outcome:
