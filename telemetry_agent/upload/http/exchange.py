@@ -14,6 +14,11 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.model import UploadState
 from telemetry_agent.tasks import Bell
 
+ANSWER_CAP_BYTES = 1024 * 1024
+"""Of the body of an answer; more is not read."""
+READ_CAP_BYTES = 2 * ANSWER_CAP_BYTES
+"""Of an answer, with all heads and framing."""
+
 
 class NetworkError(Exception):
     """The network did not carry the exchange. The text says why, for the user."""
