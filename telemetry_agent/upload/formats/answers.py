@@ -23,6 +23,7 @@ _TAKEN = {200, 201, 202, 204}
 _REFUSED = {400, 422}
 _LATER = {408, 409, 423, 424, 425, 429}
 _WORDS_MAX = 200
+_QUOTED_BYTES = 1000
 _STREAM = re.compile("[0-9a-f]{16}", re.ASCII)
 
 
@@ -70,12 +71,14 @@ def words(text: str) -> str:
 
 def quoted(text: bytes) -> str:
     """What a body says, fit for a log line."""
-    return words(text[:1000].decode("utf-8", "replace")) or "nothing"
+    # The mark of the cut: part of a secret may be in front of it.
+    beginning = text[:_QUOTED_BYTES].decode("utf-8", "replace")
+    return words(beginning + CUT * (len(text) > _QUOTED_BYTES))
 
 
 def reason_of(answer: Answer) -> str:
     """The status, and what the server wrote beside it."""
-    body = words(answer.body[:1000].decode("utf-8", "replace"))
+    body = "" if _coding(answer) else quoted(answer.body)
     return str(answer.status) if not body or body.startswith("<") else f"{answer.status}: {body}"
 
 
@@ -89,9 +92,8 @@ def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
 
 def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome:
     status = answer.status
-    coding = answer.headers.get("content-encoding", "identity")
-    if answer.body and coding.strip().lower() not in {"", "identity"}:
-        return unclear(answer, f"{status} with a body in {words(coding)}, which was not asked for")
+    if answer.body and (coding := _coding(answer)):
+        return unclear(answer, f"{status} with a body in {coding}, which was not asked for")
     text = answer.body
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = text.decode("utf-16", "replace").encode()
@@ -103,6 +105,12 @@ def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome
     if answer.too_long_bytes is not None:
         return _judge_too_long(answer, answer.too_long_bytes, len(batch.records))
     return _judge_body(answer, text, batch, array_is_yes=array_is_yes)
+
+
+def _coding(answer: Answer) -> str:
+    """How the body is compressed; empty: it is not."""
+    coding = words(answer.headers.get("content-encoding", ""))
+    return "" if coding.lower() == "identity" else coding
 
 
 def _judge_too_long(answer: Answer, size_bytes: int, count: int) -> Outcome:
