@@ -295,6 +295,22 @@ def test_an_error_page_is_not_quoted() -> None:
     assert got.reason == "404"
 
 
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("http://other.test/a?token=abc", "http://other.test/a"),
+        ("ftp://van:secret@other.test/", "ftp://***@other.test/"),
+        (f"//van:{'x' * 300}@other.test/", "//***@other.test/"),
+        ("/in/0123456789abcdef0123456789/x", "/in/***/x"),
+        ("", "nowhere"),
+    ],
+)
+def test_a_redirect_shows_where_to_and_no_secret(location: str, target: str) -> None:
+    got = read(answer(302, location=location), BATCH)
+    assert isinstance(got, Deferred)
+    assert got.reason.startswith(f"302: redirected to {target}: a captive portal")
+
+
 @given(st.integers(100, 999), st.binary(max_size=300), st.sampled_from(["", JSON, "text/html"]))
 def test_any_answer_has_an_outcome_that_names_only_fixes_of_the_batch(
     status: int, body: bytes, kind: str

@@ -16,7 +16,7 @@ from telemetry_agent.model import (
     Refused,
     ResendRange,
 )
-from telemetry_agent.secrecy import CUT
+from telemetry_agent.secrecy import CUT, masked_url
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
@@ -218,7 +218,7 @@ def _whole(value: object) -> int | None:
 
 def _judge_redirect(answer: Answer) -> Outcome:
     # Without the query: it may hold the key of the request, sent back.
-    target = words(answer.headers.get("location", "").partition("?")[0])
+    target = words(masked_url(answer.headers.get("location", "").partition("?")[0]))
     return _elsewhere(answer, f"{answer.status}: redirected to {target or 'nowhere'}")
 
 
