@@ -167,7 +167,7 @@ class Connection:
             except ssl.SSLError as error:
                 raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
         if data:
-            self._exchange.note_answer()
+            self._exchange.note_answer(data)
             self._used_s = self._exchange.now_s
             if self._idle_s:
                 self._idle_s = 0.0

@@ -35,7 +35,6 @@ from urllib.parse import urlsplit
 import h11
 
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.http.connection import Connection, Dialer
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.exchange import (
@@ -102,7 +101,7 @@ class Pipeline:
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
         except (h11.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
-            failure = NoAnswer(f"what came back is not HTTP: {words(str(error))}")
+            failure = NoAnswer(self._exchange.unreadable(error))
         except _SurplusError:
             failure = NoAnswer("the server answers more often than it is asked", voids_earlier=True)
         finally:
@@ -270,8 +269,6 @@ class _PipelinedConnection:
                 response = event
             elif isinstance(event, h11.Data):
                 body += event.data
-            elif isinstance(event, h11.ConnectionClosed):
-                raise BrokenError("the server closed the connection without an answer")
             ends = isinstance(event, h11.EndOfMessage) or len(body) > ANSWER_CAP_BYTES
             if ends and response is not None:
                 break
@@ -302,6 +299,7 @@ class _PipelinedConnection:
         self._read_bytes += len(data)
         if self._read_bytes > READ_CAP_BYTES:
             raise BrokenError("the answer is too long")
-        if not data and self._http.their_state is h11.SEND_RESPONSE:
+        between = self._http.their_state is h11.SEND_RESPONSE and not self._http.trailing_data[0]
+        if not data and between:
             raise BrokenError("the server closed the connection without an answer")
         self._http.receive_data(data)

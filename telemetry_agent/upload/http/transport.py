@@ -172,10 +172,7 @@ class Transport:
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
         except (httpcore.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
-            if self._exchange.answering:
-                failure = NoAnswer(f"what came back is not HTTP: {words(str(error))}")
-            else:
-                failure = NoAnswer("the server closed the connection without an answer")
+            failure = NoAnswer(self._exchange.unreadable(error))
         except httpcore.LocalProtocolError as error:
             failure = NoAnswer(self.masked(f"the request cannot be sent: {error}"))
         except httpcore.ProxyError as error:
@@ -200,9 +197,9 @@ class Transport:
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that accepts nothing is clear without its body.
             if response.status_code < 300 or self._exchange.aborted:
-                why = str(error) if isinstance(error, NetworkError) else "the connection closed"
-                state = error.state if isinstance(error, NetworkError) else "unreachable"
-                raise NetworkError(f"the answer broke off: {why}", state) from error
+                if isinstance(error, NetworkError):
+                    raise NetworkError(f"the answer broke off: {error}", error.state) from error
+                raise
         finally:
             response.close()
         stream = self._backend.stream
