@@ -84,7 +84,7 @@ def refused_thread(name: str) -> ResourceError:
 
 
 def out_of_memory(error: BaseException | str) -> ResourceError | None:
-    """The error to report if ``error``, or the last line of a traceback, means that memory is short.
+    """The error to report if ``error``, or a traceback's last line, means that memory is short.
 
     Where memory is short, an import fails with an ImportError that quotes the dynamic linker.
     """
