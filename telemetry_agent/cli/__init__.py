@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.errors import AgentError, StorageError, out_of_memory
 
 if TYPE_CHECKING:
     from telemetry_agent.doctor.page_doctor import PageDoctor
@@ -22,9 +22,12 @@ def main(args: list[str] | None = None) -> None:
         result = _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except AgentError as error:
-        _complain(f"{_priority()}{PROGRAM}: {error}")
-        sys.exit(error.exit_status)
+    except (AgentError, MemoryError, ImportError) as error:
+        known = error if isinstance(error, AgentError) else out_of_memory(error)
+        if known is None:
+            raise
+        _complain(f"{_priority()}{PROGRAM}: {known}")
+        sys.exit(known.exit_status)
     except OSError as error:
         # Commands handle the files that they open, so this is standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,6 +90,8 @@ def _complain(text: str) -> None:
 
 def _priority() -> str:
     """The prefix that marks the line as an error for journald, if standard error goes there."""
-    from telemetry_agent.daemon.standard_error import is_read_by_journald  # noqa: PLC0415
-
+    try:
+        from telemetry_agent.daemon.standard_error import is_read_by_journald  # noqa: PLC0415
+    except (MemoryError, ImportError):  # memory is short
+        return ""
     return "<3>" if is_read_by_journald() else ""

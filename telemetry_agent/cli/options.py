@@ -13,8 +13,8 @@ import click
 config_option = click.option(
     "--config",
     "config_path",
+    type=Path,  # not click.Path, which looks at the file: a dead mount may never answer
     metavar="FILE",
-    type=click.Path(path_type=Path, readable=False),  # reading it reports missing permission
     help="The config file. Default: /etc/telemetry-agent/config.toml, then ./config.toml.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")

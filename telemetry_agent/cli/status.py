@@ -186,7 +186,7 @@ def _upload(upload: UploadView) -> str:
         return f"not tried yet ({upload.host})"
     text = f"{upload.state} for {span(upload.state_s)}"
     if upload.state != "ok":
-        text += f": {upload.last_error}" if upload.last_error is not None else ""
+        text += f": {upload.last_error or _ASK_WITH_SUDO}"
         if upload.next_attempt_s is not None:
             text += f"; next attempt in {span(upload.next_attempt_s)}"
     text += f"; {upload.delivered:,} delivered"
