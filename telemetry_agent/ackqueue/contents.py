@@ -7,7 +7,7 @@ same whether it has one fix or a million.
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import pairwise
+from itertools import chain, islice
 from typing import Literal
 
 from telemetry_agent.ackqueue.file.rows import (
@@ -24,7 +24,7 @@ from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
-from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
+from telemetry_agent.ackqueue.ranges import Span, runs
 from telemetry_agent.ackqueue.reading import decoded, newest_sure_ms, rows_of, stored
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
@@ -47,6 +47,10 @@ _PLACES: dict[State, Place] = {
     State.ACKED: "delivered",
     State.ACK_FAILED: "dead-letter",
 }
+
+
+_MARKS_PER_LOOK = 2000
+"""Under one hold of the memory lock."""
 
 
 class Contents:
@@ -138,9 +142,12 @@ class Contents:
 
     def places(self, first: int) -> list[Span[Place]]:
         """Where the fixes from that row on are. Cheap, and never waits for the disk."""
+        seen: list[Span[Place]] = []
+        row = first
         with self.shared.lock:
-            seen = list(_look(self.shared.ledger, first))
-        return in_order(seen, first)
+            while (row := _look(self.shared.ledger, row, seen)) < NO_END:
+                give_way(self.shared.lock)
+        return in_order(seen)
 
     def after(self, row: int) -> tuple[int, list[tuple[int, Record]]]:
         """The next fixes on disk after that row, at most 1,000, with their rows.
@@ -313,37 +320,25 @@ class Contents:
         return accounts, newest_sure_ms(decoded(newest))
 
 
-def _look(ledger: Ledger, first: int) -> Iterator[Span[Place]]:
-    """The rows from ``first`` on, in no order.
-
-    Some come twice, since the rows of a batch that got no answer keep their mark when they are
-    ready or leased again. The later place is the true one.
-    """
-    for span in reversed(ledger.marks):
-        if span.hi < first:
-            break
-        yield Span(span.lo, span.hi, _PLACES[span.value.state])
-    for free in reversed(ledger.ready_rows.free):
-        if free.hi < first:
-            break
-        yield Span(free.lo, free.hi, "stored")
-    for lease in ledger.leases.values():
-        for lo, hi in lease.ranges:
-            yield Span(lo, hi, "in-flight")
+def _look(ledger: Ledger, row: int, seen: list[Span[Place]]) -> int:
+    """Add the rows from this one on, some of them, in no order. Returns the first of the others."""
+    marks = list(islice(ledger.marks.within(row), _MARKS_PER_LOOK))
+    last = marks[-1].hi if len(marks) == _MARKS_PER_LOOK else NO_END
+    for lo, hi, mark in marks:
+        # A batch that got no answer keeps its mark when it is ready or leased again.
+        parts = ledger.away.parts_away(lo, hi) if mark.state is State.READY else [(lo, hi)]
+        seen += [Span(*part, _PLACES[mark.state]) for part in parts]
+    seen += [Span(lo, hi, "stored") for lo, hi, _ in ledger.ready_rows.free.within(row, last)]
+    for lo, hi in chain.from_iterable(lease.ranges for lease in ledger.leases.values()):
+        if row <= hi and lo <= last:
+            seen.append(Span(max(lo, row), min(hi, last), "in-flight"))
+    return last + 1
 
 
-def in_order(seen: list[Span[Place]], first: int) -> list[Span[Place]]:
-    """Sort what ``_look`` found: each row from ``first`` on once, in runs as long as possible."""
-    spans = [Span(max(first, span.lo), span.hi, span.value) for span in seen if span.hi >= first]
-    ordered = sorted(spans)
-    # Painting in the order of finding lets the later place win; it is slower, and rarely needed.
-    if any(one.hi >= other.lo for one, other in pairwise(ordered)):
-        places: RangeMap[Place] = RangeMap()
-        for span in spans:
-            places.paint(*span)
-        return list(places)
+def in_order(seen: list[Span[Place]]) -> list[Span[Place]]:
+    """Sort what ``_look`` found, in runs as long as possible."""
     runs: list[Span[Place]] = []
-    for span in ordered:
+    for span in sorted(seen):
         if runs and (runs[-1].hi + 1, runs[-1].value) == (span.lo, span.value):
             runs[-1] = runs[-1]._replace(hi=span.hi)
         else:

@@ -1,15 +1,10 @@
 """Where the rows are, told in runs."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from telemetry_agent.ackqueue.contents import Place, in_order
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.model import Fix
 
 START_MS = 1_795_435_200_000
@@ -81,20 +76,3 @@ def test_after_skips_what_is_gone(queue: AckQueue) -> None:
     assert last == 5
     assert [row for row, _ in found] == [4, 5]
     queue.close()
-
-
-PLACES: list[Place] = ["stored", "in-flight", "delivered", "dead-letter", "gone"]
-SPANS = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 4), st.sampled_from(PLACES)))
-
-
-@given(SPANS, st.integers(1, 30))
-def test_whatever_was_seen_each_row_is_told_once_by_its_last_word(
-    told: list[tuple[int, int, Place]], first: int
-) -> None:
-    seen = [Span(lo, lo + more, place) for lo, more, place in told]
-    expected = {row: s.value for s in seen for row in range(s.lo, s.hi + 1) if row >= first}
-    runs = in_order(seen, first)
-    assert {row: s.value for s in runs for row in range(s.lo, s.hi + 1)} == expected
-    for one, other in pairwise(runs):
-        assert one.hi < other.lo
-        assert (one.hi + 1, one.value) != (other.lo, other.value)
