@@ -20,7 +20,6 @@ gives them new numbers next to each other.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -46,8 +45,7 @@ SPANS_PER_HOLD = 500
 """Marks that are looked at under one hold of the memory lock, which takes some milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The rows of a batch that is out."""
 
     ranges: list[tuple[int, int]]
@@ -97,18 +95,23 @@ class Ledger:
 
     def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
         """These marks are in the file now: memory keeps few of their reasons."""
+        reasoned = [
+            span
+            for span in marks
+            if span is not None
+            and span.value.state is State.ACK_FAILED
+            and span.value.reason is not None
+        ]
+        if not reasoned:
+            return
         known = [
             mark
             for mark, _ in self.marks.totals()
             if mark.state is State.ACK_FAILED and mark.reason is not None
         ]
         excess = set(known[REASONS_IN_MEMORY:])
-        for span in marks:
-            if (
-                span is not None
-                and span.value in excess
-                and self.marks.starting_at(span.lo) == span
-            ):
+        for span in reasoned:
+            if span.value in excess and self.marks.starting_at(span.lo) == span:
                 neighbours = map(self.marks.value_at, (span.lo - 1, span.hi + 1))
                 self.marks.paint(span.lo, span.hi, without_reason(*neighbours))
 
@@ -336,8 +339,9 @@ class Ledger:
     def oldest_pending(self) -> int | None:
         """The first row that is neither delivered, nor refused, nor gone."""
         rows = [lease.ranges[0][0] for lease in self.leases.values()]
-        rows += [span.lo for span in islice(self.ready_rows.free, 1)]
-        rows += [lo for lo, _ in self.in_state(State.UNACK, 1)]
+        rows += [span.lo for span in islice(self._in_state(State.UNACK), 1)]
+        if (free := self.ready_rows.free.first_row) is not None:
+            rows.append(free)
         return min(rows, default=None)
 
     def oldest_pending_after(self, row: int) -> int | None:

@@ -310,10 +310,10 @@ class AckQueue:
         shared = self.shared
         with shared.lock:
             waiting, ready_rows = shared.writer.oldest, shared.ledger.ready_rows
+            if waiting is None or shared.writer.refused:
+                return shared.writer.refused
             others = ready_rows.live() if live_first else ready_rows.free.total
-            if waiting is None or not others or shared.writer.refused:
-                return True
-            return waiting[0] + _FRESH_S < shared.clock.monotonic_s()
+            return not others or waiting[0] + _FRESH_S < shared.clock.monotonic_s()
 
     def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
         shared = self.shared

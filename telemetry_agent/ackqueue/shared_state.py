@@ -256,7 +256,7 @@ class SharedState:
         self._find_oldest()
         with self.lock:
             self.ready.notify_all()
-        if refusal is None:
+        if refusal is None and self._waiting_for_room:
             self.ring_for_room()
         return refusal
 

@@ -152,13 +152,15 @@ class Writer:
             finally:
                 with self._lock:
                     if written:
-                        placed = (*changes.moved, *changes.arrived, *changes.rows)
-                        self._ledger.admit(row[0] for row in placed)
+                        for placed in (changes.moved, changes.arrived, changes.rows):
+                            self._ledger.admit(row[0] for row in placed)
                         self._ledger.forget_reasons(changes.marks.values())
                     else:
                         self._give_back(changes)
                     self._writing.clear()
                     self._moving = 0
+            if not left:  # the rest of what was there went with the first transaction
+                break
         return None
 
     def report(self, refusal: StorageError | None) -> None:
@@ -166,6 +168,8 @@ class Writer:
 
         It does not ring for the others: a watcher may try at once, and cause the next.
         """
+        if not (refusal or self.refused or self._lost_in_memory):
+            return
         with self._lock:
             changes = self.refused is not (refusal is not None)
             self._refusal = refusal
