@@ -110,15 +110,7 @@ class Dtm(NamedTuple):
     instant: None = None
 
 
-class Txt(NamedTuple):
-    """A text message of the receiver."""
-
-    tag: str
-    text: str
-    instant: None = None
-
-
-Message = Report | Moment | Vtg | Gsa | Gst | Dtm | Txt
+Message = Report | Moment | Vtg | Gsa | Gst | Dtm
 """``instant`` is the sentence's time of day, which may begin an epoch."""
 
 
@@ -206,7 +198,6 @@ class FieldReader:
             "ZDA": (4, 5, self._zda),
             "GBS": (2, 2, self._gbs),
             "DTM": (2, 2, _dtm),
-            "TXT": (5, 5, _txt),
         }
         """Letters -> the least number of fields, the number that is read, and the reader.
 
@@ -364,7 +355,3 @@ def _useful_dop_e2(text: str) -> int | None:
 
 def _dtm(fields: list[str]) -> Dtm:
     return Dtm(fields[0], fields[1])
-
-
-def _txt(fields: list[str]) -> Txt:
-    return Txt(fields[0], ",".join(fields[4:]).rstrip(","))
