@@ -52,14 +52,19 @@ class SharedTalker:
             if forward != self._forward:
                 self._forward = forward
                 return "time changes its direction"
-        # Two talkers that share one instant are one receiver, so only epochs without a common tag
-        # take turns.
-        swapped = epoch.seen.keys().isdisjoint(before.seen)
-        if swapped and position and self._first:
-            return "another talker has the position"
-        if (position is None) != (self._first is None):
-            return "" if swapped else "the fix comes or goes"
-        return ""
+        first = self._first
+        if first and position and first.tag[:2] == position.tag[:2]:
+            return ""
+        # Two talkers that share one instant are one receiver, so only epochs without a common one
+        # take turns: some receivers send RMC of one second and GGA of the next.
+        swapped = _talkers(epoch).isdisjoint(_talkers(before))
+        if first and position:
+            return "another talker has the position" if swapped else ""
+        return "the fix comes or goes" if (first or position) and not swapped else ""
+
+
+def _talkers(epoch: Epoch) -> set[str]:
+    return {tag[:2] for tag in epoch.seen}
 
 
 def _are_two(first: Report | None, second: Report, following: Report | None) -> bool:
