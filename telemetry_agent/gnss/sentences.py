@@ -110,15 +110,7 @@ class Dtm(NamedTuple):
     instant: None = None
 
 
-class Txt(NamedTuple):
-    """A text message of the receiver."""
-
-    tag: str
-    text: str
-    instant: None = None
-
-
-Message = Report | Moment | Vtg | Gsa | Gst | Dtm | Txt
+Message = Report | Moment | Vtg | Gsa | Gst | Dtm
 """``instant`` is the sentence's time of day, which may begin an epoch."""
 
 
@@ -211,7 +203,6 @@ class FieldReader:
             "ZDA": (4, 5, self._zda),
             "GBS": (2, 2, self._gbs),
             "DTM": (2, 2, _dtm),
-            "TXT": (5, 5, _txt),
         }
         """Letters -> the least number of fields, the number that is read, and the reader.
 
@@ -387,7 +378,3 @@ def _is_other_unit(letter: str, unit: str) -> bool:
 
 def _dtm(fields: list[str]) -> Dtm:
     return Dtm(fields[0], fields[1])
-
-
-def _txt(fields: list[str]) -> Txt:
-    return Txt(fields[0], ",".join(fields[4:]).rstrip(","))
