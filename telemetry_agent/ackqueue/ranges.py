@@ -109,10 +109,18 @@ class RangeMap(Generic[V]):
     def where(self, holds: Callable[[V], bool], row: int = 0) -> Iterator[Span[V]]:
         """The spans with such values, or parts of them, from that row on."""
         codes = {code for value, code in self._codes.items() if holds(value)}
-        if codes:
-            for lo, hi, code in self._touching(row, _ABOVE_ALL):
-                if code in codes:
-                    yield Span(max(lo, row), hi, self._values[code])
+        if not codes:
+            return
+        at, place = self._find(row)
+        for index in range(max(0, at), len(self._pages)):
+            keys = self._pages[index]
+            # There can be a hundred thousand others before the first one.
+            for key in [key for key in range(place, len(keys)) if keys[key] & _CODES in codes]:
+                hi = self._row_at(index, key + 1) - 1
+                if hi >= row:
+                    lo = max(row, self._row_at(index, key))
+                    yield Span(lo, hi, self._values[keys[key] & _CODES])
+            place = 0
 
     def __iter__(self) -> Iterator[Span[V]]:
         return self.within(0)
@@ -179,6 +187,12 @@ class RangeMap(Generic[V]):
             for key in range(place, len(keys)):
                 yield page + (keys[key] >> _CODE_BITS), keys[key] & _CODES
             place = 0
+
+    def _row_at(self, index: int, key: int) -> int:
+        """The row of that boundary of a page; behind the page's last one, the next page's first."""
+        if key == len(self._pages[index]):
+            index, key = index + 1, 0
+        return (self._numbers[index] << _PAGE_BITS) + (self._pages[index][key] >> _CODE_BITS)
 
     def _find(self, row: int) -> tuple[int, int]:
         """Page and place of the last one up to this row; (-1, 0): there is none."""
