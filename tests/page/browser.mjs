@@ -316,6 +316,18 @@ const stories = {
     await until(page, () => !document.querySelector("#strip").hidden && window.page.feed.stale === false);
   },
 
+  /** All that the page loads is there. */
+  async whole() {
+    const page = await open();
+    await live(page);
+    await until(page, () => window.page?.map);
+    await page.locator("#chart").scrollIntoViewIfNeeded();
+    await until(page, () => document.querySelector("#chart .uplot"));
+    await page.locator("#trips-card").scrollIntoViewIfNeeded();
+    await until(page, () => window.page.trips);
+    assert.deepEqual(page.faults, []);
+  },
+
   /** The agent comes back in another version: so does the page. */
   async upgraded() {
     const page = await open();
