@@ -190,8 +190,21 @@ const stories = {
     }
     assert.match(await entries.first().innerText(), /lat out of range/);
     await axe(page, "with dead letters");
+    // While it works, it says so, and the buttons do nothing.
+    let answer;
+    await page.route("**/retry", async (route) => {
+      await new Promise((done) => (answer = done));
+      await route.continue();
+    });
     await entries.first().getByRole("button", { name: /Retry/ }).click();
+    await until(page, () => document.querySelector("#dead-note").innerText === "Retrying 1 position …");
+    await axe(page, "while it retries");
+    await page.evaluate(() => document.querySelector("#discard-all").click());
+    assert.equal(await page.getByRole("dialog").count(), 0);
+    answer();
     await until(page, () => document.querySelectorAll("#dead-list li").length === 2);
+    await until(page, () => document.querySelector("#dead-note").innerText === "1 position is sent again.");
+    await page.unroute("**/retry");
     await until(page, () => document.activeElement.id === "dead-list");
     await entries.first().getByRole("button", { name: /Discard/ }).click();
     await page.getByRole("dialog").getByRole("button", { name: "Keep them" }).click();
@@ -301,6 +314,18 @@ const stories = {
     await page.fill("#until", "9999-12-31T23:59");
     await page.getByRole("button", { name: "Show", exact: true }).click();
     await until(page, () => !document.querySelector("#strip").hidden && window.page.feed.stale === false);
+  },
+
+  /** All that the page loads is there. */
+  async whole() {
+    const page = await open();
+    await live(page);
+    await until(page, () => window.page?.map);
+    await page.locator("#chart").scrollIntoViewIfNeeded();
+    await until(page, () => document.querySelector("#chart .uplot"));
+    await page.locator("#trips-card").scrollIntoViewIfNeeded();
+    await until(page, () => window.page.trips);
+    assert.deepEqual(page.faults, []);
   },
 
   /** The agent comes back in another version: so does the page. */
