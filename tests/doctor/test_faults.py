@@ -192,7 +192,7 @@ def a_silent_receiver(bench: Bench) -> None:
     bench.plug_in()
 
 
-@fault("sentences", "fail", "at 9600 baud is not NMEA", 'try another, or "auto"')
+@fault("sentences", "fail", "at 9600 baud is not NMEA", 'set gps.baud = "auto" to detect')
 def a_wrong_baud_rate(bench: Bench) -> None:
     # What 9600 baud look like at 115200: no byte is text.
     bench.plug_in(bytes([0x80, 0xE0, 0x00, 0x98, 0xFE]) * 60, every_s=0.02)
