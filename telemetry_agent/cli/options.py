@@ -5,11 +5,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
-
-from telemetry_agent.errors import SourceError
 
 config_option = click.option(
     "--config",
@@ -24,18 +22,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Report as JS
 def say(text: str) -> None:
     """Write a note to standard error."""
     click.echo(f"telemetry-agent: {text}", err=True)
-
-
-def open_recording(path: Path) -> BinaryIO:
-    """Open the file of ``--replay``.
-
-    Raises:
-        SourceError: it cannot be opened.
-    """
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
 
 
 @contextmanager

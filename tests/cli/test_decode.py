@@ -1,6 +1,5 @@
 """The command ``decode``, from outside."""
 
-import gzip
 import json
 import os
 import resource
