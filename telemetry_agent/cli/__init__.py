@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.errors import AgentError, StorageError, out_of_memory
 
 PROGRAM = "telemetry-agent"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -17,16 +17,18 @@ def main(args: list[str] | None = None) -> None:
         result = _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except AgentError as error:
-        _complain(f"{_priority()}{PROGRAM}: {error}")
-        sys.exit(error.exit_status)
-    except OSError as error:
-        # Commands handle the files that they open, so this is standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader has ended (`… | head`)
-            sys.exit(1)
-        _complain(f"{PROGRAM}: cannot write the output: {error.strerror}")
-        sys.exit(StorageError.exit_status)
+    except Exception as error:
+        known = error if isinstance(error, AgentError) else out_of_memory(error)
+        if known is None and isinstance(error, OSError):
+            # Commands handle the files that they open, so this is standard output.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):  # the reader has ended (`… | head`)
+                sys.exit(1)
+            known = StorageError(f"cannot write the output: {error.strerror}")
+        if known is None:
+            raise
+        _complain(f"{_priority()}{PROGRAM}: {known}")
+        sys.exit(known.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -53,6 +55,8 @@ def _complain(text: str) -> None:
 
 def _priority() -> str:
     """The prefix that marks the line as an error for journald, if standard error goes there."""
-    from telemetry_agent.daemon.standard_error import is_read_by_journald  # noqa: PLC0415
-
+    try:
+        from telemetry_agent.daemon.standard_error import is_read_by_journald  # noqa: PLC0415
+    except (MemoryError, ImportError, OSError):  # memory is short
+        return ""
     return "<3>" if is_read_by_journald() else ""

@@ -22,6 +22,7 @@ from telemetry_agent.errors import (
     ConfigError,
     ResourceError,
     UnreadableConfigError,
+    out_of_memory,
 )
 
 
@@ -55,7 +56,12 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
             f"config: cannot start {sys.executable} to read it: {error.strerror}"
         ) from None
     if done.returncode:
-        raise ResourceError(f"config: the process that reads it {_end(done)}")
+        lines = done.stderr.decode("utf-8", "replace").splitlines()
+        last = lines[-1] if lines else ""  # the end of a traceback
+        end = f"ended with {done.returncode}{last and ': '}{last}"
+        if done.returncode < 0:
+            end = f"was killed: {signal.strsignal(-done.returncode)}"
+        raise out_of_memory(last) or ResourceError(f"config: the process that reads it {end}")
     version, _, pickled = done.stdout.partition(b"\n")
     if version != __version__.encode():
         raise ResourceError(
@@ -66,14 +72,6 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
     if isinstance(result, AgentError):
         raise result
     return result
-
-
-def _end(done: subprocess.CompletedProcess[bytes]) -> str:
-    if done.returncode < 0:
-        return f"was killed: {signal.strsignal(-done.returncode)}"
-    lines = done.stderr.decode("utf-8", "replace").splitlines()
-    last = f": {lines[-1]}" if lines else ""  # the end of a traceback
-    return f"ended with {done.returncode}{last}"
 
 
 class Look:

@@ -23,7 +23,7 @@ from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
-from telemetry_agent.errors import AgentError, ResourceError
+from telemetry_agent.errors import AgentError, ResourceError, out_of_memory, refused_thread
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
 
@@ -102,7 +102,7 @@ class Service:
         try:
             worker.start()
         except RuntimeError as error:
-            raise ResourceError("the system refuses a thread for the start") from error
+            raise refused_thread("the start") from error
 
     def _work(self) -> None:
         while True:
@@ -173,7 +173,11 @@ class Service:
             waiting=waiting,
             doctor=self._doctor,
         )
-        agent.start()
+        try:
+            agent.start()
+        except BaseException:
+            agent.stop()  # without it the next start would miss the end of the queue's log
+            raise
         self._agent = agent
         return agent
 
@@ -234,9 +238,8 @@ class Service:
         if failed:
             error = failed[0]
             if isinstance(error, OSError):
-                raise ResourceError(
-                    f"the system refuses what the agent needs: {error.strerror}"
-                ) from error
+                refusal = f"the system refuses what the agent needs: {error.strerror}"
+                raise out_of_memory(error) or ResourceError(refusal) from error
             raise error
         return True
 
