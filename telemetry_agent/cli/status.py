@@ -204,6 +204,8 @@ def _upload(upload: UploadView) -> str:
         text += f", {pace(upload.rate_hz)}"
     if upload.last_delivery_s is not None:
         text += f", last {span(upload.last_delivery_s)} ago"
+    if upload.unknown_names:
+        text += f"; {upload.unknown_names:,} fixes named in answers that were not in the request"
     if upload.state == "ok" and upload.last_error is not None:
         text += f"; last error {span(upload.last_error_s or 0.0)} ago: {upload.last_error}"
     return f"{text}; {size(upload.sent_bytes_24h)} sent in 24 h ({upload.host})"
