@@ -46,7 +46,6 @@ SPANS_PER_HOLD = 500
 _RUNS_AT_ONCE = 250
 
 
-
 class Lease(NamedTuple):
     """The rows of a batch that is out."""
 

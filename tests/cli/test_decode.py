@@ -1,5 +1,6 @@
 """The command ``decode``, from outside."""
 
+import gzip
 import json
 import os
 import resource
