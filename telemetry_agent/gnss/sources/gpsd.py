@@ -261,8 +261,10 @@ class GpsdSource(TcpSource):
         if devices and self._followed is None:
             # Sentences do not name their receiver, so gpsd is asked for those of one receiver.
             self._followed = devices[self._skipped % len(devices)]
-            watch = {"enable": True, "json": True, "raw": 1, "device": self._followed}
-            self.request(f"?WATCH={json.dumps(watch)};\n".encode())
+            # Without spaces: some programs that speak the protocol look for '"enable":true'.
+            device = json.dumps(self._followed)
+            watch = f'{{"enable":true,"json":true,"raw":1,"device":{device}}}'
+            self.request(f"?WATCH={watch};\n".encode())
         return sentences
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
