@@ -210,6 +210,14 @@ def a_bad_cable(bench: Bench) -> None:
 
 @fault("line load", "warn", r"\d{3}% of 4800 baud", "raise the receiver's baud rate.*GSV is")
 def a_line_that_is_too_slow(bench: Bench) -> None:
+    crowded(bench)
+    # A pty takes as many bytes as come, so here it stands for a line.
+    patch = mock.patch("telemetry_agent.doctor.reception.line_baud", lambda source: source.baud)
+    bench.cleanup.enter_context(patch)
+
+
+def crowded(bench: Bench) -> None:
+    """More bytes than 4800 baud carry."""
     bench.gps["baud"] = 4800
     bench.plug_in(*(Drive(START_MS, interval_ms=250).epoch(i) for i in range(3)), every_s=0.25)
 
@@ -856,6 +864,11 @@ def test_every_remedy_is_there(bench: Bench) -> None:
     found = bench.told()
     assert not failing(found)
     assert all(f.remedy for f in found.values() if f.verdict in {"warn", "fail"})
+
+
+def test_a_pty_has_no_line_load(bench: Bench) -> None:
+    crowded(bench)
+    assert bench.told()["line load"].verdict == "skip"
 
 
 def test_the_table_is_long_enough() -> None:
