@@ -23,11 +23,10 @@ from pydantic_settings import (
 
 from telemetry_agent.config.files import (
     ENVIRONMENT_PREFIX,
-    files_of,
     merge,
     no_config,
     parsed,
-    read,
+    texts,
 )
 from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
 from telemetry_agent.config.values import SHARED_NAMES, Checks
@@ -99,10 +98,10 @@ def load(path: Path | None = None) -> LoadedConfig:
         ConfigError: an unknown key, a bad value.
         ResourceError: an existing file cannot be read.
     """
-    return load_texts({str(file): read(file) for file in files_of(path)})
+    return load_texts(texts(path))
 
 
-def load_texts(texts: Mapping[str, str]) -> LoadedConfig:
+def load_texts(files: Mapping[str, str]) -> LoadedConfig:
     """The settings of these files, by their names, and of the environment.
 
     Raises:
@@ -113,14 +112,14 @@ def load_texts(texts: Mapping[str, str]) -> LoadedConfig:
         section.name: {} for section in fields(Settings) if is_dataclass(section.type)
     }
     origins: dict[str, str] = {}
-    for file, text in texts.items():
+    for file, text in files.items():
         layer = parsed(file, text)
         origins |= dict.fromkeys(_leaves(layer), file)
         merge(layer, into=values)
     origins |= _environment_origins()
-    if not origins and texts:
+    if not origins and files:
         raise UnreadableConfigError(
-            f"the config {' and '.join(texts)} is empty", "`sudo telemetry-agent init` writes one"
+            f"the config {' and '.join(files)} is empty", "`sudo telemetry-agent init` writes one"
         )
     if not origins:
         raise no_config()
@@ -138,7 +137,7 @@ def load_texts(texts: Mapping[str, str]) -> LoadedConfig:
             f"the device is called {settings.device}, as many others are, and an endpoint cannot "
             'tell them apart: set device = "…", or change the hostname'
         )
-    return LoadedConfig(settings, texts, origins, tuple(notes))
+    return LoadedConfig(settings, files, origins, tuple(notes))
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
