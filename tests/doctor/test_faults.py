@@ -924,7 +924,7 @@ def test_without_the_rights_to_judge_nothing_fails(bench: Bench) -> None:
     config.chmod(0o644)
     overrides = config.with_name("config.d")
     overrides.mkdir(0o700)
-    assert as_nobody(bench, config)["config"].remedy == "use sudo"
+    assert "use sudo" in as_nobody(bench, config)["config"].remedy
 
 
 def as_nobody(bench: Bench, config: Path) -> dict[str, Finding]:
