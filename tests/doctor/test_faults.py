@@ -118,7 +118,7 @@ def a_receiver_on_another_port(bench: Bench) -> None:
     bench.source = "/dev/ttyNONE"
 
 
-@fault("device", "fail", "no receiver found", "plug one in, or set gps.source")
+@fault("device", "fail", "no receiver found", "plug one in, or .*do_serial_hw 0")
 def no_receiver_for_auto(bench: Bench) -> None:
     machine(bench)
     bench.source = "auto"
