@@ -757,7 +757,13 @@ def a_cut_antenna_of_which_only_the_agent_heard(bench: Bench) -> None:
 
 @fault("delivery", "fail", "held: 401: unknown token; 3 positions wait", "reload telemetry-agent")
 def uploads_that_are_held(bench: Bench) -> None:
+    bench.user = pwd.getpwuid(os.geteuid()).pw_name
     runs(bench, upload={"state": "held", "last_error": "401: unknown token"})
+
+
+@fault("delivery", "fail", "held: 401; 3 positions wait", "set-up, then restart the agent")
+def uploads_that_are_held_in_an_agent_without_the_service(bench: Bench) -> None:
+    runs(bench, upload={"state": "held", "last_error": "401"})
 
 
 @fault("delivery", "fail", "^held; 3 positions wait", "use sudo to see the reason")
