@@ -20,7 +20,7 @@ from telemetry_agent.snapshot import StorageView
 _RUNTIME_BYTES = 16 << 20
 _NEW_QUEUE_BYTES = 1 << 20
 _ELSEWHERE = "name another queue.path"
-_AS_OWNER = f"run it as the folder's user, or {_ELSEWHERE}"
+_AS_OWNER = f"run it as a user who may write there, or {_ELSEWHERE}"
 _REFUSALS = {
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
