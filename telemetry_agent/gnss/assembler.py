@@ -15,6 +15,10 @@ change: some buses step it by 10 s, and some receivers send whole seconds at 5 H
 was correct at that time, so only it makes the fix; the others are late and correct nothing. Only a
 position sentence of a type that has not come yet can still belong to the first cycle.
 
+Some receivers send one type an instant behind the others: GGA of 12:00:01, then RMC of 12:00:00. To
+wait for it would delay each fix by an instant, so it is late in each cycle, and corrects nothing;
+only its date is used.
+
 Sentences without a time (VTG, GSA; an RMC before the first fix) join the open epoch. If none is
 open, they open one that waits for its time, because some receivers begin their cycle with them. If
 the line becomes quiet before a time comes, they were the late end of the epoch before. If no gap
@@ -120,6 +124,7 @@ class Assembler:
         self._cycle = Cycle()
         self._epoch: Epoch | None = None
         self._judged = Epoch()  # the epoch before the open one
+        self._earlier = Epoch()  # the one before that
         self._closed_by: Closer = "time"
         self._cycle_repeats = False  # the cycle came again with the same time
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
@@ -219,6 +224,9 @@ class Assembler:
         waiting = epoch is not None and epoch.is_waiting
         # A tag that the judged epoch has already, after another time came: time has stepped back.
         late = epoch is None or waiting or tag not in judged.seen
+        if isinstance(message, Report) and self._lags(instant, message):
+            self.counts["late"] += 1  # no matter how long its own epoch was open
+            return None
         if late and judged.is_at(instant, message):
             if isinstance(message, Report) and tag in judged.seen:
                 self._cycle_repeats = True
@@ -232,6 +240,16 @@ class Assembler:
         if not waiting:
             self.close("time", now_s, fixes)
         return self._begin(instant)
+
+    def _lags(self, instant: Instant, report: Report) -> bool:
+        """Whether a sentence comes after the next instant's position, and is new in its own one."""
+        if self._epoch is None:
+            before = [self._earlier]
+        elif self._epoch.fixed_at is not None:
+            before = [self._judged, self._earlier]
+        else:
+            return False
+        return any(report.tag not in own.seen and own.is_at(instant, report) for own in before)
 
     def _begin(self, instant: Instant) -> Epoch:
         """Begin an epoch, or give the waiting one its time."""
@@ -278,7 +296,8 @@ class Assembler:
         if self._eager and by in {"time", "quiet"}:
             last = epoch.messages[-1].tag
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
-        self._judged, self._closed_by, self.judged_s = epoch, by, now_s
+        self._earlier, self._judged = self._judged, epoch
+        self._closed_by, self.judged_s = by, now_s
         settled = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
         trusted = settled.trusted()
         self.used = epoch.used or self.used  # some receivers send GSA less often than positions
