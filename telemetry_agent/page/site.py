@@ -111,6 +111,8 @@ class Site:
         app = Starlette(
             routes=routes, exception_handlers={BadRequestError: _refused, AgentError: _refused}
         )
+        # Else "/setup/" is answered with an absolute URL, which is wrong behind a proxy.
+        app.router.redirect_slashes = False
         self._wrong_tokens = WrongTokens()
         self.app = Guard(app, access, content_policy(options.tiles), self._wrong_tokens)
 

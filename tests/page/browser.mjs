@@ -316,6 +316,46 @@ const stories = {
     await until(page, () => !document.querySelector("#strip").hidden && window.page.feed.stale === false);
   },
 
+  /** Other languages, zones and clocks: each part shows sense, and what an endpoint says is text. */
+  async odd() {
+    const shifted = (years) => {
+      const Real = Date;
+      const now = () => Real.now() + years * 31_556_952_000;
+      globalThis.Date = class extends Real {
+        constructor(...given) {
+          super(...(given.length ? given : [now()]));
+        }
+        static now = now;
+      };
+    };
+    for (const [locale, timezoneId, years] of [
+      ["de-DE", "Pacific/Kiritimati", 0],
+      ["ar-EG", "America/St_Johns", -30],
+      ["th-TH-u-ca-buddhist", "Asia/Kathmandu", 60],
+    ]) {
+      const page = await open({ locale, timezoneId }, "", (page) => page.addInitScript(shifted, years));
+      await live(page);
+      await until(page, () => window.page.map && !window.page.feed.stale);
+      await page.locator("#whole").click();
+      for (const part of ["#chart", "#trips-card"]) await page.locator(part).scrollIntoViewIfNeeded();
+      await until(page, () => window.page.trips && !/Reading/.test(document.querySelector("#trips-note").innerText));
+      for (const trip of (await page.locator("#trips li li button").all()).slice(0, 2)) {
+        await trip.click();
+        await page.locator("#strip").waitFor();
+      }
+      const shown = await page.evaluate(() => {
+        const labels = [...document.querySelectorAll("[aria-label], [title]")].flatMap((one) =>
+          ["aria-label", "title"].map((name) => one.getAttribute(name) ?? ""));
+        return [document.body.innerText, ...labels].join("\n");
+      });
+      assert.equal(/.{0,50}(NaN|undefined|Infinity|Invalid|\[object).{0,50}/.exec(shown)?.[0], undefined);
+      assert.equal(await page.locator("main img[src=x]").count(), 0);
+      assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+      assert.deepEqual(page.faults, []);
+      await page.close();
+    }
+  },
+
   /** All that the page loads is there. */
   async whole() {
     const page = await open();
