@@ -22,25 +22,24 @@ def main(args: list[str] | None = None) -> None:
         result = _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except (AgentError, MemoryError, ImportError) as error:
-        known = error if isinstance(error, AgentError) else out_of_memory(error)
-        if known is None:
-            raise
-        _complain(f"{_priority()}{PROGRAM}: {known}")
-        sys.exit(known.exit_status)
-    except OSError as error:
-        # Commands handle the files that they open, so this is standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader has ended (`… | head`)
-            sys.exit(1)
-        _complain(f"{PROGRAM}: cannot write the output: {error.strerror}")
-        sys.exit(StorageError.exit_status)
     except UnicodeEncodeError as error:
         _complain(
             f"{PROGRAM}: the locale (encoding {error.encoding}) has no such file name: "
             f"{error.object!r}: set LC_ALL=C.UTF-8"
         )
         sys.exit(1)
+    except Exception as error:
+        known = error if isinstance(error, AgentError) else out_of_memory(error)
+        if known is None and isinstance(error, OSError):
+            # Commands handle the files that they open, so this is standard output.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):  # the reader has ended (`… | head`)
+                sys.exit(1)
+            known = StorageError(f"cannot write the output: {error.strerror}")
+        if known is None:
+            raise
+        _complain(f"{_priority()}{PROGRAM}: {known}")
+        sys.exit(known.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -92,6 +91,6 @@ def _priority() -> str:
     """The prefix that marks the line as an error for journald, if standard error goes there."""
     try:
         from telemetry_agent.daemon.standard_error import is_read_by_journald  # noqa: PLC0415
-    except (MemoryError, ImportError):  # memory is short
+    except (MemoryError, ImportError, OSError):  # memory is short
         return ""
     return "<3>" if is_read_by_journald() else ""

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from telemetry_agent.errors import JOIN, AgentError
+
 config_option = click.option(
     "--config",
     "config_path",
@@ -28,6 +30,15 @@ def toml_string(value: object) -> str:
 def say(text: str) -> None:
     """Write a note to standard error."""
     click.echo(f"telemetry-agent: {text}", err=True)
+
+
+def say_of_service(error: AgentError, config_path: Path | None) -> None:
+    """Note that the answer is the service's, because the config does not work for this command.
+
+    Without --config, a config that this user may not read is as it should be.
+    """
+    if config_path is not None or error.remedy != JOIN:
+        say(f"{error}; this is the service, which may use another config")
 
 
 @contextmanager
