@@ -292,7 +292,7 @@ def test_later_may_say_when() -> None:
 def test_an_error_page_is_not_quoted() -> None:
     got = read(answer(404, "<html>" + "x" * 9999), BATCH)
     assert isinstance(got, Held)
-    assert got.reason == "404"
+    assert got.reason == "404 Not Found"
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_later_is_heeded_and_what_was_taken_stays_taken(tmp_path: Path) -> None:
     with bench(tmp_path, answer) as b:
         b.put(60)
         assert b.work() == 8.0
-        assert b.uploader.status().last_error == "503"
+        assert b.uploader.status().last_error == "503 Service Unavailable"
         b.clock.advance(8)
         assert b.work() is None
         assert b.counts == (0, 0, 60, 0)

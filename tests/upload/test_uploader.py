@@ -824,7 +824,7 @@ def test_the_status_tells_since_when_and_until(tmp_path: Path) -> None:
         status = b.uploader.status()
         assert (status.state, status.since_s) == ("waiting", began_s)
         assert status.next_attempt_s == b.clock.now_s + 2
-        assert status.last_error == "503"
+        assert status.last_error == "503 Service Unavailable"
         b.clock.advance(2)
         b.work()
         status = b.uploader.status()

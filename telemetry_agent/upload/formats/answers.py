@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 from telemetry_agent.model import (
@@ -77,9 +78,12 @@ def quoted(text: bytes) -> str:
 
 
 def reason_of(answer: Answer) -> str:
-    """The status, and what the server wrote beside it."""
+    """The status, and what the server wrote beside it; else what the status means."""
     body = "" if _coding(answer) else quoted(answer.body)
-    return str(answer.status) if not body or body.startswith("<") else f"{answer.status}: {body}"
+    if body and not body.startswith("<"):
+        return f"{answer.status}: {body}"
+    known = answer.status in HTTPStatus._value2member_map_
+    return f"{answer.status} {HTTPStatus(answer.status).phrase}" if known else str(answer.status)
 
 
 def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
