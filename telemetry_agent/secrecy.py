@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from telemetry_agent.addresses import is_loopback
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.small_files import read_small_file
+from telemetry_agent.small_files import answered, read_small_file
 
 MASK = "***"
 CUT = "…"
@@ -42,7 +43,8 @@ def read_secret(key: str, path: Path) -> str:
         ConfigError: it cannot be read, or is not one line of text.
     """
     try:
-        text = read_small_file(path).decode("utf-8").removeprefix("\ufeff").strip("\r\n")
+        content = answered(path, partial(read_small_file, path))
+        text = content.decode("utf-8").removeprefix("\ufeff").strip("\r\n")
     except OSError as error:
         raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 from telemetry_agent.model import (
@@ -80,10 +80,9 @@ def quoted(text: bytes) -> str:
 def reason_of(answer: Answer) -> str:
     """The status, and what the server wrote beside it; else what the status means."""
     body = "" if _coding(answer) else quoted(answer.body)
-    if body and not body.startswith("<"):
-        return f"{answer.status}: {body}"
-    known = answer.status in HTTPStatus._value2member_map_
-    return f"{answer.status} {HTTPStatus(answer.status).phrase}" if known else str(answer.status)
+    if not body or body.startswith("<"):
+        return f"{answer.status} {responses.get(answer.status, '')}".rstrip()
+    return f"{answer.status}: {body}"
 
 
 def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
