@@ -47,10 +47,9 @@ class Sizing:
         self._try_larger_path_s = 0.0
         self._measured = 0, 0  # the fixes and the bytes of the last body
 
-    def limit(self, *, small: bool = False) -> int:
-        """The most fixes that the next batch should hold, 1 or more; ``small``: as at first."""
-        count = min(self._count, self._first) if small else self._count
-        count = min(count, self._max_count or count, self._path_max or count)
+    def limit(self) -> int:
+        """The most fixes that the next batch should hold, 1 or more."""
+        count = min(self._count, self._max_count or self._count, self._path_max or self._count)
         fixes, body_bytes = self._measured
         if self._max_bytes is None or not body_bytes:
             return count
