@@ -4,9 +4,12 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry_agent.errors import AgentError, StorageError, out_of_memory
+
+if TYPE_CHECKING:
+    from telemetry_agent.doctor.page_doctor import PageDoctor
 
 PROGRAM = "telemetry-agent"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -19,25 +22,24 @@ def main(args: list[str] | None = None) -> None:
         result = _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except (AgentError, MemoryError, ImportError) as error:
-        known = error if isinstance(error, AgentError) else out_of_memory(error)
-        if known is None:
-            raise
-        _complain(f"{_priority()}{PROGRAM}: {known}")
-        sys.exit(known.exit_status)
-    except OSError as error:
-        # Commands handle the files that they open, so this is standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader has ended (`… | head`)
-            sys.exit(1)
-        _complain(f"{PROGRAM}: cannot write the output: {error.strerror}")
-        sys.exit(StorageError.exit_status)
     except UnicodeEncodeError as error:
         _complain(
             f"{PROGRAM}: the locale (encoding {error.encoding}) has no such file name: "
             f"{error.object!r}: set LC_ALL=C.UTF-8"
         )
         sys.exit(1)
+    except Exception as error:
+        known = error if isinstance(error, AgentError) else out_of_memory(error)
+        if known is None and isinstance(error, OSError):
+            # Commands handle the files that they open, so this is standard output.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):  # the reader has ended (`… | head`)
+                sys.exit(1)
+            known = StorageError(f"cannot write the output: {error.strerror}")
+        if known is None:
+            raise
+        _complain(f"{_priority()}{PROGRAM}: {known}")
+        sys.exit(known.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -51,10 +53,20 @@ def _run(args: list[str]) -> Any:
             from telemetry_agent.cli import group  # noqa: PLC0415
 
             return group.run(args)
-    # The daemon as the service starts it. Without click, which would keep 1.2 MB of its memory.
-    from telemetry_agent.cli.daemon import run  # noqa: PLC0415
+    return run_daemon(config)  # as the service starts it
 
-    return run(config)
+
+def run_daemon(config_path: Path | None) -> int:
+    """Run the daemon. Returns the exit status. Without click, which would keep 1.2 MB of memory."""
+    from telemetry_agent.clock import Clock  # noqa: PLC0415 - no other command needs all this
+    from telemetry_agent.daemon.service import Service  # noqa: PLC0415
+
+    def doctor() -> "PageDoctor":
+        from telemetry_agent.doctor.page_doctor import PageDoctor  # noqa: PLC0415 - for the page only
+
+        return PageDoctor(config_path)
+
+    return Service(config_path, Clock(), doctor).run()
 
 
 def _prepare_streams() -> None:
@@ -79,6 +91,6 @@ def _priority() -> str:
     """The prefix that marks the line as an error for journald, if standard error goes there."""
     try:
         from telemetry_agent.daemon.standard_error import is_read_by_journald  # noqa: PLC0415
-    except (MemoryError, ImportError):  # memory is short
+    except (MemoryError, ImportError, OSError):  # memory is short
         return ""
     return "<3>" if is_read_by_journald() else ""

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import JOIN, AgentError
 
 config_option = click.option(
     "--config",
@@ -26,16 +26,13 @@ def say(text: str) -> None:
     click.echo(f"telemetry-agent: {text}", err=True)
 
 
-def open_recording(path: Path) -> BinaryIO:
-    """Open the file of ``--replay``.
+def say_of_service(error: AgentError, config_path: Path | None) -> None:
+    """Note that the answer is the service's, because the config does not work for this command.
 
-    Raises:
-        SourceError: it cannot be opened.
+    Without --config, a config that this user may not read is as it should be.
     """
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    if config_path is not None or error.remedy != JOIN:
+        say(f"{error}; this is the service, which may use another config")
 
 
 @contextmanager

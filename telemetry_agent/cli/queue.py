@@ -9,7 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
-from telemetry_agent.cli.options import config_option, instant_callback, json_option, say
+from telemetry_agent.cli.options import (
+    config_option,
+    instant_callback,
+    json_option,
+    say,
+    say_of_service,
+)
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
@@ -44,6 +50,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
             (counts,) = client.ask(None, question, say)
         except client.NoAgentError:
             raise error from None
+        say_of_service(error, config_path)
     else:
         (counts,) = ask(settings, question, note=say)
     if as_json:

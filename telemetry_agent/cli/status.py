@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from telemetry_agent import __version__, snapshot
-from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.cli.options import config_option, json_option, say, say_of_service
 from telemetry_agent.clock import span
 from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
@@ -47,15 +47,16 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
     path: Path | None
     try:
         path = queue_path(config_path)
-    except AgentError:
+    except AgentError as error:
         # The service may run all the same, by its last good config.
         path = None
         if not watch and running(path) is None:
             raise
+        say_of_service(error, config_path)
     if watch:
         _watch(path, as_json=as_json)
     else:
-        click.echo(_text(running(path) or _at_rest(path), in_json=as_json))
+        click.echo(_text(running(path) or _at_rest(path, config_path), in_json=as_json))
 
 
 def running(path: Path | None) -> Snapshot | None:
@@ -66,13 +67,18 @@ def running(path: Path | None) -> Snapshot | None:
         return None
 
 
-def _at_rest(path: Path | None) -> AtRest:
+def _at_rest(path: Path | None, config_path: Path | None) -> AtRest:
     if path is None:
         return AtRest()
+    from telemetry_agent.config import loader  # noqa: PLC0415 - takes 0.1 s
     from telemetry_agent.daemon import at_rest  # noqa: PLC0415 - only needed here
     from telemetry_agent.daemon.status import queue_view  # noqa: PLC0415 - the same
 
     notes: list[str] = []
+    try:
+        loader.load(config_path)
+    except AgentError as error:
+        say(f"{error}; this is its queue, {path}")
     try:
         at_rest.check(path, os.R_OK)
         (stats,) = at_rest.look(path, notes.append, lambda queue: iter([queue.stats()]))
@@ -152,7 +158,8 @@ def _receiver(receiver: ReceiverView) -> str:
         if receiver.hdop is not None:
             said.append(f"hdop {receiver.hdop:g}")
     else:
-        said[0] += f" for {span(receiver.state_s)}"
+        is_open = receiver.state == "absent" and receiver.message is None
+        said = [f"{'no sentence yet' if is_open else receiver.state} for {span(receiver.state_s)}"]
     if receiver.fix_age_s is not None:
         said.append(f"{'' if has_position else 'last fix '}{span(receiver.fix_age_s)} ago")
     text = ", ".join(said)
@@ -194,6 +201,8 @@ def _upload(upload: UploadView) -> str:
         text += f", {pace(upload.rate_hz)}"
     if upload.last_delivery_s is not None:
         text += f", last {span(upload.last_delivery_s)} ago"
+    if upload.unknown_names:
+        text += f"; {upload.unknown_names:,} fixes named in answers that were not in the request"
     if upload.state == "ok" and upload.last_error is not None:
         text += f"; last error {span(upload.last_error_s or 0.0)} ago: {upload.last_error}"
     return f"{text}; {size(upload.sent_bytes_24h)} sent in 24 h ({upload.host})"

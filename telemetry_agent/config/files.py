@@ -18,7 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from telemetry_agent.errors import JOIN, AgentError, ResourceError, UnreadableConfigError
+from telemetry_agent.errors import (
+    JOIN,
+    AgentError,
+    ConfigError,
+    ResourceError,
+    UnreadableConfigError,
+)
 from telemetry_agent.small_files import ANSWER_S, no_answer, read_small_file
 
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
@@ -61,7 +67,7 @@ def queue_path(path: Path | None) -> Path:
     """The path of the queue. Other keys are not checked.
 
     Raises:
-        UnreadableConfigError: there is no config, or it is not TOML.
+        ConfigError: there is no config, it is not TOML, or the path is not a text.
         ResourceError: a file cannot be read.
     """
     if from_environment := os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH"):
@@ -72,9 +78,13 @@ def queue_path(path: Path | None) -> Path:
         merge(parsed(file, text), into=values)
     if not files and not any(name.startswith(ENVIRONMENT_PREFIX) for name in os.environ):
         raise no_config()
-    queue = values.get("queue")
-    found = queue.get("path") if isinstance(queue, dict) else None
-    return Path(found) if isinstance(found, str) else QUEUE_PATH
+    queue = values.get("queue", {})
+    if not isinstance(queue, dict):
+        raise ConfigError("config: queue must be a table, [queue]")
+    found = queue.get("path", str(QUEUE_PATH))
+    if not isinstance(found, str):
+        raise ConfigError(f"config: queue.path = {found!r}: must be a path in quotes")
+    return Path(found)
 
 
 def _exists(path: Path) -> bool:

@@ -250,6 +250,7 @@ class Status:
             requests=upload.requests,
             failed_requests=upload.failed_requests,
             delivered=upload.delivered,
+            unknown_names=upload.unknown_names,
             rate_hz=round(rate_hz, 2),
             sent_bytes=upload.sent_bytes,
             sent_bytes_24h=round(sent_24h),

@@ -136,6 +136,7 @@ _MODE_QUALITY: dict[str, Quality] = {
     "M": "manual",
     "S": "simulated",
 }
+_VTG_UNITS = ["T", "M", "N", "K"]
 _METRES = frozenset({"M", "m", ""})  # some programs send feet
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
 SYSTEM_IDS = {
@@ -289,7 +290,8 @@ class FieldReader:
         else:
             fields += MISSING
             course, knots, kmh, mode = _VTG(fields)
-            if any(map(_is_other_unit, fields[2:9:2], "TMNK")):
+            units = fields[2:9:2]
+            if units != _VTG_UNITS and any(map(_is_other_unit, units, _VTG_UNITS)):
                 self.rejected["bad-unit"] += 1
                 return Vtg(fields[0], None, None)
             if mode in {"E", "N"}:

@@ -1,0 +1,44 @@
+"""What commands say while the config is wrong."""
+
+from pathlib import Path
+
+from processes import run_agent
+from rig import record_backlog, started, write_config
+
+
+def test_status_at_rest_names_the_fault_and_the_queue(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 3)
+    config = tmp_path / "config.toml"
+    config.write_text(config.read_text() + "[upload2]\n")
+    result = run_agent("status", "--config", str(config))
+    assert result.returncode == 0
+    assert "queue:     3 pending" in result.stdout
+    (said,) = result.stderr.splitlines()
+    assert said.startswith("telemetry-agent: config: upload2 is not a key of the config")
+    assert said.endswith(f"; this is its queue, {tmp_path}/queue.db")
+
+
+def test_status_does_not_show_the_default_queue_for_a_wrong_path(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    for queue, said in (
+        ("[queue]\npath = 3", "queue.path = 3: must be a path in quotes"),
+        ("queue = 3", "queue must be a table, [queue]"),
+    ):
+        config.write_text(queue)
+        result = run_agent("status", "--config", str(config))
+        assert (result.returncode, result.stdout) == (78, "")
+        assert result.stderr == f"telemetry-agent: config: {said}\n"
+
+
+def test_the_answer_of_the_service_is_named_as_such(tmp_path: Path) -> None:
+    service = {"RUNTIME_DIRECTORY": str(tmp_path)}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with started(config, service):
+        config.write_text("device = ")
+        for command in (["status"], ["status", "--json"], ["queue", "stats"]):
+            result = run_agent(*command, "--config", str(config), env=service)
+            assert result.returncode == 0
+            assert result.stdout
+            (said,) = result.stderr.splitlines()
+            assert f"the config {config} is not valid TOML: " in said
+            assert said.endswith("; this is the service, which may use another config")
