@@ -16,6 +16,7 @@ The statuses are those of ``sysexits.h``. ``cli.main`` prints message and remedy
 standard error and exits with the status; nothing else turns an error into an exit.
 """
 
+import errno
 from typing import ClassVar, NamedTuple
 
 JOIN = "use sudo, or join the group telemetry-agent (`sudo usermod -aG telemetry-agent $USER`)"
@@ -71,6 +72,32 @@ class ResourceError(AgentError):
     """The system refused memory, a process, a thread or a read; that may work next time."""
 
     exit_status = 71
+
+
+def refused_thread(name: str) -> ResourceError:
+    """The error if the system refuses a thread for ``name``."""
+    return ResourceError(
+        f"the system refuses a thread for {name}",
+        "memory or tasks are short: raise the limits (MemoryMax= and TasksMax= of the unit, or "
+        "ulimit -v and ulimit -u), or end other programs",
+    )
+
+
+def out_of_memory(error: BaseException | str) -> ResourceError | None:
+    """The error to report if ``error``, or a traceback's last line, means that memory is short.
+
+    Where memory is short, an import fails with an ImportError that quotes the dynamic linker.
+    """
+    is_short = isinstance(error, MemoryError)
+    is_short |= isinstance(error, OSError) and error.errno == errno.ENOMEM
+    is_short |= str(error).startswith("MemoryError")
+    is_short |= any(said in str(error) for said in ("map segment", "allocate memory"))
+    if not is_short:
+        return None
+    return ResourceError(
+        "the system refuses memory",
+        "raise the limit (MemoryMax= of the unit, or ulimit -v), or end other programs",
+    )
 
 
 class UnavailableError(AgentError):

@@ -1,13 +1,15 @@
 """Secrets: which settings are secret, and how they are masked."""
 
+import json
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from telemetry_agent.addresses import is_loopback
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.small_files import read_small_file
+from telemetry_agent.small_files import answered, read_small_file
 
 MASK = "***"
 CUT = "…"
@@ -41,7 +43,8 @@ def read_secret(key: str, path: Path) -> str:
         ConfigError: it cannot be read, or is not one line of text.
     """
     try:
-        text = read_small_file(path).decode("utf-8").removeprefix("\ufeff").strip("\r\n")
+        content = answered(path, partial(read_small_file, path))
+        text = content.decode("utf-8").removeprefix("\ufeff").strip("\r\n")
     except OSError as error:
         raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -75,10 +78,12 @@ def masked(text: str, secrets: Collection[str]) -> str:
 
 
 def _forms(secret: str) -> set[str]:
-    """As a server may quote it: plain, in a URL, in PHP's JSON."""
-    quoted = {quote(secret, safe=""), quote(secret)}
-    lower = {re.sub("%..", lambda found: found[0].lower(), form) for form in quoted}
-    return {secret, secret.replace("/", "\\/"), *quoted, *lower}
+    """As a server may quote it: plain, in JSON, in a URL; each also with its spaces joined."""
+    in_json = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    in_url = {quote(secret, safe=""), quote(secret)}
+    lower = {re.sub("%..", lambda found: found[0].lower(), form) for form in in_url}
+    forms = {secret, *in_json, *(form.replace("/", "\\/") for form in in_json), *in_url, *lower}
+    return forms | {" ".join(form.split()) for form in forms}
 
 
 def masked_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -1,11 +1,63 @@
-"""Reads what the config names: a pipe must not hang the reader, nor a huge file take its memory."""
+"""Reads what the config names: no pipe, huge file or dead mount may stop the reader.
+
+A call of the kernel that waits for a dead mount cannot be interrupted, in the worst case not even
+by SIGKILL. So such a call is made in a thread of its own, which is left behind.
+"""
 
 import errno
 import os
 import stat
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 _MOST_BYTES = 1 << 20
+ANSWER_S = 10.0
+"""How long a file system may take to answer: a disk of a server may have to spin up."""
+
+_unanswered: dict[Path, threading.Thread] = {}
+
+T = TypeVar("T")
+
+
+def no_answer() -> TimeoutError:
+    """The error for a file system that does not answer."""
+    return TimeoutError(errno.ETIMEDOUT, "its file system does not answer")
+
+
+def answered(path: Path, act: Callable[[], T], limit_s: float = ANSWER_S) -> T:
+    """What ``act``, which uses the file at ``path``, returns.
+
+    Raises:
+        TimeoutError: the file system does not answer in time, or an earlier call for this path
+            still waits.
+        Exception: what ``act`` raises.
+    """
+    earlier = _unanswered.get(path)
+    if earlier is not None and earlier.is_alive():
+        raise no_answer()
+    returned: list[T] = []
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            returned.append(act())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            raised.append(error)
+
+    thread = threading.Thread(target=call, name=path.name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # refused by the system: late is better than never
+        return act()
+    thread.join(limit_s)
+    if raised:
+        raise raised[0]
+    if returned:
+        return returned[0]
+    _unanswered[path] = thread
+    raise no_answer()
 
 
 def read_small_file(path: Path) -> bytes:

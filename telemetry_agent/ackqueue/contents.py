@@ -21,7 +21,7 @@ from telemetry_agent.ackqueue.file.rows import (
 )
 from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
-from telemetry_agent.ackqueue.ledger import Ledger
+from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD, Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.reading import decoded, newest_sure_ms, rows_of, stored
@@ -32,6 +32,7 @@ from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.streams import NO_END, STREAMS_MAX
 from telemetry_agent.model import Record, StreamAccount
+from telemetry_agent.tasks import give_way
 
 Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
 """``stored``: only on this disk, as far as is known. ``gone``: not even there."""
@@ -45,9 +46,6 @@ _PLACES: dict[State, Place] = {
     State.ACKED: "delivered",
     State.ACK_FAILED: "dead-letter",
 }
-
-
-_SPANS_PER_LOOK = 500
 _RANGES_PER_HOLD = 50
 
 
@@ -364,6 +362,8 @@ class Contents:
                 if ledger.away.any or oldest < ledger.streams.first_row:
                     return [], None
                 accounts = ledger.streams.accounts(shared.last, shared.stream, seqs)
+                if accounts is None:
+                    give_way(shared.lock)
         if len(accounts) == STREAMS_MAX:  # the next report has others
             return accounts, None
         newest = shared.ask(lambda store: store.read_back(oldest - 1, ROWS_PER_READ))
@@ -378,11 +378,11 @@ def _look(ledger: Ledger, first: int) -> tuple[list[Span[Place]], int]:
     """
     last = NO_END
     seen: list[Span[Place]] = []
-    marks = list(islice(ledger.marks.within(first), _SPANS_PER_LOOK))
-    if len(marks) == _SPANS_PER_LOOK:
+    marks = list(islice(ledger.marks.within(first), SPANS_PER_HOLD))
+    if len(marks) == SPANS_PER_HOLD:
         last = marks[-1].hi
-    free = list(islice(ledger.ready_rows.free.within(first, last), _SPANS_PER_LOOK))
-    if len(free) == _SPANS_PER_LOOK:
+    free = list(islice(ledger.ready_rows.free.within(first, last), SPANS_PER_HOLD))
+    if len(free) == SPANS_PER_HOLD:
         last = free[-1].hi
     seen += (Span(lo, min(hi, last), _PLACES[mark.state]) for lo, hi, mark in marks if lo <= last)
     seen += (Span(lo, hi, "stored") for lo, hi, _ in free)

@@ -1,11 +1,12 @@
 """The command line: one module for each command; ``group`` finds them."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.errors import AgentError, StorageError, out_of_memory
 
 PROGRAM = "telemetry-agent"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -13,13 +14,17 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 def main(args: list[str] | None = None) -> None:
     """Run one command and exit. A fault that a user can cause is one line on standard error."""
+    _prepare_streams()
     try:
         result = _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except AgentError as error:
-        _complain(f"{_priority()}{PROGRAM}: {error}")
-        sys.exit(error.exit_status)
+    except (AgentError, MemoryError, ImportError) as error:
+        known = error if isinstance(error, AgentError) else out_of_memory(error)
+        if known is None:
+            raise
+        _complain(f"{_priority()}{PROGRAM}: {known}")
+        sys.exit(known.exit_status)
     except OSError as error:
         # Commands handle the files that they open, so this is standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -27,6 +32,12 @@ def main(args: list[str] | None = None) -> None:
             sys.exit(1)
         _complain(f"{PROGRAM}: cannot write the output: {error.strerror}")
         sys.exit(StorageError.exit_status)
+    except UnicodeEncodeError as error:
+        _complain(
+            f"{PROGRAM}: the locale (encoding {error.encoding}) has no such file name: "
+            f"{error.object!r}: set LC_ALL=C.UTF-8"
+        )
+        sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -46,13 +57,28 @@ def _run(args: list[str]) -> Any:
     return run(config)
 
 
+def _prepare_streams() -> None:
+    """Let every command have three streams that take any text.
+
+    What the caller has closed becomes /dev/null, before another file gets its descriptor.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Also for stdin: reading from it fails, as from a closed one.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - kept open
+    # A file name may have bytes that are not text.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
 def _complain(text: str) -> None:
-    if sys.stderr is not None:  # closed by the caller
+    with contextlib.suppress(OSError):  # the exit status says it too
         sys.stderr.write(f"{text}\n")
 
 
 def _priority() -> str:
     """The prefix that marks the line as an error for journald, if standard error goes there."""
-    from telemetry_agent.daemon.standard_error import is_read_by_journald  # noqa: PLC0415
-
+    try:
+        from telemetry_agent.daemon.standard_error import is_read_by_journald  # noqa: PLC0415
+    except (MemoryError, ImportError):  # memory is short
+        return ""
     return "<3>" if is_read_by_journald() else ""

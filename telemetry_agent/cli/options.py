@@ -14,7 +14,8 @@ from telemetry_agent.errors import SourceError
 config_option = click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path, readable=False),  # reading it reports missing permission
+    type=Path,  # not click.Path, which looks at the file: a dead mount may never answer
+    metavar="FILE",
     help="The config file. Default: /etc/telemetry-agent/config.toml, then ./config.toml.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")

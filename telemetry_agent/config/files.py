@@ -2,19 +2,39 @@
 
 ``loader`` reads the config by all its rules, which takes 0.1 s and 13 MB (pydantic). To find the
 running agent, the path of its queue is enough.
+
+A process of its own reads the files, because a dead mount may never answer: a thread that waits for
+it can keep the whole process from ending, even after SIGKILL.
 """
 
 import os
-from collections.abc import Mapping
+import pickle
+import select
+import signal
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from telemetry_agent.errors import JOIN, ResourceError, UnreadableConfigError
-from telemetry_agent.small_files import read_small_file
+from telemetry_agent.errors import JOIN, AgentError, ResourceError, UnreadableConfigError
+from telemetry_agent.small_files import ANSWER_S, no_answer, read_small_file
 
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 QUEUE_PATH = Path("/var/lib/telemetry-agent/queue.db")
+_TOML_REMEDIES = {
+    "Invalid value": 'write a text as "…", in straight quotation marks; true and false in small '
+    "letters",
+    "Illegal character": 'end the text with a quotation mark: "…"',
+    "Unescaped": "write a text with backslashes as '…'",
+    "Expected newline": 'write one key = value in a line, a text or a duration as "…"',
+    "Cannot declare": "keep one table of each name, with all its keys",
+    "Cannot overwrite": "keep one line of this key",
+    "": 'a line is [table], key = "text", key = number, or # comment',
+}
+"""What the parser says first -> what to do about it."""
 _DESCRIPTORS = {Path("/dev/fd"), Path("/proc/self/fd")}
 
 
@@ -47,9 +67,9 @@ def queue_path(path: Path | None) -> Path:
     if from_environment := os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH"):
         return Path(from_environment)
     values: dict[str, Any] = {}
-    files = files_of(path)
-    for file in files:
-        merge(parsed(str(file), read(file)), into=values)
+    files = texts(path)
+    for file, text in files.items():
+        merge(parsed(file, text), into=values)
     if not files and not any(name.startswith(ENVIRONMENT_PREFIX) for name in os.environ):
         raise no_config()
     queue = values.get("queue")
@@ -70,20 +90,93 @@ def _overrides(folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ResourceError(f"cannot read the folder {folder}: {error.strerror}") from None
+        remedy = JOIN if isinstance(error, PermissionError) else ""
+        raise ResourceError(f"cannot read the folder {folder}: {error.strerror}", remedy) from None
 
 
-def read(path: Path) -> str:
-    """The text of one file of the config.
+def texts(path: Path | None) -> dict[str, str]:
+    """The text of each file of the config by its name, in the order of reading.
 
     Raises:
-        UnreadableConfigError: it does not exist, or is not text.
-        ResourceError: it cannot be read.
+        UnreadableConfigError: a file does not exist, or is not text.
+        ResourceError: a file cannot be read.
     """
+    if path is not None and path.parent in _DESCRIPTORS:
+        # `--config <(…)` is a pipe of the shell. Its writer may take long: it may ask for a
+        # passphrase. Other pipes are refused: a service must not wait.
+        return {str(path): _read(path, path.read_bytes)}
+
+    def read() -> dict[str, str]:
+        return {str(file): _read(file, partial(read_small_file, file)) for file in files_of(path)}
+
     try:
-        # `--config <(…)` is a pipe of the shell. Other pipes are refused: a service must not wait.
-        is_pipe = path.parent in _DESCRIPTORS
-        content = path.read_bytes() if is_pipe else read_small_file(path)
+        return _apart(read)
+    except TimeoutError as error:
+        raise ResourceError(
+            f"cannot read the config {path or DEFAULT_PATHS[0]}, or config.d beside it: "
+            f"{error.strerror}",
+            "repair the mount that it is on, or put the config on a disk of this device",
+        ) from None
+
+
+def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """What ``act`` returns in a process of its own.
+
+    Raises:
+        TimeoutError: it takes too long, and is left behind.
+        AgentError: what ``act`` raises.
+    """
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0) as answer:  # noqa: PTH123 - a descriptor
+        try:
+            with warnings.catch_warnings():  # of the threads, which the new process does not use
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process = os.fork()
+        except OSError:  # refused by the system
+            os.close(writing)
+            return act()
+        if process == 0:
+            _answer(act, writing)
+        os.close(writing)
+        content = b""
+        poll = select.poll()
+        poll.register(answer, select.POLLIN)
+        while poll.poll(ANSWER_S * 1000):
+            if not (more := answer.read(1 << 20)):
+                break
+            content += more
+        else:
+            os.kill(process, signal.SIGKILL)
+            raise no_answer()
+    os.waitpid(process, 0)
+    if not content:
+        raise ResourceError("the process that reads the config was killed", "try again")
+    result: dict[str, str] | AgentError = pickle.loads(content)  # noqa: S301 - our own process wrote it
+    if isinstance(result, AgentError):
+        raise result
+    return result
+
+
+def _answer(act: Callable[[], dict[str, str]], writing: int) -> NoReturn:
+    """In the new process: write what ``act`` returns or raises, and end."""
+    try:
+        for descriptor in (1, 2):  # who reads them need not wait for this process
+            with suppress(OSError):
+                os.close(descriptor)
+        result: dict[str, str] | AgentError
+        try:
+            result = act()
+        except AgentError as error:
+            result = error
+        with open(writing, "wb") as answer:
+            pickle.dump(result, answer)
+    finally:
+        os._exit(0)
+
+
+def _read(path: Path, read: Callable[[], bytes]) -> str:
+    try:
+        content = read()
         # Windows editors begin a file with a byte order mark.
         return content.decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
@@ -95,7 +188,8 @@ def read(path: Path) -> str:
         raise ResourceError(f"cannot read the config {path}: {error.strerror}", remedy) from None
     except UnicodeDecodeError:
         raise UnreadableConfigError(
-            f"the config {path} is not valid TOML: it is not text in UTF-8"
+            f"the config {path} is not valid TOML: it is not text in UTF-8",
+            "save it as UTF-8 in the editor",
         ) from None
 
 
@@ -110,7 +204,11 @@ def parsed(file: str, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UnreadableConfigError(f"the config {file} is not valid TOML: {error}") from None
+        said = str(error)
+        remedy = next(text for begin, text in _TOML_REMEDIES.items() if said.startswith(begin))
+        raise UnreadableConfigError(
+            f"the config {file} is not valid TOML: {said}", remedy
+        ) from None
 
 
 def merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:

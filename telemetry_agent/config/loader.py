@@ -23,11 +23,10 @@ from pydantic_settings import (
 
 from telemetry_agent.config.files import (
     ENVIRONMENT_PREFIX,
-    files_of,
     merge,
     no_config,
     parsed,
-    read,
+    texts,
 )
 from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
 from telemetry_agent.config.values import SHARED_NAMES, Checks
@@ -75,6 +74,16 @@ def _model() -> type[BaseSettings]:
 
 
 _MODEL = _model()
+_KINDS = {
+    "string": "must be a text in quotation marks",
+    "path": "must be a path in quotation marks",
+    "bool": "must be true or false",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "tuple": 'must be a list, ["…"] (in an environment variable: as JSON)',
+    "dict": 'must be a table, {NAME = "…"} (in an environment variable: as JSON)',
+}
+"""The beginning of pydantic's name of a fault -> what is allowed."""
 
 
 def load(path: Path | None = None) -> LoadedConfig:
@@ -89,10 +98,10 @@ def load(path: Path | None = None) -> LoadedConfig:
         ConfigError: an unknown key, a bad value.
         ResourceError: an existing file cannot be read.
     """
-    return load_texts({str(file): read(file) for file in files_of(path)})
+    return load_texts(texts(path))
 
 
-def load_texts(texts: Mapping[str, str]) -> LoadedConfig:
+def load_texts(files: Mapping[str, str]) -> LoadedConfig:
     """The settings of these files, by their names, and of the environment.
 
     Raises:
@@ -103,14 +112,14 @@ def load_texts(texts: Mapping[str, str]) -> LoadedConfig:
         section.name: {} for section in fields(Settings) if is_dataclass(section.type)
     }
     origins: dict[str, str] = {}
-    for file, text in texts.items():
+    for file, text in files.items():
         layer = parsed(file, text)
         origins |= dict.fromkeys(_leaves(layer), file)
         merge(layer, into=values)
     origins |= _environment_origins()
-    if not origins and texts:
+    if not origins and files:
         raise UnreadableConfigError(
-            f"the config {' and '.join(texts)} is empty", "`sudo telemetry-agent init` writes one"
+            f"the config {' and '.join(files)} is empty", "`sudo telemetry-agent init` writes one"
         )
     if not origins:
         raise no_config()
@@ -128,7 +137,7 @@ def load_texts(texts: Mapping[str, str]) -> LoadedConfig:
             f"the device is called {settings.device}, as many others are, and an endpoint cannot "
             'tell them apart: set device = "…", or change the hostname'
         )
-    return LoadedConfig(settings, texts, origins, tuple(notes))
+    return LoadedConfig(settings, files, origins, tuple(notes))
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -175,13 +184,16 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     )  # without list positions
     unknown = f" is not a key of the config{_suggestion(key)}"
     text = {
-        "missing": " is missing",
+        "missing": f" is missing: set it below [{key.rpartition('.')[0]}]",
         "extra_forbidden": unknown,
         "unexpected_keyword_argument": unknown,
     }.get(first["type"])
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    reason = _KINDS.get(first["type"].partition("_")[0], reason)
     if first["type"] == "dataclass_type":
         reason = f"must be a table, [{key}]"
+    if key == "upload.format":
+        reason += "; `sudo telemetry-agent init` knows the format of each kind of server"
     if text is None and first["loc"][:2] == ("upload", "headers"):
         text = f": {reason}"  # the value may be a secret
     elif text is None and isinstance(first["input"], dict):
@@ -190,14 +202,20 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     elif text is None:
         value = first["input"]
         text = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
-    place = f" [{origins[key]}]" if key in origins else ""
+    # An unknown table has no origin of its own, but its keys have.
+    origin = next((origins[one] for one in origins if f"{one}.".startswith(f"{key}.")), "")
+    place = f" [{origin}]" if origin else ""
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return ConfigError(f"config: {key}{text}{place}{more}")
 
 
 def _suggestion(key: str) -> str:
-    close = difflib.get_close_matches(key, known_keys(), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    known, name = known_keys(), key.rpartition(".")[2]
+    close = [one for one in known if one.endswith(f".{name}")]  # the right key in another table
+    if not close and name == key:
+        close = [f"[{table}]" for table in difflib.get_close_matches(key, _MODEL.model_fields, n=1)]
+    close = close or difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def json_schema() -> dict[str, Any]:

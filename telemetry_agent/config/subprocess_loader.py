@@ -14,7 +14,7 @@ from pathlib import Path
 
 from telemetry_agent import __version__
 from telemetry_agent.config import last_good
-from telemetry_agent.config.files import ENVIRONMENT_PREFIX
+from telemetry_agent.config.files import DEFAULT_PATHS, ENVIRONMENT_PREFIX
 from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.errors import (
     Advice,
@@ -22,6 +22,7 @@ from telemetry_agent.errors import (
     ConfigError,
     ResourceError,
     UnreadableConfigError,
+    out_of_memory,
 )
 
 
@@ -55,7 +56,12 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
             f"config: cannot start {sys.executable} to read it: {error.strerror}"
         ) from None
     if done.returncode:
-        raise ResourceError(f"config: the process that reads it {_end(done)}")
+        lines = done.stderr.decode("utf-8", "replace").splitlines()
+        last = lines[-1] if lines else ""  # the end of a traceback
+        end = f"ended with {done.returncode}{last and ': '}{last}"
+        if done.returncode < 0:
+            end = f"was killed: {signal.strsignal(-done.returncode)}"
+        raise out_of_memory(last) or ResourceError(f"config: the process that reads it {end}")
     version, _, pickled = done.stdout.partition(b"\n")
     if version != __version__.encode():
         raise ResourceError(
@@ -68,12 +74,48 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
     return result
 
 
-def _end(done: subprocess.CompletedProcess[bytes]) -> str:
-    if done.returncode < 0:
-        return f"was killed: {signal.strsignal(-done.returncode)}"
-    lines = done.stderr.decode("utf-8", "replace").splitlines()
-    last = f": {lines[-1]}" if lines else ""  # the end of a traceback
-    return f"ended with {done.returncode}{last}"
+class Look:
+    """Looks whether the files of the config have changed.
+
+    `ls` looks: a thread that waits for a dead mount would keep this process from ending.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        paths = DEFAULT_PATHS if path is None else (path,)
+        self._files = [str(place) for one in paths for place in (one, one.parent / "config.d")]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seen = b""
+
+    def begin(self) -> None:
+        """Begin to look, before the config is read."""
+        if self._process is None:
+            with contextlib.suppress(OSError):
+                self._process = subprocess.Popen(  # noqa: S603 - no shell
+                    ["ls", "-lL", "--full-time", "--", *self._files],  # noqa: S607 - of the system
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                )
+
+    def keep(self) -> None:
+        """Keep what was seen, for ``changed``; the late answer of a mount is a change."""
+        self._seen = self._end() or b""
+
+    def changed(self) -> bool:
+        """Whether the files have changed since then. It does not wait: the next call may know."""
+        self.begin()
+        found = self._end()
+        if found is None or found == self._seen:
+            return False
+        self._seen = found
+        return True
+
+    def _end(self) -> bytes | None:
+        """What it has seen; ``None`` while it waits."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        found, _ = self._process.communicate()
+        self._process = None
+        return found
 
 
 def main(fall_back: str, *paths: str) -> None:

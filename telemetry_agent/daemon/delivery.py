@@ -20,7 +20,7 @@ from telemetry_agent.daemon.builders import build_credentials, open_queue, polic
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain
 from telemetry_agent.daemon.supervisor import Supervisor
-from telemetry_agent.errors import ConfigError, ResourceError
+from telemetry_agent.errors import ConfigError, refused_thread
 from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.connection import Dialer
@@ -128,7 +128,7 @@ class Delivery:
         """
         self._uploader.start()
         if self._uploader.is_refused:
-            raise ResourceError("the system refuses a thread for the uploader")
+            raise refused_thread("the uploader")
         try:
             yield from self.drain(Bell())
         finally:

@@ -35,6 +35,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from telemetry_agent.daemon.standard_error import StandardError, is_read_by_journald
+from telemetry_agent.errors import AgentError, out_of_memory
 from telemetry_agent.secrecy import masked
 
 PROGRAM = "telemetry-agent"
@@ -109,11 +110,14 @@ class _Text(logging.Formatter):
         return "\n".join(filter(None, (self.message(record), self.traceback(record))))
 
     def message(self, record: logging.LogRecord) -> str:
-        return self._masked(record.getMessage())
+        short = _out_of_memory(record)
+        return self._masked(record.getMessage() + (f": {short}" if short else ""))
 
     def traceback(self, record: logging.LogRecord) -> str:
-        """Empty without an exception."""
-        return self._masked(self.formatException(record.exc_info)) if record.exc_info else ""
+        """Empty without an exception, and if memory was short, which is no fault of the agent."""
+        if not record.exc_info or _out_of_memory(record):
+            return ""
+        return self._masked(self.formatException(record.exc_info))
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         fields: dict[str, Any] = getattr(record, "fields", {})
@@ -148,6 +152,11 @@ class _Json(_Text):
         if traceback := self.traceback(record):
             entry["traceback"] = traceback
         return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def _out_of_memory(record: logging.LogRecord) -> AgentError | None:
+    crash = record.exc_info and record.exc_info[1]
+    return out_of_memory(crash) if crash else None
 
 
 def _time(record: logging.LogRecord) -> str:

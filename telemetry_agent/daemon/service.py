@@ -7,7 +7,6 @@ signals, and feeds systemd's watchdog while every task except the page is in tim
 timer and from the worker when it has finished, makes it check.
 """
 
-import contextlib
 import logging
 import os
 import signal
@@ -20,12 +19,11 @@ from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import last_good, subprocess_loader
-from telemetry_agent.config.files import files_of
 from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
-from telemetry_agent.errors import AgentError, ResourceError
+from telemetry_agent.errors import AgentError, ResourceError, out_of_memory, refused_thread
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
 
@@ -36,6 +34,7 @@ _EX_SOFTWARE = 70  # sysexits.h: an internal error; systemd starts the agent aga
 # deadline, it returns an arbitrary number, which may be that of a signal.
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
 _LOOK_EVERY_S = 5.0
+_LONG_S = 20.0  # the config alone may take half of it: see small_files.ANSWER_S
 _STOP_S = 9.0
 """From the signal to the end of the process; 10 s are promised."""
 
@@ -66,8 +65,9 @@ class Service:
         self._end_signal: signal.Signals | None = None
         self._deadline_s = float("inf")
         self._reload = False
-        self._files_seen: list[tuple[str, int, int]] | None = None
-        """The files of a config that does not work, while the last good one is in effect."""
+        self._look = subprocess_loader.Look(path)
+        self._must_look = False
+        """The config does not work: it is read again when its files change."""
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT. Returns the exit status.
@@ -82,18 +82,18 @@ class Service:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
         self._start_worker()
-        started = self._run_beside(self._start)
+        started = self._run_beside("the start", self._start)
         while started and self._end_signal is None:
-            if self._reload or self._has_changed():
+            if self._reload or (self._must_look and self._look.changed()):
                 self._reload = False
                 notify(RELOADING=1)
-                self._run_beside(self._apply)
+                self._run_beside("the reload", self._apply)
                 self._status_line = self._agent.now() if self._agent else ""
                 notify(READY=1, STATUS=self._status_line)
             else:
                 self._receive()
                 if self._end_signal is None and self._agent is not None and self._agent.may_move():
-                    self._run_beside(self._move)
+                    self._run_beside("the move of the queue", self._move)
         return self._end(started=started)
 
     def _start_worker(self) -> None:
@@ -102,15 +102,14 @@ class Service:
         try:
             worker.start()
         except RuntimeError as error:
-            raise ResourceError("the system refuses a thread for the start") from error
+            raise refused_thread("the start") from error
 
     def _work(self) -> None:
         while True:
             self._acts.get()()
 
     def _start(self) -> None:
-        files = self._files()  # before they are read: a change since then is noticed
-        config = subprocess_loader.load(self._path, fall_back=True)
+        config = self._load(fall_back=True)
         if self._end_signal is not None:
             return
         self._configure_logs(config.settings)
@@ -124,7 +123,7 @@ class Service:
                 config.fault,
                 ", uploads are held" if config.holds_uploads else "",
             )
-            self._files_seen = files
+            self._must_look = True
         agent = self._start_agent(config.settings, view)
         log.info("telemetry-agent %s %s", __version__, agent)
         self._status_line = agent.now()
@@ -135,19 +134,23 @@ class Service:
         agent = self._agent
         if agent is None:
             return
-        if self._files_seen is not None:
-            # A config that is still wrong is read again at its next change, not each second.
-            self._files_seen = self._files()
         try:
-            config = subprocess_loader.load(self._path, fall_back=False)
+            config = self._load(fall_back=False)
         except AgentError as error:
             log.error("the previous config stays in effect: %s", error)  # noqa: TRY400 - the user's config
             return
         agent.apply(config.settings)
         self._configure_logs(config.settings)
         log.info("reloaded: %s", agent)
-        self._files_seen = None
+        self._must_look = False
         _keep(config)
+
+    def _load(self, *, fall_back: bool) -> LoadedConfig:
+        self._look.begin()  # before it is read: a change since then is noticed
+        try:
+            return subprocess_loader.load(self._path, fall_back=fall_back)
+        finally:
+            self._look.keep()
 
     def _move(self) -> None:
         """If need be, continue in the other directory, with the fixes that could not be written."""
@@ -170,7 +173,11 @@ class Service:
             waiting=waiting,
             doctor=self._doctor,
         )
-        agent.start()
+        try:
+            agent.start()
+        except BaseException:
+            agent.stop()  # without it the next start would miss the end of the queue's log
+            raise
         self._agent = agent
         return agent
 
@@ -183,7 +190,7 @@ class Service:
         elif self._end_signal is not None:
             log.info("stopping on %s", self._end_signal.name)
         if agent is not None and started:
-            started = self._run_beside(agent.stop)
+            started = self._run_beside("the stop", agent.stop)
         if agent is not None:
             stats = agent.queue.stats()
             log.info("stopped: %d fixes wait for the next start", stats.ready + stats.unack)
@@ -194,7 +201,7 @@ class Service:
             os._exit(status)  # the interpreter would wait for the thread that hangs
         return status
 
-    def _run_beside(self, act: Callable[[], object]) -> bool:
+    def _run_beside(self, name: str, act: Callable[[], object]) -> bool:
         """Let the worker run ``act`` while this thread receives signals.
 
         Returns:
@@ -214,17 +221,25 @@ class Service:
             os.kill(os.getpid(), signal.SIGALRM)
 
         done = threading.Event()
+        report_s = self._clock.monotonic_s() + _LONG_S
         self._acts.put(perform)
         while not done.is_set():
-            if self._clock.monotonic_s() >= self._deadline_s:
+            now_s = self._clock.monotonic_s()
+            if now_s >= self._deadline_s:
                 return False
+            if now_s >= report_s:
+                report_s = float("inf")
+                log.error(
+                    "%s has taken %.0f s so far: a disk or a mount may hang: `sudo dmesg` shows it",
+                    name,
+                    _LONG_S,
+                )
             self._receive()
         if failed:
             error = failed[0]
             if isinstance(error, OSError):
-                raise ResourceError(
-                    f"the system refuses what the agent needs: {error.strerror}"
-                ) from error
+                refusal = f"the system refuses what the agent needs: {error.strerror}"
+                raise out_of_memory(error) or ResourceError(refusal) from error
             raise error
         return True
 
@@ -260,19 +275,6 @@ class Service:
         if (line := agent.now()) != self._status_line:
             self._status_line = line
             notify(STATUS=line)
-
-    def _has_changed(self) -> bool:
-        """Whether a config that did not work has changed since it was read."""
-        return self._files_seen is not None and self._files_seen != self._files()
-
-    def _files(self) -> list[tuple[str, int, int]]:
-        found = []
-        with contextlib.suppress(ResourceError):
-            for file in files_of(self._path):
-                with contextlib.suppress(OSError):
-                    status = file.stat()
-                    found.append((str(file), status.st_mtime_ns, status.st_size))
-        return found
 
     def _configure_logs(self, settings: Settings) -> None:
         log_settings = settings.log

@@ -76,13 +76,23 @@ class StandardError(io.RawIOBase):
         with self._changed:
             # After a gap, nothing may follow until the gap is reported.
             full = self._waiting_bytes + len(data) > _BUFFER_BYTES
-            if not self._has_thread() or self._dropped or full:
+            if not self._has_thread():
+                self._write_now(data)
+            elif self._dropped or full:
                 self._dropped += data.count(b"\n")
             else:
                 self._waiting.append(data)
                 self._waiting_bytes += len(data)
             self._changed.notify()
         return len(data)
+
+    def _write_now(self, data: bytes) -> None:
+        """Without a thread: write what there is room for at this moment."""
+        self._end_s = self._clock.monotonic_s()
+        if self._dropped:
+            data = self.dropped_line(self._dropped).encode("utf-8", "replace") + data
+        self._dropped = 0 if self._write(data) else self._dropped + data.count(b"\n")
+        self._end_s = float("inf")
 
     def end(self, timeout_s: float) -> None:
         """Write the buffer, as far as that is possible in this time."""

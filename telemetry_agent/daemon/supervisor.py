@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import ResourceError
+from telemetry_agent.errors import refused_thread
 from telemetry_agent.tasks import Beat, Task, run_loop
 
 log = logging.getLogger(__name__)
@@ -80,12 +80,13 @@ class Supervised(Generic[T]):
             self._thread.start()
         except RuntimeError as error:
             self._prepare()  # a thread that was refused cannot be started again
-            refusal = f"the system refuses a thread for the {self.name}"
+            refusal = refused_thread(f"the {self.name}")
             if self._records and not self._has_run:
-                raise ResourceError(refusal) from error
+                raise refusal from error
             self.is_refused = True
             if not before:
-                log.error("%s; it is tried again", refusal)  # noqa: TRY400 - a limit of the system
+                text = "%s; it is tried again: %s"
+                log.error(text, refusal.message, refusal.remedy)  # noqa: TRY400 - of the system
         else:
             self._has_run = True
 

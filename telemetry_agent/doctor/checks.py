@@ -21,7 +21,7 @@ from telemetry_agent.doctor.findings import (
 from telemetry_agent.doctor.receiver import ReceiverChecks
 from telemetry_agent.doctor.reception import LISTENED
 from telemetry_agent.doctor.storage import StorageChecks
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import JOIN, AgentError
 from telemetry_agent.snapshot import Snapshot, read
 
 _ALL_S = 12.0  # starting and ending the program takes a small board more time
@@ -39,8 +39,8 @@ def examine(
         loaded = loader.load(config_path)
     except AgentError as error:
         said = f"{error.message}{_meanwhile()}"
-        if isinstance(error.__context__, PermissionError):
-            yield warned("config", said, error.remedy or "use sudo")
+        if error.remedy == JOIN:
+            yield warned("config", said, JOIN)
         else:
             check = "correct it; `sudo telemetry-agent config check` reports when it is valid"
             yield failed("config", said, error.remedy or check)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import refused_thread
 
 Verdict = Literal["pass", "warn", "fail", "skip"]
 
@@ -116,11 +117,8 @@ class _Run:
 
 
 def _no_thread(check: Check) -> Finding:
-    return failed(
-        check.names[0],
-        "the system refuses a thread for this check",
-        "end other programs of this user, or raise the limit (TasksMax= of the unit, or ulimit -u)",
-    )
+    error = refused_thread("this check")
+    return failed(check.names[0], error.message, error.remedy)
 
 
 def _within(limit_s: float, check: Check) -> list[Finding]:

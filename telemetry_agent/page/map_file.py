@@ -13,10 +13,12 @@ import re
 import stat
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from telemetry_agent.errors import ConfigError
+from telemetry_agent.small_files import answered
 
 _HEADER_BYTES = 127
 _NONE, _GZIP = 1, 2
@@ -54,15 +56,18 @@ def open_map(path: Path) -> MapFile:
     Raises:
         ConfigError: it cannot be read, or the page cannot show it.
     """
-    descriptor = None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return answered(path, partial(_opened, path))
+    except OSError as error:
+        raise ConfigError(f"page.map: cannot read {path}: {error.strerror}") from error
+
+
+def _opened(path: Path) -> MapFile:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
         return _checked(path, descriptor)
-    except BaseException as error:
-        if descriptor is not None:
-            os.close(descriptor)
-        if isinstance(error, OSError):
-            raise ConfigError(f"page.map: cannot read {path}: {error.strerror}") from error
+    except BaseException:
+        os.close(descriptor)
         raise
 
 

@@ -264,3 +264,21 @@ def test_configured_again_each_record_comes_once_and_in_the_new_form() -> None:
         "logging.getLogger('telemetry_agent').error('yes')"
     )
     assert json.loads(said)["message"] == "yes"
+
+
+def test_without_memory_for_a_thread_a_line_is_written_at_once_and_without_a_traceback() -> None:
+    said = run(
+        "import sys\n"
+        'def refuse(self): raise RuntimeError("can\'t start new thread")\n'
+        "threading.Thread.start = refuse\n"
+        "logs.configure('info', 'auto', 'van-07')\n"
+        "sys.stderr.write('as it is\\n')\n"
+        "try: raise MemoryError\n"
+        "except MemoryError: logging.getLogger('telemetry_agent').exception('the page crashed')\n"
+    ).splitlines()
+    assert said[0] == "as it is"
+    (line,) = said[1:]
+    assert line.endswith(
+        " error: the page crashed: the system refuses memory: raise the limit (MemoryMax= of the "
+        "unit, or ulimit -v), or end other programs"
+    )

@@ -14,6 +14,7 @@ import base64
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -21,7 +22,7 @@ from typing import Generic, TypeVar
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.secrecy import masked, read_secret, secret_values
-from telemetry_agent.small_files import read_small_file
+from telemetry_agent.small_files import answered, read_small_file
 from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Renewed(Generic[T]):
         stamps: list[tuple[int, ...] | None] = []
         for path in self._paths:
             try:
-                stat = path.stat()
+                stat = answered(path, path.stat)
             except OSError:
                 stamps.append(None)
             else:
@@ -180,7 +181,7 @@ class Credentials:
     def _make_context(self) -> ssl.SSLContext:
         try:
             if self._ca_file is not None:
-                read_small_file(self._ca_file)  # OpenSSL would wait for a pipe
+                _check(self._ca_file)
             context = ssl.create_default_context(cafile=self._ca_file)
         except OSError as error:
             raise ConfigError(f"upload.ca_file: {self._ca_file}: {_words(error)}") from error
@@ -192,7 +193,7 @@ class Credentials:
         if self._client_cert is not None:
             try:
                 for file in filter(None, (self._client_cert, self._client_key)):
-                    read_small_file(file)
+                    _check(file)
                 context.load_cert_chain(self._client_cert, self._client_key, _no_passphrase)
             except OSError as error:
                 key = f" with upload.client_key {self._client_key}" if self._client_key else ""
@@ -200,6 +201,11 @@ class Credentials:
                     f"upload.client_cert: {self._client_cert}{key}: {_words(error)}"
                 ) from error
         return context
+
+
+def _check(file: Path) -> None:
+    """Whether it can be read: OpenSSL would wait for a pipe or a dead mount."""
+    answered(file, partial(read_small_file, file))
 
 
 def _no_passphrase() -> str:

@@ -1,0 +1,70 @@
+"""A mount whose file system never answers, as a share whose server is gone.
+
+It is real FUSE: a process that asks it waits in the kernel, and not even SIGKILL ends it.
+"""
+
+import contextlib
+import ctypes
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_MOST_BYTES = 1 << 17
+_MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class DeadMount:
+    """What is at ``folder`` is hidden until ``end``; ``asked`` is set when somebody waits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked = threading.Event()
+        self._folder = os.fsencode(folder)
+        try:
+            self._kernel = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            pytest.skip(f"no FUSE here: {error.strerror}")
+        options = f"fd={self._kernel},rootmode=40000,user_id=0,group_id=0,allow_other"
+        if _libc.mount(b"dead", self._folder, b"fuse", 0, options.encode()):
+            os.close(self._kernel)
+            pytest.skip(f"cannot mount: {os.strerror(ctypes.get_errno())}")
+        self._is_over = False
+        self._greet()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _greet(self) -> None:
+        """Answer the kernel's first request (FUSE_INIT), and never another."""
+        asked = os.read(self._kernel, _MOST_BYTES)
+        (number,) = struct.unpack_from("<Q", asked, 8)
+        accepted = struct.pack("<IIIIHHIIHHI", 7, 31, 0, 0, 12, 9, 1 << 16, 1, 0, 0, 0) + bytes(28)
+        os.write(self._kernel, struct.pack("<IiQ", 16 + len(accepted), 0, number) + accepted)
+
+    def _read(self) -> None:
+        # Only a request that was read cannot be interrupted.
+        with contextlib.suppress(OSError):
+            while True:
+                os.read(self._kernel, _MOST_BYTES)
+                self.asked.set()
+
+    def end(self) -> None:
+        """Show again what is below; who waits gets an error."""
+        if not self._is_over:
+            self._is_over = True
+            _libc.umount2(self._folder, _MNT_DETACH | 1)  # MNT_FORCE ends the connection
+            self._reader.join(10)
+            os.close(self._kernel)
+
+
+@contextlib.contextmanager
+def dead_mount(folder: Path) -> Iterator[DeadMount]:
+    """Such a mount, until the end of the block."""
+    mount = DeadMount(folder)
+    try:
+        yield mount
+    finally:
+        mount.end()

@@ -1,0 +1,28 @@
+"""Whatever the limit of memory, the user reads what is short and what to do."""
+
+import re
+from pathlib import Path
+
+import pytest
+from processes import AGENT, running
+from rig import write_config
+
+PLAIN = re.compile(
+    "telemetry-agent: the system refuses (memory: raise the limit|"
+    "a thread for the .*: memory or tasks are short: raise the limits) .*"
+)
+
+
+@pytest.mark.parametrize("limit_mb", [20, 25, 30, 40, 45, 50, 55, 60, 65, 70, 80, 100, 200])
+def test_a_start_with_short_memory_ends_in_words(limit_mb: int, tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", log={"level": "warning"})
+    for _ in range(2):  # the second start finds what the first one left
+        command = ("prlimit", f"--as={limit_mb * 1_000_000}", *AGENT, "run")
+        with running(*command, "--config", str(config)) as daemon:
+            daemon.wait_for_line(f"{PLAIN.pattern}|/dev/none: no such device", 60)
+            began = any("no such device" in line for line in daemon.err)
+            status = daemon.end(30) if began else daemon.wait(30)
+        assert status == (0 if began else 71), daemon.text()
+        assert began or PLAIN.fullmatch(daemon.err[-1]), daemon.text()
+        assert "Traceback" not in daemon.text()
+        assert "may be lost" not in daemon.text()
