@@ -116,14 +116,15 @@ class RangeMap(Generic[V]):
     def where(self, holds: Callable[[V], bool], row: int = 0) -> Iterator[Span[V]]:
         """The spans with such values, or parts of them, from that row on."""
         codes = {code for value, code in self._codes.items() if holds(value)}
-        if not codes:
+        if not codes or row >= self.end:
             return
         at, place = self._find(row)
         for index in range(max(0, at), len(self._pages)):
             keys = self._pages[index]
             for key in range(place, len(keys)):  # there can be 100,000 of them before the first
                 if (code := keys[key] & _CODES) in codes:
-                    hi = self._row(index, key + 1) - 1
+                    is_last = key + 1 == len(keys)
+                    hi = self._row(index + is_last, 0 if is_last else key + 1) - 1
                     if hi >= row:
                         yield Span(max(row, self._row(index, key)), hi, self._values[code])
             place = 0
@@ -209,9 +210,7 @@ class RangeMap(Generic[V]):
             place = 0
 
     def _row(self, at: int, place: int) -> int:
-        """The row of a boundary; behind the last one of a page, of the first one of the next."""
-        if place == len(self._pages[at]):
-            at, place = at + 1, 0
+        """The row of a boundary."""
         return (self._numbers[at] << _PAGE_BITS) + (self._pages[at][place] >> _CODE_BITS)
 
     def _find(self, row: int) -> tuple[int, int]:

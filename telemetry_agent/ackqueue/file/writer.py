@@ -201,12 +201,12 @@ class Writer:
         The rows of a transaction are of one stream, as far apart by number as by name: so one
         query afterwards shows that none of their numbers was taken by another row.
         """
-        taken: list[dict[int, Span[RowState] | None]] = []
+        marks: dict[int, Span[RowState] | None] = {}
         with self._lock:
-            while some := self._ledger.take_changes():
-                taken.append(some)
-                if len(some) == SPANS_PER_HOLD:
-                    give_way(self._lock)
+            while len(some := self._ledger.take_changes()) == SPANS_PER_HOLD:
+                marks |= some
+                give_way(self._lock)
+            marks |= some
             pending = self._pending[: min(limit, _ROWS_PER_WRITE)]
             if pending and _kind(pending[0]) != _kind(pending[-1]):
                 kind = _kind(pending[0])
@@ -217,7 +217,6 @@ class Writer:
             self._moving = len(moved)
             arrived, self._arrived = self._arrived, []
             streams = self._ledger.streams.take_changes()
-        marks = {lo: mark for some in taken for lo, mark in some.items()}
         changes = Changes([row for _, row in pending], marks, moved, arrived, streams)
         return changes if any(changes) else None
 
