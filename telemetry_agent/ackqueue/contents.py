@@ -195,7 +195,7 @@ class Contents:
 
         Args:
             names: The (stream, seq) of each; ``None``: all of them.
-            reason: Only those whose reason has this text in it.
+            reason: Those whose reason has this text in it, instead of ``names``.
 
         Returns:
             How many fixes.
