@@ -13,6 +13,7 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 def main(args: list[str] | None = None) -> None:
     """Run one command and exit. A fault that a user can cause is one line on standard error."""
+    _open_closed()
     try:
         result = _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
@@ -27,7 +28,7 @@ def main(args: list[str] | None = None) -> None:
             known = StorageError(f"cannot write the output: {error.strerror}")
         if known is None:
             raise
-        _complain(f"{_priority()}{PROGRAM}: {known}")
+        sys.stderr.write(f"{_priority()}{PROGRAM}: {known}\n")
         sys.exit(known.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
 
@@ -48,9 +49,11 @@ def _run(args: list[str]) -> Any:
     return run(config)
 
 
-def _complain(text: str) -> None:
-    if sys.stderr is not None:  # closed by the caller
-        sys.stderr.write(f"{text}\n")
+def _open_closed() -> None:
+    """Open the standard streams that the caller has closed: another file would take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - for good
 
 
 def _priority() -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.service import Service
 
 if TYPE_CHECKING:
@@ -18,4 +19,5 @@ def run(config_path: Path | None) -> int:
 
         return PageDoctor(config_path)
 
+    logs.standard_error()  # a pipe that nobody reads must not stop a start that fails
     return Service(config_path, Clock(), doctor).run()

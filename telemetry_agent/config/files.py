@@ -71,8 +71,8 @@ def queue_path(path: Path | None) -> Path:
     if not isinstance(queue, dict):
         raise ConfigError("config: queue must be a table, [queue]")
     found = queue.get("path", str(QUEUE_PATH))
-    if not isinstance(found, str):
-        raise ConfigError(f"config: queue.path = {found!r}: must be a path in quotes")
+    if not isinstance(found, str) or "\0" in found:
+        raise ConfigError(f"config: queue.path = {found!r}: must be a path in quotes, without NUL")
     return Path(found)
 
 
@@ -201,7 +201,7 @@ def parsed(file: str, text: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers and lists may be too long or deep
         raise UnreadableConfigError(f"the config {file} is not valid TOML: {error}") from None
 
 
