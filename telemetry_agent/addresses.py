@@ -1,7 +1,7 @@
 """Names and their addresses: looks names up without blocking the caller.
 
-``getaddrinfo`` cannot be interrupted, so a look-up runs in a daemon thread. Each name has at most
-one: all callers that need the same name wait for the same answer. The addresses of the last answer
+``getaddrinfo`` cannot be interrupted, so a look-up runs in a daemon thread. All callers that need
+the same name wait for the same answer, unless it takes too long. The addresses of the last answer
 are kept, because a network whose name server is silent can still carry requests.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain, zip_longest
 from typing import Any, Literal, NamedTuple
 
+from telemetry_agent.clock import Clock
 from telemetry_agent.tasks import Bell
 
 LOOK_UP_S = 5.0
@@ -91,7 +92,9 @@ def is_loopback(host: str) -> bool:
 class LookUp:
     """One name that is being looked up."""
 
-    def __init__(self) -> None:
+    def __init__(self, began_s: float) -> None:
+        self.began_s = began_s
+        """Monotonic."""
         self.done = Bell()  # never cleared: any number of threads may wait for it
         self.result: list[Address] | Exception | None = None
 
@@ -99,12 +102,13 @@ class LookUp:
 class Resolver:
     """Looks names up in daemon threads and remembers their addresses. Any thread may call."""
 
-    def __init__(self, ask: Resolve = resolve) -> None:
+    def __init__(self, ask: Resolve = resolve, clock: Clock | None = None) -> None:
         self.preferred_family: int = socket.AF_UNSPEC
         """Family of the last connection; its addresses are tried first."""
         self._ask = ask
         self._lock = threading.Lock()
-        self._under_way: dict[tuple[str, int], LookUp] = {}
+        self._clock = clock or Clock()
+        self._under_way: dict[tuple[str, int], list[LookUp]] = {}
         self._known: dict[tuple[str, int], list[Address]] = {}
 
     def known(self, host: str, port: int) -> list[Address]:
@@ -112,12 +116,18 @@ class Resolver:
         return self._known.get((host, port), [])
 
     def begin(self, host: str, port: int) -> tuple[LookUp, bool]:
-        """Start a look-up, or join the one that is running; returns whether it joined."""
+        """Start a look-up, or join the one that is running; returns whether it joined.
+
+        One that hangs, perhaps with the name servers of another network, is not waited for: a new
+        one is started, and each that hangs doubles the time until the next.
+        """
         with self._lock:
-            look_up = self._under_way.get((host, port))
-            if look_up is not None:
-                return look_up, True
-            look_up = self._under_way[host, port] = LookUp()
+            running = self._under_way.setdefault((host, port), [])
+            now_s = self._clock.monotonic_s()
+            if running and now_s < running[-1].began_s + LOOK_UP_S * 2 ** len(running):
+                return running[-1], True
+            look_up = LookUp(now_s)
+            running.append(look_up)
         args = (host, port, look_up)
         thread = threading.Thread(target=self._run, args=args, name=f"resolve {host}", daemon=True)
         try:
@@ -154,7 +164,7 @@ class Resolver:
         self, host: str, port: int, look_up: LookUp, result: list[Address] | Exception
     ) -> None:
         with self._lock:
-            del self._under_way[host, port]
+            self._under_way[host, port].remove(look_up)
             if isinstance(result, list):
                 self._known[host, port] = result
         look_up.result = result

@@ -1,5 +1,6 @@
 """Secrets: which settings are secret, and how they are masked."""
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -77,10 +78,12 @@ def masked(text: str, secrets: Collection[str]) -> str:
 
 
 def _forms(secret: str) -> set[str]:
-    """As a server may quote it: plain, in a URL, in PHP's JSON."""
-    quoted = {quote(secret, safe=""), quote(secret)}
-    lower = {re.sub("%..", lambda found: found[0].lower(), form) for form in quoted}
-    return {secret, secret.replace("/", "\\/"), *quoted, *lower}
+    """As a server may quote it: plain, in JSON, in a URL; each also with its spaces joined."""
+    in_json = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    in_url = {quote(secret, safe=""), quote(secret)}
+    lower = {re.sub("%..", lambda found: found[0].lower(), form) for form in in_url}
+    forms = {secret, *in_json, *(form.replace("/", "\\/") for form in in_json), *in_url, *lower}
+    return forms | {" ".join(form.split()) for form in forms}
 
 
 def masked_headers(headers: Mapping[str, str]) -> dict[str, str]:

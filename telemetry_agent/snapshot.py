@@ -20,6 +20,17 @@ from telemetry_agent.model import Quality, ReceiverState, Satellite, UploadState
 PROTOCOL = 1
 """Version of the control socket's JSON: raised when an older reader would misunderstand it."""
 
+
+def other_protocol(version: object) -> str | None:
+    """What a command says when the agent's answer has this version; ``None`` if it is ours."""
+    if version == PROTOCOL:
+        return None
+    return (
+        f"this command understands protocol {PROTOCOL}, the agent speaks {version}: "
+        "some of this may be missing; restart the service"
+    )
+
+
 Counts = Mapping[str, int]
 T = TypeVar("T")
 

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 _MESSAGE_BYTES = 16384
 _LONGEST_WAIT_S = 86400.0
+_GIVE_WAY_S = 0.001
 
 
 class Bell:
@@ -192,6 +193,14 @@ class FairLock:
     def locked(self) -> bool:
         """Whether it is held."""
         return self._held
+
+
+def give_way(lock: threading.Lock) -> None:
+    """Let those who wait for this lock have it before its holder goes on.
+
+    Without the wait the holder would have it again before they wake up.
+    """
+    threading.Condition(lock).wait(_GIVE_WAY_S)
 
 
 class Task(Protocol):

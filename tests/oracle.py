@@ -90,9 +90,8 @@ def _rmc(fields: list[str]) -> Said:
 def _gga(fields: list[str]) -> Said:
     enough = re.fullmatch(r"\+?\d{1,3}", fields[7]) and int(fields[7]) >= 3
     sure = fields[6] in set("123456789") and enough
-    return Said(
-        _time_ms(fields[1]), None, _place(fields[2:6]) if sure else None, _number(fields[9], 1000)
-    )
+    alt_mm = _number(fields[9], 1000) if fields[10] in {"M", "m", ""} else None
+    return Said(_time_ms(fields[1]), None, _place(fields[2:6]) if sure else None, alt_mm)
 
 
 def _gll(fields: list[str]) -> Said:

@@ -4,8 +4,10 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
+from fakes import FakeClock
 from misbehaving import swallowed_syn
 from netns import network
 
@@ -202,6 +204,32 @@ def test_a_look_up_under_way_is_joined_and_its_failure_asked_again(server: Addre
     go_on.set()
     joining.run(clock, Bell().wait).close()
     assert len(asked) == 2
+
+
+def test_a_look_up_that_hangs_is_not_waited_for_and_the_hanging_ones_stay_few(
+    server: Address,
+) -> None:
+    began: list[float] = []
+    end, time = threading.Event(), FakeClock()
+
+    def ask(_host: str, _port: int) -> list[Address]:
+        end.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "the name server of yesterday")
+
+    names = Resolver(ask, time)
+    try:
+        for _ in range(24 * 360):
+            _, joined = names.begin("far.example", 80)
+            if not joined:
+                began.append(time.now_s)
+            time.advance(10)
+        assert [late - soon for soon, late in pairwise(began)][:4] == [10, 20, 40, 80]
+        assert len(began) == 14
+        names._ask = lambda _host, _port: [server]
+        time.advance(90_000)
+        assert connect(names)[0] == server  # the network of today
+    finally:
+        end.set()
 
 
 def test_a_look_up_for_which_there_is_no_thread_fails_and_the_next_one_works(

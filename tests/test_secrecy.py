@@ -3,7 +3,11 @@
 import sys
 from threading import Event, Thread
 
+import pytest
+
+from telemetry_agent.model import Answer
 from telemetry_agent.secrecy import MASK, masked
+from telemetry_agent.upload.formats.answers import reason_of
 
 
 def test_a_secret_is_masked_while_another_thread_reads_secrets() -> None:
@@ -30,3 +34,33 @@ def test_a_secret_is_masked_while_another_thread_reads_secrets() -> None:
         thread.join()
         sys.setswitchinterval(interval_s)
     assert masked("401: a-token-of-one-server", secrets) == f"401: {MASK}"
+
+
+SECRET = 'pass "w\\rd"  é/ü'
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        SECRET,
+        r"pass \"w\\rd\"  \u00e9/\u00fc",
+        r"pass \"w\\rd\"  é/ü",
+        r"pass \"w\\rd\"  \u00e9\/\u00fc",
+    ],
+)
+def test_a_quoted_secret_is_masked_on_the_line_of_a_log(quoted: str) -> None:
+    answer = Answer(401, {}, f'{{"error": "who is {quoted}?"}}'.encode(), verified_tls=False)
+    assert masked(reason_of(answer), {SECRET}) == '401: {"error": "who is ***?"}'
+
+
+def test_a_secret_across_the_end_of_what_is_quoted_is_masked() -> None:
+    """Behind many spaces, which a log does not show."""
+    for spaces in range(980, 1001):
+        body = b" " * spaces + b"a-token-of-one-server" + b"."
+        said = masked(reason_of(Answer(401, {}, body, False)), {"a-token-of-one-server"})
+        assert "a-to" not in said
+
+
+def test_a_compressed_reason_is_not_quoted() -> None:
+    answer = Answer(500, {"content-encoding": "gzip"}, b"\x1f\x8b\x08\x00", False)
+    assert reason_of(answer) == "500"

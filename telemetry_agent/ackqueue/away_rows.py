@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.generations import border_up_to, spare_below
+from telemetry_agent.ackqueue.generations import next_border, spare_below
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.row_states import DAMAGED, PURGED, UNCOUNTED, UNUSED, RowState, State
 
@@ -49,8 +49,11 @@ class Arrival(NamedTuple):
     rows: Collection[int]
     """The sound ones, ascending."""
     marks: Iterable[Span[RowState]]
-    first_without_marks: int | None
-    """``None``: the files have marks. Otherwise the first row of all; 1 without any row."""
+    first_without_marks: Callable[[int], int | None]
+    """Of the generation with a number. ``None``: its file has marks. Otherwise the first row that
+    was found of it, or its first number."""
+    oldest_pending: Callable[[int], int | None]
+    """Of the generation with a number, as the AWAY marks of these files say."""
 
 
 class AwayRows:
@@ -67,10 +70,10 @@ class AwayRows:
         """
         self._marks = marks
         self._mark = mark
-        self.first, self._border = 1, 0  # these numbers are away, or none
-        self._oldest_pending: int | None = None  # see ``RowState``
-        self._uncounted = False  # rows may be missing, and their number is not known
-        self._find()
+        spans = list(marks.where(lambda mark: mark.state is State.AWAY))
+        # These numbers are away, or none. Every start begins again with the first.
+        self.first, self._border = 1, spans[-1].hi if spans else 0
+        self._oldest_pending = {span.hi: span.value.oldest_pending for span in spans}
 
     @property
     def any(self) -> bool:
@@ -83,20 +86,20 @@ class AwayRows:
         return self._border - 1
 
     def begin(self, last: int, border: int) -> None:
-        """All rows up to ``last`` are in a file that was set aside; new ones follow the border."""
-        # Before the old marks end, because they define what is away. Rows that are still away from
-        # an earlier file get no READY mark, since their state is not known.
-        known = self.parts_here(1, last)
-        self._end_marks()
-        # That file may still have an old mark for a row that memory knows to be ready, and in no
-        # batch. To have no mark would not overrule it.
-        for gap in [gap for part in known for gap in self._marks.gaps(*part)]:
-            self._mark(*gap, _READY)
-        # If that file had no rows of its own, this generation ends where that one did: then the
-        # border has a mark already. 1: no row counts as delivered only because it has no mark.
-        for gap in [*self._marks.gaps(last + 1, border - 1), (border, border)]:
+        """All rows up to ``last`` are in a file that was set aside; new ones follow the border.
+
+        Those that are known have a mark.
+        """
+        gaps = list(self._marks.gaps(last + 1, border - 1))
+        # If that file had no rows of its own, this generation ends where that one did. If rows are
+        # still away from an earlier file, the border has its mark then.
+        if self._border != border:
+            gaps.append((border, border))
+        # 1: no row counts as delivered only because it has no mark.
+        for gap in gaps:
             self._mark(*gap, RowState(State.AWAY, oldest_pending=1))
-        self._find()
+            self._oldest_pending[gap[1]] = 1
+        self.first, self._border = 1, border  # they are read again from the first
 
     def take(
         self, found: Arrival, there: Sequence[int], leased: Iterable[tuple[int, int]]
@@ -131,19 +134,15 @@ class AwayRows:
                 # after the last number that was known when this file began.
                 if span.value == _READY or span.value.state is State.AWAY:
                     self._mark(span.lo, span.hi, None)
-        oldest_pending = self._oldest_pending_of(found)
         for gap in present.gaps(lo, upto):
-            self._miss(*gap, oldest_pending)
+            self._miss(*gap, found)
         self.first = upto + 1
         return set(wanted)
 
     def end(self) -> None:
-        """Take note that no more can arrive: the numbers that were not found are unused."""
-        self._end_marks()
-        if self._uncounted:
-            spare = spare_below(self._border)
-            self._mark(spare, spare, UNCOUNTED)
-        self._find()
+        """Take note that no more can arrive: all numbers below the border have been looked for."""
+        self._mark(self._border, self._border, UNUSED)
+        self.first, self._border, self._oldest_pending = 1, 0, {}
 
     def parts_away(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The part of these rows that is away."""
@@ -160,17 +159,6 @@ class AwayRows:
     def _may_arrive(self, row: int) -> bool:
         mark = self._marks.value_at(row)
         return mark is None or mark.state not in {State.GONE, State.UNUSED}
-
-    def _end_marks(self) -> None:
-        for span in list(self._marks.where(_is_away)):
-            self._mark(span.lo, span.hi, UNUSED)
-
-    def _find(self) -> None:
-        """Begin with the first row: every start reads again all that is away."""
-        spans = list(self._marks.where(_is_away))
-        self.first, self._border = 1, spans[-1].hi if spans else 0
-        self._oldest_pending = spans[-1].value.oldest_pending if spans else None
-        self._uncounted = False
 
     def _adopt(
         self, marks: Iterable[Span[RowState]], lo: int, hi: int, present: RangeMap[bool]
@@ -196,34 +184,26 @@ class AwayRows:
                 for gap in undecided:
                     self._mark(*gap, mark)
 
-    def _oldest_pending_of(self, found: Arrival) -> int:
-        """The row below which a number without a row and without a mark was delivered."""
-        if found.first_without_marks is None:
-            return 0  # a delivered row has a mark there
-        if self._oldest_pending is not None:
-            return self._oldest_pending
-        # Nothing shows what was before the first row that was found. It counts as delivered; if it
-        # was not, the loss cannot be counted.
-        self._uncounted |= found.first_without_marks > 1
-        return found.first_without_marks
-
-    def _miss(self, lo: int, hi: int, oldest_pending: int) -> None:
+    def _miss(self, lo: int, hi: int, found: Arrival) -> None:
         """Mark rows that are in no file."""
         for span in list(self._marks.within(lo, hi)):
             mark = _IF_MISSED.get(span.value.state)
             if mark is not None:
                 self._mark(span.lo, span.hi, mark)
-        for gap in list(self._marks.gaps(lo, hi)):
-            self._miss_unmarked(*gap, oldest_pending)
+        for first, last in list(self._marks.gaps(lo, hi)):
+            while first <= last:
+                end = min(last, next_border(first))
+                self._miss_unmarked(first, end, found)
+                first = end + 1  # noqa: PLW2901 - the rest is of the next generation
 
-    def _miss_unmarked(self, lo: int, hi: int, oldest_pending: int) -> None:
-        """Mark numbers without a row and without a mark in any file. Two values divide them.
+    def _miss_unmarked(self, lo: int, hi: int, found: Arrival) -> None:
+        """Mark numbers of one generation without a row and without a mark in any file.
 
         ::
 
-            lo           oldest_pending           open_upto            hi
-            |-- delivered --|-- perhaps never used --|-- used and lost --|
-                PURGED               UNUSED                 DAMAGED
+            lo           oldest_pending                                     hi
+            |-- delivered --|-- perhaps never used, or used and lost --------|
+                PURGED               UNUSED              DAMAGED
 
         Delivered: every row below the oldest one that was pending.
 
@@ -233,15 +213,28 @@ class AwayRows:
 
         Used and lost: a file uses its numbers one by one, and a row or a mark follows these.
         """
-        # Up to the last border whose spare number is not above ``hi``.
-        open_upto = min(hi, border_up_to(hi + 1))
-        self._mark(lo, min(hi, oldest_pending - 1), PURGED)
-        from_pending = max(lo, oldest_pending)
-        if from_pending <= open_upto:
-            self._uncounted = True
-            self._mark(from_pending, open_upto, UNUSED)
-        self._mark(max(from_pending, open_upto + 1), hi, DAMAGED)
+        pending = max(lo, self._oldest_pending_of(lo, found))
+        self._mark(lo, min(hi, pending - 1), PURGED)
+        spare = spare_below(next_border(lo))
+        if hi < spare - 1 or (hi < spare and self._marks.value_at(spare) != UNCOUNTED):
+            self._mark(pending, hi, DAMAGED)
+        elif pending <= hi:
+            self._mark(pending, hi, UNUSED)
+            self._mark(spare, spare, UNCOUNTED)
 
-
-def _is_away(mark: RowState) -> bool:
-    return mark.state is State.AWAY
+    def _oldest_pending_of(self, row: int, found: Arrival) -> int:
+        """The row below which a number of this generation without row and mark was delivered."""
+        first = found.first_without_marks(row)
+        if first is None:
+            return 0  # a delivered row has a mark there
+        oldest = self._oldest_pending[min(hi for hi in self._oldest_pending if hi >= row)]
+        if oldest is None:
+            oldest = found.oldest_pending(row)
+        if oldest is not None:
+            return oldest
+        # Nothing shows what was before the first row that was found. It counts as delivered; if it
+        # was not, the loss cannot be counted.
+        if row < first:
+            spare = spare_below(next_border(row))
+            self._mark(spare, spare, UNCOUNTED)
+        return first

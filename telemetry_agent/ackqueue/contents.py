@@ -33,6 +33,7 @@ from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.streams import NO_END, STREAMS_MAX
 from telemetry_agent.model import Record, StreamAccount
+from telemetry_agent.tasks import give_way
 
 Place = Literal["stored", "in-flight", "delivered", "dead-letter", "gone"]
 """``stored``: only on this disk, as far as is known. ``gone``: not even there."""
@@ -304,6 +305,8 @@ class Contents:
                 if ledger.away.any or oldest < ledger.streams.first_row:
                     return [], None
                 accounts = ledger.streams.accounts(shared.last, shared.stream, seqs)
+                if accounts is None:
+                    give_way(shared.lock)
         if len(accounts) == STREAMS_MAX:  # the next report has others
             return accounts, None
         newest = shared.ask(lambda store: store.read_back(oldest - 1, ROWS_PER_READ))

@@ -26,12 +26,17 @@ def border_up_to(number: int) -> int:
     return number // _SIZE * _SIZE
 
 
+def border_before(number: int) -> int:
+    """The border that the generation of this number follows."""
+    return border_up_to(max(number, 1) - 1)
+
+
 def next_border(last: int) -> int:
     """Where the generation of the next file begins, after one whose last used number is ``last``.
 
     A file without rows of its own leaves its border to the next one, but 0 is left to none.
     """
-    return border_up_to(max(last, 1) - 1) + _SIZE
+    return border_before(last) + _SIZE
 
 
 def is_border(number: int) -> bool:

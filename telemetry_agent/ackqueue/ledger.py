@@ -20,7 +20,6 @@ gives them new numbers next to each other.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -42,9 +41,11 @@ from telemetry_agent.ackqueue.row_states import (
 from telemetry_agent.ackqueue.streams import Streams
 from telemetry_agent.model import Batch
 
+SPANS_PER_HOLD = 500
+"""Marks that are looked at under one hold of the memory lock, which takes some milliseconds."""
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+
+class Lease(NamedTuple):
     """The rows of a batch that is out."""
 
     ranges: list[tuple[int, int]]
@@ -83,8 +84,9 @@ class Ledger:
     # The disk
 
     def take_changes(self) -> dict[int, Span[RowState] | None]:
-        """Take the marks that the disk does not know, by first row. ``None``: there is none."""
-        changed, self._changed = self._changed, set()
+        """Take some marks that the disk does not know, by first row. ``None``: there is none."""
+        count = min(len(self._changed), SPANS_PER_HOLD)
+        changed = [self._changed.pop() for _ in range(count)]
         return {lo: self.marks.starting_at(lo) for lo in changed}
 
     def give_back_changes(self, marks: Iterable[int]) -> None:
@@ -93,18 +95,23 @@ class Ledger:
 
     def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
         """These marks are in the file now: memory keeps few of their reasons."""
+        reasoned = [
+            span
+            for span in marks
+            if span is not None
+            and span.value.state is State.ACK_FAILED
+            and span.value.reason is not None
+        ]
+        if not reasoned:
+            return
         known = [
             mark
             for mark, _ in self.marks.totals()
             if mark.state is State.ACK_FAILED and mark.reason is not None
         ]
         excess = set(known[REASONS_IN_MEMORY:])
-        for span in marks:
-            if (
-                span is not None
-                and span.value in excess
-                and self.marks.starting_at(span.lo) == span
-            ):
+        for span in reasoned:
+            if span.value in excess and self.marks.starting_at(span.lo) == span:
                 neighbours = map(self.marks.value_at, (span.lo - 1, span.hi + 1))
                 self.marks.paint(span.lo, span.hi, without_reason(*neighbours))
 
@@ -186,13 +193,31 @@ class Ledger:
 
     # Rows that are away
 
+    def mark_known(self, first: int, last: int) -> int:
+        """Give every row from ``first`` to ``last`` a mark, before ``send_away``; a part of them.
+
+        The file may still have an old mark for a row that memory knows to be ready, and in no
+        batch: to have no mark would not overrule it. Rows that are away get no READY mark, since
+        their state is not known.
+
+        Returns:
+            The last row that it came to.
+        """
+        spans = list(islice(self.marks.within(first, last), SPANS_PER_HOLD))
+        upto = spans[-1].hi if len(spans) == SPANS_PER_HOLD else last
+        # The new file is empty: it gets every mark.
+        self._changed.update(span.lo for span in spans)
+        parts = self.away.parts_here(first, upto)
+        for gap in [gap for part in parts for gap in self.marks.gaps(*part)]:
+            self._mark(*gap, RowState(State.READY))
+        return upto
+
     def send_away(self, last: int, border: int) -> None:
         """All rows up to ``last`` are in a file that was set aside; new ones follow the border."""
         self.away.begin(last, border)
         # The leases stay: the answers to them count, although the rows are in the old file.
         self.ready_rows = ReadyRows(newest=border)
-        # The new file is empty: it gets every mark.
-        self._changed = {span.lo for span in self.marks}
+        self._changed.update(span.lo for span in self.marks.within(last + 1))
         self.streams.all_changed()
 
     def arrive(self, found: Arrival, there: Sequence[int]) -> set[int]:
@@ -314,9 +339,17 @@ class Ledger:
     def oldest_pending(self) -> int | None:
         """The first row that is neither delivered, nor refused, nor gone."""
         rows = [lease.ranges[0][0] for lease in self.leases.values()]
-        rows += [span.lo for span in islice(self.ready_rows.free, 1)]
-        rows += [lo for lo, _ in self.in_state(State.UNACK, 1)]
+        rows += [span.lo for span in islice(self._in_state(State.UNACK), 1)]
+        if (free := self.ready_rows.free.first_row) is not None:
+            rows.append(free)
         return min(rows, default=None)
+
+    def oldest_pending_after(self, row: int) -> int | None:
+        """The same, of the rows after this one. It looks at every lease."""
+        ranges = list(chain.from_iterable(lease.ranges for lease in self.leases.values()))
+        ranges += [span[:2] for span in islice(self.ready_rows.free.within(row + 1), 1)]
+        ranges += self.in_state(State.UNACK, 1, row + 1)
+        return min((max(lo, row + 1) for lo, hi in ranges if hi > row), default=None)
 
     def _in_state(self, state: State, row: int = 1) -> Iterator[Span[RowState]]:
         return self.marks.where(lambda mark: mark.state is state, row)

@@ -78,8 +78,8 @@ class AckQueue:
                 0: ``put`` commits before it returns. Otherwise a ``Committer`` or the caller does.
             keep_delivered_s: How long a delivered fix is kept; see ``Bounds.purge``.
             limits: How much of the disk it may use; no limit by default.
-            max_uncommitted: How many fixes memory holds while the disk refuses to write. Beyond it
-                the oldest are lost, and counted.
+            max_uncommitted: How many fixes memory holds while none is committed. Beyond it the
+                oldest are lost, and counted.
             clock: The machine's clocks.
             connect: Opens the database file.
 
@@ -310,10 +310,10 @@ class AckQueue:
         shared = self.shared
         with shared.lock:
             waiting, ready_rows = shared.writer.oldest, shared.ledger.ready_rows
+            if waiting is None or shared.writer.refused:
+                return shared.writer.refused
             others = ready_rows.live() if live_first else ready_rows.free.total
-            if waiting is None or not others or shared.writer.refused:
-                return True
-            return waiting[0] + _FRESH_S < shared.clock.monotonic_s()
+            return not others or waiting[0] + _FRESH_S < shared.clock.monotonic_s()
 
     def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
         shared = self.shared

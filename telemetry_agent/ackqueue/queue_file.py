@@ -27,6 +27,7 @@ class QueueFile:
         self._is_aside = self._is_written_again = False
         self._limits: tuple[int, int] | None = None
         self._inodes: dict[Path, int] = {}
+        self._copy_inode: int | None = None
         make_directories(path)
         self.lock = QueueLock(path)
         try:
@@ -81,8 +82,8 @@ class QueueFile:
         path = self._path
         inodes: dict[Path, int] = {}
         for file in (set_aside_files.log_of(path), set_aside_files.index_of(path), path):
-            with suppress(OSError):
-                inodes[file] = file.stat().st_ino
+            if (inode := _inode(file)) is not None:
+                inodes[file] = inode
         return inodes
 
     def _is_in_place(self) -> bool:
@@ -100,13 +101,15 @@ class QueueFile:
         """
         if not self._is_written_again:
             now = self._inodes_now
-            others = [file for file, inode in now.items() if inode != self._inodes.get(file)]
             # Before there is a copy: after a kill it is carried over into the file that is here.
-            if self._path in others:
-                foreign = set_aside_files.put_by(self._path, others)
-                log.error("what was in the place of %s is %s now", self._path, foreign)
-            self.store.copy_to(set_aside_files.copy_of(self._path))
+            self._put_by([file for file, inode in now.items() if inode != self._inodes.get(file)])
+            copy = set_aside_files.copy_of(self._path)
+            if _inode(copy) != self._copy_inode:
+                self._put_by([copy])
+            self.store.copy_to(copy)
+            self._copy_inode = _inode(copy)
             set_aside_files.put_in_place(self._path)
+            self._copy_inode = None
             self._is_written_again = True
         # What is closed cannot be copied again. So it stays open until the copy is in its place,
         # and if that cannot be opened, only this is tried again.
@@ -115,12 +118,23 @@ class QueueFile:
         self._open()
         self._is_written_again = False
 
+    def _put_by(self, others: list[Path]) -> None:
+        if others:
+            foreign = set_aside_files.put_by(self._path, others)
+            log.error("what was in the place of %s is %s now", others[-1], foreign)
+
     def _open(self) -> None:
         self.store = Store(self._path, self._connect)
         if self._limits is not None:
             self.store.limit(*self._limits)
         self._inodes.clear()
         self._is_in_place()
+
+
+def _inode(file: Path) -> int | None:
+    with suppress(OSError):
+        return file.stat().st_ino
+    return None
 
 
 def _say_moved(file: Path) -> None:

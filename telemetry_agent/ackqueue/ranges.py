@@ -15,7 +15,6 @@ last ends one. Every change goes through ``paint``, which restores it.
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, pairwise
 from typing import Generic, NamedTuple, TypeVar
 
 V = TypeVar("V")
@@ -23,7 +22,8 @@ V = TypeVar("V")
 _PAGE_BITS, _CODE_BITS = 13, 32
 _PLACES, _CODES = (1 << _PAGE_BITS) - 1, (1 << _CODE_BITS) - 1
 _NO_VALUE = 0
-_ABOVE_ALL = 1 << 64
+ABOVE_ALL = 1 << 64
+"""A row number above all others."""
 
 
 class Span(NamedTuple, Generic[V]):
@@ -60,22 +60,28 @@ class RangeMap(Generic[V]):
             The first row of each span that came, went or changed.
         """
         code = self._code(value)
-        if code and (first := self._append(lo, hi, code)) is not None:
+        if code != _NO_VALUE and (first := self._append(lo, hi, code)) is not None:
             return {first}
         old = list(self._touching(lo - 1, hi + 1))
-        before, after = (
-            next((span.value for span in old if span.lo <= row <= span.hi), _NO_VALUE)
-            for row in (lo - 1, hi + 1)
-        )
+        left = [(first, min(last, lo - 1), other) for first, last, other in old if first < lo]
+        right = [(max(first, hi + 1), last, other) for first, last, other in old if last > hi]
+        before = left[0][2] if left else _NO_VALUE
+        after = right[0][2] if right else _NO_VALUE
+        new = [*left, *right]
+        if code != _NO_VALUE:
+            start = left.pop()[0] if code == before else lo
+            end = right.pop()[1] if code == after else hi
+            new = [*left, (start, end, code), *right]
+        for first, last, other in new:  # before what goes, so that no code in use is given up
+            self._count(other, last - first + 1)
+        for first, last, other in old:
+            self._count(other, first - last - 1)
         self._erase(lo, hi + 1)
         if code != before:
             self._insert(lo, code)
         if code != after:
             self._insert(hi + 1, after)
-        self._count(code, hi - lo + 1)
-        for span in old:
-            self._count(span.value, min(0, max(lo, span.lo) - min(hi, span.hi) - 1))
-        return {span.lo for span in {*old} ^ {*self._touching(lo - 1, hi + 1)}}
+        return {first for first, _, _ in {*old} ^ {*new}}
 
     def starting_at(self, lo: int) -> Span[V] | None:
         """The span whose first row is ``lo``."""
@@ -89,10 +95,11 @@ class RangeMap(Generic[V]):
 
     def span_at(self, row: int) -> Span[V] | None:
         """The span that one row is in."""
-        span = next(self._touching(row, row), None)
-        return span and Span(span.lo, span.hi, self._values[span.value])
+        for first, last, code in self._touching(row, row):
+            return Span(first, last, self._values[code])
+        return None
 
-    def within(self, lo: int, hi: int = _ABOVE_ALL) -> Iterator[Span[V]]:
+    def within(self, lo: int, hi: int = ABOVE_ALL) -> Iterator[Span[V]]:
         """The spans, or parts of them, from row ``lo`` to ``hi``."""
         for first, last, code in self._touching(lo, hi):
             yield Span(max(lo, first), min(hi, last), self._values[code])
@@ -110,20 +117,33 @@ class RangeMap(Generic[V]):
         """The spans with such values, or parts of them, from that row on."""
         codes = {code for value, code in self._codes.items() if holds(value)}
         if codes:
-            for lo, hi, code in self._touching(row, _ABOVE_ALL):
+            for lo, hi, code in self._touching(row, ABOVE_ALL):
                 if code in codes:
                     yield Span(max(lo, row), hi, self._values[code])
 
+    @property
+    def first_row(self) -> int | None:
+        """The first row that has a value."""
+        return self._row(0, 0) if self._pages else None
+
+    @property
+    def end(self) -> int:
+        """The row behind the last one that has a value; 0: none has one."""
+        return self._row(-1, -1) if self._pages else 0
+
     def __iter__(self) -> Iterator[Span[V]]:
-        return self.within(0)
+        for first, last, code in self._touching(0, ABOVE_ALL):
+            yield Span(first, last, self._values[code])
 
     def __reversed__(self) -> Iterator[Span[V]]:
-        return self.descending(_ABOVE_ALL)
+        return self.descending(ABOVE_ALL)
 
     def descending(self, row: int) -> Iterator[Span[V]]:
         """The spans that begin at this row or before, the last one first."""
         at, place = self._find(row)
-        hi = next((start - 1 for start, _ in islice(self._boundaries(row), 1, 2)), row)
+        hi = row
+        if row < self.end:
+            hi = next((last for _, last, _ in self._touching(row, row)), row)
         while at >= 0:
             keys, page = self._pages[at], self._numbers[at] << _PAGE_BITS
             for index in range(place, -1, -1):
@@ -163,22 +183,26 @@ class RangeMap(Generic[V]):
 
     # Boundaries
 
-    def _touching(self, lo: int, hi: int) -> Iterator[Span[int]]:
-        """The spans that hold a row from ``lo`` to ``hi``, whole, with their codes."""
-        for (first, code), (end, _) in pairwise(self._boundaries(lo)):
-            if first > hi:
-                return
-            if code != _NO_VALUE and end > lo:
-                yield Span(first, end - 1, code)
-
-    def _boundaries(self, row: int) -> Iterator[tuple[int, int]]:
-        """Row and code of the last one up to this row, if there is one, and of all behind it."""
-        at, place = self._find(row)
+    def _touching(self, lo: int, hi: int) -> Iterator[tuple[int, int, int]]:
+        """The spans that hold a row from ``lo`` to ``hi``, whole: first row, last row, code."""
+        if lo >= self.end:  # most questions are about rows behind all others
+            return
+        at, place = self._find(lo)
+        first, code = lo, _NO_VALUE
         for index in range(max(0, at), len(self._pages)):
             keys, page = self._pages[index], self._numbers[index] << _PAGE_BITS
-            for key in range(place, len(keys)):
-                yield page + (keys[key] >> _CODE_BITS), keys[key] & _CODES
+            for turn in range(place, len(keys)):
+                key = keys[turn]
+                row = page + (key >> _CODE_BITS)
+                if code != _NO_VALUE:
+                    yield first, row - 1, code
+                if row > hi:
+                    return
+                first, code = row, key & _CODES
             place = 0
+
+    def _row(self, at: int, place: int) -> int:
+        return (self._numbers[at] << _PAGE_BITS) + (self._pages[at][place] >> _CODE_BITS)
 
     def _find(self, row: int) -> tuple[int, int]:
         """Page and place of the last one up to this row; (-1, 0): there is none."""
@@ -203,17 +227,15 @@ class RangeMap(Generic[V]):
         if not self._pages:
             self._insert(lo, code)
         else:
-            keys = self._pages[-1]
-            end = (self._numbers[-1] << _PAGE_BITS) + (keys[-1] >> _CODE_BITS)
+            keys, end = self._pages[-1], self.end
             if lo < end:
                 return None
             if lo > end:
                 self._insert(lo, code)
             else:
-                at = -1 if len(keys) > 1 else -2
-                last = self._pages[at][-2 if at == -1 else -1]
-                if last & _CODES == code:  # it joins the last span
-                    first = (self._numbers[at] << _PAGE_BITS) + (last >> _CODE_BITS)
+                at, place = (-1, -2) if len(keys) > 1 else (-2, -1)
+                if self._pages[at][place] & _CODES == code:  # it joins the last span
+                    first = self._row(at, place)
                     keys.pop()
                     if not keys:
                         del self._pages[-1], self._numbers[-1]

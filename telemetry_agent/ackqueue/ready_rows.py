@@ -5,9 +5,11 @@ backlog. A batch is taken from one side of that line only. Handing out moves the
 batch of the newest live rows leaves behind is backlog from then on.
 """
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.ranges import RangeMap, Span
+from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
 
 NO_BATCH = 0
 """The value of a row that any batch may hold. Other values are the number of a batch that got no
@@ -45,6 +47,8 @@ class ReadyRows:
 
     def live(self) -> int:
         """How many of them are live."""
+        if self.free.end - 1 <= self.newest:  # the usual answer, without a search
+            return 0
         count = 0
         for span in reversed(self.free):
             if span.hi <= self.newest:
@@ -70,14 +74,15 @@ class ReadyRows:
 
         At most ``limit``, except for the rows of an earlier batch, which come whole.
         """
-        oldest = next(iter(self.free), None)
-        if oldest is None:
-            return None
         if live_first and self.live():
             return Plan(self._newest(limit), live=True, newest_first=True)
+        spans = iter(self.free)
+        oldest = next(spans, None)
+        if oldest is None:
+            return None
         if oldest.value != NO_BATCH:
             return Plan(self.batch(oldest.value), live=False, batch=oldest.value)
-        return Plan(self._oldest(oldest, limit), live=oldest.lo > self.newest)
+        return Plan(self._oldest(oldest, spans, limit), live=oldest.lo > self.newest)
 
     def _newest(self, limit: int) -> list[tuple[int, int]]:
         ranges: list[tuple[int, int]] = []
@@ -89,13 +94,17 @@ class ReadyRows:
             limit -= span.hi - lo + 1
         return ranges[::-1]
 
-    def _oldest(self, oldest: Span[int], limit: int) -> list[tuple[int, int]]:
-        end = self.newest if oldest.lo <= self.newest else None
+    def _oldest(
+        self, oldest: Span[int], others: Iterator[Span[int]], limit: int
+    ) -> list[tuple[int, int]]:
+        end = self.newest if oldest.lo <= self.newest else ABOVE_ALL
         ranges: list[tuple[int, int]] = []
-        for span in self.free:
-            if not limit or span.value != NO_BATCH or (end is not None and span.lo > end):
+        for lo, hi, batch in chain([oldest], others):
+            if batch != NO_BATCH or lo > end:
                 break
-            hi = min(span.hi, span.lo + limit - 1, span.hi if end is None else end)
-            ranges.append((span.lo, hi))
-            limit -= hi - span.lo + 1
+            last = min(hi, lo + limit - 1, end)
+            ranges.append((lo, last))
+            limit -= last - lo + 1
+            if not limit:
+                break
         return ranges

@@ -31,7 +31,7 @@ from telemetry_agent.ackqueue.file.rows import (
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError
 from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
-from telemetry_agent.ackqueue.generations import next_border
+from telemetry_agent.ackqueue.generations import border_up_to, next_border
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.queue_file import QueueFile
 from telemetry_agent.ackqueue.ranges import runs
@@ -39,7 +39,7 @@ from telemetry_agent.ackqueue.row_states import DAMAGED
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix, Record
-from telemetry_agent.tasks import FairLock
+from telemetry_agent.tasks import FairLock, give_way
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ class SharedState:
         self._find_oldest()
         with self.lock:
             self.ready.notify_all()
-        if refusal is None:
+        if refusal is None and self._waiting_for_room:
             self.ring_for_room()
         return refusal
 
@@ -317,6 +317,10 @@ class SharedState:
         except StorageError as error:
             return error
         with self.lock:
+            marked = 0
+            while marked < self.committed:
+                marked = self.ledger.mark_known(marked + 1, self.committed)
+                give_way(self.lock)
             border = next_border(self.last)
             if not isinstance(why, TakenError):
                 # The old file may hold these rows although the disk reported a refusal. Here they
@@ -335,10 +339,11 @@ class SharedState:
     def write_summary(self, *, clean: bool = False) -> None:
         """Write beside the file what is in it, for the case that it is found empty."""
         with self.lock:
-            oldest = 1 if self.ledger.away.any else self.ledger.oldest_pending()
+            away = self.ledger.away.any
+            oldest = self.ledger.oldest_pending_after(border_up_to(self.last) if away else 0)
             last = self.committed  # only these are missing if the file is found empty
             run = self.ledger.streams.last
-            self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, run))
+            self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, away, run))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""

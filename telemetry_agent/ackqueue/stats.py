@@ -48,10 +48,10 @@ class QueueStats:
     ``ack_failed``."""
     lost: Mapping[str, int]
     """Reason -> count, never reset: ``damaged`` (not as it was stored), ``uncounted`` (at least
-    this many: the end of the log, or a whole file, is gone), ``memory`` (the disk refused for too
-    long), ``discarded`` (a dead letter that the user deleted), ``expired`` (older than
-    ``max_age``); and if there was no room ``thinned``, ``dropped`` (the oldest), ``full`` (not
-    recorded), ``refused`` (a dead letter)."""
+    this many: the end of the log, or a whole file, is gone), ``memory`` (it was full, because
+    nothing was committed for too long), ``discarded`` (a dead letter that the user deleted),
+    ``expired`` (older than ``max_age``); and if there was no room ``thinned``, ``dropped`` (the
+    oldest), ``full`` (not recorded), ``refused`` (a dead letter)."""
     oldest_pending_ms: int | None
     """GNSS time of the oldest recorded fix that is neither delivered nor a dead letter."""
     file_bytes: int

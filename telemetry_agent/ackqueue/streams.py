@@ -81,7 +81,7 @@ class _Prefix:
         self.next_row = span.hi + 1
         if span.value.state is State.UNUSED:
             return
-        # Not behind a used number, UNCOUNTED is a place-holder that no fix had (``AwayRows.end``).
+        # Not behind a used number, UNCOUNTED is a place-holder that no fix had (``AwayRows``).
         # The lost rows are of this run only if a later fix of it follows.
         if span.value == UNCOUNTED and self.last_used != span.lo - 1:
             self.uncertain += span.size

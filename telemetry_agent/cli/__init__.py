@@ -1,5 +1,6 @@
 """The command line: one module for each command; ``group`` finds them."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -13,13 +14,18 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 def main(args: list[str] | None = None) -> None:
     """Run one command and exit. A fault that a user can cause is one line on standard error."""
-    _open_closed()
+    _prepare_streams()
     try:
         result = _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
         known = error if isinstance(error, AgentError) else out_of_memory(error)
+        if isinstance(error, UnicodeEncodeError):
+            known = AgentError(
+                f"the locale (encoding {error.encoding}) has no such file name: {error.object!r}",
+                "set LC_ALL=C.UTF-8",
+            )
         if known is None and isinstance(error, OSError):
             # Commands handle the files that they open, so this is standard output.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -28,7 +34,8 @@ def main(args: list[str] | None = None) -> None:
             known = StorageError(f"cannot write the output: {error.strerror}")
         if known is None:
             raise
-        sys.stderr.write(f"{_priority()}{PROGRAM}: {known}\n")
+        with contextlib.suppress(OSError):  # the exit status says it too
+            sys.stderr.write(f"{_priority()}{PROGRAM}: {known}\n")
         sys.exit(known.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
 
@@ -49,11 +56,17 @@ def _run(args: list[str]) -> Any:
     return run(config)
 
 
-def _open_closed() -> None:
-    """Open the standard streams that the caller has closed: another file would take their place."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+def _prepare_streams() -> None:
+    """Let every command have three streams that take any text.
+
+    What the caller has closed becomes /dev/null, before another file gets its descriptor.
+    """
+    for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - for good
+            # Also for stdin: reading from it fails, as from a closed one.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - kept open
+    # A file name may have bytes that are not text.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
 def _priority() -> str:

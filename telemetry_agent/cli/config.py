@@ -15,14 +15,14 @@ from telemetry_agent.errors import StorageError
 
 @click.group()
 def command() -> None:
-    """Show and check the config."""
+    """Show and check the config, or remove its kept copy."""
 
 
 @command.command()
 @config_option
 @json_option
 def show(config_path: Path | None, as_json: bool) -> None:
-    """Show the config in effect, with secrets masked, and where each value comes from."""
+    """Show the config in effect and where each value comes from. Secrets are masked."""
     loaded = loader.load(config_path)
     rows = {
         key: {
@@ -44,7 +44,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def check(config_path: Path | None, as_json: bool) -> None:
-    """Check the config; if it is invalid, print the reason and exit with status 78."""
+    """Check the config. If it is invalid, print the reason and exit with status 78."""
     loaded = loader.load(config_path)
     for note in loaded.notes:
         say(note)
@@ -57,9 +57,10 @@ def check(config_path: Path | None, as_json: bool) -> None:
 
 @command.command()
 def forget() -> None:
-    """Remove the copy of the last good config, before an image of this machine is cloned.
+    """Remove the copy of the last good config.
 
-    The service uses the copy while the config is invalid. The next start or reload makes it again.
+    Do this before an image of this machine is cloned. The service uses the copy while the config is
+    invalid. The next start or reload makes it again.
     """
     try:
         if STATE_DIRECTORY.exists():

@@ -17,6 +17,7 @@ from telemetry_agent.model import Fix
 
 _READ_BYTES = 65536
 _GZIP = b"\x1f\x8b"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # what PowerShell writes behind a `>`
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - days are counted, no instants
 _DATE = "`--date YYYY-MM-DD` gives this recording a day"
 
@@ -78,6 +79,11 @@ def _why_nothing(decoder: Decoder, begin: bytes) -> tuple[str, str] | None:
     if begin.startswith(_GZIP):
         return "compressed", (
             "no NMEA sentence found, the input is compressed: zcat FILE | telemetry-agent decode"
+        )
+    if begin.startswith(_UTF_16):
+        return "utf-16", (
+            "no NMEA sentence found, the input is UTF-16 text: "
+            "iconv -f UTF-16 -t UTF-8 FILE | telemetry-agent decode"
         )
     if name := protocol(begin):
         return "binary", (

@@ -58,6 +58,7 @@ _WIDTH = 80
 )
 @click.option(
     "--speed",
+    metavar="N",
     type=click.IntRange(1, 100),
     default=6,
     show_default=True,

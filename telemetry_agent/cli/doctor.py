@@ -37,7 +37,6 @@ def command(config_path: Path | None, *, as_json: bool, send: bool) -> int:
     It takes less than 15 s, with or without a running agent, and changes nothing. The endpoint
     gets a request without a position. Exit status 1 if a check failed.
     """
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # signs need no UTF-8
     logging.disable()  # the findings report what the parts log
     counts: Counter[Verdict] = Counter()
     found: list[Finding] = []

@@ -35,16 +35,19 @@ from telemetry_agent.export.trips import ParkingRule
 @click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
 @click.option(
     "--day",
+    metavar="YYYY-MM-DD",
     type=click.DateTime(["%Y-%m-%d"]),
-    help="One day in this machine's time zone, such as 2026-11-23.",
+    help="One day in this machine's time zone.",
 )
 @click.option(
     "--trip",
+    metavar="N",
     type=click.IntRange(1),
     help="One trip: 1 is the newest. A trip ends when the device parks.",
 )
 @click.option(
     "--output",
+    metavar="PATH",
     type=click.Path(path_type=Path),
     help="A file, or a folder, where the name is device and date. Default: standard output.",
 )

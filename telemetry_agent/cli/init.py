@@ -88,21 +88,33 @@ class _Answers:
 @click.option(
     "--config",
     "path",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     default=DEFAULT_PATHS[0],
     show_default=True,
     help="The file to write.",
 )
-@click.option("--device", help="This device's name.")
-@click.option("--source", help="The receiver, as gps.source.")
-@click.option("--baud", type=int, help="Its baud rate. Default: found by listening.")
+@click.option("--device", metavar="NAME", help="This device's name.")
+@click.option("--source", metavar="SOURCE", help="The receiver, as gps.source.")
+@click.option(
+    "--baud", metavar="BAUD", type=int, help="Its baud rate. Default: found by listening."
+)
 @click.option(
     "--server",
     type=click.Choice(list(SERVERS)),
     help="The kind of server (docs/servers.md). Default: recognised by its URL or answer.",
 )
-@click.option("--url", help="The endpoint. For a known kind of server its address is enough.")
-@click.option("--token-file", type=click.Path(path_type=Path), help="A file with the API key.")
+@click.option(
+    "--url",
+    metavar="URL",
+    help="The endpoint. For a known kind of server its address is enough.",
+)
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A file with the API key.",
+)
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
 @click.option(
     "--start/--no-start",
@@ -112,6 +124,7 @@ class _Answers:
 @click.option(
     "--wait",
     "wait_s",
+    metavar="DURATION",
     default="60s",
     show_default=True,
     callback=duration_callback,

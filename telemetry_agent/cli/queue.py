@@ -47,7 +47,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
         settings = loader.load(config_path).settings
     except AgentError as error:
         try:  # the service may run with its last good config
-            (counts,) = client.ask(None, question)
+            (counts,) = client.ask(None, question, say)
         except client.NoAgentError:
             raise error from None
         say_of_service(error, config_path)
@@ -71,13 +71,14 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 @click.option("--state", type=click.Choice(_STATES), help="Only fixes in this state. Default: all.")
 @click.option(
     "--limit",
+    metavar="N",
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="How many to show, from the oldest on; 0: all.",
+    help="How many to show; 0: all.",
 )
 def fixes(config_path: Path | None, *, as_json: bool, state: str | None, limit: int) -> None:
-    """List the fixes in the order of recording: name, time, state, reason."""
+    """List the fixes, the oldest first: name, time, state, reason."""
     question = {"ask": "queue list", "state": state, "limit": limit + 1 if limit else None}
     for shown, fix in enumerate(ask(_settings(config_path), question, note=say)):
         if shown and shown == limit:
@@ -95,7 +96,9 @@ def fixes(config_path: Path | None, *, as_json: bool, state: str | None, limit: 
 def _named(function: F) -> F:
     """Dead letters by name, or all of them."""
     names = click.argument("names", nargs=-1, metavar="[NAME…]", callback=_read_names)
-    return names(click.option("--all", "everything", is_flag=True, help="All.")(function))
+    return names(
+        click.option("--all", "everything", is_flag=True, help="All dead letters.")(function)
+    )
 
 
 def _read_names(
@@ -147,7 +150,7 @@ def discard(
     everything: bool,
     yes: bool,
 ) -> None:
-    """Delete dead letters. They count as lost from then on."""
+    """Delete dead letters, which count as lost from then on."""
     which = _which(names, everything=everything)
     if not yes:
         if not sys.stdin.isatty():
@@ -177,7 +180,7 @@ def _change(
 @command.command()
 @config_option
 @json_option
-@click.option("--since", metavar="TIME", callback=instant_callback)
+@click.option("--since", metavar="TIME", callback=instant_callback, help="From this time on.")
 @click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
 @click.option("--stream", metavar="STREAM", help="Of this stream, by seq.")
 @click.option("--from", "first", metavar="SEQ", type=click.IntRange(1), help="The first one.")
@@ -192,11 +195,12 @@ def resend(
     first: int | None,
     last: int | None,
 ) -> None:
-    """Send delivered fixes again, under their own names, as far as they are kept.
+    """Send delivered fixes again, as far as they are kept.
 
-    Either by time, --since and --until: TIME is a fix's own time such as 2026-11-23T12:35:19Z, or
-    a time before the newest fix: 2h. Or by name, --stream, --from and --to, as `receive --audit`
-    names what an endpoint misses.
+    They keep their names, so an endpoint that has them already ignores them. Choose them either by
+    time, --since and --until: TIME is a fix's own time such as 2026-11-23T12:35:19Z, or a time
+    before the newest fix: 2h. Or by name, --stream, --from and --to, as `receive --audit` names
+    what an endpoint misses.
     """
     names = {"stream": stream, "from": first, "to": last}
     given = [value for value in names.values() if value is not None]

@@ -57,6 +57,7 @@ _STOPS = {signal.SIGINT, signal.SIGTERM}
     help="Do not listen: report for each device until when it is complete, or what is missing. "
     "Exit status 1 if fixes are missing.",
 )
+@click.option("--json", "as_json", is_flag=True, help="With --audit: report as JSON.")
 def command(
     listen: str,
     db: Path,
@@ -65,6 +66,7 @@ def command(
     *,
     asks_again: bool,
     audit: bool,
+    as_json: bool,
 ) -> int:
     """The reference endpoint: stores each fix once.
 
@@ -73,7 +75,7 @@ def command(
     account for are here, and GET /openapi.json describes the endpoint.
     """
     if audit:
-        return _audit(db)
+        return _audit(db, as_json=as_json)
     # Before any thread starts, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     faults = [Fault.parse(pattern) for pattern in patterns]
@@ -93,15 +95,17 @@ def command(
     return 0
 
 
-def _audit(db: Path) -> int:
+def _audit(db: Path, *, as_json: bool) -> int:
     if not db.exists():
         raise StorageError(
             f"the database {db} does not exist: name the database of `receive` with --db"
         )
     with closing(FixDatabase(db)) as database:
         audits = database.audits()
-    for each in audits:
-        click.echo("\n".join(lines(each)))
-    if not audits:
+    if as_json:
+        click.echo(json.dumps(audits))
+    elif not audits:
         click.echo("no agent has sent an account of its streams yet")
+    else:
+        click.echo("\n".join(line for each in audits for line in lines(each)))
     return 0 if all(each["complete"] for each in audits) else 1

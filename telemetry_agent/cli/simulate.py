@@ -30,12 +30,13 @@ from telemetry_agent.lab.simulator import Simulator, replay
 )
 @click.option(
     "--rate",
+    metavar="HZ",
     type=click.FloatRange(0, 100),
     default=1.0,
     show_default=True,
-    help="Epochs per second, e.g. 10; 0: as fast as the reader takes them.",
+    help="Epochs per second; 0: as fast as the reader takes them.",
 )
-@click.option("--count", type=click.IntRange(1), help="End after N epochs were read.")
+@click.option("--count", metavar="N", type=click.IntRange(1), help="End after N epochs were read.")
 def command(link: Path | None, recording: Path | None, rate: float, count: int | None) -> None:
     """A GNSS receiver on a pty.
 

@@ -17,7 +17,6 @@ from telemetry_agent.daemon import client
 from telemetry_agent.disks import size
 from telemetry_agent.errors import AgentError
 from telemetry_agent.snapshot import (
-    PROTOCOL,
     AtRest,
     Counts,
     QueueView,
@@ -115,11 +114,8 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
         yield f"telemetry-agent {view.version}, {view.device}, running for {span(view.uptime_s)}"
         if view.version != __version__:
             yield f"note:      restart the service to run {__version__}, which is installed"
-        if view.protocol != PROTOCOL:
-            yield (
-                f"note:      this command understands protocol {PROTOCOL}, the agent speaks "
-                f"{view.protocol}: some of this may be missing; restart the service"
-            )
+        if (note := snapshot.other_protocol(view.protocol)) is not None:
+            yield f"note:      {note}"
         yield from _troubles(view)
         yield f"recording: {_receiver(view.receiver)}"
         yield f"uploading: {_upload(view.upload)}"
@@ -196,7 +192,7 @@ def _upload(upload: UploadView) -> str:
         return f"not tried yet ({upload.host})"
     text = f"{upload.state} for {span(upload.state_s)}"
     if upload.state != "ok":
-        text += f": {upload.last_error}" if upload.last_error is not None else ""
+        text += f": {upload.last_error or _ASK_WITH_SUDO}"
         if upload.next_attempt_s is not None:
             text += f"; next attempt in {span(upload.next_attempt_s)}"
     text += f"; {upload.delivered:,} delivered"

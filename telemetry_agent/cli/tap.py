@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import config_option, duration_callback, json_option
+from telemetry_agent.cli.options import config_option, duration_callback, json_option, say
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
@@ -19,15 +19,21 @@ _LINE_MAX = 4096  # a binary protocol has no lines
 @click.command()
 @config_option
 @json_option
-@click.option("--for", "for_s", metavar="DURATION", callback=duration_callback, help="E.g. 60s.")
+@click.option(
+    "--for",
+    "for_s",
+    metavar="DURATION",
+    callback=duration_callback,
+    help="How long, such as 60s. Default: until Ctrl-C.",
+)
 def command(config_path: Path | None, *, as_json: bool, for_s: float | None) -> None:
-    """Show what the receiver sends, line by line, until Ctrl-C.
+    """Show what the receiver sends, line by line.
 
     The agent continues to record. If you read too slowly, lines are left out, with a note.
     """
     path = loader.load(config_path).settings.queue.path
     try:
-        for line in _lines(client.ask(path, {"ask": "tap", "for_s": for_s})):
+        for line in _lines(client.ask(path, {"ask": "tap", "for_s": for_s}, say)):
             if as_json:
                 click.echo(json.dumps({"line": line.rstrip("\r\n")}))
             else:

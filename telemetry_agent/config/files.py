@@ -30,6 +30,17 @@ from telemetry_agent.small_files import ANSWER_S, no_answer, read_small_file
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 QUEUE_PATH = Path("/var/lib/telemetry-agent/queue.db")
+_TOML_REMEDIES = {
+    "Invalid value": 'write a text as "…", in straight quotation marks; true and false in small '
+    "letters",
+    "Illegal character": 'end the text with a quotation mark: "…"',
+    "Unescaped": "write a text with backslashes as '…'",
+    "Expected newline": 'write one key = value in a line, a text or a duration as "…"',
+    "Cannot declare": "keep one table of each name, with all its keys",
+    "Cannot overwrite": "keep one line of this key",
+    "": 'a line is [table], key = "text", key = number, or # comment',
+}
+"""What the parser says first -> what to do about it."""
 _DESCRIPTORS = {Path("/dev/fd"), Path("/proc/self/fd")}
 
 
@@ -187,7 +198,8 @@ def _read(path: Path, read: Callable[[], bytes]) -> str:
         raise ResourceError(f"cannot read the config {path}: {error.strerror}", remedy) from None
     except UnicodeDecodeError:
         raise UnreadableConfigError(
-            f"the config {path} is not valid TOML: it is not text in UTF-8"
+            f"the config {path} is not valid TOML: it is not text in UTF-8",
+            "save it as UTF-8 in the editor",
         ) from None
 
 
@@ -202,7 +214,11 @@ def parsed(file: str, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # numbers and lists may be too long or deep
-        raise UnreadableConfigError(f"the config {file} is not valid TOML: {error}") from None
+        said = str(error)
+        remedy = next(text for begin, text in _TOML_REMEDIES.items() if said.startswith(begin))
+        raise UnreadableConfigError(
+            f"the config {file} is not valid TOML: {said}", remedy
+        ) from None
 
 
 def merge(layer: Mapping[str, Any], into: dict[str, Any]) -> None:

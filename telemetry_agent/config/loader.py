@@ -74,6 +74,16 @@ def _model() -> type[BaseSettings]:
 
 
 _MODEL = _model()
+_KINDS = {
+    "string": "must be a text in quotation marks",
+    "path": "must be a path in quotation marks",
+    "bool": "must be true or false",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "tuple": 'must be a list, ["…"] (in an environment variable: as JSON)',
+    "dict": 'must be a table, {NAME = "…"} (in an environment variable: as JSON)',
+}
+"""The beginning of pydantic's name of a fault -> what is allowed."""
 
 
 def load(path: Path | None = None) -> LoadedConfig:
@@ -174,13 +184,16 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     )  # without list positions
     unknown = f" is not a key of the config{_suggestion(key)}"
     text = {
-        "missing": " is missing",
+        "missing": f" is missing: set it below [{key.rpartition('.')[0]}]",
         "extra_forbidden": unknown,
         "unexpected_keyword_argument": unknown,
     }.get(first["type"])
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    reason = _KINDS.get(first["type"].partition("_")[0], reason)
     if first["type"] == "dataclass_type":
         reason = f"must be a table, [{key}]"
+    if key == "upload.format":
+        reason += "; `sudo telemetry-agent init` knows the format of each kind of server"
     if text is None and first["loc"][:2] == ("upload", "headers"):
         text = f": {reason}"  # the value may be a secret
     elif text is None and isinstance(first["input"], dict):
@@ -189,14 +202,20 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     elif text is None:
         value = first["input"]
         text = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
-    place = f" [{origins[key]}]" if key in origins else ""
+    # An unknown table has no origin of its own, but its keys have.
+    origin = next((origins[one] for one in origins if f"{one}.".startswith(f"{key}.")), "")
+    place = f" [{origin}]" if origin else ""
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return ConfigError(f"config: {key}{text}{place}{more}")
 
 
 def _suggestion(key: str) -> str:
-    close = difflib.get_close_matches(key, known_keys(), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    known, name = known_keys(), key.rpartition(".")[2]
+    close = [one for one in known if one.endswith(f".{name}")]  # the right key in another table
+    if not close and name == key:
+        close = [f"[{table}]" for table in difflib.get_close_matches(key, _MODEL.model_fields, n=1)]
+    close = close or difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def json_schema() -> dict[str, Any]:

@@ -115,11 +115,17 @@ class SamplingSettings(_Section):
     drop_quality: Qualities = ()
 
 
+def _not_below_home(path: Path) -> Path:
+    if path.parts[:1] == ("~",):
+        raise ValueError("must be a full path: ~ is not replaced")
+    return path
+
+
 @dataclass(frozen=True)
 class QueueSettings(_Section):
     """Where fixes are stored."""
 
-    path: FilePath = QUEUE_PATH
+    path: Annotated[FilePath, Checks(_not_below_home)] = QUEUE_PATH
     commit_every_s: Duration = 1.0
     max_size_bytes: QueueSize = 256 << 20
     min_free_bytes: Size = 64 << 20

@@ -160,15 +160,13 @@ BatchSize = Annotated[int, _NOT_BOOL, _between(1, 10_000)]
 
 
 def _structure(value: object) -> object:
-    """A list or a table. An environment variable has it as JSON."""
+    """The value of an environment variable with JSON; another text stays, and is not accepted."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except ValueError:
-        raise ValueError(
-            "must be a list or a table (in an environment variable: as JSON)"
-        ) from None
+        return value
 
 
 _STRUCTURE = Checks(_structure, reads=True)
@@ -236,8 +234,15 @@ def _without_nul(value: Any) -> Any:
 FilePath = Annotated[Path, Checks(_without_nul)]
 
 
+def _url_fault(error: ValueError) -> str:
+    said = str(error)
+    return "its port must be a number up to 65535" if said.startswith("Port") else said
+
+
 def _source(value: str) -> str:
     _without_nul(value)
+    if value != value.strip():
+        raise ValueError("must not have spaces at its ends")
     kind, scheme, rest = value.partition("://")
     if value == "auto" or (value.startswith("/") and len(value) > 1):
         return value
@@ -248,7 +253,7 @@ def _source(value: str) -> str:
             parts = urlsplit(value)
             port = parts.port
         except ValueError as error:
-            raise ValueError(f"must be {kind}://HOST:PORT: {error}") from None
+            raise ValueError(f"must be {kind}://HOST:PORT: {_url_fault(error)}") from None
         # gpsd has a default port; for UDP the host is an address of this machine, by default all.
         whole = parts.netloc and (port or kind == "gpsd") and (parts.hostname or kind == "udp")
         query = f"?{parts.query}" if parts.query and kind == "udp" else ""
@@ -291,7 +296,7 @@ def _url(value: str) -> str:
         if "[" in parts.netloc:
             IPv6Address(parts.hostname or "")
     except ValueError as error:
-        raise ValueError(f"must be a URL: {error}") from None
+        raise ValueError(f"must be a URL: {_url_fault(error)}") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
         raise ValueError("must be a URL such as https://example.com/v1/fixes")
     if parts.username is not None or parts.password is not None:
@@ -376,7 +381,7 @@ def _host_and_port(value: object) -> tuple[str, int] | None:
         return None
     host, _, port = str(value).rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError('must be host:port, such as "example.com:443" or "[2001:db8::1]:443"')
+        raise ValueError('must be host:port, such as "127.0.0.1:8077" or "[::1]:8077"')
     return host.strip("[]"), int(port)
 
 

@@ -180,8 +180,9 @@ class Monitor:
         if self.state.word == "up" and not self._in_doubt:
             return
         # Without a route to the known addresses, look the name up again: another network, for
-        # example one with NAT64, may give it other addresses.
-        if changed or not routed:
+        # example one with NAT64, may give it other addresses. And a route may have been gone for
+        # so short a time that only a probe has noticed: then nothing has changed.
+        if changed or not routed or self.state.word == "no-route":
             self._start_probe(now_s)
 
     def _start_probe(self, now_s: float) -> None:

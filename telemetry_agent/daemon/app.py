@@ -8,6 +8,7 @@ from typing import Any
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings, shown
@@ -19,7 +20,7 @@ from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.delivery import Delivery, host_of
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, Status, pending
-from telemetry_agent.daemon.supervisor import Supervisor
+from telemetry_agent.daemon.supervisor import Supervised, Supervisor
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
@@ -142,6 +143,7 @@ class Agent:
             "control", lambda: Control(self.settings.queue.path, self._commands, self._clock)
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
+        self._leftover_carrier: Supervised[Carrier] | None = None
         self._leftover = self._build_leftover()
         self.queue.watch(self.delivery.wake)
 
@@ -158,6 +160,8 @@ class Agent:
         """
         self.recording.end()
         within(_COMMIT_S, self.queue.commit)
+        if self._leftover_carrier is not None:
+            self._leftover_carrier.end(_CARRIER_S)
         if self._leftover is not None:
             self._leftover.end(last=False)
         self.delivery.end()
@@ -220,12 +224,17 @@ class Agent:
         except AgentError as error:
             log.warning("%s", error)
             return None
-        count = pending(queue.stats())
-        if not count:
+        stats = queue.stats()
+        count = pending(stats)
+        if not (count or stats.carrying_over):
             queue.close()
-            for file in path.parent.glob(f"{path.name}*"):
-                file.unlink(missing_ok=True)
+            if not stats.ack_failed:  # dead letters can still be read
+                set_aside_files.delete_empty(path)
             return None
+        if stats.carrying_over:
+            self._leftover_carrier = self.supervisor.add(
+                "leftover carry-over", lambda: Carrier(queue), vital=False
+            )
         log.info("%d fixes in %s are delivered as well", count, path)
         return Delivery(
             self.settings, queue, self.supervisor, self._clock, self.secrets, held=self._held

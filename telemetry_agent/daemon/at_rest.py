@@ -33,11 +33,9 @@ from telemetry_agent.tasks import Bell
 _LOOKING = {"queue stats", "queue list", "queue verify", "export"}
 
 V = TypeVar("V")
-Note = Callable[[str], object]
-"""Takes a sentence about the queue, for the user."""
 
 
-def answers(settings: Settings, question: Mapping[str, Any], note: Note) -> client.Answers:
+def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) -> client.Answers:
     """Answer a question that no agent answers.
 
     Raises:
@@ -70,7 +68,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: Note) -> clie
         yield from known[command].run(question, Bell())
 
 
-def look(path: Path, note: Note, answer: Callable[[Readable], Iterator[V]]) -> Iterator[V]:
+def look(path: Path, note: client.Note, answer: Callable[[Readable], Iterator[V]]) -> Iterator[V]:
     """What ``answer`` yields for the queue at rest.
 
     If the file turns out to be damaged, ``answer`` is called again with a copy that was recovered,

@@ -4,17 +4,21 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from telemetry_agent.errors import JOIN, AgentError, StorageError, UnavailableError, UsageError
+from telemetry_agent.snapshot import PROTOCOL, other_protocol
 
 _ANSWER_S = 60.0
 _SUN_PATH_BYTES = 107
 
 Answers = Generator[dict[str, Any], None, None]
 """The answers of a command, ready for JSON."""
+
+Note = Callable[[str], object]
+"""Takes a sentence for the user."""
 
 
 class NoAgentError(AgentError):
@@ -50,27 +54,32 @@ _KINDS: dict[object, type[AgentError]] = {
 }
 
 
-def ask(queue_path: Path | None, question: Mapping[str, Any]) -> Answers:
+def ask(
+    queue_path: Path | None,
+    question: Mapping[str, Any],
+    note: Note = lambda _text: None,
+) -> Answers:
     """Ask the running agent.
 
     Args:
         queue_path: the queue that the config names; ``None``: ask the service, whatever its queue.
         question: as the control socket takes it.
+        note: takes a sentence for the user if the agent speaks another version of the protocol.
 
     Raises:
         NoAgentError: none runs; nothing was asked.
         AgentError: the agent's error, with its exit status.
     """
     if queue_path is None:
-        yield from _ask(service_socket(), question)
+        yield from _ask(service_socket(), question, note)
         return
     try:
-        yield from _ask(service_socket(), {**question, "queue": str(queue_path)})
+        yield from _ask(service_socket(), {**question, "queue": str(queue_path)}, note)
     except NoAgentError:
-        yield from _ask(socket_path(queue_path), question)
+        yield from _ask(socket_path(queue_path), question, note)
 
 
-def _ask(path: Path, question: Mapping[str, Any]) -> Answers:
+def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(_ANSWER_S)
         try:
@@ -85,9 +94,10 @@ def _ask(path: Path, question: Mapping[str, Any]) -> Answers:
             with contextlib.suppress(BrokenPipeError):  # it refused already: read its answer
                 sock.sendall(json.dumps(question).encode() + b"\n")
             with sock.makefile("rb") as lines:
-                for line in lines:
+                for number, line in enumerate(lines):
                     sock.settimeout(None)
                     answer = json.loads(line)
+                    _compare(answer, question, note, first=number == 0)
                     if "end" in answer:
                         return
                     if answer.get("other_queue"):
@@ -101,3 +111,14 @@ def _ask(path: Path, question: Mapping[str, Any]) -> Answers:
         except (OSError, ValueError) as error:
             raise AgentError(f"the agent at {path} broke the connection: {error}") from error
     raise AgentError(f"the agent at {path} ended before it had answered")
+
+
+def _compare(
+    answer: dict[str, Any], question: Mapping[str, Any], note: Note, *, first: bool
+) -> None:
+    """Take the version out of an answer, and tell the user if it is another one."""
+    if question["ask"] == "status":  # a field of the snapshot, which its reader looks at
+        return
+    text = other_protocol(answer.pop("protocol", PROTOCOL))
+    if first and text is not None:
+        note(text)

@@ -3,9 +3,9 @@
 ``control.sock`` in the service's runtime directory, or ``QUEUE_PATH.sock`` without one, is a Unix
 socket that every user may connect to. The client sends one line, a JSON object such as ``{"ask":
 "queue list", "limit": 10}``, and gets JSON lines: the answers, then ``{"end": true}``, or
-``{"error": TEXT, "remedy": TEXT, "exit_status": N}`` in place of the missing answers. The kernel
-reports the user of the client. Only root and the service's user and group may ask commands that are
-not public.
+``{"error": TEXT, "remedy": TEXT, "exit_status": N}`` in place of the missing answers. Each line
+also has ``"protocol"``, the version of this JSON. The kernel reports the user of the client. Only
+root and the service's user and group may ask commands that are not public.
 
 A client must not disturb recording. So each has a thread of its own, there are at most 16 of them
 (8 of other users), a question must arrive within 10 s and is at most 64 KiB, and the connection
@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers, address, service_socket, socket_path
 from telemetry_agent.errors import JOIN, AgentError, UsageError
+from telemetry_agent.snapshot import PROTOCOL
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ class Client:
             GoneError: the client does not read it.
         """
         try:
-            self._sock.sendall(json.dumps(answer).encode() + b"\n")
+            line = json.dumps({"protocol": PROTOCOL, **answer})
+            self._sock.sendall(line.encode() + b"\n")
         except OSError as error:
             raise GoneError from error
 

@@ -166,6 +166,8 @@ class AgentChecks:
             "`sudo systemctl enable --now telemetry-agent`; "
             "`sudo journalctl -u telemetry-agent` shows why it stopped"
         )
+        if self.account.name != self.machine.user:  # the service was never installed
+            remedy = "`telemetry-agent run` starts it"
         return warned("agent", "does not run: nothing is recorded now", remedy)
 
 
@@ -209,7 +211,9 @@ def delivery(state: Snapshot) -> Finding:
     if upload.state == "ok":
         return passed("delivery", said)
     if upload.state == "held":
-        said = f"held: {upload.last_error or 'for an unknown reason'}; {waiting}"
+        if upload.last_error is None:  # hidden from a user without rights
+            return failed("delivery", f"held; {waiting}", "use sudo to see the reason")
+        said = f"held: {upload.last_error}; {waiting}"
         return failed("delivery", said, f"correct the set-up, then {RELOAD}")
     if upload.last_error:
         said += f"; {upload.last_error}"

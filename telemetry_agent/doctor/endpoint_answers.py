@@ -47,6 +47,8 @@ class TrialRequest:
     device: str
     position: bool
     """Whether it had a position."""
+    anonymous: bool
+    """Whether it had no credentials either."""
     server: str | None = None
     """Which of ``SERVERS`` answers, by its page at the root, or else by the URL."""
     is_sure: bool = False
@@ -77,9 +79,13 @@ def authentication(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Fin
     if asked.proxy and status == 407:
         return _proxy_refuses(asked, name, status)
     if said := _rejected(asked, answer):
-        remedy = _CREDENTIALS_REMEDIES.get(
-            asked.upload.format, "correct the credentials under [upload]"
-        )
+        remedy = "correct the credentials under [upload]"
+        if asked.anonymous and status == 401:
+            said = "the endpoint requires credentials, and none are set"
+            remedy = "set upload.token_file, or upload.username and upload.password_file"
+        remedy = _CREDENTIALS_REMEDIES.get(asked.upload.format, remedy)
+        if not isinstance(outcome, Delivered) and (quote := outcome.reason.partition(": ")[2]):
+            said += f" (it says: {quote})"
         if asked.proxy and status == 403 and asked.upload.url.startswith("http:"):
             # Without TLS the proxy reads the request, and its answer looks like the endpoint's.
             said += f", or the proxy {asked.proxy} does not let this device through to it"

@@ -54,6 +54,10 @@ class ReceiverChecks:
             said = f"not listened to: no permission to read {self._path}"
             yield warned("sentences", said, "use sudo")
             return
+        status = self._agent.status
+        if status is not None and status.receiver.state == "absent" and status.receiver.message:
+            yield failed("sentences", status.receiver.message, status.receiver.remedy or "")
+            return
         source: Source = _TapSource(self._gps, self._agent)
         if self._agent.status is None:
             source = source_of(self._gps, baud_file=None)
@@ -163,8 +167,10 @@ class ReceiverChecks:
         return failed("permissions", f"{account.name} may not read {path} ({owner})", remedy)
 
     def _in_use(self) -> Finding:
-        name = "port in use"
-        if self._agent.pid is not None:
+        name, status = "port in use", self._agent.status
+        if status is not None:
+            if status.receiver.state == "busy" and status.receiver.message is not None:
+                return failed(name, status.receiver.message, status.receiver.remedy or "")
             return passed(name, f"by the agent (pid {self._agent.pid}), which is asked")
         if self._path is None:
             return skipped(name, "no port is needed")
@@ -213,6 +219,9 @@ class _TapSource:
         self._answers = iter(())
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:  # noqa: ARG002
+        status = self._agent.status
+        if status is not None and status.receiver.message is not None:
+            return Advice(status.receiver.message, status.receiver.remedy or "")
         return Advice(
             f"the agent reports {self.name} as {state}",
             "check the receiver's wiring, power and gps.baud; `sudo journalctl -u telemetry-agent` "

@@ -225,7 +225,7 @@ def disk_space(place: Path) -> Finding:
     free = disk.f_bavail * disk.f_frsize
     said = f"{size(free)} of {size(disk.f_blocks * disk.f_frsize)} free"
     if free < _NOTHING_BYTES:
-        return failed(name, f"{said}: nothing more can be recorded", _FREE_SPACE)
+        return failed(name, f"{said}: recording stops when it is used up", _FREE_SPACE)
     if disk.f_files and not disk.f_favail:
         return failed(name, f"{said}, but no file can be created (no free inodes)", _FREE_SPACE)
     if free < _LITTLE_BYTES:

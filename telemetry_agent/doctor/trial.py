@@ -16,6 +16,7 @@ from telemetry_agent.doctor.endpoint_answers import TrialRequest, authentication
 from telemetry_agent.doctor.findings import Finding, passed, skipped, warned
 from telemetry_agent.doctor.servers import connected, server_by_root, server_by_url
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Record
+from telemetry_agent.secrecy import secrets_in_url
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.connection import Dialer
@@ -54,7 +55,8 @@ class EndpointTrial(NamedTuple):
             stream, device = sent[0].stream, sent[0].device
         batch = Batch(0, stream, device, tuple(sent), live=True)
         compression = CompressionChoice(upload.compression, wire_format).choice(0)
-        asked = TrialRequest(upload, device, bool(sent))
+        anonymous = not (self.credentials.headers() or secrets_in_url(upload.url))
+        asked = TrialRequest(upload, device, bool(sent), anonymous)
         answer, *_ = self._exchange(wire_format.encode(batch, compression))
         if isinstance(answer, NoAnswer):
             yield from unanswered(asked, answer, speaks_tls=self._speaks_tls())

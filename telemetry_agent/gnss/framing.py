@@ -8,8 +8,9 @@ remembered, so the result does not depend on how the bytes were cut into chunks.
 is cut to one character more than a sentence may have: enough to find it too long, and memory stays
 bounded on a line that never ends.
 
-A sentence is accepted if the XOR of its body equals the two hex digits after its last ``*``.
-All other input is counted and dropped; no input raises.
+A sentence is accepted if the XOR of its body equals the two hex digits after its last ``*``, or
+after one before, because what follows without a line end may have one. All other input is counted
+and dropped; no input raises.
 """
 
 import re
@@ -139,15 +140,19 @@ class Framer:
         self._gap_end = b""
         if run[0] != _DOLLAR or len(run) == 1:
             return None  # an AIS sentence, or the first `$` of two: not a fault
-        star = run.rfind(b"*")
+        star = run.rfind(b"*", 0, MAX_SENTENCE - 2)
         checksum = _CHECKSUMS.get(run[star + 1 : star + 3])
+        has_checksum = star > 1 and checksum is not None
+        while star > 1:
+            if checksum is not None and checksum == reduce(xor, run[1:star]):
+                return Sentence(run[1:star].decode("ascii"))
+            star = run.rfind(b"*", 0, star)
+            checksum = _CHECKSUMS.get(run[star + 1 : star + 3])
         if len(run) > MAX_SENTENCE:
             reason = "too-long"
-        elif star > 1 and checksum == reduce(xor, run[1:star]):
-            return Sentence(run[1:star].decode("ascii"))
         elif ended_by not in {b"\r", b"\n"}:
             reason = "aborted"
-        elif star > 1 and checksum is not None:
+        elif has_checksum:
             reason = "bad-checksum"
         else:
             reason = "no-checksum"

@@ -17,7 +17,7 @@ from telemetry_agent.gnss.sentences import MISSING, SYSTEM_IDS, FieldReader, Mes
 GNSS = "GN"
 """The owner of all sentences of a satellite receiver; also its talker for all systems."""
 
-_GNSS_TALKERS = {*SYSTEM_IDS, "QQ", "IM"}  # another name of QZSS; indoor beacons
+_GNSS_TALKERS = {*SYSTEM_IDS, "IM"}  # indoor beacons
 
 
 def owner_of(talker: str) -> str:

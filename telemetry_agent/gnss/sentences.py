@@ -144,6 +144,7 @@ _MODE_QUALITY: dict[str, Quality] = {
     "M": "manual",
     "S": "simulated",
 }
+_METRES = frozenset({"M", "m", ""})  # some programs send feet
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
 SYSTEM_IDS = {
     "GN": "1",
@@ -154,6 +155,7 @@ SYSTEM_IDS = {
     "BD": "4",
     "GQ": "5",
     "QZ": "5",
+    "QQ": "5",
     "GI": "6",
 }
 """Talker -> the id of its system in GSA.
@@ -175,7 +177,8 @@ _RMC = _columns(
 )
 _GGA = _columns(
     pynmea2.GGA,
-    f"timestamp {_PLACE} gps_qual num_sats horizontal_dil altitude geo_sep",
+    f"timestamp {_PLACE} gps_qual num_sats horizontal_dil altitude altitude_units geo_sep "
+    "geo_sep_units",
 )
 _GLL = _columns(pynmea2.GLL, f"timestamp {_PLACE} status faa_mode")
 _GNS = _columns(pynmea2.GNS, f"timestamp {_PLACE} mode_indicator num_sats hdop altitude geo_sep")
@@ -191,7 +194,9 @@ class FieldReader:
 
     Args:
         rejected: counts what is wrong with a field, which then is unknown: ``bad-status`` (RMC or
-            GLL has an unknown one), ``bad-time``, ``bad-date``, ``bad-position``.
+            GLL has an unknown one), ``bad-quality`` (so has GGA), ``bad-unit`` (a height that is
+            not in metres, a letter in VTG that is not the one of its field), ``bad-time``,
+            ``bad-date``, ``bad-position``.
     """
 
     def __init__(self, rejected: Counter[str]) -> None:
@@ -201,7 +206,7 @@ class FieldReader:
             "GGA": (13, 13, self._gga),
             "GLL": (7, 8, self._gll),
             "GNS": (13, 13, self._gns),
-            "VTG": (5, 5, _vtg),
+            "VTG": (5, 5, self._vtg),
             "GST": (8, 9, self._gst),
             "ZDA": (4, 5, self._zda),
             "GBS": (2, 2, self._gbs),
@@ -240,8 +245,12 @@ class FieldReader:
         )
 
     def _gga(self, fields: list[str]) -> Report:
-        time, lat, north, lon, east, indicator, sats, hdop, alt, geoid_sep = _GGA(fields)
+        time, lat, north, lon, east, indicator, sats, hdop, alt, unit, geoid_sep, sep_unit = _GGA(
+            fields
+        )
         quality = _GGA_QUALITY.get(indicator)
+        if quality is None and indicator not in {"", "0"}:
+            self.rejected["bad-quality"] += 1
         position = self._position_e9(lat, north, lon, east) if quality else None
         return Report(
             fields[0],
@@ -251,8 +260,8 @@ class FieldReader:
             quality,
             count(sats),
             dop_e2(hdop),
-            mm(alt),
-            mm(geoid_sep),
+            self._height_mm(alt, unit),
+            self._height_mm(geoid_sep, sep_unit),
         )
 
     def _gll(self, fields: list[str]) -> Report:
@@ -283,6 +292,22 @@ class FieldReader:
             mm(geoid_sep),
         )
 
+    def _vtg(self, fields: list[str]) -> Vtg:
+        if len(fields) < 9 and fields[2] != "T":
+            course, _, knots, kmh = fields[1:5]  # the old layout, without letters for the units
+        else:
+            fields += MISSING
+            course, knots, kmh, mode = _VTG(fields)
+            if any(map(_is_other_unit, fields[2:9:2], "TMNK")):
+                self.rejected["bad-unit"] += 1
+                return Vtg(fields[0], None, None)
+            if mode in {"E", "N"}:
+                return Vtg(fields[0], None, None)
+        speed_mm_s = knots_mm_s(knots)
+        if speed_mm_s is None:
+            speed_mm_s = kmh_mm_s(kmh)
+        return Vtg(fields[0], speed_mm_s, course_mdeg(course))
+
     def _gst(self, fields: list[str]) -> Gst:
         time, lat, lon, alt = _GST(fields)
         lat_mm, lon_mm = error_mm(lat), error_mm(lon)
@@ -307,6 +332,13 @@ class FieldReader:
             self.rejected["bad-status"] += 1
         return status == "D"
 
+    def _height_mm(self, text: str, unit: str) -> int | None:
+        if unit in _METRES:
+            return mm(text)
+        if text:
+            self.rejected["bad-unit"] += 1
+        return None
+
     def _instant(self, text: str) -> Instant | None:
         moment = instant(text)
         if moment is None and text:
@@ -318,19 +350,6 @@ class FieldReader:
         if position is None and (lat or lon):
             self.rejected["bad-position"] += 1
         return position
-
-
-def _vtg(fields: list[str]) -> Vtg:
-    if len(fields) < 9 and fields[2] != "T":
-        course, _, knots, kmh = fields[1:5]  # the old layout, without letters for the units
-    else:
-        course, knots, kmh, mode = _VTG(fields + MISSING)
-        if mode in {"E", "N"}:
-            return Vtg(fields[0], None, None)
-    speed_mm_s = knots_mm_s(knots)
-    if speed_mm_s is None:
-        speed_mm_s = kmh_mm_s(kmh)
-    return Vtg(fields[0], speed_mm_s, course_mdeg(course))
 
 
 @lru_cache(maxsize=32)  # at 10 Hz it is the same for many epochs
@@ -360,6 +379,10 @@ def gsa(sentence: Sentence) -> Gsa | None:
 def _useful_dop_e2(text: str) -> int | None:
     dop = dop_e2(text)
     return None if dop == NO_GEOMETRY else dop
+
+
+def _is_other_unit(letter: str, unit: str) -> bool:
+    return letter not in {unit, ""}
 
 
 def _dtm(fields: list[str]) -> Dtm:

@@ -44,10 +44,10 @@ class SharedTalker:
         self._repeated = None
         if before is None:
             return
-        # Two talkers that share one instant are one receiver, so only epochs without a common tag
-        # take turns.
+        # Two talkers that share one instant are one receiver, so only epochs without a common one
+        # take turns: some receivers send RMC of one second and GGA of the next.
         changed = (position is None) != (first is None)
-        swapped = epoch.seen.keys().isdisjoint(before.seen)
+        swapped = _talkers(epoch).isdisjoint(_talkers(before))
         self._changes = self._changes + 1 if changed and not swapped else 0
         self._swaps = self._swaps + 1 if swapped and position and first else 0
         if epoch.instant is not None and before.instant is not None:
@@ -58,6 +58,10 @@ class SharedTalker:
         self._doubles = self._doubles + 1 if two else 0
         if _EPOCHS in {self._turns, self._changes, self._doubles, self._swaps}:
             self.suspected = True
+
+
+def _talkers(epoch: Epoch) -> set[str]:
+    return {tag[:2] for tag in epoch.seen}
 
 
 def _are_two(first: Report | None, second: Report, following: Report | None) -> bool:

@@ -26,7 +26,8 @@ _SYSTEMS: dict[str, Constellation] = {
     "5": "QZSS",
     "6": "NavIC",
 }
-# First number, last number, system, and what is added to its own numbers.
+# First number, last number, system, and what is added to its own numbers. Where two overlap, the
+# talker decides; of a talker for all systems the number is the first one's.
 _RANGES: tuple[tuple[int, int, Constellation, int], ...] = (
     (1, 32, "GPS", 0),
     (33, 64, "SBAS", -87),
@@ -34,7 +35,8 @@ _RANGES: tuple[tuple[int, int, Constellation, int], ...] = (
     (120, 158, "SBAS", 0),
     (101, 136, "Galileo", 100),
     (193, 202, "QZSS", 192),
-    (203, 263, "BeiDou", 200),
+    (201, 263, "BeiDou", 200),
+    (101, 163, "BeiDou", 100),
     (301, 336, "Galileo", 300),
     (401, 463, "BeiDou", 400),
 )
@@ -83,9 +85,9 @@ def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentenc
     whole: dict[str, list[Sentence]] = {}
     last: dict[str, str] = {}  # talker -> its last key in ``begun``
     for sentence in sentences:
-        total, number, _ = (sentence[6:] + ",,").split(",", 2)
+        number = (sentence[6:] + ",,").split(",", 2)[1]
         talker, key = sentence[:2], sentence[:2] + _signal(sentence)
-        if talker not in SYSTEM_IDS or not (number.isdecimal() and total.isdecimal()):
+        if talker not in SYSTEM_IDS or not number.isdecimal():
             continue
         place = int(number)
         # Most receivers number the sentences of each signal, others those of all signals together.
@@ -95,7 +97,9 @@ def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentenc
         series = [*begun.pop(key, []), sentence] if place > 1 else [sentence]
         if len(series) != place:
             continue  # one is missing: wait for the next series
-        if number == total:
+        # The standard lets the others leave out what the first one has.
+        total = series[0][6:].partition(",")[0]
+        if total.isdecimal() and place == int(total):
             whole[key] = series
         else:
             begun[key] = series
@@ -125,7 +129,8 @@ def _groups(sentences: list[Sentence]) -> Iterator[tuple[int, int | None, int | 
 
 
 def _at_most(most: int, text: str) -> int | None:
-    return int(text) if text.isdecimal() and len(text) < 4 and int(text) <= most else None
+    whole = text.partition(".")[0]
+    return int(whole) if whole.isdecimal() and len(whole) < 4 and int(whole) <= most else None
 
 
 def _identity(source: str, number: int) -> tuple[Constellation, int] | None:

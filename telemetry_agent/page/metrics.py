@@ -54,9 +54,10 @@ _COUNTERS = (
 # Every reason begins at 0: Prometheus sees no increase in a series that is new, so the first loss
 # would not raise an alarm.
 REJECTED = (
-    *("aborted", "bad-checksum", "bad-date", "bad-position", "bad-status", "bad-tag", "bad-time"),
-    *("future-date", "garbage-bytes", "late", "late-date", "no-checksum", "no-date", "no-fix"),
-    *("no-time", "old-date", "other-talker", "receiver-overflow", "rollover", "short", "too-long"),
+    *("aborted", "bad-checksum", "bad-date", "bad-position", "bad-quality", "bad-status"),
+    *("bad-tag", "bad-time", "bad-unit", "future-date", "garbage-bytes", "late", "late-date"),
+    *("no-checksum", "no-date", "no-fix", "no-time", "old-date", "other-talker"),
+    *("receiver-overflow", "rollover", "short", "too-long"),
 )
 NOT_RECORDED = ("hdop", "not-due", "parked", "quality")
 LOST = (

@@ -87,7 +87,11 @@ class OutcomeHandler:
         First the outcomes that need no decision, then the first of those that do. A fix that was
         accepted behind a refused one is its witness: it shows that the set-up is right.
         """
-        taken = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, Delivered)]
+        taken = [
+            at
+            for at, outcome in enumerate(outcomes)
+            if isinstance(outcome, Delivered) and not outcome.retry
+        ]
         last = taken[-1] if taken else -1
         undecided: tuple[Batch, Outcome] | None = None
         rest: Batch | None = batch
@@ -96,7 +100,7 @@ class OutcomeHandler:
                 break
             part, rest = self._leases.cut(rest, length)
             lost = isinstance(outcome, Deferred) and not outcome.answered
-            if isinstance(outcome, Delivered):
+            if isinstance(outcome, Delivered) and not outcome.retry:
                 self.apply(part, outcome, probing=probing)
             elif isinstance(outcome, Refused) and at < last:
                 # Another fix was taken after it, so it is not the set-up.
@@ -158,6 +162,8 @@ def _runs(outcomes: list[Outcome], last_taken: int) -> Iterator[tuple[Outcome, i
         outcome = outcomes[at]
         if isinstance(outcome, Refused) and at < last_taken:
             return at  # each is judged alone, with a reason of its own
+        if isinstance(outcome, Delivered) and (outcome.retry or outcome.rejected):
+            return at
         return type(outcome), isinstance(outcome, Deferred) and outcome.answered
 
     for _, run in groupby(range(len(outcomes)), kind):

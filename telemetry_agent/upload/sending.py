@@ -249,8 +249,10 @@ class CompressionChoice:
     def learn(self, answer: Answer, outcome: Outcome) -> None:
         """Note what an answer says about gzip."""
         if self._may_earn and self._wanted == "none":
-            counted = isinstance(outcome, Delivered) and outcome.counted
-            if counted or offers_gzip(answer):
+            # A captive portal offers nothing: it is not the endpoint.
+            delivered = isinstance(outcome, Delivered)
+            offers = (delivered or answer.status == 415) and offers_gzip(answer)
+            if offers or (isinstance(outcome, Delivered) and outcome.counted):
                 self._wanted = "gzip"
                 _log.info("the endpoint unpacks gzip: uploads are compressed from now on")
 

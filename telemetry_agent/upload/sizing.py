@@ -9,8 +9,10 @@ all others to its count.
 Nothing is known of the link at first, so the first batch is small and each quick answer doubles
 it. An answer that took too long shrinks the next batch in proportion. But a slow answer may be a
 slow server, which smaller batches only make worse: slowness alone never shrinks a batch below the
-size of the first. Time-outs do, down to one fix; from there it grows while an exchange of twice the
-time would still end within the deadline.
+size of the first. Time-outs do, down to one fix, from the second in a row on: after the first the
+same batch is sent again whole, because it may have arrived, and an endpoint knows a batch by what
+it holds. From there the size grows while an exchange of twice the time would still end within the
+deadline.
 
 A path that loses large packets, or a server or proxy that times out on large batches, would do so
 again and again as the batch grows. So a size that timed out twice, while a smaller one was answered
@@ -38,6 +40,7 @@ class Sizing:
         self._max_bytes: int | None = None
         self._max_count: int | None = None  # by the size of answers
         self._try_larger_s = 0.0
+        self._time_outs = 0  # in a row
         self._timed_out: int | None = None  # the smallest count that did
         self._smaller_answered = False  # since then
         self._path_max: int | None = None
@@ -56,6 +59,7 @@ class Sizing:
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
         """A batch of ``count`` fixes was answered after ``elapsed_s``."""
         self._measured = count, body_bytes
+        self._time_outs = 0
         full = count >= self.limit()  # a smaller one does not show that a larger one would fit
         if self._timed_out is not None:
             self._smaller_answered = self._smaller_answered or count < self._timed_out
@@ -82,7 +86,9 @@ class Sizing:
     def timed_out(self, count: int, now_s: float) -> None:
         """A batch of ``count`` fixes was on its way when the deadline passed, ours or a proxy's."""
         smaller = max(1, count // 2)
-        self._count = min(self._count, smaller)
+        self._time_outs += 1
+        if self._time_outs > 1:
+            self._count = min(self._count, smaller)
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
             self._path_max = smaller
             self._try_larger_path_s = now_s + _TRY_AGAIN_AFTER_S

@@ -130,7 +130,8 @@ class StatusKeeper:
             next_attempt_s=next_s,
         )
         if state == "held":
-            text, level = "uploads are held, nothing is lost: %s. Fix the setup", logging.ERROR
+            text = "uploads are held, nothing is lost: %s (remedy: `sudo telemetry-agent doctor`)"
+            level = logging.ERROR
         else:
             text = f"cannot deliver ({state}): %s; trying again"
             level = logging.WARNING

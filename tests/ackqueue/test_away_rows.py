@@ -3,6 +3,7 @@
 import pytest
 
 from telemetry_agent.ackqueue.away_rows import Arrival, AwayRows
+from telemetry_agent.ackqueue.generations import border_before, border_up_to
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
 from telemetry_agent.ackqueue.row_states import (
     ACKED,
@@ -41,8 +42,14 @@ def arrive(
     leased: list[tuple[int, int]] | None = None,
 ) -> list[Span[RowState]]:
     """All that is found, in one portion. Returns all marks."""
-    first = None if marks else min(found, default=1)
-    rows.take(Arrival(rows.last, found, marks or [], first), [], leased or [])
+
+    def first(row: int) -> int | None:
+        before = border_before(row)
+        if any(border_up_to(span.hi) == before for span in marks or []):
+            return None
+        return min((row for row in found if border_before(row) == before), default=before + 1)
+
+    rows.take(Arrival(rows.last, found, marks or [], first, lambda _: None), [], leased or [])
     assert rows.any  # until the last portion is on its way to the disk
     rows.end()
     assert not rows.any
@@ -90,16 +97,47 @@ def test_in_a_file_with_marks_a_row_without_one_was_not_delivered() -> None:
 
 
 def test_of_a_file_that_was_set_aside_in_use_no_row_counts_as_delivered_without_a_mark() -> None:
-    """What memory knows is in marks. It knows nothing of rows that were away before."""
-    rows = away(LAST)
+    rows = away(LAST, oldest_pending=100)
     rows.begin(BORDER + 20, 2 * BORDER)
-    marks = arrive(rows, [*range(103, LAST + 1), *range(BORDER + 1, BORDER + 20)])
+    marks = arrive(rows, [*range(103, LAST + 1), *range(BORDER + 2, BORDER + 21)])
     assert marks == [
-        Span(1, 102, DAMAGED),
+        Span(1, 99, PURGED),  # the first file had none, and what is known of it stays known
+        Span(100, 102, DAMAGED),
         Span(LAST + 1, BORDER, UNUSED),
-        Span(BORDER + 20, BORDER + 20, DAMAGED),
+        Span(BORDER + 1, BORDER + 1, DAMAGED),
         Span(BORDER + 21, 2 * BORDER, UNUSED),
     ]
+
+
+@pytest.mark.parametrize("marks_of_the_second", [True, False])
+def test_what_nothing_shows_of_the_first_of_two_files_is_uncounted(
+    marks_of_the_second: bool,
+) -> None:
+    rows = away(LAST)
+    rows.begin(BORDER + 20, 2 * BORDER)
+    delivered = [Span(BORDER + 1, BORDER + 10, ACKED)] if marks_of_the_second else []
+    found = [*range(103, LAST + 1), *range(BORDER + (11 if delivered else 1), BORDER + 21)]
+    assert arrive(rows, found, delivered)[:4] == [
+        Span(1, 102, PURGED),
+        Span(LAST + 1, SPARE - 1, UNUSED),
+        Span(SPARE, SPARE, UNCOUNTED),
+        Span(BORDER, BORDER, UNUSED),
+    ]
+
+
+def test_what_is_uncounted_outlasts_a_kill() -> None:
+    rows = away(LAST)
+    rows.take(Arrival(200, range(103, 201), [], lambda _: 103, lambda _: None), [], [])
+    again = AwayRows(rows._marks, rows._mark)
+    found = Arrival(LAST, range(201, LAST + 1), [], lambda _: 201, lambda _: None)
+    again.take(found, range(103, 201), [])
+    assert Span(SPARE, SPARE, UNCOUNTED) in list(again._marks)
+
+
+def test_a_row_beyond_the_last_that_was_known_arrives_after_a_second_file_was_set_aside() -> None:
+    rows = away(LAST, oldest_pending=1)
+    rows.begin(BORDER, BORDER)  # the second one had no rows of its own
+    assert arrive(rows, list(range(1, LAST + 3))) == [Span(LAST + 3, BORDER, UNUSED)]
 
 
 # The border up to which numbers were perhaps never used
@@ -115,12 +153,11 @@ def test_numbers_up_to_the_spare_one_are_perhaps_unused(oldest_pending: int, end
     rows._marks.paint(end + 1, end + 2, ACKED)
     marks = arrive(rows, found)
     assert marks == [
-        *([Span(11, oldest_pending - 1, PURGED)] if oldest_pending > 1 else []),
-        Span(max(11, oldest_pending), end, UNUSED),
+        Span(11, SPARE - 1, PURGED if oldest_pending > 1 else UNUSED),
+        Span(SPARE, SPARE, UNCOUNTED),
+        *([Span(BORDER, BORDER, UNUSED)] if end == BORDER else []),
         Span(end + 1, end + 2, PURGED),
-        Span(BORDER + 21, 2 * BORDER - 2, UNUSED),
-        Span(2 * BORDER - 1, 2 * BORDER - 1, UNCOUNTED),
-        Span(2 * BORDER, 2 * BORDER, UNUSED),
+        Span(BORDER + 21, 2 * BORDER, UNUSED),
     ]
 
 
@@ -128,11 +165,11 @@ def test_above_a_border_a_missing_number_was_used() -> None:
     rows = away(BORDER + 20, 2 * BORDER, oldest_pending=1)
     marks = arrive(rows, [*range(1, 11), *range(BORDER + 6, BORDER + 21)])
     assert marks == [
-        Span(11, BORDER, UNUSED),
+        Span(11, SPARE - 1, UNUSED),
+        Span(SPARE, SPARE, UNCOUNTED),
+        Span(BORDER, BORDER, UNUSED),
         Span(BORDER + 1, BORDER + 5, DAMAGED),
-        Span(BORDER + 21, 2 * BORDER - 2, UNUSED),
-        Span(2 * BORDER - 1, 2 * BORDER - 1, UNCOUNTED),
-        Span(2 * BORDER, 2 * BORDER, UNUSED),
+        Span(BORDER + 21, 2 * BORDER, UNUSED),
     ]
 
 
@@ -155,9 +192,11 @@ def test_below_the_mark_that_ends_a_generation_each_number_was_used(end: int) ->
 def test_delivered_unused_and_lost_numbers_can_follow_each_other() -> None:
     rows = away(BORDER + 20, 2 * BORDER, oldest_pending=5)
     marks = arrive(rows, list(range(BORDER + 6, BORDER + 21)))
-    assert marks[:3] == [
+    assert marks[:5] == [
         Span(1, 4, PURGED),
-        Span(5, BORDER, UNUSED),
+        Span(5, SPARE - 1, UNUSED),
+        Span(SPARE, SPARE, UNCOUNTED),
+        Span(BORDER, BORDER, UNUSED),
         Span(BORDER + 1, BORDER + 5, DAMAGED),
     ]
 

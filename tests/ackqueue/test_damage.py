@@ -22,6 +22,7 @@ from ackqueue.queue_parts import START_MS, Disk, fix_at, lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
 from telemetry_agent.ackqueue.file import schema
+from telemetry_agent.ackqueue.file.lock import lock_path
 from telemetry_agent.ackqueue.file.rows import encode
 from telemetry_agent.ackqueue.file.schema import UnusableError, connect
 from telemetry_agent.ackqueue.file.store import Changes, Store
@@ -31,7 +32,7 @@ from telemetry_agent.ackqueue.recovery import opening
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, Tail
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
-from telemetry_agent.ackqueue.row_states import UNUSED, Loaded, State, StreamRun
+from telemetry_agent.ackqueue.row_states import PURGED, UNUSED, Loaded, State, StreamRun
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
@@ -630,6 +631,83 @@ def test_a_second_damage_before_the_first_is_carried_over(path: Path) -> None:
     assert [record.seq for record in outcome.delivered[300:]] == [*range(1, 11)] * 3
     assert outcome.lost == 0
     assert files(path) == []
+
+
+@pytest.mark.parametrize("third", ["none", "at the next start", "and the second is gone"])
+@pytest.mark.parametrize("note", [True, False])
+def test_what_was_delivered_before_two_damages_is_not_lost(
+    path: Path, caplog: pytest.LogCaptureFixture, note: bool, third: str
+) -> None:
+    """The first file lost its marks and the rows that were delivered, and is still away."""
+    with AckQueue(path) as queue:
+        put(queue, 100)
+        queue.ack(lease(queue, 90, live_first=False))
+        with queue.shared.lock:
+            queue.shared.ledger.lose([(1, 90)], PURGED)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("DELETE FROM mark")
+        file.commit()
+    damage.damage(path, damage.header)
+    if not note:
+        lock_path(path).unlink()
+    queue = AckQueue(path)
+    put(queue, 20, start=200)
+    queue.ack(lease(queue, 10))  # the newest
+    with queue.shared.disk:
+        assert queue.shared.replace(UnusableError("as if damaged")) is None
+    lost = {} if note else {"uncounted": 1}
+    if third != "none":
+        put(queue, 5, start=300)
+        queue.close()
+        damage.damage(path, damage.header)
+        if third == "and the second is gone":
+            for left in path.parent.glob("*.damaged-2*"):
+                left.unlink()
+            lost |= {"damaged": 10}
+        queue = AckQueue(path)
+    with queue:
+        carry_over(queue)
+        assert queue.stats().lost == lost
+        assert queue.stats().ready == 10 + 10 * ("damaged" not in lost) + 5 * (third != "none")
+    assert ("other fixes may be missing" in caplog.text) == (not note)
+
+
+@pytest.mark.parametrize("how", ["carried over", "away"])
+def test_of_an_emptied_queue_that_was_set_aside_once_no_number_is_invented(
+    path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 20)
+        queue.commit()
+        with queue.shared.disk:
+            assert queue.shared.replace(UnusableError("as if damaged")) is None
+        put(queue, 8)
+        queue.ack(lease(queue, 3, live_first=False))
+        if how == "carried over":
+            carry_over(queue)
+    for file in path.parent.iterdir():
+        if file != lock_path(path):
+            file.unlink()
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"damaged": 8 if how == "carried over" else 5, "uncounted": 1}
+    assert "that waited in it, and an unknown number of older ones, are lost" in caplog.text
+
+
+def test_of_an_old_copy_of_a_queue_that_was_set_aside_since_no_number_is_invented(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage.fill(path, 20)
+    old = path.read_bytes()
+    with AckQueue(path) as queue:
+        with queue.shared.disk:
+            assert queue.shared.replace(UnusableError("as if damaged")) is None
+        carry_over(queue)
+        put(queue, 8)
+    path.write_bytes(old)
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {"uncounted": 9}
+        assert queue.stats().ready == 20
+    assert "may be lost, at least 9 fixes" in caplog.text
 
 
 def test_a_sector_that_cannot_be_read_keeps_no_other_fix_back(path: Path) -> None:

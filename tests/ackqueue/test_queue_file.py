@@ -125,6 +125,23 @@ def test_a_queue_that_is_put_in_the_place_keeps_its_log(tmp_path: Path) -> None:
     assert damage.recover(tmp_path / "queue.db.foreign-1").delivered == records
 
 
+@pytest.mark.parametrize(
+    ("theirs", "name"), [("queue.db.new", "queue.db.foreign-1"), ("queue.db-wal", "foreign-1-wal")]
+)
+def test_what_others_put_in_the_place_of_any_file_of_the_queue_is_not_deleted(
+    tmp_path: Path, theirs: str, name: str
+) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path, commit_every_s=0) as queue:
+        put(queue, 2)
+        all_deleted(path)
+        path.with_name(theirs).write_bytes(b"not ours")
+        queue.stay_in_place()
+        assert queue.stats().ready == 2
+    (left,) = tmp_path.glob(f"*{name}")
+    assert left.read_bytes() == b"not ours"
+
+
 @pytest.mark.parametrize("moment", ["copied", "unlinked", "placed"])
 @pytest.mark.parametrize(
     "how", [deleted, log_deleted, index_deleted, all_deleted, moved, replaced, copied_back]

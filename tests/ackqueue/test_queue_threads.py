@@ -1,10 +1,12 @@
 """Many producers and consumers on one queue, in threads and in gevent's greenlets."""
 
+import gc
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -16,7 +18,11 @@ import pytest
 from ackqueue.queue_parts import Disk, put, seqs
 from fakes import FakeClock
 
+from telemetry_agent.ackqueue import shared_state
+from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.ackqueue.row_states import ACKED, RowState, dead_letter
 from telemetry_agent.model import Batch
 
 LIMIT_S = 20
@@ -202,3 +208,56 @@ def test_all_of_this_holds_in_greenlets_too() -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+class TimedLock:
+    """A lock that knows the longest time for which its holder used the processor."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.longest_s = self._since_s = 0.0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        taken = self._lock.acquire(blocking, timeout)
+        if taken:
+            self._since_s = time.thread_time()
+        return taken
+
+    def release(self) -> None:
+        self.longest_s = max(self.longest_s, time.thread_time() - self._since_s)
+        self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@pytest.mark.parametrize("state", [ACKED, dead_letter("no")])
+def test_a_large_file_that_is_set_aside_does_not_delay_the_reader(
+    path: Path, monkeypatch: pytest.MonkeyPatch, state: RowState
+) -> None:
+    rows = 40_000
+    locks = mock.Mock(Lock=TimedLock, Condition=threading.Condition)
+    monkeypatch.setattr(shared_state, "threading", locks)
+    gc.disable()  # it runs in whichever thread it likes
+    try:
+        with AckQueue(path) as queue:
+            shared, lock = queue.shared, queue.shared.lock
+            assert isinstance(lock, TimedLock)
+            put(queue, rows)
+            with shared.disk:
+                shared.write()
+                shared.ledger.lose([(row, row) for row in range(1, rows, 2)], state)
+                shared.write()
+                lock.longest_s = 0
+                assert shared.replace(UnusableError("as if damaged")) is None
+            carry_over(queue)
+            assert lock.longest_s < 0.05
+            assert queue.stats().ready == rows // 2
+    finally:
+        gc.enable()

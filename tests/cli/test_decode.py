@@ -164,10 +164,14 @@ def test_stats_name_who_is_followed_where_several_have_positions() -> None:
             gzip.compress(rmc("123519")),
             ", the input is compressed: zcat FILE | telemetry-agent decode",
         ),
+        (
+            rmc("123519").decode().encode("utf-16"),
+            ", the input is UTF-16 text: iconv -f UTF-16 -t UTF-8 FILE | telemetry-agent decode",
+        ),
         (UBX, ", the receiver sent UBX: switch its NMEA output on (docs/receivers.md)"),
         (b"hello\n" * 1000, ""),
     ],
-    ids=["gzip", "UBX", "text"],
+    ids=["gzip", "UTF-16", "UBX", "text"],
 )
 def test_what_is_no_nmea_is_told(data: bytes, why: str) -> None:
     assert decode(data=data) == (0, [], f"no NMEA sentence found{why}\n")

@@ -387,6 +387,19 @@ def test_news_without_a_way_look_for_other_addresses_of_the_name(world: World) -
     assert len(world.changes) == 1
 
 
+def test_a_way_that_is_there_again_before_it_was_looked_at_is_tried(world: World) -> None:
+    """The exchange that failed meanwhile has led to a probe, and the probe found no route."""
+    world.change_way(None)
+    world.doubt()
+    world.run()
+    assert world.word == "no-route"
+    world.change_way(A_WAY)
+    world.run(SETTLED_S + SPREAD_S)
+    assert world.word == "up"
+    assert len(world.returns) == 1
+    assert world.changes == []  # connections of before still work
+
+
 def test_unreachable_news_that_change_nothing_cost_no_probe(world: World) -> None:
     world.answers = False
     world.doubt()

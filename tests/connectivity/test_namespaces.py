@@ -8,6 +8,7 @@ import pathlib
 import re
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -334,6 +335,52 @@ def test_while_up_there_is_no_traffic_whatever_else_changes(wire: Wire) -> None:
         assert watched.said("change") == 1
         assert watched.said("return") == 0
         assert wire.endpoint.accepted() == 1
+
+
+def test_a_route_that_is_gone_for_a_moment_costs_no_outage(wire: Wire) -> None:
+    wire.device.ip(f"route add default via {FAR}")
+    with monitor(wire.device, BEYOND) as watched:
+        watched.wait("idle up")
+        for _ in range(5):
+            wire.device.ip("route del default")
+            watched.process.send(signal.SIGUSR1)  # an exchange fails at once
+            wire.device.ip(f"route add default via {FAR}")
+            assert watched.wait("idle up") - clock.monotonic_s() < KERNEL_VISIBLE_S
+
+
+def test_an_interface_that_is_renamed_is_a_route_again(wire: Wire) -> None:
+    with monitor(wire.device) as watched:
+        watched.wait("idle up")
+        wire.device.ip("link set eth0 down")  # else an older kernel refuses it
+        watched.away("no-route")
+        wire.device.ip("link set eth0 name wwan0")
+        since_s = clock.monotonic_s()
+        wire.device.ip("link set wwan0 up")
+        watched.back(since_s, KERNEL_VISIBLE_S)
+
+
+def test_a_router_that_advertises_itself_is_a_return(wire: Wire) -> None:
+    wire.device.sysctl("ipv6.conf.eth0.accept_ra", "2")
+    wire.far.sysctl("ipv6.conf.all.forwarding", "1")  # else it says that it is no router
+    wire.far.ip("addr add fe80::2/64 dev eth0 nodad")
+
+    def advertise(lifetime_s: int) -> None:
+        def send() -> None:
+            with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+                raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+                raw.bind(("fe80::2", 0, 0, socket.if_nametoindex("eth0")))
+                message = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, lifetime_s, 0, 0)
+                raw.sendto(message, ("ff02::1", 0, 0, socket.if_nametoindex("eth0")))
+
+        wire.far.inside(send)
+
+    with monitor(wire.device, BEYOND6) as watched:
+        watched.away("no-route")
+        since_s = clock.monotonic_s()
+        advertise(1800)
+        watched.back(since_s, KERNEL_VISIBLE_S)
+        advertise(0)  # it is a router no more
+        watched.away("no-route")
 
 
 def test_a_name_that_resolves_only_once_the_network_is_there(wire: Wire) -> None:

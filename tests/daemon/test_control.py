@@ -17,6 +17,7 @@ from telemetry_agent.daemon.client import Answers, NoAgentError, ask, socket_pat
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, UnavailableError
+from telemetry_agent.snapshot import PROTOCOL
 from telemetry_agent.tasks import Bell
 
 LIMIT_S = 10
@@ -125,7 +126,20 @@ def test_on_the_wire_it_is_json_lines_with_an_end(queue: Path, commands: Command
     with listening(queue, commands), connected(queue) as sock:
         sock.sendall(b'{"ask":')
         sock.sendall(b'"echo"}\nwhat follows is nobody\'s business\n')
-        assert said(sock) == [{"ask": "echo"}, {"number": 2}, {"end": True}]
+        assert said(sock) == [
+            {"protocol": PROTOCOL, "ask": "echo"},
+            {"protocol": PROTOCOL, "number": 2},
+            {"protocol": PROTOCOL, "end": True},
+        ]
+
+
+def test_another_version_is_told_once_and_understood(queue: Path, commands: Commands) -> None:
+    notes: list[str] = []
+    with listening(queue, commands):
+        newer = {"ask": "echo", "protocol": PROTOCOL + 1}  # the echo is of that version then
+        assert list(ask(queue, newer, notes.append)) == [{"ask": "echo"}, {"number": 2}]
+    (note,) = notes
+    assert note.startswith(f"this command understands protocol {PROTOCOL}, the agent speaks 2:")
 
 
 def test_an_error_keeps_its_kind(queue: Path, commands: Commands) -> None:
@@ -230,7 +244,7 @@ def test_a_client_for_whom_the_system_has_no_thread_is_told(
             for _ in range(20):  # more than there is room for: each is forgotten
                 with pytest.raises(AgentError, match="the system refuses the agent a thread"):
                     list(ask(queue, {"ask": "echo"}))
-        assert not task._clients
+        wait_until(lambda: not task._clients)
         assert list(ask(queue, {"ask": "echo"}))
 
 

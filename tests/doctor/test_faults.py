@@ -399,7 +399,7 @@ def a_card_that_turned_read_only(bench: Bench) -> None:
     bench.mounted("29 1 8:1 / / ro,relatime - ext4 /dev/root ro,errors=remount-ro")
 
 
-@fault("disk space", "fail", r"\S+ \w+ of 1.05 MB free", "du -xh", ROOT_ONLY)
+@fault("disk space", "fail", "of 1.05 MB free: recording stops when it", "du -xh", ROOT_ONLY)
 def a_full_disk(bench: Bench) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(bench.state)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -640,11 +640,22 @@ def a_queue_where_the_service_sees_none(bench: Bench) -> None:
 @fault(
     "authentication",
     "fail",
-    "401: the endpoint does not accept the credentials",
+    r"401: the endpoint does not accept the credentials \(it says: unknown user\)",
     "credentials under .upload",
 )
 def a_wrong_token(bench: Bench) -> None:
-    bench.serve(then=answer(401, "unknown token"))
+    bench.upload["token_file"] = str(secret(bench, 0o600))
+    bench.serve(then=answer(401, "unknown user"))
+
+
+@fault(
+    "authentication",
+    "fail",
+    "401: the endpoint requires credentials, and none are set",
+    "set upload.token_file, or upload.username",
+)
+def no_credentials(bench: Bench) -> None:
+    bench.serve(then=answer(401))
 
 
 @fault("authentication", "fail", "403: the endpoint does not allow this device", "credentials")
@@ -652,7 +663,7 @@ def a_token_without_rights(bench: Bench) -> None:
     bench.serve(then=answer(403))
 
 
-@fault("answer", "fail", "404", "correct upload.url")
+@fault("answer", "fail", "404 Not Found", "correct upload.url")
 def a_wrong_path(bench: Bench) -> None:
     bench.serve(then=answer(404, "<h1>Not Found</h1>"))
 
@@ -718,6 +729,12 @@ def an_agent_that_does_not_answer(bench: Bench) -> None:
 @fault("agent", "warn", "does not run: nothing is recorded", "systemctl enable --now")
 def an_agent_that_does_not_run(bench: Bench) -> None:
     bench.ask = answers(status=[client.NoAgentError("no agent")])
+    bench.user = pwd.getpwuid(os.geteuid()).pw_name
+
+
+@fault("agent", "warn", "does not run: nothing is recorded", "^`telemetry-agent run` starts it")
+def a_service_that_was_never_installed(bench: Bench) -> None:
+    bench.ask = answers(status=[client.NoAgentError("no agent")])
 
 
 @fault("agent", "warn", f"version 0.0.1.*version {re.escape(__version__)} is installed", "restart")
@@ -733,6 +750,11 @@ def a_cut_antenna_of_which_only_the_agent_heard(bench: Bench) -> None:
 @fault("delivery", "fail", "held: 401: unknown token; 3 positions wait", "reload telemetry-agent")
 def uploads_that_are_held(bench: Bench) -> None:
     runs(bench, upload={"state": "held", "last_error": "401: unknown token"})
+
+
+@fault("delivery", "fail", "^held; 3 positions wait", "use sudo to see the reason")
+def uploads_that_are_held_for_what_others_may_not_see(bench: Bench) -> None:
+    runs(bench, upload={"state": "held"})
 
 
 @fault("delivery", "warn", "portal: nothing .*complete at the endpoint until 14:02", "nothing is")
@@ -765,6 +787,27 @@ def a_config_that_does_not_work_and_a_service_that_does(bench: Bench) -> None:
 )
 def a_receiver_that_says_nothing_to_the_agent(bench: Bench) -> None:
     runs(bench, tapped=[{"source": "/dev/ttyACM0", "state": "silent"}])
+
+
+def trouble(state: str, message: str) -> dict[str, str]:
+    """What the agent's status reports of its receiver."""
+    return {"source": "/dev/x", "state": state, "message": message, "remedy": "unplug it"}
+
+
+@fault("port in use", "fail", "/dev/x is in use by another program", "unplug it")
+def a_port_that_another_program_took_before_the_agent(bench: Bench) -> None:
+    runs(bench, [], receiver=trouble("busy", "/dev/x is in use by another program"))
+
+
+@fault("sentences", "fail", "no connection to 192.0.2.7", "unplug it")
+def a_receiver_that_the_agent_cannot_connect_to(bench: Bench) -> None:
+    runs(bench, [], receiver=trouble("absent", "no connection to 192.0.2.7:4001"))
+
+
+@fault("sentences", "fail", "/dev/x sends UBX, not NMEA", "unplug it")
+def a_receiver_whose_fault_the_agent_knows(bench: Bench) -> None:
+    silent = [{"source": "/dev/x", "state": "binary"}]
+    runs(bench, silent, receiver=trouble("binary", "/dev/x sends UBX, not NMEA"))
 
 
 @fault("sentences", "warn", "not listened to: only root", "use sudo")

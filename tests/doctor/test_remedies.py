@@ -212,7 +212,7 @@ def native_at_influxdb(bench: Bench, real: Real) -> None:
 
 @mistake(
     "answer",
-    "400; by its URL the server is traccar",
+    "400 Bad Request; by its URL the server is traccar",
     '"osmand" and upload.url = "http://traccar.ex',
 )
 def native_at_traccar(bench: Bench, real: Real) -> None:

@@ -61,6 +61,40 @@ def test_framing(data: bytes, sentences: list[str], rejected: dict[str, int], si
     assert dict(counts) == rejected
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"\xef\xbb\xbf", b"\r"),
+        (b"+GPSRD:", b"\r\n"),
+        (b"\r\nOK\r\n+UGRMC: 1,", b"\r\n"),
+        (b"\\s:GP0001,c:1795437319*0C\\", b"\r\n"),
+        (b"\\g:1-2-77*5C\\", b""),
+        (b"2026-11-23T12:00:01.123Z,NMEA0183,COM3 Port 1,", b"\n"),
+        (b'"12:00:00","', b'"\r\n'),
+        (b"NMEA,", b",1795437319000\n"),
+        (b"07:11:15.871 R ", b",,,,\r\n"),
+        (b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n", b"\\r\\n"),
+        (b"#BESTNAVA,97,GPS,FINE;SOL_COMPUTED*3d781d55\r\n", b"<CR><LF>"),
+        (b"\xff\xfe\x00", b"\x00\x00\x00"),
+    ],
+)
+def test_what_others_write_around_a_sentence_is_no_part_of_it(
+    before: bytes, after: bytes, size: int
+) -> None:
+    data = b"".join(before + sentence[:-2] + after for sentence in (A, B))
+    found, counts, _ = frame(data, size)
+    assert found == [BODY_A, BODY_B]
+    assert counts.keys() <= {"garbage-bytes"}
+
+
+@pytest.mark.parametrize("checksum", [b"*1", b"* 01", b"*0 1", b"01", b"*"])
+def test_a_checksum_is_a_star_and_two_digits(checksum: bytes) -> None:
+    found, counts, _ = frame(b"$GPRMC,120000,V" + checksum + b"\r\n" + A, 1000)
+    assert found == [BODY_A]
+    assert counts == {"no-checksum": 1}
+
+
 @pytest.mark.parametrize("size", [1, 4, 1000])
 @pytest.mark.parametrize("binary", [UBX, SIRF, CASIC, b"\xd3\x00\x13\x3e\xd0\x00" + bytes(30)])
 def test_binary_frames_between_sentences_break_nothing(binary: bytes, size: int) -> None:

@@ -88,9 +88,20 @@ def _repeated(n: int) -> bytes:
     return _at(7 + n / 50, f"12{n // 60:02}{n % 60:02}") * 2
 
 
+def _each_second_another_sentence(n: int) -> bytes:
+    place = f"48{7 + n / 50:06.3f},N,01131.000,E"
+    time = f"12{n // 60:02}{n % 60:02}"
+    return (
+        line(f"GPRMC,{time},A,{place},022.4,084.4,231126,,"),
+        line(f"GPGGA,{time},{place},1,05,2.1,14.7,M,1.1,M,,") + line("GPGSA,A,3" + "," * 15),
+        line(f"GPGLL,{place},{time},A"),
+    )[n % 3]
+
+
 @pytest.mark.parametrize(
     "second_of",
     [
+        _each_second_another_sentence,
         _of_two_systems_at_once,
         _steps_of_10_s,
         _flickering,

@@ -48,6 +48,9 @@ def test_a_series_of_several_sentences(size: int | None) -> None:
         ("GAGSV,1,1,01,132,10,100,30,6", "GNGSA,A,3,132,,,,,,,,,,,,2,2,2,3", ("Galileo", 32)),
         ("GBGSV,1,1,01,60,10,100,30,1", "GNGSA,A,3,60,,,,,,,,,,,,2,2,2,4", ("BeiDou", 60)),
         ("BDGSV,1,1,01,211,10,100,30", "BDGSA,A,3,11,,,,,,,,,,,,2,2,2", ("BeiDou", 11)),
+        ("BDGSV,1,1,01,201,10,100,30", "BDGSA,A,3,201,,,,,,,,,,,,2,2,2", ("BeiDou", 1)),
+        ("GBGSV,1,1,01,137,10,100,30", "GNGSA,A,3,137,,,,,,,,,,,,2,2,2,4", ("BeiDou", 37)),
+        ("QQGSV,1,1,01,193,10,100,30", "GNGSA,A,3,193,,,,,,,,,,,,2,2,2,5", ("QZSS", 1)),
         ("BDGSV,1,1,01,411,10,100,30", "BDGSA,A,3,211,,,,,,,,,,,,2,2,2", ("BeiDou", 11)),
         ("GQGSV,1,1,01,02,10,100,30,8", "GNGSA,A,3,194,,,,,,,,,,,,2,2,2,5", ("QZSS", 2)),
         ("QZGSV,1,1,01,193,10,100,30", "QZGSA,A,3,01,,,,,,,,,,,,2,2,2", ("QZSS", 1)),
@@ -107,6 +110,21 @@ def test_a_series_may_have_several_signals() -> None:
     ]
     torn = ["GPGSV,2,2,05,11,40,100,30,6", "GPGSV,3,1,09,12,40,100,30,8"]
     assert numbers(sky(*series, *torn)) == numbers(found)
+
+
+def test_what_the_first_of_a_series_says_the_others_may_leave_out() -> None:
+    found = sky(
+        "GPGSV,3,1,09,8,13,62,35,13,50,277,39,18,18,324,33,5,53,228,38",
+        "GPGSV,,2,,7,43,71,39,30,73,107,38,27,13,26,34,15,14,289,37",
+        "GPGSV,,3,,14,33,150,40",
+        "GPGSV,,1,,11,33,150,40",
+    )
+    assert [number for _, number in numbers(found)] == [5, 7, 8, 13, 14, 15, 18, 27, 30]
+
+
+def test_what_has_decimals_is_cut() -> None:
+    (satellite,) = sky("GNGSV,1,1,01,07,40.9,100.5,45.6").satellites
+    assert satellite == Satellite("GPS", 7, 40, 100, 45, used=False)
 
 
 def test_a_series_may_span_epochs() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import corpus
 import peers
 import pytest
+from fakes import FakeClock
 from nmea import line
 
 from telemetry_agent.clock import Clock
@@ -205,6 +206,25 @@ def test_what_a_report_leaves_out_is_unknown() -> None:
     assert fix == Fix(1_795_437_319_250, -48_117_300_123, 11_516_667_001)
 
 
+@pytest.mark.parametrize(
+    ("heights", "alt_mm"),
+    [
+        ({"alt": 545.4}, 545_400),  # gpsd before 3.20
+        ({"altHAE": 592.3, "altMSL": 545.4, "alt": 545.4}, 545_400),
+        ({"altHAE": 592.3, "alt": 592.3}, None),
+        ({"altHAE": 592.3, "alt": 592.3, "geoidSep": 46.9}, 545_400),
+        ({"altHAE": None, "alt": 592.3, "geoidSep": 46.9}, None),
+        ({"altHAE": 10.5, "geoidSep": -30.25}, 40_750),
+    ],
+)
+def test_a_height_above_the_ellipsoid_is_not_one_above_the_sea(
+    heights: dict[str, object], alt_mm: int | None
+) -> None:
+    known = {key: TPV[key] for key in ("class", "time", "lat", "lon", "mode")}
+    (fix,) = fixes_of(known | heights)
+    assert fix.alt_mm == alt_mm
+
+
 @pytest.mark.parametrize("mode", [0, 1])
 def test_a_report_without_a_fix_gives_none(mode: int) -> None:
     assert fixes_of(TPV | {"mode": mode}) == []
@@ -212,6 +232,27 @@ def test_a_report_without_a_fix_gives_none(mode: int) -> None:
     decoder.feed(Reports().feed(wire({"class": "TPV", "mode": mode, "time": TPV["time"]})), 0.0)
     decoder.finish()
     assert decoder.state == "no-fix"
+
+
+@pytest.mark.parametrize(
+    ("report", "state", "count"),
+    [
+        ({"class": "TPV", "device": "/dev/ttyACM0", "mode": 1}, "no-fix", "no-fix"),
+        ({key: TPV[key] for key in TPV if key != "time"}, "no-date", "no-time"),
+    ],
+)
+def test_a_receiver_without_a_time_is_not_silent(
+    report: dict[str, object], state: str, count: str
+) -> None:
+    reports, decoder = Reports(), Decoder(fix_rollover=False)
+    for second in range(20):
+        assert decoder.feed(reports.feed(wire(report)), second) == []
+        assert decoder.tick(second + 0.9) == []
+    assert decoder.state == state
+    assert decoder.counts == {count: 17}  # the first might have been sentences
+    # The sentences of a receiver still come first.
+    said = reports.feed(line("GPRMC,,V,,,,,,,,,,N") + wire(report) * 3)
+    assert said == line("GPRMC,,V,,,,,,,,,,N")
 
 
 @pytest.mark.parametrize("missing", ["time", "lat", "lon"])
@@ -313,6 +354,15 @@ def test_a_sky_that_is_none_is_counted_by_name(sky: dict[str, object], rejected:
     (fix,) = decoded(reports.feed(wire(VERSION, TPV, {"class": "SKY"} | sky)))
     assert fix.lat_e9 == -48_117_300_123
     assert reports.rejected == {f"gpsd-{rejected}": 1}
+
+
+def test_a_pulse_is_no_receiver() -> None:
+    reports = Reports()
+    pulse = {"class": "DEVICE", "path": "/dev/pps0", "driver": "PPS"}
+    reports.feed(wire({"class": "DEVICES", "devices": [pulse, {"path": "/dev/ttyAMA0"}]}))
+    assert reports.devices == ["/dev/ttyAMA0"]
+    reports.feed(wire({"class": "DEVICES", "devices": [pulse]}))
+    assert reports.devices == []
 
 
 @pytest.mark.parametrize("devices", [None, "x", [None], [{}], [{"path": None}], [{"path": 3}]])
@@ -435,6 +485,44 @@ def test_a_receiver_that_says_nothing_gives_way_to_the_next(server: Server, foun
     assert followed == ["/dev/ais", "/dev/gps", "/dev/gps", "/dev/ais"]
 
 
+@pytest.mark.parametrize("answer", [b"", wire({"class": "ERROR", "message": "unknown request"})])
+def test_a_program_that_knows_no_request_but_watch_gets_that(server: Server, answer: bytes) -> None:
+    """As simulators and bridges of other protocols do; the first request decides."""
+    clock = FakeClock()
+    source = GpsdSource("127.0.0.1", server.port, clock=clock)
+    source.open()
+    with server.accept() as first:
+        assert first.recv(1000) == b"?DEVICES;\n"
+        first.sendall(wire(VERSION) + answer)
+        assert source.read(LIMIT_S) == b""
+        if not answer:
+            clock.advance(2)
+            assert source.read(0.0) == b""
+        with server.accept() as second:
+            assert first.recv(1000) == b""
+            assert second.recv(1000) == b'?WATCH={"enable":true,"json":true};\n'
+            second.sendall(wire(VERSION))
+            assert source.read(LIMIT_S) == b""
+            clock.advance(100)
+            second.sendall(wire({"class": "DEVICES", "devices": [{"path": "/dev/sim"}]}, TPV))
+            assert len(decoded(source.read(LIMIT_S))) == 1
+            assert json.loads(second.recv(1000)[7:].rstrip(b"\n;"))["device"] == "/dev/sim"
+    source.close()
+
+
+def test_a_program_that_sends_without_a_request_keeps_its_connection(server: Server) -> None:
+    clock = FakeClock()
+    source = GpsdSource("127.0.0.1", server.port, clock=clock)
+    source.open()
+    with server.accept() as gpsd_side:
+        gpsd_side.sendall(wire(VERSION, TPV))
+        assert len(decoded(source.read(LIMIT_S))) == 1
+        clock.advance(3)
+        gpsd_side.sendall(wire(TPV | {"time": "2026-11-23T12:35:20.250Z"}))
+        assert len(decoded(source.read(LIMIT_S))) == 1
+    source.close()
+
+
 def test_a_gpsd_without_a_receiver_says_how_to_give_it_one(server: Server) -> None:
     source = GpsdSource("127.0.0.1", server.port)
     source.open()
@@ -489,4 +577,7 @@ def test_what_is_wrong_with_a_gpsd_that_sends_no_data() -> None:
     assert str(source.advice("silent", b"")).startswith(
         "gpsd has a receiver but receives no data from it: check the receiver's wiring and power"
     )
+    source._reports.feed(wire({"class": "ERROR", "message": "no such device\n" + "x" * 90}))
+    assert "data from it, and answers 'no such device\\nxxx" in str(source.advice("silent", b""))
+    assert len(str(source.advice("silent", b""))) < 250
     assert "is not NMEA: check what its sender sends" in str(source.advice("wrong-baud", b""))

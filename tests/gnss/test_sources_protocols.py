@@ -20,10 +20,23 @@ FRAMES = {
     "SkyTraq": bytes.fromhex("A0A1 0002 83 02 81 0D0A"),
     "RTCM": bytes.fromhex("D300 13 3ED7D3020298 0EDEEF34B4BD 62AC094198 6F33 360B98"),
     "CASIC": bytes.fromhex("BACE 0400 06 00 E8030000 EC030600"),
+    "SBF": bytes.fromhex("2440 F8CD A70F 0C00 01020304"),
 }
+LOGS = "NovAtel or Unicore logs"
+NOVATEL = bytes.fromhex(
+    "AA4412 1C 2A00 02 20 0400 0000 00 B4 3808 80841300 00004002 0000 0000 01020304 DD059BDD"
+)
+UNICORE = bytes.fromhex(
+    "AA44B5 00 CC03 0400 00 C9 0100 50690F00 00000000 00 12 0200 01020304 41D2FE07"
+)
+TEXT_LOG = (
+    b"#BESTNAVA,97,GPS,FINE,2294,472312000,0,0,18,16;SOL_COMPUTED,SINGLE,48.1173,11.5167*3d781d55"
+)
 
 
-@pytest.mark.parametrize(("name", "frame"), FRAMES.items())
+@pytest.mark.parametrize(
+    ("name", "frame"), [*FRAMES.items(), (LOGS, NOVATEL), (LOGS, UNICORE), (LOGS, TEXT_LOG)]
+)
 def test_a_protocol_is_named_by_a_whole_frame(name: str, frame: bytes) -> None:
     noise = frame[:2] + b"\x01\x00\x02\x00\x07" * 3
     assert protocol(noise + frame + noise) == name
@@ -44,6 +57,7 @@ def test_the_beginning_of_a_frame_may_be_one(frame: bytes) -> None:
     ("data", "why"),
     [
         (FRAMES["UBX"], "binary"),
+        (TEXT_LOG + b"\r\n", "binary"),  # another text than NMEA: the same remedy
         (rmc("120000").partition(b"*")[0] + b"\r\n", "no-checksum"),
         (b"\x80\xf3\x0f" * 30, "wrong-baud"),
         (b"", "wrong-baud"),

@@ -7,14 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from nmea import gga, rmc
 from processes import AGENT, agent, environment, run_agent, running
 from rig import record_backlog, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.cli.group import cli
 
 COMMANDS = [
     "run",
@@ -44,6 +48,25 @@ def test_each_command_has_help(command: str) -> None:
     result = run_agent(command, "--help")
     assert result.returncode == 0
     assert result.stdout.startswith(f"Usage: telemetry-agent {command}")
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("path", commands(cli), ids=" ".join)
+def test_help_cuts_no_sentence_and_names_what_a_value_is(path: tuple[str, ...]) -> None:
+    said = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80).output
+    assert "..." not in said.replace("[ARGS]...", "")
+    for python in ("INTEGER", "FLOAT", "TEXT ", "%Y"):
+        assert python not in said.replace("--reason TEXT ", "")
 
 
 def test_the_version() -> None:
@@ -244,3 +267,52 @@ def test_an_output_that_cannot_be_written_is_told(args: list[str]) -> None:
         74,
         "telemetry-agent: cannot write the output: No space left on device\n",
     )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["tap", "--config", "config.toml"],
+        ["doctor", "--config", "config.toml"],
+        ["drain", "--config", "config.toml"],
+        ["export", "--format", "gpx", "--config", "config.toml"],
+        ["init", "--url", "http://127.0.0.1:9/", "--source", "file:///dev/null"],
+        ["queue", "discard", "--all", "--config", "config.toml"],
+        ["decode", "--stats", "drive.nmea"],
+    ],
+)
+def test_a_closed_stream_changes_neither_the_status_nor_the_words(
+    args: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "drive.nmea").write_bytes(gga("123519") + rmc("123519"))
+    write_config(tmp_path, "file:///dev/null", "http://127.0.0.1:9/")
+    if args[0] == "init":
+        args = [*args, "--config", "new.toml", "--force"]
+
+    def ends(how: str) -> tuple[int, str]:
+        shell = ["sh", "-c", f'"$@" {how}', "sh", *AGENT, *args]
+        done = subprocess.run(
+            shell, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=False
+        )
+        return done.returncode, done.stderr
+
+    opened = ends("> out <&-")
+    assert "Traceback" not in opened[1]
+    assert ends(">&- <&-") == opened
+    assert ends("> out <&- 2>&-") == (opened[0], "")
+
+
+def test_a_file_name_that_is_not_text_or_not_of_the_locale_is_one_line(tmp_path: Path) -> None:
+    out = os.fsencode(tmp_path) + b"/\xff.gpx"
+    record_backlog(tmp_path, 1)
+    config = write_config(tmp_path, "file:///dev/null", "http://127.0.0.1:9/")
+    argv = [*AGENT, "export", "--config", str(config), "--output"]
+    done = subprocess.run([*argv, out], env=environment(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    config.write_text(config.read_text().replace("queue.db", "Fahrt für morgen.db"))
+    for args in (["status"], ["export", "--format", "csv"], ["queue", "verify"], ["run"]):
+        result = run_agent(*args, "--config", str(config), env=plain)
+        assert result.returncode == 1
+        assert "set LC_ALL=C.UTF-8" in result.stderr
+        assert len(result.stderr.splitlines()) == 1

@@ -54,6 +54,8 @@ def wait_until_complete(db: Path, until: str = LAST) -> str:
     for _ in range(TRIES):
         code, said = audit(db)
         if code == 0 and f"complete until {until}" in said:
+            as_json = run_agent("receive", "--audit", "--json", "--db", str(db))
+            assert until in {device["complete_until"] for device in json.loads(as_json.stdout)}
             return said
     raise AssertionError(f"not complete: {said}")
 

@@ -6,7 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from misbehaving import Server, answer, drips, says
+from misbehaving import (
+    Act,
+    Line,
+    Request,
+    Server,
+    answer,
+    drips,
+    says,
+    tls_server_context,
+    trusting,
+)
 from uploading import FIX, Uploading
 
 from telemetry_agent.upload.interfaces import FormatName
@@ -101,6 +111,46 @@ def test_an_odd_offer_of_gzip_breaks_nothing(tmp_path: Path, weight: bytes) -> N
         contextlib.closing(Uploading(tmp_path, server.url, "native")) as u,
     ):
         u.put(3)
+        assert u.work() is None
+        assert u.counts == (0, 0, 3, 0)
+
+
+def test_a_portal_that_offers_gzip_is_not_the_endpoint(tmp_path: Path) -> None:
+    page = with_body(b"<html>", OK + b"Accept-Encoding: gzip\r\n")
+    with (
+        Server(says(page), then=answer()) as server,
+        contextlib.closing(Uploading(tmp_path, server.url, "native")) as u,
+    ):
+        u.put(20)
+        u.clock.advance(u.work() or 0)
+        assert u.work() is None
+        assert u.counts == (0, 0, 20, 0)
+        assert not any("content-encoding" in request.headers for request in server.requests)
+
+
+@pytest.mark.parametrize("name", ["native", "osmand"])
+@pytest.mark.parametrize("head", [OK, OK + b"Connection: close\r\n"])
+def test_over_tls_the_end_of_the_connection_is_that_of_the_answer_only_if_tls_says_so(
+    tmp_path: Path, name: FormatName, head: bytes
+) -> None:
+    """What follows may be ``{"error":"full"}``, and somebody on the way has cut it off."""
+
+    def ends(line: Line, request: Request) -> bool:
+        line.sock.sendall(head + b"\r\n")
+        line.sock.unwrap()  # type: ignore[attr-defined]  # the client has gone by then
+        return False
+
+    cut = says(head + b"\r\n")
+    with (
+        Server(cut, then=Act(ends), tls=tls_server_context()) as server,
+        contextlib.closing(Uploading(tmp_path, server.url, name, trusting())) as u,
+    ):
+        u.put(3)
+        u.uploader.step(u.clock.monotonic_s())
+        assert u.counts[2:] == (0, 0)
+        said = u.uploader.status().last_error or ""
+        assert said.endswith("the connection ended without close_notify of TLS")
+        u.clock.advance(u.work() or 0)
         assert u.work() is None
         assert u.counts == (0, 0, 3, 0)
 

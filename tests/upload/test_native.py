@@ -103,6 +103,7 @@ def answer(
 
 
 JSON = "application/json; charset=utf-8"
+REJECTED = "rejected by the endpoint"
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
@@ -129,14 +130,16 @@ def test_a_text_delivers(body: str) -> None:
         ('{"received":1,"rejected":[{"seq":17}]}', False),
         ('{"received":4}', True),  # not right, so it is not judged
         ('{"received":true}', True),
-        ('{"received":"3","success":false}', False),
+        ('{"received":"3"}', True),
+        ('{"received":"0"}', False),
+        ('{"received":"all","success":false}', False),
     ],
 )
 def test_what_was_received_counts(body: str, delivers: bool) -> None:
     got = read(answer(200, body), BATCH)
     assert isinstance(got, Delivered) == delivers
     if isinstance(got, Delivered):
-        assert got.counted == (body[:13] in {'{"received":3', '{"received":2', '{"received":1'})
+        assert got.counted == (body.replace('"', "")[:11] in {f"{{received:{n}" for n in (1, 2, 3)})
 
 
 @pytest.mark.parametrize(
@@ -170,14 +173,14 @@ def test_an_answer_that_is_too_long_is_only_read_for_one_fix() -> None:
     ("body", "outcome"),
     [
         ('{"rejected":[{"seq":17,"reason":"no such lane"}]}', Delivered({17: "no such lane"})),
-        ('{"rejected":[{"seq":17}]}', Delivered({17: "rejected by the endpoint"})),
+        ('{"rejected":[{"seq":17}]}', Delivered({17: REJECTED})),
         ('{"rejected":[{"seq":17,"reason":"a\\nb\\u0000"}]}', Delivered({17: "a b"})),
         ('{"retry":[18]}', Delivered(retry=frozenset({18}))),
         ('{"retry":[17,18,19]}', Delivered(retry=frozenset({17, 18, 19}))),
         ('{"rejected":[{"seq":17}],"retry":[17]}', Delivered(retry=frozenset({17}))),
         ('{"rejected":[{"seq":99}],"retry":[98]}', Delivered(unknown_names=2)),
-        ('{"rejected":[17,null,{"seq":"17"},{"seq":true}]}', Delivered(unknown_names=4)),
-        ('{"retry":["18",true,18.5,null]}', Delivered(unknown_names=4)),
+        ('{"rejected":[17,{"seq":"18"}]}', Delivered(dict.fromkeys((17, 18), REJECTED))),
+        ('{"retry":["18",{"seq":19},"47"]}', Delivered(retry=frozenset({18, 19}), unknown_names=1)),
         ('{"rejected":null,"retry":0}', Delivered()),
     ],
 )
@@ -209,6 +212,12 @@ def test_a_web_page_is_a_portal_or_a_wrong_url(status: int, body: str | bytes) -
         answer(200, "[" * 100_000, content_type=JSON),
         answer(200, b"\xff\xfe\xfd", content_type=JSON),
         answer(200, '{"rejected":3}'),
+        answer(200, '{"rejected":[null]}'),
+        answer(200, '{"rejected":[{"reason":"one of them"}]}'),
+        answer(200, '{"rejected":[{"seq":true}]}'),
+        answer(200, '{"retry":[18.5]}'),
+        answer(200, '{"retry":["all"]}'),
+        answer(200, '{"retry":["\u0661\u0668"]}'),
         answer(200, "[]"),
         answer(200, '["stored"]', content_type=JSON),
         answer(200, '"ok"', content_type=JSON),
@@ -283,7 +292,23 @@ def test_later_may_say_when() -> None:
 def test_an_error_page_is_not_quoted() -> None:
     got = read(answer(404, "<html>" + "x" * 9999), BATCH)
     assert isinstance(got, Held)
-    assert got.reason == "404"
+    assert got.reason == "404 Not Found"
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("http://other.test/a?token=abc", "http://other.test/a"),
+        ("ftp://van:secret@other.test/", "ftp://***@other.test/"),
+        (f"//van:{'x' * 300}@other.test/", "//***@other.test/"),
+        ("/in/0123456789abcdef0123456789/x", "/in/***/x"),
+        ("", "nowhere"),
+    ],
+)
+def test_a_redirect_shows_where_to_and_no_secret(location: str, target: str) -> None:
+    got = read(answer(302, location=location), BATCH)
+    assert isinstance(got, Deferred)
+    assert got.reason.startswith(f"302: redirected to {target}: a captive portal")
 
 
 @given(st.integers(100, 999), st.binary(max_size=300), st.sampled_from(["", JSON, "text/html"]))

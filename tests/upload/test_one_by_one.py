@@ -68,6 +68,24 @@ def test_a_device_that_is_taken_away_meanwhile_holds_too(tmp_path: Path) -> None
         assert b.counts == (350, 0, 250, 0)
 
 
+@pytest.mark.parametrize("name", ["osmand", "owntracks", "gpslogger"])
+@pytest.mark.parametrize(
+    ("body", "counts", "waits"),
+    [
+        (b'{"retry":[5]}', (1, 0, 19, 0), True),
+        (b'{"retry":[1,5]}', (2, 0, 18, 0), True),
+        (b'{"rejected":[{"seq":5}]}', (0, 0, 19, 1), False),
+    ],
+)
+def test_an_answer_may_keep_or_refuse_its_fix_by_name(
+    tmp_path: Path, name: FormatName, body: bytes, counts: tuple[int, ...], waits: bool
+) -> None:
+    with bench(tmp_path, lambda _: Said(200, body), name) as b:
+        b.put(20)
+        assert (b.work() is not None) == waits
+        assert b.counts == counts
+
+
 def test_answers_beside_one_too_many_acknowledge_nothing(tmp_path: Path) -> None:
     traccar = Traccar(DEVICE)
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -151,7 +169,7 @@ def test_later_is_heeded_and_what_was_taken_stays_taken(tmp_path: Path) -> None:
     with bench(tmp_path, answer) as b:
         b.put(60)
         assert b.work() == 8.0
-        assert b.uploader.status().last_error == "503"
+        assert b.uploader.status().last_error == "503 Service Unavailable"
         b.clock.advance(8)
         assert b.work() is None
         assert b.counts == (0, 0, 60, 0)

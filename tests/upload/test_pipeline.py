@@ -347,7 +347,7 @@ def test_one_broken_round_is_forgotten_after_a_whole_one_of_its_size() -> None:
     ("bytes_", "reason"),
     [
         (b"SSH-2.0-dropbear\r\n\r\n", "what came back is not HTTP"),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 700_000, "the answer is too long"),
+        (b"HTTP/1.1 103 X\r\nLink: %s\r\n\r\n" % (b"a" * 9000) * 300, "the answer is too long"),
         (b"", "no answer within 0.3 s"),
     ],
 )
@@ -359,6 +359,19 @@ def test_what_is_no_answer_is_said(bytes_: bytes, reason: str) -> None:
     assert failure is not None
     assert failure.reason.startswith(reason)
     assert unanswered == 1
+
+
+@pytest.mark.parametrize("first", [b"Content-Length: 3000000\r\n", b""])
+def test_an_answer_that_is_too_long_is_one_without_its_end(first: bytes) -> None:
+    """For a web page as long as that, too, the user hears what answered."""
+    said = b"HTTP/1.1 200 OK\r\n%s\r\n%s" % (first, b"x" * 3_000_000)
+    with Server(lambda _: said) as server:
+        transport, heard = Transport(server.url), Heard()
+        assert series(transport, payloads(3), 5, heard) == (None, 0)
+        transport.close()
+    assert server.connections == 3
+    assert {len(answer.body) for answer in heard.answers} == {1024 * 1024}
+    assert all((answer.too_long_bytes or 0) > 1024 * 1024 for answer in heard.answers)
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:

@@ -201,7 +201,7 @@ def test_a_refused_report_alone_holds_nothing(
         assert made.counts == (0, 0, 1, 0)
         made.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "the endpoint does not accept reports without fixes (401)"
+        "the endpoint does not accept reports without fixes (401 Unauthorized)"
     ]
 
 

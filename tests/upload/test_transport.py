@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import socket
 import threading
@@ -619,3 +620,39 @@ def test_head_and_body_leave_in_one_write() -> None:
             transport.exchange(Payload(b"x" * 500, {}), 10)
         thread.join(10)
     assert first[0].endswith(b"x" * 500)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize(
+    "whole",
+    [
+        b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"received":3}',
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: 1\r\n\r\n",
+    ],
+)
+def test_an_answer_that_ends_at_any_byte_is_none(whole: bytes, pipelined: bool, tls: bool) -> None:
+    acts = [says(whole[:length]) for length in range(len(whole) + 1)]
+    context = tls_server_context() if tls else None
+    with (
+        Server(*acts, tls=context) as server,
+        contextlib.closing(Transport(server.url, credentials=trusting() if tls else None)) as t,
+    ):
+        heard: list[Answer] = []
+        reasons = []
+
+        def on_answer(answer: Answer) -> bool:
+            heard.append(answer)
+            return True
+
+        for _ in acts[:-1]:
+            failure, _ = t.series([PAYLOAD], 5, on_answer, pipelined=pipelined)
+            reasons.append(failure.reason if failure else "")
+        assert heard == []
+        assert reasons[0] == "the server closed the connection without an answer"
+        ends = (
+            "without close_notify of TLS" if tls else "the answer broke off: the connection closed"
+        )
+        assert all(reason.endswith(ends) for reason in reasons[1:])
+        t.series([PAYLOAD], 5, on_answer, pipelined=pipelined)
+        assert [answer.status for answer in heard] == [200]

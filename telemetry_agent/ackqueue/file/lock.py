@@ -27,6 +27,8 @@ class QueueSummary(NamedTuple):
     """The oldest row that was to be delivered, or the one after the last."""
     last: int = 0
     """The last row."""
+    away: bool = False
+    """Older rows were in files that had been set aside; ``oldest`` does not speak of them."""
     run: StreamRun | None = None
     """The newest run of rows of one stream."""
 
@@ -56,7 +58,7 @@ class QueueLock:
         text = f"{os.getpid()}\n"
         if summary is not UNKNOWN:
             numbers = " ".join(map(str, (summary.oldest, summary.last, *(summary.run or ()))))
-            line = f"{'closed' if summary.clean else 'open'} {numbers}"
+            line = f"{'closed' if summary.clean else 'open'} {numbers}{' away' * summary.away}"
             text += f"{line} {crc32(line.encode())}\n"
         with suppress(OSError):  # it only helps: a full disk does not keep the agent from starting
             os.pwrite(self._fd, text.encode(), 0)
@@ -147,9 +149,10 @@ def _read_summary(lines: list[str]) -> QueueSummary:
     try:
         _, line = lines
         text, _, crc = line.rpartition(" ")
-        state, oldest, last, *run = text.split()
+        state, oldest, last, *run = text.removesuffix(" away").split()
         begins = StreamRun(*map(int, run)) if run else None
-        summary = QueueSummary(state == "closed", int(oldest), int(last), begins)
+        away = text.endswith("away")
+        summary = QueueSummary(state == "closed", int(oldest), int(last), away, begins)
         return summary if int(crc) == crc32(text.encode()) else UNKNOWN
     except (ValueError, TypeError):
         return UNKNOWN

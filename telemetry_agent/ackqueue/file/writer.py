@@ -15,11 +15,12 @@ from itertools import takewhile
 
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, at_place
 from telemetry_agent.ackqueue.file.store import Changes, Store
-from telemetry_agent.ackqueue.ledger import Ledger
-from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.row_states import LOST_IN_MEMORY
+from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD, Ledger
+from telemetry_agent.ackqueue.ranges import Span, runs
+from telemetry_agent.ackqueue.row_states import LOST_IN_MEMORY, RowState
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
+from telemetry_agent.tasks import give_way
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -151,13 +152,15 @@ class Writer:
             finally:
                 with self._lock:
                     if written:
-                        placed = (*changes.moved, *changes.arrived, *changes.rows)
-                        self._ledger.admit(row[0] for row in placed)
+                        for placed in (changes.moved, changes.arrived, changes.rows):
+                            self._ledger.admit(row[0] for row in placed)
                         self._ledger.forget_reasons(changes.marks.values())
                     else:
                         self._give_back(changes)
                     self._writing.clear()
                     self._moving = 0
+            if not left:  # the rest of what was there went with the first transaction
+                break
         return None
 
     def report(self, refusal: StorageError | None) -> None:
@@ -165,6 +168,8 @@ class Writer:
 
         It does not ring for the others: a watcher may try at once, and cause the next.
         """
+        if not (refusal or self.refused or self._lost_in_memory):
+            return
         with self._lock:
             changes = self.refused is not (refusal is not None)
             self._refusal = refusal
@@ -183,7 +188,7 @@ class Writer:
                 lost, self._lost_in_memory = self._lost_in_memory, 0
             if lost:
                 log.warning(
-                    "memory has room again: %d fixes were lost while the disk refused",
+                    "memory has room again: %d fixes were lost",
                     lost,
                     extra={"fields": {"STATE": "ok", "COUNT": lost}},
                 )
@@ -196,7 +201,12 @@ class Writer:
         The rows of a transaction are of one stream, as far apart by number as by name: so one
         query afterwards shows that none of their numbers was taken by another row.
         """
+        taken: list[dict[int, Span[RowState] | None]] = []
         with self._lock:
+            while some := self._ledger.take_changes():
+                taken.append(some)
+                if len(some) == SPANS_PER_HOLD:
+                    give_way(self._lock)
             pending = self._pending[: min(limit, _ROWS_PER_WRITE)]
             if pending and _kind(pending[0]) != _kind(pending[-1]):
                 kind = _kind(pending[0])
@@ -206,8 +216,8 @@ class Writer:
             moved, self._moved = self._moved, []
             self._moving = len(moved)
             arrived, self._arrived = self._arrived, []
-            marks = self._ledger.take_changes()
             streams = self._ledger.streams.take_changes()
+        marks = {lo: mark for some in taken for lo, mark in some.items()}
         changes = Changes([row for _, row in pending], marks, moved, arrived, streams)
         return changes if any(changes) else None
 
@@ -221,15 +231,21 @@ class Writer:
         self._bound_memory()
 
     def _bound_memory(self) -> None:
-        # The oldest go: while the disk refuses, the newest positions are worth more.
+        # The oldest go: the newest positions are worth more.
         excess = len(self._pending) - self._max_uncommitted
         if excess > 0:
             self._ledger.lose(runs(row[0] for _, row in self._pending[:excess]), LOST_IN_MEMORY)
             del self._pending[:excess]
             if not self._lost_in_memory:
+                why = "because nothing was committed: call commit(), or run a Committer"
+                if self.refused:
+                    why = "while the disk refuses"
+                elif self._writing:
+                    why = "during one write to the disk"
                 log.error(
-                    "memory is full (%d fixes) while the disk refuses: the oldest are lost",
+                    "the oldest fixes are lost: memory is full (%d fixes) %s",
                     self._max_uncommitted,
+                    why,
                     extra={"fields": {"STATE": "memory"}},
                 )
             self._lost_in_memory += excess

@@ -138,7 +138,11 @@ class Carrier:
             else:
                 self._portion = None
             arrival = Arrival(
-                upto, [row[0] for row in rows], found.marks(lo, upto), found.first_without_marks()
+                upto,
+                [row[0] for row in rows],
+                found.marks(lo, upto),
+                found.first_without_marks,
+                found.oldest_pending,
             )
             with shared.lock:
                 self._find_streams(found, rows)
@@ -184,9 +188,7 @@ class Carrier:
             set_aside_files.delete_kept(shared.path, but_for=1)
         self._report(count, lost)
         if uncounted:
-            log.error(
-                "an unknown number of other fixes is missing: no file is left that counts them"
-            )
+            log.error("other fixes may be missing: no file is left that counts them")
 
     def _report(self, count: int, lost: list[Loss]) -> None:
         self._trouble.over("what was set aside can be carried over")

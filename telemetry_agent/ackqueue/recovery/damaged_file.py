@@ -7,7 +7,7 @@ row that the newest version of its page has lost is taken from an older one.
 """
 
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain, islice
@@ -24,6 +24,7 @@ from telemetry_agent.ackqueue.file.rows import (
     read_stream,
 )
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, is_newer
+from telemetry_agent.ackqueue.generations import border_before, border_up_to, next_border
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
@@ -268,11 +269,25 @@ class FoundRows:
         )
         return next((m for m in marks if m.state is State.ACK_FAILED), RowState(State.ACK_FAILED))
 
-    def first_without_marks(self) -> int | None:
-        """Once all was seen, and if no mark was found: the first row, 1 without any row."""
-        if any(known.total for known in self._known):
-            return None
-        return self._row_of(self._pages[0]) if self._pages else 1
+    def first_without_marks(self, row: int) -> int | None:
+        """Once all was seen: the first row found of the generation that has this number.
+
+        Returns:
+            ``None``: the file that began it has marks. Its first number if no row was found.
+        """
+        before = border_before(row)
+        for known in self._known:
+            if any(border_up_to(last.hi) == before for last in islice(reversed(known), 1)):
+                return None
+        at = bisect_left(self._pages, before + 1, key=self._row_of)
+        first = self._row_of(self._pages[at]) if at < len(self._pages) else before + 1
+        return first if border_before(first) == before else before + 1
+
+    def oldest_pending(self, row: int) -> int | None:
+        """Once all was seen: the oldest row of its generation that was pending, if known."""
+        border = next_border(row)
+        marks = (known.value_at(border) for known in reversed(self._known))
+        return next((mark.oldest_pending for mark in marks if mark and mark.oldest_pending), None)
 
     def _read(self, page: int) -> None:
         number = page >> _PLACE_BITS & (1 << _FILE_BITS) - 1

@@ -121,7 +121,7 @@ def _completed(
         waiting = set_aside_files.waiting(path)
         if waiting and not _is_carrying(loaded):
             loaded = _begin(store, loaded, summary, waiting)
-        elif loaded.last == 0 and summary.oldest <= summary.last:
+        elif loaded.last == 0 and (summary.away or summary.oldest <= summary.last):
             loaded = _enter_loss(store, loaded, summary)
         if rows := [row for row in tail.rows if row[0] > loaded.last]:
             loaded = _append(store, loaded, rows, _left_behind(tail))
@@ -194,10 +194,13 @@ def _begin(store: Store, loaded: Loaded, summary: QueueSummary, waiting: list[Pa
         log.warning("cannot read %s: %s", error.filename, error.strerror)
         last = 0
     oldest = None
+    before = 0
     if loaded.last == 0 and summary is not UNKNOWN:
         oldest = summary.oldest
         if not is_border(summary.last):  # that file had rows of its own
             last = max(last, summary.last)
+        if summary.away:  # what it says of its own rows is not true of older ones
+            before = border_up_to(summary.last)
     border = border_up_to(loaded.last)
     if border < max(last, 1):  # it began no generation above the rows of those files
         last = max(last, loaded.last)
@@ -205,32 +208,36 @@ def _begin(store: Store, loaded: Loaded, summary: QueueSummary, waiting: list[Pa
     away = RowState(State.AWAY, oldest_pending=oldest)
     gaps = [*loaded.marks.gaps(last + 1, border - 1), (border, border)]
     spans = [Span(*gap, away) for gap in gaps]
+    if before:
+        spans.append(Span(before, before, RowState(State.AWAY)))
     return _write(store, loaded, spans, streams=_missing_run(loaded, summary))
 
 
 def _enter_loss(store: Store, loaded: Loaded, summary: QueueSummary) -> Loaded:
     """The file was emptied or deleted, and fixes were in it."""
-    lost = summary.last - summary.oldest + 1
+    spans = _missing(1, summary, DAMAGED)
+    lost = sum(span.size for span in spans if span.value == DAMAGED)
     log.error(
-        "the queue %s is empty: some %d fixes that waited in it are lost",
+        "the queue %s is empty: some %d fixes that waited in it%s are lost",
         store.path,
         lost,
+        ", and an unknown number of older ones," if spans[-1].value == UNCOUNTED else "",
         extra={"fields": {"COUNT": lost}},
     )
-    before = [Span(1, summary.oldest - 1, PURGED)] if summary.oldest > 1 else []
-    damaged = Span(summary.oldest, summary.last, DAMAGED)
-    return _write(store, loaded, [*before, damaged], streams=_missing_run(loaded, summary))
+    return _write(store, loaded, spans, streams=_missing_run(loaded, summary))
 
 
 def _enter_lost_end(store: Store, loaded: Loaded, summary: QueueSummary) -> Loaded:
     """The end of the log is gone: up to the last row of the summary, or one fix at least."""
-    carrying = _is_carrying(loaded)
     first = loaded.last + 1
-    last = max(first, summary.last)
-    if carrying:  # after its last row there may be others that were not found yet
-        first = last = spare_below(border_up_to(loaded.last))
+    if _is_carrying(loaded):  # after its last row there may be others that were not found yet
+        spare = spare_below(border_up_to(loaded.last))
+        spans = [Span(spare, spare, UNCOUNTED)]
     else:
-        first = min(last, max(first, summary.oldest))
+        last = max(first, summary.last)
+        summary = summary._replace(oldest=min(summary.oldest, last), last=last)
+        spans = _missing(first, summary, UNCOUNTED)
+    lost = sum(span.size for span in spans if span.value == UNCOUNTED)
     newest = store.read_back(loaded.last, 1)
     known = [record for row in newest if (record := decode(row)) is not None]
     log.error(
@@ -238,13 +245,29 @@ def _enter_lost_end(store: Store, loaded: Loaded, summary: QueueSummary) -> Load
         "least %d fixes",
         store.path,
         rfc3339(known[0].fix.time_ms) if known else "the last start",
-        last - first + 1,
-        extra={"fields": {"COUNT": last - first + 1}},
+        lost,
+        extra={"fields": {"COUNT": lost}},
     )
-    lost = [Span(first, last, UNCOUNTED)]
-    if first > loaded.last + 1 and not carrying:
-        lost.append(Span(loaded.last + 1, first - 1, PURGED))
-    return _write(store, loaded, lost, streams=_missing_run(loaded, summary))
+    return _write(store, loaded, spans, streams=_missing_run(loaded, summary))
+
+
+def _missing(since: int, summary: QueueSummary, lost: RowState) -> list[Span[RowState]]:
+    """The marks of the rows from that one on, of which there is only a summary.
+
+    Nothing shows where the rows of a generation ended before the last border. So it is not known
+    how many are missing there; the last span says so.
+    """
+    border = border_up_to(summary.last)
+    first = max(since, border + 1)
+    pending = max(first, summary.oldest)
+    spans = [Span(first, pending - 1, PURGED), Span(pending, summary.last, lost)]
+    if since <= border:
+        upto = max(since, 1 if summary.away else min(summary.oldest, border + 1)) - 1
+        spans += [Span(since, upto, PURGED), Span(upto + 1, border, UNUSED)]
+        if upto < border:
+            spare = spare_below(border)
+            spans.append(Span(spare, spare, UNCOUNTED))
+    return [span for span in spans if span.size > 0]
 
 
 def _left_behind(tail: Tail) -> list[Span[RowState]]:

@@ -66,11 +66,12 @@ def move_away(path: Path) -> Path:
 
 
 def put_by(path: Path, files: Sequence[Path]) -> Path:
-    """Rename a file that somebody put in the place of the queue. Returns the new name.
+    """Rename what somebody put in the place of a file of the queue. Returns the new name.
 
     Args:
         path: Of the queue.
-        files: What is theirs of its log, its index, and the file itself, in this order.
+        files: What is theirs of its log, its index, and the file itself, in this order; or in the
+            place of the copy.
 
     Raises:
         StorageError: It cannot be renamed.
@@ -78,8 +79,9 @@ def put_by(path: Path, files: Sequence[Path]) -> Path:
     foreign = _next(path, "foreign")
     for file in files:
         # Each by itself: their log without their file would be taken for that of the queue.
+        end = "" if file == copy_of(path) else file.name.removeprefix(path.name)
         with _renaming(path):
-            rename(file, foreign.with_name(foreign.name + file.name.removeprefix(path.name)))
+            rename(file, foreign.with_name(foreign.name + end))
     return foreign
 
 
@@ -131,6 +133,12 @@ def retire(path: Path, file: Path, kind: Kind | None) -> None:
             else:
                 rename(old, path.with_name(f"{path.name}.{kind}-{number}{suffix}"))
     sync_directory(path.parent)
+
+
+def delete_empty(path: Path) -> None:
+    """Delete the files of a closed queue of which nothing is needed. Its lock file stays."""
+    for file in (path.with_name(path.name + ".ballast"), log_of(path), index_of(path), path):
+        file.unlink(missing_ok=True)
 
 
 def delete_kept(path: Path, *, but_for: int = 0) -> bool:

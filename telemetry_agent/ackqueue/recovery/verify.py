@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 from telemetry_agent.ackqueue.file.rows import decode, is_sound, read_mark
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, NewerError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
+from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD
+from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.reading import QueueReader, QueueSource
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.wal import read_log
-from telemetry_agent.ackqueue.row_states import DAMAGED
+from telemetry_agent.ackqueue.row_states import DAMAGED, RowState
 from telemetry_agent.ackqueue.stats import size_on_disk
+from telemetry_agent.ackqueue.streams import NO_END
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
@@ -45,9 +48,8 @@ def losses(source: QueueSource, limit: int) -> list[Loss]:
     Raises:
         StorageError: The file cannot be read.
     """
+    spans = list(islice(_damaged(source), limit))
     with source.lock:
-        damaged = (span for span in reversed(source.ledger.marks) if span.value == DAMAGED)
-        spans = list(islice(damaged, limit))
         last = source.committed
     found = []
     for span in reversed(spans):
@@ -56,6 +58,16 @@ def losses(source: QueueSource, limit: int) -> list[Loss]:
         ends = (decode(rows[0]) if rows else None for rows in (before, behind))
         found.append(Loss(span.size, *ends))
     return found
+
+
+def _damaged(source: QueueSource) -> Iterator[Span[RowState]]:
+    """The newest first. The memory lock is held for some spans at a time."""
+    row = NO_END
+    while row > 0:
+        with source.lock:
+            some = list(islice(source.ledger.marks.descending(row), SPANS_PER_HOLD))
+        yield from (span for span in some if span.value == DAMAGED)
+        row = some[-1].lo - 1 if some else 0
 
 
 def verify_at_rest(path: Path, file: Path) -> Report:

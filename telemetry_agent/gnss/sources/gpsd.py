@@ -13,7 +13,8 @@ learns more about it; each report gets another talker of satellite systems, beca
 would look like a receiver that repeats its cycle.
 
 Other programs use gpsd's protocol too, and send null, NaN or texts in place of numbers. An invalid
-value is unknown, and counted under its name.
+value is unknown, and counted under its name. Many of them know no other request than the WATCH that
+clients usually begin with, so one that does not answer ``?DEVICES`` gets that, on a new connection.
 """
 
 import itertools
@@ -33,8 +34,12 @@ from telemetry_agent.model import ReceiverState
 PORT = 2947
 
 _POSITION = (b"GGA,", b"RMC,", b"GLL,", b"GNS,")
+_PART_OF_EPOCH = 0.25
 _LONGEST_LINE = 1 << 16
+_PULSE = "/dev/pps"
 _REPLY_S = 2.0
+_DEVICES = b"?DEVICES;\n"
+_WATCH = b'?WATCH={"enable":true,"json":true};\n'
 _M_S_PER_KNOT = 0.514444
 _SATELLITES = 12  # places in a GSA
 # gpsd's "status" -> the quality indicator of GGA.
@@ -57,8 +62,12 @@ class Reports:
         self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.devices: list[str] | None = None
         """The receivers that gpsd has; None before it has answered."""
+        self.error: str | None = None
+        """The message of its last ERROR."""
         self._tail = b""
-        self._epochs = 1  # of reports since the last position sentence, as if one had been missed
+        # Epochs of reports since the last position sentence, as if one had been missed. There are
+        # several reports in an epoch, so one without a time is a part of one.
+        self._epochs = 1.0
         self._time: object = None
         self._talkers = itertools.cycle(_TALKERS)
         self._talker = ""
@@ -72,7 +81,7 @@ class Reports:
             if line.startswith(b"$"):
                 sentences += line + b"\n"
                 if line[3:7] in _POSITION:
-                    self._epochs = 0
+                    self._epochs = 0.0
             elif line.startswith(b"{"):
                 sentences += self._report(line)
         return sentences
@@ -87,13 +96,12 @@ class Reports:
         kind = values.get("class")
         if kind == "DEVICES":
             paths = (device.typed("path", str) for device in report.objects("devices"))
-            self.devices = [path for path in paths if path is not None]
+            # gpsd lists the pulse of a receiver as a device too; it never has a position.
+            self.devices = [path for path in paths if path and not path.startswith(_PULSE)]
+        elif kind == "ERROR":
+            self.error = report.typed("message", str, "")
         elif kind == "TPV":
-            if values.get("time") != self._time:
-                self._time = values.get("time")
-                self._epochs += 1
-                self._talkers = itertools.cycle(_TALKERS)
-            self._talker = next(self._talkers)
+            self._begin_report(values.get("time"))
         # The receiver's own sentences come first; a report of the same epoch would repeat them.
         if self._epochs < 2:
             return b""
@@ -108,6 +116,16 @@ class Reports:
                 return b""
         return b"".join(map(nmea_sentence, bodies))
 
+    def _begin_report(self, time: object) -> None:
+        """Note the time of a TPV, and choose its talker."""
+        if time != self._time:
+            self._time = time
+            self._epochs += 1
+            self._talkers = itertools.cycle(_TALKERS)
+        elif time is None:
+            self._epochs += _PART_OF_EPOCH
+        self._talker = next(self._talkers)
+
 
 class _Report:
     """One JSON object. A requested value that is invalid is None, and counted."""
@@ -115,6 +133,10 @@ class _Report:
     def __init__(self, values: Mapping[str, object], rejected: Counter[str]) -> None:
         self._values = values
         self._rejected = rejected
+
+    def has(self, name: str) -> bool:
+        """Whether there is a value, valid or not."""
+        return name in self._values
 
     def typed(self, name: str, kind: type[T], default: T | None = None) -> T | None:
         """A value of this type; a missing one without a default is counted."""
@@ -146,13 +168,12 @@ class _Report:
 
     def integer_or(self, default: int, name: str, most: int) -> int:
         """As ``integer``, with a default if it is missing."""
-        number = self.integer(name, 0, most) if name in self._values else None
+        number = self.integer(name, 0, most) if self.has(name) else None
         return default if number is None else number
 
     def text(self, name: str, factor: float = 1.0) -> str:
         """A number as a field of a sentence; a missing one is an empty field, and not counted."""
-        known = name in self._values
-        number = self.number(name, -_LARGEST, _LARGEST) if known else None
+        number = self.number(name, -_LARGEST, _LARGEST) if self.has(name) else None
         return "" if number is None else f"{number * factor:.6f}"
 
     def objects(self, name: str) -> Iterator["_Report"]:
@@ -165,7 +186,7 @@ class _Report:
 
     def time(self) -> tuple[str, str]:
         """hhmmss.sss and ddmmyy; empty without a time."""
-        if "time" not in self._values:
+        if not self.has("time"):
             return "", ""
         with suppress(TypeError, ValueError, OverflowError):
             time = datetime.fromisoformat(self._values["time"])  # type: ignore[arg-type]
@@ -193,21 +214,32 @@ class GpsdSource(TcpSource):
         self._followed: str | None = None
         self._skipped = 0  # receivers that were followed and sent no data
         self._has_sent = False
+        self._ask_again_s: float | None = None  # monotonic; None: that was done
 
     def open(self) -> None:
         """See ``Source.open``."""
+        self._connect(_DEVICES)
+        self._ask_again_s = self._clock.monotonic_s() + _REPLY_S
+
+    def _connect(self, request: bytes) -> None:
         super().open()
         self._reports = Reports(self.rejected)
         if self._followed and not self._has_sent:
             self._skipped += 1
         self._followed, self._has_sent = None, False
-        self.request(b"?DEVICES;\n")
+        self.request(request)
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
         data = super().read(timeout_s)
         sentences = self._reports.feed(data)
-        devices = self._reports.devices
+        self._has_sent = self._has_sent or bool(sentences)
+        devices, again_s = self._reports.devices, self._ask_again_s
+        if devices is None and again_s is not None and not self._has_sent:
+            if self._reports.error is not None or self._clock.monotonic_s() >= again_s:
+                self._ask_again_s = None
+                self._connect(_WATCH)
+            return b""
         if devices == []:
             raise SourceError(
                 f"{self.name} has no receiver",
@@ -218,14 +250,15 @@ class GpsdSource(TcpSource):
             self._followed = devices[self._skipped % len(devices)]
             watch = {"enable": True, "json": True, "raw": 1, "device": self._followed}
             self.request(f"?WATCH={json.dumps(watch)};\n".encode())
-        self._has_sent = self._has_sent or bool(sentences)
         return sentences
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """See ``Source.advice``."""
         if state == "silent":
+            error = self._reports.error
+            answer = "" if error is None else f", and answers {error[:80]!r}"
             return Advice(
-                f"gpsd has {self._followed or 'a receiver'} but receives no data from it",
+                f"gpsd has {self._followed or 'a receiver'} but receives no data from it{answer}",
                 "check the receiver's wiring and power (`gpsmon` shows what gpsd gets)",
             )
         return super().advice(state, heard)
@@ -238,7 +271,7 @@ def devices(host: str = "localhost", port: int = PORT) -> list[str]:
     with closing(source):
         try:
             source.open()
-            source.request(b"?DEVICES;\n")
+            source.request(_DEVICES)
             until_s = clock.monotonic_s() + _REPLY_S
             while reports.devices is None and (left_s := until_s - clock.monotonic_s()) > 0:
                 reports.feed(source.read(left_s))
@@ -250,7 +283,7 @@ def devices(host: str = "localhost", port: int = PORT) -> list[str]:
 def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
     time, date = tpv.time()
     mode = tpv.integer("mode", 0, 3)
-    if not time or mode is None:
+    if mode is None:
         return
     if mode < 2:
         yield f"{talker}RMC,{time},V,,,,,,,{date},,,N"
@@ -259,13 +292,25 @@ def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
     if lat is None or lon is None:
         return  # gpsd does not have the whole epoch yet
     quality = _QUALITY.get(tpv.integer_or(1, "status", 9), 1)
-    # gpsd before 3.20 called it "alt".
-    alt = tpv.text("altMSL") or tpv.text("alt")
+    geoid_sep = tpv.text("geoidSep")
+    alt = _altitude(tpv, geoid_sep)
     knots = tpv.text("speed", 1 / _M_S_PER_KNOT)
     place = f"{_angle(lat, 2, 'NS')},{_angle(lon, 3, 'EW')}"
     yield f"{talker}RMC,{time},A,{place},{knots},{tpv.text('track')},{date},,,"
-    yield f"{talker}GGA,{time},{place},{quality},,,{alt},M,{tpv.text('geoidSep')},M,,"
+    yield f"{talker}GGA,{time},{place},{quality},,,{alt},M,{geoid_sep},M,,"
     yield f"{talker}GSA,A,{mode},,,,,,,,,,,,,,,"
+
+
+def _altitude(tpv: _Report, geoid_sep: str) -> str:
+    """Metres above mean sea level."""
+    # gpsd before 3.20 calls it "alt". Later that is the height above the ellipsoid if the one above
+    # the sea is not known.
+    if tpv.has("altMSL") or not tpv.has("altHAE"):
+        return tpv.text("altMSL") or tpv.text("alt")
+    above_ellipsoid = tpv.text("altHAE")
+    if not above_ellipsoid or not geoid_sep:
+        return ""
+    return f"{float(above_ellipsoid) - float(geoid_sep):.6f}"
 
 
 def _sky(sky: _Report) -> Iterator[str]:

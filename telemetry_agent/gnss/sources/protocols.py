@@ -6,6 +6,8 @@ sentence or frame arrives. It is wrong as soon as most bytes are not text. A pau
 because most receivers send once a second and are silent in between.
 """
 
+import re
+from binascii import crc32, crc_hqx
 from collections.abc import Callable
 from functools import reduce
 from operator import xor
@@ -19,6 +21,8 @@ BAUD_RATES = (9600, 38400, 115200, 4800, 57600, 19200, 230400, 460800, 921600)
 _ENOUGH_BYTES = 64
 _TOO_MANY_BYTES = 2048
 _TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
+_LOGS = "NovAtel or Unicore logs"
+_LOG = re.compile(rb"#([A-Z0-9]+A,[ -)+-~]+)\*([0-9a-fA-F]{8})")
 
 
 class Trial:
@@ -42,13 +46,15 @@ class Trial:
 
 
 def protocol(data: bytes) -> str | None:
-    """UBX, SiRF, SkyTraq, CASIC or RTCM if ``data`` contains a whole frame; else None."""
+    """The name of the protocol of which ``data`` contains a whole frame; else None."""
     for name, (header, is_frame) in _PROTOCOLS.items():
         at = data.find(header)
         while at >= 0:
             if is_frame(data[at:]):
                 return name
             at = data.find(header, at + 1)
+    if any(_crc(text) == int(crc, 16) for text, crc in _LOG.findall(data)):
+        return _LOGS
     return None
 
 
@@ -102,6 +108,22 @@ def _is_casic(frame: bytes) -> bool:
     return len(frame) >= end + 4 and frame[end : end + 4] == checksum.to_bytes(4, "little")
 
 
+def _is_sbf(frame: bytes) -> bool:
+    end = int.from_bytes(frame[6:8], "little")
+    return 8 <= end <= len(frame) and crc_hqx(frame[4:end], 0).to_bytes(2, "little") == frame[2:4]
+
+
+def _is_log(frame: bytes) -> bool:
+    unicore = frame[2:3] == b"\xb5"
+    header, length_at = (24, 6) if unicore else (int.from_bytes(frame[3:4], "big"), 8)
+    end = header + int.from_bytes(frame[length_at : length_at + 2], "little")
+    return len(frame) >= end + 4 and _crc(frame[:end]).to_bytes(4, "little") == frame[end : end + 4]
+
+
+def _crc(data: bytes) -> int:
+    return crc32(data, 0xFFFFFFFF) ^ 0xFFFFFFFF
+
+
 def _is_rtcm(frame: bytes) -> bool:
     end = 6 + frame[2] if len(frame) > 2 else 6
     remainder = 0  # CRC-24Q; over the message and its checksum it is 0
@@ -117,5 +139,7 @@ _PROTOCOLS: dict[str, tuple[bytes, Callable[[bytes], bool]]] = {
     "SiRF": (b"\xa0\xa2", _is_sirf),
     "SkyTraq": (b"\xa0\xa1", _is_skytraq),
     "CASIC": (b"\xba\xce", _is_casic),
+    "SBF": (b"$@", _is_sbf),
+    _LOGS: (b"\xaa\x44", _is_log),
     "RTCM": (b"\xd3\x00", _is_rtcm),  # frames of up to 255 bytes, which every stream has
 }

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from http.client import responses
 from typing import Any
 
 from telemetry_agent.model import (
@@ -16,13 +17,14 @@ from telemetry_agent.model import (
     Refused,
     ResendRange,
 )
-from telemetry_agent.secrecy import CUT
+from telemetry_agent.secrecy import CUT, masked_url
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
 _REFUSED = {400, 422}
 _LATER = {408, 409, 423, 424, 425, 429}
 _WORDS_MAX = 200
+_QUOTED_BYTES = 1000
 _STREAM = re.compile("[0-9a-f]{16}", re.ASCII)
 
 
@@ -70,13 +72,17 @@ def words(text: str) -> str:
 
 def quoted(text: bytes) -> str:
     """What a body says, fit for a log line."""
-    return words(text[:1000].decode("utf-8", "replace")) or "nothing"
+    # The mark of the cut: part of a secret may be in front of it.
+    beginning = text[:_QUOTED_BYTES].decode("utf-8", "replace")
+    return words(beginning + CUT * (len(text) > _QUOTED_BYTES))
 
 
 def reason_of(answer: Answer) -> str:
     """The status, and what the server wrote beside it."""
-    body = words(answer.body[:1000].decode("utf-8", "replace"))
-    return str(answer.status) if not body or body.startswith("<") else f"{answer.status}: {body}"
+    body = "" if _coding(answer) else quoted(answer.body)
+    if not body or body.startswith("<"):
+        return f"{answer.status} {responses.get(answer.status, '')}".rstrip()
+    return f"{answer.status}: {body}"
 
 
 def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
@@ -89,9 +95,8 @@ def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
 
 def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome:
     status = answer.status
-    coding = answer.headers.get("content-encoding", "identity")
-    if answer.body and coding.strip().lower() not in {"", "identity"}:
-        return unclear(answer, f"{status} with a body in {words(coding)}, which was not asked for")
+    if answer.body and (coding := _coding(answer)):
+        return unclear(answer, f"{status} with a body in {coding}, which was not asked for")
     text = answer.body
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = text.decode("utf-16", "replace").encode()
@@ -103,6 +108,12 @@ def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome
     if answer.too_long_bytes is not None:
         return _judge_too_long(answer, answer.too_long_bytes, len(batch.records))
     return _judge_body(answer, text, batch, array_is_yes=array_is_yes)
+
+
+def _coding(answer: Answer) -> str:
+    """How the body is compressed; empty: it is not."""
+    coding = words(answer.headers.get("content-encoding", ""))
+    return "" if coding.lower() == "identity" else coding
 
 
 def _judge_too_long(answer: Answer, size_bytes: int, count: int) -> Outcome:
@@ -145,12 +156,15 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
     rejected_items, retry_items = value.get("rejected") or [], value.get("retry") or []
     if not isinstance(rejected_items, list) or not isinstance(retry_items, list):
         return unclear(answer, f"{answer.status} rejects fixes without naming them")
-    names = {record.seq for record in batch.records}
-    retry = [_seq(seq) for seq in retry_items]
+    retry = [_seq(item) for item in retry_items]
     rejected = [
-        (_seq(item.get("seq")), item.get("reason")) if isinstance(item, dict) else (0, None)
+        (_seq(item), item.get("reason") if isinstance(item, dict) else None)
         for item in rejected_items
     ]
+    named = [*retry, *(seq for seq, _ in rejected)]
+    if None in named:
+        return unclear(answer, f"{answer.status} names fixes, but not by their numbers")
+    names = {record.seq for record in batch.records}
     stay = frozenset(seq for seq in retry if seq in names)
     delivered = Delivered(
         rejected={
@@ -159,12 +173,12 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
             if seq in names and seq not in stay  # named twice: keeping it loses nothing
         },
         retry=stay,
-        unknown_names=sum(seq not in names for seq in (*retry, *(s for s, _ in rejected))),
+        unknown_names=sum(seq not in names for seq in named),
         status=answer.status,
         resend=_asked(value.get("resend")),
     )
-    received, count = value.get("received"), len(names)
-    if type(received) is int and 0 <= received <= count:
+    received, count = _whole(value.get("received")), len(names)
+    if received is not None and 0 <= received <= count:
         taken = count - len(delivered.rejected) - len(stay)
         if received < taken:
             return unclear(answer, f"{answer.status}, but only {received} of {count} were received")
@@ -180,7 +194,8 @@ def _asked(items: object) -> tuple[ResendRange, ...]:
     found = []
     for item in items if isinstance(items, list) else ():
         asked = item if isinstance(item, dict) else {}
-        stream, first, last = asked.get("stream"), _seq(asked.get("from")), _seq(asked.get("to"))
+        stream, first, last = asked.get("stream"), asked.get("from"), asked.get("to")
+        first, last = _whole(first) or 0, _whole(last) or 0
         if isinstance(stream, str) and _STREAM.fullmatch(stream) and 0 < first <= last < 1 << 62:
             found.append(ResendRange(stream, first, last))
     return tuple(found)
@@ -192,14 +207,21 @@ def _number(text: str) -> float:
     return int(value) if value.is_integer() else value
 
 
-def _seq(value: object) -> int:
-    """A seq; 0, which names no fix, for anything else."""
-    return value if type(value) is int else 0
+def _seq(item: object) -> int | None:
+    """The seq that an item of ``rejected`` or ``retry`` names, alone or in an object."""
+    return _whole(item.get("seq") if isinstance(item, dict) else item)
+
+
+def _whole(value: object) -> int | None:
+    """A whole number; also as text, which is what many drivers of databases give."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _judge_redirect(answer: Answer) -> Outcome:
     # Without the query: it may hold the key of the request, sent back.
-    target = words(answer.headers.get("location", "").partition("?")[0])
+    target = words(masked_url(answer.headers.get("location", "").partition("?")[0]))
     return _elsewhere(answer, f"{answer.status}: redirected to {target or 'nowhere'}")
 
 

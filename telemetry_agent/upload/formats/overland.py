@@ -37,9 +37,8 @@ def read(answer: Answer, batch: Batch) -> Outcome:
         value = None
     if isinstance(value, dict) and value.get("result") == "ok":
         return outcome
-    return unclear(
-        answer, f'{answer.status}, but it says {quoted(answer.body)}, not {{"result":"ok"}}'
-    )
+    said = quoted(answer.body) or "nothing"
+    return unclear(answer, f'{answer.status}, but it says {said}, not {{"result":"ok"}}')
 
 
 def _feature(fix: Fix, device: str) -> dict[str, Any]:

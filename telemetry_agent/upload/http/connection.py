@@ -155,12 +155,19 @@ class Connection:
             tls = self.tls
             try:
                 data = self._through_tls(lambda: tls.read(max_bytes), "no answer")
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            except ssl.SSLZeroReturnError:
+                data = b""
+            except ssl.SSLEOFError as error:
+                # Anybody on the way may have ended the connection. An answer without a length
+                # would look whole (RFC 9112, 9.8).
+                if self._exchange.answering:
+                    text = "the connection ended without close_notify of TLS"
+                    raise BrokenError(text) from error
                 data = b""
             except ssl.SSLError as error:
                 raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
         if data:
-            self._exchange.note_answer()
+            self._exchange.note_answer(data)
             self._used_s = self._exchange.now_s
             if self._idle_s:
                 self._idle_s = 0.0

@@ -13,6 +13,12 @@ from collections.abc import Iterable
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import UploadState
 from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.formats.answers import words
+
+ANSWER_CAP_BYTES = 1024 * 1024
+"""Of the body of an answer; more is not read."""
+READ_CAP_BYTES = 2 * ANSWER_CAP_BYTES
+"""Of an answer, with all heads and framing."""
 
 
 class NetworkError(Exception):
@@ -41,6 +47,8 @@ class CurrentExchange:
         """Whether this exchange opened a connection (or tried)."""
         self.answering = False
         """Whether a byte of the answer of this exchange has come."""
+        self._is_http = False  # what has come of the answer
+        self._ended = False  # the connection, from the other side
         self.aborted = False
         """Whether ``abort`` was called, and no ``rearm`` since."""
         self.timeout_s = 0.0
@@ -103,18 +111,30 @@ class CurrentExchange:
         self._bell.clear()  # before the check: an abort after this line ends the wait
         self._bell.wait(min(self.check(doing), wait_s), watched)
 
+    def unreadable(self, error: Exception) -> str:
+        """Why there is no answer, where ``error`` says what h11 cannot read."""
+        if not self.answering:
+            return "the server closed the connection without an answer"
+        if self._ended and self._is_http:
+            return "the answer broke off: the connection closed"
+        return f"what came back is not HTTP: {words(str(error))}"
+
     def note_connecting(self) -> None:
         """A connection is opened for this exchange."""
         self.connected = True
+        self._ended = False
 
-    def note_answer(self) -> None:
-        """A byte of the answer has come."""
-        self.answering = True
+    def note_answer(self, data: bytes) -> None:
+        """These bytes of the answer have come."""
+        if not self.answering:
+            self.answering = True
+            self._is_http = b"HTTP/".startswith(data[:5])
 
     def note_sent(self, count: int) -> None:
         """Count bytes that have left."""
         self.sent_bytes += count
 
     def note_received(self, count: int) -> None:
-        """Count bytes that have come."""
+        """Count bytes that have come; 0: the connection has ended."""
         self.received_bytes += count
+        self._ended = not count

@@ -35,10 +35,14 @@ from urllib.parse import urlsplit
 import h11
 
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.http.connection import Connection, Dialer
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.exchange import BrokenError, NetworkError
+from telemetry_agent.upload.http.exchange import (
+    ANSWER_CAP_BYTES,
+    READ_CAP_BYTES,
+    BrokenError,
+    NetworkError,
+)
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
 
 _log = logging.getLogger(__name__)
@@ -46,7 +50,6 @@ _log = logging.getLogger(__name__)
 _ROUND_MAX = 128
 _ONE_BY_ONE_S = 600.0
 _RECV_BYTES = 65536
-_ANSWER_CAP_BYTES = 512 * 1024
 _REQUEST = h11.Request(method="POST", target="/", headers=[("Host", "any")])
 
 
@@ -98,7 +101,7 @@ class Pipeline:
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
         except (h11.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
-            failure = NoAnswer(f"what came back is not HTTP: {words(str(error))}")
+            failure = NoAnswer(self._exchange.unreadable(error))
         except _SurplusError:
             failure = NoAnswer("the server answers more often than it is asked", voids_earlier=True)
         finally:
@@ -266,10 +269,9 @@ class _PipelinedConnection:
                 response = event
             elif isinstance(event, h11.Data):
                 body += event.data
-            elif isinstance(event, h11.EndOfMessage) and response is not None:
+            ends = isinstance(event, h11.EndOfMessage) or len(body) > ANSWER_CAP_BYTES
+            if ends and response is not None:
                 break
-            elif isinstance(event, h11.ConnectionClosed):
-                raise BrokenError("the server closed the connection without an answer")
         self.answered += 1
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers
@@ -282,19 +284,22 @@ class _PipelinedConnection:
         return Answer(
             status=status,
             headers=headers,
-            body=bytes(body),
+            body=bytes(body[:ANSWER_CAP_BYTES]),
             verified_tls=self.connection.verified,
+            too_long_bytes=len(body) if len(body) > ANSWER_CAP_BYTES else None,
         )
 
     def has_rest(self) -> bool:
         """Whether bytes have come that no request asked for."""
-        return bool(self._http.trailing_data[0])
+        in_body = self._http.their_state is h11.SEND_BODY  # of an answer that was too long
+        return bool(self._http.trailing_data[0]) and not in_body
 
     def _read(self) -> None:
         data = self.connection.recv(_RECV_BYTES)
         self._read_bytes += len(data)
-        if self._read_bytes > _ANSWER_CAP_BYTES:
+        if self._read_bytes > READ_CAP_BYTES:
             raise BrokenError("the answer is too long")
-        if not data and self._http.their_state is h11.SEND_RESPONSE:
+        between = self._http.their_state is h11.SEND_RESPONSE and not self._http.trailing_data[0]
+        if not data and between:
             raise BrokenError("the server closed the connection without an answer")
         self._http.receive_data(data)

@@ -28,7 +28,12 @@ from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.http.connection import Connection, Dialer
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.exchange import BrokenError, NetworkError
+from telemetry_agent.upload.http.exchange import (
+    ANSWER_CAP_BYTES,
+    READ_CAP_BYTES,
+    BrokenError,
+    NetworkError,
+)
 from telemetry_agent.upload.http.pipeline import Pipeline, announces_body
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
 
@@ -43,9 +48,6 @@ import httpx  # noqa: E402 - the same
 # They log each URL and header, and both may contain a key.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 logging.getLogger("httpcore").setLevel(logging.WARNING)
-
-_ANSWER_CAP_BYTES = 1024 * 1024
-_READ_CAP_BYTES = 2 * _ANSWER_CAP_BYTES  # with all heads and framing
 
 
 class Transport:
@@ -170,10 +172,7 @@ class Transport:
         except NetworkError as error:
             failure = NoAnswer(str(error), error.state)
         except (httpcore.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
-            if self._exchange.answering:
-                failure = NoAnswer(f"what came back is not HTTP: {words(str(error))}")
-            else:
-                failure = NoAnswer("the server closed the connection without an answer")
+            failure = NoAnswer(self._exchange.unreadable(error))
         except httpcore.LocalProtocolError as error:
             failure = NoAnswer(self.masked(f"the request cannot be sent: {error}"))
         except httpcore.ProxyError as error:
@@ -193,14 +192,14 @@ class Transport:
         try:
             for part in response.iter_raw():
                 body += part
-                if len(body) > _ANSWER_CAP_BYTES:
+                if len(body) > ANSWER_CAP_BYTES:
                     break
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that accepts nothing is clear without its body.
             if response.status_code < 300 or self._exchange.aborted:
-                why = str(error) if isinstance(error, NetworkError) else "the connection closed"
-                state = error.state if isinstance(error, NetworkError) else "unreachable"
-                raise NetworkError(f"the answer broke off: {why}", state) from error
+                if isinstance(error, NetworkError):
+                    raise NetworkError(f"the answer broke off: {error}", error.state) from error
+                raise
         finally:
             response.close()
         stream = self._backend.stream
@@ -214,9 +213,9 @@ class Transport:
         return Answer(
             status=response.status_code,
             headers=headers,
-            body=bytes(body[:_ANSWER_CAP_BYTES]),
+            body=bytes(body[:ANSWER_CAP_BYTES]),
             verified_tls=stream.connection.verified,
-            too_long_bytes=size if size > _ANSWER_CAP_BYTES else None,
+            too_long_bytes=size if size > ANSWER_CAP_BYTES else None,
         )
 
     def _send(self, request: httpx.Request) -> httpx.Response:
@@ -323,7 +322,7 @@ class _HttpcoreStream(httpcore.NetworkStream):
             self._data = self.connection.recv(max_bytes)
             self._at = 0
             self._read_bytes += len(self._data)
-            if self._read_bytes > _READ_CAP_BYTES:
+            if self._read_bytes > READ_CAP_BYTES:
                 raise BrokenError("the answer is too long")
         start = self._at
         end = self._data.find(b"H", start + 1)

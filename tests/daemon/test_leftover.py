@@ -1,0 +1,67 @@
+"""What becomes of a queue that an earlier agent left in the runtime directory."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ackqueue import damage
+from ackqueue.queue_parts import lease, put
+from fakes import FakeClock
+from rig import write_config
+
+from telemetry_agent.ackqueue.limits.bounds import Limits
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.config import loader
+from telemetry_agent.daemon.app import Agent
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(folder))
+    return folder
+
+
+def start(tmp_path: Path) -> Agent:
+    config = write_config(tmp_path, "/dev/null", "http://127.0.0.1:9/")
+    return Agent(loader.load(config).settings, FakeClock())
+
+
+def files(runtime: Path) -> set[str]:
+    return {file.name for file in runtime.glob("queue.db*")}
+
+
+def test_of_an_empty_one_only_its_own_files_are_deleted(tmp_path: Path, runtime: Path) -> None:
+    with AckQueue(runtime / "queue.db", limits=Limits(max_size_bytes=16 << 20)) as queue:
+        put(queue, 3)
+        queue.make_room()
+        queue.ack(lease(queue))
+    assert (runtime / "queue.db.ballast").exists()
+    others = {"queue.db.kept-1", "queue.db.foreign-1", "queue.db.backup"}
+    for name in others:
+        (runtime / name).touch()
+    with closing(start(tmp_path).queue):
+        assert files(runtime) == {"queue.db.lock", *others}
+
+
+def test_one_with_dead_letters_stays(tmp_path: Path, runtime: Path) -> None:
+    with AckQueue(runtime / "queue.db") as queue:
+        put(queue, 3)
+        queue.fail(lease(queue), "refused")
+    with closing(start(tmp_path).queue):
+        assert (runtime / "queue.db").exists()
+
+
+def test_one_that_is_damaged_is_carried_over(tmp_path: Path, runtime: Path) -> None:
+    records = damage.fill(runtime / "queue.db", 300)
+    damage.damage(runtime / "queue.db", damage.header)
+    agent = start(tmp_path)
+    with closing(agent.queue):
+        assert agent._leftover is not None
+        assert agent._leftover_carrier is not None
+        carrier = agent._leftover_carrier.task
+        while carrier.step(0) == 0:
+            pass
+        with closing(agent._leftover._queue) as queue:
+            assert [stored.record for stored in queue.stored()] == records
