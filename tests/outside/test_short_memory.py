@@ -13,7 +13,7 @@ PLAIN = re.compile(
 )
 
 
-@pytest.mark.parametrize("limit_mb", [20, 25, 30, 40, 45, 50, 55, 60, 65, 70, 80, 100, 200])
+@pytest.mark.parametrize("limit_mb", [30, 35, 40, 45, 50, 55, 60, 65, 70, 80, 100, 200])
 def test_a_start_with_short_memory_ends_in_words(limit_mb: int, tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", log={"level": "warning"})
     for _ in range(2):  # the second start finds what the first one left
