@@ -74,9 +74,7 @@ class UploadView:
     requests: Annotated[int, "requests since the start"] = 0
     failed_requests: Annotated[int, "requests that delivered nothing, since the start"] = 0
     delivered: Annotated[int, "fixes delivered since the start"] = 0
-    unknown_names: Annotated[
-        int, "fixes that an answer named although they were not in its request, since the start"
-    ] = 0
+    unknown_names: Annotated[int, "names in answers that their request did not hold; ignored"] = 0
     rate_hz: Annotated[float, "fixes delivered per second, over the last minute"] = 0.0
     sent_bytes: Annotated[int, "bytes sent since the start"] = 0
     sent_bytes_24h: Annotated[int, "bytes sent in the last 24 hours of uptime"] = 0

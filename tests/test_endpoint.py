@@ -16,6 +16,7 @@ from processes import agent as agent_command
 from processes import run_agent
 from vectors import exchanges
 
+from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import AgentError, StorageError, UsageError
 from telemetry_agent.lab.endpoint import Endpoint, Fault
@@ -144,6 +145,15 @@ def test_a_restart_knows_what_was_stored(tmp_path: Path) -> None:
             agent = Agent(endpoint)
             assert agent.send(batch(1)) == (200, answer)
             agent.close()
+
+
+def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    AckQueue(path).close()
+    content = path.read_bytes()
+    with pytest.raises(StorageError, match="of another program: choose another --db"):
+        Endpoint("127.0.0.1:0", path)
+    assert path.read_bytes() == content
 
 
 def test_agents_that_send_the_same_at_once_store_it_once(endpoint: Endpoint) -> None:

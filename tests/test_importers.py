@@ -71,7 +71,7 @@ def test_the_agent_imports_nothing_that_happens_to_be_installed(tmp_path: Path) 
     for name in ("rich", "trio", "uvicorn", "starlette", "prometheus_client"):
         (tmp_path / f"{name}.py").write_text("print(__name__)\n")
     path = {"PYTHONPATH": f"{tmp_path}:{PACKAGE.parent}"}
-    code = "import telemetry_agent.cli.daemon"
+    code = "import telemetry_agent.daemon.service"
     argv = [sys.executable, "-c", code]
     done = subprocess.run(argv, env=environment(path), capture_output=True, text=True, check=True)
     assert done.stdout == ""

@@ -7,7 +7,7 @@ same whether it has one fix or a million.
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import pairwise
+from itertools import chain, islice
 from typing import Literal
 
 from telemetry_agent.ackqueue.file.rows import (
@@ -17,14 +17,13 @@ from telemetry_agent.ackqueue.file.rows import (
     Row,
     decode,
     is_sound,
-    stream_from_int,
     stream_to_int,
 )
 from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
-from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
+from telemetry_agent.ackqueue.ranges import Span, runs
 from telemetry_agent.ackqueue.reading import decoded, newest_sure_ms, rows_of, stored
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
@@ -47,6 +46,10 @@ _PLACES: dict[State, Place] = {
     State.ACKED: "delivered",
     State.ACK_FAILED: "dead-letter",
 }
+
+
+_SPANS_PER_LOOK = 500
+_RANGES_PER_HOLD = 50
 
 
 class Contents:
@@ -136,11 +139,26 @@ class Contents:
             return self.shared.latest_ms
         return newest_sure_ms(self.newest(ROWS_PER_READ))
 
-    def places(self, first: int) -> list[Span[Place]]:
-        """Where the fixes from that row on are. Cheap, and never waits for the disk."""
-        with self.shared.lock:
-            seen = list(_look(self.shared.ledger, first))
-        return in_order(seen, first)
+    def places(self, first: int) -> Iterator[Span[Place]]:
+        """Where the fixes from that row on are. Never waits for the disk.
+
+        An endpoint can refuse every other fix, so there can be as many runs as fixes. The queue may
+        be used meanwhile: each part is as it was when it was looked at.
+        """
+        waiting: Span[Place] | None = None
+        while first < NO_END:
+            with self.shared.lock:
+                seen, last = _look(self.shared.ledger, first)
+            for span in sorted(seen):
+                if waiting is not None and (waiting.hi + 1, waiting.value) == (span.lo, span.value):
+                    waiting = waiting._replace(hi=span.hi)
+                    continue
+                if waiting is not None:
+                    yield waiting
+                waiting = span
+            first = last + 1
+        if waiting is not None:
+            yield waiting
 
     def after(self, row: int) -> tuple[int, list[tuple[int, Record]]]:
         """The next fixes on disk after that row, at most 1,000, with their rows.
@@ -173,8 +191,14 @@ class Contents:
         """
         return stored(self.shared, state)
 
-    def retry(self, names: Collection[tuple[str, int]] | None = None) -> int:
-        """Make dead letters ready: all of them, or those with these (stream, seq).
+    def retry(
+        self, names: Collection[tuple[str, int]] | None = None, *, reason: str | None = None
+    ) -> int:
+        """Make dead letters ready.
+
+        Args:
+            names: The (stream, seq) of each; ``None``: all of them.
+            reason: Only those whose reason has this text in it.
 
         Returns:
             How many fixes.
@@ -182,7 +206,12 @@ class Contents:
         Raises:
             StorageError: The file cannot be read.
         """
-        count = self._end_dead_letters(names, self.shared.ledger.make_ready)
+        ready = self.shared.ledger.make_ready
+        if reason is not None:
+            has_reason = partial(self._has_reason, reason)
+            count = self._end_state(State.ACK_FAILED, has_reason, ready)
+        else:
+            count = self._end_dead_letters(names, ready)
         self.shared.ring()
         return count
 
@@ -203,14 +232,7 @@ class Contents:
 
     def resend_names(self, stream: str, first: int, last: int) -> int:
         """Make the delivered fixes of a stream with these seqs ready again; as ``resend``."""
-        number = stream_to_int(stream)
-        with self.shared.lock:
-            ranges = self.shared.ledger.streams.rows_of(number, first, last)
-
-        def is_meant(row: Row) -> bool:  # the checksum is slow, so it comes late
-            return row[STREAM] == number and is_sound(row) and first <= row[SEQ] <= last
-
-        return self._resend(ranges, is_meant)
+        return self._resend(*self._rows_of(stream, first, last))
 
     def accounts(self) -> tuple[list[StreamAccount], int | None]:
         """What became of the fixes of each stream, and until when that is everything.
@@ -225,8 +247,11 @@ class Contents:
         Raises:
             StorageError: The file cannot be read.
         """
-        with self.shared.disk:
-            return self._accounts()
+        found = None
+        while found is None:
+            with self.shared.disk:
+                found = self._accounts()
+        return found
 
     def settle(self, accounts: Collection[StreamAccount]) -> None:
         """The endpoint has these accounts: what is finished in them, and still so, is settled.
@@ -237,7 +262,7 @@ class Contents:
         shared = self.shared
         with shared.disk:
             shared.use()
-            now, _ = self._accounts()
+            now, _ = self._accounts() or ([], None)  # what is still to be counted is reported again
             with shared.lock:
                 shared.ledger.streams.settle([account for account in accounts if account in now])
 
@@ -252,10 +277,37 @@ class Contents:
         names: Collection[tuple[str, int]] | None,
         end: Callable[[list[tuple[int, int]]], None],
     ) -> int:
-        def is_meant(row: Row) -> bool:
-            return is_sound(row) and (stream_from_int(row[STREAM]), row[SEQ]) in (names or ())
+        if names is None:
+            return self._end_state(State.ACK_FAILED, None, end)
+        count = 0
+        for stream in {stream for stream, _ in names}:
+            seqs = runs(sorted(seq for its_stream, seq in names if its_stream == stream))
+            for first, last in seqs:
+                ranges, is_meant = self._rows_of(stream, first, last)
+                for rows in ranges:
+                    count += self._end_state(State.ACK_FAILED, is_meant, end, *rows)
+        return count
 
-        return self._end_state(State.ACK_FAILED, None if names is None else is_meant, end)
+    def _rows_of(
+        self, stream: str, first: int, last: int
+    ) -> tuple[list[tuple[int, int]], Callable[[Row], bool]]:
+        """Where the fixes of a stream with these seqs can be, and whether a row is one of them."""
+        number = stream_to_int(stream)
+        with self.shared.lock:
+            ranges = self.shared.ledger.streams.rows_of(number, first, last)
+
+        def is_meant(row: Row) -> bool:  # the checksum is slow, so it comes late
+            return row[STREAM] == number and first <= row[SEQ] <= last and is_sound(row)
+
+        return ranges, is_meant
+
+    def _has_reason(self, text: str, row: Row) -> bool:
+        """Whether the reason of this dead letter has that text in it."""
+        with self.shared.lock:
+            reason = self.shared.ledger.state_of(row[0]).reason
+        if reason is None:  # it is in the file only
+            reason = self.shared.ask(lambda store: store.reason(row[0]))
+        return text in (reason or "")
 
     def _end_state(
         self,
@@ -265,7 +317,11 @@ class Contents:
         row: int = 1,
         last: int = NO_END,
     ) -> int:
-        """End the state of all rows that are meant, 1,000 in a transaction. Returns how many."""
+        """End the state of all rows that are meant. Returns how many.
+
+        There can be a hundred thousand, each beside one in another state. So the memory lock is
+        held for a few ranges at a time.
+        """
         shared = self.shared
         count = 0
         more = True
@@ -278,15 +334,17 @@ class Contents:
                 if is_meant is not None:
                     rows = shared.ask(partial(rows_of, ranges=ranges))
                     meant = runs(found[0] for found in rows if is_meant(found))
-                with shared.lock:
-                    end(meant)
+                for place in range(0, len(meant), _RANGES_PER_HOLD):
+                    with shared.lock:
+                        end(meant[place : place + _RANGES_PER_HOLD])
                 shared.write()
             count += sum(hi - lo + 1 for lo, hi in meant)
             more = bool(ranges)
             row = ranges[-1][1] + 1 if more else row
         return count
 
-    def _accounts(self) -> tuple[list[StreamAccount], int | None]:
+    def _accounts(self) -> tuple[list[StreamAccount], int | None] | None:
+        """See ``accounts``; ``None``: there is more to count than one hold of the lock allows."""
         shared, ledger = self.shared, self.shared.ledger
         shared.check_open()
         if shared.writer.placed:
@@ -294,9 +352,11 @@ class Contents:
             if shared.writer.placed:  # refused: on disk these rows are in other places
                 return [], None
         seqs: dict[int, int | None] = {}
-        accounts: list[StreamAccount] | int | None = None
+        accounts: list[StreamAccount] | int | None = 0
         while not isinstance(accounts, list):
-            if accounts is not None:
+            if accounts is None:
+                return None
+            if accounts:
                 rows = shared.read(accounts, accounts)
                 seqs[accounts] = rows[0][SEQ] if rows else None
             with shared.lock:
@@ -313,39 +373,21 @@ class Contents:
         return accounts, newest_sure_ms(decoded(newest))
 
 
-def _look(ledger: Ledger, first: int) -> Iterator[Span[Place]]:
-    """The rows from ``first`` on, in no order.
-
-    Some come twice, since the rows of a batch that got no answer keep their mark when they are
-    ready or leased again. The later place is the true one.
-    """
-    for span in reversed(ledger.marks):
-        if span.hi < first:
-            break
-        yield Span(span.lo, span.hi, _PLACES[span.value.state])
-    for free in reversed(ledger.ready_rows.free):
-        if free.hi < first:
-            break
-        yield Span(free.lo, free.hi, "stored")
-    for lease in ledger.leases.values():
-        for lo, hi in lease.ranges:
-            yield Span(lo, hi, "in-flight")
-
-
-def in_order(seen: list[Span[Place]], first: int) -> list[Span[Place]]:
-    """Sort what ``_look`` found: each row from ``first`` on once, in runs as long as possible."""
-    spans = [Span(max(first, span.lo), span.hi, span.value) for span in seen if span.hi >= first]
-    ordered = sorted(spans)
-    # Painting in the order of finding lets the later place win; it is slower, and rarely needed.
-    if any(one.hi >= other.lo for one, other in pairwise(ordered)):
-        places: RangeMap[Place] = RangeMap()
-        for span in spans:
-            places.paint(*span)
-        return list(places)
-    runs: list[Span[Place]] = []
-    for span in ordered:
-        if runs and (runs[-1].hi + 1, runs[-1].value) == (span.lo, span.value):
-            runs[-1] = runs[-1]._replace(hi=span.hi)
-        else:
-            runs.append(span)
-    return runs
+def _look(ledger: Ledger, first: int) -> tuple[list[Span[Place]], int]:
+    """The rows from ``first`` on, in no order, and up to which row that is all."""
+    last = NO_END
+    marks = list(islice(ledger.marks.within(first), _SPANS_PER_LOOK))
+    if len(marks) == _SPANS_PER_LOOK:
+        last = marks[-1].hi
+    free = list(islice(ledger.ready_rows.free.within(first, last), _SPANS_PER_LOOK))
+    if len(free) == _SPANS_PER_LOOK:
+        last = free[-1].hi
+    seen = [Span[Place](lo, hi, "stored") for lo, hi, _ in free]
+    for lo, hi, mark in ledger.marks.within(first, last):
+        # A batch that got no answer keeps its mark when it is ready or leased again.
+        parts = ledger.away.parts_away(lo, hi) if mark.state is State.READY else [(lo, hi)]
+        seen += [Span(*part, _PLACES[mark.state]) for part in parts]
+    for lo, hi in chain.from_iterable(lease.ranges for lease in ledger.leases.values()):
+        if first <= hi and lo <= last:
+            seen.append(Span(max(first, lo), min(hi, last), "in-flight"))
+    return seen, last

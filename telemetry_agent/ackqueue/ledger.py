@@ -43,6 +43,7 @@ from telemetry_agent.model import Batch
 
 SPANS_PER_HOLD = 500
 """Marks that are looked at under one hold of the memory lock, which takes some milliseconds."""
+_RUNS_AT_ONCE = 250
 
 
 class Lease(NamedTuple):
@@ -291,8 +292,9 @@ class Ledger:
     # Questions
 
     def in_state(self, state: State, limit: int, row: int = 1) -> list[tuple[int, int]]:
-        """The first rows in one state from that row on, at most ``limit``."""
-        return first_rows((span[:2] for span in self._in_state(state, row)), limit)
+        """The first rows in one state from that row on, at most ``limit``, in not too many runs."""
+        spans = islice(self._in_state(state, row), _RUNS_AT_ONCE)
+        return first_rows((span[:2] for span in spans), limit)
 
     def first_here(self, state: State, limit: int) -> list[tuple[int, int]]:
         """The first rows in one state that are not away, at most ``limit``."""

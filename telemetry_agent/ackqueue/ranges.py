@@ -116,10 +116,18 @@ class RangeMap(Generic[V]):
     def where(self, holds: Callable[[V], bool], row: int = 0) -> Iterator[Span[V]]:
         """The spans with such values, or parts of them, from that row on."""
         codes = {code for value, code in self._codes.items() if holds(value)}
-        if codes:
-            for lo, hi, code in self._touching(row, ABOVE_ALL):
-                if code in codes:
-                    yield Span(max(lo, row), hi, self._values[code])
+        if not codes:
+            return
+        at, place = self._find(row)
+        for index in range(max(0, at), len(self._pages)):
+            keys = self._pages[index]
+            # There can be a hundred thousand others before the first one.
+            for key in [key for key in range(place, len(keys)) if keys[key] & _CODES in codes]:
+                hi = self._row(index, key + 1) - 1
+                if hi >= row:
+                    lo = max(row, self._row(index, key))
+                    yield Span(lo, hi, self._values[keys[key] & _CODES])
+            place = 0
 
     @property
     def first_row(self) -> int | None:
@@ -202,6 +210,9 @@ class RangeMap(Generic[V]):
             place = 0
 
     def _row(self, at: int, place: int) -> int:
+        """The row of a boundary; behind the last one of a page, of the first one of the next."""
+        if place == len(self._pages[at]):
+            at, place = at + 1, 0
         return (self._numbers[at] << _PAGE_BITS) + (self._pages[at][place] >> _CODE_BITS)
 
     def _find(self, row: int) -> tuple[int, int]:

@@ -343,7 +343,8 @@ class SharedState:
             oldest = self.ledger.oldest_pending_after(border_up_to(self.last) if away else 0)
             last = self.committed  # only these are missing if the file is found empty
             run = self.ledger.streams.last
-            self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, away, run))
+        # Not under the memory lock: a disk that hangs does not delay a put.
+        self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, away, run))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""

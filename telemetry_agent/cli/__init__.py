@@ -4,9 +4,12 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry_agent.errors import AgentError, StorageError, out_of_memory
+
+if TYPE_CHECKING:
+    from telemetry_agent.doctor.page_doctor import PageDoctor
 
 PROGRAM = "telemetry-agent"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -50,10 +53,22 @@ def _run(args: list[str]) -> Any:
             from telemetry_agent.cli import group  # noqa: PLC0415
 
             return group.run(args)
-    # The daemon as the service starts it. Without click, which would keep 1.2 MB of its memory.
-    from telemetry_agent.cli.daemon import run  # noqa: PLC0415
+    return run_daemon(config)  # as the service starts it
 
-    return run(config)
+
+def run_daemon(config_path: Path | None) -> int:
+    """Run the daemon. Returns the exit status. Without click, which would keep 1.2 MB of memory."""
+    from telemetry_agent.clock import Clock  # noqa: PLC0415 - no other command needs all this
+    from telemetry_agent.daemon import logs  # noqa: PLC0415
+    from telemetry_agent.daemon.service import Service  # noqa: PLC0415
+
+    def doctor() -> "PageDoctor":
+        from telemetry_agent.doctor.page_doctor import PageDoctor  # noqa: PLC0415 - for the page only
+
+        return PageDoctor(config_path)
+
+    logs.standard_error()  # a pipe that nobody reads must not stop a start that fails
+    return Service(config_path, Clock(), doctor).run()
 
 
 def _prepare_streams() -> None:

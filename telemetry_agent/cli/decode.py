@@ -16,8 +16,14 @@ from telemetry_agent.gnss.sources.protocols import protocol
 from telemetry_agent.model import Fix
 
 _READ_BYTES = 65536
-_GZIP = b"\x1f\x8b"
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # what PowerShell writes behind a `>`
+_UTF_16 = "utf-16", "UTF-16 text: iconv -f UTF-16 -t UTF-8 FILE | telemetry-agent decode"
+# The first bytes of what is no recording of a receiver, the reason's name, and what it is.
+_BEGINNINGS = {
+    b"\x1f\x8b": ("compressed", "compressed: zcat FILE | telemetry-agent decode"),
+    b"\xff\xfe": _UTF_16,  # PowerShell writes it behind a `>`
+    b"\xfe\xff": _UTF_16,
+    b'{"class":"': ("gpsd", "a log of gpsd's reports: gpspipe -r records sentences"),
+}
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - days are counted, no instants
 _DATE = "`--date YYYY-MM-DD` gives this recording a day"
 
@@ -76,15 +82,9 @@ def _why_nothing(decoder: Decoder, begin: bytes) -> tuple[str, str] | None:
         return found.reason, said
     if decoder.sentences:
         return None
-    if begin.startswith(_GZIP):
-        return "compressed", (
-            "no NMEA sentence found, the input is compressed: zcat FILE | telemetry-agent decode"
-        )
-    if begin.startswith(_UTF_16):
-        return "utf-16", (
-            "no NMEA sentence found, the input is UTF-16 text: "
-            "iconv -f UTF-16 -t UTF-8 FILE | telemetry-agent decode"
-        )
+    for start, (reason, what) in _BEGINNINGS.items():
+        if begin.startswith(start):
+            return reason, f"no NMEA sentence found, the input is {what}"
     if name := protocol(begin):
         return "binary", (
             f"no NMEA sentence found, the receiver sent {name}: switch its NMEA output on "

@@ -1,23 +1,19 @@
 """``demo``: simulated receiver -> agent -> local endpoint, with the device page."""
 
-import contextlib
 import itertools
 import logging
-import os
 import signal
 import socket
 import sys
 import tempfile
 import textwrap
 import threading
-import webbrowser
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import duration_callback, open_recording
+from telemetry_agent.cli.options import duration_callback
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
     ConnectivitySettings,
@@ -33,11 +29,12 @@ from telemetry_agent.daemon.status import pending
 from telemetry_agent.errors import AgentError
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint, Fault
-from telemetry_agent.lab.simulator import Simulator, replay
+from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.page.libraries import browser_missing, server_missing
 
+_RATE_HZ = 6
 _START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
-_ROUND_S = 45.0  # once round the town at the default speed
+_ROUND_S = 45.0  # once round the town
 _CUT_S, _AWAY_S = 8.0, 12.0
 _SETTLE_S = 15.0
 _BAR = 14
@@ -56,23 +53,8 @@ _WIDTH = 80
     callback=duration_callback,
     help="How long it runs. Default: until Ctrl-C with the page and a terminal, else 45s.",
 )
-@click.option(
-    "--speed",
-    metavar="N",
-    type=click.IntRange(1, 100),
-    default=6,
-    show_default=True,
-    help="Positions per second; in the drive they are a second apart.",
-)
-@click.option(
-    "--replay",
-    "recording",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Replay this recording instead of the simulated drive.",
-)
 @click.option("--no-page", is_flag=True, help="Print lines only.")
-def command(length_s: float | None, speed: int, recording: Path | None, *, no_page: bool) -> int:
+def command(length_s: float | None, *, no_page: bool) -> int:
     """Run a simulated receiver, the agent and an endpoint on this machine, without a set-up.
 
     The page shows them. The network is cut once when the page is open, and whenever you use the
@@ -88,7 +70,7 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
     port = None if no_page or missing else _free_port()
     if length_s is None and not (port and sys.stdout.isatty()):
         length_s = _ROUND_S
-    click.echo(f"A receiver sends {speed} positions per second.")
+    click.echo(f"A receiver sends {_RATE_HZ} positions per second.")
     url = f"http://127.0.0.1:{port}/" if port is not None else ""
     if url:
         _show(url, until_interrupted=length_s is None)
@@ -96,15 +78,15 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
             click.echo(bare)
     elif not no_page:
         click.echo(f"No page to watch it on: {missing}.")
+    drive = Drive(_START_MS, tunnel=True)
     with (
         tempfile.TemporaryDirectory(prefix="telemetry-agent-demo-") as folder,
         Endpoint(
             "127.0.0.1:0", Path(folder) / "received.db", [Fault("503", 0)], _slow_line
         ) as endpoint,
-        _drive(recording) as (epochs, sent_until),
         Simulator(
-            epochs if length_s is None else itertools.islice(epochs, round(length_s * speed)),
-            rate_hz=speed,
+            itertools.islice(drive, None if length_s is None else round(length_s * _RATE_HZ)),
+            rate_hz=_RATE_HZ,
             link=Path(folder) / "gps",
         ) as simulator,
     ):
@@ -112,8 +94,8 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
         agent = Agent(_settings(folder, simulator, endpoint, port), Clock(), switch=network)
         agent.start()
 
-        def sent() -> int:  # only the reader knows how many positions a recording has
-            return agent.recording.receiver().fixes if recording else sent_until(simulator.sent)
+        def sent() -> int:
+            return sum(map(drive.has_fix, range(simulator.sent)))
 
         try:
             with suppress(KeyboardInterrupt):
@@ -129,16 +111,8 @@ def command(length_s: float | None, speed: int, recording: Path | None, *, no_pa
             simulator.hush()
             agent.stop()
         click.echo(_line(agent, network))
-        if recording and not sent():
-            raise AgentError(f"no position in it: telemetry-agent decode --stats {recording}")
         stats = agent.queue.stats()
-        return _summary(
-            sent(),
-            endpoint.received(),
-            delivered=stats.acked,
-            waiting=pending(stats),
-            times_are_names=recording is None,
-        )
+        return _summary(sent(), endpoint.received(), delivered=stats.acked, waiting=pending(stats))
 
 
 class _Wrapped(logging.Formatter):
@@ -187,17 +161,6 @@ class _Network:
                 self._endpoint.reconnect()
 
 
-@contextlib.contextmanager
-def _drive(recording: Path | None) -> Iterator[tuple[Iterable[bytes], Callable[[int], int]]]:
-    """The epochs, and a function from a number of epochs to the positions in them."""
-    if recording is None:
-        drive = Drive(_START_MS, tunnel=True)
-        yield drive, lambda epochs: sum(map(drive.has_fix, range(epochs)))
-        return
-    with open_recording(recording) as file:
-        yield replay(file), int
-
-
 def _settings(folder: str, simulator: Simulator, endpoint: Endpoint, port: int | None) -> Settings:
     return Settings(
         device="demo",
@@ -230,8 +193,6 @@ def _show(url: str, *, until_interrupted: bool) -> None:
     if until_interrupted:
         click.echo(f"When the page is open, the network is cut for {_AWAY_S:.0f} s.")
         click.echo("Ctrl-C ends it.")
-        if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-            webbrowser.open(url)
 
 
 def _watch(
@@ -293,15 +254,10 @@ def _blocks() -> tuple[str, str]:
 
 
 def _summary(
-    sent: int,
-    received: list[tuple[str, int, str]],
-    *,
-    delivered: int,
-    waiting: int,
-    times_are_names: bool,
+    sent: int, received: list[tuple[str, int, str]], *, delivered: int, waiting: int
 ) -> int:
-    """Print the result. ``times_are_names``: no two positions have the same time."""
-    arrived = {time for *_, time in received} if times_are_names else set(received)
+    """Print the result. In a drive no two positions have the same time."""
+    arrived = {time for *_, time in received}
     twice = len(received) - len(arrived)
     missing = sent - len(arrived)
     # After a second Ctrl-C some pending fixes may have arrived without an answer.

@@ -138,8 +138,9 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         for end in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(end, _end)
+        file = beside.open("xb")  # what is there already is not deleted
         try:
-            with beside.open("xb") as file:
+            with file:
                 yield file.write
                 file.flush()
                 os.fsync(file.fileno())

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
-from telemetry_agent.errors import JOIN, AgentError, SourceError
+from telemetry_agent.errors import JOIN, AgentError
 
 config_option = click.option(
     "--config",
@@ -33,18 +33,6 @@ def say_of_service(error: AgentError, config_path: Path | None) -> None:
     """
     if config_path is not None or error.remedy != JOIN:
         say(f"{error}; this is the service, which may use another config")
-
-
-def open_recording(path: Path) -> BinaryIO:
-    """Open the file of ``--replay``.
-
-    Raises:
-        SourceError: it cannot be opened.
-    """
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
 
 
 @contextmanager

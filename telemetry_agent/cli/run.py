@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from telemetry_agent.cli import run_daemon
 from telemetry_agent.cli.options import config_option
 
 
@@ -11,6 +12,4 @@ from telemetry_agent.cli.options import config_option
 @config_option
 def command(config_path: Path | None) -> int:
     """Run the daemon in the foreground. Ctrl-C or SIGTERM ends it; SIGHUP reloads the config."""
-    from telemetry_agent.cli.daemon import run  # noqa: PLC0415 - it takes its time
-
-    return run(config_path)
+    return run_daemon(config_path)

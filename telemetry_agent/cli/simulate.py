@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import open_recording
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import SourceError
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
 
@@ -58,5 +58,9 @@ def _epochs(recording: Path | None, rate: float) -> Iterator[Iterable[bytes]]:
     if recording is None:
         yield Drive(Clock().wall_ms(), interval_ms=round(1000 / rate) if rate else 1000)
         return
-    with open_recording(recording) as file:
+    try:
+        file = recording.open("rb")
+    except OSError as error:
+        raise SourceError(f"cannot read {recording}: {error.strerror}") from error
+    with file:
         yield replay(file)

@@ -158,7 +158,8 @@ def _receiver(receiver: ReceiverView) -> str:
         if receiver.hdop is not None:
             said.append(f"hdop {receiver.hdop:g}")
     else:
-        said[0] += f" for {span(receiver.state_s)}"
+        is_open = receiver.state == "absent" and receiver.message is None
+        said = [f"{'no sentence yet' if is_open else receiver.state} for {span(receiver.state_s)}"]
     if receiver.fix_age_s is not None:
         said.append(f"{'' if has_position else 'last fix '}{span(receiver.fix_age_s)} ago")
     text = ", ".join(said)

@@ -21,7 +21,7 @@ from telemetry_agent.daemon.delivery import Delivery, host_of
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, Status, pending
 from telemetry_agent.daemon.supervisor import Supervised, Supervisor
-from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.errors import Advice, AgentError, StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, PageOptions, Switch
@@ -86,7 +86,7 @@ class Agent:
         except StorageError as error:
             if placed.path == storage.runtime_queue() or storage.runtime_queue() is None:
                 raise
-            placed, self.storage = storage.away(settings.queue, error.message)
+            placed, self.storage = storage.away(settings.queue, Advice(error.message))
             self._stays_away = True
             self.queue = open_queue(placed, clock)
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, Generic, ParamSpec
+from typing import Any, Generic, ParamSpec, TypeGuard
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.reading import QueueReader
@@ -38,7 +38,6 @@ _TAP_BUFFER_BYTES = 256 * 1024
 _ATTEMPTS = 3
 _LONGEST_WAIT_S = 60.0
 _ALWAYS_MS = 2**62
-_RETRIED_AT_ONCE = 1000
 
 Readable = AckQueue | QueueReader
 """A queue in use, or at rest."""
@@ -125,18 +124,10 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
 
     def retry(asked: Mapping[str, Any], _bell: Bell) -> Answers:
         reason = asked.get("reason")
-        if not isinstance(reason, str):
+        if isinstance(reason, str):
+            yield {"retried": queue.retry(reason=reason)}
+        else:
             yield {"retried": queue.retry(_names(asked))}
-            return
-        count = 0
-        matching = (
-            (stored.record.stream, stored.record.seq)
-            for stored in queue.stored(State.ACK_FAILED)
-            if reason in (stored.reason or "")
-        )
-        while some := set(islice(matching, _RETRIED_AT_ONCE)):
-            count += queue.retry(some)
-        yield {"retried": count}
 
     def discard(asked: Mapping[str, Any], _bell: Bell) -> Answers:
         yield {"discarded": queue.discard(_names(asked))}
@@ -235,10 +226,10 @@ def _period_ms(queue: Readable, asked: Mapping[str, Any]) -> tuple[int, int]:
 
 def _run(asked: Mapping[str, Any]) -> tuple[str, int, int]:
     """From ``"stream"``, ``"from"`` and ``"to"``, the first and the last seq."""
-    stream, first, last = asked["stream"], asked.get("from"), asked.get("to")
-    if not isinstance(stream, str) or not re.fullmatch("[0-9a-f]{16}", stream):
+    stream, first, last = (asked.get(name) for name in ("stream", "from", "to"))
+    if not _is_stream(stream):
         raise UsageError(f"stream {stream!r}: 16 hex digits, as in `queue list`")
-    if type(first) is not int or type(last) is not int or not 0 < first <= last < 1 << 62:
+    if not (_is_seq(first) and _is_seq(last) and first <= last):
         raise UsageError(f"from {first!r} to {last!r}: two whole numbers from 1 on, ascending")
     return stream, first, last
 
@@ -249,10 +240,19 @@ def _names(asked: Mapping[str, Any]) -> set[tuple[str, int]] | None:
         return None
     names = asked.get("names")
     if not isinstance(names, list) or not all(
-        isinstance(name, list) and list(map(type, name)) == [str, int] for name in names
+        isinstance(name, list) and len(name) == 2 and _is_stream(name[0]) and _is_seq(name[1])
+        for name in names
     ):
         raise UsageError('"names" is a list of [stream, seq], or "all" is true')
     return {(stream, seq) for stream, seq in names}
+
+
+def _is_stream(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
+
+
+def _is_seq(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and value is not True and 0 < value < 1 << 62
 
 
 def _instant_ms(queue: Readable, asked: Mapping[str, Any], edge: str, default: int) -> int:

@@ -14,33 +14,37 @@ from pathlib import Path
 from telemetry_agent.ackqueue.file.schema import make_directories
 from telemetry_agent.config.settings import QueueSettings
 from telemetry_agent.disks import mount_of, trouble
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import Advice, StorageError
 from telemetry_agent.snapshot import StorageView
 
 _RUNTIME_BYTES = 16 << 20
 _NEW_QUEUE_BYTES = 1 << 20
+_ELSEWHERE = "name another queue.path"
+_AS_OWNER = f"run it as a user who may write there, or {_ELSEWHERE}"
 _REFUSALS = {
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
 }
 
 
-def refusal(queue_path: Path) -> str | None:
+def refusal(queue_path: Path) -> Advice | None:
     """Why the queue cannot be used; ``None``: it can, or its disk is only full."""
     try:
         # It creates a file without a name: a file system may be read-only without the mount's flag.
         os.close(os.open(queue_path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
         if error.errno in _REFUSALS:
-            return f"{queue_path.parent}: {(error.strerror or 'it cannot be used').lower()}"
+            said = f"{queue_path.parent}: {(error.strerror or 'it cannot be used').lower()}"
+            return Advice(said, _AS_OWNER if isinstance(error, PermissionError) else _ELSEWHERE)
     # The files are not opened: closing one would drop the locks that SQLite has on it.
     for file in (queue_path.with_name(queue_path.name + end) for end in ("", "-wal", ".lock")):
         if file.exists() and not file.is_file():
-            return f"{file}: not a regular file"
+            return Advice(f"{file}: not a regular file", f"move it away, or {_ELSEWHERE}")
         if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
-            return f"{file}: permission denied"
+            return Advice(f"{file}: permission denied", _AS_OWNER)
     if not queue_path.exists() and shutil.disk_usage(queue_path.parent).free < _NEW_QUEUE_BYTES:
-        return f"{queue_path.parent}: no space left for a new queue"
+        said = f"{queue_path.parent}: no space left for a new queue"
+        return Advice(said, f"free 1 MiB there, or {_ELSEWHERE}")
     return None
 
 
@@ -62,7 +66,7 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
     except StorageError as error:
         if runtime_queue() is None:
             raise
-        refused = error.message
+        refused = Advice(error.message)
     if refused is not None:
         return away(queue, refused)
     folder = queue.path.parent
@@ -74,7 +78,7 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
     return queue, StorageView("forgets", message, found.remedy)
 
 
-def away(queue: QueueSettings, refused: str) -> tuple[QueueSettings, StorageView]:
+def away(queue: QueueSettings, refused: Advice) -> tuple[QueueSettings, StorageView]:
     """The same for the runtime directory; ``refused`` is why the queue cannot be used.
 
     Raises:
@@ -82,11 +86,10 @@ def away(queue: QueueSettings, refused: str) -> tuple[QueueSettings, StorageView
     """
     elsewhere = runtime_queue()
     if elsewhere is None:
-        remedy = "run it as the folder's user, or name another queue.path"
-        raise StorageError(f"cannot use the queue: {refused}", remedy)
+        raise StorageError(f"cannot use the queue: {refused.message}", refused.remedy)
     message = (
-        f"{refused}; recording into {elsewhere.parent}, at most 16 MiB, and a power cut loses "
-        "everything"
+        f"{refused.message}; recording into {elsewhere.parent}, at most 16 MiB, and a power cut "
+        "loses everything"
     )
     remedy = "`sudo telemetry-agent doctor` shows what to do"
     moved = replace(queue, path=elsewhere, max_size_bytes=_RUNTIME_BYTES, min_free_bytes=0)

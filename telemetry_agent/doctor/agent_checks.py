@@ -155,7 +155,8 @@ class AgentChecks:
         if self.status is None:
             yield skipped("delivery", "no agent runs")
         else:
-            yield delivery(self.status)
+            is_service = self.account.name == self.machine.user
+            yield delivery(self.status, RELOAD if is_service else "restart the agent")
 
     def _absent(self) -> Finding:
         try:
@@ -200,8 +201,11 @@ def _waiting(queue: QueueView) -> str:
     return "1 position waits" if queue.pending == 1 else f"{queue.pending} positions wait"
 
 
-def delivery(state: Snapshot) -> Finding:
-    """``delivery``: the state of the running agent's uploads."""
+def delivery(state: Snapshot, again: str = RELOAD) -> Finding:
+    """``delivery``: the state of the running agent's uploads.
+
+    ``again``: how it reads a corrected config.
+    """
     upload, waiting = state.upload, _waiting(state.queue)
     ago_s = upload.last_delivery_s
     last = "nothing delivered yet" if ago_s is None else f"last delivery {span(ago_s)} ago"
@@ -214,7 +218,7 @@ def delivery(state: Snapshot) -> Finding:
         if upload.last_error is None:  # hidden from a user without rights
             return failed("delivery", f"held; {waiting}", "use sudo to see the reason")
         said = f"held: {upload.last_error}; {waiting}"
-        return failed("delivery", said, f"correct the set-up, then {RELOAD}")
+        return failed("delivery", said, f"correct the set-up, then {again}")
     if upload.last_error:
         said += f"; {upload.last_error}"
     return warned("delivery", said, "nothing is lost; the agent tries again by itself")

@@ -154,11 +154,10 @@ def unanswered(
         )
     if speaks_tls:
         found = failed("answer", f"this port speaks TLS ({answer.reason})", _USE_TLS)
-    elif answer.proxy_status:
-        remedy = "check upload.proxy, and whether that proxy lets this device through"
-        found = failed("answer", answer.reason, remedy)
     else:
         remedy = "check that the endpoint works: its own log shows more"
+        if answer.proxy_status:
+            remedy = "check upload.proxy, and whether that proxy lets this device through"
         found = failed("answer", answer.reason, remedy)
     return skipped("authentication", "no answer"), found
 
@@ -174,12 +173,6 @@ def _accepted(asked: TrialRequest, outcome: Delivered, status: int) -> Finding:
             f"{status}, but the server there is {asked.server}, which stores nothing in the format "
             "native",
             f"for {asked.other_settings}",
-        )
-    if asked.is_sure and asked.server == "questdb" and upload.compression != "none":
-        return warned(
-            name,
-            f"{status}: accepted, but QuestDB may not unpack gzip",
-            'set upload.compression = "none"',
         )
     return passed(name, f"{status}: {'a position was ' if asked.position else ''}accepted")
 

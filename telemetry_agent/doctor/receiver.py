@@ -15,6 +15,7 @@ from telemetry_agent.doctor.reception import Heard, hear, line_baud, listened, r
 from telemetry_agent.errors import Advice, AgentError, SourceError
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import EndOfSourceError, Source, gpsd
+from telemetry_agent.gnss.sources.auto import NO_RECEIVER
 from telemetry_agent.gnss.sources.machine import candidate, explain, find_receivers, holder
 from telemetry_agent.model import ReceiverState
 
@@ -113,7 +114,7 @@ class ReceiverChecks:
         if found:
             remedy = f'if it is one, set gps.source = "{found[0].path}"'
             return failed("device", f"{found[0].label} may be a receiver", remedy)
-        return failed("device", "no receiver found", "plug one in, or set gps.source to its device")
+        return failed("device", *NO_RECEIVER)
 
     def _without_port(self) -> Finding:
         source = self._gps.source

@@ -128,8 +128,9 @@ def _is_clear(heard: Heard, since_first_s: float | None, patience: Patience) -> 
 
 def line_baud(source: Source) -> int | None:
     """The baud rate, if it limits what can come."""
-    # A ttyACM is USB up to the receiver's chip: its baud rate has no effect.
-    return None if Path(source.name).resolve().name.startswith("ttyACM") else source.baud
+    # A ttyACM is USB up to the receiver's chip, and a pty (`simulate`) no line: it has no effect.
+    device = str(Path(source.name).resolve())
+    return None if device.startswith(("/dev/ttyACM", "/dev/pts/")) else source.baud
 
 
 def listened(source: Source, heard: Heard, clock: Clock) -> Iterator[Finding]:

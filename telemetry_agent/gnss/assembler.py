@@ -15,6 +15,10 @@ change: some buses step it by 10 s, and some receivers send whole seconds at 5 H
 was correct at that time, so only it makes the fix; the others are late and correct nothing. Only a
 position sentence of a type that has not come yet can still belong to the first cycle.
 
+Some receivers send one type an instant behind the others: GGA of 12:00:01, then RMC of 12:00:00. To
+wait for it would delay each fix by an instant, so it is late in each cycle, and corrects nothing;
+only its date is used.
+
 Sentences without a time (VTG, GSA; an RMC before the first fix) join the open epoch. If none is
 open, they open one that waits for its time, because some receivers begin their cycle with them. If
 the line becomes quiet before a time comes, they were the late end of the epoch before. If no gap
@@ -42,7 +46,7 @@ _EPOCHS_TO_LEARN = 5
 _EPOCHS_AT_MOST = 80
 _WGS_84 = frozenset({"", "W84", "P90"})
 Closer = Literal["time", "cycle", "quiet", "end"]
-IsFollowed = Callable[[Instant], bool]
+MayFollow = Callable[[Instant], bool]
 
 
 class Cycle:
@@ -88,13 +92,14 @@ class Assembler:
 
     Args:
         dates: gives the fixes their day.
-        is_followed: called with the time of each valid position; whether it becomes a fix.
+        may_follow: called with the time of each valid position while this receiver is not
+            followed; returns whether it is from now on.
         eager: whether to learn the end of the cycle.
         baud: of a serial line.
     """
 
     def __init__(
-        self, dates: Dates, is_followed: IsFollowed, *, eager: bool, baud: int | None
+        self, dates: Dates, may_follow: MayFollow, *, eager: bool, baud: int | None
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.state: ReceiverState | None = None
@@ -109,14 +114,17 @@ class Assembler:
         """The datum of positions; None: WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
         """After this many seconds without a byte the epoch is complete."""
+        self.followed = False
+        """Whether its positions become fixes."""
         self.dates = dates
         self.shared_talker = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
-        self._is_followed = is_followed
+        self._may_follow = may_follow
         self._eager = eager
         self._cycle = Cycle()
         self._epoch: Epoch | None = None
         self._judged = Epoch()  # the epoch before the open one
+        self._earlier = Epoch()  # the one before that
         self._closed_by: Closer = "time"
         self._cycle_repeats = False  # the cycle came again with the same time
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
@@ -135,9 +143,8 @@ class Assembler:
 
     def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
         """Append the fixes that this sentence completes, by its time or by being the last."""
-        tag, instant = message.tag, message.instant
-        epoch = self._epoch
-        if instant is None:
+        epoch, tag = self._epoch, message.tag
+        if message.instant is None:
             epoch = self._epoch_of_untimed(message, now_s, fixes)
             if epoch is None:
                 return
@@ -146,6 +153,7 @@ class Assembler:
             elif isinstance(message, Gst) and not epoch.take_errors(message):
                 self._gst = message
         else:
+            instant = message.instant
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
             elif tag in epoch.seen and isinstance(message, Report):
@@ -153,7 +161,7 @@ class Assembler:
                 epoch = None
             # After the epoch before was closed: after a jump of time this is not its date. Before
             # this one counts: a late sentence has a date too.
-            if isinstance(message, (Report, Moment)) and message.day is not None:
+            if message.day is not None:
                 self.dates.learn(message.day, instant)
             if epoch is None:
                 return
@@ -169,16 +177,19 @@ class Assembler:
             self.datum = None if message.datum in _WGS_84 else message.datum
             return None
         # After the end of the learned cycle only the first tag begins the next one.
-        after_end = epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
-        if self._cycle_repeats or after_end:
+        if self._cycle_repeats or (
+            epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
+        ):
             self._late(tag)
             return None
         if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
             # The same sentence again, now without a time: another instant, whose time the receiver
             # does not know.
             self.close("time", now_s, fixes)
-        self._epoch = self._epoch or Epoch()
-        return self._epoch
+            epoch = None
+        if epoch is None:
+            epoch = self._epoch = Epoch()
+        return epoch
 
     def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
         """Whether a VTG belongs to the next instant, where no quiet gap shows it.
@@ -213,6 +224,9 @@ class Assembler:
         waiting = epoch is not None and epoch.is_waiting
         # A tag that the judged epoch has already, after another time came: time has stepped back.
         late = epoch is None or waiting or tag not in judged.seen
+        if isinstance(message, Report) and self._lags(instant, message):
+            self.counts["late"] += 1  # no matter how long its own epoch was open
+            return None
         if late and judged.is_at(instant, message):
             if isinstance(message, Report) and tag in judged.seen:
                 self._cycle_repeats = True
@@ -226,6 +240,16 @@ class Assembler:
         if not waiting:
             self.close("time", now_s, fixes)
         return self._begin(instant)
+
+    def _lags(self, instant: Instant, report: Report) -> bool:
+        """Whether a sentence comes after the next instant's position, and is new in its own one."""
+        if self._epoch is None:
+            before = [self._earlier]
+        elif self._epoch.fixed_at is not None:
+            before = [self._judged, self._earlier]
+        else:
+            return False
+        return any(report.tag not in own.seen and own.is_at(instant, report) for own in before)
 
     def _begin(self, instant: Instant) -> Epoch:
         """Begin an epoch, or give the waiting one its time."""
@@ -270,8 +294,10 @@ class Assembler:
             return  # without a position sentence, not even an instant without a fix
         # An epoch that the learned cycle ended would only confirm what is learned already.
         if self._eager and by in {"time", "quiet"}:
-            self._cycle.ended(next(iter(epoch.seen)), epoch.last, epoch.seen[epoch.last])
-        self._judged, self._closed_by, self.judged_s = epoch, by, now_s
+            last = epoch.messages[-1].tag
+            self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
+        self._earlier, self._judged = self._judged, epoch
+        self._closed_by, self.judged_s = by, now_s
         settled = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
         trusted = settled.trusted()
         self.used = epoch.used or self.used  # some receivers send GSA less often than positions
@@ -291,7 +317,7 @@ class Assembler:
         # A date that counts only beside a GGA: whether it counts is known only now.
         if epoch.day is not None and trusted.instant is not None:
             self.dates.learn(epoch.day, trusted.instant)
-        if not self._is_followed(epoch.fixed_at):
+        if not (self.followed or self._may_follow(epoch.fixed_at)):
             return
         resolved = self.dates.resolve(epoch.fixed_at, now_s)
         if resolved is None:

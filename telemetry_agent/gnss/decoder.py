@@ -12,7 +12,6 @@ from telemetry_agent.gnss.dates import Dates, WallClock
 from telemetry_agent.gnss.diagnosis import Diagnosis, Reason, diagnosis
 from telemetry_agent.gnss.framing import Framer, Sentence
 from telemetry_agent.gnss.parser import GNSS, IN_VIEW, Parser
-from telemetry_agent.gnss.sentences import Txt
 from telemetry_agent.gnss.shared_line import SharedLine
 from telemetry_agent.gnss.sky import InView
 from telemetry_agent.model import Fix, ReceiverState, Sky
@@ -57,7 +56,7 @@ class Decoder:
         self._framer = Framer()
         self._parser = Parser()
         self._line = SharedLine(
-            lambda other_known_ms, is_followed: Assembler(
+            lambda other_known_ms, may_follow: Assembler(
                 Dates(
                     wall_clock=wall_clock,
                     fix_rollover=fix_rollover,
@@ -65,7 +64,7 @@ class Decoder:
                     day=day,
                     other_known_ms=other_known_ms,
                 ),
-                is_followed,
+                may_follow,
                 eager=eager,
                 baud=baud,
             )
@@ -204,8 +203,8 @@ class Decoder:
             self._last_sentence_s = now_s
             self._binary_frames_before = self._framer.binary_frames
             self._unchecked_before = self._framer.unchecked
-        kinds, parse = self._parser.kinds, self._parser.parse
-        add, keep = self._line.add, self._in_view.keep
+        kinds = self._parser.kinds
+        adders, keep = self._line.adders, self._in_view.keep
         for sentence in sentences:
             try:
                 kind = kinds[sentence[:6]]  # almost always: a receiver has about ten tags
@@ -213,11 +212,15 @@ class Decoder:
                 kind = self._parser.kind(sentence)
             if kind is IN_VIEW:
                 keep((now_s, sentence))
-            elif kind is not None and (message := parse(sentence, kind)) is not None:
-                if not isinstance(message, Txt):
-                    add(kind.owner, message, now_s, fixes)
-                elif kind.owner in {GNSS, self._line.followed}:
-                    self._read_text(message.text)
+                continue
+            owner, name, read = kind
+            if read is not None:
+                message = read(sentence)
+                if message is not None:
+                    add = adders.get(owner) or self._line.adder(owner)
+                    add(message, now_s, fixes)
+            elif name == "TXT" and owner in {GNSS, self._line.followed}:
+                self._read_text(sentence)
         return fixes
 
     def _read_text(self, text: str) -> None:

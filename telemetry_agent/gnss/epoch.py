@@ -26,7 +26,7 @@ _ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
 _RTK = frozenset({"rtk", "float-rtk"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
-_MESSAGES_AT_MOST = 100  # more sentences than any receiver needs for an instant
+_OF_A_TAG_AT_MOST = 50  # more sentences than any receiver needs for an instant
 
 
 class Epoch:
@@ -38,8 +38,6 @@ class Epoch:
     """Times in its sentences that differ from ``instant`` by some milliseconds."""
     fixed_at: Instant | None = None
     """The time of its position; the time of ZDA may be wrong."""
-    last = ""
-    """The tag of the last sentence."""
     reported = False
     """It has a position sentence, with a position or without."""
     untimed = False
@@ -111,9 +109,8 @@ class Epoch:
     def join(self, message: Message) -> None:
         """Add a sentence."""
         tag = message.tag
-        self.seen[tag] = self.seen.get(tag, 0) + 1
-        self.last = tag
-        if len(self.messages) < _MESSAGES_AT_MOST:
+        count = self.seen[tag] = self.seen.get(tag, 0) + 1
+        if count <= _OF_A_TAG_AT_MOST:
             self.messages.append(message)
         take = _TAKERS.get(type(message))
         if take is not None:

@@ -95,7 +95,6 @@ class Framer:
                 bits ^= bits >> 256
                 bits ^= bits >> 128
                 bits ^= bits >> 64
-                bits &= 0xFFFFFFFFFFFFFFFF
                 bits ^= bits >> 32
                 bits ^= bits >> 16
                 if checksum == (bits ^ bits >> 8) & 0xFF:

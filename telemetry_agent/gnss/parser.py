@@ -31,16 +31,13 @@ class Kind(NamedTuple):
     owner: str
     name: str = ""
     """The three letters of a type that is used."""
-    least: int = 0
-    """Its least number of fields; a sentence with fewer is damaged."""
-    full: int = 0
-    """The number of fields that ``read`` needs."""
-    read: Callable[[list[str]], Message] | None = None
-    """None for GSA and GSV, which are read as a whole."""
+    read: Callable[[Sentence], Message | None] | None = None
+    """Reads its fields, None if it is damaged. Types without it have nothing for a fix."""
 
 
 IN_VIEW = Kind(GNSS, "GSV")
 _PROPRIETARY = Kind("")  # `$P…`, whatever follows: a `PGRMC` is not an RMC
+_BAD_TAG = Kind("")
 
 _TAG = re.compile("[A-Z0-9]{5}")
 _KINDS_AT_MOST = 500
@@ -59,12 +56,13 @@ class Parser:
         self.proprietary: set[str] = set()
         """The first few names of proprietary sentences."""
         self.only_proprietary = True
-        self.kinds: dict[str, Kind | None] = {}
+        self.kinds: dict[str, Kind] = {}
         """By the first six characters (the tag and its comma). ``kind`` finds what is missing."""
-        self._types = FieldReader(self.rejected).types
+        types = FieldReader(self.rejected).types.items()
+        self._read = {"GSA": self._gsa} | {name: self._reader(*type_) for name, type_ in types}
 
-    def kind(self, sentence: Sentence) -> Kind | None:
-        """What this sentence is, for any talker; None: a bad tag, which is counted."""
+    def kind(self, sentence: Sentence) -> Kind:
+        """What this sentence is, for any talker. A bad tag is counted."""
         tag = sentence.partition(",")[0]
         if tag[:1] == "P" and tag.isalnum():
             kind = _PROPRIETARY
@@ -72,39 +70,42 @@ class Parser:
                 self.proprietary.add(tag)
         elif not _TAG.fullmatch(tag):
             self.rejected["bad-tag"] += 1
-            return None
+            return _BAD_TAG
         else:
-            kind = self._kind_of(tag)
+            kind = self._kind_of(owner_of(tag[:2]), tag[2:])
             self.only_proprietary = False
         if len(self.kinds) >= _KINDS_AT_MOST:
             self.kinds.clear()  # damaged tags, of which there are millions
         self.kinds[sentence[:6]] = kind
         return kind
 
-    def _kind_of(self, tag: str) -> Kind:
-        owner, name = owner_of(tag[:2]), tag[2:]
+    def _kind_of(self, owner: str, name: str) -> Kind:
         if name == "GSV" and owner == GNSS:
             return IN_VIEW
-        if name == "GSA":
+        if name == "TXT":
             return Kind(owner, name)
-        return Kind(owner, name, *self._types[name]) if name in self._types else Kind(owner)
+        return Kind(owner, name, self._read[name]) if name in self._read else Kind(owner)
 
-    def parse(self, sentence: Sentence, kind: Kind) -> Message | None:
-        """The fields of a sentence; None if it is damaged or of a type that is not used."""
-        _, name, least, full, read = kind
-        if read is None:
-            if name != "GSA":
-                return None
-            found = gsa(sentence)
-            if found is None:
-                self.rejected["short"] += 1
-            return found
-        fields = sentence.split(",")
-        if " " in sentence:
-            fields = [field.strip() for field in fields]  # some pad their numbers
-        if len(fields) < full:
-            if len(fields) < least:
-                self.rejected["short"] += 1
-                return None
-            fields += MISSING
-        return read(fields)
+    def _gsa(self, sentence: Sentence) -> Message | None:
+        found = gsa(sentence)
+        if found is None:
+            self.rejected["short"] += 1
+        return found
+
+    def _reader(
+        self, least: int, full: int, read: Callable[[list[str]], Message]
+    ) -> Callable[[Sentence], Message | None]:
+        """A function that reads the sentences of one type (see ``FieldReader.types``)."""
+
+        def read_sentence(sentence: Sentence) -> Message | None:
+            fields = sentence.split(",")
+            if " " in sentence:
+                fields = [field.strip() for field in fields]  # some pad their numbers
+            if len(fields) < full:
+                if len(fields) < least:
+                    self.rejected["short"] += 1
+                    return None
+                fields += MISSING
+            return read(fields)
+
+        return read_sentence

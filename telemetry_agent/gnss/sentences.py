@@ -110,15 +110,7 @@ class Dtm(NamedTuple):
     instant: None = None
 
 
-class Txt(NamedTuple):
-    """A text message of the receiver."""
-
-    tag: str
-    text: str
-    instant: None = None
-
-
-Message = Report | Moment | Vtg | Gsa | Gst | Dtm | Txt
+Message = Report | Moment | Vtg | Gsa | Gst | Dtm
 """``instant`` is the sentence's time of day, which may begin an epoch."""
 
 
@@ -144,6 +136,7 @@ _MODE_QUALITY: dict[str, Quality] = {
     "M": "manual",
     "S": "simulated",
 }
+_VTG_UNITS = ["T", "M", "N", "K"]
 _METRES = frozenset({"M", "m", ""})  # some programs send feet
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
 SYSTEM_IDS = {
@@ -211,7 +204,6 @@ class FieldReader:
             "ZDA": (4, 5, self._zda),
             "GBS": (2, 2, self._gbs),
             "DTM": (2, 2, _dtm),
-            "TXT": (5, 5, _txt),
         }
         """Letters -> the least number of fields, the number that is read, and the reader.
 
@@ -298,7 +290,8 @@ class FieldReader:
         else:
             fields += MISSING
             course, knots, kmh, mode = _VTG(fields)
-            if any(map(_is_other_unit, fields[2:9:2], "TMNK")):
+            units = fields[2:9:2]
+            if units != _VTG_UNITS and any(map(_is_other_unit, units, _VTG_UNITS)):
                 self.rejected["bad-unit"] += 1
                 return Vtg(fields[0], None, None)
             if mode in {"E", "N"}:
@@ -387,7 +380,3 @@ def _is_other_unit(letter: str, unit: str) -> bool:
 
 def _dtm(fields: list[str]) -> Dtm:
     return Dtm(fields[0], fields[1])
-
-
-def _txt(fields: list[str]) -> Txt:
-    return Txt(fields[0], ",".join(fields[4:]).rstrip(","))

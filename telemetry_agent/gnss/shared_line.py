@@ -16,8 +16,9 @@ time of another owner ends it, once that has advanced by 2 s.
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
-from telemetry_agent.gnss.assembler import Assembler, IsFollowed
+from telemetry_agent.gnss.assembler import Assembler, MayFollow
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
 from telemetry_agent.gnss.parser import GNSS
 from telemetry_agent.gnss.sentences import Message, Report
@@ -28,6 +29,9 @@ _OVERTAKEN_MS = 2000
 _EPOCHS_TO_TAKE_OVER = 5
 _OWNERS_AT_MOST = 8  # more are damaged talkers
 
+Adder = Callable[[Message, float, list[Fix]], None]
+"""Takes a sentence, the time of its arrival, and the list of fixes."""
+
 
 class SharedLine:
     """Sentences in, the fixes of the followed owner out.
@@ -37,11 +41,11 @@ class SharedLine:
 
     Args:
         new_assembler: makes the one of an owner; takes the last known instant of another owner, and
-            whether this one is followed (see ``Dates`` and ``Assembler``).
+            whether this one may be followed (see ``Dates`` and ``Assembler``).
     """
 
     def __init__(
-        self, new_assembler: Callable[[Callable[[], int | None], IsFollowed], Assembler]
+        self, new_assembler: Callable[[Callable[[], int | None], MayFollow], Assembler]
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.followed: str | None = None
@@ -50,6 +54,8 @@ class SharedLine:
         """The other owners with positions."""
         self._new_assembler = new_assembler
         self.assemblers: dict[str, Assembler] = {}
+        self.adders: dict[str, Adder] = {}
+        """Owner -> what appends the fixes that a sentence of it completes."""
         self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
         self._epochs_of_gnss = 0  # that were ignored
@@ -74,19 +80,15 @@ class SharedLine:
         judged = self.assemblers.values()
         return max(judged, key=lambda each: each.judged_s or 0.0, default=None)
 
-    def add(self, owner: str, message: Message, now_s: float, fixes: list[Fix]) -> None:
-        """Append the fixes that this sentence completes."""
-        assembler = self.assemblers.get(owner)
-        if assembler is None:
-            assembler = self._add_owner(owner)
-        elif len(self.assemblers) == 1:  # the usual line: one device
-            assembler.add(message, now_s, fixes)
-            return
-        self._among_others(owner, message, now_s, fixes)
-        assembler.add(message, now_s, fixes)
-        # Only now: this sentence may have completed an epoch, which is older than it.
-        if isinstance(message, Report) and message.position_e9 and message.instant is not None:
-            self._note_position(owner, time_of_day_ms(message.instant))
+    def adder(self, owner: str) -> Adder:
+        """The function for the sentences of an owner that has none in ``adders`` yet."""
+        assembler = self._add_owner(owner)
+        if len(self.assemblers) == 1:  # the usual line: one device
+            self.adders[owner] = assembler.add
+        else:
+            for name in self.assemblers:
+                self.adders[name] = partial(self._add_among_others, name)
+        return self.adders[owner]
 
     def quiet(self, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
@@ -104,7 +106,7 @@ class SharedLine:
             self._forget(next(name for name in self.assemblers if name not in needed))
         assembler = self.assemblers[owner] = self._new_assembler(
             lambda: self._other_known_ms(owner),
-            lambda instant: self._is_followed(owner, instant),
+            lambda instant: self._may_follow(owner, instant),
         )
         self._overtaken_ms[owner] = {}
         if self.followed is None:
@@ -112,7 +114,7 @@ class SharedLine:
         return assembler
 
     def _forget(self, owner: str) -> None:
-        del self.assemblers[owner], self._overtaken_ms[owner]
+        del self.assemblers[owner], self.adders[owner], self._overtaken_ms[owner]
         self._ignored_since_ms.pop(owner, None)
         self._position_ms.pop(owner, None)
 
@@ -122,7 +124,16 @@ class SharedLine:
                 return assembler.dates.known_ms
         return None
 
-    def _among_others(self, owner: str, message: Message, now_s: float, fixes: list[Fix]) -> None:
+    def _add_among_others(
+        self, owner: str, message: Message, now_s: float, fixes: list[Fix]
+    ) -> None:
+        self._overtake(owner, message, now_s, fixes)
+        self.assemblers[owner].add(message, now_s, fixes)
+        # Only now: this sentence may have completed an epoch, which is older than it.
+        if isinstance(message, Report) and message.position_e9 and message.instant is not None:
+            self._note_position(owner, time_of_day_ms(message.instant))
+
+    def _overtake(self, owner: str, message: Message, now_s: float, fixes: list[Fix]) -> None:
         """Count a sentence of an ignored owner, and close the epochs that its time has passed."""
         if self.followed not in {None, owner}:
             self.counts["other-talker"] += 1
@@ -144,10 +155,8 @@ class SharedLine:
             self._position_ms[owner] = time_ms
             self._ignored_since_ms.setdefault(owner, time_ms)
 
-    def _is_followed(self, owner: str, instant: Instant) -> bool:
-        """Whether an owner with a position at this time is followed, perhaps from now on."""
-        if owner == self.followed:
-            return True
+    def _may_follow(self, owner: str, instant: Instant) -> bool:
+        """Whether an owner with a position at this time is followed from now on."""
         time_ms = time_of_day_ms(instant)
         since_ms = self._ignored_since_ms.get(owner, time_ms)
         if self.followed is not None and not _has_passed(since_ms, time_ms, _SILENCE_MS):
@@ -168,7 +177,8 @@ class SharedLine:
         self._ignored_since_ms.clear()
         self._epochs_of_gnss = 0
         for name, assembler in self.assemblers.items():
-            assembler.count_in(self.counts if name == owner else Counter())
+            assembler.followed = name == owner
+            assembler.count_in(self.counts if assembler.followed else Counter())
 
 
 def _has_passed(since_ms: int, time_ms: int, by_ms: int) -> bool:

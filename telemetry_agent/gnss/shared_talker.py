@@ -21,11 +21,8 @@ class SharedTalker:
     """Whether there seem to be two receivers."""
 
     def __init__(self) -> None:
-        # How often in a row:
-        self._turns = 0  # time changed its direction,
-        self._changes = 0  # a fix appeared or disappeared,
-        self._doubles = 0  # one time had two positions,
-        self._swaps = 0  # another talker had the position
+        self._sign = ""  # what the last epoch did that one receiver does not do
+        self._epochs = 0  # how many in a row did so
         self._forward = True
         self._repeated: Report | None = None  # in the open epoch
         # Of the epoch before:
@@ -39,25 +36,31 @@ class SharedTalker:
 
     def closed(self, epoch: Epoch, position: Report | None) -> None:
         """Compare an epoch and its trusted position with the epoch before."""
-        before, first, second = self._epoch, self._first, self._second
+        sign = "" if self._epoch is None else self._sign_of_two(self._epoch, epoch, position)
         self._epoch, self._first, self._second = epoch, position, self._repeated
         self._repeated = None
-        if before is None:
-            return
+        self._epochs = self._epochs + 1 if sign == self._sign else 1
+        self._sign = sign
+        if sign and self._epochs >= _EPOCHS:
+            self.suspected = True
+
+    def _sign_of_two(self, before: Epoch, epoch: Epoch, position: Report | None) -> str:
+        if self._second is not None and _are_two(self._first, self._second, position):
+            return "two positions at one time"
+        if before.instant is not None and epoch.instant is not None:
+            forward = (epoch.instant - before.instant) % DAY_MS < DAY_MS // 2
+            if forward != self._forward:
+                self._forward = forward
+                return "time changes its direction"
+        first = self._first
+        if first and position and first.tag[:2] == position.tag[:2]:
+            return ""
         # Two talkers that share one instant are one receiver, so only epochs without a common one
         # take turns: some receivers send RMC of one second and GGA of the next.
-        changed = (position is None) != (first is None)
         swapped = _talkers(epoch).isdisjoint(_talkers(before))
-        self._changes = self._changes + 1 if changed and not swapped else 0
-        self._swaps = self._swaps + 1 if swapped and position and first else 0
-        if epoch.instant is not None and before.instant is not None:
-            forward = (epoch.instant - before.instant) % DAY_MS < DAY_MS // 2
-            self._turns = self._turns + 1 if forward != self._forward else 0
-            self._forward = forward
-        two = second is not None and _are_two(first, second, position)
-        self._doubles = self._doubles + 1 if two else 0
-        if _EPOCHS in {self._turns, self._changes, self._doubles, self._swaps}:
-            self.suspected = True
+        if first and position:
+            return "another talker has the position" if swapped else ""
+        return "the fix comes or goes" if (first or position) and not swapped else ""
 
 
 def _talkers(epoch: Epoch) -> set[str]:

@@ -18,26 +18,32 @@ event gets the packed positions (``Trail``) and continues from there.
 - ``after``: ``points`` are those behind this row. Each is row, latitude and longitude in 1e-7
   degrees, seconds since 1970, and the sum of 1 where a segment of the track begins and 2 where the
   device cannot have been;
-- ``places``: where the rows are, as first row, last row, place; absent: as before;
+- ``places``: where the rows are, as first row, last row, place; absent: as before. Of more than
+  4,000 runs, short ones that are next to each other are one, in the worst of their places;
 - ``gone``: rows, as first and last, that were removed since the last event;
 - ``away``: whether the demo's network is cut; absent: this is not a demo.
 """
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from telemetry_agent.ackqueue.contents import Place
-from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.points import NEWEST, Point, Trail
 from telemetry_agent.page.track_index import TrackIndex, Wanted
 from telemetry_agent.snapshot import as_json
+
+_LOOK_SHARE = 5
+"""Until the next look at the places of all rows: so many times what this one took."""
+_RUNS = 4000
+"""About 100 kB in an event."""
+_WORST_FIRST: tuple[Place, ...] = ("dead-letter", "stored", "in-flight", "delivered")
 
 
 class EventSource:
@@ -52,18 +58,13 @@ class EventSource:
         self._index = self._new_index()
         self._latest: dict[str, Any] = {}
         self._gone: set[tuple[int, int]] = set()
+        self._runs: list[list[Any]] = []
+        self._look_again_s = 0.0
 
     def news(self) -> str:
         """The next event, for viewers that have all before it. Reads what is new from the disk."""
         after, points = self._read()
-        first = self._index.first
-        spans = self._agent.queue.places(min(first or self._trail.first, self._trail.first))
-        if first is not None:
-            kept = next((lo for lo, _, place in sorted(spans) if place != "gone"), first)
-            if kept > first:
-                self._index.forget_before(kept)
-        gone = self._forget([span for span in spans if span.hi >= self._trail.first])
-        places = _runs(spans)
+        places, gone = self._places()
         before, self._latest = self._latest, self._look() | {"places": places}
         event = self._latest | {"after": after, "points": points}
         if before and (places, self._latest["stream"]) == (before["places"], before["stream"]):
@@ -125,7 +126,9 @@ class EventSource:
         if not found or found[0][0] != row:
             return None
         record = found[0][1]
-        return {"stream": record.stream, "seq": record.seq, **fix_fields(record.fix)}
+        place = next((span.value for span in self._agent.queue.places(row)), "stored")
+        names = {"stream": record.stream, "seq": record.seq, "place": place}
+        return names | fix_fields(record.fix)
 
     def _new_index(self) -> TrackIndex:
         return TrackIndex(self._agent.queue, self._agent.gaps.between, self._agent.parking)
@@ -167,6 +170,7 @@ class EventSource:
             self._moves_before = moves
             if queue.stream != self._stream or newest < self._trail.last or moved:
                 self._stream, self._moves = queue.stream, moves
+                self._look_again_s = 0.0
                 self._trail = Trail(self._agent.gaps.between)
                 self._index = self._new_index()
                 self._trail.extend(max(0, newest - NEWEST), [])
@@ -177,9 +181,36 @@ class EventSource:
                     after, points = self._trail.last, self._trail.extend(*read)
         return after, points
 
-    def _forget(self, spans: Iterable[Span[Place]]) -> list[tuple[int, int]]:
+    def _places(self) -> tuple[list[list[Any]], list[tuple[int, int]]]:
+        """Where the rows are, and those of the trail that are newly gone.
+
+        If the endpoint refused every other fix, to look takes long. Then it is done less often.
+        """
+        clock = self._agent.clock
+        began_s = clock.monotonic_s()
+        if began_s < self._look_again_s:
+            return self._runs, []
+        first = self._index.first
+        runs = Runs()
+        gone: list[tuple[int, int]] = []
+        kept: int | None = None
+        for lo, hi, place in self._agent.queue.places(
+            min(first or self._trail.first, self._trail.first)
+        ):
+            if place != "gone":
+                kept = kept or lo
+                runs.add(lo, hi, place)
+            elif hi >= self._trail.first:
+                gone.append((lo, hi))
+        if first is not None and kept is not None and kept > first:
+            self._index.forget_before(kept)
+        end_s = clock.monotonic_s()
+        self._look_again_s = end_s + _LOOK_SHARE * (end_s - began_s)
+        self._runs = runs.found
+        return self._runs, self._forget(set(gone))
+
+    def _forget(self, gone: set[tuple[int, int]]) -> list[tuple[int, int]]:
         """Drop the positions of rows that are gone. Returns those that are newly gone."""
-        gone = {(lo, hi) for lo, hi, place in spans if place == "gone"}
         new = sorted(gone - self._gone)
         self._gone = gone
         if new:
@@ -188,18 +219,38 @@ class EventSource:
         return new
 
 
-def _runs(spans: Iterable[Span[Place]]) -> list[list[Any]]:
-    """The spans without rows that are gone, joined where possible: a thinned backlog is one run."""
-    runs: list[list[Any]] = []
-    end = 0
-    for lo, hi, place in spans:
-        if place != "gone":
-            if runs and runs[-1][2] == place and end + 1 == lo:
-                runs[-1][1] = hi
-            else:
-                runs.append([lo, hi, place])
-        end = hi
-    return runs
+class Runs:
+    """Rows as runs, ascending and not too many, for an event that goes to every viewer.
+
+    Rows that are gone are left out, and a run continues behind them: a thinned backlog is one run.
+    If there are too many runs, the short ones of a part of the rows become one, in the worst of
+    their places.
+    """
+
+    def __init__(self, limit: int = _RUNS) -> None:
+        self.found: list[list[Any]] = []  # first row, last row, place
+        self._limit = limit
+        self._part = 1  # a power of two; runs that have fewer rows are short
+
+    def add(self, lo: int, hi: int, place: Place) -> None:
+        """Add the next run."""
+        self._join([lo, hi, place])
+        while len(self.found) > self._limit:
+            self._part *= 2
+            found, self.found = self.found, []
+            for run in found:
+                self._join(run)
+
+    def _join(self, run: list[Any]) -> None:
+        last = self.found[-1] if self.found else None
+        if last is not None and (last[2] == run[2] or self._are_one_part(last, run)):
+            last[1:] = run[1], min(last[2], run[2], key=_WORST_FIRST.index)
+        else:
+            self.found.append(run)
+
+    def _are_one_part(self, *runs: list[Any]) -> bool:
+        first, other = (lo // self._part for lo, *_ in runs)
+        return first == other and all(hi - lo < self._part for lo, hi, _ in runs)
 
 
 def _text(state: Mapping[str, Any]) -> str:

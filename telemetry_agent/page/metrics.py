@@ -49,6 +49,7 @@ _COUNTERS = (
     ("upload.requests", "upload_requests", "Requests to the endpoint."),
     ("upload.failed_requests", "upload_failed_requests", "Those that delivered nothing."),
     ("upload.delivered", "upload_delivered_fixes", "Positions that the endpoint took."),
+    ("upload.unknown_names", "upload_unknown_names", "Names in answers that no request held."),
     ("upload.sent_bytes", "upload_sent_bytes", "Bytes sent to the endpoint."),
 )
 # Every reason begins at 0: Prometheus sees no increase in a series that is new, so the first loss

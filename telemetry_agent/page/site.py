@@ -33,7 +33,7 @@ from telemetry_agent.page.access_policy import (
 )
 from telemetry_agent.page.agent_view import AgentView, Doctor, PageOptions
 from telemetry_agent.page.events import EventSource
-from telemetry_agent.page.files import compressed, static_file
+from telemetry_agent.page.files import compressed, static_file, static_files
 from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
@@ -77,6 +77,8 @@ class Site:
         self._options = options
         self._broken_off = Trouble(log, agent.clock)
         self._map = _opened(options.map_file)
+        static_files()  # an upgrade may replace them while the page runs
+        self._missing = browser_missing()
         self._disk = asyncio.Semaphore(_AT_ONCE)
         self._exports = asyncio.Semaphore(_EXPORTS)
         routes = [
@@ -109,6 +111,8 @@ class Site:
         app = Starlette(
             routes=routes, exception_handlers={BadRequestError: _refused, AgentError: _refused}
         )
+        # Else "/setup/" is answered with an absolute URL, which is wrong behind a proxy.
+        app.router.redirect_slashes = False
         self._wrong_tokens = WrongTokens()
         self.app = Guard(app, access, content_policy(options.tiles), self._wrong_tokens)
 
@@ -124,8 +128,8 @@ class Site:
     async def _setup(self, _request: Request) -> Response:
         options = self._options
         setup: dict[str, Any] = {"check": self._agent.doctor is not None}
-        if missing := browser_missing():
-            setup["missing"] = missing
+        if self._missing:
+            setup["missing"] = self._missing
         if options.tiles:
             setup |= {"tiles": options.tiles, "credit": options.tiles_credit}
         if (found := self._map) is not None:

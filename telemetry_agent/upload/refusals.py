@@ -216,11 +216,6 @@ class Refusals:
         self.in_doubt = True
         return AllRefused(self.reason, only_backlog=not self.live_refused)
 
-    def refused_twice(self, batch: Batch) -> None:
-        """The same batch was refused once more, in another form."""
-        self._begin_search(batch)
-        self._in_a_row += not self.ever_accepted
-
     def crashed(self, batch: Batch) -> bool:
         """Whether an answer that names no cause, such as a 500, is a refusal of this batch.
 

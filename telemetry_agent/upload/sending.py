@@ -88,35 +88,32 @@ class Sender:
         in_flight, self._in_flight = self._in_flight, None
         return in_flight
 
-    def send(
-        self, batch: Batch, timeout_s: float, reports: AgentReports | None
-    ) -> tuple[Outcome, bool]:
+    def send(self, batch: Batch, timeout_s: float, reports: AgentReports | None) -> Outcome:
         """Send a batch in one request, with a report if one is due.
 
-        Returns:
-            Its outcome, and whether it was refused twice: compressed, and then plain.
+        What is refused because it is compressed, perhaps, is sent once more, plain.
         """
         now_s = self._clock.monotonic_s()
         compression: Compression = "none" if self._only_plain else self._compression.choice(now_s)
         if reports is not None:
             outcome = self._send_with(reports, batch, compression, timeout_s)
             if outcome is not None:
-                return outcome, False
+                return outcome
         payload = self._format.encode(batch, compression)
         outcome = self._send_fixes(batch, payload, timeout_s)
         if not payload.compressed or self._compression.proven:
-            return outcome, False
+            return outcome
         if isinstance(outcome, Delivered):
             self._compression.accepted()
         if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
-            return outcome, False
+            return outcome
         plain = self._format.encode(batch, "none")
         again = self._send_fixes(batch, plain, timeout_s)
         if isinstance(again, Delivered):
             self._compression.refused(outcome.status, now_s)
         elif isinstance(again, Refused):
             self._only_plain = True
-        return again, isinstance(again, Refused)
+        return again
 
     def send_each(self, batch: Batch, timeout_s: float) -> list[Outcome]:
         """Send each fix in a request of its own; the outcomes of the first ones.

@@ -297,9 +297,7 @@ class Uploader:
             # While something is wrong, an answer must not be about a report.
             well = self._outcomes.went_well and not (self._refusals.searching or self._closed)
             reports = self._reports if well else None
-            outcome, twice = self._sender.send(batch, timeout_s, reports)
-            if twice:
-                self._refusals.refused_twice(batch)
+            outcome = self._sender.send(batch, timeout_s, reports)
             stop = self._outcomes.apply(batch, outcome, probing=probing)
             self._resending.asked(outcome, self._clock.monotonic_s())
         if self._outcomes.deliveries > deliveries:

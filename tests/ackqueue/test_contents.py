@@ -1,13 +1,13 @@
 """Where the rows are, told in runs."""
 
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from telemetry_agent.ackqueue.contents import Place, in_order
+from telemetry_agent.ackqueue import contents, reading
+from telemetry_agent.ackqueue.contents import Place
+from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.model import Fix
@@ -27,10 +27,10 @@ def put(queue: AckQueue, count: int) -> None:
 
 def test_each_row_is_in_one_place(queue: AckQueue) -> None:
     put(queue, 10)
-    assert queue.places(1) == []  # none is on the disk
+    assert list(queue.places(1)) == []  # none is on the disk
     queue.commit()
     put(queue, 1)
-    assert queue.places(1) == [(1, 10, "stored")]
+    assert list(queue.places(1)) == [(1, 10, "stored")]
     batch = queue.lease(3, live_first=False)
     assert batch
     queue.ack(batch, rejected={2: "400"})
@@ -38,7 +38,7 @@ def test_each_row_is_in_one_place(queue: AckQueue) -> None:
     assert batch
     queue.release(batch, answered=False)  # perhaps there, surely on the disk
     assert queue.lease(3, live_first=False)
-    assert queue.places(1) == [
+    assert list(queue.places(1)) == [
         (1, 1, "delivered"),
         (2, 2, "dead-letter"),
         (3, 3, "delivered"),
@@ -46,11 +46,11 @@ def test_each_row_is_in_one_place(queue: AckQueue) -> None:
         (6, 8, "in-flight"),
         (9, 11, "stored"),
     ]
-    assert queue.places(5) == [(5, 5, "stored"), (6, 8, "in-flight"), (9, 11, "stored")]
+    assert list(queue.places(5)) == [(5, 5, "stored"), (6, 8, "in-flight"), (9, 11, "stored")]
     queue.discard()
-    assert queue.places(2)[0] == (2, 2, "gone")
+    assert next(queue.places(2)) == (2, 2, "gone")
     queue.resume_unack()
-    assert queue.places(4)[0] == (4, 5, "stored")
+    assert next(queue.places(4)) == (4, 5, "stored")
     queue.close()
 
 
@@ -83,18 +83,55 @@ def test_after_skips_what_is_gone(queue: AckQueue) -> None:
     queue.close()
 
 
-PLACES: list[Place] = ["stored", "in-flight", "delivered", "dead-letter", "gone"]
-SPANS = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 4), st.sampled_from(PLACES)))
+@pytest.fixture
+def scattered(queue: AckQueue) -> AckQueue:
+    """Every other of 4,000 fixes was refused."""
+    put(queue, 4000)
+    while batch := queue.lease(1000):
+        odd = [record.seq for record in batch.records if record.seq % 2]
+        queue.ack(batch, rejected={seq: f"400: no {seq}" for seq in odd})
+    return queue
 
 
-@given(SPANS, st.integers(1, 30))
-def test_whatever_was_seen_each_row_is_told_once_by_its_last_word(
-    told: list[tuple[int, int, Place]], first: int
+def test_a_look_and_a_change_of_many_runs_hold_the_lock_for_a_few_at_a_time(
+    scattered: AckQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = [Span(lo, lo + more, place) for lo, more, place in told]
-    expected = {row: s.value for s in seen for row in range(s.lo, s.hi + 1) if row >= first}
-    runs = in_order(seen, first)
-    assert {row: s.value for s in runs for row in range(s.lo, s.hi + 1)} == expected
-    for one, other in pairwise(runs):
-        assert one.hi < other.lo
-        assert (one.hi + 1, one.value) != (other.lo, other.value)
+    looks, changes = [], []
+    look, ready = contents._look, scattered.shared.ledger.make_ready
+
+    def looked(*args: Any) -> tuple[list[Span[Place]], int]:
+        looks.append(look(*args))
+        return looks[-1]
+
+    def made_ready(ranges: list[tuple[int, int]]) -> None:
+        changes.append(len(ranges))
+        ready(ranges)
+
+    monkeypatch.setattr(contents, "_look", looked)
+    monkeypatch.setattr(scattered.shared.ledger, "make_ready", made_ready)
+    assert list(scattered.places(1)) == [
+        (row, row, "dead-letter" if row % 2 else "delivered") for row in range(1, 4001)
+    ]
+    assert max(len(seen) for seen, _ in looks) <= 500
+    assert scattered.retry() == 2000
+    assert max(changes) <= 50
+    scattered.close()
+
+
+def test_to_change_dead_letters_by_name_or_reason_reads_each_at_most_once(
+    scattered: AckQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def counted(*args: Any, **more: Any) -> list[Row]:
+        rows = reading.rows_of(*args, **more)
+        read.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(contents, "rows_of", counted)
+    assert scattered.retry([(scattered.stream, 7), (scattered.stream, 8)]) == 1
+    assert sum(read) == 1
+    read.clear()
+    assert scattered.retry(reason="no 7") == 5 + 50
+    assert sum(read) == 1999
+    scattered.close()

@@ -415,6 +415,19 @@ class QueueMachine(RuleBasedStateMachine):
         assert dead == [(row.seq, row.reason) for row in self.model.rows if row.state == DEAD]
 
     @invariant()
+    def places_agree(self) -> None:
+        words = {READY: "stored", UNACK: "stored", ACKED: "delivered", DEAD: "dead-letter"}
+        expected = {
+            number: "in-flight" if row.out else words.get(row.state, "gone")
+            for number, row in enumerate(self.model.rows, start=1)
+            if row.state != NEW
+        }
+        places = self.queue.places(1)
+        found = {row: span.value for span in places for row in range(span.lo, span.hi + 1)}
+        assert found == expected
+        assert sum(span.size for span in places) == len(found)
+
+    @invariant()
     def disk_agrees(self) -> None:
         reader = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
         try:

@@ -210,6 +210,17 @@ def test_all_of_this_holds_in_greenlets_too() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def test_a_disk_that_hangs_over_the_summary_delays_no_put(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AckQueue(path) as queue:
+        memory = queue.shared.lock
+        monkeypatch.setattr(os, "pwrite", lambda *_: held.append(memory.locked()))
+        held: list[bool] = []
+        queue.tidy()
+        assert held == [False]
+
+
 class TimedLock:
     """A lock that knows the longest time for which its holder used the processor."""
 
@@ -257,6 +268,7 @@ def test_a_large_file_that_is_set_aside_does_not_delay_the_reader(
                 lock.longest_s = 0
                 assert shared.replace(UnusableError("as if damaged")) is None
             carry_over(queue)
+            assert sum(place.size for place in queue.places(1)) >= rows
             assert lock.longest_s < 0.05
             assert queue.stats().ready == rows // 2
     finally:

@@ -168,10 +168,14 @@ def test_stats_name_who_is_followed_where_several_have_positions() -> None:
             rmc("123519").decode().encode("utf-16"),
             ", the input is UTF-16 text: iconv -f UTF-16 -t UTF-8 FILE | telemetry-agent decode",
         ),
+        (
+            b'{"class":"VERSION","release":"3.22"}\r\n{"class":"TPV","mode":3}\r\n',
+            ", the input is a log of gpsd's reports: gpspipe -r records sentences",
+        ),
         (UBX, ", the receiver sent UBX: switch its NMEA output on (docs/receivers.md)"),
         (b"hello\n" * 1000, ""),
     ],
-    ids=["gzip", "UTF-16", "UBX", "text"],
+    ids=["gzip", "UTF-16", "gpsd", "UBX", "text"],
 )
 def test_what_is_no_nmea_is_told(data: bytes, why: str) -> None:
     assert decode(data=data) == (0, [], f"no NMEA sentence found{why}\n")

@@ -64,5 +64,5 @@ def test_what_waits_is_not_missing_even_where_the_endpoint_has_it(
     acked: int, waiting: int, arrived: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     received = [("demo", number, str(number)) for number in range(arrived)]
-    _summary(38, received, delivered=acked, waiting=waiting, times_are_names=True)
+    _summary(38, received, delivered=acked, waiting=waiting)
     assert words in capsys.readouterr().out

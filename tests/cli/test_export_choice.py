@@ -1,12 +1,14 @@
 """``export`` by day and by trip, into a folder."""
 
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.cli.export import command
+from telemetry_agent.cli.export import _opened, command
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
 
 START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
@@ -54,3 +56,11 @@ def test_a_day_into_a_folder(config: Path, tmp_path: Path) -> None:
 def test_one_choice_only(config: Path) -> None:
     done = export(config, "--format", "csv", "--day", "2026-11-23", "--trip", "1")
     assert (done.exit_code, "exclude each other" in done.output) == (2, True)
+
+
+def test_a_file_that_has_the_name_of_the_draft_is_not_deleted(tmp_path: Path) -> None:
+    theirs = tmp_path / f".trip.gpx.{os.getpid()}"
+    theirs.write_text("not ours")
+    with pytest.raises(StorageError, match="File exists"), _opened(tmp_path / "trip.gpx"):
+        pass
+    assert theirs.read_text() == "not ours"

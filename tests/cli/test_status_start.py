@@ -12,7 +12,7 @@ from telemetry_agent.cli.status import lines
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import queue_path
 from telemetry_agent.lab.endpoint import Endpoint
-from telemetry_agent.snapshot import Snapshot
+from telemetry_agent.snapshot import ReceiverView, Snapshot
 
 SLOW = {"pydantic", "pydantic_settings", "rich", "httpx", "tenacity", "pynmea2", "serial"}
 RUN = """
@@ -71,3 +71,8 @@ def test_a_config_that_is_not_there_or_no_toml_is_said(tmp_path: Path) -> None:
 def test_another_version_that_runs_is_told_with_the_remedy() -> None:
     said = list(lines(Snapshot(version="0.0.1", device="van-07")))
     assert any("restart the service to run " in line for line in said)
+
+
+def test_a_receiver_that_was_just_opened_is_not_called_absent() -> None:
+    said = list(lines(Snapshot(device="van-07", receiver=ReceiverView("/dev/ttyACM0", state_s=4))))
+    assert "recording: no sentence yet for 4.0 s (/dev/ttyACM0)" in said

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from telemetry_agent.cli import main
 from telemetry_agent.daemon import storage
+from telemetry_agent.errors import Advice
 
 HANGS = Path(os.environ["STATE_HANGS"])
 
 
-def refuse_or_hang(queue_path: Path) -> str:
+def refuse_or_hang(queue_path: Path) -> Advice:
     if HANGS.exists():
         os.write(1, b"hangs\n")
         threading.Event().wait()
-    return f"{queue_path.parent}: read-only file system"
+    return Advice(f"{queue_path.parent}: read-only file system")
 
 
 storage.refusal = refuse_or_hang

@@ -259,15 +259,6 @@ def a_webhook_that_home_assistant_does_not_know(bench: Bench, real: Real) -> Non
     bench.url, bench.upload = f"{server.url}/api/webhook/0123", {"format": "gpslogger"}
 
 
-@mistake("answer", "QuestDB may not unpack gzip", 'set upload.compression = "none"', "warn")
-def questdb_with_compression(bench: Bench, real: Real) -> None:
-    def questdb(asked: Asked) -> Said:
-        return Said(204 if asked.method == "POST" else 200, b"", {"Server": "questDB/1.0"})
-
-    bench.url = bench.cleanup.enter_context(Server(questdb)).url + "/write"
-    bench.upload = {"format": "influx"}
-
-
 # The web server before it
 
 

@@ -105,6 +105,16 @@ def test_a_late_sentence_opens_nothing_and_makes_the_quiet_gap_grow() -> None:
     assert decoder.due_s() == pytest.approx(11.375)
 
 
+def test_a_sentence_one_instant_behind_delays_nothing() -> None:
+    decoder = live()
+    for n in range(1, 7):
+        fixes = second(decoder, n, gga(f"12350{n}"), GSA, rmc(f"12350{n - 1}"))
+    assert times(fixes) == ["12:35:06.000"]
+    assert times(decoder.feed(gga("123507") + GSA, 7.0)) == ["12:35:07.000"]
+    assert decoder.feed(rmc("123506"), 7.1) == []
+    assert decoder.due_s() is None
+
+
 def test_a_late_sentence_without_a_time_makes_the_quiet_gap_grow_up_to_a_limit() -> None:
     decoder = live()
     for n in range(9):

@@ -21,9 +21,9 @@ ROUNDED = "4807.0381,N,01131.0001,E"
 def message(body: str) -> Message:
     parser = Parser()
     sentence = Sentence(body)
-    kind = parser.kind(sentence)
-    assert kind is not None
-    found = parser.parse(sentence, kind)
+    read = parser.kind(sentence).read
+    assert read is not None
+    found = read(sentence)
     assert found is not None
     assert parser.rejected == Counter()
     return found

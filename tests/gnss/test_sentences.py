@@ -14,7 +14,6 @@ from telemetry_agent.gnss.sentences import (
     Message,
     Moment,
     Report,
-    Txt,
     Vtg,
     gsa,
 )
@@ -186,13 +185,12 @@ def test_vtg(body: str, speed_mm_s: int | None, course_mdeg: int | None) -> None
     assert function(body.split(",")) == Vtg("GNVTG", speed_mm_s, course_mdeg)
 
 
-def test_gst_zda_gbs_dtm_and_txt() -> None:
+def test_gst_zda_gbs_and_dtm() -> None:
     assert read("GNGST,120000,17,,,,3.0,4.0,2.5")[0] == Gst("GNGST", NOON, 5_000, 2_500)
     assert read("GNGST,120000,17,,,,3.0,,2.5")[0] == Gst("GNGST", NOON, None, 2_500)
     assert read("GNZDA,120000,23,11,2026,00,00")[0] == Moment("GNZDA", NOON, DAY)
     assert read("GNGBS,120000,1.0,1.0,2.0")[0] == Moment("GNGBS", NOON)
     assert read("GNDTM,999,CH95")[0] == Dtm("GNDTM", "999")
-    assert read("GNTXT,01,01,02,SW=A,V1")[0] == Txt("GNTXT", "SW=A,V1")
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,16 @@ def _each_second_another_sentence(n: int) -> bytes:
     )[n % 3]
 
 
+def _rmc_one_instant_behind(n: int) -> bytes:
+    time, before = (f"12{m // 60:02}{m % 60:02}" for m in (n + 1, n))
+    gga = f"GPGGA,{time},48{7 + n / 50:06.3f},N,01131.000,E,1,08,2.1,14.7,M,1.1,M,,"
+    return line(gga) + line("GPGSA,A,3" + "," * 15) + _at(7 + (n - 1) / 50, before)
+
+
 @pytest.mark.parametrize(
     "second_of",
     [
+        _rmc_one_instant_behind,
         _each_second_another_sentence,
         _of_two_systems_at_once,
         _steps_of_10_s,

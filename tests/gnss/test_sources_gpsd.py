@@ -25,7 +25,7 @@ from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.gnss.sources.sockets import TcpSource
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
-from telemetry_agent.model import Fix
+from telemetry_agent.model import Fix, Satellite
 
 LIMIT_S = 10.0
 NEW_YEAR_MS = 1_798_761_600_000
@@ -198,6 +198,35 @@ def test_every_digit_of_a_report_arrives() -> None:
             err_v_mm=6_500,
         )
     ]
+
+
+def test_the_satellites_of_a_report_are_in_view() -> None:
+    seen: list[dict[str, object]] = [
+        {"PRN": 4, "gnssid": 0, "svid": 4, "el": 40.0, "az": 100.5, "ss": 41.0, "used": True},
+        {"PRN": 131, "gnssid": 1, "svid": 131, "el": 10, "az": 90, "ss": 0, "used": False},
+        {"PRN": 305, "gnssid": 2, "svid": 5, "el": None, "az": 1, "ss": 30.6, "used": True},
+        {"PRN": 437, "gnssid": 3, "svid": 37, "el": -5, "az": 1, "used": False},
+        {"PRN": 193, "gnssid": 5, "svid": 1, "used": False},
+        {"PRN": 72, "gnssid": 6, "svid": 8, "el": 7, "az": 8, "ss": 9, "used": True},
+    ]
+    expected = (
+        Satellite("BeiDou", 37, None, 1, None, used=False),
+        Satellite("GLONASS", 8, 7, 8, 9, used=True),
+        Satellite("GPS", 4, 40, 100, 41, used=True),
+        Satellite("Galileo", 5, None, 1, 30, used=True),
+        Satellite("QZSS", 1, None, None, None, used=False),
+        Satellite("SBAS", 131, 10, 90, 0, used=False),
+    )
+    # gpsd before 3.18 has the numbers of NMEA only.
+    old = [{key: one[key] for key in one if key not in {"gnssid", "svid"}} for one in seen]
+    for satellites in (seen, old):
+        reports, decoder = Reports(), Decoder(fix_rollover=False)
+        sky = {"class": "SKY", "satellites": satellites}
+        decoder.feed(reports.feed(wire(VERSION, TPV, sky, {"class": "SKY", "hdop": 1.1})), 0.0)
+        (fix,) = decoder.finish()
+        assert (fix.sats, fix.hdop_e2) == (3, 110)
+        assert decoder.sky().satellites == expected
+        assert reports.rejected == {"gpsd-el": 1}
 
 
 def test_what_a_report_leaves_out_is_unknown() -> None:
@@ -439,13 +468,7 @@ def test_gpsd_is_asked_for_its_first_receiver_and_its_reports_are_read(server: S
         gpsd_side.sendall(wire(VERSION, {"class": "DEVICES", "devices": devices}))
         assert source.read(LIMIT_S) == b""
         asked = gpsd_side.recv(1000)
-        assert asked.startswith(b"?WATCH={")
-        assert json.loads(asked[7:].rstrip(b"\n;")) == {
-            "enable": True,
-            "json": True,
-            "raw": 1,
-            "device": "/dev/a",
-        }
+        assert asked == b'?WATCH={"enable":true,"json":true,"raw":1,"device":"/dev/a"};\n'
         gpsd_side.sendall(wire(TPV, SKY))
         data = b""
         while data.count(b"GSA") < 4:

@@ -323,7 +323,7 @@ def test_a_wrong_speed_is_told_also_when_the_port_is_gone() -> None:
     with ScriptedReceiver(EPOCH, baud=38400) as receiver:
         source = SerialSource(receiver.device, 9600)
     text = str(source.advice("wrong-baud", b""))
-    assert text.endswith('at 9600 baud is not NMEA: try another, or "auto" to detect it')
+    assert text.endswith('at 9600 baud is not NMEA: set gps.baud = "auto" to detect it')
 
 
 def test_a_receiver_that_speaks_ubx_is_named_with_what_switches_nmea_on() -> None:

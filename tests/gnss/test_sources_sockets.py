@@ -236,13 +236,26 @@ def test_each_sender_has_a_buffer_of_its_own() -> None:
         assert sent_from(source, "127.0.0.2", second[40:]) == b"", "another than the one followed"
 
 
-@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r", b"", b"\0", b" "])
+@pytest.mark.parametrize(
+    "end", [b"\r\n", b"\n", b"\r", b"", b"\0", b" ", b",,,", b"\\r\\n", b",1795437319000", b'"}']
+)
 def test_a_datagram_may_end_in_many_ways(end: bytes) -> None:
     sent = rmc("120000").strip() + end
     with listening() as source:
         framer = Framer()
         for _ in range(3):
             assert len(framer.feed(sent_from(source, "127.0.0.1", sent))) == 1
+
+
+def test_a_sender_without_checksums_and_line_ends_is_no_silent_one() -> None:
+    """As sketches do; the next datagram shows where a sentence ends."""
+    bare = [rmc(f"12000{n}").partition(b"*")[0] for n in range(4)]
+    with listening() as source:
+        framer = Framer()
+        for sentence in bare:
+            assert framer.feed(sent_from(source, "127.0.0.1", sentence)) == []
+        assert framer.unchecked == 3
+        assert framer.feed(sent_from(source, "127.0.0.1", rmc("120005"))) != []
 
 
 def test_the_first_with_a_position_is_followed_until_it_falls_silent(

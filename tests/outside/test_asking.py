@@ -614,7 +614,7 @@ def test_run_by_the_wrong_user_it_says_what_to_do(public_folder: Path) -> None:
         done = ask_as(config, "run", groups=[])
         assert done.returncode == 74
         said = done.stderr.splitlines()[-1]
-        assert re.search("permission denied[:;] run it as the folder's user", said, re.IGNORECASE)
+        assert re.search("permission denied[:;] run it as a user who may", said, re.IGNORECASE)
 
 
 def test_strangers_leave_room_for_the_service(public_folder: Path) -> None:

@@ -96,11 +96,10 @@ def test_faults_are_one_line(args: list[str], status: int, says: str, tmp_path: 
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["simulate", "demo"])
-def test_a_recording_that_cannot_be_opened_is_named(command: str, tmp_path: Path) -> None:
+def test_a_recording_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s"))
-        result = run_agent(command, "--replay", "s", cwd=tmp_path)
+        result = run_agent("simulate", "--replay", "s", cwd=tmp_path)
     assert result.returncode == 74
     assert result.stderr == "telemetry-agent: cannot read s: No such device or address\n"
 
@@ -193,24 +192,8 @@ def test_the_demo_delivers_everything_through_a_cut() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "36 positions were sent, and each arrived exactly once. None was lost." in result.stdout
     assert "no network" in result.stdout
-    assert result.stderr == ""
-
-
-def test_the_demo_of_a_recording_in_lines_alone(tmp_path: Path) -> None:
-    recording = tmp_path / "drive.nmea"
-    recording.write_bytes(
-        b"".join(rmc(f"1200{i:02}.00") + gga(f"1200{i:02}.00") for i in range(30))
-    )
-    result = run_agent("demo", "--replay", str(recording), "--speed", "20", "--no-page")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "30 positions were sent, and each arrived exactly once" in result.stdout
     assert "http" not in result.stdout
-    recording.write_text("no NMEA")
-    result = run_agent("demo", "--replay", str(recording), "--no-page")
-    assert (result.returncode, result.stderr) == (
-        1,
-        f"telemetry-agent: no position in it: telemetry-agent decode --stats {recording}\n",
-    )
+    assert result.stderr == ""
 
 
 def test_a_demo_without_the_browsers_libraries_says_how_to_get_them() -> None:

@@ -137,7 +137,7 @@ def test_what_lies_in_the_place_of_a_file_of_the_queue_stops_nothing(
         config, env = service(tmp_path, state, "http://127.0.0.1:9/", str(simulator.device))
         with agent("run", "--config", str(config)) as daemon:
             assert daemon.wait() == 74
-        assert f"{name}: not a regular file: run it" in "\n".join(daemon.err)
+        assert f"{name}: not a regular file: move it away" in "\n".join(daemon.err)
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("not a regular file; recording into ")
             wait(lambda: pending(config, env) > 10)
@@ -181,6 +181,9 @@ def test_a_full_disk_stops_nothing_whether_the_queue_is_there_or_not(
             for file in left:
                 file.unlink()
             fill(disk)
+        by_hand = run_agent("run", "--config", str(config))
+        assert by_hand.returncode == 74
+        assert "no space left for a new queue: free 1 MiB there, or name" in by_hand.stderr
 
 
 def fill(disk: Path) -> None:

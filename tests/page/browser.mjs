@@ -190,8 +190,21 @@ const stories = {
     }
     assert.match(await entries.first().innerText(), /lat out of range/);
     await axe(page, "with dead letters");
+    // While it works, it says so, and the buttons do nothing.
+    let answer;
+    await page.route("**/retry", async (route) => {
+      await new Promise((done) => (answer = done));
+      await route.continue();
+    });
     await entries.first().getByRole("button", { name: /Retry/ }).click();
+    await until(page, () => document.querySelector("#dead-note").innerText === "Retrying 1 position …");
+    await axe(page, "while it retries");
+    await page.evaluate(() => document.querySelector("#discard-all").click());
+    assert.equal(await page.getByRole("dialog").count(), 0);
+    answer();
     await until(page, () => document.querySelectorAll("#dead-list li").length === 2);
+    await until(page, () => document.querySelector("#dead-note").innerText === "1 position is sent again.");
+    await page.unroute("**/retry");
     await until(page, () => document.activeElement.id === "dead-list");
     await entries.first().getByRole("button", { name: /Discard/ }).click();
     await page.getByRole("dialog").getByRole("button", { name: "Keep them" }).click();
@@ -301,6 +314,58 @@ const stories = {
     await page.fill("#until", "9999-12-31T23:59");
     await page.getByRole("button", { name: "Show", exact: true }).click();
     await until(page, () => !document.querySelector("#strip").hidden && window.page.feed.stale === false);
+  },
+
+  /** Other languages, zones and clocks: each part shows sense, and what an endpoint says is text. */
+  async odd() {
+    const shifted = (years) => {
+      const Real = Date;
+      const now = () => Real.now() + years * 31_556_952_000;
+      globalThis.Date = class extends Real {
+        constructor(...given) {
+          super(...(given.length ? given : [now()]));
+        }
+        static now = now;
+      };
+    };
+    for (const [locale, timezoneId, years] of [
+      ["de-DE", "Pacific/Kiritimati", 0],
+      ["ar-EG", "America/St_Johns", -30],
+      ["th-TH-u-ca-buddhist", "Asia/Kathmandu", 60],
+    ]) {
+      const page = await open({ locale, timezoneId }, "", (page) => page.addInitScript(shifted, years));
+      await live(page);
+      await until(page, () => window.page.map && !window.page.feed.stale);
+      await page.locator("#whole").click();
+      for (const part of ["#chart", "#trips-card"]) await page.locator(part).scrollIntoViewIfNeeded();
+      await until(page, () => window.page.trips && !/Reading/.test(document.querySelector("#trips-note").innerText));
+      for (const trip of (await page.locator("#trips li li button").all()).slice(0, 2)) {
+        await trip.click();
+        await page.locator("#strip").waitFor();
+      }
+      const shown = await page.evaluate(() => {
+        const labels = [...document.querySelectorAll("[aria-label], [title]")].flatMap((one) =>
+          ["aria-label", "title"].map((name) => one.getAttribute(name) ?? ""));
+        return [document.body.innerText, ...labels].join("\n");
+      });
+      assert.equal(/.{0,50}(NaN|undefined|Infinity|Invalid|\[object).{0,50}/.exec(shown)?.[0], undefined);
+      assert.equal(await page.locator("main img[src=x]").count(), 0);
+      assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+      assert.deepEqual(page.faults, []);
+      await page.close();
+    }
+  },
+
+  /** All that the page loads is there. */
+  async whole() {
+    const page = await open();
+    await live(page);
+    await until(page, () => window.page?.map);
+    await page.locator("#chart").scrollIntoViewIfNeeded();
+    await until(page, () => document.querySelector("#chart .uplot"));
+    await page.locator("#trips-card").scrollIntoViewIfNeeded();
+    await until(page, () => window.page.trips);
+    assert.deepEqual(page.faults, []);
   },
 
   /** The agent comes back in another version: so does the page. */

@@ -113,6 +113,23 @@ def test_it_loads_itself_again_when_the_agent_was_upgraded(tmp_path: Path, port:
             comes_true(browser)
 
 
+def test_the_page_is_whole_also_after_the_package_was_removed_under_a_running_agent(
+    tmp_path: Path, port: int
+) -> None:
+    copy = tmp_path / "telemetry_agent"
+    shutil.copytree(ROOT / "telemetry_agent", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    env = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    page = {"listen": f"127.0.0.1:{port}"}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
+    with watched(config, env) as daemon:
+        (copy / "page/static/words.js").unlink()
+        (copy / "page/static/app.js").write_text('import "./of-another-version.js";')
+        shutil.rmtree(copy / "page/static/vendor")
+        with browsing("whole", f"http://127.0.0.1:{port}/") as browser:
+            comes_true(browser)
+        assert "Traceback" not in daemon.text()
+
+
 def test_small_screens_no_script_and_an_app_to_install(tmp_path: Path, port: int) -> None:
     with (
         Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint,

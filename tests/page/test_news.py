@@ -2,19 +2,22 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.model import Fix
 from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.events import EventSource
+from telemetry_agent.page.events import EventSource, Runs
 from telemetry_agent.snapshot import Snapshot
 
 START_MS = 1_795_435_200_000
@@ -66,6 +69,52 @@ def test_the_trail_is_read_again_when_thinning_has_come_to_rest(queue: AckQueue)
     ]
     assert (last, shown) == (stored[-1][0], stored)
     assert json.loads(event_source.news())["stream"] == told["stream"]
+
+
+def test_an_event_stays_small_if_the_endpoint_refused_every_other_position(
+    tmp_path: Path,
+) -> None:
+    queue = AckQueue(tmp_path / "roomy.db")
+    for second in range(9_999):
+        queue.put(curve(second), "van-07")
+    queue.commit()
+    while batch := queue.lease(1000):
+        odd = {record.seq: "400: no" for record in batch.records if record.seq % 2}
+        queue.ack(batch, rejected=odd)
+    event_source = newsroom_of(queue)
+    places = json.loads(event_source.news())["places"]
+    assert len(places) <= 4000
+    assert {place for *_, place in places} == {"dead-letter"}
+    assert [event_source.fix(row)["place"] for row in (1, 2)] == ["dead-letter", "delivered"]  # type: ignore[index]
+    # To look took long, so the next event has the same places, and a later one the new ones.
+    event_source._look_again_s = Clock().monotonic_s() + 3600
+    queue.retry()
+    assert "places" not in json.loads(event_source.news())
+    event_source._look_again_s = 0
+    assert {place for *_, place in json.loads(event_source.news())["places"]} == {"stored"}
+    queue.close()
+
+
+PLACE = st.sampled_from(["dead-letter", "stored", "in-flight", "delivered"])
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.booleans(), PLACE)), st.integers(1, 20))
+def test_too_many_runs_become_few_and_each_row_is_in_its_place_or_a_worse_one(
+    told: list[tuple[int, bool, Place]], limit: int
+) -> None:
+    order = ["dead-letter", "stored", "in-flight", "delivered"]
+    runs, row = Runs(limit), 1
+    rows: dict[int, Place] = {}
+    for size, gap, place in told:
+        row += gap
+        runs.add(row, row + size - 1, place)
+        rows |= dict.fromkeys(range(row, row + size), place)
+        row += size
+    assert len(runs.found) <= limit
+    assert all(one[1] < other[0] for one, other in pairwise(runs.found))
+    for row, place in rows.items():
+        (shown,) = [place for lo, hi, place in runs.found if lo <= row <= hi]
+        assert order.index(shown) <= order.index(place)
 
 
 def everything(queue: AckQueue) -> Iterator[tuple[int, Any]]:

@@ -138,6 +138,7 @@ def test_every_answer_has_the_rules(site: Site) -> None:
         assert answer.headers["Referrer-Policy"] == "same-origin"
         assert answer.headers["Cache-Control"] in {"no-store", "no-cache"}
         assert "Server" not in answer.headers
+    assert site.ask("/setup/")[0].status == 404  # and no redirect, whose URL a proxy would not know
     for path in ("..%2fsite.py", f"{STATIC}/app.js", "%2f" + f"{STATIC}/app.js"[1:], "vendor", ""):
         assert site.ask(f"/static/{path}")[0].status == 404
     assert site.ask("/", Host="evil.example")[0].status == 421

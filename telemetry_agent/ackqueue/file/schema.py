@@ -233,7 +233,7 @@ def refusal(what: str, error: OSError) -> StorageError:
     """What to raise when the system refuses a file or a folder of the queue."""
     remedy = ""
     if isinstance(error, PermissionError):
-        remedy = "; run it as the folder's user, or name another queue.path"
+        remedy = "; run it as a user who may write there, or name another queue.path"
     return StorageError(f"{what}: {error.strerror}{remedy}")
 
 

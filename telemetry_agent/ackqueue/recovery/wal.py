@@ -21,10 +21,10 @@ ahead of the disk, because a commit is synced first.
 
 import os
 import struct
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -34,13 +34,11 @@ _SECTOR_BYTES = 512
 _ENDLESS = 1 << 32
 _HEADER_BYTES = 32
 _FRAME = struct.Struct(">6I")  # page, pages after a commit, salt, salt, checksum, checksum
-_ORDERS = {0x377F0682: "<", 0x377F0683: ">"}
-"""In which byte order the checksums take the words, by the first four bytes of the log."""
+_MAGIC = 0x377F0682 + (sys.byteorder == "big")  # the checksums take the words in that order
 _PAGE_SIZES = {1 << power for power in range(9, 17)}
 
 
 class _Header(NamedTuple):
-    order: str
     page_bytes: int
     salt: Pair
     checksum: Pair
@@ -110,11 +108,9 @@ def read_log(path: Path, page_bytes: int) -> Log:
     except FileNotFoundError:
         return Log(page_bytes, 0, end_is_lost=safe > 0)
     with file:
-        start = file.read(48)
-        sound = _header(start[:_HEADER_BYTES])
-        header = sound or _mended(start[:_HEADER_BYTES], start[40:48])
+        sound = header = _header(file.read(_HEADER_BYTES))
         if header is None and salt != (0, 0):  # the index knows the round
-            header = _Header("<", page_bytes, salt, (0, 0))
+            header = _Header(page_bytes, salt, (0, 0))
         if header is not None:
             log = _judge(file, header, safe if salt in {header.salt, (0, 0)} else 0)
             if sound is not None:
@@ -178,10 +174,8 @@ def _frames(file: BinaryIO, header: _Header) -> Iterator[_Frame]:
             continue
         chained = (
             of_round
-            and (first, second)
-            == _sum(  # the checksum takes its time, so last
-                data[_FRAME.size : size], _sum(data[:8], seed, header.order), header.order
-            )
+            # The checksum takes its time, so last.
+            and (first, second) == _sum(data[_FRAME.size : size], _sum(data[:8], seed))
         )
         seed = first, second
         yield _Frame(at, of_round, chained, pages > 0)
@@ -197,10 +191,10 @@ def _index(path: Path) -> tuple[int, Pair]:
         data = path.with_name(path.name.removesuffix("-wal") + "-shm").read_bytes()
     except OSError:
         return 0, (0, 0)
-    for head, order in product((data[:48], data[48:96]), "<>"):
+    for head in (data[:48], data[48:96]):
         if len(head) == 48:
-            words = struct.unpack(f"{order}12I", head)
-            if any(words) and _sum(head[:40], (0, 0), order) == words[10:12]:
+            words = struct.unpack("=12I", head)
+            if any(words) and _sum(head[:40], (0, 0)) == words[10:12]:
                 salt, salt_2 = struct.unpack(">2I", head[32:40])
                 return words[4], (salt, salt_2)
     return (_ENDLESS if any(data[:96]) or 0 < len(data) < 96 else 0), (0, 0)
@@ -211,27 +205,15 @@ def _header(data: bytes) -> _Header | None:
     if len(data) < _HEADER_BYTES:
         return None
     magic, _, page_bytes, _, salt, salt_2, first, second = struct.unpack(">8I", data)
-    if magic not in _ORDERS or page_bytes not in _PAGE_SIZES:
+    if magic != _MAGIC or page_bytes not in _PAGE_SIZES:
         return None
-    header = _Header(_ORDERS[magic], page_bytes, (salt, salt_2), (first, second))
-    return header if _sum(data[:24], (0, 0), header.order) == header.checksum else None
+    header = _Header(page_bytes, (salt, salt_2), (first, second))
+    return header if _sum(data[:24], (0, 0)) == header.checksum else None
 
 
-def _mended(data: bytes, salt: bytes) -> _Header | None:
-    """As it was before one bit flipped, if that is what happened to it.
-
-    Args:
-        data: The header.
-        salt: Of the first frame: the header of its round has the same.
-    """
-    number = int.from_bytes(data)
-    flipped = ((number ^ 1 << bit).to_bytes(len(data)) for bit in range(8 * len(data)))
-    return next((h for d in flipped if d[16:24] == salt and (h := _header(d))), None)
-
-
-def _sum(data: bytes, seed: Pair, order: str) -> Pair:
+def _sum(data: bytes, seed: Pair) -> Pair:
     first, second = seed
-    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    words = struct.unpack(f"={len(data) // 4}I", data)
     for place in range(0, len(words), 2):
         first = (first + words[place] + second) & 0xFFFF_FFFF
         second = (second + words[place + 1] + first) & 0xFFFF_FFFF

@@ -19,6 +19,11 @@ _log = logging.getLogger(__name__)
 
 _BY_HAND = 'gps.source = "{}"'
 _GPSD = Path("gpsd")
+NO_RECEIVER = Advice(
+    "no receiver found",
+    "plug one in, or set gps.source to its device (for a serial port of a Raspberry Pi's header: "
+    "`sudo raspi-config nonint do_serial_hw 0`, then reboot)",
+)
 """Its place in the list of candidates."""
 
 
@@ -151,11 +156,7 @@ def _left_out(found: Iterable[Candidate], failed: Mapping[Path, SourceError]) ->
 
 def _none_usable(found: Collection[Candidate], failed: Mapping[Path, SourceError]) -> SourceError:
     if not (found or failed):
-        return SourceError(
-            "no receiver found",
-            "plug one in, or set gps.source to its device (for a serial port of a Raspberry Pi's "
-            "header: `sudo raspi-config nonint do_serial_hw 0`, then reboot)",
-        )
+        return SourceError(*NO_RECEIVER)
     text = f"no usable receiver: {_left_out(found, failed)}"
     busy = any(isinstance(error, BusyError) for error in failed.values())
     return BusyError(text) if busy else SourceError(text)

@@ -42,6 +42,19 @@ _DEVICES = b"?DEVICES;\n"
 _WATCH = b'?WATCH={"enable":true,"json":true};\n'
 _M_S_PER_KNOT = 0.514444
 _SATELLITES = 12  # places in a GSA
+_GROUPS = 4  # in a GSV
+# "gnssid" -> talker in GSV, and id in GSA; -1: gpsd before 3.18 has only the number.
+_SYSTEMS = {
+    -1: ("GN", ""),
+    0: ("GP", "1"),
+    1: ("GP", "1"),  # SBAS
+    2: ("GA", "3"),
+    3: ("GB", "4"),
+    4: ("IM", ""),
+    5: ("GQ", "5"),
+    6: ("GL", "2"),
+    7: ("GI", "6"),
+}
 # gpsd's "status" -> the quality indicator of GGA.
 _QUALITY = {2: 2, 3: 4, 4: 5, 5: 6, 6: 6, 7: 7, 8: 8, 9: 3}
 _TALKERS = ("GN", "GP", "GL", "GA", "GB", "GQ", "GI")
@@ -248,8 +261,10 @@ class GpsdSource(TcpSource):
         if devices and self._followed is None:
             # Sentences do not name their receiver, so gpsd is asked for those of one receiver.
             self._followed = devices[self._skipped % len(devices)]
-            watch = {"enable": True, "json": True, "raw": 1, "device": self._followed}
-            self.request(f"?WATCH={json.dumps(watch)};\n".encode())
+            # Without spaces: some programs that speak the protocol look for '"enable":true'.
+            device = json.dumps(self._followed)
+            watch = f'{{"enable":true,"json":true,"raw":1,"device":{device}}}'
+            self.request(f"?WATCH={watch};\n".encode())
         return sentences
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
@@ -315,16 +330,27 @@ def _altitude(tpv: _Report, geoid_sep: str) -> str:
 
 def _sky(sky: _Report) -> Iterator[str]:
     dops = ",".join(map(sky.text, ("pdop", "hdop", "vdop")))
-    used: dict[int, list[int]] = {}
+    used: dict[str, list[str]] = {}
+    in_view: dict[str, list[str]] = {}
     for satellite in sky.objects("satellites"):
+        prn = satellite.integer("PRN", 1, 999)
+        if prn is None:
+            continue
+        talker, system = _SYSTEMS[satellite.integer_or(-1, "gnssid", 7)]
+        own = prn if talker in {"GN", "GP"} else satellite.integer_or(prn, "svid", 999)
+        where = ",".join(satellite.text(name).partition(".")[0] for name in ("el", "az", "ss"))
+        in_view.setdefault(talker, []).append(f"{own},{where}")
         if satellite.typed("used", bool, default=False):
-            system, number = satellite.integer_or(0, "gnssid", 7), satellite.integer("PRN", 1, 999)
-            if number is not None:
-                used.setdefault(system, []).append(number)
-    for system, numbers in used.items() or [(0, [])]:
+            used.setdefault(system, []).append(str(own))
+    for system, numbers in used.items() or [("", [])]:
         for first in range(0, max(1, len(numbers)), _SATELLITES):
-            places = (list(map(str, numbers))[first : first + _SATELLITES] + [""] * 12)[:12]
-            yield f"GNGSA,A,,{','.join(places)},{dops},{system + 1}"
+            places = (numbers[first : first + _SATELLITES] + [""] * 12)[:12]
+            yield f"GNGSA,A,,{','.join(places)},{dops},{system}"
+    for talker, groups in in_view.items():
+        total = -(-len(groups) // _GROUPS)
+        for n in range(total):
+            some = ",".join(groups[n * _GROUPS : (n + 1) * _GROUPS])
+            yield f"{talker}GSV,{total},{n + 1},{len(groups)},{some}"
 
 
 def _gst(gst: _Report) -> Iterator[str]:

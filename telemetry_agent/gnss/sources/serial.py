@@ -268,10 +268,10 @@ class SerialSource:
             found = detect_baud(self._path, self._root)
         except SourceError:  # it went away, or another program has it now
             found = None
-        likely = f"it sends at {found}: set gps.baud = {found}" if found else "try another"
+        likely = f"it sends at {found}: set gps.baud = {found}, or" if found else "set gps.baud ="
         return Advice(
             f"the data from {self.name} at {self.baud} baud is not NMEA",
-            f'{likely}, or "auto" to detect it',
+            f'{likely} "auto" to detect it',
         )
 
     def _gone(self) -> SourceError:

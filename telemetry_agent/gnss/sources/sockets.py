@@ -37,7 +37,7 @@ _READ_BYTES = 65536
 _TAIL_BYTES = 4096
 _SENDERS = 16
 _SILENT_S = 5.0
-_UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}[ \0]*\Z")
+_UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}[^$!*\r\n]*\Z")
 # A position that is valid: RMC and GLL by status, GGA by quality, GNS by mode.
 _POSITION = re.compile(
     rb"\$..(?:RMC,[^,]*,[AD],|GLL,(?:[^,]*,){5}[AD]|GGA,(?:[^,]*,){5}[1-9]"
@@ -274,10 +274,14 @@ class UdpSource(SocketSource):
 
     def _framed(self, sender: str, data: bytes) -> bytes:
         """The sentences of this sender that are whole now."""
-        if _UNENDED.search(data):
-            data += b"\n"  # some senders send no line end
         text = self._tails.pop(sender, b"") + data
+        if _UNENDED.search(text):
+            text += b"\n"  # some senders send no line end
         end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+        begin = text.rfind(b"$", end + 1)
+        if begin > end:  # others no checksum either: the next sentence ends it
+            text = text[:begin] + b"\n" + text[begin:]
+            end = begin + 1
         self._tails[sender] = text[end:][-_TAIL_BYTES:]
         if len(self._tails) > _SENDERS:
             self._tails.popitem(last=False)

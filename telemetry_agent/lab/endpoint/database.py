@@ -44,12 +44,16 @@ class FixDatabase:
         """Open it.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: it cannot be written, or is a database of another program.
         """
         self._lock = threading.Lock()
         self._path = path
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
+            kinds = dict(self._db.execute("SELECT name, type FROM sqlite_master"))
+            if kinds and kinds.get("fixes") != "table":  # such as the queue of an agent
+                self._db.close()
+                raise StorageError(f"{path} is a database of another program: choose another --db")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("BEGIN IMMEDIATE")  # fails now if the file cannot be written

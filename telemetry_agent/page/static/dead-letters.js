@@ -4,19 +4,26 @@ import { $, make } from "./dom.js";
 import { post } from "./feed.js";
 import { count, many, total } from "./words.js";
 
+const areDone = (number, what) => `${many(number, "position")} ${number === 1 ? "is" : "are"} ${what}.`;
+const WORDS = {
+  retry: { doing: "Retrying", done: (number) => areDone(number, "sent again") },
+  discard: { doing: "Discarding", done: (number) => areDone(number, "discarded") },
+};
+
 export class DeadLetters {
   constructor() {
     this.shown = "";
     this.number = 0;
-    $("retry-all").addEventListener("click", () => this.#act("retry", { all: true }));
+    this.busy = false;
+    $("retry-all").addEventListener("click", () => this.#act("retry", { all: true }, this.number));
     $("discard-all").addEventListener("click", () => this.#discard({ all: true }, this.number));
   }
 
   async show(state) {
     const key = state.stream + JSON.stringify(state.queue.dead_letters);
-    if (key === this.shown) return;
-    this.shown = key;
     this.number = total(state.queue.dead_letters);
+    if (key === this.shown || this.busy) return;
+    this.shown = key;
     const card = $("dead-card");
     const acting = card.contains(document.activeElement);
     card.hidden = !this.number;
@@ -47,26 +54,45 @@ export class DeadLetters {
     return make(
       "li", {},
       make("p", {}, when, make("span", {}, reason)),
-      button("Retry", "", () => this.#act("retry", names)),
+      button("Retry", "", () => this.#act("retry", names, 1)),
       button("Discard", "danger", () => this.#discard(names, 1)),
     );
   }
 
   #discard(names, number) {
+    if (this.busy) return;
     const dialog = $("sure");
     $("sure-title").textContent = `Discard ${many(number, "position")}?`;
     dialog.returnValue = "no";
-    dialog.onclose = () => dialog.returnValue === "yes" && this.#act("discard", names);
+    dialog.onclose = () => dialog.returnValue === "yes" && this.#act("discard", names, number);
     dialog.showModal();
   }
 
-  async #act(what, names) {
-    $("dead-fault").hidden = true;
+  /** A hundred thousand take some seconds. The buttons keep the focus, but do nothing meanwhile. */
+  async #act(what, names, number) {
+    if (this.busy) return;
+    const { doing, done } = WORDS[what];
+    this.#show(`${doing} ${many(number, "position")} …`, "");
+    this.#setBusy(true);
     try {
-      await post(what, names);
+      const answer = await post(what, names);
+      this.#show(done(Object.values(answer)[0]), "");
     } catch (error) {
-      $("dead-fault").textContent = `That did not work: ${error.message}`;
-      $("dead-fault").hidden = false;
+      this.#show("", `That did not work: ${error.message}`);
+    } finally {
+      this.#setBusy(false);
+    }
+  }
+
+  #setBusy(busy) {
+    this.busy = busy;
+    for (const button of $("dead-card").querySelectorAll("button")) button.ariaDisabled = String(busy);
+  }
+
+  #show(note, fault) {
+    for (const [id, text] of [["dead-note", note], ["dead-fault", fault]]) {
+      $(id).textContent = text;
+      $(id).hidden = !text;
     }
   }
 }

@@ -261,7 +261,8 @@ export class TrackMap {
       const fix = await answer.json();
       const metres = (m) => (m === undefined ? "" : `${Math.round(m)}\u00a0m`);
       facts([
-        ...known,
+        ...known.slice(0, 2),
+        ["State", PLACES[fix.place]], // of many short runs the track knows only the worst
         ["Place", coordinates(fix)],
         ["Speed", motion(fix)],
         ["Altitude", metres(fix.alt)],

@@ -29,7 +29,7 @@ answers; it is given one request at a time.
 import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import h11
@@ -190,6 +190,15 @@ class Pipeline:
         return head.encode() + payload.body
 
 
+def by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers of an answer, with their names in lower case; repeated ones are joined."""
+    named: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        named[name] = f"{named[name]}, {value}" if name in named else value
+    return named
+
+
 def announces_body(headers: Mapping[str, str]) -> bool:
     """Whether these headers announce one: of a 204 it would be taken for the next answer."""
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
@@ -273,9 +282,7 @@ class _PipelinedConnection:
             if ends and response is not None:
                 break
         self.answered += 1
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers
-        }
+        headers = by_name(response.headers)
         status = response.status_code
         ended = self._http.their_state is not h11.DONE or self._http.trailing_data[1]
         self.closes = ended or (status == 204 and announces_body(headers))

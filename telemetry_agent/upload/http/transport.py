@@ -17,7 +17,7 @@ Every failure gets its text here.
 import logging
 import ssl
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,7 +34,7 @@ from telemetry_agent.upload.http.exchange import (
     BrokenError,
     NetworkError,
 )
-from telemetry_agent.upload.http.pipeline import Pipeline, announces_body
+from telemetry_agent.upload.http.pipeline import Pipeline, announces_body, by_name
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
 
 # If click and rich are installed, httpx imports its command line, which costs 40 ms and 6 MB.
@@ -187,53 +187,46 @@ class Transport:
         return NoAnswer("stopped") if self._exchange.aborted else failure
 
     def _once(self, request: httpx.Request) -> Answer:
-        response = self._send(request)
+        if self._pool is None:
+            self._pool = self._new_pool()
+        url = request.url
+        target = httpcore.URL(
+            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+        )
+        response = self._pool.handle_request(
+            httpcore.Request(
+                request.method, target, headers=request.headers.raw, content=request.stream
+            )
+        )
         body = bytearray()
         try:
-            for part in response.iter_raw():
+            for part in response.iter_stream():
                 body += part
                 if len(body) > ANSWER_CAP_BYTES:
                     break
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that accepts nothing is clear without its body.
-            if response.status_code < 300 or self._exchange.aborted:
+            if response.status < 300 or self._exchange.aborted:
                 if isinstance(error, NetworkError):
                     raise NetworkError(f"the answer broke off: {error}", error.state) from error
                 raise
         finally:
             response.close()
         stream = self._backend.stream
-        if response.status_code < 300 and stream.broke:
-            raise NetworkError(f"{response.status_code} before the request was sent")
-        headers = dict(response.headers)
-        if stream.is_spent(response.status_code, headers):
+        if response.status < 300 and stream.broke:
+            raise NetworkError(f"{response.status} before the request was sent")
+        headers = by_name(response.headers)
+        if stream.is_spent(response.status, headers):
             self._drop()
         length = headers.get("content-length", "")
         size = max(len(body), int(length) if length.isdecimal() else 0)
         return Answer(
-            status=response.status_code,
+            status=response.status,
             headers=headers,
             body=bytes(body[:ANSWER_CAP_BYTES]),
             verified_tls=stream.connection.verified,
             too_long_bytes=size if size > ANSWER_CAP_BYTES else None,
         )
-
-    def _send(self, request: httpx.Request) -> httpx.Response:
-        """Send it, and read the head of the answer."""
-        if self._pool is None:
-            self._pool = self._new_pool()
-        url = request.url
-        answer = self._pool.handle_request(
-            httpcore.Request(
-                request.method,
-                httpcore.URL(
-                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                ),
-                headers=request.headers.raw,
-                content=request.stream,
-            )
-        )
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer))
 
     def _new_pool(self) -> httpcore.ConnectionPool:
         """A pool of one connection, with our sockets."""
@@ -254,17 +247,6 @@ class Transport:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-
-
-class _Body(httpx.SyncByteStream):
-    def __init__(self, answer: httpcore.Response) -> None:
-        self._answer = answer
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._answer.iter_stream()
-
-    def close(self) -> None:
-        self._answer.close()
 
 
 class _NetworkBackend(httpcore.NetworkBackend):
