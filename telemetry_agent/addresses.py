@@ -8,6 +8,7 @@ are kept, because a network whose name server is silent can still carry requests
 import errno
 import ipaddress
 import os
+import random
 import select
 import socket
 import threading
@@ -172,11 +173,20 @@ class Resolver:
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
-    """The families in turn, that of the first address first; a few addresses of each."""
+    """The families in turn, that of the first address first; a few addresses of each.
+
+    Of many, the first ones and, each time, some others: the first may all be dead.
+    """
     by_family: dict[int, list[Address]] = {}
     for address in dict.fromkeys(addresses):
         by_family.setdefault(address.family, []).append(address)
-    some = (found[:_PER_FAMILY_MAX] for found in by_family.values())
+    half = _PER_FAMILY_MAX // 2
+    some = (
+        found
+        if len(found) <= _PER_FAMILY_MAX
+        else [*found[:half], *random.sample(found[half:], half)]
+        for found in by_family.values()
+    )
     return [address for address in chain(*zip_longest(*some)) if address is not None]
 
 

@@ -17,10 +17,16 @@ standard error and exits with the status; nothing else turns an error into an ex
 """
 
 import errno
+import shlex
 from typing import ClassVar, NamedTuple
 
 JOIN = "use sudo, or join the group telemetry-agent (`sudo usermod -aG telemetry-agent $USER`)"
 """The remedy where a user may not do what the service's own user and group may."""
+
+
+def words(*paths: object) -> str:
+    """Paths for a command in a remedy, as a shell reads them: one may have blanks."""
+    return shlex.join(map(str, paths))
 
 
 class Advice(NamedTuple):

@@ -7,7 +7,6 @@ NOBODY = 65534
 AS_ANOTHER = """
 import encodings.ascii, encodings.idna, encodings.utf_8_sig
 import os, stringprep, sys, tomllib, unicodedata
-from telemetry_agent.cli import daemon
 from telemetry_agent.cli import doctor
 from telemetry_agent.cli import drain
 from telemetry_agent.cli import export

@@ -63,4 +63,4 @@ def test_a_secret_across_the_end_of_what_is_quoted_is_masked() -> None:
 
 def test_a_compressed_reason_is_not_quoted() -> None:
     answer = Answer(500, {"content-encoding": "gzip"}, b"\x1f\x8b\x08\x00", False)
-    assert reason_of(answer) == "500"
+    assert reason_of(answer) == "500 Internal Server Error"

@@ -21,7 +21,7 @@ from telemetry_agent.ackqueue.file.rows import (
 )
 from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
-from telemetry_agent.ackqueue.ledger import Ledger
+from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD, Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
 from telemetry_agent.ackqueue.ranges import Span, runs
 from telemetry_agent.ackqueue.reading import decoded, newest_sure_ms, rows_of, stored
@@ -46,9 +46,6 @@ _PLACES: dict[State, Place] = {
     State.ACKED: "delivered",
     State.ACK_FAILED: "dead-letter",
 }
-
-
-_SPANS_PER_LOOK = 500
 _RANGES_PER_HOLD = 50
 
 
@@ -376,11 +373,11 @@ class Contents:
 def _look(ledger: Ledger, first: int) -> tuple[list[Span[Place]], int]:
     """The rows from ``first`` on, in no order, and up to which row that is all."""
     last = NO_END
-    marks = list(islice(ledger.marks.within(first), _SPANS_PER_LOOK))
-    if len(marks) == _SPANS_PER_LOOK:
+    marks = list(islice(ledger.marks.within(first), SPANS_PER_HOLD))
+    if len(marks) == SPANS_PER_HOLD:
         last = marks[-1].hi
-    free = list(islice(ledger.ready_rows.free.within(first, last), _SPANS_PER_LOOK))
-    if len(free) == _SPANS_PER_LOOK:
+    free = list(islice(ledger.ready_rows.free.within(first, last), SPANS_PER_HOLD))
+    if len(free) == SPANS_PER_HOLD:
         last = free[-1].hi
     seen = [Span[Place](lo, hi, "stored") for lo, hi, _ in free]
     for lo, hi, mark in ledger.marks.within(first, last):

@@ -121,12 +121,11 @@ class RangeMap(Generic[V]):
         at, place = self._find(row)
         for index in range(max(0, at), len(self._pages)):
             keys = self._pages[index]
-            # There can be a hundred thousand others before the first one.
-            for key in [key for key in range(place, len(keys)) if keys[key] & _CODES in codes]:
-                hi = self._row(index, key + 1) - 1
-                if hi >= row:
-                    lo = max(row, self._row(index, key))
-                    yield Span(lo, hi, self._values[keys[key] & _CODES])
+            for key in range(place, len(keys)):  # there can be 100,000 of them before the first
+                if (code := keys[key] & _CODES) in codes:
+                    hi = self._row(index, key + 1) - 1
+                    if hi >= row:
+                        yield Span(max(row, self._row(index, key)), hi, self._values[code])
             place = 0
 
     @property

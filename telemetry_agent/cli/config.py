@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import config_option, json_option, say
+from telemetry_agent.cli.options import config_option, json_option, say, toml_string
 from telemetry_agent.config import last_good, loader
 from telemetry_agent.config.settings import shown
 from telemetry_agent.daemon.ownership import become_owner
@@ -34,7 +34,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    lines = {key: f"{key} = {json.dumps(row['value'])}" for key, row in rows.items()}
+    lines = {key: f"{key} = {toml_string(row['value'])}" for key, row in rows.items()}
     width = max(map(len, lines.values()))
     for key, line in lines.items():
         click.echo(f"{line:<{width}}  # {rows[key]['from']}")

@@ -1,7 +1,6 @@
 """``init``: from nothing to the first position delivered."""
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import click
 
 from telemetry_agent.cli import first_fix, service
-from telemetry_agent.cli.options import duration_callback
+from telemetry_agent.cli.options import duration_callback, toml_string
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS
@@ -24,7 +23,7 @@ from telemetry_agent.doctor.findings import run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
 from telemetry_agent.doctor.reception import Patience, hear
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
-from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError
+from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError, words
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
@@ -52,20 +51,20 @@ class _Answers:
         """The config."""
         lines = [
             "# Written by telemetry-agent init. Every key is described in config.example.toml.",
-            f"device = {json.dumps(self.device)}",
+            f"device = {toml_string(self.device)}",
             "",
             "[gps]",
-            f"source = {json.dumps(self.source)}",
+            f"source = {toml_string(self.source)}",
         ]
         if self.baud is not None:
             lines.append(f"baud = {self.baud}")
-        lines += ["", "[upload]", f"url = {json.dumps(self.url)}"]
+        lines += ["", "[upload]", f"url = {toml_string(self.url)}"]
         if (format_ := SERVERS[self.server].format) != "native":
             lines.append(f'format = "{format_}"')
         if not SERVERS[self.server].unpacks:
             lines.append('compression = "none"')
         if self.token_file is not None:
-            lines.append(f"token_file = {json.dumps(str(self.token_file))}")
+            lines.append(f"token_file = {toml_string(str(self.token_file))}")
         return "\n".join([*lines, ""])
 
     def settings(self) -> Settings:
@@ -76,9 +75,11 @@ class _Answers:
         """
         with tempfile.TemporaryDirectory() as folder:
             draft = Path(folder, "config.toml")
-            draft.write_text(self.text(), "utf-8")
             try:
+                draft.write_text(self.text(), "utf-8")
                 return loader.load(draft).settings
+            except UnicodeEncodeError:
+                raise UsageError("an answer is not text: a config is text in UTF-8") from None
             except ConfigError as error:
                 said = str(error).replace(f" [{draft}]", "").removeprefix("config: ")
                 raise UsageError(said) from None
@@ -393,4 +394,4 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
 def _next_step(path: Path) -> str:
     if path == DEFAULT_PATHS[0] and service.has_unit():
         return f"sudo systemctl enable --now {service.UNIT}"
-    return f"telemetry-agent run --config {path}"
+    return f"telemetry-agent run --config {words(path)}"

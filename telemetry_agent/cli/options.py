@@ -1,5 +1,6 @@
 """Options and output that several commands share."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +20,11 @@ config_option = click.option(
     help="The config file. Default: /etc/telemetry-agent/config.toml, then ./config.toml.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+
+
+def toml_string(value: object) -> str:
+    """A value of the config, as text. TOML has no surrogates, so no character is escaped as one."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def say(text: str) -> None:

@@ -24,6 +24,7 @@ from telemetry_agent.errors import (
     ConfigError,
     ResourceError,
     UnreadableConfigError,
+    words,
 )
 from telemetry_agent.small_files import ANSWER_S, no_answer, read_small_file
 
@@ -191,7 +192,8 @@ def _read(path: Path, read: Callable[[], bytes]) -> str:
         return content.decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise UnreadableConfigError(
-            f"the config {path} does not exist", f"`telemetry-agent init --config {path}` writes it"
+            f"the config {path} does not exist",
+            f"`telemetry-agent init --config {words(path)}` writes it",
         ) from None
     except OSError as error:
         remedy = JOIN if isinstance(error, PermissionError) else ""

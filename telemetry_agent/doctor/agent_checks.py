@@ -23,7 +23,7 @@ from telemetry_agent.doctor.permissions import (
     owner_of,
 )
 from telemetry_agent.doctor.reception import Patience
-from telemetry_agent.errors import Advice, AgentError, QueueLockedError
+from telemetry_agent.errors import Advice, AgentError, QueueLockedError, words
 from telemetry_agent.snapshot import QueueView, Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
@@ -99,8 +99,8 @@ class AgentChecks:
         """
         name = self.machine.user if self._planned else self.account.name
         copy = (
-            f"`sudo install -D -o {name} -m 600 {path} /etc/telemetry-agent/{path.name}`, and set "
-            f'{key} = "/etc/telemetry-agent/{path.name}"'
+            f"`sudo install -D -o {name} -m 600 {words(path)} /etc/telemetry-agent/"
+            f'{words(path.name)}`, and set {key} = "/etc/telemetry-agent/{path.name}"'
         )
         if (hidden := self.hides(path)) is not None:
             said = f"the service does not see {key}: {path} ({hidden} is hidden from it)"
@@ -115,7 +115,7 @@ class AgentChecks:
         if blocked != path:
             return Advice(f"{name} may not look into {blocked} ({owner}), for {key}: {path}", copy)
         return Advice(
-            f"{name} may not read {key}: {path} ({owner})", f"`sudo chown {name}: {path}`"
+            f"{name} may not read {key}: {path} ({owner})", f"`sudo chown {name}: {words(path)}`"
         )
 
     def answers(self, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

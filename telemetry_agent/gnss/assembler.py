@@ -243,13 +243,12 @@ class Assembler:
 
     def _lags(self, instant: Instant, report: Report) -> bool:
         """Whether a sentence comes after the next instant's position, and is new in its own one."""
-        if self._epoch is None:
-            before = [self._earlier]
-        elif self._epoch.fixed_at is not None:
-            before = [self._judged, self._earlier]
-        else:
+        epoch, judged, earlier = self._epoch, self._judged, self._earlier
+        if epoch is not None and epoch.fixed_at is None:
             return False
-        return any(report.tag not in own.seen and own.is_at(instant, report) for own in before)
+        if report.tag not in earlier.seen and earlier.is_at(instant, report):
+            return True
+        return epoch is not None and report.tag not in judged.seen and judged.is_at(instant, report)
 
     def _begin(self, instant: Instant) -> Epoch:
         """Begin an epoch, or give the waiting one its time."""

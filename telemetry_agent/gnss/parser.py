@@ -36,8 +36,7 @@ class Kind(NamedTuple):
 
 
 IN_VIEW = Kind(GNSS, "GSV")
-_PROPRIETARY = Kind("")  # `$P…`, whatever follows: a `PGRMC` is not an RMC
-_BAD_TAG = Kind("")
+_UNUSED = Kind("")  # a bad tag, or `$P…`, whatever follows: a `PGRMC` is not an RMC
 
 _TAG = re.compile("[A-Z0-9]{5}")
 _KINDS_AT_MOST = 500
@@ -65,12 +64,12 @@ class Parser:
         """What this sentence is, for any talker. A bad tag is counted."""
         tag = sentence.partition(",")[0]
         if tag[:1] == "P" and tag.isalnum():
-            kind = _PROPRIETARY
+            kind = _UNUSED
             if len(self.proprietary) < _NAMES_AT_MOST:
                 self.proprietary.add(tag)
         elif not _TAG.fullmatch(tag):
             self.rejected["bad-tag"] += 1
-            return _BAD_TAG
+            return _UNUSED
         else:
             kind = self._kind_of(owner_of(tag[:2]), tag[2:])
             self.only_proprietary = False

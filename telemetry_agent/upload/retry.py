@@ -24,7 +24,6 @@ from tenacity import RetryCallState, Retrying, wait_exponential
 
 _RETRY_AFTER_MAX_S = 3600.0
 _DOWN_PER_DELIVERY = 0.25
-_SMALL_AFTER = 3  # "later" in a row
 
 
 class Backoff:
@@ -63,7 +62,6 @@ class Pace:
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
         self._failures = 0  # in a row
-        self._deferrals = 0  # "later" in a row
         self._level = 0.0
         self._spaced_until_s = 0.0
 
@@ -76,7 +74,6 @@ class Pace:
                 asked the same would return in step otherwise.
         """
         self._failures += 1
-        self._deferrals = self._deferrals + 1 if crowded else 0
         if crowded:
             self._level = min(self._level + 1, self._backoff.last_level)
         attempt = max(self._failures, math.ceil(self._level))
@@ -84,7 +81,7 @@ class Pace:
 
     def delivered(self, now_s: float, *, live: bool) -> None:
         """The endpoint took a batch."""
-        self._failures = self._deferrals = 0
+        self._failures = 0
         self._level = max(0.0, self._level - _DOWN_PER_DELIVERY)
         if not live:
             spacing_s = self._backoff.wait_s(math.ceil(self._level)) if self._level else 0.0
@@ -96,13 +93,8 @@ class Pace:
 
     def hurry(self) -> None:
         """A user waits for the backlog: forget everything."""
-        self._failures = self._deferrals = 0
+        self._failures = 0
         self._level = self._spaced_until_s = 0.0
-
-    @property
-    def probably_later(self) -> bool:
-        """Whether the next answer is probably "later", so that the request should be small."""
-        return self._deferrals >= _SMALL_AFTER
 
     def backlog_in_s(self, now_s: float) -> float:
         """How long the backlog has to wait for its turn."""

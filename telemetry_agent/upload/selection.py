@@ -72,7 +72,7 @@ class Selection:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
-        limit = self._sizing.limit(small=self._pace.probably_later)
+        limit = self._sizing.limit()
         if self._policy.live_first and live_in_s == 0:
             # Before anything that was refused: live fixes must not wait for it, and an acceptance
             # is what refused fixes wait for.

@@ -21,6 +21,7 @@ from telemetry_agent.model import (
     Held,
     Outcome,
     Payload,
+    Record,
     Refused,
 )
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
@@ -67,6 +68,7 @@ class Sender:
         self.unanswered_in_a_row = 0
         """How many requests that were sent got no answer since the last one that did."""
         self._in_flight: Batch | None = None
+        self._late: Record | None = None  # the first of the batch that was answered too late
         self._only_plain = False  # until ``reset``
         self._compression = CompressionChoice(compression, wire_format)
         self._format = wire_format
@@ -163,13 +165,16 @@ class Sender:
         now_s = self._clock.monotonic_s()
         if not reports.due(now_s):
             return None
-        outcome = self._send_fixes(batch, reports.encode(batch, compression), timeout_s)
+        payload = reports.encode(batch, compression)
+        outcome = self._send_fixes(batch, payload, timeout_s, with_report=True)
         reports.ended(now_s, outcome)
         # It may have refused the report: the fixes are judged without it.
         refused = isinstance(outcome, Refused | Held) or outcome.status == 500
         return None if refused else outcome
 
-    def _send_fixes(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
+    def _send_fixes(
+        self, batch: Batch, payload: Payload, timeout_s: float, *, with_report: bool = False
+    ) -> Outcome:
         """Exchange, and learn how large the next batch may be."""
         began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
         self._in_flight = batch
@@ -183,13 +188,20 @@ class Sender:
                 self._sizing.answered_at_length(fitting, now_s)
             case Refused(too_large=True):
                 self._sizing.too_large(count, size, now_s)
+            case _ if with_report:
+                pass  # it may be too large with the report only
             case Deferred(answered=False):
                 # A deadline that passed before anything was sent shows nothing about the size.
                 if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
-                    self._sizing.timed_out(count, now_s)
+                    self._note_late(batch, now_s)
             case _ if outcome.status in _NOT_PASSED_ON:
-                self._sizing.timed_out(count, now_s)
+                self._note_late(batch, now_s)
         return outcome
+
+    def _note_late(self, batch: Batch, now_s: float) -> None:
+        # By its first fix: what follows it changes.
+        again, self._late = self._late == batch.records[0], batch.records[0]
+        self._sizing.timed_out(len(batch.records), now_s, again=again)
 
     def _exchange(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
         answer = self._transport.exchange(payload, timeout_s)

@@ -9,10 +9,10 @@ all others to its count.
 Nothing is known of the link at first, so the first batch is small and each quick answer doubles
 it. An answer that took too long shrinks the next batch in proportion. But a slow answer may be a
 slow server, which smaller batches only make worse: slowness alone never shrinks a batch below the
-size of the first. Time-outs do, down to one fix, from the second in a row on: after the first the
-same batch is sent again whole, because it may have arrived, and an endpoint knows a batch by what
-it holds. From there the size grows while an exchange of twice the time would still end within the
-deadline.
+size of the first. Time-outs do, down to one fix, from the second of a batch or in a row on. After
+the first the same batch is sent again whole, because it may have arrived, and an endpoint knows a
+batch by what it holds. From there the size grows while an exchange of twice the time would still
+end within the deadline.
 
 A path that loses large packets, or a server or proxy that times out on large batches, would do so
 again and again as the batch grows. So a size that timed out twice, while a smaller one was answered
@@ -47,10 +47,9 @@ class Sizing:
         self._try_larger_path_s = 0.0
         self._measured = 0, 0  # the fixes and the bytes of the last body
 
-    def limit(self, *, small: bool = False) -> int:
-        """The most fixes that the next batch should hold, 1 or more; ``small``: as at first."""
-        count = min(self._count, self._first) if small else self._count
-        count = min(count, self._max_count or count, self._path_max or count)
+    def limit(self) -> int:
+        """The most fixes that the next batch should hold, 1 or more."""
+        count = min(self._count, self._max_count or self._count, self._path_max or self._count)
         fixes, body_bytes = self._measured
         if self._max_bytes is None or not body_bytes:
             return count
@@ -83,12 +82,14 @@ class Sizing:
             self._max_count = self._max_count and 2 * self._max_count
             self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
-    def timed_out(self, count: int, now_s: float) -> None:
-        """A batch of ``count`` fixes was on its way when the deadline passed, ours or a proxy's."""
+    def timed_out(self, count: int, now_s: float, *, again: bool = False) -> None:
+        """A batch of ``count`` fixes was on its way when the deadline passed, ours or a proxy's.
+
+        ``again``: not for the first time.
+        """
         smaller = max(1, count // 2)
         self._time_outs += 1
-        if self._time_outs > 1:
-            self._count = min(self._count, smaller)
+        self._count = min(self._count, smaller if again or self._time_outs > 1 else count)
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
             self._path_max = smaller
             self._try_larger_path_s = now_s + _TRY_AGAIN_AFTER_S

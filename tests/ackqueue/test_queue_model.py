@@ -422,7 +422,7 @@ class QueueMachine(RuleBasedStateMachine):
             for number, row in enumerate(self.model.rows, start=1)
             if row.state != NEW
         }
-        places = self.queue.places(1)
+        places = list(self.queue.places(1))
         found = {row: span.value for span in places for row in range(span.lo, span.hi + 1)}
         assert found == expected
         assert sum(span.size for span in places) == len(found)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -299,3 +300,21 @@ def test_a_file_name_that_is_not_text_or_not_of_the_locale_is_one_line(tmp_path:
         assert result.returncode == 1
         assert "set LC_ALL=C.UTF-8" in result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_command_in_a_remedy_can_be_typed_whatever_the_path(tmp_path: Path) -> None:
+    folder = tmp_path / "my van; rm -rf"
+    (folder / "queue.db.lock").mkdir(parents=True)
+
+    def advised(text: str) -> list[str]:
+        return [word for command in re.findall("`([^`]+)`", text) for word in shlex.split(command)]
+
+    result = run_agent("run", "--config", str(folder / "config.toml"))
+    assert str(folder / "config.toml") in advised(result.stderr)
+    config = write_config(folder, str(folder / "no gps"), "http://127.0.0.1:9/")
+    found = json.loads(run_agent("doctor", "--json", "--config", str(config)).stdout)["checks"]
+    remedies = {check["name"]: check["remedy"] for check in found}
+    assert advised(remedies["state directory"])[-1] == str(folder / "queue.db.lock")
+    options = ("--url", "http://127.0.0.1:9/", "--source", "file:///dev/null", "--force")
+    said = run_agent("init", "--config", str(config), *options).stdout
+    assert shlex.split(said.splitlines()[-1])[-1] == str(config)

@@ -46,6 +46,27 @@ def test_it_shows_the_fix_tries_the_endpoint_and_writes_a_config_that_is_right(
     assert run_agent("config", "check", "--config", str(path)).returncode == 0
 
 
+def test_any_character_may_be_in_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    flags = ["--device", "Wägen 🚐", "--source", "auto", "--url", URL]
+    assert run_agent("init", "--config", str(path), *flags).returncode == 0
+    assert tomllib.loads(path.read_text())["device"] == "Wägen 🚐"
+    assert 'device = "Wägen 🚐"' in run_agent("config", "show", "--config", str(path)).stdout
+    argv: list[str | bytes] = [
+        *AGENT,
+        "init",
+        "--config",
+        str(path),
+        *flags[:3],
+        b"/dev/\xff",
+        *flags[4:],
+        "--force",
+    ]
+    done = subprocess.run(argv, env=environment(), capture_output=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == b"telemetry-agent: an answer is not text: a config is text in UTF-8\n"
+
+
 def test_an_endpoint_that_is_away_is_said_and_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     flags = ["--device", "x", "--source", "auto", "--url", URL]

@@ -148,6 +148,24 @@ def test_it_rides_with_fixes_once_all_goes_well(tmp_path: Path) -> None:
         made.close()
 
 
+def test_a_time_out_with_a_report_shows_nothing_about_the_size(tmp_path: Path) -> None:
+    with Server() as server:
+        made, _ = report_bench(server, tmp_path, timeout_s=0.3)
+
+        def run(line: Line, request: Request) -> None:
+            if "agent" in request.json:  # a path that carries no larger body
+                made.clock.advance(0.5)
+                line.hang()
+            line.server.take(request)
+            line.reply()
+
+        server.then = Act(run)
+        made.put_backlog(300)
+        made.work_for(30)
+        sent = [fixes_and_report(r) for r in server.requests]
+        assert sent == [(64, False), (128, True), (108, False), (128, False)]
+
+
 def test_without_fixes_it_goes_alone_with_a_key_of_its_own(tmp_path: Path) -> None:
     with Server() as server:
         made, _ = report_bench(server, tmp_path)

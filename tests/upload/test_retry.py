@@ -160,17 +160,6 @@ def test_any_limits_will_do(initial_s: float, cap_s: float) -> None:
     assert max(later(waiting) for _ in range(20)) == cap_s
 
 
-def test_after_three_times_later_the_next_answer_is_probably_later() -> None:
-    waiting = pace()
-    for heard in (later, later, unanswered, later, later):
-        heard(waiting)
-        assert not waiting.probably_later
-    later(waiting)
-    assert waiting.probably_later
-    waiting.delivered(0, live=True)
-    assert not waiting.probably_later
-
-
 def test_haste_forgets_everything() -> None:
     waiting = pace()
     for _ in range(5):

@@ -163,6 +163,23 @@ def test_a_size_that_times_out_twice_is_tried_again_once_an_hour(at_most: int) -
     assert sizing.limit() == 1000
 
 
+def test_the_first_time_out_of_a_size_only_ends_its_growth() -> None:
+    sizing = grown()
+    assert sizing.limit() == 1000
+    sizing.timed_out(100, 0)  # nothing larger was pending
+    assert sizing.limit() == 100
+    sizing.timed_out(100, 30)
+    assert sizing.limit() == 50
+    sizing.took(50, 5000, 0.1, 60)
+    sizing.timed_out(100, 90)
+    assert sizing.limit() == 50
+    sizing = grown()
+    sizing.timed_out(100, 0)
+    sizing.took(100, 10_000, 0.1, 30)  # another one
+    sizing.timed_out(100, 60, again=True)
+    assert sizing.limit() == 50
+
+
 def test_a_dead_radio_teaches_nothing_that_outlasts_it() -> None:
     sizing = Sizing(1000, 10, 30)
     for now_s in (30, 60):

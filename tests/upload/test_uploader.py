@@ -466,15 +466,6 @@ def test_after_the_return_the_backlog_takes_turns_and_fresh_fixes_do_not_wait(
         assert b.counts == (0, 0, 101, 0)
 
 
-def test_what_was_told_later_thrice_is_tried_again_with_little(tmp_path: Path) -> None:
-    with bench(tmp_path, *[answer(200)] * 4, *[answer(503)] * 5) as b:
-        b.put_backlog(4000)
-        b.work_for(600)
-        sizes = [len(request.names) for request in b.server.requests]
-        assert sizes[:9] == [64, 128, 256, 512, 1000, 1000, 1000, 64, 64]
-        assert b.counts == (0, 0, 4000, 0)
-
-
 def test_a_closed_way_is_no_trouble_while_nothing_is_pending(tmp_path: Path) -> None:
     way = FakeWay()
     with bench(tmp_path, way=way) as b:

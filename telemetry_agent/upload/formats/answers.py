@@ -78,7 +78,7 @@ def quoted(text: bytes) -> str:
 
 
 def reason_of(answer: Answer) -> str:
-    """The status, and what the server wrote beside it."""
+    """The status, and what the server wrote beside it; else what the status means."""
     body = "" if _coding(answer) else quoted(answer.body)
     if not body or body.startswith("<"):
         return f"{answer.status} {responses.get(answer.status, '')}".rstrip()
