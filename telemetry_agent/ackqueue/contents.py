@@ -205,8 +205,7 @@ class Contents:
         """
         ready = self.shared.ledger.make_ready
         if reason is not None:
-            has_reason = partial(self._has_reason, reason)
-            count = self._end_state(State.ACK_FAILED, has_reason, ready)
+            count = self._end_state(State.ACK_FAILED, partial(self._has_reason, reason), ready)
         else:
             count = self._end_dead_letters(names, ready)
         self.shared.ring()
