@@ -23,7 +23,7 @@ from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD, Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
-from telemetry_agent.ackqueue.ranges import Span, runs
+from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.reading import decoded, newest_sure_ms, rows_of, stored
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
@@ -195,7 +195,7 @@ class Contents:
 
         Args:
             names: The (stream, seq) of each; ``None``: all of them.
-            reason: Only those whose reason has this text in it.
+            reason: Those whose reason has this text in it, instead of ``names``.
 
         Returns:
             How many fixes.
@@ -379,12 +379,14 @@ def _look(ledger: Ledger, first: int) -> tuple[list[Span[Place]], int]:
     free = list(islice(ledger.ready_rows.free.within(first, last), SPANS_PER_HOLD))
     if len(free) == SPANS_PER_HOLD:
         last = free[-1].hi
-    seen = [Span[Place](lo, hi, "stored") for lo, hi, _ in free]
-    for lo, hi, mark in ledger.marks.within(first, last):
-        # A batch that got no answer keeps its mark when it is ready or leased again.
-        parts = ledger.away.parts_away(lo, hi) if mark.state is State.READY else [(lo, hi)]
-        seen += [Span(*part, _PLACES[mark.state]) for part in parts]
+    leased: RangeMap[Place] = RangeMap()
     for lo, hi in chain.from_iterable(lease.ranges for lease in ledger.leases.values()):
         if first <= hi and lo <= last:
-            seen.append(Span(max(first, lo), min(hi, last), "in-flight"))
+            leased.paint(max(first, lo), min(hi, last), "in-flight")
+    seen = [*leased, *(Span[Place](lo, hi, "stored") for lo, hi, _ in free)]
+    for lo, hi, mark in ledger.marks.within(first, last):
+        parts = [(lo, hi)]
+        if mark.state is State.READY:  # a batch that got no answer keeps it when free or leased
+            parts = [gap for away in ledger.away.parts_away(lo, hi) for gap in leased.gaps(*away)]
+        seen += [Span(*part, _PLACES[mark.state]) for part in parts]
     return seen, last

@@ -100,11 +100,12 @@ class QueueFile:
         What is at its place now is not ours: it is renamed, not deleted.
         """
         if not self._is_written_again:
-            now = self._inodes_now
+            ours = self._copy_inode  # its rename was refused; it can be in either place
             # Before there is a copy: after a kill it is carried over into the file that is here.
-            self._put_by([file for file, inode in now.items() if inode != self._inodes.get(file)])
+            now = self._inodes_now.items()
+            self._put_by([file for file, i in now if i not in {self._inodes.get(file), ours}])
             copy = set_aside_files.copy_of(self._path)
-            if _inode(copy) != self._copy_inode:
+            if _inode(copy) not in {None, ours}:
                 self._put_by([copy])
             self.store.copy_to(copy)
             self._copy_inode = _inode(copy)

@@ -125,8 +125,7 @@ class RangeMap(Generic[V]):
                 if (code := keys[key] & _CODES) in codes:
                     is_last = key + 1 == len(keys)
                     hi = self._row(index + is_last, 0 if is_last else key + 1) - 1
-                    if hi >= row:
-                        yield Span(max(row, self._row(index, key)), hi, self._values[code])
+                    yield Span(max(row, self._row(index, key)), hi, self._values[code])
             place = 0
 
     @property
@@ -140,8 +139,7 @@ class RangeMap(Generic[V]):
         return self._row(-1, -1) if self._pages else 0
 
     def __iter__(self) -> Iterator[Span[V]]:
-        for first, last, code in self._touching(0, ABOVE_ALL):
-            yield Span(first, last, self._values[code])
+        return self.within(0)
 
     def __reversed__(self) -> Iterator[Span[V]]:
         return self.descending(ABOVE_ALL)

@@ -1,9 +1,9 @@
 """The state that the parts of a queue share: its file, what memory knows of it, and two locks.
 
-``lock`` guards memory and is held for microseconds. ``disk`` guards the connection and is held
-across an fsync; a thread that needs both takes ``disk`` first. Free rows are only taken under
-``disk``, so its holder can plan under ``lock`` and then read the file: no row moves between. A
-function that needs a lock asserts it.
+``lock`` guards memory and is held for some milliseconds at most. ``disk`` guards the connection
+and is held across an fsync; a thread that needs both takes ``disk`` first. Free rows are only taken
+under ``disk``, so its holder can plan under ``lock`` and then read the file: no row moves between.
+A function that needs a lock asserts it.
 
 Memory is ahead of the disk: each transaction writes the new rows and every mark that differs. So a
 disk that refuses to write costs time only. And a file that is found damaged can be set aside at any
@@ -332,9 +332,11 @@ class SharedState:
             for row in self.writer.rows:
                 self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])
             self._draw_stream()
-        self.write_summary()
         self.ring()
-        return self.writer.write(self.store)
+        refusal = self.writer.write(self.store)
+        if refusal is None:  # until then the old summary helps a start to count what is missing
+            self.write_summary()
+        return refusal
 
     def write_summary(self, *, clean: bool = False) -> None:
         """Write beside the file what is in it, for the case that it is found empty."""

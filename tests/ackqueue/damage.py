@@ -40,6 +40,12 @@ def five_pages(data: bytearray, draw: random.Random) -> None:
         _overwrite(data, draw.randrange(1, len(data) // PAGE_BYTES + 1), draw)
 
 
+def middle_pages(data: bytearray, draw: random.Random) -> None:
+    half = len(data) // PAGE_BYTES // 2
+    for page in range(half, half + 3):
+        _overwrite(data, page, draw)
+
+
 def five_blocks(data: bytearray, draw: random.Random) -> None:
     """Of the file system: eight pages each."""
     for _ in range(5):

@@ -8,6 +8,7 @@ import pytest
 from telemetry_agent.ackqueue import contents, reading
 from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.ackqueue.file.rows import Row
+from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.model import Fix
@@ -52,6 +53,17 @@ def test_each_row_is_in_one_place(queue: AckQueue) -> None:
     queue.resume_unack()
     assert next(queue.places(4)) == (4, 5, "stored")
     queue.close()
+
+
+def test_a_row_of_a_batch_that_is_out_is_in_one_place_while_its_file_is_set_aside(
+    queue: AckQueue,
+) -> None:
+    put(queue, 20)
+    queue.commit()
+    assert queue.lease(5, live_first=False)
+    with queue.shared.disk:
+        queue.shared.replace(UnusableError("as if damaged"))
+    assert list(queue.places(1))[:2] == [(1, 5, "in-flight"), (6, 20, "stored")]
 
 
 def test_after_gives_what_is_on_the_disk_and_how_far_it_looked(queue: AckQueue) -> None:

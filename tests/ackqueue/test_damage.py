@@ -524,6 +524,29 @@ def overwrite_while_open(path: Path, pages: range) -> None:
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=30)
 
 
+@pytest.mark.parametrize("is_summed_up", [True, False])
+def test_a_kill_before_the_new_file_has_a_row_hides_no_loss(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_summed_up: bool
+) -> None:
+    killed = tmp_path / "killed"
+    damage.fill(path, 300)
+    with AckQueue(path) as queue:
+        damage.damage(path, damage.middle_pages)
+
+        def kill(_store: Store) -> StorageError:
+            if is_summed_up:
+                queue.shared.write_summary()
+            shutil.copytree(path.parent, killed)
+            return StorageError("killed")
+
+        with monkeypatch.context() as patch, queue.shared.disk:
+            patch.setattr(queue.shared.writer, "write", kill)
+            queue.shared.replace(UnusableError("as if damaged"))
+    outcome = damage.recover(killed / path.name)
+    assert outcome.lost > 0
+    assert len(outcome.delivered) + outcome.lost == 300
+
+
 def test_damage_that_is_noticed_while_reading_costs_nothing_in_memory(path: Path) -> None:
     damage.fill(path, 3000)
     queue = AckQueue(path)

@@ -142,6 +142,31 @@ def test_what_others_put_in_the_place_of_any_file_of_the_queue_is_not_deleted(
     assert left.read_bytes() == b"not ours"
 
 
+@pytest.mark.parametrize("is_renamed", [True, False])
+def test_a_copy_whose_rename_was_refused_and_that_went_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_renamed: bool
+) -> None:
+    path = tmp_path / "queue.db"
+    rename = set_aside_files.rename
+
+    def refused(old: Path, new: Path) -> None:
+        if is_renamed:
+            rename(old, new)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with AckQueue(path, commit_every_s=0) as queue:
+        records = damage.record(queue, 7)
+        all_deleted(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(set_aside_files, "rename", refused)
+            with pytest.raises(StorageError):
+                queue.stay_in_place()
+        set_aside_files.copy_of(path).unlink(missing_ok=True)
+        queue.stay_in_place()
+        assert not list(tmp_path.glob("*foreign*"))
+    assert damage.recover(path).delivered == records
+
+
 @pytest.mark.parametrize("moment", ["copied", "unlinked", "placed"])
 @pytest.mark.parametrize(
     "how", [deleted, log_deleted, index_deleted, all_deleted, moved, replaced, copied_back]

@@ -236,13 +236,11 @@ class Writer:
             self._ledger.lose(runs(row[0] for _, row in self._pending[:excess]), LOST_IN_MEMORY)
             del self._pending[:excess]
             if not self._lost_in_memory:
-                why = "because nothing was committed: call commit(), or run a Committer"
+                why = "nothing was committed: the disk is slow, or no Committer runs"
                 if self.refused:
-                    why = "while the disk refuses"
-                elif self._writing:
-                    why = "during one write to the disk"
+                    why = "the disk refuses"
                 log.error(
-                    "the oldest fixes are lost: memory is full (%d fixes) %s",
+                    "the oldest fixes are lost: memory is full (%d fixes) because %s",
                     self._max_uncommitted,
                     why,
                     extra={"fields": {"STATE": "memory"}},
