@@ -228,7 +228,14 @@ class Contents:
 
     def resend_names(self, stream: str, first: int, last: int) -> int:
         """Make the delivered fixes of a stream with these seqs ready again; as ``resend``."""
-        return self._resend(*self._rows_of(stream, first, last))
+        number = stream_to_int(stream)
+        with self.shared.lock:
+            ranges = self.shared.ledger.streams.rows_of(number, first, last)
+
+        def is_meant(row: Row) -> bool:
+            return row[STREAM] == number and first <= row[SEQ] <= last and is_sound(row)
+
+        return self._resend(ranges, is_meant)
 
     def accounts(self) -> tuple[list[StreamAccount], int | None]:
         """What became of the fixes of each stream, and until when that is everything.
@@ -275,27 +282,21 @@ class Contents:
     ) -> int:
         if names is None:
             return self._end_state(State.ACK_FAILED, None, end)
-        count = 0
-        for stream in {stream for stream, _ in names}:
-            seqs = runs(sorted(seq for its_stream, seq in names if its_stream == stream))
-            for first, last in seqs:
-                ranges, is_meant = self._rows_of(stream, first, last)
-                for rows in ranges:
-                    count += self._end_state(State.ACK_FAILED, is_meant, end, *rows)
-        return count
-
-    def _rows_of(
-        self, stream: str, first: int, last: int
-    ) -> tuple[list[tuple[int, int]], Callable[[Row], bool]]:
-        """Where the fixes of a stream with these seqs can be, and whether a row is one of them."""
-        number = stream_to_int(stream)
-        with self.shared.lock:
-            ranges = self.shared.ledger.streams.rows_of(number, first, last)
+        wanted = {(stream_to_int(stream), seq) for stream, seq in names}
+        ranges = []
+        for number in {stream for stream, _ in wanted}:
+            seqs = [seq for stream, seq in wanted if stream == number]
+            with self.shared.lock:
+                ranges += self.shared.ledger.streams.rows_of(number, min(seqs), max(seqs))
+        if not ranges:
+            return 0
 
         def is_meant(row: Row) -> bool:  # the checksum is slow, so it comes late
-            return row[STREAM] == number and first <= row[SEQ] <= last and is_sound(row)
+            return (row[STREAM], row[SEQ]) in wanted and is_sound(row)
 
-        return ranges, is_meant
+        # From the first to the last in one pass, so that few names are one transaction.
+        first, last = min(lo for lo, _ in ranges), max(hi for _, hi in ranges)
+        return self._end_state(State.ACK_FAILED, is_meant, end, first, last)
 
     def _has_reason(self, text: str, row: Row) -> bool:
         """Whether the reason of this dead letter has that text in it."""

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 from misbehaving import (
-    Act,
-    Line,
-    Request,
     Server,
     answer,
     drips,
@@ -128,41 +125,17 @@ def test_a_portal_that_offers_gzip_is_not_the_endpoint(tmp_path: Path) -> None:
         assert not any("content-encoding" in request.headers for request in server.requests)
 
 
-@pytest.mark.parametrize("name", ["native", "osmand"])
-@pytest.mark.parametrize("head", [OK, OK + b"Connection: close\r\n"])
-def test_over_tls_the_end_of_the_connection_is_that_of_the_answer_only_if_tls_says_so(
-    tmp_path: Path, name: FormatName, head: bytes
-) -> None:
-    """What follows may be ``{"error":"full"}``, and somebody on the way has cut it off."""
-
-    def ends(line: Line, request: Request) -> bool:
-        line.sock.sendall(head + b"\r\n")
-        line.sock.unwrap()  # type: ignore[attr-defined]  # the client has gone by then
-        return False
-
-    cut = says(head + b"\r\n")
-    with (
-        Server(cut, then=Act(ends), tls=tls_server_context()) as server,
-        contextlib.closing(Uploading(tmp_path, server.url, name, trusting())) as u,
-    ):
-        u.put(3)
-        u.uploader.step(u.clock.monotonic_s())
-        assert u.counts[2:] == (0, 0)
-        said = u.uploader.status().last_error or ""
-        assert said.endswith("the connection ended without close_notify of TLS")
-        u.clock.advance(u.work() or 0)
-        assert u.work() is None
-        assert u.counts == (0, 0, 3, 0)
-
-
+@pytest.mark.parametrize("body", [b"", b"ok"])
+@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("name", ["native", "osmand"])
 def test_the_end_of_the_connection_may_be_the_end_of_the_answer(
-    tmp_path: Path, name: FormatName
+    tmp_path: Path, name: FormatName, tls: bool, body: bytes
 ) -> None:
-    """As CGI scripts answer: no length, and no notice that the connection ends."""
+    """As CGI scripts answer: no length, no notice of the end of the connection, or of TLS."""
+    context, credentials = (tls_server_context(), trusting()) if tls else (None, None)
     with (
-        Server(then=says(OK + b"\r\nok")) as server,
-        contextlib.closing(Uploading(tmp_path, server.url, name)) as u,
+        Server(then=says(OK + b"\r\n" + body), tls=context) as server,
+        contextlib.closing(Uploading(tmp_path, server.url, name, credentials)) as u,
     ):
         u.put(20)
         assert u.work() is None
