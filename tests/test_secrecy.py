@@ -55,10 +55,10 @@ def test_a_quoted_secret_is_masked_on_the_line_of_a_log(quoted: str) -> None:
 
 def test_a_secret_across_the_end_of_what_is_quoted_is_masked() -> None:
     """Behind many spaces, which a log does not show."""
+    token = "a-tökén-of-one-server"
     for spaces in range(980, 1001):
-        body = b" " * spaces + b"a-token-of-one-server" + b"."
-        said = masked(reason_of(Answer(401, {}, body, False)), {"a-token-of-one-server"})
-        assert "a-to" not in said
+        body = b" " * spaces + token.encode() + b"."
+        assert "a-tö" not in masked(reason_of(Answer(401, {}, body, False)), {token})
 
 
 def test_a_compressed_reason_is_not_quoted() -> None:

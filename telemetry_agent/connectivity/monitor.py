@@ -169,9 +169,10 @@ class Monitor:
     def _check_paths(self, now_s: float) -> None:
         """Ask the kernel whether the path is still the same."""
         self._check_due_s = None
-        paths = self._probe.paths()
-        changed = any(paths[address] != self._paths.get(address) for address in paths)
-        self._paths = paths
+        before, self._paths = self._paths, self._probe.paths()
+        paths = self._paths
+        # A look-up that ended after its probe may have found other addresses: that is no change.
+        changed = any(now != before.get(address, now) for address, now in paths.items())
         routed = any(paths.values())
         if paths and not routed:
             self._mark_down(now_s, "no-route", f"no route to {', '.join(map(str, paths))}")
@@ -182,7 +183,7 @@ class Monitor:
         # Without a route to the known addresses, look the name up again: another network, for
         # example one with NAT64, may give it other addresses. And a route may have been gone for
         # so short a time that only a probe has noticed: then nothing has changed.
-        if changed or not routed or self.state.word == "no-route":
+        if paths != before or not routed or self.state.word == "no-route":
             self._start_probe(now_s)
 
     def _start_probe(self, now_s: float) -> None:

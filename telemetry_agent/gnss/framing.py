@@ -9,8 +9,8 @@ is cut to one character more than a sentence may have: enough to find it too lon
 bounded on a line that never ends.
 
 A sentence is accepted if the XOR of its body equals the two hex digits after its last ``*``, or
-after one before, because what follows without a line end may have one. All other input is counted
-and dropped; no input raises.
+after an earlier one: text that follows without a line end may contain a ``*`` too. All other input
+is counted and dropped; no input raises.
 """
 
 import re

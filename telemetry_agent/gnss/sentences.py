@@ -186,10 +186,9 @@ class FieldReader:
     """Reads the fields of the sentences that a fix is made of.
 
     Args:
-        rejected: counts what is wrong with a field, which then is unknown: ``bad-status`` (RMC or
-            GLL has an unknown one), ``bad-quality`` (so has GGA), ``bad-unit`` (a height that is
-            not in metres, a letter in VTG that is not the one of its field), ``bad-time``,
-            ``bad-date``, ``bad-position``.
+        rejected: counts what is wrong with a field, which then is unknown: ``bad-status`` (of RMC
+            or GLL), ``bad-quality`` (of GGA), ``bad-unit`` (a height that is not in metres, a wrong
+            letter in VTG), ``bad-time``, ``bad-date``, ``bad-position``.
     """
 
     def __init__(self, rejected: Counter[str]) -> None:

@@ -27,7 +27,7 @@ _SYSTEMS: dict[str, Constellation] = {
     "6": "NavIC",
 }
 # First number, last number, system, and what is added to its own numbers. Where two overlap, the
-# talker decides; of a talker for all systems the number is the first one's.
+# talker decides; for a talker of all systems the first one counts.
 _RANGES: tuple[tuple[int, int, Constellation, int], ...] = (
     (1, 32, "GPS", 0),
     (33, 64, "SBAS", -87),
@@ -97,7 +97,7 @@ def _whole_series(sentences: list[Sentence]) -> Iterator[tuple[str, list[Sentenc
         series = [*begun.pop(key, []), sentence] if place > 1 else [sentence]
         if len(series) != place:
             continue  # one is missing: wait for the next series
-        # The standard lets the others leave out what the first one has.
+        # In the standard only the first sentence must have the total.
         total = series[0][6:].partition(",")[0]
         if total.isdecimal() and place == int(total):
             whole[key] = series

@@ -9,10 +9,10 @@ all others to its count.
 Nothing is known of the link at first, so the first batch is small and each quick answer doubles
 it. An answer that took too long shrinks the next batch in proportion. But a slow answer may be a
 slow server, which smaller batches only make worse: slowness alone never shrinks a batch below the
-size of the first. Time-outs do, down to one fix, from the second of a batch or in a row on. After
-the first the same batch is sent again whole, because it may have arrived, and an endpoint knows a
-batch by what it holds. From there the size grows while an exchange of twice the time would still
-end within the deadline.
+size of the first. Time-outs do, down to one fix. But after its first time-out a batch is sent again
+whole: it may have arrived, and some endpoints recognise a batch only by its content. It shrinks if
+it times out again, or if no batch was delivered since another time-out. A small batch grows while
+an exchange of twice the time would still end within the deadline.
 
 A path that loses large packets, or a server or proxy that times out on large batches, would do so
 again and again as the batch grows. So a size that timed out twice, while a smaller one was answered
@@ -85,7 +85,7 @@ class Sizing:
     def timed_out(self, count: int, now_s: float, *, again: bool = False) -> None:
         """A batch of ``count`` fixes was on its way when the deadline passed, ours or a proxy's.
 
-        ``again``: not for the first time.
+        ``again``: this batch has timed out before.
         """
         smaller = max(1, count // 2)
         self._time_outs += 1

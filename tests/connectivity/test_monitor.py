@@ -265,6 +265,17 @@ def test_another_way_while_up_is_a_change_and_costs_no_probe(world: World) -> No
     assert world.returns == []
 
 
+def test_an_address_that_a_look_up_found_late_is_no_change(world: World) -> None:
+    """The probe had ended. With many addresses each look-up keeps other ones."""
+    world.probe.found = [HERE, Address(socket.AF_INET, ("10.0.0.10", 80))]
+    world.news()
+    world.run(1.0)
+    assert world.changes == []
+    world.change_way(ANOTHER_WAY)
+    world.run(1.0)
+    assert len(world.changes) == 1
+
+
 def test_a_doubt_that_the_probe_does_not_share_is_no_return(world: World) -> None:
     world.doubt()
     assert world.bell.rings == 1

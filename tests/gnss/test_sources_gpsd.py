@@ -243,6 +243,7 @@ def test_what_a_report_leaves_out_is_unknown() -> None:
         ({"altHAE": 592.3, "alt": 592.3}, None),
         ({"altHAE": 592.3, "alt": 592.3, "geoidSep": 46.9}, 545_400),
         ({"altHAE": None, "alt": 592.3, "geoidSep": 46.9}, None),
+        ({"altHAE": 592.3, "altMSL": None, "alt": 592.3}, None),
         ({"altHAE": 10.5, "geoidSep": -30.25}, 40_750),
     ],
 )

@@ -128,6 +128,17 @@ def test_a_portal_that_offers_gzip_is_not_the_endpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("body", [b"", b"ok"])
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("name", ["native", "osmand"])
+def test_a_refusal_that_was_cut_off_is_one(tmp_path: Path, name: FormatName) -> None:
+    with (
+        Server(then=says(b"HTTP/1.1 401 X\r\n\r\nwho?"), tls=tls_server_context()) as server,
+        contextlib.closing(Uploading(tmp_path, server.url, name, trusting())) as u,
+    ):
+        u.put(3)
+        u.uploader.step(u.clock.monotonic_s())
+        assert u.uploader.status().last_error == "401: who?"
+
+
+@pytest.mark.parametrize("name", ["native", "osmand"])
 def test_the_end_of_the_connection_may_be_the_end_of_the_answer(
     tmp_path: Path, name: FormatName, tls: bool, body: bytes
 ) -> None:

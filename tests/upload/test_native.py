@@ -143,22 +143,21 @@ def test_what_was_received_counts(body: str, delivers: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "status", "offers"),
+    ("wanted", "offers"),
     [
-        ("gzip", 200, True),
-        ("br, gzip;q=0.5", 200, True),
-        ("gzip;q=1.0", 415, True),
-        ("gzip;q=0", 200, False),
-        ("gzip; q=0.000", 200, False),
-        ("identity", 200, False),
-        ("br", 200, False),
-        ("", 200, False),
-        ("gzip", 400, False),
-        ("gzip;q=nonsense", 200, False),
+        ("gzip", True),
+        ("br, gzip;q=0.5", True),
+        ("gzip;q=1.0", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
+        ("identity", False),
+        ("br", False),
+        ("", False),
+        ("gzip;q=nonsense", False),
     ],
 )
-def test_gzip_is_offered_by_accept_encoding(wanted: str, status: int, offers: bool) -> None:
-    assert offers_gzip(answer(status, accept_encoding=wanted)) == offers
+def test_gzip_is_offered_by_accept_encoding(wanted: str, offers: bool) -> None:
+    assert offers_gzip(answer(200, accept_encoding=wanted)) == offers
 
 
 def test_an_answer_that_is_too_long_is_only_read_for_one_fix() -> None:

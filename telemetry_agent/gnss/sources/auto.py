@@ -19,12 +19,12 @@ _log = logging.getLogger(__name__)
 
 _BY_HAND = 'gps.source = "{}"'
 _GPSD = Path("gpsd")
+"""Its place in the list of candidates."""
 NO_RECEIVER = Advice(
     "no receiver found",
     "plug one in, or set gps.source to its device (for a serial port of a Raspberry Pi's header: "
     "`sudo raspi-config nonint do_serial_hw 0`, then reboot)",
 )
-"""Its place in the list of candidates."""
 
 
 class AutoSource:

@@ -318,10 +318,11 @@ def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
 
 def _altitude(tpv: _Report, geoid_sep: str) -> str:
     """Metres above mean sea level."""
-    # gpsd before 3.20 calls it "alt". Later that is the height above the ellipsoid if the one above
-    # the sea is not known.
-    if tpv.has("altMSL") or not tpv.has("altHAE"):
-        return tpv.text("altMSL") or tpv.text("alt")
+    if tpv.has("altMSL"):
+        return tpv.text("altMSL")
+    # gpsd before 3.20 has only "alt". Later that may be the height above the ellipsoid.
+    if not tpv.has("altHAE"):
+        return tpv.text("alt")
     above_ellipsoid = tpv.text("altHAE")
     if not above_ellipsoid or not geoid_sep:
         return ""

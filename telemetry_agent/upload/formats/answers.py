@@ -24,7 +24,7 @@ _TAKEN = {200, 201, 202, 204}
 _REFUSED = {400, 422}
 _LATER = {408, 409, 423, 424, 425, 429}
 _WORDS_MAX = 200
-_QUOTED_BYTES = 1000
+_QUOTED = 1000  # characters
 _STREAM = re.compile("[0-9a-f]{16}", re.ASCII)
 
 
@@ -43,8 +43,6 @@ def judge(answer: Answer, batch: Batch, *, array_is_yes: bool = False) -> Outcom
 
 def offers_gzip(answer: Answer) -> bool:
     """Whether the endpoint names gzip in ``Accept-Encoding`` (RFC 9110, 12.5.3)."""
-    if not (200 <= answer.status < 300 or answer.status == 415):
-        return False
     for coding in answer.headers.get("accept-encoding", "").lower().split(","):
         name, _, weight = coding.partition(";")
         q = weight.strip().removeprefix("q=").strip()
@@ -72,9 +70,9 @@ def words(text: str) -> str:
 
 def quoted(text: bytes) -> str:
     """What a body says, fit for a log line."""
+    said = text.decode("utf-8", "replace")
     # The mark of the cut: part of a secret may be in front of it.
-    beginning = text[:_QUOTED_BYTES].decode("utf-8", "replace")
-    return words(beginning + CUT * (len(text) > _QUOTED_BYTES))
+    return words(said[:_QUOTED] + CUT * (len(said) > _QUOTED))
 
 
 def reason_of(answer: Answer) -> str:

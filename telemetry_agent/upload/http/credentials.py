@@ -204,7 +204,7 @@ class Credentials:
 
 
 def _check(file: Path) -> None:
-    """Whether it can be read: OpenSSL would wait for a pipe or a dead mount."""
+    """Raise an OSError if it cannot be read: OpenSSL would wait for a pipe or a dead mount."""
     answered(file, partial(read_small_file, file))
 
 

@@ -273,7 +273,12 @@ class _PipelinedConnection:
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
-                self._read()
+                try:
+                    self._read()
+                except BrokenError:
+                    if response is None or response.status_code < 300:
+                        raise
+                    break  # a status that accepts nothing is clear without its body
             elif isinstance(event, h11.Response):
                 response = event
             elif isinstance(event, h11.Data):
