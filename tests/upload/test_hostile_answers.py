@@ -125,8 +125,6 @@ def test_a_portal_that_offers_gzip_is_not_the_endpoint(tmp_path: Path) -> None:
         assert not any("content-encoding" in request.headers for request in server.requests)
 
 
-@pytest.mark.parametrize("body", [b"", b"ok"])
-@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("name", ["native", "osmand"])
 def test_a_refusal_that_was_cut_off_is_one(tmp_path: Path, name: FormatName) -> None:
     with (
@@ -138,6 +136,8 @@ def test_a_refusal_that_was_cut_off_is_one(tmp_path: Path, name: FormatName) -> 
         assert u.uploader.status().last_error == "401: who?"
 
 
+@pytest.mark.parametrize("body", [b"", b"ok"])
+@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("name", ["native", "osmand"])
 def test_the_end_of_the_connection_may_be_the_end_of_the_answer(
     tmp_path: Path, name: FormatName, tls: bool, body: bytes
