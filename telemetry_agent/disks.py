@@ -63,10 +63,6 @@ def trouble(mount: Mount, root: Path = Path("/")) -> Advice | None:
             "set queue.path to a folder on a disk or volume (on a Raspberry Pi switch the overlay "
             "off: `sudo raspi-config nonint do_overlayfs 1`, then reboot)",
         )
-    if mount.options & {"nobarrier", "barrier=0"}:
-        return Advice(
-            f"without barriers: {_LOSES_ALL}, in the worst case", "take nobarrier out of /etc/fstab"
-        )
     words = _TROUBLES.get(mount.kind)
     return Advice(words, ELSEWHERE) if words else None
 

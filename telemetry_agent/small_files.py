@@ -16,7 +16,8 @@ _MOST_BYTES = 1 << 20
 ANSWER_S = 10.0
 """How long a file system may take to answer: a disk of a server may have to spin up."""
 
-_unanswered: dict[Path, threading.Thread] = {}
+_unanswered: dict[object, threading.Thread] = {}
+"""The threads that were left behind, by their keys."""
 
 T = TypeVar("T")
 
@@ -26,16 +27,18 @@ def no_answer() -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, "its file system does not answer")
 
 
-def answered(path: Path, act: Callable[[], T], limit_s: float = ANSWER_S) -> T:
-    """What ``act``, which uses the file at ``path``, returns.
+def answered(key: object, act: Callable[[], T], limit_s: float = ANSWER_S) -> T:
+    """What ``act`` returns; ``key`` stands for the files that it uses.
 
     Raises:
-        TimeoutError: the file system does not answer in time, or an earlier call for this path
+        TimeoutError: the file system does not answer in time, or an earlier call with this key
             still waits.
+        OSError: the system refuses a thread.
         Exception: what ``act`` raises.
     """
-    earlier = _unanswered.get(path)
+    earlier = _unanswered.pop(key, None)
     if earlier is not None and earlier.is_alive():
+        _unanswered[key] = earlier
         raise no_answer()
     returned: list[T] = []
     raised: list[BaseException] = []
@@ -46,17 +49,17 @@ def answered(path: Path, act: Callable[[], T], limit_s: float = ANSWER_S) -> T:
         except BaseException as error:  # noqa: BLE001 - raised again below
             raised.append(error)
 
-    thread = threading.Thread(target=call, name=path.name, daemon=True)
+    thread = threading.Thread(target=call, name="file", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # refused by the system: late is better than never
-        return act()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, "the system refuses a thread") from None
     thread.join(limit_s)
     if raised:
         raise raised[0]
     if returned:
         return returned[0]
-    _unanswered[path] = thread
+    _unanswered[key] = thread
     raise no_answer()
 
 

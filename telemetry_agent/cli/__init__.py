@@ -22,14 +22,13 @@ def main(args: list[str] | None = None) -> None:
         result = _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except UnicodeEncodeError as error:
-        _complain(
-            f"{PROGRAM}: the locale (encoding {error.encoding}) has no such file name: "
-            f"{error.object!r}: set LC_ALL=C.UTF-8"
-        )
-        sys.exit(1)
     except Exception as error:
         known = error if isinstance(error, AgentError) else out_of_memory(error)
+        if isinstance(error, UnicodeEncodeError):
+            known = AgentError(
+                f"the locale (encoding {error.encoding}) has no such file name: {error.object!r}",
+                "set LC_ALL=C.UTF-8",
+            )
         if known is None and isinstance(error, OSError):
             # Commands handle the files that they open, so this is standard output.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,7 +37,8 @@ def main(args: list[str] | None = None) -> None:
             known = StorageError(f"cannot write the output: {error.strerror}")
         if known is None:
             raise
-        _complain(f"{_priority()}{PROGRAM}: {known}")
+        with contextlib.suppress(OSError):  # the exit status says it too
+            sys.stderr.write(f"{_priority()}{PROGRAM}: {known}\n")
         sys.exit(known.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
 
@@ -59,6 +59,7 @@ def _run(args: list[str]) -> Any:
 def run_daemon(config_path: Path | None) -> int:
     """Run the daemon. Returns the exit status. Without click, which would keep 1.2 MB of memory."""
     from telemetry_agent.clock import Clock  # noqa: PLC0415 - no other command needs all this
+    from telemetry_agent.daemon import logs  # noqa: PLC0415
     from telemetry_agent.daemon.service import Service  # noqa: PLC0415
 
     def doctor() -> "PageDoctor":
@@ -66,6 +67,7 @@ def run_daemon(config_path: Path | None) -> int:
 
         return PageDoctor(config_path)
 
+    logs.standard_error()  # a pipe that nobody reads must not stop a start that fails
     return Service(config_path, Clock(), doctor).run()
 
 
@@ -80,11 +82,6 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - kept open
     # A file name may have bytes that are not text.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-
-
-def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):  # the exit status says it too
-        sys.stderr.write(f"{text}\n")
 
 
 def _priority() -> str:

@@ -83,8 +83,8 @@ def queue_path(path: Path | None) -> Path:
     if not isinstance(queue, dict):
         raise ConfigError("config: queue must be a table, [queue]")
     found = queue.get("path", str(QUEUE_PATH))
-    if not isinstance(found, str):
-        raise ConfigError(f"config: queue.path = {found!r}: must be a path in quotes")
+    if not isinstance(found, str) or "\0" in found:
+        raise ConfigError(f"config: queue.path = {found!r}: must be a path in quotes, without NUL")
     return Path(found)
 
 
@@ -215,7 +215,7 @@ def parsed(file: str, text: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers and lists may be too long or deep
         said = str(error)
         remedy = next(text for begin, text in _TOML_REMEDIES.items() if said.startswith(begin))
         raise UnreadableConfigError(

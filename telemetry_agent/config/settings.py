@@ -20,6 +20,7 @@ from telemetry_agent.config.values import (
     Checks,
     DeviceName,
     Duration,
+    FilePath,
     Headers,
     HostAndPort,
     Number,
@@ -124,7 +125,7 @@ def _not_below_home(path: Path) -> Path:
 class QueueSettings(_Section):
     """Where fixes are stored."""
 
-    path: Annotated[Path, Checks(_not_below_home)] = QUEUE_PATH
+    path: Annotated[FilePath, Checks(_not_below_home)] = QUEUE_PATH
     commit_every_s: Duration = 1.0
     max_size_bytes: QueueSize = 256 << 20
     min_free_bytes: Size = 64 << 20
@@ -234,7 +235,7 @@ def _absolute_path(file: Path) -> Path:
 class ExtraFile(_Section):
     """One attribute of the user: the content of a file."""
 
-    file: Annotated[Path, Checks(_absolute_path)]
+    file: Annotated[FilePath, Checks(_absolute_path)]
     scale: Number | None = None
     unit: str = ""
 

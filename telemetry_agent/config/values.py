@@ -175,7 +175,7 @@ _STRUCTURE = Checks(_structure, reads=True)
 def _machine_fact(name: str) -> str:
     """The value of a placeholder in ``device``."""
     if name == "hostname":
-        return socket.gethostname()
+        return socket.gethostname() or "localhost"  # the machine has none
     sources = {
         "serial": (Path("/sys/firmware/devicetree/base/serial-number"),),
         "machine-id": (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")),
@@ -190,8 +190,18 @@ def _machine_fact(name: str) -> str:
 
 
 SHARED_NAMES = {
-    *("localhost", "raspberrypi", "raspberry", "pi", "debian", "ubuntu", "dietpi", "armbian"),
-    *("orangepi", "beaglebone", "buildroot", "openwrt"),
+    *(
+        "(none)",
+        "localhost",
+        "raspberrypi",
+        "raspberry",
+        "pi",
+        "debian",
+        "ubuntu",
+        "dietpi",
+        "armbian",
+    ),
+    *("armbian", "orangepi", "beaglebone", "buildroot", "openwrt"),
 }
 """Host names that an image brings, and its next copy as well."""
 
@@ -201,11 +211,7 @@ def _device_name(value: str) -> str:
         raise ValueError(f"{unknown[0]} is not one of {{hostname}}, {{serial}}, {{machine-id}}")
     name = re.sub(r"\{([^}]+)\}", lambda match: _machine_fact(match[1]), value).strip()
     if not name:
-        raise ValueError(
-            "this machine has no host name: set one, or give a name"
-            if value.strip()
-            else "must not be empty"
-        )
+        raise ValueError("must not be empty")
     if len(name) > 128 or not name.isprintable():
         raise ValueError("must be at most 128 printable characters")
     return name
@@ -219,12 +225,22 @@ _SOURCES = (
 )
 
 
+def _without_nul(value: Any) -> Any:
+    if "\0" in str(value):
+        raise ValueError("must not contain NUL")
+    return value
+
+
+FilePath = Annotated[Path, Checks(_without_nul)]
+
+
 def _url_fault(error: ValueError) -> str:
     said = str(error)
     return "its port must be a number up to 65535" if said.startswith("Port") else said
 
 
 def _source(value: str) -> str:
+    _without_nul(value)
     if value != value.strip():
         raise ValueError("must not have spaces at its ends")
     kind, scheme, rest = value.partition("://")
@@ -371,4 +387,6 @@ def _host_and_port(value: object) -> tuple[str, int] | None:
 
 _TEXT_SCHEMA = {"type": "string"}
 HostAndPort = Annotated[tuple[str, int] | None, Checks(_host_and_port, _TEXT_SCHEMA, reads=True)]
-OptionalPath = Annotated[Path | None, Checks(lambda value: value or None, _TEXT_SCHEMA, reads=True)]
+OptionalPath = Annotated[
+    Path | None, Checks(lambda value: _without_nul(value) or None, _TEXT_SCHEMA, reads=True)
+]

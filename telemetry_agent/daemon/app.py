@@ -89,18 +89,25 @@ class Agent:
             placed, self.storage = storage.away(settings.queue, Advice(error.message))
             self._stays_away = True
             self.queue = open_queue(placed, clock)
-        self.queue.adopt(waiting)
+        try:
+            self.queue.adopt(waiting)
+            self._build()
+        except BaseException:
+            self.queue.close()  # without it the next start would miss the end of the queue's log
+            raise
+
+    def _build(self) -> None:
         if self.storage is not None:
             log.warning("%s", self.storage)
         self._completeness = Completeness(self.queue)
-        self.supervisor = Supervisor(clock)
+        self.supervisor = Supervisor(self._clock)
         self.status = Status(
             lambda: (self.settings.device, host_of(self.settings)),
             self.queue.stats,
             lambda: self.recording.receiver(),  # noqa: PLW0108 - it is built below
             lambda: self.delivery.status(),  # noqa: PLW0108 - as above
-            placed.path,
-            clock,
+            self.queue.path,
+            self._clock,
             not_recorded=lambda: self.recording.not_recorded(),  # noqa: PLW0108 - as above
             sky=lambda: self.recording.sky(),  # noqa: PLW0108 - as above
             page=lambda: self.page.task.status(),  # noqa: PLW0108 - the page that runs now
@@ -113,10 +120,10 @@ class Agent:
         )
         self._carrier = self.supervisor.add("carry-over", lambda: Carrier(self.queue))
         self.delivery = Delivery(
-            settings,
+            self.settings,
             self.queue,
             self.supervisor,
-            clock,
+            self._clock,
             self.secrets,
             reports=self._build_reports,
             gnss_ms=self.status.gnss_ms,
@@ -124,16 +131,16 @@ class Agent:
             held=self._held,
         )
         self.recording = Recording(
-            settings,
+            self.settings,
             self.queue,
             self.supervisor,
-            clock,
+            self._clock,
             on_fix=self.status.fix_came,
             on_change=self.delivery.wake,
         )
         self._commands = self._build_commands()
         self._control = self.supervisor.add(
-            "control", lambda: Control(settings.queue.path, self._commands, self._clock)
+            "control", lambda: Control(self.settings.queue.path, self._commands, self._clock)
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
         self._leftover_carrier: Supervised[Carrier] | None = None

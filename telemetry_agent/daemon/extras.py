@@ -1,16 +1,14 @@
 """The user's own attributes: the contents of some files at the time of a fix.
 
 Reading a file of the kernel usually takes no time. A sensor on a slow bus, a pipe or a dead network
-file system may block, and a read cannot be interrupted. So a thread of its own reads. The reader of
-positions waits for it for at most ``_PATIENCE_S``, and not at all while it still reads for the fix
-before. Values that are late or cannot be read are left out.
+file system may block, and a read cannot be interrupted. So the reader of positions waits for at
+most ``_PATIENCE_S``, and not at all while the files are still read for the fix before (see
+``small_files``). Values that are late or cannot be read are left out.
 """
 
 import json
 import logging
 import math
-import os
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,12 @@ from typing import Any
 from telemetry_agent.clock import Clock
 from telemetry_agent.fields import LATER_FIELDS
 from telemetry_agent.model import Fix
+from telemetry_agent.small_files import answered, read_small_file
 from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
 
 _PATIENCE_S = 0.1
-_READ_BYTES = 256
 _WORD_MAX = 64
 
 Value = float | int | str
@@ -55,13 +53,8 @@ class Extras:
         self._attributes = tuple(attributes)
         self._supplies = root / "sys/class/power_supply" if power else None
         self._troubles = {one.name: Trouble(_log, Clock()) for one in self._attributes}
-        self._asked = threading.Event()
-        self._answered = threading.Event()
-        self._answered.set()
-        self._values: dict[str, Value] = {}
         names = {attribute.name for attribute in self._attributes}
         self._own: dict[str, Any] = {f.stored: None for f in LATER_FIELDS if f.name in names}
-        self._thread: threading.Thread | None = None
 
     def added_to(self, fix: Fix) -> Fix:
         """The fix with the current values.
@@ -75,34 +68,21 @@ class Extras:
         """The current values as a JSON object; ``None`` without any."""
         if not self._attributes and self._supplies is None:
             return None
-        if not self._answered.is_set():
-            return None  # the thread still reads for the fix before
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="extras", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # refused by the system: recording must not depend on it
-                return None
-            self._thread = thread
-        self._answered.clear()
-        self._asked.set()
-        if not self._answered.wait(_PATIENCE_S) or not self._values:
+        try:
+            values = answered(self, self._values, _PATIENCE_S)
+        except OSError:  # late, or the system refuses a thread: recording must not depend on it
             return None
-        return json.dumps(self._values, separators=(",", ":"))
+        return json.dumps(values, separators=(",", ":")) if values else None
 
-    def _run(self) -> None:
-        while True:
-            self._asked.wait()
-            self._asked.clear()
-            values: dict[str, Value] = {}
-            for attribute in self._attributes:
-                value = self._read(attribute)
-                if value is not None:
-                    values[attribute.name] = value
-            if self._supplies is not None:
-                values |= power_values(self._supplies)
-            self._values = values
-            self._answered.set()
+    def _values(self) -> Mapping[str, Value]:
+        values: dict[str, Value] = {}
+        for attribute in self._attributes:
+            value = self._read(attribute)
+            if value is not None:
+                values[attribute.name] = value
+        if self._supplies is not None:
+            values |= power_values(self._supplies)
+        return values
 
     def _read(self, attribute: Attribute) -> Value | None:
         trouble = self._troubles[attribute.name]
@@ -179,9 +159,4 @@ def _read_line(file: Path) -> str:
 
 
 def _text(file: Path) -> str:
-    # Without O_NONBLOCK the open of a pipe waits for its writer.
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, _READ_BYTES).decode("utf-8", "replace").strip("\0 \r\n\t")
-    finally:
-        os.close(descriptor)
+    return read_small_file(file).decode("utf-8", "replace").strip("\0 \r\n\t")

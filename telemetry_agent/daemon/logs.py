@@ -62,14 +62,14 @@ def configure(
         secrets: texts to mask in every record; more may be added later. Texts of fewer than 4
             characters are not masked.
     """
-    standard_error = _standard_error()
+    raw = standard_error()
     handler: logging.Handler
     if format == "auto" and is_read_by_journald():
         handler = JournalHandler(device, secrets)
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_Json(device, secrets) if format == "json" else _Readable(secrets))
-    standard_error.dropped_line = lambda count: (
+    raw.dropped_line = lambda count: (
         handler.format(_dropped(count, "standard error was not read")) + "\n"
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -80,23 +80,23 @@ def configure(
     faulthandler.enable(2)
 
 
-def _standard_error() -> StandardError:
+def standard_error() -> StandardError:
     """Make ``sys.stderr`` never block, and return what it writes into."""
     buffer = getattr(sys.stderr, "buffer", None)
     if isinstance(buffer, StandardError):
         return buffer
     # If the agent was started without one, descriptor 2 may be another file by now.
-    standard_error = StandardError(2 if sys.stderr else os.open(os.devnull, os.O_WRONLY))
+    raw = StandardError(2 if sys.stderr else os.open(os.devnull, os.O_WRONLY))
     sys.stderr = io.TextIOWrapper(
-        standard_error, encoding="utf-8", errors="backslashreplace", write_through=True
+        raw, encoding="utf-8", errors="backslashreplace", write_through=True
     )
-    atexit.register(standard_error.end, _END_S)
-    return standard_error
+    atexit.register(raw.end, _END_S)
+    return raw
 
 
 def end() -> None:
     """Write the waiting lines to standard error if it is read; before ``os._exit``."""
-    _standard_error().end(_END_S)
+    standard_error().end(_END_S)
 
 
 class _Text(logging.Formatter):

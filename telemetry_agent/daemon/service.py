@@ -7,6 +7,7 @@ signals, and feeds systemd's watchdog while every task except the page is in tim
 timer and from the worker when it has finished, makes it check.
 """
 
+import errno
 import logging
 import os
 import signal
@@ -238,8 +239,13 @@ class Service:
         if failed:
             error = failed[0]
             if isinstance(error, OSError):
-                refusal = f"the system refuses what the agent needs: {error.strerror}"
-                raise out_of_memory(error) or ResourceError(refusal) from error
+                refusal = ResourceError(
+                    f"the system refuses what the agent needs: {error.strerror}",
+                    "raise the limit (LimitNOFILE= of the unit, or ulimit -n)"
+                    if error.errno == errno.EMFILE
+                    else "",
+                )
+                raise out_of_memory(error) or refusal from error
             raise error
         return True
 

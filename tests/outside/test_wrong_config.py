@@ -21,7 +21,7 @@ def test_status_at_rest_names_the_fault_and_the_queue(tmp_path: Path) -> None:
 def test_status_does_not_show_the_default_queue_for_a_wrong_path(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     for queue, said in (
-        ("[queue]\npath = 3", "queue.path = 3: must be a path in quotes"),
+        ("[queue]\npath = 3", "queue.path = 3: must be a path in quotes, without NUL"),
         ("queue = 3", "queue must be a table, [queue]"),
     ):
         config.write_text(queue)
