@@ -453,7 +453,7 @@ def test_headers_from_the_environment(tmp_path: Path, monkeypatch: pytest.Monkey
     assert upload(tmp_path, "").settings.upload.headers == {"X-Fleet": "south"}
     for value in ("south", "[" * 100_000):
         monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", value)
-        with pytest.raises(ConfigError, match=r"upload\.headers: .*as JSON\) \[env.*UPLOAD__HEADERS"):
+        with pytest.raises(ConfigError, match=r"upload\.headers: .*as JSON\) \[env.*__HEADERS"):
             upload(tmp_path, "")
 
 
@@ -462,7 +462,7 @@ def test_a_section_from_the_environment_that_is_no_json(
 ) -> None:
     for value in ("south", "[" * 100_000):
         monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD", value)
-        with pytest.raises(ConfigError, match="an environment variable .* must hold JSON"):
+        with pytest.raises(ConfigError, match=r"variable TELEMETRY_AGENT_.* must hold JSON"):
             upload(tmp_path, "")
 
 
