@@ -163,6 +163,16 @@ def test_memory_that_is_short_while_a_file_is_read(
         loader.load(write(tmp_path / "c.toml", MINIMAL))
 
 
+def test_a_look_sees_a_change_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL)
+    look = subprocess_loader.Look(path)
+    look.begin()
+    look.keep()
+    assert not look.changed()
+    write(path, MINIMAL + "\n")
+    assert look.changed()  # so its process has ended, and was waited for
+
+
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_bytes(b"\xff\xfe")
