@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 
 from telemetry_agent.errors import (
     JOIN,
-    AgentError,
     ConfigError,
     ResourceError,
     UnreadableConfigError,
@@ -31,11 +30,13 @@ from telemetry_agent.small_files import ANSWER_S, no_answer, read_small_file
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 QUEUE_PATH = Path("/var/lib/telemetry-agent/queue.db")
+_BACKSLASHES = "write a text with backslashes as '…'"
 _TOML_REMEDIES = {
     "Invalid value": 'write a text as "…", in straight quotation marks; true and false in small '
     "letters",
     "Illegal character": 'end the text with a quotation mark: "…"',
-    "Unescaped": "write a text with backslashes as '…'",
+    "Unescaped": _BACKSLASHES,
+    "Invalid hex": _BACKSLASHES,
     "Expected newline": 'write one key = value in a line, a text or a duration as "…"',
     "Cannot declare": "keep one table of each name, with all its keys",
     "Cannot overwrite": "keep one line of this key",
@@ -135,10 +136,10 @@ def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:
 
     Raises:
         TimeoutError: it takes too long, and is left behind.
-        AgentError: what ``act`` raises.
+        Exception: what ``act`` raises.
     """
     reading, writing = os.pipe()
-    with open(reading, "rb", buffering=0) as answer:  # noqa: PTH123 - a descriptor
+    with open(reading, "rb") as answer:  # noqa: PTH123 - a descriptor
         try:
             with warnings.catch_warnings():  # of the threads, which the new process does not use
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -149,21 +150,17 @@ def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:
         if process == 0:
             _answer(act, writing)
         os.close(writing)
-        content = b""
         poll = select.poll()
         poll.register(answer, select.POLLIN)
-        while poll.poll(ANSWER_S * 1000):
-            if not (more := answer.read(1 << 20)):
-                break
-            content += more
-        else:
+        if not poll.poll(ANSWER_S * 1000):
             os.kill(process, signal.SIGKILL)
             raise no_answer()
+        content = answer.read()  # it writes when it has read everything
     os.waitpid(process, 0)
     if not content:
         raise ResourceError("the process that reads the config was killed", "try again")
-    result: dict[str, str] | AgentError = pickle.loads(content)  # noqa: S301 - our own process wrote it
-    if isinstance(result, AgentError):
+    result: dict[str, str] | Exception = pickle.loads(content)  # noqa: S301 - our own process wrote it
+    if isinstance(result, Exception):
         raise result
     return result
 
@@ -174,10 +171,10 @@ def _answer(act: Callable[[], dict[str, str]], writing: int) -> NoReturn:
         for descriptor in (1, 2):  # who reads them need not wait for this process
             with suppress(OSError):
                 os.close(descriptor)
-        result: dict[str, str] | AgentError
+        result: dict[str, str] | Exception
         try:
             result = act()
-        except AgentError as error:
+        except Exception as error:  # noqa: BLE001 - the other process raises it
             result = error
         with open(writing, "wb") as answer:
             pickle.dump(result, answer)
@@ -215,8 +212,10 @@ def parsed(file: str, text: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # numbers and lists may be too long or deep
-        said = str(error)
+    except (ValueError, RecursionError) as error:
+        said = "a list is nested too deeply, or a number is too long"
+        if isinstance(error, tomllib.TOMLDecodeError):
+            said = str(error)
         remedy = next(text for begin, text in _TOML_REMEDIES.items() if said.startswith(begin))
         raise UnreadableConfigError(
             f"the config {file} is not valid TOML: {said}", remedy

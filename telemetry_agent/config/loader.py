@@ -127,7 +127,7 @@ def load_texts(files: Mapping[str, str]) -> LoadedConfig:
         settings = Settings(**dict(_MODEL(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
-    except SettingsError as error:
+    except (SettingsError, RecursionError) as error:
         field = re.search(r'"(\w+)"', str(error))
         name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None

@@ -101,7 +101,7 @@ class Look:
         self._seen = self._end() or b""
 
     def changed(self) -> bool:
-        """Whether the files have changed since then. It does not wait: the next call may know."""
+        """Whether the files have changed since then. It waits 0.2 s: the next call may know."""
         self.begin()
         found = self._end()
         if found is None or found == self._seen:
@@ -111,9 +111,12 @@ class Look:
 
     def _end(self) -> bytes | None:
         """What it has seen; ``None`` while it waits."""
-        if self._process is None or self._process.poll() is None:
+        if self._process is None:
             return None
-        found, _ = self._process.communicate()
+        try:
+            found, _ = self._process.communicate(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            return None
         self._process = None
         return found
 

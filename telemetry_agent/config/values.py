@@ -165,7 +165,7 @@ def _structure(value: object) -> object:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -190,17 +190,7 @@ def _machine_fact(name: str) -> str:
 
 
 SHARED_NAMES = {
-    *(
-        "(none)",
-        "localhost",
-        "raspberrypi",
-        "raspberry",
-        "pi",
-        "debian",
-        "ubuntu",
-        "dietpi",
-        "armbian",
-    ),
+    *("(none)", "localhost", "raspberrypi", "raspberry", "pi", "debian", "ubuntu", "dietpi"),
     *("armbian", "orangepi", "beaglebone", "buildroot", "openwrt"),
 }
 """Host names that an image brings, and its next copy as well."""

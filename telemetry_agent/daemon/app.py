@@ -235,7 +235,8 @@ class Agent:
             self._leftover_carrier = self.supervisor.add(
                 "leftover carry-over", lambda: Carrier(queue), vital=False
             )
-        log.info("%d fixes in %s are delivered as well", count, path)
+        what = f"the fixes in {path}" if stats.carrying_over else f"{count} fixes in {path}"
+        log.info("%s are delivered as well", what)
         return Delivery(
             self.settings, queue, self.supervisor, self._clock, self.secrets, held=self._held
         )

@@ -60,16 +60,23 @@ class AgentChecks:
         queue_path: the queue.
         machine: what the checks look at.
         planned: the service is not set up yet.
+        config_path: the config that was named to ``doctor``.
     """
 
     def __init__(
-        self, queue_path: Path, machine: Machine | None = None, *, planned: bool = False
+        self,
+        queue_path: Path,
+        machine: Machine | None = None,
+        *,
+        planned: bool = False,
+        config_path: Path | None = None,
     ) -> None:
         self.machine = machine or Machine()
         self.status: Snapshot | None = None
         """What it reports; ``None`` if none runs. Known after ``examine``."""
         self._queue_path = queue_path
         self._planned = planned
+        self._config_path = config_path
 
     @property
     def pid(self) -> int | None:
@@ -168,7 +175,8 @@ class AgentChecks:
             "`sudo journalctl -u telemetry-agent` shows why it stopped"
         )
         if self.account.name != self.machine.user:  # the service was never installed
-            remedy = "`telemetry-agent run` starts it"
+            config = f" --config {words(self._config_path)}" if self._config_path else ""
+            remedy = f"`telemetry-agent run{config}` starts it"
         return warned("agent", "does not run: nothing is recorded now", remedy)
 
 

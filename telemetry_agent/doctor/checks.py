@@ -55,7 +55,7 @@ def examine(
     # systemd names this folder only to the service itself; root may read it too.
     if os.access(CREDENTIALS, os.X_OK):
         os.environ.setdefault("CREDENTIALS_DIRECTORY", CREDENTIALS)
-    checks = _checks(loaded.settings, machine or Machine(), send=send)
+    checks = _checks(loaded.settings, machine or Machine(), config_path, send=send)
     yield from run_checks(checks, limit_s=_ALL_S)
 
 
@@ -97,8 +97,10 @@ def _files(settings: Settings, agent: AgentChecks) -> Iterator[Finding]:
         yield skipped(name, "the config names none")
 
 
-def _checks(settings: Settings, machine: Machine, *, send: bool) -> list[Check]:
-    agent = AgentChecks(settings.queue.path, machine)
+def _checks(
+    settings: Settings, machine: Machine, config_path: Path | None, *, send: bool
+) -> list[Check]:
+    agent = AgentChecks(settings.queue.path, machine, config_path=config_path)
     receiver = ReceiverChecks(settings.gps, agent)
     storage = StorageChecks(settings.queue.path, agent)
     endpoint = EndpointChecks(
@@ -127,6 +129,6 @@ def _checks(settings: Settings, machine: Machine, *, send: bool) -> list[Check]:
 _ANY_CONFIG = Settings(device="x", upload=UploadSettings(url="http://localhost/"))
 NAMES = (
     "config",
-    *(name for check in _checks(_ANY_CONFIG, Machine(), send=False) for name in check.names),
+    *(name for check in _checks(_ANY_CONFIG, Machine(), None, send=False) for name in check.names),
 )
 """Everything that is reported, in the order of the data's path, with every config."""

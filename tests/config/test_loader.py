@@ -140,6 +140,7 @@ def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
         ('"van-07"', "van-07", '(at line 2, column 10): write a text as "…", in straight quot'),
         ('"van-07"', '"van-07', "(at line 2, column 17): end the text with a quotation mark"),
         ('"van-07"', r'"\van"', "write a text with backslashes as '…'"),
+        ('"van-07"', r'"\Users"', "write a text with backslashes as '…'"),
         ("[upload]", "[gps]", "Cannot declare ('gps',) twice (at line 5, column 5): keep"),
         ("source =", 'source = "auto"\nsource =', "keep one line of this key"),
     ],
@@ -149,6 +150,27 @@ def test_wrong_values(tmp_path: Path, line: str, replacement: str, says: str) ->
     with pytest.raises(ConfigError) as caught:
         loader.load(path)
     assert says in str(caught.value)
+
+
+def test_memory_that_is_short_while_a_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_path: Path) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("telemetry_agent.config.files.read_small_file", refused)
+    with pytest.raises(MemoryError):
+        loader.load(write(tmp_path / "c.toml", MINIMAL))
+
+
+def test_a_look_sees_a_change_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL)
+    look = subprocess_loader.Look(path)
+    look.begin()
+    look.keep()
+    assert not look.changed()
+    write(path, MINIMAL + "\n")
+    assert look.changed()  # so its process has ended, and was waited for
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
@@ -439,9 +461,19 @@ def test_a_password_in_a_url_is_not_quoted(tmp_path: Path) -> None:
 def test_headers_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", '{"X-Fleet": "south"}')
     assert upload(tmp_path, "").settings.upload.headers == {"X-Fleet": "south"}
-    monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", "south")
-    with pytest.raises(ConfigError, match=r"upload\.headers: .*as JSON\) \[env.*UPLOAD__HEADERS"):
-        upload(tmp_path, "")
+    for value in ("south", "[" * 100_000):
+        monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", value)
+        with pytest.raises(ConfigError, match=r"upload\.headers: .*as JSON\) \[env.*__HEADERS"):
+            upload(tmp_path, "")
+
+
+def test_a_section_from_the_environment_that_is_no_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in ("south", "[" * 100_000):
+        monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD", value)
+        with pytest.raises(ConfigError, match=r"variable TELEMETRY_AGENT_.* must hold JSON"):
+            upload(tmp_path, "")
 
 
 def test_connections_are_made_to_the_proxy(tmp_path: Path) -> None:

@@ -53,11 +53,15 @@ def test_one_with_dead_letters_stays(tmp_path: Path, runtime: Path) -> None:
         assert (runtime / "queue.db").exists()
 
 
-def test_one_that_is_damaged_is_carried_over(tmp_path: Path, runtime: Path) -> None:
+def test_one_that_is_damaged_is_carried_over(
+    tmp_path: Path, runtime: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     records = damage.fill(runtime / "queue.db", 300)
     damage.damage(runtime / "queue.db", damage.header)
     agent = start(tmp_path)
     with closing(agent.queue):
+        assert f"the fixes in {runtime / 'queue.db'} are delivered as well" in caplog.text
         assert agent._leftover is not None
         assert agent._leftover_carrier is not None
         carrier = agent._leftover_carrier.task

@@ -11,6 +11,7 @@ ELSEWHERE = {
     "sudo pipx install --global '{}[page]'": "tests/packages/test_pip.py",
     "sudo {} service install": "tests/packages/test_pip.py",
     "telemetry-agent run": "tests/packages/test_pip.py",
+    "telemetry-agent run{}": "tests/outside/test_commands.py",
     "ALTER TABLE {} MODIFY SETTING non_replicated_deduplication_window = 10000": (
         "tests/servers/test_clickhouse.py"
     ),

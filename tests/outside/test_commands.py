@@ -315,6 +315,8 @@ def test_a_command_in_a_remedy_can_be_typed_whatever_the_path(tmp_path: Path) ->
     found = json.loads(run_agent("doctor", "--json", "--config", str(config)).stdout)["checks"]
     remedies = {check["name"]: check["remedy"] for check in found}
     assert advised(remedies["state directory"])[-1] == str(folder / "queue.db.lock")
+    # As where the service was never installed.
+    assert advised(remedies["agent"])[-2:] == ["--config", str(config)]
     options = ("--url", "http://127.0.0.1:9/", "--source", "file:///dev/null", "--force")
     said = run_agent("init", "--config", str(config), *options).stdout
     assert shlex.split(said.splitlines()[-1])[-1] == str(config)
