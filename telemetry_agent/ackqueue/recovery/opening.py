@@ -196,12 +196,11 @@ def _begin(store: Store, loaded: Loaded, summary: QueueSummary, waiting: list[Pa
     oldest = None
     before = 0
     if loaded.last == 0 and summary is not UNKNOWN:
-        has_rows = not is_border(summary.last)
-        if has_rows:
+        if not is_border(summary.last):  # that file had rows of its own
             last = max(last, summary.last)
         if summary.away:  # what it says of its own rows is not true of older ones
             before = border_up_to(summary.last)
-        if has_rows or not before:
+        if not before or last > before:
             oldest = summary.oldest
     border = border_up_to(loaded.last)
     if border < max(last, 1):  # it began no generation above the rows of those files

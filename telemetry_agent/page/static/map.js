@@ -18,6 +18,7 @@ const PLACES = {
   "in-flight": "in flight",
   delivered: "delivered",
   "dead-letter": "refused",
+  gone: "no longer on the disk", // since it was read
 };
 
 export class TrackMap {
