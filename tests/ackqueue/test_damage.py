@@ -547,6 +547,19 @@ def test_a_kill_before_the_new_file_has_a_row_hides_no_loss(
     assert len(outcome.delivered) + outcome.lost == 300
 
 
+def test_the_summary_speaks_of_the_rows_that_were_carried_over(path: Path) -> None:
+    damage.fill(path, 30)
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        queue.put(fix_at(30), "van-07")
+        queue.commit()
+        queue.shared.write_summary()
+        assert " away " in lock_path(path).read_text()
+        carry_over(queue)
+        assert "open 1 " in (summary := lock_path(path).read_text())
+        assert " away " not in summary
+
+
 def test_damage_that_is_noticed_while_reading_costs_nothing_in_memory(path: Path) -> None:
     damage.fill(path, 3000)
     queue = AckQueue(path)

@@ -186,6 +186,7 @@ class Carrier:
                     "foreign" if not file.has_rows else "kept" if is_kept else None,
                 )
             set_aside_files.delete_kept(shared.path, but_for=1)
+            shared.write_summary()  # from now on it is true of these rows too
         self._report(count, lost)
         if uncounted:
             log.error("other fixes may be missing: no file is left that counts them")
