@@ -56,12 +56,12 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
             f"config: cannot start {sys.executable} to read it: {error.strerror}"
         ) from None
     if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").splitlines()
-        last = lines[-1] if lines else ""  # the end of a traceback
+        said = done.stderr.decode("utf-8", "replace")
+        last = said.splitlines()[-1] if said else ""  # the end of a traceback
         end = f"ended with {done.returncode}{last and ': '}{last}"
         if done.returncode < 0:
             end = f"was killed: {signal.strsignal(-done.returncode)}"
-        raise out_of_memory(last) or ResourceError(f"config: the process that reads it {end}")
+        raise out_of_memory(said) or ResourceError(f"config: the process that reads it {end}")
     version, _, pickled = done.stdout.partition(b"\n")
     if version != __version__.encode():
         raise ResourceError(

@@ -14,7 +14,8 @@ PLAIN = re.compile(
 )
 
 
-@pytest.mark.parametrize("limit_mb", [30, 35, 40, 45, 50, 55, 60, 65, 70, 80, 100, 200])
+# With less, the interpreter itself can end without a word.
+@pytest.mark.parametrize("limit_mb", [45, 50, 55, 60, 65, 70, 80, 100, 200])
 def test_a_start_with_short_memory_ends_in_words(limit_mb: int, tmp_path: Path) -> None:
     # As installed: the compiler has words of its own for short memory.
     compileall.compile_dir(ROOT / "telemetry_agent", quiet=2)
