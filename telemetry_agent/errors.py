@@ -24,7 +24,7 @@ JOIN = "use sudo, or join the group telemetry-agent (`sudo usermod -aG telemetry
 """The remedy where a user may not do what the service's own user and group may."""
 
 
-def words(*paths: object) -> str:
+def in_shell(*paths: object) -> str:
     """Paths for a command in a remedy, as a shell reads them: one may have blanks."""
     return shlex.join(map(str, paths))
 

@@ -17,7 +17,7 @@ from telemetry_agent.model import Fix
 
 _READ_BYTES = 65536
 _UTF_16 = "utf-16", "UTF-16 text: iconv -f UTF-16 -t UTF-8 FILE | telemetry-agent decode"
-# The first bytes of what is no recording of a receiver, the reason's name, and what it is.
+# First bytes of an input that is not a recording of sentences -> name of the reason, description.
 _BEGINNINGS = {
     b"\x1f\x8b": ("compressed", "compressed: zcat FILE | telemetry-agent decode"),
     b"\xff\xfe": _UTF_16,  # PowerShell writes it behind a `>`

@@ -23,7 +23,7 @@ from telemetry_agent.doctor.findings import run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
 from telemetry_agent.doctor.reception import Patience, hear
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
-from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError, words
+from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError, in_shell
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
@@ -394,4 +394,4 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
 def _next_step(path: Path) -> str:
     if path == DEFAULT_PATHS[0] and service.has_unit():
         return f"sudo systemctl enable --now {service.UNIT}"
-    return f"telemetry-agent run --config {words(path)}"
+    return f"telemetry-agent run --config {in_shell(path)}"

@@ -23,7 +23,7 @@ from telemetry_agent.errors import (
     ConfigError,
     ResourceError,
     UnreadableConfigError,
-    words,
+    in_shell,
 )
 from telemetry_agent.small_files import ANSWER_S, no_answer, read_small_file
 
@@ -69,7 +69,7 @@ def queue_path(path: Path | None) -> Path:
     """The path of the queue. Other keys are not checked.
 
     Raises:
-        ConfigError: there is no config, it is not TOML, or the path is not a text.
+        ConfigError: there is no config, it is not valid TOML, or queue.path is not a text.
         ResourceError: a file cannot be read.
     """
     if from_environment := os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH"):
@@ -190,7 +190,7 @@ def _read(path: Path, read: Callable[[], bytes]) -> str:
     except FileNotFoundError:
         raise UnreadableConfigError(
             f"the config {path} does not exist",
-            f"`telemetry-agent init --config {words(path)}` writes it",
+            f"`telemetry-agent init --config {in_shell(path)}` writes it",
         ) from None
     except OSError as error:
         remedy = JOIN if isinstance(error, PermissionError) else ""

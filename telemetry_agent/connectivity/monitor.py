@@ -171,7 +171,7 @@ class Monitor:
         self._check_due_s = None
         before, self._paths = self._paths, self._probe.paths()
         paths = self._paths
-        # A look-up that ended after its probe may have found other addresses: that is no change.
+        # Late look-ups find new addresses. An address without an earlier path has not changed.
         changed = any(now != before.get(address, now) for address, now in paths.items())
         routed = any(paths.values())
         if paths and not routed:

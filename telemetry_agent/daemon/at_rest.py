@@ -27,7 +27,7 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.commands import Readable, looking_commands, queue_commands
 from telemetry_agent.daemon.ownership import become_owner
-from telemetry_agent.errors import JOIN, AgentError, StorageError, words
+from telemetry_agent.errors import JOIN, AgentError, StorageError, in_shell
 from telemetry_agent.tasks import Bell
 
 _LOOKING = {"queue stats", "queue list", "queue verify", "export"}
@@ -159,10 +159,10 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
         return
     if was_root:
         verb = "read" if wanted == os.R_OK else "write"
-        files = words(*sorted(path.parent.glob(f"{path.name}*")))
+        files = in_shell(*sorted(path.parent.glob(f"{path.name}*")))
         raise AgentError(
             f"the owner of {path.parent} may not {verb} {path}",
-            f"`sudo chown --reference={words(path.parent)} {files}`",
+            f"`sudo chown --reference={in_shell(path.parent)} {files}`",
         )
     raise AgentError(f"no permission to open {path}, the queue of an agent at rest", JOIN)
 

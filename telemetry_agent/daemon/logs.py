@@ -114,7 +114,7 @@ class _Text(logging.Formatter):
         return self._masked(record.getMessage() + (f": {short}" if short else ""))
 
     def traceback(self, record: logging.LogRecord) -> str:
-        """Empty without an exception, and if memory was short, which is no fault of the agent."""
+        """Empty without an exception, and if memory was short: the agent did not cause that."""
         if not record.exc_info or _out_of_memory(record):
             return ""
         return self._masked(self.formatException(record.exc_info))

@@ -23,7 +23,7 @@ from telemetry_agent.doctor.permissions import (
     owner_of,
 )
 from telemetry_agent.doctor.reception import Patience
-from telemetry_agent.errors import Advice, AgentError, QueueLockedError, words
+from telemetry_agent.errors import Advice, AgentError, QueueLockedError, in_shell
 from telemetry_agent.snapshot import QueueView, Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
@@ -106,8 +106,8 @@ class AgentChecks:
         """
         name = self.machine.user if self._planned else self.account.name
         copy = (
-            f"`sudo install -D -o {name} -m 600 {words(path)} /etc/telemetry-agent/"
-            f'{words(path.name)}`, and set {key} = "/etc/telemetry-agent/{path.name}"'
+            f"`sudo install -D -o {name} -m 600 {in_shell(path)} /etc/telemetry-agent/"
+            f'{in_shell(path.name)}`, and set {key} = "/etc/telemetry-agent/{path.name}"'
         )
         if (hidden := self.hides(path)) is not None:
             said = f"the service does not see {key}: {path} ({hidden} is hidden from it)"
@@ -122,7 +122,8 @@ class AgentChecks:
         if blocked != path:
             return Advice(f"{name} may not look into {blocked} ({owner}), for {key}: {path}", copy)
         return Advice(
-            f"{name} may not read {key}: {path} ({owner})", f"`sudo chown {name}: {words(path)}`"
+            f"{name} may not read {key}: {path} ({owner})",
+            f"`sudo chown {name}: {in_shell(path)}`",
         )
 
     def answers(self, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -175,7 +176,7 @@ class AgentChecks:
             "`sudo journalctl -u telemetry-agent` shows why it stopped"
         )
         if self.account.name != self.machine.user:  # the service was never installed
-            config = f" --config {words(self._config_path)}" if self._config_path else ""
+            config = f" --config {in_shell(self._config_path)}" if self._config_path else ""
             remedy = f"`telemetry-agent run{config}` starts it"
         return warned("agent", "does not run: nothing is recorded now", remedy)
 

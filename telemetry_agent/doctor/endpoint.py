@@ -21,7 +21,7 @@ from telemetry_agent.doctor.findings import Check, Finding, failed, passed, skip
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
 from telemetry_agent.doctor.servers import connected
 from telemetry_agent.doctor.trial import EndpointTrial
-from telemetry_agent.errors import ConfigError, words
+from telemetry_agent.errors import ConfigError, in_shell
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 from telemetry_agent.upload.http.connection import Dialer
@@ -123,7 +123,7 @@ class EndpointChecks:
             if (path := getattr(upload, key)) and EVERYBODY.blocked_at(path) is None:
                 said = f"every user of this machine can read upload.{key}: {path}"
                 # chown first: the agent itself may read the file only as one of "every user".
-                named, who = words(path), self._agent.account.name
+                named, who = in_shell(path), self._agent.account.name
                 remedy = f"`sudo chown {who} {named} && sudo chmod o-rwx {named}`"
                 yield warned(name, f"{said} ({owner_of(path)})", remedy)
                 return

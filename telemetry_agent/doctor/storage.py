@@ -14,7 +14,7 @@ from telemetry_agent.doctor import agent_checks
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import STATE_DIRECTORY, owner_of
-from telemetry_agent.errors import AgentError, QueueLockedError, StorageError, words
+from telemetry_agent.errors import AgentError, QueueLockedError, StorageError, in_shell
 from telemetry_agent.fields import fix_of
 from telemetry_agent.model import Record
 
@@ -104,7 +104,7 @@ class StorageChecks:
         if who.may_write(above):
             return passed(name, f"{folder} does not exist yet; {who.name} may create it")
         said = f"{folder} does not exist, and {who.name} may not create it"
-        return failed(name, said, f"`sudo install -d -o {who.name} {words(folder)}`")
+        return failed(name, said, f"`sudo install -d -o {who.name} {in_shell(folder)}`")
 
     def _forbidden(self, folder: Path) -> Finding | None:
         """The fault if the agent may not write the folder or one of the queue's files."""
@@ -116,17 +116,17 @@ class StorageChecks:
                 continue
             if target != folder and not target.is_file():
                 said = f"{target} is not a regular file"
-                return failed("state directory", said, f"`sudo rm -r {words(target)}`")
+                return failed("state directory", said, f"`sudo rm -r {in_shell(target)}`")
             if who.may_write(target):
                 continue
             said = f"{who.name} may not write {target} ({owner_of(target)})"
             ours = list(folder.glob(f"{path.stem}*"))
             if folder == STATE_DIRECTORY or set(folder.iterdir()) <= set(ours):
-                remedy = f"`sudo chown -R {who.name}: {words(folder)}`"
+                remedy = f"`sudo chown -R {who.name}: {in_shell(folder)}`"
             elif target == folder:
                 remedy = f"it holds other files too: set queue.path below {STATE_DIRECTORY}"
             else:
-                remedy = f"`sudo chown {who.name}: {words(*sorted(ours))}`"
+                remedy = f"`sudo chown {who.name}: {in_shell(*sorted(ours))}`"
             return failed("state directory", said, remedy)
         return self._sandboxed(folder)
 

@@ -361,7 +361,7 @@ def test_an_interface_that_is_renamed_is_a_route_again(wire: Wire) -> None:
 
 def test_a_router_that_advertises_itself_is_a_return(wire: Wire) -> None:
     wire.device.sysctl("ipv6.conf.eth0.accept_ra", "2")
-    wire.far.sysctl("ipv6.conf.all.forwarding", "1")  # else it says that it is no router
+    wire.far.sysctl("ipv6.conf.all.forwarding", "1")  # only a router advertises itself
     wire.far.ip("addr add fe80::2/64 dev eth0 nodad")
 
     def advertise(lifetime_s: int) -> None:

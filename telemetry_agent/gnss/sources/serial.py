@@ -21,7 +21,7 @@ from pathlib import Path
 import serial
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import Advice, SourceError, words
+from telemetry_agent.errors import Advice, SourceError, in_shell
 from telemetry_agent.gnss.sources import BusyError
 from telemetry_agent.gnss.sources.machine import candidate, explain, holder
 from telemetry_agent.gnss.sources.on_connect import OnConnect
@@ -178,7 +178,7 @@ class SerialSource:
         if state == "binary":
             return Advice(
                 f"{self.name} sends {protocol(heard) or 'a binary protocol'}, not NMEA",
-                f"switch its NMEA output on: `sudo gpsctl -f -n {words(self.name)}` (Debian's "
+                f"switch its NMEA output on: `sudo gpsctl -f -n {in_shell(self.name)}` (Debian's "
                 "gpsd-clients), or commands in gps.on_connect",
             )
         if state == "wrong-baud":
@@ -288,7 +288,7 @@ class SerialSource:
         if number in _BUSY:
             return BusyError(
                 f"{self.name} is in use by another program",
-                f"`sudo fuser -v {words(self.name)}` shows which; stop it",
+                f"`sudo fuser -v {in_shell(self.name)}` shows which; stop it",
             )
         if number in _FORBIDDEN:
             return SourceError(

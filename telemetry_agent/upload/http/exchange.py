@@ -112,7 +112,7 @@ class CurrentExchange:
         self._bell.wait(min(self.check(doing), wait_s), watched)
 
     def unreadable(self, error: Exception) -> str:
-        """Why there is no answer, where ``error`` says what h11 cannot read."""
+        """Why there is no answer. ``error`` is what h11 reports of the bytes that came."""
         if not self.answering:
             return "the server closed the connection without an answer"
         if self._ended and self._is_http:
