@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest
-from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.reading import QueueReader, copied, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -118,10 +117,8 @@ def _in_place(path: Path) -> Iterator[QueueReader]:
 
 
 def _undamaged(file: Path) -> QueueReader:
-    log = read_log(set_aside_files.log_of(file), PAGE_BYTES)
-    # SQLite drops the end of such a log, or all of it; the agent takes its whole frames.
-    if log.frames and (log.taken < log.frames or file.stat().st_size < PAGE_BYTES):
-        raise StorageError(f"the log of the queue {file} is damaged")
+    if damage := read_log(file).damage:
+        raise StorageError(damage)
     reader = QueueReader(file)
     if reader.damage is not None:
         reader.close()

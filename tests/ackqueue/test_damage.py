@@ -22,16 +22,13 @@ from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
 from telemetry_agent.ackqueue.file import schema
 from telemetry_agent.ackqueue.file.lock import lock_path
-from telemetry_agent.ackqueue.file.rows import encode
 from telemetry_agent.ackqueue.file.schema import UnusableError, connect
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.ranges import Span
-from telemetry_agent.ackqueue.recovery import opening
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
-from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, Tail
+from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
-from telemetry_agent.ackqueue.row_states import PURGED, UNUSED, Loaded, State, StreamRun
+from telemetry_agent.ackqueue.row_states import PURGED, Loaded, State
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
@@ -262,8 +259,10 @@ def test_an_emptied_file_is_told_and_counted(path: Path, caplog: pytest.LogCaptu
     with AckQueue(path) as queue:
         put(queue, 2)
         assert seqs(lease(queue)) == [1, 2]
+        carry_over(queue)
         assert queue.stats().lost == {"damaged": 30}
-    assert "some 30 fixes that waited in it are lost" in caplog.text
+    assert "is empty: the fixes that waited in it are lost" in caplog.text
+    assert "30 are lost to damage: 30 between the beginning and" in caplog.text
     with AckQueue(path) as queue:
         assert queue.stats().lost == {"damaged": 30}
 
@@ -724,8 +723,10 @@ def test_of_an_emptied_queue_that_was_set_aside_once_no_number_is_invented(
         if file != lock_path(path):
             file.unlink()
     with AckQueue(path) as queue:
+        carry_over(queue)
         assert queue.stats().lost == {"damaged": 8 if how == "carried over" else 5, "uncounted": 1}
-    assert "that waited in it, and an unknown number of older ones, are lost" in caplog.text
+    assert "is empty: the fixes that waited in it are lost" in caplog.text
+    assert "other fixes may be missing: no file is left that counts them" in caplog.text
 
 
 def test_of_an_old_copy_of_a_queue_that_was_set_aside_since_no_number_is_invented(
@@ -833,16 +834,6 @@ def test_it_says_so_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     damage.damage(path, damage.header)
     damage.recover(path)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
-
-
-def test_of_a_torn_commit_only_the_old_numbers_of_its_rows_are_believed() -> None:
-    """Another mark would say of rows that are not found that they should be there."""
-    new = 1 << 32
-    row = encode(new + 1, 7, 3, "a", fix_at())
-    marks = [Span(1, 20, UNUSED), Span(new + 5, new + 9, UNUSED)]
-    tail = Tail([row], marks, [StreamRun(10, 7, 1), StreamRun(new + 1, 7, 3)])
-    assert opening._left_behind(tail) == [Span(12, 12, UNUSED)]
-    assert opening._left_behind(tail._replace(unused=marks[1:])) == []
 
 
 def test_a_file_that_cannot_take_what_is_missing_in_it_is_set_aside(

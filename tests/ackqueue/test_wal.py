@@ -30,13 +30,15 @@ def written(tmp_path: Path) -> bytearray:
 
 
 @pytest.fixture
-def log_path(tmp_path: Path) -> Path:
-    return tmp_path / "queue.db-wal"
+def queue_path(tmp_path: Path) -> Path:
+    return tmp_path / "read.db"
 
 
 def read(path: Path, data: bytes | bytearray) -> Log:
-    path.write_bytes(data)
-    return read_log(path, 512)
+    """Of a queue that is there, and that has this log."""
+    path.write_bytes(bytes(512))
+    log_of(path).write_bytes(data)
+    return read_log(path)
 
 
 def flip(data: bytearray, bit: int) -> bytearray:
@@ -56,34 +58,34 @@ def frames_that_sqlite_takes(path: Path) -> int:
     return int(frames)
 
 
-def test_a_log_that_is_not_there_or_empty_is_empty(log_path: Path, written: bytearray) -> None:
-    assert read_log(log_path, 512).frames == 0
+def test_a_log_that_is_not_there_or_empty_is_empty(queue_path: Path, written: bytearray) -> None:
+    assert read_log(queue_path) == Log()
     for size in (0, 10, 32, 32 + FRAME - 1):
-        log = read(log_path, written[:size])
-        assert (log.frames, log.taken, log.damaged) == (0, 0, False)
+        log = read(queue_path, written[:size])
+        assert (log.frames, log.damage) == (0, None)
 
 
-def test_sqlite_takes_a_whole_log(log_path: Path, written: bytearray) -> None:
-    log = read(log_path, written)
-    assert (log.taken, log.damaged, log.page_bytes) == (log.frames, False, 512)
-    assert log.frames == (len(written) - 32) // FRAME
+def test_a_whole_log_is_not_damaged(queue_path: Path, written: bytearray) -> None:
+    assert read(queue_path, written) == Log((len(written) - 32) // FRAME)
     assert len(commits(written)) >= 60
 
 
-def test_it_says_what_sqlite_does_with_a_wrong_bit(
-    tmp_path: Path, log_path: Path, written: bytearray
+def test_of_a_log_that_is_not_damaged_sqlite_drops_the_last_commit_at_most(
+    tmp_path: Path, queue_path: Path, written: bytearray
 ) -> None:
     draw = random.Random(1)
     case = tmp_path / "case.db"
+    before_last = commits(written)[-2]
     for _ in range(60):
-        log = read(log_path, flip(written, draw.randrange(len(written) * 8)))
+        flipped = flip(written, draw.randrange(len(written) * 8))
         shutil.copy(tmp_path / "queue.db", case)
-        shutil.copy(log_path, log_of(case))
-        assert frames_that_sqlite_takes(case) == log.taken
+        log_of(case).write_bytes(flipped)
+        is_damaged = read(queue_path, flipped).damage is not None
+        assert (frames_that_sqlite_takes(case) < before_last) <= is_damaged
 
 
 def test_a_flipped_bit_is_damage_where_another_commit_follows(
-    log_path: Path, written: bytearray
+    queue_path: Path, written: bytearray
 ) -> None:
     ends = commits(written)
     draw = random.Random(2)
@@ -92,21 +94,30 @@ def test_a_flipped_bit_is_damage_where_another_commit_follows(
         place = (bit // 8 - 32) // FRAME
         # The last commit may be torn. So may the one before it, if its head lies in two sectors.
         if place <= ends[-3]:
-            assert read(log_path, flip(written, bit)).damaged, bit
+            assert read(queue_path, flip(written, bit)).damage, bit
         elif place > ends[-2]:
-            assert not read(log_path, flip(written, bit)).damaged, bit
+            assert not read(queue_path, flip(written, bit)).damage, bit
 
 
-def test_a_header_that_is_not_as_it_was_written_leaves_the_frames(
-    log_path: Path, written: bytearray
+def test_a_header_that_is_not_as_it_was_written_is_damage_and_leaves_the_frames(
+    queue_path: Path, written: bytearray
 ) -> None:
     for bit in range(32 * 8):
-        log = read(log_path, flip(written, bit))
+        log = read(queue_path, flip(written, bit))
         assert log.headless
+        assert log.damage == f"the log of the queue {queue_path} is damaged"
         assert log.frames == (len(written) - 32) // FRAME
 
 
-def test_the_torn_end_of_a_commit_is_no_damage(log_path: Path, written: bytearray) -> None:
+def test_bytes_that_came_or_went_are_damage(queue_path: Path, written: bytearray) -> None:
+    for at in (32 + FRAME, 32 + FRAME * 20 + 100, 32 + FRAME * 40 - 3):
+        for changed in (written[:at] + bytes(100) + written[at:], written[:at] + written[at + 7 :]):
+            log = read(queue_path, changed)
+            assert log.damage
+            assert log.end_is_lost
+
+
+def test_the_torn_end_of_a_commit_is_no_damage(queue_path: Path, written: bytearray) -> None:
     ends = commits(written)
     several = next(n for n in range(2, len(ends)) if ends[n] - ends[n - 1] >= 3)
     first, last = ends[several - 1] + 1, ends[several]
@@ -119,42 +130,39 @@ def test_the_torn_end_of_a_commit_is_no_damage(log_path: Path, written: bytearra
                 torn[sector * 512 : sector * 512 + 512] = draw.choice(
                     (bytes(512), draw.randbytes(512))
                 )
-        assert not read(log_path, torn).damaged
+        assert not read(queue_path, torn).damage
 
 
 def test_a_log_that_begins_again_says_nothing_of_the_round_before(
-    tmp_path: Path, log_path: Path
+    tmp_path: Path, queue_path: Path
 ) -> None:
     path = tmp_path / "rounds.db"
     with AckQueue(path, commit_every_s=0) as queue:
         put(queue, 100)
-        before = read(log_path, log_of(path).read_bytes())
+        before = read(queue_path, log_of(path).read_bytes())
         queue.shared.store._connection.execute("PRAGMA wal_checkpoint").fetchall()
         put(queue, 2)
         data = bytearray(log_of(path).read_bytes())
-    log = read(log_path, data)
-    assert log.frames == log.taken < 10 < before.frames
-    assert not log.damaged
-    torn = bytearray(data)
-    torn[:32] = random.Random(4).randbytes(32)  # the head of the new round did not arrive whole
-    assert not read(log_path, torn).damaged
+    log = read(queue_path, data)
+    assert log.frames < 10 < before.frames
+    assert not log.damage
 
 
 @pytest.mark.parametrize("left", [0, 10, 100, FRAME + 10])
 def test_a_log_that_is_cut_while_it_is_read_ends_there(
-    log_path: Path, written: bytearray, left: int, monkeypatch: pytest.MonkeyPatch
+    queue_path: Path, written: bytearray, left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = 32 + 9 * FRAME
     checksum, calls = wal._sum, itertools.count()
 
     def cut(data: bytes, seed: wal.Pair) -> wal.Pair:
         if next(calls) == 18:
-            with log_path.open("r+b") as file:
+            with log_of(queue_path).open("r+b") as file:
                 file.truncate(at + left)
         return checksum(data, seed)
 
     monkeypatch.setattr(wal, "_sum", cut)
-    assert read(log_path, written).frames == 9 + left // FRAME
+    assert read(queue_path, written).frames == 9 + left // FRAME
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
@@ -170,12 +178,13 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
         for _ in range(8):
             database.execute("INSERT INTO long VALUES (zeroblob(500000))")
         size = log_of(path).stat().st_size
+        shutil.copy(path, tmp_path / "copy.db")
         shutil.copy(log_of(path), tmp_path / "copy.db-wal")
     tracemalloc.start()
     try:
-        log = read_log(tmp_path / "copy.db-wal", 512)
+        log = read_log(tmp_path / "copy.db")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert log.taken == log.frames == (size - 32) // FRAME
+    assert log == Log((size - 32) // FRAME)
     assert peak < 100_000 < size // 40

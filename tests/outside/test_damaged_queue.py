@@ -174,7 +174,8 @@ def test_verify_reads_what_a_killed_agent_left(tmp_path: Path) -> None:
     log.write_bytes(data)
     before = contents(tmp_path)
     code, report, _ = verify(config)
-    assert (code, report["structure"]) == (74, "its log is damaged")
+    damage = f"the log of the queue {tmp_path / 'queue.db'} is damaged"
+    assert (code, report["structure"]) == (74, damage)
     assert contents(tmp_path) == before
 
 

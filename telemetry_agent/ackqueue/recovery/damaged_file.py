@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import (
     COLUMNS,
@@ -28,7 +27,7 @@ from telemetry_agent.ackqueue.generations import border_before, border_up_to, ne
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
-from telemetry_agent.ackqueue.recovery.wal import read_log
+from telemetry_agent.ackqueue.recovery.wal import content_of, page_of, read_log
 from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun, without_reason
 
 _PAGES_PER_LOOK = 500
@@ -42,17 +41,6 @@ _BY_FINALITY = (
     State.AWAY, State.READY, State.UNACK, State.ACK_FAILED, State.ACKED, State.UNUSED, State.GONE
 )  # fmt: skip
 """Marks may contradict each other, the newer being lost: what cannot be undone counts most."""
-
-
-class Tail(NamedTuple):
-    """What SQLite does not see at the end of a log: an interrupted commit."""
-
-    rows: Sequence[Row] = ()
-    """Ascending, each once."""
-    unused: Sequence[Span[RowState]] = ()
-    """Numbers whose rows have others now."""
-    streams: Sequence[StreamRun] = ()
-    """Which rows are whose."""
 
 
 class DamagedFile:
@@ -70,12 +58,11 @@ class DamagedFile:
         self.path = path
         with ExitStack() as stack:
             self._file = stack.enter_context(path.open("rb"))
-            self._log = read_log(log_of(path), PAGE_BYTES)
-            self._bytes = self._log.page_bytes
+            self._log = read_log(path)
             if self._log.frames:
                 self._log_file = stack.enter_context(log_of(path).open("rb"))
             self._close = stack.pop_all().close
-        self._pages = -(-os.fstat(self._file.fileno()).st_size // self._bytes)
+        self._pages = -(-os.fstat(self._file.fileno()).st_size // PAGE_BYTES)
         self.places = self._pages + self._log.frames
         # A log without its header can be older than the file: its pages overrule none of those.
         newer = range(0) if self._log.headless else range(self._pages, self.places)
@@ -98,15 +85,6 @@ class DamagedFile:
                 if is_sound(row):
                     self.has_rows = True
                     yield row
-
-    def tail(self, since: int) -> Tail:
-        """What is sound in the frames of its log from that one on."""
-        places = range(self._pages + since, self.places)
-        rows = {row[0]: row for place in places for row in self.rows(place)}
-        marks = (span for place in places for span in self.marks(place))
-        unused = [span for span in marks if span.value.state is State.UNUSED]
-        streams = [run for place in places for run in self.streams(place)]
-        return Tail(sorted(rows.values()), unused, streams)
 
     def marks(self, place: int) -> Iterator[Span[RowState]]:
         """The sound marks of the page at this place, if it is the newest version."""
@@ -153,15 +131,15 @@ class DamagedFile:
         if place < self._pages:
             return place + 1
         try:
-            return self._log.page(self._log_file, place - self._pages)
+            return page_of(self._log_file, place - self._pages)
         except OSError:
             return 0  # a sector that cannot be read any more
 
     def _content(self, place: int) -> bytes:
         try:
             if place < self._pages:
-                return os.pread(self._file.fileno(), self._bytes, place * self._bytes)
-            return self._log.content(self._log_file, place - self._pages)
+                return os.pread(self._file.fileno(), PAGE_BYTES, place * PAGE_BYTES)
+            return content_of(self._log_file, place - self._pages)
         except OSError:
             return b""  # as above
 

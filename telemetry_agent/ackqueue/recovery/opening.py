@@ -6,32 +6,26 @@ of what was set aside are away from then on; ``carry_over`` carries them over.
 
 import errno
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
-from itertools import pairwise
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import MappingProxyType
 
 from telemetry_agent.ackqueue.file.lock import UNKNOWN, QueueSummary
-from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, decode
+from telemetry_agent.ackqueue.file.rows import decode
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.generations import border_up_to, is_border, next_border, spare_below
-from telemetry_agent.ackqueue.ranges import Span, runs
+from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, Tail, sample
-from telemetry_agent.ackqueue.recovery.wal import read_log
+from telemetry_agent.ackqueue.recovery.damaged_file import sample
+from telemetry_agent.ackqueue.recovery.wal import Log, read_log
 from telemetry_agent.ackqueue.row_states import (
-    DAMAGED,
     PURGED,
     UNCOUNTED,
     UNUSED,
     Loaded,
     RowState,
     State,
-    StreamRun,
 )
-from telemetry_agent.ackqueue.streams import Streams
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
 
@@ -53,45 +47,30 @@ def open_queue(path: Path, connect: Connect, summary: QueueSummary) -> tuple[Sto
     if copy is not None:
         log.error("the queue was being written again: the copy %s waits to be carried over", copy)
     try:
-        reason, tail, end_is_lost = _read_log(path, summary)
+        log_of_it = read_log(path)
+        end_is_lost = _lacks_its_end(path, log_of_it, summary)
         end_is_lost = end_is_lost and not (copy is not None and _is_whole(copy))
     except OSError as error:
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
+    reason = log_of_it.damage  # before SQLite drops its end from the first wrong frame
     if reason is None:
         try:
-            return _completed(path, connect, summary, tail, end_is_lost=end_is_lost)
+            return _completed(path, connect, summary, end_is_lost=end_is_lost)
         except UnusableError as error:  # also where only a write finds the damaged page
             reason = str(error)
     say_set_aside(reason, set_aside_files.move_away(path))
-    return _completed(path, connect, summary, Tail(), end_is_lost=end_is_lost)
+    return _completed(path, connect, summary, end_is_lost=end_is_lost)
 
 
-def _read_log(path: Path, summary: QueueSummary) -> tuple[str | None, Tail, bool]:
-    """Look at the log before SQLite does, which drops its end from the first wrong frame.
-
-    Returns:
-        Why the queue cannot be used as it is; what SQLite does not see; and whether the end of what
-        was recorded is lost.
-    """
-    none = Tail()
-    log_path = set_aside_files.log_of(path)
-    found = read_log(log_path, PAGE_BYTES)
-    if not path.exists() or path.stat().st_size < PAGE_BYTES:
-        # SQLite would delete the log.
-        if found.frames:
-            return f"the queue {path} is empty, but its log is not", none, found.end_is_lost
-        # A queue that was opened once is not empty, unless the last one was just set aside: its
-        # summary is there then, with rows of its own.
-        was_set_aside = set_aside_files.waiting(path) and not is_border(summary.last)
-        return None, none, not (summary.clean or was_set_aside)
-    if not log_path.exists():
-        return None, none, not summary.clean
-    if found.damaged:
-        return f"the log of the queue {path} is damaged", none, found.end_is_lost
-    if found.taken == found.frames:
-        return None, none, found.end_is_lost
-    with closing(DamagedFile(path)) as damaged:
-        return None, damaged.tail(found.taken), found.end_is_lost
+def _lacks_its_end(path: Path, found: Log, summary: QueueSummary) -> bool:
+    """Whether the end of what was recorded is gone with the log, or a part of it."""
+    is_empty = not path.exists() or path.stat().st_size < PAGE_BYTES
+    if found.frames or (set_aside_files.log_of(path).exists() and not is_empty):
+        return found.end_is_lost
+    # A queue that was not closed has a file and a log, unless the last one was just set aside: its
+    # summary is there then, with rows of its own.
+    was_set_aside = is_empty and set_aside_files.waiting(path) and not is_border(summary.last)
+    return not (summary.clean or was_set_aside)
 
 
 def _is_whole(copy: Path) -> bool:
@@ -113,20 +92,21 @@ def say_set_aside(reason: str, name: Path) -> None:
 
 
 def _completed(
-    path: Path, connect: Connect, summary: QueueSummary, tail: Tail, *, end_is_lost: bool
+    path: Path, connect: Connect, summary: QueueSummary, *, end_is_lost: bool
 ) -> tuple[Store, Loaded]:
-    """Open the file and enter what is not in it: the tail of its log, and what is lost."""
+    """Open the file and enter what is not in it: that others wait, and what is lost."""
     store, loaded = _open(path, connect)
     try:
         waiting = set_aside_files.waiting(path)
-        if waiting and not _is_carrying(loaded):
+        last = loaded.last
+        is_emptied = last == 0 and (summary.away or summary.oldest <= summary.last)
+        if is_emptied and not waiting:
+            log.error("the queue %s is empty: the fixes that waited in it are lost", path)
+            last = summary.last
+        if (waiting or is_emptied) and not _is_carrying(loaded):
             loaded = _begin(store, loaded, summary, waiting)
-        elif loaded.last == 0 and (summary.away or summary.oldest <= summary.last):
-            loaded = _enter_loss(store, loaded, summary)
-        if rows := [row for row in tail.rows if row[0] > loaded.last]:
-            loaded = _append(store, loaded, rows, _left_behind(tail))
         if end_is_lost or 0 < loaded.last < summary.last:
-            loaded = _enter_lost_end(store, loaded, summary)
+            loaded = _enter_lost_end(store, loaded, summary, None if waiting else last + 1)
     except BaseException:
         with suppress(StorageError):
             store.close()
@@ -134,36 +114,24 @@ def _completed(
     return store, loaded
 
 
-def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loaded]:
+def _open(path: Path, connect: Connect) -> tuple[Store, Loaded]:
     try:
-        return _load(path, connect)
-    except UnusableError:
-        raise
-    except StorageError as error:
-        if not is_of_the_disk(error):
-            raise
-        if attempts > 1:
-            return _open(path, connect, attempts - 1)
-        # A disk that is full, read-only, or fails as a whole may be right again at the next start.
-        # Sectors that cannot be read will not.
-        if not _is_readable(path):
-            raise UnusableError(str(error)) from error
-        raise
-
-
-def _load(path: Path, connect: Connect) -> tuple[Store, Loaded]:
-    with ExitStack() as stack:
-        try:
+        with ExitStack() as stack:
             store = Store(path, connect)
             stack.callback(store.close)
             loaded = store.load()
-        except StorageError:
-            raise
-        except Exception as error:  # SQLite returns what a damaged file holds, of any type
-            raise UnusableError(f"the queue {path} is damaged: {error}") from error
-        if loaded.damage is not None:
-            raise UnusableError(loaded.damage)
-        stack.pop_all()
+            stack.pop_all()
+    except StorageError as error:
+        # A disk that is full, read-only, or fails as a whole may be right again at the next start.
+        # Sectors that cannot be read will not.
+        if is_of_the_disk(error) and not _is_readable(path):
+            raise UnusableError(str(error)) from error
+        raise
+    except Exception as error:  # SQLite returns what a damaged file holds, of any type
+        raise UnusableError(f"the queue {path} is damaged: {error}") from error
+    if loaded.damage is not None:
+        store.close()
+        raise UnusableError(loaded.damage)
     return store, loaded
 
 
@@ -183,7 +151,7 @@ def _is_carrying(loaded: Loaded) -> bool:
 
 
 def _begin(store: Store, loaded: Loaded, summary: QueueSummary, waiting: list[Path]) -> Loaded:
-    """Have the rows of the files that wait come below those of this one.
+    """Have the rows of the files that wait, or of one that was emptied, come below those of this.
 
     This one is new. Or the end of carrying over was cut off, or it began in another version: then
     it is a new generation already, and to go through the files again changes nothing.
@@ -211,33 +179,23 @@ def _begin(store: Store, loaded: Loaded, summary: QueueSummary, waiting: list[Pa
     spans = [Span(*gap, away) for gap in gaps]
     if before:
         spans.append(Span(before, before, RowState(State.AWAY)))
-    return _write(store, loaded, spans, streams=_missing_run(loaded, summary))
+    return _write(store, loaded, summary, spans)
 
 
-def _enter_loss(store: Store, loaded: Loaded, summary: QueueSummary) -> Loaded:
-    """The file was emptied or deleted, and fixes were in it."""
-    spans = _missing(1, summary, DAMAGED)
-    lost = sum(span.size for span in spans if span.value == DAMAGED)
-    log.error(
-        "the queue %s is empty: some %d fixes that waited in it%s are lost",
-        store.path,
-        lost,
-        ", and an unknown number of older ones," if spans[-1].value == UNCOUNTED else "",
-        extra={"fields": {"COUNT": lost}},
-    )
-    return _write(store, loaded, spans, streams=_missing_run(loaded, summary))
+def _enter_lost_end(
+    store: Store, loaded: Loaded, summary: QueueSummary, first: int | None
+) -> Loaded:
+    """The end of the log is gone: from ``first`` up to the last row of the summary, or one fix.
 
-
-def _enter_lost_end(store: Store, loaded: Loaded, summary: QueueSummary) -> Loaded:
-    """The end of the log is gone: up to the last row of the summary, or one fix at least."""
-    first = loaded.last + 1
-    if _is_carrying(loaded):  # after its last row there may be others that were not found yet
+    ``None``: after the last row there may be others that were not found yet.
+    """
+    if first is None:
         spare = spare_below(border_up_to(loaded.last))
         spans = [Span(spare, spare, UNCOUNTED)]
     else:
         last = max(first, summary.last)
         summary = summary._replace(oldest=min(summary.oldest, last), last=last)
-        spans = _missing(first, summary, UNCOUNTED)
+        spans = _missing(first, summary)
     lost = sum(span.size for span in spans if span.value == UNCOUNTED)
     newest = store.read_back(loaded.last, 1)
     known = [record for row in newest if (record := decode(row)) is not None]
@@ -249,10 +207,10 @@ def _enter_lost_end(store: Store, loaded: Loaded, summary: QueueSummary) -> Load
         lost,
         extra={"fields": {"COUNT": lost}},
     )
-    return _write(store, loaded, spans, streams=_missing_run(loaded, summary))
+    return _write(store, loaded, summary, spans)
 
 
-def _missing(since: int, summary: QueueSummary, lost: RowState) -> list[Span[RowState]]:
+def _missing(since: int, summary: QueueSummary) -> list[Span[RowState]]:
     """The marks of the rows from that one on, of which there is only a summary.
 
     Nothing shows where the rows of a generation ended before the last border. So it is not known
@@ -261,7 +219,7 @@ def _missing(since: int, summary: QueueSummary, lost: RowState) -> list[Span[Row
     border = border_up_to(summary.last)
     first = max(since, border + 1)
     pending = max(first, summary.oldest)
-    spans = [Span(first, pending - 1, PURGED), Span(pending, summary.last, lost)]
+    spans = [Span(first, pending - 1, PURGED), Span(pending, summary.last, UNCOUNTED)]
     if since <= border:
         upto = max(since, 1 if summary.away else min(summary.oldest, border + 1)) - 1
         spans += [Span(since, upto, PURGED), Span(upto + 1, border, UNUSED)]
@@ -271,49 +229,14 @@ def _missing(since: int, summary: QueueSummary, lost: RowState) -> list[Span[Row
     return [span for span in spans if span.size > 0]
 
 
-def _left_behind(tail: Tail) -> list[Span[RowState]]:
-    """The numbers that its rows had before, in a file that was set aside."""
-    numbers = {
-        run.lo + row[SEQ] - run.first_seq
-        for row in tail.rows
-        for run in tail.streams
-        if run.stream == row[STREAM] and run.lo <= border_up_to(row[0])
-    }
-    known = (n for n in sorted(numbers) if any(span.lo <= n <= span.hi for span in tail.unused))
-    return [Span(lo, hi, UNUSED) for lo, hi in runs(known)]
-
-
-def _append(store: Store, loaded: Loaded, rows: list[Row], unused: list[Span[RowState]]) -> Loaded:
-    """Fixes of a commit that the power cut, or of which a bit was flipped since."""
-    log.warning(
-        "the queue %s: recovered %d fixes from an interrupted commit", store.path, len(rows)
-    )
-    numbers = [loaded.last, *(row[0] for row in rows)]
-    between = [Span(lo + 1, hi - 1, UNUSED) for lo, hi in pairwise(numbers) if hi > lo + 1]
-    streams = Streams(loaded.streams, loaded.marks)
-    for row in rows:
-        streams.begin(row[0], row[STREAM], row[SEQ])
-    return _write(store, loaded, [*unused, *between], rows, streams.take_changes())
-
-
-def _missing_run(loaded: Loaded, summary: QueueSummary) -> dict[int, StreamRun | None]:
-    """The stream that the summary names, where the file does not know of it."""
-    run = summary.run
-    if run is None or any(known.lo >= run.lo for known in loaded.streams):
-        return {}
-    return {run.lo: run}
-
-
 def _write(
-    store: Store,
-    loaded: Loaded,
-    spans: list[Span[RowState]],
-    rows: Sequence[Row] = (),
-    streams: Mapping[int, StreamRun | None] = MappingProxyType({}),
+    store: Store, loaded: Loaded, summary: QueueSummary, spans: list[Span[RowState]]
 ) -> Loaded:
     changed: set[int] = set()
     for span in spans:
         changed |= loaded.marks.paint(*span)
     marks = {lo: loaded.marks.starting_at(lo) for lo in changed}
-    store.write(Changes(marks=marks, arrived=rows, streams=streams))
+    run = summary.run  # of a stream that the file may not know of
+    is_missing = run is not None and all(known.lo < run.lo for known in loaded.streams)
+    store.write(Changes(marks=marks, streams={run.lo: run} if run and is_missing else {}))
     return store.load()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import decode, is_sound, read_mark
-from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, NewerError
+from telemetry_agent.ackqueue.file.schema import NewerError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD
 from telemetry_agent.ackqueue.ranges import Span
@@ -80,23 +80,17 @@ def verify_at_rest(path: Path, file: Path) -> Report:
     Raises:
         OSError: The log cannot be read.
     """
-    log_is_damaged = read_log(set_aside_files.log_of(file), PAGE_BYTES).damaged
+    damage = read_log(file).damage
     try:
         source = QueueReader(file)
-    except NewerError as error:
-        structure = str(error).replace(str(file), str(path))
-        yield _report(path, structure=structure) | {"newer": True}
-        return
     except StorageError as error:
-        structure = "its log is damaged" if log_is_damaged else str(error)
-        yield _report(path, structure=structure.replace(str(file), str(path)))
+        structure = (damage or str(error)).replace(str(file), str(path))
+        yield _report(path, structure=structure) | {"newer": isinstance(error, NewerError)}
         return
     source.path = path
     with closing(source):
-        structure = source.damage or source.store.integrity()
-        if log_is_damaged:
-            structure = "its log is damaged"
-        yield from verify(source, structure)
+        structure = damage or source.damage or source.store.integrity()
+        yield from verify(source, structure.replace(str(file), str(path)))
 
 
 def verify(source: QueueSource, structure: str = "ok") -> Report:

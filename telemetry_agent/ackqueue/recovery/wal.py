@@ -22,193 +22,148 @@ ahead of the disk, because a commit is synced first.
 import os
 import struct
 import sys
-from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
+from telemetry_agent.ackqueue.recovery.set_aside_files import index_of, log_of
 
 Pair = tuple[int, int]
 
 _SECTOR_BYTES = 512
-_ENDLESS = 1 << 32
 _HEADER_BYTES = 32
-_FRAME = struct.Struct(">6I")  # page, pages after a commit, salt, salt, checksum, checksum
+_HEAD = struct.Struct(">6I")  # page, pages after a commit, salt, salt, checksum, checksum
+_FRAME_BYTES = _HEAD.size + PAGE_BYTES
 _MAGIC = 0x377F0682 + (sys.byteorder == "big")  # the checksums take the words in that order
-_PAGE_SIZES = {1 << power for power in range(9, 17)}
 
 
-class _Header(NamedTuple):
-    page_bytes: int
-    salt: Pair
-    checksum: Pair
+class Log(NamedTuple):
+    """The frames of the round that the log is in."""
 
-
-class _Frame(NamedTuple):
-    """One page as a commit left it."""
-
-    offset: int
-    of_round: bool
-    """It has the salt of the round."""
-    chained: bool
-    """It is of this round, and its checksum continues that of the frame before."""
-    ends_commit: bool
-
-    @property
-    def head_is_untorn(self) -> bool:
-        """It lies in one sector."""
-        last = self.offset + _FRAME.size - 1
-        return self.offset // _SECTOR_BYTES == last // _SECTOR_BYTES
-
-
-@dataclass(frozen=True)
-class Log:
-    """The frames of the round that the log is in. Its own size does not grow with their number."""
-
-    page_bytes: int
-    frames: int
-    """How many there are."""
-    taken: int = 0
-    """How many of them SQLite takes."""
-    damaged: bool = False
-    """Some that it does not take were safe on the disk once, and others follow."""
+    frames: int = 0
+    """How many there are. Some at the end can be those of a torn commit."""
+    damage: str | None = None
+    """Why the queue is to be set aside: some that were safe on the disk once SQLite would drop."""
     end_is_lost: bool = False
     """The last ones that were safe on the disk are missing."""
     headless: bool = False
-    """The header is missing, so the age of these frames is unknown. Their rows are still valid."""
-    stretches: tuple[Pair, ...] = ((0, _HEADER_BYTES),)
-    """Frames follow each other from this place, at this offset, until bytes came or went."""
-
-    def page(self, log: BinaryIO, place: int) -> int:
-        """The number of the page that the frame at this place holds."""
-        return int.from_bytes(os.pread(log.fileno(), 4, self._offset(place)))
-
-    def content(self, log: BinaryIO, place: int) -> bytes:
-        """The page that the frame at this place holds."""
-        return os.pread(log.fileno(), self.page_bytes, self._offset(place) + _FRAME.size)
-
-    def _offset(self, place: int) -> int:
-        first, offset = self.stretches[bisect_right(self.stretches, (place, _ENDLESS)) - 1]
-        return offset + (place - first) * (_FRAME.size + self.page_bytes)
+    """Their round is unknown, and so is their age. Their rows are still valid."""
 
 
-def read_log(path: Path, page_bytes: int) -> Log:
-    """Read the log at ``path``; a missing one is empty.
+def page_of(log: BinaryIO, frame: int) -> int:
+    """The number of the page that this frame holds."""
+    return int.from_bytes(os.pread(log.fileno(), 4, _offset(frame)))
+
+
+def content_of(log: BinaryIO, frame: int) -> bytes:
+    """The page that this frame holds."""
+    return os.pread(log.fileno(), PAGE_BYTES, _offset(frame) + _HEAD.size)
+
+
+def read_log(path: Path) -> Log:
+    """Read the log of the queue at ``path``; a missing one is empty.
 
     Args:
-        path: No open database's: to close a file drops the locks that SQLite has on it.
-        page_bytes: The size of a page, where the log does not say it.
+        path: No open database: to close a file drops the locks that SQLite has on it.
 
     Raises:
         OSError: It cannot be read.
     """
     safe, salt = _index(path)
     try:
-        file = path.open("rb")
+        file = log_of(path).open("rb")
     except FileNotFoundError:
-        return Log(page_bytes, 0, end_is_lost=safe > 0)
+        return Log(end_is_lost=safe > 0)
     with file:
-        sound = header = _header(file.read(_HEADER_BYTES))
-        if header is None and salt != (0, 0):  # the index knows the round
-            header = _Header(page_bytes, salt, (0, 0))
-        if header is not None:
-            log = _judge(file, header, safe if salt in {header.salt, (0, 0)} else 0)
-            if sound is not None:
-                return log
-            if log.frames:  # a header lies in one sector: it was not torn, so it is damaged
-                return replace(log, taken=0, damaged=True)
-        frames = (os.fstat(file.fileno()).st_size - _HEADER_BYTES) // (_FRAME.size + page_bytes)
-    return Log(page_bytes, max(0, frames), end_is_lost=safe > 0, headless=True)
+        header = _header(file.read(_HEADER_BYTES))
+        if header is not None and header[0] != salt:  # the index is of another round, or missing
+            safe, salt = 0, header[0]
+        if salt is None:
+            frames = (os.fstat(file.fileno()).st_size - _HEADER_BYTES) // _FRAME_BYTES
+            log = Log(max(0, frames), headless=True)
+        else:
+            log = _judge(file, path, salt, header and header[1], safe)
+    if not log.frames:
+        return log
+    if header is None:  # it lies in one sector: it was not torn, so it is damaged
+        log = log._replace(damage=f"the log of the queue {path} is damaged")
+    if not path.exists() or path.stat().st_size < PAGE_BYTES:  # SQLite would delete the log
+        log = log._replace(damage=f"the queue {path} is empty, but its log is not")
+    return log
 
 
-def _judge(file: BinaryIO, header: _Header, safe: int) -> Log:
-    """What SQLite takes of the log, and whether the rest was torn or damaged.
+def _judge(file: BinaryIO, path: Path, salt: Pair, seed: Pair | None, safe: int) -> Log:
+    """Find out whether all frames are as they were written, and whether others were ever safe.
 
     Args:
         file: The log.
-        header: Its header.
+        path: Of its queue.
+        salt: Of its round.
+        seed: The checksum that its chain begins with, if that is known.
         safe: How many frames were safe on the disk; 0: unknown.
     """
-    frames = taken = 0
-    as_written = True  # all up to here: nothing is wrong, and no bytes came or went
-    damaged = safe_one_is_wrong = end_is_there = False
-    stretches = [(0, _HEADER_BYTES)]
-    size = _FRAME.size + header.page_bytes
-    for place, frame in enumerate(_frames(file, header)):
-        first, offset = stretches[-1]
-        if frame.offset != offset + (place - first) * size:
-            stretches.append((place, frame.offset))
-        as_written = as_written and frame.chained and len(stretches) == 1
-        if as_written and frame.ends_commit:
-            taken = place + 1
-        damaged |= safe_one_is_wrong and frame.chained
-        safe_one_is_wrong = (
-            not as_written
-            and frame.of_round
-            and frame.ends_commit
-            and (frame.chained or frame.head_is_untorn)
-        )
-        if frame.of_round:
-            frames = place + 1
-        if place == safe - 1:
-            end_is_there = frame.chained
-    end_is_lost = safe > 0 and not end_is_there
-    return Log(header.page_bytes, frames, taken, damaged, end_is_lost, stretches=tuple(stretches))
-
-
-def _frames(file: BinaryIO, header: _Header) -> Iterator[_Frame]:
-    """Each frame where it should be; where bytes came or went, the salt shows the next one."""
-    end = os.fstat(file.fileno()).st_size
-    size = _FRAME.size + header.page_bytes
-    mark = struct.pack(">2I", *header.salt)
-    at, seed = _HEADER_BYTES, header.checksum
-    while at + size <= end:
-        # With as much of the next one as a salt that begins in this one can reach into.
-        data = os.pread(file.fileno(), size + 2 * len(mark) - 1, at)
-        if len(data) < size:  # an agent began to use the log, and cut it
-            return
-        _, pages, *salt, first, second = _FRAME.unpack_from(data)
-        of_round = header.salt == (salt[0], salt[1])
-        if not of_round and (ahead := data.find(mark) - 8) > 0:
-            at += ahead
-            continue
+    frames = 0
+    as_written = True  # all up to here
+    damaged = safe_one_is_wrong = end_is_there = are_shifted = False
+    mark = struct.pack(">2I", *salt)
+    for place in count():
+        data = os.pread(file.fileno(), _FRAME_BYTES, _offset(place))
+        if len(data) < _FRAME_BYTES:  # also where an agent began to use the log, and cut it
+            break
+        _, pages, salt_1, salt_2, sum_1, sum_2 = _HEAD.unpack_from(data)
+        of_round = (salt_1, salt_2) == salt
         chained = (
             of_round
+            and seed is not None
             # The checksum takes its time, so last.
-            and (first, second) == _sum(data[_FRAME.size : size], _sum(data[:8], seed))
+            and (sum_1, sum_2) == _sum(data[_HEAD.size :], _sum(data[:8], seed))
         )
-        seed = first, second
-        yield _Frame(at, of_round, chained, pages > 0)
-        at += size
+        seed = sum_1, sum_2
+        as_written = as_written and chained
+        damaged |= (safe_one_is_wrong and chained) or (place < safe and not as_written)
+        head_is_untorn = _offset(place) % _SECTOR_BYTES <= _SECTOR_BYTES - _HEAD.size
+        safe_one_is_wrong = (
+            not as_written and of_round and pages > 0 and (chained or head_is_untorn)
+        )
+        if of_round:
+            frames = place + 1
+        elif mark in data:  # bytes came or went
+            are_shifted = True
+        if place == safe - 1:
+            end_is_there = chained
+    why = f"the log of the queue {path} is damaged" if damaged or are_shifted else None
+    return Log(frames, why, end_is_lost=are_shifted or (safe > 0 and not end_is_there))
 
 
-def _index(path: Path) -> tuple[int, Pair]:
-    """How many frames were committed, and the salt of their round, by the index.
-
-    0: unknown. An index that is damaged in both copies of its head counts more than there can be.
-    """
+def _index(path: Path) -> tuple[int, Pair | None]:
+    """How many frames were committed, and the salt of their round; ``(0, None)``: unknown."""
     try:
-        data = path.with_name(path.name.removesuffix("-wal") + "-shm").read_bytes()
+        data = index_of(path).read_bytes()
     except OSError:
-        return 0, (0, 0)
+        return 0, None
     for head in (data[:48], data[48:96]):
-        if len(head) == 48:
+        if len(head) == 48 and any(head):
             words = struct.unpack("=12I", head)
-            if any(words) and _sum(head[:40], (0, 0)) == words[10:12]:
-                salt, salt_2 = struct.unpack(">2I", head[32:40])
-                return words[4], (salt, salt_2)
-    return (_ENDLESS if any(data[:96]) or 0 < len(data) < 96 else 0), (0, 0)
+            if _sum(head[:40], (0, 0)) == words[10:12]:
+                salt_1, salt_2 = struct.unpack(">2I", head[32:40])
+                return words[4], (salt_1, salt_2)
+    return 0, None
 
 
-def _header(data: bytes) -> _Header | None:
-    """``None``: it is not as it was written."""
+def _header(data: bytes) -> tuple[Pair, Pair] | None:
+    """The salt of the round, and a checksum; ``None``: it is not as it was written."""
     if len(data) < _HEADER_BYTES:
         return None
-    magic, _, page_bytes, _, salt, salt_2, first, second = struct.unpack(">8I", data)
-    if magic != _MAGIC or page_bytes not in _PAGE_SIZES:
+    magic, _, page_bytes, _, salt_1, salt_2, *sums = struct.unpack(">8I", data)
+    checksum = _sum(data[:24], (0, 0))
+    if (magic, page_bytes, *sums) != (_MAGIC, PAGE_BYTES, *checksum):
         return None
-    header = _Header(page_bytes, (salt, salt_2), (first, second))
-    return header if _sum(data[:24], (0, 0)) == header.checksum else None
+    return (salt_1, salt_2), checksum
+
+
+def _offset(frame: int) -> int:
+    return _HEADER_BYTES + frame * _FRAME_BYTES
 
 
 def _sum(data: bytes, seed: Pair) -> Pair:
