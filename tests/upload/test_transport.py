@@ -30,9 +30,9 @@ from telemetry_agent import addresses
 from telemetry_agent.addresses import Address
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.connection import Connection, Dialer
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.exchange import BrokenError
+from telemetry_agent.upload.http.dialer import BrokenError, Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 
