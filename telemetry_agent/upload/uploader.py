@@ -44,7 +44,7 @@ from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.outcomes import OutcomeHandler, Resend, Resending, StopReason
 from telemetry_agent.upload.refusals import AllRefused
 from telemetry_agent.upload.reports import AgentReports
-from telemetry_agent.upload.retry import Backoff, Pace
+from telemetry_agent.upload.retry import Pace
 from telemetry_agent.upload.selection import Selection
 from telemetry_agent.upload.sending import Sender
 from telemetry_agent.upload.sizing import Sizing
@@ -115,7 +115,7 @@ class Uploader:
         self._on_step = on_step
         self._clock = clock or Clock()
         rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
-        self._pace = Pace(Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng))
+        self._pace = Pace(policy.backoff_initial_s, policy.backoff_max_s, rng)
         self._keeper = keeper or StatusKeeper(self._clock)
         self._stepping = threading.Lock()
         self._closed = False
