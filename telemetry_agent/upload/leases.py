@@ -116,11 +116,11 @@ class Leases:
             self._queue.resume_unack()
             self.unanswered = False
 
-    def give_all_back(self, keep: Collection[int] = ()) -> None:
+    def give_all_back(self, keep: Collection[int], *, answered: bool) -> None:
         """Give back every batch that is out, except these leases."""
         for batch in list(self._out.values()):
             if batch.lease not in keep:
-                self.give_back(batch)
+                self.give_back(batch, answered=answered)
 
     def first(self, batch: Batch, count: int = 1) -> Batch:
         """The first ``count`` fixes of a batch; the others go back."""

@@ -2,8 +2,8 @@
 
 Theory of operation. After a failure the agent waits, and the more failures in a row, the longer
 (``Pace.wait_s``). The first success shows that the endpoint can be reached. It does not show that
-there is room: if a fleet sends more than its endpoint can take, an agent that gets through would try
-again at once with a whole backlog, and keep out the others, which wait longer and longer.
+there is room: if a fleet sends more than its endpoint can take, an agent that gets through would
+try again at once with a whole backlog, and keep out the others, which wait longer and longer.
 
 So an agent remembers how crowded the endpoint is, as a *level*: each "later" raises it by one, each
 delivery lowers it by a quarter, which settles where one request in five is refused. While it is
