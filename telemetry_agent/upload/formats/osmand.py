@@ -42,10 +42,8 @@ def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
     outcome = judge(answer, batch)
     if isinstance(outcome, Refused) and not answer.body:
-        return Refused(
-            f"{answer.status}: the server does not know the device {batch.device}",
-            status=answer.status,
-        )
+        reason = f"{answer.status}: the server does not know the device {batch.device}"
+        return Refused(reason, status=answer.status)
     return outcome
 
 

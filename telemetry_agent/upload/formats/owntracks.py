@@ -62,9 +62,8 @@ def read(answer: Answer, batch: Batch) -> Outcome:
     text = answer.body.strip()
     # The Recorder answers in JSON, Traccar with an empty body.
     if isinstance(outcome, Delivered) and text and not text.startswith((b"[", b"{")):
-        return unclear(
-            answer, f"{answer.status} without JSON: it is not the answer of an OwnTracks server"
-        )
+        what = f"{answer.status} without JSON: it is not the answer of an OwnTracks server"
+        return unclear(answer, what)
     return outcome
 
 
