@@ -153,7 +153,7 @@ class Sender:
 
     def send_report(self, reports: AgentReports, timeout_s: float) -> Outcome:
         """Send a report in a batch without fixes."""
-        batch = reports.without_fixes()
+        batch = reports.without_fixes
         return self._exchange(batch, reports.encode(batch, self._compression.safe), timeout_s)
 
     def _send_fixes(

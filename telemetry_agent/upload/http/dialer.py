@@ -16,7 +16,6 @@ from functools import partial
 from typing import TypeVar
 
 from telemetry_agent.addresses import (
-    LOOK_UP_S,
     Resolve,
     Resolver,
     UnreachableError,
@@ -61,7 +60,6 @@ class Dialer:
     Args:
         clock: the machine's clocks.
         resolve: finds the addresses of a name.
-        look_up_timeout_s: how long to wait for a name server if older addresses are known.
         gnss_ms: UTC now according to the receiver, in milliseconds since 1970; ``None``: unknown.
             It distinguishes an expired certificate from a wrong clock.
         keepalive_s: how long an idle connection is kept.
@@ -71,7 +69,6 @@ class Dialer:
         self,
         clock: Clock,
         resolve: Resolve = resolve,
-        look_up_timeout_s: float = LOOK_UP_S,
         gnss_ms: Callable[[], int | None] = lambda: None,
         keepalive_s: float = 30.0,
     ) -> None:
@@ -88,7 +85,6 @@ class Dialer:
         """Of the last connection."""
         self._clock = clock
         self._resolver = Resolver(resolve)
-        self._look_up_timeout_s = look_up_timeout_s
         self._gnss_ms = gnss_ms
         self._keepalive_s = keepalive_s
         self._bell = Bell()
@@ -142,7 +138,6 @@ class Dialer:
             host,
             port,
             self.now_s,
-            known_after_s=self._look_up_timeout_s,
             look_up_s=math.inf,  # the deadline of the exchange
         )
         try:
