@@ -45,8 +45,8 @@ from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
-from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import CompressionSetting, UploadPolicy
 from telemetry_agent.upload.reports import AgentReports

@@ -6,7 +6,7 @@
     python benchmarks/fleet.py --choices
 
 The network of a region returns, and the kernels of all agents notice in the same instant. Each
-agent is the real ``Monitor`` and the real ``Uploader`` with its ``Pace``, ``Backoff`` and
+agent is the real ``Monitor`` and the real ``Uploader`` with its ``Pace`` and
 ``Sizing``, and answers are judged by the real format; queue, wire and clock are made up, so that
 hours of a fleet take minutes. Each agent still records a fix a second, and has 1 Mbit/s.
 
@@ -47,7 +47,7 @@ from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer, UploadPolicy, WireFormat
-from telemetry_agent.upload.retry import Backoff, Pace
+from telemetry_agent.upload.retry import Pace
 from telemetry_agent.upload.uploader import Uploader
 
 ROUND_TRIP_S = 0.1
@@ -301,8 +301,8 @@ class Agent:
         )
         if not policy.paced:
             upload = policy.upload
-            backoff = Backoff(upload.backoff_initial_s, upload.backoff_max_s, rng)
-            self.uploader._pace = NoPace(backoff)  # noqa: SLF001 - what is compared
+            pace = NoPace(upload.backoff_initial_s, upload.backoff_max_s, rng)
+            self.uploader._pace = pace  # noqa: SLF001 - what is compared
 
     def _returned(self, spread_s: float) -> None:
         self.uploader.network_returned(spread_s)

@@ -8,7 +8,6 @@ are kept, because a network whose name server is silent can still carry requests
 import errno
 import ipaddress
 import os
-import random
 import select
 import socket
 import threading
@@ -22,7 +21,6 @@ from telemetry_agent.tasks import Bell
 LOOK_UP_S = 5.0
 """How long a name server may be silent before that counts as a failure."""
 
-_PER_FAMILY_MAX = 8  # with more, one attempt would be a burst of packets
 _NO_SUCH_NAME = {socket.EAI_NONAME, socket.EAI_NODATA}
 
 Wait = Callable[[float, list[tuple[int, int]]], object]
@@ -173,21 +171,12 @@ class Resolver:
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
-    """The families in turn, that of the first address first; a few addresses of each.
-
-    Of many, the first ones and, each time, some others: the first may all be dead.
-    """
+    """Each address once, the families in turn, that of the first address first."""
     by_family: dict[int, list[Address]] = {}
     for address in dict.fromkeys(addresses):
         by_family.setdefault(address.family, []).append(address)
-    half = _PER_FAMILY_MAX // 2
-    some = (
-        found
-        if len(found) <= _PER_FAMILY_MAX
-        else [*found[:half], *random.sample(found[half:], half)]
-        for found in by_family.values()
-    )
-    return [address for address in chain(*zip_longest(*some)) if address is not None]
+    in_turn = chain(*zip_longest(*by_family.values()))
+    return [address for address in in_turn if address is not None]
 
 
 def bracketed(host: str) -> str:

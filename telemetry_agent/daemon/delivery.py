@@ -23,8 +23,8 @@ from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import ConfigError, refused_thread
 from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import AgentReports

@@ -24,8 +24,8 @@ from telemetry_agent.doctor.trial import EndpointTrial
 from telemetry_agent.errors import ConfigError, in_shell
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
-from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 
 _UNREACHED = {
     "refused": "start the server there, or correct the port in {key}",

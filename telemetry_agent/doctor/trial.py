@@ -19,8 +19,8 @@ from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payloa
 from telemetry_agent.secrecy import secrets_in_url
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 from telemetry_agent.upload.sending import CompressionChoice

@@ -61,15 +61,14 @@ class Leases:
         if not batches:
             return None
         turn, place = divmod(turn, len(batches))
-        single = batches[place]
-        chosen = single.records[-turn % len(single.records)]
-        for batch in batches:
-            for part in self.parts(batch, lambda record: record is chosen):
-                if part.records[0] is chosen:
-                    single = part
-                else:
-                    self.give_back(part)
-        return single
+        batch = batches.pop(place)
+        for other in batches:
+            self.give_back(other)
+        at = -turn % len(batch.records)
+        if at:
+            before, batch = self.split(batch, at)
+            self.give_back(before)
+        return self.first(batch)
 
     def parts(self, batch: Batch, belongs: Callable[[Record], bool]) -> Iterator[Batch]:
         """Split where ``belongs`` changes: each part is a lease of its own."""
@@ -116,11 +115,11 @@ class Leases:
             self._queue.resume_unack()
             self.unanswered = False
 
-    def give_all_back(self, keep: Collection[int] = ()) -> None:
+    def give_all_back(self, keep: Collection[int], *, answered: bool) -> None:
         """Give back every batch that is out, except these leases."""
         for batch in list(self._out.values()):
             if batch.lease not in keep:
-                self.give_back(batch)
+                self.give_back(batch, answered=answered)
 
     def first(self, batch: Batch, count: int = 1) -> Batch:
         """The first ``count`` fixes of a batch; the others go back."""

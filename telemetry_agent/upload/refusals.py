@@ -12,7 +12,6 @@ An acceptance counts for fixes of the same device only. A server may know one de
 another, and then the set-up is wrong, not the fixes of the device that it does not know.
 """
 
-import logging
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -23,8 +22,6 @@ from telemetry_agent.upload.bisection import Bisection, CrashCount
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.suspects import Run, Suspect
 from telemetry_agent.upload.upload_status import StatusKeeper
-
-_log = logging.getLogger(__name__)
 
 _REFUSALS = 5  # twice as many if the endpoint accepts what it refused
 _SAMPLE_REFUSALS = 2  # the same
@@ -60,6 +57,7 @@ class Refusals:
         """Whether the endpoint seems to refuse everything."""
         self.reason = ""
         """Of the last refusal."""
+        self.crashes = CrashCount()
         self._leases = leases
         self._keeper = keeper
         self._more = more
@@ -75,12 +73,6 @@ class Refusals:
         self._in_a_row = 0  # refusals of a search since the last acceptance
         self._acceptances: Counter[str] = Counter()  # by device
         self._crash_search = False
-        self._crashes = CrashCount()
-
-    @property
-    def wants_another(self) -> bool:
-        """Whether another fix must be tried before the batch that crashes the endpoint."""
-        return self._crashes.wants_another
 
     @property
     def searching(self) -> bool:
@@ -153,16 +145,16 @@ class Refusals:
 
     def accepted(self, batch: Batch) -> None:
         """The endpoint accepted ``batch``, or some of it."""
-        self._crashes.accepted(batch)
+        self.crashes.accepted(batch)
         self._acceptances[batch.device] += 1
         self._in_a_row = 0
         self.live_refused = self.in_doubt = False
         if self._search is not None:
             self._looks_like_run = False
             if self._search.accepted(batch):
-                self._note_inconsistent()
+                self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
         if self._suspects.pop(batch.lease, None) is not None:
-            self._note_inconsistent()
+            self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
         else:
             self._suspects_turn = True
         run = self._run
@@ -226,7 +218,7 @@ class Refusals:
             return suspect.crash
         if self._search is not None:
             return self._crash_search
-        if not self._crashes.crashed(batch):
+        if not self.crashes.crashed(batch):
             return False
         self._begin_search(batch)
         self._crash_search = True
@@ -303,16 +295,6 @@ class Refusals:
         suspects, others = run.dissolve()
         for batch in (*(suspect.batch for suspect in suspects), *others):
             self._leases.make_dead_letter(batch, f"refused as part of a run: {run.reason}")
-
-    def _note_inconsistent(self) -> None:
-        if not self._keeper.status.inconsistent:
-            self._keeper.found_inconsistent()
-            _log.warning(
-                "the endpoint accepts a fix that it refused before (%s): "
-                "a fix becomes a dead letter after %d refusals from now on",
-                self.reason,
-                self._needed(_REFUSALS),
-            )
 
 
 def _length_behind(last: Record, batch: Batch) -> int:

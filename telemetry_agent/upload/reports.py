@@ -43,7 +43,9 @@ class AgentReports:
         heartbeat_s: float = 900.0,
         on_taken: Callable[[], None] = lambda: None,
     ) -> None:
-        self._name = name
+        stream, device = name
+        self.without_fixes = Batch(0, stream, device, (), live=True)
+        """For a request of its own. It is not a lease."""
         self._words = words
         self._fields = fields
         self._encode = encode
@@ -72,11 +74,6 @@ class AgentReports:
             longest_s = self._heartbeat_s
         due_s = self._reported_s + min(longest_s, self._heartbeat_s)
         return max(due_s, self._not_before_s, now_s) - now_s
-
-    def without_fixes(self) -> Batch:
-        """A batch that holds none, for a request of its own. It is not a lease."""
-        stream, device = self._name
-        return Batch(0, stream, device, (), live=True)
 
     def encode(self, batch: Batch, compression: Compression) -> Payload:
         """The request for ``batch`` with a report as of now."""

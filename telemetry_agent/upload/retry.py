@@ -1,9 +1,9 @@
 """When to try again: after a failure, and where the endpoint is crowded.
 
 Theory of operation. After a failure the agent waits, and the more failures in a row, the longer
-(``Backoff``). The first success shows that the endpoint can be reached. It does not show that there
-is room: if a fleet sends more than its endpoint can take, an agent that gets through would try
-again at once with a whole backlog, and keep out the others, which wait longer and longer.
+(``Pace.wait_s``). The first success shows that the endpoint can be reached. It does not show that
+there is room: if a fleet sends more than its endpoint can take, an agent that gets through would
+try again at once with a whole backlog, and keep out the others, which wait longer and longer.
 
 So an agent remembers how crowded the endpoint is, as a *level*: each "later" raises it by one, each
 delivery lowers it by a quarter, which settles where one request in five is refused. While it is
@@ -26,44 +26,29 @@ _RETRY_AFTER_MAX_S = 3600.0
 _DOWN_PER_DELIVERY = 0.25
 
 
-class Backoff:
-    """Full jitter: uniformly between nothing and min(cap, initial * 2^(attempt - 1)).
-
-    The jitter comes after the cap. The other way round, a fleet that has reached the cap comes
-    back in step. tenacity's ``wait_random_exponential`` draws in the same way, but from the random
-    numbers of the whole process; here the ceiling is tenacity's and the draw is a seam.
-    """
+class Pace:
+    """The waits of one uploader, from ``initial_s`` on, up to ``cap_s``."""
 
     def __init__(self, initial_s: float, cap_s: float, rng: random.Random) -> None:
         self._ceiling = wait_exponential(multiplier=initial_s, max=cap_s)
         self._initial_s = initial_s
         self._cap_s = cap_s
         self._rng = rng
-
-    def level_of(self, ceiling_s: float) -> float:
-        """After how many failures in a row the wait is drawn from up to ``ceiling_s``."""
-        return max(0.0, 1 + math.log2(ceiling_s / self._initial_s)) if ceiling_s else 0.0
-
-    @property
-    def last_level(self) -> float:
-        """From how many failures on the waits grow no more."""
-        return self.level_of(self._cap_s)
-
-    def wait_s(self, attempt: int) -> float:
-        """Seconds to wait after the ``attempt``-th failure in a row, counted from 1."""
-        state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
-        state.attempt_number = attempt
-        return self._rng.uniform(0, self._ceiling(state))
-
-
-class Pace:
-    """The waits of one uploader."""
-
-    def __init__(self, backoff: Backoff) -> None:
-        self._backoff = backoff
         self._failures = 0  # in a row
         self._level = 0.0
         self._spaced_until_s = 0.0
+
+    def wait_s(self, attempt: int) -> float:
+        """Seconds to wait after the ``attempt``-th failure in a row, counted from 1.
+
+        Full jitter: uniformly between nothing and min(cap, initial * 2^(attempt - 1)). The jitter
+        comes after the cap. The other way round, a fleet that has reached the cap comes back in
+        step. tenacity's ``wait_random_exponential`` draws in the same way, but from the random
+        numbers of the whole process; here the ceiling is tenacity's and the draw is a seam.
+        """
+        state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
+        state.attempt_number = attempt
+        return self._rng.uniform(0, self._ceiling(state))
 
     def failed(self, *, crowded: bool, retry_after_s: float | None) -> float:
         """An attempt delivered nothing. Returns how long to wait.
@@ -75,21 +60,21 @@ class Pace:
         """
         self._failures += 1
         if crowded:
-            self._level = min(self._level + 1, self._backoff.last_level)
+            self._level = min(self._level + 1, self._level_of(self._cap_s))
         attempt = max(self._failures, math.ceil(self._level))
-        return (retry_after_s or 0.0) + self._backoff.wait_s(attempt)
+        return (retry_after_s or 0.0) + self.wait_s(attempt)
 
     def delivered(self, now_s: float, *, live: bool) -> None:
         """The endpoint took a batch."""
         self._failures = 0
         self._level = max(0.0, self._level - _DOWN_PER_DELIVERY)
         if not live:
-            spacing_s = self._backoff.wait_s(math.ceil(self._level)) if self._level else 0.0
+            spacing_s = self.wait_s(math.ceil(self._level)) if self._level else 0.0
             self._spaced_until_s = now_s + spacing_s
 
     def network_returned(self, spread_s: float) -> None:
         """It is there again, for us within ``spread_s`` of all others."""
-        self._level = max(self._level, self._backoff.level_of(spread_s))
+        self._level = max(self._level, self._level_of(spread_s))
 
     def hurry(self) -> None:
         """A user waits for the backlog: forget everything."""
@@ -99,6 +84,10 @@ class Pace:
     def backlog_in_s(self, now_s: float) -> float:
         """How long the backlog has to wait for its turn."""
         return max(0.0, self._spaced_until_s - now_s)
+
+    def _level_of(self, ceiling_s: float) -> float:
+        """After how many failures in a row the wait is drawn from up to ``ceiling_s``."""
+        return max(0.0, 1 + math.log2(ceiling_s / self._initial_s)) if ceiling_s else 0.0
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

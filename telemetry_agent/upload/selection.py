@@ -68,7 +68,7 @@ class Selection:
         """
         refusals = self.refusals
         # One fix: the set-up may be wrong, or a witness is needed before the batch that gets 500.
-        if self.probing or refusals.wants_another:
+        if self.probing or refusals.crashes.wants_another:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)

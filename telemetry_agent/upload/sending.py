@@ -67,7 +67,6 @@ class Sender:
         """Whether the last exchange got an answer: what got none before may get one now."""
         self.unanswered_in_a_row = 0
         """How many requests that were sent got no answer since the last one that did."""
-        self._in_flight: Batch | None = None
         self._late: Record | None = None  # the first of the batch that was answered too late
         self._only_plain = False  # until ``reset``
         self._compression = CompressionChoice(compression, wire_format)
@@ -84,11 +83,9 @@ class Sender:
         """An answer is likely again."""
         self.answered = True
 
-    def reset(self) -> Batch | None:
-        """Forget the attempt. Returns the batch of a request that was cut short."""
+    def end_search(self) -> None:
+        """What is sent next is compressed again."""
         self._only_plain = False
-        in_flight, self._in_flight = self._in_flight, None
-        return in_flight
 
     def send(self, batch: Batch, timeout_s: float, reports: AgentReports | None) -> Outcome:
         """Send a batch in one request, with a report if one is due.
@@ -97,9 +94,12 @@ class Sender:
         """
         now_s = self._clock.monotonic_s()
         compression: Compression = "none" if self._only_plain else self._compression.choice(now_s)
-        if reports is not None:
-            outcome = self._send_with(reports, batch, compression, timeout_s)
-            if outcome is not None:
+        if reports is not None and reports.due(now_s):
+            payload = reports.encode(batch, compression)
+            outcome = self._send_fixes(batch, payload, timeout_s, with_report=True)
+            reports.ended(now_s, outcome)
+            # It may have refused the report: the fixes are judged without it.
+            if not isinstance(outcome, Refused | Held) and outcome.status != 500:
                 return outcome
         payload = self._format.encode(batch, compression)
         outcome = self._send_fixes(batch, payload, timeout_s)
@@ -134,11 +134,9 @@ class Sender:
             return isinstance(outcomes[-1], Delivered | Refused)
 
         began_s = self._clock.monotonic_s()
-        self._in_flight = batch
         failure, unanswered = self._transport.series(
             payloads, timeout_s, on_answer, pipelined=self._format.pipelined
         )
-        self._in_flight = None
         self._exchanged(len(outcomes) + unanswered, answered=failure is None)
         now_s = self._clock.monotonic_s()
         if failure is not None:
@@ -155,29 +153,14 @@ class Sender:
 
     def send_report(self, reports: AgentReports, timeout_s: float) -> Outcome:
         """Send a report in a batch without fixes."""
-        batch = reports.without_fixes()
+        batch = reports.without_fixes
         return self._exchange(batch, reports.encode(batch, self._compression.safe), timeout_s)
-
-    def _send_with(
-        self, reports: AgentReports, batch: Batch, compression: Compression, timeout_s: float
-    ) -> Outcome | None:
-        """Send the batch with a report, if one is due. ``None``: send it without one."""
-        now_s = self._clock.monotonic_s()
-        if not reports.due(now_s):
-            return None
-        payload = reports.encode(batch, compression)
-        outcome = self._send_fixes(batch, payload, timeout_s, with_report=True)
-        reports.ended(now_s, outcome)
-        # It may have refused the report: the fixes are judged without it.
-        refused = isinstance(outcome, Refused | Held) or outcome.status == 500
-        return None if refused else outcome
 
     def _send_fixes(
         self, batch: Batch, payload: Payload, timeout_s: float, *, with_report: bool = False
     ) -> Outcome:
         """Exchange, and learn how large the next batch may be."""
         began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
-        self._in_flight = batch
         outcome = self._exchange(batch, payload, timeout_s)
         now_s = self._clock.monotonic_s()
         count, size, elapsed_s = len(batch.records), len(payload.body), now_s - began_s
@@ -205,7 +188,6 @@ class Sender:
 
     def _exchange(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
         answer = self._transport.exchange(payload, timeout_s)
-        self._in_flight = None
         self._exchanged(1, answered=isinstance(answer, Answer))
         return self._lost(answer) if isinstance(answer, NoAnswer) else self._read(answer, batch)
 

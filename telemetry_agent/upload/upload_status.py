@@ -77,9 +77,16 @@ class StatusKeeper:
         for kind in ("held", "portal", "outage") if changed else ("held",):
             self._trouble.forget(kind)
 
-    def found_inconsistent(self) -> None:
-        """The endpoint accepts what it refused: its refusals prove less."""
-        self.status = replace(self.status, inconsistent=True)
+    def found_inconsistent(self, reason: str, refusals: int) -> None:
+        """The endpoint accepts what it refused (``reason``): its refusals prove less."""
+        if not self.status.inconsistent:
+            self.status = replace(self.status, inconsistent=True)
+            _log.warning(
+                "the endpoint accepts a fix that it refused before (%s): "
+                "a fix becomes a dead letter after %d refusals from now on",
+                reason,
+                refusals,
+            )
 
     def wait_cut_short(self, next_s: float) -> None:
         """The next attempt is made at ``next_s``."""

@@ -24,10 +24,11 @@ last exchange went well. If it is refused, the batch is sent again without the r
 anything is concluded. A report without fixes is sent when there is nothing else to do.
 """
 
+import contextlib
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
@@ -44,7 +45,7 @@ from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.outcomes import OutcomeHandler, Resend, Resending, StopReason
 from telemetry_agent.upload.refusals import AllRefused
 from telemetry_agent.upload.reports import AgentReports
-from telemetry_agent.upload.retry import Backoff, Pace
+from telemetry_agent.upload.retry import Pace
 from telemetry_agent.upload.selection import Selection
 from telemetry_agent.upload.sending import Sender
 from telemetry_agent.upload.sizing import Sizing
@@ -115,7 +116,7 @@ class Uploader:
         self._on_step = on_step
         self._clock = clock or Clock()
         rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
-        self._pace = Pace(Backoff(policy.backoff_initial_s, policy.backoff_max_s, rng))
+        self._pace = Pace(policy.backoff_initial_s, policy.backoff_max_s, rng)
         self._keeper = keeper or StatusKeeper(self._clock)
         self._stepping = threading.Lock()
         self._closed = False
@@ -150,12 +151,8 @@ class Uploader:
 
     def step(self, now_s: float) -> float | None:
         """Make one attempt, if it is time."""
-        with self._stepping:
-            try:
-                wait_s = self._step(now_s)
-            except BaseException:
-                self._release(everything=True)
-                raise
+        with self._stepping, self._giving_back():
+            wait_s = self._step(now_s)
         if self._closed:
             self._release_at_close()  # ``close`` could not: this step was still running
         self._on_step()
@@ -207,9 +204,10 @@ class Uploader:
                 limit, live_first = self._sizing.limit(), self._policy.live_first
                 batch = self._leases.take(limit, live_first=live_first)
                 if batch is not None:
-                    self._attempt(batch, timeout_s)
-        finally:
+                    with self._giving_back():
+                        self._attempt(batch, timeout_s)
             self._release(everything=True)
+        finally:
             self._stepping.release()
 
     def _step(self, now_s: float) -> float | None:
@@ -372,17 +370,22 @@ class Uploader:
         self._keeper.trouble(state, reason, now_s, self._not_before_s)
         return wait_s
 
-    def _release(self, *, everything: bool = False) -> None:
+    @contextlib.contextmanager
+    def _giving_back(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            # A request may have arrived, whatever ended the attempt.
+            self._release(everything=True, answered=False)
+            raise
+
+    def _release(self, *, everything: bool = False, answered: bool = True) -> None:
         """Give back what is leased; fixes that were refused alone too, if ``everything``."""
         if everything:
             self._refusals.give_up()
-        in_flight = self._sender.reset()
-        if in_flight is not None:
-            # It may have arrived, whatever ended the attempt.
-            self._leases.give_back(in_flight, answered=False)
-            self._refusals.lost(in_flight)
+        self._sender.end_search()
         self._refusals.end_search()
-        self._leases.give_all_back(keep=self._refusals.kept)
+        self._leases.give_all_back(keep=self._refusals.kept, answered=answered)
 
     def _release_at_close(self) -> None:
         """Leave no lease behind: the next uploader may run already."""

@@ -266,7 +266,7 @@ def test_another_way_while_up_is_a_change_and_costs_no_probe(world: World) -> No
 
 
 def test_an_address_that_a_look_up_found_late_is_no_change(world: World) -> None:
-    """The probe had ended. With many addresses each look-up keeps other ones."""
+    """The probe had ended."""
     world.probe.found = [HERE, Address(socket.AF_INET, ("10.0.0.10", 80))]
     world.news()
     world.run(1.0)

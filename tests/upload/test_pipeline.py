@@ -1,5 +1,6 @@
 """Several requests under way on one connection: order, ends, and servers that cannot do it."""
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -10,14 +11,16 @@ from misbehaving import answer, tls_server_context, trusting
 from standins import Asked, Recorder, Said, Server
 
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.http import pipeline
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.exchange import BrokenError
+from telemetry_agent.upload.http.dialer import BrokenError
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 
 if TYPE_CHECKING:
-    from telemetry_agent.upload.http.connection import Dialer
+    from telemetry_agent.upload.http.dialer import Dialer
 
 
 def payloads(count: int, first: int = 0) -> list[Payload]:
@@ -214,7 +217,7 @@ def test_no_answer_is_taken_for_that_to_a_request_that_was_thrown_away(
 
 
 class Scripted:
-    """Dialer, exchange and connection of a server that reads so many requests of one write."""
+    """Dialer and connection of a server that reads so many requests of one write."""
 
     aborted = verified = False
 
@@ -227,10 +230,6 @@ class Scripted:
         self.connections = 0
         self.may_repeat = True
         self._owed = self._answered = 0
-
-    @property
-    def exchange(self) -> "Scripted":
-        return self
 
     @property
     def now_s(self) -> float:
@@ -264,17 +263,28 @@ class Scripted:
     def stale(self) -> bool:
         return False
 
+    def no_answer(self, error: Exception) -> NoAnswer:
+        return NoAnswer(str(error))
+
     def close(self) -> None:
         self._owed = 0
 
 
+@pytest.fixture(autouse=True)
+def scripted_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connection(dialer: "Dialer", sock: socket.socket | Scripted) -> Connection | Scripted:
+        return sock if isinstance(sock, Scripted) else Connection(dialer, sock)
+
+    monkeypatch.setattr(pipeline, "Connection", connection)
+
+
 def scripted(server: Scripted) -> Callable[[int], tuple[int, int]]:
     """Sends so many requests; returns how many were answered, and how many were not."""
-    pipeline = Pipeline("http://far/", cast("Dialer", server), Credentials())
+    one = Pipeline("http://far/", cast("Dialer", server), Credentials())
 
     def send(count: int) -> tuple[int, int]:
         heard = Heard()
-        _, unanswered = pipeline.series(payloads(count), {}, 30, heard)
+        _, unanswered = one.series(payloads(count), {}, 30, heard)
         return len(heard.answers), unanswered
 
     return send

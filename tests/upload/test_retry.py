@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.upload.retry import Backoff, Pace, retry_after_s
+from telemetry_agent.upload.retry import Pace, retry_after_s
 
 DATE = "Mon, 23 Nov 2026 12:00:00 GMT"
 
@@ -26,13 +26,13 @@ class Extreme(random.Random):
 def test_the_wait_lies_between_nothing_and_the_doubled_and_capped_ceiling(
     attempt: int, ceiling_s: float
 ) -> None:
-    assert Backoff(1, 300, Extreme(0)).wait_s(attempt) == 0
-    assert Backoff(1, 300, Extreme(1)).wait_s(attempt) == ceiling_s
+    assert Pace(1, 300, Extreme(0)).wait_s(attempt) == 0
+    assert Pace(1, 300, Extreme(1)).wait_s(attempt) == ceiling_s
 
 
 def test_a_fleet_at_the_cap_spreads_evenly() -> None:
-    backoff = Backoff(1, 300, random.Random(7))
-    waits = [backoff.wait_s(50) for _ in range(4000)]
+    waiting = Pace(1, 300, random.Random(7))
+    waits = [waiting.wait_s(50) for _ in range(4000)]
     quarters = [sum(q * 75 <= wait < (q + 1) * 75 for wait in waits) for q in range(4)]
     assert all(900 < count < 1100 for count in quarters)
     assert len(set(waits)) == len(waits)
@@ -74,7 +74,7 @@ def test_whatever_a_server_writes_there_is_a_wait_of_at_most_an_hour(value: str,
 
 
 def pace(initial_s: float = 1, cap_s: float = 120) -> Pace:
-    return Pace(Backoff(initial_s, cap_s, Extreme(1)))
+    return Pace(initial_s, cap_s, Extreme(1))
 
 
 def later(pace: Pace, retry_after_s: float | None = None) -> float:

@@ -11,7 +11,7 @@ from netns import Namespace, network
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.connection import Dialer
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 
 

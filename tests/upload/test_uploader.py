@@ -31,13 +31,12 @@ from misbehaving import (
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Batch, Fix, Payload, UploadState
+from telemetry_agent.model import Fix, UploadState
 from telemetry_agent.tasks import Beat, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
-    Compression,
     CompressionSetting,
     FormatName,
     UploadPolicy,
@@ -936,36 +935,23 @@ def test_the_last_upload_ends_by_its_deadline(tmp_path: Path) -> None:
         assert b.counts == (0, 1, 2, 0)
 
 
-@pytest.mark.parametrize("where", ["encode", "read"])
-def test_whatever_raises_leaves_nothing_leased(
+@pytest.mark.parametrize("where", ["encode", "exchange", "read"])
+def test_whatever_raises_leaves_nothing_leased_and_the_batch_unanswered(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def encode(batch: Batch, compression: Compression) -> Payload:
-        if where == "encode":
-            raise RuntimeError("a bug")
-        return native.encode(batch, compression)
-
-    def read(*_: object) -> Any:
-        raise RuntimeError("a bug")
-
-    with bench(tmp_path) as b:
-        monkeypatch.setattr(b.uploader._sender, "_format", WireFormat(encode, read))
-        b.put_backlog(4)
-        with pytest.raises(RuntimeError):
-            b.step()
-        assert b.counts == (4, 0, 0, 0)
-
-
-def test_a_fault_in_the_exchange_leaves_the_batch_unanswered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> Any:
         raise RuntimeError("a bug")
 
+    broken_format = WireFormat(
+        broken if where == "encode" else native.encode,
+        broken if where == "read" else native.FORMAT.read,
+    )
     with bench(tmp_path) as b:
         b.put_backlog(4)
         with monkeypatch.context() as patch:
-            patch.setattr(b.transport, "exchange", broken)
+            patch.setattr(b.uploader._sender, "_format", broken_format)
+            if where == "exchange":
+                patch.setattr(b.transport, "exchange", broken)
             with pytest.raises(RuntimeError):
                 b.step()
         assert b.counts == (0, 4, 0, 0)

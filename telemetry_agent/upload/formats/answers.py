@@ -34,7 +34,9 @@ def judge(answer: Answer, batch: Batch, *, array_is_yes: bool = False) -> Outcom
         case 2:
             return _judge_taken(answer, batch, array_is_yes=array_is_yes)
         case 3:
-            return _judge_redirect(answer)
+            # Without the query: it may hold the key of the request, sent back.
+            target = words(masked_url(answer.headers.get("location", "").partition("?")[0]))
+            return _elsewhere(answer, f"{answer.status}: redirected to {target or 'nowhere'}")
         case 1:
             return unclear(answer, f"{answer.status} is not an answer to a POST")
         case _:
@@ -51,14 +53,15 @@ def offers_gzip(answer: Answer) -> bool:
     return False
 
 
+def later(answer: Answer, reason: str, **more: Any) -> Deferred:
+    """Not now; the endpoint may say until when."""
+    wait_s = retry_after_s(answer.headers)
+    return Deferred(reason, retry_after_s=wait_s, status=answer.status, **more)
+
+
 def unclear(answer: Answer, reason: str) -> Deferred:
     """The endpoint may or may not mean yes: nothing is acknowledged."""
-    return Deferred(
-        reason,
-        retry_after_s=retry_after_s(answer.headers),
-        status=answer.status,
-        may_be_a_fix=True,
-    )
+    return later(answer, reason, may_be_a_fix=True)
 
 
 def words(text: str) -> str:
@@ -103,24 +106,14 @@ def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome
         return _elsewhere(answer, f"{status} with a web page")
     if status not in _TAKEN:
         return unclear(answer, f"{status} does not say that the fixes were taken")
-    if answer.too_long_bytes is not None:
-        return _judge_too_long(answer, answer.too_long_bytes, len(batch.records))
-    return _judge_body(answer, text, batch, array_is_yes=array_is_yes)
-
-
-def _coding(answer: Answer) -> str:
-    """How the body is compressed; empty: it is not."""
-    coding = words(answer.headers.get("content-encoding", ""))
-    return "" if coding.lower() == "identity" else coding
-
-
-def _judge_too_long(answer: Answer, size_bytes: int, count: int) -> Outcome:
-    if count <= 1:
-        return Delivered(status=answer.status)
+    if answer.too_long_bytes is None:
+        return _judge_body(answer, text, batch, array_is_yes=array_is_yes)
+    if len(batch.records) <= 1:
+        return Delivered(status=status)
     # The part that was not read may refuse one of the fixes.
-    fitting = max(1, count * len(answer.body) // (2 * size_bytes))
-    reason = f"{answer.status} with a body larger than {len(answer.body)} bytes"
-    return Refused(reason, too_large=True, status=answer.status, fitting=fitting)
+    fitting = max(1, len(batch.records) * len(answer.body) // (2 * answer.too_long_bytes))
+    reason = f"{status} with a body larger than {len(answer.body)} bytes"
+    return Refused(reason, too_large=True, status=status, fitting=fitting)
 
 
 def _judge_body(answer: Answer, text: bytes, batch: Batch, *, array_is_yes: bool) -> Outcome:
@@ -130,24 +123,23 @@ def _judge_body(answer: Answer, text: bytes, batch: Batch, *, array_is_yes: bool
     declared = "json" in answer.headers.get("content-type", "").lower()
     if not text or not (declared or text.startswith((b"{", b"["))):
         return Delivered(status=status)
-    return _judge_json(answer, text, batch, declared=declared, array_is_yes=array_is_yes)
-
-
-def _judge_json(
-    answer: Answer, text: bytes, batch: Batch, *, declared: bool, array_is_yes: bool
-) -> Outcome:
-    status = answer.status
     try:
         value = json.loads(text, parse_float=_number)
     except (ValueError, RecursionError):
-        if declared or text.startswith(b"{"):
-            return unclear(answer, f"{status} with JSON that does not parse")
-        return Delivered(status=status)
+        wrong = declared or text.startswith(b"{")
+        no = unclear(answer, f"{status} with JSON that does not parse")
+        return no if wrong else Delivered(status=status)
     if isinstance(value, dict):
         return _judge_object(answer, value, text, batch)
     if isinstance(value, list) and array_is_yes:
         return Delivered(status=status)
     return unclear(answer, f"{status}, but {quoted(text)} does not say that the fixes were taken")
+
+
+def _coding(answer: Answer) -> str:
+    """How the body is compressed; empty: it is not."""
+    coding = words(answer.headers.get("content-encoding", ""))
+    return "" if coding.lower() == "identity" else coding
 
 
 def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Batch) -> Outcome:
@@ -217,12 +209,6 @@ def _whole(value: object) -> int | None:
     return value if type(value) is int else None
 
 
-def _judge_redirect(answer: Answer) -> Outcome:
-    # Without the query: it may hold the key of the request, sent back.
-    target = words(masked_url(answer.headers.get("location", "").partition("?")[0]))
-    return _elsewhere(answer, f"{answer.status}: redirected to {target or 'nowhere'}")
-
-
 def _judge_error(answer: Answer) -> Outcome:
     """What a 4xx or 5xx means. ``Bisection`` halves after a 413; ``Sizing`` limits what follows."""
     status, reason = answer.status, reason_of(answer)
@@ -232,13 +218,8 @@ def _judge_error(answer: Answer) -> Outcome:
         return Refused(reason, too_large=True, status=status)
     if status in _LATER or status >= 500:
         # 511 is the status of a captive portal.
-        return Deferred(
-            reason,
-            state="portal" if status == 511 else "waiting",
-            retry_after_s=retry_after_s(answer.headers),
-            status=status,
-            may_be_a_fix=status == 500,
-        )
+        state = "portal" if status == 511 else "waiting"
+        return later(answer, reason, state=state, may_be_a_fix=status == 500)
     return Held(reason, status=status)
 
 

@@ -16,20 +16,10 @@ import re
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from telemetry_agent.fields import FIELDS, LATER_FIELDS, fix_json
-from telemetry_agent.model import (
-    Answer,
-    Batch,
-    Deferred,
-    Fix,
-    Held,
-    Outcome,
-    Payload,
-    Refused,
-)
-from telemetry_agent.upload.formats.answers import judge, reason_of
+from telemetry_agent.model import Answer, Batch, Fix, Held, Outcome, Payload, Refused
+from telemetry_agent.upload.formats.answers import judge, later, reason_of
 from telemetry_agent.upload.formats.packing import digest, packed
 from telemetry_agent.upload.interfaces import Compression, WireFormat
-from telemetry_agent.upload.retry import retry_after_s
 
 _SKIP = "input_format_skip_unknown_fields"
 _PARAMETERS = {
@@ -84,7 +74,7 @@ def read(answer: Answer, batch: Batch) -> Outcome:
         return Refused(reason, status=answer.status)
     if code in _SET_UP:
         return Held(reason, status=answer.status)
-    return Deferred(reason, retry_after_s=retry_after_s(answer.headers), status=answer.status)
+    return later(answer, reason)
 
 
 def _fields(fix: Fix) -> str:

@@ -12,10 +12,17 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from telemetry_agent.fields import degrees
 from telemetry_agent.model import Answer, Batch, Fix, Outcome, Payload, Refused
 from telemetry_agent.upload.formats.answers import judge
-from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, unsure_time
+from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, scaled, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
 _NAMES = {"battery": "batt", "battery_state": "batteryState"}  # as Traccar names them
+_FIELDS = {
+    "altitude": ("alt_mm", 1e3),
+    "bearing": ("course_mdeg", 1e3),
+    "hdop": ("hdop_e2", 1e2),
+    "vdop": ("vdop_e2", 1e2),
+    "pdop": ("pdop_e2", 1e2),
+}
 _MM_S_PER_KNOT = 514.444444
 
 
@@ -35,26 +42,15 @@ def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
     outcome = judge(answer, batch)
     if isinstance(outcome, Refused) and not answer.body:
-        return Refused(
-            f"{answer.status}: the server does not know the device {batch.device}",
-            status=answer.status,
-        )
+        reason = f"{answer.status}: the server does not know the device {batch.device}"
+        return Refused(reason, status=answer.status)
     return outcome
 
 
 def _query(fix: Fix) -> str:
-    quotients = (
-        ("altitude", fix.alt_mm, 1e3),
-        ("bearing", fix.course_mdeg, 1e3),
-        ("accuracy", accuracy_mm(fix), 1e3),
-        ("hdop", fix.hdop_e2, 1e2),
-        ("vdop", fix.vdop_e2, 1e2),
-        ("pdop", fix.pdop_e2, 1e2),
-    )
     query = f"timestamp={fix.time_ms}&lat={degrees(fix.lat_e9)}&lon={degrees(fix.lon_e9)}"
-    query += "".join(
-        [f"&{name}={value / by!r}" for name, value, by in quotients if value is not None]
-    )
+    query += f"&accuracy={accuracy_mm(fix) / 1e3!r}"
+    query += "".join([f"&{name}={value!r}" for name, value in scaled(fix, _FIELDS).items()])
     if fix.speed_mm_s is not None:
         query += f"&speed={fix.speed_mm_s / _MM_S_PER_KNOT:.4f}"
     if fix.sats is not None:

@@ -10,12 +10,18 @@ from telemetry_agent.upload.formats.packing import (
     accuracy_mm,
     attributes,
     packed,
-    thousandths,
+    scaled,
     to_json,
     unsure_time,
 )
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
+_FIELDS = {
+    "altitude": ("alt_mm", 1e3),
+    "speed": ("speed_mm_s", 1e3),
+    "course": ("course_mdeg", 1e3),
+    "vertical_accuracy": ("err_v_mm", 1e3),
+}
 _BATTERY_STATES = {"charging": "charging", "full": "full", "discharging": "unplugged"}
 
 
@@ -44,13 +50,7 @@ def read(answer: Answer, batch: Batch) -> Outcome:
 def _feature(fix: Fix, device: str) -> dict[str, Any]:
     properties: dict[str, Any] = {"timestamp": rfc3339(fix.time_ms), "device_id": device}
     properties["horizontal_accuracy"] = accuracy_mm(fix) / 1e3
-    properties |= thousandths(
-        fix,
-        altitude="alt_mm",
-        speed="speed_mm_s",
-        course="course_mdeg",
-        vertical_accuracy="err_v_mm",
-    )
+    properties |= scaled(fix, _FIELDS)
     extra = attributes(fix)
     if "battery" in extra:
         properties["battery_level"] = float(extra.pop("battery")) / 100

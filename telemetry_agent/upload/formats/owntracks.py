@@ -15,9 +15,21 @@ from urllib.parse import parse_qs, urlsplit
 
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
 from telemetry_agent.upload.formats.answers import judge, unclear
-from telemetry_agent.upload.formats.packing import accuracy_mm, attributes, to_json, unsure_time
+from telemetry_agent.upload.formats.packing import (
+    accuracy_mm,
+    attributes,
+    scaled,
+    to_json,
+    unsure_time,
+)
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
+_FIELDS = {
+    "alt": ("alt_mm", 1e3),
+    "vel": ("speed_mm_s", 1e6 / 3600),
+    "cog": ("course_mdeg", 1e3),
+    "vac": ("err_v_mm", 1e3),
+}
 _BATTERY_STATES = {"discharging": 1, "charging": 2, "full": 3}
 
 
@@ -50,9 +62,8 @@ def read(answer: Answer, batch: Batch) -> Outcome:
     text = answer.body.strip()
     # The Recorder answers in JSON, Traccar with an empty body.
     if isinstance(outcome, Delivered) and text and not text.startswith((b"[", b"{")):
-        return unclear(
-            answer, f"{answer.status} without JSON: it is not the answer of an OwnTracks server"
-        )
+        what = f"{answer.status} without JSON: it is not the answer of an OwnTracks server"
+        return unclear(answer, what)
     return outcome
 
 
@@ -72,14 +83,7 @@ def _location(fix: Fix, topic: str) -> dict[str, Any]:
         "tid": topic[-2:],
         "topic": topic,
     }
-    for name, value, by in (
-        ("alt", fix.alt_mm, 1000),
-        ("vel", fix.speed_mm_s, 1e6 / 3600),
-        ("cog", fix.course_mdeg, 1000),
-        ("vac", fix.err_v_mm, 1000),
-    ):
-        if value is not None:
-            location[name] = round(value / by)
+    location |= {name: round(value) for name, value in scaled(fix, _FIELDS).items()}
     if "cog" in location:
         location["cog"] %= 360
     extra = attributes(fix)

@@ -52,10 +52,10 @@ def attributes(fix: Fix) -> dict[str, float | str]:
     return values
 
 
-def thousandths(fix: Fix, **fields: str) -> dict[str, float]:
-    """The fields of ``fix`` that are known, in metres, m/s or degrees, under other names."""
-    known = {name: getattr(fix, field) for name, field in fields.items()}
-    return {name: value / 1e3 for name, value in known.items() if value is not None}
+def scaled(fix: Fix, fields: Mapping[str, tuple[str, float]]) -> dict[str, float]:
+    """What is known of ``fix``; a server's name -> (our field, what to divide it by)."""
+    known = [(name, getattr(fix, field), by) for name, (field, by) in fields.items()]
+    return {name: value / by for name, value, by in known if value is not None}
 
 
 def accuracy_mm(fix: Fix) -> int:

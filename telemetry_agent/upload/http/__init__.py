@@ -2,9 +2,9 @@
 
 What is written by hand around it, and why:
 
-- the deadline of a whole exchange (``exchange``): a timeout of httpx bounds one socket call, so a
+- the deadline of a whole exchange (``dialer``): a timeout of httpx bounds one socket call, so a
   peer that drips one byte a second passes all of them
-- the abort (``exchange``): closing an httpx client does not end a request that another thread
+- the abort (``dialer``): closing an httpx client does not end a request that another thread
   waits for
 - look-up and connecting (``connecting`` and ``addresses``, for the whole agent): httpx has no limit
   for a look-up, and tries the addresses of a name one after another

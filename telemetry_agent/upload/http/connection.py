@@ -1,7 +1,7 @@
-"""Connections to the endpoint, with or without TLS.
+"""One connection to the endpoint, with or without TLS.
 
-Sockets never block, so that each wait ends with the exchange (``exchange``). TLS runs over memory
-buffers: the socket is read and written in one place, which waits and counts the bytes on the wire.
+TLS runs over memory buffers, so that the socket is read and written in one place (``dialer``),
+which waits and counts the bytes on the wire.
 """
 
 import contextlib
@@ -14,21 +14,10 @@ import struct
 from collections.abc import Callable
 from typing import TypeVar
 
-from telemetry_agent.addresses import (
-    LOOK_UP_S,
-    Address,
-    Resolve,
-    Resolver,
-    UnreachableError,
-    resolve,
-)
-from telemetry_agent.clock import Clock
-from telemetry_agent.connecting import Connecting
-from telemetry_agent.fields import rfc3339
-from telemetry_agent.upload.http.exchange import BrokenError, CurrentExchange, NetworkError
+from telemetry_agent.addresses import Address
+from telemetry_agent.upload.http.dialer import BrokenError, Dialer, NetworkError
 
 _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
-_CLOCK_IS_RIGHT_MS = 600_000
 _RECV_BYTES = 65536
 _RST_AT_CLOSE = struct.pack("ii", 1, 0)  # linger: on, for 0 s
 
@@ -37,92 +26,6 @@ _USER_TIMEOUT_SHARE = 1 / 6  # of the time for the whole exchange
 _AGE_MAX_S = 600.0
 
 T = TypeVar("T")
-
-
-class Dialer:
-    """Opens connections to one endpoint, and remembers what the earlier ones showed.
-
-    Args:
-        clock: the machine's clocks.
-        resolve: finds the addresses of a name.
-        look_up_timeout_s: how long to wait for a name server if older addresses are known.
-        gnss_ms: UTC now according to the receiver, in milliseconds since 1970; ``None``: unknown.
-            It distinguishes an expired certificate from a wrong clock.
-        keepalive_s: how long an idle connection is kept.
-    """
-
-    def __init__(
-        self,
-        clock: Clock,
-        resolve: Resolve = resolve,
-        look_up_timeout_s: float = LOOK_UP_S,
-        gnss_ms: Callable[[], int | None] = lambda: None,
-        keepalive_s: float = 30.0,
-    ) -> None:
-        self.exchange = CurrentExchange(clock)
-        """Its deadline holds for each connection that is opened here."""
-        self.idle_max_s = keepalive_s
-        """A connection that was idle for longer is not used again."""
-        self.tls_session: ssl.SSLSession | None = None
-        """Of the last connection."""
-        self._clock = clock
-        self._resolver = Resolver(resolve)
-        self._look_up_timeout_s = look_up_timeout_s
-        self._gnss_ms = gnss_ms
-        self._keepalive_s = keepalive_s
-
-    def connect(self, host: str, port: int) -> "Connection":
-        """Connect to any address of ``host``.
-
-        Raises:
-            NetworkError: none could be reached, the exchange was aborted, or its time has passed.
-        """
-        self.exchange.note_connecting()
-        connecting = Connecting(
-            self._resolver,
-            host,
-            port,
-            self._clock.monotonic_s(),
-            known_after_s=self._look_up_timeout_s,
-            look_up_s=math.inf,  # the deadline of the exchange
-        )
-        try:
-            sock = connecting.run(
-                self._clock,
-                lambda wait_s, watched: self.exchange.wait(connecting.doing, watched, wait_s),
-            )
-        except UnreachableError as error:
-            raise NetworkError(str(error), error.state) from error
-        return Connection(self, sock)
-
-    def note_died_idle(self, idle_s: float) -> None:
-        """A connection that was idle for ``idle_s`` no longer carried anything.
-
-        A NAT forgets an idle connection and notifies neither end: what is sent on it later is
-        lost, and only silence shows it. After the first time, a connection that was idle for half
-        as long is not used again.
-        """
-        self.idle_max_s = min(self.idle_max_s, idle_s / 2)
-
-    def route_changed(self) -> None:
-        """Another route to the endpoint has other NATs."""
-        self.idle_max_s = self._keepalive_s
-
-    def note_tls_session(self, session: ssl.SSLSession | None) -> None:
-        """A connection with this session ends."""
-        self.tls_session = session
-
-    def doubt_of_the_clock(self) -> str:
-        """What to add to the report of a certificate that is expired or not yet valid."""
-        wall_ms, gnss_ms = self._clock.wall_ms(), self._gnss_ms()
-        if gnss_ms is None:
-            return " (or this machine's clock is wrong)"
-        if abs(wall_ms - gnss_ms) < _CLOCK_IS_RIGHT_MS:
-            return ""
-        return (
-            f": this machine's clock is wrong: it says {rfc3339(wall_ms)}, GNSS says "
-            f"{rfc3339(gnss_ms)}; set the clock"
-        )
 
 
 class Connection:
@@ -134,13 +37,12 @@ class Connection:
         self.verified = False
         """Whether a certificate proved who the peer is."""
         self._dialer = dialer
-        self._exchange = dialer.exchange
         self._sock = sock
         self._peer = _name_of_peer(sock)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._closed = False
-        self._opened_s = self._used_s = self._exchange.now_s
+        self._opened_s = self._used_s = self._dialer.now_s
         self._idle_s = 0.0  # before the request under way, until a byte of its answer has come
 
     def recv(self, max_bytes: int) -> bytes:
@@ -160,10 +62,10 @@ class Connection:
                 # insist on it would mean that an answer without a length never arrives from them.
                 data = b""
             except ssl.SSLError as error:
-                raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
+                raise self._tls_error(error) from error
         if data:
-            self._exchange.note_answer(data)
-            self._used_s = self._exchange.now_s
+            self._dialer.note_answer(data)
+            self._used_s = self._dialer.now_s
             if self._idle_s:
                 self._idle_s = 0.0
                 self._set_user_timeout(0)
@@ -175,10 +77,10 @@ class Connection:
         Raises:
             NetworkError: the connection broke, the exchange was aborted, or its time has passed.
         """
-        idle_s = self._exchange.now_s - self._used_s
+        idle_s = self._dialer.now_s - self._used_s
         if idle_s > _IDLE_S:
             self._idle_s = idle_s
-            self._set_user_timeout(self._exchange.timeout_s * _USER_TIMEOUT_SHARE)
+            self._set_user_timeout(self._dialer.timeout_s * _USER_TIMEOUT_SHARE)
         if self.tls is None:
             self._send(data)
             return
@@ -186,7 +88,7 @@ class Connection:
         try:
             self._through_tls(lambda: tls.write(data), "the request was not read")
         except ssl.SSLError as error:
-            raise BrokenError(f"TLS error from {self._peer}: {_words(error)}") from error
+            raise self._tls_error(error) from error
 
     def start_tls(self, context: ssl.SSLContext, hostname: str) -> None:
         """Do the TLS handshake that ``context`` requires; if it fails, the connection is closed.
@@ -228,7 +130,7 @@ class Connection:
 
     def stale(self) -> bool:
         """Whether an idle connection is not to be used any more."""
-        now_s = self._exchange.now_s
+        now_s = self._dialer.now_s
         return (
             self._closed
             or now_s - self._used_s > self._dialer.idle_max_s
@@ -239,9 +141,11 @@ class Connection:
 
     def close(self) -> None:
         """Close without notice to the peer. Idempotent."""
-        if self.tls is not None and not self._closed:
+        if self._closed:
+            return
+        if self.tls is not None:
             self._dialer.note_tls_session(self.tls.session)
-        if self._exchange.aborted and not self._closed:
+        if self._dialer.aborted:
             # With RST: else the kernel repeats its FIN into a dead network for minutes, and
             # traffic on that network is delayed when it is back.
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_AT_CLOSE)
@@ -277,38 +181,25 @@ class Connection:
                 return result
 
     def _recv(self, max_bytes: int, doing: str) -> bytes:
-        while True:
-            self._exchange.check(doing)
-            try:
-                data = self._sock.recv(max_bytes)
-            except BlockingIOError:
-                self._exchange.wait(doing, [(self._sock.fileno(), select.POLLIN)])
-            except OSError as error:
-                raise self._broken(error) from error
-            else:
-                self._exchange.note_received(len(data))
-                return data
+        try:
+            return self._dialer.recv(self._sock, max_bytes, doing)
+        except OSError as error:
+            raise self._broken(error) from error
 
     def _send(self, data: bytes) -> None:
-        doing = "the request was not read"
-        rest = memoryview(data)
-        while rest:
-            self._exchange.check(doing)
-            try:
-                count = self._sock.send(rest)
-            except BlockingIOError:
-                self._exchange.wait(doing, [(self._sock.fileno(), select.POLLOUT)])
-            except OSError as error:
-                raise self._broken(error) from error
-            else:
-                self._exchange.note_sent(count)
-                rest = rest[count:]
+        try:
+            self._dialer.send(self._sock, data)
+        except OSError as error:
+            raise self._broken(error) from error
 
     def _broken(self, error: OSError) -> BrokenError:
         if error.errno == errno.ETIMEDOUT and self._idle_s:
             self._dialer.note_died_idle(self._idle_s)
         why = error.strerror or str(error)
         return BrokenError(f"connection to {self._peer} broke: {why.lower()}")
+
+    def _tls_error(self, error: ssl.SSLError) -> BrokenError:
+        return BrokenError(f"TLS error from {self._peer}: {_words(error)}")
 
 
 def _name_of_peer(sock: socket.socket) -> str:

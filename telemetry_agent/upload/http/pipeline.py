@@ -22,25 +22,27 @@ there.
 *A server that answers more often than it was asked* has given some request the answer of another.
 If several requests were under way at any time in the series, none of its answers count.
 
-The sockets are those of ``connection``, deadline and abort those of ``exchange``. h11 parses the
-answers; it is given one request at a time.
+Deadline and abort are those of ``dialer``. h11 parses the answers; it is given one request at a
+time.
 """
 
 import contextlib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import h11
 
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http.connection import Connection, Dialer
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.exchange import (
+from telemetry_agent.upload.http.dialer import (
     ANSWER_CAP_BYTES,
     READ_CAP_BYTES,
     BrokenError,
+    Dialer,
     NetworkError,
 )
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
@@ -58,15 +60,8 @@ class Pipeline:
 
     def __init__(self, url: str, dialer: Dialer, credentials: Credentials) -> None:
         """Nothing is opened yet."""
-        parts = urlsplit(url)
-        self._tls = parts.scheme == "https"
-        self._host = parts.hostname or ""
-        self._port = parts.port or (443 if self._tls else 80)
-        self._netloc = parts.netloc
-        self._path = parts.path or "/"
-        self._query = parts.query
+        self._url = urlsplit(url)
         self._dialer = dialer
-        self._exchange = dialer.exchange
         self._credentials = credentials
         self._line: _PipelinedConnection | None = None
         self._faults = 0  # in a row
@@ -74,6 +69,9 @@ class Pipeline:
         self._one_by_one_until_s = 0.0
         self._first_round = 1  # of the next connection
         self._requests_max = math.inf  # of a connection, as an announced close has shown
+        self._round = 0  # requests in the last round
+        self._under_way = 0  # those of them that have no answer
+        self._largest = 0  # requests in the largest round of this series
 
     def series(
         self,
@@ -90,33 +88,29 @@ class Pipeline:
             What ended it before each that was sent had an answer, and how many have none.
         """
         requests = [self._bytes(payload, headers) for payload in payloads]
-        run = _Series(requests, self._exchange.now_s + timeout_s / 2)
-        self._exchange.begin(timeout_s)
+        until_s = self._dialer.now_s + timeout_s / 2
+        self._dialer.begin(timeout_s)
         if self._line is not None and self._line.connection.stale():
             self.drop()
-        complete = False
+        self._round = self._under_way = self._largest = 0
+        goes_on = True
         try:
-            self._send_rounds(run, on_answer)
-            complete = True
-        except NetworkError as error:
-            failure = NoAnswer(str(error), error.state)
-        except (h11.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
-            failure = NoAnswer(self._exchange.unreadable(error))
-        except _SurplusError:
-            failure = NoAnswer("the server answers more often than it is asked", voids_earlier=True)
-        finally:
-            if not complete:
-                self.drop()  # the answers that it still owes belong to this series
-        if complete:
-            if run.largest >= self._broken_size:
-                self._faults = 0
-            return None, 0
-        broken = run.under_way > 0 and run.round > 1
-        if (broken or failure.voids_earlier) and not self._exchange.aborted:
-            self._note_fault(max(run.round, 2))
-        if self._exchange.aborted:
-            failure = NoAnswer("stopped")
-        return failure, 0 if failure.voids_earlier else max(1, run.under_way)
+            while goes_on and requests and self._dialer.now_s < until_s:
+                goes_on = self._send_round(requests, on_answer)
+        except (NetworkError, h11.RemoteProtocolError, ValueError) as error:  # ValueError: old h11
+            self.drop()  # the answers that it still owes belong to this series
+            surplus = isinstance(error, _SurplusError)
+            broken = surplus or (self._under_way > 0 and self._round > 1)
+            if broken and not self._dialer.aborted:
+                self._note_fault(max(self._round, 2))
+            failure = replace(self._dialer.no_answer(error), voids_earlier=surplus)
+            return failure, 0 if surplus else max(1, self._under_way)
+        except BaseException:
+            self.drop()
+            raise
+        if self._largest >= self._broken_size:
+            self._faults = 0
+        return None, 0
 
     def drop(self) -> None:
         """Close the connection."""
@@ -125,45 +119,53 @@ class Pipeline:
             self._line.connection.close()
             self._line = None
 
-    def _send_rounds(self, run: "_Series", on_answer: OnAnswer) -> None:
-        while run.wants_more(now_s := self._exchange.now_s):
-            line = self._line or self._open()
-            line.send(run.take(self._round(line, now_s)))
-            try:
-                while run.under_way and not line.closes:
-                    run.note(on_answer(line.answer()))
-            except BrokenError:
-                if not self._exchange.may_repeat:
-                    raise
-                # The server closed the kept connection while the requests were on their way.
-                self.drop()
-                run.end_round()
-                continue
-            surplus = not run.under_way and line.has_rest()
-            if surplus and run.largest > 1:
-                raise _SurplusError
-            if line.closes:
-                # A proxy closes each connection after the same number: end the last round there.
-                self._requests_max = line.answered
-            elif line.answered >= self._requests_max:
-                self._requests_max = math.inf
-            if line.closes or surplus:
-                self.drop()
-                self._first_round = line.round_max if line.closes else 1
-            elif run.round == line.round_max:
-                line.round_max = min(2 * line.round_max, _ROUND_MAX)
-            run.end_round()
+    def _send_round(self, requests: list[bytes], on_answer: OnAnswer) -> bool:
+        """Send some, and take out those that have an answer. Returns whether to send more."""
+        self._under_way = 0
+        line = self._line or self._open()
+        sent = requests[: self._round_size(line)]
+        self._round = self._under_way = len(sent)
+        self._largest = max(self._largest, self._round)
+        line.send(b"".join(sent))
+        goes_on = True
+        try:
+            while self._under_way and not line.closes:
+                goes_on = on_answer(line.answer()) and goes_on
+                self._under_way -= 1
+        except BrokenError:
+            if not self._dialer.may_repeat:
+                raise
+            # The server closed the kept connection while the requests were on their way.
+            self.drop()
+            return True
+        surplus = not self._under_way and line.has_rest()
+        if surplus and self._largest > 1:
+            raise _SurplusError
+        if line.closes:
+            # A proxy closes each connection after the same number: end the last round there.
+            self._requests_max = line.answered
+        elif line.answered >= self._requests_max:
+            self._requests_max = math.inf
+        if line.closes or surplus:
+            self.drop()
+            self._first_round = line.round_max if line.closes else 1
+        elif self._round == line.round_max:
+            line.round_max = min(2 * line.round_max, _ROUND_MAX)
+        del requests[: self._round - self._under_way]
+        return goes_on
 
-    def _round(self, line: "_PipelinedConnection", now_s: float) -> int:
+    def _round_size(self, line: "_PipelinedConnection") -> int:
         """How many requests to send at once."""
-        if now_s < self._one_by_one_until_s:
+        if self._dialer.now_s < self._one_by_one_until_s:
             return 1
         return int(min(line.round_max, self._requests_max - line.answered))
 
     def _open(self) -> "_PipelinedConnection":
-        connection = self._dialer.connect(self._host, self._port)
-        if self._tls:
-            connection.start_tls(self._credentials.ssl_context(), self._host)
+        tls, host = self._url.scheme == "https", self._url.hostname or ""
+        sock = self._dialer.connect(host, self._url.port or (443 if tls else 80))
+        connection = Connection(self._dialer, sock)
+        if tls:
+            connection.start_tls(self._credentials.ssl_context(), host)
         self._line = _PipelinedConnection(connection, self._first_round)
         return self._line
 
@@ -171,78 +173,56 @@ class Pipeline:
         self._faults += 1
         self._broken_size = size
         if self._faults >= 2:
-            self._one_by_one_until_s = self._exchange.now_s + _ONE_BY_ONE_S
+            self._one_by_one_until_s = self._dialer.now_s + _ONE_BY_ONE_S
             _log.info(
                 "the server does not answer each of several requests that are sent together: "
                 "sending one request at a time for 10 min"
             )
 
     def _bytes(self, payload: Payload, headers: Mapping[str, str]) -> bytes:
-        query = "&".join(filter(None, (self._query, payload.query)))
-        target = f"{self._path}?{query}" if query else self._path
+        path = self._url.path or "/"
+        query = "&".join(filter(None, (self._url.query, payload.query)))
+        target = f"{path}?{query}" if query else path
         lines = "".join(
             [f"{name}: {value}\r\n" for name, value in {**headers, **payload.headers}.items()]
         )
         head = (
-            f"POST {target} HTTP/1.1\r\nHost: {self._netloc}\r\n{lines}"
+            f"POST {target} HTTP/1.1\r\nHost: {self._url.netloc}\r\n{lines}"
             f"Content-Length: {len(payload.body)}\r\n\r\n"
         )
         return head.encode() + payload.body
 
 
-def by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The headers of an answer, with their names in lower case; repeated ones are joined."""
-    named: dict[str, str] = {}
-    for raw_name, raw_value in headers:
+def answer_of(
+    status: int, raw_headers: Iterable[tuple[bytes, bytes]], body: bytearray, *, verified: bool
+) -> Answer:
+    """The answer; repeated headers are joined, and the body is cut."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw_headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        named[name] = f"{named[name]}, {value}" if name in named else value
-    return named
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    length = headers.get("content-length", "")
+    size = max(len(body), int(length) if length.isdecimal() else 0)
+    return Answer(
+        status=status,
+        headers=headers,
+        body=bytes(body[:ANSWER_CAP_BYTES]),
+        verified_tls=verified,
+        too_long_bytes=size if size > ANSWER_CAP_BYTES else None,
+    )
 
 
-def announces_body(headers: Mapping[str, str]) -> bool:
-    """Whether these headers announce one: of a 204 it would be taken for the next answer."""
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+def announces_body(answer: Answer) -> bool:
+    """Whether the headers announce one: of a 204 it would be taken for the next answer."""
+    length = answer.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in answer.headers
 
 
-class _SurplusError(Exception):
+class _SurplusError(NetworkError):
     """An answer came to no request."""
 
-
-class _Series:
-    """How far a series has come."""
-
-    def __init__(self, requests: Sequence[bytes], until_s: float) -> None:
-        self.round = 0
-        """Requests in the present round."""
-        self.under_way = 0
-        """Those of them that have no answer yet."""
-        self.largest = 0
-        """Requests in the largest round so far."""
-        self._requests = requests
-        self._answered = 0
-        self._stopped = False
-        self._until_s = until_s
-
-    def wants_more(self, now_s: float) -> bool:
-        left = self._answered < len(self._requests)
-        return left and not self._stopped and now_s < self._until_s
-
-    def take(self, count: int) -> bytes:
-        """The next round, of at most ``count`` requests."""
-        taken = self._requests[self._answered : self._answered + count]
-        self.round = self.under_way = len(taken)
-        self.largest = max(self.largest, self.round)
-        return b"".join(taken)
-
-    def note(self, go_on: bool) -> None:
-        """One request has its answer."""
-        self.under_way -= 1
-        self._answered += 1
-        self._stopped = self._stopped or not go_on
-
-    def end_round(self) -> None:
-        """What has no answer is sent again in the next round."""
-        self.under_way = 0
+    def __init__(self) -> None:
+        super().__init__("the server answers more often than it is asked")
 
 
 class _PipelinedConnection:
@@ -287,19 +267,13 @@ class _PipelinedConnection:
             if ends and response is not None:
                 break
         self.answered += 1
-        headers = by_name(response.headers)
-        status = response.status_code
+        status, verified = response.status_code, self.connection.verified
+        answer = answer_of(status, response.headers, body, verified=verified)
         ended = self._http.their_state is not h11.DONE or self._http.trailing_data[1]
-        self.closes = ended or (status == 204 and announces_body(headers))
+        self.closes = ended or (status == 204 and announces_body(answer))
         if not self.closes:
             self._http.start_next_cycle()
-        return Answer(
-            status=status,
-            headers=headers,
-            body=bytes(body[:ANSWER_CAP_BYTES]),
-            verified_tls=self.connection.verified,
-            too_long_bytes=len(body) if len(body) > ANSWER_CAP_BYTES else None,
-        )
+        return answer
 
     def has_rest(self) -> bool:
         """Whether bytes have come that no request asked for."""

@@ -17,7 +17,7 @@ Every failure gets its text here.
 import logging
 import ssl
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,15 +26,16 @@ from telemetry_agent.addresses import bracketed
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.formats.answers import words
-from telemetry_agent.upload.http.connection import Connection, Dialer
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.exchange import (
+from telemetry_agent.upload.http.dialer import (
     ANSWER_CAP_BYTES,
     READ_CAP_BYTES,
     BrokenError,
+    Dialer,
     NetworkError,
 )
-from telemetry_agent.upload.http.pipeline import Pipeline, announces_body, by_name
+from telemetry_agent.upload.http.pipeline import Pipeline, announces_body, answer_of
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
 
 # If click and rich are installed, httpx imports its command line, which costs 40 ms and 6 MB.
@@ -73,7 +74,6 @@ class Transport:
         self._credentials = credentials or Credentials()
         self._proxy = proxy
         self._dialer = dialer or Dialer(Clock())
-        self._exchange = self._dialer.exchange
         self._backend = _NetworkBackend(self._dialer, self._credentials)
         self._pool: httpcore.ConnectionPool | None = None
         self._pipeline = Pipeline(url, self._dialer, self._credentials)
@@ -81,12 +81,12 @@ class Transport:
     @property
     def sent_bytes(self) -> int:
         """At the socket, since the start."""
-        return self._exchange.sent_bytes
+        return self._dialer.sent_bytes
 
     @property
     def received_bytes(self) -> int:
         """At the socket, since the start."""
-        return self._exchange.received_bytes
+        return self._dialer.received_bytes
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
         """Send ``payload`` and read the answer, all within ``timeout_s`` seconds.
@@ -101,9 +101,9 @@ class Transport:
             headers={name.encode(): value.encode() for name, value in headers.items()},
             content=payload.body,
         )
-        self._exchange.begin(timeout_s)
+        self._dialer.begin(timeout_s)
         outcome = self._try(request)
-        if isinstance(outcome, NoAnswer) and self._exchange.may_repeat:
+        if isinstance(outcome, NoAnswer) and self._dialer.may_repeat:
             outcome = self._try(request)
         return outcome
 
@@ -117,9 +117,9 @@ class Transport:
         """
         if pipelined and not self._proxy:
             return self._pipeline.series(payloads, self._headers(), timeout_s, on_answer)
-        until_s = self._exchange.now_s + timeout_s
+        until_s = self._dialer.now_s + timeout_s
         for payload in payloads:
-            left_s = until_s - self._exchange.now_s
+            left_s = until_s - self._dialer.now_s
             if left_s < timeout_s / 2:
                 break
             answer = self.exchange(payload, left_s)
@@ -135,11 +135,11 @@ class Transport:
 
     def abort(self) -> None:
         """End the exchange in flight, and each one that is begun before ``rearm``."""
-        self._exchange.abort()
+        self._dialer.abort()
 
     def rearm(self) -> None:
         """Allow exchanges again after an abort."""
-        self._exchange.rearm()
+        self._dialer.rearm()
 
     def drop_idle(self) -> None:
         """Close the idle connections: after a change of the network they may hang.
@@ -169,12 +169,11 @@ class Transport:
     def _try(self, request: httpx.Request) -> Answer | NoAnswer:
         try:
             return self._once(request)
-        except NetworkError as error:
-            failure = NoAnswer(str(error), error.state)
-        except (httpcore.RemoteProtocolError, ValueError) as error:  # ValueError: h11 before 0.15
-            failure = NoAnswer(self._exchange.unreadable(error))
+        # ValueError: h11 before 0.15
+        except (NetworkError, httpcore.RemoteProtocolError, ValueError) as error:
+            return self._dialer.no_answer(error)
         except httpcore.LocalProtocolError as error:
-            failure = NoAnswer(self.masked(f"the request cannot be sent: {error}"))
+            return NoAnswer(self.masked(f"the request cannot be sent: {error}"))
         except httpcore.ProxyError as error:
             # A new password may be in its file: the next connection reads it.
             self._drop()
@@ -182,9 +181,7 @@ class Transport:
             status = int(said[:3]) if said[:3].isdecimal() else 0
             remedy = ": check upload.proxy and upload.proxy_password_file" * (status == 407)
             reason = f"the proxy does not connect to the endpoint: {said}{remedy}"
-            failure = NoAnswer(reason, proxy_status=status)
-        # An abort looks like a failure of the network.
-        return NoAnswer("stopped") if self._exchange.aborted else failure
+            return NoAnswer(reason, proxy_status=status)
 
     def _once(self, request: httpx.Request) -> Answer:
         if self._pool is None:
@@ -206,7 +203,7 @@ class Transport:
                     break
         except (NetworkError, httpcore.RemoteProtocolError) as error:
             # A status that accepts nothing is clear without its body.
-            if response.status < 300 or self._exchange.aborted:
+            if response.status < 300 or self._dialer.aborted:
                 if isinstance(error, NetworkError):
                     raise NetworkError(f"the answer broke off: {error}", error.state) from error
                 raise
@@ -215,18 +212,11 @@ class Transport:
         stream = self._backend.stream
         if response.status < 300 and stream.broke:
             raise NetworkError(f"{response.status} before the request was sent")
-        headers = by_name(response.headers)
-        if stream.is_spent(response.status, headers):
+        verified = stream.connection.verified
+        answer = answer_of(response.status, response.headers, body, verified=verified)
+        if stream.is_spent(answer):
             self._drop()
-        length = headers.get("content-length", "")
-        size = max(len(body), int(length) if length.isdecimal() else 0)
-        return Answer(
-            status=response.status,
-            headers=headers,
-            body=bytes(body[:ANSWER_CAP_BYTES]),
-            verified_tls=stream.connection.verified,
-            too_long_bytes=size if size > ANSWER_CAP_BYTES else None,
-        )
+        return answer
 
     def _new_pool(self) -> httpcore.ConnectionPool:
         """A pool of one connection, with our sockets."""
@@ -266,7 +256,8 @@ class _NetworkBackend(httpcore.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - httpcore's signature
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - httpcore's signature
     ) -> httpcore.NetworkStream:
-        self.stream = _HttpcoreStream(self._dialer.connect(host, port), self._credentials)
+        connection = Connection(self._dialer, self._dialer.connect(host, port))
+        self.stream = _HttpcoreStream(connection, self._credentials)
         return self.stream
 
 
@@ -287,10 +278,10 @@ class _HttpcoreStream(httpcore.NetworkStream):
         """Whether bytes have come that no answer asked for."""
         return self._at < len(self._data)
 
-    def is_spent(self, status: int, headers: Mapping[str, str]) -> bool:
+    def is_spent(self, answer: Answer) -> bool:
         """Whether the next bytes may not be the answer to the next request."""
-        without_body = self._data.endswith(b"\r\n\r\n") and not announces_body(headers)
-        return self.has_rest() or (status == 204 and not without_body)
+        without_body = self._data.endswith(b"\r\n\r\n") and not announces_body(answer)
+        return self.has_rest() or (answer.status == 204 and not without_body)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - as above
         if self._unsent:
