@@ -179,7 +179,7 @@ class Site:
         after = row_number(request.query_params, "after", "0")
 
         def made() -> Response:
-            last, packed = self._event_source.packed(after)
+            last, packed = self._event_source.index.behind(after)
             return _packed(packed, request, last)
 
         return await self._points(made)
@@ -189,7 +189,7 @@ class Site:
         self.streams.look_back()
 
         def made() -> Response:
-            last, packed, exact = self._event_source.shown(wanted)
+            last, packed, exact = self._event_source.index.shown(wanted)
             return _packed(packed, request, last, **{"X-Tolerance": str(exact)})
 
         return await self._points(made)

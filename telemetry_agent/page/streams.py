@@ -105,7 +105,7 @@ class EventStreams:
             more = False
             if self._viewers or self._asked:
                 with contextlib.suppress(StorageError):
-                    more = await in_thread(self._event_source.scan)
+                    more = await in_thread(self._event_source.index.scan)
             self._asked = self._asked and more
             await asyncio.sleep(_SCAN_PAUSE_S if more else _EVERY_S)
 
